@@ -1,0 +1,68 @@
+# sixfold: the two commands of the README are `make generate SCALE=6x` and `make test`.
+# Both make .venv when it is missing or older than the lock.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+SCALE ?= 6x
+RECIPE ?= recipes/sandbox.yaml
+OUT ?= out/sandbox
+SET ?=
+
+# one lock for laptops, one for machines with an NVIDIA driver (adds xformers, faiss-gpu, torchao)
+LOCK := $(if $(shell command -v nvidia-smi 2>/dev/null),requirements-gpu.lock,requirements.lock)
+READY := .venv/.ready-$(LOCK)
+RUN := .venv/bin/
+
+.DEFAULT_GOAL := help
+.PHONY: help generate show verify test lint torture bench sandbox sandbox-score lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): $(LOCK) pyproject.toml
+	@echo "setting up .venv from $(LOCK) (about a minute with a warm cache; 5 GB with the CUDA libraries)"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check uv
+	@cp .venv/bin/uv .venv/uv && VIRTUAL_ENV=$(CURDIR)/.venv .venv/uv pip sync --quiet $(LOCK)
+	@VIRTUAL_ENV=$(CURDIR)/.venv .venv/uv pip install --quiet --no-deps --editable .
+	@rm -f .venv/.ready-* && touch $@
+
+generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/sandbox SET="key.sub=value"
+	@$(RUN)sixfold generate $(RECIPE) --scale $(SCALE) --out $(OUT) $(SET)
+
+show: $(READY) ## write the gallery of OUT
+	@$(RUN)sixfold show $(OUT)
+
+verify: $(READY) ## read every byte of OUT and name every damage
+	@$(RUN)sixfold verify $(OUT)
+
+test: $(READY) ## pass the tests (at most 10 minutes on 2 cores)
+	@$(RUN)python -m pytest -q -m "not torture"
+
+lint: $(READY) ## ruff, ruff format and mypy
+	@$(RUN)ruff check .
+	@$(RUN)ruff format --check .
+	@$(RUN)mypy
+
+torture: $(READY) ## the long fault and load runs
+	@$(RUN)python -m pytest -q -m torture --timeout 3600
+
+bench: $(READY) ## time the CPU side against what people use today, side by side
+	@$(RUN)python -m docs.bench_cpu
+
+sandbox: $(READY) ## rebuild the sandbox's data, generator and CLIP from code and seed (about 2 hours on 2 cores)
+	@$(RUN)python -m sandbox.build
+
+sandbox-score: $(READY) ## measure the sandbox's generator and CLIP against their bars
+	@$(RUN)python -m sandbox.score
+
+lock: ## resolve the dependencies anew (names, versions, hashes; no address)
+	@test -x .venv/uv || { $(PYTHON) -m venv .venv && .venv/bin/pip install --quiet uv && cp .venv/bin/uv .venv/uv; }
+	@.venv/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra dev --extra s3 \
+		--generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
+	@.venv/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --extra dev --extra s3 --extra gpu \
+		--constraint requirements.lock --generate-hashes --no-emit-index-url --no-header --output-file requirements-gpu.lock
+
+clean: ## remove the environment (never the images)
+	rm -rf .venv

@@ -1,0 +1,192 @@
+"""Recipes: one YAML file in, one frozen pydantic model out; knows no field of any of them.
+
+The model classes live beside their owners. Unknown keys are refused with the line and the nearest valid name,
+`key.sub=value` overrides fields, and `canonical_json` is what fingerprints are made of.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+MAX_RECIPE_BYTES = 1_000_000
+COMMAND_LINE = "command line"
+
+Model = TypeVar("Model", bound=BaseModel)
+Json = dict[str, Any] | list[Any] | str | int | float | bool | None
+
+
+class RecipeError(ValueError):
+    """One line for the person who wrote the recipe."""
+
+
+def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
+    """Read `path`, lay the overrides (`sampler.steps=20`, values in YAML) over it, validate.
+
+    Raises RecipeError: missing or oversized file, YAML that is not plain data (tags, aliases, duplicate keys),
+    unknown keys, values that do not fit, overrides without `=`.
+    """
+    if not path.is_file():
+        shipped = sorted(str(p) for p in Path("recipes").glob("*.yaml"))
+        raise RecipeError(f"{path}: no such recipe; give a YAML file, for example {', '.join(shipped) or 'your own'}")
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise RecipeError(f"{path}: found {path.stat().st_size} bytes, expected at most {MAX_RECIPE_BYTES}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        where = {loc: f"{path}:{line}" for loc, line in _lines(text)}
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError(f"{path}:{line}: not a plain YAML recipe: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path}: not a plain YAML recipe: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: found {type(data).__name__}, expected `key: value` lines")
+    for override in overrides:
+        loc = _apply(data, override)
+        where |= {loc[: depth + 1]: COMMAND_LINE for depth in range(len(loc)) if loc[: depth + 1] not in where}
+        where[loc] = COMMAND_LINE
+    return _validate(data, model, where, str(path))
+
+
+def dump_recipe(recipe: BaseModel) -> str:
+    """The resolved recipe as YAML that `load_recipe` reads back to an equal model."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def canonical_json(value: Json) -> bytes:
+    """One spelling for one value, on every machine; refuses (TypeError, ValueError) what it cannot write exactly."""
+
+    def check(item: Any) -> None:
+        if isinstance(item, dict):
+            for key, sub in item.items():
+                if not isinstance(key, str):
+                    raise TypeError(f"canonical JSON: found the key {key!r}, expected text")
+                check(sub)
+        elif isinstance(item, list):
+            for sub in item:
+                check(sub)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"canonical JSON: found {item}, expected a finite number")
+        elif not (item is None or isinstance(item, (str, bool, int, float))):
+            raise TypeError(f"canonical JSON: found {type(item).__name__}, expected plain JSON data")
+
+    check(value)
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def fingerprint(value: Json) -> str:
+    """Hex sha256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def differences(old: Json, new: Json) -> list[str]:
+    """`sampler.steps: 12 before, 20 now` for every leaf that is not equal, in reading order."""
+
+    def walk(a: Any, b: Any, name: str) -> Iterator[str]:
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            for key in dict.fromkeys([*a, *b]):
+                yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+        elif a != b:
+            yield f"{name}: {_short(a)} before, {_short(b)} now"
+
+    return list(walk(old, new, ""))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _lines(text: str) -> list[tuple[tuple[str, ...], int]]:
+    """Line number (from 1) of every key; refuses aliases and duplicate keys."""
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.AliasToken):
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not used in recipes", problem_mark=token.start_mark)
+    found: list[tuple[tuple[str, ...], int]] = []
+
+    def walk(node: yaml.Node | None, loc: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                name = str(key.value)
+                if name in seen:
+                    raise yaml.MarkedYAMLError(problem=f"the key `{name}` stands twice", problem_mark=key.start_mark)
+                seen.add(name)
+                found.append(((*loc, name), key.start_mark.line + 1))
+                walk(value, (*loc, name))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                found.append(((*loc, str(index)), value.start_mark.line + 1))
+                walk(value, (*loc, str(index)))
+
+    walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
+    return found
+
+
+def _apply(data: dict[str, Any], override: str) -> tuple[str, ...]:
+    key, equals, value = override.partition("=")
+    loc = tuple(key.strip().split("."))
+    if not equals or not all(loc):
+        raise RecipeError(f"{COMMAND_LINE}: found {override!r}, expected key.sub=value, for example sampler.steps=20")
+    inner = data
+    for name in loc[:-1]:
+        inner = inner.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"{COMMAND_LINE}: `{key}`: `{name}` is a plain value and has no fields below it")
+    try:
+        inner[loc[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            f"{COMMAND_LINE}: `{key}`: {value!r} is not a YAML value ({error.__class__.__name__})"
+        ) from None
+    return loc
+
+
+def _validate(data: dict[str, Any], model: type[Model], where: Mapping[tuple[str, ...], str], path: str) -> Model:
+    try:
+        return model.model_validate(data)
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False)
+        first = min(
+            errors, key=lambda error: error["type"] != "extra_forbidden"
+        )  # a typo explains what it leaves missing
+        loc = tuple(str(part) for part in first["loc"])
+        place = next((where[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in where), path)
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise RecipeError(f"{place}: {_explain(first, loc, model)}{more}") from None
+
+
+def _explain(error: Any, loc: tuple[str, ...], model: type[BaseModel]) -> str:
+    name = ".".join(loc)
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, loc[:-1])
+        near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key `{name}`; {hint}"
+    if error["type"] == "missing":
+        return f"`{name}` is missing; add it"
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(error["input"], (dict, list)) else f"found {_short(error['input'])}, "
+    return f"`{name}`: {found}{message[:1].lower()}{message[1:]}" if name else message
+
+
+def _fields_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
+    """Names of the fields of the model that stands at `loc`."""
+    for part in loc:
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        options = [field.annotation, *typing.get_args(field.annotation)]
+        models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)

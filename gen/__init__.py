@@ -1,0 +1,1 @@
+"""From class names to synthetic images: classes, prompts, plan, sampler, screen."""

@@ -1,0 +1,1 @@
+"""The retrieval baseline: real images found by caption and by embedding (not built yet)."""

@@ -1,0 +1,1 @@
+"""Files, tars and tables of a data set; knows nothing of prompts, models or clusters."""

@@ -1,0 +1,108 @@
+"""Names, keys and columns of a data set on disk; pure.
+
+A data set is a folder (or fsspec URL):
+
+    00000.tar            members {key}.cls .jpg .json .txt, key = 9 digits
+    00000.parquet        one row per draw, SAMPLE_SCHEMA; rejected draws included
+    00000_stats.json     the record: written last, alone means "done"
+    _meta/               everything else (recipe, prompts, subsets, logs, claims, quarantine, gallery)
+
+The layout and the key rule are img2dataset's (10,000 rows a shard, 5-digit shard numbers), so its tools,
+webdataset, timm, open_clip, Hugging Face datasets and Ray Data read the folder as it is.
+"""
+
+import re
+
+import pyarrow as pa
+
+MAX_ROWS_PER_SHARD = 10_000
+MAX_SHARDS = 100_000
+META = "_meta"
+MEMBER_EXTENSIONS = ("cls", "jpg", "json", "txt")
+SUCCESS = "success"
+
+KEY_PATTERN = re.compile(r"[0-9]{9}")
+SHARD_PATTERN = re.compile(r"[0-9]{5}")
+
+
+def shard_name(shard: int) -> str:
+    """``7`` -> ``"00007"``. Raises ValueError outside 0..99,999."""
+    if not 0 <= shard < MAX_SHARDS:
+        raise ValueError(f"shard {shard}: found a number outside 0..{MAX_SHARDS - 1}; use larger shards")
+    return f"{shard:05d}"
+
+
+def sample_key(shard: int, row: int) -> str:
+    """The globally unique member key, ``(7, 5)`` -> ``"000070005"``. Raises ValueError if row >= 10,000."""
+    if not 0 <= row < MAX_ROWS_PER_SHARD:
+        raise ValueError(f"row {row} of shard {shard}: expected 0..{MAX_ROWS_PER_SHARD - 1}; use smaller shards")
+    return f"{shard_name(shard)}{row:04d}"
+
+
+def tar_name(shard: int) -> str:
+    return f"{shard_name(shard)}.tar"
+
+
+def table_name(shard: int) -> str:
+    return f"{shard_name(shard)}.parquet"
+
+
+def record_name(shard: int) -> str:
+    return f"{shard_name(shard)}_stats.json"
+
+
+# What a producer must say about every draw. img2dataset's columns keep img2dataset's names and meaning;
+# scores keep LAION's names (similarity, punsafe, aesthetic) and are null until something measures them.
+SAMPLE_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),  # 9 digits; a success has members under this key
+        pa.field("uid", pa.string(), nullable=False),  # 128-bit hex of (run seed, sample id, draw)
+        pa.field("status", pa.string(), nullable=False),  # "success" or why the draw is not a sample
+        pa.field("error_message", pa.string()),
+        pa.field("domain", pa.string(), nullable=False),  # real | synthetic | retrieved | edited
+        pa.field("class_id", pa.int32(), nullable=False),
+        pa.field("class_name", pa.string(), nullable=False),
+        pa.field("url", pa.string()),  # null for what was never downloaded
+        pa.field("caption", pa.string(), nullable=False),  # the prompt as the generator saw it
+        # the parts of the prompt
+        pa.field("prompt_id", pa.int32()),
+        pa.field("prompt_kind", pa.string()),
+        pa.field("meaning", pa.string()),
+        pa.field("context", pa.string()),
+        pa.field("style", pa.string()),
+        pa.field("negative", pa.string()),
+        # which image of that prompt
+        pa.field("replicate", pa.int32()),
+        pa.field("draw", pa.int16()),  # 0 = first try; a rejected draw is followed by draw + 1
+        pa.field("seed", pa.int64()),  # 63 bits, of (run seed, sample id, draw)
+        pa.field("batch", pa.int32()),  # number of the model call inside the unit
+        # what made it
+        pa.field("model", pa.string()),
+        pa.field("revision", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("sampler", pa.string()),  # one line of JSON: scheduler, steps, guidance, size, dtype
+        # the pixels
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
+        pa.field("exif", pa.string()),
+        pa.field("similarity", pa.float32()),
+        pa.field("punsafe", pa.float32()),
+        pa.field("aesthetic", pa.float32()),
+    ]
+)
+
+# What the writer adds: where each member's bytes lie in the tar (offset of the data, not of the header).
+# `sha256` is that of the stored JPEG bytes, as in img2dataset.
+MEMBER_FIELDS = [
+    field
+    for extension in MEMBER_EXTENSIONS
+    for field in (
+        pa.field(f"{extension}_offset", pa.int64()),
+        pa.field(f"{extension}_size", pa.int64()),
+        pa.field("sha256" if extension == "jpg" else f"{extension}_sha256", pa.string()),
+    )
+]
+
+TABLE_SCHEMA = pa.schema([*SAMPLE_SCHEMA, pa.field("shard", pa.int32(), nullable=False), *MEMBER_FIELDS])

@@ -1,0 +1,105 @@
+"""A recipe is one YAML file; what is wrong with it is one line that says where and what to do."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict
+
+from cluster.recipe import RecipeError, canonical_json, differences, dump_recipe, fingerprint, load_recipe
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    steps: int = 12
+    guidance: float = 2.0
+
+
+class Recipe(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    sampler: Inner = Inner()
+    words: dict[str, list[str]] = {}
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_is_read_with_defaults_and_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\nsampler:\n  steps: 5\n")
+    recipe = load_recipe(path, Recipe, ["sampler.guidance=1e1", "words.ink=[red, blue]"])
+    assert recipe == Recipe(name="a", sampler=Inner(steps=5, guidance=10), words={"ink": ["red", "blue"]})
+
+
+def test_the_resolved_copy_reads_back_to_the_same_recipe(tmp_path: Path) -> None:
+    recipe = Recipe(name="ünï: #", sampler=Inner(steps=3), words={"ink": ["no", "1"]})
+    assert load_recipe(write(tmp_path, dump_recipe(recipe)), Recipe) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("name: a\nsampler:\n  stepz: 5\n", [], ":3: unknown key `sampler.stepz`; did you mean `steps`?"),
+        ("nam: a\n", [], ":1: unknown key `nam`; did you mean `name`?"),
+        ("name: a\nqqq: 1\n", [], "known here: name, sampler, words"),
+        ("sampler: {}\n", [], "`name` is missing"),
+        ("name: a\nsampler:\n  steps: many\n", [], ':3: `sampler.steps`: found "many", '),
+        ("name: a\nname: b\n", [], ":2: not a plain YAML recipe: the key `name` stands twice"),
+        ("name: &x a\nwords: {ink: [*x]}\n", [], "aliases"),
+        ("name: !!python/object/apply:os.system [id]\n", [], ":1: not a plain YAML recipe"),
+        ("- a\n- b\n", [], "expected `key: value` lines"),
+        ("name: [\n", [], "not a plain YAML recipe"),
+        ("name: a\n", ["sampler.stepz=3"], "command line: unknown key `sampler.stepz`; did you mean `steps`?"),
+        ("name: a\n", ["steps"], "expected key.sub=value"),
+        ("name: a\n", ["name.sub=1"], "plain value"),
+        ("name: a\n", ["sampler.steps=["], "is not a YAML value"),
+    ],
+)
+def test_i4_a_mistake_is_one_line_with_its_place(
+    tmp_path: Path, text: str, overrides: list[str], expected: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text), Recipe, overrides)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_recipe_names_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no such recipe"):
+        load_recipe(tmp_path / "none.yaml", Recipe)
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), PLAIN, max_size=5))
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys(value: dict) -> None:
+    assert fingerprint(value) == fingerprint(dict(reversed(value.items())))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1: "a"}, {"a": object()}, (1, 2), b"x"])
+def test_a_fingerprint_refuses_what_it_cannot_write_exactly(value: object) -> None:
+    with pytest.raises((TypeError, ValueError), match="canonical JSON"):
+        canonical_json(value)  # type: ignore[arg-type]
+
+
+def test_differences_name_every_changed_leaf() -> None:
+    old = {"seed": 0, "sampler": {"steps": 12, "dtype": "fp32"}}
+    new = {"seed": 1, "sampler": {"steps": 12, "dtype": "bf16", "batch": 8}}
+    assert differences(old, new) == [
+        "seed: 0 before, 1 now",
+        'sampler.dtype: "fp32" before, "bf16" now',
+        "sampler.batch: null before, 8 now",
+    ]

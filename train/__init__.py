@@ -1,0 +1,1 @@
+"""Training on streaming shards and evaluation (not built yet)."""
