@@ -1,8 +1,8 @@
 """Classes: the labels a data set is made for, each with the number of real images it stands beside.
 
 In: a `ClassSpec`, whose source is a shipped name, a file, an ImageFolder or a data set of ours.
-Out: a list of `Class`, ids ascending. The id is the label written into shards and never changes; two classes may share a
-name (ImageNet has two "missile" and two "sunglasses"), never an id.
+Out: a list of `Class`, ids ascending. The id is the label written into shards and never changes; two classes may share
+a name (ImageNet has two "missile" and two "sunglasses"), never an id.
 
 On disk a class list is one of
     names.txt     one name a line; ids count from 0
@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -105,7 +106,8 @@ def clean_name(name: str, where: str) -> str:
     for char in name:
         if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
             raise ValueError(
-                f"{where}: found the control character U+{ord(char):04X} in {ascii(name)[:80]}, expected plain text; remove it"
+                f"{where}: found the control character U+{ord(char):04X} in {ascii(name)[:80]}, "
+                "expected plain text; remove it"
             )
     return name
 
@@ -122,7 +124,7 @@ def _choose_counts(spec: ClassSpec, entries: Sequence[_Entry]) -> list[int]:
                 f"classes.total: found {spec.total}, expected at least one image for {len(entries)} classes"
             )
         edges = [spec.total * index // len(entries) for index in range(len(entries) + 1)]
-        return [after - before for before, after in zip(edges[:-1], edges[1:], strict=True)]
+        return [after - before for before, after in pairwise(edges)]
     if spec.counts is not None:
         where = "classes.counts" if isinstance(spec.counts, tuple) else spec.counts
         counts = list(spec.counts) if isinstance(spec.counts, tuple) else _read_counts(Path(spec.counts))
@@ -133,8 +135,8 @@ def _choose_counts(spec: ClassSpec, entries: Sequence[_Entry]) -> list[int]:
     for entry in entries:
         if entry.count is None:
             raise ValueError(
-                f"{spec.source}: found no count for class {entry.id} ({entry.name}), expected how many real images it has; "
-                "set classes.per_class, classes.total or classes.counts"
+                f"{spec.source}: found no count for class {entry.id} ({entry.name}), expected how many real images "
+                "it has; set classes.per_class, classes.total or classes.counts"
             )
         counts.append(_check_count(entry.count, f"{spec.source}, class {entry.id} ({entry.name})"))
     return counts
@@ -165,19 +167,12 @@ def _read_source(source: str) -> list[_Entry]:
             is_data_set = any(_RECORD_FILE.fullmatch(item.name) for item in listing)
         return _read_data_set(str(path)) if is_data_set else _read_image_folder(path)
     if path.is_file():
-        readers: dict[str, Callable[[Path], list[_Entry]]] = {
-            ".csv": _read_csv,
-            ".json": _read_json,
-            ".txt": _read_text,
-        }
-        if path.suffix.lower() not in readers:
-            raise ValueError(f"{path}: found a file ending in {path.suffix!r}, expected one of {', '.join(readers)}")
-        return readers[path.suffix.lower()](path)
+        if path.suffix.lower() not in READERS:
+            raise ValueError(f"{path}: found a file ending in {path.suffix!r}, expected one of {', '.join(READERS)}")
+        return READERS[path.suffix.lower()](path)
     near = get_close_matches(source.lower(), SHIPPED, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; shipped lists are {', '.join(SHIPPED)}"
-    raise ValueError(
-        f"classes.source: found {ascii(source)[:80]}, which is no shipped list and no file or folder{hint}"
-    )
+    raise ValueError(f"classes.source: found {ascii(source)[:80]}, expected a shipped list, a file or a folder{hint}")
 
 
 def _read_sandbox() -> list[_Entry]:
@@ -197,16 +192,16 @@ def _read_imagenet() -> list[_Entry]:
     well_formed = all(_WORDNET_ID.fullmatch(wordnet_id) for wordnet_id in ids)
     if len(ids) != 1000 or ids != sorted(set(ids)) or len(names) != 1000 or not well_formed:
         raise ValueError(
-            f"imagenet-1k: found {len(ids)} ids (timm) and {len(names)} names (open_clip), expected 1000 sorted distinct "
-            "ids and 1000 names; install the versions of requirements.lock"
+            f"imagenet-1k: found {len(ids)} ids (timm) and {len(names)} names (open_clip), expected 1000 sorted "
+            "distinct ids and 1000 names; install the versions of requirements.lock"
         )
     alike = sum(
         bool(_words(name) & _words(lemmas.get(wordnet_id, ""))) for wordnet_id, name in zip(ids, names, strict=True)
     )
     if alike < 900:
         raise ValueError(
-            f"imagenet-1k: found {alike} of 1000 names like WordNet's, expected at least 900: the order of the tables in "
-            "timm and open_clip differs; install the versions of requirements.lock"
+            f"imagenet-1k: found {alike} of 1000 names like WordNet's, expected at least 900: the order of the tables "
+            "in timm and open_clip differs; install the versions of requirements.lock"
         )
     return [_Entry(index, name, wordnet_id) for index, (wordnet_id, name) in enumerate(zip(ids, names, strict=True))]
 
@@ -228,9 +223,7 @@ def _package_folder(package: str) -> Path:
     """Where a package lies, without importing it (open_clip takes seconds)."""
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise ValueError(
-            f"imagenet-1k: {package} is not installed, expected its class tables; run `make test` or install it"
-        )
+        raise ValueError(f"imagenet-1k: {package} is not installed, expected its class tables; install it")
     return Path(next(iter(found.submodule_search_locations)))
 
 
@@ -276,9 +269,8 @@ def _read_csv(path: Path) -> list[_Entry]:
     try:
         header = [column.strip() for column in next(rows, [])]
         if "name" not in header or not set(header) <= set(COLUMNS) or len(set(header)) != len(header):
-            raise ValueError(
-                f"{path}: found the header {ascii(','.join(header))[:80]}, expected `name` and any of id, wordnet_id, count"
-            )
+            found = ascii(",".join(header))[:80]
+            raise ValueError(f"{path}: found the header {found}, expected `name` and any of id, wordnet_id, count")
         for row in rows:
             if not any(row):
                 continue
@@ -325,6 +317,9 @@ def _read_json(path: Path) -> list[_Entry]:
             raise ValueError(f"{where}: found {ascii(item)[:60]}, expected text and whole numbers")
         entries.append(_entry({key: str(value) for key, value in row.items() if value is not None}, index, where))
     return entries
+
+
+READERS: dict[str, Callable[[Path], list[_Entry]]] = {".csv": _read_csv, ".json": _read_json, ".txt": _read_text}
 
 
 def _read_image_folder(folder: Path) -> list[_Entry]:

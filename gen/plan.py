@@ -185,8 +185,9 @@ class Plan:
         if count > MAX_SHARDS:
             room = MAX_ROWS_PER_SHARD // self.max_draws
             raise ValueError(
-                f"plan: {float(scale):g}x needs {count} shards, but a data set holds {MAX_SHARDS}; set samples_per_shard "
-                f"above {self.samples_per_shard} (at most {room} with max_draws {self.max_draws}) or use a smaller scale"
+                f"plan: {float(scale):g}x needs {count} shards, but a data set holds {MAX_SHARDS}; set "
+                f"samples_per_shard above {self.samples_per_shard} (at most {room} with max_draws {self.max_draws}) "
+                "or use a smaller scale"
             )
         return count
 
