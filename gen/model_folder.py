@@ -1,0 +1,287 @@
+"""A text-to-image model on disk: where it lies, whether it is safe to load, what it is, its digest.
+
+In: a local folder, or a hub id with a 40-hex commit that was downloaded before (this code never downloads).
+Out: the folder's path, its family (sd, sdxl, sd3, flux) and a digest for the run's fingerprint.
+On disk (diffusers' layout): ``model_index.json`` names the pipeline class and, for each component,
+``[library, class]``; each component is a sub-folder with a JSON config and, if it has weights, safetensors.
+
+Nothing is imported from the folder and no pickle is opened: what could ask for either is refused here,
+before diffusers sees the folder.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+INDEX = "model_index.json"
+COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
+HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+
+PIPELINES = {
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+}
+
+# Libraries a component may come from. "stable_diffusion" is diffusers' own name for the pipeline module
+# that holds the safety checker. diffusers would import any other name it finds here.
+LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
+
+CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib"})
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"})
+LOADED_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})  # what loading can read
+REMOTE_CODE_KEYS = frozenset({"auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code"})
+
+# Bits per element of the types safetensors can hold.
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+    "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+MAX_HEADER_BYTES = 100_000_000  # the reference reader's own bound
+
+
+class ModelError(ValueError):
+    """The model folder is missing, unknown or unsafe; the message is one line for people."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    path: Path
+    family: str  # a value of PIPELINES
+    components: tuple[str, ...]  # sub-folders that model_index.json names
+
+
+def open_model(model: str, revision: str | None, variant: str | None, home: Path) -> ModelFolder:
+    """The checked folder of ``model``; relative folders are looked for under the working folder, then ``home``.
+
+    A revision makes ``model`` a hub id; without one it is a folder. Raises ModelError.
+    """
+    folder = _local_folder(model, home) if revision is None else _hub_folder(model, revision)
+    return _check_folder(folder, variant)
+
+
+def model_digest(model: str, revision: str | None, home: Path) -> str:
+    """Hex sha256 that pins the weights: of the commit for a hub id, of every file that loading can read else.
+
+    For a folder it is taken over the sorted lines ``name, size, sha256``, so a renamed, truncated or edited
+    file changes it, while a README does not. 16 MB take 20 ms, 7 GB about 10 s.
+    """
+    digest = hashlib.sha256()
+    if revision is not None:
+        _hub_folder(model, revision)
+        digest.update(f"hub\0{model}\0{revision}\n".encode())
+        return digest.hexdigest()
+    folder = _local_folder(model, home)
+    for path in _files(folder):
+        if path.suffix in LOADED_SUFFIXES:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _local_folder(model: str, home: Path) -> Path:
+    for folder in (Path(model), home / model):
+        if (folder / INDEX).is_file():
+            return folder.resolve()
+    if Path(model).is_dir() or (home / model).is_dir():
+        raise ModelError(f"model {model}: found a folder without {INDEX}; expected a diffusers pipeline folder")
+    if model.replace("\\", "/").startswith("sandbox/"):
+        hint = "make it with `python -m sandbox.build`"
+    elif HUB_ID_PATTERN.fullmatch(model):
+        hint = "give an existing folder, or for a hub id also its commit (`sampler.revision=<40 hex digits>`)"
+    else:
+        hint = "give an existing folder"
+    raise ModelError(f"model {model}: found no such folder, expected a diffusers pipeline folder; {hint}")
+
+
+def _hub_folder(model: str, revision: str) -> Path:
+    if not COMMIT_PATTERN.fullmatch(revision):
+        raise ModelError(
+            f"model {model}: found revision {revision[:80]!r}, expected a commit of 40 hex digits; "
+            "branches move, so open the model's page, copy the commit and set sampler.revision to it"
+        )
+    if not HUB_ID_PATTERN.fullmatch(model):
+        raise ModelError(f"model {model[:80]!r}: expected a hub id (owner/name) beside a revision; drop the revision")
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, INDEX, revision=revision)
+    if not isinstance(found, str):
+        raise ModelError(
+            f"model {model}: commit {revision} is not in the hub cache of this machine; get it with "
+            f"`hf download {model} --revision {revision}` (every node needs it, or a shared HF_HOME)"
+        )
+    return Path(found).parent
+
+
+def _files(folder: Path) -> list[Path]:
+    """Regular files under ``folder`` in one order on every machine, without what git and the hub client keep."""
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    return [folder / name for name in names]
+
+
+def _check_folder(folder: Path, variant: str | None) -> ModelFolder:
+    index = _read_json(folder / INDEX)
+    class_name = index.get("_class_name")
+    if not isinstance(class_name, str) or class_name not in PIPELINES:
+        raise ModelError(
+            f"{folder}: found pipeline class {class_name!r}, expected one of {', '.join(PIPELINES)}; "
+            "custom and community pipelines are never loaded"
+        )
+    for path in _files(folder):
+        if path.suffix in CODE_SUFFIXES:
+            raise ModelError(
+                f"{folder}: found code in the model folder ({path.relative_to(folder)}), expected none; "
+                "use a model that loads without remote code, or remove the file"
+            )
+        if path.suffix == ".json" and (path.name == INDEX or path.name.endswith("config.json")):
+            _refuse_remote_code(path, folder)
+        if path.suffix == ".safetensors":
+            check_safetensors(path)
+        if path.name.endswith(".safetensors.index.json"):
+            _check_weight_map(path)
+
+    components = []
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
+            continue
+        if len(entry) != 2 or not all(isinstance(part, str) for part in entry) or entry[0] not in LIBRARIES:
+            raise ModelError(
+                f"{folder / INDEX}: found component {name} = {entry}, expected [library, class] with a library of "
+                f"{', '.join(sorted(LIBRARIES))}; components with code of their own are never loaded"
+            )
+        component = folder / name
+        if component.parent != folder or not component.is_dir():
+            raise ModelError(f"{folder}: found no folder {name!r}, which {INDEX} names; download the model again")
+        _check_weights(component, variant)
+        components.append(name)
+    return ModelFolder(folder, PIPELINES[class_name], tuple(components))
+
+
+def _check_weights(component: Path, variant: str | None) -> None:
+    """A component with a ``config.json`` is a network: its weights must lie there as safetensors."""
+    if not (component / "config.json").is_file():
+        return
+    names = [path.name for path in component.iterdir()]
+    safe = [name for name in names if name.endswith(".safetensors")]
+    if variant is not None:
+        of_variant = [name for name in safe if f".{variant}" in name]
+        if safe and not of_variant:
+            raise ModelError(
+                f"{component}: found no {variant} variant among {', '.join(sorted(safe))}; set variant=null"
+            )
+    elif safe and all(re.search(r"\.(fp16|bf16)[.-]", name) for name in safe):
+        raise ModelError(f"{component}: found only {', '.join(sorted(safe))}; set sampler.variant to load it")
+    if safe:
+        return
+    pickles = sorted(name for name in names if Path(name).suffix in PICKLE_SUFFIXES)
+    if pickles:
+        raise ModelError(
+            f"{component}: found only {', '.join(pickles)}, expected safetensors; pickled weights can run code and "
+            "are never loaded: use a revision that ships .safetensors, or convert it in a sandbox"
+        )
+    raise ModelError(f"{component}: found a config but no weights, expected *.safetensors; download the model again")
+
+
+def _refuse_remote_code(path: Path, folder: Path) -> None:
+    for key in _keys(_read_json(path)):
+        if key in REMOTE_CODE_KEYS:
+            raise ModelError(
+                f"{folder}: found {key!r} in {path.relative_to(folder)}, which asks for code from the folder or the "
+                "hub; remote code is never loaded: use a model whose classes are in diffusers or transformers"
+            )
+
+
+def _keys(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _keys(inner)
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        value = json.loads(path.read_bytes(), object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: expected JSON with unique keys, found {error}; download the model again") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: expected a JSON object, found {type(value).__name__}; download the model again")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        raise ValueError(f"a name twice: {next(name for name in names if names.count(name) > 1)!r}")
+    return dict(pairs)
+
+
+def _check_weight_map(path: Path) -> None:
+    """The index of weights cut into several files may name only files beside it."""
+    weight_map = _read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ModelError(f"{path}: expected a weight_map; download the model again")
+    for name in sorted({str(value) for value in weight_map.values()}):
+        if Path(name).name != name or not name.endswith(".safetensors") or not (path.parent / name).is_file():
+            raise ModelError(
+                f"{path}: found {name!r} in weight_map, expected a file beside it; download the model again"
+            )
+
+
+def check_safetensors(path: Path) -> None:
+    """Raises ModelError unless the header describes exactly the bytes that follow it.
+
+    Layout: 8 bytes little-endian header length, a JSON object name -> {dtype, shape, data_offsets}, then the
+    data without holes or overlaps.
+    """
+    size = path.stat().st_size
+
+    def bad(found: str) -> ModelError:
+        return ModelError(f"{path}: found {found}, expected a sound safetensors file; download the model again")
+
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            raise bad(f"a header of {length} bytes in a file of {size}")
+        try:
+            header = json.loads(file.read(length), object_pairs_hook=_unique_keys)
+        except (ValueError, RecursionError) as error:
+            raise bad(f"a header that is not JSON with unique names ({error})") from None
+    if not isinstance(header, dict):
+        raise bad("a header that is not an object")
+    spans = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            bits, shape, (start, end) = DTYPE_BITS[entry["dtype"]], entry["shape"], entry["data_offsets"]
+            numbers = [*shape, start, end]
+        except (KeyError, TypeError, ValueError):
+            raise bad(f"an unreadable entry for tensor {name[:80]!r}") from None
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise bad(f"a negative or fractional number for tensor {name[:80]!r}")
+        elements = 1
+        for extent in shape:
+            elements *= extent
+        if (end - start) * 8 != elements * bits:
+            raise bad(f"{end - start} bytes for tensor {name[:80]!r} of shape {shape} and type {entry['dtype']}")
+        spans.append((start, end, name))
+    position = 0
+    for start, end, name in sorted(spans):
+        if start != position:
+            raise bad(f"tensor {name[:80]!r} at offset {start} where {position} is next (a hole or an overlap)")
+        position = end
+    if position != size - 8 - length:
+        raise bad(f"{size - 8 - length} bytes of data where the header describes {position}")

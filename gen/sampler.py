@@ -1,0 +1,468 @@
+"""Images from prompts and seeds: one loaded text-to-image pipeline, whichever of the four families it is.
+
+In: `SamplerSpec` (from the recipe) and, per call, a batch of `Request` (prompt, negative, seed).
+Out: `Sampled`: uint8 images NHWC and two flags per image (finite, flagged by the model's safety checker).
+Nothing is written to disk; weights come from a checked folder (`gen.model_folder`), never from the network.
+
+What an image depends on: its prompt, negative, seed and the spec; noise comes from one CPU generator per
+image (initial latents and the steps of ancestral schedulers alike), so it is the same in every batch. The
+arithmetic of a batch is not: kernels round differently for another batch shape (about 1e-6 relative in
+fp32), so a unit keeps its batches and records them.
+
+Shapes: N images of a call, H height and W width in pixels, T text tokens, D embedding width.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gen.model_folder import COMMIT_PATTERN, PIPELINES, ModelError, ModelFolder, model_digest, open_model
+
+if TYPE_CHECKING:
+    import torch
+
+HOME = Path(__file__).resolve().parent.parent  # relative model folders are also looked for in the checkout
+
+# name in the recipe -> diffusers class, settings over the model's own scheduler config, families
+SCHEDULERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "ddim": ("DDIMScheduler", {}, ("sd", "sdxl")),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}, ("sd", "sdxl")),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}, ("sd", "sdxl")),
+    "dpm++_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+        ("sd", "sdxl"),
+    ),
+    "dpm++_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, ("sd", "sdxl")),
+    "euler": ("EulerDiscreteScheduler", {}, ("sd", "sdxl")),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}, ("sd", "sdxl")),
+    "heun": ("HeunDiscreteScheduler", {}, ("sd", "sdxl")),
+    "unipc": ("UniPCMultistepScheduler", {}, ("sd", "sdxl")),
+    "lcm": ("LCMScheduler", {}, ("sd", "sdxl")),
+    "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}, ("sd3", "flux")),
+    "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}, ("sd3",)),
+}
+
+CACHED_TEXT_CHUNKS = 64  # batches of prompt embeddings kept; at 16 texts of SDXL (315 KB each) 320 MB
+
+
+class SamplerSpec(BaseModel):
+    """The model and every choice that changes pixels; all of it is part of a run's fingerprint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="folder of a diffusers pipeline, or a hub id (then with revision)")
+    revision: str | None = Field(None, description="commit of the hub id, 40 hex digits; null for a folder")
+    variant: Literal["fp16", "bf16"] | None = Field(None, description="weight files with this tag in their names")
+    family: Literal["auto", "sd", "sdxl", "sd3", "flux"] = Field("auto", description="auto = as model_index.json says")
+    licence: str = Field("unknown", min_length=1, max_length=200, description="recorded with every image")
+    scheduler: str | None = Field(None, description=f"null = the model's own, or one of {', '.join(SCHEDULERS)}")
+    spacing: Literal["leading", "trailing", "linspace"] | None = Field(
+        None, description="spacing of the timesteps; null = the scheduler's own (Lightning models want trailing)"
+    )
+    steps: int = Field(30, ge=1, le=1000, description="denoising steps")
+    guidance: float = Field(
+        2.0,
+        ge=0,
+        le=100,
+        description="classifier-free guidance, one pass at 1 and below; FLUX: its embedded scale",
+    )
+    negative: str = Field("", max_length=8192, description="negative text of images whose prompt has none of its own")
+    text_tokens: int | None = Field(
+        None, ge=1, le=512, description="T5 tokens of SD3 and FLUX; null = the pipeline's own"
+    )
+    size_px: int = Field(512, ge=8, le=4096, description="side of the generated square")
+    saved_px: int | None = Field(None, ge=8, le=4096, description="side of the stored square; null = size_px")
+    resize: Literal["area", "bicubic"] = Field("area", description="how to shrink: box mean, or antialiased bicubic")
+    dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="type of weights and activations")
+    retry_fp32: bool = Field(False, description="decode an image with NaN or Inf once more in fp32")
+    attention: Literal["sdpa", "xformers"] = Field("sdpa", description="attention kernels")
+    compile: Literal["none", "regional", "full"] = Field("none", description="torch.compile of denoiser and decoder")
+    batch: int = Field(16, ge=1, le=1024, description="images per model call")
+    vae_batch: int = Field(8, ge=1, le=1024, description="images per decoder call")
+    text_batch: int = Field(16, ge=1, le=1024, description="texts per encoder call")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of torch in each worker")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one")
+
+    @model_validator(mode="after")
+    def _agree(self) -> SamplerSpec:
+        if self.revision is not None and not COMMIT_PATTERN.fullmatch(self.revision):
+            raise ValueError(
+                f"revision: found {self.revision[:80]!r}, expected a commit of 40 hex digits; branches and tags move, "
+                "so copy the commit from the model's page"
+            )
+        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
+            raise ValueError(f"scheduler: found {self.scheduler!r}, expected null or one of {', '.join(SCHEDULERS)}")
+        if self.size_px % 8:
+            raise ValueError(f"size_px: found {self.size_px}, expected a multiple of 8")
+        if self.saved_px is not None and self.saved_px > self.size_px:
+            raise ValueError(
+                f"saved_px: found {self.saved_px}, expected at most size_px = {self.size_px}; images are never enlarged"
+            )
+        if self.negative and self.guidance <= 1:
+            raise ValueError("negative: has no effect without guidance; set guidance above 1 or leave negative empty")
+        return self
+
+    @property
+    def stored_px(self) -> int:
+        return self.size_px if self.saved_px is None else self.saved_px
+
+
+@dataclass(frozen=True)
+class Request:
+    prompt: str
+    negative: str  # "" = the spec's negative
+    seed: int  # 0 .. 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One batch. On a GPU the copy may still be under way: call ``wait`` before looking at the arrays."""
+
+    image_NHWC: np.ndarray  # uint8
+    finite_N: np.ndarray  # bool: no NaN or Inf in the float image
+    flagged_N: np.ndarray  # bool: the model's own safety checker objects
+    wait: Callable[[], None]
+
+
+class Model(Protocol):
+    """What a unit needs of a sampler; tests paint pictures behind it."""
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Name the distinct texts of the calls to come, in a fixed order; costs nothing yet."""
+
+    def sample(self, requests: Sequence[Request]) -> Sampled:
+        """One image per request, in order."""
+
+
+def sampler_json(spec: SamplerSpec) -> str:
+    """The settings that shape an image as one line of canonical JSON, stored with every image."""
+    names = (
+        "scheduler", "spacing", "steps", "guidance", "text_tokens", "size_px", "saved_px", "resize", "dtype",
+        "retry_fp32", "attention", "compile", "batch", "vae_batch", "text_batch", "threads", "variant",
+    )  # fmt: skip
+    chosen = {name: getattr(spec, name) for name in names}
+    return json.dumps({name: value for name, value in chosen.items() if value is not None}, sort_keys=True)
+
+
+def sampler_digest(spec: SamplerSpec) -> str:
+    """The digest of the model's weights and configs, for the fingerprint. Raises ModelError if it is missing."""
+    return model_digest(spec.model, spec.revision, HOME)
+
+
+def check_sampler(spec: SamplerSpec) -> ModelFolder:
+    """Everything about the model that can be known without loading torch; raises ModelError with one line."""
+    folder = open_model(spec.model, spec.revision, spec.variant, HOME)
+    if spec.family not in ("auto", folder.family):
+        raise ModelError(
+            f"model {spec.model}: found family {folder.family}, the recipe says {spec.family}; set sampler.family=auto"
+        )
+    if spec.scheduler is not None and folder.family not in SCHEDULERS[spec.scheduler][2]:
+        known = [name for name, (_, _, families) in SCHEDULERS.items() if folder.family in families]
+        raise ModelError(
+            f"scheduler {spec.scheduler}: not for family {folder.family}; set sampler.scheduler to null or one of "
+            f"{', '.join(known)}"
+        )
+    if folder.family in ("sd3", "flux") and spec.spacing is not None:
+        raise ModelError(f"spacing {spec.spacing}: family {folder.family} has none; set sampler.spacing to null")
+    if folder.family == "flux" and spec.negative:
+        raise ModelError("negative: FLUX is distilled and takes no negative text; leave sampler.negative empty")
+    multiple = 16 if folder.family in ("sd3", "flux") else 8
+    if spec.size_px % multiple:
+        raise ModelError(f"size_px: found {spec.size_px}, family {folder.family} expects a multiple of {multiple}")
+    return folder
+
+
+class Sampler:
+    """A loaded pipeline. Owns the weights and a bounded cache of prompt embeddings; one thread uses it."""
+
+    def __init__(
+        self, pipeline: Any, spec: SamplerSpec, family: str, device: torch.device, vae_fp32: Any | None
+    ) -> None:
+        self.spec = spec
+        self.family = family
+        self.device = device
+        self.guided = spec.guidance > 1 and not _is_distilled(pipeline, family)  # two passes instead of one
+        self._pipeline = pipeline
+        self._vae_fp32 = vae_fp32
+        self._chunk_of: dict[str, tuple[str, ...]] = {}
+        self._embedded: OrderedDict[tuple[str, ...], dict[str, torch.Tensor]] = OrderedDict()
+
+    @staticmethod
+    def load(spec: SamplerSpec) -> Sampler:
+        """Loads the pipeline onto the device; seconds for small models, about a minute for FLUX."""
+        folder = check_sampler(spec)
+        import torch
+
+        if spec.device == "cuda" and not torch.cuda.is_available():
+            raise ModelError("device cuda: torch sees no GPU here; set sampler.device=auto or check the driver")
+        if spec.attention == "xformers":
+            _require_xformers(torch.cuda.is_available() and spec.device != "cpu")
+        torch.set_num_threads(spec.threads)
+        device = torch.device("cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu")
+        pipeline = _load_pipeline(folder, spec)
+        _set_scheduler(pipeline, spec, folder.family)
+        pipeline.to(device)
+        vae_fp32 = None
+        if spec.retry_fp32 and spec.dtype != "fp32":
+            vae_fp32 = copy.deepcopy(pipeline.vae).float()
+        _tune(pipeline, spec, folder.family, device)
+        return Sampler(pipeline, spec, folder.family, device, vae_fp32)
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Fixes which texts are encoded together: chunks of ``text_batch`` in the given order.
+
+        A chunk is encoded when one of its texts is first needed, so an embedding is the same bytes whether a
+        whole unit is made or one batch of it is made again.
+        """
+        distinct, size = tuple(dict.fromkeys(texts)), self.spec.text_batch
+        chunks = [distinct[first : first + size] for first in range(0, len(distinct), size)]
+        self._chunk_of = {text: chunk for chunk in chunks for text in chunk}
+        self._embedded.clear()
+
+    def sample(self, requests: Sequence[Request]) -> Sampled:
+        """Raises what torch raises when the device fails; a bad image is a flag, never an exception."""
+        import torch
+
+        if not 0 < len(requests) <= self.spec.batch:
+            raise ValueError(f"found {len(requests)} requests, expected 1..{self.spec.batch} (sampler.batch)")
+        with torch.inference_mode():
+            image_NCHW = self._decode(self.latents(requests))[: len(requests)]
+            finite_N = torch.isfinite(image_NCHW).flatten(1).all(dim=1)
+            flagged_N = self._flag(image_NCHW)
+            return self._to_host(self._to_uint8(image_NCHW), finite_N, flagged_N)
+
+    def latents(self, requests: Sequence[Request]) -> torch.Tensor:
+        """The denoised latents of one call, as the decoder wants them before scaling; NCHW."""
+        import torch
+
+        spec = self.spec
+        if spec.compile != "none":  # a compiled graph is bound to its shape: fill up with copies
+            requests = [*requests, *[requests[-1]] * (spec.batch - len(requests))]
+        arguments: dict[str, Any] = self._embed([request.prompt for request in requests])
+        if self.guided:
+            negatives = [request.negative or spec.negative for request in requests]
+            arguments |= {f"negative_{name}": tensor for name, tensor in self._embed_negative(negatives).items()}
+        with torch.inference_mode():
+            latents = self._pipeline(
+                **arguments,
+                height=spec.size_px,
+                width=spec.size_px,
+                num_inference_steps=spec.steps,
+                guidance_scale=spec.guidance,
+                generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
+                output_type="latent",
+            ).images
+            if self.family == "flux":  # packed 2x2 patches
+                latents = self._pipeline._unpack_latents(
+                    latents, spec.size_px, spec.size_px, self._pipeline.vae_scale_factor
+                )
+        return latents
+
+    def _embed(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """prompt_embeds NTD (and pooled_prompt_embeds ND) of ``texts``."""
+        return _stack([self._embedding(text) for text in texts])
+
+    def _embed_negative(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """As `_embed`; SDXL models may want zeros, not the empty text, where there is no negative."""
+        import torch
+
+        rows = [self._embedding(text) for text in texts]
+        if self.family == "sdxl" and self._pipeline.config.force_zeros_for_empty_prompt:
+            zeros = {name: torch.zeros_like(tensor) for name, tensor in rows[0].items()}
+            rows = [row if text else zeros for text, row in zip(texts, rows, strict=True)]
+        return _stack(rows)
+
+    def _embedding(self, text: str) -> dict[str, torch.Tensor]:
+        """From the cache, else by encoding the chunk the text belongs to (a text never named is alone)."""
+        chunk = self._chunk_of.get(text, (text,))
+        if chunk not in self._embedded:
+            self._embedded[chunk] = self._encode(chunk)
+            if len(self._embedded) > CACHED_TEXT_CHUNKS:
+                self._embedded.popitem(last=False)
+        self._embedded.move_to_end(chunk)
+        place = chunk.index(text)
+        return {name: tensor[place] for name, tensor in self._embedded[chunk].items()}
+
+    def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """One call of the pipeline's own text encoders."""
+        import torch
+
+        encode, spec, prompts = self._pipeline.encode_prompt, self.spec, list(texts)
+        length = {} if spec.text_tokens is None else {"max_sequence_length": spec.text_tokens}
+        with torch.inference_mode():
+            if self.family == "sd":
+                embeds, _ = encode(prompts, self.device, 1, False)
+                return {"prompt_embeds": embeds}
+            if self.family == "flux":
+                embeds, pooled, _ = encode(prompts, device=self.device, **length)
+            elif self.family == "sd3":
+                embeds, _, pooled, _ = encode(
+                    prompts, None, None, device=self.device, do_classifier_free_guidance=False, **length
+                )
+            else:
+                embeds, _, pooled, _ = encode(prompts, device=self.device, do_classifier_free_guidance=False)
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+    def _decode(self, latents_NCHW: torch.Tensor) -> torch.Tensor:
+        """Images around [-1, 1], NCHW, not yet clipped."""
+        import torch
+
+        vae = self._pipeline.vae
+        scaled = _unscale(latents_NCHW, vae.config, self.family)
+        image_NCHW = torch.cat(
+            [vae.decode(part.to(vae.dtype), return_dict=False)[0] for part in scaled.split(self.spec.vae_batch)]
+        )
+        if self._vae_fp32 is not None:
+            bad = torch.nonzero(~torch.isfinite(image_NCHW).flatten(1).all(dim=1)).flatten()
+            if len(bad):
+                image_NCHW = image_NCHW.float()
+                for part in bad.split(self.spec.vae_batch):
+                    image_NCHW[part] = self._vae_fp32.decode(scaled[part].float(), return_dict=False)[0]
+        return image_NCHW
+
+    def _flag(self, image_NCHW: torch.Tensor) -> torch.Tensor:
+        """Runs the safety checker that came with the model, if any; its black replacement is thrown away."""
+        import torch
+
+        if getattr(self._pipeline, "safety_checker", None) is None:
+            return torch.zeros(len(image_NCHW), dtype=torch.bool)
+        shown = torch.nan_to_num(image_NCHW, nan=-1.0).clamp(-1, 1)
+        _, flagged = self._pipeline.run_safety_checker(shown, self.device, self._pipeline.text_encoder.dtype)
+        return torch.tensor([bool(flag) for flag in flagged])
+
+    def _to_uint8(self, image_NCHW: torch.Tensor) -> torch.Tensor:
+        """Stored size, NHWC, rounded on the device: a quarter of the bytes to copy."""
+        import torch
+        from torch.nn.functional import interpolate
+
+        unit = torch.nan_to_num(image_NCHW.float() / 2 + 0.5, nan=0.0).clamp(0, 1)
+        side = self.spec.stored_px
+        if side != unit.shape[-1]:
+            if self.spec.resize == "area":
+                unit = interpolate(unit, size=(side, side), mode="area")
+            else:
+                unit = interpolate(unit, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def _to_host(self, image_NHWC: torch.Tensor, finite_N: torch.Tensor, flagged_N: torch.Tensor) -> Sampled:
+        """One copy; on a GPU into pinned memory while the next call is already being queued."""
+        import torch
+
+        if self.device.type == "cpu":
+            return Sampled(image_NHWC.numpy(), finite_N.numpy(), flagged_N.numpy(), wait=lambda: None)
+        pinned = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (image_NHWC, finite_N)]
+        for host, device in zip(pinned, (image_NHWC, finite_N), strict=True):
+            host.copy_(device, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return Sampled(pinned[0].numpy(), pinned[1].numpy(), flagged_N.numpy(), wait=arrived.synchronize)
+
+
+def _stack(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _unscale(latents: torch.Tensor, config: Any, family: str) -> torch.Tensor:
+    """From the denoiser's scale to the decoder's, as each family's own pipeline does it."""
+    import torch
+
+    if family in ("sd3", "flux"):
+        return latents / config.scaling_factor + config.shift_factor
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if family == "sdxl" and mean is not None and std is not None:
+        mean_1C11 = torch.tensor(mean, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
+        std_1C11 = torch.tensor(std, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
+        return latents * std_1C11 / config.scaling_factor + mean_1C11
+    return latents / config.scaling_factor
+
+
+def _load_pipeline(folder: ModelFolder, spec: SamplerSpec) -> Any:
+    import diffusers
+    import torch
+    import transformers
+
+    for library in (diffusers, transformers):  # a worker's log is for events, not for bars
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[spec.dtype]
+    names = {family: name for name, family in PIPELINES.items()}
+    try:
+        pipeline = getattr(diffusers, names[folder.family]).from_pretrained(
+            str(folder.path),
+            torch_dtype=dtype,
+            variant=spec.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"model {spec.model}: diffusers could not load it ({cause}); download it again") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _set_scheduler(pipeline: Any, spec: SamplerSpec, family: str) -> None:
+    import diffusers
+
+    own = pipeline.scheduler
+    kind, settings, _ = SCHEDULERS[spec.scheduler] if spec.scheduler else (type(own).__name__, {}, ())
+    if spec.spacing is not None:
+        settings = {**settings, "timestep_spacing": spec.spacing}
+    if spec.scheduler is not None or settings:
+        pipeline.scheduler = getattr(diffusers, kind).from_config(own.config, **settings)
+    if pipeline.scheduler.config.get("stochastic_sampling"):
+        # the pipelines of these families hand no generator to the scheduler: noise from nowhere
+        raise ModelError(f"model {spec.model}: its scheduler draws unseeded noise; set sampler.scheduler=flow_euler")
+
+
+def _is_distilled(pipeline: Any, family: str) -> bool:
+    """Models that take the guidance scale as an input and run one pass whatever it is."""
+    if family == "flux":
+        return True
+    return family in ("sd", "sdxl") and pipeline.unet.config.time_cond_proj_dim is not None
+
+
+def _tune(pipeline: Any, spec: SamplerSpec, family: str, device: torch.device) -> None:
+    """Decoder type, memory format, attention kernels and compilation of the loaded pipeline."""
+    import torch
+
+    denoiser = pipeline.unet if family in ("sd", "sdxl") else pipeline.transformer
+    if family == "sdxl" and spec.dtype == "fp16" and pipeline.vae.config.force_upcast:
+        pipeline.vae.to(torch.float32)  # SDXL's own decoder overflows in fp16
+    if device.type == "cuda":
+        pipeline.vae.to(memory_format=torch.channels_last)
+        if family in ("sd", "sdxl"):
+            denoiser.to(memory_format=torch.channels_last)
+    if spec.attention == "xformers":
+        if family == "flux":
+            denoiser.set_attention_backend("xformers")
+        else:
+            denoiser.enable_xformers_memory_efficient_attention()
+    if spec.compile == "regional":
+        denoiser.compile_repeated_blocks()
+        pipeline.vae.decoder.compile()
+    elif spec.compile == "full":
+        denoiser.compile()
+        pipeline.vae.decoder.compile()
+
+
+def _require_xformers(on_gpu: bool) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("xformers") is None:
+        raise ModelError("attention xformers: not installed; `pip install -e .[gpu]`, or set sampler.attention=sdpa")
+    if not on_gpu:
+        raise ModelError("attention xformers: needs a GPU, found none; set sampler.attention=sdpa")
