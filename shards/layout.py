@@ -20,6 +20,7 @@ MAX_SHARDS = 100_000
 META = "_meta"
 MEMBER_EXTENSIONS = ("cls", "jpg", "json", "txt")
 SUCCESS = "success"
+DOMAINS = ("real", "synthetic", "retrieved", "edited")
 
 KEY_PATTERN = re.compile(r"[0-9]{9}")
 SHARD_PATTERN = re.compile(r"[0-9]{5}")

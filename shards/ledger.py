@@ -1,0 +1,54 @@
+"""All records of a data set in one file, so that a resume reads one file instead of 10,000.
+
+In: records, and the stamps (size, time, inode or ETag) of their files. Out: records by shard. On disk: `_meta/records.jsonl`, one line per
+record: crc32 in hex, a blank, JSON `{"stamp": [...], "record": "..."}` with the record file's own bytes.
+
+The ledger is a cache and never decides: a line counts only while the record's file is there with the very stamp the line was
+made from; every other record is read from its file. A torn or altered line fails its crc and is left out. Deleting the ledger
+costs time and nothing else. Only the driver of a run writes it.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shards.layout import META
+from shards.store import Store
+
+LEDGER = f"{META}/records.jsonl"
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the ledger remembers of one record file."""
+
+    stamp: tuple[int, str]
+    record: bytes
+
+
+def read_ledger(store: Store) -> dict[str, Line]:
+    """Record file name -> line; damaged lines are left out, of several lines the last one counts."""
+    try:
+        data = store.read_bytes(LEDGER)
+    except FileNotFoundError:
+        return {}
+    lines: dict[str, Line] = {}
+    for raw in data.split(b"\n"):
+        crc, _, body = raw.partition(b" ")
+        if len(crc) != 8 or crc != b"%08x" % zlib.crc32(body):
+            continue
+        entry = json.loads(body)
+        lines[entry["name"]] = Line((entry["stamp"][0], entry["stamp"][1]), entry["record"].encode("ascii"))
+    return lines
+
+
+def write_ledger(store: Store, lines: Mapping[str, Line]) -> None:
+    """Replace the ledger as a whole."""
+    store.replace(LEDGER, b"".join(_line(name, lines[name]) for name in sorted(lines)))
+
+
+def _line(name: str, line: Line) -> bytes:
+    entry = {"name": name, "stamp": list(line.stamp), "record": line.record.decode("ascii")}
+    body = json.dumps(entry, separators=(",", ":")).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(body), body)

@@ -1,0 +1,47 @@
+"""Our tar files, byte for byte: plain USTAR with fixed metadata.
+
+In: member names and bytes. Out: the blocks of a tar, which depend on nothing else (no clock, no user, no mode mask). On disk:
+for every member a header block and the data padded to 512 bytes; two zero blocks and padding to 10,240 bytes at the end,
+as tar(1) writes them.
+
+Reading needs no tar parser: the table says where every member lies, and because a header is a pure function of name and
+size, `verify` compares it with the only header we could have written. Links, devices, sparse files, long names and
+extended headers cannot occur.
+"""
+
+BLOCK = 512
+RECORD = 20 * BLOCK
+MAX_MEMBER_BYTES = 8**11 - 1  # what USTAR's octal size field holds, 8 GiB - 1
+
+
+def header(name: str, size: int) -> bytes:
+    """The 512 bytes before a member's data. Raises ValueError for a name or size USTAR cannot carry."""
+    encoded = name.encode("ascii")
+    if not 0 < len(encoded) <= 100:
+        raise ValueError(f"member {name[:40]!r}: found a name of {len(encoded)} bytes, expected 1..100")
+    if not 0 <= size <= MAX_MEMBER_BYTES:
+        raise ValueError(f"member {name}: found {size} bytes, a member has at most {MAX_MEMBER_BYTES}")
+    block = bytearray(BLOCK)
+    block[0 : len(encoded)] = encoded
+    block[100:108] = b"0000644\0"
+    block[108:116] = b"0000000\0"  # uid
+    block[116:124] = b"0000000\0"  # gid
+    block[124:136] = b"%011o\0" % size
+    block[136:148] = b"00000000000\0"  # mtime
+    block[148:156] = b"        "  # the checksum counts itself as blanks
+    block[156:157] = b"0"  # a regular file
+    block[257:265] = b"ustar\x0000"
+    block[329:337] = b"0000000\0"  # device numbers
+    block[337:345] = b"0000000\0"
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def padding(size: int) -> bytes:
+    """The zeros between a member's data and the next header."""
+    return bytes(-size % BLOCK)
+
+
+def trailer(size: int) -> bytes:
+    """The zeros that end a tar of `size` bytes so far."""
+    return bytes(2 * BLOCK + -(size + 2 * BLOCK) % RECORD)
