@@ -351,9 +351,9 @@ def _read_data_set(url: str) -> list[_Entry]:
     """Classes and counts of the samples (not of the rejected draws) of a data set."""
     from shards.layout import SUCCESS
     from shards.manifest import read_table, scan_records
-    from shards.store import open_store
+    from shards.store import open_for_reading
 
-    store = open_store(url)
+    store = open_for_reading(url)
     table = read_table(store, sorted(scan_records(store, None)), ["class_id", "class_name", "status"])
     counts: Counter[tuple[int, str]] = Counter()
     for batch in table.to_batches():
