@@ -1,7 +1,7 @@
 """The commit protocol: how one try at a shard becomes the shard, once, whatever dies in between.
 
-In: a store, a shard number, an attempt id; tar bytes as they come, then the table and the record. Out: the record that is
-published, ours or that of the attempt that won. On disk, for a folder (object stores: `object_commit.py`):
+In: a store, a shard number, an attempt id; tar bytes as they come, then the table and the record. Out: the record that
+is published, ours or that of the attempt that won. On disk, for a folder (object stores: `object_commit.py`):
 
     _meta/tmp/NNNNN.<attempt>.tar .parquet .json    private to the attempt, which holds a lock (flock) on the tar
     _meta/claims/NNNNN.json                         a claim: the winner's record, linked here exclusively
@@ -22,6 +22,7 @@ mount without locks) only temporaries older than a day are collected; were a liv
 same, its commit would fail and the unit be made again. `repair` needs that no run is at work (the run's lease says so).
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -69,7 +70,8 @@ class Recovered:
 
 
 def begin(store: FolderStore | ObjectStore, shard: int, attempt: str) -> Attempt:
-    """Open the private place of `attempt`. Raises ValueError for a bad attempt id, CommitError if it cannot be written."""
+    """Open the private place of `attempt`. Raises ValueError for a bad attempt id, CommitError if it cannot be
+    written."""
     shard_name(shard)
     if not ATTEMPT_PATTERN.fullmatch(attempt):
         raise ValueError(f"attempt id: found {attempt[:60]!r}, expected 1..40 of 0-9, a-z and '-'")
@@ -96,9 +98,11 @@ def recover(store: FolderStore | ObjectStore, now_s: float | None = None) -> Rec
     """
     if isinstance(store, ObjectStore):
         return Recovered(finished=object_commit.finish_claims(store))
-    # temporaries first: an attempt that claims after this listing still holds its lock or has its claim in the second list
+    # temporaries first: an attempt that claims after this listing still holds its lock or has its claim in the second
+    # list
     temps = store.list(f"{TMP}/")
-    finished, void = [], []
+    finished: list[int] = []
+    void: list[int] = []
     for name in store.list(f"{CLAIMS}/"):
         stem = name.rpartition("/")[2].removesuffix(".json")
         if len(stem) == 5 and stem.isdigit():
@@ -127,11 +131,9 @@ class FolderAttempt:
             ) from None
         except OSError as error:
             raise self._failed(error) from error
-        try:
+        # fails if a collector has it for an instant, or on a mount without locks; the next line tells whether we exist
+        with contextlib.suppress(OSError):
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            # taken for an instant by a collector, or no locks on this mount: the next line tells whether we still exist
-            pass
         if os.fstat(self._fd).st_nlink == 0:
             self.abandon()
             raise CommitError(
@@ -224,7 +226,8 @@ class FolderAttempt:
 def _finish(store: FolderStore, shard: int, trusted: str | None) -> Record | None:
     """Carry out the pending claim on `shard`; the published record, or None if there is none (no claim, or a void one).
 
-    The temporaries of attempt `trusted` (our own, just written and synced) are taken as they are; others are hashed first.
+    The temporaries of attempt `trusted` (our own, just written and synced) are taken as they are; others are hashed
+    first.
     """
     claim_path, record_path = _claim(store, shard), store.path(record_name(shard))
     try:
@@ -297,7 +300,8 @@ def _void(store: FolderStore, shard: int, reason: str) -> Record | None:
 
 def _collect(store: FolderStore, temps: list[str], now_s: float) -> tuple[list[str], list[str]]:
     attempts: dict[tuple[int, str], list[str]] = {}
-    collected, alive = [], []
+    collected: list[str] = []
+    alive: list[str] = []
     for name in temps:
         match = _TEMP.fullmatch(name.rpartition("/")[2])
         if match:

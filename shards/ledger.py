@@ -1,11 +1,12 @@
 """All records of a data set in one file, so that a resume reads one file instead of 10,000.
 
-In: records, and the stamps (size, time, inode or ETag) of their files. Out: records by shard. On disk: `_meta/records.jsonl`, one line per
-record: crc32 in hex, a blank, JSON `{"stamp": [...], "record": "..."}` with the record file's own bytes.
+In: records, and the stamps (size, time, inode or ETag) of their files. Out: records by shard. On disk:
+`_meta/records.jsonl`, one line per record: crc32 in hex, a blank, JSON `{"stamp": [...], "record": "..."}` with the
+record file's own bytes.
 
-The ledger is a cache and never decides: a line counts only while the record's file is there with the very stamp the line was
-made from; every other record is read from its file. A torn or altered line fails its crc and is left out. Deleting the ledger
-costs time and nothing else. Only the driver of a run writes it.
+The ledger is a cache and never decides: a line counts only while the record's file is there with the very stamp the
+line was made from; every other record is read from its file. A torn or altered line fails its crc and is left out.
+Deleting the ledger costs time and nothing else. `manifest.scan` rewrites it whole and atomically when it is behind.
 """
 
 import json

@@ -1,13 +1,14 @@
 """All shards of a data set as one table of samples: records, rows, members, subsets.
 
-In: a store. Out: records by shard, pyarrow tables after `TABLE_SCHEMA`, the bytes of single members. On disk: reads records and
-tables; writes `_meta/records.jsonl` (see `ledger.py`) and subsets, `_meta/subsets/<name>.parquet` (uid, key, shard) with the rule that
-made them in `<name>.json`.
+In: a store. Out: records by shard, pyarrow tables after `TABLE_SCHEMA`, the bytes of single members. On disk: reads
+records and tables; writes `_meta/records.jsonl` (see `ledger.py`) and subsets, `_meta/subsets/<name>.parquet` (uid,
+key, shard) with the rule that made them in `<name>.json`.
 
 Readers trust records only: a tar or table without a record does not exist, and a table whose bytes do not have the
 hash in the record is refused before it is parsed.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -42,8 +43,8 @@ class Scan:
 def scan(store: Store) -> Scan:
     """Read every record; compare the sizes of tar and table with it. Never raises for a damaged shard.
 
-    With a ledger this is one listing, one stat per file and one read. The ledger is brought up to date on the way if the
-    place can be written; a shard counts as done from its record's file, never from the ledger.
+    With a ledger this is one listing, one stat per file and one read. The ledger is brought up to date on the way if
+    the place can be written; a shard counts as done from its record's file, never from the ledger.
     """
     stamps = store.stamps()
     remembered = read_ledger(store)
@@ -76,18 +77,16 @@ def scan(store: Store) -> Scan:
         if shard not in problems:
             records[shard] = record
     if lines != remembered:
-        try:
+        with contextlib.suppress(OSError):  # a read-only data set is scanned without a ledger
             write_ledger(store, lines)
-        except OSError:
-            pass  # a read-only data set is scanned without a ledger
     return Scan(records=records, problems=problems)
 
 
 def scan_records(store: Store, fingerprint: str | None = None) -> dict[int, Record]:
     """Shard -> record of everything that is done.
 
-    Raises ValueError (one line) if a shard is damaged so that its record cannot be believed or its files are missing or of
-    another size, or if one was made by a run of another `fingerprint`.
+    Raises ValueError (one line) if a shard is damaged so that its record cannot be believed or its files are missing or
+    of another size, or if one was made by a run of another `fingerprint`.
     """
     found = scan(store)
     if found.problems:
@@ -98,7 +97,8 @@ def scan_records(store: Store, fingerprint: str | None = None) -> dict[int, Reco
     if foreign:
         raise ValueError(
             f"{store.url}: {len(foreign)} of {len(found.records)} shards were made by another recipe (fingerprint "
-            f"{foreign[0].fingerprint[:12]}, expected {str(fingerprint)[:12]}); use another output folder, or the recipe in _meta/recipe.yaml"
+            f"{foreign[0].fingerprint[:12]}, expected {str(fingerprint)[:12]}); "
+            "use another output folder, or the recipe in _meta/recipe.yaml"
         )
     return found.records
 
@@ -150,7 +150,8 @@ def read_member(store: Store, row: Mapping[str, object], extension: str = "jpg",
 
 
 def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, JSON]) -> None:
-    """Store the list `samples` (uid, key, shard; other columns are left out) under `name` with the rule that made it."""
+    """Store the list `samples` (uid, key, shard; other columns are left out) under `name` with the rule that made
+    it."""
     path = _subset_path(name)
     sink = pa.BufferOutputStream()
     pq.write_table(samples.select(SUBSET_SCHEMA.names).cast(SUBSET_SCHEMA), sink, compression="zstd")
@@ -161,7 +162,8 @@ def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, 
 
 
 def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
-    """(uid, key, shard) of subset `name`, and its rule. Raises ValueError if it is missing or its files do not belong together."""
+    """(uid, key, shard) of subset `name`, and its rule. Raises ValueError if it is missing or its files do not belong
+    together."""
     path = _subset_path(name)
     where = f"{store.url}/{path}"
     try:

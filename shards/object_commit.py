@@ -6,11 +6,11 @@ In: tar bytes, table, record. Out: the record that is published. On the store:
     NNNNN.tar NNNNN.parquet       put exclusively by the holder of the newest claim
     NNNNN_stats.json              put last
 
-An attempt lives in memory until it publishes (about 100 MB for 1,000 images of 512 px). Of several attempts the one that
-claims first goes on; one with the same bytes helps it; one with other bytes waits `PATIENCE_S` for the record, then
-takes over with claim K+1 and overwrites what the dead holder left. Overwriting, not deleting, keeps the names taken, so
-a holder that wakes up late cannot put its bytes under them. A time-out after the server accepted a put is settled by
-reading (`ObjectStore.write_exclusive`). Nothing here is decided from a listing.
+An attempt lives in memory until it publishes (about 100 MB for 1,000 images of 512 px). Of several attempts the one
+that claims first goes on; one with the same bytes helps it; one with other bytes waits `PATIENCE_S` for the record,
+then takes over with claim K+1 and overwrites what the dead holder left. Overwriting, not deleting, keeps the names
+taken, so a holder that wakes up late cannot put its bytes under them. A time-out after the server accepted a put is
+settled by reading (`ObjectStore.write_exclusive`). Nothing here is decided from a listing.
 
 Weaker than a folder: a holder that was taken over and whose overwrite was already on the wire can land after the new
 holder's; `verify` then names the shard and `repair` has it made again.
@@ -99,7 +99,8 @@ class ObjectAttempt:
 
 
 def finish_claims(store: ObjectStore) -> tuple[int, ...]:
-    """Publish the records of claims whose data arrived whole, drop the claims of published shards; for the start of a run.
+    """Publish the records of claims whose data arrived whole, drop the claims of published shards; for the start of a
+    run.
 
     A claim without its data is left: the next attempt takes it over.
     """
@@ -124,7 +125,8 @@ def finish_claims(store: ObjectStore) -> tuple[int, ...]:
 
 
 def _put_record(store: ObjectStore, record: Record) -> Record:
-    """Publish `record`; if a claim holder that was taken over got there first with other data, ours is what lies there."""
+    """Publish `record`; if a claim holder that was taken over got there first with other data, ours is what lies
+    there."""
     name = record_name(record.shard)
     if store.write_exclusive(name, record.to_bytes()):
         return record

@@ -1,7 +1,8 @@
 """Where damaged files are put aside: `_meta/quarantine/NNNNNN/`.
 
-In: a store, names, a reason. On disk: one numbered folder per incident with `reason.json` and the files under their own names.
-Nothing is ever deleted here, so a person can look; the unit counts as not done, and the same `generate` remakes it.
+In: a store, names, a reason. On disk: one numbered folder per incident with `reason.json` and the files under their own
+names. Nothing is ever deleted here, so a person can look; the unit counts as not done, and the same `generate` remakes
+it.
 """
 
 import json

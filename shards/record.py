@@ -1,11 +1,11 @@
 """The record of one shard, `NNNNN_stats.json`: written last, and alone it means "done".
 
-In and out: a frozen `Record`. On disk: img2dataset's keys (`count`, `successes`, `failed_to_download`, `failed_to_resize`,
-`duration`, `start_time`, `end_time`, `status_dict`), so its tools read the file, and ours: unit and attempt, the run's
-fingerprint, size and sha256 of the tar and of the table, and a sha256 of the record itself.
+In and out: a frozen `Record`. On disk: img2dataset's keys (`count`, `successes`, `failed_to_download`,
+`failed_to_resize`, `duration`, `start_time`, `end_time`, `status_dict`), so its tools read the file, and ours: unit and
+attempt, the run's fingerprint, size and sha256 of the tar and of the table, and a sha256 of the record itself.
 
-Unknown keys are kept out but do not make a record invalid (a newer minor version may add some, under the checksum); another
-`schema` number, another shard's number, a bad checksum or a missing key do.
+Unknown keys are kept out but do not make a record invalid (a newer minor version may add some, under the checksum);
+another `schema` number, another shard's number, a bad checksum or a missing key do.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 from shards.layout import SUCCESS, record_name, shard_name, table_name, tar_name
 from shards.store import Store
 
-JSON: TypeAlias = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
 
 SCHEMA = 1
 MAX_RECORD_BYTES = 1 << 20
@@ -115,8 +115,8 @@ def parse_record(data: bytes, shard: int, where: str) -> Record:
         raise RecordError(f"{where}: found a JSON {type(body).__name__}, expected the record of a shard", "damaged")
     if body.get("schema") != SCHEMA:
         raise RecordError(
-            f"{where}: found schema {str(body.get('schema', 'none'))[:20]!r}, expected {SCHEMA}; this folder was written by "
-            "another version or another tool, use another output folder",
+            f"{where}: found schema {str(body.get('schema', 'none'))[:20]!r}, expected {SCHEMA}; this "
+            "folder was written by another version or another tool, use another output folder",
             "schema",
         )
     try:

@@ -1,7 +1,7 @@
 """Where a data set lies: a local folder or any fsspec URL, behind one small interface.
 
-In: `out/sandbox`, `file:///data/x`, `s3://bucket/x`, `memory://x`. Out: a `FolderStore` or an `ObjectStore`. On disk: nothing but
-`_meta/tmp`, `_meta/claims` and a probe that is removed again.
+In: `out/sandbox`, `file:///data/x`, `s3://bucket/x`, `memory://x`. Out: a `FolderStore` or an `ObjectStore`. On disk:
+nothing but `_meta/tmp`, `_meta/claims` and a probe that is removed again.
 
 Two properties are asked of a place and tried out when it is opened for writing: exclusive create (of two writers of one
 name exactly one succeeds) and read-after-write. A folder has it through hard links, S3 through the conditional put
@@ -17,8 +17,6 @@ import os
 import re
 import secrets
 import time
-import urllib.parse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -209,8 +207,8 @@ class ObjectStore:
         }
 
     def write_exclusive(self, name: str, data: bytes) -> bool:
-        """Put only if the name is free. True also if the object turns out to be exactly `data`: a put that was accepted but
-        whose answer was lost (and which a client library then repeats into a 412) is a success."""
+        """Put only if the name is free. True also if the object turns out to be exactly `data`: a put that was accepted
+        but whose answer was lost (and which a client library then repeats into a 412) is a success."""
         path = self.path(name)
         failure: Exception | None = None
         for wait_s in [0.0] + [0.2 * 3**n for n in range(_PUT_TRIES - 1)]:
@@ -252,8 +250,8 @@ class ObjectStore:
 def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> FolderStore | ObjectStore:
     """Open `url` for reading and writing, make the folder if it is missing, and try out that it can be written.
 
-    Raises ValueError with one line that says what to do: no address, a shell pipe or pattern, an unknown system, a file or
-    dangling link in the way, a read-only place, a place without exclusive create.
+    Raises ValueError with one line that says what to do: no address, a shell pipe or pattern, an unknown system, a file
+    or dangling link in the way, a read-only place, a place without exclusive create.
     """
     protocol = _protocol_of(url)
     if protocol == "file":
@@ -328,8 +326,8 @@ def _open_objects(url: str, protocol: str, single_writer: bool) -> ObjectStore:
         raise ValueError(f"{shown}: cannot be opened ({printable(redact(str(error)))})") from None
     if protocol not in EXCLUSIVE_CREATE and not single_writer:
         raise ValueError(
-            f"{shown}: {protocol}:// has no exclusive create that was tested; write to a folder or to s3://, or state that "
-            "there is one writer only (single_writer: true)"
+            f"{shown}: {protocol}:// has no exclusive create that was tested; write to a folder or to s3://, "
+            "or state that there is one writer only (single_writer: true)"
         )
     return ObjectStore(fs, root, shown, single_writer)
 
@@ -348,7 +346,8 @@ def _try_folder(store: FolderStore) -> None:
             (root / folder).mkdir(parents=True, exist_ok=True)
         if any((root / folder).stat().st_dev != root.stat().st_dev for folder in (TMP, CLAIMS)):
             raise ValueError(
-                f"{shown}: {META}/ lies on another device than the folder, so nothing can be published whole; make them one"
+                f"{shown}: {META}/ lies on another device than the folder, so nothing can be published whole; "
+                "make them one device"
             )
         store.disk.close(store.disk.create(one))
         try:
@@ -392,10 +391,11 @@ def _try_objects(store: ObjectStore) -> None:
     except Exception as error:
         # client libraries raise classes of their own (NoCredentialsError, ClientError); all mean "cannot be written"
         raise ValueError(
-            f"{store.url}: cannot be written ({printable(redact(str(error)))[:200] or type(error).__name__}); check the address and the credentials"
+            f"{store.url}: cannot be written ({printable(redact(str(error)))[:200] or type(error).__name__}); "
+            "check the address and the credentials"
         ) from None
     if not first or second or kept != b"one":
         raise ValueError(
-            f"{store.url}: two exclusive writes of one name both succeeded, so two writers could not be kept apart; use a "
-            "store with conditional puts, or state that there is one writer only (single_writer: true)"
+            f"{store.url}: two exclusive writes of one name both succeeded, so two writers could not be kept apart; "
+            "use a store with conditional puts, or state that there is one writer only (single_writer: true)"
         )

@@ -1,8 +1,9 @@
 """Rows and JPEGs to one shard: `NNNNN.tar`, `NNNNN.parquet` and, last, the record `NNNNN_stats.json`.
 
-In: rows after `SAMPLE_SCHEMA` (one per draw, rejected ones included) and the JPEG bytes of the successes, in rising key order.
-Out: the published `Record`. On disk: the files of `shards.commit`. Tar and table are pure functions of the rows and
-images: no clock, user, host or library version reaches their bytes (the table names the parquet library that wrote it).
+In: rows after `SAMPLE_SCHEMA` (one per draw, rejected ones included) and the JPEG bytes of the successes, in rising key
+order. Out: the published `Record`. On disk: the files of `shards.commit`. Tar and table are pure functions of the rows
+and images: no clock, user, host or library version reaches their bytes (the table names the parquet library that wrote
+it).
 """
 
 import hashlib
@@ -66,7 +67,7 @@ class ShardWriter:
         if (jpeg is not None) != (checked["status"] == SUCCESS):
             found = "no JPEG" if jpeg is None else "a JPEG"
             raise ValueError(
-                f"{where}: found {found} with status {checked['status']!r}, expected one with {SUCCESS!r} and only there"
+                f"{where}: found {found} with status {checked['status']!r}, expected one with {SUCCESS!r} only"
             )
         table_row = {**checked, "shard": self.shard}
         if jpeg is not None:
@@ -96,9 +97,9 @@ class ShardWriter:
     ) -> Record:
         """Publish the shard; the record that is published then, ours or that of another attempt that won.
 
-        `started`, `ended`: seconds since 1970. `slots`: samples asked for (None: as many as succeeded). Raises ValueError if no
-        sample succeeded (unless `allow_empty`: the rows are then kept beside a tar without members) or if the winner belongs
-        to another run, CommitError if the disk failed.
+        `started`, `ended`: seconds since 1970. `slots`: samples asked for (None: as many as succeeded). Raises
+        ValueError if no sample succeeded (unless `allow_empty`: the rows are then kept beside a tar without members) or
+        if the winner belongs to another run, CommitError if the disk failed.
         """
         if self._committed:
             raise ValueError(f"shard {self.shard}: committed twice")
@@ -135,14 +136,15 @@ class ShardWriter:
             self._attempt.abandon()
         if done.fingerprint != self.fingerprint:
             raise ValueError(
-                f"{self.store.url}: shard {self.shard} was made by another recipe (fingerprint {done.fingerprint[:12]}, "
-                f"expected {self.fingerprint[:12]}); use another output folder"
+                f"{self.store.url}: shard {self.shard} was made by another recipe "
+                f"(fingerprint {done.fingerprint[:12]}, expected {self.fingerprint[:12]}); use another output folder"
             )
         return done
 
 
 def checked_row(row: Mapping[str, object], shard: int) -> dict[str, object]:
-    """`row` as plain values in the order of SAMPLE_SCHEMA, absent ones None. Raises ValueError in one line if it does not fit."""
+    """`row` as plain values in the order of SAMPLE_SCHEMA, absent ones None. Raises ValueError in one line if it does
+    not fit."""
     key = row.get("key")
     where = f"shard {shard}, key {str(key)[:20]!r}"
     if not isinstance(key, str) or not KEY_PATTERN.fullmatch(key) or not key.isascii() or key[:5] != shard_name(shard):
@@ -177,7 +179,8 @@ def members_of(row: Mapping[str, object], jpeg: bytes) -> dict[str, bytes]:
 
 
 def table_bytes(rows: list[dict[str, object]]) -> bytes:
-    """The parquet file of a shard: one row group, so a column is one read; zstd; no dates, so equal rows give equal bytes."""
+    """The parquet file of a shard: one row group, so a column is one read; zstd; no dates, so equal rows give equal
+    bytes."""
     table = pa.Table.from_pylist(rows, schema=TABLE_SCHEMA)
     sink = pa.BufferOutputStream()
     pq.write_table(
