@@ -1,7 +1,7 @@
 """Prompts: the texts a generator is given, drawn without repeats for each class.
 
 In: classes, a `PromptSpec`, the run seed. Out and on disk: prompts.parquet (PROMPT_SCHEMA), one row per prompt, sorted
-by (class_id, prompt_id), prompt_id counting from 0 within a class; the same bytes for the same input and pyarrow version.
+by (class_id, prompt_id), prompt_id counting from 0 within a class; the same bytes for the same input and pyarrow.
 
 A template is text with slots: `{name}` is filled with the class's meaning if it has one, else with its name; any other
 slot takes a word from `parts`. No text occurs twice in a class, and its first prompts are already varied: gen.templates
@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gen.classes import Class
-from gen.templates import builtin_templates, draw, fill, num_combinations, slots_of
+from gen.templates import Wordings, builtin_templates, fill, slots_of
 
 MAX_TEXT_BYTES = 8192
 MAX_PER_CLASS = 10_000
@@ -78,9 +79,9 @@ class PromptSpec(BaseModel):
             raise ValueError("prompts: found templates or parts beside kind: name, expected kind: template")
         for slot, words in self.parts.items():
             _check_list(words, f"prompts.parts.{slot}")
-        _check_list(self.wordings, "prompts.templates")
+        _check_list(self.texts, "prompts.templates")
         used = set()
-        for template in self.wordings:
+        for template in self.texts:
             slots = slots_of(template)
             if "name" not in slots:
                 raise ValueError(f"prompts.templates: found {ascii(template)[:80]}, expected the slot {{name}} in it")
@@ -97,8 +98,12 @@ class PromptSpec(BaseModel):
                 raise ValueError(f"prompts.parts: found {slot!r}, expected a slot that a template uses; remove it")
         return self
 
+    @cached_property
+    def wordings(self) -> Wordings:
+        return Wordings.of(self.texts, self.parts)
+
     @property
-    def wordings(self) -> tuple[str, ...]:
+    def texts(self) -> tuple[str, ...]:
         """The templates in force."""
         if self.kind == "name":
             return ("{name}",)
@@ -132,7 +137,7 @@ def _check_text(text: str, where: str, may_be_empty: bool = False) -> str:
 def draw_prompts(one: Class, meaning: str | None, spec: PromptSpec, seed: int) -> Iterator[Prompt]:
     """The prompts of one class. Raises ValueError if there are fewer distinct ones than asked for."""
     where = f"prompts of class {one.id} ({one.name})"
-    available = num_combinations(spec.wordings, spec.parts)
+    available = spec.wordings.num_combinations
     if spec.per_class is None and available > MAX_PER_CLASS:
         raise ValueError(
             f"prompts: found {available} combinations a class, expected at most {MAX_PER_CLASS}; set prompts.per_class"
@@ -140,7 +145,7 @@ def draw_prompts(one: Class, meaning: str | None, spec: PromptSpec, seed: int) -
     wanted = available if spec.per_class is None else spec.per_class
     fillings = {"name": one.name if meaning is None else meaning}
     seen: set[str] = set()
-    for template, words in draw(spec.wordings, spec.parts, seed, one.id):
+    for template, words in spec.wordings.draw(seed, one.id):
         if len(seen) == wanted:
             return
         text = _check_text(fill(template, fillings | words), where)

@@ -1,13 +1,14 @@
 """Templates: sentences with slots, and the order in which a class uses them; pure.
 
 In: templates such as "{name}, {ink} ink on {paper} paper", the words of each slot but `name`, the run seed, a class id.
-Out: every combination of template and words exactly once, in an order of the class's own. On disk: templates.txt, the 80
-that ship with the project, one a line.
+Out: every combination of template and words exactly once, in an order of the class's own. On disk: templates.txt, the
+80 that ship with the project, one a line.
 
 Where all templates have the same slots, every prefix of that order uses each template, and each word of each slot,
 within one of equally often. It walks diagonals: over lists of m1, m2, ... items the step (1, 1, ...) visits
-lcm(m1, m2, ...) combinations before it returns, and uses all items of each list evenly on the way; the other combinations
-are shifted copies of that walk. Each class shuffles its lists and its shifts, by hashes, so no library can change them.
+lcm(m1, m2, ...) combinations before it returns, and uses all items of each list evenly on the way; the other
+combinations are shifted copies of that walk. Each class shuffles its lists and its shifts, by hashes, so that no change
+of a library's random numbers moves a prompt.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 _SLOT = re.compile(r"\{([a-z][a-z0-9_]*)\}")
@@ -28,11 +29,12 @@ def builtin_templates() -> tuple[str, ...]:
     return tuple((Path(__file__).parent / "templates.txt").read_text(encoding="utf-8").splitlines())
 
 
-def slots_of(template: str) -> list[str]:
+@cache
+def slots_of(template: str) -> tuple[str, ...]:
     """Slot names in order of first use. Raises ValueError for a brace that belongs to no slot."""
     if set("{}") & set(_SLOT.sub("", template)):
         raise ValueError(f"template {ascii(template)[:80]}: found a stray brace, expected slots such as {{name}} only")
-    return list(dict.fromkeys(_SLOT.findall(template)))
+    return tuple(dict.fromkeys(_SLOT.findall(template)))
 
 
 def fill(template: str, fillings: Mapping[str, str]) -> str:
@@ -72,7 +74,7 @@ class _Family:
 
     def draw(self, seed: int, class_id: int, salt: int) -> Iterator[tuple[str, dict[str, str]]]:
         """All combinations, (template, word of each slot), in the class's own order."""
-        orders = [_shuffled(size, seed, class_id, salt + index) for index, size in enumerate(self.sizes)]
+        orders = [_shuffled(size, seed, class_id, salt + (index << 32)) for index, size in enumerate(self.sizes)]
         count = self.num_diagonals
         offset, stride = _hash(seed, class_id, salt, -1) % count, _hash(seed, class_id, salt, -2) % count
         while math.gcd(stride, count) != 1:
@@ -96,34 +98,42 @@ def _shuffled(size: int, seed: int, class_id: int, salt: int) -> list[int]:
     return sorted(range(size), key=lambda index: _hash(seed, class_id, salt, index))
 
 
-def _families(templates: Sequence[str], parts: Mapping[str, Sequence[str]]) -> list[_Family]:
-    by_slots: dict[tuple[str, ...], list[str]] = {}
-    for template in templates:
-        by_slots.setdefault(tuple(sorted(set(slots_of(template)) - {"name"})), []).append(template)
-    return [
-        _Family(tuple(alike), slots, tuple(tuple(parts[slot]) for slot in slots)) for slots, alike in by_slots.items()
-    ]
+@dataclass(frozen=True)
+class Wordings:
+    """All templates of a recipe with the words of their slots."""
 
+    families: tuple[_Family, ...]
 
-def num_combinations(templates: Sequence[str], parts: Mapping[str, Sequence[str]]) -> int:
-    return sum(math.prod(family.sizes) for family in _families(templates, parts))
+    @staticmethod
+    def of(templates: Sequence[str], parts: Mapping[str, Sequence[str]]) -> "Wordings":
+        """`parts` holds the words of every slot but `name`."""
+        by_slots: dict[tuple[str, ...], list[str]] = {}
+        for template in templates:
+            by_slots.setdefault(tuple(sorted(set(slots_of(template)) - {"name"})), []).append(template)
+        families = [
+            _Family(tuple(alike), slots, tuple(tuple(parts[slot]) for slot in slots))
+            for slots, alike in by_slots.items()
+        ]
+        return Wordings(tuple(families))
 
+    @property
+    def num_combinations(self) -> int:
+        return sum(math.prod(family.sizes) for family in self.families)
 
-def draw(
-    templates: Sequence[str], parts: Mapping[str, Sequence[str]], seed: int, class_id: int
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every combination once, as (template, word of each slot). Templates with the same slots take their turns together,
-    as often as there are of them, until they are used up."""
-    families = _families(templates, parts)
-    salts = [1_000_000 * (index + 1) for index in range(len(families))]
-    draws = [family.draw(seed, class_id, salt) for family, salt in zip(families, salts, strict=True)]
-    turns = [index for index, family in enumerate(families) for _ in family.templates]
-    turns = [turns[place] for place in _shuffled(len(turns), seed, class_id, 0)]
-    done: set[int] = set()
-    while len(done) < len(families):
-        for turn in turns:
-            drawn = next(draws[turn], None)
-            if drawn is None:
-                done.add(turn)
-            else:
-                yield drawn
+    def draw(self, seed: int, class_id: int) -> Iterator[tuple[str, dict[str, str]]]:
+        """Every combination once, as (template, word of each slot).
+
+        Families take turns, as often as each has templates, until they are used up.
+        """
+        draws = [family.draw(seed, class_id, salt) for salt, family in enumerate(self.families, 1)]
+        turns = [index for index, family in enumerate(self.families) for _ in family.templates]
+        if len(draws) > 1:
+            turns = [turns[place] for place in _shuffled(len(turns), seed, class_id, 0)]
+        done: set[int] = set()
+        while len(done) < len(draws):
+            for turn in turns:
+                drawn = next(draws[turn], None)
+                if drawn is None:
+                    done.add(turn)
+                else:
+                    yield drawn
