@@ -1,0 +1,66 @@
+"""Which code runs: a hash of the packages, the versions beneath them, and the check that nobody shadows them.
+
+In: the checkout's root. Out: hex sha256, a table of versions, or one line that says what is wrong. On disk: nothing.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+PACKAGES = ("cluster", "gen", "retrieve", "shards", "train")
+ROOF = "sixfold.py"
+
+
+def home() -> Path:
+    """The checkout this very code was imported from."""
+    return Path(__file__).resolve().parents[1]
+
+
+def code_hash(root: Path) -> str:
+    """Hex sha256 over names and contents of the five packages' ``.py`` files and ``sixfold.py``, in sorted order."""
+    digest = hashlib.sha256()
+    files = [file for package in PACKAGES for file in (root / package).rglob("*.py")]
+    if (root / ROOF).is_file():
+        files.append(root / ROOF)
+    for file in sorted(files, key=lambda file: file.relative_to(root).as_posix()):
+        data = file.read_bytes()
+        digest.update(f"{file.relative_to(root).as_posix()}\0{len(data)}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """Distribution name to version; ``"absent"`` for one that is not installed. Imports none of them."""
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def check_home(root: Path) -> None:
+    """Raise ImportError if one of our package names resolves outside ``root``; the line names who shadows it."""
+    root = root.resolve()
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        places = [Path(place).resolve().parent for place in (spec.submodule_search_locations or ())] if spec else []
+        if places != [root]:
+            owner = importlib.metadata.packages_distributions().get(name, ["a folder on PYTHONPATH"])
+            raise ImportError(
+                f"`{name}` comes from {', '.join(map(str, places)) or 'nowhere'}, expected {root}; "
+                f"uninstall or move {', '.join(sorted(set(owner)))}"
+            )
+
+
+def difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    """``"python 3.11.2 here, 3.12.1 there; ray …"``; empty when equal."""
+    names = sorted(ours.keys() | theirs.keys())
+    return "; ".join(
+        f"{name} {ours.get(name, 'absent')} here, {theirs.get(name, 'absent')} there"
+        for name in names
+        if ours.get(name) != theirs.get(name)
+    )

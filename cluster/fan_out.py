@@ -1,0 +1,65 @@
+"""Units out, results in: the one call that spreads work.
+
+In: unit numbers, a callable that builds a worker, a ``FanOutSpec``. Out: events as they happen and a ``Summary``.
+On disk: nothing of its own; workers publish their own results, exclusively, because a unit may run more than once.
+
+With ``spec.in_process`` one worker runs here, without Ray; otherwise workers are Ray actors, on the cluster that
+``RAY_ADDRESS`` names or on one started for this run. Both obey ``cluster.scheduler``.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable
+
+from cluster.attempt import life_id
+from cluster.events import Event
+from cluster.scheduler import Schedule
+from cluster.signals import StopFlag
+from cluster.work import JSON, Beat, Draining, FanOutSpec, MakeWorker, Quarantined, Summary, Worker, WorkerBroken
+
+__all__ = [
+    "JSON",
+    "Beat",
+    "Draining",
+    "FanOutSpec",
+    "MakeWorker",
+    "Quarantined",
+    "Summary",
+    "Worker",
+    "WorkerBroken",
+    "fan_out",
+]
+
+
+def fan_out(
+    units: Iterable[int],
+    make_worker: MakeWorker,
+    spec: FanOutSpec,
+    on_event: Callable[[Event], None],
+    stop: StopFlag,
+) -> Summary:
+    """Run every unit once (at least) and say what became of it.
+
+    ``units`` is read lazily, a few ahead of the workers. ``make_worker`` runs once in each worker process; give a
+    ``functools.partial`` of an importable function with plain data and absolute paths. ``on_event`` is called in this
+    thread. Raises cluster.ray_session.ClusterError if no cluster can be had; every later fault is in the Summary.
+    """
+    life = life_id(os.environ, time.time(), secrets.token_bytes(5))
+    on_event(Event(kind="run_started", at_s=0.0, message=f"life {life}"))
+    if spec.in_process:
+        from cluster.in_process import run_here
+
+        spec = spec.model_copy(update={"straggler_factor": 0.0, "workers": 1})  # there is no second worker
+        schedule = Schedule(units, spec, life, time.monotonic())
+        run_here(schedule, make_worker, spec, on_event, stop)
+    else:
+        from cluster.ray_backend import run_on_ray
+        from cluster.ray_session import ray_session
+
+        with ray_session(spec) as session:
+            schedule = Schedule(units, spec, life, time.monotonic())
+            run_on_ray(schedule, make_worker, spec, on_event, stop, session)
+    summary = schedule.summary()
+    on_event(Event(kind="run_ended", at_s=summary.seconds, message=summary.error or "", data=summary.as_json()))
+    return summary

@@ -1,0 +1,183 @@
+"""A Ray cluster to run on: the one ``RAY_ADDRESS`` names, or one started here for this run and ended with it.
+
+In: a ``FanOutSpec`` and the environment. Out: a ``Session``. On disk, for a cluster of our own: a private folder
+(mode 0700) in the system's temporary folder with Ray's session files and the access token (0600); removed at the end,
+and those of dead drivers at the next start.
+
+A cluster of our own listens with token authentication, has no dashboard, sends no usage statistics, and has a small
+object store, because pixels never travel. Its processes die with the driver (Ray binds them to it), also by SIGKILL.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import ray
+
+from cluster.code import home
+from cluster.failure import one_line
+from cluster.process import start_ticks
+from cluster.work import FanOutSpec
+
+OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB
+# what workers never need; .gitignore is honoured too
+EXCLUDES = (".venv", ".git", "out", "data", "tests", "docs", "*.log", "__pycache__", ".*_cache", ".hypothesis")
+UNSAFE = re.compile(r"RAY_DATA_.*(UNSAFE|CLOUDPICKLE).*")  # opt-ins to unpickling data
+FOLDER = "sixfold-ray-"
+
+
+class ClusterError(RuntimeError):
+    """No cluster can be had. One line for people."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """``ours``: started by this process, which also ends it."""
+
+    ours: bool
+    num_nodes: int
+
+
+def usable_cores() -> int:
+    """Cores this process may use: affinity, physical cores, and the cgroup's CPU quota, whichever is least."""
+    cores = len(os.sched_getaffinity(0))
+    cores = min(cores, psutil.cpu_count(logical=False) or cores)
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no quota
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, int(quota) // int(period))
+    return max(1, cores)
+
+
+def runtime_env(spec: FanOutSpec) -> dict[str, object]:
+    """The checkout as the workers' code, and threads pinned before anything numerical is imported."""
+    threads = str(spec.threads_per_worker)
+    return {
+        "working_dir": str(home()),
+        "excludes": list(EXCLUDES),
+        "env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+    }
+
+
+@contextlib.contextmanager
+def ray_session(spec: FanOutSpec) -> Iterator[Session]:
+    """Connect or start, and undo it at the end. Inside another session it is that session."""
+    if ray.is_initialized():
+        yield Session(ours=False, num_nodes=len(ray.nodes()))
+        return
+    prepare_environment(os.environ)
+    be_quiet()
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"RAY_ADDRESS: found {address!r}, expected host:port of the cluster's head; "
+            "run on a node of the cluster, or submit this command with `ray job submit`"
+        )
+    with _joined(spec, address) if address and address != "local" else _started(spec) as session:
+        yield session
+
+
+def prepare_environment(environ: MutableMapping[str, str]) -> None:
+    """No usage statistics; Ray Data's unsafe switches off, here and in every process started from here."""
+    environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
+    for name in [name for name in environ if UNSAFE.fullmatch(name)]:
+        del environ[name]
+
+
+def be_quiet() -> None:
+    """Keep Ray's paragraphs off the terminal: what matters comes as events.
+
+    Ray prints about 1 kB for every worker that dies, also for those killed on purpose, and has no switch for it.
+    """
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
+
+
+@contextlib.contextmanager
+def _joined(spec: FanOutSpec, address: str) -> Iterator[Session]:
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if token.is_file() and token.stat().st_mode & 0o077:
+        token.chmod(0o600)  # Ray writes it readable for everyone
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            configure_logging=False,
+            runtime_env=runtime_env(spec),
+        )
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: cannot join ({one_line(str(error))}); "
+            "start the cluster, correct the address or the token, or unset RAY_ADDRESS to run on this machine"
+        ) from error
+    try:
+        yield Session(ours=False, num_nodes=len(ray.nodes()))
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _started(spec: FanOutSpec) -> Iterator[Session]:
+    remove_dead_folders(Path(tempfile.gettempdir()))
+    folder = private_folder()
+    # Ray turns token mode on by itself for a cluster it starts, provided that nothing says otherwise
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        os.environ.pop(name, None)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
+    cores = usable_cores()
+    if spec.workers != "auto":  # an explicit number is meant, even if it shares cores
+        cores = max(cores, spec.workers * spec.cpus_per_worker)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cores,
+            num_gpus=0 if spec.gpus_per_worker == 0 else None,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            configure_logging=False,
+            runtime_env=runtime_env(spec),
+            _temp_dir=str(folder / "r"),  # Ray makes this one world-writable; its parent is private
+        )
+    except (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
+        ray.shutdown()
+        raise ClusterError(
+            f"cannot start Ray on this machine ({one_line(str(error))}); "
+            "look at free memory and at /dev/shm, or run with cluster.in_process=true"
+        ) from error
+    assert os.environ.get("RAY_AUTH_MODE") == "token", "a cluster of our own must ask for its token"
+    try:
+        yield Session(ours=True, num_nodes=1)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder / "r", ignore_errors=True)  # left-overs are swept at the next start
+
+
+@functools.cache
+def private_folder() -> Path:
+    """This process's folder with its token; one for the life of the process, because Ray caches the token it read.
+
+    The name is short: Ray puts Unix sockets below it, whose paths may have 107 bytes.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-{start_ticks(os.getpid())}-"))
+    descriptor = os.open(folder / "token", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return folder
+
+
+def remove_dead_folders(where: Path) -> None:
+    """Remove the private folders of drivers that are gone."""
+    for folder in where.glob(f"{FOLDER}*"):
+        match = re.fullmatch(rf"{FOLDER}(\d+)-(\d+)-\w+", folder.name)
+        if match and folder.stat().st_uid == os.getuid() and start_ticks(int(match[1])) != int(match[2]):
+            shutil.rmtree(folder, ignore_errors=True)  # a race with another sweeper is no fault
