@@ -61,37 +61,38 @@ class SamplerSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(description="folder of a diffusers pipeline, or a hub id (then with revision)")
-    revision: str | None = Field(None, description="commit of the hub id, 40 hex digits; null for a folder")
-    variant: Literal["fp16", "bf16"] | None = Field(None, description="weight files with this tag in their names")
-    family: Literal["auto", "sd", "sdxl", "sd3", "flux"] = Field("auto", description="auto = as model_index.json says")
-    licence: str = Field("unknown", min_length=1, max_length=200, description="recorded with every image")
-    scheduler: str | None = Field(None, description=f"null = the model's own, or one of {', '.join(SCHEDULERS)}")
+    revision: str | None = Field(default=None, description="commit of the hub id, 40 hex digits; null for a folder")
+    variant: Literal["fp16", "bf16"] | None = Field(default=None, description="weight files with this tag")
+    family: Literal["auto", "sd", "sdxl", "sd3", "flux"] = Field(default="auto", description="auto: as the model says")
+    licence: str = Field(default="unknown", min_length=1, max_length=200, description="recorded with every image")
+    scheduler: str | None = Field(default=None, description=f"null (the model's own) or {', '.join(SCHEDULERS)}")
     spacing: Literal["leading", "trailing", "linspace"] | None = Field(
-        None, description="spacing of the timesteps; null = the scheduler's own (Lightning models want trailing)"
+        default=None,
+        description="of the timesteps; null = the scheduler's own (Lightning models want trailing)",
     )
-    steps: int = Field(30, ge=1, le=1000, description="denoising steps")
+    steps: int = Field(default=30, ge=1, le=1000, description="denoising steps")
     guidance: float = Field(
-        2.0,
+        default=2.0,
         ge=0,
         le=100,
         description="classifier-free guidance, one pass at 1 and below; FLUX: its embedded scale",
     )
-    negative: str = Field("", max_length=8192, description="negative text of images whose prompt has none of its own")
+    negative: str = Field(default="", max_length=8192, description="negative text of prompts that have none")
     text_tokens: int | None = Field(
-        None, ge=1, le=512, description="T5 tokens of SD3 and FLUX; null = the pipeline's own"
+        default=None, ge=1, le=512, description="T5 tokens of SD3 and FLUX; null = the pipeline's own"
     )
-    size_px: int = Field(512, ge=8, le=4096, description="side of the generated square")
-    saved_px: int | None = Field(None, ge=8, le=4096, description="side of the stored square; null = size_px")
-    resize: Literal["area", "bicubic"] = Field("area", description="how to shrink: box mean, or antialiased bicubic")
-    dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="type of weights and activations")
-    retry_fp32: bool = Field(False, description="decode an image with NaN or Inf once more in fp32")
-    attention: Literal["sdpa", "xformers"] = Field("sdpa", description="attention kernels")
-    compile: Literal["none", "regional", "full"] = Field("none", description="torch.compile of denoiser and decoder")
-    batch: int = Field(16, ge=1, le=1024, description="images per model call")
-    vae_batch: int = Field(8, ge=1, le=1024, description="images per decoder call")
-    text_batch: int = Field(16, ge=1, le=1024, description="texts per encoder call")
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of torch in each worker")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one")
+    size_px: int = Field(default=512, ge=8, le=4096, description="side of the generated square")
+    saved_px: int | None = Field(default=None, ge=8, le=4096, description="side of the stored square; null = size_px")
+    resize: Literal["area", "bicubic"] = Field(default="area", description="box mean or antialiased bicubic")
+    dtype: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="type of weights and activations")
+    retry_fp32: bool = Field(default=False, description="decode an image with NaN or Inf once more in fp32")
+    attention: Literal["sdpa", "xformers"] = Field(default="sdpa", description="attention kernels")
+    compile: Literal["none", "regional", "full"] = Field(default="none", description="torch.compile the networks")
+    batch: int = Field(default=16, ge=1, le=1024, description="images per model call")
+    vae_batch: int = Field(default=8, ge=1, le=1024, description="images per decoder call")
+    text_batch: int = Field(default=16, ge=1, le=1024, description="texts per encoder call")
+    threads: int = Field(default=1, ge=1, le=256, description="CPU threads of torch in each worker")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = cuda where there is one")
 
     @model_validator(mode="after")
     def _agree(self) -> SamplerSpec:

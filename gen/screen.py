@@ -28,11 +28,11 @@ class ScreenSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    blank_levels: int = Field(6, ge=0, le=255, description="a pixel this far (of 255) from the middle is structure")
-    min_structure: float = Field(0.0002, ge=0, le=1, description="share of structure pixels an image needs")
-    dark_levels: int = Field(24, ge=0, le=255, description="without structure: black at or below, blank above")
-    tail_share: float = Field(0.125, gt=0, le=1, description="share of the height that constant bottom rows may take")
-    clip_levels: int = Field(8, ge=0, le=127, description="constant rows this near to 0 or 255 are clipped, not a tail")
+    blank_levels: int = Field(default=6, ge=0, le=255, description="a pixel further from the middle is structure")
+    min_structure: float = Field(default=0.0002, ge=0, le=1, description="share of structure pixels an image needs")
+    dark_levels: int = Field(default=24, ge=0, le=255, description="without structure: black at or below, blank above")
+    tail_share: float = Field(default=0.125, gt=0, le=1, description="share of the height that is a tail")
+    clip_levels: int = Field(default=8, ge=0, le=127, description="rows this near to 0 or 255 are clipped")
 
 
 def screen(image_HWC: np.ndarray, finite: bool, flagged: bool, spec: ScreenSpec, want_px: int) -> str:
