@@ -10,7 +10,7 @@ states the order.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -134,7 +134,7 @@ def _check_text(text: str, where: str, may_be_empty: bool = False) -> str:
     return text
 
 
-def draw_prompts(one: Class, meaning: str | None, spec: PromptSpec, seed: int) -> Iterator[Prompt]:
+def draw_prompts(one: Class, meaning: str | None, spec: PromptSpec, seed: int) -> list[Prompt]:
     """The prompts of one class. Raises ValueError if there are fewer distinct ones than asked for."""
     where = f"prompts of class {one.id} ({one.name})"
     available = spec.wordings.num_combinations
@@ -143,32 +143,34 @@ def draw_prompts(one: Class, meaning: str | None, spec: PromptSpec, seed: int) -
             f"prompts: found {available} combinations a class, expected at most {MAX_PER_CLASS}; set prompts.per_class"
         )
     wanted = available if spec.per_class is None else spec.per_class
-    fillings = {"name": one.name if meaning is None else meaning}
-    seen: set[str] = set()
-    for template, words in spec.wordings.draw(seed, one.id):
-        if len(seen) == wanted:
-            return
-        text = _check_text(fill(template, fillings | words), where)
-        if text in seen:
-            continue
-        context = {slot: words[slot] for slot in slots_of(template) if slot in words and slot != "style"}
-        yield Prompt(
-            class_id=one.id,
-            prompt_id=len(seen),
-            class_name=one.name,
-            meaning=meaning,
-            kind=spec.kind,
-            context=json.dumps(context, ensure_ascii=False) if context else None,
-            style=words.get("style"),
-            text=text,
-            negative=spec.negative,
-        )
-        seen.add(text)
-    if spec.per_class is not None and len(seen) < wanted:
-        raise ValueError(
-            f"{where}: found {len(seen)} distinct texts, expected {wanted}; add templates or words, or lower "
-            "prompts.per_class"
-        )
+    name = one.name if meaning is None else meaning
+    count = wanted
+    while True:
+        prompts: dict[str, Prompt] = {}  # two combinations may read the same: "a {x}" with "b c", "a b {x}" with "c"
+        for template, words in spec.wordings.draw(seed, one.id, count):
+            text = _check_text(fill(template, {"name": name} | words), where)
+            if text in prompts or len(prompts) == wanted:
+                continue
+            context = {slot: words[slot] for slot in slots_of(template) if slot in words and slot != "style"}
+            prompts[text] = Prompt(
+                class_id=one.id,
+                prompt_id=len(prompts),
+                class_name=one.name,
+                meaning=meaning,
+                kind=spec.kind,
+                context=json.dumps(context, ensure_ascii=False) if context else None,
+                style=words.get("style"),
+                text=text,
+                negative=spec.negative,
+            )
+        if len(prompts) == wanted or spec.per_class is None:
+            return list(prompts.values())
+        if count >= available:
+            raise ValueError(
+                f"{where}: found {len(prompts)} distinct texts, expected {wanted}; add templates or words, or lower "
+                "prompts.per_class"
+            )
+        count = min(2 * count, available)
 
 
 def choose_meanings(classes: Sequence[Class], meanings: Mapping[str | int, str]) -> dict[int, str]:

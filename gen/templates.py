@@ -1,27 +1,26 @@
-"""Templates: sentences with slots, and the order in which a class uses them; pure.
+"""Templates: sentences with slots, and the combinations of them that a class uses; pure.
 
 In: templates such as "{name}, {ink} ink on {paper} paper", the words of each slot but `name`, the run seed, a class id.
-Out: every combination of template and words exactly once, in an order of the class's own. On disk: templates.txt, the
+Out: so many distinct combinations of template and words, in an order of the class's own. On disk: templates.txt, the
 80 that ship with the project, one a line.
 
-Where all templates have the same slots, every prefix of that order uses each template, and each word of each slot,
-within one of equally often. It walks diagonals: over lists of m1, m2, ... items the step (1, 1, ...) visits
-lcm(m1, m2, ...) combinations before it returns, and uses all items of each list evenly on the way; the other
-combinations are shifted copies of that walk. Each class shuffles its lists and its shifts, by hashes, so that no change
-of a library's random numbers moves a prompt.
+Law: where all templates have the same slots, every prefix of a class's combinations uses each template, and each word of
+each slot, within one of equally often. Templates with different slots form families, of which each keeps the law.
 """
 
 import hashlib
 import math
+import random
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
+from itertools import cycle
 from pathlib import Path
 
 _SLOT = re.compile(r"\{([a-z][a-z0-9_]*)\}")
-_KEY = struct.Struct(">4q")
+_KEY = struct.Struct(">3q")
 
 
 def builtin_templates() -> tuple[str, ...]:
@@ -44,58 +43,20 @@ def fill(template: str, fillings: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class _Family:
-    """Templates that have the same slots, and the words of those slots. Dimension 0 is the template."""
+    """Templates that have the same slots, and the words of those slots."""
 
     templates: tuple[str, ...]
     slots: tuple[str, ...]
     words: tuple[tuple[str, ...], ...]
 
-    @cached_property
-    def sizes(self) -> tuple[int, ...]:
-        return (len(self.templates), *(len(words) for words in self.words))
-
-    @cached_property
-    def period(self) -> int:
-        """Combinations on one diagonal."""
-        return math.lcm(*self.sizes)
-
     @property
-    def num_diagonals(self) -> int:
-        return math.prod(self.sizes) // self.period
+    def sizes(self) -> list[int]:
+        return [len(self.templates), *map(len, self.words)]
 
-    def shifts(self, diagonal: int) -> list[int]:
-        """Where diagonal number 0 .. num_diagonals - 1 starts: one start from each coset of the step (1, 1, ...)."""
-        starts, lcm = [], 1
-        for size in self.sizes:
-            diagonal, start = divmod(diagonal, math.gcd(lcm, size))
-            starts.append(start)
-            lcm = math.lcm(lcm, size)
-        return starts
-
-    def draw(self, seed: int, class_id: int, salt: int) -> Iterator[tuple[str, dict[str, str]]]:
-        """All combinations, (template, word of each slot), in the class's own order."""
-        orders = [_shuffled(size, seed, class_id, salt + (index << 32)) for index, size in enumerate(self.sizes)]
-        count = self.num_diagonals
-        offset, stride = _hash(seed, class_id, salt, -1) % count, _hash(seed, class_id, salt, -2) % count
-        while math.gcd(stride, count) != 1:
-            stride += 1
-        for number in range(count):
-            shifts = self.shifts((offset + number * stride) % count)
-            for step in range(self.period):
-                template, *picks = (
-                    order[(shift + step) % len(order)] for order, shift in zip(orders, shifts, strict=True)
-                )
-                words = {slot: words[pick] for slot, words, pick in zip(self.slots, self.words, picks, strict=True)}
-                yield self.templates[template], words
-
-
-def _hash(seed: int, class_id: int, salt: int, index: int) -> int:
-    message = _KEY.pack(seed, class_id, salt, index)
-    return int.from_bytes(hashlib.blake2b(message, digest_size=8, person=b"sixfold prompt").digest(), "big")
-
-
-def _shuffled(size: int, seed: int, class_id: int, salt: int) -> list[int]:
-    return sorted(range(size), key=lambda index: _hash(seed, class_id, salt, index))
+    def draw(self, count: int, rng: random.Random) -> Iterator[tuple[str, dict[str, str]]]:
+        for template, *picks in draw_evenly(self.sizes, count, rng):
+            words = {slot: words[pick] for slot, words, pick in zip(self.slots, self.words, picks, strict=True)}
+            yield self.templates[template], words
 
 
 @dataclass(frozen=True)
@@ -120,20 +81,107 @@ class Wordings:
     def num_combinations(self) -> int:
         return sum(math.prod(family.sizes) for family in self.families)
 
-    def draw(self, seed: int, class_id: int) -> Iterator[tuple[str, dict[str, str]]]:
-        """Every combination once, as (template, word of each slot).
+    def draw(self, seed: int, class_id: int, count: int) -> Iterator[tuple[str, dict[str, str]]]:
+        """`count` distinct combinations, as (template, word of each slot).
 
         Families take turns, as often as each has templates, until they are used up.
         """
-        draws = [family.draw(seed, class_id, salt) for salt, family in enumerate(self.families, 1)]
-        turns = [index for index, family in enumerate(self.families) for _ in family.templates]
-        if len(draws) > 1:
-            turns = [turns[place] for place in _shuffled(len(turns), seed, class_id, 0)]
-        done: set[int] = set()
-        while len(done) < len(draws):
-            for turn in turns:
-                drawn = next(draws[turn], None)
-                if drawn is None:
-                    done.add(turn)
-                else:
-                    yield drawn
+        rng = _rng(seed, class_id, 0)
+        every_turn = [index for index, family in enumerate(self.families) for _ in family.templates]
+        left = [math.prod(family.sizes) for family in self.families]
+        turns: list[int] = []
+        for turn in cycle(_shuffled(every_turn, rng)):
+            if len(turns) == count or not any(left):
+                break
+            if left[turn]:
+                left[turn] -= 1
+                turns.append(turn)
+        draws = [
+            family.draw(turns.count(index), _rng(seed, class_id, index + 1))
+            for index, family in enumerate(self.families)
+        ]
+        for turn in turns:
+            yield next(draws[turn])
+
+
+def draw_evenly(sizes: Sequence[int], count: int, rng: random.Random) -> list[tuple[int, ...]]:
+    """`count` distinct rows, column s drawn from range(sizes[s]) within one of evenly in every prefix.
+
+    Each column is a chain of shuffles of its range, which keeps it even and leaves the columns independent; a row that was
+    there before exchanges one entry with another row of the same shuffle. With more than half of all rows asked for, where
+    such repairs get rare, the rows follow diagonals instead.
+    """
+    if 2 * count <= math.prod(sizes):
+        rows = _chain_shuffles(sizes, count, rng)
+        if rows is not None:
+            return rows
+    return _walk_diagonals(sizes, count, rng)
+
+
+def _chain_shuffles(sizes: Sequence[int], count: int, rng: random.Random) -> list[tuple[int, ...]] | None:
+    columns: list[list[int]] = []
+    for size in sizes:
+        columns.append([])
+        while len(columns[-1]) < count:
+            columns[-1] += _shuffled(range(size), rng)
+    rows = list(zip(*(column[:count] for column in columns), strict=True))
+    seen: set[tuple[int, ...]] = set()
+    for index in range(count):
+        if rows[index] in seen and not _exchange(rows, index, sizes, columns, seen):
+            return None
+        seen.add(rows[index])
+    return rows
+
+
+def _exchange(
+    rows: list[tuple[int, ...]],
+    index: int,
+    sizes: Sequence[int],
+    columns: list[list[int]],
+    seen: set[tuple[int, ...]],
+) -> bool:
+    """Make row `index` new by exchanging one entry with a later row of the same shuffle; False if none will do."""
+    for place, size in enumerate(sizes):
+        column = columns[place]
+        for other in range(index + 1, index - index % size + size):
+            row = (*rows[index][:place], column[other], *rows[index][place + 1 :])
+            if row not in seen:
+                column[index], column[other] = column[other], column[index]
+                rows[index] = row
+                if other < len(rows):
+                    rows[other] = tuple(column[other] for column in columns)
+                return True
+    return False
+
+
+def _walk_diagonals(sizes: Sequence[int], count: int, rng: random.Random) -> list[tuple[int, ...]]:
+    """From any start, the step (1, 1, ...) visits lcm(sizes) rows before it returns, and uses every column evenly.
+
+    The starts are one from each coset of that step, so all diagonals together are all rows.
+    """
+    orders = [_shuffled(range(size), rng) for size in sizes]
+    period = math.lcm(*sizes)
+    num_diagonals = math.prod(sizes) // period
+    rows: list[tuple[int, ...]] = []
+    for diagonal in _shuffled(range(num_diagonals), rng):
+        starts, lcm = [], 1
+        for size in sizes:
+            diagonal, start = divmod(diagonal, math.gcd(lcm, size))
+            starts.append(start)
+            lcm = math.lcm(lcm, size)
+        for step in range(min(period, count - len(rows))):
+            rows.append(tuple(order[(start + step) % len(order)] for order, start in zip(orders, starts, strict=True)))
+        if len(rows) == count:
+            break
+    return rows
+
+
+def _rng(seed: int, class_id: int, salt: int) -> random.Random:
+    """Only `random()` is used of it, whose sequence Python promises to keep."""
+    digest = hashlib.blake2b(_KEY.pack(seed, class_id, salt), digest_size=16, person=b"sixfold prompt").digest()
+    return random.Random(int.from_bytes(digest, "big"))
+
+
+def _shuffled(items: Sequence[int], rng: random.Random) -> list[int]:
+    keys = [rng.random() for _ in items]
+    return [items[index] for index in sorted(range(len(items)), key=keys.__getitem__)]
