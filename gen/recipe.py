@@ -1,0 +1,51 @@
+"""The recipe of a generated data set: one frozen model made of the parts that live beside their owners.
+
+In: a YAML file and `key.sub=value` overrides. Out: `Recipe`, and its identity: everything that decides what the images
+are. `cluster` (how the work is spread) is no part of the identity: one data set may be made by any number of workers.
+"""
+
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.recipe import load_recipe
+from cluster.work import FanOutSpec
+from gen.classes import ClassSpec
+from gen.prompts import PromptSpec
+from gen.sampler import SamplerSpec, sampler_digest
+from gen.screen import ScreenSpec
+from gen.unit import ShardSpec
+
+# Libraries whose version decides the bytes of an image.
+DECIDING_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "simplejpeg", "pyarrow")
+
+
+class Recipe(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,79}$", description="lower-case letters, digits, dashes")
+    seed: int = Field(0, ge=0, lt=2**63, description="run seed; another seed is another data set")
+    classes: ClassSpec
+    prompts: PromptSpec
+    sampler: SamplerSpec
+    screen: ScreenSpec = Field(default_factory=ScreenSpec)
+    shards: ShardSpec = Field(default_factory=ShardSpec)
+    cluster: FanOutSpec = Field(default_factory=FanOutSpec)
+
+
+def read_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
+    """Raises RecipeError (a ValueError) with one line for the person who wrote it."""
+    return load_recipe(path, Recipe, overrides)
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """What the images of a run depend on, as plain JSON: the recipe without `cluster`, the model's digest, versions."""
+    chosen = recipe.model_dump(mode="json", exclude={"cluster"})
+    # where a model folder lies is not what it is
+    chosen["sampler"] = {key: value for key, value in chosen["sampler"].items() if key != "device"}
+    chosen["model_digest"] = sampler_digest(recipe.sampler)
+    chosen["versions"] = {name: importlib.metadata.version(name) for name in DECIDING_LIBRARIES}
+    return chosen
