@@ -37,6 +37,7 @@ from typing import Protocol
 from shards import object_commit
 from shards.disk import same_file, unlink_if_there, write_all
 from shards.layout import record_name, shard_name, table_name, tar_name
+from shards.manifest import scan
 from shards.quarantine import set_aside
 from shards.record import ATTEMPT_PATTERN, FileStamp, Record, RecordError, parse_record, read_record
 from shards.store import CLAIMS, TMP, FolderStore, ObjectStore
@@ -67,6 +68,7 @@ class Recovered:
     void: tuple[int, ...] = ()  # shards whose claim could not be carried out and was put aside
     collected: tuple[str, ...] = ()  # temporaries of dead attempts, removed
     alive: tuple[str, ...] = ()  # temporaries of live attempts, left
+    set_aside: tuple[int, ...] = ()  # shards whose record cannot be believed or whose files are gone or cut short
 
 
 def begin(store: FolderStore | ObjectStore, shard: int, attempt: str) -> Attempt:
@@ -91,13 +93,14 @@ def settle(store: FolderStore | ObjectStore, shard: int) -> Record | None:
 
 
 def recover(store: FolderStore | ObjectStore, now_s: float | None = None) -> Recovered:
-    """Finish the claims and collect the temporaries that an earlier run left; call it when a run starts.
+    """Finish the claims, collect the temporaries and put aside the torn shards that an earlier run left.
 
+    Call it when a run starts; what it puts aside is made again. Sizes are compared, bytes are not (`verify` does that).
     Never touches the temporaries of an attempt that is alive. `now_s` (seconds since 1970) judges the age of what
     cannot be judged by a lock.
     """
     if isinstance(store, ObjectStore):
-        return Recovered(finished=object_commit.finish_claims(store))
+        return Recovered(finished=object_commit.finish_claims(store), set_aside=_set_torn_aside(store))
     # temporaries first: an attempt that claims after this listing still holds its lock or has its claim in the second
     # list
     temps = store.list(f"{TMP}/")
@@ -108,7 +111,13 @@ def recover(store: FolderStore | ObjectStore, now_s: float | None = None) -> Rec
         if len(stem) == 5 and stem.isdigit():
             (void if _finish(store, int(stem), None) is None else finished).append(int(stem))
     collected, alive = _collect(store, temps, time.time() if now_s is None else now_s)
-    return Recovered(finished=tuple(finished), void=tuple(void), collected=tuple(collected), alive=tuple(alive))
+    return Recovered(
+        finished=tuple(finished),
+        void=tuple(void),
+        collected=tuple(collected),
+        alive=tuple(alive),
+        set_aside=_set_torn_aside(store),
+    )
 
 
 class FolderAttempt:
@@ -355,6 +364,13 @@ def _is_old(store: FolderStore, name: str, now_s: float) -> bool:
         return now_s - store.path(name).stat().st_mtime > OLD_S
     except FileNotFoundError:
         return False
+
+
+def _set_torn_aside(store: FolderStore | ObjectStore) -> tuple[int, ...]:
+    problems = scan(store).problems
+    for shard, problem in problems.items():
+        set_aside(store, [record_name(shard), table_name(shard), tar_name(shard)], problem)
+    return tuple(sorted(problems))
 
 
 def _temps(store: FolderStore, shard: int, attempt: str) -> tuple[Path, Path, Path]:

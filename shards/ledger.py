@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shards.layout import META
+from shards.record import Record, record_of
 from shards.store import Store
 
 LEDGER = f"{META}/records.jsonl"
@@ -25,7 +26,7 @@ class Line:
     """What the ledger remembers of one record file."""
 
     stamp: tuple[int, str]
-    record: bytes
+    record: Record
 
 
 def read_ledger(store: Store) -> dict[str, Line]:
@@ -37,19 +38,22 @@ def read_ledger(store: Store) -> dict[str, Line]:
     lines: dict[str, Line] = {}
     for raw in data.split(b"\n"):
         crc, _, body = raw.partition(b" ")
-        if len(crc) != 8 or crc != b"%08x" % zlib.crc32(body):
-            continue
-        entry = json.loads(body)
-        lines[entry["name"]] = Line((entry["stamp"][0], entry["stamp"][1]), entry["record"].encode("ascii"))
+        if crc == b"%08x" % zlib.crc32(body):
+            try:
+                entry = json.loads(body)
+                name, (size, mark) = entry["name"], entry["stamp"]
+                lines[name] = Line((size, mark), record_of(entry["record"], int(name[:5]), f"{store.url}/{name}"))
+            except (KeyError, TypeError, ValueError):
+                continue  # another version's line; the record's file is read instead
     return lines
 
 
 def write_ledger(store: Store, lines: Mapping[str, Line]) -> None:
     """Replace the ledger as a whole."""
-    store.replace(LEDGER, b"".join(_line(name, lines[name]) for name in sorted(lines)))
+    store.replace(LEDGER, b"".join(_encoded(name, lines[name]) for name in sorted(lines)))
 
 
-def _line(name: str, line: Line) -> bytes:
-    entry = {"name": name, "stamp": list(line.stamp), "record": line.record.decode("ascii")}
-    body = json.dumps(entry, separators=(",", ":")).encode("ascii")
+def _encoded(name: str, line: Line) -> bytes:
+    entry = {"name": name, "stamp": list(line.stamp), "record": line.record.to_body()}
+    body = json.dumps(entry, separators=(",", ":"), allow_nan=False).encode("ascii")
     return b"%08x %s\n" % (zlib.crc32(body), body)

@@ -49,6 +49,7 @@ def scan(store: Store) -> Scan:
     stamps = store.stamps()
     remembered = read_ledger(store)
     lines: dict[str, Line] = {}
+    is_behind = False
     records: dict[int, Record] = {}
     problems: dict[int, str] = {}
     for name in sorted(stamps):
@@ -59,8 +60,8 @@ def scan(store: Store) -> Scan:
         try:
             line = remembered.get(name)
             if line is None or line.stamp != stamps[name]:
-                line = Line(stamps[name], store.read_bytes(name))
-            record = parse_record(line.record, shard, f"{store.url}/{name}")
+                line = Line(stamps[name], parse_record(store.read_bytes(name), shard, f"{store.url}/{name}"))
+                is_behind = True
         except FileNotFoundError:
             continue  # moved away between the listing and the read
         except RecordError as error:
@@ -69,14 +70,14 @@ def scan(store: Store) -> Scan:
             problems[shard] = str(error)
             continue
         lines[name] = line
-        for file, stamp in record.files().items():
+        for file, stamp in line.record.files().items():
             found = stamps.get(file)
             if found is None or found[0] != stamp.bytes:
                 what = "no such file" if found is None else f"{found[0]} bytes"
                 problems[shard] = f"{store.url}/{file}: found {what}, the record says {stamp.bytes} bytes"
         if shard not in problems:
-            records[shard] = record
-    if lines != remembered:
+            records[shard] = line.record
+    if is_behind or lines.keys() != remembered.keys():
         with contextlib.suppress(OSError):  # a read-only data set is scanned without a ledger
             write_ledger(store, lines)
     return Scan(records=records, problems=problems)

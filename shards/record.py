@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from shards.layout import SUCCESS, record_name, shard_name, table_name, tar_name
 from shards.store import Store
@@ -72,7 +72,13 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """The file's content. Raises ValueError if `extra` holds what JSON cannot carry exactly."""
-        body: dict[str, object] = {
+        body = self.to_body()
+        body["checksum"] = _checksum(body)
+        return (json.dumps(body, indent=4, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+
+    def to_body(self) -> dict[str, object]:
+        """The JSON object in the file, without its checksum."""
+        return {
             "count": self.count,
             "successes": self.successes,
             "failed_to_download": self.status_dict.get("failed_to_download", 0),
@@ -93,8 +99,6 @@ class Record:
             "short": self.short,
             "extra": dict(self.extra),
         }
-        body["checksum"] = _checksum(body)
-        return (json.dumps(body, indent=4, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
 
 
 def parse_record(data: bytes, shard: int, where: str) -> Record:
@@ -119,10 +123,15 @@ def parse_record(data: bytes, shard: int, where: str) -> Record:
             "folder was written by another version or another tool, use another output folder",
             "schema",
         )
+    checksum = body.pop("checksum", None)
+    if checksum != _checksum(body):
+        raise RecordError(f"{where}: the content does not match its own checksum", "damaged")
+    return record_of(body, shard, where)
+
+
+def record_of(body: Mapping[str, Any], shard: int, where: str) -> Record:
+    """The record in the JSON object `body`, whose bytes have been checked. Raises RecordError if it does not fit."""
     try:
-        checksum = body.pop("checksum")
-        if checksum != _checksum(body):
-            raise RecordError(f"{where}: the content does not match its own checksum", "damaged")
         record = Record(
             shard=_integer(body["shard"]),
             attempt=str(body["attempt"]),
@@ -141,8 +150,6 @@ def parse_record(data: bytes, shard: int, where: str) -> Record:
             raise ValueError("attempt")
         if record.status_dict.get(SUCCESS, 0) != record.successes or sum(record.status_dict.values()) != record.count:
             raise ValueError("counts")
-    except RecordError:
-        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RecordError(
             f"{where}: bad or missing field {str(error)[:60]}, expected a whole record", "damaged"

@@ -57,12 +57,9 @@ class FolderStore:
 
     def __init__(self, root: Path, single_writer: bool = False, disk: Disk = OS_DISK) -> None:
         self.root = root
+        self.url = printable(str(root))
         self.single_writer = single_writer
         self.disk = disk
-
-    @property
-    def url(self) -> str:
-        return printable(str(self.root))
 
     def path(self, name: str) -> Path:
         return self.root / checked_name(name)
