@@ -4,8 +4,8 @@ In: templates such as "{name}, {ink} ink on {paper} paper", the words of each sl
 Out: so many distinct combinations of template and words, in an order of the class's own. On disk: templates.txt, the
 80 that ship with the project, one a line.
 
-Law: where all templates have the same slots, every prefix of a class's combinations uses each template, and each word of
-each slot, within one of equally often. Templates with different slots form families, of which each keeps the law.
+Law: where all templates have the same slots, every prefix of a class's combinations uses each template, and each word
+of each slot, within one of equally often. Templates with different slots form families, of which each keeps the law.
 """
 
 import hashlib
@@ -107,9 +107,9 @@ class Wordings:
 def draw_evenly(sizes: Sequence[int], count: int, rng: random.Random) -> list[tuple[int, ...]]:
     """`count` distinct rows, column s drawn from range(sizes[s]) within one of evenly in every prefix.
 
-    Each column is a chain of shuffles of its range, which keeps it even and leaves the columns independent; a row that was
-    there before exchanges one entry with another row of the same shuffle. With more than half of all rows asked for, where
-    such repairs get rare, the rows follow diagonals instead.
+    Each column is a chain of shuffles of its range, which keeps it even and leaves the columns independent; a row that
+    was there before exchanges one entry with another row of the same shuffle. With more than half of all rows asked
+    for, where such repairs get rare, the rows follow diagonals instead.
     """
     if 2 * count <= math.prod(sizes):
         rows = _chain_shuffles(sizes, count, rng)
