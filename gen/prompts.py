@@ -259,15 +259,13 @@ class PromptTable:
         """Read and check a table. Raises ValueError if it is not a whole, sorted prompt table."""
         where = str(source) if isinstance(source, Path) else "prompts.parquet"
         try:
-            file = pq.ParquetFile(
-                source if isinstance(source, Path) else pa.BufferReader(source), read_dictionary=REPETITIVE_COLUMNS
-            )
-            if file.schema_arrow.names != PROMPT_SCHEMA.names:
+            names = pq.read_schema(_open(source)).names
+            if names != PROMPT_SCHEMA.names:
                 raise ValueError(
-                    f"{where}: found the columns {', '.join(file.schema_arrow.names)[:120]}, expected "
-                    f"{', '.join(PROMPT_SCHEMA.names)}; write it again with `sixfold prompts`"
+                    f"{where}: found the columns {', '.join(names)[:120]}, expected {', '.join(PROMPT_SCHEMA.names)}; "
+                    "write it again with `sixfold prompts`"
                 )
-            table = file.read()
+            table = pq.ParquetFile(_open(source), read_dictionary=REPETITIVE_COLUMNS).read()
         except FileNotFoundError:
             raise ValueError(f"{where}: found no prompt table, expected one; write it with `sixfold prompts`") from None
         except (pa.ArrowInvalid, OSError) as error:
@@ -299,3 +297,7 @@ class PromptTable:
         if not 0 <= prompt_id < count:
             raise KeyError(f"prompt {prompt_id} of class {class_id}: the table has {count} for this class")
         return Prompt(**{name: self._table.column(name)[first + prompt_id].as_py() for name in PROMPT_SCHEMA.names})
+
+
+def _open(source: Path | bytes) -> Path | pa.BufferReader:
+    return source if isinstance(source, Path) else pa.BufferReader(source)
