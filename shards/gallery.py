@@ -1,0 +1,376 @@
+"""A data set as a folder of plain web pages that anyone can open and page through.
+
+Comes in: a store with records, optionally a subset. Goes out: the path of ``index.html``. On disk, in a folder that is
+replaced as a whole:
+
+    index.html, index-2.html …        numbers, draws per class, one tile a class
+    class-0007.html, class-0007-2.html …
+    rejected.html, rejected-2.html …  every draw that was not kept, with its reason, never its picture
+    thumbs/00012/000120034.jpg        small copies, re-encoded; they keep the source type of the original
+    gallery.css, .gallery             the style; the mark by which a later run knows the folder as its own
+
+The pages hold no script, load nothing from elsewhere (strict CSP) and treat every text as data. Memory does not grow
+with the number of images: two passes over the shards, one shard's table at a time; finished cards wait in files.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pyarrow as pa
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from shards.census import SCORES, Census, ClassCount, Subset, chosen_rows, take_census
+from shards.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
+from shards.layout import SAMPLE_SCHEMA, SUCCESS, shard_name
+from shards.manifest import read_table, scan
+from shards.members import JPEG_COLUMNS, read_jpegs
+from shards.overview import overview
+from shards.record import Record
+from shards.store import Store, redact
+from shards.visible import clip, visible
+from shards.whole_folder import whole_folder
+
+TEMPLATES = Path(__file__).parent / "templates"
+MARK = ".gallery"
+IMAGES_PER_PAGE = 60
+IMAGES_PER_CLASS = 480  # 1,000 classes are then 480,000 thumbnails of about 6 KB, 3 GB: more than anyone clicks through
+THUMB_PX = 256
+REJECTED_PER_PAGE = 200
+REJECTED_LISTED = 20_000
+CLASSES_PER_PAGE = 400
+MOSAIC_IMAGES = 4
+HERO_IMAGES = 40
+SMALL_PX = 128  # an original this small is enlarged with crisp pixels
+MAX_PROBLEMS = 20  # named on the first page, the rest counted
+LONGEST_TEXT = 1_200  # characters of a prompt on a page
+NOTICES = {
+    "synthetic": "Synthetic pictures: made by a generative model, showing nothing that happened.",
+    "edited": "Edited pictures: real photographs changed by a generative model.",
+    "real": "Real pictures.",
+    "retrieved": "Retrieved pictures: found on the web, each with its source in the table.",
+}
+FACTS = {  # what the fold-out of a card lists, if the row has it
+    "class": "class_name",
+    "meaning": "meaning",
+    "kind": "prompt_kind",
+    "context": "context",
+    "style": "style",
+    "negative": "negative",
+    "prompt": "prompt_id",
+    "replicate": "replicate",
+    "draw": "draw",
+    "seed": "seed",
+    "batch": "batch",
+    "model": "model",
+    "revision": "revision",
+    "licence": "licence",
+    "sampler": "sampler",
+    "domain": "domain",
+    "source": "url",
+    "sha256": "sha256",
+    "uid": "uid",
+}
+CARD_COLUMNS = [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Link:
+    number: int
+    href: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One kept sample on a page; ``image`` is None when the picture cannot be shown, and ``problem`` says why."""
+
+    key: str
+    alt: str
+    caption: str
+    image: str | None
+    problem: str
+    width: int
+    height: int
+    is_small: bool
+    tags: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass
+class Site:
+    """The folder being built, and the few things every page needs."""
+
+    folder: Path
+    name: str
+    notice: str
+    census: Census
+    problems: Sequence[str]  # one line a damaged shard
+    images_per_page: int
+    images_per_class: int
+    thumb_px: int
+    mosaics: dict[int, list[str]] = field(default_factory=dict)  # class id -> its first thumbnails
+    placed: Counter[int] = field(default_factory=Counter)  # class id -> cards written so far
+
+    def __post_init__(self) -> None:
+        # visible() runs on every text that a template prints, so no template can forget it; escaping comes after it
+        self.environment = Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            finalize=lambda value: visible(value) if type(value) is str else value,
+        )
+        self.environment.globals["name"] = self.name
+        self.environment.globals["notice"] = self.notice
+        self.environment.globals["rejected_count"] = self.census.rejected
+
+    def write_page(self, file_name: str, template: str, **values: Any) -> None:
+        page = self.environment.get_template(template).render(**values)
+        (self.folder / file_name).write_text(page, encoding="utf-8")
+
+    def shown(self, one: ClassCount) -> int:
+        return min(one.successes, self.images_per_class)
+
+
+def write_gallery(
+    store: Store,
+    out_dir: Path,
+    *,
+    images_per_page: int = IMAGES_PER_PAGE,
+    images_per_class: int = IMAGES_PER_CLASS,
+    thumb_px: int = THUMB_PX,
+    subset: Subset | None = None,
+    subset_name: str = "",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Write the pages and return the path of ``index.html``; an older gallery in ``out_dir`` is replaced as a whole.
+
+    ``images_per_class`` bounds the thumbnails of a class (its counts stay whole), ``thumb_px`` their longest side.
+    ``progress`` is called with (shards done, shards in all). Raises ValueError if ``out_dir`` holds something that is
+    not a gallery, or a number is not positive.
+    """
+    for what, number in {
+        "images_per_page": images_per_page,
+        "images_per_class": images_per_class,
+        "thumb_px": thumb_px,
+    }.items():
+        if number < 1:
+            raise ValueError(f"{what}: found {number}, expected at least 1")
+    found = scan(store)
+    damage = dict(found.problems)
+    second_look: set[int] = set()
+    seen: Counter[int] = Counter()
+
+    def look(shard: int, table: pa.Table) -> None:
+        for class_id, status in zip(table["class_id"].to_pylist(), table["status"].to_pylist(), strict=True):
+            seen[class_id] += status == SUCCESS
+            if status != SUCCESS or seen[class_id] <= images_per_class:
+                second_look.add(shard)
+
+    with whole_folder(out_dir, MARK) as folder:
+        census = take_census(store, found.records, subset, look, damage.__setitem__)
+        name = redact(store.url).rstrip("/").rpartition("/")[2] or "data set"
+        notice = " ".join(NOTICES[domain] for domain in NOTICES if census.values["domain"][domain])
+        problems = [damage[shard] for shard in sorted(damage)]
+        site = Site(folder, name, notice, census, problems, images_per_page, images_per_class, thumb_px)
+        shutil.copyfile(TEMPLATES / "gallery.css", folder / "gallery.css")
+        (folder / "cards").mkdir()
+        _write_draws(site, store, {s: found.records[s] for s in sorted(second_look)}, subset, progress)
+        _write_class_pages(site)
+        _write_index(site, subset_name)
+        shutil.rmtree(folder / "cards")
+    return out_dir / "index.html"
+
+
+def _write_draws(
+    site: Site,
+    store: Store,
+    records: Mapping[int, Record],
+    subset: Subset | None,
+    progress: Callable[[int, int], None],
+) -> None:
+    """The second pass: thumbnails and cards of kept samples (cards wait in ``cards/``), pages of rejected draws."""
+    num_listed = min(site.census.rejected, REJECTED_LISTED)
+    links = _links(num_listed, REJECTED_PER_PAGE, "rejected")
+    waiting: list[Row] = []
+    page = 0
+
+    def write_rejected(rows: list[Row]) -> None:
+        values = {"links": _window(links, page), "page": page, "rows": rows, "listed": num_listed}
+        site.write_page(links[page - 1].href, "rejected.html", **values)
+
+    for done, shard in enumerate(records):
+        progress(done, len(records))
+        table = chosen_rows(read_table(store, {shard: records[shard]}, CARD_COLUMNS), shard, subset)
+        rows: list[Row] = table.to_pylist()
+        _write_cards(site, store, shard, [row for row in rows if row["status"] == SUCCESS])
+        waiting.extend(_rejected_row(row) for row in rows if row["status"] != SUCCESS)
+        while len(waiting) >= REJECTED_PER_PAGE and page < len(links):
+            page += 1
+            write_rejected(waiting[:REJECTED_PER_PAGE])
+            del waiting[:REJECTED_PER_PAGE]
+        if page == len(links):
+            waiting.clear()
+    if waiting:
+        page += 1
+        write_rejected(waiting)
+    progress(len(records), len(records))
+
+
+def _write_cards(site: Site, store: Store, shard: int, rows: Sequence[Row]) -> None:
+    """Thumbnails and cards of one shard's kept samples, as far as their classes still have room."""
+    wanted = []
+    for row in rows:
+        class_id = row["class_id"]
+        if site.placed[class_id] < site.images_per_class:
+            wanted.append((row, site.placed[class_id] // site.images_per_page + 1))
+            site.placed[class_id] += 1
+    template = site.environment.get_template("card.html")
+    cards: dict[str, list[str]] = {}
+    for (row, page), jpeg in zip(wanted, read_jpegs(store, shard, [row for row, _ in wanted]), strict=True):
+        card = _card(site, shard, row, jpeg)
+        cards.setdefault(f"{row['class_id']}-{page}", []).append(template.render(card=card))
+        mosaic = site.mosaics.setdefault(row["class_id"], [])
+        if card.image and len(mosaic) < MOSAIC_IMAGES:
+            mosaic.append(card.image)
+    for file_name, texts in cards.items():
+        with (site.folder / "cards" / file_name).open("a", encoding="utf-8") as file:
+            file.writelines(texts)
+
+
+def _card(site: Site, shard: int, row: Row, jpeg: bytes | str) -> Card:
+    image, problem = None, ""
+    width, height = row["width"] or site.thumb_px, row["height"] or site.thumb_px
+    if isinstance(jpeg, str):
+        problem = jpeg
+    else:
+        try:
+            image = _write_thumbnail(site, shard, row["key"], jpeg)
+        except ValueError as error:
+            problem = f"cannot be decoded ({clip(str(error), 200)})"
+    tags = [row["style"], row["context"], row["prompt_kind"] if not row["style"] and not row["context"] else None]
+    scores = [f"{column} {row[column]:.3f}" for column in SCORES if row[column] is not None]
+    facts = [
+        (label, clip(str(row[column]), LONGEST_TEXT)) for label, column in FACTS.items() if row[column] is not None
+    ]
+    return Card(
+        key=row["key"],
+        alt=f"{row['class_name']}: {clip(row['caption'], 200)}",
+        caption=clip(row["caption"], LONGEST_TEXT),
+        image=image,
+        problem=problem,
+        width=width,
+        height=height,
+        is_small=max(width, height) <= SMALL_PX,
+        tags=(*(clip(tag, 60) for tag in tags if tag), *scores),
+        facts=(("size", f"{width} × {height} px, {row['jpg_size']:,} bytes"), *((k, redact(v)) for k, v in facts)),
+    )
+
+
+def _write_thumbnail(site: Site, shard: int, key: str, jpeg: bytes) -> str:
+    """Write the small copy and return its address on the pages. Raises ValueError if the JPEG cannot be decoded."""
+    pixels = decode_jpeg(jpeg)
+    height, width = pixels.shape[:2]
+    scale = site.thumb_px / max(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    found = read_source_type(jpeg)
+    source_type = next((known for known in SOURCE_TYPES if known == found), None)
+    address = f"thumbs/{shard_name(shard)}/{key}.jpg"
+    target = site.folder / address
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(encode_jpeg(pixels, 93, "444", source_type))
+    return address
+
+
+def _rejected_row(row: Row) -> Row:
+    shown = {column: row[column] for column in ("key", "class_name", "class_id", "status")}
+    return {
+        **shown,
+        "message": clip(row["error_message"] or "", 300),
+        "caption": clip(row["caption"], 300),
+        "draw": "" if row["draw"] is None else row["draw"],
+        "seed": "" if row["seed"] is None else row["seed"],
+    }
+
+
+def _write_class_pages(site: Site) -> None:
+    classes = site.census.sorted_classes()
+    for index, one in enumerate(classes):
+        links = _links(site.shown(one), site.images_per_page, f"class-{one.class_id:04d}")
+        before = classes[index - 1] if index else None
+        after = classes[index + 1] if index + 1 < len(classes) else None
+        for link in links:
+            part = site.folder / "cards" / f"{one.class_id}-{link.number}"
+            site.write_page(
+                link.href,
+                "class.html",
+                subject=one,
+                shown=site.shown(one),
+                links=_window(links, link.number),
+                page=link.number,
+                before=before and {"name": before.name, "href": f"class-{before.class_id:04d}.html"},
+                after=after and {"name": after.name, "href": f"class-{after.class_id:04d}.html"},
+                cards=Markup(part.read_text(encoding="utf-8")) if part.exists() else "",
+            )
+
+
+def _write_index(site: Site, subset_name: str) -> None:
+    classes = site.census.sorted_classes()
+    links = _links(len(classes), CLASSES_PER_PAGE, "index")
+    first_images = [site.mosaics.get(one.class_id, []) for one in classes]
+    hero = [images[row] for row in range(MOSAIC_IMAGES) for images in first_images if len(images) > row][:HERO_IMAGES]
+    for link in links:
+        start = (link.number - 1) * CLASSES_PER_PAGE
+        tiles = [
+            {
+                "href": f"class-{one.class_id:04d}.html",
+                "name": one.name,
+                "class_id": one.class_id,
+                "successes": one.successes,
+                "rejected": one.num_rejected,
+                "images": site.mosaics.get(one.class_id, []),
+            }
+            for one in classes[start : start + CLASSES_PER_PAGE]
+        ]
+        site.write_page(
+            link.href,
+            "index.html",
+            page=link.number,
+            links=_window(links, link.number),
+            hero=hero,
+            tiles=tiles,
+            problems=[clip(problem, 300) for problem in site.problems[:MAX_PROBLEMS]],
+            num_problems=len(site.problems),
+            overview=overview(site.census, subset_name),
+        )
+
+
+def _links(num_items: int, per_page: int, stem: str) -> list[Link]:
+    """One link a page, at least one: ``stem.html``, ``stem-2.html``, …"""
+    num_pages = max(1, -(-num_items // per_page))
+    return [
+        Link(number, f"{stem}.html" if number == 1 else f"{stem}-{number}.html") for number in range(1, num_pages + 1)
+    ]
+
+
+def _window(links: Sequence[Link], current: int) -> list[Link | None]:
+    """All links if they are few, else the ends and the neighbours of ``current``, None for a gap."""
+    if len(links) <= 12:
+        return list(links)
+    near = [link for link in links if link.number in (1, len(links)) or abs(link.number - current) <= 3]
+    window: list[Link | None] = []
+    for link in near:
+        last = window[-1] if window else None
+        if last and link.number > last.number + 1:
+            window.append(None)
+        window.append(link)
+    return window

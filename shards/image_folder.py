@@ -1,0 +1,260 @@
+"""Shards to a folder of pictures by class, and back.
+
+On disk, as torchvision's and Hugging Face's image folders want it:
+
+    0007_seven/000120034.jpg   the stored JPEG, byte for byte; the folder is class id and name in plain letters
+    metadata.parquet           file_name and every fact of the row; its absence on import is fine
+
+Export: a store and a `Choice` in, the folder out. Import: any folder with one sub-folder a class in, shards out. JPEGs
+come back as they are when a decoder shows them as they are meant (no rotation note, no bytes behind the end); anything
+else is decoded and encoded anew. What cannot be decoded becomes a row with its reason. The source folder is only read.
+
+An image keeps the domain it was exported with; one that says in its own XMP that it was generated is `synthetic`,
+whatever folder it lies in; the rest is `real`.
+"""
+
+import hashlib
+import io
+import json
+import re
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from shards.export import Choice, Exported, select
+from shards.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
+from shards.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
+from shards.manifest import scan_records
+from shards.members import JPEG_COLUMNS, read_jpegs
+from shards.store import FolderStore, ObjectStore, Store
+from shards.visible import clip
+from shards.whole_folder import whole_folder
+from shards.writer import ShardWriter
+
+METADATA = "metadata.parquet"
+METADATA_SCHEMA = pa.schema([pa.field("file_name", pa.string(), nullable=False), *SAMPLE_SCHEMA])
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}  # the only decoders that are ever opened
+ORIENTATION = 0x0112  # the EXIF field that asks viewers to turn the picture; training decoders do not
+LONGEST_SLUG = 40
+_CLASS_FOLDER = re.compile(r"(\d{4,9})_(.+)")
+
+
+@dataclass(frozen=True)
+class Imported:
+    num_shards: int
+    num_samples: int
+    num_failed: int
+    num_already_there: int  # shards that an earlier import of the same folder had finished
+    ignored: tuple[str, ...]  # files that are no pictures
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture of a folder: where it lies, its class, and what the folder's metadata knows of it."""
+
+    root: Path
+    name: str  # relative to it, with "/"
+    class_id: int
+    class_name: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
+
+
+def class_folder(class_id: int, name: str) -> str:
+    """``(7, "Zebra / crossing")`` -> ``"0007_zebra_crossing"``; never empty, never a path."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii").lower()
+    slug = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:LONGEST_SLUG].strip("_")
+    return f"{class_id:04d}_{slug or 'class'}"
+
+
+def export_image_folder(store: Store, to: Path, choice: Choice) -> Exported:
+    """Write the chosen samples as pictures by class. Raises ValueError if one is damaged, and leaves no folder then."""
+    selection = select(store, choice)
+    with whole_folder(to) as folder, pq.ParquetWriter(folder / METADATA, METADATA_SCHEMA) as metadata:
+        for shard in selection.shards():
+            table = selection.rows(shard, [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS])
+            rows = table.to_pylist()
+            names = []
+            for row, jpeg in zip(rows, read_jpegs(store, shard, rows), strict=True):
+                if isinstance(jpeg, str):
+                    raise ValueError(f"{store.url}: sample {row['key']}: {jpeg}; nothing was exported")
+                names.append(f"{class_folder(row['class_id'], row['class_name'])}/{row['key']}.jpg")
+                target = folder / names[-1]
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(jpeg)
+            columns = [pa.array(names, pa.string()), *(table[column] for column in SAMPLE_SCHEMA.names)]
+            metadata.write_table(pa.table(columns, schema=METADATA_SCHEMA))
+    return Exported(to, selection.census.successes, selection.num_left_out)
+
+
+def import_image_folder(
+    folder: Path,
+    store: FolderStore | ObjectStore,
+    *,
+    samples_per_shard: int = 1_000,
+    licence: str | None = None,
+    quality: int = 95,
+    classes: Mapping[str, tuple[int, str]] | None = None,
+    clock: Callable[[], float] = time.time,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Imported:
+    """Write the pictures of ``folder`` into shards; called again it goes on where it was stopped.
+
+    ``licence`` is written for pictures whose metadata names none. ``classes`` maps sub-folder names to (id, name);
+    without it ids come from names such as ``0007_seven``, else from the sorted order, as torchvision counts.
+    ``quality`` is for pictures that have to be encoded anew. Raises ValueError if there is no picture, a sub-folder is
+    not in ``classes``, or the store holds something else.
+    """
+    if not 1 <= samples_per_shard <= MAX_ROWS_PER_SHARD:
+        raise ValueError(f"samples_per_shard: found {samples_per_shard}, expected 1..{MAX_ROWS_PER_SHARD}")
+    sources, ignored = find_pictures(folder, classes)
+    plan = {
+        "import": [[source.name, source.path.stat().st_size, source.class_id, source.class_name] for source in sources],
+        "samples_per_shard": samples_per_shard,
+        "licence": licence,
+        "quality": quality,
+    }
+    fingerprint = hashlib.sha256(json.dumps(plan, sort_keys=True).encode("ascii")).hexdigest()
+    records = scan_records(store, fingerprint)
+    starts = range(0, len(sources), samples_per_shard)
+    already = len(records)
+    for shard, start in enumerate(starts):
+        progress(shard, len(starts))
+        if shard in records:
+            continue
+        chunk = sources[start : start + samples_per_shard]
+        started = clock()
+        with ShardWriter(store, shard, f"import-{int(started * 1e6):x}", fingerprint) as writer:
+            for index, source in enumerate(chunk):
+                writer.add(*_row(source, sample_key(shard, index), licence, quality))
+            records[shard] = writer.commit(started, clock(), {"source": "image folder"}, len(chunk), allow_empty=True)
+    progress(len(starts), len(starts))
+    done = [records[shard] for shard in range(len(starts))]
+    num_samples = sum(record.successes for record in done)
+    return Imported(len(done), num_samples, len(sources) - num_samples, already, tuple(ignored))
+
+
+def find_pictures(folder: Path, classes: Mapping[str, tuple[int, str]] | None = None) -> tuple[list[Source], list[str]]:
+    """The pictures of a folder, mixed over the classes in an order that depends on their names only, and other files.
+
+    A folder that was exported keeps its order by key. Raises ValueError as `import_image_folder` does.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: found no folder, expected one with a sub-folder for each class")
+    sub_folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    known = dict(classes) if classes is not None else _classes_of(sub_folders)
+    missing = [name for name in sub_folders if name not in known]
+    if missing:
+        raise ValueError(
+            f"{folder}: found the class folder {missing[0]!r}, expected one of the {len(known)} known classes"
+        )
+    facts = _read_metadata(folder / METADATA)
+    sources = []
+    ignored = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != METADATA)
+    for sub_folder in sub_folders:
+        class_id, class_name = known[sub_folder]
+        for path in _files_below(folder / sub_folder):
+            name = path.relative_to(folder).as_posix()
+            if path.suffix.lower() not in FORMATS:
+                ignored.append(name)
+                continue
+            row = facts.get(name, {})
+            sources.append(Source(folder, name, class_id, row.get("class_name") or class_name, row))
+    if not sources:
+        raise ValueError(
+            f"{folder}: found no picture in {len(sub_folders)} sub-folders, expected {', '.join(FORMATS)} files"
+        )
+    sources.sort(key=lambda source: (source.facts.get("key", ""), _digest(source.name)))
+    return sources, ignored
+
+
+def _classes_of(sub_folders: list[str]) -> dict[str, tuple[int, str]]:
+    matches = {name: _CLASS_FOLDER.fullmatch(name) for name in sub_folders}
+    ids = [int(match.group(1)) for match in matches.values() if match]
+    if len(ids) == len(sub_folders) and len(set(ids)) == len(ids):
+        return {name: (int(m.group(1)), m.group(2).replace("_", " ")) for name, m in matches.items() if m}
+    return {name: (index, name) for index, name in enumerate(sub_folders)}
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            yield from _files_below(path)
+        elif path.is_file():
+            yield path
+
+
+def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        table = pq.read_table(path)
+        columns = ["file_name", *(name for name in SAMPLE_SCHEMA.names if name in table.column_names)]
+        schema = pa.schema([METADATA_SCHEMA.field(name) for name in columns])
+        rows = table.select(columns).cast(schema).to_pylist()
+    except (KeyError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path}: found a table that cannot be used ({clip(str(error), 200)}), expected the columns file_name and, "
+            "as far as known, those of a shard's table; move it away to import the pictures alone"
+        ) from None
+    return {row.pop("file_name"): row for row in rows}
+
+
+def _row(source: Source, key: str, licence: str | None, quality: int) -> tuple[dict[str, Any], bytes | None]:
+    """The row of one picture and its JPEG; without a JPEG when it cannot be decoded."""
+    data = source.path.read_bytes()
+    row: dict[str, Any] = {name: value for name, value in source.facts.items() if value is not None}
+    found = read_source_type(data)
+    generated = "edited" if found == SOURCE_TYPES[1] else "synthetic" if found == SOURCE_TYPES[0] else None
+    row |= {"key": key, "class_id": source.class_id, "class_name": source.class_name}
+    row.setdefault("uid", _digest(source.name)[:32])
+    if generated and row.get("domain", "real") == "real":
+        row["domain"] = generated  # the picture's own word counts more than the folder's
+    row.setdefault("domain", "real")
+    row.setdefault("caption", source.class_name)
+    if licence is not None:
+        row.setdefault("licence", licence)
+    source_type: SourceType | None = {"synthetic": SOURCE_TYPES[0], "edited": SOURCE_TYPES[1]}.get(row["domain"])
+    try:
+        jpeg, (height, width), (original_height, original_width) = _as_jpeg(data, source, quality, source_type)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        message = f"{source.name}: {clip(str(error), 300)}"
+        return {**row, "status": "failed_to_decode", "error_message": message}, None
+    row |= {"status": SUCCESS, "width": width, "height": height}
+    row.setdefault("original_width", original_width)
+    row.setdefault("original_height", original_height)
+    return row, jpeg
+
+
+def _as_jpeg(
+    data: bytes, source: Source, quality: int, source_type: SourceType | None
+) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
+    """JPEG bytes, their (height, width) and those of the file. Raises what a decoder raises."""
+    kind = FORMATS[source.path.suffix.lower()]
+    with Image.open(io.BytesIO(data), formats=tuple(set(FORMATS.values()))) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"the header says {width} x {height} pixels, at most {MAX_PIXELS} are decoded")
+        is_plain = kind == image.format == "JPEG" and image.mode in ("RGB", "L") and data.endswith(b"\xff\xd9")
+        is_upright = image.getexif().get(ORIENTATION, 1) == 1
+        if is_plain and is_upright and (source_type is None or read_source_type(data) is not None):
+            decode_jpeg(data)
+            return data, (height, width), (height, width)
+        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    jpeg = encode_jpeg(pixels, quality, "444", source_type)
+    return jpeg, (pixels.shape[0], pixels.shape[1]), (height, width)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,14 @@
+"""Which licences let an image be passed on; pure.
+
+In: the text of the column `licence`. Out: whether a licence is named and is not one that forbids it. What a licence
+asks for in return (attribution, use limits) is the reader's to check.
+"""
+
+UNKNOWN = frozenset({"", "?", "n/a", "none", "unknown"})
+CLOSED = frozenset({"all-rights-reserved", "no-redistribution", "proprietary"})
+
+
+def may_be_passed_on(licence: str | None) -> bool:
+    """``"CC-BY-4.0"`` -> True; ``None``, ``"unknown"``, ``"proprietary"`` -> False."""
+    name = (licence or "").strip().lower()
+    return name not in UNKNOWN and name not in CLOSED

@@ -1,0 +1,43 @@
+"""A folder that appears whole or not at all.
+
+In: the folder's final name. Out: a sibling to build it in; when the block ends well it takes the final name. On disk:
+the folder, and while it is built `.NAME.PID.new` beside it (same depth, so relative links stay true).
+
+What is already there is only ever replaced when a file `mark` in it says that it is ours to replace.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, mark: str | None = None) -> Iterator[Path]:
+    """Build a folder under another name, then give it its own.
+
+    Raises ValueError if ``target`` is a file, or holds files without ``mark`` among them (with None: holds any).
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise ValueError(f"{target}: found a file or a link, expected a new folder; choose another name")
+    if target.exists() and any(target.iterdir()) and not (mark and (target / mark).is_file()):
+        raise ValueError(
+            f"{target}: found a folder with other files in it, expected an empty or new one; choose another"
+        )
+    building = target.with_name(f".{target.name}.{os.getpid()}.new")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        yield building
+        if mark:
+            (building / mark).write_text(
+                "this folder is replaced as a whole when it is written again\n", encoding="utf-8"
+            )
+        if target.exists():
+            target.rename(old)
+        building.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
