@@ -175,6 +175,10 @@ def check_sampler(spec: SamplerSpec) -> ModelFolder:
         )
     if folder.family in ("sd3", "flux") and spec.spacing is not None:
         raise ModelError(f"spacing {spec.spacing}: family {folder.family} has none; set sampler.spacing to null")
+    if folder.family in ("sd", "sdxl") and spec.text_tokens is not None:
+        raise ModelError(
+            f"text_tokens: family {folder.family} has a fixed text length; set sampler.text_tokens to null"
+        )
     if folder.family == "flux" and spec.negative:
         raise ModelError("negative: FLUX is distilled and takes no negative text; leave sampler.negative empty")
     multiple = 16 if folder.family in ("sd3", "flux") else 8
@@ -402,7 +406,7 @@ def _load_pipeline(folder: ModelFolder, spec: SamplerSpec) -> Any:
     try:
         pipeline = getattr(diffusers, names[folder.family]).from_pretrained(
             str(folder.path),
-            torch_dtype=dtype,
+            dtype=dtype,
             variant=spec.variant,
             use_safetensors=True,
             local_files_only=True,
