@@ -48,7 +48,9 @@ class ClassSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(description="sandbox, imagenet-1k, or the path of a list, an ImageFolder or a data set")
+    source: str = Field(
+        min_length=1, description="sandbox, imagenet-1k, or the path of a list, an ImageFolder or a data set"
+    )
     per_class: int | None = Field(None, ge=1, le=MAX_COUNT, description="the same count for every class")
     total: int | None = Field(None, ge=1, le=MAX_COUNT, description="images in all, spread within one over the classes")
     counts: tuple[int, ...] | str | None = Field(
@@ -240,6 +242,10 @@ def _read_file(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ValueError(f"{path}: found no such file, expected a readable one; check the path") from None
+    except OSError as error:
+        raise ValueError(
+            f"{path}: found a file that cannot be read ({error.strerror}), expected a readable one"
+        ) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: found bytes that are not UTF-8 at {error.start}; save it as UTF-8") from None
 
@@ -349,16 +355,17 @@ def _read_image_folder(folder: Path) -> list[_Entry]:
 
 def _read_data_set(url: str) -> list[_Entry]:
     """Classes and counts of the samples (not of the rejected draws) of a data set."""
+    import pyarrow.compute as pc  # only this source needs it
+
     from shards.layout import SUCCESS
-    from shards.manifest import read_table, scan_records
+    from shards.manifest import iter_tables, scan_records
     from shards.store import open_for_reading
 
     store = open_for_reading(url)
-    table = read_table(store, sorted(scan_records(store, None)), ["class_id", "class_name", "status"])
+    columns = ["class_id", "class_name"]
     counts: Counter[tuple[int, str]] = Counter()
-    for batch in table.to_batches():
-        columns = batch.to_pydict()
-        for class_id, name, status in zip(columns["class_id"], columns["class_name"], columns["status"], strict=True):
-            if status == SUCCESS:
-                counts[class_id, name] += 1
+    for table in iter_tables(store, scan_records(store), [*columns, "status"]):
+        samples = table.filter(pc.equal(table["status"], SUCCESS)).group_by(columns).aggregate([([], "count_all")])
+        for row in samples.to_pylist():
+            counts[row["class_id"], row["class_name"]] += row["count_all"]
     return [_Entry(class_id, name, None, count) for (class_id, name), count in counts.items()]
