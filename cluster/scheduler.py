@@ -10,8 +10,9 @@ The rules, in one place:
   tried again, on another worker where there is one; after ``attempts`` failures the unit is quarantined;
 * losing a node is nobody's fault, up to MAX_NODE_LOSSES per unit;
 * a worker that fails at two different units in a row, or says that it is broken, is replaced;
-* a node on which two constructors in a row fail is avoided for AVOID_S; when no worker lives and every node is avoided,
-  the run ends with the cause; it also ends when ``give_up_after`` units are quarantined without a success between;
+* a node on which two constructors in a row raise (or six die) is avoided for AVOID_S; when no worker lives and every
+  node is avoided, the run ends with the cause; it also ends when ``give_up_after`` units are quarantined without a
+  success between;
 * a unit that takes ``straggler_factor`` medians is run a second time; the first to finish wins, the other is dropped;
 * a stop request hands out nothing more; attempts may finish for half of ``drain_s``, are then told to stop through
   their beat, and are abandoned when 80 % of it is over (the rest is for closing down).
@@ -28,7 +29,8 @@ from cluster.events import Event, Kind
 from cluster.work import JSON, FanOutSpec, Quarantined, Summary
 
 AVOID_S = 300.0
-MAX_NODE_FAULTS = 2
+MAX_NODE_FAULTS = 6
+REFUSED, DIED = 3, 1  # faults: a constructor that raises says more than a process that someone killed
 MAX_NODE_LOSSES = 100
 MIN_DURATIONS = 5  # a median of fewer says nothing
 MAX_CAUSE = 2000
@@ -167,7 +169,7 @@ class Schedule:
             found = self._workers.pop(worker)
             self._actions.append(KillWorker(worker, "its constructor failed"))
             self._tell("worker_refused", now, cause, worker=worker, node=found.node)
-            self._blame_node(found.node, cause, now)
+            self._blame_node(found.node, cause, REFUSED, now)
         return self._settle(now)
 
     def lost(self, worker: int, cause: str, now: float, node_lost: bool = False) -> list[Action]:
@@ -237,7 +239,7 @@ class Schedule:
                 doing = "no process" if worker.state == "placing" else "its model was not loaded"
                 cause = f"{doing} within {self._spec.start_deadline_s:g} s (start_deadline_s)"
                 self._kill(number, cause, now)
-                self._blame_node(worker.node, cause, now)
+                self._blame_node(worker.node, cause, REFUSED, now)
             elif worker.state == "busy" and waited > self._spec.stall_deadline_s:
                 assert worker.running is not None
                 cause = f"no progress for {waited:.0f} s (stall_deadline_s is {self._spec.stall_deadline_s:g})"
@@ -467,7 +469,7 @@ class Schedule:
         if worker.running:
             self._fail_unit(number, worker.running, cause, now, counts=not node_lost)
         elif not node_lost:
-            self._blame_node(worker.node, cause, now)
+            self._blame_node(worker.node, cause, DIED, now)
 
     def _kill(self, number: int, reason: str, now: float) -> None:
         """Remove a live worker; the caller settles its attempt."""
@@ -476,9 +478,9 @@ class Schedule:
         self._actions.append(KillWorker(number, reason))
         self._tell("worker_killed", now, reason, worker=number, node=worker.node)
 
-    def _blame_node(self, name: str, cause: str, now: float) -> None:
+    def _blame_node(self, name: str, cause: str, faults: int, now: float) -> None:
         node = self._nodes[name]
-        node.faults += 1
+        node.faults += faults
         self._last_start_fault = f"{cause} (node {name})"
         if node.faults >= MAX_NODE_FAULTS:
             node.avoided_until = now + AVOID_S

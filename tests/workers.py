@@ -1,18 +1,139 @@
-"""Workers for the fan-out's tests: importable in worker processes, small, and bad in known ways."""
+"""Workers for the fan-out's tests: importable in worker processes, small, and bad in known ways.
 
+Each writes ``<folder>/<unit>.txt`` the way a shard is published: a temporary of its own, then an exclusive link. The
+contents are a function of the unit alone; ``<folder>/log/`` holds one file per attempt, named with its process.
+"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
-from cluster.work import JSON, Beat, Worker
+from cluster.work import JSON, Beat, Worker, WorkerBroken
 
 
-def sleeper(seconds: float) -> Worker:
-    """Sleeps; beats ten times."""
+def contents(unit: int) -> bytes:
+    return hashlib.sha256(f"unit {unit}".encode()).hexdigest().encode() * 40
+
+
+def publish(folder: Path, unit: int, attempt: str) -> bool:
+    """True if this attempt's file became the unit's."""
+    temp = folder / f"{unit}.{attempt}.tmp"
+    temp.write_bytes(contents(unit))
+    try:
+        os.link(temp, folder / f"{unit}.txt")
+    except FileExistsError:
+        return False
+    finally:
+        temp.unlink()
+    return True
+
+
+def note(folder: Path, unit: int, attempt: str) -> None:
+    (folder / "log").mkdir(parents=True, exist_ok=True)
+    (folder / "log" / f"{unit}.{attempt}.{os.getpid()}").touch()
+
+
+def attempts_of(folder: Path, unit: int) -> list[str]:
+    return sorted(path.name.split(".")[1] for path in (folder / "log").glob(f"{unit}.*"))
+
+
+def first_time(folder: Path, name: str) -> bool:
+    """True once per folder and name, over all processes."""
+    try:
+        (folder / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def writer(folder: Path, seconds: float = 0.0) -> Worker:
+    """The good worker: ten beats, then a file."""
 
     def work(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
+        note(folder, unit, attempt)
         for step in range(10):
             time.sleep(seconds / 10)
             beat(step + 1, 0)
-        return {"unit": unit}
+        return {"published": publish(folder, unit, attempt), "threads": os.environ.get("OMP_NUM_THREADS", "")}
 
     return work
+
+
+def misbehaving(folder: Path, kind: str, bad_unit: int, seconds: float = 0.1) -> Worker:
+    """Good but for ``bad_unit``, where it does what ``kind`` says."""
+    good = writer(folder, seconds)
+
+    def work(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
+        if unit != bad_unit:
+            return good(unit, attempt, beat)
+        note(folder, unit, attempt)
+        beat(0, 0)
+        match kind:
+            case "raises":
+                raise ValueError(f"image 7 of unit {unit}:\nfound NaN")
+            case "broken once" if first_time(folder, "broken"):
+                raise WorkerBroken("device lost")
+            case "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "stops once" if first_time(folder, "stopped"):
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "loops once" if first_time(folder, "looped"):
+                while True:
+                    pass
+            case "crawls once" if first_time(folder, "crawled"):
+                for _ in range(600):
+                    time.sleep(0.1)
+                    beat(0, 0)
+            case "eats memory":
+                raise MemoryError("as numpy says it")
+        return good(unit, attempt, beat)
+
+    return work
+
+
+def with_children(folder: Path) -> Worker:
+    """Leaves a child process behind in its first attempt, and dies."""
+    good = writer(folder)
+
+    def work(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
+        if first_time(folder, "child"):
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+            (folder / "child.pid").write_text(str(child.pid))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return good(unit, attempt, beat)
+
+    return work
+
+
+def failing_constructor(cause: str) -> Worker:
+    raise FileNotFoundError(cause)
+
+
+def slow_constructor(folder: Path, seconds: float) -> Worker:
+    time.sleep(seconds)
+    return writer(folder)
+
+
+def partly_failing(folder: Path) -> Worker:
+    """B9: bad images become rows of the result, the unit goes through."""
+
+    def work(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
+        rows = []
+        for image in range(100):
+            try:
+                if image == unit:
+                    raise ValueError(f"image {image} is black")
+            except ValueError as error:
+                rows.append({"image": image, "status": str(error)})
+            beat(image + 1 - len(rows), len(rows))
+        publish(folder, unit, attempt)
+        return {"failures": rows}
+
+    return work
+
+
