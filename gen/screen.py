@@ -11,7 +11,7 @@ In: an image (uint8 HWC) and what the sampler knows about it. Out: ``success`` o
 
 "Nothing to see" means that fewer than ``min_structure`` of the pixels differ from the image's middle colour by
 more than ``blank_levels``: it counts pixels, not their brightness, so a night sky with a few dozen stars, a
-lit window or a dark gradient stays. Decoders leave a little noise everywhere, so rows that are constant to
+lit window or a dark gradient of 16 levels stays. Decoders leave a little noise everywhere, so rows that are constant to
 the last bit are no picture unless they are clipped to black or white (a shadow, a studio background), and
 those are not counted as a tail.
 """
