@@ -1,0 +1,389 @@
+"""The command line: one verb per stage, the only file that imports all packages.
+
+`sixfold VERB RECIPE|FOLDER`. A mistake is one line on stderr and exit 2; `sixfold --debug VERB …` shows the traceback.
+Exit codes: 0 complete, 1 the run could not go on, 2 a mistake in what was asked, 3 incomplete or damaged (what, is
+named), 75 stopped on request: run the same command again.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+HOME = Path(__file__).resolve().parent
+PACKAGES = ("cluster", "gen", "retrieve", "shards", "train")
+EXIT_BROKEN = 1
+EXIT_MISTAKE = 2
+EXIT_INCOMPLETE = 3
+REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
+
+if TYPE_CHECKING:
+    from shards.census import Subset
+    from shards.store import Store
+
+app = typer.Typer(
+    name="sixfold",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="From a list of class names to a training set several times the size of your real one, on every GPU you have.",
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe fields to replace, values in YAML.", show_default="none"),
+]
+Folder = Annotated[
+    str, typer.Argument(metavar="FOLDER", help="The data set: a folder or a URL such as s3://bucket/name.")
+]
+Scale = Annotated[str, typer.Option(help="Multiple of the real set: 0.5x, 1x, 6x.")]
+SingleWriter = Annotated[
+    bool,
+    typer.Option("--single-writer", help="For stores without exclusive create: you promise that one run writes to it."),
+]
+
+
+def check_home(root: Path) -> None:
+    """Raise ImportError if one of our package names resolves outside `root`."""
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        home = Path(spec.origin).resolve().parents[1] if spec and spec.origin else None
+        if home != root:
+            owner = importlib.metadata.packages_distributions().get(name, ["an unknown package"])
+            raise ImportError(f"`{name}` comes from {home}, expected {root}; uninstall {', '.join(owner)}")
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks instead of one line.")] = False,
+) -> None:
+    from cluster.doctor import clear_unsafe_switches
+
+    for name in clear_unsafe_switches(os.environ):
+        typer.echo(f"sixfold: {name} was set and is ignored: it would switch off a safety check", err=True)
+
+
+@app.command()
+def generate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    scale: Scale = "6x",
+    out: Annotated[str, typer.Option(help="Where the shards go: a folder or a URL.")] = "out/sandbox",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, space and cost; touch nothing.")] = False,
+    in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
+    gallery: Annotated[bool, typer.Option(help="Write the gallery page when images were made.")] = True,
+    single_writer: SingleWriter = False,
+) -> None:
+    """Make the images, on every GPU (or core) there is. Run it again to continue or to raise the scale.
+
+    Example: `sixfold generate recipes/sandbox.yaml --scale 6x --out out/sandbox sampler.steps=20`
+    """
+    from cluster.signals import StopFlag
+    from gen.plan import parse_scale
+    from gen.recipe import read_recipe
+    from gen.run import describe, run
+
+    chosen = read_recipe(recipe, [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])])
+    asked = parse_scale(scale)
+    if dry_run:
+        typer.echo(describe(chosen, asked))
+        return
+    with StopFlag() as stop:
+        outcome = run(chosen, asked, out, HOME, stop, single_writer)
+    if gallery and outcome.made_units:
+        typer.echo(f"gallery: {_gallery(out)}")
+    typer.echo(outcome.sentence())
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def prompts(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The parquet file to write.")] = Path("out/prompts.parquet"),
+    show: Annotated[int, typer.Option(min=0, help="How many prompts to print.")] = 10,
+) -> None:
+    """Write the prompts of a recipe to a parquet file and print the first few. Needs no GPU.
+
+    Example: `sixfold prompts recipes/sandbox.yaml --out out/prompts.parquet --show 20`
+    """
+    from gen.classes import load_classes
+    from gen.prompts import PromptTable, write_prompts
+    from gen.recipe import read_recipe
+
+    chosen = read_recipe(recipe, overrides or [])
+    classes = load_classes(chosen.classes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_prompts(classes, chosen.prompts, chosen.seed, out)
+    table = PromptTable.load(out)
+    counts = table.num_per_class()
+    for one in classes[:show]:
+        typer.echo(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}")
+    typer.echo(f"{sum(counts.values()):,} prompts for {len(classes):,} classes in {out}")
+
+
+@app.command()
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    scale: Scale = "6x",
+    out: Annotated[Path | None, typer.Option(help="Write one row per sample to this parquet file.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Walk the whole plan and print it; write nothing.")
+    ] = False,
+) -> None:
+    """Print what a scale means: folds, shards, images, bytes, hours; optionally write every sample to a file.
+
+    Example: `sixfold plan recipes/imagenet-sd15-6x.yaml --scale 6x --dry-run`
+    """
+    from gen.plan import parse_scale
+    from gen.recipe import read_recipe
+    from gen.run import describe, walk_plan
+
+    chosen = read_recipe(recipe, overrides or [])
+    asked = parse_scale(scale)
+    typer.echo(describe(chosen, asked))
+    if dry_run or out:
+        typer.echo(walk_plan(chosen, asked, None if dry_run else out))
+
+
+@app.command()
+def verify(
+    folder: Folder,
+    regenerate: Annotated[int, typer.Option(min=0, help="Make this many images again and compare.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which images --regenerate draws.")] = 0,
+) -> None:
+    """Read every byte, compare with hashes and tables, name every damage. Exit 3 if there is any.
+
+    Example: `sixfold verify out/sandbox --regenerate 20`
+    """
+    from gen.output import asked_units, regenerate_images
+    from shards.store import open_for_reading
+    from shards.verify import verify as verify_all
+
+    store = open_for_reading(folder)
+    with _bar("verify") as advance:
+        report = verify_all(store, advance, expected=asked_units(store))
+    for damage in report.damages:
+        typer.echo(str(damage))
+    typer.echo(
+        f"{report.shards:,} shards, {report.samples:,} samples, {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB: "
+        + (f"{len(report.damages)} damages; `sixfold repair {folder}`" if report.damages else "no damage")
+    )
+    if report.damages:
+        raise typer.Exit(EXIT_INCOMPLETE)
+    if regenerate:
+        compared = regenerate_images(store, regenerate, seed)
+        others = [one for one in compared if not one.same_bytes]
+        for one in others:
+            typer.echo(f"{one.key}: made again it differs by {one.mean_difference:.3f} of 255 in the mean")
+        typer.echo(f"{len(compared)} images made again: {len(compared) - len(others)} have the same bytes")
+        if any(one.mean_difference > REGENERATE_TOLERANCE for one in compared):
+            raise typer.Exit(EXIT_INCOMPLETE)
+
+
+@app.command()
+def repair(
+    folder: Folder,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be moved; move nothing.")] = False,
+) -> None:
+    """Move damaged shards to _meta/quarantine, so that the same `generate` makes exactly these again.
+
+    Example: `sixfold repair out/sandbox --dry-run`
+    """
+    from cluster.lease import Lease
+    from shards.repair import repair as repair_all
+    from shards.store import FolderStore, open_store
+    from shards.verify import verify as verify_all
+
+    store = open_store(folder)
+    lock_folder = store.root if isinstance(store, FolderStore) else None
+    with Lease.take(store, "repair", _warn, lock_folder=lock_folder), _bar("verify") as advance:
+        report = verify_all(store, advance)
+        damaged = report.damaged_shards()
+        moved = {} if dry_run else repair_all(store, report)
+    for shard in damaged:
+        where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else "damaged"
+        typer.echo(f"shard {shard:05d}: {where}")
+    typer.echo(
+        "nothing to repair"
+        if not damaged
+        else f"{len(damaged)} shards " + ("would be moved" if dry_run else "moved; run the same generate again")
+    )
+
+
+@app.command()
+def show(
+    folder: Folder,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the page goes.", show_default="_meta/gallery of the data set")
+    ] = None,
+    subset: Annotated[str | None, typer.Option(help="A subset's name such as 2x.", show_default="everything")] = None,
+) -> None:
+    """Write a static page of the images by class, with prompt, seed and status; it opens from disk.
+
+    Example: `sixfold show out/sandbox`
+    """
+    typer.echo(_gallery(folder, out, subset))
+
+
+@app.command()
+def export(
+    folder: Folder,
+    to: Annotated[
+        Literal["timm", "open_clip", "dali", "huggingface", "image_folder", "shards"],
+        typer.Option(help="Who shall read it; shards: FOLDER is an image folder that becomes shards."),
+    ],
+    out: Annotated[str, typer.Option(help="The folder to write; must not exist yet (shards: may be a URL).")],
+    subset: Annotated[str | None, typer.Option(help="A subset's name such as 2x.", show_default="everything")] = None,
+    unlicensed: Annotated[
+        Literal["refuse", "leave_out", "keep"],
+        typer.Option(help="Samples without a known licence; keep is for your own use."),
+    ] = "refuse",
+    licence: Annotated[
+        str | None, typer.Option(help="With --to shards: the licence of the pictures.", show_default="none")
+    ] = None,
+) -> None:
+    """Write what another tool wants beside links to the shards, or turn an image folder into shards.
+
+    Example: `sixfold export out/sandbox --to timm --out out/sandbox-timm --subset 2x`
+    """
+    from shards import export as exports
+    from shards.image_folder import export_image_folder, import_image_folder
+    from shards.store import open_for_reading, open_store
+
+    if to == "shards":
+        with _bar("import") as advance:
+            done = import_image_folder(Path(folder), open_store(out), licence=licence, progress=advance)
+        typer.echo(
+            f"{done.num_samples:,} images in {done.num_shards:,} shards in {out}; {done.num_failed:,} not readable"
+        )
+        raise typer.Exit(EXIT_INCOMPLETE if done.num_failed else 0)
+    formats = {
+        "timm": exports.export_timm,
+        "open_clip": exports.export_open_clip,
+        "dali": exports.export_dali,
+        "huggingface": exports.export_hugging_face,
+        "image_folder": export_image_folder,
+    }
+    store = open_for_reading(folder)
+    choice = exports.Choice(_subset(store, subset), unlicensed)
+    exported = formats[to](store, Path(out), choice)
+    left_out = f", {exported.num_left_out:,} without licence left out" if exported.num_left_out else ""
+    typer.echo(f"{exported.num_samples:,} samples for {to} in {out}{left_out}")
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """How far a run is: shards, images, rejected draws, the last summary, who writes now.
+
+    Example: `sixfold status out/sandbox`
+    """
+    from gen.output import describe_output
+    from shards.store import open_for_reading
+
+    typer.echo(describe_output(open_for_reading(folder)))
+
+
+@app.command()
+def doctor(
+    out: Annotated[Path, typer.Option(help="The folder that a run would write.")] = Path("out"),
+) -> None:
+    """Check this machine: versions, GPUs, memory, disk, Ray, safety switches, the sandbox. Exit 3 if one is bad.
+
+    Example: `sixfold doctor --out out/sandbox`
+    """
+    from cluster.doctor import Check, examine
+
+    missing = Check("sandbox", "bad", "no models in sandbox/models", "make them with `make sandbox`")
+    models = HOME / "sandbox" / "models" / "generator" / "model_index.json"
+    sandbox = Check("sandbox", "ok", "models are there") if models.is_file() else missing
+    checks = [*examine(os.environ, out), sandbox]
+    for check in checks:
+        advice = f"  -> {check.advice}" if check.verdict != "ok" else ""
+        typer.echo(f"{check.verdict:<5}{check.name:<18}{check.found}{advice}")
+    raise typer.Exit(EXIT_INCOMPLETE if any(check.verdict == "bad" for check in checks) else 0)
+
+
+def _warn(message: str) -> None:
+    typer.echo(f"sixfold: {message}", err=True)
+
+
+def _gallery(folder: str, out: Path | None = None, subset: str | None = None) -> Path:
+    from shards.gallery import write_gallery
+    from shards.layout import META
+    from shards.store import FolderStore, open_for_reading
+
+    store = open_for_reading(folder)
+    if out is None:
+        if not isinstance(store, FolderStore):
+            raise ValueError(f"{store.url}: a page for a store is written to a folder; give one with --out")
+        out = store.root / META / "gallery"
+    with _bar("gallery") as advance:
+        return write_gallery(store, out, subset=_subset(store, subset), subset_name=subset or "", progress=advance)
+
+
+def _subset(store: "Store", name: str | None) -> "Subset | None":
+    if name is None:
+        return None
+    from shards.manifest import read_subset
+
+    table, _ = read_subset(store, name)
+    uids: dict[int, list[str]] = {}
+    for shard, uid in zip(table["shard"].to_pylist(), table["uid"].to_pylist(), strict=True):
+        uids.setdefault(shard, []).append(uid)
+    return {shard: frozenset(some) for shard, some in uids.items()}
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _explain(error: Exception) -> int:
+    """One line on stderr; the exit code."""
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, typer.Abort):
+        return EXIT_BROKEN
+    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    line = " ".join(message.split()) or type(error).__name__
+    # LeaseHeld and ClusterError are the RuntimeErrors that are written for people
+    ours = type(error).__module__.startswith("cluster.")
+    if ours or isinstance(error, (ValueError, OSError, ImportError, typer.TyperException)):
+        typer.echo(f"sixfold: {line}", err=True)
+        return EXIT_MISTAKE
+    typer.echo(f"sixfold: {type(error).__name__}: {line}; this is a fault of ours, see `sixfold --debug …`", err=True)
+    return EXIT_BROKEN
+
+
+def main() -> None:
+    debug = "--debug" in sys.argv[1:]
+    try:
+        check_home(HOME)
+        code = app(standalone_mode=False, prog_name="sixfold")
+    except Exception as error:  # the edge of the program: every error becomes one line and an exit code
+        if debug:
+            raise
+        code = _explain(error)
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """The recipe of a generated data set: one frozen model made of the parts that live beside their owners.
 
 In: a YAML file and `key.sub=value` overrides. Out: `Recipe`, and its identity: everything that decides what the images
-are. `cluster` (how the work is spread) is no part of the identity: one data set may be made by any number of workers.
+are. `cluster` (how the work is spread) and `expect` are no part of it: one data set may be made by any number of workers.
 """
 
 import importlib.metadata
@@ -23,6 +23,14 @@ from gen.unit import ShardSpec
 DECIDING_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "simplejpeg", "pyarrow")
 
 
+class Expect(BaseModel):
+    """What the author of a recipe expects; for estimates before a run, never for its images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images_per_s: float = Field(gt=0, description="of one worker, images written")
+
+
 class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +41,8 @@ class Recipe(BaseModel):
     sampler: SamplerSpec
     screen: ScreenSpec = Field(default_factory=ScreenSpec)
     shards: ShardSpec = Field(default_factory=ShardSpec)
-    cluster: FanOutSpec = Field(default_factory=FanOutSpec)
+    cluster: FanOutSpec = FanOutSpec()
+    expect: Expect | None = None
 
 
 def read_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
@@ -42,8 +51,8 @@ def read_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """What the images of a run depend on, as plain JSON: the recipe without `cluster`, the model's digest, versions."""
-    chosen = recipe.model_dump(mode="json", exclude={"cluster"})
+    """What the images of a run depend on, as plain JSON: the recipe without `cluster` and `expect`, the model's digest, versions."""
+    chosen = recipe.model_dump(mode="json", exclude={"cluster", "expect"})
     # where a model folder lies is not what it is
     chosen["sampler"] = {key: value for key, value in chosen["sampler"].items() if key != "device"}
     chosen["model_digest"] = sampler_digest(recipe.sampler)
