@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.jpeg import encode_jpeg
+from shards.jpeg import SourceType, encode_jpeg
 from shards.layout import sample_key
 from shards.store import FolderStore, open_store
 from shards.writer import ShardWriter
@@ -72,8 +72,8 @@ def write_data_set(
             for index in range(num_slots):
                 class_id = (shard * num_slots + index) % len(CLASS_NAMES)
                 row = change(shard, index, sample(shard, index, class_id))
-                source_type = None if row["domain"] in ("real", "retrieved") else "trainedAlgorithmicMedia"
-                writer.add(row, encode_jpeg(picture(class_id, index), source_type=source_type))
+                note: SourceType | None = "trainedAlgorithmicMedia" if row["domain"] == "synthetic" else None
+                writer.add(row, encode_jpeg(picture(class_id, index), source_type=note))
             for index in range(num_slots, num_slots + num_rejected):
                 failed = sample(shard, index, index % len(CLASS_NAMES), status="blank", error_message="one flat colour")
                 writer.add(change(shard, index, failed), None)
