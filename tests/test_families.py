@@ -1,7 +1,7 @@
 """The four pipeline families generate through one sampler, from folders in their true on-disk format.
 
 The pipelines are tiny and have random weights (tests/tiny_pipelines.py). Tolerance for another batch size: 1e-5
-relative L2 on the latents of one denoiser call in fp32 (measured: 7e-8 to 1.3e-6); for the same batch the bytes are equal.
+relative L2 on the latents of one denoiser call in fp32 (measured: 7e-8 to 1.3e-6); for the same batch equal bytes.
 """
 
 from collections.abc import Iterator, Sequence
