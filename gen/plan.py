@@ -44,6 +44,9 @@ MAX_INT32 = 2**31 - 1
 
 _SCALE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)[xX]?")
 _SAMPLE_ID = struct.Struct(">5q")
+# copied for each draw: a third faster than naming size and purpose every time
+_SEED = hashlib.blake2b(digest_size=8, person=b"sixfold seed")
+_UID = hashlib.blake2b(digest_size=16, person=b"sixfold uid")
 
 Ints = NDArray[np.int64]
 
@@ -61,15 +64,16 @@ def parse_scale(text: str) -> Fraction:
 
 def sample_seed(run_seed: int, class_id: int, prompt_id: int, replicate: int, draw: int) -> int:
     """The 63-bit noise seed of one draw: a hash of who it is, never of when or where it is made."""
-    message = _SAMPLE_ID.pack(run_seed, class_id, prompt_id, replicate, draw)
-    digest = hashlib.blake2b(message, digest_size=8, person=b"sixfold seed").digest()
-    return int.from_bytes(digest, "big") >> 1
+    seed = _SEED.copy()
+    seed.update(_SAMPLE_ID.pack(run_seed, class_id, prompt_id, replicate, draw))
+    return int.from_bytes(seed.digest(), "big") >> 1
 
 
 def sample_uid(run_seed: int, class_id: int, prompt_id: int, replicate: int, draw: int) -> str:
     """The 128-bit name of one draw, 32 hexadecimal digits."""
-    message = _SAMPLE_ID.pack(run_seed, class_id, prompt_id, replicate, draw)
-    return hashlib.blake2b(message, digest_size=16, person=b"sixfold uid").hexdigest()
+    uid = _UID.copy()
+    uid.update(_SAMPLE_ID.pack(run_seed, class_id, prompt_id, replicate, draw))
+    return uid.hexdigest()
 
 
 @dataclass(frozen=True)
