@@ -234,6 +234,17 @@ def test_imagenet_six_times_is_7687002_images_in_7692_shards():
     assert cost.hours == pytest.approx(7_687_002 * 0.065 / 64 / 3600)
 
 
+def test_in_any_prefix_of_imagenet_every_class_is_within_one_of_its_share():
+    counts = np.array([IMAGENET_TRAIN * (i + 1) // 1000 - IMAGENET_TRAIN * i // 1000 for i in range(1000)])
+    plan = plan_of(counts.tolist(), 1, 0, 1000)
+    units = [plan.unit(shard) for shard in plan.units(Fraction(1))]
+    ranks, numbers = np.arange(IMAGENET_TRAIN), np.concatenate([unit.replicates for unit in units])
+    share = counts[np.concatenate([unit.class_ids for unit in units])] / IMAGENET_TRAIN
+    # a class is furthest behind just before one of its samples, furthest ahead just after it
+    assert np.abs(numbers - ranks * share).max() < 1
+    assert np.abs(numbers + 1 - (ranks + 1) * share).max() < 1
+
+
 def test_an_estimate_counts_the_last_shard_whole():
     cost = estimate(plan_of([10, 10], samples_per_shard=8), Fraction(1, 2), 100, 3.6, 2)
     assert (cost.shards, cost.images, cost.images_made, cost.bytes) == (2, 10, 16, 1600)
