@@ -77,7 +77,11 @@ class Selection:
 
 
 def select(store: Store, choice: Choice) -> Selection:
-    """Count the chosen samples. Raises ValueError if some may not be passed on and the choice is to refuse."""
+    """Count the chosen samples.
+
+    Raises ValueError if there are none, or if some may not be passed on and the
+    choice is to refuse.
+    """
     records = scan_records(store)
     census = take_census(store, records, choice.subset)
     if census.unlicensed and choice.unknown_licence == "refuse":
@@ -86,10 +90,13 @@ def select(store: Store, choice: Choice) -> Selection:
             "expected one for each; leave them out (unknown_licence=leave_out), or keep them for your own use "
             "(unknown_licence=keep)"
         )
+    num_left_out = 0
     if census.unlicensed and choice.unknown_licence == "leave_out":
-        licensed = take_census(store, records, choice.subset, licensed_only=True)
-        return Selection(store, records, choice, licensed, census.unlicensed)
-    return Selection(store, records, choice, census, 0)
+        num_left_out = census.unlicensed
+        census = take_census(store, records, choice.subset, licensed_only=True)
+    if not census.successes:
+        raise ValueError(f"{store.url}: found no chosen sample, expected at least one; nothing was exported")
+    return Selection(store, records, choice, census, num_left_out)
 
 
 def export_timm(store: Store, to: Path, choice: Choice, split: str = "train") -> Exported:
@@ -158,8 +165,6 @@ def _place_tars(
             rows = _cut(selection.store, shard, rows, folder / name)
         on_tar(folder / name, rows)
         placed.append((name, len(rows)))
-    if not placed:
-        raise ValueError(f"{selection.store.url}: found no chosen sample, expected at least one; nothing was exported")
     return placed
 
 

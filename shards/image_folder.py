@@ -19,6 +19,7 @@ import json
 import re
 import time
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shards.export import Choice, Exported, select
 from shards.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
@@ -228,7 +229,10 @@ def _row(source: Source, key: str, licence: str | None, quality: int) -> tuple[d
     source_type: SourceType | None = {"synthetic": SOURCE_TYPES[0], "edited": SOURCE_TYPES[1]}.get(row["domain"])
     try:
         jpeg, (height, width), (original_height, original_width) = _as_jpeg(data, source, quality, source_type)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        message = f"{source.name}: found no picture of the kinds {', '.join(sorted(set(FORMATS.values())))}"
+        return {**row, "status": "failed_to_decode", "error_message": message}, None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         message = f"{source.name}: {clip(str(error), 300)}"
         return {**row, "status": "failed_to_decode", "error_message": message}, None
     row |= {"status": SUCCESS, "width": width, "height": height}
@@ -242,7 +246,9 @@ def _as_jpeg(
 ) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
     """JPEG bytes, their (height, width) and those of the file. Raises what a decoder raises."""
     kind = FORMATS[source.path.suffix.lower()]
-    with Image.open(io.BytesIO(data), formats=tuple(set(FORMATS.values()))) as image:
+    with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+        opened = Image.open(io.BytesIO(data), formats=tuple(set(FORMATS.values())))
+    with opened as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"the header says {width} x {height} pixels, at most {MAX_PIXELS} are decoded")
