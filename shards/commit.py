@@ -45,7 +45,7 @@ from shards.store import CLAIMS, TMP, FolderStore, ObjectStore
 OLD_S = 24 * 3600.0
 _CLAIM_ROUNDS = 8
 _FLUSH_BYTES = 1 << 20
-_TEMP = re.compile(r"(?P<shard>[0-9]{5})\.(?P<attempt>[0-9a-z-]{1,40})\.(tar|parquet|json)")
+_TEMP = re.compile(r"(?P<shard>[0-9]{5})\.(?P<attempt>[0-9a-z-]{1,40})\.(tar|parquet|json)(\.[0-9a-f]{16}\.spare)?")
 
 
 class CommitError(OSError):
@@ -291,7 +291,7 @@ def _replace_debris(store: FolderStore, temp: Path, final: Path) -> None:
     if store.single_writer:
         store.disk.replace(temp, final)
         return
-    spare = temp.with_name(f"{temp.name}.{os.urandom(8).hex()}.part")
+    spare = temp.with_name(f"{temp.name}.{os.urandom(8).hex()}.spare")
     store.disk.link(temp, spare)
     try:
         store.disk.replace(spare, final)
@@ -308,43 +308,49 @@ def _void(store: FolderStore, shard: int, reason: str) -> Record | None:
 
 
 def _collect(store: FolderStore, temps: list[str], now_s: float) -> tuple[list[str], list[str]]:
-    attempts: dict[tuple[int, str], list[str]] = {}
-    collected: list[str] = []
-    alive: list[str] = []
+    """Remove the temporaries whose owner is dead; (removed, left)."""
+    owned: dict[str, list[str]] = {}  # the file that carries the owner's lock -> the owner's files
     for name in temps:
         match = _TEMP.fullmatch(name.rpartition("/")[2])
         if match:
-            attempts.setdefault((int(match["shard"]), match["attempt"]), []).append(name)
+            owned.setdefault(f"{TMP}/{match['shard']}.{match['attempt']}.tar", []).append(name)
         elif name.endswith(".part"):
-            # made and removed within one call; a day says that the call is over
-            (collected if _is_old(store, name, now_s) else alive).append(name)
-    for name in collected:
-        store.delete(name)
-    for (shard, attempt), names in attempts.items():
-        lock = _lock_of_dead(store, shard, attempt, now_s)
-        if lock is None:
-            alive += names
+            owned.setdefault(name, []).append(name)
+    collected: list[str] = []
+    alive: list[str] = []
+    for locked, listed in owned.items():
+        names = [name for name in listed if store.exists(name)]  # a claim finished since has removed its own
+        if not names:
             continue
+        lock = _lock_of_dead(store.path(locked), now_s)
         try:
-            claim = store.read_bytes(f"{CLAIMS}/{shard_name(shard)}.json") if store.exists(_claim_name(shard)) else b""
-            if claim and f'"attempt": "{attempt}"'.encode() in claim:
-                alive += names  # it claimed in its last moment; the claim is finished next time
+            # an attempt that claimed in its last moment is finished next time
+            if lock is None or _is_claimed(store, locked):
+                alive += names
                 continue
-            # the tar, which carries the lock, goes last
-            for name in sorted(names, key=lambda name: name.endswith(".tar")):
+            for name in sorted(names, key=lambda name: name == locked):  # the lock goes last
                 store.delete(name)
                 collected.append(name)
         finally:
-            if lock >= 0:
+            if lock is not None and lock >= 0:
                 os.close(lock)
     return collected, alive
 
 
-def _lock_of_dead(store: FolderStore, shard: int, attempt: str, now_s: float) -> int | None:
-    """A descriptor that holds the lock of a dead attempt, -1 if it left no tar to lock, None if it may be alive."""
-    tar = _temps(store, shard, attempt)[0]
+def _is_claimed(store: FolderStore, locked: str) -> bool:
+    match = _TEMP.fullmatch(locked.rpartition("/")[2])
+    if match is None:
+        return False
     try:
-        fd = os.open(tar, os.O_RDWR | os.O_CLOEXEC)
+        return f'"attempt": "{match["attempt"]}"'.encode() in store.read_bytes(_claim_name(int(match["shard"])))
+    except FileNotFoundError:
+        return False
+
+
+def _lock_of_dead(path: Path, now_s: float) -> int | None:
+    """A descriptor that holds the lock of a dead owner, -1 if there is nothing to lock, None if it may be alive."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return -1
     try:
@@ -353,17 +359,10 @@ def _lock_of_dead(store: FolderStore, shard: int, attempt: str, now_s: float) ->
         os.close(fd)
         return None
     except OSError:
-        if not _is_old(store, f"{TMP}/{tar.name}", now_s):
+        if now_s - os.fstat(fd).st_mtime < OLD_S:
             os.close(fd)
             return None
     return fd
-
-
-def _is_old(store: FolderStore, name: str, now_s: float) -> bool:
-    try:
-        return now_s - store.path(name).stat().st_mtime > OLD_S
-    except FileNotFoundError:
-        return False
 
 
 def _set_torn_aside(store: FolderStore | ObjectStore) -> tuple[int, ...]:

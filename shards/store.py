@@ -13,10 +13,12 @@ Every address in a message is redacted: user info and query never reach a log.
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,23 +100,17 @@ class FolderStore:
         return stamps
 
     def write_exclusive(self, name: str, data: bytes) -> bool:
-        target, temp = self.path(name), self._temp(name)
+        target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._write_temp(temp, data)
+        with self._staged(name, data) as temp:
             return self.publish(temp, target)
-        finally:
-            unlink_if_there(self.disk, temp)
 
     def replace(self, name: str, data: bytes) -> None:
-        target, temp = self.path(name), self._temp(name)
+        target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._write_temp(temp, data)
+        with self._staged(name, data) as temp:
             self.disk.replace(temp, target)
             self.disk.fsync_dir(target.parent)
-        finally:
-            unlink_if_there(self.disk, temp)
 
     def move(self, name: str, new_name: str) -> None:
         target = self.path(new_name)
@@ -139,19 +135,25 @@ class FolderStore:
     def _folder(self, prefix: str) -> Path:
         return self.path(prefix.rstrip("/")) if prefix else self.root
 
-    def _temp(self, name: str) -> Path:
+    @contextlib.contextmanager
+    def _staged(self, name: str, data: bytes) -> Iterator[Path]:
+        """`data` in a temporary, whole and synced; its lock tells a collector that we are alive."""
         (self.root / TMP).mkdir(parents=True, exist_ok=True)
-        return self.root / TMP / f"{name.rpartition('/')[2]}.{secrets.token_hex(8)}.part"
-
-    def _write_temp(self, temp: Path, data: bytes) -> None:
+        temp = self.root / TMP / f"{name.rpartition('/')[2]}.{secrets.token_hex(8)}.part"
         fd = self.disk.create(temp)
         try:
+            with contextlib.suppress(OSError):  # a mount without locks: temporaries are then collected by age
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             write_all(self.disk, fd, data)
             self.disk.fsync(fd)
             if os.fstat(fd).st_size != len(data):
                 raise OSError(errno.EIO, f"wrote {len(data)} bytes, the disk holds {os.fstat(fd).st_size}", str(temp))
+            yield temp
         finally:
-            self.disk.close(fd)
+            try:
+                unlink_if_there(self.disk, temp)
+            finally:
+                self.disk.close(fd)
 
 
 class ObjectStore:
