@@ -1,0 +1,234 @@
+"""Who may import whom, and what no file may do: the house rules as a table and as checks of the source."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT: dict[str, set[str]] = {
+    "shards": set(),
+    "cluster": set(),
+    "gen": {"shards", "cluster"},
+    "retrieve": {"shards", "cluster"},
+    "train": {"shards", "cluster"},
+    "sandbox": {"shards", "cluster", "gen", "retrieve", "train"},
+    "sixfold": {"shards", "cluster", "gen", "retrieve", "train", "sandbox"},
+}
+PACKAGES = [name for name in MAY_IMPORT if name != "sixfold"]
+LOADS_OBJECTS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
+RUNS_TEXT = {"eval", "exec", "compile", "__import__"}
+SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "commands.getoutput"}
+SAFE_LOADERS = {"SafeLoader", "CSafeLoader"}
+WAITING_PROGRAMS = {"subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
+HEAVY = ("torch", "diffusers", "transformers", "ray", "timm", "open_clip", "datasets", "deepspeed", "faiss")
+
+
+def sources() -> list[Path]:
+    return [*(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))), ROOT / "sixfold.py"]
+
+
+def owner(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Every call with the dotted name of what is called, as written; "" stands for an expression."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node, dotted(node.func)
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return ""
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Top-level names of all imports, also of those inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def safe_loaders(tree: ast.AST) -> set[str]:
+    """YAML's safe loaders and the classes of this file that are made of one."""
+    known = set(SAFE_LOADERS)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and {dotted(base).rpartition(".")[2] for base in node.bases} & known:
+            known.add(node.name)
+    return known
+
+
+def dangers(tree: ast.AST) -> Iterator[str]:
+    """Everything that would turn data into code."""
+    yield from (f"import {name}" for name in sorted(imported(tree) & LOADS_OBJECTS))
+    loaders = safe_loaders(tree)
+    for call, name in calls(tree):
+        keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+        if name in RUNS_TEXT or name in {f"builtins.{text}" for text in RUNS_TEXT} or name in SHELLS:
+            yield f"{name}(...)"
+        for word in ("shell", "trust_remote_code", "allow_pickle"):
+            if word in keywords and not is_constant(keywords[word], False):
+                yield f"{word}=..."
+        if name == "yaml.load" or name.startswith(("yaml.full_load", "yaml.unsafe_load", "yaml.load_all")):
+            given = [*call.args[1:2], *[value for word, value in keywords.items() if word == "Loader"]]
+            if not given or dotted(given[0]).rpartition(".")[2] not in loaders:
+                yield f"{name} without a safe loader"
+        if name == "torch.load" and not is_constant(keywords.get("weights_only"), True):
+            yield "torch.load without weights_only=True"
+        if name.endswith((".extractall", ".extract")):
+            yield f"{name}(...) unpacks an archive"
+
+
+def endless_waits(tree: ast.AST) -> Iterator[str]:
+    """Every wait that names no time-out.
+
+    ``x.join()``, ``x.wait()``, ``x.result()`` and ``x.get()`` without an argument wait for ever; text's ``join`` and
+    a dict's ``get`` have one.
+    """
+    for call, name in calls(tree):
+        has_timeout = any(keyword.arg in ("timeout", "timeout_s") for keyword in call.keywords)
+        method = name.rpartition(".")[2]
+        if name in ("ray.get", "ray.wait", "futures.wait", "concurrent.futures.wait") or name in WAITING_PROGRAMS:
+            waits = not has_timeout
+        elif method in ("wait", "join", "result", "get") and "." in name:
+            waits = not call.args and not has_timeout
+        elif method in ("as_completed", "communicate"):
+            waits = not has_timeout
+        else:
+            waits = False
+        if waits:
+            yield f"line {call.lineno}: {ast.unparse(call)[:80]}"
+
+
+def is_constant(node: ast.expr | None, value: bool) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def modules_after(program: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after ``program``."""
+    code = f"{program}\nimport sys\nprint('\\n'.join({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_what_the_table_allows(package: str) -> None:
+    for path in sources():
+        if owner(path) == package:
+            others = imported(ast.parse(path.read_text(encoding="utf-8"))) & set(MAY_IMPORT)
+            assert others - {package} <= MAY_IMPORT[package], path
+
+
+def test_only_cluster_imports_ray() -> None:
+    users = {owner(path) for path in sources() if "ray" in imported(ast.parse(path.read_text(encoding="utf-8")))}
+    assert users <= {"cluster"}
+
+
+def test_the_sampler_runs_on_a_machine_without_ray_deepspeed_and_faiss() -> None:
+    assert not modules_after("import gen.sampler") & {"ray", "deepspeed", "faiss"}
+
+
+def test_shards_need_no_model_library() -> None:
+    modules = ", ".join(f"shards.{path.stem}" for path in sorted((ROOT / "shards").glob("[a-z]*.py")))
+    assert not modules_after(f"import {modules}") & set(HEAVY)
+
+
+def test_the_command_line_starts_without_the_heavy_libraries() -> None:
+    assert not modules_after("import sixfold") & set(HEAVY)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_turns_data_into_code(path: Path) -> None:
+    assert list(dangers(ast.parse(path.read_text(encoding="utf-8")))) == []
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_b13_no_file_waits_without_a_time_out(path: Path) -> None:
+    assert list(endless_waits(ast.parse(path.read_text(encoding="utf-8")))) == []
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_says_what_it_is_for_and_has_a_name_of_its_own(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert path.stem not in ("utils", "util", "helpers", "common", "misc")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from dill import loads",
+        "def f():\n    import pickle",
+        "eval('1')",
+        "exec(x)",
+        "import os\nos.system('ls')",
+        "subprocess.run('ls', shell=True, timeout=1)",
+        "AutoModel.from_pretrained(x, trust_remote_code=True)",
+        "AutoModel.from_pretrained(x, trust_remote_code=flag)",
+        "yaml.load(x)",
+        "yaml.load(x, yaml.Loader)",
+        "yaml.load(x, Loader=Mine)\nclass Mine(yaml.FullLoader): pass",
+        "np.load(x, allow_pickle=True)",
+        "torch.load(x)",
+        "tarfile.open(x).extractall()",
+    ],
+)
+def test_the_check_for_code_from_data_finds(text: str) -> None:
+    assert list(dangers(ast.parse(text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yaml.safe_load(x)",
+        "class Mine(yaml.SafeLoader): pass\nyaml.load(x, Loader=Mine)",
+        "AutoModel.from_pretrained(x, trust_remote_code=False)",
+        "torch.load(x, weights_only=True)",
+        "re.compile('x')",
+        "model.eval()",
+    ],
+)
+def test_the_check_for_code_from_data_lets_pass(text: str) -> None:
+    assert not list(dangers(ast.parse(text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ray.get(ref)", "ray.wait(refs, num_returns=1)", "thread.join()", "event.wait()", "future.result()"),
+        *("process.communicate(b'')", "subprocess.run(['ls'])", "queue.get()", "concurrent.futures.wait(all)"),
+    ],
+)
+def test_the_check_for_endless_waits_finds(text: str) -> None:
+    assert list(endless_waits(ast.parse(text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "ray.get(ref, timeout=5)",
+            "thread.join(5)",
+            "event.wait(timeout=5)",
+            "future.result(timeout=1)",
+            "','.join(x)",
+        ),
+        *("os.path.join(a, b)", "d.get('k')", "subprocess.run(['ls'], timeout=5)", "process.communicate(timeout=5)"),
+    ],
+)
+def test_the_check_for_endless_waits_lets_pass(text: str) -> None:
+    assert not list(endless_waits(ast.parse(text)))
