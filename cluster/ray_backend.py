@@ -21,7 +21,7 @@ from cluster.events import Event
 from cluster.failure import describe, one_line
 from cluster.process import ProcessId, kill_here, this_place
 from cluster.ray_session import Session
-from cluster.ray_worker import Hello, Look, Outcome, RayWorker, running_versions
+from cluster.ray_worker import Hello, Look, Outcome, RayWorker
 from cluster.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
 from cluster.signals import StopFlag
 from cluster.work import FanOutSpec, MakeWorker
@@ -55,7 +55,7 @@ def run_on_ray(
     session: Session,
 ) -> None:
     """Run until the schedule is over, then end every worker."""
-    driver = _Driver(schedule, make_worker, spec)
+    driver = _Driver(schedule, make_worker, spec, session.versions)
     try:
         while not schedule.over:
             driver.turn(stop)
@@ -70,12 +70,12 @@ def run_on_ray(
 
 
 class _Driver:
-    def __init__(self, schedule: Schedule, make_worker: MakeWorker, spec: FanOutSpec) -> None:
+    def __init__(self, schedule: Schedule, make_worker: MakeWorker, spec: FanOutSpec, versions: dict[str, str]) -> None:
         self._schedule = schedule
         self._make_worker = make_worker
         self._spec = spec
         self._gpus: float | None = None if spec.gpus_per_worker == "auto" else spec.gpus_per_worker
-        self._versions = running_versions()
+        self._versions = versions
         self._place = this_place()
         self._hands: dict[int, _Hand] = {}
         self._pending: dict[Any, tuple[Question, int]] = {}
@@ -90,7 +90,10 @@ class _Driver:
             self._nodes_at = time.monotonic()
             self._do(self._schedule.nodes(self._slots(), time.monotonic()))
         for ref in self._answers():
-            question, number = self._pending.pop(ref)
+            asked = self._pending.pop(ref, None)
+            if asked is None:  # a dead worker fails all its answers at once; the first one has settled the others
+                continue
+            question, number = asked
             if number in self._hands:
                 self._hands[number].refs.discard(ref)
                 self._hear(ref, question, number)

@@ -26,6 +26,7 @@ import ray
 from cluster.code import home
 from cluster.failure import one_line
 from cluster.process import start_ticks
+from cluster.ray_worker import running_versions
 from cluster.work import FanOutSpec
 
 OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB
@@ -41,10 +42,10 @@ class ClusterError(RuntimeError):
 
 @dataclass(frozen=True)
 class Session:
-    """``ours``: started by this process, which also ends it."""
+    """A connected cluster. ``versions``: what the driver runs and what was sent to the workers."""
 
-    ours: bool
-    num_nodes: int
+    ours: bool  # started by this process, which also ends it
+    versions: dict[str, str]
 
 
 def usable_cores() -> int:
@@ -71,7 +72,7 @@ def runtime_env(spec: FanOutSpec) -> dict[str, object]:
 def ray_session(spec: FanOutSpec) -> Iterator[Session]:
     """Connect or start, and undo it at the end. Inside another session it is that session."""
     if ray.is_initialized():
-        yield Session(ours=False, num_nodes=len(ray.nodes()))
+        yield Session(ours=False, versions=running_versions())
         return
     prepare_environment(os.environ)
     be_quiet()
@@ -120,7 +121,7 @@ def _joined(spec: FanOutSpec, address: str) -> Iterator[Session]:
             "start the cluster, correct the address or the token, or unset RAY_ADDRESS to run on this machine"
         ) from error
     try:
-        yield Session(ours=False, num_nodes=len(ray.nodes()))
+        yield Session(ours=False, versions=running_versions())
     finally:
         ray.shutdown()
 
@@ -156,7 +157,7 @@ def _started(spec: FanOutSpec) -> Iterator[Session]:
         ) from error
     assert os.environ.get("RAY_AUTH_MODE") == "token", "a cluster of our own must ask for its token"
     try:
-        yield Session(ours=True, num_nodes=1)
+        yield Session(ours=True, versions=running_versions())
     finally:
         ray.shutdown()
         shutil.rmtree(folder / "r", ignore_errors=True)  # left-overs are swept at the next start

@@ -5,6 +5,7 @@ whatever Ray raises is a fault of the machinery. ``look`` and ``drop`` run in a 
 call still answers; a stopped or dead process does not, and that is the sign.
 """
 
+import functools
 import os
 import platform
 import sys
@@ -54,7 +55,9 @@ class Outcome:
     rejected: int
 
 
+@functools.cache
 def running_versions() -> dict[str, str]:
+    """What this process runs; as of the first call, for what an editor saves later is not what was imported."""
     return {"code": code_hash(home())[:16], "python": platform.python_version(), **library_versions(LIBRARIES)}
 
 

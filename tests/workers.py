@@ -6,6 +6,7 @@ contents are a function of the unit alone; ``<folder>/log/`` holds one file per 
 
 import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.work import JSON, Beat, Worker, WorkerBroken
+
+
+def printed_seed() -> int:
+    """A fresh seed; pytest shows it when the test fails. Put a failing one in the test as a constant."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    return seed
 
 
 def contents(unit: int) -> bytes:
@@ -64,33 +72,32 @@ def writer(folder: Path, seconds: float = 0.0) -> Worker:
     return work
 
 
-def misbehaving(folder: Path, kind: str, bad_unit: int, seconds: float = 0.1) -> Worker:
-    """Good but for ``bad_unit``, where it does what ``kind`` says."""
+def misbehaving(folder: Path, kinds: Mapping[int, str], seconds: float = 0.1) -> Worker:
+    """Good but for the units in ``kinds``, where it does what is said there."""
     good = writer(folder, seconds)
 
     def work(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
-        if unit != bad_unit:
+        if unit not in kinds:
             return good(unit, attempt, beat)
         note(folder, unit, attempt)
         beat(0, 0)
-        match kind:
+        first = first_time(folder, f"first.{unit}")
+        match kinds[unit]:
             case "raises":
                 raise ValueError(f"image 7 of unit {unit}:\nfound NaN")
-            case "broken once" if first_time(folder, "broken"):
+            case "broken once" if first:
                 raise WorkerBroken("device lost")
             case "dies":
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "stops once" if first_time(folder, "stopped"):
+            case "stops once" if first:
                 os.kill(os.getpid(), signal.SIGSTOP)
-            case "loops once" if first_time(folder, "looped"):
+            case "loops once" if first:
                 while True:
                     pass
-            case "crawls once" if first_time(folder, "crawled"):
+            case "crawls once" if first:
                 for _ in range(600):
                     time.sleep(0.1)
                     beat(0, 0)
-            case "eats memory":
-                raise MemoryError("as numpy says it")
         return good(unit, attempt, beat)
 
     return work
@@ -114,16 +121,16 @@ def failing_constructor(cause: str) -> Worker:
     raise FileNotFoundError(cause)
 
 
-def slow_constructor(folder: Path, seconds: float) -> Worker:
+def slow_constructor(folder: Path, seconds: float, kinds: Mapping[int, str]) -> Worker:
     time.sleep(seconds)
-    return writer(folder)
+    return misbehaving(folder, kinds)
 
 
 def partly_failing(folder: Path) -> Worker:
     """B9: bad images become rows of the result, the unit goes through."""
 
     def work(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
-        rows = []
+        rows: list[JSON] = []
         for image in range(100):
             try:
                 if image == unit:
@@ -135,5 +142,3 @@ def partly_failing(folder: Path) -> Worker:
         return {"failures": rows}
 
     return work
-
-

@@ -1,0 +1,335 @@
+"""The fan-out over real Ray: worker processes that die, stop, loop, crawl and leave children behind.
+
+One cluster of our own serves the whole module; every test gets fresh workers on it.
+"""
+
+import ast
+import functools
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from cluster.code import home
+from cluster.events import Event
+from cluster.fan_out import FanOutSpec, Summary, fan_out
+from cluster.ray_session import Session, private_folder, ray_session
+from cluster.signals import StopFlag
+from cluster.work import MakeWorker
+from tests import workers
+
+SPEC = FanOutSpec(
+    workers=2, gpus_per_worker=0, start_deadline_s=60, stall_deadline_s=60, straggler_factor=0, attempts=2
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    with ray_session(SPEC) as ours:
+        yield ours
+
+
+def run(
+    units: range,
+    make_worker: MakeWorker,
+    on_event: Callable[[Event], None] = lambda event: None,
+    stop: StopFlag | None = None,
+    **changes: object,
+) -> tuple[Summary, list[Event]]:
+    events: list[Event] = []
+
+    def record(event: Event) -> None:
+        events.append(event)
+        on_event(event)
+
+    spec = SPEC.model_copy(update=changes)
+    return fan_out(units, make_worker, spec, record, stop or StopFlag()), events
+
+
+def assert_all_published(folder: Path, units: range) -> None:
+    assert {path.name for path in folder.glob("*.txt")} == {f"{unit}.txt" for unit in units}
+    for unit in units:
+        assert (folder / f"{unit}.txt").read_bytes() == workers.contents(unit)
+
+
+def pids_of(folder: Path, unit: int | str = "*") -> set[int]:
+    return {int(path.name.rsplit(".", 1)[1]) for path in (folder / "log").glob(f"{unit}.*")}
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_units_are_made_by_several_processes_with_pinned_threads(session, tmp_path):
+    summary, events = run(range(12), functools.partial(workers.writer, tmp_path, 0.1))
+    assert_all_published(tmp_path, range(12))
+    assert (summary.done, summary.images, summary.exit_code) == (12, 120, 0)
+    assert len(pids_of(tmp_path)) == 2
+    assert os.getpid() not in pids_of(tmp_path)
+    assert {event.data["threads"] for event in events if event.kind == "unit_done"} == {"1"}
+    assert wait_until(lambda: not any(running(pid) for pid in pids_of(tmp_path)), 5), "no worker outlives its run"
+
+
+def test_m23_our_own_cluster_asks_for_a_token_that_only_we_can_read(session):
+    token = private_folder() / "token"
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.torture
+def test_i8_a_client_with_a_wrong_token_is_refused(session):
+    attempt = subprocess.run(
+        [sys.executable, "-c", "import ray, sys; ray.init(address=sys.argv[1])", ray.get_runtime_context().gcs_address],
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_TOKEN_PATH": ""},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert attempt.returncode != 0
+    assert "Authentication" in attempt.stderr
+
+
+def kill_at_random(folder: Path, num_kills: int, rng: random.Random, over: threading.Event) -> int:
+    """SIGKILL random workers that have begun a unit; returns how many."""
+    killed: set[int] = set()
+    while len(killed) < num_kills and not over.wait(rng.uniform(0.05, 0.6)):
+        alive = [pid for pid in sorted(pids_of(folder) - killed) if running(pid)]
+        if alive:
+            victim = rng.choice(alive)
+            os.kill(victim, signal.SIGKILL)
+            killed.add(victim)
+    return len(killed)
+
+
+def survive_kills(folder: Path, num_units: int, num_kills: int, seed: int) -> None:
+    over = threading.Event()
+    count: list[int] = []
+    killer = threading.Thread(
+        target=lambda: count.append(kill_at_random(folder, num_kills, random.Random(seed), over))
+    )  # fmt: skip
+    killer.start()
+    try:
+        summary, events = run(range(num_units), functools.partial(workers.writer, folder, 0.2), attempts=8)
+    finally:
+        over.set()
+        killer.join(timeout=10)
+    assert summary.exit_code == 0
+    assert summary.done == num_units
+    assert count[0] >= num_kills
+    assert_all_published(folder, range(num_units))
+    done = [event.unit for event in events if event.kind == "unit_done"]
+    assert sorted(done) == list(range(num_units))
+    # lost work: at most the unit at hand per killed worker
+    started = sum(event.kind == "unit_started" for event in events)
+    assert started <= num_units + count[0]
+
+
+def test_b1_random_sigkills_lose_nothing_and_double_nothing(session, tmp_path):
+    survive_kills(tmp_path, 40, 5, workers.printed_seed())
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+def test_b1_200_sigkills_lose_nothing_and_double_nothing(session, tmp_path):
+    survive_kills(tmp_path, 1500, 200, workers.printed_seed())
+
+
+def test_b7_b15_b18_r8_stopped_looping_and_crawling_workers_are_replaced_in_time(session, tmp_path):
+    """Unit 1 stops its process, unit 2 loops, unit 8 beats but crawls; constructors outlast the stall deadline."""
+    kinds = {1: "stops once", 2: "loops once", 8: "crawls once"}
+    make = functools.partial(workers.slow_constructor, tmp_path, 2.5, kinds)
+    summary, events = run(range(14), make, stall_deadline_s=2.0, straggler_factor=3.0)
+    assert summary.exit_code == 0
+    assert_all_published(tmp_path, range(14))
+    killed = [event for event in events if event.kind == "worker_killed"]
+    assert len(killed) == 2, "B15: no constructor was taken for a hang; B18: the crawl was outrun, not killed"
+    assert all("no progress" in event.message for event in killed)
+    for unit in (1, 2):
+        begun = next(event.at_s for event in events if event.kind == "unit_started" and event.unit == unit)
+        failed = next(event.at_s for event in events if event.kind == "unit_failed" and event.unit == unit)
+        assert failed - begun < 2.0 + 10.0
+        assert len(workers.attempts_of(tmp_path, unit)) == 2
+    assert [event.unit for event in events if event.kind == "unit_rerun"] == [8]
+    assert summary.seconds < 60, "the crawl alone would take 60 s"
+    stuck = pids_of(tmp_path, 1) | pids_of(tmp_path, 2)
+    assert wait_until(lambda: not any(running(pid) for pid in stuck), 5), "the stuck processes are gone, not just left"
+
+
+def test_b8_b23_a_unit_that_kills_its_process_is_quarantined_and_named(session, tmp_path):
+    summary, _ = run(range(6), functools.partial(workers.misbehaving, tmp_path, {2: "dies"}), workers=1)
+    assert [(bad.unit, bad.failures) for bad in summary.quarantined] == [(2, 2)]
+    assert "died" in summary.quarantined[0].cause
+    assert summary.exit_code == 3
+    assert {int(path.stem) for path in tmp_path.glob("*.txt")} == {0, 1, 3, 4, 5}
+
+
+def test_b14_a_constructor_that_fails_everywhere_ends_the_run_soon_with_the_cause(session):
+    started = time.monotonic()
+    summary, _ = run(range(3), functools.partial(workers.failing_constructor, "no weights in /models/x"), workers=1)
+    assert "no weights in /models/x" in str(summary.error)
+    assert summary.exit_code == 1
+    assert time.monotonic() - started < 45
+
+
+def test_b16_a_child_of_a_killed_worker_dies_too(session, tmp_path):
+    summary, _ = run(range(2), functools.partial(workers.with_children, tmp_path), workers=1)
+    assert summary.exit_code == 0
+    child = int((tmp_path / "child.pid").read_text())
+    assert wait_until(lambda: not running(child), 10)
+
+
+def test_b9_b12_b20_many_units_with_bad_images_leave_the_drivers_memory_flat(session, tmp_path):
+    """Bad images are rows of small results; one unit is in flight per worker; nothing grows with the units done."""
+    process = psutil.Process()
+    marks: dict[int, int] = {}
+    done = 0
+    in_flight: set[int] = set()
+    most = 0
+
+    def watch(event: Event) -> None:
+        nonlocal done, most
+        if event.kind == "unit_started" and event.unit is not None:
+            in_flight.add(event.unit)
+        if event.kind == "unit_done" and event.unit is not None:
+            in_flight.discard(event.unit)
+            done += 1
+            if done in (200, 800):
+                marks[done] = process.memory_info().rss
+        most = max(most, len(in_flight))
+
+    summary, events = run(range(800), functools.partial(workers.partly_failing, tmp_path), watch, workers=1)
+    assert (summary.done, summary.images, summary.rejected) == (800, 80_000 - 100, 100)
+    assert most <= 1
+    assert marks[800] - marks[200] < 12 * 2**20
+    results = {event.unit: event.data for event in events if event.kind == "unit_done"}
+    assert results[2] == {"failures": [{"image": 2, "status": "image 2 is black"}]}
+
+
+def test_c1_r9_a_stop_request_ends_within_drain_s_and_says_run_me_again(session, tmp_path):
+    stop = StopFlag()
+    asked = 0.0
+
+    def ask(event: Event) -> None:
+        nonlocal asked
+        if event.kind == "unit_started" and not stop.requested:
+            asked = time.monotonic()
+            stop.request("SIGUSR1")
+
+    summary, events = run(
+        range(50), functools.partial(workers.writer, tmp_path, 20.0), ask, stop, workers=1, drain_s=3.0
+    )
+    assert time.monotonic() - asked < 3.0 + 1.0
+    assert summary.exit_code == 75
+    assert summary.done == 0
+    assert "unit_dropped" in [event.kind for event in events], "workers stop at a beat, and clean up"
+
+
+DRIVER = """
+import functools, os, sys
+from pathlib import Path
+from cluster.fan_out import FanOutSpec, fan_out
+from cluster.signals import StopFlag
+from tests import workers
+folder = Path(sys.argv[1])
+units = [unit for unit in range(int(sys.argv[2])) if not (folder / f"{unit}.txt").exists()]
+spec = FanOutSpec(workers=2, gpus_per_worker=0)
+with StopFlag() as stop:
+    summary = fan_out(units, functools.partial(workers.writer, folder, 0.2), spec, lambda event: None, stop)
+sys.exit(summary.exit_code)
+"""
+
+
+def start_driver(folder: Path, num_units: int, address: str | None) -> "subprocess.Popen[bytes]":
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    if address:
+        env["RAY_ADDRESS"] = address
+    return subprocess.Popen([sys.executable, "-c", DRIVER, str(folder), str(num_units)], cwd=home(), env=env)
+
+
+def test_b3_m22_a_killed_driver_leaves_no_worker_and_the_same_command_goes_on(session, tmp_path):
+    """A second driver joins the cluster through RAY_ADDRESS and the token, is killed, and is started again."""
+    address = ray.get_runtime_context().gcs_address
+    child = start_driver(tmp_path, 40, address)
+    assert wait_until(lambda: len(list(tmp_path.glob("*.txt"))) >= 4, 60)
+    child.kill()
+    child.wait(timeout=10)
+    assert wait_until(lambda: not any(running(pid) for pid in pids_of(tmp_path)), 10)
+    before = len(list(tmp_path.glob("*.txt")))
+    assert before < 40
+    assert start_driver(tmp_path, 40, address).wait(timeout=90) == 0
+    assert_all_published(tmp_path, range(40))
+
+
+def processes_of(driver: int) -> list[psutil.Process]:
+    """Everything whose command line or working folder lies in the private folder of this driver."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            text = " ".join(process.cmdline()) + process.cwd()
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+        if f"sixfold-ray-{driver}-" in text:
+            found.append(process)
+    return found
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+def test_b3_ten_killed_drivers_with_clusters_of_their_own_leave_no_process(tmp_path):
+    rng = random.Random(workers.printed_seed())
+    for life in range(10):
+        child = start_driver(tmp_path, 200, None)
+        goal = 10 * (life + 1)
+        assert wait_until(lambda goal=goal: len(list(tmp_path.glob("*.txt"))) >= goal, 120)  # type: ignore[misc]
+        time.sleep(rng.uniform(0, 0.5))
+        child.kill()
+        child.wait(timeout=10)
+        assert wait_until(lambda pid=child.pid: not processes_of(pid), 20)  # type: ignore[misc]
+    child = start_driver(tmp_path, 200, None)
+    assert child.wait(timeout=200) == 0
+    assert_all_published(tmp_path, range(200))
+
+
+def test_b13_no_wait_for_ray_lacks_a_deadline():
+    """R8: in the whole package, every ray.get and ray.wait names its timeout."""
+    for file in (home() / "cluster").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and (node.func.value.id, node.func.attr) in {("ray", "get"), ("ray", "wait")}
+            ):
+                assert "timeout" in {keyword.arg for keyword in node.keywords}, f"{file.name}:{node.lineno}"
+
+
+@pytest.mark.torture
+def test_make_worker_that_workers_cannot_import_is_refused_with_the_cause(session, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def make():\n    return None\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import only_here  # type: ignore[import-not-found]
+
+    summary, _ = run(range(3), only_here.make)
+    assert "only_here" in str(summary.error)
+    assert summary.exit_code == 1
