@@ -1,0 +1,299 @@
+"""The path as a whole: a recipe becomes shards, and whatever interrupts it, the shards come out the same.
+
+Everything is real: the sandbox's pipeline, the commit protocol, Ray where it is named. Small: 2 denoising steps and
+shards of 10.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.code import home
+from cluster.signals import StopFlag
+from gen.output import regenerate_images
+from gen.recipe import read_recipe
+from gen.run import Outcome, run
+from shards.layout import SUCCESS
+from shards.manifest import read_subset, read_table, scan_records
+from shards.store import open_for_reading
+from shards.verify import verify
+
+HOME = home()
+SMALL = ["sampler.steps=2", "shards.samples_per_shard=10", "sampler.batch=5", "prompts.per_class=30"]
+HERE = "cluster.in_process=true"
+
+
+def generate(out: Path, scale: str, *overrides: str) -> Outcome:
+    recipe = read_recipe(HOME / "recipes" / "sandbox.yaml", [*SMALL, *overrides])
+    return run(recipe, Fraction(scale), str(out), HOME, StopFlag())
+
+
+def command(out: Path, scale: str, *overrides: str) -> list[str]:
+    recipe = str(HOME / "recipes" / "sandbox.yaml")
+    options = ["--scale", f"{scale}x", "--out", str(out), "--no-gallery"]
+    return [sys.executable, "-m", "sixfold", "generate", recipe, *options, *SMALL, *overrides]
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    """Name -> bytes of everything whose bytes are promised: tars and tables."""
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*")) if path.suffix in (".tar", ".parquet")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """0.2x made at once, without interruption, in this process: 40 images in 4 shards."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    outcome = generate(out, "0.2", HERE)
+    assert outcome.exit_code == 0, outcome.sentence()
+    return out
+
+
+def test_a_run_makes_exactly_what_was_asked_and_says_so(whole: Path) -> None:
+    store = open_for_reading(str(whole))
+    table = read_table(store, scan_records(store))
+    rows = [row for row in table.to_pylist() if row["status"] == SUCCESS]
+    assert len(rows) == 40
+    assert set(Counter(row["class_id"] for row in rows).values()) == {4}, "balanced"
+    assert len({row["uid"] for row in rows}) == len({row["seed"] for row in rows}) == 40
+    assert not verify(store).damages
+    summary = json.loads((whole / "_meta" / "summary.json").read_text())
+    assert (summary["asked"], summary["there"]) == ({"images": 40, "units": 4},) * 2
+    assert summary["exit_code"] == 0
+
+
+def test_k5_every_image_says_that_it_is_synthetic_and_how_it_was_made(whole: Path) -> None:
+    store = open_for_reading(str(whole))
+    for row in read_table(store, scan_records(store)).to_pylist():
+        assert row["domain"] == "synthetic"
+        assert row["model"] == "sandbox/models/generator"
+        assert row["revision"].startswith("sha256:")
+        assert row["licence"] == "Apache-2.0"
+        assert json.loads(row["sampler"])["steps"] == 2
+        assert row["meaning"].endswith("the handwritten numeral")
+        assert row["caption"].count(row["meaning"]) == 1
+    run_json = json.loads((whole / "_meta" / "run.json").read_text())
+    assert {"torch", "diffusers", "numpy"} <= run_json["identity"]["versions"].keys()
+    assert len(run_json["code"]) == len(run_json["fingerprint"]) == 64
+    # verify reads the XMP source type of every JPEG; a damage of kind "provenance" would be in its report
+    assert not verify(store).damages
+
+
+def test_the_same_command_again_makes_nothing(whole: Path) -> None:
+    before = files_of(whole)
+    outcome = generate(whole, "0.2", HERE)
+    assert (outcome.made_units, outcome.exit_code, outcome.work) == (0, 0, None)
+    assert files_of(whole) == before
+
+
+def test_a_smaller_scale_selects_a_balanced_prefix_and_makes_nothing(whole: Path) -> None:
+    before = files_of(whole)
+    assert generate(whole, "0.1", HERE).made_units == 0
+    assert generate(whole, "0.05", HERE).made_units == 0
+    assert files_of(whole) == before
+    store = open_for_reading(str(whole))
+    names = [set(read_subset(store, name)[0]["uid"].to_pylist()) for name in ("0.05x", "0.1x", "0.2x")]
+    assert [len(name) for name in names] == [10, 20, 40]
+    assert names[0] < names[1] < names[2]
+
+
+def test_raising_the_scale_in_steps_gives_the_same_bytes_as_at_once(whole: Path, tmp_path: Path) -> None:
+    for scale in ("0.05", "0.1", "0.2"):
+        assert generate(tmp_path / "out", scale, HERE).exit_code == 0
+    assert files_of(tmp_path / "out") == files_of(whole)
+
+
+def test_images_made_again_have_the_same_bytes(whole: Path) -> None:
+    compared = regenerate_images(open_for_reading(str(whole)), 8, seed=1)
+    assert len(compared) == 8
+    assert all(one.same_bytes for one in compared)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("seed=1", "seed: 0 before, 1 now"),
+        ("sampler.steps=3", "sampler.steps: 2 before, 3 now"),
+        ("sampler.batch=4", "sampler.batch: 5 before, 4 now"),
+        ("sampler.threads=2", "sampler.threads: 1 before, 2 now"),
+        ("shards.samples_per_shard=20", "shards.samples_per_shard: 10 before, 20 now"),
+        ("shards.quality=90", "shards.quality: 95 before, 90 now"),
+        ("screen.dark_levels=3", "screen.dark_levels: 24 before, 3 now"),
+        ("prompts.negative=blurry", 'prompts.negative: "" before, "blurry" now'),
+        ("prompts.meanings.zero=nothing at all", "prompts.meanings.zero"),
+        ("classes.per_class=7", "classes.per_class: null before, 7 now"),
+    ],
+)
+def test_a16_another_recipe_is_refused_with_the_difference(whole: Path, change: str, named: str) -> None:
+    before = files_of(whole)
+    with pytest.raises(ValueError, match="was made by another recipe") as caught:
+        generate(whole, "0.2", HERE, change)
+    assert named in str(caught.value)
+    assert files_of(whole) == before
+
+
+def test_how_the_work_is_spread_is_no_part_of_the_recipes_identity(whole: Path) -> None:
+    assert generate(whole, "0.2", "cluster.workers=7", "cluster.attempts=9").made_units == 0
+
+
+def test_a10_a12_a_lost_record_a_lost_tar_and_a_copied_record_are_made_again(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "00001_stats.json").unlink()
+    assert generate(out, "0.2", HERE).made_units == 1
+    assert files_of(out) == files_of(whole)
+    (out / "00002.tar").unlink()
+    assert generate(out, "0.2", HERE).made_units == 1
+    assert files_of(out) == files_of(whole)
+    shutil.copy(out / "00001_stats.json", out / "00003_stats.json")
+    assert generate(out, "0.2", HERE).made_units == 1
+    assert files_of(out) == files_of(whole)
+    assert not verify(open_for_reading(str(out))).damages
+
+
+def test_b23_a_unit_that_never_succeeds_is_named_and_the_exit_is_not_zero(tmp_path: Path) -> None:
+    # no pixel is further than 255 from the middle colour, so every draw is rejected as blank or black
+    outcome = generate(tmp_path / "out", "0.05", HERE, "screen.blank_levels=255", "cluster.attempts=1")
+    assert outcome.exit_code == 3
+    assert "not complete: gave up 1 units (unit 0: " in outcome.sentence()
+    assert "blank" in outcome.sentence()
+    summary = json.loads((tmp_path / "out" / "_meta" / "summary.json").read_text())
+    assert summary["exit_code"] == 3
+    assert [one["unit"] for one in summary["work"]["quarantined"]] == [0]
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
+def test_b1_e5_two_workers_over_ray_that_are_killed_make_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    kill_workers_while_running(tmp_path / "out", "0.2", num_kills=2, seed=seed, steps=[])
+    assert files_of(tmp_path / "out") == files_of(whole)
+
+
+def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kill_driver_after_shards(command(out, "0.2", HERE), out, 1)
+    assert (out / "00000_stats.json").exists()
+    assert generate(out, "0.2", HERE).exit_code == 0
+    assert files_of(out) == files_of(whole)
+    assert not list((out / "_meta" / "tmp").iterdir()), "what the dead driver left was collected"
+
+
+def test_a28_c1_r9_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(out, "0.2", HERE), cwd=HOME, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    wait_for_shards(out, 1, process)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "run the same command again" in said
+    assert generate(out, "0.2", HERE).exit_code == 0
+    assert files_of(out) == files_of(whole)
+
+
+def test_a17_a_second_run_on_the_same_output_is_refused_by_name(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = subprocess.Popen(command(out, "0.2", HERE), cwd=HOME, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (out / "_meta" / "lease.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second = subprocess.run(command(out, "0.2", HERE), cwd=HOME, capture_output=True, text=True, timeout=120)
+        assert second.returncode == 2, second.stdout + second.stderr
+        assert "another run is writing here" in second.stderr
+        assert str(first.pid) in second.stderr
+        assert len(second.stderr.strip().splitlines()) == 1
+    finally:
+        assert first.wait(timeout=120) == 0
+    assert files_of(out) == files_of(whole)
+
+
+def test_k1_no_secret_of_the_environment_reaches_a_file_or_the_screen(tmp_path: Path) -> None:
+    canary = "canary-7f3a9c51e2"
+    secrets = {"HF_TOKEN": canary, "OPENAI_API_KEY": canary, "AWS_SECRET_ACCESS_KEY": canary}
+    good = command(tmp_path / "out", "0.05", HERE)
+    bad = [
+        *command(tmp_path / "out", "0.05", HERE),
+        f"sampler.model=https://user:{canary}@example.invalid/x?sig={canary}",
+    ]
+    for line in (good, bad):
+        ended = subprocess.run(
+            line, cwd=HOME, env={**os.environ, **secrets}, capture_output=True, text=True, timeout=180
+        )
+        assert canary not in ended.stdout
+        if line is good:
+            assert canary not in ended.stderr
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            assert canary.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.torture
+def test_torture_20_worker_kills_and_3_driver_kills_end_in_the_same_bytes(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    steps = ["sampler.steps=12"]
+    assert generate(tmp_path / "calm", "2", HERE, *steps).exit_code == 0
+    out = tmp_path / "out"
+    for shards in (4, 10, 16):
+        kill_driver_after_shards(command(out, "2", *steps), out, shards)
+    kill_workers_while_running(out, "2", num_kills=20, seed=seed, steps=steps)
+    assert files_of(out) == files_of(tmp_path / "calm")
+
+
+def wait_for_shards(out: Path, num: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 180
+    while len(list(out.glob("*_stats.json"))) < num:
+        assert process.poll() is None, f"ended early with {process.returncode}"
+        assert time.monotonic() < deadline, "no shard in time"
+        time.sleep(0.02)
+
+
+def kill_driver_after_shards(line: list[str], out: Path, num: int) -> None:
+    process = subprocess.Popen(line, cwd=HOME, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, text=True)
+    wait_for_shards(out, num, process)
+    process.kill()
+    process.wait(timeout=30)
+
+
+def kill_workers_while_running(out: Path, scale: str, num_kills: int, seed: int, steps: list[str]) -> None:
+    """Run over Ray with two workers and SIGKILL one of them `num_kills` times at moments drawn from `seed`."""
+    rng = random.Random(seed)
+    spread = ["cluster.workers=2", "cluster.attempts=50", "cluster.straggler_factor=0"]
+    process = subprocess.Popen(
+        command(out, scale, *steps, *spread), cwd=HOME, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    killed: list[int] = []
+
+    def kill() -> None:
+        while len(killed) < num_kills and process.poll() is None:
+            with_driver = psutil.Process(process.pid).children(recursive=True) if psutil.pid_exists(process.pid) else []
+            workers = [
+                child for child in with_driver if "ray::" in child.name() or "ray::" in " ".join(child.cmdline()[:1])
+            ]
+            busy = [worker for worker in workers if worker.cpu_times().user > 2]
+            if busy:
+                victim = rng.choice(busy)
+                victim.kill()
+                killed.append(victim.pid)
+            time.sleep(rng.uniform(0.5, 3.0))
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    said, errors = process.communicate(timeout=1500)
+    killer.join(timeout=30)
+    assert process.returncode == 0, said + errors
+    assert len(killed) >= 1, "the run ended before anybody was killed"
