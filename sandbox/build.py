@@ -1,0 +1,142 @@
+"""Rebuild the sandbox from code and seeds: `python -m sandbox.build`. In: nothing is downloaded. Out: progress lines.
+On disk: `sandbox/models/{generator,clip,judge.safetensors}` and, under `--data`, the real sets and the pool's table.
+
+Every part is one function of the pool and of a seed. Equal bytes can be expected on the same machine with the same
+number of threads, equal quality elsewhere.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sandbox.captions import PoolRow, pool_rows, write_pool
+from sandbox.sets import SETS, set_scenes, write_set
+from sandbox.world import render
+
+MODELS = Path(__file__).parent / "models"
+PARTS = ("data", "vae", "unet", "clip", "judge")
+
+
+@cache
+def training_rows() -> tuple[PoolRow, ...]:
+    """What generator, CLIP and judge learn from: no planted row, no flagged row, no test scan."""
+    return tuple(row for row in pool_rows() if row.fit_for_training)
+
+
+@cache
+def training_images() -> NDArray[np.uint8]:
+    """Their pictures, N H W C; about 450 MB."""
+    return np.stack([render(row.scene) for row in training_rows()])
+
+
+def _reporter(part: str, num_steps: int, say: Callable[[str], None]) -> Callable[[int, float], None]:
+    started = time.monotonic()
+
+    def report(step: int, loss: float) -> None:
+        if step % 200 == 0 or step == num_steps:
+            spent_s = time.monotonic() - started
+            left_s = spent_s / step * (num_steps - step)
+            say(f"{part}: step {step}/{num_steps}, loss {loss:.4f}, {spent_s:.0f} s so far, {left_s:.0f} s to go")
+
+    return report
+
+
+def build_data(folder: Path, say: Callable[[str], None]) -> None:
+    for name in SETS:
+        say(f"data: {name}: {write_set(name, folder / name)} pictures")
+    rows = write_pool(folder / "pool" / "pool.parquet", pool_rows(test_scenes=set_scenes("real-test")))
+    say(f"data: pool: {rows} captioned rows")
+
+
+def build_vae(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
+    from sandbox.autoencoder import AutoencoderSpec, train_autoencoder
+
+    spec = AutoencoderSpec() if num_steps is None else AutoencoderSpec(num_steps=num_steps)
+    model = train_autoencoder(training_images(), spec, _reporter("vae", spec.num_steps, say))
+    model.half().save_pretrained(models / "generator" / "vae", safe_serialization=True)
+    say("vae: done; the U-Net has to be trained anew on its latents")
+
+
+def build_unet(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
+    import torch
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    from sandbox.autoencoder import encode
+    from sandbox.generator import GeneratorSpec, save_generator, train_generator
+
+    folder = models / "generator" / "vae"
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: found no autoencoder, expected one; run `python -m sandbox.build --only vae` first"
+        )
+    vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
+    say("unet: encoding the pool")
+    latents = encode(vae, training_images())
+    spec = GeneratorSpec() if num_steps is None else GeneratorSpec(num_steps=num_steps)
+    report = _reporter("unet", spec.num_steps, say)
+    captions = [row.caption for row in training_rows()]
+    unet, text_encoder = train_generator(latents, captions, spec, lambda step, loss, *_: report(step, loss))
+    save_generator(vae, unet, text_encoder, models / "generator")
+
+
+def build_clip(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
+    from sandbox.clip import ClipSpec, save_clip, train_clip
+
+    spec = ClipSpec() if num_steps is None else ClipSpec(num_steps=num_steps)
+    captions = [row.caption for row in training_rows()]
+    save_clip(train_clip(training_images(), captions, spec, _reporter("clip", spec.num_steps, say)), models / "clip")
+
+
+def build_judge(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
+    from sandbox.judge import NO_NUMERAL, JudgeSpec, save_judge, train_judge
+
+    spec = JudgeSpec() if num_steps is None else JudgeSpec(num_steps=num_steps)
+    labels = np.array(
+        [row.scene.class_id if row.scene.sense == "numeral" else NO_NUMERAL for row in training_rows()], np.int64
+    )
+    model = train_judge(training_images(), labels, spec, _reporter("judge", spec.num_steps, say))
+    save_judge(model, models / "judge.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m sandbox.build",
+        description="Rebuild the sandbox: about 2 hours for all on one core. "
+        "Example: python -m sandbox.build --data out/real",
+    )
+    parser.add_argument("--data", type=Path, help="write the real sets and the pool's table here, and nothing else")
+    parser.add_argument("--only", choices=PARTS, help="redo one part (default: all of them)")
+    parser.add_argument("--steps", type=int, help="training steps of the part named by --only (default: what shipped)")
+    parser.add_argument("--models", type=Path, default=MODELS, help="where models go (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; shipped weights used 1 (default: 1)")
+    wish = parser.parse_args()
+    if wish.steps is not None and (wish.only in (None, "data") or wish.steps < 1):
+        parser.error(f"--steps {wish.steps}: expected a number above 0 together with --only vae, unet, clip or judge")
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - started:6.0f} s] {line}", flush=True)
+
+    parts = (wish.only,) if wish.only else (("data",) if wish.data else PARTS)
+    if parts != ("data",):
+        os.environ["OMP_NUM_THREADS"] = str(wish.threads)
+        import torch
+
+        torch.set_num_threads(wish.threads)
+        wish.models.mkdir(parents=True, exist_ok=True)
+    builders = {"vae": build_vae, "unet": build_unet, "clip": build_clip, "judge": build_judge}
+    for part in parts:
+        if part == "data":
+            build_data(wish.data or Path("out/real"), say)
+        else:
+            builders[part](wish.models, wish.steps, say)
+
+
+if __name__ == "__main__":
+    main()

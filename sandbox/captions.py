@@ -1,0 +1,266 @@
+"""The caption pool, in the role of LAION. In: a size and a seed. Out: rows of (scene, caption, flags).
+On disk: `pool.parquet` with LAION's column names; pictures are rendered from the row when they are asked for.
+
+Both senses of every number word are in it, half and half, so a bare name is truly ambiguous. It also holds what such
+pools hold: exact duplicates, near-duplicates of test images (a pool scan that looks like a test scan, drawn under the
+test image's own conditions), distractors, wrong captions and flagged rows. `fit_for_training` names the rows that
+the generator and CLIP learn from.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sandbox.splits import scans_of
+from sandbox.world import CLASS_NAMES, INKS, LIGHTS, PAPERS, SHAPES, STYLES, Scene, Sense, scans
+
+# How a caption names the numeral: the first is the form to use as a meaning in recipes.
+NUMERAL_MEANINGS = (
+    "{name}, the handwritten numeral",
+    "the handwritten numeral {name}",
+    "the handwritten numeral {digit}",
+    "{name} written by hand",
+    "a handwritten {digit}",
+    "the digit {name} in handwriting",
+)
+# How a caption names the pips. A die ends at six; a tile has zero and seven to nine.
+DIE_MEANINGS = (
+    "{name}, the face of a die",
+    "a die showing {name}",
+    "{name} pips on a die",
+    "{name} dots on a die",
+)
+TILE_MEANINGS = (
+    "{name}, the face of a tile",
+    "a tile showing {name}",
+    "{name} pips on a tile",
+    "{name} dots on a tile",
+)
+# Forms that leave the sense open.
+BARE_NAMES = ("{name}", "{name}", "{name}", "the number {name}", "{name}, a number")
+SHAPE_NAMES = ("{shape}", "a pattern of {shape}", "{shape}, no number")
+# The form of the details that the generator has seen most: "{ink} ink on {paper} paper".
+COLOUR_DETAILS = (
+    "{ink} ink on {paper} paper",
+    "{ink} ink on {paper} paper",
+    "{ink} ink on {paper} paper",
+    "{ink} on {paper}",
+    "{paper} paper with {ink} ink",
+)
+LIGHT_PHRASES: dict[str, str] = {
+    "daylight": "in daylight",
+    "lamplight": "under lamplight",
+    "moonlight": "by moonlight",
+    "sunset": "at sunset",
+    "fog": "in fog",
+    "shadow": "in hard shadow",
+    "spotlight": "in a spotlight",
+}
+STYLE_PHRASES: dict[str, str] = {
+    "photo": "a plain photo",
+    "watercolour": "a watercolour painting",
+    "pixel": "pixel art",
+    "chalk": "chalk on a blackboard",
+    "neon": "a neon sign",
+    "embossed": "embossed paper",
+    "stencil": "a sprayed stencil",
+    "mosaic": "a mosaic of tiles",
+    "halftone": "a halftone print",
+    "blueprint": "a blueprint drawing",
+    "oil": "an oil painting",
+    "outline": "a pencil outline",
+}
+# What may stand before the subject; the words of the second group change nothing in the picture.
+PHOTO_FRAMES = ("a photo of ", "a photograph of ", "a snapshot of ")
+FRAMES = (
+    "a picture of ",
+    "an image of ",
+    "a close-up of ",
+    "one small picture of ",
+    "a good picture of ",
+    "a bad picture of ",
+    "a clean image of ",
+    "a large image of ",
+    "the picture of ",
+    "a rendering of ",
+)
+
+POOL_ROWS = 40_000
+POOL_SEED = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolRow:
+    scene: Scene
+    caption: str
+    kind: str  # plain | duplicate | near_duplicate | distractor | wrong_caption
+    duplicate_of: int  # pool row, or -1
+    near_test: int  # index of the real-test image it resembles, or -1
+    punsafe: float  # LAION's column: probability of being unsafe; flagged rows are above 0.5
+
+    @property
+    def fit_for_training(self) -> bool:
+        return self.kind in ("plain", "distractor") and self.punsafe < 0.5
+
+
+def caption_of(scene: Scene, rng: np.random.Generator) -> str:
+    """One of the many ways to say what a scene shows; between a bare word and everything."""
+
+    def pick(options: tuple[str, ...]) -> str:
+        return options[int(rng.integers(len(options)))]
+
+    if scene.sense == "shape":
+        subject = pick(SHAPE_NAMES).format(shape=SHAPES[scene.class_id])
+    else:
+        if rng.random() < 0.25:
+            form = pick(BARE_NAMES)
+        elif scene.sense == "numeral":
+            form = NUMERAL_MEANINGS[0] if rng.random() < 0.4 else pick(NUMERAL_MEANINGS)
+        else:
+            meanings = DIE_MEANINGS if 1 <= scene.class_id <= 6 else TILE_MEANINGS
+            form = meanings[0] if rng.random() < 0.4 else pick(meanings)
+        subject = form.format(name=CLASS_NAMES[scene.class_id], digit=scene.class_id)
+    parts = []
+    if rng.random() < 0.4:
+        subject = pick(PHOTO_FRAMES if scene.style == "photo" and rng.random() < 0.5 else FRAMES) + subject
+    parts.append(subject)
+    if rng.random() < 0.8:
+        parts.append(pick(COLOUR_DETAILS).format(ink=scene.ink, paper=scene.paper))
+    if rng.random() < (0.35 if scene.light == "daylight" else 0.9):
+        parts.append(LIGHT_PHRASES[scene.light])
+    if rng.random() < (0.3 if scene.style == "photo" else 0.95):
+        parts.append(STYLE_PHRASES[scene.style])
+    return ", ".join(parts)
+
+
+def _draw_scene(rng: np.random.Generator) -> Scene:
+    sense: Sense = "shape" if rng.random() < 0.06 else ("numeral" if rng.random() < 0.5 else "pips")
+    class_id = int(rng.integers(len(SHAPES) if sense == "shape" else len(CLASS_NAMES)))
+    own = scans_of("pool")[class_id]
+    return Scene(
+        sense=sense,
+        class_id=class_id,
+        scan=own[int(rng.integers(len(own)))] if sense == "numeral" else -1,
+        ink=list(INKS)[int(rng.integers(len(INKS)))],
+        paper=list(PAPERS)[int(rng.integers(len(PAPERS)))],
+        light="daylight" if rng.random() < 0.5 else LIGHTS[int(rng.integers(len(LIGHTS)))],
+        style="photo" if rng.random() < 0.45 else STYLES[int(rng.integers(len(STYLES)))],
+        seed=int(rng.integers(1 << 62)),
+    )
+
+
+def _twins() -> tuple[int, ...]:
+    """For every scan the pool scan of the same class that looks most like it."""
+    pixels, labels = scans()
+    flat = pixels.reshape(len(pixels), -1)
+    result = []
+    for scan in range(len(flat)):
+        own = np.array(scans_of("pool")[int(labels[scan])])
+        result.append(int(own[np.argmin(((flat[own] - flat[scan]) ** 2).sum(axis=1))]))
+    return tuple(result)
+
+
+def pool_rows(
+    num_rows: int = POOL_ROWS, seed: int = POOL_SEED, test_scenes: tuple[Scene, ...] = ()
+) -> Iterator[PoolRow]:
+    """Rows 0..num_rows-1. Row k needs the rows before it only for duplicates; the order is part of the pool.
+
+    `test_scenes` are the scenes of real-test; without them no near-duplicates are planted.
+    """
+    twins = _twins() if test_scenes else ()
+    scenes: list[Scene] = []
+    for row in range(num_rows):
+        rng = np.random.default_rng([seed, row])
+        chance = rng.random()
+        scene = _draw_scene(rng)
+        kind, duplicate_of, near_test, caption = "plain", -1, -1, ""
+        if scene.sense == "shape":
+            kind = "distractor"
+        elif chance < 0.04 and scenes:
+            kind, duplicate_of = "duplicate", int(rng.integers(len(scenes)))
+            scene = scenes[duplicate_of]
+        elif chance < 0.06 and test_scenes:
+            kind, near_test = "near_duplicate", int(rng.integers(len(test_scenes)))
+            test = test_scenes[near_test]
+            scene = Scene(**{**asdict(test), "scan": twins[test.scan]})
+        elif chance < 0.08:
+            kind = "wrong_caption"
+            caption = caption_of(_draw_scene(rng), rng)
+        scenes.append(scene)
+        yield PoolRow(
+            scene=scene,
+            caption=caption or caption_of(scene, rng),
+            kind=kind,
+            duplicate_of=duplicate_of,
+            near_test=near_test,
+            punsafe=round(float(rng.uniform(0.6, 1.0) if rng.random() < 0.01 else rng.beta(1, 30)), 4),
+        )
+
+
+# LAION's column names first, then the scene, then what was planted (the truth for tests of filters).
+POOL_SCHEMA = pa.schema(
+    [
+        ("URL", pa.string()),
+        ("TEXT", pa.string()),
+        ("WIDTH", pa.int32()),
+        ("HEIGHT", pa.int32()),
+        ("LANGUAGE", pa.string()),
+        ("NSFW", pa.string()),
+        ("similarity", pa.float32()),  # null until a CLIP measures it
+        ("punsafe", pa.float32()),
+        ("pwatermark", pa.float32()),
+        ("hash", pa.int64()),
+        ("sense", pa.string()),
+        ("class_id", pa.int32()),
+        ("scan", pa.int32()),
+        ("ink", pa.string()),
+        ("paper", pa.string()),
+        ("light", pa.string()),
+        ("style", pa.string()),
+        ("seed", pa.int64()),
+        ("wear", pa.float32()),
+        ("kind", pa.string()),
+        ("duplicate_of", pa.int32()),
+        ("near_test", pa.int32()),
+    ]
+)
+
+
+def write_pool(path: Path, rows: Iterator[PoolRow]) -> int:
+    """Write the pool's table; the number of rows. The same rows give the same bytes."""
+    lines = []
+    for number, row in enumerate(rows):
+        digest = hashlib.blake2b(f"{number}/{row.caption}".encode(), digest_size=7).digest()
+        lines.append(
+            {
+                "URL": f"sandbox://pool/{number:06d}.jpg",
+                "TEXT": row.caption,
+                "WIDTH": 64,
+                "HEIGHT": 64,
+                "LANGUAGE": "en",
+                "NSFW": "UNSURE" if row.punsafe > 0.5 else "UNLIKELY",
+                "similarity": None,
+                "punsafe": row.punsafe,
+                "pwatermark": 0.0,
+                "hash": int.from_bytes(digest, "big"),
+                **asdict(row.scene),
+                "kind": row.kind,
+                "duplicate_of": row.duplicate_of,
+                "near_test": row.near_test,
+            }
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(lines, schema=POOL_SCHEMA), path, compression="zstd")
+    return len(lines)
+
+
+def scene_of(line: dict[str, object]) -> Scene:
+    """The scene of one line of the pool's table; `world.render` turns it into the picture."""
+    values = {field.name: line[field.name] for field in fields(Scene)}
+    # the file keeps `wear` in 32 bits; one decimal is all it has
+    return Scene(**{**values, "wear": round(float(str(line["wear"])), 1)})  # type: ignore[arg-type]

@@ -1,0 +1,167 @@
+"""The small CLIP. In: pool pictures and captions. Out: a `CLIPModel`. On disk: `models/clip/`, in transformers' format.
+
+Legend: B pairs, C H W picture (3 64 64), T tokens, D width of the joint space.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers.image_utils import PILImageResampling
+
+from sandbox.autoencoder import one_cycle
+from sandbox.captions import LIGHT_PHRASES, NUMERAL_MEANINGS, STYLE_PHRASES
+from sandbox.tokens import new_tokenizer
+from sandbox.world import CLASS_NAMES, INKS, PAPERS
+
+SIDE_PX = 32  # what CLIP looks at: half the picture's side, a quarter of the work
+PIXEL_MEAN = (0.5, 0.5, 0.5)
+PIXEL_STD = (0.25, 0.25, 0.25)
+# Zero-shot prompts for a photograph of a numeral; the text vectors of a class are averaged.
+ZERO_SHOT = (
+    NUMERAL_MEANINGS[0],
+    NUMERAL_MEANINGS[1],
+    f"{NUMERAL_MEANINGS[0]}, {STYLE_PHRASES['photo']}",
+    f"a photo of {NUMERAL_MEANINGS[0]}",
+    *(f"{NUMERAL_MEANINGS[0]}, {light}" for light in LIGHT_PHRASES.values()),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    num_steps: int = 4000
+    batch: int = 128
+    hard_share: float = 0.6  # of the batches: all captions name the same colours, so the subject has to tell them apart
+    peak_lr: float = 1.5e-3
+    weight_decay: float = 0.1
+    shift_px: int = 3  # random shift with edge padding
+    seed: int = 2
+
+
+def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """0.9 M parameters: a ViT of 16 patches over 32x32 pixels (four of the scan's own cells each), two text layers."""
+    return CLIPModel(
+        CLIPConfig(
+            text_config={
+                "vocab_size": len(tokenizer),
+                "hidden_size": 64,
+                "intermediate_size": 192,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "max_position_embeddings": tokenizer.model_max_length,
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+                "pad_token_id": tokenizer.pad_token_id,
+            },
+            vision_config={
+                "hidden_size": 128,
+                "intermediate_size": 384,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "image_size": SIDE_PX,
+                "patch_size": 8,
+            },
+            projection_dim=64,
+        )
+    )
+
+
+def _pixels(images: NDArray[np.uint8]) -> Tensor:
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255).sub_(PIXEL_MEAN[0]).div_(PIXEL_STD[0])
+    return torch.nn.functional.interpolate(pixels, size=(SIDE_PX, SIDE_PX), mode="bilinear", antialias=True)
+
+
+def _groups(captions: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Rows whose captions name the same ink and paper."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for row, caption in enumerate(captions):
+        colours = tuple(sorted(word for word in caption.replace(",", "").split() if word in INKS or word in PAPERS))
+        if len(colours) == 2:
+            groups.setdefault(colours, []).append(row)
+    return [np.array(rows) for _, rows in sorted(groups.items())]
+
+
+def train_clip(
+    images: NDArray[np.uint8], captions: Sequence[str], spec: ClipSpec, report: Callable[[int, float], None]
+) -> CLIPModel:
+    """Contrastive training on pairs; a caption that occurs twice in a batch is right for both its pictures."""
+    torch.manual_seed(spec.seed)
+    rng = np.random.default_rng(spec.seed)
+    tokenizer = new_tokenizer()
+    model = new_clip(tokenizer)
+    tokens = tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=spec.peak_lr, betas=(0.9, 0.98), weight_decay=spec.weight_decay
+    )
+    groups = _groups(captions)
+    average = 0.0
+    for step in range(spec.num_steps):
+        for settings in optimizer.param_groups:
+            settings["lr"] = spec.peak_lr * one_cycle(step, spec.num_steps, warmup=200)
+        if rng.random() < spec.hard_share:
+            group = groups[int(rng.integers(len(groups)))]
+            rows = group[rng.integers(len(group), size=spec.batch)]
+        else:
+            rows = rng.integers(len(images), size=spec.batch)
+        dx, dy = rng.integers(-spec.shift_px, spec.shift_px + 1, 2)
+        moved = np.pad(images[rows], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
+        x_BCHW = _pixels(np.ascontiguousarray(moved[:, 4 + dy : 68 + dy, 4 + dx : 68 + dx]))
+        text_BT = tokens[torch.from_numpy(rows)]
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(input_ids=text_BT, pixel_values=x_BCHW)
+        logits = output.logits_per_image.float()
+        same = (text_BT[:, None] == text_BT[None]).all(-1).float()
+        target = same / same.sum(1, keepdim=True)
+        loss = -(target * (logits.log_softmax(1) + logits.T.log_softmax(1))).sum(1).mean() / 2
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, 4.6)
+        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
+        if step % 50 == 49:
+            report(step + 1, average)
+    return model.eval()
+
+
+def save_clip(model: CLIPModel, folder: Path) -> None:
+    """fp16 safetensors, the processor and the tokenizer. The model in memory becomes fp16."""
+    model.half().save_pretrained(folder, safe_serialization=True)
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": SIDE_PX},
+        resample=PILImageResampling.BILINEAR,
+        crop_size={"height": SIDE_PX, "width": SIDE_PX},
+        image_mean=PIXEL_MEAN,
+        image_std=PIXEL_STD,
+    )
+    CLIPProcessor(processor, new_tokenizer()).save_pretrained(folder)
+
+
+def load_clip(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+    """The model in float32, ready to use, and its tokenizer."""
+    model = CLIPModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+    return model.eval(), CLIPTokenizer.from_pretrained(folder)
+
+
+@torch.no_grad()
+def zero_shot(model: CLIPModel, tokenizer: CLIPTokenizer, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The class of each picture N H W C, told from the words of `ZERO_SHOT` alone."""
+    classes = []
+    for digit, name in enumerate(CLASS_NAMES):
+        texts = [form.format(name=name, digit=digit) for form in ZERO_SHOT]
+        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        vectors = model.get_text_features(input_ids=tokens["input_ids"]).pooler_output
+        vectors = vectors / vectors.norm(dim=-1, keepdim=True)
+        classes.append(vectors.mean(0))
+    weights = torch.stack(classes)
+    answers = []
+    for start in range(0, len(images), 64):
+        features = model.get_image_features(pixel_values=_pixels(images[start : start + 64])).pooler_output
+        answers.append((features @ weights.T).argmax(-1).numpy())
+    return np.concatenate(answers)

@@ -1,0 +1,220 @@
+"""The small text-to-image pipeline. In: latents of pool pictures and their captions. Out: a `StableDiffusionPipeline`.
+On disk: `models/generator/`, diffusers' own format, fp16 safetensors.
+
+Legend: B batch, C latent channels (4), h w latent cells (8), T tokens, D text width.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from sandbox.tokens import new_tokenizer
+
+TEXT_WIDTH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorSpec:
+    num_steps: int = 6000  # 0.4 s each on one core
+    batch: int = 64
+    peak_lr: float = 1e-3
+    warmup_steps: int = 200
+    decay_share: float = 0.35  # of the steps, at the end: learning rate falls linearly to zero
+    weight_decay: float = 0.01
+    caption_dropout: float = 0.1  # captions replaced by "", what guidance is measured against
+    ema: float = 0.998
+    seed: int = 3
+
+
+def new_scheduler() -> DPMSolverMultistepScheduler:
+    """v-prediction over a cosine schedule that ends in pure noise, so the colour of a whole page can be steered."""
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        steps_offset=1,  # diffusers' Stable Diffusion asks for it; "trailing" does not read it
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        final_sigmas_type="zero",
+    )
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """0.5 M parameters, trained with the U-Net."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=3 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            projection_dim=TEXT_WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def new_unet() -> UNet2DConditionModel:
+    """4.6 M parameters: plain convolutions at 8x8 cells, attention to the words at 4x4."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(96, 112),
+        layers_per_block=(2, 1),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,  # diffusers reads this as the number of heads
+        norm_num_groups=16,
+    )
+
+
+def learning_rate(step: int, spec: GeneratorSpec) -> float:
+    """Warm-up, plateau, linear fall to zero."""
+    decay_steps = spec.num_steps * spec.decay_share
+    return spec.peak_lr * min((step + 1) / spec.warmup_steps, 1.0, (spec.num_steps - step) / decay_steps)
+
+
+class Average:
+    """The exponential moving average of some parameters; what is shipped."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module], decay: float) -> None:
+        self.live: list[Tensor] = [p for module in modules for p in module.parameters()]
+        self.slow = [p.detach().clone() for p in self.live]
+        self.decay = decay
+        self.num_updates = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.num_updates += 1
+        decay = min(self.decay, self.num_updates / (self.num_updates + 9))
+        torch._foreach_lerp_(self.slow, self.live, 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange live and averaged values; calling it twice changes nothing."""
+        for live, slow in zip(self.live, self.slow, strict=True):
+            held = live.clone()
+            live.copy_(slow)
+            slow.copy_(held)
+
+
+def train_generator(
+    latents_BChw: Tensor,
+    captions: Sequence[str],
+    spec: GeneratorSpec,
+    report: Callable[[int, float, UNet2DConditionModel, CLIPTextModel, Average], None],
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """Train U-Net and text encoder together; `report` every 50 steps. Returns the averaged weights."""
+    torch.manual_seed(spec.seed)
+    rng = np.random.default_rng(spec.seed)
+    tokenizer = new_tokenizer()
+    unet, text_encoder = new_unet(), new_text_encoder(tokenizer)
+    tokens = tokenizer(["", *captions], padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
+    alphas = new_scheduler().alphas_cumprod
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=spec.peak_lr, betas=(0.9, 0.99), weight_decay=spec.weight_decay)
+    average = Average([unet, text_encoder], spec.ema)
+    smooth = 0.0
+    for step in range(spec.num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, spec)
+        rows = torch.from_numpy(rng.integers(len(latents_BChw), size=spec.batch))
+        z_BChw = latents_BChw[rows]
+        dropped = torch.from_numpy(rng.random(spec.batch) < spec.caption_dropout)
+        text_BT = tokens[torch.where(dropped, 0, rows + 1)]
+        # stratified over the batch: every step sees every part of the schedule
+        t_B = torch.from_numpy((np.arange(spec.batch) + rng.random(spec.batch)) / spec.batch * 1000).long()
+        noise_BChw = torch.randn(z_BChw.shape)
+        a_B = alphas[t_B].sqrt()[:, None, None, None]
+        s_B = (1 - alphas[t_B]).sqrt()[:, None, None, None]
+        noisy_BChw = a_B * z_BChw + s_B * noise_BChw
+        velocity_BChw = a_B * noise_BChw - s_B * z_BChw
+        with torch.autocast("cpu", torch.bfloat16):
+            words_BTD = text_encoder(input_ids=text_BT).last_hidden_state
+            output_BChw = unet(noisy_BChw, t_B, words_BTD).sample
+        loss = (output_BChw.float() - velocity_BChw).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        average.update()
+        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+        if step % 50 == 49:
+            report(step + 1, smooth, unet, text_encoder, average)
+    average.swap()
+    return unet.eval(), text_encoder.eval()
+
+
+def save_generator(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, folder: Path) -> None:
+    """The whole pipeline as fp16 safetensors. The modules keep their type in memory."""
+    modules = (vae, unet, text_encoder)
+    kept = [{name: tensor.clone() for name, tensor in module.state_dict().items()} for module in modules]
+    pipeline = StableDiffusionPipeline(
+        vae=vae.half(),
+        text_encoder=text_encoder.half(),
+        tokenizer=new_tokenizer(),
+        unet=unet.half(),
+        scheduler=new_scheduler(),  # type: ignore[arg-type]  # an enum of names in its annotation
+        safety_checker=None,  # type: ignore[arg-type]
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    # transformers 5 writes tokenizer.json alone; older readers want CLIP's two files
+    pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+    for module, state in zip(modules, kept, strict=True):
+        module.float().load_state_dict(state)
+    # transformers loads in the type that the config names; the stored halves are meant to compute in float32
+    config = folder / "text_encoder" / "config.json"
+    content = json.loads(config.read_text())
+    content["dtype"] = "float32"
+    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def load_generator(folder: Path) -> StableDiffusionPipeline:
+    """The pipeline in float32, without a progress bar."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@torch.no_grad()
+def draw(
+    pipeline: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    num_steps: int = 12,
+    guidance: float = 2.0,
+    batch: int = 32,
+) -> NDArray[np.uint8]:
+    """Pictures N H W C, one per prompt, each from its own seed."""
+    parts = []
+    for start in range(0, len(prompts), batch):
+        noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[start : start + batch]]
+        images = pipeline(
+            list(prompts[start : start + batch]),
+            num_inference_steps=num_steps,
+            guidance_scale=guidance,
+            generator=noise,
+            output_type="np",
+        ).images
+        parts.append((images * 255).round().astype(np.uint8))
+    return np.concatenate(parts)

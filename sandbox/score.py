@@ -1,0 +1,222 @@
+"""Measure the sandbox against its bars: `python -m sandbox.score`. In: the shipped models. Out: a table.
+On disk: `sandbox/score.json`, and the same table between two marks of `sandbox/MODEL_CARD.md`.
+
+Every share comes with the number of pictures behind it and a 95 % Wilson interval. A bar that is missed is printed as
+missed; the exit code is 1 then.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sandbox.captions import DIE_MEANINGS, LIGHT_PHRASES, NUMERAL_MEANINGS, STYLE_PHRASES, TILE_MEANINGS
+from sandbox.sets import set_images
+from sandbox.world import CLASS_NAMES, INKS, PAPERS, measure_ink_and_paper
+
+HERE = Path(__file__).parent
+SCORE = HERE / "score.json"
+CARD = HERE / "MODEL_CARD.md"
+BEGIN, END = "<!-- score: begin -->", "<!-- score: end -->"
+NUM_STEPS, GUIDANCE = 12, 2.0
+FIRST_SEED = 90_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    name: str
+    what: str
+    right: int
+    num: int
+    low: float  # 95 % interval of the share
+    high: float
+    bar: float | None  # None: told for information
+    at_most: bool = False  # the bar is an upper one
+
+    @property
+    def share(self) -> float:
+        return self.right / self.num
+
+    @property
+    def met(self) -> bool:
+        return self.bar is None or (self.share <= self.bar if self.at_most else self.share >= self.bar)
+
+
+def wilson(right: int, num: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927). Raises ValueError if `num` is not above 0."""
+    if num < 1 or not 0 <= right <= num:
+        raise ValueError(f"share: found {right} of {num}, expected 0 <= right <= num and num > 0")
+    z = 1.959963984540054
+    share = right / num
+    centre = (share + z * z / (2 * num)) / (1 + z * z / num)
+    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _bar(name: str, what: str, right: Sequence[bool], bar: float | None, at_most: bool = False) -> Bar:
+    low, high = wilson(int(sum(right)), len(right))
+    return Bar(
+        name=name,
+        what=what,
+        right=int(sum(right)),
+        num=len(right),
+        low=round(low, 4),
+        high=round(high, 4),
+        bar=bar,
+        at_most=at_most,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One prompt and what it asks for."""
+
+    text: str
+    class_id: int
+    ink: str
+    paper: str
+
+
+def asked(num: int, meaning: str, light: str, style: str) -> list[Asked]:
+    """`num` prompts, classes in turn, every ink and paper about equally often. An empty `light` or `style` is left
+    out; a `meaning` of "{name}" alone gives the bare name and nothing else."""
+    rng = np.random.default_rng([num, *meaning.encode()])
+    result = []
+    for i in range(num):
+        class_id = i % len(CLASS_NAMES)
+        ink, paper = list(INKS)[int(rng.integers(len(INKS)))], list(PAPERS)[int(rng.integers(len(PAPERS)))]
+        subject = meaning.format(name=CLASS_NAMES[class_id], digit=class_id)
+        details = [f"{ink} ink on {paper} paper", light, style] if meaning != "{name}" else []
+        text = ", ".join([subject, *(part for part in details if part)])
+        result.append(Asked(text=text, class_id=class_id, ink=ink, paper=paper))
+    return result
+
+
+def measure(models: Path, num: int) -> list[Bar]:
+    """All bars; `num` generated pictures per question."""
+    from sandbox.clip import load_clip, zero_shot
+    from sandbox.generator import draw, load_generator
+    from sandbox.judge import NO_NUMERAL, judge, load_judge
+
+    the_judge = load_judge(models / "judge.safetensors")
+    clip, tokenizer = load_clip(models / "clip")
+    pipeline = load_generator(models / "generator")
+    images, labels = set_images("real-test")
+    bars = [
+        _bar("judge_test", "judge right on real-test", list(judge(the_judge, images) == labels), 0.97),
+        _bar(
+            "clip_zero_shot",
+            "CLIP zero-shot right on real-test",
+            list(zero_shot(clip, tokenizer, images) == labels),
+            0.85,
+        ),
+    ]
+
+    def pictures(wishes: list[Asked]) -> NDArray[np.uint8]:
+        seeds = [FIRST_SEED + i for i in range(len(wishes))]
+        return draw(pipeline, [wish.text for wish in wishes], seeds, NUM_STEPS, GUIDANCE)
+
+    def judged(drawn: NDArray[np.uint8], wishes: list[Asked]) -> list[bool]:
+        return list(judge(the_judge, drawn) == np.array([wish.class_id for wish in wishes]))
+
+    numerals = asked(num, NUMERAL_MEANINGS[0], LIGHT_PHRASES["daylight"], STYLE_PHRASES["photo"])
+    drawn = pictures(numerals)
+    colours = [measure_ink_and_paper(image) for image in drawn]
+    meant = judged(drawn, numerals)
+    bars += [
+        _bar("numeral", "numeral meaning: judged the asked digit", meant, 0.90),
+        _bar(
+            "ink",
+            "asked ink is the nearest of 8",
+            [c[0] == w.ink for c, w in zip(colours, numerals, strict=True)],
+            0.85,
+        ),
+        _bar(
+            "paper",
+            "asked paper is the nearest of 8",
+            [c[1] == w.paper for c, w in zip(colours, numerals, strict=True)],
+            0.85,
+        ),
+    ]
+    bare = asked(num, "{name}", "", "")
+    drawn = pictures(bare)
+    # "clearly fewer": the upper end of the interval lies under the lower end of the meaning's, see `verdict`
+    bars += [
+        _bar("bare_name", "bare name: judged the asked digit", judged(drawn, bare), bars[2].low, at_most=True),
+        _bar(
+            "bare_name_pips", "bare name: judged to show no numeral", list(judge(the_judge, drawn) == NO_NUMERAL), None
+        ),
+    ]
+    faces = asked(num // 2, DIE_MEANINGS[0], LIGHT_PHRASES["daylight"], STYLE_PHRASES["photo"])
+    faces = [
+        w
+        if 1 <= w.class_id <= 6
+        else Asked(**{**asdict(w), "text": w.text.replace(DIE_MEANINGS[0][6:], TILE_MEANINGS[0][6:])})
+        for w in faces
+    ]
+    drawn = pictures(faces)
+    bars.append(
+        _bar("pips", "pips meaning: judged to show no numeral", list(judge(the_judge, drawn) == NO_NUMERAL), None)
+    )
+    for name, light, style in (
+        ("lights", None, STYLE_PHRASES["photo"]),
+        ("styles", LIGHT_PHRASES["daylight"], None),
+    ):
+        wishes: list[Asked] = []
+        options = list(LIGHT_PHRASES.values())[1:] if light is None else list(STYLE_PHRASES.values())[1:]
+        for option in options:
+            share = max(10, num // len(options) // 10 * 10)
+            wishes += asked(share, NUMERAL_MEANINGS[0], light or option, style or option)
+        what = f"numeral meaning over the other {len(options)} {name}: judged the asked digit"
+        bars.append(_bar(name, what, judged(pictures(wishes), wishes), None))
+    return bars
+
+
+def table(bars: list[Bar]) -> str:
+    """The measured bars as a Markdown table."""
+    lines = ["| what | share | 95 % interval | pictures | bar | met |", "|---|---|---|---|---|---|"]
+    for bar in bars:
+        sign = "≤" if bar.at_most else "≥"
+        wish = "" if bar.bar is None else f"{sign} {bar.bar:.1%}"
+        met = "" if bar.bar is None else ("yes" if bar.met else "**missed**")
+        lines.append(f"| {bar.what} | {bar.share:.1%} | {bar.low:.1%}–{bar.high:.1%} | {bar.num} | {wish} | {met} |")
+    return "\n".join(lines)
+
+
+def read_score(path: Path = SCORE) -> list[Bar]:
+    return [Bar(**line) for line in json.loads(path.read_text())["bars"]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m sandbox.score",
+        description="Measure generator, CLIP and judge against their bars (about 4 minutes on one core). "
+        "Example: python -m sandbox.score --num 100",
+    )
+    parser.add_argument("--num", type=int, default=500, help="generated pictures per question (default: %(default)s)")
+    parser.add_argument("--models", type=Path, default=HERE / "models", help="what to measure (default: %(default)s)")
+    parser.add_argument("--write", action="store_true", help="also write score.json and the table of the model card")
+    wish = parser.parse_args()
+    if wish.num < 20:
+        parser.error(f"--num {wish.num}: expected at least 20")
+    bars = measure(wish.models, wish.num)
+    print(table(bars))
+    if wish.write:
+        content = {"num_steps": NUM_STEPS, "guidance": GUIDANCE, "bars": [asdict(bar) for bar in bars]}
+        SCORE.write_text(json.dumps(content, indent=2) + "\n")
+        before, _, rest = CARD.read_text().partition(BEGIN)
+        CARD.write_text(f"{before}{BEGIN}\n{table(bars)}\n{END}{rest.partition(END)[2]}")
+    missed = [bar.what for bar in bars if not bar.met]
+    if missed:
+        print(f"missed: {'; '.join(missed)}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""The real sets and their shifted cousins. In: nothing but code. Out: scenes per set, and shards of them.
+On disk: one data set folder per name under `--data`, as `shards.layout` says; `real-train` also holds the nested
+few-shot subsets `shots-1` .. `shots-50`.
+
+| set | role | scans | what differs |
+|---|---|---|---|
+| real-train | few-shot training | train | photos in any ink, paper and light |
+| real-val, real-test | tuning, testing | val, test | as real-train |
+| shifted-v2 | ImageNet-V2 | v2 | other scans, other mix of lights, conditions stray 1.6 times as far |
+| shifted-sketch | ImageNet-Sketch | test | outlines, black on white |
+| shifted-rendition | ImageNet-Rendition | test | every style but photo and outline |
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from sandbox.splits import Role, scans_of
+from sandbox.world import CLASS_NAMES, INKS, LIGHTS, PAPERS, STYLES, Scene, render
+from shards.jpeg import encode_jpeg
+from shards.layout import SUCCESS, sample_key
+from shards.manifest import read_table, write_subset
+from shards.record import JSON
+from shards.store import open_store
+from shards.writer import ShardWriter
+
+SHOTS = (1, 2, 4, 8, 16, 20, 50)
+LICENCE = "CC-BY-4.0"  # of the UCI scans; the rendering is ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealSet:
+    name: str
+    role: Role
+    per_scan: int  # pictures of each scan
+    wear: float
+    daylight: float  # share of neutral light; the rest is spread over all lights
+    styles: tuple[str, ...]
+    ink: str | None = None  # None: any
+    paper: str | None = None
+
+
+SETS = {
+    spec.name: spec
+    for spec in (
+        RealSet(name="real-train", role="train", per_scan=1, wear=1.0, daylight=0.5, styles=("photo",)),
+        RealSet(name="real-val", role="val", per_scan=4, wear=1.0, daylight=0.5, styles=("photo",)),
+        RealSet(name="real-test", role="test", per_scan=4, wear=1.0, daylight=0.5, styles=("photo",)),
+        RealSet(name="shifted-v2", role="v2", per_scan=4, wear=1.6, daylight=0.2, styles=("photo",)),
+        RealSet(
+            name="shifted-sketch",
+            role="test",
+            per_scan=2,
+            wear=1.0,
+            daylight=1.0,
+            styles=("outline",),
+            ink="black",
+            paper="white",
+        ),
+        RealSet(
+            name="shifted-rendition",
+            role="test",
+            per_scan=4,
+            wear=1.0,
+            daylight=1.0,
+            styles=tuple(style for style in STYLES if style not in ("photo", "outline")),
+        ),
+    )
+}
+
+
+@cache
+def set_scenes(name: str) -> tuple[Scene, ...]:
+    """The scenes of a set, classes in turn, scan by scan: the first 10 n of real-train are n shots of every class."""
+    spec = SETS[name]
+    rng = np.random.default_rng([*name.encode()])
+    scenes = []
+    for repeat in range(spec.per_scan):
+        for position in range(len(scans_of(spec.role)[0])):
+            for class_id in range(len(CLASS_NAMES)):
+                ink, paper = str(rng.choice(list(INKS))), str(rng.choice(list(PAPERS)))
+                light = "daylight" if rng.random() < spec.daylight else str(rng.choice(LIGHTS))
+                style = spec.styles[(repeat + position * spec.per_scan + class_id) % len(spec.styles)]
+                scenes.append(
+                    Scene(
+                        sense="numeral",
+                        class_id=class_id,
+                        scan=scans_of(spec.role)[class_id][position],
+                        ink=spec.ink or ink,
+                        paper=spec.paper or paper,
+                        light=light,
+                        style=style,
+                        seed=int(rng.integers(1 << 62)),
+                        wear=spec.wear,
+                    )
+                )
+    return tuple(scenes)
+
+
+def set_images(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures N H W C and labels N of a set, without touching the disk."""
+    scenes = set_scenes(name)
+    return np.stack([render(scene) for scene in scenes]), np.array([scene.class_id for scene in scenes])
+
+
+def _rows(name: str, scenes: Iterable[Scene]) -> Iterator[dict[str, object]]:
+    for number, scene in enumerate(scenes):
+        yield {
+            "key": sample_key(0, number),
+            "uid": hashlib.blake2b(f"{name}/{number}/{asdict(scene)}".encode(), digest_size=16).hexdigest(),
+            "status": SUCCESS,
+            "domain": "real",
+            "class_id": scene.class_id,
+            "class_name": CLASS_NAMES[scene.class_id],
+            "caption": CLASS_NAMES[scene.class_id],
+            "context": f"{scene.ink} ink on {scene.paper} paper, {scene.light}",
+            "style": scene.style,
+            "seed": scene.seed,
+            "licence": LICENCE,
+            "width": 64,
+            "height": 64,
+            "original_width": 8,
+            "original_height": 8,
+        }
+
+
+def write_set(name: str, folder: Path) -> int:
+    """Write one set as a data set of one shard at `folder`; the number of pictures. Does nothing to a finished one."""
+    store = open_store(str(folder))
+    scenes = set_scenes(name)
+    fingerprint = hashlib.sha256(repr((name, scenes)).encode()).hexdigest()
+    with ShardWriter(store, 0, "sandbox", fingerprint) as writer:
+        for row, scene in zip(_rows(name, scenes), scenes, strict=True):
+            # a photograph of the world, not a generated image: no source-type note
+            writer.add(row, encode_jpeg(render(scene), source_type=None))
+        record = writer.commit(started=0.0, ended=0.0, extra={})  # the clock would make two builds differ
+    if name == "real-train":
+        samples = read_table(store, [0], ["uid", "key", "shard"])
+        for shots in SHOTS:
+            rule: dict[str, JSON] = {"shots": shots, "nested": True, "order": "scan"}
+            write_subset(store, f"shots-{shots}", samples.slice(0, shots * len(CLASS_NAMES)), rule)
+    return record.successes
