@@ -18,6 +18,7 @@ from shards.licence import may_be_passed_on
 from shards.manifest import read_table
 from shards.record import Record
 from shards.store import Store
+from shards.visible import clip
 
 SCORES = {
     "similarity": (-1.0, 1.0),
@@ -28,6 +29,7 @@ SCORE_BINS = 400
 COUNTED = ("status", "domain", "licence", "prompt_kind", "style", "context", "sampler")
 COLUMNS = ["uid", "class_id", "class_name", "meaning", "model", "revision", *COUNTED, *SCORES]
 MAX_MEANINGS = 8  # kept per class, the rest is in the tables
+LONGEST_VALUE = 200  # characters of a value that is counted
 MAX_VALUES = 10_000  # distinct values counted per column; free text there must not fill the memory
 
 Subset = Mapping[int, frozenset[str]]  # shard -> uids
@@ -155,8 +157,9 @@ def _count(census: Census, table: pa.Table) -> None:
         if one is None:
             one = census.classes[class_id] = ClassCount(class_id, name)
         one.statuses[status] += 1
-        if meaning and status == SUCCESS and meaning not in one.meanings and len(one.meanings) < MAX_MEANINGS:
-            one.meanings.append(meaning)
+        if meaning and status == SUCCESS and len(one.meanings) < MAX_MEANINGS:
+            shown = clip(meaning, LONGEST_VALUE)
+            one.meanings += [shown] if shown not in one.meanings else []
     _tally(census.values["status"], statuses)
     kept = table.filter(pc.equal(table["status"], SUCCESS))
     for column in COUNTED[1:]:
@@ -175,4 +178,5 @@ def _count(census: Census, table: pa.Table) -> None:
 def _tally(counter: Counter[str], values: Iterable[str | None]) -> None:
     for value, number in Counter(values).items():
         if value:
+            value = clip(value, LONGEST_VALUE)
             counter[value if value in counter or len(counter) < MAX_VALUES else "(other)"] += number

@@ -30,7 +30,7 @@ from shards.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.layout import SAMPLE_SCHEMA, SUCCESS, shard_name
 from shards.manifest import read_table, scan
 from shards.members import JPEG_COLUMNS, read_jpegs
-from shards.overview import overview
+from shards.overview import label, overview
 from shards.record import Record
 from shards.store import Store, redact
 from shards.visible import clip, visible
@@ -46,6 +46,7 @@ REJECTED_LISTED = 20_000
 CLASSES_PER_PAGE = 400
 MOSAIC_IMAGES = 4
 HERO_IMAGES = 40
+HERO_COLUMNS = 8  # as in gallery.css
 SMALL_PX = 128  # an original this small is enlarged with crisp pixels
 MAX_PROBLEMS = 20  # named on the first page, the rest counted
 LONGEST_TEXT = 1_200  # characters of a prompt on a page
@@ -292,10 +293,10 @@ def _write_thumbnail(site: Site, shard: int, key: str, jpeg: bytes) -> str:
 
 
 def _rejected_row(row: Row) -> Row:
-    shown = {column: row[column] for column in ("key", "class_name", "class_id", "status")}
     return {
-        **shown,
-        "message": clip(row["error_message"] or "", 300),
+        **{column: row[column] for column in ("key", "class_id", "status")},
+        "class_name": clip(row["class_name"], 120),
+        "message": clip(redact(row["error_message"] or ""), 300),
         "caption": clip(row["caption"], 300),
         "draw": "" if row["draw"] is None else row["draw"],
         "seed": "" if row["seed"] is None else row["seed"],
@@ -314,11 +315,12 @@ def _write_class_pages(site: Site) -> None:
                 link.href,
                 "class.html",
                 subject=one,
+                title=clip(one.name, 200),
                 shown=site.shown(one),
                 links=_window(links, link.number),
                 page=link.number,
-                before=before and {"name": before.name, "href": f"class-{before.class_id:04d}.html"},
-                after=after and {"name": after.name, "href": f"class-{after.class_id:04d}.html"},
+                before=before and {"name": label(before), "href": f"class-{before.class_id:04d}.html"},
+                after=after and {"name": label(after), "href": f"class-{after.class_id:04d}.html"},
                 cards=Markup(part.read_text(encoding="utf-8")) if part.exists() else "",
             )
 
@@ -328,12 +330,14 @@ def _write_index(site: Site, subset_name: str) -> None:
     links = _links(len(classes), CLASSES_PER_PAGE, "index")
     first_images = [site.mosaics.get(one.class_id, []) for one in classes]
     hero = [images[row] for row in range(MOSAIC_IMAGES) for images in first_images if len(images) > row][:HERO_IMAGES]
+    if len(hero) > HERO_COLUMNS:
+        del hero[len(hero) // HERO_COLUMNS * HERO_COLUMNS :]  # whole rows only
     for link in links:
         start = (link.number - 1) * CLASSES_PER_PAGE
         tiles = [
             {
                 "href": f"class-{one.class_id:04d}.html",
-                "name": one.name,
+                "name": clip(one.name, 120),
                 "class_id": one.class_id,
                 "successes": one.successes,
                 "rejected": one.num_rejected,

@@ -4,7 +4,7 @@ Comes in: a `Census`. Goes out: what `templates/index.html` draws, with every le
 size is bounded: many classes share a column, rare values share a line.
 """
 
-from shards.census import SCORE_BINS, SCORES, Census
+from shards.census import SCORE_BINS, SCORES, Census, ClassCount
 from shards.layout import SUCCESS
 from shards.visible import clip
 
@@ -26,6 +26,11 @@ TITLES = {
 }
 
 
+def label(one: ClassCount) -> str:
+    """Name and id: two classes may share a name."""
+    return f"{clip(one.name, 60)} ({one.class_id})"
+
+
 def overview(census: Census, subset_name: str) -> dict[str, object]:
     """What the first page draws: numbers, columns and bars in per cent of the drawing's height or width."""
     classes = census.sorted_classes()
@@ -35,9 +40,9 @@ def overview(census: Census, subset_name: str) -> dict[str, object]:
     columns = []
     for group in groups:
         kept, lost = sum(one.successes for one in group), sum(one.num_rejected for one in group)
-        who = f"{group[0].name} ({group[0].class_id})"
+        who = label(group[0])
         if len(group) > 1:
-            who = f"{who} to {group[-1].name} ({group[-1].class_id})"
+            who = f"{who} to {label(group[-1])}"
         columns.append(
             {
                 "label": f"{who}: {kept:,} kept, {lost:,} rejected",
@@ -58,8 +63,8 @@ def overview(census: Census, subset_name: str) -> dict[str, object]:
         "columns": columns,
         "columns_label": f"between {min(numbers):,} and {max(numbers):,} kept" if numbers else "none",
         "tallest": tallest,
-        "first_class": classes[0].name if classes else "",
-        "last_class": classes[-1].name if classes else "",
+        "first_class": label(classes[0]) if classes else "",
+        "last_class": label(classes[-1]) if classes else "",
         "tallies": [tally for column in TITLES if column in census.values and (tally := _tally(census, column))],
         "scores": [_score(census, column) for column in SCORES if census.scores[column].count],
     }
