@@ -20,17 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from shards.census import SCORES, Census, ClassCount, Subset, chosen_rows, take_census
-from shards.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
-from shards.layout import SAMPLE_SCHEMA, SUCCESS, shard_name
+from shards.census import Census, ClassCount, Subset, chosen_rows, take_census
+from shards.layout import SUCCESS
 from shards.manifest import read_table, scan
-from shards.members import JPEG_COLUMNS, read_jpegs
+from shards.members import read_jpegs
 from shards.overview import label, overview
+from shards.picture_card import CARD_COLUMNS, make_card
 from shards.record import Record
 from shards.store import Store, redact
 from shards.visible import clip, visible
@@ -47,37 +46,13 @@ CLASSES_PER_PAGE = 400
 MOSAIC_IMAGES = 4
 HERO_IMAGES = 40
 HERO_COLUMNS = 8  # as in gallery.css
-SMALL_PX = 128  # an original this small is enlarged with crisp pixels
 MAX_PROBLEMS = 20  # named on the first page, the rest counted
-LONGEST_TEXT = 1_200  # characters of a prompt on a page
 NOTICES = {
     "synthetic": "Synthetic pictures: made by a generative model, showing nothing that happened.",
     "edited": "Edited pictures: real photographs changed by a generative model.",
     "real": "Real pictures.",
     "retrieved": "Retrieved pictures: found on the web, each with its source in the table.",
 }
-FACTS = {  # what the fold-out of a card lists, if the row has it
-    "class": "class_name",
-    "meaning": "meaning",
-    "kind": "prompt_kind",
-    "context": "context",
-    "style": "style",
-    "negative": "negative",
-    "prompt": "prompt_id",
-    "replicate": "replicate",
-    "draw": "draw",
-    "seed": "seed",
-    "batch": "batch",
-    "model": "model",
-    "revision": "revision",
-    "licence": "licence",
-    "sampler": "sampler",
-    "domain": "domain",
-    "source": "url",
-    "sha256": "sha256",
-    "uid": "uid",
-}
-CARD_COLUMNS = [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS]
 Row = Mapping[str, Any]
 
 
@@ -85,22 +60,6 @@ Row = Mapping[str, Any]
 class Link:
     number: int
     href: str
-
-
-@dataclass(frozen=True)
-class Card:
-    """One kept sample on a page; ``image`` is None when the picture cannot be shown, and ``problem`` says why."""
-
-    key: str
-    alt: str
-    caption: str
-    image: str | None
-    problem: str
-    width: int
-    height: int
-    is_small: bool
-    tags: tuple[str, ...]
-    facts: tuple[tuple[str, str], ...]
 
 
 @dataclass
@@ -132,8 +91,8 @@ class Site:
         self.environment.globals["notice"] = self.notice
         self.environment.globals["rejected_count"] = self.census.rejected
 
-    def write_page(self, file_name: str, template: str, **values: Any) -> None:
-        page = self.environment.get_template(template).render(**values)
+    def write_page(self, file_name: str, template: str, values: Mapping[str, object]) -> None:
+        page = self.environment.get_template(template).render(values)
         (self.folder / file_name).write_text(page, encoding="utf-8")
 
     def shown(self, one: ClassCount) -> int:
@@ -198,31 +157,29 @@ def _write_draws(
     progress: Callable[[int, int], None],
 ) -> None:
     """The second pass: thumbnails and cards of kept samples (cards wait in ``cards/``), pages of rejected draws."""
-    num_listed = min(site.census.rejected, REJECTED_LISTED)
-    links = _links(num_listed, REJECTED_PER_PAGE, "rejected")
     waiting: list[Row] = []
-    page = 0
-
-    def write_rejected(rows: list[Row]) -> None:
-        values = {"links": _window(links, page), "page": page, "rows": rows, "listed": num_listed}
-        site.write_page(links[page - 1].href, "rejected.html", **values)
-
+    page = 1
     for done, shard in enumerate(records):
         progress(done, len(records))
         table = chosen_rows(read_table(store, {shard: records[shard]}, CARD_COLUMNS), shard, subset)
         rows: list[Row] = table.to_pylist()
         _write_cards(site, store, shard, [row for row in rows if row["status"] == SUCCESS])
         waiting.extend(_rejected_row(row) for row in rows if row["status"] != SUCCESS)
-        while len(waiting) >= REJECTED_PER_PAGE and page < len(links):
-            page += 1
-            write_rejected(waiting[:REJECTED_PER_PAGE])
+        while len(waiting) >= REJECTED_PER_PAGE:
+            _write_rejected_page(site, page, waiting[:REJECTED_PER_PAGE])
             del waiting[:REJECTED_PER_PAGE]
-        if page == len(links):
-            waiting.clear()
+            page += 1
     if waiting:
-        page += 1
-        write_rejected(waiting)
+        _write_rejected_page(site, page, waiting)
     progress(len(records), len(records))
+
+
+def _write_rejected_page(site: Site, page: int, rows: Sequence[Row]) -> None:
+    num_listed = min(site.census.rejected, REJECTED_LISTED)
+    links = _links(num_listed, REJECTED_PER_PAGE, "rejected")
+    if page <= len(links):
+        values = {"links": _window(links, page), "page": page, "rows": rows, "listed": num_listed}
+        site.write_page(links[page - 1].href, "rejected.html", values)
 
 
 def _write_cards(site: Site, store: Store, shard: int, rows: Sequence[Row]) -> None:
@@ -236,7 +193,7 @@ def _write_cards(site: Site, store: Store, shard: int, rows: Sequence[Row]) -> N
     template = site.environment.get_template("card.html")
     cards: dict[str, list[str]] = {}
     for (row, page), jpeg in zip(wanted, read_jpegs(store, shard, [row for row, _ in wanted]), strict=True):
-        card = _card(site, shard, row, jpeg)
+        card = make_card(site.folder, site.thumb_px, shard, row, jpeg)
         cards.setdefault(f"{row['class_id']}-{page}", []).append(template.render(card=card))
         mosaic = site.mosaics.setdefault(row["class_id"], [])
         if card.image and len(mosaic) < MOSAIC_IMAGES:
@@ -244,52 +201,6 @@ def _write_cards(site: Site, store: Store, shard: int, rows: Sequence[Row]) -> N
     for file_name, texts in cards.items():
         with (site.folder / "cards" / file_name).open("a", encoding="utf-8") as file:
             file.writelines(texts)
-
-
-def _card(site: Site, shard: int, row: Row, jpeg: bytes | str) -> Card:
-    image, problem = None, ""
-    width, height = row["width"] or site.thumb_px, row["height"] or site.thumb_px
-    if isinstance(jpeg, str):
-        problem = jpeg
-    else:
-        try:
-            image = _write_thumbnail(site, shard, row["key"], jpeg)
-        except ValueError as error:
-            problem = f"cannot be decoded ({clip(str(error), 200)})"
-    tags = [row["style"], row["context"], row["prompt_kind"] if not row["style"] and not row["context"] else None]
-    scores = [f"{column} {row[column]:.3f}" for column in SCORES if row[column] is not None]
-    facts = [
-        (label, clip(str(row[column]), LONGEST_TEXT)) for label, column in FACTS.items() if row[column] is not None
-    ]
-    return Card(
-        key=row["key"],
-        alt=f"{row['class_name']}: {clip(row['caption'], 200)}",
-        caption=clip(row["caption"], LONGEST_TEXT),
-        image=image,
-        problem=problem,
-        width=width,
-        height=height,
-        is_small=max(width, height) <= SMALL_PX,
-        tags=(*(clip(tag, 60) for tag in tags if tag), *scores),
-        facts=(("size", f"{width} × {height} px, {row['jpg_size']:,} bytes"), *((k, redact(v)) for k, v in facts)),
-    )
-
-
-def _write_thumbnail(site: Site, shard: int, key: str, jpeg: bytes) -> str:
-    """Write the small copy and return its address on the pages. Raises ValueError if the JPEG cannot be decoded."""
-    pixels = decode_jpeg(jpeg)
-    height, width = pixels.shape[:2]
-    scale = site.thumb_px / max(height, width)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    found = read_source_type(jpeg)
-    source_type = next((known for known in SOURCE_TYPES if known == found), None)
-    address = f"thumbs/{shard_name(shard)}/{key}.jpg"
-    target = site.folder / address
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(encode_jpeg(pixels, 93, "444", source_type))
-    return address
 
 
 def _rejected_row(row: Row) -> Row:
@@ -311,18 +222,17 @@ def _write_class_pages(site: Site) -> None:
         after = classes[index + 1] if index + 1 < len(classes) else None
         for link in links:
             part = site.folder / "cards" / f"{one.class_id}-{link.number}"
-            site.write_page(
-                link.href,
-                "class.html",
-                subject=one,
-                title=clip(one.name, 200),
-                shown=site.shown(one),
-                links=_window(links, link.number),
-                page=link.number,
-                before=before and {"name": label(before), "href": f"class-{before.class_id:04d}.html"},
-                after=after and {"name": label(after), "href": f"class-{after.class_id:04d}.html"},
-                cards=Markup(part.read_text(encoding="utf-8")) if part.exists() else "",
-            )
+            values = {
+                "subject": one,
+                "title": clip(one.name, 200),
+                "shown": site.shown(one),
+                "links": _window(links, link.number),
+                "page": link.number,
+                "before": before and {"name": label(before), "href": f"class-{before.class_id:04d}.html"},
+                "after": after and {"name": label(after), "href": f"class-{after.class_id:04d}.html"},
+                "cards": Markup(part.read_text(encoding="utf-8")) if part.exists() else "",
+            }
+            site.write_page(link.href, "class.html", values)
 
 
 def _write_index(site: Site, subset_name: str) -> None:
@@ -345,17 +255,16 @@ def _write_index(site: Site, subset_name: str) -> None:
             }
             for one in classes[start : start + CLASSES_PER_PAGE]
         ]
-        site.write_page(
-            link.href,
-            "index.html",
-            page=link.number,
-            links=_window(links, link.number),
-            hero=hero,
-            tiles=tiles,
-            problems=[clip(problem, 300) for problem in site.problems[:MAX_PROBLEMS]],
-            num_problems=len(site.problems),
-            overview=overview(site.census, subset_name),
-        )
+        values = {
+            "page": link.number,
+            "links": _window(links, link.number),
+            "hero": hero,
+            "tiles": tiles,
+            "problems": [clip(problem, 300) for problem in site.problems[:MAX_PROBLEMS]],
+            "num_problems": len(site.problems),
+            "overview": overview(site.census, subset_name),
+        }
+        site.write_page(link.href, "index.html", values)
 
 
 def _links(num_items: int, per_page: int, stem: str) -> list[Link]:
