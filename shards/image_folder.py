@@ -7,7 +7,8 @@ On disk, as torchvision's and Hugging Face's image folders want it:
 
 Export: a store and a `Choice` in, the folder out. Import: any folder with one sub-folder a class in, shards out. JPEGs
 come back as they are when a decoder shows them as they are meant (no rotation note, no bytes behind the end); anything
-else is decoded and encoded anew. What cannot be decoded becomes a row with its reason. The source folder is only read.
+else is decoded and encoded anew. A JPEG that is kept keeps its EXIF, the place it was taken at included. What cannot be
+decoded becomes a row with its reason. The source folder is only read.
 
 An image keeps the domain it was exported with; one that says in its own XMP that it was generated is `synthetic`,
 whatever folder it lies in; the rest is `real`.

@@ -19,6 +19,7 @@ def whole_folder(target: Path, mark: str | None = None) -> Iterator[Path]:
 
     Raises ValueError if ``target`` is a file, or holds files without ``mark`` among them (with None: holds any).
     """
+    target = target.absolute()
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise ValueError(f"{target}: found a file or a link, expected a new folder; choose another name")
     if target.exists() and any(target.iterdir()) and not (mark and (target / mark).is_file()):

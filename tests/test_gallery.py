@@ -309,6 +309,16 @@ def test_a_folder_that_is_not_a_gallery_is_never_replaced(tmp_path: Path) -> Non
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_relative_folder_is_fine_and_the_folder_one_stands_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write_data_set(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    assert write_gallery(store, Path("gallery")) == Path("gallery/index.html")
+    with pytest.raises(ValueError, match="choose another"):
+        write_gallery(store, Path())
+
+
 def test_pages_can_be_used_without_seeing_them(tmp_path: Path) -> None:
     store = write_data_set(tmp_path / "set", num_slots=30, num_rejected=2)
     for name, page in pages_of(write_gallery(store, tmp_path / "gallery", images_per_page=3)).items():
