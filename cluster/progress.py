@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from cluster.events import Event, Kind
@@ -137,9 +138,12 @@ class Progress:
             parts.append(f"{self._quarantined} units quarantined")
         return " · ".join(parts)
 
-    def _render(self) -> Group:
+    def _render(self) -> Table:
         bar = ProgressBar(total=max(1, self._num_images), completed=min(self.images, max(1, self._num_images)))
-        return Group(bar, Text(f"{self.line()} · {duration(self._clock() - self._started)}"))
+        rows = Table.grid()
+        rows.add_row(bar)
+        rows.add_row(Text(f"{self.line()} · {duration(self._clock() - self._started)}"))
+        return rows
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
