@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from shards.layout import META, SHARD_PATTERN, TABLE_SCHEMA, record_name, table_name, tar_name
 from shards.ledger import Line, read_ledger, write_ledger
 from shards.record import JSON, Record, RecordError, parse_record, read_record
-from shards.store import Store
+from shards.store import Store, printable
 
 SUBSETS = f"{META}/subsets"
 SUBSET_SCHEMA = pa.schema(
@@ -201,9 +201,13 @@ def parse_table(data: bytes, record: Record, where: str, columns: Sequence[str] 
     """The rows in the bytes of a table. Raises ValueError if they are not the bytes, schema or count of `record`."""
     if len(data) != record.parquet.bytes or hashlib.sha256(data).hexdigest() != record.parquet.sha256:
         raise ValueError(f"{where}: the bytes do not have the hash of the record; run `sixfold repair`")
-    file = pq.ParquetFile(pa.BufferReader(data))
-    if not file.schema_arrow.equals(TABLE_SCHEMA) or file.metadata.num_rows != record.count:
-        raise ValueError(
-            f"{where}: found other columns or another number of rows than its record; it was not written by us"
-        )
-    return file.read(columns=None if columns is None else list(columns), use_threads=False)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        if file.schema_arrow.equals(TABLE_SCHEMA) and file.metadata.num_rows == record.count:
+            return file.read(columns=None if columns is None else list(columns), use_threads=False)
+    except (
+        pa.ArrowException,
+        OSError,
+    ) as error:  # pyarrow answers bad pages with OSError; nothing is read from disk here
+        raise ValueError(f"{where}: no parquet file ({printable(str(error))[:100]})") from None
+    raise ValueError(f"{where}: found other columns or another number of rows than its record; it is not one of ours")

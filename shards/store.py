@@ -258,6 +258,11 @@ def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> F
         store = FolderStore(root, single_writer, disk)
         _try_folder(store)
         return store
+    if protocol not in EXCLUSIVE_CREATE and not single_writer:
+        raise ValueError(
+            f"{printable(redact(url))}: {protocol}:// has no exclusive create that was tested; write to a folder or to "
+            "s3://, or state that there is one writer only (single_writer: true)"
+        )
     objects = _open_objects(url, protocol, single_writer)
     _try_objects(objects)
     return objects
@@ -293,9 +298,12 @@ def checked_name(name: str) -> str:
 
 def _redact_url(url: str) -> str:
     scheme, _, rest = url.partition("://")
-    end = min((rest.find(c) for c in "/?#" if c in rest), default=len(rest))
-    host, path = rest[:end].rpartition("@")[2], rest[end:]
-    return f"{scheme}://{host}{re.split('[?#]', path)[0]}"
+    rest = re.split("[?#]", rest)[0]
+    user, _, place = rest.rpartition("@")
+    # a password may hold a slash; an '@' in a path without ':' before it is just a path
+    if ":" not in user and "/" in user:
+        return f"{scheme}://{rest}"
+    return f"{scheme}://{place}"
 
 
 def _protocol_of(url: str) -> str:
@@ -323,24 +331,19 @@ def _open_objects(url: str, protocol: str, single_writer: bool) -> ObjectStore:
         raise ValueError(f"{shown}: {printable(str(error))}; install it with `uv pip install 'sixfold[s3]'`") from None
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{shown}: cannot be opened ({printable(redact(str(error)))})") from None
-    if protocol not in EXCLUSIVE_CREATE and not single_writer:
-        raise ValueError(
-            f"{shown}: {protocol}:// has no exclusive create that was tested; write to a folder or to s3://, "
-            "or state that there is one writer only (single_writer: true)"
-        )
     return ObjectStore(fs, root, shown, single_writer)
 
 
 def _try_folder(store: FolderStore) -> None:
     root, shown = store.root, store.url
-    if root.is_symlink() and not root.exists():
-        raise ValueError(
-            f"{shown}: found a link that leads nowhere, expected a folder; remove the link or make its target"
-        )
-    if root.exists() and not root.is_dir():
-        raise ValueError(f"{shown}: found a file, expected a folder; give another output folder")
     one, two = (root / TMP / f"probe.{secrets.token_hex(8)}.part" for _ in range(2))
     try:
+        if root.is_symlink() and not root.exists():
+            raise ValueError(
+                f"{shown}: found a link that leads nowhere, expected a folder; remove the link or make its target"
+            )
+        if root.exists() and not root.is_dir():
+            raise ValueError(f"{shown}: found a file, expected a folder; give another output folder")
         for folder in (TMP, CLAIMS):
             (root / folder).mkdir(parents=True, exist_ok=True)
         if any((root / folder).stat().st_dev != root.stat().st_dev for folder in (TMP, CLAIMS)):

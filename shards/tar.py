@@ -31,8 +31,6 @@ def header(name: str, size: int) -> bytes:
     block[148:156] = b"        "  # the checksum counts itself as blanks
     block[156:157] = b"0"  # a regular file
     block[257:265] = b"ustar\x0000"
-    block[329:337] = b"0000000\0"  # device numbers
-    block[337:345] = b"0000000\0"
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
 

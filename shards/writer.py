@@ -8,7 +8,6 @@ it).
 
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from shards.tar import header, padding, trailer
 MAX_TEXT_BYTES = 1 << 16  # of one text field; the longest prompt that means something is far shorter
 _STATUS = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _UID = re.compile(r"[0-9a-f]{32}")
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _INT_BOUNDS = {pa.int16(): 1 << 15, pa.int32(): 1 << 31, pa.int64(): 1 << 63}
 
 
@@ -212,8 +212,8 @@ def _checked_value(field: pa.Field, value: object, where: str) -> object:
         if isinstance(value, bool) or not isinstance(value, Integral) or not -bound <= int(value) < bound:
             raise _unfit(field, value, str(field.type), where)
         return int(value)
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(np.float32(float(value))):
-        raise _unfit(field, value, "a finite number", where)
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(float(value)) <= _MAX_FLOAT32:
+        raise _unfit(field, value, "a finite 32-bit number", where)
     return float(np.float32(float(value)))  # as the table holds it, so that .json and table agree
 
 
