@@ -1,0 +1,1 @@
+"""The rows of `make bench`, one file each; `measure.py` times, `page.py` prints and writes."""

@@ -1,0 +1,97 @@
+"""Results to text: the tables on the terminal and in docs/BENCHMARKS.md, the samples in docs/bench_cpu.json.
+
+In: results and the facts of the machine. Out and on disk: `bench_cpu.json`, every sample of the last run of every row
+with its date, machine and versions; `BENCHMARKS.md`, where the text between the two marks of a row is written anew.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from docs.bench.measure import Line, Result, Samples, ratios
+
+PAGE, NUMBERS = "BENCHMARKS.md", "bench_cpu.json"
+
+
+def section(row: str, result: Result, facts: Mapping[str, Any]) -> str:
+    """One row in Markdown, for the terminal and for the page alike."""
+    lines = [f"### {row}: {result.title}", "", *table(result), ""]
+    lines += ["| target | came out | met |", "|---|---|---|"]
+    for verdict in result.verdicts:
+        met = {True: "yes", False: "**missed**", None: "not judged in miniature"}[verdict.met]
+        lines.append(f"| {verdict.target} | {verdict.found} | {met} |")
+    lines += ["", f"*Known before:* {result.anchor}.", f"*Predicted:* {result.predicted}.", ""]
+    lines += [f"*How:* {result.method}", *result.notes, "", f"*Where:* {_where(facts)}."]
+    return "\n".join(lines)
+
+
+def table(result: Result) -> list[str]:
+    """Medians (least - most) of all repeats; the ratio is taken repeat by repeat, to the first line."""
+    columns = list(dict.fromkeys(column for line in result.lines for column in line.figures))
+    heads = ["", *columns, *([f"{result.ratio_of}, ratio to ours"] if result.ratio_of else [])]
+    rows = [f"| {' | '.join(heads)} |", f"|---{'|---:' * (len(heads) - 1)}|"]
+    for line in result.lines:
+        cells = [line.what, *(spread(line.figures[name]) if name in line.figures else "" for name in columns)]
+        if result.ratio_of:
+            cells.append(_ratio(line, result.lines[0], result.ratio_of))
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def spread(samples: Samples, unit: str = "") -> str:
+    """`1.522 (1.493 - 1.601)`: median, least, most."""
+    middle = f"{_number(statistics.median(samples))}{unit}"
+    if len(samples) == 1:
+        return middle
+    return f"{middle} ({_number(min(samples))} - {_number(max(samples))})"
+
+
+def write(folder: Path, results: Mapping[str, Result], facts: Mapping[str, Any]) -> None:
+    """Replace these rows in both files of `folder`; other rows keep what their own last run said.
+
+    Raises ValueError if the page has no marks for a row.
+    """
+    numbers = folder / NUMBERS
+    known = json.loads(numbers.read_text(encoding="utf-8")) if numbers.exists() else {}
+    page = (folder / PAGE).read_text(encoding="utf-8")
+    for row, result in results.items():
+        known[row] = {**facts, **dataclasses.asdict(result)}
+        page = _replaced(page, row, section(row, result, facts))
+    text = json.dumps({row: known[row] for row in sorted(known)}, indent=1, allow_nan=False) + "\n"
+    numbers.write_text(text, encoding="utf-8")
+    (folder / PAGE).write_text(page, encoding="utf-8")
+
+
+def _replaced(page: str, row: str, text: str) -> str:
+    begin, end = f"<!-- {row}: written by `make bench` -->", f"<!-- /{row} -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{PAGE}: found no marks for row {row}, expected {begin} and {end}; add them")
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
+def _ratio(line: Line, first: Line, column: str) -> str:
+    if line is first:
+        return "1"
+    if column not in line.figures:
+        return ""
+    return spread(ratios(line.figures[column], first.figures[column]), "x")
+
+
+def _where(facts: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return (
+        f"{facts['date']}, {facts['cores']} cores of {facts['cpu']}, {facts['memory_GiB']} GiB, "
+        f"{facts['file_system']}, load {facts['load']:.2f} at the start; {versions}"
+    )
+
+
+def _number(value: float) -> str:
+    if value == 0:
+        return "0"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 3 if abs(value) >= 0.1 else 4
+    return f"{value:,.{digits}f}"
