@@ -457,7 +457,11 @@ def _tune(pipeline: Any, spec: SamplerSpec, family: str, device: torch.device) -
         else:
             denoiser.enable_xformers_memory_efficient_attention()
     if spec.compile == "regional":
-        denoiser.compile_repeated_blocks()
+        if family == "sd3":  # diffusers names no repeated blocks for this one
+            for block in denoiser.transformer_blocks:
+                block.compile()
+        else:
+            denoiser.compile_repeated_blocks()
         pipeline.vae.decoder.compile()
     elif spec.compile == "full":
         denoiser.compile()

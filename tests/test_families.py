@@ -252,8 +252,7 @@ def test_the_family_and_components_are_read_from_the_index_without_loading(folde
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("compiled", ["regional", "full"])
+@pytest.mark.parametrize(("family", "compiled"), [*((family, "regional") for family in FAMILIES), ("sd", "full")])
 def test_a_compiled_model_fills_up_short_batches_and_stays_close(
     folders: dict[str, Path], family: str, compiled: str
 ) -> None:
