@@ -40,6 +40,7 @@ from gen.output import PROMPTS, Store, open_output, unit_job, write_summary
 from gen.plan import Plan, estimate
 from gen.prompts import PromptTable, write_prompts
 from gen.recipe import Recipe, identity
+from gen.sampler import check_sampler
 from gen.unit import UnitJob, make_unit_worker
 from shards.commit import recover
 from shards.layout import META, SUCCESS
@@ -126,6 +127,7 @@ def run(recipe: Recipe, scale: Fraction, out: str, home: Path, stop: StopFlag, s
     url = out if "://" in out else str(Path(out).absolute())
     classes = load_classes(recipe.classes)
     _plan(recipe, classes, {}).num_units(scale)  # refuses impossible sizes before anything is touched
+    check_sampler(recipe.sampler)
     identified = identity(recipe)
     code = code_hash(home)
     store = open_store(url, single_writer)

@@ -4,6 +4,7 @@ Everything is real: the sandbox's pipeline, the commit protocol, Ray where it is
 shards of 10.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -269,6 +270,12 @@ def kill_driver_after_shards(line: list[str], out: Path, num: int) -> None:
     process.wait(timeout=30)
 
 
+def is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):  # it may end while we look
+        return "ray::RayWorker" in " ".join([process.name(), *process.cmdline()[:1]])
+    return False
+
+
 def kill_workers_while_running(out: Path, scale: str, num_kills: int, seed: int, steps: list[str]) -> None:
     """Run over Ray with two workers and SIGKILL one of them `num_kills` times at moments drawn from `seed`."""
     rng = random.Random(seed)
@@ -280,11 +287,9 @@ def kill_workers_while_running(out: Path, scale: str, num_kills: int, seed: int,
 
     def kill() -> None:
         while len(killed) < num_kills and process.poll() is None:
-            with_driver = psutil.Process(process.pid).children(recursive=True) if psutil.pid_exists(process.pid) else []
-            workers = [
-                child for child in with_driver if "ray::" in child.name() or "ray::" in " ".join(child.cmdline()[:1])
-            ]
-            busy = [worker for worker in workers if worker.cpu_times().user > 2]
+            family = psutil.Process(process.pid).children(recursive=True) if psutil.pid_exists(process.pid) else []
+            # Ray's own helpers are called ray::DashboardAgent and the like; without them the node is gone
+            busy = [child for child in family if is_worker(child) and child.cpu_times().user > 2]
             if busy:
                 victim = rng.choice(busy)
                 victim.kill()
