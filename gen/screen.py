@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 SUCCESS = "success"
+MIN_STRUCTURE_PX = 4  # in small images the share would be less than a pixel
 STATUSES = (SUCCESS, "nan", "wrong_size", "flagged", "black", "blank", "flat")
 
 
@@ -29,14 +30,14 @@ class ScreenSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     blank_levels: int = Field(default=6, ge=0, le=255, description="a pixel further from the middle is structure")
-    min_structure: float = Field(default=0.0002, ge=0, le=1, description="share of structure pixels an image needs")
+    min_structure: float = Field(default=0.00005, ge=0, le=1, description="share of structure pixels an image needs")
     dark_levels: int = Field(default=24, ge=0, le=255, description="without structure: black at or below, blank above")
     tail_share: float = Field(default=0.125, gt=0, le=1, description="share of the height that is a tail")
     clip_levels: int = Field(default=8, ge=0, le=127, description="rows this near to 0 or 255 are clipped")
 
 
 def screen(image_HWC: np.ndarray, finite: bool, flagged: bool, spec: ScreenSpec, want_px: int) -> str:
-    """The status of one image; 10 us where a coarse look finds structure, 0.2 ms at 64 px and 8 ms at 512 px else."""
+    """The status of one image. On one core 0.03 ms at 64 px, 0.4 ms at 512 px; 0.1 and 5 ms if nearly empty."""
     if not finite:
         return "nan"
     if image_HWC.dtype != np.uint8 or image_HWC.shape != (want_px, want_px, 3):
@@ -52,7 +53,7 @@ def screen(image_HWC: np.ndarray, finite: bool, flagged: bool, spec: ScreenSpec,
 
 
 def _has_structure(image_HWC: np.ndarray, middle_C: np.ndarray, spec: ScreenSpec) -> bool:
-    needed = max(2, round(spec.min_structure * image_HWC.shape[0] * image_HWC.shape[1]))
+    needed = max(MIN_STRUCTURE_PX, round(spec.min_structure * image_HWC.shape[0] * image_HWC.shape[1]))
     for stride in (8, 1):  # nearly every image is done after the coarse look
         apart_HW = (np.abs(image_HWC[::stride, ::stride].astype(np.int16) - middle_C) > spec.blank_levels).any(axis=-1)
         if np.count_nonzero(apart_HW) >= needed:
@@ -64,6 +65,8 @@ def _tail_rows(image_HWC: np.ndarray, clip_levels: int) -> int:
     """How many bottom rows are one colour, the same to the last bit, and not clipped to black or white."""
     colour_C = image_HWC[-1, 0]
     if ((colour_C <= clip_levels) | (colour_C >= 255 - clip_levels)).all():
+        return 0
+    if (image_HWC[-1] != colour_C).any():  # as in nearly every picture
         return 0
     varied_H = (image_HWC != colour_C).any(axis=(1, 2))
     return int(np.argmax(varied_H[::-1])) if varied_H.any() else len(varied_H)

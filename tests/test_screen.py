@@ -131,6 +131,13 @@ def test_e2_dark_photographs_are_kept(make: Callable[[int, np.random.Generator],
         assert status_of(image) == "success", f"{make.__name__} number {number}"
 
 
+@pytest.mark.parametrize("side", [64, 256, 512, 1024, 2048])
+def test_a_night_sky_is_kept_at_any_size(side: int) -> None:
+    """Stars are points: their share of the pixels falls with the size of the image."""
+    rng = np.random.default_rng(side)
+    assert {status_of(starfield(side, rng)) for _ in range(3)} == {"success"}
+
+
 @pytest.mark.parametrize("side", SIZES)
 def test_ordinary_pictures_are_kept(side: int) -> None:
     rng = np.random.default_rng(side)
