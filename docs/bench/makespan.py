@@ -4,7 +4,6 @@ In: the worlds below. Out: makespan over ideal of the real schedule and of a sta
 On disk: nothing. Time is simulated, so a busy machine changes nothing; the decisions are those of `cluster.scheduler`.
 """
 
-import statistics
 import time
 from collections import Counter
 from dataclasses import replace
@@ -37,7 +36,7 @@ def measure(size: Size) -> Result:
         ratio[STATIC].append(_static_makespan_s(calm, undisturbed) / undisturbed.ideal_s)
         lost_units.append(float(_most_units_lost_by_a_worker(disturbed)))
         lost_share.append(sum(disturbed.lost_work_s) / (units * calm.unit_s) * 100)
-    worst = max(statistics.median(ratio[QUEUE]), statistics.median(ratio[DISTURBED]))
+    worst = max(ratio[QUEUE] + ratio[DISTURBED])
     lines = [Line(name, {RATIO: tuple(samples)}) for name, samples in ratio.items()]
     lines[0] = Line(QUEUE, {**lines[0].figures, "CPU ms/unit of the simulation": tuple(cpu_ms)})
     lines[1] = Line(
@@ -47,18 +46,19 @@ def measure(size: Size) -> Result:
     return Result(
         title=f"makespan on {workers} simulated workers",
         method=f"{units:,} units of 167 s (1,000 images at 6 images/s: ImageNet-1k six times over), speeds with 5 % "
-        "spread, 5 % of the workers at half speed, 120 s to start a worker and again after each kill. In the "
-        f"second line {kills} workers are killed, spread over the whole time, and one attempt in 1,000 takes 20 times "
-        "as long. Every repeat is another world (seed), whose speeds all lines share. Ideal: 120 s + all work / the sum of all speeds, with every worker busy from its "
-        "start to the end, kills not counted. The static split gives worker i the i-th block of equally many units, "
-        "starts with the same 120 s, is divided by the same ideal, and is spared the kills.",
+        "spread, 5 % of the workers at half speed, 120 s to start a worker and again after each kill. In the second "
+        f"line {kills} workers are killed, spread over the whole time, and one attempt in 1,000 takes 20 times as "
+        "long. Every repeat is another world (seed), whose speeds all lines share. Ideal: 120 s + all work / the sum "
+        "of all speeds, with every worker busy from its start to the end, kills not counted. The static split gives "
+        "worker i the i-th block of equally many units, starts with the same 120 s, is divided by the same ideal, and "
+        "is spared the kills.",
         anchor="1.98 for the static split and 1.006 for a queue, in an earlier simulation without kills; the limit "
         "is 1",
         predicted="at most 1.03: the last units end within one unit of each other (167-334 s of 21,000 s)",
         lines=lines,
         ratio_of=RATIO,
         verdicts=[
-            size.judge("at most 1.03 of the ideal, with kills", f"{worst:.4f}", worst <= 1.03),
+            size.judge("at most 1.03 of the ideal, in the worst world, kills included", f"{worst:.4f}", worst <= 1.03),
             size.judge("a kill loses at most 1 unit", f"{max(lost_units):g}", max(lost_units) <= 1),
         ],
     )
