@@ -15,7 +15,9 @@ is published, ours or that of the attempt that won. On disk, for a folder (objec
 Step 3 and 4 may be done by anybody for the winner, any number of times: a loser, the next run, a process that
 finds the claim. So a winner that is stopped or dead blocks nobody, and one that wakes up late finds its own work done.
 Final files without a record are debris and are replaced. A claim whose temporaries are gone or altered is void and is
-put aside. An attempt that saw an I/O error is thrown away as a whole, an fsync is never repeated.
+put aside. An attempt that saw an I/O error before its claim is thrown away as a whole: no fsync of data is ever
+repeated. After its claim all data is on disk, and whoever comes next finishes: `settle` in the next try, `recover` in
+the next run.
 
 What is trusted: flock to tell live attempts from dead ones when temporaries are collected. Where it cannot (a network
 mount without locks) only temporaries older than a day are collected; were a live attempt's collected all the
@@ -49,7 +51,7 @@ _TEMP = re.compile(r"(?P<shard>[0-9]{5})\.(?P<attempt>[0-9a-z-]{1,40})\.(tar|par
 
 
 class CommitError(OSError):
-    """This attempt published nothing; the unit can be tried again."""
+    """The disk failed this attempt; the unit can be tried again, `settle` first says whether it is done after all."""
 
 
 class Attempt(Protocol):
@@ -157,7 +159,7 @@ class FolderAttempt:
             self._flush()
 
     def publish(self, table: bytes, make_record: Callable[[FileStamp, FileStamp], Record]) -> Record:
-        """Steps 1 to 4. Raises CommitError if the disk fails; nothing of this attempt is then published."""
+        """Steps 1 to 4. Raises CommitError if the disk fails."""
         try:
             self._flush()
             self._sync(self._fd, self._tar, self._size)
@@ -186,21 +188,21 @@ class FolderAttempt:
         )
 
     def abandon(self) -> None:
-        """Withdraw an unfinished claim, remove the temporaries, release the lock; best effort on a failing disk."""
-        disk, claim = self.store.disk, _claim(self.store, self.shard)
+        """Remove the temporaries unless they are claimed, release the lock; best effort on a failing disk.
+
+        A claim is never withdrawn: somebody may be carrying it out.
+        """
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
         try:
-            if self._claimed and same_file(self._record, claim):
-                unlink_if_there(disk, claim)
             # the locked file goes last: whoever finds the others without it knows that their attempt is over
-            for path in (self._table, self._record, self._tar):
-                if self._fd >= 0:
-                    unlink_if_there(disk, path)
+            for path in () if self._claimed else (self._table, self._record, self._tar):
+                unlink_if_there(self.store.disk, path)
         except OSError:
             pass  # the error that matters is on its way up, and `recover` collects what is left
         finally:
-            if self._fd >= 0:
-                fd, self._fd = self._fd, -1
-                os.close(fd)
+            os.close(fd)
 
     def _flush(self) -> None:
         try:
@@ -228,7 +230,7 @@ class FolderAttempt:
         name = Path(error.filename).name if isinstance(error.filename, str) else self._tar.name
         return CommitError(
             f"{self.store.url}: shard {self.shard}, attempt {self.attempt}: {error.strerror or error} ({name}); "
-            "this try was thrown away, the unit can be tried again"
+            "the unit can be tried again"
         )
 
 

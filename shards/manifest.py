@@ -43,8 +43,8 @@ class Scan:
 def scan(store: Store) -> Scan:
     """Read every record; compare the sizes of tar and table with it. Never raises for a damaged shard.
 
-    With a ledger this is one listing, one stat per file and one read. The ledger is brought up to date on the way if
-    the place can be written; a shard counts as done from its record's file, never from the ledger.
+    With a ledger this is one listing, one stat per file and one read. The ledger is brought up to date on the way
+    unless the store was opened for reading; a shard counts as done from its record's file, never from the ledger.
     """
     stamps = store.stamps()
     remembered = read_ledger(store)
@@ -77,8 +77,8 @@ def scan(store: Store) -> Scan:
                 problems[shard] = f"{store.url}/{file}: found {what}, the record says {stamp.bytes} bytes"
         if shard not in problems:
             records[shard] = line.record
-    if is_behind or lines.keys() != remembered.keys():
-        with contextlib.suppress(OSError):  # a read-only data set is scanned without a ledger
+    if (is_behind or lines.keys() != remembered.keys()) and not store.read_only:
+        with contextlib.suppress(OSError):  # the ledger is a cache; a full disk is found where it matters
             write_ledger(store, lines)
     return Scan(records=records, problems=problems)
 

@@ -42,6 +42,8 @@ class Store(Protocol):
     def url(self) -> str: ...  # redacted; for people and messages
     @property
     def single_writer(self) -> bool: ...
+    @property
+    def read_only(self) -> bool: ...  # opened for reading: not even a cache is written
     def read_bytes(self, name: str) -> bytes: ...  # FileNotFoundError
     def read_range(self, name: str, start: int, size: int) -> bytes: ...  # short only at the end of the file
     def size(self, name: str) -> int: ...  # FileNotFoundError
@@ -57,8 +59,9 @@ class Store(Protocol):
 class FolderStore:
     """A local (or network-mounted) folder. `disk` is the seam for fault tests."""
 
-    def __init__(self, root: Path, single_writer: bool = False, disk: Disk = OS_DISK) -> None:
+    def __init__(self, root: Path, single_writer: bool = False, disk: Disk = OS_DISK, read_only: bool = False) -> None:
         self.root = root
+        self.read_only = read_only
         self.url = printable(str(root))
         self.single_writer = single_writer
         self.disk = disk
@@ -159,9 +162,10 @@ class FolderStore:
 class ObjectStore:
     """An object store through fsspec. One put makes a whole object visible, so there are no temporaries."""
 
-    def __init__(self, fs: Any, root: str, url: str, single_writer: bool) -> None:
+    def __init__(self, fs: Any, root: str, url: str, single_writer: bool, read_only: bool = False) -> None:
         self.fs = fs
         self.root = root.rstrip("/")
+        self.read_only = read_only
         self.url = url
         self.single_writer = single_writer
 
@@ -275,8 +279,8 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
         root = Path(url.removeprefix("file://")).absolute()
         if not root.is_dir():
             raise ValueError(f"{printable(str(root))}: found no folder, expected a data set")
-        return FolderStore(root)
-    return _open_objects(url, protocol, single_writer=False)
+        return FolderStore(root, read_only=True)
+    return _open_objects(url, protocol, single_writer=False, read_only=True)
 
 
 def redact(text: str) -> str:
@@ -322,7 +326,7 @@ def _protocol_of(url: str) -> str:
     return protocol
 
 
-def _open_objects(url: str, protocol: str, single_writer: bool) -> ObjectStore:
+def _open_objects(url: str, protocol: str, single_writer: bool, read_only: bool = False) -> ObjectStore:
     shown = printable(redact(url)).rstrip("/")
     try:
         # listings are never cached: another process may have published in between
@@ -331,7 +335,7 @@ def _open_objects(url: str, protocol: str, single_writer: bool) -> ObjectStore:
         raise ValueError(f"{shown}: {printable(str(error))}; install it with `uv pip install 'sixfold[s3]'`") from None
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{shown}: cannot be opened ({printable(redact(str(error)))})") from None
-    return ObjectStore(fs, root, shown, single_writer)
+    return ObjectStore(fs, root, shown, single_writer, read_only)
 
 
 def _try_folder(store: FolderStore) -> None:

@@ -50,22 +50,26 @@ def make_units(root: Path, attempt: str, salt: str = "") -> None:
 def kills(root: Path, times: int, rng: random.Random) -> None:
     """A1, R1, M24: SIGKILL at random moments, until all units are done; then over in a fresh folder."""
     open_store(str(root / "reference"))
+    warm_up(root)
+    start = time.monotonic()
     make_units(root / "reference", "undisturbed")
+    unit_s = (time.monotonic() - start) / NUM_UNITS  # kills are spread over a few units, however busy the machine
     reference = published(root / "reference")
-    killed = rounds = 0
+    killed = rounds = in_the_middle = 0
     while killed < times:
         folder = root / f"round{rounds}"
         open_store(str(folder))
         rounds += 1
         while killed < times:
             pid = fork(partial(make_units, folder, f"k{killed}"))
-            time.sleep(rng.uniform(0.0, 0.08))
+            time.sleep(rng.uniform(0.0, 4 * unit_s))
             os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             if os.WIFEXITED(status):
                 assert os.WEXITSTATUS(status) == 0, "a child failed by itself"
                 break
             killed += 1
+            in_the_middle += leftovers(folder) != []
             if killed % 20 == 0:
                 assert {damage.kind for damage in verify(FolderStore(folder)).damages} <= {"unpublished", "gap"}
         make_units(folder, "last")
@@ -74,7 +78,11 @@ def kills(root: Path, times: int, rng: random.Random) -> None:
         recover(FolderStore(folder))
         assert leftovers(folder) == []
         shutil.rmtree(folder)
-    print(f"{killed} kills in {rounds} rounds of {NUM_UNITS} units: nothing lost, nothing twice, the same bytes")
+    assert in_the_middle > times // 10
+    print(
+        f"{killed} kills, {in_the_middle} of them in the middle of a shard, in {rounds} rounds of {NUM_UNITS} units: "
+        "nothing lost, nothing twice, the same bytes"
+    )
 
 
 def warm_up(root: Path) -> None:

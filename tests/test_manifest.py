@@ -11,7 +11,7 @@ from shards.layout import TABLE_SCHEMA, record_name, table_name, tar_name
 from shards.ledger import LEDGER, read_ledger
 from shards.manifest import iter_tables, read_member, read_subset, read_table, scan_records, write_subset
 from shards.record import FileStamp, Record, RecordError
-from shards.store import FolderStore, open_store
+from shards.store import FolderStore, open_for_reading, open_store
 from tests.shard_rows import FINGERPRINT, make_row, write_shard
 
 
@@ -107,9 +107,17 @@ def write_shard_anew(store: FolderStore, shard: int) -> None:
     write_shard(store, shard, "anew")
 
 
-def test_a_read_only_data_set_is_scanned_without_a_ledger(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_opened_for_reading_is_scanned_without_a_trace(store: FolderStore) -> None:
+    before = sorted(store.root.rglob("*"))
+    assert sorted(scan_records(open_for_reading(str(store.root)))) == [0, 1, 2]
+    assert sorted(store.root.rglob("*")) == before
+
+
+def test_a_ledger_that_cannot_be_written_costs_nothing_but_time(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(name: str, data: bytes) -> None:
-        raise PermissionError(30, "Read-only file system")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store, "replace", refuse)
     assert sorted(scan_records(store)) == [0, 1, 2]
