@@ -86,11 +86,11 @@ def measure(size: Size) -> Result:
     return Result(
         title="time outside the model",
         method=f"a tiny random Stable Diffusion, {SIZE_PX} px, dpm++, guidance {GUIDANCE:g}, one torch thread, {num} "
-        f"images ({num_alone} at batch 1) with as many different prompts a repeat; time outside the forwards at {few} and "
-        f"{many} steps gives the fixed part and the part per step. The step is that of diffusers' own pipeline, which "
-        f"all sides call: a call's step costs about the same for 1 image and for {BATCH}, so batches divide it. Encoding "
-        "512 px is C1's; here images are small on every side. Wall time outside the forwards includes waiting for the "
-        "other thread.",
+        f"images ({num_alone} at batch 1) with as many different prompts a repeat; time outside the forwards at {few} "
+        f"and {many} steps gives the fixed part and the part per step. The step is that of diffusers' own pipeline, "
+        f"which all sides call: a call's step costs about the same for 1 image and for {BATCH}, so batches divide it. "
+        "Encoding 512 px is C1's; here images are small on every side. Wall time outside the forwards includes waiting "
+        "for the other thread.",
         anchor="0.8 ms (Euler) to 2.6 ms (PNDM) per step of a call outside the U-Net for the stock pipeline",
         predicted="below 1 ms fixed per image; 0.05-0.16 ms per image and step at batch 16, which is 0.8-2.6 ms per "
         "step of a call as in the stock pipeline",
