@@ -46,7 +46,8 @@ def fan_out(
     thread. Raises cluster.ray_session.ClusterError if no cluster can be had; every later fault is in the Summary.
     """
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
-    on_event(Event(kind="run_started", at_s=0.0, message=f"life {life}"))
+    backend = "in process" if spec.in_process else "ray"
+    on_event(Event(kind="run_started", at_s=0.0, data={"life": life, "backend": backend}))
     if spec.in_process:
         from cluster.in_process import run_here
 

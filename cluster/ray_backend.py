@@ -247,10 +247,12 @@ class _Driver:
         return self._schedule.lost(number, death_cause(error, hand.process), now, node_lost)
 
 
-def death_cause(error: ray.exceptions.RayError, process: ProcessId | None) -> str:
-    """One line from Ray's paragraph."""
+def death_cause(error: BaseException, process: ProcessId | None) -> str:
+    """One line from Ray's paragraph, which names every cause there could be."""
     text = one_line(str(error))
-    pid = f" (pid {process.pid})" if process else ""
-    if isinstance(error, ray.exceptions.OutOfMemoryError) or "memory" in text.lower():
-        return f"its process{pid} was killed for memory: {text}"
-    return f"its process{pid} died: {text}"
+    who = f"its process (pid {process.pid})" if process else "its process"
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "low on memory" in text:
+        return f"{who} was killed because the node ran out of memory; use smaller batches or fewer workers"
+    if "connection error code 2" in text:
+        return f"{who} died without a word: killed (SIGKILL, the kernel short of memory) or crashed (SIGSEGV, abort)"
+    return f"{who} died: {text}"

@@ -8,8 +8,11 @@ A cluster of our own listens with token authentication, has no dashboard, sends 
 object store, because pixels never travel. Its processes die with the driver (Ray binds them to it), also by SIGKILL.
 """
 
+import atexit
 import contextlib
+import dataclasses
 import functools
+import json
 import logging
 import os
 import re
@@ -25,15 +28,17 @@ import ray
 
 from cluster.code import home
 from cluster.failure import one_line
-from cluster.process import start_ticks
+from cluster.process import ProcessId, alive, this_place, this_process
 from cluster.ray_worker import running_versions
 from cluster.work import FanOutSpec
 
 OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB
 # what workers never need; .gitignore is honoured too
-EXCLUDES = (".venv", ".git", "out", "data", "tests", "docs", "*.log", "__pycache__", ".*_cache", ".hypothesis")
+EXCLUDES = (".venv", ".git", "/out", "/data", "/tests", "/docs", "*.log", "__pycache__", ".*_cache", ".hypothesis")
 UNSAFE = re.compile(r"RAY_DATA_.*(UNSAFE|CLOUDPICKLE).*")  # opt-ins to unpickling data
-FOLDER = "sixfold-ray-"
+FOLDER = "sixfold-"
+TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+NUM_START_TRIES = 2
 
 
 class ClusterError(RuntimeError):
@@ -87,9 +92,11 @@ def ray_session(spec: FanOutSpec) -> Iterator[Session]:
 
 
 def prepare_environment(environ: MutableMapping[str, str]) -> None:
-    """No usage statistics; Ray Data's unsafe switches off, here and in every process started from here."""
+    """No usage statistics, workers of normal priority, Ray Data's unsafe switches off, here and in all our children."""
     environ["RAY_USAGE_STATS_ENABLED"] = "0"
     environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
+    # Ray's default of 15 leaves a worker 3 % of a core that anything else wants
+    environ.setdefault("RAY_worker_niceness", "0")
     for name in [name for name in environ if UNSAFE.fullmatch(name)]:
         del environ[name]
 
@@ -109,13 +116,8 @@ def _joined(spec: FanOutSpec, address: str) -> Iterator[Session]:
     if token.is_file() and token.stat().st_mode & 0o077:
         token.chmod(0o600)  # Ray writes it readable for everyone
     try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            configure_logging=False,
-            runtime_env=runtime_env(spec),
-        )
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
+        ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env(spec))
+    except Exception as error:  # Ray raises a dozen types here, all meaning that there is no cluster for us
         raise ClusterError(
             f"RAY_ADDRESS={address}: cannot join ({one_line(str(error))}); "
             "start the cluster, correct the address or the token, or unset RAY_ADDRESS to run on this machine"
@@ -128,48 +130,66 @@ def _joined(spec: FanOutSpec, address: str) -> Iterator[Session]:
 
 @contextlib.contextmanager
 def _started(spec: FanOutSpec) -> Iterator[Session]:
-    remove_dead_folders(Path(tempfile.gettempdir()))
+    remove_dead_folders(temporary_root())
     folder = private_folder()
+    before = {name: os.environ.pop(name, None) for name in TOKEN_VARIABLES}
     # Ray turns token mode on by itself for a cluster it starts, provided that nothing says otherwise
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        os.environ.pop(name, None)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
-    cores = usable_cores()
-    if spec.workers != "auto":  # an explicit number is meant, even if it shares cores
-        cores = max(cores, spec.workers * spec.cpus_per_worker)
     try:
-        ray.init(
-            address="local",
-            num_cpus=cores,
-            num_gpus=0 if spec.gpus_per_worker == 0 else None,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            configure_logging=False,
-            runtime_env=runtime_env(spec),
-            _temp_dir=str(folder / "r"),  # Ray makes this one world-writable; its parent is private
-        )
-    except (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
-        ray.shutdown()
-        raise ClusterError(
-            f"cannot start Ray on this machine ({one_line(str(error))}); "
-            "look at free memory and at /dev/shm, or run with cluster.in_process=true"
-        ) from error
-    assert os.environ.get("RAY_AUTH_MODE") == "token", "a cluster of our own must ask for its token"
-    try:
+        _start(spec, folder)
+        assert os.environ.get("RAY_AUTH_MODE") == "token", "a cluster of our own must ask for its token"
         yield Session(ours=True, versions=running_versions())
     finally:
         ray.shutdown()
         shutil.rmtree(folder / "r", ignore_errors=True)  # left-overs are swept at the next start
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _start(spec: FanOutSpec, folder: Path) -> None:
+    cores = usable_cores()
+    if spec.workers != "auto":  # an explicit number is meant, even if it shares cores
+        cores = max(cores, spec.workers * spec.cpus_per_worker)
+    for attempt in range(NUM_START_TRIES):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                num_gpus=0 if spec.gpus_per_worker == 0 else None,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                configure_logging=False,
+                runtime_env=runtime_env(spec),
+                _temp_dir=str(folder / "r"),  # Ray makes this one world-writable; its parent is private
+            )
+            return
+        except Exception as error:  # a bare Exception is what Ray raises when its processes are not up within 30 s
+            ray.shutdown()
+            if attempt + 1 == NUM_START_TRIES:
+                raise ClusterError(
+                    f"cannot start Ray on this machine ({one_line(str(error))}); look at its load, at free memory and "
+                    "at /dev/shm, or run with cluster.in_process=true"
+                ) from error
+
+
+def temporary_root() -> Path:
+    """The system's temporary folder, or /tmp where its name is too long.
+
+    Ray puts Unix sockets about 65 bytes below our folder, and a socket's path has at most 107.
+    """
+    usual = tempfile.gettempdir()
+    return Path(usual if len(usual) <= 20 else "/tmp")
 
 
 @functools.cache
 def private_folder() -> Path:
-    """This process's folder with its token; one for the life of the process, because Ray caches the token it read.
-
-    The name is short: Ray puts Unix sockets below it, whose paths may have 107 bytes.
-    """
-    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-{start_ticks(os.getpid())}-"))
+    """This process's folder with its token; one for the life of the process, because Ray caches the token it read."""
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=temporary_root()))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "owner.json").write_text(json.dumps(dataclasses.asdict(this_process())))
     descriptor = os.open(folder / "token", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
@@ -177,8 +197,11 @@ def private_folder() -> Path:
 
 
 def remove_dead_folders(where: Path) -> None:
-    """Remove the private folders of drivers that are gone."""
+    """Remove the private folders of drivers that have died here."""
     for folder in where.glob(f"{FOLDER}*"):
-        match = re.fullmatch(rf"{FOLDER}(\d+)-(\d+)-\w+", folder.name)
-        if match and folder.stat().st_uid == os.getuid() and start_ticks(int(match[1])) != int(match[2]):
+        try:
+            owner = ProcessId(**json.loads((folder / "owner.json").read_text()))
+        except (OSError, ValueError, TypeError):  # someone else's, or one that is just being made
+            continue
+        if owner.place == this_place() and not alive(owner):
             shutil.rmtree(folder, ignore_errors=True)  # a race with another sweeper is no fault

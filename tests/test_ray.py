@@ -24,7 +24,8 @@ import ray
 from cluster.code import home
 from cluster.events import Event
 from cluster.fan_out import FanOutSpec, Summary, fan_out
-from cluster.ray_session import Session, private_folder, ray_session
+from cluster.ray_backend import death_cause
+from cluster.ray_session import Session, private_folder, ray_session, temporary_root
 from cluster.signals import StopFlag
 from cluster.work import MakeWorker
 from tests import workers
@@ -283,14 +284,19 @@ def test_b3_m22_a_killed_driver_leaves_no_worker_and_the_same_units_go_on(sessio
 
 
 def processes_of(driver: int) -> list[psutil.Process]:
-    """Everything whose command line or working folder lies in the private folder of this driver."""
+    """Everything whose command line or working folder lies in a private folder of this driver."""
+    folders = []
+    for owner in temporary_root().glob("sixfold-*/owner.json"):
+        if json.loads(owner.read_text())["pid"] == driver:
+            folders.append(str(owner.parent))
+    assert folders
     found = []
     for process in psutil.process_iter():
         try:
             text = " ".join(process.cmdline()) + process.cwd()
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
-        if f"sixfold-ray-{driver}-" in text:
+        if any(folder in text for folder in folders):
             found.append(process)
     return found
 
@@ -362,6 +368,22 @@ def test_b2_b19_nodes_lost_without_warning_cost_no_unit_and_new_ones_are_used(tm
     assert_all_published(tmp_path, range(60))
 
 
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+def test_r9_signals_to_a_driver_with_its_own_cluster_end_within_10_s_in_75_and_leave_nothing(tmp_path):
+    rng = random.Random(workers.printed_seed())
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        child = start_driver(tmp_path, 10_000, None)
+        before = len(list(tmp_path.glob("*.txt")))
+        assert wait_until(lambda before=before: len(list(tmp_path.glob("*.txt"))) > before, 120)  # type: ignore[misc]
+        time.sleep(rng.uniform(0, 0.5))
+        child.send_signal(number)
+        sent = time.monotonic()
+        assert child.wait(timeout=20) == 75
+        assert time.monotonic() - sent < 10
+        assert not list(tmp_path.glob("*.tmp"))
+
+
 def test_b13_no_wait_for_ray_lacks_a_deadline():
     """R8: in the whole package, every ray.get and ray.wait names its timeout."""
     for file in (home() / "cluster").rglob("*.py"):
@@ -384,3 +406,13 @@ def test_make_worker_that_workers_cannot_import_is_refused_with_the_cause(sessio
     summary, _ = run(range(3), only_here.make)
     assert "only_here" in str(summary.error)
     assert summary.exit_code == 1
+
+
+def test_b10_a_death_is_told_in_one_line_that_says_what_to_do():
+    memory = ray.exceptions.OutOfMemoryError(
+        "Task was killed due to the node running low on memory.\nMemory on the node"
+    )
+    assert "smaller batches" in death_cause(memory, None)
+    crash = RuntimeError("Worker unexpectedly exits with a connection error code 2. End of file. (1) the OOM killer …")
+    assert death_cause(crash, None).startswith("its process died without a word")
+    assert "\n" not in death_cause(RuntimeError("a\nb"), None)
