@@ -69,7 +69,7 @@ def model_digest(model: str, revision: str | None, home: Path) -> str:
     """Hex sha256 that pins the weights: of the commit for a hub id, of every file that loading can read else.
 
     For a folder it is taken over the sorted lines ``name, size, sha256``, so a renamed, truncated or edited
-    file changes it, while a README does not. 16 MB take 20 ms, 7 GB about 10 s.
+    file changes it, while a README does not. One core hashes 1.4 GB/s, if the disk gives as much.
     """
     digest = hashlib.sha256()
     if revision is not None:

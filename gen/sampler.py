@@ -60,7 +60,7 @@ class SamplerSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(description="folder of a diffusers pipeline, or a hub id (then with revision)")
+    model: str = Field(description="folder of a pipeline (relative: same bytes anywhere) or hub id with revision")
     revision: str | None = Field(default=None, description="commit of the hub id, 40 hex digits; null for a folder")
     variant: Literal["fp16", "bf16"] | None = Field(default=None, description="weight files with this tag")
     family: Literal["auto", "sd", "sdxl", "sd3", "flux"] = Field(default="auto", description="auto: as the model says")
@@ -156,7 +156,11 @@ def sampler_json(spec: SamplerSpec) -> str:
 
 
 def sampler_digest(spec: SamplerSpec) -> str:
-    """The digest of the model's weights and configs, for the fingerprint. Raises ModelError if it is missing."""
+    """The digest of the model's weights and configs, for the fingerprint.
+
+    Also says at once, before any worker loads anything, what `check_sampler` has to say: raises its ModelError.
+    """
+    check_sampler(spec)
     return model_digest(spec.model, spec.revision, HOME)
 
 

@@ -40,6 +40,9 @@ from shards.writer import ShardWriter
 # device, no memory, no disk) is the machine's fault and ends the attempt.
 IMAGE_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
 
+# A model whose first draws are all rejected is broken, not unlucky: stop before the whole unit is drawn for nothing.
+HOPELESS_DRAWS = 100
+
 REASONS = {
     "nan": "NaN or Inf in the float image",
     "wrong_size": "not the size, channel count or type that was asked for",
@@ -90,7 +93,13 @@ def make_unit_worker(job: Mapping[str, object]) -> "UnitWorker":
             f"model {checked.sampler.model}: found other weights here (digest {found[:12]}) than the run was planned "
             f"with ({checked.model_digest[:12]}); copy the same model folder to every node"
         )
-    return UnitWorker(checked, Sampler.load(checked.sampler), prompts, store)
+    model = Sampler.load(checked.sampler)
+    if not model.guided and any(prompts.prompt(class_id, 0).negative for class_id in prompts.num_per_class()):
+        raise ValueError(
+            f"prompts.negative: has no effect with model {checked.sampler.model} at guidance "
+            f"{checked.sampler.guidance:g}; leave it empty, or set sampler.guidance above 1 (FLUX takes none)"
+        )
+    return UnitWorker(checked, model, prompts, store)
 
 
 @dataclass(frozen=True)
@@ -235,6 +244,8 @@ class _UnitWork:
         self.num_calls = 0
         self._held: dict[int, tuple[dict[str, object], bytes | None]] = {}  # final rows that wait for lower slots
         self._next_slot = 0
+        self._rejected: Counter[str] = Counter()
+        self._last_error = ""
 
     def run(self, beat: Beat) -> dict[str, JSON]:
         worker, started = self.worker, self.worker.clock()
@@ -248,6 +259,7 @@ class _UnitWork:
                 developing.shutdown(wait=True, cancel_futures=True)
                 raise
             assert self._next_slot == len(self.samples), "every slot ends as a success or short"
+            self._refuse_hopeless(0)
             extra: dict[str, RecordJSON] = {**worker.job.extra, "batches": self.num_calls}
             record = writer.commit(started, worker.clock(), extra, slots=len(self.samples))
         return _summary(record, self.seconds, self.num_calls)
@@ -262,6 +274,7 @@ class _UnitWork:
                 calls, future = under_way.popleft()
                 rows = self._settle(calls, future.result())
                 writing.append(developing.submit(self._write, writer, rows))
+                self._refuse_hopeless(HOPELESS_DRAWS)
             while writing and writing[0].done():
                 writing.popleft().result()
             draws = self.slots.take(size)
@@ -271,6 +284,15 @@ class _UnitWork:
             beat(self.slots.num_filled, self.slots.num_rejected)
         for future_write in writing:
             future_write.result()
+
+    def _refuse_hopeless(self, num_draws: int) -> None:
+        """Raises ValueError if there is no success after ``num_draws`` rejections."""
+        if self.slots.num_filled == 0 and self.slots.num_rejected >= num_draws:
+            seen = ", ".join(f"{status} {num}" for status, num in sorted(self._rejected.items()))
+            raise ValueError(
+                f"unit {self.unit}: found no image among {self.slots.num_rejected} draws ({seen}; the last one: "
+                f"{self._last_error}), so nothing was published; check model, dtype and size with a small recipe"
+            )
 
     def _draw(self, draws: list[Draw]) -> "list[_Call]":
         """One model call; if one of its images makes the model raise, each image gets a call of its own."""
@@ -324,6 +346,10 @@ class _UnitWork:
         rows = []
         for call, images in zip(calls, developed, strict=True):
             numbers = self.slots.settle(call.draws, [image.status for image in images])
+            for image in images:
+                if image.status != SUCCESS:
+                    self._rejected[image.status] += 1
+                    self._last_error = image.error or ""
             for draw, image, number in zip(call.draws, images, numbers, strict=True):
                 sample = self.samples[draw.slot]
                 prompt = self.prompts[sample.class_id, sample.prompt_id]

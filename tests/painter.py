@@ -89,12 +89,16 @@ def job(out: Path, **fields: Any) -> UnitJob:
     return UnitJob(**{**defaults, **fields})
 
 
-def worker(out: Path, model: Any = None, templates: tuple[str, ...] | None = None, **fields: Any) -> UnitWorker:
+def worker(
+    out: Path, model: Any = None, templates: tuple[str, ...] | None = None, negative: str = "", **fields: Any
+) -> UnitWorker:
     store = open_store(str(out))
     assert isinstance(store, FolderStore)
     table = out / META / "prompts.parquet"
     table.parent.mkdir(exist_ok=True)
-    prompts = PromptSpec(kind="template", templates=templates or ("a {name}", "one {name}", "{name} on paper"))
+    prompts = PromptSpec(
+        kind="template", templates=templates or ("a {name}", "one {name}", "{name} on paper"), negative=negative
+    )
     write_prompts(CLASSES, prompts, 3, table)
     return UnitWorker(job(out, **fields), model or Painter(), PromptTable.load(table), store)
 

@@ -251,20 +251,27 @@ def test_weights_with_a_variant_tag_load_when_asked_for(folder: Path) -> None:
 
 
 def test_the_digest_covers_every_file_that_loading_reads_and_no_other(folder: Path, tmp_path: Path) -> None:
-    before = sampler_digest(spec(folder))
+    before = model_digest(str(folder), None, tmp_path)
     (folder / "README.md").write_text("hello")
     (folder / ".cache").mkdir()
     (folder / ".cache" / "x.json").write_text("{}")
     moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
-    assert sampler_digest(spec(folder)) == before
+    assert model_digest(str(folder), None, tmp_path) == before
     assert model_digest(str(moved), None, tmp_path) == before
     loaded = [path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".txt")]
     for path in [path for path in loaded if ".cache" not in path.parts]:
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert sampler_digest(spec(folder)) != before, path
+        assert model_digest(str(folder), None, tmp_path) != before, path
         path.write_bytes(content)
     assert sampler_digest(spec(folder)) == before
+
+
+def test_the_digest_is_refused_where_the_model_could_not_be_loaded(folder: Path) -> None:
+    """So a run learns of an unsafe model or a setting that does not fit before a single worker starts."""
+    (folder / "unet" / "evil.py").write_text("")
+    with pytest.raises(ModelError, match="found code in the model folder"):
+        sampler_digest(spec(folder))
 
 
 # pixels
