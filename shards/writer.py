@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.commit import CommitError, begin
+from shards.commit import begin
 from shards.jpeg import SOURCE_TYPES, jpeg_size, read_source_type
 from shards.layout import DOMAINS, KEY_PATTERN, MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, TABLE_SCHEMA, shard_name
 from shards.record import JSON, FileStamp, Record
@@ -59,6 +59,8 @@ class ShardWriter:
 
         Raises ValueError with one line, and leaves the shard as it was, if row or image do not fit.
         """
+        if self._committed:
+            raise ValueError(f"shard {self.shard}: a row came after the commit")
         checked = checked_row(row, self.shard)
         key = str(checked["key"])
         where = f"shard {self.shard}, key {key}"
@@ -99,7 +101,7 @@ class ShardWriter:
 
         `started`, `ended`: seconds since 1970. `slots`: samples asked for (None: as many as succeeded). Raises
         ValueError if no sample succeeded (unless `allow_empty`: the rows are then kept beside a tar without members) or
-        if the winner belongs to another run, CommitError if the disk failed.
+        if the winner belongs to another run, OSError (in a folder CommitError) if the disk or the store failed.
         """
         if self._committed:
             raise ValueError(f"shard {self.shard}: committed twice")
@@ -233,6 +235,3 @@ def _check_jpeg(row: Mapping[str, object], jpeg: bytes, where: str) -> None:
         raise ValueError(
             f"{where}: a {row['domain']} image must say so in its XMP (encode_jpeg with a source type), found {source}"
         )
-
-
-__all__ = ["CommitError", "ShardWriter", "checked_row", "members_of", "table_bytes"]

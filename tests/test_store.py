@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def s3_url(s3_address: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
     fsspec.config.conf.clear()
-    bucket = f"bucket-{abs(hash(request.node.name)) % 10**9}"
+    bucket = f"bucket-{zlib.crc32(request.node.name.encode())}"
     fsspec.filesystem("s3").mkdir(bucket)
     return f"s3://{bucket}/data"
 
@@ -113,6 +114,12 @@ def test_shards_are_written_read_verified_and_repaired_alike_everywhere(url: str
     assert verify(store).damages == ()
     assert recover(store).finished == ()
     assert sorted(scan_records(open_for_reading(url))) == [0, 1]
+
+
+def test_a19_k1_a_bucket_that_cannot_be_written_is_refused_in_one_line(s3_url: str) -> None:
+    with pytest.raises(ValueError, match=r"^s3://no-such-bucket/x: cannot be written \(.*bucket.*\)") as caught:
+        open_store("s3://no-such-bucket/x")
+    assert "\n" not in str(caught.value)
 
 
 # --- object stores that misbehave -------------------------------------------------------------------------------------

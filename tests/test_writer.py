@@ -259,6 +259,17 @@ def test_a_writer_left_by_an_exception_leaves_nothing_behind(store: FolderStore)
     assert leftovers(store.root) == []
 
 
+def test_nothing_comes_after_a_commit(store: FolderStore) -> None:
+    with ShardWriter(store, 3, "x", FINGERPRINT) as writer:
+        fill(writer, 3)
+        writer.commit(0.0, 1.0, {})
+        with pytest.raises(ValueError, match="after the commit"):
+            writer.add(make_row(3, 8), encode_jpeg(pixels(3, 8)))
+        with pytest.raises(ValueError, match="committed twice"):
+            writer.commit(0.0, 1.0, {})
+    assert damages(store) == []
+
+
 def test_real_images_need_no_source_type(store: FolderStore) -> None:
     with ShardWriter(store, 3, "x", FINGERPRINT) as writer:
         writer.add(make_row(3, 0, domain="real"), encode_jpeg(pixels(3, 0), source_type=None))
