@@ -36,8 +36,8 @@ ZERO_SHOT = (
 class ClipSpec:
     num_steps: int = 4000
     batch: int = 128
-    hard_share: float = 0.6  # of the batches: all captions name the same colours, so the subject has to tell them apart
-    peak_lr: float = 1.5e-3
+    hard_share: float = 0.7  # of the batches: captions agree in light, style and a colour; the subject tells them apart
+    peak_lr: float = 1e-3
     weight_decay: float = 0.1
     shift_px: int = 3  # random shift with edge padding
     seed: int = 2
@@ -76,14 +76,17 @@ def _pixels(images: NDArray[np.uint8]) -> Tensor:
     return torch.nn.functional.interpolate(pixels, size=(SIDE_PX, SIDE_PX), mode="bilinear", antialias=True)
 
 
-def _groups(captions: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Rows whose captions name the same ink and paper."""
+def look_alikes(captions: Sequence[str], least: int) -> list[NDArray[np.int64]]:
+    """Groups of at least `least` rows whose captions agree in light, style and one colour (ink or paper)."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for row, caption in enumerate(captions):
-        colours = tuple(sorted(word for word in caption.replace(",", "").split() if word in INKS or word in PAPERS))
-        if len(colours) == 2:
-            groups.setdefault(colours, []).append(row)
-    return [np.array(rows) for _, rows in sorted(groups.items())]
+        words = caption.replace(",", "").split()
+        setting = tuple(phrase for phrase in (*LIGHT_PHRASES.values(), *STYLE_PHRASES.values()) if phrase in caption)
+        for palette in (INKS, PAPERS):
+            named = [word for word in words if word in palette]
+            if len(named) == 1:
+                groups.setdefault((*named, *setting), []).append(row)
+    return [np.array(rows) for _, rows in sorted(groups.items()) if len(rows) >= least]
 
 
 def train_clip(
@@ -98,7 +101,7 @@ def train_clip(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=spec.peak_lr, betas=(0.9, 0.98), weight_decay=spec.weight_decay
     )
-    groups = _groups(captions)
+    groups = look_alikes(captions, least=2 * spec.batch)
     average = 0.0
     for step in range(spec.num_steps):
         for settings in optimizer.param_groups:
@@ -112,9 +115,7 @@ def train_clip(
         moved = np.pad(images[rows], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
         x_BCHW = _pixels(np.ascontiguousarray(moved[:, 4 + dy : 68 + dy, 4 + dx : 68 + dx]))
         text_BT = tokens[torch.from_numpy(rows)]
-        with torch.autocast("cpu", torch.bfloat16):
-            output = model(input_ids=text_BT, pixel_values=x_BCHW)
-        logits = output.logits_per_image.float()
+        logits = model(input_ids=text_BT, pixel_values=x_BCHW).logits_per_image
         same = (text_BT[:, None] == text_BT[None]).all(-1).float()
         target = same / same.sum(1, keepdim=True)
         loss = -(target * (logits.log_softmax(1) + logits.T.log_softmax(1))).sum(1).mean() / 2
