@@ -59,6 +59,7 @@ def fan_out(
         from cluster.ray_session import ray_session
 
         with ray_session(spec) as session:
+            stop.arm()
             schedule = Schedule(units, spec, life, time.monotonic())
             run_on_ray(schedule, make_worker, spec, on_event, stop, session)
     summary = schedule.summary()

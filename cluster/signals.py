@@ -47,6 +47,12 @@ class StopFlag:
                 self._replaced[number] = signal.signal(number, self._handle)
         return self
 
+    def arm(self) -> None:
+        """Take the signals back from a library that took them: ``ray.init`` makes SIGTERM an exit with code 1."""
+        if threading.current_thread() is threading.main_thread():
+            for number in self._replaced:
+                signal.signal(number, self._handle)
+
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._replaced.items():
             # None: installed by C code; there is no way to put it back but the default
