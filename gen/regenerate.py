@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gen.slots import Draw
-from gen.unit import UnitWorker
+from gen.unit import DEADLINE_S, UnitWorker
 from shards.jpeg import decode_jpeg
 from shards.layout import SUCCESS
 from shards.manifest import read_member, read_table
@@ -49,7 +49,7 @@ def regenerate(worker: UnitWorker, unit: int, keys: Sequence[str]) -> dict[str, 
         )
         requests = [worker.request(samples[draw.slot], prompts, draw.draw) for draw, _ in members]
         sampled = worker.model.sample(requests)
-        sampled.wait()
+        sampled.wait(DEADLINE_S)
         for place, (_, key) in enumerate(members):
             if key in wanted:
                 made[key] = worker.encode(sampled.image_NHWC[place])

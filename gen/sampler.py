@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -132,7 +134,7 @@ class Sampled:
     image_NHWC: np.ndarray  # uint8
     finite_N: np.ndarray  # bool: no NaN or Inf in the float image
     flagged_N: np.ndarray  # bool: the model's own safety checker objects
-    wait: Callable[[], None]
+    wait: Callable[[float], None]  # seconds -> TimeoutError if the pixels are not there by then
 
 
 class Model(Protocol):
@@ -368,13 +370,22 @@ class Sampler:
         import torch
 
         if self.device.type == "cpu":
-            return Sampled(image_NHWC.numpy(), finite_N.numpy(), flagged_N.numpy(), wait=lambda: None)
+            return Sampled(image_NHWC.numpy(), finite_N.numpy(), flagged_N.numpy(), wait=lambda timeout_s: None)
         pinned = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (image_NHWC, finite_N)]
         for host, device in zip(pinned, (image_NHWC, finite_N), strict=True):
             host.copy_(device, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
-        return Sampled(pinned[0].numpy(), pinned[1].numpy(), flagged_N.numpy(), wait=arrived.synchronize)
+        return Sampled(pinned[0].numpy(), pinned[1].numpy(), flagged_N.numpy(), wait=partial(_await_event, arrived))
+
+
+def _await_event(event: torch.cuda.Event, timeout_s: float) -> None:
+    """Polls, because an event can only be waited for without end; half a millisecond is nothing to a batch."""
+    deadline = time.monotonic() + timeout_s
+    while not event.query():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the GPU has not finished a batch in {timeout_s:.0f} s; look at it with `nvidia-smi`")
+        time.sleep(0.0005)
 
 
 def _stack(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -40,6 +40,9 @@ from shards.writer import ShardWriter
 # device, no memory, no disk) is the machine's fault and ends the attempt.
 IMAGE_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
 
+# For the pixels of one batch to arrive. Far above any batch: a run's stall deadline ends a stuck worker sooner.
+DEADLINE_S = 1800.0
+
 # A model whose first draws are all rejected is broken, not unlucky: stop before the whole unit is drawn for nothing.
 HOPELESS_DRAWS = 100
 
@@ -272,18 +275,18 @@ class _UnitWork:
         while under_way or not self.slots.exhausted:
             while under_way and (len(under_way) > 1 or self.slots.exhausted):
                 calls, future = under_way.popleft()
-                rows = self._settle(calls, future.result())
+                rows = self._settle(calls, future.result(timeout=2 * DEADLINE_S))
                 writing.append(developing.submit(self._write, writer, rows))
                 self._refuse_hopeless(HOPELESS_DRAWS)
             while writing and writing[0].done():
-                writing.popleft().result()
+                writing.popleft().result(timeout=0)
             draws = self.slots.take(size)
             if draws:
                 calls = self._draw(draws)
                 under_way.append((calls, developing.submit(self._develop, calls)))
             beat(self.slots.num_filled, self.slots.num_rejected)
         for future_write in writing:
-            future_write.result()
+            future_write.result(timeout=2 * DEADLINE_S)
 
     def _refuse_hopeless(self, num_draws: int) -> None:
         """Raises ValueError if there is no success after ``num_draws`` rejections."""
@@ -330,7 +333,7 @@ class _UnitWork:
                 continue
             begun = time.perf_counter()
             try:
-                call.sampled.wait()
+                call.sampled.wait(DEADLINE_S)
             except RuntimeError as error:
                 raise _device_error(error) from error
             arrived = time.perf_counter()

@@ -60,7 +60,7 @@ class Painter:
             np.stack(images),
             np.array([fault != "nan" for fault in faults]),
             np.array([fault == "flagged" for fault in faults]),
-            wait=lambda: None,
+            wait=lambda timeout_s: None,
         )
 
 

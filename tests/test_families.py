@@ -74,7 +74,7 @@ def test_every_family_generates_through_the_same_sampler(folders: dict[str, Path
     sampler = load(folders[family])
     assert sampler.family == family
     sampled = sampler.sample(REQUESTS)
-    sampled.wait()
+    sampled.wait(60)
     assert sampled.image_NHWC.shape == (4, 64, 64, 3)
     assert sampled.image_NHWC.dtype == np.uint8
     assert sampled.finite_N.tolist() == [True] * 4

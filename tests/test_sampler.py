@@ -20,7 +20,7 @@ import torch
 from pydantic import ValidationError
 
 from gen.model_folder import ModelError, check_safetensors, model_digest, open_model
-from gen.sampler import Request, Sampler, SamplerSpec, check_sampler, sampler_digest, sampler_json
+from gen.sampler import Request, Sampler, SamplerSpec, _await_event, check_sampler, sampler_digest, sampler_json
 from tests.tiny_pipelines import tiny_pipeline
 
 # diffusers' own, under NumPy 2
@@ -340,6 +340,15 @@ def test_threads_are_pinned_by_the_spec(pristine: Path) -> None:
 def test_half_precision_weights_load_into_any_type(pristine: Path) -> None:
     for dtype in ("fp32", "bf16"):
         assert Sampler.load(spec(pristine, dtype=dtype)).sample(REQUESTS).finite_N.all()
+
+
+def test_a_gpu_that_never_finishes_is_not_waited_for_without_end() -> None:
+    class Stuck:
+        def query(self) -> bool:
+            return False
+
+    with pytest.raises(TimeoutError, match="the GPU has not finished a batch in 0 s"):
+        _await_event(Stuck(), 0.01)  # type: ignore[arg-type]
 
 
 # what every image says about its making

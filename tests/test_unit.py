@@ -355,7 +355,7 @@ def test_an_error_of_the_machine_ends_the_attempt_and_leaves_nothing(tmp_path: P
 def test_a_lost_device_breaks_the_worker_not_the_unit(tmp_path: Path) -> None:
     class Lost(Painter):
         def sample(self, requests: Sequence[Request]) -> Sampled:
-            def wait() -> None:
+            def wait(timeout_s: float) -> None:
                 raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
             sampled = super().sample(requests)
