@@ -21,7 +21,7 @@ NO_NUMERAL = 10
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSpec:
-    num_steps: int = 3000
+    num_steps: int = 2000
     batch: int = 64
     peak_lr: float = 3e-3
     shift_px: int = 4
