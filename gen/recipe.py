@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipe import load_recipe
 from cluster.work import FanOutSpec
@@ -44,6 +44,15 @@ class Recipe(BaseModel):
     cluster: FanOutSpec = FanOutSpec()
     expect: Expect | None = None
 
+    @model_validator(mode="after")
+    def _negative_is_heard(self) -> "Recipe":
+        if (self.prompts.negative or self.sampler.negative) and self.sampler.guidance <= 1:
+            raise ValueError(
+                f"a negative text is given, but guidance {self.sampler.guidance:g} never looks at it; set "
+                "sampler.guidance above 1 or remove the negative text"
+            )
+        return self
+
 
 def read_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
     """Raises RecipeError (a ValueError) with one line for the person who wrote it."""
@@ -53,8 +62,6 @@ def read_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
 def identity(recipe: Recipe) -> dict[str, Any]:
     """What the images of a run depend on, as plain JSON: the recipe without `cluster` and `expect`, the model's digest, versions."""
     chosen = recipe.model_dump(mode="json", exclude={"cluster", "expect"})
-    # where a model folder lies is not what it is
-    chosen["sampler"] = {key: value for key, value in chosen["sampler"].items() if key != "device"}
     chosen["model_digest"] = sampler_digest(recipe.sampler)
     chosen["versions"] = {name: importlib.metadata.version(name) for name in DECIDING_LIBRARIES}
     return chosen
