@@ -13,7 +13,8 @@ The rules, in one place:
 * a node on which two constructors in a row raise (or six die) is avoided for AVOID_S; when no worker lives and every
   node is avoided, the run ends with the cause; it also ends when ``give_up_after`` units are quarantined without a
   success between;
-* a unit that takes ``straggler_factor`` medians is run a second time; the first to finish wins, the other is dropped;
+* a unit that takes ``straggler_factor`` medians is run a second time; the first to finish wins, the other is dropped
+  (so that a unit may fail once more than ``attempts``);
 * a stop request hands out nothing more; attempts may finish for half of ``drain_s``, are then told to stop through
   their beat, and are abandoned when 80 % of it is over (the rest is for closing down).
 """

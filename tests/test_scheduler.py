@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cluster.scheduler import AVOID_S, MAX_NODE_LOSSES, Action, Drop, KillWorker, Schedule, StartWorker, Submit
@@ -299,6 +299,10 @@ def test_c4_64_simulated_workers_end_within_3_percent_of_the_ideal(kills):
     assert outcome.most_in_flight <= 64
 
 
+# a poisoned unit that also crawls: both of its tries die
+@example(
+    num_units=66, num_workers=11, kills=0, node_losses=0, crawling=0.05, poison=frozenset({65}), attempts=1, seed=1
+)
 @settings(max_examples=60, deadline=None)
 @given(
     num_units=st.integers(0, 120),
@@ -327,7 +331,8 @@ def test_b1_whatever_dies_every_unit_is_done_or_named(
     assert not done & bad
     assert poison & set(range(num_units)) <= bad
     assert len(done) == outcome.summary.done
-    assert all(unit.failures == attempts or unit.failures == 0 for unit in outcome.summary.quarantined)
+    # one more when the second try of a straggler was running at the last failure
+    assert all(attempts <= unit.failures <= attempts + 1 for unit in outcome.summary.quarantined)
     ids = [event.attempt for event in outcome.events if event.kind == "unit_started"]
     assert len(ids) == len(set(ids))
     assert outcome.most_in_flight <= num_workers
