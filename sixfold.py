@@ -334,13 +334,10 @@ def _gallery(folder: str, out: Path | None = None, subset: str | None = None) ->
 def _subset(store: "Store", name: str | None) -> "Subset | None":
     if name is None:
         return None
+    from shards.census import subset_of
     from shards.manifest import read_subset
 
-    table, _ = read_subset(store, name)
-    uids: dict[int, list[str]] = {}
-    for shard, uid in zip(table["shard"].to_pylist(), table["uid"].to_pylist(), strict=True):
-        uids.setdefault(shard, []).append(uid)
-    return {shard: frozenset(some) for shard, some in uids.items()}
+    return subset_of(read_subset(store, name)[0])
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ is in memory at a time and the result grows with the number of classes, models a
 images, so it serves the gallery and the dataset card of a million images as well as those of ten.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,8 +27,9 @@ SCORES = {
     "punsafe": (0.0, 1.0),
 }  # column -> range of the histogram
 SCORE_BINS = 400
-COUNTED = ("status", "domain", "licence", "prompt_kind", "style", "context", "sampler")
-COLUMNS = ["uid", "class_id", "class_name", "meaning", "model", "revision", *COUNTED, *SCORES]
+MAX_SLOTS = 12
+COUNTED = ("status", "domain", "licence", "prompt_kind", "style", "sampler")
+COLUMNS = ["uid", "class_id", "class_name", "meaning", "model", "revision", "context", *COUNTED, *SCORES]
 MAX_MEANINGS = 8  # kept per class, the rest is in the tables
 LONGEST_VALUE = 200  # characters of a value that is counted
 MAX_VALUES = 10_000  # distinct values counted per column; free text there must not fill the memory
@@ -76,6 +78,7 @@ class Census:
     values: dict[str, Counter[str]] = field(
         default_factory=lambda: {column: Counter() for column in (*COUNTED, "model")}
     )
+    slots: dict[str, Counter[str]] = field(default_factory=dict)  # of the prompts, such as ink or background
     scores: dict[str, Scores] = field(
         default_factory=lambda: {column: Scores(np.zeros(SCORE_BINS, np.int64)) for column in SCORES}
     )
@@ -98,6 +101,19 @@ class Census:
 
     def sorted_classes(self) -> list[ClassCount]:
         return [self.classes[class_id] for class_id in sorted(self.classes)]
+
+
+def context_words(context: str | None) -> dict[str, str]:
+    """The words of a prompt's slots: `{"ink": "red"}` written as JSON comes back as it is, other text as `context`."""
+    if not context:
+        return {}
+    try:
+        words = json.loads(context)
+    except (ValueError, RecursionError):
+        words = None
+    if isinstance(words, dict) and all(isinstance(word, str) for word in words.values()):
+        return words
+    return {"context": context}
 
 
 def subset_of(samples: pa.Table) -> Subset:
@@ -164,6 +180,10 @@ def _count(census: Census, table: pa.Table) -> None:
     kept = table.filter(pc.equal(table["status"], SUCCESS))
     for column in COUNTED[1:]:
         _tally(census.values[column], kept[column].to_pylist())
+    for context in kept["context"].to_pylist():
+        for slot, word in context_words(context).items():
+            if slot in census.slots or len(census.slots) < MAX_SLOTS:
+                _tally(census.slots.setdefault(slot, Counter()), [word])
     models = zip(kept["model"].to_pylist(), kept["revision"].to_pylist(), strict=True)
     _tally(
         census.values["model"], (f"{model} @ {revision}" if model and revision else model for model, revision in models)

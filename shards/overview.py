@@ -4,10 +4,14 @@ Comes in: a `Census`. Goes out: what `templates/index.html` draws, with every le
 size is bounded: many classes share a column, rare values share a line.
 """
 
+import re
+from collections import Counter
+
 from shards.census import SCORE_BINS, SCORES, Census, ClassCount
 from shards.layout import SUCCESS
 from shards.visible import clip
 
+_HASH = re.compile(r"([0-9a-f]{12})[0-9a-f]{20,}")
 ALONE = ("domain", "model", "licence")  # with one value for all images they stand under the title
 TALLY_LINES = 8
 MAX_COLUMNS = 1_000
@@ -19,7 +23,6 @@ TITLES = {
     "licence": "Licence",
     "prompt_kind": "Kind of prompt",
     "style": "Style",
-    "context": "Context",
     "similarity": "CLIP similarity",
     "aesthetic": "Aesthetic score",
     "punsafe": "Unsafe probability",
@@ -59,19 +62,30 @@ def overview(census: Census, subset_name: str) -> dict[str, object]:
         "shards": census.num_shards,
         "short": census.short,
         "subset": subset_name,
-        "facts": [clip(next(iter(census.values[column])), 80) for column in ALONE if len(census.values[column]) == 1],
+        "facts": [_short(next(iter(census.values[column]))) for column in ALONE if len(census.values[column]) == 1],
         "columns": columns,
         "columns_label": f"between {min(numbers):,} and {max(numbers):,} kept" if numbers else "none",
         "tallest": tallest,
         "first_class": label(classes[0]) if classes else "",
         "last_class": label(classes[-1]) if classes else "",
-        "tallies": [tally for column in TITLES if column in census.values and (tally := _tally(census, column))],
+        "tallies": [
+            tally
+            for title, counter in (
+                *((title, census.values[column]) for column, title in TITLES.items() if column in census.values),
+                *((clip(slot, 40).capitalize(), counter) for slot, counter in census.slots.items()),
+            )
+            if (tally := _tally(title, counter))
+        ],
         "scores": [_score(census, column) for column in SCORES if census.scores[column].count],
     }
 
 
-def _tally(census: Census, column: str) -> dict[str, object] | None:
-    counter = census.values[column]
+def _short(text: str) -> str:
+    """Long hashes by their first digits; the whole one stands in every card."""
+    return clip(_HASH.sub(r"\1…", text), 80)
+
+
+def _tally(title: str, counter: Counter[str]) -> dict[str, object] | None:
     if len(counter) < 2:
         return None
     most = max(counter.values())
@@ -79,12 +93,12 @@ def _tally(census: Census, column: str) -> dict[str, object] | None:
         {
             "label": clip(label, 80),
             "count": count,
-            "tone": "lost" if column == "status" and label != SUCCESS else "good",
+            "tone": "lost" if title == TITLES["status"] and label != SUCCESS else "good",
             "percent": round(100 * count / most, 2),
         }
         for label, count in counter.most_common(TALLY_LINES)
     ]
-    return {"title": TITLES[column], "lines": lines, "more": max(0, len(counter) - TALLY_LINES)}
+    return {"title": title, "lines": lines, "more": max(0, len(counter) - TALLY_LINES)}
 
 
 def _score(census: Census, column: str) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import cv2
 
-from shards.census import SCORES
+from shards.census import SCORES, context_words
 from shards.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.layout import SAMPLE_SCHEMA, shard_name
 from shards.members import JPEG_COLUMNS
@@ -71,7 +71,8 @@ def make_card(folder: Path, thumb_px: int, shard: int, row: Mapping[str, Any], j
             image = _write_thumbnail(folder, thumb_px, shard, row["key"], jpeg)
         except ValueError as error:
             problem = f"cannot be decoded ({clip(str(error), 200)})"
-    tags = [row["style"], row["context"], row["prompt_kind"] if not row["style"] and not row["context"] else None]
+    words = context_words(row["context"])
+    tags = [row["style"], *words.values(), row["prompt_kind"] if not row["style"] and not words else None]
     scores = [f"{column} {row[column]:.3f}" for column in SCORES if row[column] is not None]
     facts = [
         (label, clip(str(row[column]), LONGEST_TEXT)) for label, column in FACTS.items() if row[column] is not None
