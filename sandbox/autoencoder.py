@@ -23,9 +23,6 @@ class AutoencoderSpec:
     kl_weight: float = 2e-4  # on the mean per latent number: enough noise that a small U-Net's errors stay small
     edge_weight: float = 0.5  # L1 on differences of neighbouring pixels: strokes and textures stay sharp
     seed: int = 1
-    polish_steps: int = 2000  # of the decoder alone, on fixed latents
-    polish_lr: float = 6e-4
-    latent_noise: float = 0.1  # what the decoder learns to forgive the U-Net; latents have unit variance
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -73,7 +70,9 @@ def train_autoencoder(
             posterior = model.encode(target).latent_dist
             output = model.decode(posterior.sample()).sample
         kl = posterior.kl().float().mean() / (4 * 8 * 8)
-        loss = _picture_loss(output.float(), target, spec.edge_weight) + spec.kl_weight * kl
+        error = output.float() - target
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        loss = error.abs().mean() + error.square().mean() + spec.edge_weight * edges + spec.kl_weight * kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -84,42 +83,6 @@ def train_autoencoder(
     model.eval()
     whiten(model, images[:2000])
     return model
-
-
-def polish_decoder(
-    model: AutoencoderKL, images: NDArray[np.uint8], spec: AutoencoderSpec, report: Callable[[int, float], None]
-) -> None:
-    """Train the decoder further while the encoder stays as it is, so a U-Net trained on its latents stays valid."""
-    torch.manual_seed(spec.seed + 1)
-    rng = np.random.default_rng(spec.seed + 1)
-    latents = encode(model, images)
-    parts = [model.decoder, model.post_quant_conv]
-    parameters = [parameter for part in parts if part is not None for parameter in part.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.polish_lr, betas=(0.9, 0.98), weight_decay=1e-4)
-    average = 0.0
-    for step in range(spec.polish_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = spec.polish_lr * one_cycle(step, spec.polish_steps)
-        rows = np.sort(rng.integers(len(images), size=spec.batch))
-        target = to_tensor(images[rows])
-        noisy = latents[torch.from_numpy(rows)]
-        noisy = noisy + spec.latent_noise * torch.rand(len(rows), 1, 1, 1) * torch.randn(noisy.shape)
-        with torch.autocast("cpu", torch.bfloat16):
-            output = model.decode(noisy).sample
-        loss = _picture_loss(output.float(), target, spec.edge_weight)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
-        if step % 50 == 49:
-            report(step + 1, average)
-
-
-def _picture_loss(output: Tensor, target: Tensor, edge_weight: float) -> Tensor:
-    error = output - target
-    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + error.square().mean() + edge_weight * edges
 
 
 @torch.no_grad()

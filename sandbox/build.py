@@ -55,11 +55,10 @@ def build_data(folder: Path, say: Callable[[str], None]) -> None:
 
 
 def build_vae(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
-    from sandbox.autoencoder import AutoencoderSpec, polish_decoder, train_autoencoder
+    from sandbox.autoencoder import AutoencoderSpec, train_autoencoder
 
     spec = AutoencoderSpec() if num_steps is None else AutoencoderSpec(num_steps=num_steps)
     model = train_autoencoder(training_images(), spec, _reporter("vae", spec.num_steps, say))
-    polish_decoder(model, training_images(), spec, _reporter("vae decoder", spec.polish_steps, say))
     model.half().save_pretrained(models / "generator" / "vae", safe_serialization=True)
     say("vae: done; the U-Net has to be trained anew on its latents")
 
