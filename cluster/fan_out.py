@@ -38,12 +38,14 @@ def fan_out(
     spec: FanOutSpec,
     on_event: Callable[[Event], None],
     stop: StopFlag,
+    threads: int = 1,
 ) -> Summary:
     """Run every unit once (at least) and say what became of it.
 
     ``units`` is read lazily, a few ahead of the workers. ``make_worker`` runs once in each worker process; give a
     ``functools.partial`` of an importable function with plain data and absolute paths. ``on_event`` is called in this
-    thread. Raises cluster.ray_session.ClusterError if no cluster can be had; every later fault is in the Summary.
+    thread. ``threads`` is OMP_NUM_THREADS of each worker, set before anything numerical is imported. Raises
+    cluster.ray_session.ClusterError if no cluster can be had; every later fault is in the Summary.
     """
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     backend = "in process" if spec.in_process else "ray"
@@ -53,12 +55,12 @@ def fan_out(
 
         spec = spec.model_copy(update={"straggler_factor": 0.0, "workers": 1})  # there is no second worker
         schedule = Schedule(units, spec, life, time.monotonic())
-        run_here(schedule, make_worker, spec, on_event, stop)
+        run_here(schedule, make_worker, threads, on_event, stop)
     else:
         from cluster.ray_backend import run_on_ray
         from cluster.ray_session import ray_session
 
-        with ray_session(spec) as session:
+        with ray_session(spec, threads) as session:
             stop.arm()
             schedule = Schedule(units, spec, life, time.monotonic())
             run_on_ray(schedule, make_worker, spec, on_event, stop, session)

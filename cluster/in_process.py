@@ -14,16 +14,16 @@ from cluster.events import Event
 from cluster.failure import describe
 from cluster.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
 from cluster.signals import StopFlag
-from cluster.work import Draining, FanOutSpec, MakeWorker, Worker, WorkerBroken
+from cluster.work import Draining, MakeWorker, Worker, WorkerBroken
 
 HERE = "this process"
 
 
 def run_here(
-    schedule: Schedule, make_worker: MakeWorker, spec: FanOutSpec, on_event: Callable[[Event], None], stop: StopFlag
+    schedule: Schedule, make_worker: MakeWorker, threads: int, on_event: Callable[[Event], None], stop: StopFlag
 ) -> None:
     """Carry out the schedule's actions until it is over."""
-    set_threads(spec.threads_per_worker)
+    set_threads(threads)
     worker: Worker | None = None
     waiting: deque[Action] = deque(schedule.nodes({HERE: 1}, time.monotonic()))
 

@@ -63,18 +63,18 @@ def usable_cores() -> int:
     return max(1, cores)
 
 
-def runtime_env(spec: FanOutSpec) -> dict[str, object]:
+def runtime_env(threads: int) -> dict[str, object]:
     """The checkout as the workers' code, and threads pinned before anything numerical is imported."""
-    threads = str(spec.threads_per_worker)
+    number = str(threads)
     return {
         "working_dir": str(home()),
         "excludes": list(EXCLUDES),
-        "env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+        "env_vars": dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), number),
     }
 
 
 @contextlib.contextmanager
-def ray_session(spec: FanOutSpec) -> Iterator[Session]:
+def ray_session(spec: FanOutSpec, threads: int) -> Iterator[Session]:
     """Connect or start, and undo it at the end. Inside another session it is that session."""
     if ray.is_initialized():
         yield Session(ours=False, versions=running_versions())
@@ -87,7 +87,7 @@ def ray_session(spec: FanOutSpec) -> Iterator[Session]:
             f"RAY_ADDRESS: found {address!r}, expected host:port of the cluster's head; "
             "run on a node of the cluster, or submit this command with `ray job submit`"
         )
-    with _joined(spec, address) if address and address != "local" else _started(spec) as session:
+    with _joined(address, threads) if address and address != "local" else _started(spec, threads) as session:
         yield session
 
 
@@ -111,12 +111,12 @@ def be_quiet() -> None:
 
 
 @contextlib.contextmanager
-def _joined(spec: FanOutSpec, address: str) -> Iterator[Session]:
+def _joined(address: str, threads: int) -> Iterator[Session]:
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if token.is_file() and token.stat().st_mode & 0o077:
         token.chmod(0o600)  # Ray writes it readable for everyone
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env(spec))
+        ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env(threads))
     except Exception as error:  # Ray raises a dozen types here, all meaning that there is no cluster for us
         raise ClusterError(
             f"RAY_ADDRESS={address}: cannot join ({one_line(str(error))}); "
@@ -129,14 +129,14 @@ def _joined(spec: FanOutSpec, address: str) -> Iterator[Session]:
 
 
 @contextlib.contextmanager
-def _started(spec: FanOutSpec) -> Iterator[Session]:
+def _started(spec: FanOutSpec, threads: int) -> Iterator[Session]:
     remove_dead_folders(temporary_root())
     folder = private_folder()
     before = {name: os.environ.pop(name, None) for name in TOKEN_VARIABLES}
     # Ray turns token mode on by itself for a cluster it starts, provided that nothing says otherwise
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
     try:
-        _start(spec, folder)
+        _start(spec, folder, threads)
         assert os.environ.get("RAY_AUTH_MODE") == "token", "a cluster of our own must ask for its token"
         yield Session(ours=True, versions=running_versions())
     finally:
@@ -148,7 +148,7 @@ def _started(spec: FanOutSpec) -> Iterator[Session]:
                 os.environ[name] = value
 
 
-def _start(spec: FanOutSpec, folder: Path) -> None:
+def _start(spec: FanOutSpec, folder: Path, threads: int) -> None:
     cores = usable_cores()
     if spec.workers != "auto":  # an explicit number is meant, even if it shares cores
         cores = max(cores, spec.workers * spec.cpus_per_worker)
@@ -162,7 +162,7 @@ def _start(spec: FanOutSpec, folder: Path) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 configure_logging=False,
-                runtime_env=runtime_env(spec),
+                runtime_env=runtime_env(threads),
                 _temp_dir=str(folder / "r"),  # Ray makes this one world-writable; its parent is private
             )
             return

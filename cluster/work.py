@@ -51,7 +51,6 @@ class FanOutSpec(BaseModel):
     workers: int | Literal["auto"] = Field("auto", description="processes; auto: all GPUs, else all usable cores")
     cpus_per_worker: int = Field(1, ge=1, description="cores each worker reserves")
     gpus_per_worker: float | Literal["auto"] = Field("auto", description="GPUs each reserves; auto: 1 where GPUs exist")
-    threads_per_worker: int = Field(1, ge=1, description="OMP_NUM_THREADS of a worker; part of byte identity on CPUs")
     start_deadline_s: float = Field(1200, gt=0, description="a worker must have loaded its model within this time")
     stall_deadline_s: float = Field(600, gt=0, description="a worker without a beat for this long is killed")
     attempts: int = Field(3, ge=1, description="a unit that failed this often is quarantined")

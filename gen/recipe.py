@@ -1,7 +1,8 @@
 """The recipe of a generated data set: one frozen model made of the parts that live beside their owners.
 
-In: a YAML file and `key.sub=value` overrides. Out: `Recipe`, and its identity: everything that decides what the images
-are. `cluster` (how the work is spread) and `expect` are no part of it: one data set may be made by any number of workers.
+In: a YAML file and `key.sub=value` overrides. Out: `Recipe`, and its identity: everything that decides what the
+images are. `cluster` (how the work is spread) and `expect` are no part of it: any number of workers may make one data
+set.
 """
 
 import importlib.metadata
@@ -60,7 +61,7 @@ def read_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """What the images of a run depend on, as plain JSON: the recipe without `cluster` and `expect`, the model's digest, versions."""
+    """What the images depend on, as plain JSON: recipe without `cluster` and `expect`, the model's digest, versions."""
     chosen = recipe.model_dump(mode="json", exclude={"cluster", "expect"})
     chosen["model_digest"] = sampler_digest(recipe.sampler)
     chosen["versions"] = {name: importlib.metadata.version(name) for name in DECIDING_LIBRARIES}

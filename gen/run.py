@@ -226,7 +226,8 @@ def _work(recipe: Recipe, plan: Plan, todo: list[int], job: UnitJob, store: Stor
             log(event)
             progress(event)
 
-        return fan_out(todo, partial(make_unit_worker, job.model_dump(mode="json")), recipe.cluster, on_event, stop)
+        make_worker = partial(make_unit_worker, job.model_dump(mode="json"))
+        return fan_out(todo, make_worker, recipe.cluster, on_event, stop, recipe.sampler.threads)
 
 
 def _outcome(

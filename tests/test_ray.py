@@ -37,7 +37,7 @@ SPEC = FanOutSpec(
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
-    with ray_session(SPEC) as ours:
+    with ray_session(SPEC, threads=1) as ours:
         yield ours
 
 
@@ -333,7 +333,7 @@ folder, num_units, losses = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]
 spec = FanOutSpec(gpus_per_worker=0, straggler_factor=0, stall_deadline_s=60, attempts=2)
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
 nodes = [cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
-ray.init(address=cluster.address, log_to_driver=False, runtime_env=runtime_env(spec))
+ray.init(address=cluster.address, log_to_driver=False, runtime_env=runtime_env(1))
 seen = threading.Event()
 
 def lose_nodes():

@@ -157,7 +157,7 @@ def ray_cluster() -> Iterator[None]:
     from cluster.fan_out import FanOutSpec
     from cluster.ray_session import ray_session
 
-    with ray_session(FanOutSpec(workers=1, gpus_per_worker=0)):
+    with ray_session(FanOutSpec(workers=1, gpus_per_worker=0), threads=1):
         yield
 
 
