@@ -132,10 +132,13 @@ def main() -> None:
         wish.models.mkdir(parents=True, exist_ok=True)
     builders = {"vae": build_vae, "unet": build_unet, "clip": build_clip, "judge": build_judge}
     for part in parts:
-        if part == "data":
-            build_data(wish.data or Path("out/real"), say)
-        else:
-            builders[part](wish.models, wish.steps, say)
+        try:
+            if part == "data":
+                build_data(wish.data or Path("out/real"), say)
+            else:
+                builders[part](wish.models, wish.steps, say)
+        except ValueError as error:  # one line for a person; anything else is a fault of ours and keeps its traceback
+            parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":
