@@ -74,8 +74,8 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def new_unet() -> UNet2DConditionModel:
     """4.6 M parameters: plain convolutions at 8x8 cells, attention to the words at 4x4.
 
-    A summary of the words also joins the time embedding, so that every block knows them: without it 2,500 steps taught
-    colours and pips but no numeral, with it 1,500 more taught all ten.
+    A summary of the words also joins the time embedding, so that every block knows them. It came in when 2,500 steps
+    had taught colours and pips but hardly a numeral; the numerals came after it, and after drawing them twice as often.
     """
     unet = UNet2DConditionModel(
         sample_size=8,
