@@ -21,10 +21,10 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): $(LOCK) pyproject.toml
-	@echo "setting up .venv from $(LOCK) (about a minute with a warm cache; 5 GB with the CUDA libraries)"
+	@echo "setting up .venv from $(LOCK) (about a minute with a warm cache; 6 GB with the CUDA libraries)"
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/pip install --quiet --disable-pip-version-check uv
-	@cp .venv/bin/uv .venv/uv && VIRTUAL_ENV=$(CURDIR)/.venv .venv/uv pip sync --quiet $(LOCK)
+	@cp .venv/bin/uv .venv/uv && VIRTUAL_ENV=$(CURDIR)/.venv .venv/uv pip sync --quiet --compile-bytecode $(LOCK)
 	@VIRTUAL_ENV=$(CURDIR)/.venv .venv/uv pip install --quiet --no-deps --editable .
 	@rm -f .venv/.ready-* && touch $@
 
