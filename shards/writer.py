@@ -76,13 +76,17 @@ class ShardWriter:
             if key <= self._last_key:
                 raise ValueError(f"{where}: found after {self._last_key}, expected the successes in rising key order")
             _check_jpeg(checked, jpeg, where)
-            members = members_of(checked, jpeg)
+            jpeg_sha256 = hashlib.sha256(jpeg).hexdigest()
+            members = members_of(checked, jpeg, jpeg_sha256)
             blocks = []
             for extension, data in members.items():
                 blocks += [header(f"{key}.{extension}", len(data)), data, padding(len(data))]
                 table_row[f"{extension}_offset"] = self._size + sum(map(len, blocks[:-2]))
                 table_row[f"{extension}_size"] = len(data)
-                table_row["sha256" if extension == "jpg" else f"{extension}_sha256"] = hashlib.sha256(data).hexdigest()
+                if extension == "jpg":
+                    table_row["sha256"] = jpeg_sha256
+                else:
+                    table_row[f"{extension}_sha256"] = hashlib.sha256(data).hexdigest()
             sample = b"".join(blocks)
             self._attempt.write(sample)
             self._size += len(sample)
@@ -168,10 +172,10 @@ def checked_row(row: Mapping[str, object], shard: int) -> dict[str, object]:
     return checked
 
 
-def members_of(row: Mapping[str, object], jpeg: bytes) -> dict[str, bytes]:
+def members_of(row: Mapping[str, object], jpeg: bytes, jpeg_sha256: str) -> dict[str, bytes]:
     """Extension -> bytes of the four members of one success, in tar order. `row` is a checked row."""
     facts = {name: row[name] for name in SAMPLE_SCHEMA.names if row[name] is not None}
-    facts["sha256"] = hashlib.sha256(jpeg).hexdigest()
+    facts["sha256"] = jpeg_sha256
     return {
         "cls": str(row["class_id"]).encode("ascii"),
         "jpg": jpeg,
