@@ -52,13 +52,16 @@ SingleWriter = Annotated[
 
 
 def check_home(root: Path) -> None:
-    """Raise ImportError if one of our package names resolves outside `root`."""
+    """Raise ImportError if one of our package names resolves outside `root`; the line names who shadows it."""
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
-        home = Path(spec.origin).resolve().parents[1] if spec and spec.origin else None
-        if home != root:
-            owner = importlib.metadata.packages_distributions().get(name, ["an unknown package"])
-            raise ImportError(f"`{name}` comes from {home}, expected {root}; uninstall {', '.join(owner)}")
+        places = [Path(place).resolve().parent for place in (spec.submodule_search_locations or ())] if spec else []
+        if places != [root]:
+            owner = importlib.metadata.packages_distributions().get(name, ["a folder on PYTHONPATH"])
+            raise ImportError(
+                f"`{name}` comes from {', '.join(map(str, places)) or 'nowhere'}, expected {root}; "
+                f"uninstall or move {', '.join(sorted(set(owner)))}"
+            )
 
 
 @app.callback()

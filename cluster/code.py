@@ -1,11 +1,10 @@
-"""Which code runs: a hash of the packages, the versions beneath them, and the check that nobody shadows them.
+"""Which code runs: a hash of the packages and the versions beneath them.
 
-In: the checkout's root. Out: hex sha256, a table of versions, or one line that says what is wrong. On disk: nothing.
+In: the checkout's root. Out: hex sha256, a table of versions, how two tables differ. On disk: nothing.
 """
 
 import hashlib
 import importlib.metadata
-import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -40,20 +39,6 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
     return found
-
-
-def check_home(root: Path) -> None:
-    """Raise ImportError if one of our package names resolves outside ``root``; the line names who shadows it."""
-    root = root.resolve()
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        places = [Path(place).resolve().parent for place in (spec.submodule_search_locations or ())] if spec else []
-        if places != [root]:
-            owner = importlib.metadata.packages_distributions().get(name, ["a folder on PYTHONPATH"])
-            raise ImportError(
-                f"`{name}` comes from {', '.join(map(str, places)) or 'nowhere'}, expected {root}; "
-                f"uninstall or move {', '.join(sorted(set(owner)))}"
-            )
 
 
 def difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:

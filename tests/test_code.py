@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from cluster.code import PACKAGES, check_home, code_hash, difference, home, library_versions
+from cluster.code import PACKAGES, code_hash, difference, home, library_versions
+from sixfold import check_home
 
 
 def tree(root, **files):
@@ -55,10 +56,10 @@ def test_a_package_of_the_same_name_elsewhere_is_named(tmp_path, shadowed):
     (tmp_path / shadowed / "__init__.py").write_text("")
     script = (
         "import sys, importlib.util, pathlib\n"
-        f"spec = importlib.util.spec_from_file_location('code_under_test', {str(home() / 'cluster' / 'code.py')!r})\n"
-        "code = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(code)\n"
-        f"code.check_home(pathlib.Path({str(home())!r}))\n"
+        f"spec = importlib.util.spec_from_file_location('roof', {str(home() / 'sixfold.py')!r})\n"
+        "roof = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(roof)\n"
+        f"roof.check_home(pathlib.Path({str(home())!r}))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", script],
