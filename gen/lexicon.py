@@ -1,0 +1,129 @@
+"""The lexicon: words for the parts of a prompt, by kind of class and place, and the forms they are put into.
+
+In: "general", "sandbox" or the path of a file of the same form. Out: a `Lexicon`. On disk: gen/lexicon.yaml and
+sandbox/lexicon.yaml, data only; the comment at the top of the first says how such a file is read.
+"""
+
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from cluster.recipe import load_recipe
+from gen.class_kind import KINDS, Kind
+from gen.parts import PARTS
+from gen.templates import slots_of
+
+Place = Literal["indoor", "outdoor", "any"]
+PLACES: tuple[Place, ...] = get_args(Place)
+# Parts that the lexicon draws words for; relation and style have lists of their own, captions are whole sentences.
+DRAWN_PARTS = tuple(part for part in PARTS if part not in ("relation", "caption", "style"))
+# Nothing of this can be seen indoors, and no light of sun or moon may speak against it.
+SKY_PARTS = ("weather", "time")
+MAX_WORD_CHARS = 120
+
+_ROOT = Path(__file__).parent.parent
+SHIPPED = {"general": _ROOT / "gen" / "lexicon.yaml", "sandbox": _ROOT / "sandbox" / "lexicon.yaml"}
+
+
+def _check_word(word: str) -> str:
+    if not word or word != word.strip() or len(word) > MAX_WORD_CHARS:
+        raise ValueError(f"expected a phrase of 1 to {MAX_WORD_CHARS} characters without outer blanks")
+    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in word):
+        raise ValueError("expected one line without control characters")
+    return word
+
+
+def _check_distinct(words: tuple[str, ...]) -> tuple[str, ...]:
+    for index, word in enumerate(words):
+        if word in words[:index]:
+            raise ValueError(f"{ascii(word)[:60]} stands twice; remove one")
+    return words
+
+
+Words = Annotated[tuple[Annotated[str, AfterValidator(_check_word)], ...], AfterValidator(_check_distinct)]
+
+
+class Form(BaseModel):
+    """How a context becomes a text, without a style and with one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    photo: str = Field(description="text with slots, such as {name}, {background}; says how a photo is called")
+    styled: str = Field(description="the same slots and {style}")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The slots of `photo` but the name."""
+        return tuple(slot for slot in slots_of(self.photo) if slot != "name")
+
+    @model_validator(mode="after")
+    def _both_say_the_same(self) -> "Form":
+        unknown = set(self.parts) - set(DRAWN_PARTS)
+        if unknown or not {"name", "background"} <= set(slots_of(self.photo)):
+            raise ValueError(
+                f"found {ascii(self.photo)[:80]}, expected {{name}}, {{background}} and slots of: "
+                f"{', '.join(DRAWN_PARTS)}"
+            )
+        if set(slots_of(self.styled)) != {"name", "style", *self.parts}:
+            raise ValueError(f"found {ascii(self.styled)[:80]}, expected the slots of photo and {{style}}")
+        return self
+
+
+class Group(BaseModel):
+    """Words of one part that fit the same classes and the same backgrounds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kinds: tuple[Kind, ...] = Field(KINDS, min_length=1, description="the kinds of class it is for")
+    place: Place = Field("any", description="of a background: where it is; else: which backgrounds it goes with")
+    words: Words = Field(min_length=1)
+
+
+class Lexicon(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    forms: tuple[Form, ...] = Field(min_length=1)
+    parts: Mapping[str, tuple[Group, ...]] = Field(description="part -> groups of words")
+    relations: Words = Field(min_length=1, description="how subject and background may stand to each other")
+    styles: Words = Field(min_length=1, description="what else than a photo a picture may be")
+    senses: Mapping[str, Words] = Field(default={}, description="class name -> phrases, each one thing it may mean")
+
+    def words(self, part: str, kind: str, places: Collection[str] = PLACES) -> tuple[str, ...]:
+        """The words of `part` for a kind of class, of groups whose place is one of `places`; may be none."""
+        groups = self.parts.get(part, ())
+        fitting = (word for one in groups if kind in one.kinds and one.place in places for word in one.words)
+        return tuple(dict.fromkeys(fitting))
+
+    def choices(self, form: Form, kind: str, place: Place) -> dict[str, tuple[str, ...]]:
+        """The words for each slot of `form` beside a background of `place`; a slot may have none."""
+        under_the_sky = not set(SKY_PARTS).isdisjoint(form.parts)
+
+        def places(part: str) -> Sequence[Place]:
+            if part == "background":
+                return (place,)
+            return ("any",) if part == "light" and under_the_sky else (place, "any")
+
+        return {part: self.words(part, kind, places(part)) for part in form.parts}
+
+    @model_validator(mode="after")
+    def _every_kind_has_words(self) -> "Lexicon":
+        for part, groups in self.parts.items():
+            if part not in DRAWN_PARTS:
+                raise ValueError(f"found the part {ascii(part)[:40]}, expected one of: {', '.join(DRAWN_PARTS)}")
+            if part in SKY_PARTS and any(group.place != "outdoor" for group in groups):
+                raise ValueError(f"found {part} that is not outdoor, expected place: outdoor")
+        for kind in KINDS:
+            if not any(all(self.choices(form, kind, place).values()) for form in self.forms for place in PLACES):
+                raise ValueError(f"found no form whose slots all have words for the kind {kind}; add some")
+        return self
+
+
+def load_lexicon(name_or_path: str) -> Lexicon:
+    """A shipped lexicon by its name, or one's own by its path. Raises ValueError with one line."""
+    path = SHIPPED.get(name_or_path, Path(name_or_path).expanduser())
+    if not path.is_file():
+        raise ValueError(f"{ascii(name_or_path)[:80]}: found no such lexicon, expected {', '.join(SHIPPED)} or a file")
+    return load_recipe(path, Lexicon)
