@@ -1,0 +1,407 @@
+"""Language models: asks go in, JSON that was checked comes out, or a named reason.
+
+In: an `LlmSpec` (the recipe's `llm`) and `Ask`s. Out: an `Answer` for each, in the order of the asks. On disk: the
+cache (gen.llm_cache), from which a second run takes the same bytes without a call.
+
+An ask is tried up to `tries` times. After an answer of no use (gen.llm_answer) it is asked again at once with another
+seed; after a failure on the way (time-out, 429, 500, no server) the same call is made again after a wait that doubles,
+or that the server asked for. Which tries failed on the way never enters an answer, so equal input gives equal output as
+far as the model does. One `ask` of a thousand is as good as a thousand threads: at most `max_in_flight` calls are out
+at a time, over all threads. A stop (Ctrl-C, StopFlag) sends no more calls, gives those that are out DRAIN_S to come
+back, and keeps every answer that came.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cluster.recipe import canonical_json, fingerprint
+from cluster.signals import StopFlag
+from cluster.work import JSON, Draining
+from gen.llm_answer import read_answer
+from gen.llm_cache import LlmCache
+from gen.llm_call import BadAnswer, Call, CallFailed, LanguageModel, LlmError
+from gen.llm_openai import check_base_url
+
+DRAIN_S = 3.0
+POLL_S = 0.1  # how soon a stop is seen
+CLOSE_S = 5.0
+STOPPED = "the run is asked to stop; answers so far are kept"
+
+
+class LlmSpec(BaseModel):
+    """Which language model is asked, and how patiently."""
+
+    # what was found is never shown: it may be a key, or an address with a password
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    provider: Literal["offline", "openai", "transformers"] = Field(
+        "offline",
+        description="offline: the lexicons alone; openai: any compatible server; transformers: in this process",
+    )
+    model: str | None = Field(
+        None, min_length=1, max_length=500, description="the server's name for it, folder or hub id"
+    )
+    revision: str | None = Field(None, description="transformers: the hub's commit, 40 hex digits; null = a folder")
+    base_url: str | None = Field(
+        None, description="openai: the server, such as http://127.0.0.1:8000/v1; null = OpenAI"
+    )
+    key_env: str = Field("OPENAI_API_KEY", description="openai: NAME of the environment variable that holds the key")
+    temperature: float | None = Field(0.8, ge=0, le=2, description="null = the server's own")
+    top_p: float | None = Field(0.9, gt=0, le=1, description="null = the server's own")
+    max_tokens: int = Field(2048, ge=1, le=100_000, description="of one answer")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="openai: what the server calls it"
+    )
+    max_answer_bytes: int = Field(65_536, ge=100, le=10_000_000, description="a longer answer is dropped")
+    max_in_flight: int = Field(16, ge=1, le=1024, description="calls that are out at a time")
+    timeout_s: float = Field(60, gt=0, le=3600, description="of one call, from sending to the last byte")
+    tries: int = Field(4, ge=1, le=20, description="calls for one ask")
+    backoff_s: float = Field(0.5, ge=0, le=60, description="the first wait after a failure on the way; then it doubles")
+    max_wait_s: float = Field(30, ge=0, le=600, description="the longest wait, also where the server asks for more")
+    give_up_after: int = Field(8, ge=1, description="so many asks in a row that got through to no model end the run")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$", description="transformers: where it runs")
+    cache: str = Field("out/llm.sqlite", min_length=1, description="SQLite file of answers; of one machine at a time")
+
+    @model_validator(mode="after")
+    def _fields_are_safe_and_fit_the_provider(self) -> "LlmSpec":
+        if self.base_url is not None:
+            check_base_url(self.base_url)
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", self.key_env):
+            raise ValueError(
+                "llm.key_env: expected the NAME of an environment variable in capitals, such as OPENAI_API_KEY; a key "
+                "itself never stands in a recipe"
+            )
+        if self.provider != "offline" and self.model is None:
+            raise ValueError(f"llm.model: found none for provider {self.provider}, expected its name")
+        if self.provider == "offline" and self.model is not None:
+            raise ValueError("llm.model: found one for provider offline, expected openai or transformers beside it")
+        if self.base_url is not None and self.provider != "openai":
+            raise ValueError(f"llm.base_url: found one for provider {self.provider}, expected provider openai")
+        if self.revision is not None and self.provider != "transformers":
+            raise ValueError(f"llm.revision: found one for provider {self.provider}, expected provider transformers")
+        return self
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question. Equal asks have equal answers; another seed is another ask."""
+
+    purpose: str  # a word for the records, such as "meanings"; no part of the question
+    system: str
+    user: str
+    schema: Mapping[str, JSON]  # JSON Schema (draft 2020-12) of the answer
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Exactly one of `value` and `reason` is None. A schema that allows null is refused, so that this can be told."""
+
+    value: JSON
+    reason: str | None
+    tries: int  # calls made now; 0 if it was cached
+    cached: bool
+
+
+@dataclass(frozen=True)
+class LlmUse:
+    """What was asked since the model was opened."""
+
+    asked: int
+    cached: int
+    answered: int  # by a call of this time
+    failed: Mapping[str, int]  # asks without an answer, by reason
+    calls: int
+    lost_calls: Mapping[str, int]  # calls that gave no answer, by reason
+    tokens_in: int  # where the server says so
+    tokens_out: int
+
+
+class Llm(Protocol):
+    """An open language model. Any thread may ask."""
+
+    def ask(self, asks: Sequence[Ask]) -> list[Answer]:
+        """Waits for all of them. Raises LlmError where no call can succeed, Draining where the run is to stop."""
+
+    @property
+    def use(self) -> LlmUse: ...
+
+
+@contextmanager
+def open_llm(
+    spec: LlmSpec, stop: StopFlag | None = None, clock: Callable[[], float] = time.time
+) -> Iterator[Llm | None]:
+    """The language model of a recipe, None when offline. `clock` dates the cache's rows."""
+    model = _open_model(spec)
+    if model is None:
+        yield None
+        return
+    cache = LlmCache(Path(spec.cache), clock)
+    try:
+        asking = _Asking(spec, model, cache, stop)
+        try:
+            yield asking
+        finally:
+            asking.close()
+    finally:
+        cache.close()
+
+
+def _open_model(spec: LlmSpec) -> LanguageModel | None:
+    if spec.provider == "openai":
+        from gen.llm_openai import OpenAiModel
+
+        return OpenAiModel(spec, os.environ)
+    if spec.provider == "transformers":
+        from gen.llm_local import LocalModel
+
+        return LocalModel(spec)
+    return None
+
+
+def call_seed(seed: int, num_bad: int) -> int:
+    """The 31-bit seed of a call: a function of the ask's seed and of how many answers were of no use before."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{num_bad}".encode()).digest()[:4], "big") >> 1
+
+
+def system_text(ask: Ask) -> str:
+    """What the model is told first. The form is always told: not every server can bind its model to a schema."""
+    form = canonical_json(_plain(ask.schema)).decode()
+    return f"{ask.system}\n\nAnswer with one JSON value and nothing else. It must fit this JSON Schema:\n{form}"
+
+
+def _plain(schema: Mapping[str, JSON]) -> dict[str, Any]:
+    """The schema as plain data with sorted keys: one spelling for the key, the text and the server."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(schema), sort_keys=True))
+    return plain
+
+
+def _check_asks(asks: Sequence[Ask]) -> None:
+    from jsonschema import Draft202012Validator
+
+    checked: set[str] = set()
+    for ask in asks:
+        for text in (ask.system, ask.user):
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                raise ValueError(
+                    f"llm, ask for {ask.purpose}: found a lone surrogate in {ascii(text)[:60]}, expected Unicode text"
+                ) from None
+        schema = _plain(ask.schema)
+        name = fingerprint(schema)
+        if name not in checked:  # 1 ms each, and most asks of a run share one
+            Draft202012Validator.check_schema(schema)
+            assert not Draft202012Validator(schema).is_valid(None), "a schema that allows null"
+            checked.add(name)
+
+
+class _Asking:
+    """Owns the thread in which all calls are made; its event loop is the only place where state changes."""
+
+    def __init__(self, spec: LlmSpec, model: LanguageModel, cache: LlmCache, stop: StopFlag | None) -> None:
+        self._spec, self._model, self._cache, self._stop = spec, model, cache, stop
+        self._identity = dict(model.identity)
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()  # of the counts
+        self._jobs: dict[str, asyncio.Task[Answer]] = {}  # by key: what is being asked now
+        self._lost_in_a_row = 0
+        self._fatal: LlmError | None = None
+        self._loop = asyncio.new_event_loop()
+        self._ending: asyncio.Future[None] = self._loop.create_future()  # done: make no more calls
+        self._ended_at = 0.0
+        self._slots = asyncio.Semaphore(min(spec.max_in_flight, model.num_parallel))
+        self._thread = threading.Thread(target=self._loop.run_forever, name="language-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def use(self) -> LlmUse:
+        with self._lock:
+            counts = Counter(self._counts)
+
+        def by_reason(what: str) -> dict[str, int]:
+            return {reason: counts[key] for key in sorted(counts) for reason in key[1:] if key[0] == what}
+
+        return LlmUse(
+            asked=counts["asked", ""],
+            cached=counts["cached", ""],
+            answered=counts["answered", ""],
+            failed=by_reason("failed"),
+            calls=counts["calls", ""],
+            lost_calls=by_reason("lost"),
+            tokens_in=counts["tokens_in", ""],
+            tokens_out=counts["tokens_out", ""],
+        )
+
+    def ask(self, asks: Sequence[Ask]) -> list[Answer]:
+        _check_asks(asks)
+        work = asyncio.run_coroutine_threadsafe(self._ask_all(list(asks)), self._loop)
+        try:
+            while not wait([work], timeout=POLL_S).done and self._thread.is_alive():
+                if self._stop is not None and self._stop.requested:
+                    self._drain(work)
+                    break
+        except KeyboardInterrupt:
+            self._drain(work)
+            raise
+        if not work.done() or work.cancelled():
+            raise Draining(STOPPED)
+        return work.result(timeout=0)
+
+    def _drain(self, work: "Future[list[Answer]]") -> None:
+        """Send no more calls, and wait for those that are out."""
+        self._loop.call_soon_threadsafe(self._end)
+        wait([work], timeout=DRAIN_S)
+
+    def close(self) -> None:
+        """Ends the calls that are out: after an orderly end there are none, else they get what is left of DRAIN_S."""
+        shut = asyncio.run_coroutine_threadsafe(self._shut(), self._loop)
+        wait([shut], timeout=DRAIN_S + CLOSE_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=CLOSE_S)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    # all that follows runs in the loop
+
+    def _end(self) -> None:
+        if not self._ending.done():
+            self._ended_at = self._loop.time()
+            self._ending.set_result(None)
+
+    async def _shut(self) -> None:
+        self._end()
+        if self._jobs:
+            await asyncio.wait(self._jobs.values(), timeout=max(0.0, self._ended_at + DRAIN_S - self._loop.time()))
+        for job in list(self._jobs.values()):
+            job.cancel()
+        if self._jobs:
+            await asyncio.wait(self._jobs.values(), timeout=1)
+        await self._model.close()
+
+    def _count(self, what: str, reason: str = "", by: int = 1) -> None:
+        with self._lock:
+            self._counts[what, reason] += by
+
+    async def _ask_all(self, asks: list[Ask]) -> list[Answer]:
+        found: dict[int, Answer] = {}
+        places = iter(range(len(asks)))
+
+        async def go_on() -> None:
+            for place in places:
+                try:
+                    found[place] = await self._settled(asks[place])
+                except Draining:
+                    return
+                except LlmError as error:
+                    self._fatal = self._fatal or error
+                    self._end()
+                    return
+
+        # a few tasks for the whole list, or a million asks would be a million tasks
+        await asyncio.gather(*(go_on() for _ in range(min(len(asks), self._spec.max_in_flight))))
+        if self._fatal is not None:
+            raise self._fatal
+        if len(found) < len(asks):
+            raise Draining(STOPPED)
+        return [found[place] for place in range(len(asks))]
+
+    async def _settled(self, ask: Ask) -> Answer:
+        """The answer to one ask: from the cache, from whoever is asking the same now, or by calls."""
+        if self._ending.done():
+            raise Draining(STOPPED)
+        call = Call(system_text(ask), ask.user, _plain(ask.schema), ask.seed)
+        key = fingerprint(
+            {"model": self._identity, "system": call.system, "user": call.user, "schema": call.schema, "seed": ask.seed}
+        )
+        kept = self._cache.get(key)
+        if kept is not None:
+            answer = Answer(_value(kept, self._spec.cache), None, 0, True)
+        else:
+            if key not in self._jobs:
+                self._jobs[key] = asyncio.ensure_future(self._asked(key, ask, call))
+                self._jobs[key].add_done_callback(lambda job: self._put_away(key, job))
+            # one caller that goes away takes the job from no other
+            answer = await asyncio.shield(self._jobs[key])
+        self._count("asked")
+        if answer.reason is not None:
+            self._count("failed", answer.reason)
+        else:
+            self._count("cached" if answer.cached else "answered")
+        return answer
+
+    def _put_away(self, key: str, job: "asyncio.Task[Answer]") -> None:
+        del self._jobs[key]
+        if not job.cancelled():
+            job.exception()  # seen, also when nobody waits for it any more
+
+    async def _asked(self, key: str, ask: Ask, call: Call) -> Answer:
+        num_bad = num_lost = 0
+        reason = ""
+        async with self._slots:
+            for number in range(1, self._spec.tries + 1):
+                if self._ending.done():
+                    raise Draining(STOPPED)
+                wait_s = 0.0
+                self._count("calls")
+                try:
+                    value = await self._called(call, ask.seed, num_bad)
+                    kept = self._cache.put(key, value, ask.purpose, self._model.place)
+                    return Answer(_value(kept, self._spec.cache), None, number, False)
+                except BadAnswer as error:
+                    num_bad, self._lost_in_a_row = num_bad + 1, 0
+                    reason, excerpt, again = error.reason, error.excerpt, True
+                except CallFailed as error:
+                    reason, excerpt, again = error.reason, error.excerpt, error.again
+                    wait_s = min(max(error.after_s, self._spec.backoff_s * 2**num_lost), self._spec.max_wait_s)
+                    num_lost += 1
+                self._count("lost", reason)
+                self._cache.put_failure(key, ask.purpose, number, reason, excerpt)
+                if not again or number == self._spec.tries:
+                    break
+                if wait_s:
+                    await asyncio.wait([self._ending], timeout=wait_s)
+        if num_bad == 0:
+            self._lost_in_a_row += 1
+        if self._lost_in_a_row >= self._spec.give_up_after:
+            raise LlmError(
+                f"llm: found {self._lost_in_a_row} asks in a row without an answer of the model at "
+                f"{self._model.place} (the last: {reason}), expected one; see to the server and run the same command "
+                f"again: answers so far are kept in {self._spec.cache}"
+            )
+        return Answer(None, reason, number, False)
+
+    async def _called(self, call: Call, seed: int, num_bad: int) -> str:
+        """One call within its deadline, and what came of it as canonical JSON."""
+        try:
+            async with asyncio.timeout(self._spec.timeout_s):
+                said = await self._model.answer(Call(call.system, call.user, call.schema, call_seed(seed, num_bad)))
+        except TimeoutError:
+            raise CallFailed("timeout", f"no whole answer within {self._spec.timeout_s:g} s") from None
+        self._lost_in_a_row = 0
+        self._count("tokens_in", by=said.tokens_in)
+        self._count("tokens_out", by=said.tokens_out)
+        return read_answer(said, call.schema)
+
+
+def _value(kept: str, cache: str) -> Any:
+    try:
+        return json.loads(kept)
+    except ValueError:
+        raise LlmError(
+            f"llm.cache {cache}: found an answer that is not JSON; move this file away and ask again"
+        ) from None

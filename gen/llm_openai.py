@@ -1,0 +1,227 @@
+"""A language model behind an OpenAI-compatible server: vLLM, SGLang, Ollama, `transformers serve`, the hosted ones.
+
+In: an `LlmSpec`, the server's key. Out: what the model says. On disk: nothing.
+
+The key is sent to the host of `base_url` and nowhere else: redirects are not followed, and plain http is for this
+machine only. The client's own retries are off; gen.llm decides. A body is read in pieces and dropped as soon as it is
+too long. The answer's form is asked for with `response_format`; a server that refuses the field (400, 422) is asked
+without it from then on, since the form also stands in the text.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
+
+from gen.llm_call import BadAnswer, Call, CallFailed, LlmError, Said
+from shards.store import printable
+
+if TYPE_CHECKING:
+    from gen.llm import LlmSpec
+
+HOSTED = "https://api.openai.com/v1"
+NO_KEY = "none"  # what a server of this machine gets where no key is set
+LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1")
+MIN_KEY_CHARS = 8
+MAX_ERROR_BYTES = 4096
+MAX_ENVELOPE_BYTES = 65_536  # of a completion, without what the model said
+MAX_ESCAPED = 6  # bytes of \u0000, the longest way to write one byte in JSON
+AGAIN = frozenset({408, 409, 425, 429})  # and everything from 500
+WHAT_TO_DO = {
+    401: "set the environment variable {key_env} to a key of this server",
+    403: "use a key that may use this model, or another llm.model",
+    404: "check llm.base_url (it often ends in /v1) and llm.model",
+}
+
+
+def check_base_url(url: str) -> SplitResult:
+    """The parts of a server's address. Raises ValueError if a key sent there could be read on the way."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError:
+        parts, host = SplitResult("", "", "", "", ""), ""
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ValueError(
+            "llm.base_url: found user info, a query or a fragment in the address, expected none; keys come from the "
+            "environment (llm.key_env)"
+        )
+    if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
+        raise ValueError(
+            f"llm.base_url: found {ascii(url)[:120]}, expected an address such as http://127.0.0.1:8000/v1"
+        )
+    if parts.scheme == "http" and not LOOPBACK.fullmatch(host):
+        raise ValueError(
+            f"llm.base_url: found plain http to {host[:80]}, expected https, or http to this machine only; open a "
+            f"tunnel (`ssh -L 8000:127.0.0.1:8000 {host[:80]}`) and use http://127.0.0.1:8000/v1"
+        )
+    return parts
+
+
+class OpenAiModel:
+    """A client of one server. `environment` is where the key is looked up."""
+
+    def __init__(self, spec: "LlmSpec", environment: Mapping[str, str]) -> None:
+        import openai
+
+        url = spec.base_url or HOSTED
+        parts = check_base_url(url)
+        is_here = LOOPBACK.fullmatch(parts.hostname or "") is not None
+        self._spec = spec
+        self._place = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+        self._key = _key(spec.key_env, environment, is_here, self._place)
+        self._is_plain = False  # the server does not know response_format
+        self._limit_bytes = MAX_ESCAPED * spec.max_answer_bytes + MAX_ENVELOPE_BYTES
+        self._client = openai.AsyncOpenAI(
+            api_key=self._key,
+            base_url=url,
+            max_retries=0,
+            timeout=spec.timeout_s,
+            # compressed answers are not asked for and not read: a small one can unpack to gigabytes
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=openai.DefaultAsyncHttpxClient(
+                follow_redirects=False, trust_env=not is_here, event_hooks={"response": [self._check_head]}
+            ),
+        )
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Not the address: a server that is started again elsewhere goes on with the same cache."""
+        spec = self._spec
+        sampling = {"temperature": spec.temperature, "top_p": spec.top_p, "max_tokens": spec.max_tokens}
+        return {"provider": "openai", "model": spec.model, **sampling}
+
+    @property
+    def place(self) -> str:
+        return self._place
+
+    @property
+    def num_parallel(self) -> int:
+        return self._spec.max_in_flight
+
+    async def answer(self, call: Call) -> Said:
+        if self._is_plain:
+            return await self._send(call, {})
+        form = {"name": "answer", "strict": True, "schema": dict(call.schema)}
+        try:
+            return await self._send(call, {"response_format": {"type": "json_schema", "json_schema": form}})
+        except CallFailed as error:
+            if error.reason not in ("http_400", "http_422"):
+                raise
+        said = await self._send(call, {})
+        self._is_plain = True  # only now: the call itself might have been what the server refused
+        return said
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _send(self, call: Call, form: Mapping[str, Any]) -> Said:
+        import openai
+
+        spec = self._spec
+        wishes = {
+            "temperature": spec.temperature,
+            "top_p": spec.top_p,
+            spec.max_tokens_field: spec.max_tokens,
+            "seed": call.seed,
+        }
+        try:
+            async with self._client.chat.completions.with_streaming_response.create(
+                model=spec.model or "",
+                messages=[{"role": "system", "content": call.system}, {"role": "user", "content": call.user}],
+                extra_body={name: wish for name, wish in wishes.items() if wish is not None} | dict(form),
+            ) as response:
+                body = bytearray()
+                async for piece in response.iter_bytes():
+                    body += piece
+                    if len(body) > self._limit_bytes:
+                        raise BadAnswer("too_long", self._hide_key(_decoded(body[:MAX_ERROR_BYTES])))
+        except openai.APITimeoutError:
+            raise CallFailed("timeout", "") from None
+        except openai.APIConnectionError as error:
+            raise CallFailed("unreachable", self._hide_key(str(error.__cause__ or error))) from None
+        except (BadAnswer, CallFailed, LlmError):
+            raise
+        except Exception as error:  # the HTTP library's own, while the body is read; its name differs by version
+            raise CallFailed("cut_off", self._hide_key(f"{type(error).__name__}: {error}")) from None
+        return self._read(bytes(body))
+
+    async def _check_head(self, response: Any) -> None:
+        """Before any body is read: everything but a plain 200 ends here."""
+        status = int(response.status_code)
+        if status == 200:
+            encoding = response.headers.get("content-encoding", "identity")
+            if encoding != "identity":
+                raise CallFailed("compressed", encoding)
+            return
+        if 300 <= status < 400:
+            raise LlmError(
+                f"llm: found a redirect ({status}) at {self._place}, expected an answer; set llm.base_url to the "
+                "final address (a key is never sent on)"
+            )
+        said = bytearray()
+        async for piece in response.aiter_raw():
+            said += piece
+            if len(said) >= MAX_ERROR_BYTES:
+                break
+        excerpt = self._hide_key(_decoded(said[:MAX_ERROR_BYTES]))
+        if status in WHAT_TO_DO:
+            raise LlmError(
+                f"llm: found HTTP {status} from {self._place} ({printable(excerpt)[:120]}), expected an answer; "
+                + WHAT_TO_DO[status].format(key_env=self._spec.key_env)
+            )
+        after = response.headers.get("retry-after", "")
+        # the other form, a date, is not looked at: the back-off stands in for it
+        after_s = float(after) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", after) else 0.0
+        raise CallFailed(f"http_{status}", excerpt, again=status in AGAIN or status >= 500, after_s=after_s)
+
+    def _read(self, body: bytes) -> Said:
+        """What is in a completion."""
+        try:
+            completion = json.loads(body)
+            choice = completion["choices"][0]
+            message = choice["message"]
+            text, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
+            usage = completion.get("usage") or {}
+            tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            raise BadAnswer("not_a_completion", self._hide_key(_decoded(body[:MAX_ERROR_BYTES]))) from None
+        text = text if isinstance(text, str) else ""
+        if len(text.encode("utf-8", "surrogatepass")) > self._spec.max_answer_bytes:
+            raise BadAnswer("too_long", self._hide_key(text[:MAX_ERROR_BYTES]))
+        is_refused = bool(refusal) or finish == "content_filter"
+        counts = [count if type(count) is int and 0 <= count < 2**31 else 0 for count in tokens]
+        return Said(
+            text=self._hide_key(text or str(refusal or "")),
+            is_cut=finish == "length",
+            is_refused=is_refused,
+            tokens_in=counts[0],
+            tokens_out=counts[1],
+        )
+
+    def _hide_key(self, text: str) -> str:
+        """A server may say back what it was sent. A word as short as EMPTY is a stand-in, and may be an answer."""
+        return text.replace(self._key, "[key]") if len(self._key) >= MIN_KEY_CHARS else text
+
+
+def _key(name: str, environment: Mapping[str, str], is_here: bool, place: str) -> str:
+    key = environment.get(name, "")
+    if not key and is_here:
+        return NO_KEY
+    if not key:
+        raise LlmError(
+            f"llm: found no key for {place}, expected one in the environment variable {name}; export it, or set "
+            "llm.key_env to the name of another"
+        )
+    if not re.fullmatch(r"[!-~]{1,4096}", key):
+        raise LlmError(
+            f"llm: found blanks or other odd characters in the key of the environment variable {name}, expected one "
+            "word of plain letters; export it again"
+        )
+    return key
+
+
+def _decoded(body: bytes | bytearray) -> str:
+    return body.decode("utf-8", "replace")
