@@ -1,0 +1,232 @@
+"""Evaluation: each sample counts once, the right outputs compete, and no test set chooses a checkpoint."""
+
+import inspect
+import json
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.training_results import result
+from train.evaluate import (
+    AnswerKey,
+    Counts,
+    EvaluateSpec,
+    Moment,
+    RunFacts,
+    SetSpec,
+    Validation,
+    answer_key,
+    count,
+    count_batches,
+    make_result,
+    read_label_map,
+    select,
+)
+from train.results import read_results, write_results
+
+
+def key_of(classes="all", present=range(4), num_outputs=4, labels=None) -> AnswerKey:
+    return answer_key(SetSpec(source="set", classes=classes), present, num_outputs, labels)
+
+
+def right(scores, labels, key) -> tuple[list[int], list[int]]:
+    found = count(np.array(scores, float), np.array(labels), key)
+    return found.right.tolist(), found.right_top5.tolist()
+
+
+@dataclass
+class Batch:
+    images: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+
+
+# hand-made scores
+
+
+def test_the_highest_score_is_top_1_and_each_class_is_counted_by_itself():
+    scores = [[9, 1, 2, 3], [1, 9, 2, 3], [9, 1, 2, 3], [0, 1, 2, 3]]
+    found = count(np.array(scores, float), np.array([0, 1, 1, 3]), key_of())
+    assert found.seen.tolist() == [1, 2, 0, 1]
+    assert found.right.tolist() == [1, 1, 0, 1]
+    assert (found.n, found.top1) == (4, 0.75)
+
+
+def test_top_5_takes_the_five_highest_scores():
+    key = key_of(present=range(8), num_outputs=8)
+    scores = [[8, 7, 6, 5, 4, 3, 2, 1]] * 8
+    assert right(scores, range(8), key) == ([1, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0, 0, 0])
+
+
+def test_of_equal_scores_the_lower_output_comes_first():
+    assert right([[5, 5, 1, 1], [5, 5, 1, 1]], [0, 1], key_of())[0] == [1, 0, 0, 0]
+    same = key_of(present=range(7), num_outputs=7)
+    assert right([[0] * 7] * 7, range(7), same) == ([1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0, 0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_wrong_and_counted(bad):
+    scores = np.array([[bad, 1, 2, 3], [9, 1, 2, 3]])
+    found = count(scores, np.array([0, 0]), key_of())
+    assert (found.right.tolist(), found.right_top5.tolist(), found.not_finite) == ([1, 0, 0, 0], [1, 0, 0, 0], 1)
+    assert count(np.full((3, 4), bad), np.array([0, 1, 2]), key_of()).top5 == 0.0
+
+
+def test_a_mask_of_200_classes_lets_only_these_outputs_compete():
+    rng = np.random.default_rng(7)
+    own = sorted(rng.permutation(1000)[:200].tolist())
+    labels = rng.choice(own, 300)
+    scores = rng.normal(size=(300, 1000))
+    scores[:, [c for c in range(1000) if c not in own]] += 100  # would win if they were let
+    key = key_of("own", own, 1000)
+    listed = key_of(tuple(own), own, 1000)
+    expected = (np.array(own)[scores[:, own].argmax(axis=1)] == labels).sum()
+    assert count(scores, labels, key).right.sum() == expected > 0
+    assert count(scores, labels, listed).right.sum() == expected
+    assert count(scores, labels, key_of("all", own, 1000)).right.sum() == 0
+
+
+def test_a_score_that_is_not_finite_outside_the_mask_does_not_count():
+    found = count(np.array([[np.nan, 1.0, 2.0, np.inf]]), np.array([2]), key_of((1, 2), (1, 2)))
+    assert (found.right.sum(), found.not_finite) == (1, 0)
+
+
+def test_a_label_map_accepts_any_of_several_outputs_and_leaves_unknown_classes_out():
+    key = key_of("all", (10, 11, 12), 6, {10: (1,), 11: (2, 5)})
+    scores = np.eye(6)[[1, 2, 5, 0, 3]]
+    found = count(scores, np.array([10, 11, 11, 11, 12]), key)
+    assert found.ids == (10, 11)
+    assert (found.right.tolist(), found.seen.tolist(), found.left_out) == ([1, 2], [1, 3], 1)
+
+
+def test_top_k_is_that_of_a_stable_sort():
+    seed = random.randrange(10**9)
+    print("seed", seed)
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 4, size=(500, 12)).astype(float)  # full of ties
+    labels = rng.integers(0, 12, 500)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    found = count(scores, labels, key_of(present=range(12), num_outputs=12))
+    assert found.right.sum() == (order[:, 0] == labels).sum()
+    assert found.right_top5.sum() == (order[:, :5] == labels[:, None]).any(axis=1).sum()
+
+
+def test_top_k_is_that_of_scikit_learn():
+    from sklearn.metrics import accuracy_score, top_k_accuracy_score
+
+    rng = np.random.default_rng(3)
+    scores, labels = rng.normal(size=(400, 9)), rng.integers(0, 9, 400)
+    found = count(scores, labels, key_of(present=range(9), num_outputs=9))
+    assert found.top1 == accuracy_score(labels, scores.argmax(axis=1))
+    assert found.top5 == top_k_accuracy_score(labels, scores, k=5)
+
+
+# each sample once
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 4), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_counts_do_not_depend_on_batch_and_number_of_ranks(n, batch, world, seed):
+    """Law: for every way to cut n samples over ranks and padded batches the summed counts are those of one pass."""
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.normal(size=(n, 4)), rng.integers(0, 4, n)
+    whole = count(scores, labels, key_of())
+    total = Counts.none(whole.ids)
+    for rank in range(world):
+        rows = np.arange(rank, n, world)
+        batches = []
+        for start in range(0, len(rows), batch):
+            chosen = rows[start : start + batch]
+            padded = np.concatenate([chosen, np.zeros(batch - len(chosen), int)])
+            batches.append(Batch(padded, labels[padded], np.arange(batch) < len(chosen)))
+        total = total + count_batches(batches, lambda images: scores[images], key_of())
+    assert total.as_array().tolist() == whole.as_array().tolist()
+    assert total.n == n
+
+
+def test_a_rank_without_samples_counts_nothing():
+    assert count_batches([], lambda images: images, key_of()).as_array().sum() == 0
+
+
+# lines
+
+
+def test_counts_become_a_whole_result_line(tmp_path):
+    counts = count(np.eye(4)[[0, 1, 2, 2]], np.array([0, 1, 2, 3]), key_of())
+    facts = RunFacts("run", "ab" * 32, 3, {"real": "cd"}, "ef", {"torch": "2"})
+    line = make_result(facts, Moment(7, "ema", 64, 10.0, 0.5, 1.5), "real-test", "test", counts, True)
+    assert (line.top1, line.top5, line.per_class) == (0.75, 1.0, {0: (1, 1), 1: (1, 1), 2: (1, 1), 3: (0, 1)})
+    write_results(tmp_path / "results.jsonl", [line])
+    assert read_results(tmp_path / "results.jsonl").results == (line,)
+
+
+# choosing
+
+
+def test_the_best_validation_step_is_selected_and_the_earliest_of_equals():
+    assert select([Validation(10, 0.4), Validation(20, 0.6), Validation(30, 0.6), Validation(40, 0.5)]) == 20
+    assert select([Validation(30, 0.6), Validation(20, 0.6)]) == 20
+    assert select([Validation(10, float("nan")), Validation(20, 0.1)]) == 20
+
+
+def test_v60_no_test_set_can_choose_a_checkpoint():
+    """Selection has one argument, a list of validation accuracies; a line of a test set cannot become one."""
+    assert [str(p.annotation) for p in inspect.signature(select).parameters.values()] == [
+        "collections.abc.Sequence[train.evaluate.Validation]"
+    ]
+    with pytest.raises(ValueError, match="found a result on the test set 'real-test'"):
+        Validation.of(result(role="test"))
+    with pytest.raises(TypeError, match="found Result"):
+        select([result(role="test")])
+    assert Validation.of(result(role="validation", step=5)).step == 5
+
+
+def test_v60_a_recipe_cannot_name_one_set_for_validation_and_test():
+    one = SetSpec(source="out/real-val")
+    with pytest.raises(ValueError, match="found the validation set"):
+        EvaluateSpec(validation=one, tests={"val": SetSpec(source="out/real-val", classes="own")})
+    assert EvaluateSpec(validation=one, tests={"t": SetSpec(source="out/real-val", subset="half")}).tests
+
+
+def test_without_a_finite_validation_result_nothing_is_selected():
+    for history in ([], [Validation(1, float("nan"))]):
+        with pytest.raises(ValueError, match="no validation result"):
+            select(history)
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: key_of(present=(0, 4)), "class id 4 for output 4, expected outputs 0..3"),
+        (lambda: key_of(present=()), "no sample of a class that the model knows"),
+        (lambda: key_of((0, 9)), "output 9 among `classes`"),
+        (lambda: key_of((0, 1)), "samples of class 2, whose outputs do not compete"),
+        (lambda: key_of(labels={7: (1,)}), "no sample of a class"),
+    ],
+)
+def test_a_set_that_does_not_fit_the_model_is_refused_in_one_line(build, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        build()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_map_is_read_from_json(tmp_path):
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps({"3": 5, "4": [1, 2], "6": []}))
+    assert read_label_map(path) == {3: (5,), 4: (1, 2), 6: ()}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', '{"1": "x"}', '{"1": true}', '{"1": 1.5}', "{", "[" * 9999])
+def test_a_bad_label_map_is_refused_in_one_line(tmp_path, text):
+    path = tmp_path / "map.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="expected a JSON object") as caught:
+        read_label_map(path)
+    assert "\n" not in str(caught.value)
