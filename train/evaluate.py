@@ -1,8 +1,8 @@
 """Evaluation: how often a model is right on any number of sets, and which of its checkpoints is its result.
 
-In: a model (or any function from pictures to scores), sets of labelled pictures (folders or URLs of shards, ours or others',
-see `shards.index`). Out: `Counts` for each set: right at top 1 and top 5 of each class; as `Result` lines through
-`train.results`. On disk: nothing is written; the label map of a set is a JSON file.
+In: a model (or any function from pictures to scores), sets of labelled pictures (folders or URLs of shards, ours or
+others', see `shards.index`). Out: `Counts` for each set: right at top 1 and top 5 of each class; as `Result` lines
+through `train.results`. On disk: nothing is written; the label map of a set is a JSON file.
 
 Every sample is counted exactly once, whatever the batch, the number of ranks and the threads: a rank reads each
 world-th sample, padding is masked, and counts are integers, added over the ranks.
@@ -94,7 +94,7 @@ def answer_key(
     """The key of a set that holds the class ids `present`. Raises ValueError for ids that no output stands for."""
     ids = sorted(set(present))
     if label_map is None:
-        accepted = {class_id: (class_id,) for class_id in ids}
+        accepted: dict[int, tuple[int, ...]] = {class_id: (class_id,) for class_id in ids}
     else:
         accepted = {class_id: label_map[class_id] for class_id in ids if label_map.get(class_id)}
     if not accepted:
@@ -103,8 +103,8 @@ def answer_key(
         for output in outputs:
             if not 0 <= output < num_outputs:
                 raise ValueError(
-                    f"{spec.source}: found class id {class_id} for output {output}, expected outputs 0..{num_outputs - 1}; "
-                    "give a label map as `labels`, or train with more classes"
+                    f"{spec.source}: found class id {class_id} for output {output}, expected outputs 0..{num_outputs - 1};"
+                    " give a label map as `labels`, or train with more classes"
                 )
     if spec.classes == "all":
         competing = set(range(num_outputs))
