@@ -1,0 +1,341 @@
+"""CLIP: texts and images as unit vectors of one space, and what of a text a CLIP still sees.
+
+In: a `ClipSpec`. Out: float32 rows of length 1, token counts, the end of a text that is cut off, a digest for caches.
+On disk (read only, never downloaded): a folder in transformers' format (config.json, model.safetensors, tokenizer,
+processor) or in open_clip's (open_clip_config.json, open_clip_model.safetensors).
+
+    model: sandbox/models/clip                        transformers, a folder
+    model: openai/clip-vit-base-patch32               transformers, a hub id with `revision`
+    model: open_clip:/data/my-clip                    open_clip, a folder
+    model: open_clip:laion/CLIP-ViT-B-32-laion2B-s34B-b79K   open_clip, a hub id with `revision`
+    model: open_clip:ViT-B-16/laion2b_s34b_b88k       open_clip, a name from its own table, with the hub's `revision`
+
+Preprocessing is the model's own, and everything is computed in float32. Nothing is imported from the folder and no
+pickle is opened: what could ask for either is refused before a library sees the folder.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from gen.model_folder import (
+    CODE_SUFFIXES,
+    COMMIT_PATTERN,
+    HUB_ID_PATTERN,
+    LOADED_SUFFIXES,
+    PICKLE_SUFFIXES,
+    REMOTE_CODE_KEYS,
+    ModelError,
+    check_safetensors,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HOME = Path(__file__).resolve().parent.parent  # relative model folders are also looked for in the checkout
+OPEN_CLIP = "open_clip:"
+MAX_SIDE_RATIO = 32  # preprocessing scales the short side up: a strip of 1 x 60,000 px would become gigabytes
+MAX_CONFIG_BYTES = 1_000_000
+
+Image = NDArray[np.uint8]  # H W 3, RGB
+
+
+class ClipSpec(BaseModel):
+    """Which CLIP, and how it is run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(min_length=1, description="folder or hub id; `open_clip:` before it, or before ARCH/TAG")
+    revision: str | None = Field(None, description="the hub's commit, 40 hex digits; null = a folder")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$", description="auto: cuda where there is one")
+    batch: int = Field(64, ge=1, le=4096, description="texts or images at once")
+
+
+@dataclass(frozen=True)
+class _Tower:
+    """A loaded model, whichever library it comes from."""
+
+    texts: "Callable[[list[str]], Tensor]"  # N texts -> N D, any length
+    images: "Callable[[list[Image]], Tensor]"  # N images -> N D, any length
+    count: Callable[[str], tuple[int, str]]  # tokens of the whole text with both ends, and the text that is cut off
+    max_tokens: int
+
+
+class Clip:
+    """A loaded CLIP. Make one with `Clip.load`."""
+
+    def __init__(self, spec: ClipSpec, tower: _Tower) -> None:
+        self.spec = spec
+        self._tower = tower
+
+    @staticmethod
+    def load(spec: ClipSpec) -> "Clip":
+        """Raises ModelError (a ValueError, one line) if the folder is missing, unsafe or no CLIP."""
+        folder = clip_folder(spec)
+        import torch
+
+        device = spec.device if spec.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ModelError(f"clip.device: found {device}, but torch sees no GPU here; set clip.device=auto")
+        load = _load_open_clip if spec.model.startswith(OPEN_CLIP) else _load_transformers
+        return Clip(spec, load(folder, device))
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens of a text are seen, both ends included; 77 for most."""
+        return self._tower.max_tokens
+
+    @cached_property
+    def digest(self) -> str:
+        return clip_digest(self.spec)
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit rows N D. A text over `max_tokens` is cut as the model's own tokenizer cuts it."""
+        return self._embed(self._tower.texts, list(texts))
+
+    def embed_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """Unit rows N D of RGB images of any sizes. Raises ValueError for what is no RGB image, or a mere strip."""
+        for image in images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+                raise ValueError(f"image: found {image.dtype} {list(image.shape)}, expected uint8 [height, width, 3]")
+            if max(image.shape[:2]) > MAX_SIDE_RATIO * min(image.shape[:2]):
+                raise ValueError(
+                    f"image: found {image.shape[1]} x {image.shape[0]} pixels, expected sides within a factor of "
+                    f"{MAX_SIDE_RATIO}; crop it"
+                )
+        return self._embed(self._tower.images, list(images))
+
+    def num_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each whole text, both ends included; over `max_tokens` means that its end is not seen."""
+        return [self._tower.count(text)[0] for text in texts]
+
+    def truncated(self, text: str) -> str:
+        """The end of the text that the model does not see; empty if it sees all of it."""
+        return self._tower.count(text)[1]
+
+    def _embed(self, run: "Callable[[list[Any]], Tensor]", items: list[Any]) -> NDArray[np.float32]:
+        import torch
+
+        blocks = []
+        with torch.inference_mode():
+            for start in range(0, max(len(items), 1), self.spec.batch):
+                batch = items[start : start + self.spec.batch]
+                # no item still has a width: that of one made-up text
+                rows = run(batch).float() if batch else self._tower.texts(["nothing"])[:0].float()
+                blocks.append((rows / rows.norm(dim=-1, keepdim=True)).cpu().numpy())
+        unit = np.concatenate(blocks)
+        if not np.isfinite(unit).all():
+            raise ValueError(f"clip {self.spec.model}: found a vector that is not finite; its weights are damaged")
+        return unit
+
+
+def clip_digest(spec: ClipSpec) -> str:
+    """Hex sha256 that pins weights, tokenizer and preprocessing: of the commit for a hub id, of the files else."""
+    folder = clip_folder(spec)
+    digest = hashlib.sha256()
+    if spec.revision is not None:
+        digest.update(f"hub\0{spec.model}\0{spec.revision}\n".encode())
+        return digest.hexdigest()
+    digest.update(b"open_clip\n" if spec.model.startswith(OPEN_CLIP) else b"transformers\n")
+    for path in _files(folder):
+        if path.suffix in LOADED_SUFFIXES:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.name}\0{path.stat().st_size}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+# where the model lies, and whether it is safe to load
+
+
+def clip_folder(spec: ClipSpec) -> Path:
+    """The checked folder of a CLIP. Raises ModelError with one line."""
+    uses_open_clip = spec.model.startswith(OPEN_CLIP)
+    name = spec.model.removeprefix(OPEN_CLIP)
+    index = "open_clip_config.json" if uses_open_clip else "config.json"
+    if uses_open_clip and spec.revision is not None:
+        name = _hub_id_of_tag(name) or name
+    folder = _local_folder(spec.model, name, index) if spec.revision is None else _hub_folder(name, spec, index)
+    _check_files(folder)
+    config = _read_json(folder / index)
+    if uses_open_clip:
+        _check_open_clip(folder, config)
+    elif config.get("model_type") != "clip":
+        raise ModelError(f"{folder}: found the model type {config.get('model_type')!r}, expected clip")
+    weights = "open_clip_model.safetensors" if uses_open_clip else "model.safetensors"
+    if not (folder / weights).is_file() and not (folder / f"{weights}.index.json").is_file():
+        pickles = [path.name for path in _files(folder) if path.suffix in PICKLE_SUFFIXES]
+        found = f"only {', '.join(pickles)}" if pickles else "no weights"
+        raise ModelError(
+            f"{folder}: found {found}, expected {weights}; pickled weights can run code and are never loaded: use a "
+            "revision that ships safetensors"
+        )
+    return folder
+
+
+def _hub_id_of_tag(name: str) -> str | None:
+    """The hub id behind open_clip's own ARCH/TAG; None if its table does not know the name."""
+    from open_clip import get_pretrained_cfg
+
+    architecture, _, tag = name.partition("/")
+    hub = get_pretrained_cfg(architecture, tag).get("hf_hub", "") if tag else ""
+    return str(hub).strip("/") or None
+
+
+def _local_folder(model: str, name: str, index: str) -> Path:
+    for folder in (Path(name), HOME / name):
+        if (folder / index).is_file():
+            return folder.resolve()
+    if Path(name).is_dir() or (HOME / name).is_dir():
+        raise ModelError(f"clip {model}: found a folder without {index}, expected a CLIP in the format of its library")
+    hint = f"for {name} on the hub also give its commit, clip.revision=<40 hex digits>"
+    raise ModelError(
+        f"clip {model[:120]}: found no such folder, expected one with {index}; "
+        + (hint if HUB_ID_PATTERN.fullmatch(name) else "check the path")
+    )
+
+
+def _hub_folder(name: str, spec: ClipSpec, index: str) -> Path:
+    if not COMMIT_PATTERN.fullmatch(spec.revision or ""):
+        raise ModelError(
+            f"clip {spec.model}: found revision {str(spec.revision)[:80]!r}, expected a commit of 40 hex digits"
+        )
+    if not HUB_ID_PATTERN.fullmatch(name):
+        raise ModelError(
+            f"clip {spec.model[:120]!r}: expected a hub id (owner/name) beside a revision; drop the revision"
+        )
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, index, revision=spec.revision)
+    if not isinstance(found, str):
+        raise ModelError(
+            f"clip {spec.model}: commit {spec.revision} is not in the hub cache of this machine; get it with "
+            f"`hf download {name} --revision {spec.revision}`"
+        )
+    return Path(found).parent
+
+
+def _files(folder: Path) -> list[Path]:
+    """What the libraries can read: files right in the folder, in one order on every machine."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _check_files(folder: Path) -> None:
+    for path in _files(folder):
+        if path.suffix in CODE_SUFFIXES:
+            raise ModelError(f"{folder}: found code in the model folder ({path.name}), expected none; remove it")
+        if path.suffix == ".safetensors":
+            check_safetensors(path)
+        if path.name.endswith("config.json"):
+            asked = sorted(REMOTE_CODE_KEYS & _read_json(path).keys())
+            if asked:
+                raise ModelError(
+                    f"{folder}: found {asked[0]!r} in {path.name}, which asks for code from the folder or the hub; "
+                    "remote code is never loaded"
+                )
+
+
+def _check_open_clip(folder: Path, config: dict[str, Any]) -> None:
+    """open_clip fetches towers and tokenizers that a config names; only those that it brings itself are used."""
+    model = config.get("model_cfg")
+    found = [model.get(part) for part in ("text_cfg", "vision_cfg")] if isinstance(model, dict) else []
+    parts = [part for part in found if isinstance(part, dict)]
+    if len(parts) != 2:
+        raise ModelError(f"{folder}: found no model_cfg with text_cfg and vision_cfg in open_clip_config.json")
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        if any(part.get(key) for part in parts):
+            raise ModelError(
+                f"{folder}: found {key} in open_clip_config.json, which open_clip fetches from the hub; use a model "
+                "with open_clip's own text tower and tokenizer, or one in transformers' format"
+            )
+    if ":" in str(parts[1].get("timm_model_name", "")) or parts[1].get("timm_model_pretrained"):
+        raise ModelError(f"{folder}: found an image tower that timm would fetch, expected one without an address")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    if size > MAX_CONFIG_BYTES:
+        raise ModelError(f"{path}: found {size} bytes, expected at most {MAX_CONFIG_BYTES} of JSON")
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: expected JSON, found {error}; download the model again") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: expected a JSON object, found {type(value).__name__}; download the model again")
+    return value
+
+
+# the two libraries
+
+
+def _load_transformers(folder: Path, device: str) -> _Tower:
+    import torch
+    from torch import Tensor
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = CLIPModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(f"{folder}: found a CLIP that transformers cannot load ({reason})") from None
+    model = model.eval().to(device)
+    max_tokens = min(int(tokenizer.model_max_length), int(model.config.text_config.max_position_embeddings))
+
+    def texts(batch: list[str]) -> Tensor:
+        # always the full length: a text's vector does not depend on how long its neighbours are
+        tokens = tokenizer(batch, padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt")
+        asked = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        return model.get_text_features(**{name: value.to(device) for name, value in asked.items()}).pooler_output
+
+    def images(batch: list[Image]) -> Tensor:
+        pixels = processor(images=batch, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+        return model.get_image_features(pixel_values=pixels.to(device)).pooler_output
+
+    def count(text: str) -> tuple[int, str]:
+        pieces = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans = pieces["offset_mapping"]
+        seen = max_tokens - 2
+        return len(spans) + 2, text[spans[seen][0] :] if len(spans) > seen else ""
+
+    return _Tower(texts, images, count, max_tokens)
+
+
+def _load_open_clip(folder: Path, device: str) -> _Tower:
+    import torch
+    from open_clip import create_model_from_pretrained, get_tokenizer
+    from PIL import Image as Picture
+    from torch import Tensor
+
+    try:
+        model, preprocess = create_model_from_pretrained(f"local-dir:{folder}", precision="fp32", device=device)
+        tokenizer = get_tokenizer(f"local-dir:{folder}")
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(f"{folder}: found a CLIP that open_clip cannot load ({reason})") from None
+    model = model.eval()
+    max_tokens = int(tokenizer.context_length)
+
+    def texts(batch: list[str]) -> Tensor:
+        return model.encode_text(tokenizer(batch).to(device))
+
+    def images(batch: list[Image]) -> Tensor:
+        return model.encode_image(torch.stack([preprocess(Picture.fromarray(image)) for image in batch]).to(device))
+
+    def count(text: str) -> tuple[int, str]:
+        tokens = tokenizer.encode(text)
+        lost = tokens[max_tokens - 2 :]
+        return len(tokens) + 2, tokenizer.decode(lost).strip() if lost else ""
+
+    return _Tower(texts, images, count, max_tokens)

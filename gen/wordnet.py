@@ -1,0 +1,133 @@
+"""WordNet: the senses of a noun, and what the sense behind a class's WordNet id says.
+
+In: a name, or a WordNet id such as n02012849. Out: senses with their definitions, the most frequent first, and phrases
+such as "crane, lifts and moves heavy objects". On disk, read only and only if they are there: `index.noun` and
+`data.noun` of WordNet 3.0, as Debian's package wordnet-base installs them; and the definitions of ImageNet's ids in the
+installed timm, which is not imported.
+
+    index.noun   crane n 5 4 @ ~ #m + 5 0 10914447 10914331 ...    the lemma, counts, pointer symbols, counts, offsets
+    data.noun    02012849 05 n 01 crane 0 004 @ 02000954 n 0000 ... | large long-necked wading bird of ...
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+FOLDER = Path("/usr/share/wordnet")
+MAX_GLOSS_WORDS = 16  # CLIP sees 77 tokens and a prompt says more than the meaning
+
+# What a statement cut at its length must not end with.
+DANGLING = frozenset(("a", "an", "and", "as", "at", "by", "for", "from", "in", "is",
+                       "its", "of", "on", "or", "that", "the", "to", "when", "which", "with"))  # fmt: skip
+# Endings of plurals and what stands there in the singular, as WordNet's own look-up undoes them.
+PLURALS = (("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"),
+           ("ies", "y"))  # fmt: skip
+
+_WORDNET_ID = re.compile(r"n([0-9]{8})")
+
+
+@dataclass(frozen=True)
+class Sense:
+    wordnet_id: str
+    words: tuple[str, ...]  # all names of this sense
+    gloss: str  # the definition, then examples in quotes
+
+
+@dataclass(frozen=True)
+class WordNet:
+    """The noun files, whole (20 MB)."""
+
+    index: bytes
+    data: bytes
+    where: str
+
+
+def open_wordnet(folder: Path = FOLDER) -> WordNet | None:
+    """The files of `folder`; None if WordNet is not installed there."""
+    try:
+        return WordNet((folder / "index.noun").read_bytes(), (folder / "data.noun").read_bytes(), str(folder))
+    except FileNotFoundError:
+        return None
+
+
+def senses_of(name: str, wordnet: WordNet) -> tuple[Sense, ...]:
+    """The senses of a noun, the most frequent first; of its singular if the noun itself is not known; () for neither.
+
+    Raises ValueError if the two files do not belong together.
+    """
+    lemma = "_".join(name.lower().split())
+    singulars = [lemma.removesuffix(many) + one for many, one in PLURALS if lemma.endswith(many) and lemma != many]
+    for known in (lemma, *singulars):
+        offsets = _offsets(known, wordnet)
+        if offsets:
+            return tuple(_sense_at(offset, wordnet) for offset in offsets)
+    return ()
+
+
+def sense_of_id(wordnet_id: str, wordnet: WordNet) -> Sense | None:
+    """The sense with this id, None if there is none. The id's digits are its place in WordNet 3.0's file."""
+    match = _WORDNET_ID.fullmatch(wordnet_id)
+    if match is None or not wordnet.data.startswith(match.group(1).encode() + b" ", int(match.group(1))):
+        return None
+    return _sense_at(match.group(1), wordnet)
+
+
+def _offsets(lemma: str, wordnet: WordNet) -> list[str]:
+    key = f"\n{lemma} n ".encode()
+    at = wordnet.index.find(key)
+    if at < 0 or " " in lemma:
+        return []
+    fields = wordnet.index[at + 1 : wordnet.index.find(b"\n", at + 1)].decode("utf-8", "replace").split()
+    count = int(fields[2]) if fields[2].isdecimal() else 0
+    offsets = fields[-count:] if count else []
+    if not offsets or not all(len(offset) == 8 and offset.isdecimal() for offset in offsets):
+        raise ValueError(
+            f"{wordnet.where}/index.noun: found a broken line for {lemma!r}, expected offsets; install it again"
+        )
+    return offsets
+
+
+def _sense_at(offset: str, wordnet: WordNet) -> Sense:
+    start = int(offset)
+    line = wordnet.data[start : wordnet.data.find(b"\n", start)].decode("utf-8", "replace")
+    facts, bar, gloss = line.partition(" | ")
+    fields = facts.split(" ")
+    if not bar or fields[0] != offset or len(fields) < 6 or not re.fullmatch("[0-9a-f]{2}", fields[3]):
+        raise ValueError(
+            f"{wordnet.where}/data.noun: found no sense at byte {offset}, expected one; index.noun is of another "
+            "release: install both again"
+        )
+    words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]  # each is followed by a number of its own
+    return Sense(f"n{offset}", tuple(word.replace("_", " ") for word in words), gloss.strip())
+
+
+def definition_of_id(wordnet_id: str) -> str | None:
+    """What timm's table says of an id of ImageNet; None if timm or the id is not there."""
+    return _timm_definitions().get(wordnet_id)
+
+
+@cache
+def _timm_definitions() -> Mapping[str, str]:
+    found = find_spec("timm")
+    if found is None or not found.submodule_search_locations:
+        return {}
+    path = Path(next(iter(found.submodule_search_locations))) / "data" / "_info" / "imagenet_synset_to_definition.txt"
+    if not path.is_file():
+        return {}
+    return dict(line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines() if "\t" in line)
+
+
+def phrase(name: str, gloss: str) -> str:
+    """`name` and the first statement of its definition: without brackets, examples and what follows a semicolon."""
+    told = re.sub(r"\([^()]*\)", " ", gloss.partition('"')[0])
+    statements = [" ".join(part.split()) for part in told.split(";")]
+    first = next((part for part in statements if part), "")
+    words = first.split(" ")
+    if len(words) > MAX_GLOSS_WORDS:
+        words = words[:MAX_GLOSS_WORDS]
+        while words[-1].lower() in DANGLING and len(words) > 1:
+            words.pop()
+    return f"{name}, {' '.join(words).rstrip(' ,:')}" if first else name

@@ -1,0 +1,34 @@
+"""The few-shot real images as a plain folder of pictures: `python -m sandbox.real_folder`. In: nothing but code.
+On disk: `sandbox/real-train/0007_seven/00.jpg` .. `19.jpg`, the first 20 shots of the set real-train of each class.
+
+The folders are named as an export names them, so their sorted order is that of the class ids.
+"""
+
+from pathlib import Path
+
+from sandbox.sets import set_scenes
+from sandbox.world import CLASS_NAMES, render
+from shards.image_folder import class_folder
+from shards.jpeg import encode_jpeg
+from shards.whole_folder import whole_folder
+
+FOLDER = Path(__file__).parent / "real-train"
+SHOTS = 20
+
+
+def write_real_folder(to: Path) -> int:
+    """Write the pictures, all or none, into a folder that is not there yet; the bytes written."""
+    num_bytes = 0
+    with whole_folder(to) as folder:
+        for number, scene in enumerate(set_scenes("real-train")[: SHOTS * len(CLASS_NAMES)]):
+            target = folder / class_folder(scene.class_id, CLASS_NAMES[scene.class_id])
+            target.mkdir(exist_ok=True)
+            # a photograph of the world, not a generated image: no source-type note
+            jpeg = encode_jpeg(render(scene), source_type=None)
+            (target / f"{number // len(CLASS_NAMES):02d}.jpg").write_bytes(jpeg)
+            num_bytes += len(jpeg)
+    return num_bytes
+
+
+if __name__ == "__main__":
+    print(f"{FOLDER}: {write_real_folder(FOLDER)} bytes")
