@@ -204,7 +204,7 @@ def test_without_a_finite_validation_result_nothing_is_selected():
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: key_of(present=(0, 4)), "class id 4 for output 4, expected outputs 0..3"),
+        (lambda: key_of(present=(0, 4)), "class id 4 for output 4, expected 0..3"),
         (lambda: key_of(present=()), "no sample of a class that the model knows"),
         (lambda: key_of((0, 9)), "output 9 among `classes`"),
         (lambda: key_of((0, 1)), "samples of class 2, whose outputs do not compete"),

@@ -103,8 +103,8 @@ def answer_key(
         for output in outputs:
             if not 0 <= output < num_outputs:
                 raise ValueError(
-                    f"{spec.source}: found class id {class_id} for output {output}, expected outputs 0..{num_outputs - 1};"
-                    " give a label map as `labels`, or train with more classes"
+                    f"{spec.source}: found class id {class_id} for output {output}, expected 0..{num_outputs - 1}; "
+                    "give a label map as `labels`, or train with more classes"
                 )
     if spec.classes == "all":
         competing = set(range(num_outputs))
