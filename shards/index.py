@@ -1,0 +1,409 @@
+"""Where every sample's picture lies, as arrays: what a training run reads by number.
+
+In: a data set of ours (folder or URL; records, tables, optionally a subset), or tars that others wrote (see
+`foreign.py`). Out: an `Index`. On disk, so that the second start takes a moment, in `_meta/index/<key>/` of a local
+data set that can be written, else in `index/<key>/` of the cache folder given:
+
+    index.json                      tar names and hashes, the digest; written last
+    first.npy offset.npy ...        the arrays, no pickles
+
+The key is a hash of the records' hashes (of names, sizes and times for others' tars) and of the subset, so a data set
+that changed is never read through an old index; one whose bytes do not give its digest is built again.
+"""
+
+import binascii
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shards.foreign import Foreign, keys_of, scan_foreign, short_id
+from shards.layout import MAX_ROWS_PER_SHARD, META, SHARD_PATTERN, SUCCESS, shard_name, tar_name
+from shards.manifest import iter_tables, read_subset, read_table, scan_records
+from shards.record import MAX_RECORD_BYTES, Record
+from shards.store import CLAIMS, FolderStore, Store, open_for_reading
+
+Int64: TypeAlias = npt.NDArray[np.int64]
+Int32: TypeAlias = npt.NDArray[np.int32]
+UInt64: TypeAlias = npt.NDArray[np.uint64]
+
+VERSION = 1
+INDEXES = "index"
+COLUMNS = ("key", "uid", "status", "class_id", "jpg_offset", "jpg_size")
+ARRAYS: dict[str, type[np.generic]] = {
+    "first": np.int64,
+    "tar_bytes": np.int64,
+    "left_out": np.int64,
+    "offset": np.int64,
+    "size": np.int64,
+    "label": np.int32,
+    "uid": np.uint64,
+}
+_SMALL_BYTES = 4096  # a map costs more than such a read, and an empty array cannot be mapped
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The n samples of S tars, ordered by tar, then by row. An index of fewer tars is a prefix of a longer one."""
+
+    url: str  # redacted; for people and messages
+    tars: tuple[str, ...]  # S names
+    tar_sha256: tuple[str, ...]  # S; "" where nobody has read the whole tar yet
+    tar_bytes: Int64  # (S,)
+    left_out: Int64  # (S,) rows that are no sample here: rejected, not in the subset, without a picture
+    first: Int64  # (S + 1,) rows of tar s are first[s] .. first[s + 1]
+    offset: Int64  # (n,) of the picture's bytes in its tar
+    size: Int64  # (n,)
+    label: Int32  # (n,)
+    uid: UInt64  # (n,) 64 bits of the sample id
+    digest: str  # sha256 of all of it but the url
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def tar_of(self, rows: Int64) -> Int64:
+        """For each row the number of its tar."""
+        return np.searchsorted(self.first, rows, side="right").astype(np.int64) - 1
+
+    def prefix(self, num_tars: int) -> "Index":
+        """The index of the first `num_tars` tars: the one that was loaded when there were no more."""
+        if not 0 <= num_tars <= len(self.tars):
+            raise ValueError(f"{self.url}: found {len(self.tars)} tars, expected at least {num_tars}")
+        if num_tars == len(self.tars):
+            return self
+        rows = int(self.first[num_tars])
+        return make_index(
+            self.url,
+            self.tars[:num_tars],
+            self.tar_sha256[:num_tars],
+            {
+                name: array[: {"first": num_tars + 1, "tar_bytes": num_tars, "left_out": num_tars}.get(name, rows)]
+                for name, array in _arrays(self).items()
+            },
+        )
+
+    def unbroken(self) -> int:
+        """How many shards of ours there are before the first number that is missing: what a run over a data set that
+        is still growing may use, because only more can come behind it."""
+        found = np.array([int(name[:5]) if name == tar_name(int(name[:5])) else -1 for name in self.tars], np.int64)
+        missing = np.flatnonzero(found != np.arange(len(found)))
+        return int(missing[0]) if len(missing) else len(found)
+
+
+def load_index(url: str, subset: str | None = None, cache: Path | None = None) -> Index:
+    """The index of the data set at `url`: the saved one if it fits, else built and saved.
+
+    `subset` names a subset of ours; for tars that others wrote, it is how the names of those to read begin. `cache` is
+    used when the data set's own folder cannot be written. Raises ValueError for a damaged shard, a subset that names
+    what is not there, an id or key that occurs twice, tars that are cut short or hold no labels.
+    """
+    store = open_for_reading(url)
+    if _is_ours(store):
+        return _load_ours(store, subset, cache)
+    foreign = Foreign.find(store, subset)
+    key = foreign.key()
+    saved = _read_saved(store, key, cache)
+    if saved is not None:
+        return saved
+    scanned = scan_foreign(store, foreign)
+    index = make_index(
+        store.url,
+        tuple(foreign.tars),
+        tuple(tar.sha256 for tar in scanned),
+        {
+            "first": _starts([len(tar.offset) for tar in scanned]),
+            "tar_bytes": np.array([tar.bytes for tar in scanned], np.int64),
+            "left_out": np.array([tar.left_out for tar in scanned], np.int64),
+            "offset": _joined([tar.offset for tar in scanned], np.int64),
+            "size": _joined([tar.size for tar in scanned], np.int64),
+            "label": _joined([tar.label for tar in scanned], np.int32),
+            "uid": _joined([tar.uid for tar in scanned], np.uint64),
+        },
+    )
+    _refuse_twins(index, lambda number: _foreign_ids(store, foreign, number))
+    _save(store, key, cache, index)
+    return index
+
+
+def make_index(url: str, tars: Sequence[str], tar_sha256: Sequence[str], arrays: dict[str, npt.NDArray[Any]]) -> Index:
+    """An index with its digest. Raises ValueError if the arrays do not fit each other."""
+    for name, kind in ARRAYS.items():
+        if arrays[name].dtype != kind or arrays[name].ndim != 1:
+            raise ValueError(f"{url}: found {name} of {arrays[name].dtype}, expected a list of {kind.__name__}")
+    first = arrays["first"]
+    num = len(tars)
+    per_tar = {len(tar_sha256), len(arrays["tar_bytes"]), len(arrays["left_out"]), len(first) - 1}
+    per_row = {len(arrays[name]) for name in ("offset", "size", "label", "uid")}
+    if per_tar != {num} or per_row != {int(first[-1])} or int(first[0]) or (np.diff(first) < 0).any():
+        raise ValueError(f"{url}: found arrays of different lengths, expected {num} tars and {int(first[-1])} rows")
+    return Index(
+        url=url,
+        tars=tuple(tars),
+        tar_sha256=tuple(tar_sha256),
+        digest=_digest(tars, tar_sha256, arrays),
+        **arrays,
+    )
+
+
+def _is_ours(store: Store) -> bool:
+    """Whether a record of ours lies there, or the place where our writers announce one."""
+    if isinstance(store, FolderStore) and store.path(CLAIMS).is_dir():
+        return True
+    for name in store.list():
+        if SHARD_PATTERN.fullmatch(name[:5]) and name[5:] == "_stats.json":
+            return _may_be_record(store.read_range(name, 0, MAX_RECORD_BYTES))
+    return bool(store.list(f"{CLAIMS}/"))
+
+
+def _may_be_record(data: bytes) -> bool:
+    """False only for the statistics of another tool, which have no `schema`; a damaged record is still ours to name."""
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(body, dict) or "schema" in body
+
+
+def _load_ours(store: Store, subset: str | None, cache: Path | None) -> Index:
+    records = scan_records(store)
+    chosen = _chosen_keys(store, subset, records) if subset is not None else None
+    if chosen is not None:
+        records = {shard: records[shard] for shard in sorted(chosen)}
+    key = _hash_of(
+        {
+            "version": VERSION,
+            "shards": [[shard, records[shard].tar.sha256, records[shard].parquet.sha256] for shard in sorted(records)],
+            "subset": None if chosen is None else [[shard, _sha256(*both)] for shard, both in chosen.items()],
+        }
+    )
+    saved = _read_saved(store, key, cache)
+    if saved is not None:
+        return saved
+    index = _build_ours(store, {shard: records[shard] for shard in sorted(records)}, chosen, subset)
+    shards = sorted(records)
+    _refuse_twins(index, lambda number: _ids_of(store, shards[number]))
+    _save(store, key, cache, index)
+    return index
+
+
+def _build_ours(
+    store: Store, records: dict[int, Record], chosen: dict[int, tuple[Int64, UInt64]] | None, subset: str | None
+) -> Index:
+    """Reads one table after the other into arrays of the final length."""
+    counts = [records[shard].successes if chosen is None else len(chosen[shard][0]) for shard in records]
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "first": _starts(counts),
+        "tar_bytes": np.array([record.tar.bytes for record in records.values()], np.int64),
+        "left_out": np.array([record.count for record in records.values()], np.int64) - np.array(counts, np.int64),
+    }
+    arrays |= {name: np.empty(sum(counts), ARRAYS[name]) for name in ("offset", "size", "label", "uid")}
+    start = 0
+    for shard, table in zip(records, iter_tables(store, records, COLUMNS), strict=True):
+        table = table.filter(pc.equal(table["status"], SUCCESS))
+        keys = _keys_of(table, f"{store.url}: shard {shard_name(shard)}", shard)
+        uids = _short_ids(table["uid"])
+        if chosen is not None:
+            table, uids = _only(table, keys, uids, chosen[shard], f"subset {subset}: shard {shard_name(shard)}")
+        stop = start + table.num_rows
+        for name, column in {"offset": "jpg_offset", "size": "jpg_size", "label": "class_id"}.items():
+            if table[column].null_count:
+                raise ValueError(
+                    f"{store.url}: shard {shard_name(shard)} has a success without a picture; run `sixfold verify`"
+                )
+            arrays[name][start:stop] = table[column].to_numpy()
+        arrays["uid"][start:stop] = uids
+        start = stop
+    return make_index(
+        store.url,
+        tuple(tar_name(shard) for shard in records),
+        tuple(record.tar.sha256 for record in records.values()),
+        arrays,
+    )
+
+
+def _chosen_keys(store: Store, subset: str, records: dict[int, Record]) -> dict[int, tuple[Int64, UInt64]]:
+    """Shard -> (keys, short ids) of the samples in `subset`, keys rising."""
+    samples, _ = read_subset(store, subset)
+    where = f"{store.url}: subset {subset}"
+    shards = samples["shard"].to_numpy()
+    keys = _keys_of(samples, where, shards)
+    ids = _short_ids(samples["uid"])
+    missing = sorted(set(np.unique(shards).tolist()) - records.keys())
+    if missing:
+        raise ValueError(
+            f"{where}: names shard {missing[0]}, which has no record; run the data set's recipe to its end"
+        )
+    order = np.argsort(keys, kind="stable")
+    keys, ids, shards = keys[order], ids[order], shards[order]
+    twins = np.flatnonzero(keys[1:] == keys[:-1])
+    if len(twins):
+        raise ValueError(f"{where}: names key {keys[twins[0]]:09d} twice, expected each sample once; write it again")
+    starts = np.flatnonzero(np.diff(shards, prepend=-1))
+    ends = np.append(starts[1:], len(shards))
+    return {int(shards[s]): (keys[s:e], ids[s:e]) for s, e in zip(starts, ends, strict=True)}
+
+
+def _only(
+    table: pa.Table, keys: Int64, ids: UInt64, chosen: tuple[Int64, UInt64], where: str
+) -> tuple[pa.Table, UInt64]:
+    """The rows of `table` with the chosen keys. Raises ValueError if one is not there or is another sample now."""
+    taken = np.flatnonzero(np.isin(keys, chosen[0]))
+    if len(taken) != len(chosen[0]):
+        lost = np.setdiff1d(chosen[0], keys)
+        raise ValueError(
+            f"{where} has no sample with key {lost[0]:09d}, which the subset names; write the subset again"
+        )
+    taken = taken[np.argsort(keys[taken], kind="stable")]
+    other = np.flatnonzero(ids[taken] != chosen[1])
+    if len(other):
+        raise ValueError(
+            f"{where}: key {keys[taken][other[0]]:09d} is another sample than when the subset was made; write it again"
+        )
+    taken.sort()
+    return table.take(taken), ids[taken]
+
+
+def _keys_of(table: pa.Table, where: str, shard: int | Int64) -> Int64:
+    """The keys as numbers. Raises ValueError if one does not belong to its shard."""
+    keys = pc.cast(table["key"], pa.int64()).to_numpy()
+    strange = np.flatnonzero(keys // MAX_ROWS_PER_SHARD != shard)
+    if len(strange):
+        raise ValueError(f"{where}: found key {table['key'][int(strange[0])]} of another shard; run `sixfold verify`")
+    return np.asarray(keys, np.int64)
+
+
+def _short_ids(column: pa.ChunkedArray) -> UInt64:
+    """`short_id` of each sample id."""
+    texts = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not len(texts):
+        return np.empty(0, np.uint64)
+    plain = bool(pc.all(pc.equal(pc.binary_length(texts), 32)).as_py())
+    with contextlib.suppress(ValueError):
+        if plain:
+            halves = np.frombuffer(binascii.unhexlify("".join(texts.to_pylist())), ">u8").reshape(-1, 2)
+            return np.bitwise_xor(halves[:, 0], halves[:, 1]).astype(np.uint64)
+    return np.array([short_id(text) for text in texts.to_pylist()], np.uint64)
+
+
+def _ids_of(store: Store, shard: int) -> list[tuple[str, str]]:
+    """(key, whole id) of every draw of a shard."""
+    table = read_table(store, [shard], ["key", "uid"])
+    return list(zip(table["key"].to_pylist(), table["uid"].to_pylist(), strict=True))
+
+
+def _foreign_ids(store: Store, foreign: Foreign, number: int) -> list[tuple[str, str]]:
+    name = foreign.tars[number]
+    return [(key, key) for key in keys_of(store, name, foreign.stamps[name][0])]
+
+
+def _refuse_twins(index: Index, ids_of: Callable[[int], list[tuple[str, str]]]) -> None:
+    """Raises ValueError that names two samples with the same id (D18).
+
+    Only 64 bits are compared first; that two different ids share them is possible, and no fault.
+    """
+    order = np.argsort(index.uid, kind="stable")
+    twins = np.flatnonzero(index.uid[order[1:]] == index.uid[order[:-1]])
+    for at in twins:
+        pair = index.tar_of(order[at : at + 2])
+        seen: dict[str, tuple[int, str]] = {}
+        for tar in sorted(set(pair.tolist())):
+            for key, uid in ids_of(tar):
+                if short_id(uid) != int(index.uid[order[at]]):
+                    continue
+                if uid in seen:
+                    other_tar, other_key = seen[uid]
+                    raise ValueError(
+                        f"{index.url}: {index.tars[other_tar]} key {other_key} and {index.tars[tar]} key {key} are the "
+                        f"same sample (id {uid[:40]!r}), expected each once; remove one, or use a subset that leaves "
+                        "one out"
+                    )
+                seen[uid] = (tar, key)
+
+
+def _places(store: Store, cache: Path | None) -> list[tuple[FolderStore, str]]:
+    """Where an index may be saved, in the order of preference: (store, folder)."""
+    places = []
+    if isinstance(store, FolderStore) and os.access(store.root, os.W_OK):
+        places.append((FolderStore(store.root), f"{META}/{INDEXES}"))
+    if cache is not None:
+        places.append((FolderStore(cache.absolute()), INDEXES))
+    return places
+
+
+def _save(store: Store, key: str, cache: Path | None, index: Index) -> None:
+    """Write the index to the first place that takes it. None does: the next start takes as long as this one."""
+    for place, folder in _places(store, cache):
+        try:
+            for name, array in _arrays(index).items():
+                file = io.BytesIO()
+                np.save(file, array, allow_pickle=False)
+                place.replace(f"{folder}/{key}/{name}.npy", file.getvalue())
+            about = {
+                "version": VERSION,
+                "key": key,
+                "digest": index.digest,
+                "tars": index.tars,
+                "tar_sha256": index.tar_sha256,
+            }
+            place.replace(f"{folder}/{key}/index.json", (json.dumps(about, indent=1) + "\n").encode("ascii"))
+            return
+        except OSError:
+            continue  # a full or read-only disk; the index is a copy of what the data set says
+
+
+def _read_saved(store: Store, key: str, cache: Path | None) -> Index | None:
+    """The saved index; None if there is none, or if its bytes do not give its digest."""
+    for place, folder in _places(store, cache):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            about = json.loads(place.read_bytes(f"{folder}/{key}/index.json"))
+            arrays = {name: _mapped(place.path(f"{folder}/{key}/{name}.npy")) for name in ARRAYS}
+            index = make_index(store.url, about["tars"], about["tar_sha256"], arrays)
+            if (about["version"], about["key"], about["digest"]) == (VERSION, key, index.digest):
+                return index
+    return None
+
+
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    """The array in a .npy file, its pages shared by all processes that read it."""
+    array = np.load(path, mmap_mode="r" if path.stat().st_size > _SMALL_BYTES else None, allow_pickle=False)
+    assert isinstance(array, np.ndarray)
+    return array
+
+
+def _arrays(index: Index) -> dict[str, npt.NDArray[Any]]:
+    return {name: getattr(index, name) for name in ARRAYS}
+
+
+def _digest(tars: Sequence[str], tar_sha256: Sequence[str], arrays: dict[str, npt.NDArray[Any]]) -> str:
+    names = {"version": VERSION, "tars": list(tars), "tar_sha256": list(tar_sha256)}
+    return _hash_of({**names, "arrays": [[name, _sha256(arrays[name])] for name in ARRAYS]})
+
+
+def _hash_of(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
+
+
+def _sha256(*arrays: npt.NDArray[Any]) -> str:
+    """Of the arrays' values, little-endian."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()
+
+
+def _starts(counts: Sequence[int]) -> Int64:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+
+
+def _joined(parts: Sequence[npt.NDArray[Any]], kind: type[np.generic]) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, kind), *parts]).astype(kind, copy=False)
