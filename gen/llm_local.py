@@ -1,0 +1,253 @@
+"""A language model in this process: a causal transformers model, one answer at a time.
+
+In: an `LlmSpec` with a folder, or with a hub id and a 40-hex commit that was downloaded before (this code never
+downloads). Out: what the model says. On disk (read only): config.json, tokenizer, *.safetensors.
+
+Answers are made one by one. In a batch, padding and the shape of the matrices change the last bits of the logits, and
+with them now and then a token: an answer would depend on who was asked beside it. Tokens are drawn with a generator of
+the call's own, so nothing else in the process enters. Nothing is imported from the folder and no pickle is opened.
+"""
+
+import asyncio
+import hashlib
+import json
+import random
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gen.llm_call import BadAnswer, Call, CallFailed, LlmError, Said
+from gen.model_folder import (
+    CODE_SUFFIXES,
+    COMMIT_PATTERN,
+    HUB_ID_PATTERN,
+    LOADED_SUFFIXES,
+    PICKLE_SUFFIXES,
+    REMOTE_CODE_KEYS,
+    check_safetensors,
+)
+from shards.store import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gen.llm import LlmSpec
+
+CONFIG = "config.json"
+MAX_CONFIG_BYTES = 100_000_000  # a tokenizer.json of a large vocabulary has tens of megabytes
+
+
+def llm_folder(model: str, revision: str | None) -> Path:
+    """The checked folder of a causal language model. Raises LlmError."""
+    folder = _local_folder(model) if revision is None else _hub_folder(model, revision)
+    for path in _files(folder):
+        if path.suffix in CODE_SUFFIXES:
+            raise LlmError(f"{folder}: found code in the model folder ({path.name}), expected none; remove it")
+        if path.name == "adapter_config.json":
+            raise LlmError(
+                f"{folder}: found an adapter, whose base lies elsewhere, expected a whole model; merge the two"
+            )
+        if path.suffix == ".safetensors":
+            check_safetensors(path)
+        if path.suffix == ".json":
+            asked = sorted(REMOTE_CODE_KEYS & _read_json(path).keys())
+            if asked:
+                raise LlmError(
+                    f"{folder}: found {asked[0]!r} in {path.name}, which asks for code from the folder or the hub; "
+                    "remote code is never loaded: use a model whose classes are in transformers"
+                )
+    if not any(path.suffix == ".safetensors" for path in _files(folder)):
+        pickles = [path.name for path in _files(folder) if path.suffix in PICKLE_SUFFIXES]
+        found = f"only {', '.join(pickles)[:120]}" if pickles else "no weights"
+        raise LlmError(
+            f"{folder}: found {found}, expected *.safetensors; pickled weights can run code and are never loaded: use "
+            "a revision that ships safetensors"
+        )
+    return folder
+
+
+def _local_folder(model: str) -> Path:
+    if (Path(model) / CONFIG).is_file():
+        return Path(model).resolve()
+    found = f"a folder without {CONFIG}" if Path(model).is_dir() else "no such folder"
+    hint = "or for a hub id also its commit, llm.revision=<40 hex digits>" if HUB_ID_PATTERN.fullmatch(model) else ""
+    raise LlmError(
+        f"llm.model {ascii(model)[:120]}: found {found}, expected a transformers model; check the path {hint}"
+    )
+
+
+def _hub_folder(model: str, revision: str) -> Path:
+    if not COMMIT_PATTERN.fullmatch(revision) or not HUB_ID_PATTERN.fullmatch(model):
+        raise LlmError(
+            f"llm.model {ascii(model)[:120]}: found revision {ascii(revision)[:80]}, expected a hub id (owner/name) "
+            "and a commit of 40 hex digits; branches move, so copy the commit from the model's page"
+        )
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, CONFIG, revision=revision)
+    if not isinstance(found, str):
+        raise LlmError(
+            f"llm.model {model}: commit {revision} is not in the hub cache of this machine; get it with "
+            f"`hf download {model} --revision {revision}`"
+        )
+    return Path(found).parent
+
+
+def _files(folder: Path) -> list[Path]:
+    """What transformers can read: files right in the folder, in one order on every machine."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise LlmError(f"{path}: found over {MAX_CONFIG_BYTES} bytes of JSON, expected less; check the folder")
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise LlmError(f"{path}: expected JSON, found {error}; download the model again") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _digest(folder: Path) -> str:
+    """Hex sha256 over name, size and contents of everything that loading can read."""
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        if path.suffix in LOADED_SUFFIXES:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.name}\0{path.stat().st_size}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        return (
+            AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+            AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype="auto"
+            ),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = printable(" ".join(str(error).split()))[:200]
+        raise LlmError(
+            f"{folder}: found no causal language model that transformers can load ({reason}); download it again"
+        ) from None
+
+
+class LocalModel:
+    """A loaded model and the one thread in which it answers."""
+
+    def __init__(self, spec: "LlmSpec") -> None:
+        import torch
+
+        folder = llm_folder(spec.model or "", spec.revision)
+        self._spec = spec
+        self._identity = {
+            "provider": "transformers",
+            # a commit pins the weights; hashing them would read tens of gigabytes
+            "model": f"{spec.model}@{spec.revision}" if spec.revision else _digest(folder),
+            "temperature": spec.temperature,
+            "top_p": spec.top_p,
+            "max_tokens": spec.max_tokens,
+        }
+        device = spec.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._tokenizer, self._model = _load(folder)
+        self._model.to(device).eval()
+        ends = self._model.generation_config.eos_token_id
+        self._ends = frozenset(ends if isinstance(ends, list) else [ends]) - {None}
+        self._max_length: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="local-language-model")
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return self._identity
+
+    @property
+    def place(self) -> str:
+        return "this process"
+
+    @property
+    def num_parallel(self) -> int:
+        return 1
+
+    async def answer(self, call: Call) -> Said:
+        stop = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._generate, call, stop)
+        finally:
+            stop.set()  # cancelled: the thread ends after the token it is at
+
+    async def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _generate(self, call: Call, stop: threading.Event) -> Said:
+        import torch
+
+        prompt = self._prompt(call)
+        room = self._spec.max_tokens
+        if self._max_length is not None:
+            room = min(room, self._max_length - len(prompt))
+        if room < 1:
+            raise CallFailed("prompt_too_long", f"{len(prompt)} tokens of {self._max_length}", again=False)
+        draw = random.Random(call.seed)
+        tokens: list[int] = []
+        with torch.inference_mode():
+            seen: Any = torch.tensor([prompt], device=self._model.device)
+            memory: Any = None
+            while len(tokens) < room:
+                if stop.is_set():
+                    raise CallFailed("stopped", "")
+                step = self._model(input_ids=seen, past_key_values=memory, use_cache=True)
+                memory = step.past_key_values
+                token = self._choose(step.logits[0, -1], draw.random())
+                if token in self._ends:
+                    break
+                tokens.append(token)
+                seen = torch.tensor([[token]], device=self._model.device)
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        if len(text.encode("utf-8", "surrogatepass")) > self._spec.max_answer_bytes:
+            raise BadAnswer("too_long", text[:1000])
+        return Said(text, is_cut=len(tokens) == room, tokens_in=len(prompt), tokens_out=len(tokens))
+
+    def _prompt(self, call: Call) -> list[int]:
+        if self._tokenizer.chat_template is None:
+            plain: list[int] = self._tokenizer(f"{call.system}\n\n{call.user}\n\n")["input_ids"]
+            return plain
+        # in one message, since not every template has a place for a system's
+        messages = [{"role": "user", "content": f"{call.system}\n\n{call.user}"}]
+        from jinja2 import TemplateError
+
+        try:
+            chat = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=True
+            )
+        except (TemplateError, ValueError) as error:
+            reason = printable(" ".join(str(error).split()))[:200]
+            raise LlmError(
+                f"llm.model {self._spec.model}: found a chat template that fails ({reason}), expected one that takes a "
+                "user's message; use another model"
+            ) from None
+        ids: list[int] = chat["input_ids"]
+        return ids
+
+    def _choose(self, logits_V: "Tensor", chance: float) -> int:
+        """A token of the V of the vocabulary, by temperature and top-p; `chance` in [0, 1) is all the luck there is."""
+        import torch
+
+        logits_V = logits_V.detach().to("cpu", torch.float64)
+        if self._spec.temperature == 0:
+            return int(logits_V.argmax())
+        shares_V, order_V = (logits_V / (self._spec.temperature or 1.0)).softmax(0).sort(descending=True, stable=True)
+        sums_V = shares_V.cumsum(0)
+        # the fewest tokens that together have top_p
+        num = int((sums_V < (self._spec.top_p or 1.0)).sum()) + 1
+        sums_V = sums_V[:num]
+        place = int((sums_V <= chance * sums_V[-1]).sum())
+        return int(order_V[min(place, len(sums_V) - 1)])
