@@ -115,6 +115,8 @@ class Lexicon(BaseModel):
                 raise ValueError(f"found the part {ascii(part)[:40]}, expected one of: {', '.join(DRAWN_PARTS)}")
             if part in SKY_PARTS and any(group.place != "outdoor" for group in groups):
                 raise ValueError(f"found {part} that is not outdoor, expected place: outdoor")
+        if len({form.photo for form in self.forms}) < len(self.forms):
+            raise ValueError("found two forms with the same photo, expected distinct ones; remove one")
         for kind in KINDS:
             if not any(all(self.choices(form, kind, place).values()) for form in self.forms for place in PLACES):
                 raise ValueError(f"found no form whose slots all have words for the kind {kind}; add some")

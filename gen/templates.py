@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
 from pathlib import Path
+from typing import TypeVar
 
 _SLOT = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _KEY = struct.Struct(">3q")
+
+Item = TypeVar("Item")
 
 
 def builtin_templates() -> tuple[str, ...]:
@@ -86,18 +89,18 @@ class Wordings:
 
         Families take turns, as often as each has templates, until they are used up.
         """
-        rng = _rng(seed, class_id, 0)
+        rng = class_rng(seed, class_id, 0)
         every_turn = [index for index, family in enumerate(self.families) for _ in family.templates]
         left = [math.prod(family.sizes) for family in self.families]
         turns: list[int] = []
-        for turn in cycle(_shuffled(every_turn, rng)):
+        for turn in cycle(shuffled(every_turn, rng)):
             if len(turns) == count or not any(left):
                 break
             if left[turn]:
                 left[turn] -= 1
                 turns.append(turn)
         draws = [
-            family.draw(turns.count(index), _rng(seed, class_id, index + 1))
+            family.draw(turns.count(index), class_rng(seed, class_id, index + 1))
             for index, family in enumerate(self.families)
         ]
         for turn in turns:
@@ -123,7 +126,7 @@ def _chain_shuffles(sizes: Sequence[int], count: int, rng: random.Random) -> lis
     for size in sizes:
         columns.append([])
         while len(columns[-1]) < count:
-            columns[-1] += _shuffled(range(size), rng)
+            columns[-1] += shuffled(range(size), rng)
     rows = list(zip(*(column[:count] for column in columns), strict=True))
     seen: set[tuple[int, ...]] = set()
     for index in range(count):
@@ -159,11 +162,11 @@ def _walk_diagonals(sizes: Sequence[int], count: int, rng: random.Random) -> lis
 
     The starts are one from each coset of that step, so all diagonals together are all rows.
     """
-    orders = [_shuffled(range(size), rng) for size in sizes]
+    orders = [shuffled(range(size), rng) for size in sizes]
     period = math.lcm(*sizes)
     num_diagonals = math.prod(sizes) // period
     rows: list[tuple[int, ...]] = []
-    for diagonal in _shuffled(range(num_diagonals), rng):
+    for diagonal in shuffled(range(num_diagonals), rng):
         starts, lcm = [], 1
         for size in sizes:
             diagonal, start = divmod(diagonal, math.gcd(lcm, size))
@@ -176,12 +179,12 @@ def _walk_diagonals(sizes: Sequence[int], count: int, rng: random.Random) -> lis
     return rows
 
 
-def _rng(seed: int, class_id: int, salt: int) -> random.Random:
-    """Only `random()` is used of it, whose sequence Python promises to keep."""
+def class_rng(seed: int, class_id: int, salt: int) -> random.Random:
+    """A generator of a class's own; only `random()` is used of it, whose sequence Python promises to keep."""
     digest = hashlib.blake2b(_KEY.pack(seed, class_id, salt), digest_size=16, person=b"sixfold prompt").digest()
     return random.Random(int.from_bytes(digest, "big"))
 
 
-def _shuffled(items: Sequence[int], rng: random.Random) -> list[int]:
+def shuffled(items: Sequence[Item], rng: random.Random) -> list[Item]:
     keys = [rng.random() for _ in items]
     return [items[index] for index in sorted(range(len(items)), key=keys.__getitem__)]

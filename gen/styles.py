@@ -1,0 +1,84 @@
+"""Styles: contexts as something else than a photo (kind sd), and how both kinds share a class's prompts.
+
+In: contexts of a class, the lexicon's styles, the run seed. Out: `Wording`s with distinct texts. On disk: nothing.
+
+Laws. Within a class every prefix uses each style, and each context, within one of equally often. Over the run the same
+holds for styles at the end of every class, since each class goes on in the run's ring of styles where the last one
+stopped. Every prefix of a mix keeps the share of its kinds within one.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from gen.classes import Class
+from gen.lexicon import Lexicon
+from gen.parts import Wording
+from gen.templates import class_rng, draw_evenly, shuffled
+
+_PAIRS, _RING = 3_000_000, 3_000_001
+_NO_CLASS = -1  # the ring is the run's
+
+
+def add_styles(
+    one: Class,
+    meaning: str | None,
+    contexts: Sequence[Wording],
+    count: int,
+    first: int,
+    seed: int,
+    lexicon: Lexicon,
+) -> list[Wording]:
+    """`count` distinct pairs of a context and a style; `first` is how many styled prompts came before this class.
+
+    The contexts are those of `draw_contexts` with the same lexicon. Raises ValueError, in one line, if there are fewer
+    pairs, or if two of them make the same text.
+    """
+    where = f"styles of class {one.id} ({ascii(one.name)[:60]})"
+    num_styles = len(lexicon.styles)
+    if count > len(contexts) * num_styles:
+        raise ValueError(
+            f"{where}: found {len(contexts)} contexts and {num_styles} styles, expected at least {count} pairs; ask "
+            "for more contexts, or lower the share of styles"
+        )
+    if not count:
+        return []
+    pairs = draw_evenly([len(contexts), num_styles], count, class_rng(seed, one.id, _PAIRS))
+    style_of = _follow_ring([style for _, style in pairs], first, num_styles, seed)
+    styled_form = {form.photo: form.styled for form in lexicon.forms}
+    styled = [
+        Wording(
+            styled_form[contexts[context].form], {**contexts[context].words, "style": lexicon.styles[style_of[style]]}
+        )
+        for context, style in pairs
+    ]
+    texts: set[str] = set()
+    for wording in styled:
+        text = wording.text(meaning or one.name)
+        if text in texts:
+            raise ValueError(
+                f"{where}: found {ascii(text)[:80]} twice, expected distinct texts; change words or styles"
+            )
+        texts.add(text)
+    return styled
+
+
+def mix(contexts: Sequence[Wording], styled: Sequence[Wording]) -> list[tuple[Literal["cd", "sd"], Wording]]:
+    """Both in one list, each in its order, every prefix with its share of both within one."""
+    total = len(contexts) + len(styled)
+    mixed: list[tuple[Literal["cd", "sd"], Wording]] = []
+    for place in range(total):
+        num_styled = (place + 1) * len(styled) // total
+        before = place * len(styled) // total
+        mixed.append(("sd", styled[before]) if num_styled > before else ("cd", contexts[place - before]))
+    return mixed
+
+
+def _follow_ring(drawn: Sequence[int], first: int, num_styles: int, seed: int) -> dict[int, int]:
+    """Drawn style -> style, so that those used once more than the others are the next ones of the run's ring.
+
+    What `draw_evenly` gives is even after each multiple of `num_styles`, so the rest at the end is distinct.
+    """
+    ring = shuffled(range(num_styles), class_rng(seed, _NO_CLASS, _RING))
+    rest = drawn[len(drawn) - len(drawn) % num_styles :]
+    others = [style for style in range(num_styles) if style not in rest]
+    return {style: ring[(first + place) % num_styles] for place, style in enumerate([*rest, *others])}
