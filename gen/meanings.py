@@ -72,6 +72,9 @@ class MeaningSpec(BaseModel):
     candidates: int = Field(8, ge=1, le=MAX_CANDIDATES, description="senses of a name, at most")
     real: str | None = Field(None, description="the real images: an ImageFolder or a data set; null = there are none")
     subset: str | None = Field(None, description="a subset of that data set")
+    wordnet: str | None = Field(
+        "/usr/share/wordnet", description="folder of index.noun and data.noun, used if it is there; null = not used"
+    )
     max_images: int = Field(50, ge=1, le=10_000, description="real images looked at, of each class")
     clip: ClipSpec | None = Field(None, description="the model that compares phrases with images")
 
@@ -260,7 +263,7 @@ def _offers(
     if llm is not None and classes:
         answers = llm.ask([meaning_ask(one.name, spec.candidates, seed) for one in classes])
         asked = [(_listed(answer.value), answer.reason) for answer in answers]
-    wordnet = open_wordnet() if classes else None
+    wordnet = open_wordnet(Path(spec.wordnet)) if classes and spec.wordnet is not None else None
     return {
         one.id: _offer(one, listed, failure, spec.candidates, lexicon, wordnet)
         for one, (listed, failure) in zip(classes, asked, strict=True)

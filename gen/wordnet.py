@@ -16,7 +16,6 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-FOLDER = Path("/usr/share/wordnet")
 MAX_GLOSS_WORDS = 16  # CLIP sees 77 tokens and a prompt says more than the meaning
 
 # What a statement cut at its length must not end with.
@@ -45,7 +44,7 @@ class WordNet:
     where: str
 
 
-def open_wordnet(folder: Path = FOLDER) -> WordNet | None:
+def open_wordnet(folder: Path) -> WordNet | None:
     """The files of `folder`; None if WordNet is not installed there."""
     try:
         return WordNet((folder / "index.noun").read_bytes(), (folder / "data.noun").read_bytes(), str(folder))
