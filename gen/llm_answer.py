@@ -35,12 +35,15 @@ def read_answer(said: Said, schema: Mapping[str, Any]) -> str:
     validator = Draft202012Validator(schema)
     reason = ""
     for value in _values(text, 1 if said.is_cut else MAX_PLACES):
-        written = _written(value)
-        if written is None:
+        try:
+            written = _written(value)
+        except (UnicodeEncodeError, RecursionError):
             reason = "not_text"
-        elif validator.is_valid(value):
-            return written
+        except TypeError:  # canonical JSON knows no _Unwritable
+            reason = "not_json"
         else:
+            if validator.is_valid(value):
+                return written
             reason = "wrong_schema"
     if said.is_cut:
         raise BadAnswer("truncated", said.text)
@@ -54,7 +57,8 @@ def read_answer(said: Said, schema: Mapping[str, Any]) -> str:
 def _values(text: str, num_places: int) -> Iterator[Any]:
     """The JSON values of a text: the whole of it, else every outermost object or array.
 
-    Of an answer that was cut off only the first place is looked at: what lies further in is a part of something.
+    What lies inside a broken value is no value of its own: the search goes on behind the break. Of an answer that was
+    cut off only the first place is looked at.
     """
     try:
         yield _DECODER.decode(text)
@@ -68,33 +72,34 @@ def _values(text: str, num_places: int) -> Iterator[Any]:
             return
         try:
             value, at = _DECODER.raw_decode(text, opening.start())
+        except json.JSONDecodeError as error:
+            at = max(opening.end(), error.pos)
+            continue
         except (ValueError, RecursionError):
             at = opening.end()
             continue
         yield value
 
 
-def _written(value: Any) -> str | None:
-    """Canonical JSON; None for a lone surrogate, or a value too deep to be walked."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-        return canonical_json(value).decode("ascii")
-    except (UnicodeEncodeError, RecursionError):
-        return None
+def _written(value: Any) -> str:
+    """Canonical JSON. Raises UnicodeEncodeError for a lone surrogate, RecursionError, TypeError."""
+    written = canonical_json(value).decode("ascii")
+    json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return written
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+class _Unwritable:
+    """Stands where a number is not finite or a key occurs twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Unwritable:
     unique = dict(pairs)
-    if len(unique) != len(pairs):
-        raise ValueError("a key twice")
-    return unique
+    return unique if len(unique) == len(pairs) else _Unwritable()
 
 
-def _finite(text: str) -> float:
+def _number(text: str) -> float | _Unwritable:
     number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("a number out of range")
-    return number
+    return number if math.isfinite(number) else _Unwritable()
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=_finite, parse_constant=_finite)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number, parse_constant=_number)
