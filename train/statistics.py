@@ -26,8 +26,8 @@ class Estimate:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """Whether the interval leaves 0 out. Equal observations (few test images) have no width and show nothing."""
+        return self.low is not None and self.high is not None and self.low < self.high and self.low * self.high > 0
 
 
 def mean(values: Sequence[float]) -> float:
