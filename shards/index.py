@@ -210,16 +210,20 @@ def _build_ours(
     start = 0
     for shard, table in zip(records, iter_tables(store, records, COLUMNS), strict=True):
         table = table.filter(pc.equal(table["status"], SUCCESS))
-        keys = _keys_of(table, f"{store.url}: shard {shard_name(shard)}", shard)
-        uids = _short_ids(table["uid"])
+        where = f"{store.url}: shard {shard_name(shard)}"
+        if table.num_rows != records[shard].successes:
+            raise ValueError(
+                f"{where}: found {table.num_rows} successes, its record says {records[shard].successes}; "
+                "run `sixfold verify`"
+            )
+        keys = _keys_of(table, where, shard)
+        uids = _short_ids(table["uid"], where)
         if chosen is not None:
             table, uids = _only(table, keys, uids, chosen[shard], f"subset {subset}: shard {shard_name(shard)}")
         stop = start + table.num_rows
         for name, column in {"offset": "jpg_offset", "size": "jpg_size", "label": "class_id"}.items():
             if table[column].null_count:
-                raise ValueError(
-                    f"{store.url}: shard {shard_name(shard)} has a success without a picture; run `sixfold verify`"
-                )
+                raise ValueError(f"{where}: found a success without a picture; run `sixfold verify`")
             arrays[name][start:stop] = table[column].to_numpy()
         arrays["uid"][start:stop] = uids
         start = stop
@@ -237,7 +241,7 @@ def _chosen_keys(store: Store, subset: str, records: dict[int, Record]) -> dict[
     where = f"{store.url}: subset {subset}"
     shards = samples["shard"].to_numpy()
     keys = _keys_of(samples, where, shards)
-    ids = _short_ids(samples["uid"])
+    ids = _short_ids(samples["uid"], where)
     missing = sorted(set(np.unique(shards).tolist()) - records.keys())
     if missing:
         raise ValueError(
@@ -282,17 +286,13 @@ def _keys_of(table: pa.Table, where: str, shard: int | Int64) -> Int64:
     return np.asarray(keys, np.int64)
 
 
-def _short_ids(column: pa.ChunkedArray) -> UInt64:
-    """`short_id` of each sample id."""
-    texts = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if not len(texts):
-        return np.empty(0, np.uint64)
-    plain = bool(pc.all(pc.equal(pc.binary_length(texts), 32)).as_py())
+def _short_ids(column: pa.ChunkedArray, where: str) -> UInt64:
+    """`short_id` of each sample id. Raises ValueError if one has not the 32 hex digits that our writer asks for."""
     with contextlib.suppress(ValueError):
-        if plain:
-            halves = np.frombuffer(binascii.unhexlify("".join(texts.to_pylist())), ">u8").reshape(-1, 2)
+        if pc.all(pc.equal(pc.binary_length(column), 32)).as_py() is not False:
+            halves = np.frombuffer(binascii.unhexlify("".join(column.to_pylist())), ">u8").reshape(-1, 2)
             return np.bitwise_xor(halves[:, 0], halves[:, 1]).astype(np.uint64)
-    return np.array([short_id(text) for text in texts.to_pylist()], np.uint64)
+    raise ValueError(f"{where}: found a sample id that has not 32 hex digits; run `sixfold verify`")
 
 
 def _ids_of(store: Store, shard: int) -> list[tuple[str, str]]:

@@ -234,13 +234,12 @@ def check_quotas(sizes: list[list[int]], quotas: list[int], share: int, world: i
     schedule = schedule_of(sizes, quotas, groups=share * world, seed=seed, window=3)
     dealt = [schedule.takes(step, rank, world) for rank in range(world)]
     for number, quota in enumerate(quotas):
-        assert {takes[number].rows().shape for takes in dealt} == {(share, quota)}
-        order = dealt[0][number].order
+        rows = [takes[number].rows() for takes in dealt]
+        assert {part.shape for part in rows} == {(share, quota)}
         count = share * world * quota
-        assert np.concatenate([takes[number].rows().ravel() for takes in dealt]).tolist() == (
-            order.rows(step * count, count).tolist()
-        )
-        assert max(takes[number].rows().max() for takes in dealt) < sum(sizes[number])
+        together = dealt[0][number].order.rows(step * count, count)
+        assert np.concatenate(rows).ravel().tolist() == together.tolist()
+        assert together.max() < sum(sizes[number])
 
 
 def random_layout(rng: random.Random) -> tuple[list[list[int]], list[int], int, int, int, int]:
