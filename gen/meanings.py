@@ -345,7 +345,7 @@ def clean_candidates(name: str, texts: Sequence[str], limit: int) -> tuple[tuple
             dropped["candidate_too_long"] += 1
             continue
         candidate = " ".join(_BULLET.sub("", candidate).split(" ")[:MAX_PHRASE_WORDS]).rstrip(" ,;:.")
-        if not _holds(_words(candidate), bare):
+        if not _holds(candidate, name):
             candidate = f"{name}, {candidate}" if candidate else ""
         words = _words(candidate)
         if not words or words == bare:
@@ -375,8 +375,11 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+", text.casefold())) or tuple("".join(text.split()))
 
 
-def _holds(words: tuple[str, ...], name: tuple[str, ...]) -> bool:
-    return any(words[at : at + len(name)] == name for at in range(len(words) - len(name) + 1))
+def _holds(text: str, name: str) -> bool:
+    if not re.search(r"\w", name):
+        return name in text
+    words, wanted = _words(text), _words(name)
+    return any(words[at : at + len(wanted)] == wanted for at in range(len(words) - len(wanted) + 1))
 
 
 # the comparison
