@@ -70,7 +70,7 @@ class _Tower:
 
 
 class Clip:
-    """A loaded CLIP. Make one with `Clip.load`."""
+    """A loaded CLIP, for one thread at a time (its tokenizer keeps settings). Make one with `Clip.load`."""
 
     def __init__(self, spec: ClipSpec, tower: _Tower) -> None:
         self.spec = spec
