@@ -5,7 +5,8 @@ reads.
 
 Counts (missing names, cut prompts, flagged words, repeats) are of every prompt. What compares prompts with each other
 (distinct-n, self-BLEU, distance, the most alike pair) is of a sample drawn from each class with the seed: so its cost
-is bounded, and tables of different sizes can be compared. Rows are streamed: one class and 12 bytes a prompt are held.
+is bounded, and tables of different sizes can be compared. Rows are streamed: one class and 12 bytes a prompt are held,
+some 80 bytes a prompt while texts of several classes are sought at the end.
 """
 
 import hashlib

@@ -320,6 +320,17 @@ def test_repeated_captions_are_made_up_for_and_counted(tmp_path: Path) -> None:
     assert dropped["repeat"] == 10 - 3 + 7 * (FEW.rounds - 1)
 
 
+def test_u18_a_language_model_is_asked_for_textures_and_answers_become_captions(tmp_path: Path) -> None:
+    for class_id, name in enumerate(["banded", "polka-dotted", "zigzagged"]):
+        (tmp_path / name).mkdir()
+        one = Class(class_id, name, None, 40)
+        found, requests = ask(numbered(f"A {name} rug, number"), tmp_path / name, one, None, 5, SPEC)
+        assert len(found) == len(requests) == 5  # no question about backgrounds
+        for request in requests:
+            assert user_text(request).endswith(f"\n{name} =>")
+            assert "texture" in request["messages"][0]["content"]
+
+
 def test_a_second_run_asks_nothing_and_gives_the_same(tmp_path: Path) -> None:
     with ScriptedServer(numbered("A crane stands, number")) as server:
         spec = LlmSpec(provider="openai", model="m", base_url=server.base_url, cache=str(tmp_path / "llm.sqlite"))
