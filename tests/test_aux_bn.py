@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -145,13 +146,15 @@ def test_momentum_is_that_of_the_plain_layer(per_group: bool, momentum: float | 
     assert split.num_batches_tracked == plain.num_batches_tracked == 3
 
 
-def test_layers_over_vectors_and_sequences_are_split_too() -> None:
-    for shape in ((6, 4), (6, 4, 5)):
-        x = numbers(*shape)
-        split = convert(nn.BatchNorm1d(4, dtype=torch.float64), (4, 2))
-        alone = nn.BatchNorm1d(4, dtype=torch.float64)
-        torch.testing.assert_close(split(x)[:4], alone(x[:4]), rtol=1e-13, atol=1e-13)
-        torch.testing.assert_close(split.running_mean, alone.running_mean, rtol=1e-13, atol=1e-13)
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [(nn.BatchNorm1d, (6, 4)), (nn.BatchNorm1d, (6, 4, 5)), (nn.BatchNorm3d, (6, 4, 2, 2, 3))],
+)
+def test_layers_over_vectors_sequences_and_volumes_are_split_too(kind: Any, shape: tuple[int, ...]) -> None:
+    x = numbers(*shape)
+    split, alone = convert(kind(4, dtype=torch.float64), (4, 2)), kind(4, dtype=torch.float64)
+    torch.testing.assert_close(split(x)[:4], alone(x[:4]), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(split.running_mean, alone.running_mean, rtol=1e-13, atol=1e-13)
 
 
 def test_a_layer_without_running_statistics_keeps_none() -> None:
@@ -375,7 +378,7 @@ def test_a_plain_layer_added_later_is_noticed() -> None:
 def test_statistics_over_ranks_need_a_converted_model_and_one_choice() -> None:
     with pytest.raises(ValueError, match="found bn1 not converted"):
         convert_sync(a_model())
-    with pytest.raises(ValueError, match="found no BN layer not converted"):
+    with pytest.raises(ValueError, match="found no converted layer"):
         convert_sync(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="found bn1 with statistics per group"):
         convert_sync(convert(a_model(), (2, 2), per_group=True))

@@ -119,9 +119,9 @@ def convert(model: nn.Module, quotas: Sequence[int], per_group: bool = False) ->
                 f"{list(split)}, per_group={per_group}; build the model anew"
             )
     made: dict[nn.Module, AuxBatchNorm] = {}  # a layer used in two places stays one layer
-    for name, module in list(_walk(model)):
+    for name, module in _walk(model):
         if isinstance(module, _BatchNorm) and type(module) in _plain_types():
-            made.setdefault(module, AuxBatchNorm(module, name or "model", split, per_group))
+            made[module] = AuxBatchNorm(module, name or "model", split, per_group)
     for _, parent in list(_walk(model)):
         for name, child in parent._modules.items():
             if child in made:
@@ -138,8 +138,8 @@ def convert_sync(model: nn.Module, process_group: dist.ProcessGroup | None = Non
     found = survey(model)
     layers = aux_layers(model)
     if found.plain or not layers:
-        where = found.plain[0] if found.plain else "no BN layer"
-        raise ValueError(f"aux BN over ranks: found {where} not converted, expected all; call convert first")
+        what = f"{found.plain[0]} not converted" if found.plain else "no converted layer"
+        raise ValueError(f"aux BN over ranks: found {what}, expected every BN layer to be; call convert first")
     for name, layer in layers.items():
         if layer.per_group:
             raise ValueError(f"aux BN over ranks: found {name} with statistics per group; choose one of the two")
