@@ -1,0 +1,357 @@
+"""The bytes of single pictures by row number, wherever the tars lie.
+
+In: an `Index`, the store its tars lie in, and hints of which rows come next. Out: a picture's bytes. On disk: nothing
+for local tars, which are mapped; with a cache folder, whole copies of remote tars (see `tar_cache.py`).
+
+Remote without a cache folder: every picture is one ranged read, hinted ones are read ahead into bounded memory. With
+one: the tars of hinted rows are fetched whole; what does not fit, or cannot be had whole, is read by ranges as well.
+All remote work runs in a few threads. A picture that has not come within `deadline_s` is an error; a whole tar that has
+not is read by ranges.
+"""
+
+import contextlib
+import mmap
+import queue
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.index import Index
+from shards.store import FolderStore, Store, printable, redact
+from shards.tar_cache import CacheFull, OtherBytes, TarCache
+
+Int64: TypeAlias = npt.NDArray[np.int64]
+T = TypeVar("T")
+Reason: TypeAlias = Literal["missing", "changed", "failed", "timeout"]
+
+MAX_MAPS = 1024  # address space only; the kernel allows 65,530 maps a process
+MAX_COMING = 64  # tars asked for and not yet there
+IDLE_CALLS = 16  # a tar that so many hints in a row did not name is let go
+TRIES = 3
+FIRST_PAUSE_S = 0.1
+_IDLE_S = 60.0  # how often a thread without work looks up; its queue wakes it before
+
+
+class FetchError(OSError):
+    """One line; `reason` is "missing" (no such tar), "changed" (not the tar of the index: another size or too short),
+    "failed" (the store's error, after retries) or "timeout"."""
+
+    def __init__(self, message: str, reason: Reason) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Fetcher:
+    """Owns maps, threads and what was read ahead; `read` may be called from many threads.
+
+    A hint is a promise: each hinted row is read once, or it keeps its place in memory until `close`.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        store: Store,
+        cache_folder: Path | None = None,
+        max_cache_bytes: int = 0,
+        *,
+        threads: int = 4,
+        deadline_s: float = 60.0,
+        max_ahead_bytes: int = 64 << 20,
+    ) -> None:
+        """`cache_folder` and its limit are for remote tars. Raises ValueError if a number makes no sense."""
+        if threads < 1 or deadline_s <= 0 or max_ahead_bytes < 0 or (cache_folder is not None and max_cache_bytes < 1):
+            raise ValueError(
+                f"fetcher: found threads {threads}, deadline {deadline_s} s, {max_ahead_bytes} bytes ahead and "
+                f"{max_cache_bytes} of cache, expected positive numbers"
+            )
+        self.index = index
+        self._store = store
+        self._folder = store if isinstance(store, FolderStore) else None
+        self._deadline_s = deadline_s
+        self._max_ahead_bytes = max_ahead_bytes
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
+        self._ahead: dict[int, Future[bytes]] = {}
+        self._ahead_bytes = 0
+        self._coming: dict[int, Future[mmap.mmap | None]] = {}
+        self._named: dict[int, int] = {}  # tar -> number of the last hint that named it
+        self._given_up: dict[int, int] = {}  # tar -> number of the hint after which it could not be had whole
+        self._hints = 0
+        self._is_closed = threading.Event()
+        is_cached = self._folder is None and cache_folder is not None
+        self._cache = TarCache(cache_folder, max_cache_bytes, self._count) if is_cached and cache_folder else None
+        self._now = _Threads(0 if self._folder else threads)  # for rows somebody waits for
+        self._soon = _Threads(0 if self._folder else threads)  # for rows and tars that were hinted
+
+    def read(self, row: int) -> memoryview:
+        """The bytes of the picture in `row` of the index. Raises FetchError."""
+        if not 0 <= row < len(self.index):
+            raise IndexError(f"row {row}: expected 0..{len(self.index) - 1}")
+        tar = int(np.searchsorted(self.index.first, row, side="right")) - 1
+        offset, size = int(self.index.offset[row]), int(self.index.size[row])
+        mapped: mmap.mmap | None
+        if self._folder is not None:
+            mapped = self._local(self._folder, tar)
+        else:
+            with self._lock:
+                ahead = self._ahead.pop(row, None)
+            if ahead is not None:
+                try:
+                    data = self._wait(ahead, self.index.tars[tar])
+                finally:
+                    with self._lock:
+                        self._ahead_bytes -= size
+                self._count("reads_ahead")
+                return memoryview(data)
+            mapped = self._cached(tar)
+        if mapped is None:
+            name = self.index.tars[tar]
+            return memoryview(self._wait(self._now.submit(lambda: self._picture(name, offset, size)), name))
+        if offset + size > len(mapped):
+            message = f"{self._place(tar)}: the index names bytes behind its end; load the index again"
+            raise FetchError(message, "changed")
+        self._count("bytes_mapped", size)
+        return memoryview(mapped)[offset : offset + size]
+
+    def prefetch(self, rows: Int64) -> None:
+        """Say which rows come next, in their order. Returns at once; what is beyond the bounds is left to `read`."""
+        if self._folder is not None or not len(rows):
+            return
+        if self._cache is None:
+            for row in rows.tolist():
+                self._read_ahead(row)
+            return
+        self._hints += 1
+        tars = list(dict.fromkeys(self.index.tar_of(rows).tolist()))
+        self._named |= dict.fromkeys(tars, self._hints)
+        for tar in tars:
+            self._bring(tar)
+        with self._lock:
+            for tar in [tar for tar in self._maps if self._hints - self._named.get(tar, 0) > IDLE_CALLS]:
+                del self._maps[tar]  # a removed copy gives its space back only when nobody maps it
+
+    def grow(self, index: Index) -> None:
+        """Go on with a longer index of the same data set. Raises ValueError if it does not begin with this one."""
+        if index.prefix(min(len(self.index.tars), len(index.tars))).digest != self.index.digest:
+            raise ValueError(
+                f"{index.url}: the new index does not begin with the old one ({self.index.digest[:16]}); "
+                "a data set may only grow while it is read"
+            )
+        self.index = index
+
+    def counters(self) -> dict[str, int]:
+        """What happened so far: bytes_mapped, bytes_ranged, bytes_downloaded, reads_ahead, retries, hints_left,
+        timeouts, cache_corrupt, cache_evicted, cache_full, download_failed, tars_too_late. What is not there is 0."""
+        with self._lock:
+            return dict(sorted(self._counts.items()))
+
+    def close(self) -> None:
+        """Let threads end and maps go; bytes that were handed out stay valid."""
+        self._is_closed.set()
+        self._now.close()
+        self._soon.close()
+        with self._lock:
+            for ahead in self._ahead.values():
+                ahead.cancel()
+            for coming in self._coming.values():
+                coming.cancel()
+            self._ahead.clear()
+            self._coming.clear()
+            self._maps.clear()
+
+    def __enter__(self) -> "Fetcher":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # local
+
+    def _local(self, folder: FolderStore, tar: int) -> mmap.mmap:
+        with self._lock:
+            mapped = self._maps.get(tar)
+            if mapped is not None:
+                self._maps.move_to_end(tar)
+                return mapped
+        try:
+            return self._map(tar, folder.path(self.index.tars[tar]))
+        except FileNotFoundError:
+            raise FetchError(f"{self._place(tar)}: the tar is missing; run `sixfold repair`", "missing") from None
+        except OSError as error:
+            if isinstance(error, FetchError):
+                raise
+            raise FetchError(f"{self._place(tar)}: cannot be read ({error.strerror})", "failed") from None
+
+    def _map(self, tar: int, path: Path) -> mmap.mmap:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size != self.index.tar_bytes[tar]:
+                raise FetchError(
+                    f"{self._place(tar)}: found {size} bytes, the index says {self.index.tar_bytes[tar]}; "
+                    "load the index again",
+                    "changed",
+                )
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with self._lock:
+            self._maps[tar] = mapped
+            while len(self._maps) > MAX_MAPS:
+                self._maps.popitem(last=False)  # views that were handed out keep theirs alive
+        return mapped
+
+    # remote, by ranges
+
+    def _read_ahead(self, row: int) -> None:
+        tar = int(np.searchsorted(self.index.first, row, side="right")) - 1
+        name, offset, size = self.index.tars[tar], int(self.index.offset[row]), int(self.index.size[row])
+        with self._lock:
+            if row in self._ahead:
+                return
+            if self._ahead_bytes + size > self._max_ahead_bytes:
+                self._counts["hints_left"] += 1
+                return
+            self._ahead_bytes += size
+            self._ahead[row] = self._soon.submit(lambda: self._picture(name, offset, size))
+
+    def _picture(self, name: str, offset: int, size: int) -> bytes:
+        data = self._range(name, offset, size)
+        self._count("bytes_ranged", size)
+        return data
+
+    def _range(self, name: str, offset: int, size: int) -> bytes:
+        """One ranged read, tried a few times. Raises FetchError."""
+        where = f"{self._store.url}/{name}"
+        for attempt in range(TRIES):
+            if attempt:
+                self._count("retries")
+                self._is_closed.wait(FIRST_PAUSE_S * 4 ** (attempt - 1))
+            try:
+                data = self._store.read_range(name, offset, size)
+            except FileNotFoundError:
+                raise FetchError(f"{where}: the tar is missing; run `sixfold repair`", "missing") from None
+            except Exception as error:  # client libraries raise classes of their own; all mean "not now"
+                failure = printable(redact(str(error)))[:200] or type(error).__name__
+                continue
+            if len(data) == size:
+                return data
+            failure = f"found {len(data)} bytes at {offset}, expected {size}"
+        raise FetchError(f"{where}: could not be read in {TRIES} tries ({failure})", "failed")
+
+    # remote, as whole tars
+
+    def _cached(self, tar: int) -> mmap.mmap | None:
+        """The local copy of a tar, None if it has to be read by ranges."""
+        with self._lock:
+            mapped, coming = self._maps.get(tar), self._coming.get(tar)
+        if mapped is not None or coming is None:
+            return mapped
+        try:
+            return coming.result(timeout=self._deadline_s)
+        except (TimeoutError, CancelledError):
+            self._count("tars_too_late")
+            return None
+
+    def _bring(self, tar: int) -> None:
+        """Have a tar fetched if it is not there, not on its way, and did not fail a moment ago."""
+        cache, sha256 = self._cache, self.index.tar_sha256[tar]
+        if cache is None or not sha256 or self._hints - self._given_up.get(tar, -IDLE_CALLS) < IDLE_CALLS:
+            return
+        with self._lock:
+            if tar in self._maps or tar in self._coming:
+                return
+            if len(self._coming) >= MAX_COMING:
+                self._counts["hints_left"] += 1
+                return
+            self._coming[tar] = self._soon.submit(lambda: self._download(cache, tar))
+
+    def _download(self, cache: TarCache, tar: int) -> mmap.mmap | None:
+        name, sha256, size = self.index.tars[tar], self.index.tar_sha256[tar], int(self.index.tar_bytes[tar])
+
+        def read(start: int, num: int) -> bytes:
+            data = self._range(name, start, num)
+            self._count("bytes_downloaded", num)
+            return data
+
+        in_use = [other for other, hint in list(self._named.items()) if self._hints - hint <= IDLE_CALLS]
+        keep = frozenset(self.index.tar_sha256[other] for other in in_use)
+        try:
+            for _ in range(TRIES):
+                try:
+                    path = cache.fetch(sha256, size, read, self._deadline_s, keep)
+                    return self._map(tar, path)
+                except FileNotFoundError:
+                    continue  # another process made room between the fetch and the map
+        except CacheFull:
+            self._count("cache_full")
+        except (OtherBytes, OSError):
+            self._count("download_failed")  # the ranged reads that follow name what is wrong
+        finally:
+            with self._lock:
+                self._coming.pop(tar, None)
+        self._given_up[tar] = self._hints
+        return None
+
+    def _wait(self, future: "Future[T]", name: str) -> T:
+        """The result within the deadline. Raises FetchError."""
+        try:
+            return future.result(timeout=self._deadline_s)
+        except TimeoutError:
+            self._count("timeouts")
+            raise FetchError(
+                f"{self._store.url}/{name}: no answer in {self._deadline_s:g} s; check the store, or allow more time",
+                "timeout",
+            ) from None
+        except CancelledError:
+            raise FetchError(f"{self._store.url}/{name}: the fetcher was closed", "failed") from None
+
+    def _place(self, tar: int) -> str:
+        return f"{self._store.url}/{self.index.tars[tar]}"
+
+    def _count(self, name: str, number: int = 1) -> None:
+        with self._lock:
+            self._counts[name] += number
+
+
+class _Threads:
+    """A few daemon threads that take tasks in order; unlike an executor's, a stuck one does not hold up the exit."""
+
+    def __init__(self, number: int) -> None:
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._number = number
+        for _ in range(number):
+            threading.Thread(target=self._run, daemon=True, name="fetch").start()
+
+    def submit(self, task: Callable[[], T]) -> "Future[T]":
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(task())
+            except BaseException as error:  # handed to whoever waits
+                future.set_exception(error)
+
+        self._tasks.put(run)
+        return future
+
+    def close(self) -> None:
+        for _ in range(self._number):
+            self._tasks.put(None)
+
+    def _run(self) -> None:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                task = self._tasks.get(timeout=_IDLE_S)
+                if task is None:
+                    return
+                task()

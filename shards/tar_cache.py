@@ -1,0 +1,191 @@
+"""A bounded folder of whole tars that lie elsewhere, each known by its hash; several processes may share it.
+
+In: a tar's sha256, its size, and how to read its bytes. Out: the path of a local copy whose bytes have that hash. On
+disk: `<sha256>.tar`; `<sha256>.part` of the full size while it is fetched, locked by who fetches it; `lock`, held while
+room is made. Files are touched when used, the one untouched for longest goes first.
+
+A copy is hashed while it is fetched and again when a process first finds it; one with another hash is removed and
+fetched again. A killed process leaves a part that nobody holds; it goes when room is needed or its tar is fetched.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+CHUNK_BYTES = 8 << 20
+_POLL_S = 0.05
+
+
+class CacheFull(OSError):
+    """The folder's limit, or the disk, leaves no room for this tar."""
+
+
+class OtherBytes(OSError):
+    """What was fetched is not what the index was built from."""
+
+
+class TarCache:
+    """Owns no open file between calls; remembers which copies this process has hashed."""
+
+    def __init__(self, folder: Path, max_bytes: int, on_event: Callable[[str], None] = lambda name: None) -> None:
+        """`on_event` hears "cache_corrupt" and "cache_evicted". Raises ValueError if the folder cannot be made."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"{folder}: cannot be made ({error.strerror}), expected a folder for copies of tars; name another cache"
+            ) from None
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._on_event = on_event
+        self._hashed: dict[str, tuple[int, int]] = {}
+
+    def find(self, sha256: str, size: int) -> Path | None:
+        """The local copy, touched; None if there is none. A copy with other bytes is removed."""
+        path = self._path(sha256)
+        try:
+            stat = path.stat()
+            is_known = self._hashed.get(sha256) == (stat.st_ino, stat.st_mtime_ns)
+            if not is_known and (stat.st_size != size or _sha256(path) != sha256):
+                self._on_event("cache_corrupt")
+                path.unlink()
+                return None
+            # the time of last use; that of the last change stays, it says which bytes were hashed
+            os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))
+            self._hashed[sha256] = (stat.st_ino, stat.st_mtime_ns)
+        except FileNotFoundError:
+            return None
+        return path
+
+    def fetch(
+        self, sha256: str, size: int, read: Callable[[int, int], bytes], deadline_s: float, keep: frozenset[str]
+    ) -> Path:
+        """The local copy, fetched with `read(offset, size)` unless another process is at it or has done it.
+
+        `keep` are hashes that must not go to make room. Raises CacheFull, OtherBytes, TimeoutError if another process
+        holds a lock for `deadline_s`, and whatever `read` raises.
+        """
+        end = time.monotonic() + deadline_s
+        part = self.folder / f"{sha256}.part"
+        while True:
+            found = self.find(sha256, size)
+            if found is not None:
+                return found
+            with _open_locked(part) as fd:
+                if fd is not None:
+                    try:
+                        found = self.find(sha256, size)  # another process may have ended between the look and the lock
+                        if found is not None:
+                            return found
+                        os.truncate(fd, 0)
+                        self._make_room(fd, size, end, keep | {sha256})
+                        return self._fill(fd, sha256, size, read)
+                    finally:
+                        with contextlib.suppress(FileNotFoundError):
+                            part.unlink()
+            if time.monotonic() > end:
+                raise TimeoutError(f"{part.name}: another process has been fetching it for {deadline_s:.0f} s")
+            time.sleep(_POLL_S)
+
+    def _fill(self, fd: int, sha256: str, size: int, read: Callable[[int, int], bytes]) -> Path:
+        digest = hashlib.sha256()
+        for offset in range(0, size, CHUNK_BYTES):
+            chunk = read(offset, min(CHUNK_BYTES, size - offset))
+            digest.update(chunk)
+            view = memoryview(chunk)
+            try:
+                while view:
+                    view = view[os.write(fd, view) :]
+            except OSError as error:
+                raise CacheFull(error.errno, f"{self.folder}: cannot be written ({error.strerror})") from None
+        if digest.hexdigest() != sha256:
+            raise OtherBytes(f"found a tar with the hash {digest.hexdigest()[:16]}, the index says {sha256[:16]}")
+        path = self._path(sha256)
+        os.replace(path.with_suffix(".part"), path)
+        stat = path.stat()
+        self._hashed[sha256] = (stat.st_ino, stat.st_mtime_ns)
+        return path
+
+    def _make_room(self, fd: int, size: int, end: float, keep: frozenset[str]) -> None:
+        """Remove what was unused for longest, abandoned parts included, until `size` more bytes fit; give the part `fd`
+        its size, so that other processes count it."""
+        if size > self.max_bytes:
+            raise CacheFull(f"{self.folder}: a tar of {size} bytes, the cache may hold {self.max_bytes}")
+        with self._locked(end):
+            files = []
+            for entry in os.scandir(self.folder):
+                with contextlib.suppress(FileNotFoundError):
+                    files.append((entry.stat().st_atime_ns, entry.name, entry.stat().st_size))
+            used = sum(num for _, name, num in files if name.endswith((".tar", ".part")))
+            for _, name, num in sorted(files):
+                if used + size <= self.max_bytes:
+                    break
+                sha256, _, kind = name.partition(".")
+                is_free = kind == "tar" or (kind == "part" and _is_abandoned(self.folder / name))
+                if sha256 not in keep and is_free:
+                    with contextlib.suppress(FileNotFoundError):
+                        (self.folder / name).unlink()
+                    self._hashed.pop(sha256, None)
+                    self._on_event("cache_evicted")
+                    used -= num
+            if used + size > self.max_bytes:
+                raise CacheFull(f"{self.folder}: {used} of {self.max_bytes} bytes are in use, {size} more do not fit")
+            os.truncate(fd, size)
+
+    @contextlib.contextmanager
+    def _locked(self, end: float) -> Iterator[None]:
+        fd = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        try:
+            while not _try_lock(fd):
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{self.folder}/lock: held by another process")
+                time.sleep(_POLL_S)
+            yield
+        finally:
+            os.close(fd)
+
+    def _path(self, sha256: str) -> Path:
+        return self.folder / f"{sha256}.tar"
+
+
+@contextlib.contextmanager
+def _open_locked(part: Path) -> Iterator[int | None]:
+    """A descriptor of the part that nobody else holds; None if somebody does, or finished it this moment."""
+    fd = os.open(part, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        is_ours = _try_lock(fd)
+        if is_ours:
+            try:
+                is_ours = part.stat().st_ino == os.fstat(fd).st_ino
+            except FileNotFoundError:
+                is_ours = False
+        yield fd if is_ours else None
+    finally:
+        os.close(fd)
+
+
+def _is_abandoned(part: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return _try_lock(fd)
+        finally:
+            os.close(fd)
+    return False
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
