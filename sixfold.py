@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,6 +22,7 @@ PACKAGES = ("cluster", "gen", "retrieve", "shards", "train")
 EXIT_BROKEN = 1
 EXIT_MISTAKE = 2
 EXIT_INCOMPLETE = 3
+EXIT_STOPPED = 75
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ def generate(
         typer.echo(describe(chosen, asked))
         return
     with StopFlag() as stop:
-        outcome = run(chosen, asked, out, HOME, stop, single_writer)
+        outcome = run(chosen, asked, out, HOME, stop, single_writer, _warn)
     if gallery and outcome.made_units:
         typer.echo(f"gallery: {_gallery(out)}")
     typer.echo(outcome.sentence())
@@ -108,29 +110,86 @@ def generate(
 
 
 @app.command()
+def meanings(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the choice, one line of JSON a class.", show_default="none")
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="How many classes to print, the least certain first.")] = 50,
+) -> None:
+    """Choose which sense of each class name is meant and print the choice, the least certain first.
+
+    What is wrong is corrected by hand, in a YAML file of lines `name or id: phrase` (`meanings.overrides=FILE`).
+
+    Example: `sixfold meanings recipes/sandbox.yaml --out out/meanings.jsonl`
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from cluster.signals import StopFlag
+    from gen.classes import load_classes
+    from gen.diversify import meanings_only
+    from gen.meanings import TABLE_COLUMNS, meaning_table, write_meanings
+    from gen.recipe import read_recipe
+    from shards.store import printable
+
+    chosen = read_recipe(recipe, overrides or [])
+    with StopFlag() as stop:
+        found = meanings_only(chosen, load_classes(chosen.classes), _warn, stop)
+    table = Table(*TABLE_COLUMNS)
+    for row in meaning_table(found)[:show]:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_meanings(found, out)
+    sources = Counter(meaning.source for meaning in found)
+    counted = ", ".join(f"{count:,} {source.replace('_', ' ')}" for source, count in sorted(sources.items()))
+    typer.echo(f"{len(found):,} classes: {counted}" + (f"; in {out}" if out is not None else ""))
+
+
+@app.command()
 def prompts(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="The parquet file to write.")] = Path("out/prompts.parquet"),
-    show: Annotated[int, typer.Option(min=0, help="How many prompts to print.")] = 10,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("out/prompts"),
+    show: Annotated[int, typer.Option(min=0, help="How many classes to print a prompt of.")] = 10,
+    report: Annotated[bool, typer.Option(help="Measure how much the prompts differ, and write diversity.html.")] = True,
 ) -> None:
-    """Write the prompts of a recipe to a parquet file and print the first few. Needs no GPU.
+    """Choose meanings, draw all prompts and tell how much they differ, before any GPU hour is spent.
 
-    Example: `sixfold prompts recipes/sandbox.yaml --out out/prompts.parquet --show 20`
+    Writes meanings.jsonl, prompts.parquet and diversity.html. A run takes the table with `prompts.file=…`.
+
+    Example: `sixfold prompts recipes/sandbox.yaml --out out/prompts --show 20`
     """
+    from cluster.signals import StopFlag
     from gen.classes import load_classes
-    from gen.prompts import PromptTable, write_prompts
+    from gen.diversify import PROMPTS, diversify, measure
+    from gen.diversity import report_lines
+    from gen.diversity_page import write_page
+    from gen.prompts import PromptTable
     from gen.recipe import read_recipe
+    from shards.store import printable
 
     chosen = read_recipe(recipe, overrides or [])
     classes = load_classes(chosen.classes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_prompts(classes, chosen.prompts, chosen.seed, out)
-    table = PromptTable.load(out)
-    counts = table.num_per_class()
+    out.mkdir(parents=True, exist_ok=True)
+    with StopFlag() as stop:
+        made = diversify(chosen, classes, out, _warn, stop)
+    for sentence in made.sentences():
+        typer.echo(sentence)
+    table = PromptTable.load(out / PROMPTS)
     for one in classes[:show]:
-        typer.echo(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}")
-    typer.echo(f"{sum(counts.values()):,} prompts for {len(classes):,} classes in {out}")
+        typer.echo(printable(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}"))
+    if report:
+        measured = measure(chosen, out / PROMPTS, _warn)
+        write_page(measured, out / "diversity.html")
+        for line in report_lines(measured):
+            typer.echo(line)
+        typer.echo(f"page: {out / 'diversity.html'}")
+    typer.echo(f"{len(table):,} prompts for {len(classes):,} classes in {out / PROMPTS}")
 
 
 @app.command()
@@ -358,10 +417,15 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def _explain(error: Exception) -> int:
     """One line on stderr; the exit code."""
+    from cluster.work import Draining
+
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, typer.Abort):
         return EXIT_BROKEN
+    if isinstance(error, Draining):
+        typer.echo(f"sixfold: {error}; run the same command again to continue", err=True)
+        return EXIT_STOPPED
     message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
     line = " ".join(message.split()) or type(error).__name__
     # LeaseHeld and ClusterError are the RuntimeErrors that are written for people

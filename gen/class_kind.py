@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Literal, get_args
 
-from gen.class_sources import _package_folder, _read_lines, _wordnet_lemmas
+from gen.class_sources import package_folder, read_lines, wordnet_lemmas
 from gen.classes import Class
 
 # building: also other structures and landscapes; plant: also fungi; instrument: only what makes music.
@@ -108,7 +108,7 @@ _AFTER_HEAD = re.compile(
 
 def kind_of(one: Class, meaning: str | None = None) -> Kind:
     """The kind of a class: by its WordNet id where the table has it, else by its meaning, else by its name."""
-    if one.wordnet_id is not None and one.wordnet_id in _wordnet_lemmas():
+    if one.wordnet_id is not None and one.wordnet_id in wordnet_lemmas():
         return _kind_of_id(one.wordnet_id)
     for phrase in _phrases(one.name, meaning):
         kind = _kind_of_name(phrase)
@@ -119,8 +119,8 @@ def kind_of(one: Class, meaning: str | None = None) -> Kind:
 
 @cache
 def _definitions() -> Mapping[str, str]:
-    path = _package_folder("timm") / "data" / "_info" / "imagenet_synset_to_definition.txt"
-    return dict(line.split("\t", 1) for line in _read_lines(path) if "\t" in line)
+    path = package_folder("timm") / "data" / "_info" / "imagenet_synset_to_definition.txt"
+    return dict(line.split("\t", 1) for line in read_lines(path) if "\t" in line)
 
 
 @cache
@@ -131,7 +131,7 @@ def _kind_of_id(wordnet_id: str) -> Kind:
     for first, end, kind in _RANGES:
         if first <= int(wordnet_id[1:]) < end:
             if kind is None:
-                return _kind_of_artifact(_wordnet_lemmas()[wordnet_id], definition)
+                return _kind_of_artifact(wordnet_lemmas()[wordnet_id], definition)
             return "other" if kind == "food" and _NO_FOOD & set(_head(definition)) else kind
     return "other"
 
@@ -182,7 +182,7 @@ def _kind_of_name(phrase: str) -> Kind | None:
 def _kinds_by_lemma() -> Mapping[str, Kind]:
     """Lemma -> kind. Of several senses the first in WordNet's order that is not other: a mouse is an animal."""
     kinds: dict[str, Kind] = {}
-    for wordnet_id, lemmas in sorted(_wordnet_lemmas().items()):
+    for wordnet_id, lemmas in sorted(wordnet_lemmas().items()):
         kind = _kind_of_id(wordnet_id)
         for lemma in lemmas.split(","):
             key = " ".join(_words(lemma))

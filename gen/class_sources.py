@@ -32,6 +32,7 @@ COLUMNS = ("id", "name", "wordnet_id", "count")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 
 _WORDNET_ID = re.compile(r"n[0-9]{8}")
+_NUMBERED = re.compile(r"([0-9]{4,10})_([a-z0-9_]+)")
 _RECORD_FILE = re.compile(r"[0-9]{5}_stats\.json")
 
 
@@ -77,10 +78,10 @@ def _read_imagenet() -> list[Entry]:
     The two tables meet by position only, so the names are held against WordNet's own (timm carries those too): they
     share a word for 959 of 1000 classes, and for 135 when shifted by one.
     """
-    info = _package_folder("timm") / "data" / "_info"
-    ids = _read_lines(info / "imagenet_synsets.txt")
-    names = _literal(_package_folder("open_clip") / "zero_shot_metadata.py", "IMAGENET_CLASSNAMES")
-    lemmas = _wordnet_lemmas()
+    info = package_folder("timm") / "data" / "_info"
+    ids = read_lines(info / "imagenet_synsets.txt")
+    names = _literal(package_folder("open_clip") / "zero_shot_metadata.py", "IMAGENET_CLASSNAMES")
+    lemmas = wordnet_lemmas()
     well_formed = all(_WORDNET_ID.fullmatch(wordnet_id) for wordnet_id in ids)
     if len(ids) != 1000 or ids != sorted(set(ids)) or len(names) != 1000 or not well_formed:
         raise ValueError(
@@ -102,16 +103,16 @@ SHIPPED: dict[str, Callable[[], list[Entry]]] = {"sandbox": _read_sandbox, "imag
 
 
 @cache
-def _wordnet_lemmas() -> Mapping[str, str]:
-    path = _package_folder("timm") / "data" / "_info" / "imagenet_synset_to_lemma.txt"
-    return dict(line.split("\t", 1) for line in _read_lines(path) if "\t" in line)
+def wordnet_lemmas() -> Mapping[str, str]:
+    path = package_folder("timm") / "data" / "_info" / "imagenet_synset_to_lemma.txt"
+    return dict(line.split("\t", 1) for line in read_lines(path) if "\t" in line)
 
 
 def _words(text: str) -> set[str]:
     return set(re.findall("[a-z]{3,}", text.lower()))
 
 
-def _package_folder(package: str) -> Path:
+def package_folder(package: str) -> Path:
     """Where a package lies, without importing it (open_clip takes seconds)."""
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:
@@ -140,17 +141,17 @@ def _read_file(path: Path) -> str:
         raise ValueError(f"{path}: found bytes that are not UTF-8 at {error.start}; save it as UTF-8") from None
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """Lines without their ends; only newlines end a line, so a stray U+2028 stays in its name and is refused there."""
     return [line.rstrip("\r") for line in _read_file(path).split("\n") if line.strip()]
 
 
 def _read_text(path: Path) -> list[Entry]:
-    return [Entry(index, name) for index, name in enumerate(_read_lines(path))]
+    return [Entry(index, name) for index, name in enumerate(read_lines(path))]
 
 
 def read_counts(path: Path) -> list[int]:
-    return [_int(line, f"{path}, line {number}") for number, line in enumerate(_read_lines(path), 1)]
+    return [_int(line, f"{path}, line {number}") for number, line in enumerate(read_lines(path), 1)]
 
 
 def _int(text: str, where: str) -> int:
@@ -219,7 +220,10 @@ READERS: dict[str, Callable[[Path], list[Entry]]] = {".csv": _read_csv, ".json":
 
 
 def _read_image_folder(folder: Path) -> list[Entry]:
-    """Class folders sorted by name as torchvision sorts them; folders named by WordNet id get their ImageNet names."""
+    """Class folders sorted by name as torchvision sorts them; folders named by WordNet id get their ImageNet names.
+
+    Folders that are all numbered as our own export numbers them (`0007_zebra_crossing`) keep their ids.
+    """
     with os.scandir(folder) as listing:
         names = sorted(item.name for item in listing if item.is_dir() and not item.name.startswith("."))
     if not names:
@@ -228,7 +232,8 @@ def _read_image_folder(folder: Path) -> list[Entry]:
     if all(_WORDNET_ID.fullmatch(name) for name in names):
         by_wordnet_id = {entry.wordnet_id: entry.name for entry in _read_imagenet()}
         unknown = [name for name in names if name not in by_wordnet_id]
-        by_wordnet_id |= {name: _wordnet_lemmas()[name].split(",")[0] for name in unknown if name in _wordnet_lemmas()}
+        by_wordnet_id |= {name: wordnet_lemmas()[name].split(",")[0] for name in unknown if name in wordnet_lemmas()}
+    numbered = [_NUMBERED.fullmatch(name) for name in names]
     entries = []
     for index, name in enumerate(names):
         count = sum(
@@ -239,7 +244,11 @@ def _read_image_folder(folder: Path) -> list[Entry]:
         if not count:
             raise ValueError(f"{folder / name}: found no images, expected at least one; remove the folder or fill it")
         wordnet_id = name if name in by_wordnet_id else None
-        entries.append(Entry(index, by_wordnet_id.get(name, name), wordnet_id, count))
+        own = numbered[index] if all(numbered) else None
+        if own is not None:
+            entries.append(Entry(int(own[1]), own[2].replace("_", " "), None, count))
+        else:
+            entries.append(Entry(index, by_wordnet_id.get(name, name), wordnet_id, count))
     return entries
 
 

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,19 +253,14 @@ class _Asking:
         try:
             while not wait([work], timeout=POLL_S).done and self._thread.is_alive():
                 if self._stop is not None and self._stop.requested:
-                    self._drain(work)
+                    self._loop.call_soon_threadsafe(self._end)
                     break
         except KeyboardInterrupt:
-            self._drain(work)
+            self._loop.call_soon_threadsafe(self._end)
             raise
         if not work.done() or work.cancelled():
             raise Draining(STOPPED)
         return work.result(timeout=0)
-
-    def _drain(self, work: "Future[list[Answer]]") -> None:
-        """Send no more calls, and wait for those that are out."""
-        self._loop.call_soon_threadsafe(self._end)
-        wait([work], timeout=DRAIN_S)
 
     def close(self) -> None:
         """Ends the calls that are out: after an orderly end there are none, else they get what is left of DRAIN_S."""

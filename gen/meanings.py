@@ -38,10 +38,10 @@ from gen.classes import Class
 from gen.clip import Clip, ClipSpec
 from gen.lexicon import Lexicon
 from gen.llm import Ask, Llm
+from gen.parts import check_text
 from gen.real_images import Image, read_real
 from gen.wordnet import WordNet, definition_of_id, open_wordnet, phrase, sense_of_id, senses_of
 
-MAX_GIVEN_BYTES = 8192
 MAX_PHRASE_CHARS = 300  # a longer candidate is no phrase
 MAX_PHRASE_WORDS = 20
 MAX_CANDIDATES = 64
@@ -223,7 +223,7 @@ def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], wher
     chosen: dict[int, str] = {}
     unknown: list[str] = []
     for key, text in given.items():
-        _check_given(text, f"{where}.{ascii(key)[:60]}")
+        check_text(text, f"{where}.{ascii(key)[:60]}")
         named = by_name.get(key, []) if isinstance(key, str) else []
         if len(named) > 1:
             raise ValueError(f"{where}: found {key!r}, which names the classes {named}, expected an id; use one")
@@ -240,17 +240,6 @@ def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], wher
         if near:
             raise ValueError(f"{where}: found {ascii(name)[:60]}, expected a class name; did you mean {near[0]!r}?")
     return chosen
-
-
-def _check_given(text: str, where: str) -> None:
-    """A phrase by hand is kept exactly, if it can be a text at all: something to read, UTF-8, no NUL, at most 8 KiB."""
-    if not text.strip():
-        raise ValueError(f"{where}: found an empty text, expected some words")
-    if "\0" in text or any(unicodedata.category(char) == "Cs" for char in text):
-        raise ValueError(f"{where}: found a NUL or a lone surrogate in {ascii(text)[:60]}, expected Unicode text")
-    size = len(text.encode("utf-8"))
-    if size > MAX_GIVEN_BYTES:
-        raise ValueError(f"{where}: found a text of {size} bytes, expected at most {MAX_GIVEN_BYTES}; shorten it")
 
 
 # candidates

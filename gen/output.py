@@ -4,6 +4,7 @@ In: a store and what a run depends on. Out: the run's fingerprint, its state in 
 
     run.json          the identity (recipe without `cluster`, class list, model digest, versions) and its fingerprint
     recipe.yaml       the resolved recipe, which `sixfold generate` reads back
+    meanings.jsonl    which sense of each class name is meant, and how sure the choice was
     prompts.parquet   every prompt of every class
     summary.json      how the last call ended
 """
@@ -18,8 +19,10 @@ from typing import Any
 
 from cluster.lease import LEASE, Holder
 from cluster.recipe import differences, dump_recipe, fingerprint
+from cluster.signals import StopFlag
 from gen.classes import Class, load_classes
-from gen.prompts import PromptTable, write_prompts
+from gen.diversify import MEANINGS, PROMPTS, Say, diversify
+from gen.prompts import PromptTable
 from gen.recipe import Recipe, identity, read_recipe
 from gen.regenerate import Comparison, regenerate_some
 from gen.sampler import Sampler
@@ -30,18 +33,27 @@ from shards.store import FolderStore, ObjectStore
 
 RUN = f"{META}/run.json"
 RECIPE = f"{META}/recipe.yaml"
-PROMPTS = f"{META}/prompts.parquet"
+PROMPT_TABLE = f"{META}/{PROMPTS}"
 SUMMARY = f"{META}/summary.json"
 MAX_LISTED = 20  # differences, damages and the like in one message
 
 Store = FolderStore | ObjectStore
 
 
-def open_output(store: Store, recipe: Recipe, identified: dict[str, Any], classes: list[Class], code: str) -> str:
+def open_output(
+    store: Store,
+    recipe: Recipe,
+    identified: dict[str, Any],
+    classes: list[Class],
+    code: str,
+    say: Say,
+    stop: StopFlag | None = None,
+) -> str:
     """The run's fingerprint. Writes `run.json` and its company the first time, compares every later time.
 
-    `identified` is `identity(recipe)`, `code` the code hash. Raises ValueError with the list of differences if
-    the output was made by another recipe, other weights or other library versions.
+    `identified` is `identity(recipe)`, `code` the code hash. Meanings are chosen and prompts drawn the first time
+    only: `run.json`, written last, says that they are whole. Raises ValueError with the list of differences if the
+    output was made by another recipe, other weights or other library versions; Draining on a stop.
     """
     listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
     identified = identified | {"class_list": fingerprint(listed)}
@@ -56,13 +68,19 @@ def open_output(store: Store, recipe: Recipe, identified: dict[str, Any], classe
                 f"{store.url}: was made by another recipe ({_listing(changed)}); use another output folder, or the "
                 f"recipe in its {RECIPE}"
             )
-        if hashlib.sha256(store.read_bytes(PROMPTS)).hexdigest() != known["prompts_sha256"]:
-            raise ValueError(f"{store.url}/{PROMPTS}: is not the file this run began with; bring that file back")
+        if hashlib.sha256(store.read_bytes(PROMPT_TABLE)).hexdigest() != known["prompts_sha256"]:
+            raise ValueError(f"{store.url}/{PROMPT_TABLE}: is not the file this run began with; bring that file back")
         return str(known["fingerprint"])
-    prompts = _prompt_bytes(classes, recipe)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = diversify(recipe, classes, Path(scratch), say, stop)
+        for sentence in made.sentences():
+            say(sentence)
+        prompts = (Path(scratch) / PROMPTS).read_bytes()
+        if made.meanings is not None:
+            store.replace(f"{META}/{MEANINGS}", (Path(scratch) / MEANINGS).read_bytes())
     digest = hashlib.sha256(prompts).hexdigest()
     mark = fingerprint({"identity": identified, "prompts_sha256": digest})
-    store.replace(PROMPTS, prompts)
+    store.replace(PROMPT_TABLE, prompts)
     heading = f"# the resolved recipe of run {mark[:12]}; versions and hashes are in run.json\n"
     store.replace(RECIPE, (heading + dump_recipe(recipe)).encode())
     about = {"fingerprint": mark, "prompts_sha256": digest, "code": code, "identity": identified}
@@ -77,7 +95,7 @@ def unit_job(recipe: Recipe, url: str, single_writer: bool, about: Mapping[str, 
         out=url,
         single_writer=single_writer,
         fingerprint=about["fingerprint"],
-        prompts=PROMPTS,
+        prompts=PROMPT_TABLE,
         num_per_class={one.id: one.count for one in load_classes(recipe.classes)},
         seed=recipe.seed,
         sampler=recipe.sampler,
@@ -108,7 +126,7 @@ def regenerate_images(store: Store, num: int, seed: int) -> list[Comparison]:
     try:
         known = json.loads(store.read_bytes(RUN))
         resolved = store.read_bytes(RECIPE)
-        prompts = PromptTable.load(store.read_bytes(PROMPTS))
+        prompts = PromptTable.load(store.read_bytes(PROMPT_TABLE))
     except FileNotFoundError as error:
         raise ValueError(f"{store.url}: was not made by `sixfold generate` ({error} is missing)") from None
     with tempfile.TemporaryDirectory() as scratch:
@@ -145,13 +163,6 @@ def describe_output(store: Store) -> str:
     rows.append(("writer", "nobody now" if holder is None or holder.released else str(holder)))
     rows += [("damage", problem) for problem in list(found.problems.values())[:MAX_LISTED]]
     return "\n".join(f"{name:<10}{text}" for name, text in rows)
-
-
-def _prompt_bytes(classes: list[Class], recipe: Recipe) -> bytes:
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "prompts.parquet"
-        write_prompts(classes, recipe.prompts, recipe.seed, file)
-        return file.read_bytes()
 
 
 def _listing(lines: list[str]) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from gen.templates import fill
 
+MAX_TEXT_BYTES = 8192
+
 # Everything a prompt may say beside the name, in the order in which it is said.
 PARTS = (
     "foreground",  # what the subject does, or stands with
@@ -34,3 +36,18 @@ class Wording:
     def text(self, name: str) -> str:
         """The prompt. `name` is the class's meaning if it has one, else its name."""
         return fill(self.form, {"name": name, **self.words})
+
+
+def check_text(text: str, where: str, may_be_empty: bool = False) -> str:
+    """The law of all texts: something to read, UTF-8, no NUL, at most 8 KiB. Other characters are kept exactly."""
+    if not may_be_empty and not text.strip():
+        raise ValueError(f"{where}: found an empty text, expected some words")
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise ValueError(f"{where}: found a lone surrogate in {ascii(text)[:60]}, expected Unicode text") from None
+    if "\0" in text:
+        raise ValueError(f"{where}: found a NUL character in {ascii(text)[:60]}, expected text without it")
+    if size > MAX_TEXT_BYTES:
+        raise ValueError(f"{where}: found a text of {size} bytes, expected at most {MAX_TEXT_BYTES}; shorten it")
+    return text

@@ -5,6 +5,7 @@ images are. `cluster` (how the work is spread) and `expect` are no part of it: a
 set.
 """
 
+import hashlib
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cluster.recipe import load_recipe
 from cluster.work import FanOutSpec
 from gen.classes import ClassSpec
+from gen.lexicon import SHIPPED
+from gen.llm import LlmSpec
+from gen.meanings import MeaningSpec
 from gen.prompts import PromptSpec
 from gen.sampler import SamplerSpec, sampler_digest
 from gen.screen import ScreenSpec
@@ -22,6 +26,8 @@ from gen.unit import ShardSpec
 
 # Libraries whose version decides the bytes of an image.
 DECIDING_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "simplejpeg", "pyarrow")
+# Fields of a language model that decide what it says; the others say how it is reached and how patiently.
+DECIDING_LLM_FIELDS = {"provider", "model", "revision", "temperature", "top_p", "max_tokens"}
 
 
 class Expect(BaseModel):
@@ -38,6 +44,8 @@ class Recipe(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,79}$", description="lower-case letters, digits, dashes")
     seed: int = Field(0, ge=0, lt=2**63, description="run seed; another seed is another data set")
     classes: ClassSpec
+    meanings: MeaningSpec = MeaningSpec()
+    llm: LlmSpec = LlmSpec()
     prompts: PromptSpec
     sampler: SamplerSpec
     screen: ScreenSpec = Field(default_factory=ScreenSpec)
@@ -46,11 +54,16 @@ class Recipe(BaseModel):
     expect: Expect | None = None
 
     @model_validator(mode="after")
-    def _negative_is_heard(self) -> "Recipe":
+    def _parts_fit_each_other(self) -> "Recipe":
         if (self.prompts.negative or self.sampler.negative) and self.sampler.guidance <= 1:
             raise ValueError(
                 f"a negative text is given, but guidance {self.sampler.guidance:g} never looks at it; set "
                 "sampler.guidance above 1 or remove the negative text"
+            )
+        if self.sampler.threads > self.cluster.cpus_per_worker:
+            raise ValueError(
+                f"sampler.threads: found {self.sampler.threads} with {self.cluster.cpus_per_worker} cores a worker, "
+                "expected at most as many; raise cluster.cpus_per_worker"
             )
         return self
 
@@ -61,8 +74,23 @@ def read_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """What the images depend on, as plain JSON: recipe without `cluster` and `expect`, the model's digest, versions."""
-    chosen = recipe.model_dump(mode="json", exclude={"cluster", "expect"})
+    """What the images depend on, as plain JSON: recipe without `cluster` and `expect`, digests, versions.
+
+    A file that the recipe names stands here by its content, not by its path.
+    """
+    chosen = recipe.model_dump(mode="json", exclude={"cluster", "expect", "llm"})
+    chosen["llm"] = recipe.llm.model_dump(mode="json", include=DECIDING_LLM_FIELDS)
+    chosen["prompts"]["file"] = _content(recipe.prompts.file)
+    if recipe.prompts.lexicon not in SHIPPED:
+        chosen["prompts"]["lexicon"] = _content(recipe.prompts.lexicon)
+    chosen["meanings"]["overrides"] = _content(recipe.meanings.overrides)
     chosen["model_digest"] = sampler_digest(recipe.sampler)
     chosen["versions"] = {name: importlib.metadata.version(name) for name in DECIDING_LIBRARIES}
     return chosen
+
+
+def _content(path: str | None) -> str | None:
+    """Hex sha256 of a file; a missing one is named where it is read."""
+    if path is None or not Path(path).is_file():
+        return path
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

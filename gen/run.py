@@ -12,7 +12,6 @@ differences (`gen.output`); a scale that is already there makes nothing. On disk
 import contextlib
 import os
 import secrets
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -36,9 +35,10 @@ from cluster.recipe import fingerprint
 from cluster.signals import StopFlag
 from cluster.work import EXIT_COMPLETE, EXIT_INCOMPLETE, Summary
 from gen.classes import Class, load_classes
-from gen.output import PROMPTS, Store, open_output, unit_job, write_summary
+from gen.diversify import Say
+from gen.output import PROMPT_TABLE, Store, open_output, unit_job, write_summary
 from gen.plan import Plan, estimate
-from gen.prompts import PromptTable, write_prompts
+from gen.prompts import PromptTable, count_prompts
 from gen.recipe import Recipe, identity
 from gen.sampler import check_sampler
 from gen.unit import UnitJob, make_unit_worker
@@ -117,8 +117,17 @@ class Outcome:
         }
 
 
-def run(recipe: Recipe, scale: Fraction, out: str, home: Path, stop: StopFlag, single_writer: bool = False) -> Outcome:
-    """Make what is missing of `scale` in `out`, a folder or URL. `home` is the checkout whose code runs.
+def run(
+    recipe: Recipe,
+    scale: Fraction,
+    out: str,
+    home: Path,
+    stop: StopFlag,
+    single_writer: bool = False,
+    say: Say = print,
+) -> Outcome:
+    """Make what is missing of `scale` in `out`, a folder or URL. `home` is the checkout whose code runs, `say` hears
+    in one line what takes long before the first image.
 
     Raises ValueError, OSError or RuntimeError with one line: an output of another recipe, a second run on the same
     output, a place that cannot be written, a missing model, damaged shards. What goes wrong later is in the Outcome.
@@ -134,9 +143,9 @@ def run(recipe: Recipe, scale: Fraction, out: str, home: Path, stop: StopFlag, s
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     lock_folder = store.root if isinstance(store, FolderStore) else None
     with Lease.take(store, life, stop.request, lock_folder=lock_folder):
-        mark = open_output(store, recipe, identified, classes, code)
+        mark = open_output(store, recipe, identified, classes, code, say, stop)
         recover(store)
-        plan = _plan(recipe, classes, PromptTable.load(store.read_bytes(PROMPTS)).num_per_class())
+        plan = _plan(recipe, classes, PromptTable.load(store.read_bytes(PROMPT_TABLE)).num_per_class())
         before = scan_records(store, mark)
         todo = [unit for unit in plan.units(scale) if unit not in before]
         work = None
@@ -169,6 +178,7 @@ def describe(recipe: Recipe, scale: Fraction) -> str:
         ("images", f"{cost.images:,} ({scale_name(scale)}), {recipe.sampler.stored_px} px{rest}"),
         ("shards", f"{cost.shards:,} of at most {recipe.shards.samples_per_shard:,} images"),
         ("space", f"about {cost.bytes / 1e9:,.3f} GB (guessed at {BYTES_PER_PIXEL} bytes a pixel)"),
+        ("prompts", _describe_prompts(recipe, len(classes))),
         ("model", f"{recipe.sampler.model}, {recipe.sampler.steps} steps, guidance {recipe.sampler.guidance:g}"),
     ]
     if recipe.expect is not None:
@@ -177,14 +187,29 @@ def describe(recipe: Recipe, scale: Fraction) -> str:
     return "\n".join(f"{name:<9}{text}" for name, text in rows)
 
 
+def _describe_prompts(recipe: Recipe, num_classes: int) -> str:
+    """What is drawn, and how much of a language model it takes at least."""
+    spec, asks = recipe.prompts, 0
+    if spec.file is not None:
+        return f"taken from {spec.file}"
+    each = "all there are" if spec.per_class is None else f"{spec.per_class:,}"
+    text = f"{spec.kind}, {each} a class; meanings: {recipe.meanings.choose}"
+    if recipe.llm.provider == "offline":
+        return f"{text}; no language model"
+    if recipe.meanings.choose == "clip":
+        asks += num_classes
+    if spec.kind in ("cd", "sd", "cd+sd"):
+        asks += num_classes * -(-(spec.per_class or 0) // spec.contexts.batch)
+    elif spec.kind == "caption":
+        asks += num_classes * (1 + (spec.per_class or 0))
+    return f"{text}; at least {asks:,} asks of {recipe.llm.model} unless {recipe.llm.cache} knows the answers"
+
+
 def walk_plan(recipe: Recipe, scale: Fraction, out: Path | None) -> str:
     """Go through every unit and count its samples; optionally write one row per sample to the parquet file `out`."""
     started = time.perf_counter()
     classes = load_classes(recipe.classes)
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "prompts.parquet"
-        write_prompts(classes, recipe.prompts, recipe.seed, file)
-        plan = _plan(recipe, classes, PromptTable.load(file).num_per_class())
+    plan = _plan(recipe, classes, count_prompts(classes, recipe.prompts, recipe.seed))
     names = ("shard", "slot", "class_id", "prompt_id", "replicate")
     schema = pa.schema([(name, pa.int32()) for name in names])
     total = 0

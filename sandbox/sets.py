@@ -12,6 +12,7 @@ few-shot subsets `shots-1` .. `shots-50`.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sandbox.captions import LIGHT_PHRASES, STYLE_PHRASES
 from sandbox.splits import Role, scans_of
 from sandbox.world import CLASS_NAMES, INKS, LIGHTS, PAPERS, STYLES, Scene, render
 from shards.jpeg import encode_jpeg
@@ -117,8 +119,14 @@ def _rows(name: str, scenes: Iterable[Scene]) -> Iterator[dict[str, object]]:
             "class_id": scene.class_id,
             "class_name": CLASS_NAMES[scene.class_id],
             "caption": CLASS_NAMES[scene.class_id],
-            "context": f"{scene.ink} ink on {scene.paper} paper, {scene.light}",
-            "style": scene.style,
+            "context": json.dumps(
+                {
+                    "foreground": f"{scene.ink} ink",
+                    "background": f"{scene.paper} paper",
+                    "light": LIGHT_PHRASES[scene.light],
+                }
+            ),
+            "style": STYLE_PHRASES[scene.style],
             "seed": scene.seed,
             "licence": LICENCE,
             "width": 64,

@@ -68,8 +68,9 @@ SAMPLE_SCHEMA = pa.schema(
         # the parts of the prompt
         pa.field("prompt_id", pa.int32()),
         pa.field("prompt_kind", pa.string()),
-        pa.field("meaning", pa.string()),
-        pa.field("context", pa.string()),
+        pa.field("prompt_form", pa.string()),  # the prompt with slots: {name}, those of context, {style}
+        pa.field("meaning", pa.string()),  # what stands in the slot {name}; null = class_name does
+        pa.field("context", pa.string()),  # JSON: slot -> word
         pa.field("style", pa.string()),
         pa.field("negative", pa.string()),
         # which image of that prompt

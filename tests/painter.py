@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from gen.classes import Class
-from gen.prompts import PromptSpec, PromptTable, write_prompts
+from gen.lexicon import load_lexicon
+from gen.prompts import PromptSpec, PromptTable, Sources, write_prompts
 from gen.sampler import Request, Sampled, SamplerSpec
 from gen.unit import ShardSpec, UnitJob, UnitWorker
 from shards.layout import META
@@ -99,7 +100,7 @@ def worker(
     prompts = PromptSpec(
         kind="template", templates=templates or ("a {name}", "one {name}", "{name} on paper"), negative=negative
     )
-    write_prompts(CLASSES, prompts, 3, table)
+    write_prompts(CLASSES, {}, prompts, 3, Sources(load_lexicon("general")), table)
     return UnitWorker(job(out, **fields), model or Painter(), PromptTable.load(table), store)
 
 

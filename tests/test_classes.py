@@ -15,6 +15,7 @@ from gen.classes import Class, ClassSpec, clean_name, load_classes
 from tests.small_data_set import write_data_set
 
 REPO = Path(__file__).parent.parent
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def write(path: Path, text: str) -> str:
@@ -221,6 +222,13 @@ def fill_folder(folder: Path, files: dict[str, int]) -> Path:
             (folder / name / ("nested" if index % 2 else ".") / f"{index}.JPEG").touch()
         (folder / name / "notes.md").touch()
     return folder
+
+
+def test_an_image_folder_of_our_own_export_keeps_its_ids():
+    classes = load_classes(ClassSpec(source=str(REPO / "sandbox" / "real-train")))
+    assert [(one.id, one.name, one.count) for one in classes] == [
+        (index, name, 20) for index, name in enumerate(NUMBERS)
+    ]
 
 
 def test_an_image_folder_gives_sorted_classes_with_the_counts_of_the_real_set(tmp_path):

@@ -16,7 +16,7 @@ from docs.cli_reference import PAGE, reference
 
 HOME = home()
 GROUP = typer.main.get_command(sixfold.app)
-VERBS = ["generate", "prompts", "plan", "verify", "repair", "show", "export", "status", "doctor"]
+VERBS = ["generate", "meanings", "prompts", "plan", "verify", "repair", "show", "export", "status", "doctor"]
 
 
 def sixfold_says(*arguments: str, cwd: Path = HOME) -> subprocess.CompletedProcess[str]:
@@ -85,7 +85,16 @@ def test_every_sixfold_command_and_every_link_of_the_readme_exists() -> None:
         (["verify", "no/such/folder"], "found no folder, expected a data set"),
         (["status", "recipes"], "found no shards, expected a data set"),
         (["export", "recipes", "--to", "png", "--out", "x"], "png"),
-        (["prompts", "recipes/sandbox.yaml", "prompts.templates=[nothing]"], "expected the slot {name}"),
+        (
+            ["prompts", "recipes/sandbox.yaml", "prompts.kind=template", "prompts.templates=[nothing]"],
+            "expected the slot {name}",
+        ),
+        (["prompts", "recipes/sandbox.yaml", "prompts.per_class=null"], "prompts.per_class: found none"),
+        (["prompts", "recipes/sandbox.yaml", "prompts.per_class=9000"], "lower prompts.per_class"),
+        (["prompts", "recipes/sandbox.yaml", "prompts.lexicon=nowhere"], "found no such lexicon"),
+        (["meanings", "recipes/sandbox.yaml", "meanings.real=nowhere"], "nowhere"),
+        (["meanings", "recipes/sandbox.yaml", "meanings.overrides=nowhere.yaml"], "meanings.overrides"),
+        (["meanings", "recipes/sandbox.yaml", "llm.provider=openai"], "llm.model: found none"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(

@@ -23,7 +23,11 @@ import pytest
 
 from cluster.code import home
 from cluster.signals import StopFlag
+from gen.classes import ClassSpec, load_classes
+from gen.lexicon import load_lexicon
 from gen.output import regenerate_images
+from gen.parts import Wording
+from gen.prompts import PromptSpec, Sources, write_prompts
 from gen.recipe import read_recipe
 from gen.run import Outcome, run
 from shards.layout import SUCCESS
@@ -132,20 +136,46 @@ def test_images_made_again_have_the_same_bytes(whole: Path) -> None:
         ("shards.quality=90", "shards.quality: 95 before, 90 now"),
         ("screen.dark_levels=3", "screen.dark_levels: 24 before, 3 now"),
         ("prompts.negative=blurry", 'prompts.negative: "" before, "blurry" now'),
-        ("prompts.meanings.zero=nothing at all", "prompts.meanings.zero"),
+        ("meanings.given.zero=nothing at all", "meanings.given.zero"),
+        ("prompts.style_share=0.25", "prompts.style_share: 0.5 before, 0.25 now"),
+        ("llm.temperature=0.5", "llm.temperature: 0.8 before, 0.5 now"),
         ("classes.per_class=7", "classes.per_class: null before, 7 now"),
     ],
 )
 def test_a16_another_recipe_is_refused_with_the_difference(whole: Path, change: str, named: str) -> None:
     before = files_of(whole)
     with pytest.raises(ValueError, match="was made by another recipe") as caught:
-        generate(whole, "0.2", HERE, change)
+        generate(whole, "0.2", HERE, "cluster.cpus_per_worker=2", change)
     assert named in str(caught.value)
     assert files_of(whole) == before
 
 
 def test_how_the_work_is_spread_is_no_part_of_the_recipes_identity(whole: Path) -> None:
-    assert generate(whole, "0.2", "cluster.workers=7", "cluster.attempts=9").made_units == 0
+    spread = ["cluster.workers=7", "cluster.attempts=9", "llm.cache=elsewhere", "llm.tries=9"]
+    assert generate(whole, "0.2", *spread).made_units == 0
+
+
+def test_every_row_rebuilds_its_prompt_and_the_class_is_untouched_by_its_words(whole: Path) -> None:
+    store = open_for_reading(str(whole))
+    names = {one.id: one.name for one in load_classes(ClassSpec(source="sandbox"))}
+    rows = read_table(store, scan_records(store)).to_pylist()
+    assert {row["prompt_kind"] for row in rows} == {"cd", "sd"}
+    for row in rows:
+        words = json.loads(row["context"]) | ({"style": row["style"]} if row["style"] else {})
+        assert Wording(row["prompt_form"], words).text(row["meaning"]) == row["caption"]
+        assert row["meaning"] == f"{row['class_name']}, the handwritten numeral"
+        assert row["class_name"] == names[row["class_id"]]
+
+
+def test_a_run_may_take_finished_prompts_and_refuses_others_later(whole: Path, tmp_path: Path) -> None:
+    finished = f"prompts.file={whole / '_meta' / 'prompts.parquet'}"
+    assert generate(tmp_path / "out", "0.05", HERE, finished).exit_code == 0
+    assert (tmp_path / "out" / "00000.tar").read_bytes() == (whole / "00000.tar").read_bytes()
+    assert not (tmp_path / "out" / "_meta" / "meanings.jsonl").exists()
+    classes, sources = load_classes(ClassSpec(source="sandbox")), Sources(load_lexicon("sandbox"))
+    write_prompts(classes, {}, PromptSpec(kind="name"), 0, sources, tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"another recipe.*prompts\.file"):
+        generate(tmp_path / "out", "0.05", HERE, f"prompts.file={tmp_path / 'other.parquet'}")
 
 
 def test_a10_a12_a_lost_record_a_lost_tar_and_a_copied_record_are_made_again(whole: Path, tmp_path: Path) -> None:

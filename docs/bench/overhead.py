@@ -19,7 +19,8 @@ from typing import Any
 
 from docs.bench.measure import Line, Result, Samples, Side, Size, alternate
 from gen.classes import Class
-from gen.prompts import PromptSpec, PromptTable, write_prompts
+from gen.lexicon import load_lexicon
+from gen.prompts import PromptSpec, PromptTable, Sources, write_prompts
 from gen.sampler import Sampler, SamplerSpec
 from gen.unit import ShardSpec, UnitJob, UnitWorker
 from shards.store import open_store
@@ -156,7 +157,8 @@ def _less(total_ms: Samples, inside_s: Sequence[float], num: int) -> Samples:
 def _prompts(num: int, scratch: Path) -> PromptTable:
     """One class and one prompt for each image, as in a shard of ImageNet, where all prompts differ."""
     classes = [Class(number, f"number {number}", None, 1) for number in range(num)]
-    write_prompts(classes, PromptSpec(per_class=1), 0, scratch / "prompts.parquet")
+    sources = Sources(load_lexicon("general"))
+    write_prompts(classes, {}, PromptSpec(per_class=1), 0, sources, scratch / "prompts.parquet")
     return PromptTable.load(scratch / "prompts.parquet")
 
 
