@@ -157,10 +157,10 @@ def _svg_points(pairs: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:g},{y:g}" for x, y in pairs)
 
 
-def bars(rows: Sequence[tuple[str, str, Estimate]]) -> list[Bar]:
-    """Label, value in words and difference of each row, drawn on one scale that holds 0 and every interval."""
+def bars(rows: Sequence[tuple[str, str, Estimate]], beside: Sequence[Estimate] = ()) -> list[Bar]:
+    """Label, value in words and difference of each row, on a scale that holds 0 and all, also `beside`."""
     ends = [0.0]
-    for _, _, one in rows:
+    for one in (*(row[2] for row in rows), *beside):
         ends.extend(end for end in (one.value, one.low, one.high) if end is not None)
     low, high = min(ends), max(ends)
     margin = max(0.04 * (high - low), 0.0005)

@@ -44,23 +44,32 @@ class Row:
 
     label: str
     x: float | None
-    is_baseline: bool
+    baseline: str  # label of the point it is compared with; its own for a baseline
     cells: Mapping[str, Cell]  # set -> cell
     images_per_s: float
     wait_share: float
     seeds: tuple[int, ...]
 
+    @property
+    def is_baseline(self) -> bool:
+        return self.label == self.baseline
+
 
 @dataclass(frozen=True)
 class Sweep:
     name: str
-    baseline: str
     sets: tuple[str, ...]
     rows: tuple[Row, ...]
 
     @property
     def title(self) -> str:
         return TITLES.get(self.name, self.name)
+
+    @property
+    def against(self) -> str:
+        """What the points are compared with, in words."""
+        labels = {row.baseline for row in self.rows}
+        return labels.pop() if len(labels) == 1 else "the baseline of each point"
 
     @property
     def is_curve(self) -> bool:
@@ -110,28 +119,25 @@ def _sweep_order(item: tuple[str, object]) -> tuple[int, str]:
 
 
 def _sweep(name: str, points: Mapping[tuple[int, str], Mapping[str, Mapping[int, Result]]]) -> Sweep:
-    ordered = [points[place] for place in sorted(points)]
-    first = next(iter(next(iter(ordered[0].values())).values()))
-    assert first.sweep is not None
-    baseline = first.sweep.point.baseline
-    control = next((sets for (_, label), sets in points.items() if label == baseline), {})
     rows = []
     for (_, label), sets in sorted(points.items()):
-        cells = {name: _cell(seeds, control.get(name, {}), label == baseline) for name, seeds in sets.items()}
         runs = list({run.key[:3]: run for seeds in sets.values() for run in seeds.values()}.values())
-        assert runs[0].sweep is not None
+        place = runs[0].sweep
+        assert place is not None
+        baseline = place.point.baseline
+        control = next((sets for (_, other), sets in points.items() if other == baseline), {})
         rows.append(
             Row(
                 label=label,
-                x=runs[0].sweep.point.x,
-                is_baseline=label == baseline,
-                cells=cells,
+                x=place.point.x,
+                baseline=baseline,
+                cells={name: _cell(seeds, control.get(name, {}), label == baseline) for name, seeds in sets.items()},
                 images_per_s=mean([run.images_per_s for run in runs]),
                 wait_share=mean([run.wait_share for run in runs]),
                 seeds=tuple(sorted({run.seed for run in runs})),
             )
         )
-    return Sweep(name, baseline, tuple(dict.fromkeys(name for sets in ordered for name in sets)), tuple(rows))
+    return Sweep(name, tuple(dict.fromkeys(name for row in rows for name in row.cells)), tuple(rows))
 
 
 def _cell(seeds: Mapping[int, Result], control: Mapping[int, Result], is_baseline: bool) -> Cell:
@@ -154,8 +160,9 @@ def _gaps(sweep: Sweep) -> list[str]:
             for name in sweep.sets
             if name not in row.cells
         )
-    if sweep.row(sweep.baseline) is None:
-        found.append(f"{sweep.name}: found no result of the baseline {sweep.baseline}, expected one to compare with")
+    for baseline in dict.fromkeys(row.baseline for row in sweep.rows):
+        if sweep.row(baseline) is None:
+            found.append(f"{sweep.name}: found no result of the baseline {baseline}, expected one to compare with")
     return found
 
 
@@ -174,7 +181,7 @@ class Verdict:
 def verdicts(sweep: Sweep) -> list[Verdict]:
     """One for each set: the highest point of the curve (the last point otherwise) against the baseline."""
     row = last_point(sweep)
-    control = sweep.row(sweep.baseline)
+    control = sweep.row(row.baseline)
     if control is None or row.is_baseline:
         return []
     found = []

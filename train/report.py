@@ -37,6 +37,7 @@ from shards.visible import clip, visible
 from train.charts import Bar, Panel, bars, panels
 from train.comparison import (
     Compared,
+    Row,
     Sweep,
     Verdict,
     accuracy_text,
@@ -178,23 +179,28 @@ def _headline(figures: Sequence[Figures]) -> Verdict:
 
 
 def _figures(sweep: Sweep, names: Mapping[int, str]) -> Figures:
-    differences = []
-    for name in sweep.sets:
-        rows = [
-            (row.label, f"{points(cell.difference.value)} {interval(cell.difference)}", cell.difference)
+    drawn = {
+        name: [
+            (_compared(sweep, row), f"{points(cell.difference.value)} {interval(cell.difference)}", cell.difference)
             for row in sweep.rows
             if (cell := row.cells.get(name)) is not None and cell.difference is not None
         ]
-        if rows:
-            differences.append((name, tuple(bars(rows))))
+        for name in sweep.sets
+    }
+    every = [difference for rows in drawn.values() for _, _, difference in rows]
+    differences = [(name, tuple(bars(rows, every))) for name, rows in drawn.items() if rows]
     curve = tuple(panels(sweep)) if sweep.is_curve else ()
     return Figures(sweep, tuple(verdicts(sweep)), curve, tuple(differences), _changes(sweep, names))
 
 
+def _compared(sweep: Sweep, row: Row) -> str:
+    return row.label if row.baseline == sweep.against else f"{row.label}, against {row.baseline}"
+
+
 def _changes(sweep: Sweep, names: Mapping[int, str]) -> Changes | None:
     """Class by class on the first set, paired by seed: the point of the sweep's verdict against the baseline."""
-    control = sweep.row(sweep.baseline)
     row = last_point(sweep)
+    control = sweep.row(row.baseline)
     name = sweep.sets[0]
     if control is None or row.is_baseline or name not in row.cells or name not in control.cells:
         return None

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cluster.recipe import canonical_json
+from cluster.recipe import canonical_json, fingerprint
 
 RESULTS = "results.jsonl"
 MAX_LINE_BYTES = 4_000_000  # per_class of 100,000 classes
@@ -94,6 +94,11 @@ class Found:
 
     results: tuple[Result, ...]
     problems: tuple[str, ...]
+
+
+def recipe_digest(recipe: BaseModel) -> str:
+    """What `Result.recipe` holds: the fingerprint of a resolved recipe."""
+    return fingerprint(recipe.model_dump(mode="json"))
 
 
 def result_line(result: Result) -> bytes:

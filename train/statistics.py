@@ -27,7 +27,9 @@ class Estimate:
     @property
     def shown(self) -> bool:
         """Whether the interval leaves 0 out. Equal observations (few test images) have no width and show nothing."""
-        return self.low is not None and self.high is not None and self.low < self.high and self.low * self.high > 0
+        if self.low is None or self.high is None or self.high - self.low < 1e-9:
+            return False
+        return self.low > 0 or self.high < 0
 
 
 def mean(values: Sequence[float]) -> float:

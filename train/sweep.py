@@ -1,0 +1,349 @@
+"""Sweeps: a grid of recipe changes times seeds, trained run by run, resumable at any point.
+
+In: a `SweepSpec` (a YAML in recipes/sweeps/), the base recipe it changes, an output folder. Out: a `SweepOutcome`.
+On disk:
+
+    sweep.yaml                  what was asked, resolved
+    recipes/<run>.yaml          the resolved recipe of each run
+    <run>/                      as the training loop writes it; <run> is point number, seed and the recipe's digest
+    logs/<run>-<attempt>.txt    what the run's process printed
+    results.jsonl               the lines of all finished runs, with their place in the sweep; replaced as a whole
+
+A run is done when its own results hold, for its recipe's digest, a selected line for every test set. So the same
+command continues a sweep, and a changed recipe is another run in another folder. A point may name the data sets it
+needs; they are made (or found finished) before the first run, by a function that the caller gives.
+
+Runs go through `cluster.fan_out`: a unit is one run, in a process of its own (see `sweep_worker.py`).
+"""
+
+import copy
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cluster.events import Event, EventLog
+from cluster.fan_out import fan_out
+from cluster.recipe import RecipeError, dump_recipe, load_recipe
+from cluster.signals import StopFlag
+from cluster.work import EXIT_COMPLETE, FanOutSpec, Summary
+from train.results import RESULTS, PointPlace, Result, SweepPlace, read_results, recipe_digest, write_results
+from train.sweep_worker import RunJob, SweepJob, make_sweep_worker
+
+
+class MakeSpec(BaseModel):
+    """A data set that a point needs: what `sixfold generate` would be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Path = Field(description="of the generator, such as recipes/sandbox.yaml")
+    scale: str = Field("6x", description="multiple of the real set")
+    out: str = Field(min_length=1, description="folder or URL of the data set; the point's domains name it as source")
+    changes: Mapping[str, Any] = Field(default={}, description="recipe fields to replace, dotted")
+
+    @property
+    def overrides(self) -> list[str]:
+        """As `cluster.recipe.load_recipe` takes them; JSON is YAML."""
+        return [f"{path}={json.dumps(value)}" for path, value in self.changes.items()]
+
+
+class PointSpec(BaseModel):
+    """One point of the grid."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    x: float | None = Field(None, description="place on the axis, if the sweep is a curve")
+    baseline: str | None = Field(None, description="label to compare this point with; null = the sweep's")
+    changes: Mapping[str, Any] = Field(
+        default={}, description="fields of the base recipe to replace; a.0.b reaches into lists, a.0: null takes it out"
+    )
+    make: tuple[MakeSpec, ...] = Field((), description="data sets to make first")
+
+
+class SweepSpec(BaseModel):
+    """The grid and how it is worked off."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="lower-case letters, digits, dashes")
+    base: Path = Field(description="the training recipe that every point starts from")
+    seeds: int = Field(5, ge=1, le=1000, description="runs of a point: seeds 0, 1, ... replace the recipe's")
+    baseline: str = Field(description="label of the point that the others are compared with")
+    changes: Mapping[str, Any] = Field(default={}, description="recipe fields that all points replace")
+    points: Mapping[str, PointSpec] = Field(min_length=2, max_length=1000, description="label -> point, in order")
+    minutes_each: float = Field(gt=0, description="of one run, as the author expects; for estimates only")
+    deadline_min: float = Field(600.0, gt=0, description="a run that takes longer is ended and counts as failed")
+    cluster: FanOutSpec = FanOutSpec()
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> "SweepSpec":
+        if self.baseline not in self.points:
+            raise ValueError(f"baseline: found {self.baseline!r}, expected one of {', '.join(self.points)[:200]}")
+        for label, point in self.points.items():
+            if point.baseline is not None and point.baseline not in self.points:
+                raise ValueError(f"points.{label}.baseline: found {point.baseline!r}, expected the label of a point")
+        if any(not 1 <= len(label) <= 80 for label in self.points):
+            raise ValueError("points: found a label that is empty or longer than 80 characters; shorten it")
+        return self
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its place in the sweep and its whole recipe."""
+
+    name: str
+    place: SweepPlace
+    seed: int
+    recipe: BaseModel
+    digest: str
+    tests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    name: str
+    asked: int
+    done: int
+    made: int  # by this call
+    work: Summary | None  # of the fan-out; None if there was nothing to do
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_COMPLETE if self.work is None else self.work.exit_code
+
+    def sentence(self) -> str:
+        there = f"sweep {self.name}: {self.done} of {self.asked} runs done"
+        if self.work is None:
+            return f"{there}; nothing was left to train"
+        there += f"; this call trained {self.made} in {self.seconds / 60:.1f} min"
+        if self.work.error:
+            return f"{there}\nnot complete: {self.work.error}"
+        if self.work.drained:
+            return f"{there}\nnot complete: stopped on request; run the same command again to continue"
+        if self.work.quarantined:
+            first = self.work.quarantined[0]
+            return (
+                f"{there}\nnot complete: gave up {len(self.work.quarantined)} runs (run {first.unit}: {first.cause}); "
+                "run the same command again to try them once more"
+            )
+        return there
+
+
+def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Raises RecipeError (a ValueError) with one line for the person who wrote it."""
+    return load_recipe(path, SweepSpec, overrides)
+
+
+# planning
+
+
+def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
+    """All runs, seeds of the first point first. The base's model validates each changed recipe; `seed` and
+    `evaluate.tests` are the two fields that a sweep must find in it."""
+    model = type(base)
+    runs: list[Run] = []
+    for number, (label, point) in enumerate(spec.points.items()):
+        for seed in range(spec.seeds):
+            where = f"sweep {spec.name}, point {label}"
+            changed = lay_over(base.model_dump(mode="json"), {**spec.changes, **point.changes, "seed": seed}, where)
+            try:
+                recipe = model.model_validate(changed)
+            except ValidationError as invalid:
+                first = invalid.errors(include_url=False)[0]
+                name = ".".join(str(part) for part in first["loc"])
+                message = " ".join(first["msg"].removeprefix("Value error, ").split())
+                raise RecipeError(f"{where}: `{name}`: {message}") from None
+            digest = recipe_digest(recipe)
+            place = PointPlace(
+                label=label,
+                number=number,
+                x=point.x,
+                baseline=point.baseline or spec.baseline,
+                changes={**spec.changes, **point.changes},
+            )
+            runs.append(
+                Run(
+                    name=f"{number:03d}-s{seed:03d}-{digest[:12]}",
+                    place=SweepPlace(name=spec.name, point=place),
+                    seed=seed,
+                    recipe=recipe,
+                    digest=digest,
+                    tests=_tests_of(recipe, where),
+                )
+            )
+    _refuse_twins(spec, runs)
+    return runs
+
+
+def _tests_of(recipe: BaseModel, where: str) -> tuple[str, ...]:
+    tests = recipe.model_dump(mode="json").get("evaluate", {}).get("tests", {})
+    if not tests:
+        raise RecipeError(f"{where}: found no test set, expected some under `evaluate.tests`: a sweep compares tests")
+    return tuple(tests)
+
+
+def _refuse_twins(spec: SweepSpec, runs: Sequence[Run]) -> None:
+    """Two points with one recipe would compare a thing with itself."""
+    seen: dict[str, Run] = {}
+    for run in runs:
+        other = seen.setdefault(run.digest, run)
+        if other is not run:
+            raise RecipeError(
+                f"sweep {spec.name}: found the same recipe at the points {other.place.point.label} and "
+                f"{run.place.point.label}, expected different ones; change one of them"
+            )
+
+
+def lay_over(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`data` with `changes` laid over it: `data.domains.1.subset: 3x` goes into fields and lists that are there.
+
+    Raises RecipeError naming the nearest field for a path that leads nowhere.
+    """
+    result = copy.deepcopy(data)
+    for path, value in changes.items():
+        parts = path.split(".")
+        inner: Any = result
+        for depth, part in enumerate(parts):
+            last = depth == len(parts) - 1
+            name = ".".join(parts[: depth + 1])
+            if isinstance(inner, list):
+                if not (part.isascii() and part.isdecimal() and int(part) < len(inner)):
+                    raise RecipeError(f"{where}: found `{name}`, expected a number below {len(inner)}: it is a list")
+                key: Any = int(part)
+            elif isinstance(inner, dict):
+                if part not in inner and (not last or depth == 0):
+                    near = get_close_matches(part, [str(known) for known in inner], n=1)
+                    hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(map(str, inner))[:200]}"
+                    raise RecipeError(f"{where}: found `{name}`, which the recipe does not have; {hint}")
+                key = part
+            else:
+                raise RecipeError(f"{where}: found `{name}`, but `{'.'.join(parts[:depth])}` has no fields below it")
+            if last and isinstance(inner, list) and value is None:
+                del inner[key]
+            elif last:
+                inner[key] = copy.deepcopy(value)
+            else:
+                inner = inner[key]
+    return result
+
+
+def finished(run: Run, folder: Path) -> list[Result]:
+    """All result lines of a run with its place filled in, if it is done; else nothing."""
+    lines = [line for line in read_results(folder / run.name / RESULTS).results if line.recipe == run.digest]
+    there = {line.set for line in lines if line.selected and line.role == "test"}
+    if not there >= set(run.tests):
+        return []
+    return [line.model_copy(update={"sweep": run.place}) for line in lines]
+
+
+def describe_sweep(spec: SweepSpec, runs: Sequence[Run], out: Path) -> str:
+    """Points, runs and expected minutes; reads what is done, changes nothing."""
+    lines = [f"sweep     {spec.name}, {len(spec.points)} points x {spec.seeds} seeds, baseline {spec.baseline}"]
+    num_left = 0
+    for label, point in spec.points.items():
+        own = [run for run in runs if run.place.point.label == label]
+        done = sum(bool(finished(run, out)) for run in own)
+        num_left += len(own) - done
+        changes = ", ".join(f"{name}={_short(value)}" for name, value in point.changes.items()) or "the base recipe"
+        lines.append(f"point     {label}: {done} of {len(own)} runs done; {changes}")
+        lines.extend(f"  needs   {make.out}: {make.recipe} at {make.scale}" for make in point.make)
+    minutes = num_left * spec.minutes_each
+    workers = spec.cluster.workers
+    rate = f", {minutes / workers:,.0f} with {workers} workers" if isinstance(workers, int) and workers > 1 else ""
+    lines.append(f"to train  {num_left} of {len(runs)} runs, about {minutes:,.0f} minutes of one worker{rate}")
+    return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# running
+
+
+def run_sweep(
+    spec: SweepSpec,
+    base: BaseModel,
+    out: Path,
+    home: Path,
+    stop: StopFlag,
+    make_data: Callable[[MakeSpec], None],
+    on_event: Callable[[Event], None] = lambda event: None,
+    program: Sequence[str] = (),
+) -> SweepOutcome:
+    """Train what is missing. `home` is the checkout whose code runs; `make_data` makes one data set or raises.
+
+    `program` is the command that trains one run, called with recipe file and folder; empty means `train.one_run`.
+    Raises ValueError with one line for a sweep that cannot be planned; what goes wrong later is in the outcome.
+    """
+    started = time.monotonic()
+    out = out.absolute()
+    runs = plan_runs(spec, base)
+    todo = [number for number, run in enumerate(runs) if not finished(run, out)]
+    work = None
+    if todo:
+        for make in dict.fromkeys(_hashable(make) for number in todo for make in _needs(spec, runs[number])):
+            if stop.requested:
+                break
+            make_data(MakeSpec.model_validate_json(make))
+        _write_plan(spec, runs, out)
+        job = SweepJob(
+            folder=str(out),
+            home=str(home),
+            program=tuple(program),
+            deadline_s=60 * spec.deadline_min,
+            runs=tuple(RunJob(name=run.name, digest=run.digest, tests=run.tests) for run in runs),
+        )
+        # a run is long and has one folder: never start it twice because it is slower than the others
+        cluster = spec.cluster.model_copy(update={"straggler_factor": 0.0})
+        with EventLog(out / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl") as log:
+
+            def heard(event: Event) -> None:
+                log(event)
+                on_event(event)
+                if event.kind == "unit_done":
+                    gather(runs, out)
+
+            make_worker = partial(make_sweep_worker, job.model_dump(mode="json"))
+            work = fan_out(todo, make_worker, cluster, heard, stop, _threads_of(runs[0].recipe))
+    done = gather(runs, out)
+    return SweepOutcome(spec.name, len(runs), done, done - (len(runs) - len(todo)), work, time.monotonic() - started)
+
+
+def gather(runs: Sequence[Run], out: Path) -> int:
+    """Write the sweep's own results from those of its finished runs; the number of these."""
+    lines = [finished(run, out) for run in runs]
+    if any(lines):
+        write_results(out / RESULTS, [line for found in lines for line in found])
+    return sum(bool(found) for found in lines)
+
+
+def _needs(spec: SweepSpec, run: Run) -> tuple[MakeSpec, ...]:
+    return spec.points[run.place.point.label].make
+
+
+def _hashable(make: MakeSpec) -> str:
+    return make.model_dump_json()
+
+
+def _write_plan(spec: SweepSpec, runs: Sequence[Run], out: Path) -> None:
+    (out / "recipes").mkdir(parents=True, exist_ok=True)
+    files = {"sweep.yaml": dump_recipe(spec)} | {f"recipes/{run.name}.yaml": dump_recipe(run.recipe) for run in runs}
+    for name, text in files.items():
+        temp = out / f"{name}.{os.getpid()}.tmp"
+        temp.write_text(text, encoding="utf-8")
+        os.replace(temp, out / name)
+
+
+def _threads_of(recipe: BaseModel) -> int:
+    threads = recipe.model_dump(mode="json").get("engine", {}).get("threads")
+    return threads if isinstance(threads, int) and threads > 0 else 1
