@@ -84,6 +84,7 @@ class Fetcher:
         self._coming: dict[int, Future[mmap.mmap | None]] = {}
         self._named: dict[int, int] = {}  # tar -> number of the last hint that named it
         self._given_up: dict[int, int] = {}  # tar -> number of the hint after which it could not be had whole
+        self._changed: dict[int, str] = {}
         self._hints = 0
         self._is_closed = threading.Event()
         is_cached = self._folder is None and cache_folder is not None
@@ -112,6 +113,8 @@ class Fetcher:
                 self._count("reads_ahead")
                 return memoryview(data)
             mapped = self._cached(tar)
+            if tar in self._changed:
+                raise FetchError(self._changed[tar], "changed")
         if mapped is None:
             name = self.index.tars[tar]
             return memoryview(self._wait(self._now.submit(lambda: self._picture(name, offset, size)), name))
@@ -148,8 +151,11 @@ class Fetcher:
         self.index = index
 
     def counters(self) -> dict[str, int]:
-        """What happened so far: bytes_mapped, bytes_ranged, bytes_downloaded, reads_ahead, retries, hints_left,
-        timeouts, cache_corrupt, cache_evicted, cache_full, download_failed, tars_too_late. What is not there is 0."""
+        """What happened so far; what is not named did not happen.
+
+        bytes_mapped, bytes_ranged, bytes_downloaded, reads_ahead, retries, timeouts, hints_left (beyond the bounds),
+        cache_corrupt, cache_evicted, cache_full, download_failed, other_bytes, tars_too_late (then read by ranges).
+        """
         with self._lock:
             return dict(sorted(self._counts.items()))
 
@@ -283,22 +289,28 @@ class Fetcher:
 
         in_use = [other for other, hint in list(self._named.items()) if self._hints - hint <= IDLE_CALLS]
         keep = frozenset(self.index.tar_sha256[other] for other in in_use)
+        mapped = None
         try:
-            for _ in range(TRIES):
+            for attempt in range(TRIES):
                 try:
-                    path = cache.fetch(sha256, size, read, self._deadline_s, keep)
-                    return self._map(tar, path)
+                    mapped = self._map(tar, cache.fetch(sha256, size, read, self._deadline_s, keep))
+                    break
                 except FileNotFoundError:
                     continue  # another process made room between the fetch and the map
+                except OtherBytes as error:
+                    self._count("other_bytes")
+                    if attempt == TRIES - 1:  # not damaged on the way: it is another tar
+                        self._changed[tar] = f"{self._place(tar)}: {error}; load the index again"
         except CacheFull:
             self._count("cache_full")
-        except (OtherBytes, OSError):
+        except OSError:
             self._count("download_failed")  # the ranged reads that follow name what is wrong
         finally:
             with self._lock:
                 self._coming.pop(tar, None)
-        self._given_up[tar] = self._hints
-        return None
+                if mapped is None:
+                    self._given_up[tar] = self._hints
+        return mapped
 
     def _wait(self, future: "Future[T]", name: str) -> T:
         """The result within the deadline. Raises FetchError."""

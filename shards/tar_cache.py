@@ -97,11 +97,9 @@ class TarCache:
             chunk = read(offset, min(CHUNK_BYTES, size - offset))
             digest.update(chunk)
             view = memoryview(chunk)
-            try:
+            with self._full_disk_named():
                 while view:
                     view = view[os.write(fd, view) :]
-            except OSError as error:
-                raise CacheFull(error.errno, f"{self.folder}: cannot be written ({error.strerror})") from None
         if digest.hexdigest() != sha256:
             raise OtherBytes(f"found a tar with the hash {digest.hexdigest()[:16]}, the index says {sha256[:16]}")
         path = self._path(sha256)
@@ -134,7 +132,15 @@ class TarCache:
                     used -= num
             if used + size > self.max_bytes:
                 raise CacheFull(f"{self.folder}: {used} of {self.max_bytes} bytes are in use, {size} more do not fit")
-            os.truncate(fd, size)
+            with self._full_disk_named():
+                os.truncate(fd, size)
+
+    @contextlib.contextmanager
+    def _full_disk_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CacheFull(f"{self.folder}: cannot be written ({error.strerror})") from None
 
     @contextlib.contextmanager
     def _locked(self, end: float) -> Iterator[None]:

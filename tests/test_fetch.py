@@ -1,0 +1,452 @@
+"""Pictures by row number: from maps, by ranges, from a bounded cache; slow, broken and full storage."""
+
+import contextlib
+import fcntl
+import mmap
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.fetch import Fetcher, FetchError
+from shards.index import Index, load_index
+from shards.store import FolderStore, ObjectStore
+from tests.small_data_set import write_data_set
+
+REPO = Path(__file__).parent.parent
+NUM_TARS = 4
+ROWS = np.arange(10 * NUM_TARS)
+
+
+class RemoteFiles:
+    """The part of an fsspec file system that reading needs, over a local folder; `before` may wait or raise."""
+
+    def __init__(self, folder: Path, before: Callable[[str, int], None] = lambda name, turn: None) -> None:
+        self.folder = folder
+        self.before = before
+        self.requests: Counter[str] = Counter()
+        self.running_bytes = 0
+        self.most_running_bytes = 0
+        self.lock = threading.Lock()
+
+    def cat_file(self, path: str, start: int, end: int) -> bytes:
+        name = path.rpartition("/")[2]
+        with self.lock:
+            self.requests[name] += 1
+            turn = self.requests[name]
+            self.running_bytes += end - start
+            self.most_running_bytes = max(self.most_running_bytes, self.running_bytes)
+        try:
+            self.before(name, turn)
+            with (self.folder / name).open("rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+        finally:
+            with self.lock:
+                self.running_bytes -= end - start
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return write_data_set(tmp_path / "ours", NUM_TARS)
+
+
+@pytest.fixture
+def index(store: FolderStore) -> Index:
+    return load_index(store.url)
+
+
+def remote(files: RemoteFiles) -> ObjectStore:
+    return ObjectStore(files, "bucket", "fake://bucket", single_writer=False, read_only=True)
+
+
+def expected(store: FolderStore, index: Index) -> list[bytes]:
+    tars = index.tar_of(np.arange(len(index)))
+    return [
+        store.path(index.tars[tar]).read_bytes()[offset : offset + size]
+        for tar, offset, size in zip(tars.tolist(), index.offset.tolist(), index.size.tolist(), strict=True)
+    ]
+
+
+def read_all(fetcher: Fetcher) -> list[bytes]:
+    return [bytes(fetcher.read(row)) for row in range(len(fetcher.index))]
+
+
+def soon(condition: Callable[[], bool], deadline_s: float = 10.0) -> bool:
+    end = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def until(event: threading.Event) -> None:
+    event.wait(20)
+
+
+def cached_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*.[tp]ar*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+# local
+
+
+def test_local_pictures_are_views_of_the_mapped_tar(store: FolderStore, index: Index) -> None:
+    with Fetcher(index, store) as fetcher:
+        view = fetcher.read(13)
+        assert isinstance(view.obj, mmap.mmap)
+        assert view.readonly
+        assert read_all(fetcher) == expected(store, index)
+        assert fetcher.counters() == {"bytes_mapped": int(index.size.sum() + index.size[13])}
+    assert bytes(view) == expected(store, index)[13], "bytes that were handed out outlive the fetcher"
+
+
+def test_hints_cost_nothing_for_local_tars(store: FolderStore, index: Index) -> None:
+    before = threading.active_count()
+    with Fetcher(index, store) as fetcher:
+        fetcher.prefetch(ROWS)
+        assert threading.active_count() == before
+        assert fetcher.counters() == {}
+
+
+def test_a_local_tar_that_is_missing_or_another_one_is_named(store: FolderStore, index: Index) -> None:
+    store.path("00001.tar").unlink()
+    store.path("00002.tar").write_bytes(b"short")
+    with Fetcher(index, store) as fetcher:
+        with pytest.raises(FetchError, match=r"00001\.tar: the tar is missing; run `sixfold repair`") as missing:
+            fetcher.read(10)
+        with pytest.raises(
+            FetchError, match=r"00002\.tar: found 5 bytes, the index says \d+; load the index"
+        ) as changed:
+            fetcher.read(20)
+        assert (missing.value.reason, changed.value.reason) == ("missing", "changed")
+        assert bytes(fetcher.read(0)) == expected_first(store, index)
+        for row in (-1, len(index)):
+            with pytest.raises(IndexError):
+                fetcher.read(row)
+
+
+def expected_first(store: FolderStore, index: Index) -> bytes:
+    start, size = int(index.offset[0]), int(index.size[0])
+    return store.path(index.tars[0]).read_bytes()[start : start + size]
+
+
+# remote, by ranges
+
+
+def test_remote_pictures_are_one_ranged_read_each(store: FolderStore, index: Index) -> None:
+    files = RemoteFiles(store.root)
+    with Fetcher(index, remote(files)) as fetcher:
+        assert read_all(fetcher) == expected(store, index)
+    assert sum(files.requests.values()) == len(index)
+
+
+def test_hinted_rows_are_read_ahead_and_asked_for_once(store: FolderStore, index: Index) -> None:
+    files = RemoteFiles(store.root)
+    rows = ROWS[::-1].copy()
+    with Fetcher(index, remote(files), threads=3) as fetcher:
+        fetcher.prefetch(rows)
+        fetcher.prefetch(rows[:5])
+        assert soon(lambda: sum(files.requests.values()) == len(index))
+        assert [bytes(fetcher.read(int(row))) for row in rows] == expected(store, index)[::-1]
+        assert sum(files.requests.values()) == len(index)
+        assert fetcher.counters()["reads_ahead"] == len(index)
+
+
+def test_d16_what_is_read_ahead_is_bounded_in_bytes_and_threads(store: FolderStore, index: Index) -> None:
+    """A consumer that never comes: the store is asked for no more than the bound, two reads at a time."""
+    files = RemoteFiles(store.root, lambda name, turn: time.sleep(0.01))
+    bound = int(index.size[:7].sum())
+    with Fetcher(index, remote(files), threads=2, max_ahead_bytes=bound) as fetcher:
+        for _ in range(20):
+            fetcher.prefetch(ROWS)
+        assert soon(lambda: sum(files.requests.values()) == 7)
+        time.sleep(0.1)
+        assert sum(files.requests.values()) == 7
+        assert files.most_running_bytes <= 2 * int(index.size.max())
+        assert fetcher.counters()["hints_left"] == 20 * (len(index) - 7)
+        assert read_all(fetcher) == expected(store, index)
+        fetcher.prefetch(ROWS[:7])
+        assert soon(lambda: sum(files.requests.values()) == len(index) + 7), "what was read makes room for new hints"
+
+
+def test_d16_a_store_that_does_not_answer_is_an_error_in_time(store: FolderStore, index: Index) -> None:
+    stuck = threading.Event()
+    files = RemoteFiles(store.root, lambda name, turn: until(stuck))
+    with Fetcher(index, remote(files), deadline_s=0.2) as fetcher:
+        fetcher.prefetch(ROWS[:1])
+        start = time.monotonic()
+        for row in (0, 1):  # hinted and not
+            with pytest.raises(FetchError, match=r"fake://bucket/00000\.tar: no answer in 0\.2 s") as error:
+                fetcher.read(row)
+            assert error.value.reason == "timeout"
+        assert time.monotonic() - start < 5
+        assert fetcher.counters()["timeouts"] == 2
+    stuck.set()
+
+
+def test_d16_a_stuck_read_does_not_hold_up_the_end_of_the_process(store: FolderStore) -> None:
+    code = (
+        "import sys, time\n"
+        "from shards.fetch import Fetcher, FetchError\n"
+        "from shards.index import load_index\n"
+        "from shards.store import ObjectStore\n"
+        "class Stuck:\n"
+        "    def cat_file(self, path, start, end): time.sleep(600)\n"
+        "index = load_index(sys.argv[1])\n"
+        "fetcher = Fetcher(index, ObjectStore(Stuck(), 'b', 'fake://b', False), deadline_s=0.1)\n"
+        "try:\n"
+        "    fetcher.read(0)\n"
+        "except FetchError as error:\n"
+        "    print(error.reason)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, store.url], cwd=REPO, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "timeout\n"
+
+
+def test_a_read_that_fails_now_and_then_is_tried_again(store: FolderStore, index: Index) -> None:
+    def sometimes(name: str, turn: int) -> None:
+        if turn % 3:
+            raise ConnectionResetError("gone")
+
+    with Fetcher(index.prefix(1), remote(RemoteFiles(store.root, sometimes)), threads=1) as fetcher:
+        assert bytes(fetcher.read(4)) == expected(store, index)[4]
+        assert fetcher.counters()["retries"] == 2
+
+
+def test_a_read_that_always_fails_is_an_error_without_credentials(store: FolderStore, index: Index) -> None:
+    def never(name: str, turn: int) -> None:
+        raise RuntimeError("403 at https://me:secret@host/x?token=secret\nbody")
+
+    files = RemoteFiles(store.root, never)
+    with Fetcher(index, remote(files)) as fetcher, pytest.raises(FetchError) as error:
+        fetcher.read(0)
+    assert error.value.reason == "failed"
+    assert str(error.value).startswith("fake://bucket/00000.tar: could not be read in 3 tries (403 at https://host/x")
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert files.requests["00000.tar"] == 3
+
+
+def test_a_remote_tar_that_is_missing_or_cut_short_is_named(store: FolderStore, index: Index) -> None:
+    store.path("00001.tar").unlink()
+    store.path("00002.tar").write_bytes(b"short")
+    files = RemoteFiles(store.root)
+    with Fetcher(index, remote(files)) as fetcher:
+        with pytest.raises(FetchError, match="the tar is missing") as missing:
+            fetcher.read(10)
+        with pytest.raises(FetchError, match=r"found 0 bytes at \d+, expected \d+") as short:
+            fetcher.read(20)
+    assert (missing.value.reason, short.value.reason) == ("missing", "failed")
+    assert files.requests == {"00001.tar": 1, "00002.tar": 3}
+
+
+# remote, through the cache
+
+
+def filled(fetcher: Fetcher) -> list[bytes]:
+    """All rows, hinted tar by tar as a stream would."""
+    data = []
+    for start in range(0, len(fetcher.index), 5):
+        rows = np.arange(start, start + 5)
+        fetcher.prefetch(rows)
+        data += [bytes(fetcher.read(int(row))) for row in rows]
+    return data
+
+
+def test_hinted_tars_are_fetched_whole_and_kept_for_the_next_run(
+    tmp_path: Path, store: FolderStore, index: Index
+) -> None:
+    files = RemoteFiles(store.root)
+    for _ in range(2):
+        with Fetcher(index, remote(files), tmp_path / "cache", 1 << 20) as fetcher:
+            assert filled(fetcher) == expected(store, index)
+            assert isinstance(fetcher.read(3).obj, mmap.mmap)
+    assert files.requests == dict.fromkeys(index.tars, 1)
+    assert sorted(path.name for path in (tmp_path / "cache").glob("*.*")) == sorted(
+        f"{h}.tar" for h in index.tar_sha256
+    )
+
+
+def test_a_row_that_was_not_hinted_fetches_no_tar(tmp_path: Path, store: FolderStore, index: Index) -> None:
+    with Fetcher(index, remote(RemoteFiles(store.root)), tmp_path / "cache", 1 << 20) as fetcher:
+        assert bytes(fetcher.read(17)) == expected(store, index)[17]
+        assert fetcher.counters() == {"bytes_ranged": int(index.size[17])}
+    assert cached_bytes(tmp_path / "cache") == 0
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_d17_a_damaged_copy_is_fetched_again(tmp_path: Path, store: FolderStore, index: Index, damage: str) -> None:
+    cache = tmp_path / "cache"
+    files = RemoteFiles(store.root)
+    with Fetcher(index, remote(files), cache, 1 << 20) as fetcher:
+        filled(fetcher)
+    copy = cache / f"{index.tar_sha256[2]}.tar"
+    good = copy.read_bytes()
+    copy.write_bytes(
+        {"flip": good[:900] + bytes([good[900] ^ 1]) + good[901:], "cut": good[:900], "empty": b""}[damage]
+    )
+    with Fetcher(index, remote(files), cache, 1 << 20) as fetcher:
+        assert filled(fetcher) == expected(store, index)
+        assert fetcher.counters()["cache_corrupt"] == 1
+    assert copy.read_bytes() == good
+    assert files.requests == {**dict.fromkeys(index.tars, 1), "00002.tar": 2}
+
+
+@pytest.mark.parametrize("num_fit", [0, 1, 2])
+def test_d17_a_cache_too_small_streams_what_does_not_fit(
+    tmp_path: Path, store: FolderStore, index: Index, num_fit: int
+) -> None:
+    limit = num_fit * int(index.tar_bytes.max()) + 1000
+    cache = tmp_path / "cache"
+    largest = []
+    files = RemoteFiles(store.root, lambda name, turn: largest.append(cached_bytes(cache)))
+    with Fetcher(index, remote(files), cache, limit, threads=2) as fetcher:
+        for _ in range(3):
+            fetcher.prefetch(ROWS)
+            assert read_all(fetcher) == expected(store, index)
+            largest.append(cached_bytes(cache))
+        assert fetcher.counters()["cache_full"] >= NUM_TARS - num_fit
+        assert fetcher.counters()["bytes_ranged"] >= 3 * (NUM_TARS - num_fit) * 10 * int(index.size.min())
+    assert max(largest) <= limit
+    assert len(list(cache.glob("*.tar"))) == num_fit
+
+
+def test_tars_that_are_no_longer_read_make_room(tmp_path: Path, store: FolderStore, index: Index) -> None:
+    """One tar fits; once enough hints name another, the first goes and the other is fetched."""
+    limit = int(index.tar_bytes.max()) + 1000
+    with Fetcher(index, remote(RemoteFiles(store.root)), tmp_path / "cache", limit) as fetcher:
+        for start in (0, 20):
+            for _ in range(60):
+                fetcher.prefetch(np.arange(start, start + 10))
+                fetcher.read(start)
+        assert [path.name for path in (tmp_path / "cache").glob("*.tar")] == [f"{index.tar_sha256[2]}.tar"]
+        assert fetcher.counters()["cache_evicted"] == 1
+
+
+@contextlib.contextmanager
+def small_files_only(num_bytes: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_d17_a_disk_that_takes_no_more_is_no_end(tmp_path: Path, store: FolderStore, index: Index) -> None:
+    with Fetcher(index, remote(RemoteFiles(store.root)), tmp_path / "cache", 1 << 20) as fetcher:
+        with small_files_only(5_000):
+            data = filled(fetcher)
+        assert data == expected(store, index)
+        assert fetcher.counters()["cache_full"] == NUM_TARS
+    assert cached_bytes(tmp_path / "cache") == 0
+
+
+def test_a_remote_tar_with_other_bytes_than_the_index_knows_is_refused(
+    tmp_path: Path, store: FolderStore, index: Index
+) -> None:
+    path = store.path("00001.tar")
+    path.write_bytes(bytes(path.stat().st_size))
+    with Fetcher(index, remote(RemoteFiles(store.root)), tmp_path / "cache", 1 << 20) as fetcher:
+        fetcher.prefetch(ROWS)
+        assert bytes(fetcher.read(0)) == expected_first(store, index)
+        with pytest.raises(FetchError, match=r"00001\.tar: found a tar with the hash .*load the index again") as error:
+            fetcher.read(10)
+        assert error.value.reason == "changed"
+
+
+def test_two_runs_with_one_cache_fetch_each_tar_once(tmp_path: Path, store: FolderStore, index: Index) -> None:
+    files = RemoteFiles(store.root, lambda name, turn: time.sleep(0.05))
+    both = [Fetcher(index, remote(files), tmp_path / "cache", 1 << 20, threads=2) for _ in range(2)]
+    for fetcher in both:
+        fetcher.prefetch(ROWS)
+    for fetcher in both:
+        assert read_all(fetcher) == expected(store, index)
+        fetcher.close()
+    assert files.requests == dict.fromkeys(index.tars, 1)
+
+
+def test_the_part_of_a_killed_run_is_in_nobodys_way(tmp_path: Path, store: FolderStore, index: Index) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / f"{index.tar_sha256[0]}.part").write_bytes(b"x" * 70_000)
+    (cache / f"{'ab' * 32}.part").write_bytes(b"x" * 70_000)
+    limit = int(index.tar_bytes.sum()) + 10
+    with Fetcher(index, remote(RemoteFiles(store.root)), cache, limit) as fetcher:
+        assert filled(fetcher) == expected(store, index)
+    assert sorted(path.name for path in cache.glob("*.*")) == sorted(f"{h}.tar" for h in index.tar_sha256)
+
+
+def test_a_tar_that_another_process_never_finishes_is_read_by_ranges(
+    tmp_path: Path, store: FolderStore, index: Index
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    fd = os.open(cache / f"{index.tar_sha256[0]}.part", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        with Fetcher(index, remote(RemoteFiles(store.root)), cache, 1 << 20, deadline_s=0.3) as fetcher:
+            fetcher.prefetch(ROWS[:10])
+            assert bytes(fetcher.read(0)) == expected_first(store, index)
+            assert fetcher.counters()["bytes_ranged"] == int(index.size[0])
+    finally:
+        os.close(fd)
+
+
+def test_a_whole_tar_that_comes_too_late_is_read_by_ranges(tmp_path: Path, store: FolderStore, index: Index) -> None:
+    def slow_at_first(name: str, turn: int) -> None:
+        if turn == 1:
+            time.sleep(0.6)
+
+    files = RemoteFiles(store.root, slow_at_first)
+    with Fetcher(index.prefix(1), remote(files), tmp_path / "cache", 1 << 20, deadline_s=0.2) as fetcher:
+        fetcher.prefetch(ROWS[:10])
+        assert bytes(fetcher.read(0)) == expected_first(store, index)
+        assert fetcher.counters()["tars_too_late"] == 1
+        assert soon(lambda: isinstance(fetcher.read(0).obj, mmap.mmap)), "it comes in the end, and is used"
+
+
+# growth, limits
+
+
+def test_a_longer_index_is_taken_in_while_reading(store: FolderStore, index: Index) -> None:
+    with Fetcher(index.prefix(2), store) as fetcher:
+        with pytest.raises(IndexError):
+            fetcher.read(25)
+        fetcher.grow(index)
+        assert read_all(fetcher) == expected(store, index)
+        with pytest.raises(ValueError, match="does not begin with the old one"):
+            fetcher.grow(index.prefix(3))
+
+
+@pytest.mark.parametrize(
+    "change", [{"threads": 0}, {"deadline_s": 0.0}, {"max_ahead_bytes": -1}, {"max_cache_bytes": 0}]
+)
+def test_numbers_that_make_no_sense_are_refused(
+    tmp_path: Path, store: FolderStore, index: Index, change: dict[str, int]
+) -> None:
+    limits: dict[str, int] = {"max_cache_bytes": 1, **change}
+    with pytest.raises(ValueError, match="fetcher: found threads"):
+        Fetcher(index, store, tmp_path / "cache", **limits)
+
+
+def test_a_cache_folder_that_cannot_be_made_is_refused(tmp_path: Path, store: FolderStore, index: Index) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be made"):
+        Fetcher(index, remote(RemoteFiles(store.root)), tmp_path / "file" / "cache", 1 << 20)
