@@ -77,7 +77,7 @@ def test_files_of_every_kind_become_rgb(kind: str, mode: str, is_fast: bool) -> 
 def test_a_jpeg_that_the_strict_decoder_refuses_is_read_by_pillow() -> None:
     data = encoded(PHOTO[:64, :64])
     odd = data[:-2] + b"\x00\x00\xff\xd1\x00" + data[-2:]  # a restart mark that belongs to no interval
-    with pytest.raises(ValueError, match="orrupt|extraneous"):
+    with pytest.raises(ValueError, match="Corrupt JPEG data"):
         simplejpeg.decode_jpeg(odd)
     out = np.zeros((32, 32, 3), np.uint8)
     assert not train_pixels(odd, 32, WHOLE, Draws(0), out)

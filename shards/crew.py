@@ -1,0 +1,126 @@
+"""Threads that fill batches slot by slot, first batch first.
+
+In: how many slots a batch has and a function that fills one. Out: a `Job` to wait for, with a deadline; the error of a
+slot is raised there. On disk: nothing.
+
+Decoders release the interpreter's lock, so threads of one process share the work without copying a picture. Threads
+start with the first job: a crew that has not been used yet survives a fork, one that has been used says so.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import TypeAlias
+
+Fill: TypeAlias = Callable[[int], None]
+
+_SLOTS_AT_ONCE = 8  # a hand-over costs 20 us, a picture about 1 ms
+_CLOSE_S = 1.0
+_IDLE_S = 5.0  # how often an idle thread looks whether it is still needed
+
+
+class Job:
+    """The slots of one batch."""
+
+    def __init__(self, count: int, fill: Fill) -> None:
+        self.count = count
+        self._fill = fill
+        self._lock = threading.Lock()
+        self._finished = threading.Event()
+        self._filled = 0
+        self._error: Exception | None = None
+        if count == 0:
+            self._finished.set()
+
+    @property
+    def filled(self) -> int:
+        return self._filled
+
+    def work(self, first: int, is_wanted: Callable[[], bool]) -> None:
+        """Fill slots `first` .. `first` + `_SLOTS_AT_ONCE`; stops early once the job has failed."""
+        for slot in range(first, min(first + _SLOTS_AT_ONCE, self.count)):
+            if self._error is not None or not is_wanted():
+                return
+            try:
+                self._fill(slot)
+            except Exception as error:  # handed to whoever waits for the batch
+                with self._lock:
+                    self._error = self._error or error
+                self._finished.set()
+                return
+            with self._lock:
+                self._filled += 1
+                if self._filled == self.count:
+                    self._finished.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether all slots were filled in time. Raises what a slot raised."""
+        finished = self._finished.wait(timeout_s)
+        if self._error is not None:
+            raise self._error
+        return finished
+
+
+class Crew:
+    """`num_threads` threads, or none: then a job is done by whoever waits for it."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+        self._tasks: SimpleQueue[tuple[Job, int] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+        self._pid = 0
+
+    def start(self, count: int, fill: Fill) -> Job:
+        """Begin to fill `count` slots, after all jobs that were started before."""
+        job = Job(count, fill)
+        if self._num_threads:
+            self._start_threads()
+            for first in range(0, count, _SLOTS_AT_ONCE):
+                self._tasks.put((job, first))
+        return job
+
+    def finish(self, job: Job, timeout_s: float) -> bool:
+        """Wait for `job`; without threads, do it here. Raises what a slot raised."""
+        if not self._num_threads:
+            for first in range(0, job.count, _SLOTS_AT_ONCE):
+                job.work(first, self._is_open)
+        return job.wait(timeout_s)
+
+    def close(self) -> None:
+        """End the threads: each finishes the slot it is at. One that hangs is left behind after a second; being a
+        daemon, it does not keep the process."""
+        self._closed = True
+        for _ in self._threads:
+            self._tasks.put(None)
+        ends = time.monotonic() + _CLOSE_S
+        for thread in self._threads:
+            if self._pid == os.getpid():
+                thread.join(max(0.0, ends - time.monotonic()))
+        self._threads = []
+
+    def _start_threads(self) -> None:
+        if self._threads and self._pid != os.getpid():
+            raise ValueError("found a stream that was used before this process was forked; make a new one in the child")
+        if not self._threads:
+            self._pid = os.getpid()
+            for number in range(self._num_threads):
+                thread = threading.Thread(target=self._work, name=f"decode-{number}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _is_open(self) -> bool:
+        return not self._closed
+
+    def _work(self) -> None:
+        while not self._closed:
+            try:
+                task = self._tasks.get(timeout=_IDLE_S)
+            except Empty:
+                continue
+            if task is None:
+                return
+            job, first = task
+            job.work(first, self._is_open)

@@ -1,0 +1,600 @@
+"""The stream: exact quotas, an order and pixels that nothing but (seed, step) changes, bad samples, growth, bounds."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shards.augment import AugmentSpec
+from shards.index import load_index
+from shards.jpeg import encode_jpeg
+from shards.layout import tar_name
+from shards.mix import MixSpec
+from shards.pixels import eval_pixels
+from shards.store import open_store
+from shards.stream import Batch, DomainSpec, EvalSpec, Replaced, Stream, StreamSpec, read_all
+from shards.writer import ShardWriter
+from tests.small_data_set import FINGERPRINT, picture, sample, write_data_set
+
+EPOCH = 5
+GROUPS = 4
+RANDOM = AugmentSpec(policy="rand", erase=0.3)
+MIXED = MixSpec(mixup_alpha=0.4, cutmix_alpha=1.0)
+
+
+def synthetic_row(shard: int, index: int, row: dict[str, object]) -> dict[str, object]:
+    """Ids of its own: `sample` gives every data set the same."""
+    return {**row, "uid": hashlib.sha256(f"synthetic {shard}/{index}".encode()).hexdigest()[:32]}
+
+
+def write_both(root: Path) -> dict[str, Path]:
+    """14 real samples in 2 shards; 33 synthetic ones in 3."""
+    write_data_set(root / "real", num_shards=2, num_slots=7)
+    write_data_set(root / "synthetic", num_shards=3, num_slots=11, change=synthetic_row)
+    return {name: root / name for name in ("real", "synthetic")}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_both(tmp_path_factory.mktemp("data"))
+
+
+def make_spec(folders: dict[str, Path], **changes: Any) -> StreamSpec:
+    domains = (
+        DomainSpec(name="real", source=str(folders["real"]), quota=3),
+        DomainSpec(name="synthetic", source=str(folders["synthetic"]), quota=2),
+    )
+    fields = {"domains": domains, "size_px": 16, "window_shards": 2, "threads": 2, "prefetch_steps": 2}
+    return StreamSpec.model_validate({**fields, **changes})
+
+
+def open_stream(spec: StreamSpec, **changes: Any) -> Stream:
+    return Stream(spec, **{"groups": GROUPS, "seed": 7, "epoch_steps": EPOCH, **changes})
+
+
+Kept = tuple[int, bytes, bytes, bytes, bytes, bytes, bytes]
+
+
+def kept(batch: Batch, part: slice = slice(None)) -> Kept:
+    """All that a step trains on, as bytes that stay when the buffers are used again."""
+    plan = [b""] * 3
+    if batch.mix is not None:
+        inside = batch.mix.partner - np.arange(len(batch.labels))  # the same for each number of ranks
+        plan = [array[part].tobytes() for array in (inside, batch.mix.share, batch.mix.box)]
+    return (
+        batch.step,
+        batch.images[part].tobytes(),
+        batch.labels[part].tobytes(),
+        batch.uids[part].tobytes(),
+        plan[0],
+        plan[1],
+        plan[2],
+    )
+
+
+def take(stream: Stream, steps: int) -> list[Batch]:
+    return [next(stream) for _ in range(steps)]
+
+
+def run(spec: StreamSpec, steps: int, **changes: Any) -> list[Kept]:
+    with open_stream(spec, **changes) as stream:
+        return [kept(next(stream)) for _ in range(steps)]
+
+
+@pytest.fixture(scope="module")
+def reference(folders: dict[str, Path]) -> list[Kept]:
+    """Three epochs of one rank without threads."""
+    return run(make_spec(folders, augment=RANDOM, mix=MIXED, threads=0), 3 * EPOCH)
+
+
+def test_a_group_has_exactly_its_quota_of_each_domain_in_order(folders: dict[str, Path]) -> None:
+    known = {name: set(load_index(str(folder)).uid.tolist()) for name, folder in folders.items()}
+    with open_stream(make_spec(folders)) as stream:
+        for _ in range(2 * EPOCH):
+            batch = next(stream)
+            assert (batch.groups, batch.quotas) == (GROUPS, (3, 2))
+            for group in batch.uids.reshape(GROUPS, 5).tolist():
+                assert set(group[:3]) <= known["real"]
+                assert set(group[3:]) <= known["synthetic"]
+
+
+def test_a_pass_shows_every_sample_once_while_the_smaller_domain_begins_again(folders: dict[str, Path]) -> None:
+    spec = make_spec(folders)
+    with open_stream(spec, groups=7, epoch_steps=2) as stream:
+        shown: dict[str, list[int]] = {"real": [], "synthetic": []}
+        for _ in range(33):
+            uids = next(stream).uids.reshape(7, 5)
+            shown["real"] += uids[:, :3].ravel().tolist()
+            shown["synthetic"] += uids[:, 3:].ravel().tolist()
+    for name, folder in folders.items():
+        known = sorted(load_index(str(folder)).uid.tolist())
+        for first in range(0, len(shown[name]) - len(known) + 1, len(known)):
+            assert sorted(shown[name][first : first + len(known)]) == known
+
+
+def test_labels_belong_to_their_pictures(folders: dict[str, Path]) -> None:
+    labels = {
+        int(uid): int(label)
+        for folder in folders.values()
+        for index in [load_index(str(folder))]
+        for uid, label in zip(index.uid, index.label, strict=True)
+    }
+    with open_stream(make_spec(folders)) as stream:
+        for _ in range(EPOCH):
+            batch = next(stream)
+            assert [labels[int(uid)] for uid in batch.uids] == batch.labels.tolist()
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2, 3, 4])
+def test_d3_the_number_of_threads_changes_no_byte(
+    folders: dict[str, Path], reference: list[Kept], threads: int
+) -> None:
+    spec = make_spec(folders, augment=RANDOM, mix=MIXED, threads=threads, prefetch_steps=1 + threads)
+    assert run(spec, len(reference)) == reference
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_d3_the_number_of_ranks_changes_no_byte(folders: dict[str, Path], reference: list[Kept], world: int) -> None:
+    spec = make_spec(folders, augment=RANDOM, mix=MIXED)
+    ranks = [run(spec, len(reference), rank=rank, world=world) for rank in range(world)]
+    for step, whole in enumerate(reference):
+        parts = [rank[step] for rank in ranks]
+        assert all(part[0] == step for part in parts)
+        assert tuple(b"".join(column) for column in zip(*(part[1:] for part in parts), strict=True)) == whole[1:]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_d1_resuming_at_every_step_gives_the_same_bytes(
+    folders: dict[str, Path], reference: list[Kept], threads: int
+) -> None:
+    spec = make_spec(folders, augment=RANDOM, mix=MIXED, threads=threads)
+    for step in range(2 * EPOCH + 1):
+        with open_stream(spec) as stream:
+            for _ in range(step):
+                next(stream)
+            state = json.loads(json.dumps(stream.state()))
+        assert run(spec, 3, state=state) == reference[step : step + 3], step
+        assert run(spec, 2, start_step=step) == reference[step : step + 2], step
+
+
+def test_d2_two_resumes_and_another_number_of_ranks_in_between(folders: dict[str, Path], reference: list[Kept]) -> None:
+    spec = make_spec(folders, augment=RANDOM, mix=MIXED)
+    with open_stream(spec) as stream:
+        next(stream)
+        first = stream.state()
+    states = []
+    for rank in range(2):
+        with open_stream(spec, state=first, rank=rank, world=2) as stream:
+            for _ in range(EPOCH - 1):
+                next(stream)
+            states.append(stream.state())
+    assert states[0] == states[1], "the state is the same on all ranks"
+    assert states[0]["step"] == EPOCH, "the last step of an epoch has been handed out"
+    assert run(spec, 2 * EPOCH, state=states[0]) == reference[EPOCH:]
+
+
+@pytest.mark.torture
+def test_d1_after_20_kills_at_random_steps_and_other_ranks_the_order_is_the_same(
+    folders: dict[str, Path], reference: list[Kept]
+) -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    spec = make_spec(folders, augment=RANDOM, mix=MIXED)
+    whole = run(spec, 100)
+    assert whole[: len(reference)] == reference
+    state, seen = None, []
+    for _ in range(20):
+        world = (1, 2, 4)[int(rng.random() * 3)]
+        steps = 1 + int(rng.random() * 4)
+        parts = []
+        for rank in range(world):
+            with open_stream(spec, state=state, rank=rank, world=world) as stream:
+                parts.append([kept(next(stream)) for _ in range(steps)])
+                after = stream.state()
+        state = after
+        for step in range(steps):
+            columns = zip(*(part[step][1:] for part in parts), strict=True)
+            seen.append((parts[0][step][0], *(b"".join(column) for column in columns)))
+    assert seen == whole[: len(seen)]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    slots=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    quota=st.integers(1, 5),
+    share=st.integers(1, 3),
+    world=st.sampled_from([1, 2, 4]),
+)
+def test_d4_ragged_shards_fewer_than_ranks_and_an_empty_one_give_all_ranks_equal_steps(
+    tmp_path_factory: pytest.TempPathFactory, slots: list[int], quota: int, share: int, world: int
+) -> None:
+    folder = tmp_path_factory.mktemp("ragged")
+
+    for shard, count in enumerate(slots):
+        write_shard_of(folder, shard, count)
+    write_shard_of(folder, len(slots), 0)
+    total = sum(slots)
+    spec = StreamSpec(
+        domains=(DomainSpec(name="real", source=str(folder), quota=quota),), size_px=8, threads=0, window_shards=2
+    )
+    shown: list[list[int]] = []
+    for rank in range(world):
+        with Stream(spec, groups=share * world, seed=1, epoch_steps=3, rank=rank, world=world) as stream:
+            shown.append([uid for _ in range(4) for uid in next(stream).uids.tolist()])
+    assert {len(uids) for uids in shown} == {4 * share * quota}
+    per_step = share * quota
+    order = [uid for step in range(4) for uids in shown for uid in uids[step * per_step : (step + 1) * per_step]]
+    counts = Counter(order)
+    assert max(counts.values()) - (min(counts.values()) if len(counts) == total else 0) <= 1
+
+
+def write_shard_of(folder: Path, shard: int, count: int) -> None:
+    """One more shard with `count` samples and one rejected draw, by the real writer."""
+    store = open_store(str(folder))
+    with ShardWriter(store, shard, f"try-{shard}", FINGERPRINT) as writer:
+        for index in range(count):
+            row = synthetic_row(shard, index, sample(shard, index, index % 3))
+            writer.add(row, encode_jpeg(picture(index % 3, index)))
+        failed = sample(shard, count, 0, status="blank", error_message="one flat colour")
+        writer.add(synthetic_row(shard, count, failed), None)
+        writer.commit(1.0, 2.0, {"device": "cpu"}, slots=count, allow_empty=True)
+
+
+def damage(folder: Path, rows: list[int]) -> set[int]:
+    """Overwrite the start of these samples in their tars; returns their ids."""
+    index = load_index(str(folder))
+    for row in rows:
+        tar = folder / index.tars[int(index.tar_of(np.array([row]))[0])]
+        data = bytearray(tar.read_bytes())
+        at = int(index.offset[row])
+        data[at] ^= 0xFF
+        tar.write_bytes(data)
+    return {int(index.uid[row]) for row in rows}
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_d6_a_bad_sample_keeps_its_slot_and_another_of_its_domain_takes_it(tmp_path: Path, threads: int) -> None:
+    folders = write_both(tmp_path)
+    spec = make_spec(folders, threads=threads)
+    with open_stream(spec) as stream:
+        sound = [next(stream).uids.copy() for _ in range(EPOCH)]
+    (bad,) = damage(folders["synthetic"], [13])
+    known = set(load_index(str(folders["synthetic"])).uid.tolist())
+    with open_stream(spec) as stream:
+        names: list[Replaced] = []
+        for step in range(EPOCH):
+            batch = next(stream)
+            changed = np.flatnonzero(batch.uids != sound[step])
+            assert changed.tolist() == np.flatnonzero(sound[step] == bad).tolist()
+            assert set(batch.uids[changed].tolist()) <= known - {bad}
+            assert [(item.slot, item.uid, item.domain) for item in batch.replaced] == [
+                (slot, f"{bad:016x}", "synthetic") for slot in changed.tolist()
+            ]
+            names += batch.replaced
+        assert names
+        assert {(item.tar, item.reason) for item in names} == {(tar_name(1), "no picture")}
+        assert stream.counters.replaced == {"no picture": len(names)}
+
+
+def test_d6_a_missing_tar_is_replaced_with_equal_steps_and_stops_the_run_above_the_rate(tmp_path: Path) -> None:
+    write_data_set(tmp_path, num_shards=4, num_slots=12)
+    load_index(str(tmp_path))
+    spec = StreamSpec(
+        domains=(DomainSpec(name="real", source=str(tmp_path), quota=4),), size_px=8, threads=2, bad_rate=1.0
+    )
+    with Stream(spec, groups=2, seed=3, epoch_steps=6) as stream:
+        tar = tmp_path / tar_name(2)
+        data = tar.read_bytes()
+        tar.unlink()
+        batches = [next(stream) for _ in range(6)]
+        assert len(batches) == 6
+        assert sum(len(batch.replaced) for batch in batches) >= 12
+        assert set(stream.counters.replaced) == {"missing shard"}
+    tar.write_bytes(data)
+    strict = spec.model_copy(update={"bad_rate": 0.05})
+    with Stream(strict, groups=2, seed=3, epoch_steps=6) as stream:
+        tar.unlink()
+        with pytest.raises(
+            ValueError, match=r"unreadable of .* up to step .*expected a part of at most 0.05"
+        ) as caught:
+            take(stream, 20)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(ValueError, match="unreadable"):
+            next(stream)
+
+
+def test_the_rate_stops_all_thread_counts_at_the_same_step(tmp_path: Path) -> None:
+    write_data_set(tmp_path, num_shards=3, num_slots=10)
+    damage(tmp_path, [1, 4, 5, 12, 20, 21, 22, 29])
+    stopped = []
+    for threads in (0, 1, 4):
+        spec = StreamSpec(
+            domains=(DomainSpec(name="real", source=str(tmp_path), quota=5),), size_px=8, threads=threads, bad_rate=0.1
+        )
+        with Stream(spec, groups=1, seed=3, epoch_steps=6) as stream:
+            with pytest.raises(ValueError, match="unreadable"):
+                take(stream, 30)
+            stopped.append((stream.counters.steps, stream.counters.replaced.total(), stream.state()["step"]))
+    assert len(set(stopped)) == 1
+
+
+def test_nothing_readable_at_all_is_an_error_with_its_cause(tmp_path: Path) -> None:
+    write_data_set(tmp_path, num_shards=1, num_slots=5)
+    damage(tmp_path, list(range(5)))
+    spec = StreamSpec(
+        domains=(DomainSpec(name="real", source=str(tmp_path), quota=1),), size_px=8, threads=2, bad_rate=1.0
+    )
+    with Stream(spec, groups=1, seed=3, epoch_steps=6) as stream, pytest.raises(ValueError, match="no readable sample"):
+        next(stream)
+
+
+def test_a_batch_stays_until_the_next_but_one(folders: dict[str, Path], reference: list[Kept]) -> None:
+    spec = make_spec(folders, augment=RANDOM, mix=MIXED, threads=4, prefetch_steps=3)
+    with open_stream(spec) as stream:
+        before = next(stream)
+        for step in range(1, 3 * EPOCH):
+            batch = next(stream)
+            time.sleep(0.005)  # the threads are as far ahead as they may be
+            assert kept(before) == reference[step - 1]
+            before = batch
+
+
+def test_buffers_are_used_again(folders: dict[str, Path]) -> None:
+    with open_stream(make_spec(folders, prefetch_steps=3)) as stream:
+        places = [next(stream).images.ctypes.data for _ in range(40)]
+    assert len(set(places)) == 5
+
+
+def test_threads_are_no_further_ahead_than_asked(tmp_path: Path) -> None:
+    """Counted by what they read: batch t is handed out when at most t + prefetch_steps are begun."""
+    write_data_set(tmp_path, num_shards=2, num_slots=10)
+    spec = StreamSpec(
+        domains=(DomainSpec(name="real", source=str(tmp_path), quota=4),), size_px=8, threads=2, prefetch_steps=2
+    )
+    with Stream(spec, groups=1, seed=3, epoch_steps=6) as stream:
+        for step in range(6):
+            next(stream)
+            time.sleep(0.05)
+            sizes = load_index(str(tmp_path)).size
+            read = stream._sources[0].fetcher.counters()["bytes_mapped"]
+            assert read <= (step + 3) * 4 * sizes.max()
+
+
+def test_d16_storage_that_does_not_answer_is_an_error_within_the_deadline(tmp_path: Path) -> None:
+    """A named pipe in the place of a tar: opening it hangs, as a dead network mount does."""
+    write_data_set(tmp_path, num_shards=1, num_slots=5)
+    load_index(str(tmp_path))
+    spec = StreamSpec(
+        domains=(DomainSpec(name="real", source=str(tmp_path), quota=2),), size_px=8, threads=1, deadline_s=0.3
+    )
+    stream = Stream(spec, groups=1, seed=3, epoch_steps=6)
+    tar = tmp_path / tar_name(0)
+    tar.unlink()
+    os.mkfifo(tar)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"found 0 of 2 pictures of step 0 after 0.3 s"):
+        next(stream)
+    stream.close()
+    assert time.monotonic() - began < 3
+    with open(tar, "wb"):
+        pass  # lets the thread go
+
+
+def test_closing_with_batches_in_flight_ends_all_threads_within_a_second(folders: dict[str, Path]) -> None:
+    before = threading.active_count()
+    for _ in range(10):
+        stream = open_stream(make_spec(folders, threads=4, prefetch_steps=8), groups=64)
+        next(stream)
+        began = time.monotonic()
+        stream.close()
+        assert time.monotonic() - began < 1
+        assert threading.active_count() == before
+        with pytest.raises(ValueError, match="closed"):
+            next(stream)
+
+
+def test_ctrl_c_ends_a_waiting_program(tmp_path: Path) -> None:
+    write_data_set(tmp_path, num_shards=1, num_slots=5)
+    load_index(str(tmp_path))
+    program = (
+        "import sys, os\n"
+        "from shards.stream import *\n"
+        "folder = sys.argv[1]\n"
+        "spec = StreamSpec(domains=(DomainSpec(name='real', source=folder, quota=2),), size_px=8)\n"
+        "with Stream(spec, groups=1, seed=3, epoch_steps=6) as stream:\n"
+        "    os.unlink(folder + '/00000.tar')\n"
+        "    os.mkfifo(folder + '/00000.tar')\n"
+        "    print('waiting', flush=True)\n"
+        "    next(stream)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in errors
+
+
+def _first_step(stream: Stream, queue: Any) -> None:
+    try:
+        queue.put(kept(next(stream)))
+    except ValueError as error:
+        queue.put(str(error))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("used", [False, True])
+def test_a_stream_survives_a_fork_if_it_was_not_used_before(
+    folders: dict[str, Path], reference: list[Kept], used: bool
+) -> None:
+    spec = make_spec(folders, augment=RANDOM, mix=MIXED)
+    context = multiprocessing.get_context("fork")
+    with open_stream(spec) as stream:
+        if used:
+            next(stream)
+        queue = context.Queue()
+        child = context.Process(target=_first_step, args=(stream, queue))
+        child.start()
+        answer = queue.get(timeout=20)
+        child.join(20)
+    assert ("forked" in answer) if used else (answer == reference[0])
+
+
+def grown_spec(folder: Path, other: Path) -> StreamSpec:
+    return StreamSpec(
+        domains=(
+            DomainSpec(name="real", source=str(other), quota=2),
+            DomainSpec(name="synthetic", source=str(folder), quota=2, grow=True),
+        ),
+        size_px=8,
+        threads=2,
+        prefetch_steps=2,
+    )
+
+
+def test_shards_that_come_while_training_are_taken_in_at_the_end_of_an_epoch(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    for shard in range(2):
+        write_shard_of(tmp_path, shard, 4)
+    first = set(load_index(str(tmp_path)).uid.tolist())
+    spec = grown_spec(tmp_path, folders["real"])
+    with Stream(spec, groups=2, seed=5, epoch_steps=6) as stream:
+        shown = [next(stream) for _ in range(2)]
+        write_shard_of(tmp_path, 3, 4)  # shard 2 is not there yet, so 3 waits too
+        shown += [next(stream) for _ in range(4)]
+        early = {uid for batch in shown for uid in batch.uids.reshape(2, 4)[:, 2:].ravel().tolist()}
+        assert early == first
+        for _ in range(2):
+            next(stream)
+        write_shard_of(tmp_path, 2, 4)
+        for _ in range(4):
+            next(stream)
+        state = json.loads(json.dumps(stream.state()))
+        late = [next(stream).uids.copy() for _ in range(12)]
+    assert [part[:2] for part in state["domains"][1]["segments"]] == [[0, 2], [12, 4]]
+    everything = set(load_index(str(tmp_path)).uid.tolist())
+    assert len(everything) == 16
+    assert {uid for uids in late for uid in uids.reshape(2, 4)[:, 2:].ravel().tolist()} == everything
+    write_shard_of(tmp_path, 4, 4)
+    with Stream(spec, groups=2, seed=5, epoch_steps=6, state=state) as stream:
+        again = [next(stream).uids.copy() for _ in range(6)]
+    assert np.array_equal(again, late[:6]), "what came later still begins at the end of an epoch"
+
+
+def test_ranks_that_see_different_shards_take_what_all_have(tmp_path: Path, folders: dict[str, Path]) -> None:
+    for shard in range(3):
+        write_shard_of(tmp_path, shard, 4)
+    spec = grown_spec(tmp_path, folders["real"])
+    asked: list[list[int]] = []
+
+    def agree(counts: Any) -> list[int]:
+        asked.append(list(counts))
+        return [min(count, 2) for count in counts]  # another rank has seen two so far
+
+    with Stream(spec, groups=2, seed=5, epoch_steps=2, rank=1, world=2, agree=agree) as stream:
+        for _ in range(4):
+            next(stream)
+        assert [part[1] for part in stream.state()["domains"][1]["segments"]] == [2]
+    assert asked == [[3]] * 3, "once at the start, then at each end of an epoch up to the batches ahead"
+    with pytest.raises(ValueError, match="agree"):
+        Stream(spec, groups=2, seed=5, epoch_steps=2, rank=1, world=2)
+
+
+def test_other_data_than_before_are_refused_by_name(tmp_path: Path, folders: dict[str, Path]) -> None:
+    spec = make_spec(folders)
+    with open_stream(spec) as stream:
+        next(stream)
+        state = stream.state()
+    write_data_set(tmp_path / "other", num_shards=3, num_slots=10)
+    other = make_spec({**folders, "synthetic": tmp_path / "other"})
+    with pytest.raises(ValueError, match=r"domain synthetic: .* has the digest"):
+        open_stream(other, state=state)
+    with pytest.raises(ValueError, match="multiple of 3"):
+        open_stream(spec, world=3)
+
+
+def test_d14_resuming_counts_steps_and_not_what_was_readable(tmp_path: Path) -> None:
+    write_data_set(tmp_path, num_shards=2, num_slots=10)
+    damage(tmp_path, [3, 15])
+    spec = StreamSpec(domains=(DomainSpec(name="real", source=str(tmp_path), quota=5),), size_px=8, bad_rate=1.0)
+    with Stream(spec, groups=1, seed=3, epoch_steps=6) as stream:
+        whole = [next(stream).uids.copy() for _ in range(8)]
+    for step in range(8):
+        with Stream(spec, groups=1, seed=3, epoch_steps=6, start_step=step) as stream:
+            assert np.array_equal(next(stream).uids, whole[step])
+
+
+def test_counters_say_what_was_read(folders: dict[str, Path]) -> None:
+    sizes = {
+        int(uid): int(size)
+        for folder in folders.values()
+        for index in [load_index(str(folder))]
+        for uid, size in zip(index.uid, index.size, strict=True)
+    }
+    with open_stream(make_spec(folders)) as stream:
+        total = sum(sizes[int(uid)] for _ in range(EPOCH) for uid in next(stream).uids)
+        assert stream.counters.steps == EPOCH
+        assert stream.counters.samples == EPOCH * GROUPS * 5
+        assert stream.counters.bytes == total
+        assert stream.counters.by_pillow == 0
+        assert stream.counters.wait_s > 0
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_evaluation_shows_every_sample_once_and_pads_to_equal_batches(
+    folders: dict[str, Path], threads: int, world: int
+) -> None:
+    index = load_index(str(folders["synthetic"]))
+    tars = [(folders["synthetic"] / name).read_bytes() for name in index.tars]
+    spec = EvalSpec(source=str(folders["synthetic"]), size_px=16, crop_pct=0.9, threads=threads)
+    seen: list[tuple[int, int]] = []
+    counts = set()
+    for rank in range(world):
+        number = 0
+        for batch in read_all(spec, 4, rank, world):
+            number += 1
+            assert batch.images.shape == (4, 16, 16, 3)
+            assert not batch.images[~batch.valid].any()
+            for slot in np.flatnonzero(batch.valid):
+                row = int(np.flatnonzero(index.uid == batch.uids[slot])[0])
+                at = int(index.offset[row])
+                data = tars[int(index.tar_of(np.array([row]))[0])][at : at + int(index.size[row])]
+                assert np.array_equal(batch.images[slot], eval_pixels(data, 16, 0.9))
+                seen.append((row, int(batch.labels[slot])))
+        counts.add(number)
+    assert sorted(seen) == list(enumerate(index.label.tolist()))
+    assert len(counts) == 1
+
+
+def test_evaluation_refuses_a_set_with_an_unreadable_sample(tmp_path: Path) -> None:
+    write_data_set(tmp_path, num_shards=1, num_slots=9)
+    (bad,) = damage(tmp_path, [6])
+    with pytest.raises(ValueError, match=f"{bad:016x}.*every sample of a test set is needed"):
+        list(read_all(EvalSpec(source=str(tmp_path), size_px=8), 4))
+
+
+def test_the_stream_needs_no_torch() -> None:
+    program = "import sys, shards.stream; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
