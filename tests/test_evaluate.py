@@ -3,13 +3,19 @@
 import inspect
 import json
 import random
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.manifest import read_table, write_subset
+from tests.small_data_set import write_data_set
 from tests.training_results import result
 from train.evaluate import (
     AnswerKey,
@@ -22,11 +28,18 @@ from train.evaluate import (
     answer_key,
     count,
     count_batches,
+    evaluate_set,
+    evaluating,
     make_result,
+    model_scores,
+    open_sets,
+    over_ranks,
     read_label_map,
     select,
 )
 from train.results import read_results, write_results
+
+REPO = Path(__file__).parent.parent
 
 
 def key_of(classes="all", present=range(4), num_outputs=4, labels=None) -> AnswerKey:
@@ -150,6 +163,136 @@ def test_counts_do_not_depend_on_batch_and_number_of_ranks(n, batch, world, seed
 
 def test_a_rank_without_samples_counts_nothing():
     assert count_batches([], lambda images: images, key_of()).as_array().sum() == 0
+
+
+# sets of pictures
+
+
+def brightest(images: np.ndarray) -> np.ndarray:
+    """Scores of five classes from the pixels alone, so that a picture read twice or not at all would show."""
+    means = images.astype(float).mean(axis=(1, 2))
+    return np.concatenate([means, means[:, :2] * images[:, :4, :4, 0].mean(axis=(1, 2))[:, None] / 99], axis=1)
+
+
+def sets_of(folder, **tests) -> EvaluateSpec:
+    return EvaluateSpec(crop_pct=1.0, batch=7, threads=0, tests={name: SetSpec(**one) for name, one in tests.items()})
+
+
+def test_every_sample_of_a_data_set_counts_once_for_any_batch_threads_and_world(tmp_path):
+    write_data_set(tmp_path / "set", num_shards=3, num_slots=11)
+    [one] = open_sets(sets_of(tmp_path, all={"source": str(tmp_path / "set")}), 5)
+    assert (one.n, one.role, one.key.ids) == (33, "test", (0, 1, 2, 3, 4))
+    found = []
+    for batch, threads, world in ((7, 0, 1), (64, 2, 1), (1, 0, 2), (5, 2, 3), (33, 0, 4)):
+        spec = EvaluateSpec(crop_pct=1.0, batch=batch, threads=threads)
+        parts: list[np.ndarray] = []
+
+        def keep(array: np.ndarray, parts: list[np.ndarray] = parts, world: int = world) -> np.ndarray:
+            parts.append(array)
+            return np.sum(parts, axis=0) if len(parts) == world else np.concatenate([[one.n], np.zeros(16, int)])
+
+        counts = [evaluate_set(one, brightest, spec, 32, rank, world, keep) for rank in range(world)][-1]
+        found.append(counts.as_array().tolist())
+    assert all(counts == found[0] for counts in found)
+    assert sum(found[0][:5]) == 33
+    assert 0 < sum(found[0][5:10]) < 33
+
+
+def test_a_set_that_lost_samples_on_the_way_is_refused(tmp_path):
+    write_data_set(tmp_path / "set")
+    [one] = open_sets(sets_of(tmp_path, all={"source": str(tmp_path / "set")}), 5)
+    with pytest.raises(ValueError, match="found 0 samples counted, expected 20, each once"):
+        evaluate_set(one, brightest, EvaluateSpec(crop_pct=1.0), 32, add=lambda array: array * 0)
+
+
+def test_classes_without_an_output_and_missing_sets_are_refused_before_training(tmp_path):
+    write_data_set(tmp_path / "set")
+    with pytest.raises(ValueError, match=r"class id 4 for output 4, expected 0\.\.3"):
+        open_sets(sets_of(tmp_path, all={"source": str(tmp_path / "set")}), 4)
+    with pytest.raises(ValueError, match="found no folder"):
+        open_sets(sets_of(tmp_path, all={"source": str(tmp_path / "gone")}), 5)
+
+
+def test_a_manifest_of_labels_maps_the_ids_of_a_set_to_outputs_and_counts_what_it_leaves_out(tmp_path):
+    write_data_set(tmp_path / "set")
+    (tmp_path / "map.json").write_text(json.dumps({"0": 1, "1": [0, 2]}))
+    spec = sets_of(tmp_path, odd={"source": str(tmp_path / "set"), "labels": tmp_path / "map.json", "classes": "own"})
+    [one] = open_sets(spec, 5)
+    assert one.key.competes_C.tolist() == [True, True, True, False, False]
+    counts = evaluate_set(one, brightest, spec, 32)
+    assert (counts.n, counts.left_out, counts.ids) == (8, 12, (0, 1))
+
+
+def test_v60_tests_that_share_samples_with_the_validation_set_are_refused(tmp_path):
+    store = write_data_set(tmp_path / "set")
+    table = read_table(store, [0, 1], ["uid", "key", "shard", "status"])
+    kept = table.filter(pc.equal(table["status"], "success"))
+    for name, first, num in (("val", 0, 8), ("test", 8, 12), ("both", 7, 5)):
+        write_subset(store, name, kept.slice(first, num), {"rule": name})
+    source = str(tmp_path / "set")
+    validation = SetSpec(source=source, subset="val")
+    good = EvaluateSpec(validation=validation, tests={"t": SetSpec(source=source, subset="test")})
+    assert [(one.name, one.role, one.n) for one in open_sets(good, 5)] == [
+        ("validation", "validation", 8),
+        ("t", "test", 12),
+    ]
+    bad = EvaluateSpec(validation=validation, tests={"t": SetSpec(source=source, subset="both")})
+    with pytest.raises(ValueError, match="found 1 samples of the validation set"):
+        open_sets(bad, 5)
+
+
+def test_a_model_sees_normalised_pictures_and_is_left_as_it_was():
+    import torch
+
+    class Keep(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen, self.live = torch.nn.BatchNorm2d(3).eval(), torch.nn.Dropout(0.5)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert not self.live.training
+            return self.live(images).mean(dim=(2, 3))
+
+    torch.set_num_threads(1)
+    model = Keep()
+    model.frozen.eval()
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    with evaluating(model):
+        found = model_scores(model, mean, std, "cpu")(images)
+    expected = ((images / 255.0 - np.array(mean)) / np.array(std)).mean(axis=(1, 2))
+    assert np.abs(found - expected).max() < 1e-5
+    assert (model.training, model.live.training, model.frozen.training) == (True, True, False)
+    assert over_ranks("cpu")(np.array([1, 2])).tolist() == [1, 2]
+
+
+def test_two_processes_count_what_one_counts(tmp_path):
+    write_data_set(tmp_path / "set", num_shards=3, num_slots=11)
+    [one] = open_sets(sets_of(tmp_path, all={"source": str(tmp_path / "set")}), 5)
+    alone = evaluate_set(one, brightest, EvaluateSpec(crop_pct=1.0, threads=0), 32).as_array().tolist()
+    program = (
+        "import json, sys; from datetime import timedelta; import torch; from torch import distributed as d;"
+        "from tests.test_evaluate import brightest; from train.evaluate import *;"
+        "torch.set_num_threads(1); rank = int(sys.argv[1]);"
+        "d.init_process_group('gloo', init_method=sys.argv[2], rank=rank, world_size=2, timeout=timedelta(seconds=60));"
+        "spec = EvaluateSpec(crop_pct=1.0, batch=4, threads=0, tests={'all': SetSpec(source=sys.argv[3])});"
+        "[one] = open_sets(spec, 5);"
+        "found = evaluate_set(one, brightest, spec, 32, rank, 2, over_ranks('cpu'));"
+        "print(json.dumps(found.as_array().tolist())); d.destroy_process_group()"
+    )
+    meet = f"file://{tmp_path / 'meet'}"
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(rank), meet, str(tmp_path / "set")], stdout=subprocess.PIPE, cwd=REPO
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [child.communicate(timeout=120)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert [json.loads(output.splitlines()[-1]) for output in outputs] == [alone, alone]
 
 
 # lines

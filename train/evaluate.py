@@ -5,7 +5,7 @@ others', see `shards.index`). Out: `Counts` for each set: right at top 1 and top
 through `train.results`. On disk: nothing is written; the label map of a set is a JSON file.
 
 Every sample is counted exactly once, whatever the batch, the number of ranks and the threads: a rank reads each
-world-th sample, padding is masked, and counts are integers, added over the ranks.
+world-th batch, padding is masked, and counts are integers, added over the ranks.
 
 A label's place among the scores is the number of competing outputs with a higher score, plus those of equal score and
 lower number; it is right at top k if its place is below k. So ties have one outcome on every machine, and a model that
@@ -14,18 +14,24 @@ gives all classes one score is right for class 0 only. Scores that are not finit
 The result of a run is chosen by `select`, which takes validation results only.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shards.index import load_index
+from shards.stream import EvalSpec, read_all
 from train.results import Result, Role, SweepPlace
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TOP = 5
 MAX_MAP_BYTES = 10_000_000
@@ -58,6 +64,8 @@ class EvaluateSpec(BaseModel):
 
     every_epochs: int = Field(1, ge=1, description="epochs between two evaluations on the validation set")
     batch: int = Field(64, ge=1, description="pictures in one evaluation batch of a rank")
+    threads: int = Field(2, ge=0, le=256, description="of a rank that decode; 0: in the calling thread")
+    crop_pct: float = Field(0.875, gt=0, le=1, description="side of the centre that is shown / short side")
     validation: SetSpec | None = Field(None, description="chooses the checkpoint; null = the last one is the result")
     tests: Mapping[str, SetSpec] = Field(default={}, description="name -> set; measured once, on the chosen checkpoint")
 
@@ -246,6 +254,119 @@ def count_batches(batches: Iterable[LabelledBatch], scores: Callable[[Pixels], F
         found = scores(batch.images)
         total += count(found[batch.valid], batch.labels[batch.valid].astype(np.int64), key)
     return total
+
+
+# sets of pictures
+
+
+@dataclass(frozen=True, eq=False)
+class OpenSet:
+    """A set of a recipe that was looked at: it is there, and the model has outputs for it."""
+
+    name: str
+    role: Role
+    spec: SetSpec
+    key: AnswerKey
+    digest: str  # of its index
+    n: int  # samples, those of unknown classes included
+
+
+def open_sets(spec: EvaluateSpec, num_outputs: int, cache: Path | None = None) -> list[OpenSet]:
+    """The validation set, if there is one, then the tests. Raises ValueError for one that is missing or does not fit,
+    and for tests that share samples with the validation set: what is reported must not choose.
+    """
+    wanted: list[tuple[str, Role, SetSpec]] = [(name, "test", one) for name, one in spec.tests.items()]
+    if spec.validation is not None:
+        wanted.insert(0, ("validation", "validation", spec.validation))
+    found = []
+    chosen: tuple[str, npt.NDArray[np.uint64]] | None = None
+    for name, role, one in wanted:
+        index = load_index(one.source, one.subset, cache)
+        if role == "validation":
+            chosen = (index.url, index.uid)
+        elif chosen is not None and chosen[0] == index.url and (shared := np.intersect1d(chosen[1], index.uid)).size:
+            raise ValueError(
+                f"evaluate.tests.{name}: found {shared.size} samples of the validation set, expected none; take them "
+                "out of one of the two subsets"
+            )
+        label_map = None if one.labels is None else read_label_map(one.labels)
+        key = answer_key(one, np.unique(index.label).tolist(), num_outputs, label_map)
+        found.append(OpenSet(name, role, one, key, index.digest, len(index)))
+    return found
+
+
+def evaluate_set(
+    one: OpenSet,
+    scores: Callable[[Pixels], Floats],
+    spec: EvaluateSpec,
+    size_px: int,
+    rank: int = 0,
+    world: int = 1,
+    add: Callable[[Int64], Int64] = lambda array: array,
+) -> Counts:
+    """One pass over a set. `add` sums an array over the ranks (`over_ranks`); every rank gets the same counts."""
+    source = EvalSpec(
+        source=one.spec.source,
+        subset=one.spec.subset,
+        size_px=size_px,
+        crop_pct=spec.crop_pct,
+        threads=spec.threads,
+    )
+    own = count_batches(read_all(source, spec.batch, rank, world), scores, one.key)
+    total = own.from_array(add(own.as_array()))
+    if total.n + total.left_out != one.n:
+        raise ValueError(
+            f"{one.name}: found {total.n + total.left_out} samples counted, expected {one.n}, each once; did its data "
+            "change during the run?"
+        )
+    return total
+
+
+def model_scores(
+    model: "nn.Module", mean: Sequence[float], std: Sequence[float], device: str, bf16: bool = False
+) -> Callable[[Pixels], Floats]:
+    """Scores of a model as it stands: uint8 pictures go to the device and are normalised there. See `evaluating`."""
+    import torch
+
+    mean_C = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
+    std_C = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
+
+    def scores(images_NHWC: Pixels) -> Floats:
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            images = torch.from_numpy(images_NHWC).to(device).permute(0, 3, 1, 2).float()
+            found: Floats = model((images - mean_C) / std_C).float().cpu().numpy()
+        return found
+
+    return scores
+
+
+@contextlib.contextmanager
+def evaluating(model: "nn.Module") -> Iterator[None]:
+    """The model in evaluation mode; afterwards every module is as it was, frozen ones included."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+def over_ranks(device: str) -> Callable[[Int64], Int64]:
+    """A sum over all ranks of the default process group; without one the array as it is."""
+
+    def add(array: Int64) -> Int64:
+        import torch
+        from torch import distributed
+
+        if not distributed.is_available() or not distributed.is_initialized():
+            return array
+        tensor = torch.from_numpy(array).to(device)
+        distributed.all_reduce(tensor)
+        total: Int64 = tensor.cpu().numpy()
+        return total
+
+    return add
 
 
 # lines
