@@ -15,7 +15,7 @@ READY := .venv/.ready-$(LOCK)
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help generate show verify test lint torture bench sandbox sandbox-score lock clean
+.PHONY: help generate show verify test lint torture bench ablate sandbox sandbox-score lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ torture: $(READY) ## the long fault and load runs
 
 bench: $(READY) ## time the CPU side against what people use today, side by side
 	@$(RUN)python -m docs.bench_cpu
+
+ablate: $(READY) ## measure what meaning, context and style do on the sandbox; writes docs/RESULTS.md
+	@$(RUN)python -m docs.ablate
 
 sandbox: $(READY) ## rebuild the sandbox's data, generator and CLIP from code and seed (about 2 hours on 2 cores)
 	@$(RUN)python -m sandbox.build
