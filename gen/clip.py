@@ -14,9 +14,7 @@ Preprocessing is the model's own, and everything is computed in float32. Nothing
 pickle is opened: what could ask for either is refused before a library sees the folder.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,16 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from gen.model_folder import (
-    CODE_SUFFIXES,
-    COMMIT_PATTERN,
-    HUB_ID_PATTERN,
-    LOADED_SUFFIXES,
-    PICKLE_SUFFIXES,
-    REMOTE_CODE_KEYS,
-    ModelError,
-    check_safetensors,
-)
+from gen.model_folder import ModelError, flat_digest, flat_model, hub_digest, read_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +32,6 @@ if TYPE_CHECKING:
 HOME = Path(__file__).resolve().parent.parent  # relative model folders are also looked for in the checkout
 OPEN_CLIP = "open_clip:"
 MAX_SIDE_RATIO = 32  # preprocessing scales the short side up: a strip of 1 x 60,000 px would become gigabytes
-MAX_CONFIG_BYTES = 1_000_000
 
 Image = NDArray[np.uint8]  # H W 3, RGB
 
@@ -140,17 +128,9 @@ class Clip:
 def clip_digest(spec: ClipSpec) -> str:
     """Hex sha256 that pins weights, tokenizer and preprocessing: of the commit for a hub id, of the files else."""
     folder = clip_folder(spec)
-    digest = hashlib.sha256()
     if spec.revision is not None:
-        digest.update(f"hub\0{spec.model}\0{spec.revision}\n".encode())
-        return digest.hexdigest()
-    digest.update(b"open_clip\n" if spec.model.startswith(OPEN_CLIP) else b"transformers\n")
-    for path in _files(folder):
-        if path.suffix in LOADED_SUFFIXES:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.name}\0{path.stat().st_size}\0{content}\n".encode())
-    return digest.hexdigest()
+        return hub_digest(spec.model, spec.revision)
+    return flat_digest(folder, b"open_clip\n" if spec.model.startswith(OPEN_CLIP) else b"transformers\n")
 
 
 # where the model lies, and whether it is safe to load
@@ -163,21 +143,13 @@ def clip_folder(spec: ClipSpec) -> Path:
     index = "open_clip_config.json" if uses_open_clip else "config.json"
     if uses_open_clip and spec.revision is not None:
         name = _hub_id_of_tag(name) or name
-    folder = _local_folder(spec.model, name, index) if spec.revision is None else _hub_folder(name, spec, index)
-    _check_files(folder)
-    config = _read_json(folder / index)
+    weights = "open_clip_model.safetensors" if uses_open_clip else "model.safetensors"
+    folder = flat_model("clip", name, spec.revision, index, weights, (Path(), HOME))
+    config = read_config(folder / index)
     if uses_open_clip:
         _check_open_clip(folder, config)
     elif config.get("model_type") != "clip":
         raise ModelError(f"{folder}: found the model type {config.get('model_type')!r}, expected clip")
-    weights = "open_clip_model.safetensors" if uses_open_clip else "model.safetensors"
-    if not (folder / weights).is_file() and not (folder / f"{weights}.index.json").is_file():
-        pickles = [path.name for path in _files(folder) if path.suffix in PICKLE_SUFFIXES]
-        found = f"only {', '.join(pickles)}" if pickles else "no weights"
-        raise ModelError(
-            f"{folder}: found {found}, expected {weights}; pickled weights can run code and are never loaded: use a "
-            "revision that ships safetensors"
-        )
     return folder
 
 
@@ -190,60 +162,7 @@ def _hub_id_of_tag(name: str) -> str | None:
     return str(hub).strip("/") or None
 
 
-def _local_folder(model: str, name: str, index: str) -> Path:
-    for folder in (Path(name), HOME / name):
-        if (folder / index).is_file():
-            return folder.resolve()
-    if Path(name).is_dir() or (HOME / name).is_dir():
-        raise ModelError(f"clip {model}: found a folder without {index}, expected a CLIP in the format of its library")
-    hint = f"for {name} on the hub also give its commit, clip.revision=<40 hex digits>"
-    raise ModelError(
-        f"clip {model[:120]}: found no such folder, expected one with {index}; "
-        + (hint if HUB_ID_PATTERN.fullmatch(name) else "check the path")
-    )
-
-
-def _hub_folder(name: str, spec: ClipSpec, index: str) -> Path:
-    if not COMMIT_PATTERN.fullmatch(spec.revision or ""):
-        raise ModelError(
-            f"clip {spec.model}: found revision {str(spec.revision)[:80]!r}, expected a commit of 40 hex digits"
-        )
-    if not HUB_ID_PATTERN.fullmatch(name):
-        raise ModelError(
-            f"clip {spec.model[:120]!r}: expected a hub id (owner/name) beside a revision; drop the revision"
-        )
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(name, index, revision=spec.revision)
-    if not isinstance(found, str):
-        raise ModelError(
-            f"clip {spec.model}: commit {spec.revision} is not in the hub cache of this machine; get it with "
-            f"`hf download {name} --revision {spec.revision}`"
-        )
-    return Path(found).parent
-
-
-def _files(folder: Path) -> list[Path]:
-    """What the libraries can read: files right in the folder, in one order on every machine."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-
-
-def _check_files(folder: Path) -> None:
-    for path in _files(folder):
-        if path.suffix in CODE_SUFFIXES:
-            raise ModelError(f"{folder}: found code in the model folder ({path.name}), expected none; remove it")
-        if path.suffix == ".safetensors":
-            check_safetensors(path)
-        if path.name.endswith("config.json"):
-            asked = sorted(REMOTE_CODE_KEYS & _read_json(path).keys())
-            if asked:
-                raise ModelError(
-                    f"{folder}: found {asked[0]!r} in {path.name}, which asks for code from the folder or the hub; "
-                    "remote code is never loaded"
-                )
-
-
-def _check_open_clip(folder: Path, config: dict[str, Any]) -> None:
+def _check_open_clip(folder: Path, config: Mapping[str, object]) -> None:
     """open_clip fetches towers and tokenizers that a config names; only those that it brings itself are used."""
     model = config.get("model_cfg")
     found = [model.get(part) for part in ("text_cfg", "vision_cfg")] if isinstance(model, dict) else []
@@ -258,19 +177,6 @@ def _check_open_clip(folder: Path, config: dict[str, Any]) -> None:
             )
     if ":" in str(parts[1].get("timm_model_name", "")) or parts[1].get("timm_model_pretrained"):
         raise ModelError(f"{folder}: found an image tower that timm would fetch, expected one without an address")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    if size > MAX_CONFIG_BYTES:
-        raise ModelError(f"{path}: found {size} bytes, expected at most {MAX_CONFIG_BYTES} of JSON")
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: expected JSON, found {error}; download the model again") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: expected a JSON object, found {type(value).__name__}; download the model again")
-    return value
 
 
 # the two libraries

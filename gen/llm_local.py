@@ -9,8 +9,6 @@ the call's own, so nothing else in the process enters. Nothing is imported from 
 """
 
 import asyncio
-import hashlib
-import json
 import random
 import threading
 from collections.abc import Mapping
@@ -19,106 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gen.llm_call import BadAnswer, Call, CallFailed, LlmError, Said
-from gen.model_folder import (
-    CODE_SUFFIXES,
-    COMMIT_PATTERN,
-    HUB_ID_PATTERN,
-    LOADED_SUFFIXES,
-    PICKLE_SUFFIXES,
-    REMOTE_CODE_KEYS,
-    check_safetensors,
-)
+from gen.model_folder import flat_digest, flat_model
 from shards.store import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from gen.llm import LlmSpec
-
-CONFIG = "config.json"
-MAX_CONFIG_BYTES = 100_000_000  # a tokenizer.json of a large vocabulary has tens of megabytes
-
-
-def llm_folder(model: str, revision: str | None) -> Path:
-    """The checked folder of a causal language model. Raises LlmError."""
-    folder = _local_folder(model) if revision is None else _hub_folder(model, revision)
-    for path in _files(folder):
-        if path.suffix in CODE_SUFFIXES:
-            raise LlmError(f"{folder}: found code in the model folder ({path.name}), expected none; remove it")
-        if path.name == "adapter_config.json":
-            raise LlmError(
-                f"{folder}: found an adapter, whose base lies elsewhere, expected a whole model; merge the two"
-            )
-        if path.suffix == ".safetensors":
-            check_safetensors(path)
-        if path.suffix == ".json":
-            asked = sorted(REMOTE_CODE_KEYS & _read_json(path).keys())
-            if asked:
-                raise LlmError(
-                    f"{folder}: found {asked[0]!r} in {path.name}, which asks for code from the folder or the hub; "
-                    "remote code is never loaded: use a model whose classes are in transformers"
-                )
-    if not any(path.suffix == ".safetensors" for path in _files(folder)):
-        pickles = [path.name for path in _files(folder) if path.suffix in PICKLE_SUFFIXES]
-        found = f"only {', '.join(pickles)[:120]}" if pickles else "no weights"
-        raise LlmError(
-            f"{folder}: found {found}, expected *.safetensors; pickled weights can run code and are never loaded: use "
-            "a revision that ships safetensors"
-        )
-    return folder
-
-
-def _local_folder(model: str) -> Path:
-    if (Path(model) / CONFIG).is_file():
-        return Path(model).resolve()
-    found = f"a folder without {CONFIG}" if Path(model).is_dir() else "no such folder"
-    hint = "or for a hub id also its commit, llm.revision=<40 hex digits>" if HUB_ID_PATTERN.fullmatch(model) else ""
-    raise LlmError(
-        f"llm.model {ascii(model)[:120]}: found {found}, expected a transformers model; check the path {hint}"
-    )
-
-
-def _hub_folder(model: str, revision: str) -> Path:
-    if not COMMIT_PATTERN.fullmatch(revision) or not HUB_ID_PATTERN.fullmatch(model):
-        raise LlmError(
-            f"llm.model {ascii(model)[:120]}: found revision {ascii(revision)[:80]}, expected a hub id (owner/name) "
-            "and a commit of 40 hex digits; branches move, so copy the commit from the model's page"
-        )
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(model, CONFIG, revision=revision)
-    if not isinstance(found, str):
-        raise LlmError(
-            f"llm.model {model}: commit {revision} is not in the hub cache of this machine; get it with "
-            f"`hf download {model} --revision {revision}`"
-        )
-    return Path(found).parent
-
-
-def _files(folder: Path) -> list[Path]:
-    """What transformers can read: files right in the folder, in one order on every machine."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise LlmError(f"{path}: found over {MAX_CONFIG_BYTES} bytes of JSON, expected less; check the folder")
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise LlmError(f"{path}: expected JSON, found {error}; download the model again") from None
-    return value if isinstance(value, dict) else {}
-
-
-def _digest(folder: Path) -> str:
-    """Hex sha256 over name, size and contents of everything that loading can read."""
-    digest = hashlib.sha256()
-    for path in _files(folder):
-        if path.suffix in LOADED_SUFFIXES:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.name}\0{path.stat().st_size}\0{content}\n".encode())
-    return digest.hexdigest()
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
@@ -145,12 +50,12 @@ class LocalModel:
     def __init__(self, spec: "LlmSpec") -> None:
         import torch
 
-        folder = llm_folder(spec.model or "", spec.revision)
+        folder = flat_model("llm", spec.model or "", spec.revision, "config.json", "model.safetensors")
         self._spec = spec
         self._identity = {
             "provider": "transformers",
             # a commit pins the weights; hashing them would read tens of gigabytes
-            "model": f"{spec.model}@{spec.revision}" if spec.revision else _digest(folder),
+            "model": f"{spec.model}@{spec.revision}" if spec.revision else flat_digest(folder),
             "temperature": spec.temperature,
             "top_p": spec.top_p,
             "max_tokens": spec.max_tokens,

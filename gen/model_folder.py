@@ -1,18 +1,19 @@
-"""A text-to-image model on disk: where it lies, whether it is safe to load, what it is, its digest.
+"""A model on disk: where it lies, whether it is safe to load, what it is, its digest.
 
 In: a local folder, or a hub id with a 40-hex commit that was downloaded before (this code never downloads).
-Out: the folder's path, its family (sd, sdxl, sd3, flux) and a digest for the run's fingerprint.
-On disk (diffusers' layout): ``model_index.json`` names the pipeline class and, for each component,
-``[library, class]``; each component is a sub-folder with a JSON config and, if it has weights, safetensors.
+Out: the folder's path, for a text-to-image model its family (sd, sdxl, sd3, flux), and a digest.
+On disk, read only, either diffusers' layout: ``model_index.json`` names the pipeline class and, for each component,
+``[library, class]``; each component is a sub-folder with a JSON config and, if it has weights, safetensors. Or a flat
+folder of transformers or open_clip: one JSON config, tokenizer and safetensors side by side.
 
 Nothing is imported from the folder and no pickle is opened: what could ask for either is refused here,
-before diffusers sees the folder.
+before a library sees the folder.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ DTYPE_BITS = {
     "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own bound
+MAX_CONFIG_BYTES = 10_000_000  # configs of tokenizers with many words of their own have more than one
 
 
 class ModelError(ValueError):
@@ -61,7 +63,7 @@ def open_model(model: str, revision: str | None, variant: str | None, home: Path
 
     A revision makes ``model`` a hub id; without one it is a folder. Raises ModelError.
     """
-    folder = _local_folder(model, home) if revision is None else _hub_folder(model, revision)
+    folder = _local_folder(model, home) if revision is None else _hub_folder("sampler", model, revision, INDEX)
     return _check_folder(folder, variant)
 
 
@@ -71,13 +73,56 @@ def model_digest(model: str, revision: str | None, home: Path) -> str:
     For a folder it is taken over the sorted lines ``name, size, sha256``, so a renamed, truncated or edited
     file changes it, while a README does not. One core hashes 1.4 GB/s, if the disk gives as much.
     """
-    digest = hashlib.sha256()
     if revision is not None:
-        _hub_folder(model, revision)
-        digest.update(f"hub\0{model}\0{revision}\n".encode())
-        return digest.hexdigest()
+        _hub_folder("sampler", model, revision, INDEX)
+        return hub_digest(model, revision)
     folder = _local_folder(model, home)
-    for path in _files(folder):
+    return _digest(folder, _files(folder), b"")
+
+
+def flat_model(
+    what: str, model: str, revision: str | None, index: str, weights: str, homes: Sequence[Path] = (Path(),)
+) -> Path:
+    """The checked folder of a model whose files lie side by side: a CLIP, a language model.
+
+    ``index`` is the config that makes it one, ``weights`` its safetensors (whole, or several with an index of their
+    own), ``what`` the recipe's name for it. Without a revision ``model`` is a folder, looked for under ``homes``.
+    Raises ModelError.
+    """
+    if revision is None:
+        folder = _local_flat_folder(what, model, index, homes)
+    else:
+        folder = _hub_folder(what, model, revision, index)
+    files = _flat_files(folder)
+    _check_files(folder, files)
+    names = {path.name for path in files}
+    if "adapter_config.json" in names:
+        raise ModelError(
+            f"{folder}: found an adapter, whose base lies elsewhere, expected a whole model; merge the two"
+        )
+    if not names & {weights, f"{weights}.index.json"}:
+        pickles = [path.name for path in files if path.suffix in PICKLE_SUFFIXES]
+        found = f"only {', '.join(pickles)[:120]}" if pickles else "no weights"
+        raise ModelError(
+            f"{folder}: found {found}, expected {weights}; pickled weights can run code and are never loaded: use a "
+            "revision that ships safetensors"
+        )
+    return folder
+
+
+def flat_digest(folder: Path, heading: bytes = b"") -> str:
+    """Hex sha256 over ``heading``, then name, size and contents of all that loading can read of a flat folder."""
+    return _digest(folder, _flat_files(folder), heading)
+
+
+def hub_digest(model: str, revision: str) -> str:
+    """Hex sha256 of a commit, which pins the weights: hashing them would read gigabytes."""
+    return hashlib.sha256(f"hub\0{model}\0{revision}\n".encode()).hexdigest()
+
+
+def _digest(folder: Path, files: Sequence[Path], heading: bytes) -> str:
+    digest = hashlib.sha256(heading)
+    for path in files:
         if path.suffix in LOADED_SUFFIXES:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -100,20 +145,36 @@ def _local_folder(model: str, home: Path) -> Path:
     raise ModelError(f"model {model}: found no such folder, expected a diffusers pipeline folder; {hint}")
 
 
-def _hub_folder(model: str, revision: str) -> Path:
+def _local_flat_folder(what: str, model: str, index: str, homes: Sequence[Path]) -> Path:
+    for home in homes:
+        if (home / model / index).is_file():
+            return (home / model).resolve()
+    name = f"{what}.model {ascii(model)[:120]}"
+    if any((home / model).is_dir() for home in homes):
+        raise ModelError(f"{name}: found a folder without {index}, expected a model in its library's own format")
+    hint = f"for a model of the hub also give its commit, {what}.revision=<40 hex digits>"
+    raise ModelError(
+        f"{name}: found no such folder, expected one with {index}; "
+        + (hint if HUB_ID_PATTERN.fullmatch(model) else "check the path")
+    )
+
+
+def _hub_folder(what: str, model: str, revision: str, index: str) -> Path:
     if not COMMIT_PATTERN.fullmatch(revision):
         raise ModelError(
-            f"model {model}: found revision {revision[:80]!r}, expected a commit of 40 hex digits; "
-            "branches move, so open the model's page, copy the commit and set sampler.revision to it"
+            f"{what}.model {ascii(model)[:120]}: found revision {ascii(revision)[:80]}, expected a commit of 40 hex "
+            f"digits; branches move, so open the model's page, copy the commit and set {what}.revision to it"
         )
     if not HUB_ID_PATTERN.fullmatch(model):
-        raise ModelError(f"model {model[:80]!r}: expected a hub id (owner/name) beside a revision; drop the revision")
+        raise ModelError(
+            f"{what}.model {ascii(model)[:120]}: expected a hub id (owner/name) beside a revision; drop the revision"
+        )
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, INDEX, revision=revision)
+    found = try_to_load_from_cache(model, index, revision=revision)
     if not isinstance(found, str):
         raise ModelError(
-            f"model {model}: commit {revision} is not in the hub cache of this machine; get it with "
+            f"{what}.model {model}: commit {revision} is not in the hub cache of this machine; get it with "
             f"`hf download {model} --revision {revision}` (every node needs it, or a shared HF_HOME)"
         )
     return Path(found).parent
@@ -129,15 +190,14 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _check_folder(folder: Path, variant: str | None) -> ModelFolder:
-    index = _read_json(folder / INDEX)
-    class_name = index.get("_class_name")
-    if not isinstance(class_name, str) or class_name not in PIPELINES:
-        raise ModelError(
-            f"{folder}: found pipeline class {class_name!r}, expected one of {', '.join(PIPELINES)}; "
-            "custom and community pipelines are never loaded"
-        )
-    for path in _files(folder):
+def _flat_files(folder: Path) -> list[Path]:
+    """What libraries can read of a flat folder: files right in it, in one order on every machine."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _check_files(folder: Path, files: Sequence[Path]) -> None:
+    """Raises ModelError for code, for a config that asks for code, and for weights that are not sound."""
+    for path in files:
         if path.suffix in CODE_SUFFIXES:
             raise ModelError(
                 f"{folder}: found code in the model folder ({path.relative_to(folder)}), expected none; "
@@ -150,6 +210,16 @@ def _check_folder(folder: Path, variant: str | None) -> ModelFolder:
         if path.name.endswith(".safetensors.index.json"):
             _check_weight_map(path)
 
+
+def _check_folder(folder: Path, variant: str | None) -> ModelFolder:
+    index = read_config(folder / INDEX)
+    class_name = index.get("_class_name")
+    if not isinstance(class_name, str) or class_name not in PIPELINES:
+        raise ModelError(
+            f"{folder}: found pipeline class {class_name!r}, expected one of {', '.join(PIPELINES)}; "
+            "custom and community pipelines are never loaded"
+        )
+    _check_files(folder, _files(folder))
     components = []
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
@@ -193,7 +263,7 @@ def _check_weights(component: Path, variant: str | None) -> None:
 
 
 def _refuse_remote_code(path: Path, folder: Path) -> None:
-    for key in _keys(_read_json(path)):
+    for key in _keys(read_config(path)):
         if key in REMOTE_CODE_KEYS:
             raise ModelError(
                 f"{folder}: found {key!r} in {path.relative_to(folder)}, which asks for code from the folder or the "
@@ -211,7 +281,11 @@ def _keys(value: object) -> Iterator[str]:
             yield from _keys(inner)
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def read_config(path: Path) -> dict[str, object]:
+    """A JSON object of a model folder. Raises ModelError."""
+    size = path.stat().st_size
+    if not path.name.endswith(".index.json") and size > MAX_CONFIG_BYTES:
+        raise ModelError(f"{path}: found {size} bytes, expected at most {MAX_CONFIG_BYTES} of JSON; check the folder")
     try:
         value = json.loads(path.read_bytes(), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
@@ -230,7 +304,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _check_weight_map(path: Path) -> None:
     """The index of weights cut into several files may name only files beside it."""
-    weight_map = _read_json(path).get("weight_map")
+    weight_map = read_config(path).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ModelError(f"{path}: expected a weight_map; download the model again")
     for name in sorted({str(value) for value in weight_map.values()}):

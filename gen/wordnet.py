@@ -13,8 +13,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
+
+from gen.class_sources import package_folder, read_lines
 
 MAX_GLOSS_WORDS = 16  # CLIP sees 77 tokens and a prompt says more than the meaning
 
@@ -110,13 +111,12 @@ def definition_of_id(wordnet_id: str) -> str | None:
 
 @cache
 def _timm_definitions() -> Mapping[str, str]:
-    found = find_spec("timm")
-    if found is None or not found.submodule_search_locations:
+    try:
+        info = package_folder("timm") / "data" / "_info"
+    except ValueError:  # not installed: one source less
         return {}
-    path = Path(next(iter(found.submodule_search_locations))) / "data" / "_info" / "imagenet_synset_to_definition.txt"
-    if not path.is_file():
-        return {}
-    return dict(line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines() if "\t" in line)
+    path = info / "imagenet_synset_to_definition.txt"
+    return dict(line.split("\t", 1) for line in read_lines(path) if "\t" in line) if path.is_file() else {}
 
 
 def phrase(name: str, gloss: str) -> str:

@@ -272,7 +272,7 @@ def test_damaged_weights_and_configs_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(whole[:-100])
     assert "sound safetensors file" in refused(ClipSpec(model=str(copy)))
     (copy / "model.safetensors").write_bytes(whole)
-    for broken in ("{", "[1]", "[" * 100_000, '"' + "x" * 1_100_000 + '"'):
+    for broken in ("{", "[1]", "[" * 100_000, '"' + "x" * 10_100_000 + '"'):
         (copy / "config.json").write_text(broken)
         assert "config.json" in refused(ClipSpec(model=str(copy)))
 

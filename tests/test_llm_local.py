@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,7 @@ import pytest
 from cluster.signals import StopFlag
 from cluster.work import Draining
 from gen.llm import Answer, Ask, LlmSpec, LlmUse, open_llm, system_text
-from gen.llm_call import LlmError
-from gen.llm_local import llm_folder
+from gen.model_folder import ModelError, flat_model
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -39,6 +39,34 @@ SERVE_S = 90
 
 def strange(count: int) -> list[Ask]:
     return [Ask("test", "Say something.", f"Thing {number}?", SCHEMA, number) for number in range(count)]
+
+
+@dataclass(frozen=True)
+class Serving:
+    process: "subprocess.Popen[bytes]"
+    port: int
+    log: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """`transformers serve` offline and on one core; it starts while the first tests run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("transformers")
+    log = tmp_path_factory.mktemp("serve") / "log"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            [str(program), "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+    yield Serving(server, port, log)
+    server.kill()
+    server.wait(timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +260,7 @@ def spoil_type(folder: Path) -> None:
         (lambda folder: (folder / "modeling.py").write_text("raise SystemExit"), "found code in the model folder"),
         (spoil_remote_code, "'auto_map' in config.json"),
         (spoil_tokenizer_code, "'auto_map' in tokenizer_config.json"),
-        (spoil_pickle, "only pytorch_model.bin, expected .*safetensors"),
+        (spoil_pickle, "only pytorch_model.bin, expected model.safetensors"),
         (spoil_weights, "sound safetensors file"),
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "found an adapter"),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "expected JSON"),
@@ -255,53 +283,31 @@ def test_a_folder_that_could_run_code_or_is_not_whole_is_refused_in_one_line(
     ("model", "revision", "words"),
     [
         ("owner/name", None, "no such folder.*llm.revision=<40 hex digits>"),
-        ("owner/name", "main", "expected a hub id .owner/name. and a commit of 40 hex digits"),
+        ("owner/name", "main", "expected a commit of 40 hex digits.* set llm.revision"),
         ("../name", "0" * 40, "expected a hub id"),
         ("owner/name", "0" * 40, "is not in the hub cache of this machine; get it with `hf download"),
     ],
 )
 def test_a_model_that_is_not_here_is_not_fetched(model: str, revision: str | None, words: str) -> None:
-    with pytest.raises(LlmError, match=words):
-        llm_folder(model, revision)
+    with pytest.raises(ModelError, match=words):
+        flat_model("llm", model, revision, "config.json", "model.safetensors")
 
 
 # behind a real server
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `transformers serve` offline and on one core."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = Path(sys.executable).with_name("transformers")
-    log = tmp_path_factory.mktemp("serve") / "log"
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            [str(program), "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-    try:
-        deadline = time.monotonic() + SERVE_S
-        while True:
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                    break
-            except OSError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
+def served(starting: Serving) -> str:
+    """The address of the server, once it answers."""
+    deadline = time.monotonic() + SERVE_S
+    while True:
+        assert starting.process.poll() is None, starting.log.read_text()
+        assert time.monotonic() < deadline, starting.log.read_text()
         try:
-            server.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait(timeout=20)
+            with urllib.request.urlopen(f"http://127.0.0.1:{starting.port}/health", timeout=2):
+                return f"http://127.0.0.1:{starting.port}/v1"
+        except OSError:
+            time.sleep(0.1)
 
 
 def test_transformers_serve_answers_and_its_noise_is_a_reason(
