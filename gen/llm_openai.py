@@ -2,10 +2,11 @@
 
 In: an `LlmSpec`, the server's key. Out: what the model says. On disk: nothing.
 
-The key is sent to the host of `base_url` and nowhere else: redirects are not followed, and plain http is for this
-machine only. The client's own retries are off; gen.llm decides. A body is read in pieces and dropped as soon as it is
-too long. The answer's form is asked for with `response_format`; a server that refuses the field (400, 422) is asked
-without it from then on, since the form also stands in the text.
+The key is sent to the host of `base_url` and nowhere else: redirects are not followed, and plain http to another
+machine is refused where there is a key (without one nothing secret travels). The client's own retries are off; gen.llm
+decides. A body is read in pieces and dropped as soon as it is too long. The answer's form is asked for with
+`response_format`; a server that refuses the field (400, 422) is asked without it from then on, since the form also
+stands in the text.
 """
 
 import json
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from gen.llm import LlmSpec
 
 HOSTED = "https://api.openai.com/v1"
-NO_KEY = "none"  # what a server of this machine gets where no key is set
+NO_KEY = "none"  # what a server of one's own gets where no key is set
 LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1")
 MIN_KEY_CHARS = 8
 MAX_ERROR_BYTES = 4096
@@ -36,7 +37,7 @@ WHAT_TO_DO = {
 
 
 def check_base_url(url: str) -> SplitResult:
-    """The parts of a server's address. Raises ValueError if a key sent there could be read on the way."""
+    """The parts of a server's address. Raises ValueError if it is none, or if a key could stand in it."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -52,11 +53,6 @@ def check_base_url(url: str) -> SplitResult:
         raise ValueError(
             f"llm.base_url: found {ascii(url)[:120]}, expected an address such as http://127.0.0.1:8000/v1"
         )
-    if parts.scheme == "http" and not LOOPBACK.fullmatch(host):
-        raise ValueError(
-            f"llm.base_url: found plain http to {host[:80]}, expected https, or http to this machine only; open a "
-            f"tunnel (`ssh -L 8000:127.0.0.1:8000 {host[:80]}`) and use http://127.0.0.1:8000/v1"
-        )
     return parts
 
 
@@ -68,10 +64,18 @@ class OpenAiModel:
 
         url = spec.base_url or HOSTED
         parts = check_base_url(url)
-        is_here = LOOPBACK.fullmatch(parts.hostname or "") is not None
+        host = parts.hostname or ""
+        is_here = LOOPBACK.fullmatch(host) is not None
+        is_open = parts.scheme == "http" and not is_here
         self._spec = spec
-        self._place = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
-        self._key = _key(spec.key_env, environment, is_here, self._place)
+        self._place = f"{host}:{parts.port}" if parts.port else host
+        self._key = _key(spec.key_env, environment, is_here or is_open, self._place)
+        if is_open and self._key != NO_KEY:
+            raise LlmError(
+                f"llm.base_url: found plain http to {host[:80]} and a key in the environment variable {spec.key_env}, "
+                f"which could be read on the way; unset {spec.key_env} if the server needs none, or use https or a "
+                f"tunnel (`ssh -L 8000:{host[:80]}:{parts.port or 80} {host[:80]}` and http://127.0.0.1:8000/v1)"
+            )
         self._is_plain = False  # the server does not know response_format
         self._limit_bytes = MAX_ESCAPED * spec.max_answer_bytes + MAX_ENVELOPE_BYTES
         self._client = openai.AsyncOpenAI(
@@ -206,9 +210,9 @@ class OpenAiModel:
         return text.replace(self._key, "[key]") if len(self._key) >= MIN_KEY_CHARS else text
 
 
-def _key(name: str, environment: Mapping[str, str], is_here: bool, place: str) -> str:
+def _key(name: str, environment: Mapping[str, str], may_be_missing: bool, place: str) -> str:
     key = environment.get(name, "")
-    if not key and is_here:
+    if not key and may_be_missing:
         return NO_KEY
     if not key:
         raise LlmError(
