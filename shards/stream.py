@@ -297,6 +297,10 @@ class Stream:
         """
         return self._schedule.state(self._step)
 
+    def fetched(self) -> dict[str, dict[str, int]]:
+        """Domain -> what its `Fetcher` counted: bytes, retries, cache. Batches that are not handed out yet count too."""
+        return {source.spec.name: source.fetcher.counters() for source in self._sources}
+
     def close(self) -> None:
         """Within a second, even if a thread hangs in a read."""
         self._crew.close()
@@ -445,6 +449,8 @@ def read_all(spec: EvalSpec, batch: int, rank: int = 0, world: int = 1) -> Itera
         raise ValueError(f"read_all: found batch {batch}, rank {rank} of {world}, expected a batch and a rank of them")
     cv2.setNumThreads(1)
     index = load_index(spec.source, spec.subset, spec.cache.folder)
+    if not len(index):
+        raise ValueError(f"{index.url}: found no sample, expected a test set; check the folder and the subset")
     fetcher = _fetcher(spec.source, index, spec.cache, spec.deadline_s)
     crew = Crew(spec.threads)
     num_batches = -(-len(index) // (batch * world))

@@ -146,7 +146,7 @@ def huge_jpeg() -> bytes:
 
 
 @pytest.mark.parametrize("data", [huge_png(), huge_jpeg()], ids=["PNG", "JPEG"])
-def test_h_a_claim_of_too_many_pixels_is_refused_before_decoding(data: bytes) -> None:
+def test_h7_a_claim_of_too_many_pixels_is_refused_before_decoding(data: bytes) -> None:
     with pytest.raises(UnreadablePicture, match=f"at most {MAX_PIXELS} are decoded"):
         trained(data)
     with pytest.raises(UnreadablePicture):
@@ -155,17 +155,24 @@ def test_h_a_claim_of_too_many_pixels_is_refused_before_decoding(data: bytes) ->
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\xff\xd8", b"not a picture", encoded(PHOTO)[:5000], encoded(PHOTO, "PNG")[:5000], encoded(PHOTO, "GIF")],
-    ids=["empty", "mark", "text", "cut JPEG", "cut PNG", "GIF"],
+    [
+        b"",
+        b"\xff\xd8",
+        b"not a picture",
+        encoded(PHOTO)[:5000],
+        encoded(PHOTO, "PNG")[:5000],
+        *(encoded(PHOTO[:9, :9], kind) for kind in ("GIF", "BMP", "TIFF", "EPS")),
+    ],
+    ids=["empty", "mark", "text", "cut JPEG", "cut PNG", "GIF", "BMP", "TIFF", "EPS"],
 )
-def test_what_is_no_picture_is_named_so(data: bytes) -> None:
+def test_h9_what_is_no_picture_is_named_so(data: bytes) -> None:
     with pytest.raises(UnreadablePicture, match="no picture that Pillow can decode"):
         trained(data)
     with pytest.raises(UnreadablePicture):
         eval_pixels(data, 224, 0.9)
 
 
-def test_damaged_bytes_are_pixels_or_a_named_error_never_a_crash() -> None:
+def test_h8_damaged_bytes_are_pixels_or_a_named_error_never_a_crash() -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)

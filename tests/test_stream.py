@@ -10,12 +10,16 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +30,7 @@ from shards.layout import tar_name
 from shards.mix import MixSpec
 from shards.pixels import eval_pixels
 from shards.store import open_store
-from shards.stream import Batch, DomainSpec, EvalSpec, Replaced, Stream, StreamSpec, read_all
+from shards.stream import Batch, CacheSpec, DomainSpec, EvalSpec, Replaced, Stream, StreamSpec, read_all
 from shards.writer import ShardWriter
 from tests.small_data_set import FINGERPRINT, picture, sample, write_data_set
 
@@ -53,7 +57,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_both(tmp_path_factory.mktemp("data"))
 
 
-def make_spec(folders: dict[str, Path], **changes: Any) -> StreamSpec:
+def make_spec(folders: Mapping[str, Path | str], **changes: Any) -> StreamSpec:
     domains = (
         DomainSpec(name="real", source=str(folders["real"]), quota=3),
         DomainSpec(name="synthetic", source=str(folders["synthetic"]), quota=2),
@@ -371,7 +375,7 @@ def test_threads_are_no_further_ahead_than_asked(tmp_path: Path) -> None:
             next(stream)
             time.sleep(0.05)
             sizes = load_index(str(tmp_path)).size
-            read = stream._sources[0].fetcher.counters()["bytes_mapped"]
+            read = stream.fetched()["real"]["bytes_mapped"]
             assert read <= (step + 3) * 4 * sizes.max()
 
 
@@ -592,6 +596,74 @@ def test_evaluation_refuses_a_set_with_an_unreadable_sample(tmp_path: Path) -> N
     (bad,) = damage(tmp_path, [6])
     with pytest.raises(ValueError, match=f"{bad:016x}.*every sample of a test set is needed"):
         list(read_all(EvalSpec(source=str(tmp_path), size_px=8), 4))
+
+
+def test_evaluation_of_nothing_is_refused(tmp_path: Path) -> None:
+    write_shard_of(tmp_path, 0, 0)
+    with pytest.raises(ValueError, match="found no sample"):
+        next(read_all(EvalSpec(source=str(tmp_path), size_px=8), 4))
+
+
+@pytest.fixture
+def remote(folders: dict[str, Path]) -> Iterator[dict[str, str]]:
+    """The two data sets on a store that is no folder."""
+    store = fsspec.filesystem("memory")
+    urls = {}
+    for name, folder in folders.items():
+        urls[name] = f"memory://{uuid.uuid4().hex}"
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                store.pipe_file(f"{urls[name]}/{path.relative_to(folder)}", path.read_bytes())
+    yield urls
+    for url in urls.values():
+        store.rm(url, recursive=True)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_remote_shards_give_the_bytes_of_local_ones(
+    remote: dict[str, str], reference: list[Kept], tmp_path: Path, cached: bool
+) -> None:
+    cache = CacheSpec(folder=tmp_path if cached else None)
+    spec = make_spec(remote, augment=RANDOM, mix=MIXED, cache=cache)
+    assert run(spec, len(reference)) == reference
+    assert any(tmp_path.iterdir()) == cached
+
+
+def test_d16_a_remote_store_that_stalls_stops_the_stream_and_replaces_nothing(
+    remote: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stalled, answer = threading.Event(), MemoryFileSystem.cat_file
+
+    def stall(store: MemoryFileSystem, path: str, *place: Any, **options: Any) -> bytes:
+        if path.endswith(".tar") and stalled.is_set():
+            time.sleep(2)
+        return bytes(answer(store, path, *place, **options))
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", stall)
+    spec = make_spec(remote, deadline_s=0.5)
+    with open_stream(spec) as stream:
+        next(stream)
+        stalled.set()
+        began = time.monotonic()
+        with pytest.raises(OSError, match=r"no answer in 0.5 s|after 0.5 s, expected all"):
+            take(stream, 20)
+        assert time.monotonic() - began < 5
+        assert not stream.counters.replaced
+
+
+def test_pinned_buffers_are_plain_ones_where_there_is_no_cuda(folders: dict[str, Path], reference: list[Kept]) -> None:
+    spec = make_spec(folders, augment=RANDOM, mix=MIXED)
+    assert run(spec, len(reference), pin=True) == reference
+
+
+@pytest.mark.gpu
+def test_buffers_are_pinned_where_there_is_cuda(folders: dict[str, Path]) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    with open_stream(make_spec(folders), pin=True) as stream:
+        assert torch.from_numpy(next(stream).images).is_pinned()
 
 
 def test_the_stream_needs_no_torch() -> None:
