@@ -298,7 +298,7 @@ class Stream:
         return self._schedule.state(self._step)
 
     def fetched(self) -> dict[str, dict[str, int]]:
-        """Domain -> what its `Fetcher` counted: bytes, retries, cache. Batches that are not handed out yet count too."""
+        """Domain -> what its `Fetcher` counted: bytes, retries, cache; also for batches that are not handed out yet."""
         return {source.spec.name: source.fetcher.counters() for source in self._sources}
 
     def close(self) -> None:
