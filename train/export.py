@@ -1,0 +1,110 @@
+"""The result of a training as others read it: plain weights that timm loads.
+
+In: plain tensors (`train.aux_bn.export_plain`, `Ema.export_plain`), the recipe. Out: the plain model with these
+weights. On disk, in the run's folder, each replaced as a whole:
+
+    model.safetensors   names and shapes of the plain model
+    model.json          its name in timm, classes, picture size, normalisation, which step and weights these are
+    bn_distances.json   layer by layer, how far the auxiliary statistics lie from the main ones, if there are some
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from shards.manifest import read_table, scan_records
+from shards.store import open_for_reading
+from train.bn_statistics import Distance
+from train.mixing import MEAN, STD
+from train.models import build
+from train.recipe import TrainRecipe
+
+MODEL, ABOUT, DISTANCES = "model.safetensors", "model.json", "bn_distances.json"
+TOLERANCE = 1e-4  # of logits: fused and plain kernels may round differently
+
+
+def plain_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A model without anything of ours in it, strictly loaded, in evaluation mode on the CPU."""
+    bare = recipe.model.model_copy(update={"aux": "none", "bn": "rank", "pretrained": None, "drop_path": 0.0})
+    model = build(bare, (1,), recipe.seed, recipe.data.size_px)
+    model.load_state_dict(dict(tensors), strict=True)
+    return model.eval()
+
+
+def check_same_output(trained: nn.Module, plain: nn.Module, recipe: TrainRecipe, device: torch.device) -> None:
+    """Raises ValueError unless both models, with the same weights, answer the same; `trained` is on `device`."""
+    size = recipe.data.size_px
+    pictures = torch.linspace(-2, 2, 2 * 3 * size * size).sin_().view(2, 3, size, size)
+    was_training = trained.training
+    trained.eval()
+    try:
+        with torch.inference_mode():
+            one = trained(pictures.to(device)).float().cpu()
+            other = plain.to(device)(pictures.to(device)).float().cpu()
+    finally:
+        trained.train(was_training)
+    difference = float((one - other).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(one.abs().max())):
+        raise ValueError(
+            f"export: found outputs of the plain model that differ by {difference:g}, expected at most {TOLERANCE:g} "
+            f"of the largest; this model computes something that its plain weights do not hold"
+        )
+
+
+def write_export(
+    folder: Path,
+    recipe: TrainRecipe,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    layers: Sequence[Distance],
+) -> None:
+    """`facts` go into model.json beside what the recipe says."""
+    about = {
+        "model": recipe.model.name,
+        "num_classes": recipe.model.num_classes,
+        "size_px": recipe.data.size_px,
+        "crop_pct": recipe.crop_pct,
+        "interpolation": "bicubic",
+        "mean": list(MEAN),
+        "std": list(STD),
+        "class_names": class_names(recipe),
+        **facts,
+    }
+    _replace(folder / MODEL, to_safetensors(dict(tensors)))
+    if layers:
+        rows = [dataclasses.asdict(layer) for layer in layers]
+        _replace(folder / DISTANCES, (json.dumps(rows, indent=1) + "\n").encode())
+    _replace(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+
+
+def class_names(recipe: TrainRecipe) -> dict[str, str]:
+    """Class id -> name, as the first data set of ours that has names says; empty for others' tars."""
+    names: dict[str, str] = {}
+    for domain in recipe.data.domains:
+        store = open_for_reading(domain.source)
+        for shard, record in scan_records(store).items():
+            table = read_table(store, {shard: record}, ["class_id", "class_name"])
+            for row in table.group_by(["class_id", "class_name"]).aggregate([]).to_pylist():
+                names.setdefault(str(row["class_id"]), str(row["class_name"]))
+            if len(names) >= recipe.model.num_classes:
+                return names
+    return names
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temp.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)

@@ -1,0 +1,385 @@
+"""Where a process stands among those of one training, and how they find, watch and end each other.
+
+In: the environment, as a plain start, `torchrun` (and whatever sets the same names, such as Ray Train) or `srun` leaves
+it. Out: a `Place`; from it `Ranks`, the open process group. On disk: nothing.
+
+An error on one rank ends all of them within seconds and with its cause: the rank leaves the cause in the store that the
+ranks met at, a thread of each rank looks there twice a second, and a rank that hangs in a collective call is ended. A
+rank that hangs itself is noticed by the others after `deadline_s`.
+"""
+
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from cluster.failure import one_line
+from cluster.work import EXIT_FAILED
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+
+Launcher = Literal["plain", "torchrun", "srun"]
+
+LOOPBACK = "127.0.0.1"
+LOOK_S = 0.5  # between two looks for a cause
+HEARD_S = 5.0  # a failing rank waits this long for the others to hear why
+GRACE_S = 10.0  # after a cause is known, until a rank that hangs is ended
+STORE_S = 300.0  # for all ranks to come together, at most the deadline of the run
+MAX_HOSTS = 100_000
+FIRST_PORT, NUM_PORTS = 20_000, 12_000  # below the ports that Linux gives out by itself
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+_CAUSE, _HEARD, _LEFT = "sixfold/cause", "sixfold/heard", "sixfold/left"
+
+
+class RankFailed(ValueError):
+    """Another rank could not go on; the message says which, and why."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process among `world`."""
+
+    launcher: Launcher
+    rank: int
+    world: int
+    local_rank: int  # among those of this machine: the number of its GPU
+    host: str  # where rank 0 is found
+    port: int
+    one_machine: bool
+    store_is_there: bool = False  # torchrun's agent runs it
+
+
+def find_place(environment: Mapping[str, str]) -> Place:
+    """Raises ValueError for an environment that is partial or contradicts itself."""
+    torchrun = [name for name in _TORCHRUN if name in environment]
+    in_step = "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1"
+    if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(torchrun):
+        missing = [name for name in _TORCHRUN if name not in environment]
+        if missing:
+            raise ValueError(
+                f"environment: found {', '.join(torchrun)} without {', '.join(missing)}, expected all of them or none; "
+                "start with torchrun, with srun, or as a plain process"
+            )
+        place = _of_torchrun(environment)
+        if in_step and "TORCHELASTIC_RUN_ID" not in environment:
+            other = (_number(environment, "SLURM_PROCID"), _number(environment, "SLURM_NTASKS"))
+            if other != (place.rank, place.world):
+                raise ValueError(
+                    f"environment: found rank {place.rank} of {place.world} by RANK and WORLD_SIZE, but {other[0]} of "
+                    f"{other[1]} by SLURM_PROCID and SLURM_NTASKS, expected one answer; unset one of the pairs"
+                )
+        return place
+    if in_step:
+        return _of_srun(environment)
+    return Place("plain", 0, 1, 0, LOOPBACK, 0, one_machine=True)
+
+
+def _of_torchrun(environment: Mapping[str, str]) -> Place:
+    rank, world, local_rank, port = (
+        _number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+    )
+    local_world = _number(environment, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environment else None
+    _check(rank, world, local_rank, local_world, "RANK, WORLD_SIZE and LOCAL_RANK")
+    host = environment["MASTER_ADDR"]
+    return Place(
+        "torchrun",
+        rank,
+        world,
+        local_rank,
+        host,
+        port,
+        one_machine=local_world == world or host in (LOOPBACK, "localhost"),
+        store_is_there=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
+
+
+def _of_srun(environment: Mapping[str, str]) -> Place:
+    missing = [name for name in _SLURM if name not in environment]
+    if missing:
+        raise ValueError(
+            f"environment: found a step of SLURM without {', '.join(missing)}, expected all of {', '.join(_SLURM)}; "
+            "start with srun"
+        )
+    rank, world, local_rank = (_number(environment, name) for name in _SLURM)
+    _check(rank, world, local_rank, None, "SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID")
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST", "")
+    hosts = host_names(nodes) if nodes else []
+    one_machine = len(hosts) == 1
+    if not hosts and "MASTER_ADDR" not in environment:
+        raise ValueError("environment: found no SLURM_NODELIST, expected the machines of the step; start with srun")
+    if "MASTER_PORT" in environment:
+        port = _number(environment, "MASTER_PORT")
+    else:
+        job, step = (_number(environment, name) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        port = FIRST_PORT + (job * 131 + step) % NUM_PORTS  # all ranks come to the same one
+    host = environment.get("MASTER_ADDR") or (LOOPBACK if one_machine else hosts[0])
+    return Place("srun", rank, world, local_rank, host, port, one_machine)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise ValueError(
+            f"environment: found {name}={ascii(text)[:40]}, expected a number; start with torchrun or srun"
+        )
+    return int(text)
+
+
+def _check(rank: int, world: int, local_rank: int, local_world: int | None, names: str) -> None:
+    if not 0 <= rank < world or not 0 <= local_rank < (local_world or world):
+        raise ValueError(
+            f"environment: found rank {rank} of {world}, {local_rank} on its machine, expected each below its total; "
+            f"see {names}"
+        )
+
+
+def host_names(nodelist: str) -> list[str]:
+    """The machines of SLURM's short form, in its order: `node[001-003,7],gpu1` is node001, node002, node003, node7,
+    gpu1.
+
+    Raises ValueError for text that is not of that form.
+    """
+    names: list[str] = []
+    for item in re.findall(r"(?:\[[^\]]*\]|[^,\[])+", nodelist):
+        made = [""]
+        for plain, ranges in re.findall(r"([^\[\]]+)|\[([0-9,-]+)\]", item):
+            ends = [plain] if plain else [end for part in ranges.split(",") for end in _range(part, nodelist)]
+            made = [start + end for start in made for end in ends]
+            if len(made) + len(names) > MAX_HOSTS:
+                raise ValueError(f"SLURM_NODELIST: found more than {MAX_HOSTS} machines, expected at most that many")
+        names += made
+    if not names or any(not re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names) or _rebuilt_badly(nodelist):
+        raise ValueError(f"SLURM_NODELIST: found {ascii(nodelist)[:80]}, expected names such as node[001-004,7]")
+    return names
+
+
+def _range(part: str, nodelist: str) -> list[str]:
+    first, dash, last = part.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+        raise ValueError(f"SLURM_NODELIST: found {ascii(nodelist)[:80]}, expected names such as node[001-004,7]")
+    if dash and int(last) - int(first) >= MAX_HOSTS:
+        raise ValueError(f"SLURM_NODELIST: found more than {MAX_HOSTS} machines, expected at most that many")
+    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
+
+
+def _rebuilt_badly(nodelist: str) -> bool:
+    """Whether brackets do not pair up, or there is something empty or unknown between the commas."""
+    bare = re.sub(r"\[[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*\]", "0", nodelist)
+    return any(not re.fullmatch(r"[A-Za-z0-9_.-]+", part) for part in bare.split(","))
+
+
+class Ranks:
+    """The open process group of a training; one process alone needs none. A context manager, left on every way out.
+
+    `group` is for small tensors on the CPU whatever the device is.
+    """
+
+    def __init__(self, place: Place, deadline_s: float, device: "torch.device", alone_too: bool) -> None:
+        """`alone_too`: open a group for one process as well, for wrappers that want one."""
+        self.place = place
+        self.rank, self.world = place.rank, place.world
+        self._deadline_s = deadline_s
+        self._device = device
+        self._open = alone_too or place.world > 1
+        self._store: dist.Store | None = None
+        self.group: dist.ProcessGroup | None = None
+        self._watch: _Watch | None = None
+
+    def __enter__(self) -> Self:
+        import torch
+        import torch.distributed as dist
+
+        if not self._open:
+            return self
+        limit = timedelta(seconds=self._deadline_s)
+        if self.world == 1:
+            self._store = dist.HashStore()
+        else:
+            if self.place.one_machine and self._device.type == "cpu":
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            self._store = _meet(self.place, min(self._deadline_s, STORE_S))
+            self._watch = _Watch(self.place)
+        backend = "nccl" if self._device.type == "cuda" else "gloo"
+        store = dist.PrefixStore("sixfold/group", self._store)
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world, timeout=limit)
+        self.group = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=limit)
+        self._flags = torch.zeros(0)
+        return self
+
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """Each flag is true for all ranks if it is for one of them. Raises RankFailed when another rank gave up."""
+        import torch
+        import torch.distributed as dist
+
+        if self.world == 1:
+            return flags
+        assert self._watch is not None
+        self._watch.raise_if_failed()
+        tensor = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
+        return tuple(bool(value) for value in tensor.tolist())
+
+    def wait_for_all(self) -> None:
+        """Go on when every rank is here."""
+        self.agree(False)
+
+    def add_up(self, numbers: "torch.Tensor") -> "torch.Tensor":
+        """The sum over ranks of a tensor on the CPU."""
+        import torch.distributed as dist
+
+        total = numbers.clone()
+        if self.world > 1:
+            dist.all_reduce(total, group=self.group)
+        return total
+
+    def rows(self, own: "torch.Tensor") -> "torch.Tensor":
+        """What each rank has, stacked in their order; a tensor of equal size on the CPU."""
+        import torch
+        import torch.distributed as dist
+
+        if self.world == 1:
+            return own[None].clone()
+        rows = [torch.empty_like(own) for _ in range(self.world)]
+        dist.all_gather(rows, own.contiguous(), group=self.group)
+        return torch.stack(rows)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import torch.distributed as dist
+
+        if self._watch is not None:
+            if error is not None:
+                self._watch.tell(error)
+            self._watch.close(leave_together=error is None)
+        if dist.is_initialized() and (error is None or self.world == 1):
+            dist.destroy_process_group()  # after an error it could wait for ranks that are gone
+
+
+def _meet(place: Place, limit_s: float) -> "dist.Store":
+    """The store all ranks share. On one machine it listens on the loopback device only."""
+    import torch.distributed as dist
+
+    limit = timedelta(seconds=limit_s)
+    leads = place.rank == 0 and not place.store_is_there
+    try:
+        if leads and place.one_machine:
+            listener = socket.create_server((LOOPBACK, place.port))
+            return dist.TCPStore(
+                LOOPBACK, place.port, place.world, True, limit, False, master_listen_fd=listener.detach()
+            )
+        return dist.TCPStore(place.host, place.port, place.world, leads, limit, False)
+    except (OSError, RuntimeError) as error:  # torch's own network errors are RuntimeErrors
+        raise ValueError(
+            f"rank {place.rank}: found nobody at {place.host}:{place.port} ({one_line(str(error))[:120]}), expected "
+            f"rank 0 there; start all ranks, or set MASTER_PORT to a free port"
+        ) from None
+
+
+class _Watch:
+    """A thread that looks for the cause of another rank's end, over a connection of its own."""
+
+    def __init__(self, place: Place) -> None:
+        import torch.distributed as dist
+
+        self._place = place
+        limit = timedelta(seconds=HEARD_S)
+        self._store = dist.TCPStore(place.host, place.port, None, False, limit, False)
+        self._cause = ""
+        self._done = threading.Event()
+        self._known = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="ranks", daemon=True)
+        self._lock = threading.Lock()  # a store's client serves one call at a time
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._done.wait(timeout=LOOK_S):
+            try:
+                with self._lock:
+                    if not self._store.check([_CAUSE]):
+                        continue
+                    self._cause = self._store.get(_CAUSE).decode("utf-8", "replace")
+                    self._store.add(_HEARD, 1)
+            except RuntimeError:
+                if self._done.is_set():
+                    return
+                self._cause = "rank 0 is gone without a word"
+            self._known.set()
+            if not self._done.wait(timeout=GRACE_S):
+                print(f"sixfold: rank {self._place.rank} hangs after: {self._cause}", file=sys.stderr, flush=True)
+                os._exit(EXIT_FAILED)
+            return
+
+    def raise_if_failed(self) -> None:
+        if self._known.is_set():
+            raise RankFailed(self._cause)
+
+    def tell(self, error: BaseException) -> None:
+        """Leave the cause for the others, or raise RankFailed if one of them was first.
+
+        A collective call fails on all other ranks when one is gone, so what they see is not the cause.
+        """
+        if not isinstance(error, RankFailed) and _may_be_an_echo(error):
+            self._known.wait(timeout=2 * LOOK_S + 1.0)
+        if self._known.is_set():
+            if isinstance(error, RankFailed):
+                return
+            raise RankFailed(self._cause) from error
+        text = one_line(f"rank {self._place.rank}: {str(error) or type(error).__name__}")
+        try:
+            with self._lock:
+                first = self._store.compare_set(_CAUSE, "", text)
+                deadline = time.monotonic() + HEARD_S
+            if first.decode("utf-8", "replace") != text:
+                raise RankFailed(first.decode("utf-8", "replace")) from error
+            while time.monotonic() < deadline:
+                with self._lock:
+                    if self._store.add(_HEARD, 0) >= self._place.world - 1:
+                        return
+                time.sleep(0.05)
+        except RuntimeError:
+            return  # the store went with rank 0; the error itself goes on
+
+    def close(self, leave_together: bool) -> None:
+        """`leave_together`: rank 0, whose end is the end of the store, waits for the others to have left."""
+        self._done.set()
+        self._thread.join(timeout=HEARD_S)
+        if not leave_together:
+            return
+        deadline = time.monotonic() + HEARD_S
+        left = self._store.add(_LEFT, 1)
+        while self._place.rank == 0 and left < self._place.world and time.monotonic() < deadline:
+            time.sleep(0.02)
+            left = self._store.add(_LEFT, 0)
+
+
+def _may_be_an_echo(error: BaseException) -> bool:
+    """Whether this is what a collective call says when another rank is gone."""
+    return isinstance(error, RuntimeError)
+
+
+def device_of(place: Place) -> Any:
+    """The GPU of this rank, or the CPU where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if place.local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"rank {place.rank}: found {torch.cuda.device_count()} GPUs for local rank {place.local_rank}, expected "
+            f"one each; start fewer processes on this machine"
+        )
+    device = torch.device("cuda", place.local_rank)
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,508 @@
+"""A training, from the recipe to the exported model.
+
+In: `TrainRecipe`, the run's folder, the checkout whose code runs, a stop flag; the environment says which rank this is.
+Out: a `TrainOutcome`. On disk, in the run's folder (all ranks see it; rank 0 alone writes):
+
+    recipe.yaml             as asked, resolved
+    run.lock                held by the training at work
+    log.jsonl tensorboard/  see train.logs
+    checkpoints/            see train.checkpoint and train.run_state
+    results.jsonl           see train.results: the validation set at the ends of epochs, the test sets once
+    model.safetensors       the result, plain weights; model.json and bn_distances.json beside it, see train.export
+
+The same command goes on from the newest complete checkpoint. A signal (`StopFlag`) to any rank saves and ends all.
+
+A step: a batch of the stream, forward, loss, backward, the gradient's norm; if it is finite, the weights move and the
+average follows. At the end of an epoch the ranks' running statistics are combined in place and the validation set is
+measured. Statistics for a checkpoint are combined in copies, so when one is written does not change the training.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cluster.code import code_hash, library_versions
+from cluster.progress import duration
+from cluster.recipe import dump_recipe, load_recipe
+from cluster.signals import StopFlag
+from cluster.work import EXIT_AGAIN, EXIT_COMPLETE
+from shards.order import mix as hashed
+from shards.stream import Batch, Stream
+from train import checkpoint
+from train.aux_bn import aux_layers, check_aux, export_plain
+from train.bn_statistics import broadcast_buffers, combine, distances
+from train.ema import Ema
+from train.engine import Engine, make_engine
+from train.evaluate import Counts, Moment, RunFacts, Validation, make_result, select
+from train.export import ABOUT, check_same_output, plain_model, write_export
+from train.launch import Ranks, device_of, find_place
+from train.logs import Pace, RunLog
+from train.measure import digest_of, measure
+from train.mixing import DeviceMix, to_input
+from train.models import build
+from train.optim import learning_rate, loss_of
+from train.recipe import TrainRecipe, deciding, refuse_other
+from train.results import RESULTS, Result, Role, append_results, read_results, recipe_digest
+from train.run_state import VERSION, RunState, pack, part_names, read_state, unpack
+
+CHECKPOINTS = "checkpoints"
+RECIPE = "recipe.yaml"
+LOCK = "run.lock"
+VALIDATION = "validation"  # its name in results
+LIBRARIES = ("torch", "timm", "deepspeed", "numpy", "simplejpeg", "opencv-python-headless")
+LOG_EVERY_S = 5.0
+_DROPOUT = 0x64726F70  # keeps these seeds apart from those of order and pixels
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """How a call of `train` ended."""
+
+    folder: Path
+    step: int  # steps done, over all lives
+    steps: int  # asked for
+    images_per_s: float  # over all lives and ranks; 0 if none was trained on
+    wait_share: float
+    results: tuple[Result, ...]  # the run's, on its test sets
+    stopped: str  # why it ended early; empty if it did not
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_AGAIN if self.stopped else EXIT_COMPLETE
+
+    def sentence(self) -> str:
+        if self.stopped:
+            return (
+                f"{self.folder}: stopped at step {self.step} of {self.steps} ({self.stopped}) and saved; the same "
+                f"command goes on"
+            )
+        tests = "; ".join(f"{one.set} {100 * one.top1:.2f} %" for one in self.results) or "no test set"
+        return (
+            f"{self.folder}: {self.steps} steps, {self.images_per_s:,.0f} images/s, {self.wait_share:.0%} waiting for "
+            f"data; top-1: {tests}"
+        )
+
+
+def train(recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag) -> TrainOutcome:
+    """Train until the end or until `stop`. Raises ValueError or OSError with one line for what cannot go on; after an
+    error on one rank all end with its cause."""
+    place = find_place(os.environ)
+    device = device_of(place)
+    torch.set_num_threads(recipe.engine.threads)
+    alone_too = recipe.engine.kind != "single"
+    with Ranks(place, recipe.engine.deadline_s, device, alone_too) as ranks, contextlib.ExitStack() as owned:
+        stop.arm()
+        log = None
+        if ranks.rank == 0:
+            owned.enter_context(_locked(out))
+            _claim(recipe, out)
+            log = owned.enter_context(RunLog(out, recipe.log))
+        done = _finished(recipe, out) if ranks.rank == 0 else ()
+        if ranks.agree(bool(done))[0]:
+            return TrainOutcome(out, recipe.schedule.steps, recipe.schedule.steps, 0.0, 0.0, done, "")
+        return _Training(recipe, out, home, stop, ranks, device, log).run()
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One training at a time writes into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    fd = os.open(out / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{out}: found another training at work in this folder, expected none; wait for it, or take another "
+                f"folder"
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _claim(recipe: TrainRecipe, out: Path) -> None:
+    """Write recipe.yaml, or refuse a folder that belongs to another recipe."""
+    path = out / RECIPE
+    if path.is_file():
+        refuse_other(recipe, deciding(load_recipe(path, TrainRecipe)), str(out))
+    temp = out / f".{RECIPE}.{os.getpid()}.tmp"
+    temp.write_text(dump_recipe(recipe), encoding="utf-8")
+    os.replace(temp, path)
+
+
+def _finished(recipe: TrainRecipe, out: Path) -> tuple[Result, ...]:
+    """The results on all test sets, if they and the exported model are there."""
+    if not (out / ABOUT).is_file() or not recipe.evaluate.tests:
+        return ()
+    digest = recipe_digest(recipe)
+    found = {
+        line.set: line
+        for line in read_results(out / RESULTS).results
+        if line.selected and line.role == "test" and line.recipe == digest
+    }
+    return tuple(found[name] for name in recipe.evaluate.tests) if found.keys() >= set(recipe.evaluate.tests) else ()
+
+
+class _Training:
+    """The live objects of one call: model, engine, average, stream, and how far it is."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        out: Path,
+        home: Path,
+        stop: StopFlag,
+        ranks: Ranks,
+        device: torch.device,
+        log: RunLog | None,
+    ) -> None:
+        self.recipe, self.out, self.stop, self.ranks, self.device, self.log = recipe, out, stop, ranks, device, log
+        self.checkpoints = out / CHECKPOINTS
+        self.facts = RunFacts(
+            run=out.name,
+            recipe=recipe_digest(recipe),
+            seed=recipe.seed,
+            data={},
+            code=code_hash(home),
+            versions=library_versions(LIBRARIES),
+        )
+        self.step = self.closed = self.moved = self.skipped_in_row = 0
+        self.saved: int | None = None
+        self.history: list[Validation] = []
+        self.chosen: dict[str, Tensor] | None = None
+        self.chosen_step: int | None = None
+        self.seconds = self.wait_s = 0.0
+        self.replaced: Counter[str] = Counter()
+        self.engine, self.ema = self._build()
+
+    def _build(self) -> tuple[Engine, Ema | None]:
+        recipe = self.recipe
+        model = build(recipe.model, recipe.quotas, recipe.seed, recipe.data.size_px).to(self.device)
+        if recipe.engine.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        num_aux = len(aux_layers(model))
+        rank_batch = recipe.schedule.groups // self.ranks.world * sum(recipe.quotas)
+        if recipe.schedule.groups % self.ranks.world:
+            raise ValueError(
+                f"schedule.groups: found {recipe.schedule.groups} groups for {self.ranks.world} ranks, expected a "
+                f"multiple of the ranks; change one of the two"
+            )
+        engine = make_engine(recipe.engine, recipe.optim, model, self.device, self.ranks, rank_batch)
+        if num_aux:
+            check_aux(model, num_aux)
+        broadcast_buffers(model)
+        return engine, None if recipe.optim.ema_decay is None else Ema(model, recipe.optim.ema_decay)
+
+    def run(self) -> TrainOutcome:
+        state = self._resume()
+        recipe = self.recipe
+        with Stream(
+            recipe.data,
+            groups=recipe.schedule.groups,
+            seed=recipe.seed,
+            epoch_steps=recipe.schedule.epoch_steps,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+            state=state,
+            agree=lambda counts: self.ranks.rows(torch.tensor(counts)).amin(0).tolist(),
+            pin=self.device.type == "cuda",
+        ) as stream:
+            if not self._train(stream):
+                return self._outcome((), self.stop.reason or "another rank was asked to")
+            data = _digests(stream.state())
+        results = self._finish(data)
+        return self._outcome(results, "" if results is not None else self.stop.reason or "another rank was asked to")
+
+    # going on
+
+    def _resume(self) -> dict[str, object] | None:
+        """Fill everything from the newest complete checkpoint; the stream's state."""
+        found = checkpoint.find(self.checkpoints)
+        newest = self.ranks.rows(torch.tensor([_step_of(found.newest)]))
+        if len(newest.unique()) > 1:
+            raise ValueError(
+                f"{self.checkpoints}: found step {int(newest.min())} on one rank and {int(newest.max())} on another, "
+                "expected one folder that all ranks see; put the run on a shared file system"
+            )
+        if self.log is not None and found.incomplete:
+            names = ", ".join(found.incomplete[:5])
+            self.log.say(f"cleared {len(found.incomplete)} checkpoints that were never finished: {names}")
+            self.log.line("cleared", 0, folders=list(found.incomplete))
+            checkpoint.clear_incomplete(self.checkpoints)
+        if found.newest is None:
+            return None
+        parts = checkpoint.read(found.newest, part_names(self.ema is not None))
+        state = read_state(parts)
+        refuse_other(self.recipe, state.recipe, str(found.newest))
+        self.chosen = unpack(parts, state, self.engine, self.ema, self.ranks)
+        self.chosen_step = state.chosen
+        self.step, self.closed, self.moved = state.step, state.closed, state.moved
+        self.skipped_in_row = state.skipped_in_row
+        self.history = [Validation(step, top1) for step, top1 in state.history]
+        self.seconds, self.wait_s, self.replaced = state.seconds, state.wait_s, Counter(state.replaced)
+        self.saved = state.step
+        if self.log is not None:
+            self.log.say(f"going on from {found.newest}, step {state.step} of {self.recipe.schedule.steps}")
+            self.log.line("resumed", state.step, checkpoint=found.newest.name, ranks=self.ranks.world)
+        return state.stream
+
+    # training
+
+    def _train(self, stream: Stream) -> bool:
+        """Steps and epochs to the end; False if it was asked to stop, after saving."""
+        recipe, ranks = self.recipe, self.ranks
+        steps, epoch_steps = recipe.schedule.steps, recipe.schedule.epoch_steps
+        step_images = recipe.schedule.groups * sum(recipe.quotas)
+        pace = Pace(steps, step_images, self.step, time.monotonic)
+        logged = saved_at = time.monotonic()
+        before_s, before_wait_s = self.seconds, self.wait_s
+        trained_s = 0.0  # of this life, evaluation and saving left out
+        quit_now = ranks.agree(self.stop.requested)[0]
+        while True:
+            if not quit_now and self.step > self.closed and (self.step % epoch_steps == 0 or self.step == steps):
+                self._close_epoch(stream)
+            if self.step == steps and self.closed == steps:
+                self._save(stream)
+                return True
+            if quit_now:
+                self._save(stream)
+                return False
+            began = time.monotonic()
+            batch = next(stream)
+            loss, parts = self._step(batch)
+            now = time.monotonic()
+            trained_s += now - began
+            self.seconds = before_s + trained_s
+            self.wait_s = before_wait_s + stream.counters.wait_s
+            for bad in batch.replaced:
+                self.replaced[bad.reason] += 1
+                if self.log is not None:
+                    self.log.line(
+                        "replaced", batch.step, domain=bad.domain, uid=bad.uid, reason=bad.reason, tar=bad.tar
+                    )
+            if self.log is not None and (now - logged >= LOG_EVERY_S or self.step in (1, steps)):
+                logged = now
+                self.log.line(
+                    "train",
+                    self.step,
+                    loss=loss,
+                    **{f"loss_{domain.name}": part for domain, part in zip(recipe.data.domains, parts, strict=True)},
+                    rate=learning_rate(recipe.optim, batch.step, steps),
+                    images_per_s=round(self._images_per_s(), 1),
+                    wait_share=round(self._wait_share(), 4),
+                    skipped=self.step - self.moved,
+                )
+                if (text := pace.line(self.step, loss, self.wait_s)) is not None:
+                    self.log.say(text)
+            due = self.log is not None and now - saved_at >= 60 * recipe.checkpoint.every_min
+            quit_now, save_now = ranks.agree(self.stop.requested, due)
+            if save_now and not quit_now:
+                self._save(stream, must=False)
+                saved_at = time.monotonic()
+
+    def _step(self, batch: Batch) -> tuple[float, list[float]]:
+        """One batch; the loss, and that of each domain. Raises ValueError as the recipe's policy for NaN says."""
+        recipe, model = self.recipe, self.engine.model
+        if int(batch.labels.max()) >= recipe.model.num_classes or int(batch.labels.min()) < 0:
+            raise ValueError(
+                f"step {batch.step}: found class id {int(batch.labels.max())}, expected below "
+                f"{recipe.model.num_classes}; set model.num_classes to what the data has"
+            )
+        torch.manual_seed(hashed(recipe.seed, _DROPOUT, batch.step, self.ranks.rank) >> 1)
+        kept = [buffer.clone() for buffer in model.buffers()] if recipe.nan.policy == "skip" else []
+        mix = None if batch.mix is None else DeviceMix.of(batch.mix, self.device)
+        pictures = to_input(batch.images, self.device, mix, recipe.engine.channels_last)
+        labels = torch.from_numpy(batch.labels).to(self.device, non_blocking=True)
+        loss = loss_of(recipe.optim, self.engine.forward(pictures), labels, mix, recipe.quotas)
+        moved = self.engine.step(loss.total, learning_rate(recipe.optim, batch.step, recipe.schedule.steps))
+        value = float(loss.total.detach())
+        if moved:
+            self.moved += 1
+            self.skipped_in_row = 0
+            if self.ema is not None:
+                self.ema.update(model)
+        else:
+            self._skip(batch.step, value, kept)
+        self.step = batch.step + 1
+        return value, [float(part) for part in loss.parts]
+
+    def _skip(self, step: int, loss: float, kept: Sequence[Tensor]) -> None:
+        """The running statistics have seen the bad batch: put them back, count, give up when it is too often."""
+        policy = self.recipe.nan
+        self.skipped_in_row += 1
+        what = f"a loss of {loss}" if loss - loss != 0 else f"a gradient that is not finite (loss {loss:.4g})"
+        if policy.policy == "stop":
+            raise ValueError(
+                f"step {step}: found {what}, expected finite numbers; nothing of this step was kept, go on from the "
+                f"last checkpoint with a lower optim.lr, optim.clip_grad, or nan.policy: skip"
+            )
+        if self.skipped_in_row > policy.most:
+            raise ValueError(
+                f"step {step}: found {what} in {self.skipped_in_row} steps in a row, expected at most {policy.most} "
+                "(nan.most); lower optim.lr or set optim.clip_grad"
+            )
+        with torch.no_grad():
+            for buffer, old in zip(self.engine.model.buffers(), kept, strict=True):
+                buffer.copy_(old)
+        if self.log is not None:
+            self.log.line(
+                "skipped", step, reason="loss" if loss - loss != 0 else "gradient", in_row=self.skipped_in_row
+            )
+
+    # ends of epochs
+
+    def _close_epoch(self, stream: Stream) -> None:
+        recipe, model = self.recipe, self.engine.model
+        combine(model)
+        if self.ema is not None:
+            combine(model, self.ema.tensors)
+        spec = recipe.evaluate
+        epoch = -(-self.step // recipe.schedule.epoch_steps)
+        if spec.validation is not None and (epoch % spec.every_epochs == 0 or self.step == recipe.schedule.steps):
+            with self._weights():
+                counts = measure(model, spec.validation, recipe, self.device, self.ranks)
+            self.facts = replace(self.facts, data=_digests(stream.state()))
+            self.history.append(Validation(self.step, counts.top1))
+            if self.log is not None:
+                line = self._result(VALIDATION, "validation", counts, self.step, False, {})
+                append_results(self.out / RESULTS, [line])
+            if select(self.history) == self.step:
+                self.chosen, self.chosen_step = self._plain(), self.step
+            if self.log is not None:
+                self.log.say(f"step {self.step}: validation top-1 {100 * counts.top1:.2f} %")
+                self.log.line("validation", self.step, top1=counts.top1, top5=counts.top5)
+        self.closed = self.step
+
+    def _weights(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.ema is None else self.ema.swapped(self.engine.model)
+
+    def _plain(self) -> dict[str, Tensor]:
+        model = self.engine.model
+        tensors = export_plain(model) if self.ema is None else self.ema.export_plain(model)
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+    def _finish(self, data: dict[str, str]) -> tuple[Result, ...] | None:
+        """Export the chosen weights and measure them on the test sets; None if it was asked to stop before."""
+        recipe, model = self.recipe, self.engine.model
+        self.facts = replace(self.facts, data=data)
+        last = self._plain()
+        plain = plain_model(recipe, last)
+        with self._weights():
+            check_same_output(model, plain, recipe, self.device)
+        weights = last if self.chosen is None or self.chosen_step is None else self.chosen
+        step = self.step if self.chosen is None or self.chosen_step is None else self.chosen_step
+        plain = plain_model(recipe, weights).to(self.device)
+        if recipe.engine.channels_last:
+            plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        results = []
+        for name, spec in recipe.evaluate.tests.items():
+            if self.ranks.agree(self.stop.requested)[0]:
+                return None
+            counts = measure(plain, spec, recipe, self.device, self.ranks)
+            results.append(self._result(name, "test", counts, step, True, {name: digest_of(spec, recipe.data.cache)}))
+        if self.log is not None:
+            facts = {"step": step, "weights": self._which(), "recipe": self.facts.recipe, "seed": recipe.seed}
+            write_export(self.out, recipe, weights, facts, distances(model))
+            self._select_validation(step)
+            if results:
+                append_results(self.out / RESULTS, results)
+            for one in results:
+                self.log.line("test", step, set=one.set, top1=one.top1, top5=one.top5)
+        self.ranks.wait_for_all()
+        return tuple(results)
+
+    def _select_validation(self, step: int) -> None:
+        """Say of the chosen step's validation line that it was chosen."""
+        for line in read_results(self.out / RESULTS).results:
+            if line.role == "validation" and line.recipe == self.facts.recipe and line.step == step:
+                append_results(self.out / RESULTS, [line.model_copy(update={"selected": True})])
+
+    # files and figures
+
+    def _save(self, stream: Stream, must: bool = True) -> None:
+        """A checkpoint of this step, unless there is one. Without `must` an error of the disk is said and borne."""
+        if self.saved == self.step or self.step == 0:
+            return
+        state = RunState(
+            version=VERSION,
+            step=self.step,
+            closed=self.closed,
+            moved=self.moved,
+            skipped_in_row=self.skipped_in_row,
+            ema_updates=None if self.ema is None else self.ema.num_updates,
+            stream=stream.state(),
+            history=tuple((one.step, one.top1) for one in self.history),
+            chosen=self.chosen_step,
+            seconds=self.seconds,
+            wait_s=self.wait_s,
+            replaced=dict(self.replaced),
+            recipe=deciding(self.recipe),
+        )
+        began = time.monotonic()
+        parts = pack(self.engine, self.ema, self.chosen, state, self.ranks)
+        if self.log is None:
+            for _ in parts:
+                raise AssertionError("only rank 0 gets parts")
+        else:
+            try:
+                folder = checkpoint.save(self.checkpoints, self.step, parts, self.recipe.checkpoint.keep)
+                self.log.line("saved", self.step, checkpoint=folder.name, seconds=round(time.monotonic() - began, 3))
+            except OSError as error:
+                if must:
+                    raise
+                self.log.say(f"step {self.step}: no checkpoint was written ({error}); training goes on")
+                self.log.line("not_saved", self.step, reason=str(error))
+        self.saved = self.step
+        self.ranks.wait_for_all()
+
+    def _images_per_s(self) -> float:
+        seen = self.step * self.recipe.schedule.groups * sum(self.recipe.quotas)
+        return seen / self.seconds if self.seconds else 0.0
+
+    def _wait_share(self) -> float:
+        return min(1.0, self.wait_s / self.seconds) if self.seconds else 0.0
+
+    def _which(self) -> Literal["ema", "last"]:
+        return "last" if self.ema is None else "ema"
+
+    def _result(self, name: str, role: Role, counts: Counts, step: int, selected: bool, data: dict[str, str]) -> Result:
+        seen = step * self.recipe.schedule.groups * sum(self.recipe.quotas)
+        moment = Moment(step, self._which(), seen, self._images_per_s(), self._wait_share(), time.time())
+        facts = replace(self.facts, data={**self.facts.data, **data})
+        return make_result(facts, moment, name, role, counts, selected)
+
+    def _outcome(self, results: tuple[Result, ...] | None, stopped: str) -> TrainOutcome:
+        outcome = TrainOutcome(
+            self.out,
+            self.step,
+            self.recipe.schedule.steps,
+            self._images_per_s(),
+            self._wait_share(),
+            results or (),
+            stopped,
+        )
+        if self.log is not None:
+            self.log.line("stopped" if stopped else "finished", self.step, reason=stopped)
+            self.log.say(f"{outcome.sentence()}; {duration(self.seconds)} of training")
+        return outcome
+
+
+def _digests(state: dict[str, object]) -> dict[str, str]:
+    """Domain -> digest of the index it reads now."""
+    domains = state["domains"]
+    assert isinstance(domains, list)
+    return {str(domain["name"]): str(domain["segments"][-1][2]) for domain in domains}
+
+
+def _step_of(folder: Path | None) -> int:
+    return -1 if folder is None else int(folder.name.removeprefix("step-"))

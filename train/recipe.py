@@ -1,0 +1,103 @@
+"""The recipe of a training: one frozen model made of the parts that live beside their owners.
+
+In: a YAML file and `key.sub=value` overrides (`cluster.recipe.load_recipe`). Out: `TrainRecipe`, and what two recipes
+must share so that one goes on with the other's checkpoint.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cluster.recipe import differences
+from shards.stream import StreamSpec
+from train.engine import EngineSpec
+from train.evaluate import EvaluateSpec
+from train.models import ModelSpec
+from train.optim import OptimSpec
+
+# How the work is done, for how long it is kept and shown: none of it decides what comes out.
+FREE = ("engine", "checkpoint", "log")
+FREE_DATA = ("threads", "prefetch_steps", "deadline_s", "cache")
+
+
+class ScheduleSpec(BaseModel):
+    """How much is trained. A step is one move of the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    groups: int = Field(1, ge=1, description="of a step, over all ranks: a batch has groups x the quotas' sum")
+    steps: int = Field(ge=1, description="of the whole training")
+    epoch_steps: int = Field(ge=1, description="of an epoch: evaluation and growth of the data happen at its end")
+
+
+class CheckpointSpec(BaseModel):
+    """How often the training is saved; it also is at its end and when it is asked to stop."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every_min: float = Field(10.0, gt=0, description="minutes between two checkpoints")
+    keep: int = Field(2, ge=1, le=100, description="complete ones on disk")
+
+
+class NanSpec(BaseModel):
+    """What to do about a loss or a gradient that is not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: Literal["stop", "skip"] = Field("stop", description="skip: the step changes nothing and is counted")
+    most: int = Field(10, ge=1, description="skipped steps in a row that are borne")
+
+
+class TrainRecipe(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,79}$", description="lower-case letters, digits, dashes")
+    seed: int = Field(0, ge=0, lt=2**63, description="of initial weights, order, augmentation and dropout")
+    model: ModelSpec
+    data: StreamSpec
+    optim: OptimSpec
+    schedule: ScheduleSpec
+    engine: EngineSpec = Field(default_factory=lambda: EngineSpec(kind="single"))
+    checkpoint: CheckpointSpec = Field(default_factory=lambda: CheckpointSpec(every_min=10.0))
+    nan: NanSpec = Field(default_factory=lambda: NanSpec(policy="stop"))
+    crop_pct: float = Field(0.875, gt=0, le=1, description="part of an evaluated picture's side that is shown")
+    evaluate: EvaluateSpec = Field(default_factory=lambda: EvaluateSpec(every_epochs=1))
+    log: Literal["tensorboard", "wandb", "none"] = Field("tensorboard", description="beside log.jsonl")
+
+    @property
+    def quotas(self) -> tuple[int, ...]:
+        return tuple(domain.quota for domain in self.data.domains)
+
+    @model_validator(mode="after")
+    def _parts_fit_each_other(self) -> "TrainRecipe":
+        if self.optim.warmup_steps >= self.schedule.steps:
+            raise ValueError(
+                f"optim.warmup_steps: found {self.optim.warmup_steps} of {self.schedule.steps} steps, expected fewer; "
+                "raise schedule.steps"
+            )
+        if self.optim.loss == "per_domain" and len(self.data.domains) > 1 and self.data.domains[0].name != "real":
+            raise ValueError(
+                f"data.domains: found {self.data.domains[0].name} first, expected real: the first domain is the one "
+                "that lam does not weigh and the main statistics see"
+            )
+        return self
+
+
+def deciding(recipe: TrainRecipe) -> dict[str, Any]:
+    """The part that must stay as it is for a checkpoint to be gone on with."""
+    chosen = recipe.model_dump(mode="json", exclude=set(FREE))
+    for name in FREE_DATA:
+        del chosen["data"][name]
+    return chosen
+
+
+def refuse_other(recipe: TrainRecipe, before: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError with the list of differences unless `before`, as `deciding` gave it, asked for the same."""
+    changed = differences(dict(before), deciding(recipe))
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ValueError(
+            f"{where}: found a training with another recipe ({'; '.join(changed[:3])}{more}); use that recipe, or "
+            f"another folder"
+        )
