@@ -12,7 +12,6 @@ Queries are drawn one after the other, so a larger count begins with the same on
 import hashlib
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gen.answer_text import one_line
 from gen.caption_examples import Example, Mode, caption_pools
 from gen.class_kind import kind_of
 from gen.classes import Class
@@ -54,8 +54,8 @@ BACKGROUND_TASK = (
 )
 # The same frames before any caption that is written without a language model; "" = none.
 FRAMES = ("", "", "a picture of ", "a photo of ", "an image of ", "a close-up of ", "a snapshot of ")
-HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-JOINERS = frozenset("\u200c\u200d\u00ad")  # they shape words and emoji
+LINE_ENDS = re.compile("[\r\n\u2028\u2029]+")
+QUOTES = "\"'`“”‘’"
 PLACE_WORDS = {
     *("above", "across", "against", "along", "amid", "among", "around", "at", "before", "behind", "below", "beneath"),
     *("beside", "between", "by", "from", "in", "inside", "near", "next", "on", "outside", "over", "past", "through"),
@@ -150,7 +150,8 @@ def draw_captions(
 ) -> list[Wording]:
     """`count` captions with distinct texts; `dropped` counts, by reason, answers that came to nothing.
 
-    A meaning is appended to the caption. Raises ValueError with the reasons if there are fewer.
+    A meaning stands before the caption, unless the caption has it: the end is what an encoder cuts off. Raises
+    ValueError with the reasons if there are fewer.
     """
     dropped = Counter() if dropped is None else dropped
     if llm is None:
@@ -159,9 +160,8 @@ def draw_captions(
 
 
 def _wording(meaning: str | None, caption: str, others: Mapping[str, str]) -> Wording:
-    if meaning is None:
-        return Wording("{caption}", {"caption": caption, **others})
-    return Wording("{caption}, {name}", {"caption": caption.rstrip(". ") or caption, **others})
+    form = "{caption}" if meaning is None or meaning in caption else "{name}: {caption}"
+    return Wording(form, {"caption": caption, **others})
 
 
 def _too_few(one: Class, found: int, count: int, dropped: Mapping[str, int], advice: str) -> ValueError:
@@ -189,7 +189,7 @@ def _ask_for(
         backgrounds = _ask_backgrounds(one, meaning, seed, llm, spec, dropped)
         backgrounds = backgrounds or lexicon.words("background", kind_of(one, meaning))
     queries = plan_captions(one, meaning, seed, backgrounds, lexicon.relations, spec)
-    found: dict[str, Wording] = {}  # by the words of the caption
+    found: dict[str, Wording] = {}  # by the words of the text
     before = Counter(dropped)
     for _ in range(spec.rounds):
         if len(found) == count:
@@ -198,12 +198,13 @@ def _ask_for(
         for query, caption in zip(batch, _captions(one, batch, llm, spec, dropped), strict=True):
             if caption is None:
                 continue
-            words = plain_words(caption)
+            parts = {"background": query.background, "relation": query.relation}
+            wording = _wording(meaning, caption, {part: word for part, word in parts.items() if word is not None})
+            words = plain_words(wording.text(meaning or one.name))
             if words in found:
                 dropped["repeat"] += 1
-                continue
-            parts = {"background": query.background, "relation": query.relation}
-            found[words] = _wording(meaning, caption, {part: word for part, word in parts.items() if word is not None})
+            else:
+                found[words] = wording
     if len(found) < count:
         raise _too_few(one, len(found), count, dropped - before, "raise captions.rounds, or ask for fewer")
     return list(found.values())
@@ -338,14 +339,9 @@ def clean_caption(value: Any) -> tuple[str | None, str]:
 
 
 def _clean(text: str, limit: int) -> tuple[str | None, str]:
-    lines = [line for line in re.split(r"[\r\n\u2028\u2029]+", text) if line.strip()]
-    line = unicodedata.normalize("NFC", lines[0].replace("\t", " ")) if lines else ""
-    if any(unicodedata.category(char) in HIDDEN and char not in JOINERS for char in line):
-        return None, "hidden characters"
-    line = " ".join(line.split()).strip("\"'`“”‘’ ")
-    if len(line) > limit:
-        return None, "too long"
-    return (line, "") if plain_words(line) else (None, "empty")
+    """The first line that is not blank."""
+    lines = [line for line in LINE_ENDS.split(text) if line.strip()]
+    return one_line(lines[0] if lines else "", QUOTES, limit)
 
 
 # without one
@@ -367,7 +363,6 @@ def _write_offline(
     }
     # a lexicon whose backgrounds are things, such as papers, offers them as what a subject stands in relation to
     things = [word for word in place_of if not _is_place(word)] or caption_pools().things
-    concept = _concept(one, None, spec)
     found: dict[str, Wording] = {}
     queries = plan_captions(one, meaning, seed, list(place_of), lexicon.relations, spec)
     tries = OFFLINE_TRIES
@@ -375,12 +370,11 @@ def _write_offline(
         if len(found) == count or not tries:
             break
         foregrounds, lights = words_at[place_of[query.background] if query.background else "any"]
-        caption, others = _sentence(query, concept, foregrounds, lights, things, Random(query.seed))
-        wording = _wording(meaning, caption, others)
-        if wording.words["caption"] in found:
+        caption, others = _sentence(query, foregrounds, lights, things, Random(query.seed))
+        if caption in found:
             tries -= 1
         else:
-            found[wording.words["caption"]] = wording
+            found[caption] = Wording("{caption}", {"caption": caption, **others})
             tries = OFFLINE_TRIES
     if len(found) < count:
         raise _too_few(one, len(found), count, {}, "the lexicon's words are used up; add words, or ask for fewer")
@@ -389,7 +383,6 @@ def _write_offline(
 
 def _sentence(
     query: Query,
-    concept: str,
     foregrounds: Sequence[str],
     lights: Sequence[str],
     things: Sequence[str],
@@ -398,22 +391,23 @@ def _sentence(
     """A caption and the parts that it has."""
     frame, draw, lit, pick_foreground, pick_light, pick_thing = (rng.random() for _ in range(6))
     parts: dict[str, str] = {}
-    text = _pick(FRAMES, frame) + concept
+    # what follows a meaning such as "crane, the bird" is set off from it
+    text = _pick(FRAMES, frame) + query.concept + ("," if "," in query.concept else "")
     if query.mode == "texture":
-        text = f"{_pick(FRAMES, frame)}{_pick(caption_pools().surfaces, pick_thing)}, {concept}"
+        text = f"{_pick(FRAMES, frame)}{_pick(caption_pools().surfaces, pick_thing)}, {query.concept}"
     elif query.mode == "relation":
         parts["relation"] = query.relation or ""
         text += f" {query.relation} {_pick(things, pick_thing)}"
     elif foregrounds and (query.mode == "concept" or draw < 0.7):
         parts["foreground"] = _pick(foregrounds, pick_foreground)
-        text += f", {parts['foreground']}"
+        text = f"{text.removesuffix(',')}, {parts['foreground']}"
     if query.background is not None:
         parts["background"] = query.background
         text += f" {query.background}" if _is_place(query.background) else f" on {query.background}"
     if lights and lit < 0.6:
         parts["light"] = _pick(lights, pick_light)
-        text += f", {parts['light']}"
-    return text, parts
+        text = f"{text.removesuffix(',')}, {parts['light']}"
+    return text.removesuffix(","), parts
 
 
 def _is_place(phrase: str) -> bool:

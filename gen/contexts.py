@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.work import JSON
+from gen.answer_text import one_line
 from gen.class_kind import Kind, kind_of
 from gen.classes import Class
 from gen.lexicon import MAX_WORD_CHARS, PLACES, Form, Lexicon
@@ -39,7 +40,6 @@ HINTS = 4  # backgrounds of the lexicon that an ask names as examples
 
 # Salts of the class's generators; the templates use those from 0.
 _TURNS, _WORDS, _ASKS = 1_000_000, 1_000_001, 2_000_000
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _SMALL_WORDS = {"a", "an", "the", "in", "on", "at", "of", "with", "by", "to", "its"}
 _MEANING_OF_PARTS = {
     "foreground": "what the subject does, or what stands with it",
@@ -301,14 +301,10 @@ def read_context(item: Mapping[str, JSON], lexicon: Lexicon) -> tuple[Wording | 
 
 def clean_phrase(text: str) -> tuple[str | None, str]:
     """A phrase of an answer as one line without outer punctuation, or None and the reason."""
-    phrase = " ".join(unicodedata.normalize("NFC", text).split()).strip(" ,.;:")
-    if not any(char.isalnum() for char in phrase):
-        return None, "empty"
-    if any(unicodedata.category(char) in _HIDDEN for char in phrase):
-        return None, "hidden character"
-    if len(phrase) > MAX_WORD_CHARS or len(phrase.split()) > MAX_WORDS:
+    phrase, reason = one_line(text, ",.;:", MAX_WORD_CHARS)
+    if phrase is not None and len(phrase.split()) > MAX_WORDS:
         return None, "too long"
-    return phrase, ""
+    return phrase, reason
 
 
 def _key(wording: Wording) -> str:

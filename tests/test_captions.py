@@ -145,13 +145,14 @@ def test_captions_are_distinct_reproducible_and_a_larger_count_begins_with_the_s
     assert offline(one, meaning, count + 7, seed)[:count] == found
 
 
-def test_a_meaning_is_appended_and_every_text_can_be_put_together_again() -> None:
+def test_a_meaning_stands_in_place_of_the_name_and_every_text_can_be_put_together_again() -> None:
     for meaning in (None, BIRD):
         for wording in offline(CRANE, meaning, 200):
             text = wording.text(meaning or CRANE.name)
-            caption = wording.words["caption"]
-            assert text == (caption if meaning is None else f"{caption}, {BIRD}")
-            assert says(text, "crane")
+            assert text == wording.words["caption"]
+            assert text.count(meaning or CRANE.name) == text.count("crane") == 1
+            assert ",," not in text
+            assert not text.endswith(",")
 
 
 def test_the_parts_of_a_caption_are_told_beside_it() -> None:
@@ -241,7 +242,7 @@ def numbered(sentence: str) -> Callable[[dict[str, Any]], Reply]:
 def test_u11_a_question_shows_three_examples_of_its_mode_and_ends_with_the_concept(tmp_path: Path) -> None:
     found, requests = ask(numbered("A crane stands, number"), tmp_path, CRANE, BIRD, 40, FEW)
     assert len(found) == 40
-    assert all(wording.text(BIRD) == f"{wording.words['caption']}, {BIRD}" for wording in found)
+    assert all(wording.text(BIRD) == f"{BIRD}: {wording.words['caption']}" for wording in found)
     openings = set()
     for request in requests:
         *shots, last = user_text(request).split("\n")
@@ -252,6 +253,29 @@ def test_u11_a_question_shows_three_examples_of_its_mode_and_ends_with_the_conce
             assert all((word in shot) == (word in last) for shot in shots)
         openings.add(tuple(shots))
     assert len(openings) > 20
+
+
+def test_a_caption_that_says_the_meaning_is_not_told_it_again(tmp_path: Path) -> None:
+    def script(request: dict[str, Any]) -> Reply:
+        said = BIRD if request["seed"] % 2 else "A crane"
+        return Reply(json.dumps({"caption": f"{said} stands in a marsh, number {request['seed']}"}))
+
+    found, _ = ask(script, tmp_path, CRANE, BIRD, 40, FEW)
+    assert {wording.form for wording in found} == {"{caption}", "{name}: {caption}"}
+    assert all(wording.text(BIRD).count(BIRD) == 1 for wording in found)
+    assert all(wording.text(BIRD).startswith(BIRD) for wording in found)
+
+
+def test_two_captions_that_come_to_one_text_are_one(tmp_path: Path) -> None:
+    said = iter([f"{BIRD}: A crane by a lake", "A crane by a lake", "A crane on a lawn"])
+
+    def script(request: dict[str, Any]) -> Reply:
+        return Reply(json.dumps({"caption": next(said)}))
+
+    dropped: Counter[str] = Counter()
+    found, _ = ask(script, tmp_path, CRANE, BIRD, 2, FEW, dropped)
+    assert len({wording.text(BIRD) for wording in found}) == 2
+    assert dropped["repeat"] == 1
 
 
 def test_the_words_of_a_question_stand_beside_its_caption(tmp_path: Path) -> None:
@@ -366,6 +390,7 @@ def test_captions_do_not_depend_on_the_order_in_which_answers_arrive(tmp_path: P
         ("a crane\u202e hidden", "hidden characters"),
         ("a crane\x00 with a NUL", "hidden characters"),
         ("a crane \ud800 alone", "hidden characters"),
+        ("a crane \u0378 of no letter", "hidden characters"),
         ("a crane " + "x" * 500, "too long"),
         ("the crane and " * 20, "repetition"),
         ("I'm sorry, I cannot describe a crane.", "talk about the task"),
@@ -390,5 +415,4 @@ def test_j1_a_hostile_answer_or_name_ends_as_one_line_of_text_or_is_refused(payl
         assert not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in caption)
     if plain_words(line) and line.isprintable():
         wording = offline(Class(0, line, None, 1), line, 3)[2]
-        assert wording.text(line).endswith(f", {line}")
-        assert line in wording.words["caption"]
+        assert line in wording.text(line) == wording.words["caption"]
