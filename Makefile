@@ -38,7 +38,7 @@ verify: $(READY) ## read every byte of OUT and name every damage
 	@$(RUN)sixfold verify $(OUT)
 
 test: $(READY) ## pass the tests (at most 10 minutes on 2 cores)
-	@$(RUN)python -m pytest -q -m "not torture"
+	@$(RUN)python -m pytest -q -n logical --maxprocesses 4 --dist loadfile -m "not torture"
 
 lint: $(READY) ## ruff, ruff format and mypy
 	@$(RUN)ruff check .
