@@ -167,7 +167,8 @@ def _wording(meaning: str | None, caption: str, others: Mapping[str, str]) -> Wo
 def _too_few(one: Class, found: int, count: int, dropped: Mapping[str, int], advice: str) -> ValueError:
     reasons = ", ".join(f"{times} {reason}" for reason, times in sorted(dropped.items())) or "none dropped"
     return ValueError(
-        f"captions of class {one.id} ({one.name}): found {found} distinct ones ({reasons}), expected {count}; {advice}"
+        f"captions of class {one.id} ({ascii(one.name)[:60]}): found {found} distinct ones ({reasons}), expected "
+        f"{count}; {advice}"
     )
 
 
@@ -206,7 +207,10 @@ def _ask_for(
             else:
                 found[words] = wording
     if len(found) < count:
-        raise _too_few(one, len(found), count, dropped - before, "raise captions.rounds, or ask for fewer")
+        advice = "raise captions.rounds, or lower prompts.per_class"
+        if not found:
+            advice = "use another llm.model, or none with llm.provider=offline"
+        raise _too_few(one, len(found), count, dropped - before, advice)
     return list(found.values())
 
 
@@ -377,7 +381,9 @@ def _write_offline(
             found[caption] = Wording("{caption}", {"caption": caption, **others})
             tries = OFFLINE_TRIES
     if len(found) < count:
-        raise _too_few(one, len(found), count, {}, "the lexicon's words are used up; add words, or ask for fewer")
+        raise _too_few(
+            one, len(found), count, {}, "the lexicon's words are used up; add words, or lower prompts.per_class"
+        )
     return list(found.values())
 
 

@@ -214,9 +214,12 @@ def _ask_for(
     dropped.update(reasons)
     if len(found) < count:
         told = ", ".join(f"{times} {reason}" for reason, times in sorted(reasons.items())) or "none dropped"
+        advice = "raise contexts.rounds, or lower prompts.per_class"
+        if not found:
+            advice = "use another llm.model, or none with llm.provider=offline"
         raise ValueError(
             f"contexts of class {one.id} ({ascii(one.name)[:60]}): found {len(found)} distinct ones after "
-            f"{spec.rounds} rounds ({told}), expected {count}; raise contexts.rounds, or lower prompts.per_class"
+            f"{spec.rounds} rounds ({told}), expected {count}; {advice}"
         )
     return list(found.values())
 

@@ -39,7 +39,7 @@ from gen.llm_openai import check_base_url
 DRAIN_S = 3.0
 POLL_S = 0.1  # how soon a stop is seen
 CLOSE_S = 5.0
-STOPPED = "the run is asked to stop; answers so far are kept"
+STOPPED = "stopped on request, all answers so far are kept"
 
 
 class LlmSpec(BaseModel):
@@ -73,6 +73,9 @@ class LlmSpec(BaseModel):
     backoff_s: float = Field(0.5, ge=0, le=60, description="the first wait after a failure on the way; then it doubles")
     max_wait_s: float = Field(30, ge=0, le=600, description="the longest wait, also where the server asks for more")
     give_up_after: int = Field(8, ge=1, description="so many asks in a row that got through to no model end the run")
+    give_up_after_useless: int = Field(
+        100, ge=1, description="so many asks in a row that the model answered with nothing of use end the run"
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$", description="transformers: where it runs")
     cache: str = Field("out/llm.sqlite", min_length=1, description="SQLite file of answers; of one machine at a time")
 
@@ -219,7 +222,7 @@ class _Asking:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()  # of the counts
         self._jobs: dict[str, asyncio.Task[Answer]] = {}  # by key: what is being asked now
-        self._lost_in_a_row = 0
+        self._lost_in_a_row = self._useless_in_a_row = 0
         self._fatal: LlmError | None = None
         self._loop = asyncio.new_event_loop()
         self._ending: asyncio.Future[None] = self._loop.create_future()  # done: make no more calls
@@ -355,6 +358,7 @@ class _Asking:
                 self._count("calls")
                 try:
                     value = await self._called(call, ask.seed, num_bad)
+                    self._useless_in_a_row = 0
                     kept = self._cache.put(key, value, ask.purpose, self._model.place)
                     return Answer(_value(kept, self._spec.cache), None, number, False)
                 except BadAnswer as error:
@@ -372,6 +376,14 @@ class _Asking:
                     await asyncio.wait([self._ending], timeout=wait_s)
         if num_bad == 0:
             self._lost_in_a_row += 1
+        else:
+            self._useless_in_a_row += 1
+        if self._useless_in_a_row >= self._spec.give_up_after_useless:
+            raise LlmError(
+                f"llm: found {self._useless_in_a_row} asks in a row that {self._spec.model} at {self._model.place} "
+                f"answered with nothing of use (the last: {reason}), expected JSON that fits; look at the table "
+                f"`failures` of {self._spec.cache}, and use another llm.model, or none with llm.provider=offline"
+            )
         if self._lost_in_a_row >= self._spec.give_up_after:
             raise LlmError(
                 f"llm: found {self._lost_in_a_row} asks in a row without an answer of the model at "

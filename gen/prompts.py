@@ -31,6 +31,7 @@ from gen.classes import Class
 from gen.contexts import ContextSpec, Embed, draw_contexts
 from gen.lexicon import Lexicon
 from gen.llm import Llm
+from gen.llm_call import LlmError
 from gen.parts import PARTS, Wording, check_text
 from gen.styles import add_styles, mix
 from gen.templates import Wordings, builtin_templates, slots_of
@@ -333,6 +334,8 @@ def _in_order(jobs: Sequence[Callable[[], Drawn]], num_threads: int) -> Iterator
     def attempt(job: Callable[[], Drawn]) -> Drawn | ValueError:
         try:
             return job()
+        except LlmError:  # it holds for every class
+            raise
         except ValueError as error:  # the other classes go on; the caller raises them all together
             return error
 

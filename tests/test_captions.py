@@ -198,7 +198,7 @@ def test_in_the_sandbox_every_caption_is_made_of_the_words_of_its_pool() -> None
 
 def test_a_lexicon_with_too_few_words_ends_in_one_line() -> None:
     with pytest.raises(
-        ValueError, match=r"captions of class 2 \(two\): found \d+ distinct ones .*, expected 9999"
+        ValueError, match=r"captions of class 2 \('two'\): found \d+ distinct ones .*, expected 9999"
     ) as error:
         draw_captions(Class(2, "two", None, 20), None, 9_999, 0, SANDBOX, None, SPEC)
     assert "\n" not in str(error.value)
@@ -338,7 +338,7 @@ def test_repeated_captions_are_made_up_for_and_counted(tmp_path: Path) -> None:
         return Reply(json.dumps({"caption": f"A crane, number {request['seed'] % 3}."}))
 
     with pytest.raises(
-        ValueError, match=r"captions of class 134 \(crane\): found 3 distinct ones .*repeat.*, expected 10"
+        ValueError, match=r"captions of class 134 \('crane'\): found 3 distinct ones .*repeat.*, expected 10"
     ):
         ask(script, tmp_path, CRANE, None, 10, FEW, dropped)
     assert dropped["repeat"] == 10 - 3 + 7 * (FEW.rounds - 1)

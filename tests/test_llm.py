@@ -342,6 +342,27 @@ def test_what_only_a_person_can_mend_ends_at_once_with_what_to_do(reply: Reply, 
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_that_answers_nothing_of_use_is_given_up_after_a_bounded_number_of_asks(tmp_path: Path) -> None:
+    with ScriptedServer(lambda request: Reply(refusal="No.")) as server:
+        spec = spec_of(server, tmp_path / "c.sqlite", tries=2, give_up_after_useless=20, max_in_flight=4)
+        with pytest.raises(
+            LlmError, match=r"20 asks in a row that m at .* \(the last: refused\).*llm\.provider=offline"
+        ):
+            asked(spec, asks(200))
+        assert server.num_calls <= 2 * (20 + 4)
+
+
+def test_one_good_answer_in_between_keeps_a_model(tmp_path: Path) -> None:
+    def mostly_prose(request: dict[str, Any]) -> Reply:
+        number = int(request["messages"][1]["content"].strip("Name thing."))
+        return echo(request) if number % 5 == 4 else Reply("It is a crane.")
+
+    with ScriptedServer(mostly_prose) as server:
+        spec = spec_of(server, tmp_path / "c.sqlite", tries=1, give_up_after_useless=5, max_in_flight=1)
+        answers, _ = asked(spec, asks(20))
+    assert [answer.reason is None for answer in answers] == [False, False, False, False, True] * 4
+
+
 # servers that cannot be bound to a schema
 
 
