@@ -38,9 +38,8 @@ from gen.meanings import (
 from gen.real_images import read_real
 from gen.wordnet import senses_of
 from sandbox.captions import DIE_MEANINGS, NUMERAL_MEANINGS, TILE_MEANINGS
-from sandbox.world import CLASS_NAMES, INKS, LIGHTS, PAPERS, Scene, render
-from shards.image_folder import class_folder
-from shards.jpeg import encode_jpeg
+from sandbox.world import CLASS_NAMES
+from tests.dice import write_dice
 from tests.hostile_text import PAYLOADS
 from tests.scripted_server import Reply, ScriptedServer, answering
 from tests.test_wordnet import write_wordnet
@@ -72,23 +71,7 @@ def lexicon() -> Lexicon:
 @pytest.fixture(scope="module")
 def dice(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The wrong real images: 20 photographs of dice and tiles of each class."""
-    root = tmp_path_factory.mktemp("dice")
-    rng = np.random.default_rng(11)
-    for digit, name in enumerate(CLASS_NAMES):
-        folder = root / class_folder(digit, name)
-        folder.mkdir()
-        for number in range(20):
-            scene = Scene(
-                sense="pips",
-                class_id=digit,
-                scan=-1,
-                ink=str(rng.choice(list(INKS))),
-                paper=str(rng.choice(list(PAPERS))),
-                light=str(rng.choice(LIGHTS)),
-                seed=int(rng.integers(1 << 62)),
-            )
-            (folder / f"{number}.jpg").write_bytes(encode_jpeg(render(scene), source_type=None))
-    return str(root)
+    return str(write_dice(tmp_path_factory.mktemp("dice"), 20))
 
 
 def by_clip(real: str = "sandbox/real-train", **changes: object) -> MeaningSpec:
