@@ -8,6 +8,7 @@ SCALE ?= 6x
 RECIPE ?= recipes/sandbox.yaml
 OUT ?= out/sandbox
 SET ?=
+SWEEP ?= recipes/sweeps/scale.yaml
 
 # one lock for laptops, one for machines with an NVIDIA driver (adds xformers, faiss-gpu, torchao)
 LOCK := $(if $(shell command -v nvidia-smi 2>/dev/null),requirements-gpu.lock,requirements.lock)
@@ -15,7 +16,7 @@ READY := .venv/.ready-$(LOCK)
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help generate show verify test lint torture bench ablate sandbox sandbox-score lock clean
+.PHONY: help generate train sweep show verify test lint torture bench bench-stream ablate sandbox sandbox-score lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +31,17 @@ $(READY): $(LOCK) pyproject.toml
 
 generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/sandbox SET="key.sub=value"
 	@$(RUN)sixfold generate $(RECIPE) --scale $(SCALE) --out $(OUT) $(SET)
+
+REAL := out/real/real-train/00000_stats.json
+
+$(REAL): | $(READY)
+	@$(RUN)python -m sandbox.build --data out/real
+
+train: $(READY) $(REAL) ## train on the sandbox's real and 6x synthetic images (after make generate); SET="key.sub=value"
+	@$(RUN)sixfold train recipes/sandbox-train.yaml $(SET)
+
+sweep: $(READY) $(REAL) ## accuracy against scale, 0x to 6x, five seeds: SWEEP=recipes/sweeps/scale.yaml
+	@$(RUN)sixfold sweep $(SWEEP) $(SET)
 
 show: $(READY) ## write the gallery of OUT
 	@$(RUN)sixfold show $(OUT)
@@ -50,6 +62,9 @@ torture: $(READY) ## the long fault and load runs
 
 bench: $(READY) ## time the CPU side against what people use today, side by side
 	@$(RUN)python -m docs.bench_cpu
+
+bench-stream: $(READY) ## time streaming into training beside webdataset and litData (about 25 minutes)
+	@$(RUN)python -m docs.bench_stream
 
 ablate: $(READY) ## measure what meaning, context and style do on the sandbox; writes docs/RESULTS.md
 	@$(RUN)python -m docs.ablate

@@ -12,6 +12,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,11 +24,20 @@ EXIT_BROKEN = 1
 EXIT_MISTAKE = 2
 EXIT_INCOMPLETE = 3
 EXIT_STOPPED = 75
+SAID_OF_RUNS = {
+    "unit_started": "began",
+    "unit_done": "done",
+    "unit_failed": "failed",
+    "unit_quarantined": "given up",
+}
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
 
 if TYPE_CHECKING:
+    from cluster.events import Event
+    from cluster.signals import StopFlag
     from shards.census import Subset
     from shards.store import Store
+    from train.sweep import MakeSpec
 
 app = typer.Typer(
     name="sixfold",
@@ -344,6 +354,93 @@ def export(
 
 
 @app.command()
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run.", show_default="out/train/<name of the recipe>")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe and print it resolved; train nothing.")
+    ] = False,
+) -> None:
+    """Train on shards as they stream: exact quotas of real and synthetic images, auxiliary BatchNorm, resumable.
+
+    Run it again to continue. Under `torchrun` or `srun` every process is one rank.
+
+    Example: `sixfold train recipes/sandbox-train.yaml optim.lr=0.002`
+    """
+    from cluster.recipe import dump_recipe, load_recipe
+    from cluster.signals import StopFlag
+    from train.loop import train as train_one
+    from train.recipe import TrainRecipe
+
+    chosen = load_recipe(recipe, TrainRecipe, overrides or [])
+    if dry_run:
+        typer.echo(dump_recipe(chosen).rstrip())
+        return
+    with StopFlag() as stop:
+        outcome = train_one(chosen, out or Path("out/train") / chosen.name, HOME, stop)
+    typer.echo(outcome.sentence())
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def sweep(
+    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="A YAML file; see recipes/sweeps/.")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the sweep.", show_default="out/sweeps/<name of the sweep>")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print points, runs and minutes; train nothing.")] = False,
+) -> None:
+    """Train a grid of recipe changes times seeds, make the data sets it needs, and write its report.
+
+    Run it again to continue.
+
+    Example: `sixfold sweep recipes/sweeps/scale.yaml --dry-run`
+    """
+    from cluster.recipe import load_recipe
+    from cluster.signals import StopFlag
+    from train.recipe import TrainRecipe
+    from train.report import write_report
+    from train.sweep import describe_sweep, plan_runs, read_sweep, run_sweep
+
+    spec = read_sweep(sweep, overrides or [])
+    base = load_recipe(spec.base, TrainRecipe)
+    folder = out or Path("out/sweeps") / spec.name
+    if dry_run:
+        typer.echo(describe_sweep(spec, plan_runs(spec, base), folder))
+        return
+    with StopFlag() as stop:
+        outcome = run_sweep(spec, base, folder, HOME, stop, partial(_make_data, stop), _say_run)
+    if outcome.done:
+        typer.echo(f"report: {write_report([folder], folder / 'report.html')}")
+    typer.echo(outcome.sentence())
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of runs or sweeps.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("out/report.html"),
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown instead.")] = False,
+) -> None:
+    """Write a page that says whether synthetic images paid off: accuracy against scale, ablations, intervals.
+
+    Example: `sixfold report out/sweeps/scale --out out/report.html`
+    """
+    from train.comparison import compare, results_table
+    from train.report import write_report
+    from train.results import find_results
+
+    if markdown:
+        typer.echo(results_table(compare(find_results(folders).results)))
+        return
+    typer.echo(f"report: {write_report(folders, out)}")
+
+
+@app.command()
 def status(folder: Folder) -> None:
     """How far a run is: shards, images, rejected draws, the last summary, who writes now.
 
@@ -373,6 +470,25 @@ def doctor(
         advice = f"  -> {check.advice}" if check.verdict != "ok" else ""
         typer.echo(f"{check.verdict:<5}{check.name:<18}{check.found}{advice}")
     raise typer.Exit(EXIT_INCOMPLETE if any(check.verdict == "bad" for check in checks) else 0)
+
+
+def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
+    """A data set that a sweep needs; raises unless it is whole."""
+    from gen.plan import parse_scale
+    from gen.recipe import read_recipe
+    from gen.run import run
+
+    typer.echo(f"data: {make.out}: {make.recipe} at {make.scale}")
+    outcome = run(read_recipe(make.recipe, make.overrides), parse_scale(make.scale), make.out, HOME, stop, say=_warn)
+    if outcome.exit_code:
+        raise ValueError(f"{make.out}: {' '.join(outcome.sentence().split())}")
+
+
+def _say_run(event: "Event") -> None:
+    """A line for every run of a sweep that began, ended or failed."""
+    if event.unit is not None and event.kind in SAID_OF_RUNS:
+        told = f": {event.message}" if event.message else ""
+        typer.echo(f"{event.at_s:7.0f} s  run {event.unit} {SAID_OF_RUNS[event.kind]}{told}")
 
 
 def _warn(message: str) -> None:

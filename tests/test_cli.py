@@ -16,7 +16,7 @@ from docs.cli_reference import PAGE, reference
 
 HOME = home()
 GROUP = typer.main.get_command(sixfold.app)
-VERBS = ["generate", "meanings", "prompts", "plan", "verify", "repair", "show", "export", "status", "doctor"]
+VERBS = ["generate", "meanings", "prompts", "train", "sweep", "report", "plan", "verify", "repair", "show", "export", "status", "doctor"]
 
 
 def sixfold_says(*arguments: str, cwd: Path = HOME) -> subprocess.CompletedProcess[str]:
