@@ -97,7 +97,7 @@ def _ddp(spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: torch.dev
     wrapped = DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         gradient_as_bucket_view=True,
     )
     return _plain(spec, optim, model, wrapped, device)

@@ -259,12 +259,26 @@ class Ranks:
     ) -> None:
         import torch.distributed as dist
 
-        if self._watch is not None:
-            if error is not None:
+        try:
+            if self._watch is not None and error is not None:
                 self._watch.tell(error)
-            self._watch.close(leave_together=error is None)
-        if dist.is_initialized() and (error is None or self.world == 1):
-            dist.destroy_process_group()  # after an error it could wait for ranks that are gone
+        finally:
+            if self._watch is not None:
+                self._watch.close(leave_together=error is None)
+            if dist.is_initialized() and (error is None or self._device.type == "cpu"):
+                _close_group()  # NCCL's could wait for ranks that are gone
+
+
+def _close_group() -> None:
+    """DeepSpeed, where it was used, keeps groups of its own that must go first."""
+    import torch.distributed as dist
+
+    deepspeed = sys.modules.get("deepspeed")
+    if deepspeed is None or deepspeed.comm.comm.cdb is None:
+        dist.destroy_process_group()
+        return
+    deepspeed.comm.destroy_process_group()
+    deepspeed.comm.comm.cdb = None
 
 
 def _meet(place: Place, limit_s: float) -> "dist.Store":

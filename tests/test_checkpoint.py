@@ -1,0 +1,230 @@
+"""Checkpoints: whole or not there, whatever fails in between."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.code import home
+from tests.faulty_disk import ACTIONS, FaultyDisk, Killed
+from tests.small_training import StopAfter, small_recipe, write_sets
+from train import checkpoint
+from train.checkpoint import MARKER, clear_incomplete, find, read, save
+from train.loop import train
+from train.run_state import RunState, part_names, read_state
+
+PARTS = [("model.safetensors", bytes(range(256)) * 3), ("state.json", b'{"step":7}')]
+ACTIONS_OF_A_SAVE = [action for action in ACTIONS if action not in ("EACCES", "EROFS", "EDQUOT", "EAGAIN")]
+
+
+def parts(step: int) -> list[tuple[str, bytes]]:
+    return [(name, data + str(step).encode()) for name, data in PARTS]
+
+
+def calls_of_a_save(folder: Path) -> int:
+    disk = FaultyDisk(-1, "none")
+    save(folder, 1, parts(1), 1, disk)
+    save(folder, 2, parts(2), 1, disk)
+    return len(disk.calls)
+
+
+# saving
+
+
+def test_a_checkpoint_is_read_back_as_it_was(tmp_path: Path) -> None:
+    folder = save(tmp_path, 12, parts(12), 3)
+    assert folder.name == "step-000012"
+    assert find(tmp_path).newest == folder
+    assert read(folder, ["model.safetensors"]) == dict(parts(12))
+
+
+def test_at_most_so_many_are_kept_and_the_newest_always(tmp_path: Path) -> None:
+    for step in (3, 5, 8, 13):
+        save(tmp_path, step, parts(step), 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000008", "step-000013"]
+
+
+def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
+    for step in (999_999, 1_000_000):
+        save(tmp_path, step, parts(step), 5)
+    newest = find(tmp_path).newest
+    assert newest is not None
+    assert newest.name == "step-1000000"
+
+
+def test_d10_a_used_folder_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    folder = save(tmp_path, 4, parts(4), 2)
+    with pytest.raises(ValueError, match="found a used folder, expected a fresh one"):
+        save(tmp_path, 4, parts(5), 2)
+    assert read(folder, []) == dict(parts(4))
+
+
+@pytest.mark.parametrize("action", ACTIONS_OF_A_SAVE)
+def test_d7_a_save_that_fails_at_any_call_leaves_the_newest_complete_one(tmp_path: Path, action: str) -> None:
+    """Two checkpoints, the second of which removes the first; the disk fails once, at each call in turn."""
+    num_calls = calls_of_a_save(tmp_path / "counted")
+    for at in range(num_calls):
+        root = tmp_path / f"{at}"
+        disk = FaultyDisk(at, action)
+        finished = []
+        try:
+            for step in (1, 2):
+                save(root, step, parts(step), 1, disk)
+                finished.append(step)
+        except (Killed, OSError):
+            pass
+        found = find(root)
+        if finished:
+            assert found.newest is not None, at
+        if found.newest is not None:
+            step = int(found.newest.name.removeprefix("step-"))
+            assert step >= max(finished, default=0), at
+            assert read(found.newest, []) == dict(parts(step)), at
+        names = clear_incomplete(root)
+        assert names == found.incomplete
+        assert find(root) == checkpoint.Found(found.newest, ())
+        save(root, 3, parts(3), 1)
+        assert [path.name for path in root.iterdir()] == ["step-000003"]
+
+
+def test_d8_a_folder_without_its_marker_is_passed_over_and_named(tmp_path: Path) -> None:
+    save(tmp_path, 1, parts(1), 5)
+    half = save(tmp_path, 2, parts(2), 5)
+    (half / MARKER).unlink()
+    (tmp_path / "step-000003").mkdir()
+    found = find(tmp_path)
+    assert found.newest == tmp_path / "step-000001"
+    assert found.incomplete == ("step-000003", "step-000002")
+
+
+def test_other_things_in_the_folder_are_no_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "step-1").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "step-000009").symlink_to(tmp_path)
+    assert find(tmp_path) == checkpoint.Found(None, ())
+    assert find(tmp_path / "nowhere") == checkpoint.Found(None, ())
+
+
+# reading
+
+
+def flips(data: bytes, rng: random.Random, count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        at, bit = int(rng.random() * len(data)), int(rng.random() * 8)
+        yield data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("name", [MARKER, *(name for name, _ in PARTS)])
+def test_d9_a_changed_bit_in_any_file_is_refused(tmp_path: Path, name: str) -> None:
+    seed = 20_261
+    print(f"seed {seed}")
+    folder = save(tmp_path, 6, parts(6), 1)
+    whole = (folder / name).read_bytes()
+    for changed in flips(whole, random.Random(seed), 200):
+        (folder / name).write_bytes(changed)
+        with pytest.raises(ValueError, match=str(folder)):
+            read(folder, [part for part, _ in PARTS])
+    (folder / name).write_bytes(whole)
+    assert read(folder, []) == dict(parts(6))
+
+
+@pytest.mark.parametrize("name", [name for name, _ in PARTS])
+def test_d13_a_missing_part_is_named(tmp_path: Path, name: str) -> None:
+    folder = save(tmp_path / "one", 6, parts(6), 1)
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=rf"{name}: found no such part"):
+        read(folder, [])
+    other = save(tmp_path / "two", 6, [part for part in parts(6) if part[0] != name], 1)
+    with pytest.raises(ValueError, match=rf"found no {name} in its list of parts"):
+        read(other, [part for part, _ in PARTS])
+
+
+def test_a_list_of_parts_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
+    folder = save(tmp_path, 6, parts(6), 1)
+    marker = json.loads((folder / MARKER).read_text())
+    marker["files"]["../../secret.json"] = {"bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
+    (folder / MARKER).write_text(json.dumps(marker))
+    with pytest.raises(ValueError, match="found no list of parts"):
+        read(folder, [])
+
+
+# what a training does with them
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A training that was stopped after its fourth step: (data, run)."""
+    folder = tmp_path_factory.mktemp("stopped")
+    write_sets(folder)
+    recipe = small_recipe(folder)
+    assert train(recipe, folder / "run", home(), StopAfter(4)).exit_code == 75
+    return folder, folder / "run"
+
+
+@pytest.mark.parametrize("name", list(RunState.model_fields))
+def test_d13_a_missing_field_of_the_state_is_named(stopped: tuple[Path, Path], name: str) -> None:
+    (folder,) = (stopped[1] / "checkpoints").iterdir()
+    state = json.loads((folder / "state.json").read_text())
+    assert read_state({"state.json": json.dumps(state).encode()}).step == 4
+    del state[name]
+    with pytest.raises(ValueError, match=f"bad field `{name}`"):
+        read_state({"state.json": json.dumps(state).encode()})
+
+
+def resave(run: Path, target: Path, change: dict[str, bytes | None]) -> None:
+    """The newest checkpoint of `run` as that of `target`, with other parts and right hashes."""
+    newest = find(run / "checkpoints").newest
+    assert newest is not None
+    given = read(newest, []) | change
+    save(target / "checkpoints", 4, [(name, data) for name, data in given.items() if data is not None], 1)
+
+
+@pytest.mark.parametrize("part", [*part_names(has_ema=True), "chosen.safetensors"])
+def test_d13_a_training_refuses_to_go_on_without_a_part(stopped: tuple[Path, Path], tmp_path: Path, part: str) -> None:
+    data, run = stopped
+    resave(run, tmp_path / "run", {part: None})
+    with pytest.raises(ValueError, match=f"found no {part}"):
+        train(small_recipe(data), tmp_path / "run", home(), StopAfter(100))
+
+
+@pytest.mark.parametrize("part", ["model", "ema", "optimizer"])
+def test_d13_a_training_refuses_to_go_on_without_a_tensor(
+    stopped: tuple[Path, Path], tmp_path: Path, part: str
+) -> None:
+    from safetensors.torch import load
+    from safetensors.torch import save as pack
+
+    data, run = stopped
+    newest = find(run / "checkpoints").newest
+    assert newest is not None
+    tensors = load((newest / f"{part}.safetensors").read_bytes())
+    name = sorted(tensors)[len(tensors) // 2]
+    del tensors[name]
+    resave(run, tmp_path / "run", {f"{part}.safetensors": pack(tensors)})
+    with pytest.raises(ValueError, match=rf"{name}"):
+        train(small_recipe(data), tmp_path / "run", home(), StopAfter(100))
+
+
+def test_d8_a_training_falls_back_to_the_newest_complete_one_and_says_so(
+    stopped: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = stopped
+    resave(run, tmp_path / "run", {})
+    (tmp_path / "run" / "checkpoints" / "step-000005").mkdir()
+    (tmp_path / "run" / "checkpoints" / "step-000005" / "state.json").write_text("{")
+    assert train(small_recipe(data), tmp_path / "run", home(), StopAfter(100)).exit_code == 0
+    said = capsys.readouterr().err
+    assert "cleared 1 checkpoints that were never finished: step-000005" in said
+    assert "step-000004, step 4 of 6" in said
+
+
+def test_d9_a_training_refuses_changed_bytes(stopped: tuple[Path, Path], tmp_path: Path) -> None:
+    data, run = stopped
+    resave(run, tmp_path / "run", {})
+    file = tmp_path / "run" / "checkpoints" / "step-000004" / "ema.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ValueError, match="found other bytes than were written"):
+        train(small_recipe(data), tmp_path / "run", home(), StopAfter(100))

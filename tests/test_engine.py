@@ -1,0 +1,262 @@
+"""Engines: the same numbers from one process, DDP and DeepSpeed; two ranks that stop, fail and go on together."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cluster.code import home
+from cluster.recipe import dump_recipe
+from tests.small_training import StopAfter, last_state, small_recipe, write_sets
+from train.engine import ENGINES, EngineSpec, make_engine
+from train.launch import Place, Ranks
+from train.loop import train
+from train.models import ModelSpec, build
+from train.optim import KEPT, OptimSpec
+
+NEVER = 10**9
+NUM_RANKS = 2
+TOLERANCE = 2e-6  # of weights, after six steps in fp32: sums over ranks are taken in another order
+CPU = torch.device("cpu")
+ALONE = Place("plain", 0, 1, 0, "127.0.0.1", 0, one_machine=True)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name].detach().double() - other[name].detach().double()).abs().max()) for name in one)
+
+
+# two ranks: one pair of processes does all trainings
+
+
+class Pair:
+    """What the two ranks left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs: list[dict[str, Any]] = []
+
+    def add(self, name: str, recipes: list[Any], out: str, stop: tuple[int, int] = (NEVER, NEVER)) -> None:
+        paths = []
+        for rank, recipe in enumerate(recipes):
+            path = self.folder / f"{name}-{rank}.yaml"
+            path.write_text(dump_recipe(recipe))
+            paths.append(str(path))
+        self.jobs.append(
+            {"name": name, "recipes": paths, "out": str(self.folder / out), "port": free_port(), "stop": stop}
+        )
+
+    def run(self) -> None:
+        (self.folder / "jobs.json").write_text(json.dumps(self.jobs))
+        environment = {**os.environ, "PYTHONPATH": str(home()), "OMP_NUM_THREADS": "1"}
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.train_ranks", str(rank), str(self.folder)],
+                cwd=home(),
+                env=environment,
+                stderr=subprocess.PIPE,
+            )
+            for rank in range(NUM_RANKS)
+        ]
+        try:
+            said = [child.communicate(timeout=200)[1].decode() for child in children]
+        finally:
+            for child in children:
+                child.kill()
+        assert [child.returncode for child in children] == [0, 0], "\n".join(said)[-3000:]
+
+    def said(self, name: str) -> list[str]:
+        return [(self.folder / f"{name}-{rank}.txt").read_text() for rank in range(NUM_RANKS)]
+
+    def seconds(self, name: str) -> float:
+        return max(float((self.folder / f"{name}-{rank}.seconds").read_text()) for rank in range(NUM_RANKS))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    write_sets(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    pair = Pair(tmp_path_factory.mktemp("pair"))
+    ddp = small_recipe(data, engine__kind="ddp")
+    pair.add("ddp", [ddp] * 2, "ddp")
+    for zero in (0, 1, 2):
+        pair.add(f"zero{zero}", [small_recipe(data, engine__kind="deepspeed", engine__zero=zero)] * 2, f"zero{zero}")
+    half = small_recipe(data, engine__kind="deepspeed", engine__zero=1, engine__dtype="bf16")
+    pair.add("half", [half] * 2, "half")
+    # stopped by one rank's flag alone, then gone on with
+    pair.add("stopped", [ddp] * 2, "again", stop=(NEVER, 3))
+    pair.add("again", [ddp] * 2, "again")
+    one = small_recipe(data, engine__kind="deepspeed", engine__zero=1)
+    pair.add("zero-stopped", [one] * 2, "changed", stop=(4, NEVER))
+    pair.add("changed", [ddp] * 2, "changed")
+    momentum = {"optim__optimizer": "adamw", "optim__lr": 0.003, "model__bn": "rank"}
+    adam = small_recipe(data, engine__kind="deepspeed", engine__zero=2, **momentum)
+    pair.add("adam", [adam] * 2, "adam")
+    pair.add("adam-stopped", [adam] * 2, "adam-again", stop=(2, NEVER))
+    pair.add("adam-again", [adam] * 2, "adam-again")
+    # the second rank sees other data than the first
+    bad = small_recipe(data, engine__kind="ddp", model__num_classes=3, evaluate__validation=None)
+    lost = ddp.model_copy(
+        update={
+            "data": ddp.data.model_copy(
+                update={
+                    "domains": (
+                        ddp.data.domains[0].model_copy(update={"source": str(data / "nowhere")}),
+                        ddp.data.domains[1],
+                    )
+                }
+            )
+        }
+    )
+    pair.add("lost", [ddp, lost], "lost")
+    pair.add("bad", [bad, bad], "bad")
+    pair.run()
+    return pair
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, the same global batch."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    assert train(small_recipe(data), out, home(), StopAfter(NEVER)).exit_code == 0
+    return out
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero0", "zero1", "zero2"])
+def test_two_ranks_of_any_engine_train_what_one_process_trains(pair: Pair, alone: Path, name: str) -> None:
+    assert pair.said(name) == ["0", "0"]
+    for part in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
+        assert difference(last_state(pair.folder / name, part), last_state(alone, part)) < TOLERANCE, part
+
+
+def test_half_precision_trains_near_the_full_one_and_keeps_fp32_tensors(pair: Pair, alone: Path) -> None:
+    assert pair.said("half") == ["0", "0"]
+    found = last_state(pair.folder / "half")
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32, torch.int64}
+    assert 0 < difference(found, last_state(alone)) < 0.1
+
+
+def test_one_rank_that_is_asked_to_stop_stops_and_saves_for_all(pair: Pair) -> None:
+    assert pair.said("stopped") == ["75", "75"]
+
+
+def test_d11_two_ranks_go_on_to_the_same_bits(pair: Pair) -> None:
+    assert pair.said("again") == ["0", "0"]
+    for part in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "ranks.safetensors"):
+        assert difference(last_state(pair.folder / "again", part), last_state(pair.folder / "ddp", part)) == 0, part
+
+
+def test_d11_split_state_of_zero_goes_on_to_the_same_bits(pair: Pair) -> None:
+    assert pair.said("adam-stopped") == ["75", "75"]
+    for part in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "ranks.safetensors"):
+        assert difference(last_state(pair.folder / "adam-again", part), last_state(pair.folder / "adam", part)) == 0
+
+
+def test_a_checkpoint_of_zero_goes_on_under_ddp(pair: Pair, alone: Path) -> None:
+    assert pair.said("zero-stopped") == ["75", "75"]
+    assert pair.said("changed") == ["0", "0"]
+    assert difference(last_state(pair.folder / "changed"), last_state(alone)) < TOLERANCE
+
+
+def test_a_checkpoint_of_two_ranks_goes_on_in_one_process(pair: Pair, data: Path, alone: Path, tmp_path: Path) -> None:
+    shutil.copytree(pair.folder / "again", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000006")
+    (tmp_path / "run" / "model.json").unlink()
+    assert train(small_recipe(data), tmp_path / "run", home(), StopAfter(NEVER)).exit_code == 0
+    assert difference(last_state(tmp_path / "run"), last_state(alone)) < TOLERANCE
+
+
+def test_statistics_are_equal_on_all_ranks_at_the_end(pair: Pair) -> None:
+    rows = last_state(pair.folder / "adam", "ranks.safetensors")
+    assert rows.keys() == {"model", "ema"}
+    for tensor in rows.values():
+        assert len(tensor) == NUM_RANKS
+        assert torch.equal(tensor[0], tensor[1])
+
+
+def test_d5_an_error_on_one_rank_ends_both_with_its_cause(pair: Pair) -> None:
+    first, second = pair.said("lost")
+    assert "nowhere" in first
+    assert first.startswith("rank 1: ")
+    assert "nowhere" in second
+    assert pair.seconds("lost") < 20
+
+
+def test_d6_what_all_ranks_see_ends_all_with_one_cause(pair: Pair) -> None:
+    assert all("set model.num_classes" in text for text in pair.said("bad"))
+
+
+# one process
+
+
+def an_engine(kind: str, zero: int = 0, **optim: Any) -> Any:
+    model = build(ModelSpec(name="sandbox_resnet", num_classes=4), (4, 4), 0, 32)
+    spec = EngineSpec.model_validate({"kind": kind, "zero": zero})
+    chosen = OptimSpec.model_validate({"lr": 0.01, **optim})
+    return make_engine(spec, chosen, model, CPU, Ranks(ALONE, 30, CPU, False), 8)
+
+
+def pictures(step: int) -> Tensor:
+    return torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(step))
+
+
+def test_engines_are_three() -> None:
+    assert list(ENGINES) == ["single", "ddp", "deepspeed"]
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("single", 0), ("ddp", 0), ("deepspeed", 0), ("deepspeed", 2)])
+def test_d15_a_gradient_that_is_not_finite_changes_neither_weights_nor_optimiser(kind: str, zero: int) -> None:
+    with Ranks(ALONE, 30, CPU, True):
+        engine = an_engine(kind, zero)
+        assert engine.step(engine.forward(pictures(0)).square().mean(), 0.01)
+        weights = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
+        optimizer = engine.optimizer_state()
+        logits = engine.forward(pictures(1))
+        assert not engine.step((logits - logits.detach()).sqrt().sum(), 0.01)  # the loss is 0, its gradient is not
+        assert difference(weights, dict(engine.model.named_parameters())) == 0
+        assert difference(optimizer, engine.optimizer_state()) == 0
+        assert engine.step(engine.forward(pictures(2)).square().mean(), 0.01)
+        assert difference(weights, dict(engine.model.named_parameters())) > 0
+
+
+@pytest.mark.parametrize("optimizer", list(KEPT))
+def test_d13_every_missing_tensor_of_the_optimiser_is_named(optimizer: str) -> None:
+    engine = an_engine("single", optimizer=optimizer)
+    engine.step(engine.forward(pictures(0)).square().mean(), 0.01)
+    whole = engine.optimizer_state()
+    for name in whole:
+        with pytest.raises(ValueError, match="found nothing for") as caught:
+            engine.load_optimizer({other: tensor for other, tensor in whole.items() if other != name})
+        assert name in str(caught.value)
+    engine.load_optimizer(whole)
+    assert difference(whole, engine.optimizer_state()) == 0
+
+
+def test_one_process_refuses_to_be_one_of_several() -> None:
+    model = build(ModelSpec(name="sandbox_resnet", num_classes=4), (4, 4), 0, 32)
+    place = Place("torchrun", 0, 2, 0, "127.0.0.1", 1, one_machine=True)
+    with pytest.raises(ValueError, match=r"set engine\.kind: ddp or deepspeed"):
+        make_engine(EngineSpec(kind="single"), OptimSpec(lr=0.1), model, CPU, Ranks(place, 30, CPU, False), 8)
+
+
+def test_lamb_is_not_split_by_zero() -> None:
+    with pytest.raises(ValueError, match="whose rates need whole parameters"):
+        an_engine("deepspeed", 1, optimizer="lamb")

@@ -1,0 +1,317 @@
+"""Trainings from start to end: results, stopping and going on to the same bits, values that are not finite."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from cluster.code import home
+from cluster.recipe import dump_recipe
+from cluster.signals import StopFlag
+from tests.small_training import StopAfter, last_state, small_recipe, write_sets
+from train.aux_bn import aux_keys
+from train.evaluate import Validation, select
+from train.loop import train
+from train.models import ModelSpec, build
+from train.recipe import TrainRecipe
+from train.results import read_results
+
+NEVER = 10**9
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    write_sets(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert run(small_recipe(data), out) == 0
+    return out
+
+
+def run(recipe: TrainRecipe, out: Path, looks: int = NEVER) -> int:
+    return train(recipe, out, home(), StopAfter(looks)).exit_code
+
+
+def lines(out: Path, kind: str) -> list[dict[str, object]]:
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# the end of a training
+
+
+def test_a_training_leaves_results_of_every_set_and_one_chosen_validation(whole: Path) -> None:
+    results = read_results(whole / "results.jsonl").results
+    assert {(line.set, line.role) for line in results} == {("validation", "validation"), ("one", "test")}
+    assert [line.step for line in results if line.role == "validation" and line.selected] == [
+        select([Validation.of(line) for line in results if line.role == "validation"])
+    ]
+    (test,) = [line for line in results if line.role == "test"]
+    assert test.selected
+    assert test.n == 20
+    assert set(test.data) == {"real", "synthetic", "one"}
+
+
+def test_the_exported_model_is_a_plain_one_with_the_chosen_weights(whole: Path) -> None:
+    plain = build(ModelSpec(name="sandbox_resnet", num_classes=5, aux="none"), (8,), 0, 32)
+    tensors = load_file(whole / "model.safetensors")
+    plain.load_state_dict(tensors, strict=True)
+    assert same(tensors, last_state(whole, "chosen.safetensors"))
+    about = json.loads((whole / "model.json").read_text())
+    assert about["class_names"] == {"0": "zero", "1": "one", "2": "two", "3": "crane", "4": "crane"}
+    assert {row["domain"] for row in json.loads((whole / "bn_distances.json").read_text())} == {1}
+
+
+def test_the_same_command_does_nothing_to_a_finished_run(data: Path, whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != "run.lock"}
+    assert run(small_recipe(data), whole) == 0
+    after = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != "run.lock"}
+    assert {path.name for path in after if after[path] != before.get(path)} <= {"recipe.yaml", "log.jsonl", "run"}
+
+
+def test_a_folder_of_another_recipe_is_refused_with_the_difference(data: Path, whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"optim\.lr: 0\.05 before, 0\.1 now"):
+        run(small_recipe(data, optim__lr=0.1), whole)
+
+
+def test_how_the_work_is_done_may_change_between_lives(data: Path, tmp_path: Path) -> None:
+    assert run(small_recipe(data), tmp_path / "run", looks=3) == 75
+    other = small_recipe(data, data__threads=0, checkpoint__keep=5, engine__channels_last=True)
+    assert run(other, tmp_path / "run") == 0
+
+
+def test_two_trainings_in_one_folder_are_refused(data: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    with (tmp_path / "run.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another training at work"):
+            run(small_recipe(data), tmp_path)
+
+
+def test_a_label_beyond_the_model_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"found class id [34], expected below 3; set model.num_classes"):
+        run(small_recipe(data, model__num_classes=3, evaluate__validation=None), tmp_path / "run")
+
+
+def test_real_images_come_first_where_the_loss_treats_them_differently(data: Path) -> None:
+    with pytest.raises(ValueError, match="found synthetic first, expected real"):
+        small_recipe(data, data__domains__0__name="synthetic", data__domains__1__name="real")
+
+
+# stopping and going on
+
+
+def stopped_and_continued(data: Path, out: Path, looks: list[int]) -> int:
+    """Run in as many lives as it takes; how many there were."""
+    recipe = small_recipe(data)
+    for number, wanted in enumerate(looks):
+        if run(recipe, out, wanted) == 0:
+            return number + 1
+    assert run(recipe, out) == 0
+    return len(looks) + 1
+
+
+@pytest.mark.parametrize("looks", [[1], [3], [4], [2, 2, 2]], ids=str)
+def test_d11_stopped_at_any_step_it_goes_on_to_the_same_bits(
+    data: Path, whole: Path, tmp_path: Path, looks: list[int]
+) -> None:
+    out = tmp_path / "run"
+    assert stopped_and_continued(data, out, looks) == len(looks) + 1
+    for part in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "chosen.safetensors"):
+        assert same(last_state(out, part), last_state(whole, part)), part
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    found, wanted = (read_results(folder / "results.jsonl").results for folder in (out, whole))
+    assert {(one.set, one.step, one.top1, one.selected) for one in found} == {
+        (one.set, one.step, one.top1, one.selected) for one in wanted
+    }
+
+
+def test_d11_dropped_branches_are_the_same_after_going_on(data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(data, model__drop_path=0.5)
+    assert run(recipe, tmp_path / "one") == 0
+    assert run(recipe, tmp_path / "two", looks=2) == 75
+    torch.rand(7)  # somebody else draws from the process's generator
+    assert run(recipe, tmp_path / "two") == 0
+    assert same(last_state(tmp_path / "one"), last_state(tmp_path / "two"))
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.003), ("lamb", 0.01)])
+def test_d11_every_optimiser_goes_on_to_the_same_bits(data: Path, tmp_path: Path, optimizer: str, lr: float) -> None:
+    recipe = small_recipe(data, optim__optimizer=optimizer, optim__lr=lr, schedule__steps=4, evaluate__validation=None)
+    assert run(recipe, tmp_path / "one") == 0
+    assert run(recipe, tmp_path / "two", looks=2) == 75
+    assert run(recipe, tmp_path / "two") == 0
+    for part in ("model.safetensors", "optimizer.safetensors"):
+        assert same(last_state(tmp_path / "one", part), last_state(tmp_path / "two", part))
+
+
+def test_d12_a_sigterm_to_the_process_saves_and_ends_with_75(data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(data, schedule__steps=100_000, schedule__epoch_steps=100_000)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    child = start(tmp_path / "recipe.yaml", tmp_path / "run")
+    wait_for(tmp_path / "run" / "log.jsonl", '"kind": "train"')
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=60) == 75
+    (state,) = (tmp_path / "run" / "checkpoints").glob("*/state.json")
+    assert json.loads(state.read_text())["step"] >= 1
+    assert lines(tmp_path / "run", "stopped")[0]["reason"] == "SIGTERM"
+
+
+def start(recipe: Path, out: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "train.one_run", str(recipe), str(out)],
+        cwd=home(),
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(home())},
+    )
+
+
+def wait_for(path: Path, text: str) -> None:
+    deadline = time.monotonic() + 90
+    while not (path.is_file() and text in path.read_text()):
+        assert time.monotonic() < deadline, f"{path} never said {text}"
+        time.sleep(0.02)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3000)
+def test_d11_killed_at_twenty_random_moments_it_ends_with_the_same_bits(data: Path, tmp_path: Path) -> None:
+    seed = int(os.environ.get("SEED", "0"))
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    recipe = small_recipe(data, schedule__steps=300, schedule__epoch_steps=100, checkpoint__every_min=0.0005)
+    assert run(recipe, tmp_path / "whole") == 0
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    out, kills = tmp_path / "run", 0
+    while kills < 20:
+        child = start(tmp_path / "recipe.yaml", out)
+        seen = len(lines(out, "saved")) if (out / "log.jsonl").is_file() else 0
+        deadline = time.monotonic() + 120
+        while child.poll() is None and (not out.is_dir() or not (out / "log.jsonl").is_file()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        target = seen + 1 + int(rng.random() * 8)
+        while child.poll() is None and len(lines(out, "saved")) < target and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.05)
+        if child.poll() is not None:
+            break
+        child.send_signal(signal.SIGKILL)
+        child.wait(timeout=30)
+        kills += 1
+    print(f"{kills} kills")
+    assert run(recipe, out) == 0
+    assert kills == 20
+    for part in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "chosen.safetensors"):
+        assert same(last_state(out, part), last_state(tmp_path / "whole", part)), part
+
+
+# values that are not finite
+
+
+def test_d15_a_step_that_is_not_finite_stops_the_run_with_its_name(data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(data, optim__lr=1e30, optim__clip_grad=None)
+    with pytest.raises(ValueError, match=r"step \d: found a (loss of (nan|inf)|gradient that is not finite)"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_d15_skipped_steps_are_counted_and_leave_no_trace_in_any_tensor(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = small_recipe(
+        data, optim__lr=1e30, optim__clip_grad=None, nan__policy="skip", checkpoint__every_min=1e-9, checkpoint__keep=9
+    )
+    with pytest.raises(ValueError, match=r"in 4 steps in a row, expected at most 3 \(nan.most\)"):
+        run(recipe, out)
+    assert [row["in_row"] for row in lines(out, "skipped")] == [1, 2, 3]
+    files = list((out / "checkpoints").glob("*/*.safetensors"))
+    assert files
+    for file in files:
+        assert all(bool(t.isfinite().all()) for t in load_file(file).values() if t.is_floating_point()), file
+    after = [row["step"] for row in lines(out, "saved")]
+    states = [json.loads((out / "checkpoints" / f"step-{step:06d}" / "state.json").read_text()) for step in after]
+    assert {state["moved"] for state in states[-3:]} == {states[-1]["moved"]}
+    assert {state["ema_updates"] for state in states[-3:]} == {states[-1]["moved"]}
+
+
+# what is trained
+
+
+def test_main_statistics_see_real_images_only(data: Path, tmp_path: Path) -> None:
+    """Other synthetic images change the auxiliary statistics of the first layer, never its main ones."""
+    settings = {"schedule__steps": 1, "evaluate__validation": None, "model__bn": "rank"}
+    assert run(small_recipe(data, **settings), tmp_path / "one") == 0
+    other = small_recipe(data, **settings, data__domains__1__source=str(data / "test"))
+    assert run(other, tmp_path / "two") == 0
+    one, two = last_state(tmp_path / "one"), last_state(tmp_path / "two")
+    assert torch.equal(one["bn1.running_mean"], two["bn1.running_mean"])
+    assert not torch.equal(one["bn1.aux_bn.0.running_mean"], two["bn1.aux_bn.0.running_mean"])
+
+
+def test_mixup_and_cutmix_train_to_the_end(data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(data, data__mix={"mixup_alpha": 0.8, "cutmix_alpha": 1.0}, schedule__steps=3)
+    assert run(recipe, tmp_path / "run") == 0
+
+
+def test_real_images_alone_train_as_one_domain(data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(data, data__domains__1=None, model__aux="none", model__bn="rank", schedule__steps=3)
+    assert run(recipe, tmp_path / "run") == 0
+    model = build(recipe.model, recipe.quotas, 0, 32)
+    assert not aux_keys(model)
+    assert last_state(tmp_path / "run").keys() == model.state_dict().keys()
+
+
+def test_a_training_writes_tensorboard_files_when_asked(data: Path, tmp_path: Path) -> None:
+    assert run(small_recipe(data, log="tensorboard", schedule__steps=3), tmp_path / "run") == 0
+    assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents*"))
+
+
+def test_a_bad_sample_is_replaced_and_named_in_the_log(data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(data, tmp_path / "sets")
+    tar = tmp_path / "sets" / "real" / "00001.tar"
+    body = bytearray(tar.read_bytes())
+    at = body.find(b"\xff\xd8\xff")
+    body[at : at + 64] = bytes(64)
+    tar.write_bytes(body)
+    recipe = small_recipe(tmp_path / "sets", evaluate__tests={"one": {"source": str(data / "test")}})
+    assert run(recipe, tmp_path / "run") == 0
+    assert {row["domain"] for row in lines(tmp_path / "run", "replaced")} == {"real"}
+
+
+def test_the_shipped_recipes_are_whole() -> None:
+    for name in ("sandbox-train", "imagenet-resnet50-6x", "imagenet-convnext-t-6x"):
+        text = (home() / "recipes" / f"{name}.yaml").read_text()
+        recipe = TrainRecipe.model_validate(yaml.safe_load(text))
+        assert recipe.data.domains[0].name == "real"
+        for word in ("Hardware", "Expect", "Run"):
+            assert f"# {word}" in text
+
+
+def test_a_stop_before_the_first_step_leaves_nothing_to_clear(data: Path, tmp_path: Path) -> None:
+    with StopFlag() as stop:
+        stop.request("at once")
+        outcome = train(small_recipe(data), tmp_path / "run", home(), stop)
+    assert (outcome.exit_code, outcome.step, outcome.stopped) == (75, 0, "at once")
+    assert not (tmp_path / "run" / "checkpoints").exists()
