@@ -79,6 +79,17 @@ def starts(out: Path) -> int:
     return len(list(out.glob("*/started-*")))
 
 
+def test_relative_paths_of_recipes_count_from_the_folder_where_the_sweep_was_called(tmp_path, monkeypatch):
+    """A Ray worker's own folder is a copy of the code, where no data lies."""
+    monkeypatch.chdir(tmp_path)
+    tell = (sys.executable, "-c", "import os, sys; print(os.getcwd()); sys.exit(3)")
+    spec = spec_of(TWO_POINTS, seeds=1, cluster=FanOutSpec(in_process=True, attempts=1))
+    outcome = run_sweep(spec, SmallRecipe(), tmp_path / "out", REPO, StopFlag(), lambda make: None, program=tell)
+    assert outcome.exit_code == 3
+    said = {path.read_text().strip() for path in (tmp_path / "out" / "logs").glob("*.txt")}
+    assert said == {str(tmp_path)}
+
+
 # planning
 
 
@@ -304,7 +315,7 @@ def worker_job(folder: Path, spec: SweepSpec) -> SweepJob:
         (folder / "recipes" / f"{run.name}.yaml").write_text(dump_recipe(run.recipe))
         assert load_recipe(folder / "recipes" / f"{run.name}.yaml", SmallRecipe) == run.recipe
     jobs = tuple(RunJob(name=run.name, digest=run.digest, tests=run.tests) for run in runs)
-    return SweepJob(folder=str(folder), home=str(REPO), program=CHILD, deadline_s=60.0, runs=jobs)
+    return SweepJob(folder=str(folder), home=str(REPO), start_in=str(REPO), program=CHILD, deadline_s=60.0, runs=jobs)
 
 
 def wait_for(folder: Path, pattern: str) -> None:

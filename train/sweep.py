@@ -299,6 +299,7 @@ def run_sweep(
         job = SweepJob(
             folder=str(out),
             home=str(home),
+            start_in=str(Path.cwd()),  # a worker's own folder is a copy of the code, without data
             program=tuple(program),
             deadline_s=60 * spec.deadline_min,
             runs=tuple(RunJob(name=run.name, digest=run.digest, tests=run.tests) for run in runs),

@@ -45,6 +45,7 @@ class SweepJob(BaseModel):
 
     folder: str = Field(description="absolute; the sweep's")
     home: str = Field(description="checkout whose code runs")
+    start_in: str = Field(description="absolute; what relative paths in recipes count from")
     program: tuple[str, ...] = Field(description="what trains a run, given recipe file and folder; empty: one_run")
     deadline_s: float
     runs: tuple[RunJob, ...]
@@ -86,12 +87,14 @@ class SweepWorker:
         note = logs / f"{run.name}.process.json"
         _end_earlier(note)
         log = logs / f"{run.name}-{attempt}.txt"
-        program = self.job.program or (sys.executable, "-m", "train.one_run")
+        # -P: modules come from `home` alone, never from the folder that the run starts in
+        program = self.job.program or (sys.executable, "-P", "-m", "train.one_run")
         command = [*program, str(self.folder / "recipes" / f"{run.name}.yaml"), str(self.folder / run.name)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_paths(self.job.home))}
         with log.open("wb") as output:
             child = subprocess.Popen(
                 command,
+                cwd=self.job.start_in,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
