@@ -23,10 +23,7 @@ class Draws:
 
     def __init__(self, *key: int) -> None:
         """`key`: any integers, each taken modulo 2**64."""
-        state = 0
-        for number in key:
-            state = _scramble(((state ^ number) + _GOLDEN) & _MASK)
-        self._state = state
+        self._state = hashed(*key)
 
     def bits(self) -> int:
         """64 random bits."""
@@ -64,6 +61,14 @@ class Draws:
             if math.exp(x) + math.exp(y) <= 1.0:
                 return 1.0 / (1.0 + math.exp(min(y - x, 700.0)))  # e**700 is the largest round power a float holds
         raise AssertionError("a rejection sampler rejected everything")
+
+
+def hashed(*key: int) -> int:
+    """64 bits of a sequence of integers, each taken modulo 2**64."""
+    state = 0
+    for number in key:
+        state = _scramble(((state ^ number) + _GOLDEN) & _MASK)
+    return state
 
 
 def _scramble(state: int) -> int:

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from shards.draws import hashed
 from shards.index import Index
 
 Int64: TypeAlias = npt.NDArray[np.int64]
@@ -27,14 +28,6 @@ UInt64: TypeAlias = npt.NDArray[np.uint64]
 STATE_VERSION = 1
 _SHARDS, _ROWS, _SPARES, _DOMAIN = range(4)  # what a hash is for; two purposes never share a stream
 _SEGMENT_BITS = 32
-
-
-def mix(*numbers: int) -> int:
-    """64 bits of the sequence `numbers` (each taken modulo 2**64)."""
-    state = np.zeros(1, np.uint64)
-    for number in numbers:
-        state = _splitmix64(state ^ np.uint64(number & 0xFFFF_FFFF_FFFF_FFFF))
-    return int(state[0])
 
 
 class Order:
@@ -83,7 +76,7 @@ class Order:
         row = int(self.rows(position, 1)[0])
         if self.num_rows == 1:
             return row
-        step = 1 + mix(self.seed, _SPARES, position, attempt) % (self.num_rows - 1)
+        step = 1 + hashed(self.seed, _SPARES, position, attempt) % (self.num_rows - 1)
         return (row + step) % self.num_rows
 
     def _window_at(self, number: int, offset: int) -> tuple[int, Int64]:
@@ -96,7 +89,7 @@ class Order:
             return start, kept[2]
         chosen = shards[window * self.window_shards : (window + 1) * self.window_shards]
         rows = np.concatenate([np.arange(self._first[shard], self._first[shard + 1]) for shard in chosen])
-        rows = rows[_shuffle(len(rows), mix(self.seed, _ROWS, number, window))]
+        rows = rows[_shuffle(len(rows), hashed(self.seed, _ROWS, number, window))]
         self._window = (number, window, rows)
         return start, rows
 
@@ -105,7 +98,7 @@ class Order:
         kept = self._pass
         if kept is not None and kept[0] == number:
             return kept[1:]
-        shards = self._filled[_shuffle(len(self._filled), mix(self.seed, _SHARDS, number))]
+        shards = self._filled[_shuffle(len(self._filled), hashed(self.seed, _SHARDS, number))]
         ends = np.cumsum(self.sizes[shards])[self.window_shards - 1 :: self.window_shards]
         starts = np.concatenate([[0], ends[ends < self.num_rows]])
         self._pass = (number, shards, starts)
@@ -299,7 +292,7 @@ class Schedule:
         if (number, segment) not in self._orders:
             domain = self.domains[number]
             sizes = np.diff(domain.index.first)[: domain.segments[segment].num_shards]
-            self._orders[number, segment] = Order(sizes, mix(self.seed, _DOMAIN, number, segment), self.window_shards)
+            self._orders[number, segment] = Order(sizes, hashed(self.seed, _DOMAIN, number, segment), self.window_shards)
         return self._orders[number, segment]
 
 
@@ -353,8 +346,8 @@ def _check_digest(name: str, index: Index, segment: Segment) -> None:
 
 def _shuffle(count: int, key: int) -> Int64:
     """A permutation of 0 .. `count` that depends on nothing but the two numbers."""
-    hashed = _splitmix64(np.arange(count, dtype=np.uint64) + np.uint64(key))
-    return np.argsort(_splitmix64(hashed ^ np.uint64(key)), kind="stable").astype(np.int64, copy=False)
+    counters = _splitmix64(np.arange(count, dtype=np.uint64) + np.uint64(key))
+    return np.argsort(_splitmix64(counters ^ np.uint64(key)), kind="stable").astype(np.int64, copy=False)
 
 
 def _splitmix64(values: UInt64) -> UInt64:
