@@ -292,7 +292,8 @@ class Schedule:
         if (number, segment) not in self._orders:
             domain = self.domains[number]
             sizes = np.diff(domain.index.first)[: domain.segments[segment].num_shards]
-            self._orders[number, segment] = Order(sizes, hashed(self.seed, _DOMAIN, number, segment), self.window_shards)
+            seed = hashed(self.seed, _DOMAIN, number, segment)
+            self._orders[number, segment] = Order(sizes, seed, self.window_shards)
         return self._orders[number, segment]
 
 
