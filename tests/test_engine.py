@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -130,6 +131,27 @@ def pair(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     pair.add("bad", [bad, bad], "bad")
     pair.run()
     return pair
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+def test_d11_two_ranks_stopped_at_twenty_random_steps_end_with_the_same_bits(data: Path, tmp_path: Path) -> None:
+    seed = int(os.environ.get("SEED", "0"))
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    recipe = small_recipe(data, engine__kind="ddp", schedule__steps=120, schedule__epoch_steps=40, model__bn="rank")
+    pair = Pair(tmp_path)
+    pair.add("whole", [recipe] * 2, "whole")
+    for number in range(20):
+        looks = [NEVER, NEVER]
+        looks[int(rng.random() * 2)] = 1 + int(rng.random() * 9)
+        pair.add(f"life{number}", [recipe] * 2, "again", stop=(looks[0], looks[1]))
+    pair.add("last", [recipe] * 2, "again")
+    pair.run()
+    assert [pair.said(f"life{number}") for number in range(20)] == [["75", "75"]] * 20
+    assert pair.said("last") == ["0", "0"]
+    for part in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "ranks.safetensors"):
+        assert difference(last_state(tmp_path / "again", part), last_state(tmp_path / "whole", part)) == 0, part
 
 
 @pytest.fixture(scope="module")

@@ -344,26 +344,42 @@ class _Watch:
 
         A collective call fails on all other ranks when one is gone, so what they see is not the cause.
         """
-        if not isinstance(error, RankFailed) and _may_be_an_echo(error):
+        is_echo = _is_echo(error)
+        if is_echo:
             self._known.wait(timeout=2 * LOOK_S + 1.0)
         if self._known.is_set():
             if isinstance(error, RankFailed):
                 return
             raise RankFailed(self._cause) from error
-        text = one_line(f"rank {self._place.rank}: {str(error) or type(error).__name__}")
+        if is_echo:
+            said = one_line(str(error))[:120]
+            lost = RankFailed(
+                f"rank {self._place.rank}: another rank ended without a word, or did not come in time ({said}); see "
+                f"its own output"
+            )
+            self._leave(str(lost))
+            raise lost from error
+        first = self._leave(f"rank {self._place.rank}: {str(error) or type(error).__name__}")
+        if first is not None:
+            raise RankFailed(first) from error
+
+    def _leave(self, cause: str) -> str | None:
+        """Put the cause where the others look, and wait until they have; that of a rank that was first, if one was."""
+        text = one_line(cause)
         try:
             with self._lock:
-                first = self._store.compare_set(_CAUSE, "", text)
-                deadline = time.monotonic() + HEARD_S
-            if first.decode("utf-8", "replace") != text:
-                raise RankFailed(first.decode("utf-8", "replace")) from error
+                first = self._store.compare_set(_CAUSE, "", text).decode("utf-8", "replace")
+            if first != text:
+                return first
+            deadline = time.monotonic() + HEARD_S
             while time.monotonic() < deadline:
                 with self._lock:
                     if self._store.add(_HEARD, 0) >= self._place.world - 1:
-                        return
+                        return None
                 time.sleep(0.05)
         except RuntimeError:
-            return  # the store went with rank 0; the error itself goes on
+            return None  # the store went with rank 0
+        return None
 
     def close(self, leave_together: bool) -> None:
         """`leave_together`: rank 0, whose end is the end of the store, waits for the others to have left."""
@@ -378,9 +394,10 @@ class _Watch:
             left = self._store.add(_LEFT, 0)
 
 
-def _may_be_an_echo(error: BaseException) -> bool:
+def _is_echo(error: BaseException) -> bool:
     """Whether this is what a collective call says when another rank is gone."""
-    return isinstance(error, RuntimeError)
+    words = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out waiting")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def device_of(place: Place) -> Any:
@@ -396,4 +413,5 @@ def device_of(place: Place) -> Any:
         )
     device = torch.device("cuda", place.local_rank)
     torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape
     return device

@@ -89,6 +89,8 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
     chosen = recipe.model_dump(mode="json", exclude=set(FREE))
     for name in FREE_DATA:
         del chosen["data"][name]
+    for domain in chosen["data"]["domains"]:
+        del domain["source"]  # data may move; the stream compares their digests
     return chosen
 
 
