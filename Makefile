@@ -16,7 +16,7 @@ READY := .venv/.ready-$(LOCK)
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help generate train sweep show verify test lint torture bench bench-stream ablate sandbox sandbox-score lock clean
+.PHONY: help generate train sweep show verify test lint torture bench bench-gpu bench-stream ablate sandbox sandbox-score lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ torture: $(READY) ## the long fault and load runs
 
 bench: $(READY) ## time the CPU side against what people use today, side by side
 	@$(RUN)python -m docs.bench_cpu
+
+bench-gpu: $(READY) ## time a GPU's images against the stock diffusers loop (about nine minutes on an H200)
+	@$(RUN)python -m docs.bench_gpu
 
 bench-stream: $(READY) ## time streaming into training beside webdataset and litData (about 25 minutes)
 	@$(RUN)python -m docs.bench_stream
