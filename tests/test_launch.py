@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cluster.code import home
 from shards.mix import MixSpec, apply_mix, plan_mix
-from train.launch import FIRST_PORT, NUM_PORTS, Place, find_place, host_names
+from train.launch import FIRST_PORT, NUM_PORTS, Place, find_place, gpu_number, host_names
 from train.mixing import MEAN, STD, DeviceMix, to_input
 from train.optim import OptimSpec, learning_rate, loss_of
 
@@ -114,6 +114,14 @@ def test_other_text_is_no_list_of_machines(text: str) -> None:
 def test_every_number_comes_back_with_its_zeros(numbers: list[int], width: int) -> None:
     shown = [f"{number:0{width}d}" for number in numbers]
     assert host_names(f"n[{','.join(shown)}]") == [f"n{number}" for number in shown]
+
+
+def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_it_is_shown() -> None:
+    place = find_place({**TORCHRUN, "LOCAL_WORLD_SIZE": "4"})
+    assert gpu_number(place, 4, None) == 1
+    assert gpu_number(place, 1, "5") == 0
+    with pytest.raises(ValueError, match="found 1 GPUs for local rank 1"):
+        gpu_number(place, 1, None)
 
 
 # ranks as processes

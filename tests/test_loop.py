@@ -199,18 +199,18 @@ def test_d11_killed_at_twenty_random_moments_it_ends_with_the_same_bits(data: Pa
     seed = int(os.environ.get("SEED", "0"))
     print(f"seed {seed}")
     rng = random.Random(seed)
-    recipe = small_recipe(data, schedule__steps=300, schedule__epoch_steps=100, checkpoint__every_min=0.0005)
+    recipe = small_recipe(data, schedule__steps=160, schedule__epoch_steps=40, checkpoint__every_min=1e-9)
     assert run(recipe, tmp_path / "whole") == 0
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     out, kills = tmp_path / "run", 0
     while kills < 20:
         child = start(tmp_path / "recipe.yaml", out)
         seen = len(lines(out, "saved")) if (out / "log.jsonl").is_file() else 0
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while child.poll() is None and (not out.is_dir() or not (out / "log.jsonl").is_file()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        target = seen + 1 + int(rng.random() * 8)
+        target = seen + 1 + int(rng.random() * 6)
         while child.poll() is None and len(lines(out, "saved")) < target and time.monotonic() < deadline:
             time.sleep(0.002)
         time.sleep(rng.random() * 0.05)

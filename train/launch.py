@@ -400,18 +400,29 @@ def _is_echo(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
-def device_of(place: Place) -> Any:
-    """The GPU of this rank, or the CPU where there is none."""
+def device_of(place: Place, environment: Mapping[str, str]) -> Any:
+    """The GPU of this rank, or the CPU where there is none.
+
+    Where each process is shown one GPU only (`srun --gpus-per-task=1`, Ray), that is its own.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    if place.local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"rank {place.rank}: found {torch.cuda.device_count()} GPUs for local rank {place.local_rank}, expected "
-            f"one each; start fewer processes on this machine"
-        )
-    device = torch.device("cuda", place.local_rank)
+    number = gpu_number(place, torch.cuda.device_count(), environment.get("CUDA_VISIBLE_DEVICES"))
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     torch.backends.cudnn.benchmark = True  # all batches have one shape
     return device
+
+
+def gpu_number(place: Place, num_gpus: int, visible: str | None) -> int:
+    """Raises ValueError if there are fewer GPUs than ranks on this machine."""
+    if num_gpus == 1 and visible is not None:
+        return 0
+    if place.local_rank >= num_gpus:
+        raise ValueError(
+            f"rank {place.rank}: found {num_gpus} GPUs for local rank {place.local_rank}, expected one each; start "
+            f"fewer processes on this machine"
+        )
+    return place.local_rank

@@ -97,7 +97,7 @@ def train(recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag) -> TrainOu
     error on one rank all end with its cause."""
     began = time.monotonic()
     place = find_place(os.environ)
-    device = device_of(place)
+    device = device_of(place, os.environ)
     torch.set_num_threads(recipe.engine.threads)
     alone_too = recipe.engine.kind != "single"
     with Ranks(place, recipe.engine.deadline_s, device, alone_too) as ranks, contextlib.ExitStack() as owned:
