@@ -25,6 +25,7 @@ COLUMNS = {
     "text": pa.string(),
 }
 MAY_BE_NULL = ("meaning", "style")
+NOT_EVERYWHERE = "style"  # tables of names and templates have no styles
 
 
 @dataclass
@@ -70,15 +71,19 @@ def _batches(source: Path | bytes, columns: list[str]) -> Iterator[pa.RecordBatc
     where = table_name(source)
     try:
         file = pq.ParquetFile(source if isinstance(source, Path) else pa.BufferReader(source))
-        missing = [name for name in columns if name not in file.schema_arrow.names]
+        there = [name for name in columns if name in file.schema_arrow.names]
+        missing = [name for name in columns if name not in there and name != NOT_EVERYWHERE]
         if missing:
             raise ValueError(
                 f"{where}: found no column {', '.join(missing)}, expected a prompt table; "
                 "write it again with `sixfold prompts`"
             )
         schema = pa.schema([(name, COLUMNS[name]) for name in columns])
-        for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns):
-            arrays = [batch.column(name).cast(COLUMNS[name]) for name in columns]
+        for batch in file.iter_batches(ROWS_PER_BATCH, columns=there):
+            arrays = [
+                batch.column(name).cast(COLUMNS[name]) if name in there else pa.nulls(batch.num_rows, COLUMNS[name])
+                for name in columns
+            ]
             if any(array.null_count for name, array in zip(columns, arrays, strict=True) if name not in MAY_BE_NULL):
                 raise ValueError(f"{where}: found an empty cell, expected a text and an id in every row")
             if batch.num_rows:

@@ -229,6 +229,14 @@ def test_every_kind_is_one_field_and_every_text_can_be_put_together_again(kind: 
         assert ("style" in row.words) == (row.kind == "sd")
 
 
+@pytest.mark.parametrize(("kind", "count"), [("name", 10), ("template", 800)])
+def test_names_and_templates_have_a_report_too(kind: str, count: int, run: Run, tmp_path: Path) -> None:
+    said = run(*prompts(tmp_path / "out", f"prompts.kind={kind}", "prompts.per_class=null"))
+    assert said.code == 0, said.err
+    assert f"{count} prompts for 10 classes" in said.out
+    assert sorted(contents(tmp_path / "out")) == FILES
+
+
 def test_images_of_dice_choose_the_other_sense_and_a_file_of_overrides_corrects_one(run: Run, tmp_path: Path) -> None:
     (tmp_path / "dice").mkdir()
     (tmp_path / "hand.yaml").write_text(yaml.safe_dump({"four": "four, the rowing crew"}))
