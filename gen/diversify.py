@@ -99,7 +99,14 @@ def _choose(
             told = time.monotonic()
             say(f"meanings: looked at {done:,} of at most {most:,} real images")
 
-    return choose_meanings(classes, recipe.meanings, lexicon, llm, recipe.seed, on_progress)
+    meanings = choose_meanings(classes, recipe.meanings, lexicon, llm, recipe.seed, on_progress)
+    unknown = sum(meaning.source == "no_candidates" for meaning in meanings)
+    if unknown:
+        say(
+            f"meanings: nobody knows a sense of {unknown:,} of {len(meanings):,} names; ask a language model "
+            "(llm.provider), install WordNet (apt install wordnet-base), or write phrases by hand (meanings.overrides)"
+        )
+    return meanings
 
 
 def meanings_only(recipe: Recipe, classes: Sequence[Class], say: Say, stop: StopFlag | None = None) -> list[Meaning]:
@@ -134,7 +141,7 @@ def _tokenizer(model: Path) -> tuple[CountTokens, int]:
     longest = max(loaded, key=lambda tokenizer: min(tokenizer.model_max_length, MAX_TOKENS))
 
     def count_tokens(texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in longest(list(texts))["input_ids"]]
+        return [len(ids) for ids in longest(list(texts), verbose=False)["input_ids"]]  # it warns of long ones
 
     return count_tokens, min(longest.model_max_length, MAX_TOKENS)
 

@@ -234,6 +234,7 @@ def test_names_and_templates_have_a_report_too(kind: str, count: int, run: Run, 
     said = run(*prompts(tmp_path / "out", f"prompts.kind={kind}", "prompts.per_class=null"))
     assert said.code == 0, said.err
     assert f"{count} prompts for 10 classes" in said.out
+    assert said.err == ""
     assert sorted(contents(tmp_path / "out")) == FILES
 
 
@@ -254,6 +255,17 @@ def test_images_of_dice_choose_the_other_sense_and_a_file_of_overrides_corrects_
             assert one.phrase is not None
             assert one.phrase.endswith(("the face of a die", "the face of a tile"))
             assert one.phrase in said.out
+
+
+def test_names_that_nobody_knows_are_counted_with_what_can_be_done(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("flumph\ntwo\n")
+    mine = [f"classes.source={tmp_path / 'names.txt'}", "classes.per_class=1", "meanings.wordnet=null"]
+    said = run("meanings", RECIPE, *mine, "meanings.real=null", "meanings.clip=null")
+    assert said.code == 0, said.err
+    assert said.err == (
+        "sixfold: meanings: nobody knows a sense of 1 of 2 names; ask a language model (llm.provider), install "
+        "WordNet (apt install wordnet-base), or write phrases by hand (meanings.overrides)\n"
+    )
 
 
 # what goes wrong
