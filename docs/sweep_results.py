@@ -1,7 +1,7 @@
 """Puts finished sweeps into docs/RESULTS.md: `python -m docs.sweep_results out/sweeps/scale out/sweeps/domain`.
 
-In: folders that `sixfold sweep` wrote. On disk: the part of docs/RESULTS.md between its markers (sentences, tables), and
-docs/scale.png, accuracy against scale with every seed's point, if a sweep with an axis is among them.
+In: folders that `sixfold sweep` wrote. On disk: the part of docs/RESULTS.md between its markers, sentences and tables,
+and docs/scale.png, accuracy against scale with every point of every seed, if a sweep with an axis is among them.
 """
 
 import sys
