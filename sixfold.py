@@ -170,7 +170,9 @@ def prompts(
 ) -> None:
     """Choose meanings, draw all prompts and tell how much they differ, before any GPU hour is spent.
 
-    Writes meanings.jsonl, prompts.parquet and diversity.html. A run takes the table with `prompts.file=…`.
+    Writes meanings.jsonl, prompts.parquet and diversity.html. A run takes the table with `prompts.file=…`. Which sense
+    of a name is meant is chosen by `meanings.choose=clip` (candidates from `llm`, a lexicon or WordNet; `meanings.real`
+    and `meanings.clip` compare them with real images); `prompts.kind` is name, template, caption, cd, sd or cd+sd.
 
     Example: `sixfold prompts recipes/sandbox.yaml --out out/prompts --show 20`
     """

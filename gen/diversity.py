@@ -170,8 +170,8 @@ def report_lines(diversity: Diversity) -> list[str]:
     lines.append("kinds: " + ", ".join(f"{visible(clip(kind, 40))} {count:,}" for kind, count in diversity.kinds))
     if diversity.styles:
         most, least = diversity.styles[0][1], diversity.styles[-1][1]
-        uses = f"{most:,}" if most == least else f"{least:,} to {most:,}"
-        lines.append(f"{len(diversity.styles):,} styles, each used {uses} times")
+        uses = ("once" if most == 1 else f"{most:,} times") if most == least else f"{least:,} to {most:,} times"
+        lines.append(f"{len(diversity.styles):,} styles, each used {uses}")
     compared = f"mean over classes, up to {diversity.sample} prompts each"
     for label, value in (
         ("distinct words (distinct-1)", diversity.distinct_1),
