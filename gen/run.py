@@ -41,6 +41,7 @@ from gen.plan import Plan, estimate
 from gen.prompts import PromptTable, count_prompts
 from gen.recipe import Recipe, identity
 from gen.sampler import check_sampler
+from gen.settle import settle
 from gen.unit import UnitJob, make_unit_worker
 from shards.commit import recover
 from shards.layout import META, SUCCESS
@@ -137,12 +138,13 @@ def run(
     classes = load_classes(recipe.classes)
     _plan(recipe, classes, {}).num_units(scale)  # refuses impossible sizes before anything is touched
     check_sampler(recipe.sampler)
-    identified = identity(recipe)
     code = code_hash(home)
     store = open_store(url, single_writer)
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     lock_folder = store.root if isinstance(store, FolderStore) else None
     with Lease.take(store, life, stop.request, lock_folder=lock_folder):
+        recipe = settle(recipe, store, say, stop)
+        identified = identity(recipe)
         mark = open_output(store, recipe, identified, classes, code, say, stop)
         recover(store)
         plan = _plan(recipe, classes, PromptTable.load(store.read_bytes(PROMPT_TABLE)).num_per_class())

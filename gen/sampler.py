@@ -15,7 +15,9 @@ Shapes: N images of a call, H height and W width in pixels, T text tokens, D emb
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -27,7 +29,18 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gen.model_folder import COMMIT_PATTERN, PIPELINES, ModelError, ModelFolder, model_digest, open_model
+from gen.compiled import compile_networks, first_compiles, share_kernels
+from gen.model_folder import (
+    COMMIT_PATTERN,
+    PIPELINES,
+    ModelError,
+    ModelFolder,
+    flat_digest,
+    hub_digest,
+    model_digest,
+    open_model,
+)
+from gen.shortcuts import Shortcuts, check_decoder, quantise_linears, require_torchao, set_decoder
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +67,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}, ("sd3",)),
 }
 
+TORCH_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+COMPILE_S = 1100.0  # for a first call, its compilation included; below a run's own limit for the start of a worker
 CACHED_TEXT_CHUNKS = 64  # batches of prompt embeddings kept; at 16 texts of SDXL (315 KB each) 320 MB
 
 
@@ -86,13 +101,39 @@ class SamplerSpec(BaseModel):
     size_px: int = Field(default=512, ge=8, le=4096, description="side of the generated square")
     saved_px: int | None = Field(default=None, ge=8, le=4096, description="side of the stored square; null = size_px")
     resize: Literal["area", "bicubic"] = Field(default="area", description="box mean or antialiased bicubic")
-    dtype: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="type of weights and activations")
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        default="auto", description="type of weights and activations; auto: bf16 on a GPU, fp32 on a CPU"
+    )
+    vae_dtype: Literal["fp32", "fp16", "bf16"] | None = Field(
+        default=None, description="of the decoder; null = dtype, or fp32 where the model says that fp16 overflows"
+    )
     retry_fp32: bool = Field(default=False, description="decode an image with NaN or Inf once more in fp32")
     attention: Literal["sdpa", "xformers"] = Field(default="sdpa", description="attention kernels")
-    compile: Literal["none", "regional", "full"] = Field(default="none", description="torch.compile the networks")
-    batch: int = Field(default=16, ge=1, le=1024, description="images per model call")
+    fuse_qkv: bool = Field(default=False, description="query, key and value in one product; rounds differently")
+    compile: Literal["auto", "none", "regional", "full"] = Field(
+        default="auto", description="torch.compile the networks; auto: regional on a GPU, none on a CPU"
+    )
+    batch: int | Literal["auto"] = Field(
+        default=16, description="images per model call, 1..1024; auto: by a curve measured when a run begins"
+    )
     vae_batch: int = Field(default=8, ge=1, le=1024, description="images per decoder call")
     text_batch: int = Field(default=16, ge=1, le=1024, description="texts per encoder call")
+    offload_text: bool = Field(
+        default=False, description="encode a unit's prompts at once, then move text encoders and embeddings off the GPU"
+    )
+    guidance_interval: tuple[float, float] | None = Field(
+        default=None, description="[low, high): guidance only in this part of the steps, 0..1; other images"
+    )
+    reuse_every: int | None = Field(
+        default=None, ge=2, le=100, description="run a U-Net's deep layers every n steps only; other images"
+    )
+    decoder: str | None = Field(
+        default=None, description="folder or hub id of a TAESD (AutoencoderTiny) instead of the VAE; other images"
+    )
+    decoder_revision: str | None = Field(default=None, description="commit of that hub id; null for a folder")
+    quantise: Literal["int8", "fp8"] | None = Field(
+        default=None, description="linear layers of the denoiser through torchao, on a GPU; other images"
+    )
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads of torch in each worker")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = cuda where there is one")
 
@@ -113,7 +154,36 @@ class SamplerSpec(BaseModel):
             )
         if self.negative and self.guidance <= 1:
             raise ValueError("negative: has no effect without guidance; set guidance above 1 or leave negative empty")
+        if self.batch != "auto" and not 1 <= self.batch <= 1024:
+            raise ValueError(f"batch: found {self.batch}, expected auto or 1..1024")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"guidance_interval: found [{low:g}, {high:g}], expected 0 <= low < high <= 1")
+            if self.guidance <= 1:
+                raise ValueError("guidance_interval: has no effect without guidance; set guidance above 1 or remove it")
+        if self.reuse_every is not None and self.compile == "full":
+            raise ValueError("reuse_every: skips parts of a network that compile=full makes one; set compile=regional")
+        if self.fuse_qkv and self.attention == "xformers":
+            raise ValueError("fuse_qkv: not with attention=xformers; set one of the two back")
+        if self.decoder_revision is not None and self.decoder is None:
+            raise ValueError("decoder_revision: found no decoder beside it; set decoder, or remove the revision")
         return self
+
+    def decided(self, on_gpu: bool) -> SamplerSpec:
+        """The spec with a value for every ``auto`` that the kind of device decides; ``batch`` stays as it is."""
+        chosen = {
+            "dtype": ("bf16" if on_gpu else "fp32") if self.dtype == "auto" else self.dtype,
+            "compile": ("regional" if on_gpu else "none") if self.compile == "auto" else self.compile,
+        }
+        return self.model_copy(update=chosen)
+
+    @property
+    def call_size(self) -> int:
+        """Images per model call. Raises ValueError while that is ``auto``."""
+        if self.batch == "auto":
+            raise ValueError("batch: found auto, which only the start of a run decides; set sampler.batch to a number")
+        return self.batch
 
     @property
     def stored_px(self) -> int:
@@ -151,19 +221,27 @@ def sampler_json(spec: SamplerSpec) -> str:
     """The settings that shape an image as one line of canonical JSON, stored with every image."""
     names = (
         "scheduler", "spacing", "steps", "guidance", "text_tokens", "size_px", "saved_px", "resize", "dtype",
-        "retry_fp32", "attention", "compile", "batch", "vae_batch", "text_batch", "threads", "variant",
+        "vae_dtype", "retry_fp32", "attention", "fuse_qkv", "compile", "batch", "vae_batch", "text_batch", "threads",
+        "variant", "guidance_interval", "reuse_every", "decoder", "decoder_revision", "quantise",
     )  # fmt: skip
     chosen = {name: getattr(spec, name) for name in names}
     return json.dumps({name: value for name, value in chosen.items() if value is not None}, sort_keys=True)
 
 
 def sampler_digest(spec: SamplerSpec) -> str:
-    """The digest of the model's weights and configs, for the fingerprint.
+    """The digest of the weights and configs of the model, and of its tiny decoder if it has one, for the fingerprint.
 
     Also says at once, before any worker loads anything, what `check_sampler` has to say: raises its ModelError.
     """
     check_sampler(spec)
-    return model_digest(spec.model, spec.revision, HOME)
+    digest = model_digest(spec.model, spec.revision, HOME)
+    if spec.decoder is None:
+        return digest
+    if spec.decoder_revision is not None:
+        decoder = hub_digest(spec.decoder, spec.decoder_revision)
+    else:
+        decoder = flat_digest(check_decoder(spec.decoder, None, HOME))
+    return hashlib.sha256(f"{digest}\0{decoder}\n".encode()).hexdigest()
 
 
 def check_sampler(spec: SamplerSpec) -> ModelFolder:
@@ -187,6 +265,14 @@ def check_sampler(spec: SamplerSpec) -> ModelFolder:
         )
     if folder.family == "flux" and spec.negative:
         raise ModelError("negative: FLUX is distilled and takes no negative text; leave sampler.negative empty")
+    if folder.family == "flux" and spec.guidance_interval is not None:
+        raise ModelError("guidance_interval: FLUX takes its guidance as an input; set sampler.guidance_interval=null")
+    if folder.family in ("sd3", "flux") and spec.reuse_every is not None:
+        raise ModelError(f"reuse_every: family {folder.family} has no U-Net; set sampler.reuse_every to null")
+    if spec.decoder is not None:
+        check_decoder(spec.decoder, spec.decoder_revision, HOME)
+    if spec.quantise is not None:
+        require_torchao(spec.quantise)
     multiple = 16 if folder.family in ("sd3", "flux") else 8
     if spec.size_px % multiple:
         raise ModelError(f"size_px: found {spec.size_px}, family {folder.family} expects a multiple of {multiple}")
@@ -199,18 +285,22 @@ class Sampler:
     def __init__(
         self, pipeline: Any, spec: SamplerSpec, family: str, device: torch.device, vae_fp32: Any | None
     ) -> None:
+        import torch
+
         self.spec = spec
         self.family = family
         self.device = device
         self.guided = spec.guidance > 1 and not _is_distilled(pipeline, family)  # two passes instead of one
         self._pipeline = pipeline
         self._vae_fp32 = vae_fp32
+        self._shortcuts = Shortcuts(pipeline, family, spec.guidance_interval, spec.reuse_every)
+        self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._chunk_of: dict[str, tuple[str, ...]] = {}
         self._embedded: OrderedDict[tuple[str, ...], dict[str, torch.Tensor]] = OrderedDict()
 
     @staticmethod
     def load(spec: SamplerSpec) -> Sampler:
-        """Loads the pipeline onto the device; seconds for small models, about a minute for FLUX."""
+        """Loads the pipeline onto the device, and compiles it if it is to be: seconds to minutes."""
         folder = check_sampler(spec)
         import torch
 
@@ -220,6 +310,9 @@ class Sampler:
             _require_xformers(torch.cuda.is_available() and spec.device != "cpu")
         torch.set_num_threads(spec.threads)
         device = torch.device("cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu")
+        if spec.quantise is not None and device.type != "cuda":
+            raise ModelError(f"quantise {spec.quantise}: needs a GPU, found none; set sampler.quantise=null")
+        spec = spec.decided(device.type == "cuda")
         pipeline = _load_pipeline(folder, spec)
         _set_scheduler(pipeline, spec, folder.family)
         pipeline.to(device)
@@ -227,25 +320,40 @@ class Sampler:
         if spec.retry_fp32 and spec.dtype != "fp32":
             vae_fp32 = copy.deepcopy(pipeline.vae).float()
         _tune(pipeline, spec, folder.family, device)
-        return Sampler(pipeline, spec, folder.family, device, vae_fp32)
+        sampler = Sampler(pipeline, spec, folder.family, device, vae_fp32)
+        if spec.compile != "none":
+            with first_compiles(share_kernels(os.environ), _compile_key(spec, folder.family, device)):
+                sampler.sample([Request("the first picture", "", 0)]).wait(COMPILE_S)
+        return sampler
+
+    def with_batch(self, batch: int) -> Sampler:
+        """The same loaded model, called with another number of images; shares everything with this one."""
+        other = copy.copy(self)
+        other.spec = self.spec.model_copy(update={"batch": batch})
+        return other
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Fixes which texts are encoded together: chunks of ``text_batch`` in the given order.
 
         A chunk is encoded when one of its texts is first needed, so an embedding is the same bytes whether a
-        whole unit is made or one batch of it is made again.
+        whole unit is made or one batch of it is made again. With ``offload_text`` all chunks are encoded here.
         """
         distinct, size = tuple(dict.fromkeys(texts)), self.spec.text_batch
         chunks = [distinct[first : first + size] for first in range(0, len(distinct), size)]
         self._chunk_of = {text: chunk for chunk in chunks for text in chunk}
         self._embedded.clear()
+        if self.spec.offload_text and chunks:
+            self._move_text_encoders(self.device)
+            for chunk in chunks:
+                self._embedded[chunk] = {name: tensor.cpu() for name, tensor in self._encode(chunk).items()}
+            self._move_text_encoders("cpu")
 
     def sample(self, requests: Sequence[Request]) -> Sampled:
         """Raises what torch raises when the device fails; a bad image is a flag, never an exception."""
         import torch
 
-        if not 0 < len(requests) <= self.spec.batch:
-            raise ValueError(f"found {len(requests)} requests, expected 1..{self.spec.batch} (sampler.batch)")
+        if not 0 < len(requests) <= self.spec.call_size:
+            raise ValueError(f"found {len(requests)} requests, expected 1..{self.spec.call_size} (sampler.batch)")
         with torch.inference_mode():
             image_NCHW = self._decode(self.latents(requests))[: len(requests)]
             finite_N = torch.isfinite(image_NCHW).flatten(1).all(dim=1)
@@ -258,11 +366,12 @@ class Sampler:
 
         spec = self.spec
         if spec.compile != "none":  # a compiled graph is bound to its shape: fill up with copies
-            requests = [*requests, *[requests[-1]] * (spec.batch - len(requests))]
+            requests = [*requests, *[requests[-1]] * (spec.call_size - len(requests))]
         arguments: dict[str, Any] = self._embed([request.prompt for request in requests])
         if self.guided:
             negatives = [request.negative or spec.negative for request in requests]
             arguments |= {f"negative_{name}": tensor for name, tensor in self._embed_negative(negatives).items()}
+        self._shortcuts.restart()
         with torch.inference_mode():
             latents = self._pipeline(
                 **arguments,
@@ -296,13 +405,24 @@ class Sampler:
     def _embedding(self, text: str) -> dict[str, torch.Tensor]:
         """From the cache, else by encoding the chunk the text belongs to (a text never named is alone)."""
         chunk = self._chunk_of.get(text, (text,))
+        offload = self.spec.offload_text
         if chunk not in self._embedded:
+            if offload:
+                self._move_text_encoders(self.device)
             self._embedded[chunk] = self._encode(chunk)
-            if len(self._embedded) > CACHED_TEXT_CHUNKS:
+            if offload:
+                self._move_text_encoders("cpu")
+            elif len(self._embedded) > CACHED_TEXT_CHUNKS:
                 self._embedded.popitem(last=False)
         self._embedded.move_to_end(chunk)
         place = chunk.index(text)
-        return {name: tensor[place] for name, tensor in self._embedded[chunk].items()}
+        return {name: tensor[place].to(self.device) for name, tensor in self._embedded[chunk].items()}
+
+    def _move_text_encoders(self, where: torch.device | str) -> None:
+        for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+            encoder = getattr(self._pipeline, name, None)
+            if encoder is not None:
+                encoder.to(where)
 
     def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """One call of the pipeline's own text encoders."""
@@ -330,9 +450,11 @@ class Sampler:
 
         vae = self._pipeline.vae
         scaled = _unscale(latents_NCHW, vae.config, self.family)
-        image_NCHW = torch.cat(
-            [vae.decode(part.to(vae.dtype), return_dict=False)[0] for part in scaled.split(self.spec.vae_batch)]
-        )
+        parts = scaled.split(self.spec.vae_batch)
+        if self.spec.compile != "none" and len(parts[-1]) < len(parts[0]):  # one shape, one graph
+            missing = len(parts[0]) - len(parts[-1])
+            parts = (*parts[:-1], torch.cat([parts[-1], parts[-1][-1:].expand(missing, -1, -1, -1)]))
+        image_NCHW = torch.cat([vae.decode(part.to(vae.dtype), return_dict=False)[0] for part in parts])[: len(scaled)]
         if self._vae_fp32 is not None:
             bad = torch.nonzero(~torch.isfinite(image_NCHW).flatten(1).all(dim=1)).flatten()
             if len(bad):
@@ -366,16 +488,19 @@ class Sampler:
         return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def _to_host(self, image_NHWC: torch.Tensor, finite_N: torch.Tensor, flagged_N: torch.Tensor) -> Sampled:
-        """One copy; on a GPU into pinned memory while the next call is already being queued."""
+        """One copy; on a GPU into pinned memory, in a stream of its own while the next call is already running."""
         import torch
 
-        if self.device.type == "cpu":
+        if self._copying is None:
             return Sampled(image_NHWC.numpy(), finite_N.numpy(), flagged_N.numpy(), wait=lambda timeout_s: None)
         pinned = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (image_NHWC, finite_N)]
-        for host, device in zip(pinned, (image_NHWC, finite_N), strict=True):
-            host.copy_(device, non_blocking=True)
         arrived = torch.cuda.Event()
-        arrived.record()
+        self._copying.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._copying):
+            for host, made in zip(pinned, (image_NHWC, finite_N), strict=True):
+                host.copy_(made, non_blocking=True)
+                made.record_stream(self._copying)  # its memory is not given away before the copy has ended
+            arrived.record()
         return Sampled(pinned[0].numpy(), pinned[1].numpy(), flagged_N.numpy(), wait=partial(_await_event, arrived))
 
 
@@ -416,7 +541,7 @@ def _load_pipeline(folder: ModelFolder, spec: SamplerSpec) -> Any:
     for library in (diffusers, transformers):  # a worker's log is for events, not for bars
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[spec.dtype]
+    dtype = getattr(torch, TORCH_TYPES[spec.dtype])
     names = {family: name for name, family in PIPELINES.items()}
     try:
         pipeline = getattr(diffusers, names[folder.family]).from_pretrained(
@@ -431,6 +556,8 @@ def _load_pipeline(folder: ModelFolder, spec: SamplerSpec) -> Any:
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"model {spec.model}: diffusers could not load it ({cause}); download it again") from error
     pipeline.set_progress_bar_config(disable=True)
+    if spec.decoder is not None:
+        set_decoder(pipeline, check_decoder(spec.decoder, spec.decoder_revision, HOME), dtype)
     return pipeline
 
 
@@ -456,31 +583,38 @@ def _is_distilled(pipeline: Any, family: str) -> bool:
 
 
 def _tune(pipeline: Any, spec: SamplerSpec, family: str, device: torch.device) -> None:
-    """Decoder type, memory format, attention kernels and compilation of the loaded pipeline."""
+    """Types, memory format, attention kernels and compilation of the loaded pipeline."""
     import torch
 
     denoiser = pipeline.unet if family in ("sd", "sdxl") else pipeline.transformer
-    if family == "sdxl" and spec.dtype == "fp16" and pipeline.vae.config.force_upcast:
+    if spec.vae_dtype is not None:
+        pipeline.vae.to(getattr(torch, TORCH_TYPES[spec.vae_dtype]))
+    elif family == "sdxl" and spec.dtype == "fp16" and pipeline.vae.config.force_upcast:
         pipeline.vae.to(torch.float32)  # SDXL's own decoder overflows in fp16
     if device.type == "cuda":
         pipeline.vae.to(memory_format=torch.channels_last)
         if family in ("sd", "sdxl"):
             denoiser.to(memory_format=torch.channels_last)
+    if spec.fuse_qkv:
+        denoiser.fuse_qkv_projections()
+    if spec.quantise is not None:
+        quantise_linears(denoiser, spec.quantise)
     if spec.attention == "xformers":
         if family == "flux":
             denoiser.set_attention_backend("xformers")
         else:
             denoiser.enable_xformers_memory_efficient_attention()
-    if spec.compile == "regional":
-        if family == "sd3":  # diffusers names no repeated blocks for this one
-            for block in denoiser.transformer_blocks:
-                block.compile()
-        else:
-            denoiser.compile_repeated_blocks()
-        pipeline.vae.decoder.compile()
-    elif spec.compile == "full":
-        denoiser.compile()
-        pipeline.vae.decoder.compile()
+    if spec.compile in ("regional", "full"):
+        compile_networks(pipeline, family, spec.compile)
+
+
+def _compile_key(spec: SamplerSpec, family: str, device: torch.device) -> str:
+    """Names what a process compiles: equal keys find each other's kernels."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    told = json.dumps([sampler_json(spec), spec.model, spec.revision, family, name, torch.__version__])
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 def _require_xformers(on_gpu: bool) -> None:

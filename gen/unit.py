@@ -270,7 +270,7 @@ class _UnitWork:
 
     def _fill_slots(self, writer: ShardWriter, developing: ThreadPoolExecutor, beat: Beat) -> None:
         """The loop of the module's docstring: at most one batch is being developed while the next one is drawn."""
-        size = self.worker.job.sampler.batch
+        size = self.worker.job.sampler.call_size
         under_way: deque[tuple[list[_Call], Future[list[list[Developed]]]]] = deque()
         writing: deque[Future[None]] = deque()
         while under_way or not self.slots.exhausted:

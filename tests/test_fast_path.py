@@ -7,14 +7,23 @@ images from before any fast path existed must hold as well.
 """
 
 import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny
+from pydantic import ValidationError
 
-from gen.sampler import Request, Sampler, SamplerSpec
+from gen.compiled import first_compiles, share_kernels
+from gen.machine_cache import cache_folder, locked
+from gen.model_folder import ModelError
+from gen.sampler import Request, Sampler, SamplerSpec, check_sampler, sampler_digest, sampler_json
+from tests.test_families import ONE_CALL_TOLERANCE, recorded_rows, recorded_text_rows, relative_l2
 from tests.tiny_pipelines import tiny_pipeline
 
 # diffusers' own, under NumPy 2
@@ -94,3 +103,262 @@ def test_the_default_path_draws_the_very_bits_of_plain_diffusers(folders: dict[s
     here = (torch.__version__, torch.backends.cpu.get_cpu_capability(), processor())
     if here in HASHES:
         assert hashlib.sha256(drawn.tobytes()).hexdigest()[:16] == HASHES[here][model]
+
+
+# what a device decides
+
+
+def test_auto_becomes_bf16_and_compiled_blocks_on_a_gpu_and_neither_on_a_cpu() -> None:
+    open_spec = SamplerSpec(model="m")
+    assert (open_spec.decided(True).dtype, open_spec.decided(True).compile) == ("bf16", "regional")
+    assert (open_spec.decided(False).dtype, open_spec.decided(False).compile) == ("fp32", "none")
+    chosen = SamplerSpec(model="m", dtype="fp16", compile="full")
+    assert chosen.decided(True) == chosen.decided(False) == chosen
+
+
+def test_a_loaded_sampler_says_what_it_decided(folders: dict[str, Path]) -> None:
+    sampler = load(folders["sd"])
+    assert (sampler.spec.dtype, sampler.spec.compile) == ("fp32", "none")
+
+
+def test_a_batch_that_is_still_open_is_refused_in_one_line(folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="found auto, which only the start of a run decides"):
+        load(folders["sd"], batch="auto").sample(REQUESTS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"batch": 0}, "batch: found 0, expected auto or 1..1024"),
+        ({"guidance_interval": [0.5, 0.5]}, "expected 0 <= low < high <= 1"),
+        ({"guidance_interval": [0.0, 0.5], "guidance": 1.0}, "guidance_interval: has no effect without guidance"),
+        ({"reuse_every": 2, "compile": "full"}, "set compile=regional"),
+        ({"fuse_qkv": True, "attention": "xformers"}, "fuse_qkv: not with attention=xformers"),
+        ({"decoder_revision": "0" * 40}, "found no decoder beside it"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(fields: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValidationError, match=line):
+        SamplerSpec(model="m", **fields)
+
+
+# rounding only
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fused_projections_change_one_call_by_rounding_only(folders: dict[str, Path], family: str) -> None:
+    plain, fused = load(folders[family], steps=1), load(folders[family], steps=1, fuse_qkv=True)
+    assert relative_l2(fused.latents(REQUESTS), plain.latents(REQUESTS)) < ONE_CALL_TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["sd", "sd3"])
+def test_text_encoders_that_leave_the_device_after_a_units_prompts_change_no_bit(
+    folders: dict[str, Path], family: str
+) -> None:
+    texts = [*TEXTS, *(f"text {number}" for number in range(5))]
+    staying, leaving = (load(folders[family], text_batch=3, offload_text=offload) for offload in (False, True))
+    for sampler in (staying, leaving):
+        sampler.prepare(texts)
+    with recorded_text_rows(leaving) as rows:
+        drawn = leaving.sample(REQUESTS).image_NHWC
+    assert rows == [1], "only the negative text was left to encode"
+    assert np.array_equal(drawn, staying.sample(REQUESTS).image_NHWC)
+
+
+def test_the_decoder_may_have_a_type_of_its_own(folders: dict[str, Path]) -> None:
+    sampler = load(folders["sdxl"], dtype="bf16", vae_dtype="fp32")
+    assert (sampler._pipeline.unet.dtype, sampler._pipeline.vae.dtype) == (torch.bfloat16, torch.float32)
+    assert sampler.sample(REQUESTS).finite_N.all()
+
+
+def test_another_batch_of_a_loaded_model_is_that_model(folders: dict[str, Path]) -> None:
+    sampler = load(folders["sd"])
+    assert np.array_equal(
+        sampler.with_batch(2).sample(REQUESTS[:2]).image_NHWC, sampler.sample(REQUESTS[:2]).image_NHWC
+    )
+    with pytest.raises(ValueError, match=r"expected 1\.\.2"):
+        sampler.with_batch(2).sample(REQUESTS)
+
+
+# guidance interval
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
+def test_guidance_in_all_steps_is_full_guidance_and_in_none_is_no_guidance(
+    folders: dict[str, Path], family: str
+) -> None:
+    full, always = load(folders[family]), load(folders[family], guidance_interval=[0.0, 1.0])
+    none, never = load(folders[family], guidance=1.0), load(folders[family], guidance_interval=[0.9, 1.0])
+    assert torch.equal(always.latents(REQUESTS), full.latents(REQUESTS))
+    assert torch.equal(never.latents(REQUESTS), none.latents(REQUESTS))
+    assert not torch.equal(full.latents(REQUESTS), none.latents(REQUESTS))
+
+
+def test_steps_outside_the_guidance_interval_run_half_the_rows(folders: dict[str, Path]) -> None:
+    sampler = load(folders["sd"], steps=10, guidance_interval=[0.2, 0.5])
+    with recorded_rows(sampler._pipeline.unet.conv_in) as rows:
+        sampler.latents(REQUESTS)
+        sampler.latents(REQUESTS)
+    assert rows == 2 * [4, 4, 8, 8, 8, 4, 4, 4, 4, 4]
+
+
+# feature reuse
+
+
+@pytest.mark.parametrize("model", ["sd", "sdxl", "sandbox"])
+def test_deep_layers_run_every_nth_step_and_outer_layers_in_every_step(folders: dict[str, Path], model: str) -> None:
+    sampler = load(folders[model], steps=6, reuse_every=3)
+    unet = sampler._pipeline.unet
+    with recorded_rows(unet.down_blocks[-1].resnets[0]) as deep, recorded_rows(unet.up_blocks[-1].resnets[-1]) as outer:
+        first = sampler.latents(REQUESTS)
+        second = sampler.latents(REQUESTS)
+    assert (deep, outer) == ([8] * 4, [8] * 12)
+    assert torch.equal(first, second), "nothing is left over from the call before"
+    whole = load(folders[model], steps=6).latents(REQUESTS)
+    assert 0 < relative_l2(first, whole) < 1
+    for place, request in enumerate(REQUESTS):
+        assert relative_l2(sampler.latents([request])[0], first[place]) < 1e-3, "no image depends on its neighbours"
+
+
+def test_reuse_and_interval_together_run_whole_where_the_number_of_rows_changes(folders: dict[str, Path]) -> None:
+    sampler = load(folders["sd"], steps=6, reuse_every=2, guidance_interval=[0.5, 1.0])
+    with recorded_rows(sampler._pipeline.unet.mid_block.resnets[0]) as deep:
+        latents = sampler.latents(REQUESTS)
+    assert deep == [4, 4, 8, 8]  # steps 0, 2, 3 (rows change) and 4
+    assert torch.isfinite(latents).all()
+
+
+def test_one_step_reuses_nothing(folders: dict[str, Path]) -> None:
+    one, plain = load(folders["sd"], steps=1, reuse_every=2), load(folders["sd"], steps=1)
+    assert torch.equal(one.latents(REQUESTS), plain.latents(REQUESTS))
+
+
+# tiny decoder
+
+
+def tiny_decoder(folder: Path, channels: int = 4) -> Path:
+    torch.manual_seed(0)
+    tiny: Any = AutoencoderTiny(
+        latent_channels=channels,
+        encoder_block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        num_encoder_blocks=(1, 1, 1, 1),
+        num_decoder_blocks=(1, 1, 1, 1),
+    )
+    tiny.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+def test_a_tiny_decoder_takes_the_place_of_the_models_own(
+    folders: dict[str, Path], tmp_path: Path, family: str
+) -> None:
+    folder = tiny_decoder(tmp_path / "taesd")
+    sampler = load(folders[family], decoder=str(folder))
+    image = sampler.sample(REQUESTS).image_NHWC
+    own = AutoencoderTiny.from_pretrained(folder)
+    with torch.inference_mode():
+        expected = own.decode(sampler.latents(REQUESTS)).sample.clamp(-1, 1)
+    assert np.abs(image - np.rint((expected / 2 + 0.5).permute(0, 2, 3, 1).numpy() * 255)).max() <= 1
+    assert torch.equal(load(folders[family]).latents(REQUESTS), sampler.latents(REQUESTS))
+    assert sampler_digest(sampler.spec) != sampler_digest(load(folders[family]).spec)
+
+
+def test_a_decoder_that_is_none_or_reads_other_latents_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="found 'AutoencoderKL', expected an AutoencoderTiny"):
+        load(folders["sd"], decoder=str(folders["sd"] / "vae"))
+    with pytest.raises(ModelError, match="reads 16 latent channels, the model makes 4"):
+        load(folders["sd"], decoder=str(tiny_decoder(tmp_path / "taesd", 16)))
+
+
+# refusals by family, and what a row says
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "line"),
+    [
+        ("flux", {"guidance_interval": [0.0, 0.5]}, "FLUX takes its guidance as an input"),
+        ("flux", {"reuse_every": 2}, "family flux has no U-Net"),
+        ("sd3", {"reuse_every": 2}, "family sd3 has no U-Net"),
+        pytest.param(
+            "sd",
+            {"quantise": "fp8"},
+            "torchao is not installed",
+            marks=pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed"),
+        ),
+    ],
+)
+def test_a_shortcut_that_a_model_cannot_take_is_refused_before_loading(
+    folders: dict[str, Path], family: str, fields: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(ModelError, match=line) as error:
+        check_sampler(SamplerSpec(model=str(folders[family]), size_px=64, **fields))
+    assert "\n" not in str(error.value)
+
+
+def test_every_row_says_which_shortcut_was_taken_and_is_silent_about_those_that_were_not() -> None:
+    shortcuts = {"guidance_interval": [0.0, 0.5], "reuse_every": 3, "decoder": "taesd", "quantise": "int8"}
+    assert not shortcuts.keys() & json.loads(sampler_json(SamplerSpec(model="m"))).keys()
+    told = json.loads(sampler_json(SamplerSpec(model="m", **shortcuts)))
+    assert {name: told[name] for name in shortcuts} == shortcuts
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("sdxl", {"steps": 1, "scheduler": "euler_a", "spacing": "trailing"}),  # Turbo
+        ("sdxl", {"steps": 4, "scheduler": "euler", "spacing": "trailing"}),  # Lightning
+        ("sd", {"steps": 4, "scheduler": "lcm"}),  # LCM
+        ("flux", {"steps": 4, "scheduler": "flow_euler"}),  # schnell
+    ],
+)
+def test_the_settings_of_distilled_models_run_one_pass_a_step(
+    folders: dict[str, Path], family: str, fields: dict[str, Any]
+) -> None:
+    sampler = load(folders[family], guidance=0.0, **fields)
+    pipeline = sampler._pipeline
+    entry = pipeline.unet.conv_in if family != "flux" else pipeline.transformer.x_embedder
+    with recorded_rows(entry) as rows:
+        sampled = sampler.sample(REQUESTS)
+    assert rows == [4] * fields["steps"]
+    assert sampled.finite_N.all()
+
+
+# kernels compiled once on a machine
+
+
+def test_one_process_compiles_and_the_others_wait_for_it_but_not_for_ever(tmp_path: Path) -> None:
+    order = []
+
+    def second() -> None:
+        with first_compiles(tmp_path, "key", 60):
+            order.append("second")
+
+    with ThreadPoolExecutor(1) as pool:
+        with first_compiles(tmp_path, "key", 60):
+            waiting = pool.submit(second)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.5)
+            order.append("first")
+        waiting.result(timeout=60)
+    assert order == ["first", "second"]
+    with locked(tmp_path / "key.lock", 0), first_compiles(tmp_path, "key", 60):
+        pass  # what has been compiled is waited for by nobody
+    with locked(tmp_path / "other.lock", 0), first_compiles(tmp_path, "other", 0.2):
+        pass  # goes on beside a process that takes too long
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="set XDG_CACHE_HOME") as error:
+        cache_folder({"XDG_CACHE_HOME": str(tmp_path / "file")}, "batch")
+    assert "\n" not in str(error.value)
+    assert cache_folder({"HOME": str(tmp_path)}, "batch") == tmp_path / ".cache" / "sixfold" / "batch"
+
+
+def test_a_place_for_kernels_that_was_set_by_hand_stays(tmp_path: Path) -> None:
+    environ = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "mine")}
+    assert share_kernels(environ) == tmp_path / "mine"
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    assert share_kernels(environ) == tmp_path / "sixfold" / "inductor"
+    assert environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "sixfold" / "inductor")
