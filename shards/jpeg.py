@@ -6,6 +6,7 @@ host, no encoder version is written.
 """
 
 import re
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -48,7 +49,7 @@ def encode_jpeg(
     after = 2  # behind SOI, and behind the JFIF APP0 that JFIF wants first
     if plain[2:4] == b"\xff\xe0":
         after += 2 + int.from_bytes(plain[4:6], "big")
-    return plain[:after] + segment + plain[after:]
+    return b"".join((plain[:after], segment, memoryview(plain)[after:]))
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:
@@ -83,6 +84,7 @@ def read_source_type(data: bytes) -> str | None:
     return None
 
 
+@cache
 def _xmp_segment(source_type: SourceType) -> bytes:
     packet = (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'

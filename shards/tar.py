@@ -13,6 +13,12 @@ BLOCK = 512
 RECORD = 20 * BLOCK
 MAX_MEMBER_BYTES = 8**11 - 1  # what USTAR's octal size field holds, 8 GiB - 1
 
+_MODE_UID_GID = b"0000644\0" + 2 * b"0000000\0"
+_MTIME = b"00000000000\0"
+_KIND_AND_REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(BLOCK - 265)  # a regular file, no link, no owner's name
+# The checksum is the sum of all bytes and counts itself as eight blanks; only name and size differ between headers.
+_FIXED_SUM = sum(_MODE_UID_GID + _MTIME + 8 * b" " + _KIND_AND_REST)
+
 
 def header(name: str, size: int) -> bytes:
     """The 512 bytes before a member's data. Raises ValueError for a name or size USTAR cannot carry."""
@@ -21,18 +27,9 @@ def header(name: str, size: int) -> bytes:
         raise ValueError(f"member {name[:40]!r}: found a name of {len(encoded)} bytes, expected 1..100")
     if not 0 <= size <= MAX_MEMBER_BYTES:
         raise ValueError(f"member {name}: found {size} bytes, a member has at most {MAX_MEMBER_BYTES}")
-    block = bytearray(BLOCK)
-    block[0 : len(encoded)] = encoded
-    block[100:108] = b"0000644\0"
-    block[108:116] = b"0000000\0"  # uid
-    block[116:124] = b"0000000\0"  # gid
-    block[124:136] = b"%011o\0" % size
-    block[136:148] = b"00000000000\0"  # mtime
-    block[148:156] = b"        "  # the checksum counts itself as blanks
-    block[156:157] = b"0"  # a regular file
-    block[257:265] = b"ustar\x0000"
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    digits = b"%011o\0" % size
+    checksum = b"%06o\0 " % (_FIXED_SUM + sum(encoded) + sum(digits))
+    return b"".join((encoded.ljust(100, b"\0"), _MODE_UID_GID, digits, _MTIME, checksum, _KIND_AND_REST))
 
 
 def padding(size: int) -> bytes:

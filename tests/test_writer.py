@@ -19,7 +19,7 @@ from shards.layout import SAMPLE_SCHEMA, TABLE_SCHEMA, table_name, tar_name
 from shards.store import FolderStore, open_store
 from shards.tar import header, padding, trailer
 from shards.verify import verify
-from shards.writer import ShardWriter
+from shards.writer import ShardWriter, checked_row, members_of
 from tests.shard_rows import FINGERPRINT, fill, leftovers, make_row, pixels, published, write_shard
 
 JPEG = encode_jpeg(pixels(3, 0))
@@ -236,6 +236,22 @@ def test_e10_any_text_is_stored_exactly(store: FolderStore) -> None:
     rows = pq.read_table(store.root / table_name(3)).to_pylist()
     assert [row["caption"] for row in rows] == texts
     assert [row["meaning"] for row in rows] == texts
+
+
+@given(
+    caption=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    meaning=st.none() | st.text('\\"\n,: {}\x00\x7f\u2028é🦩', max_size=12),
+    seed=st.none() | st.integers(-(2**63), 2**63 - 1),
+    similarity=st.none() | st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_json_member_is_what_the_standard_library_writes_with_an_indent_of_four(
+    caption: str, meaning: str | None, seed: int | None, similarity: float | None
+) -> None:
+    row = checked_row(make_row(3, 0, caption=caption, meaning=meaning, seed=seed, similarity=similarity), 3)
+    facts = {name: value for name, value in row.items() if value is not None} | {"sha256": "0" * 64}
+    plain = json.dumps(facts, indent=4, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    assert members_of(row, JPEG, "0" * 64)["json"] == plain.encode()
 
 
 def test_numbers_of_numpy_are_numbers(store: FolderStore) -> None:
