@@ -32,7 +32,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gen.compiled import compile_networks, first_compiles, share_kernels
 from gen.model_folder import (
     COMMIT_PATTERN,
-    PIPELINES,
     ModelError,
     ModelFolder,
     flat_digest,
@@ -40,34 +39,14 @@ from gen.model_folder import (
     model_digest,
     open_model,
 )
-from gen.shortcuts import Shortcuts, check_decoder, quantise_linears, require_torchao, set_decoder
+from gen.pipeline import SCHEDULERS, TORCH_TYPES, is_distilled, load_pipeline, require_xformers, set_scheduler
+from gen.shortcuts import Shortcuts, check_decoder, quantise_linears, require_torchao
 
 if TYPE_CHECKING:
     import torch
 
 HOME = Path(__file__).resolve().parent.parent  # relative model folders are also looked for in the checkout
 
-# name in the recipe -> diffusers class, settings over the model's own scheduler config, families
-SCHEDULERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "ddim": ("DDIMScheduler", {}, ("sd", "sdxl")),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}, ("sd", "sdxl")),
-    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}, ("sd", "sdxl")),
-    "dpm++_karras": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
-        ("sd", "sdxl"),
-    ),
-    "dpm++_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, ("sd", "sdxl")),
-    "euler": ("EulerDiscreteScheduler", {}, ("sd", "sdxl")),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}, ("sd", "sdxl")),
-    "heun": ("HeunDiscreteScheduler", {}, ("sd", "sdxl")),
-    "unipc": ("UniPCMultistepScheduler", {}, ("sd", "sdxl")),
-    "lcm": ("LCMScheduler", {}, ("sd", "sdxl")),
-    "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}, ("sd3", "flux")),
-    "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}, ("sd3",)),
-}
-
-TORCH_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 COMPILE_S = 1100.0  # for a first call, its compilation included; below a run's own limit for the start of a worker
 CACHED_TEXT_CHUNKS = 64  # batches of prompt embeddings kept; at 16 texts of SDXL (315 KB each) 320 MB
 
@@ -290,7 +269,7 @@ class Sampler:
         self.spec = spec
         self.family = family
         self.device = device
-        self.guided = spec.guidance > 1 and not _is_distilled(pipeline, family)  # two passes instead of one
+        self.guided = spec.guidance > 1 and not is_distilled(pipeline, family)  # two passes instead of one
         self._pipeline = pipeline
         self._vae_fp32 = vae_fp32
         self._shortcuts = Shortcuts(pipeline, family, spec.guidance_interval, spec.reuse_every)
@@ -307,14 +286,15 @@ class Sampler:
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise ModelError("device cuda: torch sees no GPU here; set sampler.device=auto or check the driver")
         if spec.attention == "xformers":
-            _require_xformers(torch.cuda.is_available() and spec.device != "cpu")
+            require_xformers(torch.cuda.is_available() and spec.device != "cpu")
         torch.set_num_threads(spec.threads)
         device = torch.device("cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu")
         if spec.quantise is not None and device.type != "cuda":
             raise ModelError(f"quantise {spec.quantise}: needs a GPU, found none; set sampler.quantise=null")
         spec = spec.decided(device.type == "cuda")
-        pipeline = _load_pipeline(folder, spec)
-        _set_scheduler(pipeline, spec, folder.family)
+        decoder = None if spec.decoder is None else check_decoder(spec.decoder, spec.decoder_revision, HOME)
+        pipeline = load_pipeline(folder, spec, decoder)
+        set_scheduler(pipeline, spec, folder.family)
         pipeline.to(device)
         vae_fp32 = None
         if spec.retry_fp32 and spec.dtype != "fp32":
@@ -533,55 +513,6 @@ def _unscale(latents: torch.Tensor, config: Any, family: str) -> torch.Tensor:
     return latents / config.scaling_factor
 
 
-def _load_pipeline(folder: ModelFolder, spec: SamplerSpec) -> Any:
-    import diffusers
-    import torch
-    import transformers
-
-    for library in (diffusers, transformers):  # a worker's log is for events, not for bars
-        library.utils.logging.disable_progress_bar()
-        library.utils.logging.set_verbosity_error()
-    dtype = getattr(torch, TORCH_TYPES[spec.dtype])
-    names = {family: name for name, family in PIPELINES.items()}
-    try:
-        pipeline = getattr(diffusers, names[folder.family]).from_pretrained(
-            str(folder.path),
-            dtype=dtype,
-            variant=spec.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model {spec.model}: diffusers could not load it ({cause}); download it again") from error
-    pipeline.set_progress_bar_config(disable=True)
-    if spec.decoder is not None:
-        set_decoder(pipeline, check_decoder(spec.decoder, spec.decoder_revision, HOME), dtype)
-    return pipeline
-
-
-def _set_scheduler(pipeline: Any, spec: SamplerSpec, family: str) -> None:
-    import diffusers
-
-    own = pipeline.scheduler
-    kind, settings, _ = SCHEDULERS[spec.scheduler] if spec.scheduler else (type(own).__name__, {}, ())
-    if spec.spacing is not None:
-        settings = {**settings, "timestep_spacing": spec.spacing}
-    if spec.scheduler is not None or settings:
-        pipeline.scheduler = getattr(diffusers, kind).from_config(own.config, **settings)
-    if pipeline.scheduler.config.get("stochastic_sampling"):
-        # the pipelines of these families hand no generator to the scheduler: noise from nowhere
-        raise ModelError(f"model {spec.model}: its scheduler draws unseeded noise; set sampler.scheduler=flow_euler")
-
-
-def _is_distilled(pipeline: Any, family: str) -> bool:
-    """Models that take the guidance scale as an input and run one pass whatever it is."""
-    if family == "flux":
-        return True
-    return family in ("sd", "sdxl") and pipeline.unet.config.time_cond_proj_dim is not None
-
-
 def _tune(pipeline: Any, spec: SamplerSpec, family: str, device: torch.device) -> None:
     """Types, memory format, attention kernels and compilation of the loaded pipeline."""
     import torch
@@ -615,12 +546,3 @@ def _compile_key(spec: SamplerSpec, family: str, device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     told = json.dumps([sampler_json(spec), spec.model, spec.revision, family, name, torch.__version__])
     return hashlib.sha256(told.encode()).hexdigest()[:32]
-
-
-def _require_xformers(on_gpu: bool) -> None:
-    from importlib.util import find_spec
-
-    if find_spec("xformers") is None:
-        raise ModelError("attention xformers: not installed; `pip install -e .[gpu]`, or set sampler.attention=sdpa")
-    if not on_gpu:
-        raise ModelError("attention xformers: needs a GPU, found none; set sampler.attention=sdpa")

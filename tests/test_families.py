@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from gen.model_folder import PIPELINES, ModelError, open_model
-from gen.sampler import SCHEDULERS, Request, Sampler, SamplerSpec, check_sampler
+from gen.pipeline import SCHEDULERS
+from gen.sampler import Request, Sampler, SamplerSpec, check_sampler
 from tests.tiny_pipelines import tiny_pipeline
 
 # diffusers' own, under NumPy 2

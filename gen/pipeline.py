@@ -1,0 +1,98 @@
+"""A checked model folder becomes a pipeline in memory, with the scheduler that the recipe names.
+
+In: a `ModelFolder`, and the sampler's spec with ``dtype`` decided. Out: a diffusers pipeline on the CPU. Weights are
+read from the folder only, never from the network; nothing is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gen.model_folder import PIPELINES, ModelError, ModelFolder
+from gen.shortcuts import set_decoder
+
+if TYPE_CHECKING:
+    from gen.sampler import SamplerSpec
+
+# name in the recipe -> diffusers class, settings over the model's own scheduler config, families
+SCHEDULERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "ddim": ("DDIMScheduler", {}, ("sd", "sdxl")),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}, ("sd", "sdxl")),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}, ("sd", "sdxl")),
+    "dpm++_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+        ("sd", "sdxl"),
+    ),
+    "dpm++_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, ("sd", "sdxl")),
+    "euler": ("EulerDiscreteScheduler", {}, ("sd", "sdxl")),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}, ("sd", "sdxl")),
+    "heun": ("HeunDiscreteScheduler", {}, ("sd", "sdxl")),
+    "unipc": ("UniPCMultistepScheduler", {}, ("sd", "sdxl")),
+    "lcm": ("LCMScheduler", {}, ("sd", "sdxl")),
+    "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}, ("sd3", "flux")),
+    "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}, ("sd3",)),
+}
+
+TORCH_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def load_pipeline(folder: ModelFolder, spec: SamplerSpec, decoder: Path | None) -> Any:
+    """The pipeline on the CPU, its own decoder replaced by the tiny one in ``decoder``. Raises ModelError."""
+    import diffusers
+    import torch
+    import transformers
+
+    for library in (diffusers, transformers):  # a worker's log is for events, not for bars
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    dtype = getattr(torch, TORCH_TYPES[spec.dtype])
+    names = {family: name for name, family in PIPELINES.items()}
+    try:
+        pipeline = getattr(diffusers, names[folder.family]).from_pretrained(
+            str(folder.path),
+            dtype=dtype,
+            variant=spec.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"model {spec.model}: diffusers could not load it ({cause}); download it again") from error
+    pipeline.set_progress_bar_config(disable=True)
+    if decoder is not None:
+        set_decoder(pipeline, decoder, dtype)
+    return pipeline
+
+
+def set_scheduler(pipeline: Any, spec: SamplerSpec, family: str) -> None:
+    """The recipe's scheduler over the model's own settings. Raises ModelError for one with unseeded noise."""
+    import diffusers
+
+    own = pipeline.scheduler
+    kind, settings, _ = SCHEDULERS[spec.scheduler] if spec.scheduler else (type(own).__name__, {}, ())
+    if spec.spacing is not None:
+        settings = {**settings, "timestep_spacing": spec.spacing}
+    if spec.scheduler is not None or settings:
+        pipeline.scheduler = getattr(diffusers, kind).from_config(own.config, **settings)
+    if pipeline.scheduler.config.get("stochastic_sampling"):
+        # the pipelines of these families hand no generator to the scheduler: noise from nowhere
+        raise ModelError(f"model {spec.model}: its scheduler draws unseeded noise; set sampler.scheduler=flow_euler")
+
+
+def is_distilled(pipeline: Any, family: str) -> bool:
+    """Models that take the guidance scale as an input and run one pass whatever it is."""
+    if family == "flux":
+        return True
+    return family in ("sd", "sdxl") and pipeline.unet.config.time_cond_proj_dim is not None
+
+
+def require_xformers(on_gpu: bool) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("xformers") is None:
+        raise ModelError("attention xformers: not installed; `pip install -e .[gpu]`, or set sampler.attention=sdpa")
+    if not on_gpu:
+        raise ModelError("attention xformers: needs a GPU, found none; set sampler.attention=sdpa")
