@@ -94,6 +94,9 @@ def differences(old: Json, new: Json) -> list[str]:
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             for key in dict.fromkeys([*a, *b]):
                 yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+        elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            for index, (one, other) in enumerate(zip(a, b, strict=True)):
+                yield from walk(one, other, f"{name}.{index}")
         elif a != b:
             yield f"{name}: {_short(a)} before, {_short(b)} now"
 
@@ -136,17 +139,32 @@ def _apply(data: dict[str, Any], override: str) -> tuple[str, ...]:
     loc = tuple(key.strip().split("."))
     if not equals or not all(loc):
         raise RecipeError(f"{COMMAND_LINE}: found {override!r}, expected key.sub=value, for example sampler.steps=20")
-    inner = data
-    for name in loc[:-1]:
-        inner = inner.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"{COMMAND_LINE}: `{key}`: `{name}` is a plain value and has no fields below it")
     try:
-        inner[loc[-1]] = yaml.safe_load(value)
+        chosen = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise RecipeError(
             f"{COMMAND_LINE}: `{key}`: {value!r} is not a YAML value ({error.__class__.__name__})"
         ) from None
+    inner: Any = data
+    for depth, name in enumerate(loc):
+        last = depth == len(loc) - 1
+        at: Any = name
+        if isinstance(inner, list):
+            if not (name.isascii() and name.isdecimal() and int(name) < len(inner)):
+                whole = ".".join(loc[:depth])
+                raise RecipeError(
+                    f"{COMMAND_LINE}: `{key}`: `{whole}` is a list of {len(inner)}; give a number below {len(inner)}, "
+                    f"or all of it with `{whole}=[…]`"
+                )
+            at = int(name)
+        elif not isinstance(inner, dict):
+            raise RecipeError(
+                f"{COMMAND_LINE}: `{key}`: `{loc[depth - 1]}` is a plain value and has no fields below it"
+            )
+        if last:
+            inner[at] = chosen
+        else:
+            inner = inner[at] if isinstance(inner, list) else inner.setdefault(at, {})
     return loc
 
 
@@ -179,8 +197,12 @@ def _explain(error: Any, loc: tuple[str, ...], model: type[BaseModel]) -> str:
 
 
 def _fields_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
-    """Names of the fields of the model that stands at `loc`."""
+    """Names of the fields of the model that stands at `loc`; a list's or mapping's own part of `loc` is passed over."""
+    inside = False  # a list or a mapping of models: the next part is a number or a free name
     for part in loc:
+        if inside:
+            inside = False
+            continue
         field = model.model_fields.get(part)
         if field is None:
             return []
@@ -189,4 +211,5 @@ def _fields_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
         if not models:
             return []
         model = models[0]
+        inside = typing.get_origin(field.annotation) in (list, tuple, dict, Mapping)
     return list(model.model_fields)

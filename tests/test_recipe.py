@@ -21,6 +21,8 @@ class Recipe(BaseModel):
     name: str
     sampler: Inner = Inner()
     words: dict[str, list[str]] = {}
+    stages: tuple[Inner, ...] = ()
+    named: dict[str, Inner] = {}
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -35,6 +37,13 @@ def test_a_recipe_is_read_with_defaults_and_overrides(tmp_path: Path) -> None:
     assert recipe == Recipe(name="a", sampler=Inner(steps=5, guidance=10), words={"ink": ["red", "blue"]})
 
 
+def test_an_override_reaches_into_a_list(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\nwords: {ink: [red, blue]}\nstages: [{steps: 1}, {steps: 2}]\n")
+    recipe = load_recipe(path, Recipe, ["stages.1.steps=9", "words.ink.0=green"])
+    assert [stage.steps for stage in recipe.stages] == [1, 9]
+    assert recipe.words == {"ink": ["green", "blue"]}
+
+
 def test_the_resolved_copy_reads_back_to_the_same_recipe(tmp_path: Path) -> None:
     recipe = Recipe(name="ünï: #", sampler=Inner(steps=3), words={"ink": ["no", "1"]})
     assert load_recipe(write(tmp_path, dump_recipe(recipe)), Recipe) == recipe
@@ -45,7 +54,7 @@ def test_the_resolved_copy_reads_back_to_the_same_recipe(tmp_path: Path) -> None
     [
         ("name: a\nsampler:\n  stepz: 5\n", [], ":3: unknown key `sampler.stepz`; did you mean `steps`?"),
         ("nam: a\n", [], ":1: unknown key `nam`; did you mean `name`?"),
-        ("name: a\nqqq: 1\n", [], "known here: name, sampler, words"),
+        ("name: a\nqqq: 1\n", [], "known here: name, sampler, words, stages, named"),
         ("sampler: {}\n", [], "`name` is missing"),
         ("name: a\nsampler:\n  steps: many\n", [], ':3: `sampler.steps`: found "many", '),
         ("name: a\nname: b\n", [], ":2: not a plain YAML recipe: the key `name` stands twice"),
@@ -57,6 +66,11 @@ def test_the_resolved_copy_reads_back_to_the_same_recipe(tmp_path: Path) -> None
         ("name: a\n", ["steps"], "expected key.sub=value"),
         ("name: a\n", ["name.sub=1"], "plain value"),
         ("name: a\n", ["sampler.steps=["], "is not a YAML value"),
+        ("name: a\nstages: [{steps: 1}]\n", ["stages.1.steps=2"], "`stages` is a list of 1; give a number below 1, or"),
+        ("name: a\nwords: {ink: [x]}\n", ["words.ink.last=y"], "or all of it with `words.ink=[…]`"),
+        ("name: a\nstages: [{steps: 1}]\n", ["stages.0.stepz=2"], "command line: unknown key `stages.0.stepz`"),
+        ("name: a\nstages: [{stepz: 1}]\n", [], "unknown key `stages.0.stepz`; did you mean `steps`?"),
+        ("name: a\nnamed: {x: {qq: 1}}\n", [], "unknown key `named.x.qq`; known here: steps, guidance"),
     ],
 )
 def test_i4_a_mistake_is_one_line_with_its_place(
@@ -103,3 +117,10 @@ def test_differences_name_every_changed_leaf() -> None:
         'sampler.dtype: "fp32" before, "bf16" now',
         "sampler.batch: null before, 8 now",
     ]
+
+
+def test_differences_within_a_list_name_the_entry() -> None:
+    domains = [{"name": "real", "subset": "shots-20"}, {"name": "synthetic", "subset": "6x"}]
+    now = [domains[0], {"name": "synthetic", "subset": "3x"}]
+    assert differences({"domains": domains}, {"domains": now}) == ['domains.1.subset: "6x" before, "3x" now']
+    assert differences({"words": ["a"]}, {"words": ["a", "b"]}) == ['words: ["a"] before, ["a", "b"] now']
