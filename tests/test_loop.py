@@ -86,11 +86,39 @@ def test_the_same_command_does_nothing_to_a_finished_run(data: Path, whole: Path
     assert run(small_recipe(data), whole) == 0
     after = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != "run.lock"}
     assert {path.name for path in after if after[path] != before.get(path)} <= {"recipe.yaml", "log.jsonl", "run"}
+    again = train(small_recipe(data), whole, home(), StopAfter(NEVER)).sentence()
+    assert "6 steps, finished before; nothing was left to do; top-1: one " in again
 
 
 def test_a_folder_of_another_recipe_is_refused_with_the_difference(data: Path, whole: Path) -> None:
     with pytest.raises(ValueError, match=r"optim\.lr: 0\.05 before, 0\.1 now"):
         run(small_recipe(data, optim__lr=0.1), whole)
+
+
+def test_a_recipe_that_failed_before_it_trained_does_not_keep_the_folder_from_its_mended_form(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="found no such subset"):
+        run(small_recipe(data, data__domains__1__subset="6x"), tmp_path / "run")
+    assert run(small_recipe(data), tmp_path / "run", looks=3) == 75
+    with pytest.raises(ValueError, match=r"optim\.lr: 0\.05 before, 0\.1 now"):
+        run(small_recipe(data, optim__lr=0.1), tmp_path / "run")
+
+
+def test_sets_to_measure_on_are_looked_at_before_the_training(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="gone: found no folder"):
+        run(small_recipe(data, evaluate__tests={"gone": {"source": str(data / "gone")}}), tmp_path / "gone")
+    shared = str(data / "test") + "/"  # the validation set under another spelling
+    with pytest.raises(ValueError, match="samples of the validation set"):
+        run(small_recipe(data, evaluate__tests={"same": {"source": shared}}), tmp_path / "same")
+    for out in (tmp_path / "gone", tmp_path / "same"):
+        assert lines(out, "train") == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file: cannot be written \(File exists\); give a folder"):
+        run(small_recipe(data), tmp_path / "file")
 
 
 def test_how_the_work_is_done_may_change_between_lives(data: Path, tmp_path: Path) -> None:
@@ -110,7 +138,7 @@ def test_two_trainings_in_one_folder_are_refused(data: Path, tmp_path: Path) -> 
 
 def test_a_label_beyond_the_model_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found class id [34], expected below 3; set model.num_classes"):
-        run(small_recipe(data, model__num_classes=3, evaluate__validation=None), tmp_path / "run")
+        run(small_recipe(data, model__num_classes=3, evaluate__validation=None, evaluate__tests={}), tmp_path / "run")
 
 
 def test_real_images_come_first_where_the_loss_treats_them_differently(data: Path) -> None:

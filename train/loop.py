@@ -42,7 +42,7 @@ from train.aux_bn import aux_layers, check_aux, export_plain
 from train.bn_statistics import broadcast_buffers, combine, distances
 from train.ema import Ema
 from train.engine import Engine, make_engine
-from train.evaluate import Counts, Moment, RunFacts, Validation, make_result, select
+from train.evaluate import Counts, Moment, RunFacts, Validation, make_result, open_sets, select
 from train.export import ABOUT, check_same_output, plain_model, write_export
 from train.launch import Ranks, device_of, find_place
 from train.logs import Pace, RunLog
@@ -86,6 +86,8 @@ class TrainOutcome:
                 f"command goes on"
             )
         tests = "; ".join(f"{one.set} {100 * one.top1:.2f} %" for one in self.results) or "no test set"
+        if not self.images_per_s:
+            return f"{self.folder}: {self.steps} steps, finished before; nothing was left to do; top-1: {tests}"
         return (
             f"{self.folder}: {self.steps} steps, {self.images_per_s:,.0f} images/s, {self.wait_share:.0%} waiting for "
             f"data; top-1: {tests}"
@@ -110,6 +112,8 @@ def train(recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag) -> TrainOu
         done = _finished(recipe, out) if ranks.rank == 0 else ()
         if ranks.agree(bool(done))[0]:
             return TrainOutcome(out, recipe.schedule.steps, recipe.schedule.steps, 0.0, 0.0, done, "")
+        if ranks.rank == 0:  # now, and not after days of training: are all sets there, and do their classes fit?
+            open_sets(recipe.evaluate, recipe.model.num_classes, recipe.data.cache.folder)
         training = _Training(recipe, out, home, stop, ranks, device, log)
         if log is not None:
             log.line(
@@ -127,8 +131,11 @@ def train(recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag) -> TrainOu
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """One training at a time writes into a folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    fd = os.open(out / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        fd = os.open(out / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be written ({error.strerror}); give a folder that can be written") from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,9 +150,10 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _claim(recipe: TrainRecipe, out: Path) -> None:
-    """Write recipe.yaml, or refuse a folder that belongs to another recipe."""
+    """Write recipe.yaml, or refuse a folder that belongs to another recipe. A recipe that failed before anything of it
+    was kept owns nothing: the mended one takes its place."""
     path = out / RECIPE
-    if path.is_file():
+    if path.is_file() and ((out / CHECKPOINTS).exists() or (out / RESULTS).exists() or (out / ABOUT).exists()):
         refuse_other(recipe, deciding(load_recipe(path, TrainRecipe)), str(out))
     temp = out / f".{RECIPE}.{os.getpid()}.tmp"
     temp.write_text(dump_recipe(recipe), encoding="utf-8")
@@ -505,7 +513,7 @@ class _Training:
         )
         if self.log is not None:
             self.log.line("stopped" if stopped else "finished", self.step, reason=stopped)
-            self.log.say(f"{outcome.sentence()}; {duration(self.seconds)} of training")
+            self.log.say(f"{duration(self.seconds)} of training")
         return outcome
 
 
