@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from docs.bench import page
+from docs.bench import embeddings, page, pixels, sandbox_images
 from docs.bench.encode import photograph
 from docs.bench.measure import Line, Result, Size, Timed, Verdict, alternate
 from docs.bench_cpu import HOME, ROWS, main
+from tests.tiny_pipelines import tiny_pipeline
 
 # diffusers' own, under NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -28,6 +29,8 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     import contextlib
     import io
 
+    # libraries that are installed beside ours greet on standard output when the first model is saved
+    tiny_pipeline("sd", tmp_path_factory.mktemp("first"))
     out = tmp_path_factory.mktemp("docs")
     shutil.copy(HOME / page.PAGE, out)
     printed = io.StringIO()
@@ -67,6 +70,30 @@ def test_nothing_in_the_output_names_the_machine(whole_run: tuple[str, Path], tm
     for name in (socket.gethostname(), str(HOME.parent), str(Path.home()) + "/", tempfile.gettempdir() + "/", str(out)):
         assert name not in everything
     assert not re.search(rf"\b{re.escape(getpass.getuser())}\b", everything)
+
+
+def test_pixels_and_embeddings_are_compared_to_the_last_bit_and_timed(tmp_path: Path) -> None:
+    """The row of pixels raises if ours are not the bytes of diffusers' own conversion."""
+    converted, embedded = (row.measure(Size(True, tmp_path)) for row in (pixels, embeddings))
+    for result in (converted, embedded):
+        assert all(verdict.met is None for verdict in result.verdicts), "in miniature no target is judged"
+        assert all(sample > 0 for line in result.lines for some in line.figures.values() for sample in some)
+    equal = {verdict.target: verdict.found for verdict in embedded.verdicts}
+    assert equal["asked for in another order: all equal"] == "32 of 32"
+    assert equal["asked for in one call: all equal"] == "32 of 32"
+    assert equal["made again, a batch of 5 by itself: all equal"] == "32 of 32"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.torture  # four programs that load torch: 30 s of CPU
+def test_the_sandbox_is_made_by_the_command_and_by_the_loops_from_the_same_prompts(tmp_path: Path) -> None:
+    result = sandbox_images.measure(Size(True, tmp_path))
+    assert [line.what for line in result.lines] == [
+        "sixfold generate", "diffusers loop, batch 1, PNG files", "diffusers loop, batch 2, PNG files",
+    ]  # fmt: skip
+    assert all(sample > 0 for line in result.lines for some in line.figures.values() for sample in some)
+    assert result.method.startswith("4 images of 64 px a repeat (2 at batch 1)")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_sides_take_turns_and_the_first_turn_is_not_measured(tmp_path: Path) -> None:
