@@ -269,10 +269,18 @@ class Ranks:
                 _close_group()  # NCCL's could wait for ranks that are gone
 
 
+# Closed groups, kept to the end of the process. Gloo's destructor joins threads that may be waiting for the interpreter's
+# lock (to let go of a tensor), and whoever drops the last reference, such as DDP's reducer, holds that lock: both would
+# wait for ever. Seen once in 25 trainings that were stopped at random steps on two ranks.
+_CLOSED: list[object] = []
+
+
 def _close_group() -> None:
     """DeepSpeed, where it was used, keeps groups of its own that must go first."""
     import torch.distributed as dist
+    from torch.distributed import distributed_c10d
 
+    _CLOSED.extend(distributed_c10d._world.pg_map)
     deepspeed = sys.modules.get("deepspeed")
     if deepspeed is None or deepspeed.comm.comm.cdb is None:
         dist.destroy_process_group()
