@@ -10,6 +10,7 @@ from tests.hostile_text import BENIGN, PAYLOADS
 from tests.small_data_set import write_data_set
 from tests.test_gallery import Page, chromium, contrast, needs_chromium, pixel
 from tests.training_results import result
+from train.charts import panels
 from train.comparison import compare, markdown_table, points, results_table, verdicts
 from train.report import write_report
 from train.results import RESULTS, Result, append_results
@@ -156,7 +157,25 @@ def test_runs_outside_of_sweeps_have_wilson_intervals(tmp_path):
 
 
 def test_nothing_at_all_makes_a_page_that_says_so(tmp_path):
-    assert "There is no result here yet" in text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
+    text = text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
+    assert "No result here." in text
+    assert "There is no result here yet" in text
+    assert "These runs stand alone" not in text
+
+
+def test_a_page_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"report\.html: cannot be written \(.+\); give another file for the page"):
+        write_report([tmp_path], tmp_path / "file" / "report.html")
+
+
+def test_the_value_of_the_last_point_stands_above_a_falling_line():
+    [sweep] = compare(curve({0: [600], 6: [500]})).sweeps
+    [panel] = panels(sweep)
+    high, low = panel.means
+    right_third = high.y + (low.y - high.y) * (240 - high.x) / (low.x - high.x)  # 240 of 360 units
+    assert high.y < right_third < low.y
+    assert panel.label_y == pytest.approx(right_third - 9, abs=0.1)
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path):

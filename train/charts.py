@@ -7,6 +7,7 @@ A curve has one panel a set. All panels of a sweep span the same number of point
 each is shifted to its own accuracies. What a point is called stands beside it, so no legend and no colour is needed.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from train.statistics import Estimate
 
 WIDTH, HEIGHT = 360, 236
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 22, 34  # margins of the drawing, in its own units
+LABEL_LEFT = 2 / 3 * WIDTH  # the last point's value begins to the right of it
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # between grid lines, as shares
 
 
@@ -122,14 +124,22 @@ def _panel(
         baseline_y=up(baseline.accuracy.value) if baseline else None,
         grid=tuple(_grid(bottom, span, step, up)),
         axis=tuple(_thinned([Tick(across(row), row.label) for row in rows])),
-        label_y=_above([*means, *seeds, *(Dot(x, y) for x, y in upper)]),
+        label_y=_above([*means, *_entering(means), *seeds, *(Dot(x, y) for x, y in upper)]),
         last_text=f"{percent(final.accuracy.value)}{gain}",
     )
 
 
 def _above(dots: Sequence[Dot]) -> float:
     """Where the last point's value stands: over everything in the right third, so that it hides nothing."""
-    return max(12.0, round(min((dot.y for dot in dots if dot.x > 2 / 3 * WIDTH), default=TOP) - 9, 1))
+    return max(12.0, round(min((dot.y for dot in dots if dot.x >= LABEL_LEFT), default=TOP) - 9, 1))
+
+
+def _entering(means: Sequence[Dot]) -> list[Dot]:
+    """Where the line comes into the right third: with few points its highest place there may be none of them."""
+    for one, other in itertools.pairwise(means):
+        if one.x < LABEL_LEFT < other.x:
+            return [Dot(LABEL_LEFT, one.y + (other.y - one.y) * (LABEL_LEFT - one.x) / (other.x - one.x))]
+    return []
 
 
 def _grid(bottom: float, span: float, step: float, up: Callable[[float], float]) -> list[Tick]:

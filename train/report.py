@@ -10,6 +10,7 @@ and bounded in number, every text treated as data. It holds no clock: the same r
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import math
@@ -117,7 +118,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         "title": ", ".join(folder.absolute().name for folder in folders),
         "style": Markup(css),  # our own two files
         "style_hash": base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
-        "headline": _headline(figures),
+        "headline": _headline(figures, len(found.results)),
         "figures": figures,
         "singles": _single_rows(compared),
         "num_results": len(found.results),
@@ -132,13 +133,16 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         "notices": [NOTICES[domain] for domain in NOTICES if domain in {source[0] for source in about}],
     }
     page = _environment().get_template("report.html").render(values)
-    out.parent.mkdir(parents=True, exist_ok=True)
     temp = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         temp.write_text(page, encoding="utf-8")
         os.replace(temp, out)
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be written ({error.strerror}); give another file for the page") from None
     finally:
-        temp.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temp.unlink()
     return out
 
 
@@ -161,17 +165,19 @@ def _style() -> str:
     return "".join(path.read_text(encoding="utf-8") for path in (HOUSE_STYLE / "gallery.css", PAGES / "report.css"))
 
 
-def _headline(figures: Sequence[Figures]) -> Verdict:
+def _headline(figures: Sequence[Figures], num_results: int) -> Verdict:
     """The first sentence of the page: of the scale curve if there is one, else of the first sweep that compares."""
     for one in sorted(figures, key=lambda one: one.sweep.name != "scale"):
         if one.verdicts:
             return one.verdicts[0]
     if figures:
         return Verdict("open", "Nothing to compare yet.", "No point of a sweep has a result beside its baseline.")
+    if not num_results:
+        return Verdict("open", "No result here.", "The folders of this page hold no finished evaluation.")
     return Verdict(
         "open",
         "No sweep here.",
-        "These runs stand alone; `sixfold sweep recipes/sweeps/scale.yaml` compares 0x to 6x over several seeds.",
+        "These runs stand alone; sixfold sweep recipes/sweeps/scale.yaml compares 0x to 6x over several seeds.",
     )
 
 
