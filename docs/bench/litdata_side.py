@@ -9,6 +9,7 @@ It imports nothing of this project, so that it runs in an environment that has l
 
 import io
 import json
+import os
 import resource
 import sys
 import tarfile
@@ -47,6 +48,8 @@ def main(tars: str, out: str, count: int, batch: int, workers: int) -> None:
     if not (Path(out) / "index.json").exists():
         names = [str(path) for path in sorted(Path(tars).glob("*.tar"))]
         litdata.optimize(fn=samples_of, inputs=names, output_dir=out, chunk_bytes="64MB", num_workers=1)
+        # it leaves the process with another way to start workers, which cannot take a class of this function
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     change = transforms.Compose(
         [
             transforms.RandomResizedCrop(224),
