@@ -139,7 +139,8 @@ def test_d11_two_ranks_stopped_at_twenty_random_steps_end_with_the_same_bits(dat
     seed = int(os.environ.get("SEED", "0"))
     print(f"seed {seed}")
     rng = random.Random(seed)
-    recipe = small_recipe(data, engine__kind="ddp", schedule__steps=120, schedule__epoch_steps=40, model__bn="rank")
+    # 20 lives of at most 9 steps each do not reach the end
+    recipe = small_recipe(data, engine__kind="ddp", schedule__steps=200, schedule__epoch_steps=40, model__bn="rank")
     pair = Pair(tmp_path)
     pair.add("whole", [recipe] * 2, "whole")
     for number in range(20):
