@@ -16,7 +16,7 @@ READY := .venv/.ready-$(LOCK)
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help generate train sweep show verify test lint torture bench bench-gpu bench-stream ablate sandbox sandbox-score lock clean
+.PHONY: help generate train sweep show verify test lint torture bench bench-gpu bench-stream quality ablate sandbox sandbox-score lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench-gpu: $(READY) ## time a GPU's images against the stock diffusers loop (abo
 
 bench-stream: $(READY) ## time streaming into training beside webdataset and litData (about 25 minutes)
 	@$(RUN)python -m docs.bench_stream
+
+quality: $(READY) ## measure what each shortcut of the sampler costs and gains on the sandbox; writes docs/RESULTS.md
+	@$(RUN)python -m docs.quality
 
 ablate: $(READY) ## measure what meaning, context and style do on the sandbox; writes docs/RESULTS.md
 	@$(RUN)python -m docs.ablate

@@ -85,7 +85,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
         chosen["prompts"]["lexicon"] = _content(recipe.prompts.lexicon)
     chosen["meanings"]["overrides"] = _content(recipe.meanings.overrides)
     chosen["model_digest"] = sampler_digest(recipe.sampler)
-    chosen["versions"] = {name: importlib.metadata.version(name) for name in DECIDING_LIBRARIES}
+    libraries = (*DECIDING_LIBRARIES, *(["torchao"] if recipe.sampler.quantise is not None else []))
+    chosen["versions"] = {name: importlib.metadata.version(name) for name in libraries}
     return chosen
 
 
