@@ -99,7 +99,7 @@ def generate(
 ) -> None:
     """Make the images, on every GPU (or core) there is. Run it again to continue or to raise the scale.
 
-    Example: `sixfold generate recipes/sandbox.yaml --scale 6x --out out/sandbox sampler.steps=20`
+    Example: `sixfold generate recipes/sandbox.yaml --scale 6x --out out/sandbox-20 sampler.steps=20`
     """
     from cluster.signals import StopFlag
     from gen.plan import parse_scale
@@ -246,6 +246,8 @@ def verify(
     store = open_for_reading(folder)
     with _bar("verify") as advance:
         report = verify_all(store, advance, expected=asked_units(store))
+    if not report.shards and not report.damages:
+        raise ValueError(f"{store.url}: found no shards, expected a data set; `sixfold generate` makes one")
     for damage in report.damages:
         typer.echo(str(damage))
     typer.echo(
@@ -370,20 +372,24 @@ def train(
 
     Run it again to continue. Under `torchrun` or `srun` every process is one rank.
 
-    Example: `sixfold train recipes/sandbox-train.yaml optim.lr=0.002`
+    Example: `sixfold train recipes/sandbox-train.yaml --out out/train/slow optim.lr=0.002`
     """
     from cluster.recipe import dump_recipe, load_recipe
     from cluster.signals import StopFlag
-    from train.loop import train as train_one
+    from train.launch import find_place
     from train.recipe import TrainRecipe
 
     chosen = load_recipe(recipe, TrainRecipe, overrides or [])
+    first = find_place(os.environ).rank == 0  # the other ranks would say the same
     if dry_run:
         typer.echo(dump_recipe(chosen).rstrip())
         return
+    from train.loop import train as train_one  # seconds: torch and timm
+
     with StopFlag() as stop:
         outcome = train_one(chosen, out or Path("out/train") / chosen.name, HOME, stop)
-    typer.echo(outcome.sentence())
+    if first:
+        typer.echo(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 
 
@@ -436,8 +442,13 @@ def report(
     from train.report import write_report
     from train.results import find_results
 
+    found = find_results(folders)
+    if not found.results:
+        raise ValueError(
+            f"{', '.join(map(str, folders))}: found no results, expected folders of `sixfold train` or `sixfold sweep`"
+        )
     if markdown:
-        typer.echo(results_table(compare(find_results(folders).results)))
+        typer.echo(results_table(compare(found.results)))
         return
     typer.echo(f"report: {write_report(folders, out)}")
 
@@ -541,6 +552,8 @@ def _explain(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, typer.Abort):
         return EXIT_BROKEN
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
+        return 0
     if isinstance(error, Draining):
         typer.echo(f"sixfold: {error}; run the same command again to continue", err=True)
         return EXIT_STOPPED

@@ -43,9 +43,11 @@ middle of a shard: nothing lost, nothing doubled, same bytes; 1,000 races of two
 both; 50 of 50 stopped and woken attempts changed nothing; every call of the commit path x 12 faults: all done once; 100
 file size limits and one full disk; 10,000 mutated shards: 9,564 flagged, 436 unchanged, none unnoticed. With Ray:
 200 worker kills over 2,000 units (10 minutes): nothing lost, nothing doubled, at most the unit at hand lost per kill; 4
-node losses over 60 units; 10 killed drivers with clusters of their own over 200 units: no process left, every unit once;
-50 of 50 signals to drivers ended cleanly. 10,000 single bit flips: all named. The whole path with the real sampler at 6x,
-the driver killed 3 times and 20 of its workers at random moments: 1,200 images with the bytes of an undisturbed run.
+node losses over 60 units; 10 killed drivers with clusters of their own over 200 units: no process left, every unit
+once; 50 of 50 signals to drivers ended cleanly. 10,000 single bit flips: all named. The whole path with the real
+sampler at 6x, the driver killed 3 times and 20 of its workers at random moments: 1,200 images with the bytes of an
+undisturbed run. Training: killed at 20 random moments, and on two ranks stopped at 20 random steps: the bits of an
+undisturbed training; 10,000 random layouts: exact quotas in every group of every rank.
 """
 
 

@@ -16,7 +16,21 @@ from docs.cli_reference import PAGE, reference
 
 HOME = home()
 GROUP = typer.main.get_command(sixfold.app)
-VERBS = ["generate", "meanings", "prompts", "train", "sweep", "report", "plan", "verify", "repair", "show", "export", "status", "doctor"]
+VERBS = [
+    "generate",
+    "meanings",
+    "prompts",
+    "train",
+    "sweep",
+    "report",
+    "plan",
+    "verify",
+    "repair",
+    "show",
+    "export",
+    "status",
+    "doctor",
+]
 
 
 def sixfold_says(*arguments: str, cwd: Path = HOME) -> subprocess.CompletedProcess[str]:
@@ -93,6 +107,9 @@ def test_every_sixfold_command_and_every_link_of_the_readme_exists() -> None:
         (["prompts", "recipes/sandbox.yaml", "prompts.per_class=9000"], "lower prompts.per_class"),
         (["prompts", "recipes/sandbox.yaml", "prompts.lexicon=nowhere"], "found no such lexicon"),
         (["meanings", "recipes/sandbox.yaml", "meanings.real=nowhere"], "nowhere"),
+        (["report", "recipes", "--markdown"], "found no results"),
+        (["verify", "recipes"], "found no shards"),
+        (["train", "recipes/sandbox-train.yaml", "optim.lrr=1"], "did you mean `lr`"),
         (["meanings", "recipes/sandbox.yaml", "meanings.overrides=nowhere.yaml"], "meanings.overrides"),
         (["meanings", "recipes/sandbox.yaml", "llm.provider=openai"], "llm.model: found none"),
     ],
