@@ -114,7 +114,7 @@ def pair(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     pair.add("adam-stopped", [adam] * 2, "adam-again", stop=(2, NEVER))
     pair.add("adam-again", [adam] * 2, "adam-again")
     # the second rank sees other data than the first
-    bad = small_recipe(data, engine__kind="ddp", model__num_classes=3, evaluate__validation=None)
+    bad = small_recipe(data, engine__kind="ddp", model__num_classes=3, evaluate__validation=None, evaluate__tests={})
     lost = ddp.model_copy(
         update={
             "data": ddp.data.model_copy(

@@ -535,7 +535,8 @@ def test_a_question_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> No
 
 
 FORTY = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children would ignore it
 from gen.llm import Ask, LlmSpec, open_llm
 from tests.test_llm import asks, echo
 spec = LlmSpec(provider="openai", model="m", base_url=sys.argv[1], cache=sys.argv[2], max_in_flight=4)

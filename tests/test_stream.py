@@ -416,7 +416,8 @@ def test_ctrl_c_ends_a_waiting_program(tmp_path: Path) -> None:
     write_data_set(tmp_path, num_shards=1, num_slots=5)
     load_index(str(tmp_path))
     program = (
-        "import sys, os\n"
+        "import sys, os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job's children would ignore it
         "from shards.stream import *\n"
         "folder = sys.argv[1]\n"
         "spec = StreamSpec(domains=(DomainSpec(name='real', source=folder, quota=2),), size_px=8)\n"

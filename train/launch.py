@@ -266,7 +266,7 @@ class Ranks:
             if self._watch is not None:
                 self._watch.close(leave_together=error is None)
             if dist.is_initialized() and (error is None or self._device.type == "cpu"):
-                _close_group()  # NCCL's could wait for ranks that are gone
+                _close_group(keep=error is None)  # NCCL's could wait for ranks that are gone
 
 
 # Closed groups, kept to the end of the process. Gloo's destructor joins threads that may wait for the interpreter's
@@ -275,12 +275,14 @@ class Ranks:
 _CLOSED: list[object] = []
 
 
-def _close_group() -> None:
-    """DeepSpeed, where it was used, keeps groups of its own that must go first."""
+def _close_group(keep: bool) -> None:
+    """DeepSpeed, where it was used, keeps groups of its own that must go first. After an error nothing is kept: the
+    others notice by the connections that end."""
     import torch.distributed as dist
     from torch.distributed import distributed_c10d
 
-    _CLOSED.extend(distributed_c10d._world.pg_map)
+    if keep:
+        _CLOSED.extend(distributed_c10d._world.pg_map)
     deepspeed = sys.modules.get("deepspeed")
     if deepspeed is None or deepspeed.comm.comm.cdb is None:
         dist.destroy_process_group()
