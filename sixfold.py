@@ -139,9 +139,9 @@ def meanings(
     from rich.text import Text
 
     from cluster.signals import StopFlag
-    from gen.classes import load_classes
     from gen.diversify import meanings_only
     from gen.meanings import TABLE_COLUMNS, meaning_table, write_meanings
+    from gen.names.classes import load_classes
     from gen.recipe import read_recipe
     from shards.store import printable
 
@@ -177,10 +177,10 @@ def prompts(
     Example: `sixfold prompts recipes/sandbox.yaml --out out/prompts --show 20`
     """
     from cluster.signals import StopFlag
-    from gen.classes import load_classes
     from gen.diversify import PROMPTS, diversify, measure
-    from gen.diversity import report_lines
-    from gen.diversity_page import write_page
+    from gen.diversity.figures import report_lines
+    from gen.diversity.page import write_page
+    from gen.names.classes import load_classes
     from gen.prompts import PromptTable
     from gen.recipe import read_recipe
     from shards.store import printable

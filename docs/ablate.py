@@ -114,9 +114,9 @@ def make_worker(work: Path, plan: Plan) -> Callable[[int, str, Beat], Mapping[st
     """A worker with generator, judge and CLIP loaded; it leaves one file per unit in `work`."""
     import torch
 
-    from gen.classes import load_classes
-    from gen.clip import Clip
     from gen.diversify import diversify
+    from gen.model.clip import Clip
+    from gen.names.classes import load_classes
     from gen.prompts import PromptTable
     from gen.recipe import read_recipe
     from sandbox.generator import draw, load_generator
@@ -165,7 +165,7 @@ def make_worker(work: Path, plan: Plan) -> Callable[[int, str, Beat], Mapping[st
 
 def real_figures(per_class: int) -> dict[str, float]:
     """The same measures of the few-shot training images."""
-    from gen.clip import Clip
+    from gen.model.clip import Clip
     from gen.recipe import read_recipe
     from sandbox.judge import judge, load_judge
     from sandbox.sets import set_images

@@ -73,9 +73,9 @@ class Plan:
 
 def make_worker(work: Path, plan: Plan) -> Worker:
     """A worker with judge and CLIP loaded; it leaves one file per unit in `work`."""
-    from gen.classes import load_classes
-    from gen.clip import Clip
     from gen.diversify import diversify
+    from gen.model.clip import Clip
+    from gen.names.classes import load_classes
     from gen.prompts import PromptTable
     from gen.recipe import Recipe, read_recipe
     from gen.sampler import Request, Sampler

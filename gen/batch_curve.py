@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cluster.recipe import fingerprint
 from cluster.work import JSON, Beat
-from gen.machine_cache import cache_folder, locked
+from gen.model.machine_cache import cache_folder, locked
 from gen.sampler import Request, Sampler, SamplerSpec, sampler_digest, sampler_json
 
 SIZES = {"cuda": (1, 2, 4, 8, 16, 32, 64), "cpu": (1, 2, 4, 8, 16, 32)}

@@ -21,22 +21,22 @@ from numpy.typing import NDArray
 
 from cluster.signals import StopFlag
 from cluster.work import Draining
-from gen.classes import Class
-from gen.clip import Clip, ClipSpec
-from gen.contexts import Embed
-from gen.diversity import Diversity
-from gen.diversity_measure import measure_diversity
-from gen.encoder_limit import CLIP_TOKENS, CountTokens
-from gen.lexicon import load_lexicon
-from gen.llm import Llm, LlmUse, open_llm
+from gen import HOME
+from gen.diversity.encoder_limit import CLIP_TOKENS, CountTokens
+from gen.diversity.figures import Diversity
+from gen.diversity.measure import measure_diversity
+from gen.llm.ask import Llm, LlmUse, open_llm
 from gen.meanings import Meaning, choose_meanings, write_meanings
-from gen.model_folder import ModelError, open_model
+from gen.model.clip import Clip, ClipSpec
+from gen.model.folder import ModelError, open_model
+from gen.names.classes import Class
 from gen.prompts import PromptTable, Sources, write_prompts
 from gen.recipe import Recipe
+from gen.wording.contexts import Embed
+from gen.wording.lexicon import load_lexicon
 
 MEANINGS = "meanings.jsonl"
 PROMPTS = "prompts.parquet"
-HOME = Path(__file__).resolve().parents[1]  # where relative model folders are looked for
 MAX_TOKENS = 512  # what diffusers gives a long text encoder; some tokenizers know no limit of their own
 EVERY_S = 5.0  # between two lines of progress
 

@@ -34,13 +34,13 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, Valid
 
 from cluster.recipe import canonical_json, load_recipe
 from cluster.work import JSON
-from gen.classes import Class
-from gen.clip import Clip, ClipSpec
-from gen.lexicon import Lexicon
-from gen.llm import Ask, Llm
-from gen.parts import check_text
+from gen.llm.ask import Ask, Llm
+from gen.model.clip import Clip, ClipSpec
+from gen.names.classes import Class
+from gen.names.wordnet import WordNet, definition_of_id, open_wordnet, phrase, sense_of_id, senses_of
 from gen.real_images import Image, read_real
-from gen.wordnet import WordNet, definition_of_id, open_wordnet, phrase, sense_of_id, senses_of
+from gen.wording.lexicon import Lexicon
+from gen.wording.parts import check_text
 
 MAX_PHRASE_CHARS = 300  # a longer candidate is no phrase
 MAX_PHRASE_WORDS = 20

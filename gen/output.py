@@ -20,8 +20,8 @@ from typing import Any
 from cluster.lease import LEASE, Holder
 from cluster.recipe import differences, dump_recipe, fingerprint
 from cluster.signals import StopFlag
-from gen.classes import Class, load_classes
 from gen.diversify import MEANINGS, PROMPTS, Say, diversify
+from gen.names.classes import Class, load_classes
 from gen.prompts import PromptTable
 from gen.recipe import Recipe, identity, read_recipe
 from gen.regenerate import Comparison, regenerate_some

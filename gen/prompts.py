@@ -26,15 +26,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gen.captions import CaptionSpec, draw_captions
-from gen.classes import Class
-from gen.contexts import ContextSpec, Embed, draw_contexts
-from gen.lexicon import Lexicon
-from gen.llm import Llm
-from gen.llm_call import LlmError
-from gen.parts import PARTS, Wording, check_text
-from gen.styles import add_styles, mix
-from gen.templates import Wordings, builtin_templates, slots_of
+from gen.llm.ask import Llm
+from gen.llm.call import LlmError
+from gen.names.classes import Class
+from gen.wording.captions import CaptionSpec, draw_captions
+from gen.wording.contexts import ContextSpec, Embed, draw_contexts
+from gen.wording.lexicon import Lexicon
+from gen.wording.parts import PARTS, Wording, check_text
+from gen.wording.styles import add_styles, mix
+from gen.wording.templates import Wordings, builtin_templates, slots_of
 
 MAX_PER_CLASS = 10_000
 ROWS_PER_GROUP = 16_384
@@ -91,7 +91,7 @@ class PromptSpec(BaseModel):
     lexicon: str = Field("general", min_length=1, description="general, sandbox, or a YAML file of that form")
     contexts: ContextSpec = ContextSpec()
     captions: CaptionSpec = CaptionSpec()
-    templates: tuple[str, ...] | None = Field(None, min_length=1, description="null = the 80 of gen/templates.txt")
+    templates: tuple[str, ...] | None = Field(None, min_length=1, description="null = the 80 in gen/wording")
     parts: Mapping[str, tuple[str, ...]] = Field(default={}, description="words for the slots of the templates")
     negative: str = Field("", description="what the generator is told to avoid, in every prompt")
     file: str | None = Field(

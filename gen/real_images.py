@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import ImageOps
 
-from gen.class_sources import IMAGE_SUFFIXES
-from gen.classes import Class
+from gen import HOME
+from gen.names.classes import Class
+from gen.names.sources import IMAGE_SUFFIXES
 from shards.image_folder import FORMATS, class_folder
 from shards.jpeg import MAX_PIXELS
 from shards.layout import SUCCESS
@@ -41,7 +42,6 @@ from shards.manifest import iter_tables, read_member, read_subset, scan_records
 from shards.members import JPEG_COLUMNS
 from shards.store import Store, open_for_reading, printable, redact
 
-HOME = Path(__file__).resolve().parent.parent  # relative folders are also looked for in the checkout
 MAX_FILE_BYTES = 1 << 28
 MAX_SIDE_RATIO = 32  # a strip of 1 x 60,000 px is no picture of anything, and preprocessing would blow it up
 SPARE = 2  # of a data set's samples, so many times the asked number are remembered in case some cannot be read

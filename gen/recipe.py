@@ -15,14 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipe import load_recipe
 from cluster.work import FanOutSpec
-from gen.classes import ClassSpec
-from gen.lexicon import SHIPPED
-from gen.llm import LlmSpec
+from gen.llm.ask import LlmSpec
 from gen.meanings import MeaningSpec
+from gen.names.classes import ClassSpec
 from gen.prompts import PromptSpec
 from gen.sampler import SamplerSpec, sampler_digest
 from gen.screen import ScreenSpec
 from gen.unit import ShardSpec
+from gen.wording.lexicon import SHIPPED
 
 # Libraries whose version decides the bytes of an image.
 DECIDING_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "simplejpeg", "pyarrow")

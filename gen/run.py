@@ -34,8 +34,8 @@ from cluster.progress import Progress
 from cluster.recipe import fingerprint
 from cluster.signals import StopFlag
 from cluster.work import EXIT_COMPLETE, EXIT_INCOMPLETE, Summary
-from gen.classes import Class, load_classes
 from gen.diversify import Say
+from gen.names.classes import Class, load_classes
 from gen.output import PROMPT_TABLE, Store, open_output, unit_job, write_summary
 from gen.plan import Plan, estimate
 from gen.prompts import PromptTable, count_prompts

@@ -2,7 +2,7 @@
 
 In: `SamplerSpec` (from the recipe) and, per call, a batch of `Request` (prompt, negative, seed).
 Out: `Sampled`: uint8 images NHWC and two flags per image (finite, flagged by the model's safety checker).
-Nothing is written to disk; weights come from a checked folder (`gen.model_folder`), never from the network.
+Nothing is written to disk; weights come from a checked folder (`gen.model.folder`), never from the network.
 
 What an image depends on: its prompt, negative, seed and the spec; noise comes from one CPU generator per
 image (initial latents and the steps of ancestral schedulers alike), so it is the same in every batch. The
@@ -23,14 +23,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gen.compiled import compile_networks, first_compiles, share_kernels
-from gen.model_folder import (
+from gen import HOME
+from gen.model.compiled import compile_networks, first_compiles, share_kernels
+from gen.model.folder import (
     COMMIT_PATTERN,
     ModelError,
     ModelFolder,
@@ -39,13 +39,11 @@ from gen.model_folder import (
     model_digest,
     open_model,
 )
-from gen.pipeline import SCHEDULERS, TORCH_TYPES, is_distilled, load_pipeline, require_xformers, set_scheduler
-from gen.shortcuts import Shortcuts, check_decoder, quantise_linears, require_torchao
+from gen.model.pipeline import SCHEDULERS, TORCH_TYPES, is_distilled, load_pipeline, require_xformers, set_scheduler
+from gen.model.shortcuts import Shortcuts, check_decoder, quantise_linears, require_torchao
 
 if TYPE_CHECKING:
     import torch
-
-HOME = Path(__file__).resolve().parent.parent  # relative model folders are also looked for in the checkout
 
 COMPILE_S = 1100.0  # for a first call, its compilation included; below a run's own limit for the start of a worker
 CACHED_TEXT_CHUNKS = 64  # batches of prompt embeddings kept; at 16 texts of SDXL (315 KB each) 320 MB

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from gen.classes import Class
-from gen.lexicon import load_lexicon
+from gen.names.classes import Class
 from gen.prompts import PromptSpec, PromptTable, Sources, write_prompts
 from gen.sampler import Request, Sampled, SamplerSpec
 from gen.unit import ShardSpec, UnitJob, UnitWorker
+from gen.wording.lexicon import load_lexicon
 from shards.layout import META
 from shards.store import FolderStore, open_store
 

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gen.caption_examples import caption_pools
-from gen.captions import MAX_CAPTION_CHARS, CaptionSpec, clean_caption, draw_captions, plan_captions, texture
-from gen.class_kind import kind_of
-from gen.classes import Class
-from gen.display_name import display_name, label_name, plain_words, says
-from gen.lexicon import load_lexicon
-from gen.llm import LlmSpec, open_llm
-from gen.parts import Wording
+from gen.llm.ask import LlmSpec, open_llm
+from gen.names.classes import Class
+from gen.names.display_name import display_name, label_name, plain_words, says
+from gen.names.kind import kind_of
+from gen.wording.caption_examples import caption_pools
+from gen.wording.captions import MAX_CAPTION_CHARS, CaptionSpec, clean_caption, draw_captions, plan_captions, texture
+from gen.wording.lexicon import load_lexicon
+from gen.wording.parts import Wording
 from tests.hostile_text import PAYLOADS
 from tests.scripted_server import Reply, ScriptedServer
 

@@ -5,8 +5,8 @@ from functools import cache
 
 import pytest
 
-from gen.class_kind import KINDS, kind_of
-from gen.classes import Class, ClassSpec, load_classes
+from gen.names.classes import Class, ClassSpec, load_classes
+from gen.names.kind import KINDS, kind_of
 
 # Chosen before the rules were written; ids of ImageNet-1k.
 IMAGENET_KINDS = {

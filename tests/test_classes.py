@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gen.classes import Class, ClassSpec, clean_name, load_classes
+from gen.names.classes import Class, ClassSpec, clean_name, load_classes
 from tests.small_data_set import write_data_set
 
 REPO = Path(__file__).parent.parent
@@ -63,7 +63,7 @@ def test_u95_two_classes_with_one_name_keep_two_ids():
 def test_reading_imagenet_imports_no_model_library():
     program = (
         "import sys\n"
-        "from gen.classes import ClassSpec, load_classes\n"
+        "from gen.names.classes import ClassSpec, load_classes\n"
         "load_classes(ClassSpec(source='imagenet-1k', per_class=1))\n"
         "print({'torch', 'timm', 'open_clip', 'ray'} & set(sys.modules))\n"
     )

@@ -15,7 +15,7 @@ from PIL import Image as Picture
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPProcessor
 
-from gen.clip import Clip, ClipSpec, clip_digest, clip_folder
+from gen.model.clip import Clip, ClipSpec, clip_digest, clip_folder
 from sandbox.clip import load_clip
 from sandbox.sets import set_scenes
 from sandbox.world import render

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gen.answer_text import JOINERS
-from gen.classes import Class, ClassSpec, load_classes
-from gen.contexts import ContextSpec, clean_phrase, draw_contexts
-from gen.lexicon import Lexicon, load_lexicon
-from gen.llm import LlmSpec, open_llm
-from gen.parts import Wording
+from gen.llm.answer_text import JOINERS
+from gen.llm.ask import LlmSpec, open_llm
+from gen.names.classes import Class, ClassSpec, load_classes
+from gen.wording.contexts import ContextSpec, clean_phrase, draw_contexts
+from gen.wording.lexicon import Lexicon, load_lexicon
+from gen.wording.parts import Wording
 from tests.hostile_text import PAYLOADS
 from tests.scripted_server import Reply, ScriptedServer
 from tests.test_class_kind import IMAGENET_KINDS

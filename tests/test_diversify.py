@@ -25,10 +25,10 @@ import yaml
 
 import sixfold
 from cluster.code import home
-from gen.lexicon import load_lexicon
 from gen.meanings import read_meanings
-from gen.parts import Wording
 from gen.prompts import Prompt, PromptTable
+from gen.wording.lexicon import load_lexicon
+from gen.wording.parts import Wording
 from sandbox.captions import NUMERAL_MEANINGS
 from sandbox.world import CLASS_NAMES
 from shards.layout import SUCCESS

@@ -21,12 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gen.diversity import Diversity, report_lines, share
-from gen.diversity_measure import measure_diversity
-from gen.diversity_page import bars, doubtful_classes, write_page
-from gen.encoder_limit import kept_ends
-from gen.flagged_words import find_flag, flag_groups, flagged_words, group_of
-from gen.word_overlap import distinct_n, most_alike, self_bleu
+from gen.diversity.encoder_limit import kept_ends
+from gen.diversity.figures import Diversity, report_lines, share
+from gen.diversity.measure import measure_diversity
+from gen.diversity.page import bars, doubtful_classes, write_page
+from gen.diversity.word_overlap import distinct_n, most_alike, self_bleu
+from gen.wording.flagged_words import find_flag, flag_groups, flagged_words, group_of
 from shards.visible import visible
 from tests.hostile_text import BENIGN, PAYLOADS
 
@@ -249,10 +249,10 @@ def test_every_flagged_word_is_found_alone_and_in_a_sentence() -> None:
 
 def test_our_own_words_for_prompts_hold_no_flagged_word() -> None:
     """Styles are left out: one may be named after what it is made like, such as a collage."""
-    from gen.caption_examples import caption_pools
-    from gen.class_kind import KINDS
-    from gen.display_name import plain_words
-    from gen.lexicon import DRAWN_PARTS, load_lexicon
+    from gen.names.display_name import plain_words
+    from gen.names.kind import KINDS
+    from gen.wording.caption_examples import caption_pools
+    from gen.wording.lexicon import DRAWN_PARTS, load_lexicon
 
     pools = caption_pools()
     texts = [*pools.things, *pools.surfaces]

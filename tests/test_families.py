@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from gen.model_folder import PIPELINES, ModelError, open_model
-from gen.pipeline import SCHEDULERS
+from gen.model.folder import PIPELINES, ModelError, open_model
+from gen.model.pipeline import SCHEDULERS
 from gen.sampler import Request, Sampler, SamplerSpec, check_sampler
 from tests.tiny_pipelines import tiny_pipeline
 

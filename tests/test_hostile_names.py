@@ -27,13 +27,13 @@ import yaml
 
 import sixfold
 from cluster.code import home
-from gen.class_kind import kind_of
-from gen.classes import Class, ClassSpec, clean_name, load_classes
-from gen.diversity_measure import measure_diversity
-from gen.diversity_page import PAGES, write_page
+from gen.diversity.measure import measure_diversity
+from gen.diversity.page import PAGES, write_page
 from gen.meanings import read_meanings, resolve_given
-from gen.parts import Wording, check_text
+from gen.names.classes import Class, ClassSpec, clean_name, load_classes
+from gen.names.kind import kind_of
 from gen.prompts import Prompt, PromptTable
+from gen.wording.parts import Wording, check_text
 from shards.export import Choice, export_timm
 from shards.gallery import write_gallery
 from shards.image_folder import export_image_folder

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.recipe import canonical_json
-from gen.llm_answer import REASONS, read_answer
-from gen.llm_call import BadAnswer, Said
+from gen.llm.answer import REASONS, read_answer
+from gen.llm.call import BadAnswer, Said
 
 ANY = {"type": ["object", "array"]}
 NAMES = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gen.llm_cache import MAX_FAILURES, LlmCache
-from gen.llm_call import LlmError
+from gen.llm.cache import MAX_FAILURES, LlmCache
+from gen.llm.call import LlmError
 from tests.hostile_text import PAYLOADS
 
 

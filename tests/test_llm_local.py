@@ -21,8 +21,8 @@ import pytest
 
 from cluster.signals import StopFlag
 from cluster.work import Draining
-from gen.llm import Answer, Ask, LlmSpec, LlmUse, open_llm, system_text
-from gen.model_folder import ModelError, flat_model
+from gen.llm.ask import Answer, Ask, LlmSpec, LlmUse, open_llm, system_text
+from gen.model.folder import ModelError, flat_model
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

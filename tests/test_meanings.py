@@ -16,10 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gen.classes import Class, ClassSpec, load_classes
-from gen.clip import Clip, ClipSpec
-from gen.lexicon import Lexicon, load_lexicon
-from gen.llm import LlmSpec, open_llm
+from gen.llm.ask import LlmSpec, open_llm
 from gen.meanings import (
     MAX_PHRASE_CHARS,
     MAX_PHRASE_WORDS,
@@ -35,8 +32,11 @@ from gen.meanings import (
     resolve_given,
     write_meanings,
 )
+from gen.model.clip import Clip, ClipSpec
+from gen.names.classes import Class, ClassSpec, load_classes
+from gen.names.wordnet import senses_of
 from gen.real_images import read_real
-from gen.wordnet import senses_of
+from gen.wording.lexicon import Lexicon, load_lexicon
 from sandbox.captions import DIE_MEANINGS, NUMERAL_MEANINGS, TILE_MEANINGS
 from sandbox.world import CLASS_NAMES
 from tests.dice import write_dice
@@ -450,7 +450,7 @@ def test_the_file_reads_back_what_was_written_and_the_same_input_gives_the_same_
 def test_another_process_gives_the_same_bytes(ten: list[Class], lexicon: Lexicon) -> None:
     program = (
         "import sys, torch\ntorch.set_num_threads(1)\n"
-        "from gen.classes import ClassSpec, load_classes\nfrom gen.lexicon import load_lexicon\n"
+        "from gen.names.classes import ClassSpec, load_classes\nfrom gen.wording.lexicon import load_lexicon\n"
         "from gen.meanings import MeaningSpec, choose_meanings, dump_meanings\n"
         "spec = MeaningSpec.model_validate_json(sys.argv[1])\n"
         "classes = load_classes(ClassSpec(source='sandbox'))\n"

@@ -15,10 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gen.classes import Class, ClassSpec, clean_name, load_classes
-from gen.lexicon import load_lexicon
 from gen.meanings import MeaningSpec, choose_meanings
-from gen.parts import MAX_TEXT_BYTES, PARTS, Wording
+from gen.names.classes import Class, ClassSpec, clean_name, load_classes
 from gen.prompts import (
     BASE_SCHEMA,
     Prompt,
@@ -29,7 +27,9 @@ from gen.prompts import (
     draw_prompts,
     write_prompts,
 )
-from gen.templates import builtin_templates, draw_evenly, slots_of
+from gen.wording.lexicon import load_lexicon
+from gen.wording.parts import MAX_TEXT_BYTES, PARTS, Wording
+from gen.wording.templates import builtin_templates, draw_evenly, slots_of
 
 REPO = Path(__file__).parent.parent
 TWO = Class(2, "two", None, 20)
@@ -282,8 +282,8 @@ def test_the_table_has_the_columns_of_its_schema_sorted_by_class_and_prompt(tmp_
 def test_e6_the_same_recipe_writes_the_same_bytes_in_every_process(tmp_path):
     program = (
         "import sys; from pathlib import Path\n"
-        "from gen.classes import ClassSpec, load_classes\n"
-        "from gen.lexicon import load_lexicon\n"
+        "from gen.names.classes import ClassSpec, load_classes\n"
+        "from gen.wording.lexicon import load_lexicon\n"
         "from gen.prompts import PromptSpec, Sources, write_prompts\n"
         "parts = {'b': tuple('xyz'), 'a': tuple('pqrst')}\n"
         "spec = PromptSpec(templates=('{name} {a} {b}',), parts=parts, per_class=7)\n"

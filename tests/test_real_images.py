@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from gen.classes import Class, ClassSpec, load_classes
+from gen.names.classes import Class, ClassSpec, load_classes
 from gen.real_images import RealImage, decode_picture, match_folders, read_real
 from sandbox.real_folder import FOLDER, write_real_folder
 from sandbox.sets import set_images, write_set

@@ -23,13 +23,13 @@ import pytest
 
 from cluster.code import home
 from cluster.signals import StopFlag
-from gen.classes import ClassSpec, load_classes
-from gen.lexicon import load_lexicon
+from gen.names.classes import ClassSpec, load_classes
 from gen.output import regenerate_images
-from gen.parts import Wording
 from gen.prompts import PromptSpec, Sources, write_prompts
 from gen.recipe import read_recipe
 from gen.run import Outcome, run
+from gen.wording.lexicon import load_lexicon
+from gen.wording.parts import Wording
 from shards.layout import SUCCESS
 from shards.manifest import read_subset, read_table, scan_records
 from shards.store import open_for_reading

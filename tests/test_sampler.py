@@ -19,7 +19,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from gen.model_folder import ModelError, check_safetensors, model_digest, open_model
+from gen.model.folder import ModelError, check_safetensors, model_digest, open_model
 from gen.sampler import Request, Sampler, SamplerSpec, _await_event, check_sampler, sampler_digest, sampler_json
 from tests.tiny_pipelines import tiny_pipeline
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gen.classes import Class
-from gen.contexts import draw_contexts
-from gen.lexicon import load_lexicon
-from gen.parts import Wording
-from gen.styles import add_styles, mix
+from gen.names.classes import Class
+from gen.wording.contexts import draw_contexts
+from gen.wording.lexicon import load_lexicon
+from gen.wording.parts import Wording
+from gen.wording.styles import add_styles, mix
 
 GENERAL = load_lexicon("general")
 SANDBOX = load_lexicon("sandbox")

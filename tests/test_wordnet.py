@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gen.classes import ClassSpec, load_classes
-from gen.wordnet import (
+from gen.names.classes import ClassSpec, load_classes
+from gen.names.wordnet import (
     MAX_GLOSS_WORDS,
     Sense,
     WordNet,
@@ -135,7 +135,7 @@ def test_every_class_of_imagenet_has_a_definition_and_all_phrases_differ() -> No
 
 def test_reading_the_definitions_imports_no_model_library() -> None:
     program = (
-        "import sys\nfrom gen.wordnet import definition_of_id\nassert definition_of_id('n02012849')\n"
+        "import sys\nfrom gen.names.wordnet import definition_of_id\nassert definition_of_id('n02012849')\n"
         "assert not {'timm', 'torch', 'torchvision'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=Path(__file__).parent.parent)

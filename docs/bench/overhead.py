@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from docs.bench.measure import Line, Result, Samples, Side, Size, alternate
-from gen.classes import Class
-from gen.lexicon import load_lexicon
+from gen.names.classes import Class
 from gen.prompts import PromptSpec, PromptTable, Sources, write_prompts
 from gen.sampler import Sampler, SamplerSpec
 from gen.unit import ShardSpec, UnitJob, UnitWorker
+from gen.wording.lexicon import load_lexicon
 from shards.store import open_store
 
 BATCH = 16

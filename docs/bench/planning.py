@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from docs.bench.measure import Line, Result, Size, alternate
-from gen.classes import load_classes
+from gen.names.classes import load_classes
 from gen.plan import Plan, sample_seed
 from gen.recipe import read_recipe
 

@@ -3,10 +3,10 @@
 In: an `LlmSpec`, the server's key. Out: what the model says. On disk: nothing.
 
 The key is sent to the host of `base_url` and nowhere else: redirects are not followed, and plain http to another
-machine is refused where there is a key (without one nothing secret travels). The client's own retries are off; gen.llm
-decides. A body is read in pieces and dropped as soon as it is too long. The answer's form is asked for with
-`response_format`; a server that refuses the field (400, 422) is asked without it from then on, since the form also
-stands in the text.
+machine is refused where there is a key (without one nothing secret travels). The client's own retries are off;
+gen.llm.ask decides. A body is read in pieces and dropped as soon as it is too long. The answer's form is asked for
+with `response_format`; a server that refuses the field (400, 422) is asked without it from then on, since the form
+also stands in the text.
 """
 
 import json
@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
-from gen.llm_call import BadAnswer, Call, CallFailed, LlmError, Said
+from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
 from shards.store import printable
 
 if TYPE_CHECKING:
-    from gen.llm import LlmSpec
+    from gen.llm.ask import LlmSpec
 
 HOSTED = "https://api.openai.com/v1"
 NO_KEY = "none"  # what a server of one's own gets where no key is set

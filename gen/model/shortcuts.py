@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gen.model_folder import ModelError, flat_model, read_config
+from gen.model.folder import ModelError, flat_model, read_config
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gen.model_folder import PIPELINES, ModelError, ModelFolder
-from gen.shortcuts import set_decoder
+from gen.model.folder import PIPELINES, ModelError, ModelFolder
+from gen.model.shortcuts import set_decoder
 
 if TYPE_CHECKING:
     from gen.sampler import SamplerSpec

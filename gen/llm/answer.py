@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster.recipe import canonical_json
-from gen.llm_call import BadAnswer, Said
+from gen.llm.call import BadAnswer, Said
 
 REASONS = ("empty", "refused", "truncated", "not_json", "not_text", "wrong_schema")
 

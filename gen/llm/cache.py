@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gen.llm_call import LlmError
+from gen.llm.call import LlmError
 from shards.store import printable
 
 APPLICATION_ID = 0x73697836

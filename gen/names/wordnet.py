@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from gen.class_sources import package_folder, read_lines
+from gen.names.sources import package_folder, read_lines
 
 MAX_GLOSS_WORDS = 16  # CLIP sees 77 tokens and a prompt says more than the meaning
 

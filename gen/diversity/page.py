@@ -14,8 +14,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from gen.diversity import ClassDiversity, Diversity, share
-from gen.flagged_words import flag_groups
+from gen.diversity.figures import ClassDiversity, Diversity, share
+from gen.wording.flagged_words import flag_groups
 from shards.gallery import TEMPLATES
 from shards.visible import clip, visible
 

@@ -16,14 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gen.llm_call import BadAnswer, Call, CallFailed, LlmError, Said
-from gen.model_folder import flat_digest, flat_model
+from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
+from gen.model.folder import flat_digest, flat_model
 from shards.store import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gen.llm import LlmSpec
+    from gen.llm.ask import LlmSpec
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Literal
 
-from gen.machine_cache import cache_folder, locked
+from gen.model.machine_cache import cache_folder, locked
 
 WAIT_S = 900.0  # for another process that compiles the same; FLUX as a whole took 67 s on an H100 (published)
 # Shapes of one block class in one network: a U-Net's residual blocks have 14, and twice as many under a guidance
@@ -44,7 +44,7 @@ def compile_networks(pipeline: Any, family: str, how: Literal["regional", "full"
 
 
 def _compile_forward(module: Any) -> None:
-    """The forward alone, so that what wraps it later (`gen.shortcuts`) stays outside of the graph."""
+    """The forward alone, so that what wraps it later (`gen.model.shortcuts`) stays outside of the graph."""
     import torch
 
     module.forward = torch.compile(module.forward, dynamic=False)

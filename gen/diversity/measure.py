@@ -21,12 +21,21 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from gen.display_name import plain_words, says, says_words
-from gen.diversity import MAX_LISTED, ClassDiversity, Diversity, FlaggedWord, LongPrompt, Pair, Place, SharedText
-from gen.encoder_limit import CLIP_TOKENS, CountTokens, kept_ends, token_lengths
-from gen.flagged_words import find_flag, flagged_words, group_of
-from gen.prompt_rows import ClassRows, rows_by_class, table_name, texts_at
-from gen.word_overlap import distinct_n, most_alike, self_bleu
+from gen.diversity.encoder_limit import CLIP_TOKENS, CountTokens, kept_ends, token_lengths
+from gen.diversity.figures import (
+    MAX_LISTED,
+    ClassDiversity,
+    Diversity,
+    FlaggedWord,
+    LongPrompt,
+    Pair,
+    Place,
+    SharedText,
+)
+from gen.diversity.prompt_rows import ClassRows, rows_by_class, table_name, texts_at
+from gen.diversity.word_overlap import distinct_n, most_alike, self_bleu
+from gen.names.display_name import plain_words, says, says_words
+from gen.wording.flagged_words import find_flag, flagged_words, group_of
 
 SAMPLE = 50
 MAX_CUT = 10_000  # long prompts whose lost end is looked at

@@ -1,7 +1,7 @@
 """Diversity of prompts: the figures, and how they are said in a terminal; pure.
 
-In: what gen.diversity_measure found. Out: a frozen `Diversity`, for every class and for all, and lines of text. On
-disk: nothing; gen.diversity_page writes it down.
+In: what gen.diversity.measure found. Out: a frozen `Diversity`, for every class and for all, and lines of text. On
+disk: nothing; gen.diversity.page writes it down.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class LongPrompt:
 
 @dataclass(frozen=True)
 class FlaggedWord:
-    """A word of gen/flagged_words.yaml, and the first prompt that has it."""
+    """A word of gen/wording/flagged_words.yaml, and the first prompt that has it."""
 
     word: str
     group: str

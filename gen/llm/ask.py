@@ -1,9 +1,9 @@
 """Language models: asks go in, JSON that was checked comes out, or a named reason.
 
 In: an `LlmSpec` (the recipe's `llm`) and `Ask`s. Out: an `Answer` for each, in the order of the asks. On disk: the
-cache (gen.llm_cache), from which a second run takes the same bytes without a call.
+cache (gen.llm.cache), from which a second run takes the same bytes without a call.
 
-An ask is tried up to `tries` times. After an answer of no use (gen.llm_answer) it is asked again at once with another
+An ask is tried up to `tries` times. After an answer of no use (gen.llm.answer) it is asked again at once with another
 seed; after a failure on the way (time-out, 429, 500, no server) the same call is made again after a wait that doubles,
 or that the server asked for. Which tries failed on the way never enters an answer, so equal input gives equal output as
 far as the model does. One `ask` of a thousand is as good as a thousand threads: at most `max_in_flight` calls are out
@@ -31,10 +31,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cluster.recipe import canonical_json, fingerprint
 from cluster.signals import StopFlag
 from cluster.work import JSON, Draining
-from gen.llm_answer import read_answer
-from gen.llm_cache import LlmCache
-from gen.llm_call import BadAnswer, Call, CallFailed, LanguageModel, LlmError
-from gen.llm_openai import check_base_url
+from gen.llm.answer import read_answer
+from gen.llm.cache import LlmCache
+from gen.llm.call import BadAnswer, Call, CallFailed, LanguageModel, LlmError
+from gen.llm.openai import check_base_url
 
 DRAIN_S = 3.0
 POLL_S = 0.1  # how soon a stop is seen
@@ -166,11 +166,11 @@ def open_llm(
 
 def _open_model(spec: LlmSpec) -> LanguageModel | None:
     if spec.provider == "openai":
-        from gen.llm_openai import OpenAiModel
+        from gen.llm.openai import OpenAiModel
 
         return OpenAiModel(spec, os.environ)
     if spec.provider == "transformers":
-        from gen.llm_local import LocalModel
+        from gen.llm.local import LocalModel
 
         return LocalModel(spec)
     return None

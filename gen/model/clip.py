@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from gen.model_folder import ModelError, flat_digest, flat_model, hub_digest, read_config
+from gen import HOME
+from gen.model.folder import ModelError, flat_digest, flat_model, hub_digest, read_config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-HOME = Path(__file__).resolve().parent.parent  # relative model folders are also looked for in the checkout
 OPEN_CLIP = "open_clip:"
 MAX_SIDE_RATIO = 32  # preprocessing scales the short side up: a strip of 1 x 60,000 px would become gigabytes
 

@@ -3,7 +3,7 @@
 In: a `ClassSpec`, whose source is a shipped name, a file, an ImageFolder or a data set of ours.
 Out: a list of `Class`, ids ascending. The id is the label written into shards and never changes; two classes may share
 a name (ImageNet has two "missile" and two "sunglasses"), never an id.
-On disk: nothing; gen.class_sources says what a source looks like.
+On disk: nothing; gen.names.sources says what a source looks like.
 """
 
 import unicodedata
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gen.class_sources import Entry, read_counts, read_source
+from gen.names.sources import Entry, read_counts, read_source
 from shards.store import printable, redact
 
 MAX_NAME_CHARS = 200

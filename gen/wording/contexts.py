@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.work import JSON
-from gen.answer_text import one_line
-from gen.class_kind import Kind, kind_of
-from gen.classes import Class
-from gen.lexicon import MAX_WORD_CHARS, PLACES, Form, Lexicon
-from gen.llm import Ask, Llm
-from gen.parts import Wording
-from gen.templates import class_rng, draw_evenly, shuffled
+from gen.llm.answer_text import one_line
+from gen.llm.ask import Ask, Llm
+from gen.names.classes import Class
+from gen.names.kind import Kind, kind_of
+from gen.wording.lexicon import MAX_WORD_CHARS, PLACES, Form, Lexicon
+from gen.wording.parts import Wording
+from gen.wording.templates import class_rng, draw_evenly, shuffled
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # N texts -> (N, D), unit rows
 

@@ -21,20 +21,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gen.answer_text import one_line
-from gen.caption_examples import Example, Mode, caption_pools
-from gen.class_kind import kind_of
-from gen.classes import Class
-from gen.display_name import display_name, plain_words, says
-from gen.flagged_words import flagged_words, group_of
-from gen.lexicon import PLACES, Lexicon
-from gen.llm import Ask, Llm
-from gen.parts import Wording
+from gen.llm.answer_text import one_line
+from gen.llm.ask import Ask, Llm
+from gen.names.classes import Class
+from gen.names.display_name import display_name, plain_words, says
+from gen.names.kind import kind_of
+from gen.wording.caption_examples import Example, Mode, caption_pools
+from gen.wording.flagged_words import flagged_words, group_of
+from gen.wording.lexicon import PLACES, Lexicon
+from gen.wording.parts import Wording
 
 MAX_CAPTION_CHARS = 400
 MIN_CAPTION_WORDS = 2
 MAX_BACKGROUND_CHARS = 120
-TALK = "words of a language model"  # a group of gen/flagged_words.yaml
+TALK = "words of a language model"  # a group of gen/wording/flagged_words.yaml
 BACKGROUNDS_PER_ASK = 25
 BACKGROUND_ROUNDS = 3
 OFFLINE_TRIES = 1_000  # repeats in a row that show that the words are used up

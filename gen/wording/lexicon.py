@@ -1,6 +1,6 @@
 """The lexicon: words for the parts of a prompt, by kind of class and place, and the forms they are put into.
 
-In: "general", "sandbox" or the path of a file of the same form. Out: a `Lexicon`. On disk: gen/lexicon.yaml and
+In: "general", "sandbox" or the path of a file of the same form. Out: a `Lexicon`. On disk: gen/wording/lexicon.yaml and
 sandbox/lexicon.yaml, data only; the comment at the top of the first says how such a file is read.
 """
 
@@ -12,9 +12,10 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipe import load_recipe
-from gen.class_kind import KINDS, Kind
-from gen.parts import PARTS
-from gen.templates import slots_of
+from gen import HOME
+from gen.names.kind import KINDS, Kind
+from gen.wording.parts import PARTS
+from gen.wording.templates import slots_of
 
 Place = Literal["indoor", "outdoor", "any"]
 PLACES: tuple[Place, ...] = get_args(Place)
@@ -24,8 +25,7 @@ DRAWN_PARTS = tuple(part for part in PARTS if part not in ("relation", "caption"
 SKY_PARTS = ("weather", "time")
 MAX_WORD_CHARS = 120
 
-_ROOT = Path(__file__).parent.parent
-SHIPPED = {"general": _ROOT / "gen" / "lexicon.yaml", "sandbox": _ROOT / "sandbox" / "lexicon.yaml"}
+SHIPPED = {"general": Path(__file__).parent / "lexicon.yaml", "sandbox": HOME / "sandbox" / "lexicon.yaml"}
 
 
 def _check_word(word: str) -> str:

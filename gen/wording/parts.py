@@ -7,7 +7,7 @@ column of prompts.parquet, so that every text can be put together again from its
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gen.templates import fill
+from gen.wording.templates import fill
 
 MAX_TEXT_BYTES = 8192
 

@@ -1,7 +1,7 @@
 """One call of a language model: what goes in, what comes out, and how it fails.
 
-Nothing here touches a network, a file or a clock, so the loop that asks (gen.llm), the check of what was said
-(gen.llm_answer) and the models themselves (gen.llm_openai, gen.llm_local) share it.
+Nothing here touches a network, a file or a clock, so the loop that asks (gen.llm.ask), the check of what was said
+(gen.llm.answer) and the models themselves (gen.llm.openai, gen.llm.local) share it.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,1 @@
+"""How different prompts are before any image is made: figures, their measurement, one page."""

@@ -1,0 +1,1 @@
+"""A model on disk becomes a pipeline in memory: checked, loaded, tuned, compiled."""
