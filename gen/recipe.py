@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipe import load_recipe
 from cluster.work import FanOutSpec
-from gen.llm.ask import LlmSpec
+from gen.llm.spec import LlmSpec
 from gen.meanings import MeaningSpec
 from gen.names.classes import ClassSpec
 from gen.prompts import PromptSpec

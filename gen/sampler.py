@@ -41,6 +41,7 @@ from gen.model.folder import (
 )
 from gen.model.pipeline import SCHEDULERS, TORCH_TYPES, is_distilled, load_pipeline, require_xformers, set_scheduler
 from gen.model.shortcuts import Shortcuts, check_decoder, quantise_linears, require_torchao
+from gen.model.token_merge import MAX_SHARE, merge_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +104,9 @@ class SamplerSpec(BaseModel):
     )
     reuse_every: int | None = Field(
         default=None, ge=2, le=100, description="run a U-Net's deep layers every n steps only; other images"
+    )
+    merge_tokens: float | None = Field(
+        default=None, gt=0, le=MAX_SHARE, description="share of a U-Net's finest tokens merged; other images"
     )
     decoder: str | None = Field(
         default=None, description="folder or hub id of a TAESD (AutoencoderTiny) instead of the VAE; other images"
@@ -199,7 +203,7 @@ def sampler_json(spec: SamplerSpec) -> str:
     names = (
         "scheduler", "spacing", "steps", "guidance", "text_tokens", "size_px", "saved_px", "resize", "dtype",
         "vae_dtype", "retry_fp32", "attention", "fuse_qkv", "compile", "batch", "vae_batch", "text_batch", "threads",
-        "variant", "guidance_interval", "reuse_every", "decoder", "decoder_revision", "quantise",
+        "variant", "guidance_interval", "reuse_every", "merge_tokens", "decoder", "decoder_revision", "quantise",
     )  # fmt: skip
     chosen = {name: getattr(spec, name) for name in names}
     return json.dumps({name: value for name, value in chosen.items() if value is not None}, sort_keys=True)
@@ -246,6 +250,8 @@ def check_sampler(spec: SamplerSpec) -> ModelFolder:
         raise ModelError("guidance_interval: FLUX takes its guidance as an input; set sampler.guidance_interval=null")
     if folder.family in ("sd3", "flux") and spec.reuse_every is not None:
         raise ModelError(f"reuse_every: family {folder.family} has no U-Net; set sampler.reuse_every to null")
+    if folder.family in ("sd3", "flux") and spec.merge_tokens is not None:
+        raise ModelError(f"merge_tokens: family {folder.family} has no U-Net; set sampler.merge_tokens to null")
     if spec.decoder is not None:
         check_decoder(spec.decoder, spec.decoder_revision, HOME)
     if spec.quantise is not None:
@@ -526,6 +532,8 @@ def _tune(pipeline: Any, spec: SamplerSpec, family: str, device: torch.device) -
             denoiser.to(memory_format=torch.channels_last)
     if spec.fuse_qkv:
         denoiser.fuse_qkv_projections()
+    if spec.merge_tokens is not None:
+        merge_tokens(denoiser, spec.merge_tokens)
     if spec.quantise is not None:
         quantise_linears(denoiser, spec.quantise)
     if spec.attention == "xformers":

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gen.llm.ask import LlmSpec, open_llm
+from gen.llm.ask import open_llm
+from gen.llm.spec import LlmSpec
 from gen.names.classes import Class
 from gen.names.display_name import display_name, label_name, plain_words, says
 from gen.names.kind import kind_of

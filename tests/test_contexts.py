@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gen.llm.answer_text import JOINERS
-from gen.llm.ask import LlmSpec, open_llm
+from gen.llm.ask import open_llm
+from gen.llm.spec import LlmSpec
 from gen.names.classes import Class, ClassSpec, load_classes
 from gen.wording.contexts import ContextSpec, clean_phrase, draw_contexts
 from gen.wording.lexicon import Lexicon, load_lexicon

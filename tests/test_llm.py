@@ -21,8 +21,9 @@ from pydantic import ValidationError
 from cluster.recipe import canonical_json
 from cluster.signals import StopFlag
 from cluster.work import Draining
-from gen.llm.ask import Answer, Ask, LlmSpec, LlmUse, open_llm
+from gen.llm.ask import Answer, Ask, LlmUse, open_llm
 from gen.llm.call import LlmError
+from gen.llm.spec import LlmSpec
 from tests.hostile_text import PAYLOADS
 from tests.scripted_server import Reply, ScriptedServer, answering
 from tests.workers import printed_seed
@@ -537,7 +538,8 @@ def test_a_question_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> No
 FORTY = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children would ignore it
-from gen.llm.ask import Ask, LlmSpec, open_llm
+from gen.llm.ask import Ask, open_llm
+from gen.llm.spec import LlmSpec
 from tests.test_llm import asks, echo
 spec = LlmSpec(provider="openai", model="m", base_url=sys.argv[1], cache=sys.argv[2], max_in_flight=4)
 with open_llm(spec) as llm:

@@ -21,7 +21,8 @@ import pytest
 
 from cluster.signals import StopFlag
 from cluster.work import Draining
-from gen.llm.ask import Answer, Ask, LlmSpec, LlmUse, open_llm, system_text
+from gen.llm.ask import Answer, Ask, LlmUse, open_llm, system_text
+from gen.llm.spec import LlmSpec
 from gen.model.folder import ModelError, flat_model
 
 SCHEMA: dict[str, Any] = {

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gen.llm.ask import LlmSpec, open_llm
+from gen.llm.ask import open_llm
+from gen.llm.spec import LlmSpec
 from gen.meanings import (
     MAX_PHRASE_CHARS,
     MAX_PHRASE_WORDS,

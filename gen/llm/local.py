@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
+from gen.llm.spec import LlmSpec
 from gen.model.folder import flat_digest, flat_model
 from shards.store import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from gen.llm.ask import LlmSpec
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
@@ -47,7 +46,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
 class LocalModel:
     """A loaded model and the one thread in which it answers."""
 
-    def __init__(self, spec: "LlmSpec") -> None:
+    def __init__(self, spec: LlmSpec) -> None:
         import torch
 
         folder = flat_model("llm", spec.model or "", spec.revision, "config.json", "model.safetensors")

@@ -12,14 +12,11 @@ also stands in the text.
 import json
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
+from typing import Any
 
 from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
+from gen.llm.spec import LlmSpec, check_base_url
 from shards.store import printable
-
-if TYPE_CHECKING:
-    from gen.llm.ask import LlmSpec
 
 HOSTED = "https://api.openai.com/v1"
 NO_KEY = "none"  # what a server of one's own gets where no key is set
@@ -36,30 +33,10 @@ WHAT_TO_DO = {
 }
 
 
-def check_base_url(url: str) -> SplitResult:
-    """The parts of a server's address. Raises ValueError if it is none, or if a key could stand in it."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        _ = parts.port
-    except ValueError:
-        parts, host = SplitResult("", "", "", "", ""), ""
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise ValueError(
-            "llm.base_url: found user info, a query or a fragment in the address, expected none; keys come from the "
-            "environment (llm.key_env)"
-        )
-    if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
-        raise ValueError(
-            f"llm.base_url: found {ascii(url)[:120]}, expected an address such as http://127.0.0.1:8000/v1"
-        )
-    return parts
-
-
 class OpenAiModel:
     """A client of one server. `environment` is where the key is looked up."""
 
-    def __init__(self, spec: "LlmSpec", environment: Mapping[str, str]) -> None:
+    def __init__(self, spec: LlmSpec, environment: Mapping[str, str]) -> None:
         import openai
 
         url = spec.base_url or HOSTED
