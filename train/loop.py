@@ -49,10 +49,11 @@ from train.logs import Pace, RunLog
 from train.measure import digest_of, measure
 from train.mixing import DeviceMix, to_input
 from train.models import build
-from train.optim import learning_rate, loss_of
+from train.optim import learning_rate
 from train.recipe import TrainRecipe, deciding, refuse_other
 from train.results import RESULTS, Result, Role, append_results, read_results, recipe_digest
 from train.run_state import VERSION, RunState, pack, part_names, read_state, unpack
+from train.step import Descent, KeptBuffers
 
 CHECKPOINTS = "checkpoints"
 RECIPE = "recipe.yaml"
@@ -204,7 +205,8 @@ class _Training:
         self.seconds = self.wait_s = 0.0
         self.replaced: Counter[str] = Counter()
         self.engine, self.ema = self._build()
-        self.kept = _KeptBuffers(self.engine.model)
+        kept = KeptBuffers(self.engine.model) if recipe.nan.policy == "skip" else None
+        self.descent = Descent(self.engine, recipe.optim, recipe.quotas, self.ema, kept)
 
     def _build(self) -> tuple[Engine, Ema | None]:
         recipe = self.recipe
@@ -331,35 +333,30 @@ class _Training:
                 self._save(stream, must=False)
                 saved_at = time.monotonic()
 
-    def _step(self, batch: Batch) -> tuple[float, list[float]]:
+    def _step(self, batch: Batch) -> tuple[float, tuple[float, ...]]:
         """One batch; the loss, and that of each domain. Raises ValueError as the recipe's policy for NaN says."""
-        recipe, model = self.recipe, self.engine.model
+        recipe = self.recipe
         if int(batch.labels.max()) >= recipe.model.num_classes or int(batch.labels.min()) < 0:
             raise ValueError(
                 f"step {batch.step}: found class id {int(batch.labels.max())}, expected below "
                 f"{recipe.model.num_classes}; set model.num_classes to what the data has"
             )
         torch.manual_seed(hashed(recipe.seed, _DROPOUT, batch.step, self.ranks.rank) >> 1)
-        if recipe.nan.policy == "skip":
-            self.kept.take(model)
         mix = None if batch.mix is None else DeviceMix.of(batch.mix, self.device)
         pictures = to_input(batch.images, self.device, mix, recipe.engine.channels_last)
         labels = torch.from_numpy(batch.labels).to(self.device, non_blocking=True)
-        loss = loss_of(recipe.optim, self.engine.forward(pictures), labels, mix, recipe.quotas)
-        moved = self.engine.step(loss.total, learning_rate(recipe.optim, batch.step, recipe.schedule.steps))
-        value = float(loss.total.detach())
-        if moved:
+        rate = learning_rate(recipe.optim, batch.step, recipe.schedule.steps)
+        stepped = self.descent.step(pictures, labels, mix, rate)
+        if stepped.moved:
             self.moved += 1
             self.skipped_in_row = 0
-            if self.ema is not None:
-                self.ema.update(model)
         else:
-            self._skip(batch.step, value)
+            self._skip(batch.step, stepped.loss)
         self.step = batch.step + 1
-        return value, [float(part) for part in loss.parts]
+        return stepped.loss, stepped.parts
 
     def _skip(self, step: int, loss: float) -> None:
-        """The running statistics have seen the bad batch: put them back, count, give up when it is too often."""
+        """Count a step that changed nothing; give up when it is too often."""
         policy = self.recipe.nan
         self.skipped_in_row += 1
         what = f"a loss of {loss}" if loss - loss != 0 else f"a gradient that is not finite (loss {loss:.4g})"
@@ -373,7 +370,6 @@ class _Training:
                 f"step {step}: found {what} in {self.skipped_in_row} steps in a row, expected at most {policy.most} "
                 "(nan.most); lower optim.lr or set optim.clip_grad"
             )
-        self.kept.put_back(self.engine.model)
         if self.log is not None:
             self.log.line(
                 "skipped", step, reason="loss" if loss - loss != 0 else "gradient", in_row=self.skipped_in_row
@@ -515,28 +511,6 @@ class _Training:
             self.log.line("stopped" if stopped else "finished", self.step, reason=stopped)
             self.log.say(f"{duration(self.seconds)} of training")
         return outcome
-
-
-class _KeptBuffers:
-    """The running statistics as they were before a step, copied in few calls: a ResNet-50 has 318 with aux BN."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._copies = [[buffer.clone() for buffer in _of_sort(model, is_float)] for is_float in (True, False)]
-
-    def take(self, model: torch.nn.Module) -> None:
-        for copies, is_float in zip(self._copies, (True, False), strict=True):
-            if copies:
-                torch._foreach_copy_(copies, _of_sort(model, is_float))
-
-    @torch.no_grad()
-    def put_back(self, model: torch.nn.Module) -> None:
-        for copies, is_float in zip(self._copies, (True, False), strict=True):
-            if copies:
-                torch._foreach_copy_(_of_sort(model, is_float), copies)
-
-
-def _of_sort(model: torch.nn.Module, is_float: bool) -> list[Tensor]:
-    return [buffer for buffer in model.buffers() if buffer.is_floating_point() == is_float]
 
 
 def _digests(state: dict[str, object]) -> dict[str, str]:
