@@ -6,15 +6,17 @@ named), 75 stopped on request: run the same command again.
 """
 
 import contextlib
+import errno
 import importlib.metadata
 import importlib.util
 import os
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -30,14 +32,31 @@ SAID_OF_RUNS = {
     "unit_failed": "failed",
     "unit_quarantined": "given up",
 }
+# what to do about an error of the operating system
+ADVICE = {
+    errno.ENOENT: "check the path",
+    errno.EEXIST: "a file is in the way; give another place",
+    errno.ENOTDIR: "a part of this path is a file; give another place",
+    errno.EISDIR: "this is a folder; give the name of a file",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EACCES: "give a place that you may read and write, or ask for the right to",
+    errno.EPERM: "give a place that you may read and write, or ask for the right to",
+    errno.EROFS: "give a place that can be written",
+    errno.ENOSPC: "make room there, or give another place; the same command goes on",
+    errno.EDQUOT: "make room there, or give another place; the same command goes on",
+}
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from cluster.events import Event
     from cluster.signals import StopFlag
     from shards.census import Subset
     from shards.store import Store
-    from train.sweep import MakeSpec
+    from train.sweep import MakeSpec, Run
+
+    AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 app = typer.Typer(
     name="sixfold",
@@ -103,10 +122,12 @@ def generate(
     """
     from cluster.signals import StopFlag
     from gen.plan import parse_scale
-    from gen.recipe import read_recipe
+    from gen.recipe import Recipe
     from gen.run import describe, run
 
-    chosen = read_recipe(recipe, [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])])
+    chosen = _read(
+        "generate", recipe, Recipe, [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])]
+    )
     asked = parse_scale(scale)
     if dry_run:
         typer.echo(describe(chosen, asked))
@@ -142,22 +163,23 @@ def meanings(
     from gen.diversify import meanings_only
     from gen.meanings import TABLE_COLUMNS, meaning_table, write_meanings
     from gen.names.classes import load_classes
-    from gen.recipe import read_recipe
+    from gen.recipe import Recipe
     from shards.store import printable
 
-    chosen = read_recipe(recipe, overrides or [])
+    chosen = _read("generate", recipe, Recipe, overrides)
+    if out is not None:
+        _check_file(out)
     with StopFlag() as stop:
-        found = meanings_only(chosen, load_classes(chosen.classes), _warn, stop)
+        found = meanings_only(chosen, load_classes(chosen.classes.uncounted()), _warn, stop)
     table = Table(*TABLE_COLUMNS)
     for row in meaning_table(found)[:show]:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_meanings(found, out)
     sources = Counter(meaning.source for meaning in found)
-    counted = ", ".join(f"{count:,} {source.replace('_', ' ')}" for source, count in sorted(sources.items()))
-    typer.echo(f"{len(found):,} classes: {counted}" + (f"; in {out}" if out is not None else ""))
+    parts = ", ".join(f"{count:,} {source.replace('_', ' ')}" for source, count in sorted(sources.items()))
+    typer.echo(f"{len(found):,} {'class' if len(found) == 1 else 'classes'}: {parts}" + (f"; in {out}" if out else ""))
 
 
 @app.command()
@@ -182,11 +204,11 @@ def prompts(
     from gen.diversity.page import write_page
     from gen.names.classes import load_classes
     from gen.prompts import PromptTable
-    from gen.recipe import read_recipe
+    from gen.recipe import Recipe
     from shards.store import printable
 
-    chosen = read_recipe(recipe, overrides or [])
-    classes = load_classes(chosen.classes)
+    chosen = _read("generate", recipe, Recipe, overrides)
+    classes = load_classes(chosen.classes.uncounted())
     out.mkdir(parents=True, exist_ok=True)
     with StopFlag() as stop:
         made = diversify(chosen, classes, out, _warn, stop)
@@ -209,7 +231,9 @@ def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
     scale: Scale = "6x",
-    out: Annotated[Path | None, typer.Option(help="Write one row per sample to this parquet file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write one row per sample to this parquet file.", show_default="none")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Walk the whole plan and print it; write nothing.")
     ] = False,
@@ -219,11 +243,13 @@ def plan(
     Example: `sixfold plan recipes/imagenet-sd15-6x.yaml --scale 6x --dry-run`
     """
     from gen.plan import parse_scale
-    from gen.recipe import read_recipe
+    from gen.recipe import Recipe
     from gen.run import describe, walk_plan
 
-    chosen = read_recipe(recipe, overrides or [])
+    chosen = _read("generate", recipe, Recipe, overrides)
     asked = parse_scale(scale)
+    if out is not None and not dry_run:
+        _check_file(out)
     typer.echo(describe(chosen, asked))
     if dry_run or out:
         typer.echo(walk_plan(chosen, asked, None if dry_run else out))
@@ -240,19 +266,21 @@ def verify(
     Example: `sixfold verify out/sandbox --regenerate 20`
     """
     from gen.output import asked_units, regenerate_images
-    from shards.store import open_for_reading
+    from shards.amounts import counted, size_text
+    from shards.store import no_shards, open_for_reading
     from shards.verify import verify as verify_all
 
     store = open_for_reading(folder)
     with _bar("verify") as advance:
         report = verify_all(store, advance, expected=asked_units(store))
     if not report.shards and not report.damages:
-        raise ValueError(f"{store.url}: found no shards, expected a data set; `sixfold generate` makes one")
+        raise no_shards(store)
     for damage in report.damages:
         typer.echo(str(damage))
     typer.echo(
-        f"{report.shards:,} shards, {report.samples:,} samples, {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB: "
-        + (f"{len(report.damages)} damages; `sixfold repair {folder}`" if report.damages else "no damage")
+        f"{counted(report.shards, 'shard')}, {counted(report.samples, 'sample')}, {counted(report.rows, 'row')}, "
+        f"{size_text(report.bytes)}: "
+        + (f"{counted(len(report.damages), 'damage')}; `sixfold repair {folder}`" if report.damages else "no damage")
     )
     if report.damages:
         raise typer.Exit(EXIT_INCOMPLETE)
@@ -261,7 +289,8 @@ def verify(
         others = [one for one in compared if not one.same_bytes]
         for one in others:
             typer.echo(f"{one.key}: made again it differs by {one.mean_difference:.3f} of 255 in the mean")
-        typer.echo(f"{len(compared)} images made again: {len(compared) - len(others)} have the same bytes")
+        same = len(compared) - len(others)
+        typer.echo(f"{counted(len(compared), 'image')} made again: {same:,} with the same bytes")
         if any(one.mean_difference > REGENERATE_TOLERANCE for one in compared):
             raise typer.Exit(EXIT_INCOMPLETE)
 
@@ -276,10 +305,15 @@ def repair(
     Example: `sixfold repair out/sandbox --dry-run`
     """
     from cluster.lease import Lease
+    from shards.amounts import counted
+    from shards.layout import META, SHARD_PATTERN
     from shards.repair import repair as repair_all
-    from shards.store import FolderStore, open_store
+    from shards.store import FolderStore, no_shards, open_for_reading, open_store
     from shards.verify import verify as verify_all
 
+    there = open_for_reading(folder)
+    if not any(SHARD_PATTERN.fullmatch(name[:5]) for name in there.list()) and not there.list(f"{META}/"):
+        raise no_shards(there)  # before a folder that is no data set gets a _meta
     store = open_store(folder)
     lock_folder = store.root if isinstance(store, FolderStore) else None
     with Lease.take(store, "repair", _warn, lock_folder=lock_folder), _bar("verify") as advance:
@@ -292,7 +326,8 @@ def repair(
     typer.echo(
         "nothing to repair"
         if not damaged
-        else f"{len(damaged)} shards " + ("would be moved" if dry_run else "moved; run the same generate again")
+        else f"{counted(len(damaged), 'shard')} "
+        + ("would be moved" if dry_run else "moved; run the same generate again")
     )
 
 
@@ -330,19 +365,25 @@ def export(
 ) -> None:
     """Write what another tool wants beside links to the shards, or turn an image folder into shards.
 
-    Example: `sixfold export out/sandbox --to timm --out out/sandbox-timm --subset 2x`
+    Example: `sixfold export out/sandbox --to timm --out out/sandbox-timm --subset 6x`
     """
     from shards import export as exports
+    from shards.amounts import counted
     from shards.image_folder import export_image_folder, import_image_folder
-    from shards.store import open_for_reading, open_store
+    from shards.store import open_for_reading
 
     if to == "shards":
+        if subset is not None or unlicensed != "refuse":
+            raise ValueError("--subset and --unlicensed choose among the samples of a data set; not with --to shards")
         with _bar("import") as advance:
-            done = import_image_folder(Path(folder), open_store(out), licence=licence, progress=advance)
+            done = import_image_folder(Path(folder), out, licence=licence, progress=advance)
         typer.echo(
-            f"{done.num_samples:,} images in {done.num_shards:,} shards in {out}; {done.num_failed:,} not readable"
+            f"{counted(done.num_samples, 'image')} in {counted(done.num_shards, 'shard')} in {out}; "
+            f"{done.num_failed:,} not readable"
         )
         raise typer.Exit(EXIT_INCOMPLETE if done.num_failed else 0)
+    if licence is not None:
+        raise ValueError("--licence is written when pictures become shards; give it with --to shards only")
     formats = {
         "timm": exports.export_timm,
         "open_clip": exports.export_open_clip,
@@ -354,7 +395,7 @@ def export(
     choice = exports.Choice(_subset(store, subset), unlicensed)
     exported = formats[to](store, Path(out), choice)
     left_out = f", {exported.num_left_out:,} without licence left out" if exported.num_left_out else ""
-    typer.echo(f"{exported.num_samples:,} samples for {to} in {out}{left_out}")
+    typer.echo(f"{counted(exported.num_samples, 'sample')} for {to} in {out}{left_out}")
 
 
 @app.command()
@@ -374,12 +415,12 @@ def train(
 
     Example: `sixfold train recipes/sandbox-train.yaml --out out/train/slow optim.lr=0.002`
     """
-    from cluster.recipe import dump_recipe, load_recipe
+    from cluster.recipe import dump_recipe
     from cluster.signals import StopFlag
     from train.launch import find_place
     from train.recipe import TrainRecipe
 
-    chosen = load_recipe(recipe, TrainRecipe, overrides or [])
+    chosen = _read("train", recipe, TrainRecipe, overrides)
     first = find_place(os.environ).rank == 0  # the other ranks would say the same
     if dry_run:
         typer.echo(dump_recipe(chosen).rstrip())
@@ -408,20 +449,21 @@ def sweep(
 
     Example: `sixfold sweep recipes/sweeps/scale.yaml --dry-run`
     """
-    from cluster.recipe import load_recipe
     from cluster.signals import StopFlag
     from train.recipe import TrainRecipe
     from train.report import write_report
-    from train.sweep import describe_sweep, plan_runs, read_sweep, run_sweep
+    from train.sweep import SweepSpec, describe_sweep, plan_runs, run_sweep
 
-    spec = read_sweep(sweep, overrides or [])
-    base = load_recipe(spec.base, TrainRecipe)
+    spec = _read("sweep", sweep, SweepSpec, overrides)
+    base = _read("train", spec.base, TrainRecipe)
     folder = out or Path("out/sweeps") / spec.name
+    runs = plan_runs(spec, base)
     if dry_run:
-        typer.echo(describe_sweep(spec, plan_runs(spec, base), folder))
+        typer.echo(describe_sweep(spec, runs, folder))
         return
+    _check_file(folder / "sweep.yaml")
     with StopFlag() as stop:
-        outcome = run_sweep(spec, base, folder, HOME, stop, partial(_make_data, stop), _say_run)
+        outcome = run_sweep(spec, base, folder, HOME, stop, partial(_make_data, stop), partial(_say_run, runs))
     if outcome.done:
         typer.echo(f"report: {write_report([folder], folder / 'report.html')}")
     typer.echo(outcome.sentence())
@@ -457,12 +499,16 @@ def report(
 def status(folder: Folder) -> None:
     """How far a run is: shards, images, rejected draws, the last summary, who writes now.
 
+    Exit 3 if shards are known to be damaged, or if some that the last call was asked for are missing or short.
+
     Example: `sixfold status out/sandbox`
     """
     from gen.output import describe_output
     from shards.store import open_for_reading
 
-    typer.echo(describe_output(open_for_reading(folder)))
+    state = describe_output(open_for_reading(folder))
+    typer.echo(state.text)
+    raise typer.Exit(0 if state.is_whole else EXIT_INCOMPLETE)
 
 
 @app.command()
@@ -488,20 +534,50 @@ def doctor(
 def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
     """A data set that a sweep needs; raises unless it is whole."""
     from gen.plan import parse_scale
-    from gen.recipe import read_recipe
+    from gen.recipe import Recipe
     from gen.run import run
 
+    recipe = _read("generate", make.recipe, Recipe, make.overrides)
     typer.echo(f"data: {make.out}: {make.recipe} at {make.scale}")
-    outcome = run(read_recipe(make.recipe, make.overrides), parse_scale(make.scale), make.out, HOME, stop, say=_warn)
+    outcome = run(recipe, parse_scale(make.scale), make.out, HOME, stop, say=_warn)
     if outcome.exit_code:
         raise ValueError(f"{make.out}: {' '.join(outcome.sentence().split())}")
 
 
-def _say_run(event: "Event") -> None:
+def _say_run(runs: "Sequence[Run]", event: "Event") -> None:
     """A line for every run of a sweep that began, ended or failed."""
     if event.unit is not None and event.kind in SAID_OF_RUNS:
         told = f": {event.message}" if event.message else ""
-        typer.echo(f"{event.at_s:7.0f} s  run {event.unit} {SAID_OF_RUNS[event.kind]}{told}")
+        typer.echo(f"{event.at_s:7.0f} s  {runs[event.unit].title} {SAID_OF_RUNS[event.kind]}{told}")
+
+
+def _read(verb: str, path: Path, model: "type[AnyModel]", overrides: Sequence[str] | None = None) -> "AnyModel":
+    """The recipe; one of another verb is refused with that verb's name."""
+    from cluster.recipe import RecipeError, kind_of, load_recipe
+
+    try:
+        return load_recipe(path, model, overrides or [])
+    except RecipeError:
+        from gen.recipe import Recipe
+        from train.recipe import TrainRecipe
+        from train.sweep import SweepSpec
+
+        kinds: dict[str, type[BaseModel]] = {"generate": Recipe, "train": TrainRecipe, "sweep": SweepSpec}
+        fits = kind_of(path, {verb: model, **kinds})
+        if fits in (None, verb):
+            raise
+        raise ValueError(
+            f"{path}: found a recipe of `sixfold {fits}`, expected one of `sixfold {verb}`; run `sixfold {fits} {path}`"
+        ) from None
+
+
+def _check_file(path: Path) -> None:
+    """Raise before long work if `path` cannot be written after it."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def _warn(message: str) -> None:
@@ -550,14 +626,15 @@ def _explain(error: Exception) -> int:
 
     if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, typer.Abort):
-        return EXIT_BROKEN
+    if isinstance(error, typer.Abort):  # Ctrl-C in a verb that has nothing to finish first
+        typer.echo("sixfold: stopped on request; run the same command again", err=True)
+        return EXIT_STOPPED
     if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
         return 0
     if isinstance(error, Draining):
         typer.echo(f"sixfold: {error}; run the same command again to continue", err=True)
         return EXIT_STOPPED
-    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    message = error.format_message() if isinstance(error, typer.TyperException) else _message(error)
     line = " ".join(message.split()) or type(error).__name__
     # LeaseHeld and ClusterError are the RuntimeErrors that are written for people
     ours = type(error).__module__.startswith("cluster.")
@@ -566,6 +643,16 @@ def _explain(error: Exception) -> int:
         return EXIT_MISTAKE
     typer.echo(f"sixfold: {type(error).__name__}: {line}; this is a fault of ours, see `sixfold --debug …`", err=True)
     return EXIT_BROKEN
+
+
+def _message(error: Exception) -> str:
+    """What the error says; of one of the operating system its file, its words without a number, and what to do."""
+    if not isinstance(error, OSError) or error.errno is None or error.filename is None:
+        return str(error)
+    from shards.store import printable
+
+    advice = ADVICE.get(error.errno, "`sixfold --debug …` shows where")
+    return printable(f"{error.filename}: {(error.strerror or 'failed').lower()}; {advice}")
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
 """Recipes: one YAML file in, one frozen pydantic model out; knows no field of any of them.
 
-The model classes live beside their owners. Unknown keys are refused with the line and the nearest valid name,
-`key.sub=value` overrides fields, and `canonical_json` is what fingerprints are made of.
+The model classes live beside their owners. A mistake is refused with its line in the file (`cluster.mistake`),
+`key.sub=value` overrides fields, `canonical_json` is what fingerprints are made of, and `with_defaults` lets what an
+earlier version kept be compared with what is asked for now.
 """
 
-import difflib
 import hashlib
 import json
 import math
@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_jsonable_python
+
+from cluster.mistake import first_mistake, model_in, short
 
 MAX_RECIPE_BYTES = 1_000_000
 COMMAND_LINE = "command line"
@@ -54,6 +57,20 @@ def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -
         where |= {loc[: depth + 1]: COMMAND_LINE for depth in range(len(loc)) if loc[: depth + 1] not in where}
         where[loc] = COMMAND_LINE
     return _validate(data, model, where, str(path))
+
+
+def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
+    """The name in `kinds` whose model knows most of the file's top-level keys, the first of equals.
+
+    None for a file that has no such keys: it cannot be read, or is no mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) if path.stat().st_size <= MAX_RECIPE_BYTES else None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    return max(kinds, key=lambda name: len(data.keys() & kinds[name].model_fields.keys()))
 
 
 def dump_recipe(recipe: BaseModel) -> str:
@@ -98,14 +115,39 @@ def differences(old: Json, new: Json) -> list[str]:
             for index, (one, other) in enumerate(zip(a, b, strict=True)):
                 yield from walk(one, other, f"{name}.{index}")
         elif a != b:
-            yield f"{name}: {_short(a)} before, {_short(b)} now"
+            yield f"{name}: {short(a)} before, {short(b)} now"
 
     return list(walk(old, new, ""))
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=True, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+def with_defaults(old: Mapping[str, Any], new: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """`old`, kept by an earlier version of `model`, with each field that only `new` knows at its default.
+
+    Both are plain JSON that `model` dumped, whole or in part. A field without a default stays missing.
+    """
+    filled = dict(old)
+    for name, field in model.model_fields.items():
+        if name in old and name in new:
+            filled[name] = _filled(old[name], new[name], field.annotation)
+        elif name in new and not field.is_required():
+            default = to_jsonable_python(field.get_default(call_default_factory=True))
+            if model_in(field.annotation) and isinstance(default, dict) and isinstance(new[name], Mapping):
+                default = {key: value for key, value in default.items() if key in new[name]}
+            filled[name] = default
+    return filled
+
+
+def _filled(old: Any, new: Any, annotation: object) -> Any:
+    model = model_in(annotation)
+    if model is None:
+        return old
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [with_defaults(one, other, model) for one, other in zip(old, new, strict=True)]
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return old
+    if typing.get_origin(annotation) in (dict, Mapping):
+        return {name: _filled(value, new.get(name), model) for name, value in old.items()}
+    return with_defaults(old, new, model)
 
 
 def _lines(text: str) -> list[tuple[tuple[str, ...], int]]:
@@ -172,44 +214,6 @@ def _validate(data: dict[str, Any], model: type[Model], where: Mapping[tuple[str
     try:
         return model.model_validate(data)
     except ValidationError as invalid:
-        errors = invalid.errors(include_url=False)
-        first = min(
-            errors, key=lambda error: error["type"] != "extra_forbidden"
-        )  # a typo explains what it leaves missing
-        loc = tuple(str(part) for part in first["loc"])
+        loc, line = first_mistake(invalid, model, data)
         place = next((where[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in where), path)
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise RecipeError(f"{place}: {_explain(first, loc, model)}{more}") from None
-
-
-def _explain(error: Any, loc: tuple[str, ...], model: type[BaseModel]) -> str:
-    name = ".".join(loc)
-    if error["type"] == "extra_forbidden":
-        known = _fields_at(model, loc[:-1])
-        near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
-        return f"unknown key `{name}`; {hint}"
-    if error["type"] == "missing":
-        return f"`{name}` is missing; add it"
-    message = error["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(error["input"], (dict, list)) else f"found {_short(error['input'])}, "
-    return f"`{name}`: {found}{message[:1].lower()}{message[1:]}" if name else message
-
-
-def _fields_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
-    """Names of the fields of the model that stands at `loc`; a list's or mapping's own part of `loc` is passed over."""
-    inside = False  # a list or a mapping of models: the next part is a number or a free name
-    for part in loc:
-        if inside:
-            inside = False
-            continue
-        field = model.model_fields.get(part)
-        if field is None:
-            return []
-        options = [field.annotation, *typing.get_args(field.annotation)]
-        models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-        if not models:
-            return []
-        model = models[0]
-        inside = typing.get_origin(field.annotation) in (list, tuple, dict, Mapping)
-    return list(model.model_fields)
+        raise RecipeError(f"{place}: {line}") from None

@@ -13,13 +13,16 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.code import code_hash
 from cluster.lease import LEASE, Holder
-from cluster.recipe import differences, dump_recipe, fingerprint
+from cluster.recipe import RecipeError, differences, dump_recipe, fingerprint, with_defaults
 from cluster.signals import StopFlag
+from gen import HOME
 from gen.diversify import MEANINGS, PROMPTS, Say, diversify
 from gen.names.classes import Class, load_classes
 from gen.prompts import PromptTable
@@ -27,15 +30,17 @@ from gen.recipe import Recipe, identity, read_recipe
 from gen.regenerate import Comparison, regenerate_some
 from gen.sampler import Sampler
 from gen.unit import UnitJob, UnitWorker
-from shards.layout import META, SUCCESS
+from shards.amounts import counted, size_text
+from shards.layout import META, SUCCESS, shard_name
 from shards.manifest import scan, scan_records
-from shards.store import FolderStore, ObjectStore
+from shards.store import FolderStore, ObjectStore, no_shards
 
 RUN = f"{META}/run.json"
 RECIPE = f"{META}/recipe.yaml"
 PROMPT_TABLE = f"{META}/{PROMPTS}"
 SUMMARY = f"{META}/summary.json"
 MAX_LISTED = 20  # differences, damages and the like in one message
+MAX_NAME = 60  # characters of a class name in one
 
 Store = FolderStore | ObjectStore
 
@@ -53,7 +58,8 @@ def open_output(
 
     `identified` is `identity(recipe)`, `code` the code hash. Meanings are chosen and prompts drawn the first time
     only: `run.json`, written last, says that they are whole. Raises ValueError with the list of differences if the
-    output was made by another recipe, other weights or other library versions; Draining on a stop.
+    output was made by another recipe, other weights or other library versions; Draining on a stop. A field that the
+    version of sixfold behind the output did not know yet is no difference while it stands at its default.
     """
     listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
     identified = identified | {"class_list": fingerprint(listed)}
@@ -62,11 +68,12 @@ def open_output(
     except FileNotFoundError:
         known = None
     if known is not None:
-        changed = differences(known["identity"], identified)
+        changed = differences(with_defaults(known["identity"], identified, Recipe), identified)
         if changed:
+            words = [_class_change(store, classes) if line.startswith("class_list:") else line for line in changed]
             raise ValueError(
-                f"{store.url}: was made by another recipe ({_listing(changed)}); use another output folder, or the "
-                f"recipe in its {RECIPE}"
+                f"{store.url}: was made by another recipe ({_listing(words)}){_version_note(known, code)}; use another "
+                f"output folder, or the recipe in its {RECIPE}"
             )
         if hashlib.sha256(store.read_bytes(PROMPT_TABLE)).hexdigest() != known["prompts_sha256"]:
             raise ValueError(f"{store.url}/{PROMPT_TABLE}: is not the file this run began with; bring that file back")
@@ -132,37 +139,91 @@ def regenerate_images(store: Store, num: int, seed: int) -> list[Comparison]:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "recipe.yaml"
         file.write_bytes(resolved)
-        recipe = read_recipe(file, [])
+        try:
+            recipe = read_recipe(file, [])
+        except RecipeError as error:
+            problem = str(error).replace(str(file), RECIPE)
+            raise ValueError(
+                f"{store.url}: {problem}{_version_note(known, code_hash(HOME))}; use that version"
+            ) from None
     here = identity(recipe) | {"class_list": known["identity"]["class_list"]}
-    changed = differences(known["identity"], here)
+    changed = differences(with_defaults(known["identity"], here, Recipe), here)
     if changed:
-        raise ValueError(f"{store.url}: cannot be made again here: {_listing(changed)}")
+        raise ValueError(
+            f"{store.url}: cannot be made again here: found other settings, models or versions ({_listing(changed)})"
+            f"{_version_note(known, code_hash(HOME))}; make them as they were"
+        )
     worker = UnitWorker(unit_job(recipe, store.url, False, known), Sampler.load(recipe.sampler), prompts, store)
     return regenerate_some(worker, sorted(scan_records(store, known["fingerprint"])), num, seed)
 
 
-def describe_output(store: Store) -> str:
-    """How far the data set is, in a few lines. Raises ValueError if there are no shards."""
+@dataclass(frozen=True)
+class OutputState:
+    """How far a data set is."""
+
+    text: str  # a few lines
+    is_whole: bool  # no shard is known to be damaged or short, and none of the last call is missing
+
+
+def describe_output(store: Store) -> OutputState:
+    """How far the data set is; sizes are compared, bytes are not. Raises ValueError if there are no shards."""
     found = scan(store)
     if not found.records and not found.problems:
-        raise ValueError(f"{store.url}: found no shards, expected a data set made by `sixfold generate`")
+        raise no_shards(store)
     records = found.records.values()
     statuses: Counter[str] = Counter()
     for record in records:
         statuses.update(record.status_dict)
-    rows = [("shards", f"{len(records):,} done, {len(found.problems):,} damaged"), ("images", f"{statuses[SUCCESS]:,}")]
-    rejected = [f"{num:,} {status}" for status, num in sorted(statuses.items()) if status != SUCCESS]
-    rows.append(("rejected", ", ".join(rejected) or "none"))
-    rows.append(("short", f"{sum(record.short for record in records):,} samples without an image"))
-    rows.append(("space", f"{sum(record.tar.bytes + record.parquet.bytes for record in records) / 1e6:,.1f} MB"))
+    short = sum(record.short for record in records)
+    damaged = sorted(found.problems)
     asked = asked_units(store)
+    missing = [unit for unit in asked or () if unit not in found.records and unit not in found.problems]
+    rejected = [f"{num:,} {status}" for status, num in sorted(statuses.items()) if status != SUCCESS]
+    space = sum(record.tar.bytes + record.parquet.bytes for record in records)
+    rows = [
+        ("shards", f"{len(records):,} done, {len(damaged):,} damaged{_names(damaged)}"),
+        ("images", f"{statuses[SUCCESS]:,}"),
+        ("rejected", ", ".join(rejected) or "none"),
+        ("short", f"{counted(short, 'sample')} without an image"),
+        ("space", size_text(space)),
+    ]
     if asked is not None:
-        missing = sum(unit not in found.records for unit in asked)
-        rows.append(("last call", f"asked for {len(asked):,} shards, {missing:,} of them missing"))
+        text = f"asked for {counted(len(asked), 'shard')}, {len(missing):,} of them missing{_names(missing)}"
+        rows.append(("last call", text))
     holder = Holder.from_json(store.read_bytes(LEASE)) if store.exists(LEASE) else None
-    rows.append(("writer", "nobody now" if holder is None or holder.released else str(holder)))
-    rows += [("damage", problem) for problem in list(found.problems.values())[:MAX_LISTED]]
-    return "\n".join(f"{name:<10}{text}" for name, text in rows)
+    is_free = holder is None or holder.released
+    rows.append(("writer", "nobody now" if is_free else str(holder)))
+    rows += [("damage", found.problems[shard]) for shard in damaged[:MAX_LISTED]]
+    if is_free and (damaged or missing):
+        rows.append(("to do", "run the same `sixfold generate` again: it makes exactly these"))
+    lines = [f"{name:<10}{text}" for name, text in rows]
+    return OutputState("\n".join(lines), is_whole=not damaged and not missing and not short)
+
+
+def _names(shards: Sequence[int]) -> str:
+    more = f" and {len(shards) - MAX_LISTED} more" if len(shards) > MAX_LISTED else ""
+    return f": {', '.join(shard_name(shard) for shard in shards[:MAX_LISTED])}{more}" if shards else ""
+
+
+def _class_change(store: Store, classes: Sequence[Class]) -> str:
+    """In what the class list is not the one that this output began with."""
+    table = PromptTable.load(store.read_bytes(PROMPT_TABLE))
+    before, now = table.num_per_class().keys(), {one.id for one in classes}
+    if before != now:
+        odd = min(before ^ now)
+        return f"classes: {len(before)} before, {len(now)} now, id {odd} is {'gone' if odd in before else 'new'}"
+    for one in classes:
+        name = table.prompt(one.id, 0).class_name
+        if name != one.name:
+            return f"classes: id {one.id} was {ascii(name)[:MAX_NAME]} before, {ascii(one.name)[:MAX_NAME]} now"
+    return "classes: the same names with other counts or WordNet ids"
+
+
+def _version_note(known: Mapping[str, Any], code: str) -> str:
+    """Says so if other code than `code` began the run."""
+    if known["code"] == code:
+        return ""
+    return f", by another version of sixfold (code {known['code'][:12]}, here {code[:12]})"
 
 
 def _listing(lines: list[str]) -> str:

@@ -43,9 +43,11 @@ from gen.recipe import Recipe, identity
 from gen.sampler import check_sampler
 from gen.settle import settle
 from gen.unit import UnitJob, make_unit_worker
+from shards.amounts import counted, size_text, time_text
 from shards.commit import recover
-from shards.layout import META, SUCCESS
+from shards.layout import META, SUCCESS, shard_name
 from shards.manifest import iter_tables, read_subset, scan_records, write_subset
+from shards.quarantine import QUARANTINE
 from shards.record import JSON, Record
 from shards.store import FolderStore, open_store
 
@@ -76,7 +78,8 @@ class Outcome:
 
     def sentence(self) -> str:
         """What there is now; on a second line what is missing and what to do."""
-        there = f"{self.scale}: {self.images:,} images in {self.done_units:,} of {self.asked_units:,} shards"
+        there = f"{self.scale}: {counted(self.images, 'image')} in {self.done_units:,} of "
+        there += counted(self.asked_units, "shard")
         if self.rejected:
             there += ", rejected and drawn again: " + ", ".join(f"{num} {name}" for name, num in self.rejected.items())
         if self.work is None:
@@ -95,11 +98,12 @@ class Outcome:
             return "stopped on request; run the same command again to continue"
         if work is not None and work.quarantined:
             units = "; ".join(f"unit {one.unit}: {one.cause}" for one in work.quarantined[:MAX_LISTED])
-            return f"gave up {len(work.quarantined)} units ({units}); run the same command again to try them once more"
+            gave_up = counted(len(work.quarantined), "unit")
+            return f"gave up {gave_up} ({units}); run the same command again to try once more"
         if self.short:
             shards = ", ".join(str(shard) for shard in list(self.short)[:MAX_LISTED])
             return (
-                f"{sum(self.short.values())} samples have no image after all their draws, in shards {shards}; their "
+                f"no image after all draws for {counted(sum(self.short.values()), 'sample')} in shards {shards}; their "
                 "rows say why; raise shards.max_draws in a new output"
             )
         return ""
@@ -146,7 +150,11 @@ def run(
         recipe = settle(recipe, store, say, stop)
         identified = identity(recipe)
         mark = open_output(store, recipe, identified, classes, code, say, stop)
-        recover(store)
+        if torn := recover(store).set_aside:
+            say(
+                f"{counted(len(torn), 'damaged shard')} set aside in {store.url}/{QUARANTINE}, first "
+                f"{shard_name(torn[0])}; those of this scale are made again"
+            )
         plan = _plan(recipe, classes, PromptTable.load(store.read_bytes(PROMPT_TABLE)).num_per_class())
         before = scan_records(store, mark)
         todo = [unit for unit in plan.units(scale) if unit not in before]
@@ -176,17 +184,22 @@ def describe(recipe: Recipe, scale: Fraction) -> str:
     counts = [one.count for one in classes]
     rest = f", {cost.images_made - cost.images:,} more to fill the last shard" if cost.images_made > cost.images else ""
     rows = [
-        ("classes", f"{len(classes):,}, {min(counts):,} to {max(counts):,} images each in one fold of {sum(counts):,}"),
+        ("classes", f"{len(classes):,}, {_range(min(counts), max(counts))} images each in one fold of {sum(counts):,}"),
         ("images", f"{cost.images:,} ({scale_name(scale)}), {recipe.sampler.stored_px} px{rest}"),
-        ("shards", f"{cost.shards:,} of at most {recipe.shards.samples_per_shard:,} images"),
-        ("space", f"about {cost.bytes / 1e9:,.3f} GB (guessed at {BYTES_PER_PIXEL} bytes a pixel)"),
+        ("shards", f"{cost.shards:,} of at most {counted(recipe.shards.samples_per_shard, 'image')}"),
+        ("space", f"about {size_text(cost.bytes)} (guessed at {BYTES_PER_PIXEL} bytes a pixel)"),
         ("prompts", _describe_prompts(recipe, len(classes))),
         ("model", f"{recipe.sampler.model}, {recipe.sampler.steps} steps, guidance {recipe.sampler.guidance:g}"),
     ]
     if recipe.expect is not None:
         rate = f"{recipe.expect.images_per_s:g} images/s each, as the recipe expects"
-        rows.append(("time", f"about {cost.hours:,.2f} hours of one worker, {cost.hours / 8:,.2f} of eight ({rate})"))
+        one, eight = time_text(3600 * cost.hours), time_text(3600 * cost.hours / 8)
+        rows.append(("time", f"about {one} of one worker, {eight} of eight ({rate})"))
     return "\n".join(f"{name:<9}{text}" for name, text in rows)
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _describe_prompts(recipe: Recipe, num_classes: int) -> str:
@@ -219,16 +232,21 @@ def walk_plan(recipe: Recipe, scale: Fraction, out: Path | None) -> str:
         writer = None
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            writer = stack.enter_context(pq.ParquetWriter(out, schema, compression="zstd"))
+            temp = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+            stack.callback(temp.unlink, missing_ok=True)
+            writer = stack.enter_context(pq.ParquetWriter(temp, schema, compression="zstd"))
         for shard in plan.units(scale):
             unit = plan.unit(shard)
             total += len(unit)
             if writer is not None:
                 places = ([shard] * len(unit), range(len(unit)), unit.class_ids, unit.prompt_ids, unit.replicates)
                 writer.write_table(pa.table([pa.array(column, pa.int32()) for column in places], schema=schema))
+        if writer is not None and out is not None:
+            writer.close()
+            os.replace(temp, out)
     where = f", written to {out}" if out is not None else ""
     seconds = time.perf_counter() - started
-    return f"walked   {total:,} samples in {plan.num_units(scale):,} shards in {seconds:.1f} s{where}"
+    return f"walked   {counted(total, 'sample')} in {counted(plan.num_units(scale), 'shard')} in {seconds:.1f} s{where}"
 
 
 def _plan(recipe: Recipe, classes: list[Class], num_prompts: Mapping[int, int]) -> Plan:

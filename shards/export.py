@@ -26,10 +26,10 @@ import pyarrow.compute as pc
 
 from shards.card import dataset_card
 from shards.census import Census, Subset, chosen_rows, take_census
-from shards.layout import MEMBER_EXTENSIONS, SUCCESS, tar_name
+from shards.layout import MEMBER_EXTENSIONS, META, SUCCESS, tar_name
 from shards.manifest import read_table, scan_records
 from shards.record import Record
-from shards.store import FolderStore, Store
+from shards.store import FolderStore, Store, no_shards
 from shards.tar import BLOCK, padding, trailer
 from shards.whole_folder import whole_folder
 
@@ -76,32 +76,44 @@ class Selection:
         return [shard for shard in sorted(self.records) if subset is None or shard in subset]
 
 
-def select(store: Store, choice: Choice) -> Selection:
-    """Count the chosen samples.
+def select(store: Store, to: Path, choice: Choice) -> Selection:
+    """Count the samples that are chosen to go into the folder ``to``; nothing is written.
 
-    Raises ValueError if there are none, or if some may not be passed on and the
-    choice is to refuse.
+    Raises ValueError if there are none, if some may not be passed on and the choice is to refuse, or if ``to`` lies
+    among the data set's own files; below its ``_meta`` is fine.
     """
+    if isinstance(store, FolderStore):
+        root, target = store.root.resolve(), to.resolve()
+        if target.is_relative_to(root) and not target.is_relative_to(root / META / "export"):
+            raise ValueError(
+                f"{to}: found the data set itself or a folder in it, expected one outside, or below "
+                f"{store.url}/{META}/export; choose another"
+            )
     records = scan_records(store)
+    if not records:
+        raise no_shards(store)
     census = take_census(store, records, choice.subset)
     if census.unlicensed and choice.unknown_licence == "refuse":
         raise ValueError(
             f"{store.url}: found {census.unlicensed} of {census.successes} samples without a licence to pass them on, "
-            "expected one for each; leave them out (unknown_licence=leave_out), or keep them for your own use "
-            "(unknown_licence=keep)"
+            "expected one for each; leave them out (`--unlicensed leave_out`), or keep them for your own use "
+            "(`--unlicensed keep`)"
         )
     num_left_out = 0
     if census.unlicensed and choice.unknown_licence == "leave_out":
         num_left_out = census.unlicensed
         census = take_census(store, records, choice.subset, licensed_only=True)
     if not census.successes:
-        raise ValueError(f"{store.url}: found no chosen sample, expected at least one; nothing was exported")
+        raise ValueError(
+            f"{store.url}: found no chosen sample, expected at least one; choose another subset, or see with "
+            "`sixfold show` what became of the draws"
+        )
     return Selection(store, records, choice, census, num_left_out)
 
 
 def export_timm(store: Store, to: Path, choice: Choice, split: str = "train") -> Exported:
     """Links and ``_info.json``; timm then reads it as ``wds/`` with this split."""
-    selection = select(store, choice)
+    selection = select(store, to, choice)
     with whole_folder(to) as folder:
         lengths = dict(_place_tars(selection, folder, to))
         info = {
@@ -116,7 +128,7 @@ def export_timm(store: Store, to: Path, choice: Choice, split: str = "train") ->
 
 def export_open_clip(store: Store, to: Path, choice: Choice) -> Exported:
     """Links and ``sizes.json``, tar name to number of samples."""
-    selection = select(store, choice)
+    selection = select(store, to, choice)
     with whole_folder(to) as folder:
         _write_json(folder / "sizes.json", dict(_place_tars(selection, folder, to)))
     return Exported(to, selection.census.successes, selection.num_left_out)
@@ -124,7 +136,7 @@ def export_open_clip(store: Store, to: Path, choice: Choice) -> Exported:
 
 def export_dali(store: Store, to: Path, choice: Choice) -> Exported:
     """Links and one ``.idx`` a tar, format v1.2: a line a sample, ``extension offset size name`` a member."""
-    selection = select(store, choice)
+    selection = select(store, to, choice)
     with whole_folder(to) as folder:
         _place_tars(selection, folder, to, _write_dali_index)
     return Exported(to, selection.census.successes, selection.num_left_out)
@@ -132,7 +144,7 @@ def export_dali(store: Store, to: Path, choice: Choice) -> Exported:
 
 def export_hugging_face(store: Store, to: Path, choice: Choice) -> Exported:
     """Links and a dataset card, ready for ``hf upload``; the card names models, licences, counts and limits."""
-    selection = select(store, choice)
+    selection = select(store, to, choice)
     with whole_folder(to) as folder:
         _place_tars(selection, folder, to)
         fingerprints = {selection.records[shard].fingerprint for shard in selection.shards()}

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from shards.store import FolderStore, Store, printable
+from shards.store import FolderStore, Store, no_shards, printable
 from shards.tar import BLOCK
 
 Int64: TypeAlias = npt.NDArray[np.int64]
@@ -94,9 +94,13 @@ class Foreign:
                 f"{store.url}: found tars of {len(kinds)} kinds ({', '.join(printable(kind) for kind in kinds[:3])}), "
                 "expected one; name the beginning of the right ones as the subset"
             )
+        if not stamps and not kinds:
+            raise no_shards(store)
         if not stamps:
-            what = "shard with a record and no tar" if begin is None else f"tar whose name begins with {begin[:60]!r}"
-            raise ValueError(f"{store.url}: found no {what}, expected a data set; check the address")
+            raise ValueError(
+                f"{store.url}: found no tar whose name begins with {ascii(begin)[:60]}, expected one of "
+                f"{', '.join(printable(kind) for kind in kinds[:3])}; name how the right ones begin as the subset"
+            )
         return Foreign(stamps)
 
     def key(self) -> str:

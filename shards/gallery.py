@@ -31,7 +31,7 @@ from shards.members import read_jpegs
 from shards.overview import label, overview
 from shards.picture_card import CARD_COLUMNS, make_card
 from shards.record import Record
-from shards.store import Store, redact
+from shards.store import Store, no_shards, redact
 from shards.visible import clip, visible
 from shards.whole_folder import whole_folder
 
@@ -113,8 +113,8 @@ def write_gallery(
     """Write the pages and return the path of ``index.html``; an older gallery in ``out_dir`` is replaced as a whole.
 
     ``images_per_class`` bounds the thumbnails of a class (its counts stay whole), ``thumb_px`` their longest side.
-    ``progress`` is called with (shards done, shards in all). Raises ValueError if ``out_dir`` holds something that is
-    not a gallery, or a number is not positive.
+    ``progress`` is called with (shards done, shards in all). Raises ValueError if there is no shard, if ``out_dir``
+    holds something that is not a gallery, or a number is not positive.
     """
     for what, number in {
         "images_per_page": images_per_page,
@@ -124,6 +124,8 @@ def write_gallery(
         if number < 1:
             raise ValueError(f"{what}: found {number}, expected at least 1")
     found = scan(store)
+    if not found.records and not found.problems:
+        raise no_shards(store)
     damage = dict(found.problems)
     second_look: set[int] = set()
     seen: Counter[int] = Counter()

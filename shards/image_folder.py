@@ -36,7 +36,7 @@ from shards.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encod
 from shards.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
 from shards.manifest import scan_records
 from shards.members import JPEG_COLUMNS, read_jpegs
-from shards.store import FolderStore, ObjectStore, Store
+from shards.store import Store, open_store
 from shards.visible import clip
 from shards.whole_folder import whole_folder
 from shards.writer import ShardWriter
@@ -82,7 +82,7 @@ def class_folder(class_id: int, name: str) -> str:
 
 def export_image_folder(store: Store, to: Path, choice: Choice) -> Exported:
     """Write the chosen samples as pictures by class. Raises ValueError if one is damaged, and leaves no folder then."""
-    selection = select(store, choice)
+    selection = select(store, to, choice)
     with whole_folder(to) as folder, pq.ParquetWriter(folder / METADATA, METADATA_SCHEMA) as metadata:
         for shard in selection.shards():
             table = selection.rows(shard, [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS])
@@ -102,7 +102,7 @@ def export_image_folder(store: Store, to: Path, choice: Choice) -> Exported:
 
 def import_image_folder(
     folder: Path,
-    store: FolderStore | ObjectStore,
+    out: str,
     *,
     samples_per_shard: int = 1_000,
     licence: str | None = None,
@@ -111,16 +111,19 @@ def import_image_folder(
     clock: Callable[[], float] = time.time,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Imported:
-    """Write the pictures of ``folder`` into shards; called again it goes on where it was stopped.
+    """Write the pictures of ``folder`` into shards in ``out``, a folder or URL; called again it goes on.
 
     ``licence`` is written for pictures whose metadata names none. ``classes`` maps sub-folder names to (id, name);
     without it ids come from names such as ``0007_seven``, else from the sorted order, as torchvision counts.
     ``quality`` is for pictures that have to be encoded anew. Raises ValueError if there is no picture, a sub-folder is
-    not in ``classes``, or the store holds something else.
+    not in ``classes``, or ``out`` lies in ``folder`` or holds something else; nothing is written then.
     """
     if not 1 <= samples_per_shard <= MAX_ROWS_PER_SHARD:
         raise ValueError(f"samples_per_shard: found {samples_per_shard}, expected 1..{MAX_ROWS_PER_SHARD}")
+    if "://" not in out and Path(out).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{out}: found the folder of pictures or one in it, expected one outside; choose another")
     sources, ignored = find_pictures(folder, classes)
+    store = open_store(out)
     plan = {
         "import": [[source.name, source.path.stat().st_size, source.class_id, source.class_name] for source in sources],
         "samples_per_shard": samples_per_shard,
@@ -153,7 +156,9 @@ def find_pictures(folder: Path, classes: Mapping[str, tuple[int, str]] | None = 
     A folder that was exported keeps its order by key. Raises ValueError as `import_image_folder` does.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: found no folder, expected one with a sub-folder for each class")
+        raise ValueError(f"{folder}: found no folder, expected one with a sub-folder for each class; check the path")
+    if any(folder.glob("[0-9][0-9][0-9][0-9][0-9]_stats.json")):
+        raise ValueError(f"{folder}: found a data set of shards, expected a folder of pictures; use it as it is")
     sub_folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     known = dict(classes) if classes is not None else _classes_of(sub_folders)
     missing = [name for name in sub_folders if name not in known]
@@ -175,7 +180,8 @@ def find_pictures(folder: Path, classes: Mapping[str, tuple[int, str]] | None = 
             sources.append(Source(folder, name, class_id, row.get("class_name") or class_name, row))
     if not sources:
         raise ValueError(
-            f"{folder}: found no picture in {len(sub_folders)} sub-folders, expected {', '.join(FORMATS)} files"
+            f"{folder}: found no picture in {len(sub_folders)} sub-folders, expected {', '.join(FORMATS)} files; put "
+            f"the pictures of each class into {folder}/CLASS/"
         )
     sources.sort(key=lambda source: (source.facts.get("key", ""), _digest(source.name)))
     return sources, ignored

@@ -17,8 +17,10 @@ import fcntl
 import os
 import re
 import secrets
+import shlex
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +35,9 @@ CLAIMS = f"{META}/claims"
 EXCLUSIVE_CREATE = frozenset({"memory", "s3", "s3a"})
 _NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}){0,7}")
 _PUT_TRIES = 4
+_MAKE = "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")  # as `shards.image_folder` reads them
+_LOOK = 20  # folders, and files in each, that are looked at to tell what a place is
 
 
 class Store(Protocol):
@@ -265,7 +270,7 @@ def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> F
     if protocol not in EXCLUSIVE_CREATE and not single_writer:
         raise ValueError(
             f"{printable(redact(url))}: {protocol}:// has no exclusive create that was tested; write to a folder or to "
-            "s3://, or state that there is one writer only (single_writer: true)"
+            "s3://, or promise that one run writes there (`sixfold generate --single-writer`)"
         )
     objects = _open_objects(url, protocol, single_writer)
     _try_objects(objects)
@@ -278,9 +283,21 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
     if protocol == "file":
         root = Path(url.removeprefix("file://")).absolute()
         if not root.is_dir():
-            raise ValueError(f"{printable(str(root))}: found no folder, expected a data set")
+            found = "a file" if root.exists() else "no folder"
+            raise ValueError(f"{printable(str(root))}: found {found}, expected a data set; {_MAKE}")
         return FolderStore(root, read_only=True)
     return _open_objects(url, protocol, single_writer=False, read_only=True)
+
+
+def no_shards(store: Store) -> ValueError:
+    """The error of a place that holds no shards; it says what makes some of what is there."""
+    if isinstance(store, FolderStore) and _has_pictures(store.root):
+        folder = shlex.quote(store.url)
+        return ValueError(
+            f"{store.url}: found a folder of pictures, expected a data set of shards; make one with "
+            f"`sixfold export {folder} --to shards --out {folder}-shards`"
+        )
+    return ValueError(f"{store.url}: found no shards, expected a data set; {_MAKE}")
 
 
 def redact(text: str) -> str:
@@ -298,6 +315,13 @@ def checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"file name: found {name[:80]!r}, expected parts of letters, digits, '.', '-' and '_'")
     return name
+
+
+def _has_pictures(root: Path) -> bool:
+    """Whether a sub-folder holds pictures, as far as a short look tells."""
+    folders = (path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
+    files = (file for folder in islice(folders, _LOOK) for file in islice(folder.iterdir(), _LOOK))
+    return any(file.suffix.lower() in _PICTURES for file in files)
 
 
 def _redact_url(url: str) -> str:
@@ -360,7 +384,7 @@ def _try_folder(store: FolderStore) -> None:
             if not store.single_writer and not _links_are_exclusive(store, one, two):
                 raise ValueError(
                     f"{shown}: this file system has no hard links, so two writers could not be kept apart; use another "
-                    "folder, or state that there is one writer only (single_writer: true)"
+                    "folder, or promise that one run writes there (`sixfold generate --single-writer`)"
                 )
         finally:
             unlink_if_there(store.disk, two)
@@ -402,6 +426,6 @@ def _try_objects(store: ObjectStore) -> None:
         ) from None
     if not first or second or kept != b"one":
         raise ValueError(
-            f"{store.url}: two exclusive writes of one name both succeeded, so two writers could not be kept apart; "
-            "use a store with conditional puts, or state that there is one writer only (single_writer: true)"
+            f"{store.url}: two exclusive writes of one name both succeeded, so two writers were not kept apart; use "
+            "a store with conditional puts, or promise that one run writes there (`sixfold generate --single-writer`)"
         )

@@ -23,7 +23,7 @@ from shards.jpeg import decode_jpeg, encode_jpeg, read_source_type
 from shards.layout import SAMPLE_SCHEMA
 from shards.licence import may_be_passed_on
 from shards.manifest import read_member, read_table, scan_records
-from shards.store import FolderStore, Store, open_store
+from shards.store import FolderStore, Store, open_for_reading, open_store
 from tests.hostile_text import PAYLOADS
 from tests.small_data_set import picture, write_data_set
 
@@ -96,6 +96,25 @@ def test_every_json_at_the_top_of_a_data_set_is_a_record_as_img2datasets_resume_
         export(store, store.root / "_meta" / "export" / name, Choice())
     shards = [int(path.name.split("_")[0]) for path in store.root.glob("*.json")]
     assert sorted(shards) == [0, 1]
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+@pytest.mark.parametrize("place", [".", "timm", "_meta", "_meta/gallery"])
+def test_an_export_into_the_data_set_itself_is_refused(
+    store: FolderStore, tmp_path: Path, name: str, place: str
+) -> None:
+    scan_records(store)
+    before = tree(store.root)
+    with pytest.raises(ValueError, match="found the data set itself or a folder in it"):
+        EXPORTS[name](store, store.root / place, Choice())
+    assert tree(store.root) == before
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_an_export_of_a_folder_without_shards_says_what_makes_some(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"found no shards, expected a data set; .* `sixfold generate`"):
+        EXPORTS[name](open_store(str(tmp_path / "set")), tmp_path / "out", Choice())
+    assert not (tmp_path / "out").exists()
 
 
 def test_links_into_the_data_set_survive_moving_it(store: FolderStore, tmp_path: Path) -> None:
@@ -304,8 +323,8 @@ def test_k8_a_licence_must_be_named_and_open(licence: str | None, expected: bool
 def test_an_image_folder_comes_back_with_the_same_bytes_and_captions(store: FolderStore, tmp_path: Path) -> None:
     export_image_folder(store, tmp_path / "folder", Choice())
     before = tree(tmp_path / "folder")
-    back = open_store(str(tmp_path / "back"))
-    done = import_image_folder(tmp_path / "folder", back, samples_per_shard=7)
+    done = import_image_folder(tmp_path / "folder", str(tmp_path / "back"), samples_per_shard=7)
+    back = open_for_reading(str(tmp_path / "back"))
     assert (done.num_shards, done.num_samples, done.num_failed) == (3, 20, 0)
     old, new = list(kept(store).values()), list(kept(back).values())
     same = [name for name in SAMPLE_SCHEMA.names if name != "key"]
@@ -317,7 +336,7 @@ def test_an_image_folder_comes_back_with_the_same_bytes_and_captions(store: Fold
 
 def test_an_image_folder_that_came_back_whole_makes_the_same_tars(store: FolderStore, tmp_path: Path) -> None:
     export_image_folder(store, tmp_path / "folder", Choice())
-    import_image_folder(tmp_path / "folder", open_store(str(tmp_path / "back")), samples_per_shard=10)
+    import_image_folder(tmp_path / "folder", str(tmp_path / "back"), samples_per_shard=10)
     for name in ("00000.tar", "00001.tar"):
         assert (tmp_path / "back" / name).read_bytes() == (store.root / name).read_bytes()
 
@@ -355,8 +374,8 @@ def test_a_foreign_folder_becomes_real_samples_and_no_file_is_lost_in_silence(tm
     Image.fromarray(picture(1, 4)[:20]).save(dog / "turned.JPEG", exif=exif, quality=95)
     (folder / "README").write_text("mine")
 
-    store = open_store(str(tmp_path / "set"))
-    done = import_image_folder(folder, store, licence="CC-BY-4.0")
+    done = import_image_folder(folder, str(tmp_path / "set"), licence="CC-BY-4.0")
+    store = open_for_reading(str(tmp_path / "set"))
     rows = read_table(store, [0]).to_pylist()
     assert (done.num_samples, done.num_failed, done.ignored) == (5, 2, ("README", "cat/note.txt"))
     assert {row["status"] for row in rows} == {"success", "failed_to_decode"}
@@ -383,15 +402,15 @@ def test_k7_a_generated_picture_is_not_taken_for_a_real_one_whatever_folder_it_l
     folder.mkdir(parents=True)
     (folder / "a.jpg").write_bytes(encode_jpeg(picture(0, 1), source_type="trainedAlgorithmicMedia"))
     (folder / "b.jpg").write_bytes(encode_jpeg(picture(0, 2), source_type=None))
-    store = open_store(str(tmp_path / "set"))
-    import_image_folder(tmp_path / "photos", store)
+    import_image_folder(tmp_path / "photos", str(tmp_path / "set"))
+    store = open_for_reading(str(tmp_path / "set"))
     domains = {row["domain"]: read_source_type(read_member(store, row)) for row in kept(store).values()}
     assert domains == {"synthetic": "trainedAlgorithmicMedia", "real": None}
 
 
 def test_an_import_that_was_stopped_goes_on_and_another_folder_is_refused(store: FolderStore, tmp_path: Path) -> None:
     export_image_folder(store, tmp_path / "folder", Choice())
-    back = open_store(str(tmp_path / "back"))
+    back = str(tmp_path / "back")
 
     def stop(done: int, total: int) -> None:
         if done == 1:
@@ -432,8 +451,27 @@ def test_a_folder_without_pictures_and_a_missing_one_are_refused(tmp_path: Path)
     with pytest.raises(ValueError, match="found no folder"):
         find_pictures(tmp_path / "nowhere")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    with pytest.raises(ValueError, match="found no picture"):
+    with pytest.raises(ValueError, match=r"found no picture in 1 sub-folders, .*; put the pictures of each class into"):
         find_pictures(tmp_path / "empty")
+
+
+def test_an_import_that_is_refused_leaves_nothing_behind(store: FolderStore, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match="found no picture"):
+        import_image_folder(tmp_path / "photos", str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="found a data set of shards, expected a folder of pictures"):
+        import_image_folder(store.root, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_pictures_is_not_imported_into_itself(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "a.jpg").write_bytes(encode_jpeg(picture(0, 1), source_type=None))
+    before = tree(tmp_path)
+    for out in (tmp_path / "photos", tmp_path / "photos" / "shards"):
+        with pytest.raises(ValueError, match="expected one outside; choose another"):
+            import_image_folder(tmp_path / "photos", str(out))
+    assert tree(tmp_path) == before
 
 
 def test_a_metadata_file_that_is_no_table_is_refused_in_one_line(store: FolderStore, tmp_path: Path) -> None:
@@ -452,8 +490,8 @@ def test_a_picture_that_claims_to_be_huge_is_refused_from_its_header_h7(tmp_path
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     (folder / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\1IDAT")
     (folder / "fine.jpg").write_bytes(encode_jpeg(picture(0, 1), source_type=None))
-    store = open_store(str(tmp_path / "set"))
-    assert import_image_folder(tmp_path / "photos", store).num_failed == 1
+    assert import_image_folder(tmp_path / "photos", str(tmp_path / "set")).num_failed == 1
+    store = open_for_reading(str(tmp_path / "set"))
     assert "pixels" in "".join(row["error_message"] or "" for row in read_table(store, [0]).to_pylist())
 
 

@@ -286,9 +286,15 @@ def test_a_subset_shows_its_samples_only(tmp_path: Path) -> None:
     assert not (index.parent / "rejected.html").exists()
 
 
-def test_an_empty_data_set_has_a_page_that_says_so(tmp_path: Path) -> None:
-    page = Page(write_gallery(open_store(str(tmp_path / "set")), tmp_path / "gallery"))
-    assert "There is nothing here yet" in " ".join(page.texts)
+def test_a_folder_without_shards_has_no_gallery(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"found no shards, expected a data set; .* `sixfold generate`"):
+        write_gallery(open_store(str(tmp_path / "set")), tmp_path / "gallery")
+    assert not (tmp_path / "gallery").exists()
+
+
+def test_a_subset_of_nothing_has_a_page_that_says_so(tmp_path: Path) -> None:
+    page = Page(write_gallery(write_data_set(tmp_path / "set"), tmp_path / "gallery", subset={}))
+    assert "There is nothing to show" in " ".join(page.texts)
 
 
 def test_the_gallery_is_replaced_as_a_whole_and_is_the_same_for_the_same_data(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_j1_every_json_file_and_every_line_of_the_log_can_be_read_and_looked_at(
 
 def test_j1_the_terminal_shows_no_control_characters(made: Made) -> None:
     assert visible(made.told.replace("\n", "")) == made.told.replace("\n", "")
-    assert f"1x: {len(made.names):,} images in 1 of 1 shards" in made.told
+    assert f"1x: {len(made.names):,} images in 1 of 1 shard" in made.told
 
 
 def test_j2_what_a_model_said_in_vain_is_counted_by_reason(made: Made) -> None:

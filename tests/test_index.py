@@ -513,10 +513,19 @@ def test_tars_for_training_and_for_validation_are_not_mixed(tmp_path: Path) -> N
 
 
 def test_a_folder_without_tars_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a data set; check the address"):
+    with pytest.raises(ValueError, match=r"found no shards, expected a data set; .* `sixfold generate`"):
         load_index(str(tmp_path))
     with pytest.raises(ValueError, match="found no folder"):
         load_index(str(tmp_path / "nowhere"))
+
+
+def test_a_folder_of_pictures_is_refused_with_the_command_that_makes_shards_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "my photos"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat" / "a.JPG").write_bytes(b"")
+    with pytest.raises(ValueError, match="found a folder of pictures, expected a data set of shards") as refused:
+        load_index(str(folder))
+    assert f"`sixfold export '{folder}' --to shards --out '{folder}'-shards`" in str(refused.value)
 
 
 def test_a_tar_of_ours_that_is_not_finished_is_not_read_as_somebody_elses(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_a_file_of_ones_own_is_read_as_the_shipped_ones_are(tmp_path: Path) -> N
         ("a fresco", "a woodcut", "stands twice"),
         ("a fresco", '""', "expected a phrase of 1 to 120 characters"),
         ("a fresco", '"a\\nfresco"', "expected one line"),
-        ("a fresco", "7", "valid string"),
+        ("a fresco", "7", "expected text"),
         ("  background:", "  caption:", "expected one of: foreground, background"),
         ("of {name}, {background}", "of {name}", "expected"),
         ("a photo of {name}, {background}", "a photo of {name}, {background}, {style}", "expected"),

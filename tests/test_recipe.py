@@ -1,28 +1,45 @@
 """A recipe is one YAML file; what is wrong with it is one line that says where and what to do."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cluster.recipe import RecipeError, canonical_json, differences, dump_recipe, fingerprint, load_recipe
+from cluster.recipe import (
+    RecipeError,
+    canonical_json,
+    differences,
+    dump_recipe,
+    fingerprint,
+    kind_of,
+    load_recipe,
+    with_defaults,
+)
 
 
 class Inner(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-    steps: int = 12
+    steps: int = Field(12, ge=1, description="denoising steps")
     guidance: float = 2.0
+
+    @model_validator(mode="after")
+    def _guides(self) -> "Inner":
+        if self.guidance > 50:
+            raise ValueError(f"guidance: found {self.guidance:g}, expected less; lower it")
+        return self
 
 
 class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
+    name: str = Field(pattern="^[a-zü: #ï]+$", description="lower-case letters")
     sampler: Inner = Inner()
     words: dict[str, list[str]] = {}
     stages: tuple[Inner, ...] = ()
     named: dict[str, Inner] = {}
+    batch: int | Literal["auto"] = "auto"
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -54,9 +71,25 @@ def test_the_resolved_copy_reads_back_to_the_same_recipe(tmp_path: Path) -> None
     [
         ("name: a\nsampler:\n  stepz: 5\n", [], ":3: unknown key `sampler.stepz`; did you mean `steps`?"),
         ("nam: a\n", [], ":1: unknown key `nam`; did you mean `name`?"),
-        ("name: a\nqqq: 1\n", [], "known here: name, sampler, words, stages, named"),
+        ("name: a\nqqq: 1\n", [], "known here: name, sampler, words, stages, named, batch"),
         ("sampler: {}\n", [], "`name` is missing"),
-        ("name: a\nsampler:\n  steps: many\n", [], ':3: `sampler.steps`: found "many", '),
+        (
+            "name: a\nsampler:\n  steps: many\n",
+            [],
+            ':3: `sampler.steps`: found "many", expected a whole number (denoising steps)',
+        ),
+        ("name: a\nsampler: {steps: 0}\n", [], "found 0, expected at least 1 (denoising steps)"),
+        ("name: a\n", ["sampler.steps=2.5"], "command line: `sampler.steps`: found 2.5, expected a whole number"),
+        ("name: My Data\n", [], ':1: `name`: found "My Data", expected lower-case letters'),
+        ("name: a\nsampler: fast\n", [], ':2: `sampler`: found "fast", expected `key: value` lines with steps, guid'),
+        ("name: a\nwords: ink\n", [], ':2: `words`: found "ink", expected `key: value` lines'),
+        ("name: a\nbatch: lots\n", [], ":2: `batch`: found \"lots\", expected a whole number or 'auto'"),
+        ("name: a\nsampler: {guidance: 99}\n", [], ":2: sampler.guidance: found 99, expected less; lower it"),
+        (
+            "name: a\nsampler: {steps: 0}\nbatch: []\nqq: 1\n",
+            [],
+            "known here: name, sampler, words, stages, named, batch (",
+        ),
         ("name: a\nname: b\n", [], ":2: not a plain YAML recipe: the key `name` stands twice"),
         ("name: &x a\nwords: {ink: [*x]}\n", [], "aliases"),
         ("name: !!python/object/apply:os.system [id]\n", [], ":1: not a plain YAML recipe"),
@@ -124,3 +157,34 @@ def test_differences_within_a_list_name_the_entry() -> None:
     now = [domains[0], {"name": "synthetic", "subset": "3x"}]
     assert differences({"domains": domains}, {"domains": now}) == ['domains.1.subset: "6x" before, "3x" now']
     assert differences({"words": ["a"]}, {"words": ["a", "b"]}) == ['words: ["a"] before, ["a", "b"] now']
+
+
+def test_fields_that_an_earlier_version_did_not_know_are_at_their_defaults() -> None:
+    now = Recipe(name="a", stages=(Inner(), Inner()), named={"x": Inner(steps=3)}).model_dump(mode="json")
+    old = {"name": "a", "stages": [{"steps": 12}, {}], "named": {"x": {"steps": 3}}, "gone": 1}
+    assert with_defaults(old, now, Recipe) == {**now, "gone": 1}
+    changed = Recipe(name="a", batch=7, stages=(Inner(guidance=3), Inner())).model_dump(mode="json")
+    assert differences(with_defaults({"name": "a", "stages": [{}, {}]}, changed, Recipe), changed) == [
+        "stages.0.guidance: 2.0 before, 3.0 now",
+        'batch: "auto" before, 7 now',
+    ]
+
+
+def test_a_field_without_a_default_is_a_difference_and_one_that_is_left_out_is_none() -> None:
+    assert with_defaults({}, {"name": "a", "sampler": {"steps": 12}}, Recipe) == {"sampler": {"steps": 12}}
+
+
+class Other(BaseModel):
+    name: str
+    grid: int
+    seeds: int = 1
+
+
+def test_the_kind_of_a_recipe_is_told_by_its_keys(tmp_path: Path) -> None:
+    kinds: dict[str, type[BaseModel]] = {"mine": Recipe, "other": Other}
+    assert kind_of(write(tmp_path, "name: a\ngrid: {no: int}\nqq: 1\n"), kinds) == "other"
+    assert kind_of(write(tmp_path, "name: a\nsampler: 3\n"), kinds) == "mine"
+    assert kind_of(write(tmp_path, "name: a\n"), kinds) == "mine", "the first of equals"
+    assert kind_of(write(tmp_path, "- a\n"), kinds) is None
+    assert kind_of(write(tmp_path, "a: ["), kinds) is None
+    assert kind_of(tmp_path / "nowhere", kinds) is None

@@ -15,8 +15,10 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,10 +26,10 @@ import pytest
 from cluster.code import home
 from cluster.signals import StopFlag
 from gen.names.classes import ClassSpec, load_classes
-from gen.output import regenerate_images
+from gen.output import describe_output, regenerate_images
 from gen.prompts import PromptSpec, Sources, write_prompts
 from gen.recipe import read_recipe
-from gen.run import Outcome, run
+from gen.run import Outcome, describe, run
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from shards.layout import SUCCESS
@@ -38,11 +40,12 @@ from shards.verify import verify
 HOME = home()
 SMALL = ["sampler.steps=2", "shards.samples_per_shard=10", "sampler.batch=5", "prompts.per_class=30"]
 HERE = "cluster.in_process=true"
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
-def generate(out: Path, scale: str, *overrides: str) -> Outcome:
+def generate(out: Path, scale: str, *overrides: str, say: Callable[[str], None] = print) -> Outcome:
     recipe = read_recipe(HOME / "recipes" / "sandbox.yaml", [*SMALL, *overrides])
-    return run(recipe, Fraction(scale), str(out), HOME, StopFlag())
+    return run(recipe, Fraction(scale), str(out), HOME, StopFlag(), say=say)
 
 
 def command(out: Path, scale: str, *overrides: str) -> list[str]:
@@ -150,6 +153,85 @@ def test_a16_another_recipe_is_refused_with_the_difference(whole: Path, change: 
     assert files_of(whole) == before
 
 
+def begun_earlier(whole: Path, out: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of `whole` as another version of sixfold would have begun it: its identity changed by `change`."""
+    shutil.copytree(whole, out)
+    known = json.loads((out / "_meta" / "run.json").read_text())
+    change(known["identity"])
+    (out / "_meta" / "run.json").write_text(json.dumps(known | {"code": "0123456789abcdef"}))
+    return out
+
+
+def forget_new_fields(identity: dict[str, Any]) -> None:
+    for name in ("guidance_interval", "fuse_qkv", "saved_px"):
+        del identity["sampler"][name]
+    del identity["prompts"]["captions"]
+    del identity["screen"]
+    del identity["llm"]
+
+
+def test_a_run_of_an_earlier_version_goes_on_while_fields_it_did_not_know_stand_at_their_defaults(
+    whole: Path, tmp_path: Path
+) -> None:
+    out = begun_earlier(whole, tmp_path / "out", forget_new_fields)
+    before = files_of(out)
+    assert generate(out, "0.2", HERE).made_units == 0
+    assert all(one.same_bytes for one in regenerate_images(open_for_reading(str(out)), 2, seed=0))
+    assert files_of(out) == before
+
+
+def test_a_new_field_with_another_value_is_named_together_with_the_other_version(whole: Path, tmp_path: Path) -> None:
+    out = begun_earlier(whole, tmp_path / "out", forget_new_fields)
+    with pytest.raises(ValueError, match="was made by another recipe") as caught:
+        generate(out, "0.2", HERE, "sampler.fuse_qkv=true")
+    said = str(caught.value)
+    assert "(sampler.fuse_qkv: false before, true now)" in said
+    assert "by another version of sixfold (code 0123456789ab, here " in said
+    assert "\n" not in said
+
+
+def test_the_same_version_is_not_called_another_one(whole: Path) -> None:
+    with pytest.raises(ValueError, match="was made by another recipe") as caught:
+        generate(whole, "0.2", HERE, "seed=1")
+    assert "another version" not in str(caught.value)
+
+
+def test_a_field_that_only_the_earlier_version_knew_is_named(whole: Path, tmp_path: Path) -> None:
+    out = begun_earlier(whole, tmp_path / "out", lambda identity: identity["sampler"].update(dropped=3))
+    with pytest.raises(ValueError, match=r"\(sampler\.dropped: 3 before, null now\), by another version of sixfold"):
+        generate(out, "0.2", HERE)
+    with pytest.raises(ValueError, match=r"cannot be made again here: .*sampler\.dropped.*; make them as they were"):
+        regenerate_images(open_for_reading(str(out)), 1, seed=0)
+
+
+def test_an_output_whose_recipe_this_version_cannot_read_says_so_in_one_line(whole: Path, tmp_path: Path) -> None:
+    out = begun_earlier(whole, tmp_path / "out", lambda identity: None)
+    with (out / "_meta" / "recipe.yaml").open("a") as file:
+        file.write("dropped: 3\n")
+    with pytest.raises(ValueError, match=r"_meta/recipe\.yaml:\d+: unknown key `dropped`.*another version") as caught:
+        regenerate_images(open_for_reading(str(out)), 1, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        (range(9), "classes: 10 before, 9 now, id 9 is gone"),
+        (range(11), "classes: 10 before, 11 now, id 10 is new"),
+        ([*range(9), "nein"], "classes: id 9 was 'nine' before, 'nein' now"),
+    ],
+)
+def test_another_class_list_is_refused_with_the_class(tmp_path: Path, rows: Iterable[object], named: str) -> None:
+    source = tmp_path / "classes.txt"
+    small = [HERE, f"classes.source={source}", "classes.per_class=1", "shards.samples_per_shard=2", "prompts.kind=name"]
+    source.write_text("\n".join(NUMBERS[:10]))
+    assert generate(tmp_path / "out", "0.2", *small, "prompts.per_class=null", "meanings.choose=none").exit_code == 0
+    source.write_text("\n".join(NUMBERS[row] if isinstance(row, int) else str(row) for row in rows))
+    with pytest.raises(ValueError, match="another recipe") as caught:
+        generate(tmp_path / "out", "0.2", *small, "prompts.per_class=null", "meanings.choose=none")
+    assert named in str(caught.value)
+
+
 def test_how_the_work_is_spread_is_no_part_of_the_recipes_identity(whole: Path) -> None:
     spread = ["cluster.workers=7", "cluster.attempts=9", "llm.cache=elsewhere", "llm.tries=9"]
     assert generate(whole, "0.2", *spread).made_units == 0
@@ -193,11 +275,56 @@ def test_a10_a12_a_lost_record_a_lost_tar_and_a_copied_record_are_made_again(who
     assert not verify(open_for_reading(str(out))).damages
 
 
+def test_what_is_set_aside_is_said(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    for shard in (1, 3):
+        (out / f"0000{shard}.tar").write_bytes(b"torn")
+    said: list[str] = []
+    assert generate(out, "0.2", HERE, say=said.append).made_units == 2
+    aside = [line for line in said if "set aside" in line]
+    assert aside == [
+        f"2 damaged shards set aside in {out}/_meta/quarantine, first 00001; those of this scale are made again"
+    ]
+    assert sorted(path.name for path in (out / "_meta" / "quarantine").rglob("*.tar")) == ["00001.tar", "00003.tar"]
+
+
+def test_the_state_of_an_output_names_what_is_damaged_and_what_is_missing(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    state = describe_output(open_for_reading(str(out)))
+    assert state.is_whole
+    assert "4 done, 0 damaged" in state.text
+    (out / "00001.tar").write_bytes(b"torn")
+    for path in out.glob("00003*"):
+        path.unlink()
+    state = describe_output(open_for_reading(str(out)))
+    assert not state.is_whole
+    assert "2 done, 1 damaged: 00001" in state.text
+    assert "asked for 4 shards, 1 of them missing: 00003" in state.text
+    assert "00001.tar: found 4 bytes" in state.text
+    assert "run the same `sixfold generate` again" in state.text
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        ("0.05", ["10 (0.05x)", "18.4 kB", "1 s of one worker", "1 of at most 10 images"]),
+        ("6", ["2.2 MB", "1.7 min of one"]),
+    ],
+)
+def test_amounts_of_a_description_have_units_that_fit(scale: str, words: list[str]) -> None:
+    said = describe(read_recipe(HOME / "recipes" / "sandbox.yaml", SMALL), Fraction(scale))
+    for word in words:
+        assert word in said
+    assert "0.00" not in said
+
+
 def test_b23_a_unit_that_never_succeeds_is_named_and_the_exit_is_not_zero(tmp_path: Path) -> None:
     # no pixel is further than 255 from the middle colour, so every draw is rejected as blank or black
     outcome = generate(tmp_path / "out", "0.05", HERE, "screen.blank_levels=255", "cluster.attempts=1")
     assert outcome.exit_code == 3
-    assert "not complete: gave up 1 units (unit 0: " in outcome.sentence()
+    assert "not complete: gave up 1 unit (unit 0: " in outcome.sentence()
     assert "blank" in outcome.sentence()
     summary = json.loads((tmp_path / "out" / "_meta" / "summary.json").read_text())
     assert summary["exit_code"] == 3

@@ -26,7 +26,6 @@ from train.sweep import (
     describe_sweep,
     lay_over,
     plan_runs,
-    read_sweep,
     run_sweep,
 )
 from train.sweep_worker import RunJob, SweepJob, SweepWorker
@@ -102,6 +101,17 @@ def test_a_grid_is_every_point_with_every_seed():
     assert all(run.digest == recipe_digest(run.recipe) for run in runs)
 
 
+def test_a_run_is_named_by_what_varies_and_its_seed():
+    points = {"0x": {"x": 0}, "6x": {"x": 6, "changes": {"domains.1.quota": 4}}}
+    runs = plan_runs(spec_of(points, changes={"behaviour": "good"}, seeds=2), SmallRecipe())
+    assert [run.title for run in runs] == [
+        "0x, seed 0",
+        "0x, seed 1",
+        "6x, seed 0 (domains.1.quota=4)",
+        "6x, seed 1 (domains.1.quota=4)",
+    ]
+
+
 def test_changes_reach_into_lists_and_null_takes_an_element_out():
     data = SmallRecipe().model_dump(mode="json")
     changed = lay_over(data, {"domains.1.quota": 3, "domains.0": None, "evaluate.tests.new": "c"}, "here")
@@ -118,8 +128,8 @@ def test_changes_reach_into_lists_and_null_takes_an_element_out():
         ({"domains.2.quota": 1}, "expected a number below 2"),
         ({"domains.x": 1}, "expected a number below 2"),
         ({"lr.deep": 1}, "`lr` has no fields below it"),
-        ({"behaviour": "odd"}, "`behaviour`: Input should be"),
-        ({"evaluate.surprise": 1}, "`evaluate.surprise`: Extra inputs"),
+        ({"behaviour": "odd"}, "`behaviour`: found \"odd\", expected 'good', 'fail'"),
+        ({"evaluate.surprise": 1}, "unknown key `evaluate.surprise`; known here: tests"),
         ({"evaluate.tests": {}}, "found no test set"),
         ({}, "found the same recipe at the points 0x and 6x"),
     ],
@@ -147,10 +157,10 @@ def test_the_plan_can_be_read_before_it_is_run(tmp_path):
     assert "2 points x 2 seeds" in before
     assert "point     6x: 0 of 2 runs done; lr=4" in before
     assert "needs   out/data: recipes/sandbox.yaml at 6x" in before
-    assert "4 of 4 runs, about 8 minutes" in before
+    assert "4 of 4 runs, about 8.0 min of one worker" in before
     assert list(tmp_path.iterdir()) == []
     sweep(spec, tmp_path)
-    assert "0 of 4 runs, about 0 minutes" in describe_sweep(spec, runs, tmp_path)
+    assert "0 of 4 runs, about 0 s of one worker" in describe_sweep(spec, runs, tmp_path)
 
 
 # running
@@ -205,6 +215,7 @@ def test_a_run_that_fails_is_tried_again_then_given_up_with_its_own_last_words(t
     points = {"0x": {}, "6x": {"changes": {"behaviour": "fail"}}}
     outcome = sweep(spec_of(points, seeds=1), tmp_path)
     assert (outcome.exit_code, outcome.done, starts(tmp_path)) == (3, 1, 3)
+    assert "gave up 1 run (6x, seed 0 (behaviour=fail): " in outcome.sentence()
     assert "found no data, expected some" in outcome.sentence()
     assert "run the same command again" in outcome.sentence()
 
@@ -300,7 +311,7 @@ def test_every_shipped_sweep_reads_and_its_data_sets_have_valid_recipes(path, mo
     from gen.recipe import read_recipe
 
     monkeypatch.chdir(REPO)
-    spec = read_sweep(path)
+    spec = load_recipe(path, SweepSpec)
     assert spec.name == path.stem
     for point in spec.points.values():
         for make in point.make:

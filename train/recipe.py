@@ -73,8 +73,8 @@ class TrainRecipe(BaseModel):
     def _parts_fit_each_other(self) -> "TrainRecipe":
         if self.optim.warmup_steps >= self.schedule.steps:
             raise ValueError(
-                f"optim.warmup_steps: found {self.optim.warmup_steps} of {self.schedule.steps} steps, expected fewer; "
-                "raise schedule.steps"
+                f"optim.warmup_steps: found {self.optim.warmup_steps}, expected fewer than schedule.steps = "
+                f"{self.schedule.steps}; lower optim.warmup_steps or raise schedule.steps"
             )
         if self.optim.loss == "per_domain" and len(self.data.domains) > 1 and self.data.domains[0].name != "real":
             raise ValueError(

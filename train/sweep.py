@@ -31,9 +31,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cluster.events import Event, EventLog
 from cluster.fan_out import fan_out
-from cluster.recipe import RecipeError, dump_recipe, load_recipe
+from cluster.mistake import first_mistake
+from cluster.recipe import RecipeError, dump_recipe
 from cluster.signals import StopFlag
 from cluster.work import EXIT_COMPLETE, FanOutSpec, Summary
+from shards.amounts import counted, time_text
 from train.results import RESULTS, PointPlace, Result, SweepPlace, read_results, recipe_digest, write_results
 from train.sweep_worker import RunJob, SweepJob, make_sweep_worker
 
@@ -100,15 +102,23 @@ class Run:
 
     name: str
     place: SweepPlace
+    varied: Mapping[str, Any]  # the changes of its point alone
     seed: int
     recipe: BaseModel
     digest: str
     tests: tuple[str, ...]
 
+    @property
+    def title(self) -> str:
+        """For people: `6x, seed 1 (data.domains.1.subset=6x)`."""
+        varied = _changes_text(self.varied)
+        return f"{self.place.point.label}, seed {self.seed}" + (f" ({varied})" if varied else "")
+
 
 @dataclass(frozen=True)
 class SweepOutcome:
     name: str
+    titles: Sequence[str]  # of all runs, by number
     asked: int
     done: int
     made: int  # by this call
@@ -120,10 +130,10 @@ class SweepOutcome:
         return EXIT_COMPLETE if self.work is None else self.work.exit_code
 
     def sentence(self) -> str:
-        there = f"sweep {self.name}: {self.done} of {self.asked} runs done"
+        there = f"sweep {self.name}: {self.done} of {counted(self.asked, 'run')} done"
         if self.work is None:
             return f"{there}; nothing was left to train"
-        there += f"; this call trained {self.made} in {self.seconds / 60:.1f} min"
+        there += f"; this call trained {self.made} in {time_text(self.seconds)}"
         if self.work.error:
             return f"{there}\nnot complete: {self.work.error}"
         if self.work.drained:
@@ -131,15 +141,10 @@ class SweepOutcome:
         if self.work.quarantined:
             first = self.work.quarantined[0]
             return (
-                f"{there}\nnot complete: gave up {len(self.work.quarantined)} runs (run {first.unit}: {first.cause}); "
-                "run the same command again to try them once more"
+                f"{there}\nnot complete: gave up {counted(len(self.work.quarantined), 'run')} "
+                f"({self.titles[first.unit]}: {first.cause}); run the same command again to try once more"
             )
         return there
-
-
-def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
-    """Raises RecipeError (a ValueError) with one line for the person who wrote it."""
-    return load_recipe(path, SweepSpec, overrides)
 
 
 # planning
@@ -157,10 +162,7 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
             try:
                 recipe = model.model_validate(changed)
             except ValidationError as invalid:
-                first = invalid.errors(include_url=False)[0]
-                name = ".".join(str(part) for part in first["loc"])
-                message = " ".join(first["msg"].removeprefix("Value error, ").split())
-                raise RecipeError(f"{where}: `{name}`: {message}") from None
+                raise RecipeError(f"{where}: {first_mistake(invalid, model, changed)[1]}") from None
             digest = recipe_digest(recipe)
             place = PointPlace(
                 label=label,
@@ -173,6 +175,7 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
                 Run(
                     name=f"{number:03d}-s{seed:03d}-{digest[:12]}",
                     place=SweepPlace(name=spec.name, point=place),
+                    varied=point.changes,
                     seed=seed,
                     recipe=recipe,
                     digest=digest,
@@ -252,14 +255,20 @@ def describe_sweep(spec: SweepSpec, runs: Sequence[Run], out: Path) -> str:
         own = [run for run in runs if run.place.point.label == label]
         done = sum(bool(finished(run, out)) for run in own)
         num_left += len(own) - done
-        changes = ", ".join(f"{name}={_short(value)}" for name, value in point.changes.items()) or "the base recipe"
-        lines.append(f"point     {label}: {done} of {len(own)} runs done; {changes}")
+        changes = _changes_text(point.changes) or "the base recipe"
+        lines.append(f"point     {label}: {done} of {counted(len(own), 'run')} done; {changes}")
         lines.extend(f"  needs   {make.out}: {make.recipe} at {make.scale}" for make in point.make)
-    minutes = num_left * spec.minutes_each
     workers = spec.cluster.workers
-    rate = f", {minutes / workers:,.0f} with {workers} workers" if isinstance(workers, int) and workers > 1 else ""
-    lines.append(f"to train  {num_left} of {len(runs)} runs, about {minutes:,.0f} minutes of one worker{rate}")
+    seconds = 60 * num_left * spec.minutes_each
+    rate = ""
+    if isinstance(workers, int) and workers > 1:
+        rate = f", {time_text(seconds / workers)} with {workers} workers"
+    lines.append(f"to train  {num_left} of {counted(len(runs), 'run')}, about {time_text(seconds)} of one worker{rate}")
     return "\n".join(lines)
+
+
+def _changes_text(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_short(value)}" for name, value in changes.items())
 
 
 def _short(value: object) -> str:
@@ -317,7 +326,15 @@ def run_sweep(
             make_worker = partial(make_sweep_worker, job.model_dump(mode="json"))
             work = fan_out(todo, make_worker, cluster, heard, stop, _threads_of(runs[0].recipe))
     done = gather(runs, out)
-    return SweepOutcome(spec.name, len(runs), done, done - (len(runs) - len(todo)), work, time.monotonic() - started)
+    return SweepOutcome(
+        name=spec.name,
+        titles=[run.title for run in runs],
+        asked=len(runs),
+        done=done,
+        made=done - (len(runs) - len(todo)),
+        work=work,
+        seconds=time.monotonic() - started,
+    )
 
 
 def gather(runs: Sequence[Run], out: Path) -> int:

@@ -41,6 +41,10 @@ class ClassSpec(BaseModel):
     )
     limit: int | None = Field(None, ge=1, description="keep the first so many classes")
 
+    def uncounted(self) -> "ClassSpec":
+        """The same classes, each with the count 1, for work that asks only who they are."""
+        return self.model_copy(update={"per_class": 1, "total": None, "counts": None})
+
 
 @dataclass(frozen=True)
 class Class:

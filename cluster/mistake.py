@@ -1,0 +1,119 @@
+"""What is wrong with a recipe, in one line for the person who wrote it; pure.
+
+In: pydantic's `ValidationError`, the model and the data it refused. Out: the place of the first mistake (a path of
+keys) and a line: what was found, what was expected, or the nearest valid name. Knows no field of any recipe.
+"""
+
+import difflib
+import json
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+SHORT = 60  # characters of a value in a message
+_SHOULD = re.compile(r"^\w+ should (be|have) ")
+_ASIDE = re.compile(r", (unable to|got) .*| after validation, not \d+$")
+_WORDS = {  # pydantic's words -> those of a person who writes YAML
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "a valid list": "a list",
+    "a valid tuple": "a list",
+    "a valid dictionary": "`key: value` lines",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "more than",
+}
+
+
+def first_mistake(invalid: ValidationError, model: type[BaseModel], data: object) -> tuple[tuple[str, ...], str]:
+    """(place, line). A misspelt key comes first: it explains what it leaves missing."""
+    errors: list[Any] = sorted(invalid.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
+    places = [_place(data, error) for error in errors]
+    place = places[0]
+    # of a union such as `int | "auto"` every part that did not fit has an error, all of them at one place
+    here = [error for error, other in zip(errors, places, strict=True) if other == place]
+    num_more = len(set(places)) - 1
+    return place, _line(here, place, model) + (f" (and {num_more} more)" if num_more else "")
+
+
+def fields_at(model: type[BaseModel], place: Sequence[str]) -> Mapping[str, FieldInfo]:
+    """The fields of the model that stands at `place`; a list's or mapping's own part of the path is passed over."""
+    is_inside = False  # a list or a mapping of models: the next part is a number or a free name
+    at: type[BaseModel] | None = model
+    for part in place:
+        if is_inside:
+            is_inside = False
+            continue
+        field = at.model_fields.get(part) if at is not None else None
+        if field is None:
+            return {}
+        at = model_in(field.annotation)
+        is_inside = typing.get_origin(field.annotation) in (list, tuple, dict, Mapping)
+    return {} if at is None else at.model_fields
+
+
+def model_in(annotation: object) -> type[BaseModel] | None:
+    """The model in the annotation of a field: `Spec`, `Spec | None`, `tuple[Spec, ...]`, `Mapping[str, Spec]`."""
+    options = [annotation, *typing.get_args(annotation)]
+    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
+def short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
+
+
+def _place(data: Any, error: Any) -> tuple[str, ...]:
+    """The error's path as far as the data go: behind a union pydantic puts the name of the part that did not fit."""
+    place: list[str] = []
+    for part in error["loc"]:
+        is_key = isinstance(data, Mapping) and part in data
+        is_number = isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+        if not is_key and not is_number:
+            break
+        data = data[part]
+        place.append(str(part))
+    return (*place, str(error["loc"][-1])) if error["type"] == "missing" else tuple(place)
+
+
+def _line(errors: Sequence[Any], place: tuple[str, ...], model: type[BaseModel]) -> str:
+    name, kind = ".".join(place), errors[0]["type"]
+    if kind == "extra_forbidden":
+        known = list(fields_at(model, place[:-1]))
+        near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key `{name}`; {hint}"
+    field = fields_at(model, place[:-1]).get(place[-1]) if place else None
+    meaning = (field and field.description) or ""
+    about = f" ({meaning})" if meaning else ""
+    if kind == "missing":
+        return f"`{name}` is missing{about}; add it"
+    if kind == "value_error":  # our own, which says all there is to say
+        return _ours(str(errors[0]["ctx"]["error"]), name, fields_at(model, place))
+    found = f"`{name}`: found {short(errors[0]['input'])}, expected"
+    if kind == "model_type":
+        return f"{found} `key: value` lines with {', '.join(fields_at(model, place))}"
+    if kind == "string_pattern_mismatch" and meaning:
+        return f"{found} {meaning}"
+    return f"{found} {' or '.join(dict.fromkeys(_expected(error['msg']) for error in errors))}{about}"
+
+
+def _ours(message: str, name: str, fields: Mapping[str, FieldInfo]) -> str:
+    if not name or message.startswith(f"{name}."):
+        return message
+    if message.partition(":")[0] in fields:
+        return f"{name}.{message}"
+    return f"`{name}`: {message[:1].lower()}{message[1:]}"
+
+
+def _expected(message: str) -> str:
+    text = _ASIDE.sub("", _SHOULD.sub("", message))
+    for words, plain in _WORDS.items():
+        text = text.replace(words, plain)
+    return text

@@ -1,0 +1,27 @@
+"""Amounts as people write them; pure.
+
+Comes in: a number. Goes out: a few characters of text with its unit.
+"""
+
+_SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def size_text(num_bytes: float) -> str:
+    """``"9.6 MB"``, ``"907 GB"``, ``"12 bytes"``: at least two digits that count; 1 kB is 1,000 bytes."""
+    for size, unit in _SIZES:
+        if num_bytes >= size:
+            value = num_bytes / size
+            return f"{value:.1f} {unit}" if value < 99.95 else f"{value:,.0f} {unit}"
+    return counted(round(num_bytes), "byte")
+
+
+def time_text(seconds: float) -> str:
+    """``"42 s"``, ``"12.5 min"``, ``"138.2 hours"``: hours from two on, since they are what machines are paid by."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
+
+
+def counted(number: int, noun: str) -> str:
+    """``"1 shard"``, ``"1,200 shards"``; for nouns whose plural ends in s."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
