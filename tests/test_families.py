@@ -164,6 +164,51 @@ def recorded_text_rows(sampler: Sampler) -> Iterator[list[int]]:
     handle.remove()
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("learned", [False, True])
+def test_embeddings_are_those_of_the_pipelines_own_encoding(
+    folders: dict[str, Path], family: str, learned: bool
+) -> None:
+    """Also of texts that are cut, and of learned words of several vectors, which stand for several tokens."""
+    texts = ["", "a <seven> on paper", "<seven>", "ink " * 60, "ένα ⑦"]
+    sampler = load_anew(folders[family])
+    pipeline = sampler._pipeline
+    if learned:
+        torch.manual_seed(1)
+        for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
+            if getattr(pipeline, tokenizer, None) is not None:
+                getattr(pipeline, tokenizer).add_tokens(["<seven>", "<seven>_1"])
+                getattr(pipeline, encoder).resize_token_embeddings(len(getattr(pipeline, tokenizer)))
+    with torch.inference_mode():
+        own = pipeline.encode_prompt(texts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+    sampler.prepare(texts)
+    embedded = sampler._embed(texts)
+    assert torch.equal(embedded["prompt_embeds"], own[0])
+    if family == "sdxl":
+        assert torch.equal(embedded["pooled_prompt_embeds"], own[2])
+
+
+def test_an_encoder_that_wants_a_mask_of_its_padding_gets_one(folders: dict[str, Path]) -> None:
+    sampler = load_anew(folders["sd"])
+    pipeline = sampler._pipeline
+    unmasked = sampler._embed(["a nine"])["prompt_embeds"]
+    pipeline.text_encoder.config.use_attention_mask = True
+    sampler.prepare([])
+    with torch.inference_mode():
+        own, _ = pipeline.encode_prompt(["a nine"], "cpu", 1, False)
+    masked = sampler._embed(["a nine"])["prompt_embeds"]
+    assert torch.equal(masked, own)
+    assert not torch.equal(masked, unmasked)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_call_takes_place_where_diffusers_would_find_it(folders: dict[str, Path], family: str) -> None:
+    pipeline = load(folders[family])._pipeline
+    own = getattr(diffusers, type(pipeline).__name__)
+    assert isinstance(pipeline, own)
+    assert pipeline._execution_device == own._execution_device.fget(pipeline) == torch.device("cpu")
+
+
 def test_one_batch_of_a_unit_made_alone_has_the_same_embeddings(folders: dict[str, Path]) -> None:
     """A chunk's composition follows from the unit's texts, not from when it is first needed."""
     texts = [f"text {number}" for number in range(20)]

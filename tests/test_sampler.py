@@ -299,6 +299,33 @@ def test_e1_nan_is_seen_before_the_cast_and_the_cast_is_quiet(pristine: Path) ->
     assert sampled.image_NHWC.max() == 0
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_e1_one_bad_value_anywhere_is_seen_in_its_own_image_only(pristine: Path, dtype: str, value: float) -> None:
+    sampler = Sampler.load(spec(pristine, dtype=dtype, vae_batch=4))
+    places = iter([(0, 0, 0), (2, 63, 63), (1, 17, 40)])
+
+    def damage(module: torch.nn.Module, args: tuple[Any, ...], image_NCHW: torch.Tensor) -> None:
+        image_NCHW[2][next(places)] = value
+
+    sampler._pipeline.vae.decoder.register_forward_hook(damage)
+    for _ in range(3):
+        assert sampler.sample(REQUESTS).finite_N.tolist() == [True, True, False, True]
+
+
+def test_e1_the_largest_numbers_of_a_type_are_finite(pristine: Path) -> None:
+    sampler = Sampler.load(spec(pristine, dtype="fp16", vae_batch=4))
+
+    def enlarge(module: torch.nn.Module, args: tuple[Any, ...], image_NCHW: torch.Tensor) -> None:
+        image_NCHW[:, 0], image_NCHW[:, 1] = torch.finfo(torch.float16).max, torch.finfo(torch.float16).min
+
+    sampler._pipeline.vae.decoder.register_forward_hook(enlarge)
+    sampled = sampler.sample(REQUESTS)
+    assert sampled.finite_N.all()
+    assert (sampled.image_NHWC[..., 0] == 255).all()
+    assert (sampled.image_NHWC[..., 1] == 0).all()
+
+
 def test_e1_an_overflow_of_the_fp16_decoder_is_decoded_again_in_fp32_when_asked(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -51,7 +51,7 @@ def measure(size: Size) -> Result:
         "normal values of which a fifth is clipped, one torch thread. Both give the same bytes, which is checked "
         "before. Ours includes the look for NaN and Inf; theirs rounds in NumPy and makes Pillow images.",
         anchor="5.8 against 2.0 ms at 512 px and 45 against 22 ms at 1024 px (wall, an earlier run)",
-        predicted="2.5x at 512 px, 2x at 1024 px",
+        predicted="2.5x at 512 px, 2x at 1024 px; 6x and 4.5x since images are converted one by one, in place",
         lines=lines,
         verdicts=[
             size.judge(f"at least 2x less CPU at {side_px} px", f"{times:.2f}x", times >= 2)
@@ -73,9 +73,11 @@ def _convert(sampler: Any, image_NCHW: Any) -> np.ndarray:
     """What `Sampler.sample` does between its decoder and its arrays."""
     import torch
 
+    from gen.sampler import _finite
+
+    unflagged_N = torch.zeros(len(image_NCHW), dtype=torch.bool)
     with torch.inference_mode():
-        finite_N = torch.isfinite(image_NCHW).flatten(1).all(dim=1)
-        sampled = sampler._to_host(sampler._to_uint8(image_NCHW), finite_N, finite_N)
+        sampled = sampler._to_host(sampler._to_uint8(image_NCHW), _finite(image_NCHW), unflagged_N)
     image_NHWC: np.ndarray = sampled.image_NHWC
     return image_NHWC
 
