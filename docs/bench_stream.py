@@ -2,15 +2,14 @@
 
 In: where the pictures are kept (made once: 20,000 take four minutes and 2 GB), how many, how many rounds. Out:
 the table as Markdown on standard output; exit 1 if a target is missed. On disk: docs/bench_stream.json, every sample of
-the run; `--quick` runs everything in miniature and writes nothing unless told where.
+the run, and the table of docs/BENCHMARKS.md; `--quick` runs everything in miniature and writes nothing unless told
+where.
 
-Run it on a machine that does nothing else; about 20 minutes on two cores.
+Run it on a machine that does nothing else; about 25 minutes on two cores, the pictures included.
 """
 
 import argparse
-import dataclasses
 import importlib.metadata
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from docs.bench.machine import facts
 from docs.bench.streaming import Plan
 
 HOME = Path(__file__).resolve().parent
-NUMBERS = "bench_stream.json"
+NUMBERS, COMMAND = "bench_stream.json", "make bench-stream"
 LIBRARIES = ("opencv-python-headless", "torchvision")
 
 
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="how often each side runs (default: 5)")
     parser.add_argument("--litdata-python", type=Path, help="interpreter of an environment that has litdata")
     parser.add_argument("--quick", action="store_true", help="200 pictures, one round; judges nothing")
-    parser.add_argument("--out", type=Path, help=f"folder of {NUMBERS} (default: docs, with --quick none)")
+    parser.add_argument("--out", type=Path, help=f"folder of {page.PAGE} and {NUMBERS} (default: docs)")
     chosen = parser.parse_args(arguments)
     count, rounds = (200, 1) if chosen.quick else (chosen.count, chosen.rounds)
     folder: Path = chosen.pictures / str(count)
@@ -43,8 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     print(page.section("S1", result, where), flush=True)
     out = chosen.out or (None if chosen.quick else HOME)
     if out is not None:
-        text = json.dumps({"S1": {**where, **dataclasses.asdict(result)}}, indent=1, allow_nan=False) + "\n"
-        (out / NUMBERS).write_text(text, encoding="utf-8")
+        page.write(out, NUMBERS, COMMAND, {"S1": result}, where)
     return 0 if all(verdict.met is not False for verdict in result.verdicts) else 1
 
 

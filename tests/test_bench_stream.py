@@ -3,20 +3,23 @@
 import contextlib
 import io
 import json
+import shutil
 import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from docs.bench import page
 from docs.bench.streaming import FAST, OURS, TORCHVISION, TORCHVISION_UINT8
 from docs.bench.tiles import HEIGHT_PX, WIDTH_PX, tile
-from docs.bench_stream import NUMBERS, main
+from docs.bench_stream import HOME, NUMBERS, main
 
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     out = tmp_path_factory.mktemp("docs")
+    shutil.copy(HOME / page.PAGE, out)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert main(["--quick", "--pictures", str(out / "pictures"), "--out", str(out)]) == 0
@@ -34,6 +37,16 @@ def test_every_side_is_measured_and_what_did_not_run_is_named(whole_run: tuple[s
     assert "litData: not run: not installed" in printed
     assert socket.gethostname() not in printed
     assert str(out) not in printed
+
+
+def test_the_page_holds_what_was_printed(whole_run: tuple[str, Path]) -> None:
+    printed, out = whole_run
+    begin, end = "<!-- S1: written by `make bench-stream` -->\n", "\n<!-- /S1 -->"
+    written = (out / page.PAGE).read_text()
+    assert printed.rstrip("\n") == written.partition(begin)[2].partition(end)[0]
+    untouched = (HOME / page.PAGE).read_text()
+    assert written.partition(begin)[0] == untouched.partition(begin)[0]
+    assert written.partition(end)[2] == untouched.partition(end)[2]
 
 
 def test_the_pictures_are_all_different_and_the_same_each_time() -> None:

@@ -1,1 +1,1 @@
-"""The rows of `make bench`, one file each; `measure.py` times, `page.py` prints and writes."""
+"""The rows of `make bench` and `make bench-stream`, one file each; `measure.py` times, `page.py` prints and writes."""

@@ -1,7 +1,8 @@
-"""Results to text: the tables on the terminal and in docs/BENCHMARKS.md, the samples in docs/bench_cpu.json.
+"""Results to text: the tables on the terminal and in docs/BENCHMARKS.md, the samples in a JSON file beside it.
 
-In: results and the facts of the machine. Out and on disk: `bench_cpu.json`, every sample of the last run of every row
-with its date, machine and versions; `BENCHMARKS.md`, where the text between the two marks of a row is written anew.
+In: results and the facts of the machine. Out and on disk: `bench_cpu.json` (`bench_stream.json`), every sample of the
+last run of every row with its date, machine and versions; `BENCHMARKS.md`, where the text between the two marks of a
+row is written anew.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Any
 
 from docs.bench.measure import Line, Result, Samples, ratios
 
-PAGE, NUMBERS = "BENCHMARKS.md", "bench_cpu.json"
+PAGE = "BENCHMARKS.md"
 
 
 def section(row: str, result: Result, facts: Mapping[str, Any]) -> str:
@@ -49,24 +50,29 @@ def spread(samples: Samples, unit: str = "") -> str:
     return f"{middle} ({_number(min(samples))} - {_number(max(samples))})"
 
 
-def write(folder: Path, results: Mapping[str, Result], facts: Mapping[str, Any]) -> None:
-    """Replace these rows in both files of `folder`; other rows keep what their own last run said.
+def write(folder: Path, numbers: str, command: str, results: Mapping[str, Result], facts: Mapping[str, Any]) -> None:
+    """Replace these rows in the page and in the file `numbers` of `folder`; other rows keep what their last run said.
 
-    Raises ValueError if the page has no marks for a row.
+    `command`, such as ``make bench``, stands in the marks of a row. Raises ValueError if the page has none for it.
     """
-    numbers = folder / NUMBERS
-    known = json.loads(numbers.read_text(encoding="utf-8")) if numbers.exists() else {}
+    samples = folder / numbers
+    known = json.loads(samples.read_text(encoding="utf-8")) if samples.exists() else {}
     page = (folder / PAGE).read_text(encoding="utf-8")
     for row, result in results.items():
         known[row] = {**facts, **dataclasses.asdict(result)}
-        page = _replaced(page, row, section(row, result, facts))
-    text = json.dumps({row: known[row] for row in sorted(known)}, indent=1, allow_nan=False) + "\n"
-    numbers.write_text(text, encoding="utf-8")
+        page = replaced(page, row, command, section(row, result, facts))
+    ordered = {row: known[row] for row in sorted(known, key=_letter_and_number)}
+    samples.write_text(json.dumps(ordered, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (folder / PAGE).write_text(page, encoding="utf-8")
 
 
-def _replaced(page: str, row: str, text: str) -> str:
-    begin, end = f"<!-- {row}: written by `make bench` -->", f"<!-- /{row} -->"
+def _letter_and_number(row: str) -> tuple[str, int]:
+    return row[0], int(row[1:])
+
+
+def replaced(page: str, row: str, command: str, text: str) -> str:
+    """The page with `text` between the marks of `row`. Raises ValueError if it has none."""
+    begin, end = f"<!-- {row}: written by `{command}` -->", f"<!-- /{row} -->"
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
