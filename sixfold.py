@@ -32,18 +32,18 @@ SAID_OF_RUNS = {
     "unit_failed": "failed",
     "unit_quarantined": "given up",
 }
-# what to do about an error of the operating system
-ADVICE = {
-    errno.ENOENT: "check the path",
-    errno.EEXIST: "a file is in the way; give another place",
-    errno.ENOTDIR: "a part of this path is a file; give another place",
-    errno.EISDIR: "this is a folder; give the name of a file",
-    errno.ENAMETOOLONG: "give a shorter name",
-    errno.EACCES: "give a place that you may read and write, or ask for the right to",
-    errno.EPERM: "give a place that you may read and write, or ask for the right to",
-    errno.EROFS: "give a place that can be written",
-    errno.ENOSPC: "make room there, or give another place; the same command goes on",
-    errno.EDQUOT: "make room there, or give another place; the same command goes on",
+# errors of the operating system, in our words and with what to do
+EXPLAINED = {
+    errno.ENOENT: "found no such file or folder; check the path",
+    errno.EEXIST: "found a file, expected a folder; give another place",
+    errno.ENOTDIR: "found a file in this path, expected folders; give another place",
+    errno.EISDIR: "found a folder, expected a file; give its name too",
+    errno.ENAMETOOLONG: "found too long a name; give a shorter one",
+    errno.EACCES: "may not be read or written by you; give another place, or ask for the right",
+    errno.EPERM: "may not be read or written by you; give another place, or ask for the right",
+    errno.EROFS: "is read-only; give a place that can be written",
+    errno.ENOSPC: "found no room there; make some, and run the same command again",
+    errno.EDQUOT: "found no room there; make some, and run the same command again",
 }
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
 
@@ -572,12 +572,15 @@ def _read(verb: str, path: Path, model: "type[AnyModel]", overrides: Sequence[st
 
 
 def _check_file(path: Path) -> None:
-    """Raise before long work if `path` cannot be written after it."""
+    """Raise ValueError before long work if `path` cannot be written after it."""
     if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
+        raise ValueError(f"{path}: found a folder, expected the name of a file; give one in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror}); give another place") from None
 
 
 def _warn(message: str) -> None:
@@ -646,13 +649,11 @@ def _explain(error: Exception) -> int:
 
 
 def _message(error: Exception) -> str:
-    """What the error says; of one of the operating system its file, its words without a number, and what to do."""
+    """What the error says; of one of the operating system its file and our words for it."""
     if not isinstance(error, OSError) or error.errno is None or error.filename is None:
         return str(error)
-    from shards.store import printable
-
-    advice = ADVICE.get(error.errno, "`sixfold --debug …` shows where")
-    return printable(f"{error.filename}: {(error.strerror or 'failed').lower()}; {advice}")
+    words = EXPLAINED.get(error.errno, f"{error.strerror}; `sixfold --debug …` shows where")
+    return f"{error.filename}: {words}"
 
 
 def main() -> None:

@@ -183,7 +183,10 @@ def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
             for file in store.list(f"{SUBSETS}/")
             if file.endswith(".json")
         )
-        raise ValueError(f"{where}: found no such subset, expected one of: {', '.join(known) or 'none yet'}") from None
+        raise ValueError(
+            f"{where}: found no such subset, expected one of: {', '.join(known) or 'none yet'}; that of a scale is "
+            "written by `sixfold generate … --scale`"
+        ) from None
     if hashlib.sha256(table).hexdigest() != about["sha256"]:
         raise ValueError(f"{where}: the list does not belong to its rule (another hash); write the subset again")
     return pq.read_table(pa.BufferReader(table), schema=SUBSET_SCHEMA), about["rule"]

@@ -17,7 +17,8 @@ from pathlib import Path
 def whole_folder(target: Path, mark: str | None = None) -> Iterator[Path]:
     """Build a folder under another name, then give it its own.
 
-    Raises ValueError if ``target`` is a file, or holds files without ``mark`` among them (with None: holds any).
+    Raises ValueError if ``target`` is a file, cannot be written, or holds files without ``mark`` among them (with None:
+    holds any).
     """
     target = target.absolute()
     if target.is_symlink() or (target.exists() and not target.is_dir()):
@@ -29,7 +30,10 @@ def whole_folder(target: Path, mark: str | None = None) -> Iterator[Path]:
     building = target.with_name(f".{target.name}.{os.getpid()}.new")
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
+    try:
+        building.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(f"{target}: cannot be written ({error.strerror}); choose another folder") from None
     try:
         yield building
         if mark:

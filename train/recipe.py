@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cluster.recipe import differences
+from cluster.recipe import differences, with_defaults
 from shards.stream import StreamSpec
 from train.engine import EngineSpec
 from train.evaluate import EvaluateSpec
@@ -95,8 +95,12 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
 
 
 def refuse_other(recipe: TrainRecipe, before: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError with the list of differences unless `before`, as `deciding` gave it, asked for the same."""
-    changed = differences(dict(before), deciding(recipe))
+    """Raises ValueError with the list of differences unless `before`, as `deciding` gave it, asked for the same.
+
+    A field that the version behind `before` did not know yet is no difference while it stands at its default.
+    """
+    now = deciding(recipe)
+    changed = differences(with_defaults(before, now, TrainRecipe), now)
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ValueError(
