@@ -1,9 +1,10 @@
 """What sixfold makes of a GPU, beside the way people do it today: `make bench-gpu`, or `python -m docs.bench_gpu`.
 
-In: rows to measure (`--rows G1,G3`; none = all). Out: their tables on standard output; exit 1 if a target is missed
-or a row failed. On disk: `bench_gpu.json` and `bench_gpu.md` in `--out` (default docs), both written anew after every
-row, so that an interrupted run keeps what it has. `--dry` runs every row with tiny networks on the CPU, judges no
-speed and writes only where `--out` says.
+In: rows to measure (`--rows G1,G3`; none = all; `rest` = those without figures in `--out`). Out: their tables on
+standard output; exit 1 if a target is missed or a row failed. On disk: `bench_gpu.json` and `bench_gpu.md` in `--out`
+(default docs), both written anew after every row, so that an interrupted run keeps what it has and a second one adds to
+it; `--from FOLDER` measures nothing and takes over what a run elsewhere wrote to FOLDER. `--dry` runs every row with
+tiny networks on the CPU, judges no speed and writes only where `--out` says.
 
 What runs: SD1.5, SDXL, SDXL-Turbo and FLUX.1-schnell in their true architectures with random weights made on the
 device; no file is downloaded and no tokenizer needed (token ids are drawn from the text, so tokenizing is not timed).
@@ -17,10 +18,15 @@ side encodes the same photograph-like arrays while its own pixels are made, chec
 here is a tar of JPEG, JSON, text and class from threads beside the model; hashes and tables are row C1 of `make bench`.
 The ceilings are those of a large matrix product and a large copy, measured in the same run.
 
-Needs torch, diffusers, transformers, numpy and Pillow, and of this repository only `gen.sampler`, which needs
-pydantic; simplejpeg is used where it is installed, torchvision by G17 alone. On a machine with a torch of its own and
-no network, bring wheels of diffusers, pydantic, pydantic-core, annotated-types, typing-inspection and simplejpeg.
-Written for torch 2.11 to 2.13 and transformers 5.17 to 5.23; tested with the newer of both only.
+Time: all rows take about twelve minutes of an H200 by arithmetic (none was measured), so a run does what fits into its
+`--budget` and names the others: G1, G2, G5-G8 (but SDXL) and G11-G17 first, then `--rows rest`.
+
+Needs torch, diffusers, transformers, numpy and Pillow, and of this repository `gen.sampler`, which needs pydantic, and
+for G15 `gen.batch_curve`, which also needs PyYAML; simplejpeg is used where it is installed, torchvision by G17 alone.
+On a machine with a torch of its own and no network, bring these wheels, for its Python: diffusers, pydantic,
+pydantic-core, annotated-types, typing-inspection, typing-extensions, simplejpeg; and transformers, huggingface-hub,
+tokenizers, safetensors, regex, requests, filelock and PyYAML if they are not there. Tested in miniature with torch
+2.11, transformers 5.17, Python 3.12, and with torch 2.13, transformers 5.23, Python 3.11; diffusers 0.42.1 in both.
 
 Shapes: N images of a call, H height and W width, T text tokens, D embedding width.
 """
@@ -31,20 +37,17 @@ import argparse
 import contextlib
 import copy
 import dataclasses
+import functools
 import gc
-import importlib.metadata
 import io
 import json
 import math
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-import traceback
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,10 +55,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from docs.bench.device import (
+    Samples,
+    Verdict,
+    ceilings,
+    empty_compile_cache,
+    facts,
+    failure,
+    in_miniature,
+    kept,
+    over,
+    replace_files,
+    spread,
+    synchronize,
+    told,
+)
 from gen.sampler import Request, Sampled, Sampler, SamplerSpec, _tune
 
 if TYPE_CHECKING:
@@ -72,7 +90,7 @@ STD_RANGE = (0.1, 10.0)  # spread between stages: near 1, as with trained weight
 NVIDIA_FP8_SDXL = 2.177  # images/s of one H200, TensorRT, FP8 U-Net (MLPerf Inference v4.1, closed, offline)
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "simplejpeg", "torchvision", "triton")
 
-Samples: TypeAlias = tuple[float, ...]
+T = TypeVar("T")
 Turn: TypeAlias = Callable[[Path], int]  # does the work in an empty folder; how many images it made
 Rows: TypeAlias = "Iterator[tuple[str, Callable[[], Result]]]"  # each is measured, if wanted, before the next is asked
 
@@ -88,7 +106,6 @@ class Work:
     size_px: int
     steps: int
     guidance: float
-    compile: Literal["none", "regional", "full"]
     batch: int  # ours, images per call
     batches: int  # ours, calls per turn
     stock_batch: int  # of the batched stock loop
@@ -167,11 +184,11 @@ WORLDS = {
     ),
 }  # fmt: skip
 WORKS = {
-    "sd15": Work("sd15", 512, 50, 7.5, "full", batch=32, batches=1, stock_batch=16, alone=2),
-    "sdxl": Work("sdxl", 1024, 30, 7.5, "regional", batch=8, batches=1, stock_batch=8, alone=1),
-    "sdxl20": Work("sdxl", 1024, 20, 8.0, "regional", batch=32, batches=1, stock_batch=8, alone=1),
-    "turbo": Work("sdxl", 512, 1, 0.0, "regional", batch=32, batches=4, stock_batch=32, alone=8),
-    "flux": Work("flux", 1024, 4, 0.0, "regional", batch=4, batches=1, stock_batch=4, alone=2, text_tokens=256),
+    "sd15": Work("sd15", 512, 50, 7.5, batch=32, batches=1, stock_batch=16, alone=2),
+    "sdxl": Work("sdxl", 1024, 30, 7.5, batch=8, batches=1, stock_batch=8, alone=1),
+    "sdxl20": Work("sdxl", 1024, 20, 8.0, batch=32, batches=1, stock_batch=8, alone=1),
+    "turbo": Work("sdxl", 512, 1, 0.0, batch=32, batches=4, stock_batch=32, alone=8),
+    "flux": Work("flux", 1024, 4, 0.0, batch=4, batches=1, stock_batch=4, alone=2, text_tokens=256),
 }
 SWEEP, SWEEP_STEPS = (1, 2, 4, 8, 16, 32, 64), 4
 
@@ -456,34 +473,27 @@ def teraflop(pipeline: Any, work: Work) -> dict[str, float]:
 # --- Both sides -------------------------------------------------------------------------------------------------------
 
 
-def fused_qkv(pipeline: Any) -> None:
-    denoiser_of(pipeline).fuse_qkv_projections()
+def fuse_qkv(spec: SamplerSpec) -> SamplerSpec:
+    return spec.model_copy(update={"fuse_qkv": True})
 
 
-def static_shapes(pipeline: Any) -> None:
-    """Every shape a graph of its own: a call is always filled up to its batch, so a dynamic graph gains nothing."""
-    import torch._dynamo
-
-    torch._dynamo.config.automatic_dynamic_shapes = False
-    torch._dynamo.config.recompile_limit = 64
-
-
-def cudnn_benchmark(pipeline: Any) -> None:
+def cudnn_benchmark(spec: SamplerSpec) -> SamplerSpec:
     import torch
 
     torch.backends.cudnn.benchmark = True
+    return spec
 
 
-def max_autotune(pipeline: Any) -> None:
+def max_autotune(spec: SamplerSpec) -> SamplerSpec:
     import torch._inductor.config
 
     torch._inductor.config.max_autotune = True
+    return spec
 
 
-# Ways to be faster that `gen.sampler` does not take yet, by name: `--extras fused_qkv,static_shapes`.
-EXTRAS: dict[str, Callable[[Any], None]] = {
-    "fused_qkv": fused_qkv,
-    "static_shapes": static_shapes,
+# Ways to be faster that a recipe does not take by itself: `--extras fuse_qkv,cudnn_benchmark`.
+EXTRAS: dict[str, Callable[[SamplerSpec], SamplerSpec]] = {
+    "fuse_qkv": fuse_qkv,
     "cudnn_benchmark": cudnn_benchmark,
     "max_autotune": max_autotune,
 }
@@ -498,36 +508,40 @@ class Ours:
     first_s: float
 
 
-def tune(bench: Bench, stock: Any, work: Work, first_steps: int = 2) -> Ours:
+def tune(bench: Bench, stock: Any, work: Work, spec: SamplerSpec, first_steps: int = 2) -> Ours:
     """A copy of `stock`, tuned as `gen.sampler` tunes what it loads, after a first call of `first_steps`."""
     import torch
 
-    torch.compiler.reset()  # a graph made for other shapes would turn this one into a dynamic one
+    torch.compiler.reset()  # graphs of another row would count against the limit of shapes
     pipeline = copy.deepcopy(stock)
-    spec = sampler_spec(bench, work)
-    for name in bench.extras:
-        EXTRAS[name](pipeline)
     family, device = bench.worlds[work.world].family, torch.device(bench.device)
     _tune(pipeline, spec, family, device)
-    short = spec.model_copy(update={"steps": min(first_steps, spec.steps)})
+    sampler = Sampler(pipeline, spec, family, device, None)
+    short = copy.copy(sampler)
+    short.spec = spec.model_copy(update={"steps": min(first_steps, spec.steps)})
     begun = bench.now()
-    Sampler(pipeline, short, family, device, None).sample([Request("a picture", "", 0)]).wait(WAIT_S)
-    return Ours(Sampler(pipeline, spec, family, device, None), pipeline, bench.now() - begun)
+    short.sample([Request("a picture", "", 0)]).wait(WAIT_S)
+    return Ours(sampler, pipeline, bench.now() - begun)
 
 
 def sampler_spec(bench: Bench, work: Work) -> SamplerSpec:
-    return SamplerSpec(
+    """As a recipe has it that names no more than the work: compiled as `compile: auto` decides on a GPU."""
+    spec = SamplerSpec(
         model="random weights",
         steps=work.steps,
         guidance=work.guidance,
         text_tokens=work.text_tokens,
         size_px=work.size_px,
         dtype="fp32" if bench.dry else "bf16",
-        compile=work.compile,
         batch=work.batch,
-        vae_batch=min(8, work.batch),
-        text_batch=16,
-    )
+    ).decided(on_gpu=True)
+    for name in bench.extras:
+        spec = EXTRAS[name](spec)
+    return spec
+
+
+def uncompiled(spec: SamplerSpec, changes: Mapping[str, Any]) -> SamplerSpec:
+    return SamplerSpec.model_validate({**spec.model_dump(), "compile": "none", **changes})
 
 
 def ours_turn(bench: Bench, ours: Ours, work: Work, written: bool) -> Turn:
@@ -689,13 +703,6 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    target: str
-    found: str
-    met: bool | None  # None: nothing is judged (in miniature, or a figure that is only reported)
-
-
-@dataclass(frozen=True)
 class Result:
     title: str
     lines: Sequence[Line]  # ours first
@@ -704,6 +711,7 @@ class Result:
     notes: Sequence[str] = ()
     details: Mapping[str, Any] = field(default_factory=dict)  # for the JSON alone
     not_measured: str | None = None  # why
+    where: Mapping[str, Any] = field(default_factory=dict)  # it was measured: `facts`, ceilings, extras
 
 
 @dataclass(frozen=True)
@@ -739,13 +747,6 @@ class Bench:
         return tuple(100 * one * tflop / self.matmul_tflops for one in images_per_s)
 
 
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
-
-
 def alternate(bench: Bench, sides: Mapping[str, Turn], budget_s: float) -> dict[str, Samples]:
     """Images per second of every side, in turns. Call it warm: the first turn counts.
 
@@ -767,34 +768,6 @@ def alternate(bench: Bench, sides: Mapping[str, Turn], budget_s: float) -> dict[
     return {name: tuple(samples) for name, samples in rates.items()}
 
 
-def ceilings(device: str, dtype: torch.dtype, dry: bool, clock: Callable[[], float]) -> dict[str, Samples]:
-    """TFLOP/s of a large matrix product of random numbers, TB/s of a large copy (read and written)."""
-    import torch
-
-    side, count, num_bytes = (128, 2, 2**20) if dry else (8192, 10, 2**32)
-    rng = torch.Generator(device).manual_seed(0)
-    a, b = (torch.randn(side, side, generator=rng, device=device, dtype=dtype) for _ in range(2))
-    source = torch.ones(num_bytes // 2, device=device, dtype=torch.bfloat16)
-    target = torch.empty_like(source)
-    jobs: dict[str, tuple[float, Callable[[], Any]]] = {
-        "matmul TFLOP/s": (2 * side**3, lambda: a @ b),
-        "copy TB/s": (2 * num_bytes, lambda: target.copy_(source)),
-    }
-    found = {}
-    for name, (amount, job) in jobs.items():
-        samples = []
-        for repeat in range(2 if dry else 6):
-            synchronize(device)
-            begun = clock()
-            for _ in range(count):
-                job()
-            synchronize(device)
-            if repeat:  # the first one warms up
-                samples.append(count * amount / (clock() - begun) / 1e12)
-        found[name] = tuple(samples)
-    return found
-
-
 def kernel_seconds(bench: Bench, turn: Turn) -> tuple[float, dict[str, float]]:
     """Time inside kernels during one turn, and that of the twelve costliest by name (in miniature: of operators)."""
     import torch
@@ -814,9 +787,26 @@ def kernel_seconds(bench: Bench, turn: Turn) -> tuple[float, dict[str, float]]:
     return sum(spent.values()), {name[:120]: spent[name] for name in most}
 
 
-def over(ours: Samples, theirs: Samples) -> Samples:
-    """Repeat by repeat: both ran within the same seconds."""
-    return tuple(a / b for a, b in zip(ours, theirs, strict=True))
+def once(make: Callable[[], T]) -> Callable[[], T]:
+    """`make` when it is first asked for; what it raises is raised again for everyone who asks.
+
+    So what several rows share is made by the first of them, and if it fails the rows that need it say so, no others.
+    """
+
+    @functools.cache
+    def tried() -> tuple[T | None, Exception | None]:
+        try:
+            return make(), None
+        except Exception as error:
+            return None, error
+
+    def made() -> T:
+        value, error = tried()
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]
+
+    return made
 
 
 # --- The rows ---------------------------------------------------------------------------------------------------------
@@ -867,84 +857,124 @@ def compared(
     return Result(title, lines, ratio_of=IMAGES, verdicts=[verdict], notes=[note])
 
 
-def of_ceiling(bench: Bench, title: str, rates: Samples, tflop: Mapping[str, float], at_least: float) -> Result:
+def of_ceiling(
+    bench: Bench, title: str, rates: Mapping[str, Samples], tflop: Mapping[str, float], at_least: float
+) -> Result:
     total = sum(tflop.values())
-    share = statistics.median(bench.share(rates, total))
+    share = statistics.median(bench.share(rates[OURS], total))
     parts = ", ".join(f"{name} {value:.4g}" for name, value in tflop.items())
     return Result(
         title,
-        [Line(OURS, {IMAGES: rates, SHARE: bench.share(rates, total)})],
+        [Line(OURS, {IMAGES: rates[OURS], SHARE: bench.share(rates[OURS], total)})],
         verdicts=[bench.judge(f"at least {at_least:g} % of the ceiling", f"{share:.1f} %", share >= at_least)],
         notes=[f"TFLOP of an image, counted: {parts}."],
         details={"teraflop": dict(tflop)},
     )
 
 
-def sd15_rows(bench: Bench, wanted: frozenset[str]) -> Rows:
+def sd15_rows(bench: Bench) -> Rows:
     work = bench.works["sd15"]
     begun = bench.now()
     stock = build(bench.worlds["sd15"], False, bench.device, bench.dtype)
     build_s = bench.now() - begun
-    spreads = check_stages(stock, work)
-    if wanted & {"G1", "G2", "G8-sd15", "G12", "G13", "G14", "X1", "G16"}:
-        ours = tune(bench, stock, work, first_steps=work.steps)  # a whole batch, for G16
-        if wanted & {"G1", "G2", "G8-sd15", "G12", "G13"}:
-            rates, tflop = throughput(bench, stock, ours, work, [OURS, OURS_LOST, STOCK_1, STOCK_N], budget_s=80)
-            title, note = f"SD1.5, {work.size_px} px, {work.steps} steps with guidance", _note(ours, spreads)
-            yield "G1", lambda: compared(bench, f"{title}, against batch 1", rates, [OURS, STOCK_1], tflop, 7, note)
-            yield "G2", lambda: compared(bench, f"{title}, against a batch", rates, [OURS, STOCK_N], tflop, 1.5, note)
-            yield "G8-sd15", lambda: of_ceiling(bench, f"{title}, share of the ceiling", rates[OURS], tflop, 55)
-            yield "G12", lambda: compared(bench, f"{title}, written", rates, [OURS, OURS_LOST], tflop, 0.98, note)
-            yield "G13", lambda: busy_row(bench, ours, work, rates[OURS])
-        yield "G14", lambda: decoder_row(bench, stock, ours, work)
-        yield "X1", lambda: exactness_row(bench, stock, ours, work)
-        yield "G16", lambda: cold_start_row(bench, build_s, ours.first_s)
+    spreads = once(lambda: check_stages(stock, work))
+
+    @once
+    def ours() -> Ours:
+        spreads()
+        return tune(bench, stock, work, sampler_spec(bench, work), first_steps=work.steps)  # a whole batch, for G16
+
+    timed = once(lambda: throughput(bench, stock, ours(), work, [OURS, OURS_LOST, STOCK_1, STOCK_N], budget_s=75))
+    title = f"SD1.5, {work.size_px} px, {work.steps} steps with guidance"
+
+    def against(sides: Sequence[str], what: str, at_least: float) -> Result:
+        rates, tflop = timed()
+        return compared(bench, f"{title}, {what}", rates, sides, tflop, at_least, _note(ours(), spreads()))
+
+    yield "G1", lambda: against([OURS, STOCK_1], "against batch 1", 7)
+    yield "G2", lambda: against([OURS, STOCK_N], "against a batch", 1.5)
+    yield "G8-sd15", lambda: of_ceiling(bench, f"{title}, share of the ceiling", *timed(), 55)
+    yield "G12", lambda: against([OURS, OURS_LOST], "written", 0.98)
+    yield "G13", lambda: busy_row(bench, ours(), work, timed()[0][OURS])
+    yield "G14", lambda: decoder_row(bench, stock, ours(), work)
+    yield "X1", lambda: exactness_row(bench, stock, ours(), work)
+    yield "G16", lambda: cold_start_row(bench, build_s, ours().first_s)
     yield "G11", lambda: interval_row(bench, stock, work)
     yield "G15", lambda: sweep_row(bench, stock, work)
     yield "G17", lambda: device_jpeg_row(bench, stock, work)
 
 
-def sdxl_rows(bench: Bench, wanted: frozenset[str]) -> Rows:
-    work = bench.works["sdxl"]
+def shortcut_rows(bench: Bench) -> Rows:
+    work = bench.works["sd15"]
+    stock = build(bench.worlds["sd15"], False, bench.device, bench.dtype)
+    yield "X2", lambda: shortcuts_row(bench, stock, work)
+
+
+def sdxl_rows(bench: Bench) -> Rows:
+    work, mlperf = bench.works["sdxl"], bench.works["sdxl20"]
     stock = build(bench.worlds["sdxl"], False, bench.device, bench.dtype)
-    spreads = check_stages(stock, work)
-    ours = tune(bench, stock, work)
-    rates, tflop = throughput(bench, stock, ours, work, [OURS, STOCK_1, STOCK_N], budget_s=80)
-    title, note = f"SDXL, {work.size_px} px, {work.steps} steps with guidance", _note(ours, spreads)
-    yield "G3", lambda: compared(bench, f"{title}, against batch 1", rates, [OURS, STOCK_1], tflop, 1.9, note)
-    yield "G4", lambda: compared(bench, f"{title}, against a batch", rates, [OURS, STOCK_N], tflop, 1.3, note)
-    yield "G8-sdxl", lambda: of_ceiling(bench, f"{title}, share of the ceiling", rates[OURS], tflop, 55)
+    spreads = once(lambda: check_stages(stock, work))
+
+    @once
+    def ours() -> Ours:
+        spreads()
+        return tune(bench, stock, work, sampler_spec(bench, work))
+
+    timed = once(lambda: throughput(bench, stock, ours(), work, [OURS, STOCK_1, STOCK_N], budget_s=65))
+    title = f"SDXL, {work.size_px} px, {work.steps} steps with guidance"
+
+    def against(sides: Sequence[str], what: str, at_least: float) -> Result:
+        rates, tflop = timed()
+        return compared(bench, f"{title}, {what}", rates, sides, tflop, at_least, _note(ours(), spreads()))
+
+    yield "G3", lambda: against([OURS, STOCK_1], "against batch 1", 1.9)
+    yield "G4", lambda: against([OURS, STOCK_N], "against a batch", 1.3)
+    yield "G8-sdxl", lambda: of_ceiling(bench, f"{title}, share of the ceiling", *timed(), 55)
+    yield "G9", lambda: published_row(bench, stock, mlperf, spreads())
 
 
-def published_rows(bench: Bench, wanted: frozenset[str]) -> Rows:
-    work = bench.works["sdxl20"]
-    stock = build(bench.worlds["sdxl"], False, bench.device, bench.dtype)
-    spreads = check_stages(stock, work)
-    yield "G9", lambda: published_row(bench, stock, work, spreads)
-
-
-def turbo_rows(bench: Bench, wanted: frozenset[str]) -> Rows:
+def turbo_rows(bench: Bench) -> Rows:
     work = bench.works["turbo"]
     stock = build(bench.worlds["sdxl"], True, bench.device, bench.dtype)
-    spreads = check_stages(stock, work)
-    ours = tune(bench, stock, work)
-    rates, tflop = throughput(bench, stock, ours, work, [OURS, OURS_LOST, STOCK_1, STOCK_N], budget_s=40)
-    title, note = f"SDXL-Turbo, {work.size_px} px, {work.steps} step", _note(ours, spreads)
-    yield "G5", lambda: compared(bench, f"{title}, against batch 1", rates, [OURS, STOCK_1, OURS_LOST], tflop, 10, note)
-    yield "G6", lambda: compared(bench, f"{title}, against a batch", rates, [OURS, STOCK_N, OURS_LOST], tflop, 5, note)
+    spreads = once(lambda: check_stages(stock, work))
+
+    @once
+    def ours() -> Ours:
+        spreads()
+        return tune(bench, stock, work, sampler_spec(bench, work))
+
+    timed = once(lambda: throughput(bench, stock, ours(), work, [OURS, OURS_LOST, STOCK_1, STOCK_N], budget_s=30))
+
+    def against(sides: Sequence[str], what: str, at_least: float) -> Result:
+        rates, tflop = timed()
+        title = f"SDXL-Turbo, {work.size_px} px, {work.steps} step, {what}"
+        return compared(bench, title, rates, sides, tflop, at_least, _note(ours(), spreads()))
+
+    yield "G5", lambda: against([OURS, STOCK_1, OURS_LOST], "against batch 1", 10)
+    yield "G6", lambda: against([OURS, STOCK_N, OURS_LOST], "against a batch", 5)
 
 
-def flux_rows(bench: Bench, wanted: frozenset[str]) -> Rows:
+def flux_rows(bench: Bench) -> Rows:
     work = bench.works["flux"]
     stock = build(bench.worlds["flux"], False, bench.device, bench.dtype)
-    spreads = check_stages(stock, work)
-    ours = tune(bench, stock, work)
+    spreads = once(lambda: check_stages(stock, work))
+
+    @once
+    def ours() -> Ours:
+        spreads()
+        return tune(bench, stock, work, sampler_spec(bench, work))
+
     names = [OURS_LOST, STOCK_LOST, OURS, STOCK_1]  # judged without files, which only widen the gap
-    rates, tflop = throughput(bench, stock, ours, work, names, budget_s=50)
+    timed = once(lambda: throughput(bench, stock, ours(), work, names, budget_s=40))
     title = f"FLUX.1-schnell, {work.size_px} px, {work.steps} steps, {work.text_tokens} text tokens"
-    note = _note(ours, spreads)
-    yield "G7", lambda: compared(bench, f"{title}, against batch 1", rates, names, tflop, 1.6, note)
-    yield "G8-flux", lambda: of_ceiling(bench, f"{title}, share of the ceiling", rates[OURS], tflop, 60)
+
+    def against_batch_1() -> Result:
+        rates, tflop = timed()
+        note = _note(ours(), spreads())
+        return compared(bench, f"{title}, against batch 1", rates, names, tflop, 1.6, note)
+
+    yield "G7", against_batch_1
+    yield "G8-flux", lambda: of_ceiling(bench, f"{title}, share of the ceiling", *timed(), 60)
 
 
 def _note(ours: Ours, spreads: Mapping[str, float]) -> str:
@@ -953,7 +983,7 @@ def _note(ours: Ours, spreads: Mapping[str, float]) -> str:
 
 
 def published_row(bench: Bench, stock: Any, work: Work, spreads: Mapping[str, float]) -> Result:
-    ours = tune(bench, stock, work)
+    ours = tune(bench, stock, work, sampler_spec(bench, work))
     rates, tflop = throughput(bench, stock, ours, work, [OURS], budget_s=60)
     found = statistics.median(rates[OURS]) / NVIDIA_FP8_SDXL
     target = f"at least 0.75 of NVIDIA's published {NVIDIA_FP8_SDXL} images/s (TensorRT, FP8 U-Net)"
@@ -1011,7 +1041,7 @@ def decoder_row(bench: Bench, stock: Any, ours: Ours, work: Work) -> Result:
     }
     for turn in sides.values():
         turn(Path())  # warm
-    rates = alternate(bench, sides, budget_s=15)
+    rates = alternate(bench, sides, budget_s=10)
     tflop = teraflop(stock, work)["decoder"]
     lines = [Line(name, {IMAGES: rate, SHARE: bench.share(rate, tflop)}) for name, rate in rates.items()]
     first, *_, last = rates.values()
@@ -1107,108 +1137,110 @@ def first_image(bench: Bench) -> dict[str, float]:
     begun = bench.now()
     stock = build(bench.worlds["sd15"], False, bench.device, bench.dtype)
     build_s = bench.now() - begun
-    return {"import_s": bench.import_s, "build_s": build_s, "first_s": tune(bench, stock, work, work.steps).first_s}
+    ours = tune(bench, stock, work, sampler_spec(bench, work), first_steps=work.steps)
+    return {"import_s": bench.import_s, "build_s": build_s, "first_s": ours.first_s}
 
 
 def interval_row(bench: Bench, stock: Any, work: Work) -> Result:
-    import torch
-
-    steps, count = (4, 2) if bench.dry else (20, work.stock_batch)
-    shape = (count, stock.unet.config.in_channels, *[work.size_px // stock.vae_scale_factor] * 2)
-    latents = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(7)).to(bench.device, bench.dtype)
-    text = denoiser_inputs(stock, work.size_px, 2 * count, 77, seed=8)["encoder_hidden_states"]
-    spared = round(0.4 * steps)
-    middle = range(spared // 2, spared // 2 + steps - spared)
-
-    def side_of(guided: range) -> Turn:
-        def turn(folder: Path) -> int:
-            with torch.inference_mode():
-                denoise(stock, text[:count], text[count:], latents, steps, work.guidance, guided)
-            return count
-
-        return turn
-
-    sides = {f"guidance in {len(middle)} of {steps} steps": side_of(middle), "in every step": side_of(range(steps))}
-    for turn in sides.values():
-        turn(Path())  # warm
-    rates = alternate(bench, sides, budget_s=20)
+    short = shortened(bench, work)
+    spec = uncompiled(sampler_spec(bench, short), {})
+    sides = {
+        "guidance in 60 % of the steps": uncompiled(spec, {"guidance_interval": (0.2, 0.8)}),
+        "in every step": spec,
+    }
+    rates = denoised(bench, stock, short, sides, budget_s=12)
     ratio = statistics.median(over(*rates.values()))
     return Result(
-        f"guidance interval, SD1.5, {work.size_px} px, batch {count}, uncompiled, without decoding",
+        f"guidance interval, SD1.5, {short.size_px} px, {short.steps} steps, batch {short.batch}, uncompiled, without "
+        "decoding",
         [Line(name, {IMAGES: rate}) for name, rate in rates.items()],
         ratio_of=IMAGES,
         verdicts=[bench.judge("at least 1.22x", f"{ratio:.2f}x", ratio >= 1.22)],
-        notes=["Quality not measured. The sampler has no such setting yet; the loop is this file's."],
+        notes=["The sampler's guidance_interval [0.2, 0.8). Quality not measured."],
     )
 
 
-def denoise(
-    pipeline: Any,
-    negative_NTD: torch.Tensor,
-    positive_NTD: torch.Tensor,
-    latents_NCHW: torch.Tensor,
-    steps: int,
-    guidance: float,
-    guided: range,
-) -> torch.Tensor:
-    """The loop of Stable Diffusion with two passes in the steps `guided` and one in the others."""
-    import torch
-
-    scheduler = pipeline.scheduler
-    scheduler.set_timesteps(steps, device=latents_NCHW.device)
-    both_NTD = torch.cat([negative_NTD, positive_NTD])
-    for place, time_step in enumerate(scheduler.timesteps):
-        twice = place in guided
-        rows = torch.cat([latents_NCHW, latents_NCHW]) if twice else latents_NCHW
-        rows = scheduler.scale_model_input(rows, time_step)
-        text = both_NTD if twice else positive_NTD
-        predicted = pipeline.unet(rows, time_step, encoder_hidden_states=text, return_dict=False)[0]
-        if twice:
-            without, with_text = predicted.chunk(2)
-            predicted = without + guidance * (with_text - without)
-        latents_NCHW = scheduler.step(predicted, time_step, latents_NCHW, return_dict=False)[0]
-    return latents_NCHW
+def shortcuts_row(bench: Bench, stock: Any, work: Work) -> Result:
+    short = shortened(bench, work)
+    spec = uncompiled(sampler_spec(bench, short), {})
+    sides = {
+        "as it is": spec,
+        "fuse_qkv": uncompiled(spec, {"fuse_qkv": True}),
+        "reuse_every 3": uncompiled(spec, {"reuse_every": 3}),
+        "merge_tokens 0.5": uncompiled(spec, {"merge_tokens": 0.5}),
+    }
+    rates = denoised(bench, stock, short, sides, budget_s=25)
+    plain = rates["as it is"]
+    found = ", ".join(
+        f"{name} {statistics.median(over(rate, plain)):.2f}x" for name, rate in rates.items() if rate is not plain
+    )
+    return Result(
+        f"shortcuts of the sampler, SD1.5, {short.size_px} px, {short.steps} steps, batch {short.batch}, uncompiled, "
+        "without decoding",
+        [Line(name, {IMAGES: rate}) for name, rate in rates.items()],
+        ratio_of=IMAGES,
+        verdicts=[Verdict("reported only", found, None)],
+        notes=["fuse_qkv changes the rounding, the others the images. Quality not measured: random weights."],
+    )
 
 
-def choose_batch(rate: Callable[[int], float], sizes: Sequence[int], least_gain: float = 1.015) -> int:
-    """The batch to use: grow while the next size is worth it.
+def shortened(bench: Bench, work: Work) -> Work:
+    """Enough steps for a shortcut to show, and no more."""
+    return dataclasses.replace(work, steps=4 if bench.dry else 20, batch=work.stock_batch)
 
-    Stops at the first size that is not faster by `least_gain`. Where calls take a + b N seconds for N images and sizes
-    double, 1.5 % keeps 97 % of what any size could give.
-    """
-    chosen, best = sizes[0], rate(sizes[0])
-    for size in sizes[1:]:
-        found = rate(size)
-        if found < best * least_gain:
-            break
-        chosen, best = size, found
-    return chosen
+
+def denoised(
+    bench: Bench, stock: Any, work: Work, specs: Mapping[str, SamplerSpec], budget_s: float
+) -> dict[str, Samples]:
+    """Images per second of our sampler, up to the latents, with each of the specs."""
+    requests = [Request(f"picture number {place}", "", place) for place in range(work.batch)]
+
+    def side(spec: SamplerSpec) -> Turn:
+        sampler = tune(bench, stock, work, spec).sampler
+        sampler.prepare([*(request.prompt for request in requests), ""])
+
+        def turn(folder: Path) -> int:
+            sampler.latents(requests)
+            return work.batch
+
+        turn(Path())  # warm
+        return turn
+
+    return alternate(bench, {name: side(spec) for name, spec in specs.items()}, budget_s)
 
 
 def sweep_row(bench: Bench, stock: Any, work: Work) -> Result:
-    sizes, steps = (TINY_SWEEP, 2) if bench.dry else (SWEEP, SWEEP_STEPS)
-    rates: dict[int, Samples] = {}
-    uncompiled = dataclasses.replace(work, compile="none", steps=steps, batch=max(sizes))
-    ours = tune(bench, stock, uncompiled)
-    requests = [Request(f"picture number {place}", "", place) for place in range(max(sizes))]
-    ours.sampler.prepare([*(request.prompt for request in requests), ""])
-    ours.sampler.latents(requests)  # encodes all texts, and warms up the largest
-    for size in sizes:
+    """The batch that `batch: auto` chooses by its own curve, against the best of a sweep in turns."""
+    from gen.batch_curve import measure_curve
 
-        def turn(folder: Path, size: int = size) -> int:
-            ours.sampler.latents(requests[:size])
+    sizes, steps = (TINY_SWEEP, 2) if bench.dry else (SWEEP, SWEEP_STEPS)
+    short = dataclasses.replace(work, steps=steps, batch=max(sizes))
+    sampler = tune(bench, stock, short, uncompiled(sampler_spec(bench, short), {})).sampler
+    requests = [Request(f"picture number {place}", "", place) for place in range(max(sizes))]
+    sampler.prepare([*(request.prompt for request in requests), ""])
+
+    def call(size: int) -> None:
+        sampler.with_batch(size).latents(requests[:size])
+        synchronize(bench.device)
+
+    def side(size: int) -> Turn:
+        def turn(folder: Path) -> int:
+            call(size)
             return size
 
-        turn(Path())  # warm
-        (rates[size],) = alternate(bench, {"one": turn}, budget_s=4).values()
-    middle = {size: statistics.median(samples) for size, samples in rates.items()}
-    chosen = choose_batch(middle.__getitem__, sizes)
-    found = middle[chosen] / max(middle.values())
+        return turn
+
+    call(max(sizes))  # encodes all texts
+    curve = measure_curve(call, sizes, 20.0, bench.now)
+    names = {size: f"batch {size}{', chosen' * (size == curve.batch)}" for size in sizes}
+    rates = alternate(bench, {names[size]: side(size) for size in sizes}, budget_s=15)
+    middle = {name: statistics.median(samples) for name, samples in rates.items()}
+    found = middle[names[curve.batch]] / max(middle.values())
     return Result(
-        f"images per call, SD1.5, {work.size_px} px, {steps} steps, uncompiled, without decoding",
-        [Line(f"batch {size}{', chosen' if size == chosen else ''}", {IMAGES: rates[size]}) for size in sizes],
+        f"images per call, SD1.5, {short.size_px} px, {steps} steps, uncompiled, without decoding",
+        [Line(name, {IMAGES: rate}) for name, rate in rates.items()],
         verdicts=[bench.judge("the chosen batch at least 0.97 of the best", f"{found:.3f}", found >= 0.97)],
-        notes=["The rule (grow while the next size gains 1.5 %) is this file's; recipes name their batch."],
+        notes=[f"Chosen by the rule of `batch: auto` from a curve of its own, which ended with: {curve.ended}."],
     )
 
 
@@ -1245,8 +1277,8 @@ def device_jpeg_row(bench: Bench, stock: Any, work: Work) -> Result:
 
     for turn in (encode, plain, beside):
         turn(Path())  # warm
-    (rate,) = alternate(bench, {"encode": encode}, budget_s=5).values()
-    both = alternate(bench, {"beside": beside, "plain": plain}, budget_s=12)
+    (rate,) = alternate(bench, {"encode": encode}, budget_s=4).values()
+    both = alternate(bench, {"beside": beside, "plain": plain}, budget_s=10)
     slowdown = 100 * (1 - statistics.median(over(both["beside"], both["plain"])))
     found = statistics.median(rate)
     return Result(
@@ -1276,16 +1308,16 @@ class Group:
 
     rows: tuple[str, ...]
     need_s: float
-    measure: Callable[[Bench, frozenset[str]], Rows]
+    measure: Callable[[Bench], Rows]
 
 
 SD15 = ("G1", "G2", "G8-sd15", "G12", "G13", "G14", "X1", "G16", "G11", "G15", "G17")
 GROUPS = (  # what is cut when the time is short stands last
     Group(SD15, 60, sd15_rows),
-    Group(("G5", "G6"), 40, turbo_rows),
-    Group(("G7", "G8-flux"), 60, flux_rows),
-    Group(("G3", "G4", "G8-sdxl"), 60, sdxl_rows),
-    Group(("G9",), 60, published_rows),
+    Group(("G5", "G6"), 60, turbo_rows),
+    Group(("G7", "G8-flux"), 80, flux_rows),
+    Group(("G3", "G4", "G8-sdxl", "G9"), 110, sdxl_rows),
+    Group(("X2",), 30, shortcut_rows),
 )
 ROWS = tuple(row for group in GROUPS for row in group.rows)
 
@@ -1309,71 +1341,36 @@ def section(row: str, result: Result) -> str:
             cells.append("" if theirs is None else "1" if line is result.lines[0] else spread(over(ours, theirs), "x"))
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| target | came out | met |", "|---|---|---|"]
-    for verdict in result.verdicts:
-        met = {True: "yes", False: "**missed**", None: "not judged"}[verdict.met]
-        lines.append(f"| {verdict.target} | {verdict.found} | {met} |")
+    lines += [f"| {one.target} | {one.found} | {one.word} |" for one in result.verdicts]
     repeats = max(len(samples) for line in result.lines for samples in line.figures.values())
     return "\n".join([*lines, *(f"\n{note}" for note in [*result.notes, f"Repeats: {repeats}."])])
 
 
-def spread(samples: Samples, unit: str = "") -> str:
-    """`1.522 (1.493 - 1.601)`: median, least, most."""
-    middle = f"{statistics.median(samples):.4g}{unit}"
-    return middle if len(samples) == 1 else f"{middle} ({min(samples):.4g} - {max(samples):.4g})"
+def write(folder: Path, results: Mapping[str, Result]) -> None:
+    """These rows anew, others as they were."""
+    known = {**read(folder), **results}
+    known = {row: known[row] for row in ROWS if row in known}
+    numbers = {row: dataclasses.asdict(one) for row, one in known.items()}
+    replace_files(folder, {NUMBERS: json.dumps(numbers, indent=1, allow_nan=False) + "\n", PAGE: page(known)})
 
 
-def write(folder: Path, where: Mapping[str, Any], results: Mapping[str, Result]) -> None:
-    """Both files anew; each is replaced whole, so that a kill leaves the last row's."""
-    numbers = {"where": dict(where), "rows": {row: dataclasses.asdict(one) for row, one in results.items()}}
-    texts = {NUMBERS: json.dumps(numbers, indent=1, allow_nan=False) + "\n", PAGE: page(where, results)}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        partial_file = folder / f"{name}.part"
-        partial_file.write_text(text, encoding="utf-8")
-        partial_file.replace(folder / name)
+def read(folder: Path) -> dict[str, Result]:
+    """What runs have written there."""
+    return {
+        row: Result(**{**one, "lines": [Line(**line) for line in one["lines"]]}) for row, one in kept(folder / NUMBERS)
+    }
 
 
-def page(where: Mapping[str, Any], results: Mapping[str, Result]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    head = [
-        "# What sixfold makes of a GPU",
-        "",
-        f"*Where:* {where['date']}, {where['device']}, {where['cores']} CPU cores; {versions}. "
-        f"Ceilings: {', '.join(f'{name} {spread(tuple(one))}' for name, one in where['ceilings'].items())}. "
-        f"Extras: {', '.join(where['extras']) or 'none'}.{' In miniature: no figure says anything.' * where['dry']}",
-        "",
-        "| row | what | target | came out | met |",
-        "|---|---|---|---|---|",
-    ]
+def page(results: Mapping[str, Result]) -> str:
+    """A table of all targets, then the rows, each with where it was measured."""
+    head = ["# What sixfold makes of a GPU", "", "| row | what | target | came out | met |", "|---|---|---|---|---|"]
     for row, result in results.items():
         if result.not_measured is not None:
             head.append(f"| {row} | | | not measured: {result.not_measured} | |")
         for verdict in result.verdicts:
-            met = {True: "yes", False: "**missed**", None: "not judged"}[verdict.met]
-            head.append(f"| {row} | {result.title} | {verdict.target} | {verdict.found} | {met} |")
-    return "\n\n".join(["\n".join(head), *(section(row, result) for row, result in results.items())]) + "\n"
-
-
-def facts(dry: bool, extras: Sequence[str]) -> dict[str, Any]:
-    """Of the machine, and nothing that names it."""
-    import torch
-
-    installed = {one.metadata["Name"].lower() for one in importlib.metadata.distributions() if one.metadata["Name"]}
-    device = "CPU, tiny networks"
-    if not dry:
-        gigabytes = torch.cuda.get_device_properties(0).total_memory / 2**30
-        device = f"{torch.cuda.get_device_name(0)}, {gigabytes:.0f} GiB, CUDA {torch.version.cuda}"
-    return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "dry": dry,
-        "device": device,
-        "cores": len(os.sched_getaffinity(0)),
-        "extras": list(extras),
-        "versions": {
-            "Python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in LIBRARIES if name in installed},
-        },
-    }
+            head.append(f"| {row} | {result.title} | {verdict.target} | {verdict.found} | {verdict.word} |")
+    sections = [f"{section(row, result)}\n\n*Where:* {told(result.where)}" for row, result in results.items()]
+    return "\n\n".join(["\n".join(head), *sections]) + "\n"
 
 
 def measure(bench: Bench, wanted: frozenset[str]) -> Iterator[tuple[str, Result]]:
@@ -1386,13 +1383,13 @@ def measure(bench: Bench, wanted: frozenset[str]) -> Iterator[tuple[str, Result]
         reason = f"{left_s:.0f} s were left and {group.need_s:.0f} wanted; run it with --rows"
         if rows and left_s >= group.need_s:
             try:
-                for row, make in group.measure(bench, frozenset(rows)):
+                for row, make in group.measure(bench):
                     if row in rows and bench.now() < bench.deadline:
                         del rows[row]
                         yield row, _made(make)
                 reason = "the time was up; run it with --rows"
             except Exception as error:  # the networks of these rows; other groups have their own
-                reason = _failure(error)
+                reason = failure(error)
         for row in rows:
             yield row, Result("", [], not_measured=reason)
         gc.collect()
@@ -1404,19 +1401,15 @@ def _made(make: Callable[[], Result]) -> Result:
     try:
         return make()
     except Exception as error:  # becomes a row that says so; the others go on
-        return Result("", [], not_measured=_failure(error))
+        return Result("", [], not_measured=failure(error))
 
 
-def _failure(error: Exception) -> str:
-    traceback.print_exception(error)
-    cause = (str(error).strip().splitlines() or [""])[0][:300]
-    return f"FAILED, {type(error).__name__}: {cause}"
-
-
-def _chosen_rows(text: str | None) -> frozenset[str]:
+def _chosen_rows(text: str | None, known: Mapping[str, Result]) -> frozenset[str]:
     """`G8` stands for all rows that begin with `G8-`. Raises ValueError with the names of all."""
     if text is None:
         return frozenset(ROWS)
+    if text == "rest":
+        return frozenset(row for row in ROWS if row not in known or known[row].not_measured is not None)
     chosen = set()
     for name in text.split(","):
         found = {row for row in ROWS if row == name or row.startswith(f"{name}-")}
@@ -1426,49 +1419,28 @@ def _chosen_rows(text: str | None) -> frozenset[str]:
     return frozenset(chosen)
 
 
-@contextlib.contextmanager
-def _compile_cache() -> Iterator[None]:
-    """An empty place for compiled code, so that a first call is a first call; the caller's own is put back."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    before = os.environ.get(name)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as empty:
-        os.environ[name] = empty
-        try:
-            yield
-        finally:
-            del os.environ[name]
-            if before is not None:
-                os.environ[name] = before
-
-
-@contextlib.contextmanager
-def _in_miniature() -> Iterator[None]:
-    """One thread, and what asks to be compiled runs uncompiled: compiling would take minutes and say nothing."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def main(arguments: Sequence[str], clock: Callable[[], float] = time.perf_counter) -> int:
     parser = argparse.ArgumentParser(prog="python -m docs.bench_gpu", description="Time a GPU's images, side by side.")
-    parser.add_argument("--rows", help=f"some of {','.join(ROWS)} (G8: all three); all by default")
+    parser.add_argument("--rows", help=f"some of {','.join(ROWS)} (G8: all three); rest; all by default")
     parser.add_argument("--dry", action="store_true", help="every row with tiny networks on the CPU; judges no speed")
     parser.add_argument("--out", type=Path, help=f"folder of {NUMBERS} and {PAGE} (default: docs)")
+    parser.add_argument("--from", dest="source", type=Path, help=f"only take over the rows of this folder's {NUMBERS}")
     parser.add_argument("--budget", type=float, default=525.0, help="seconds in all; 525 keeps a run below 9 minutes")
-    parser.add_argument("--extras", default="", help=f"ways the sampler does not take yet: {','.join(EXTRAS)}")
+    parser.add_argument("--extras", default="", help=f"ways no recipe takes by itself: {','.join(EXTRAS)}")
     parser.add_argument("--first-image", action="store_true", help="only times a start; row G16 runs this")
     chosen = parser.parse_args(arguments)
     extras = [name for name in chosen.extras.split(",") if name]
     if unknown := [name for name in extras if name not in EXTRAS]:
         parser.error(f"--extras: found {','.join(unknown)}, expected some of {','.join(EXTRAS)}")
+    out = chosen.out or (None if chosen.dry else HOME)
+    if chosen.source is not None:
+        found = read(chosen.source)
+        if not found:
+            parser.error(f"--from: found no {NUMBERS} in {chosen.source}, expected what a run with --out wrote")
+        write(chosen.out or HOME, found)
+        return 0
     try:
-        wanted = _chosen_rows(chosen.rows)
+        wanted = _chosen_rows(chosen.rows, {} if out is None else read(out))
     except ValueError as error:
         parser.error(str(error))
     begun = clock()
@@ -1484,9 +1456,9 @@ def main(arguments: Sequence[str], clock: Callable[[], float] = time.perf_counte
     device, dtype = ("cpu", torch.float32) if chosen.dry else ("cuda", torch.bfloat16)
     with contextlib.ExitStack() as stack:
         if chosen.dry:
-            stack.enter_context(_in_miniature())
+            stack.enter_context(in_miniature())
         if not chosen.first_image:
-            stack.enter_context(_compile_cache())
+            stack.enter_context(empty_compile_cache())
         top = {} if chosen.first_image else ceilings(device, dtype, chosen.dry, clock)
         bench = Bench(
             dry=chosen.dry,
@@ -1503,14 +1475,13 @@ def main(arguments: Sequence[str], clock: Callable[[], float] = time.perf_counte
         if chosen.first_image:
             print(json.dumps(first_image(bench)), flush=True)
             return 0
-        where = {**facts(chosen.dry, extras), "ceilings": top}
-        out = chosen.out or (None if chosen.dry else HOME)
+        where = {**facts(chosen.dry, LIBRARIES), "extras": extras, "ceilings": top}
         results: dict[str, Result] = {}
         for row, result in measure(bench, wanted):
-            results[row] = result
+            results[row] = dataclasses.replace(result, where=where)
             print(section(row, result), end="\n\n", flush=True)
             if out is not None:
-                write(out, {**where, "seconds": clock() - begun}, results)
+                write(out, {row: results[row]})
             print(f"({clock() - begun:.0f} s since the start)", file=sys.stderr, flush=True)
     failed = any(result.not_measured is not None for result in results.values())
     missed = any(verdict.met is False for result in results.values() for verdict in result.verdicts)
