@@ -26,6 +26,7 @@ EXIT_BROKEN = 1
 EXIT_MISTAKE = 2
 EXIT_INCOMPLETE = 3
 EXIT_STOPPED = 75
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 SAID_OF_RUNS = {
     "unit_started": "began",
     "unit_done": "done",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from cluster.events import Event
     from cluster.signals import StopFlag
     from shards.census import Subset
+    from shards.image_folder import KnownClass
     from shards.store import Store
     from train.sweep import MakeSpec, Run
 
@@ -95,9 +97,21 @@ def check_home(root: Path) -> None:
             )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from cluster.code import code_hash
+
+        typer.echo(f"sixfold {importlib.metadata.version('sixfold')}, code {code_hash(HOME)[:12]}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks instead of one line.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and the hash of the code.", callback=_version, is_eager=True),
+    ] = False,
 ) -> None:
     from cluster.doctor import clear_unsafe_switches
 
@@ -362,6 +376,14 @@ def export(
     licence: Annotated[
         str | None, typer.Option(help="With --to shards: the licence of the pictures.", show_default="none")
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="With --to shards: where ids and names of the classes come from: imagenet-1k, a list, or another "
+            "data set. Needed for a folder with a part of the classes.",
+            show_default="the folders' numbers or sorted order",
+        ),
+    ] = None,
 ) -> None:
     """Write what another tool wants beside links to the shards, or turn an image folder into shards.
 
@@ -376,7 +398,11 @@ def export(
         if subset is not None or unlicensed != "refuse":
             raise ValueError("--subset and --unlicensed choose among the samples of a data set; not with --to shards")
         with _bar("import") as advance:
-            done = import_image_folder(Path(folder), out, licence=licence, progress=advance)
+            table = None if classes is None else _known_classes(classes)
+            imagenet = partial(_known_classes, "imagenet-1k")
+            done = import_image_folder(
+                Path(folder), out, licence=licence, classes=table, imagenet=imagenet, progress=advance
+            )
         typer.echo(
             f"{counted(done.num_samples, 'image')} in {counted(done.num_shards, 'shard')} in {out}; "
             f"{done.num_failed:,} not readable"
@@ -384,6 +410,8 @@ def export(
         raise typer.Exit(EXIT_INCOMPLETE if done.num_failed else 0)
     if licence is not None:
         raise ValueError("--licence is written when pictures become shards; give it with --to shards only")
+    if classes is not None:
+        raise ValueError("--classes gives ids to pictures that become shards; give it with --to shards only")
     formats = {
         "timm": exports.export_timm,
         "open_clip": exports.export_open_clip,
@@ -531,6 +559,15 @@ def doctor(
     raise typer.Exit(EXIT_INCOMPLETE if any(check.verdict == "bad" for check in checks) else 0)
 
 
+def _known_classes(source: str) -> "list[KnownClass]":
+    """The classes of a shipped name, a list or a data set, as an import matches folders with them."""
+    from gen.names.classes import ClassSpec, load_classes
+    from shards.image_folder import KnownClass
+
+    found = load_classes(ClassSpec(source=source, per_class=1))
+    return [KnownClass(one.id, one.name, one.wordnet_id) for one in found]
+
+
 def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
     """A data set that a sweep needs; raises unless it is whole."""
     from gen.plan import parse_scale
@@ -629,9 +666,8 @@ def _explain(error: Exception) -> int:
 
     if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, typer.Abort):  # Ctrl-C in a verb that has nothing to finish first
-        typer.echo("sixfold: stopped on request; run the same command again", err=True)
-        return EXIT_STOPPED
+    if isinstance(error, typer.Abort):
+        return EXIT_BROKEN
     if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
         return 0
     if isinstance(error, Draining):
@@ -665,6 +701,11 @@ def main() -> None:
         if debug:
             raise
         code = _explain(error)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # in a verb that has nothing to finish first
+        typer.echo("sixfold: stopped on request; run the same command again", err=True)
+        code = EXIT_STOPPED
     sys.exit(code or 0)
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 SHORT = 60  # characters of a value in a message
+SOME = 8  # fields in one
 _SHOULD = re.compile(r"^\w+ should (be|have) ")
 _ASIDE = re.compile(r", (unable to|got) .*| after validation, not \d+$")
 _WORDS = {  # pydantic's words -> those of a person who writes YAML
@@ -39,7 +40,11 @@ def first_mistake(invalid: ValidationError, model: type[BaseModel], data: object
     # of a union such as `int | "auto"` every part that did not fit has an error, all of them at one place
     here = [error for error, other in zip(errors, places, strict=True) if other == place]
     num_more = len(set(places)) - 1
-    return place, _line(here, place, model) + (f" (and {num_more} more)" if num_more else "")
+    line = _line(here, place, model)
+    if here[0]["type"] == "value_error":  # our own checks look at several fields and name the one to change
+        named = tuple(line.partition(":")[0].split("."))
+        place = named if named[-1] in fields_at(model, named[:-1]) else place
+    return place, line + (f" (and {num_more} more)" if num_more else "")
 
 
 def fields_at(model: type[BaseModel], place: Sequence[str]) -> Mapping[str, FieldInfo]:
@@ -98,7 +103,9 @@ def _line(errors: Sequence[Any], place: tuple[str, ...], model: type[BaseModel])
         return _ours(str(errors[0]["ctx"]["error"]), name, fields_at(model, place))
     found = f"`{name}`: found {short(errors[0]['input'])}, expected"
     if kind == "model_type":
-        return f"{found} `key: value` lines with {', '.join(fields_at(model, place))}"
+        fields = list(fields_at(model, place))
+        more = ", ..." if len(fields) > SOME else ""
+        return f"{found} `key: value` lines below it: {', '.join(fields[:SOME])}{more}"
     if kind == "string_pattern_mismatch" and meaning:
         return f"{found} {meaning}"
     return f"{found} {' or '.join(dict.fromkeys(_expected(error['msg']) for error in errors))}{about}"

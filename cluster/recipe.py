@@ -10,6 +10,7 @@ import json
 import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from cluster.mistake import first_mistake, model_in, short
 
 MAX_RECIPE_BYTES = 1_000_000
 COMMAND_LINE = "command line"
+SHIPPED_NAMED = 6  # recipes that a message names
 
 Model = TypeVar("Model", bound=BaseModel)
 Json = dict[str, Any] | list[Any] | str | int | float | bool | None
@@ -36,9 +38,14 @@ def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -
     Raises RecipeError: missing or oversized file, YAML that is not plain data (tags, aliases, duplicate keys),
     unknown keys, values that do not fit, overrides without `=`.
     """
+    if path.is_dir():
+        raise RecipeError(f"{path}: found a folder, expected a recipe; give a YAML file in it")
     if not path.is_file():
-        shipped = sorted(str(p) for p in Path("recipes").glob("*.yaml"))
-        raise RecipeError(f"{path}: no such recipe; give a YAML file, for example {', '.join(shipped) or 'your own'}")
+        shipped = {file.stem: str(file) for file in sorted(Path("recipes").glob("**/*.yaml"))}
+        near = get_close_matches(path.stem, shipped, n=1, cutoff=0.7)
+        some = ", ".join(sorted(shipped.values())[:SHIPPED_NAMED]) or "your own"
+        hint = f"did you mean {shipped[near[0]]}?" if near else f"give a YAML file, for example {some}"
+        raise RecipeError(f"{path}: no such recipe; {hint}")
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path}: found {path.stat().st_size} bytes, expected at most {MAX_RECIPE_BYTES}")
     try:

@@ -52,6 +52,7 @@ from shards.record import JSON, Record
 from shards.store import FolderStore, open_store
 
 BYTES_PER_PIXEL = 0.45  # for estimates: q95 JPEG of generated pictures, 59 to 147 KB at 512 px
+BYTES_PER_SAMPLE = 5_000  # tar headers, texts and the table's row; measured in the sandbox
 MAX_LISTED = 20  # units and shards in one message
 
 
@@ -180,14 +181,15 @@ def describe(recipe: Recipe, scale: Fraction) -> str:
     classes = load_classes(recipe.classes)
     plan = _plan(recipe, classes, {})
     seconds_each = 1 / recipe.expect.images_per_s if recipe.expect else 0.0
-    cost = estimate(plan, scale, BYTES_PER_PIXEL * recipe.sampler.stored_px**2, seconds_each, 1)
+    bytes_each = BYTES_PER_SAMPLE + BYTES_PER_PIXEL * recipe.sampler.stored_px**2
+    cost = estimate(plan, scale, bytes_each, seconds_each, 1)
     counts = [one.count for one in classes]
     rest = f", {cost.images_made - cost.images:,} more to fill the last shard" if cost.images_made > cost.images else ""
     rows = [
         ("classes", f"{len(classes):,}, {_range(min(counts), max(counts))} images each in one fold of {sum(counts):,}"),
         ("images", f"{cost.images:,} ({scale_name(scale)}), {recipe.sampler.stored_px} px{rest}"),
         ("shards", f"{cost.shards:,} of at most {counted(recipe.shards.samples_per_shard, 'image')}"),
-        ("space", f"about {size_text(cost.bytes)} (guessed at {BYTES_PER_PIXEL} bytes a pixel)"),
+        ("space", f"about {size_text(cost.bytes)} (guessed at {size_text(bytes_each)} an image)"),
         ("prompts", _describe_prompts(recipe, len(classes))),
         ("model", f"{recipe.sampler.model}, {recipe.sampler.steps} steps, guidance {recipe.sampler.guidance:g}"),
     ]

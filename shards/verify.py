@@ -232,15 +232,14 @@ def _check_tar(shard: int, successes: list[dict[str, object]], tar: bytes) -> li
                     )
                 )
                 return damages
+            if data_at + size > len(tar):
+                message = f"the tar ends at {len(tar)}: this member and all behind it are lost"
+                damages.append(_damage(shard, name, "member", message))
+                return damages
             if tar[at:data_at] != header(name, size):
                 damages.append(_damage(shard, name, "header", f"found another tar header at byte {at}"))
             if hashlib.sha256(data).hexdigest() != row["sha256" if extension == "jpg" else f"{extension}_sha256"]:
-                message = (
-                    f"found other bytes at {data_at}..{data_at + size}"
-                    if len(data) == size
-                    else f"the tar ends at {len(tar)}"
-                )
-                damages.append(_damage(shard, name, "member", message))
+                damages.append(_damage(shard, name, "member", f"found other bytes at {data_at}..{data_at + size}"))
             elif extension == "jpg":
                 damages += _check_image(shard, name, row, data)
             elif data != expected[extension]:

@@ -1,6 +1,7 @@
 """The command line explains itself, and a mistake is one line that says what to do."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,15 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+import shards.verify
 import sixfold
 from cluster.code import home
+from cluster.recipe import load_recipe
 from docs.cli_reference import PAGE, reference
+from gen.recipe import Recipe
+from tests.small_data_set import write_data_set
+from train.recipe import TrainRecipe
+from train.sweep import SweepSpec
 
 HOME = home()
 GROUP = typer.main.get_command(sixfold.app)
@@ -67,6 +74,19 @@ def test_every_verb_has_a_sentence_an_example_and_help_for_every_option(verb: st
     assert CliRunner().invoke(sixfold.app, [verb, "--help"]).exit_code == 0
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_example_of_a_verb_names_options_and_recipes_that_exist(verb: str) -> None:
+    line = shlex.split(re.findall(r"Example: `sixfold (.*)`", GROUP.commands[verb].help)[0])
+    command = GROUP.commands[verb]
+    context = command.make_context(verb, line[1:], parent=GROUP.make_context("sixfold", [verb]))
+    assert line[0] == verb
+    for name in ("recipe", "sweep"):
+        if name in context.params:
+            path = HOME / context.params[name]
+            kind = {"train": TrainRecipe, "sweep": SweepSpec}.get(verb, Recipe)
+            load_recipe(path, kind, context.params["overrides"] or [])
+
+
 def test_the_reference_page_is_what_the_command_line_says() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), "run `python -m docs.cli_reference`"
     for verb in VERBS:
@@ -112,6 +132,26 @@ def test_every_sixfold_command_and_every_link_of_the_readme_exists() -> None:
         (["train", "recipes/sandbox-train.yaml", "optim.lrr=1"], "did you mean `lr`"),
         (["meanings", "recipes/sandbox.yaml", "meanings.overrides=nowhere.yaml"], "meanings.overrides"),
         (["meanings", "recipes/sandbox.yaml", "llm.provider=openai"], "llm.model: found none"),
+        (["generate", "recipes/sandbox.yml"], "no such recipe; did you mean recipes/sandbox.yaml?"),
+        (["generate", "recipes"], "found a folder, expected a recipe"),
+        (["generate", "recipes/sandbox.yaml", "sampler.steps", "20"], "found 'sampler.steps', expected key.sub=value"),
+        (
+            ["generate", "recipes/sandbox.yaml", "sampler.steps=many"],
+            'found "many", expected a whole number (denoising',
+        ),
+        (["generate", "recipes/sandbox.yaml", "classes=sandbox"], "lines below it: source, per_class, total, counts"),
+        (["generate", "recipes/sandbox.yaml", "cluster.workers=0"], "command line: cluster.workers: found 0, expected"),
+        (["generate", "recipes/sandbox-train.yaml"], "run `sixfold train recipes/sandbox-train.yaml`"),
+        (["plan", "recipes/sweeps/scale.yaml"], "run `sixfold sweep recipes/sweeps/scale.yaml`"),
+        (["train", "recipes/sandbox.yaml"], "run `sixfold generate recipes/sandbox.yaml`"),
+        (["train", "recipes/sweeps/scale.yaml"], "found a recipe of `sixfold sweep`, expected one of `sixfold train`"),
+        (["sweep", "recipes/sandbox-train.yaml"], "run `sixfold train recipes/sandbox-train.yaml`"),
+        (["sweep", "recipes/sweeps/scale.yaml", "base=recipes/sandbox.yaml"], "expected one of `sixfold train`"),
+        (["show", "recipes"], "found no shards, expected a data set; check the path"),
+        (["repair", "recipes"], "found no shards, expected a data set; check the path"),
+        (["verify", "sandbox/real-train"], "sandbox/real-train --to shards --out "),
+        (["export", "sandbox/real-train", "--to", "shards", "--out", "x", "--subset", "2x"], "not with --to shards"),
+        (["export", "sandbox/real-train", "--to", "timm", "--out", "x", "--licence", "MIT"], "with --to shards only"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(
@@ -141,6 +181,94 @@ def test_bad_outputs_models_and_class_lists_are_one_line(
     ]:
         assert expected in mistake(monkeypatch, capsys, *arguments)
     assert not (tmp_path / "out").exists(), "a refused run leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "recipes/sandbox.yaml", "--out", "OUT"],
+        ["prompts", "recipes/sandbox.yaml", "--out", "OUT"],
+        ["meanings", "recipes/sandbox.yaml", "--out", "OUT"],
+        ["generate", "recipes/sandbox.yaml", "--in-process", "--out", "OUT"],
+        ["sweep", "recipes/sweeps/scale.yaml", "--out", "OUT"],
+        ["show", "SET", "--out", "OUT"],
+        ["export", "SET", "--to", "timm", "--out", "OUT"],
+        ["export", "sandbox/real-train", "--to", "shards", "--out", "OUT"],
+        ["export", "SET", "--to", "image_folder", "--out", "OUT"],
+    ],
+    ids=" ".join,
+)
+def test_an_output_that_cannot_be_written_is_named_with_what_to_do(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data_set(tmp_path / "set")
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file" / "out", Path("/proc/out")):
+        line = [{"OUT": str(out), "SET": str(tmp_path / "set")}.get(word, word) for word in arguments]
+        said = mistake(monkeypatch, capsys, *line)
+        assert str(out.parent) in said
+        assert re.search("; (give|choose|check)", said), said
+        assert "Errno" not in said
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_file_that_is_in_the_way_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ("plan", "meanings"):
+        said = mistake(monkeypatch, capsys, verb, "recipes/sandbox.yaml", "--out", str(tmp_path))
+        assert "found a folder, expected the name of a file" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_state_of_a_damaged_data_set_is_named_and_exit_3(tmp_path: Path) -> None:
+    store = write_data_set(tmp_path / "set")
+    whole = CliRunner().invoke(sixfold.app, ["status", str(store.root)])
+    assert (whole.exit_code, "2 done, 0 damaged\n" in whole.stdout) == (0, True)
+    (store.root / "00001.tar").write_bytes(b"torn")
+    damaged = CliRunner().invoke(sixfold.app, ["status", str(store.root)])
+    assert damaged.exit_code == 3
+    assert "1 done, 1 damaged: 00001" in damaged.stdout
+
+
+def test_one_of_a_thing_is_not_several(tmp_path: Path) -> None:
+    store = write_data_set(tmp_path / "set", num_shards=1, num_slots=1, num_rejected=0)
+    assert CliRunner().invoke(sixfold.app, ["verify", str(store.root)]).stdout.startswith("1 shard, 1 sample, 1 row, ")
+    (store.root / "00000.tar").unlink()
+    assert ": 1 damage; `sixfold repair " in CliRunner().invoke(sixfold.app, ["verify", str(store.root)]).stdout
+    assert "1 shard moved" in CliRunner().invoke(sixfold.app, ["repair", str(store.root)]).stdout
+
+
+def test_meanings_and_prompts_want_no_counts(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("auk\ncrane\n")
+    bare = ["meanings.choose=none", "prompts.kind=name", "prompts.per_class=null"]
+    recipe = [str(HOME / "recipes" / "sandbox.yaml"), f"classes.source={tmp_path / 'names.txt'}", *bare]
+    chosen = CliRunner().invoke(sixfold.app, ["meanings", *recipe])
+    assert (chosen.exit_code, "2 classes: 2 none" in chosen.stdout) == (0, True)
+    drawn = CliRunner().invoke(sixfold.app, ["prompts", *recipe, "--no-report", "--out", str(tmp_path / "out")])
+    assert (drawn.exit_code, "2 prompts for 2 classes" in drawn.stdout) == (0, True)
+
+
+def test_ctrl_c_is_a_line_and_exit_75(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = write_data_set(tmp_path / "set")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards.verify, "_check_shard", interrupted)
+    monkeypatch.setattr(sys, "argv", ["sixfold", "verify", str(store.root)])
+    with pytest.raises(SystemExit) as ended:
+        sixfold.main()
+    assert ended.value.code == 75
+    assert capsys.readouterr().err == "sixfold: stopped on request; run the same command again\n"
+
+
+def test_the_version_names_the_code() -> None:
+    said = CliRunner().invoke(sixfold.app, ["--version"])
+    assert said.exit_code == 0
+    assert re.fullmatch(r"sixfold \d+\.\d+\.\d+, code [0-9a-f]{12}\n", said.stdout)
 
 
 def test_debug_shows_the_traceback() -> None:

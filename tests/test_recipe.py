@@ -81,10 +81,16 @@ def test_the_resolved_copy_reads_back_to_the_same_recipe(tmp_path: Path) -> None
         ("name: a\nsampler: {steps: 0}\n", [], "found 0, expected at least 1 (denoising steps)"),
         ("name: a\n", ["sampler.steps=2.5"], "command line: `sampler.steps`: found 2.5, expected a whole number"),
         ("name: My Data\n", [], ':1: `name`: found "My Data", expected lower-case letters'),
-        ("name: a\nsampler: fast\n", [], ':2: `sampler`: found "fast", expected `key: value` lines with steps, guid'),
+        (
+            "name: a\nsampler: fast\n",
+            [],
+            ':2: `sampler`: found "fast", expected `key: value` lines below it: steps, gui',
+        ),
         ("name: a\nwords: ink\n", [], ':2: `words`: found "ink", expected `key: value` lines'),
         ("name: a\nbatch: lots\n", [], ":2: `batch`: found \"lots\", expected a whole number or 'auto'"),
         ("name: a\nsampler: {guidance: 99}\n", [], ":2: sampler.guidance: found 99, expected less; lower it"),
+        ("name: a\nsampler:\n  guidance: 99\n", [], ":3: sampler.guidance: found 99"),
+        ("name: a\nsampler: {}\n", ["sampler.guidance=99"], "command line: sampler.guidance: found 99"),
         (
             "name: a\nsampler: {steps: 0}\nbatch: []\nqq: 1\n",
             [],
@@ -115,9 +121,20 @@ def test_i4_a_mistake_is_one_line_with_its_place(
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_recipe_names_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no such recipe"):
-        load_recipe(tmp_path / "none.yaml", Recipe)
+def test_a_missing_recipe_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes" / "sweeps").mkdir(parents=True)
+    (tmp_path / "recipes" / "digits.yaml").touch()
+    (tmp_path / "recipes" / "sweeps" / "scale.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    for typed, hint in [
+        ("none.yaml", r"give a YAML file, for example recipes/digits\.yaml, recipes/sweeps/scale\.yaml"),
+        ("digits.yml", r"did you mean recipes/digits\.yaml\?"),
+        ("scale", r"did you mean recipes/sweeps/scale\.yaml\?"),
+    ]:
+        with pytest.raises(RecipeError, match=f"no such recipe; {hint}"):
+            load_recipe(Path(typed), Recipe)
+    with pytest.raises(RecipeError, match="recipes: found a folder, expected a recipe"):
+        load_recipe(Path("recipes"), Recipe)
 
 
 PLAIN = st.recursive(

@@ -309,8 +309,8 @@ def test_the_state_of_an_output_names_what_is_damaged_and_what_is_missing(whole:
 @pytest.mark.parametrize(
     ("scale", "words"),
     [
-        ("0.05", ["10 (0.05x)", "18.4 kB", "1 s of one worker", "1 of at most 10 images"]),
-        ("6", ["2.2 MB", "1.7 min of one"]),
+        ("0.05", ["10 (0.05x)", "68.4 kB", "1 s of one worker", "1 of at most 10 images"]),
+        ("6", ["8.2 MB", "1.7 min of one"]),
     ],
 )
 def test_amounts_of_a_description_have_units_that_fit(scale: str, words: list[str]) -> None:
