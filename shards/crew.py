@@ -18,6 +18,7 @@ Fill: TypeAlias = Callable[[int], None]
 
 _SLOTS_AT_ONCE = 8  # a hand-over costs 20 us, a picture about 1 ms
 _CLOSE_S = 1.0
+_LOOK_S = 1.0  # how often a waiting caller looks whether it is to stop
 _IDLE_S = 5.0  # how often an idle thread looks whether it is still needed
 
 
@@ -82,12 +83,17 @@ class Crew:
                 self._tasks.put((job, first))
         return job
 
-    def finish(self, job: Job, timeout_s: float) -> bool:
-        """Wait for `job`; without threads, do it here. Raises what a slot raised."""
-        if not self._num_threads:
+    def finish(self, job: Job, timeout_s: float, is_stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for `job`; without threads, do it here. False if it took longer, or if `is_stopped()`, which is asked
+        about once a second, was true before the end. Raises what a slot raised."""
+        if not self._num_threads and not job.wait(0):
             for first in range(0, job.count, _SLOTS_AT_ONCE):
                 job.work(first, self._is_open)
-        return job.wait(timeout_s)
+        ends = time.monotonic() + timeout_s
+        while not job.wait(max(0.0, min(_LOOK_S, ends - time.monotonic()))):
+            if time.monotonic() >= ends or is_stopped():
+                return False
+        return True
 
     def close(self) -> None:
         """End the threads: each finishes the slot it is at. One that hangs is left behind after a second; being a

@@ -103,10 +103,6 @@ class Foreign:
             )
         return Foreign(stamps)
 
-    def key(self) -> str:
-        """Changes when a tar does."""
-        return hashlib.sha256(json.dumps(["foreign", 1, self.stamps], sort_keys=True).encode("ascii")).hexdigest()
-
 
 def short_id(text: str) -> int:
     """64 bits of a sample id: both halves of 32 hex digits combined; ids of another form are hashed first."""

@@ -1,33 +1,40 @@
 """Where every sample's picture lies, as arrays: what a training run reads by number.
 
 In: a data set of ours (folder or URL; records, tables, optionally a subset), or tars that others wrote (see
-`foreign.py`). Out: an `Index`. On disk, so that the second start takes a moment, in `_meta/index/<key>/` of a local
-data set that can be written, else in `index/<key>/` of the cache folder given:
+`foreign.py`). Out: an `Index`. On disk, so that the second start takes a moment, in `_meta/index/<set>/` of a local
+data set that can be written, else in `index/<set>/` of the cache folder given:
 
-    index.json                      tar names and hashes, the digest; written last
-    first.npy offset.npy ...        the arrays, no pickles
+    lock                    held by the process that builds; the others wait for what it saves
+    <key>/index.json        what each tar was when it was read, the digest; written last
+    <key>/first.npy ...     the arrays, no pickles
 
-The key is a hash of the records' hashes (of names, sizes and times for others' tars) and of the subset, so a data set
-that changed is never read through an old index; one whose bytes do not give its digest is built again.
+The set is a hash of the subset's name (in a cache also of the address), the key one of the records' hashes (of names,
+sizes and times for others' tars) and of what the subset chooses: a data set that changed is never read through an old
+index, but the tars that are as they were are taken from it. An index whose bytes do not give its digest is built again.
+The newest `KEPT` of a set stay, and those that a process still reads.
 """
 
 import binascii
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
+import mmap
 import os
-from collections.abc import Callable, Sequence
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.foreign import Foreign, keys_of, scan_foreign, short_id
+from shards.foreign import Foreign, ForeignTar, keys_of, scan_foreign, short_id
 from shards.layout import MAX_ROWS_PER_SHARD, META, SHARD_PATTERN, SUCCESS, shard_name, tar_name
 from shards.manifest import iter_tables, read_subset, read_table, scan_records
 from shards.record import MAX_RECORD_BYTES, Record
@@ -36,8 +43,12 @@ from shards.store import CLAIMS, FolderStore, Store, open_for_reading
 Int64: TypeAlias = npt.NDArray[np.int64]
 Int32: TypeAlias = npt.NDArray[np.int32]
 UInt64: TypeAlias = npt.NDArray[np.uint64]
+T = TypeVar("T", int, str)
 
-VERSION = 1
+VERSION = 1  # of the digest
+SAVED = 2  # of the files
+KEPT = 2
+BUILD_S = 3600.0  # longest wait for another process that builds the same index
 INDEXES = "index"
 COLUMNS = ("key", "uid", "status", "class_id", "jpg_offset", "jpg_size")
 ARRAYS: dict[str, type[np.generic]] = {
@@ -49,6 +60,7 @@ ARRAYS: dict[str, type[np.generic]] = {
     "label": np.int32,
     "uid": np.uint64,
 }
+_LONGEST_PAUSE_S = 2.0
 _SMALL_BYTES = 4096  # a map costs more than such a read, and an empty array cannot be mapped
 
 
@@ -108,31 +120,45 @@ def load_index(url: str, subset: str | None = None, cache: Path | None = None) -
     what is not there, an id or key that occurs twice, tars that are cut short or hold no labels.
     """
     store = open_for_reading(url)
-    if _is_ours(store):
-        return _load_ours(store, subset, cache)
-    foreign = Foreign.find(store, subset)
-    key = foreign.key()
-    saved = _read_saved(store, key, cache)
+    wanted = _ours(store, subset) if _is_ours(store) else _foreign(store, subset)
+    places = _places(store, subset, cache)
+    saved = _read_saved(store.url, places, wanted.key)
     if saved is not None:
         return saved
-    scanned = scan_foreign(store, foreign)
-    index = make_index(
-        store.url,
-        tuple(foreign.tars),
-        tuple(tar.sha256 for tar in scanned),
-        {
-            "first": _starts([len(tar.offset) for tar in scanned]),
-            "tar_bytes": np.array([tar.bytes for tar in scanned], np.int64),
-            "left_out": np.array([tar.left_out for tar in scanned], np.int64),
-            "offset": _joined([tar.offset for tar in scanned], np.int64),
-            "size": _joined([tar.size for tar in scanned], np.int64),
-            "label": _joined([tar.label for tar in scanned], np.int32),
-            "uid": _joined([tar.uid for tar in scanned], np.uint64),
-        },
-    )
-    _refuse_twins(index, lambda number: _foreign_ids(store, foreign, number))
-    _save(store, key, cache, index)
+    with _one_builder(places):
+        saved = _read_saved(store.url, places, wanted.key)  # by the process that was waited for
+        if saved is not None:
+            return saved
+        index = wanted.build(_newest_saved(store.url, places))
+        _refuse_twins(index, wanted.ids_of)
+        _save(places, wanted, index)
     return index
+
+
+@dataclass(frozen=True)
+class _Before:
+    """An index that was saved, and the number of each of its tars by what that tar was then."""
+
+    index: Index
+    tars: dict[str, int]
+
+    def rows(self, name: str, tar: int) -> npt.NDArray[Any]:
+        """The part of the array `name` that belongs to a tar."""
+        part: npt.NDArray[Any] = getattr(self.index, name)[int(self.index.first[tar]) : int(self.index.first[tar + 1])]
+        return part
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """An index that is asked for."""
+
+    entries: tuple[str, ...]  # for each tar, as JSON: all that its part of the index depends on
+    build: Callable[[_Before | None], Index]
+    ids_of: Callable[[int], list[tuple[str, str]]]  # number of a tar -> (key, whole id) of what is in it
+
+    @property
+    def key(self) -> str:
+        return _hash_of({"version": SAVED, "entries": self.entries})
 
 
 def make_index(url: str, tars: Sequence[str], tar_sha256: Sequence[str], arrays: dict[str, npt.NDArray[Any]]) -> Index:
@@ -174,32 +200,85 @@ def _may_be_record(data: bytes) -> bool:
     return not isinstance(body, dict) or "schema" in body
 
 
-def _load_ours(store: Store, subset: str | None, cache: Path | None) -> Index:
+def _ours(store: Store, subset: str | None) -> _Wanted:
     records = scan_records(store)
     chosen = _chosen_keys(store, subset, records) if subset is not None else None
-    if chosen is not None:
-        records = {shard: records[shard] for shard in sorted(chosen)}
-    key = _hash_of(
-        {
-            "version": VERSION,
-            "shards": [[shard, records[shard].tar.sha256, records[shard].parquet.sha256] for shard in sorted(records)],
-            "subset": None if chosen is None else [[shard, _sha256(*both)] for shard, both in chosen.items()],
-        }
+    shards = sorted(records if chosen is None else chosen)
+    entries = tuple(
+        _entry(
+            shard,
+            records[shard].tar.sha256,
+            records[shard].parquet.sha256,
+            None if chosen is None else _sha256(*chosen[shard]),
+        )
+        for shard in shards
     )
-    saved = _read_saved(store, key, cache)
-    if saved is not None:
-        return saved
-    index = _build_ours(store, {shard: records[shard] for shard in sorted(records)}, chosen, subset)
-    shards = sorted(records)
-    _refuse_twins(index, lambda number: _ids_of(store, shards[number]))
-    _save(store, key, cache, index)
-    return index
+    return _Wanted(
+        entries,
+        lambda before: _build_ours(store, {shard: records[shard] for shard in shards}, chosen, subset, entries, before),
+        lambda number: _ids_of(store, shards[number]),
+    )
+
+
+def _foreign(store: Store, subset: str | None) -> _Wanted:
+    foreign = Foreign.find(store, subset)
+    entries = tuple(_entry(name, *stamp) for name, stamp in foreign.stamps.items())
+    return _Wanted(
+        entries,
+        lambda before: _build_foreign(store, foreign, entries, before),
+        lambda number: _foreign_ids(store, foreign, number),
+    )
+
+
+def _build_foreign(store: Store, foreign: Foreign, entries: Sequence[str], before: _Before | None) -> Index:
+    known = _known(foreign.tars, entries, before)
+    fresh = Foreign({name: stamp for name, stamp in foreign.stamps.items() if name not in known})
+    tars = dict(zip(fresh.tars, scan_foreign(store, fresh), strict=True))
+    for name, (old, number) in known.items():
+        tars[name] = ForeignTar(
+            bytes=int(old.index.tar_bytes[number]),
+            sha256=old.index.tar_sha256[number],
+            left_out=int(old.index.left_out[number]),
+            offset=old.rows("offset", number),
+            size=old.rows("size", number),
+            label=old.rows("label", number),
+            uid=old.rows("uid", number),
+        )
+    scanned = [tars[name] for name in foreign.tars]
+    return make_index(
+        store.url,
+        tuple(foreign.tars),
+        tuple(tar.sha256 for tar in scanned),
+        {
+            "first": _starts([len(tar.offset) for tar in scanned]),
+            "tar_bytes": np.array([tar.bytes for tar in scanned], np.int64),
+            "left_out": np.array([tar.left_out for tar in scanned], np.int64),
+            "offset": _joined([tar.offset for tar in scanned], np.int64),
+            "size": _joined([tar.size for tar in scanned], np.int64),
+            "label": _joined([tar.label for tar in scanned], np.int32),
+            "uid": _joined([tar.uid for tar in scanned], np.uint64),
+        },
+    )
+
+
+def _known(names: Sequence[T], entries: Sequence[str], before: _Before | None) -> dict[T, tuple[_Before, int]]:
+    """Those tars (or shards) that an earlier index has as they are now: (it, their number in it)."""
+    if before is None:
+        return {}
+    pairs = zip(names, entries, strict=True)
+    return {name: (before, before.tars[entry]) for name, entry in pairs if entry in before.tars}
 
 
 def _build_ours(
-    store: Store, records: dict[int, Record], chosen: dict[int, tuple[Int64, UInt64]] | None, subset: str | None
+    store: Store,
+    records: dict[int, Record],
+    chosen: dict[int, tuple[Int64, UInt64]] | None,
+    subset: str | None,
+    entries: Sequence[str],
+    before: _Before | None,
 ) -> Index:
-    """Reads one table after the other into arrays of the final length."""
+    """Reads one table after the other, of shards that `before` has not, into arrays of the final length."""
+    known = _known(list(records), entries, before)
     counts = [records[shard].successes if chosen is None else len(chosen[shard][0]) for shard in records]
     arrays: dict[str, npt.NDArray[Any]] = {
         "first": _starts(counts),
@@ -207,8 +286,16 @@ def _build_ours(
         "left_out": np.array([record.count for record in records.values()], np.int64) - np.array(counts, np.int64),
     }
     arrays |= {name: np.empty(sum(counts), ARRAYS[name]) for name in ("offset", "size", "label", "uid")}
-    start = 0
-    for shard, table in zip(records, iter_tables(store, records, COLUMNS), strict=True):
+    tables = iter_tables(store, {shard: records[shard] for shard in records if shard not in known}, COLUMNS)
+    stop = 0
+    for shard, count in zip(records, counts, strict=True):
+        start, stop = stop, stop + count
+        if shard in known:
+            old, number = known[shard]
+            for name in ("offset", "size", "label", "uid"):
+                arrays[name][start:stop] = old.rows(name, number)
+            continue
+        table = next(tables)
         table = table.filter(pc.equal(table["status"], SUCCESS))
         where = f"{store.url}: shard {shard_name(shard)}"
         if table.num_rows != records[shard].successes:
@@ -220,13 +307,11 @@ def _build_ours(
         uids = _short_ids(table["uid"], where)
         if chosen is not None:
             table, uids = _only(table, keys, uids, chosen[shard], f"subset {subset}: shard {shard_name(shard)}")
-        stop = start + table.num_rows
         for name, column in {"offset": "jpg_offset", "size": "jpg_size", "label": "class_id"}.items():
             if table[column].null_count:
                 raise ValueError(f"{where}: found a success without a picture; run `sixfold verify`")
             arrays[name][start:stop] = table[column].to_numpy()
         arrays["uid"][start:stop] = uids
-        start = stop
     return make_index(
         store.url,
         tuple(tar_name(shard) for shard in records),
@@ -330,54 +415,135 @@ def _refuse_twins(index: Index, ids_of: Callable[[int], list[tuple[str, str]]]) 
                 seen[uid] = (tar, key)
 
 
-def _places(store: Store, cache: Path | None) -> list[tuple[FolderStore, str]]:
-    """Where an index may be saved, in the order of preference: (store, folder)."""
+def _places(store: Store, subset: str | None, cache: Path | None) -> list[Path]:
+    """The folders where an index of this set may be saved, in the order of preference."""
     places = []
     if isinstance(store, FolderStore) and os.access(store.root, os.W_OK):
-        places.append((FolderStore(store.root), f"{META}/{INDEXES}"))
+        places.append(store.root / META / INDEXES / _hash_of([subset])[:16])
     if cache is not None:
-        places.append((FolderStore(cache.absolute()), INDEXES))
+        places.append(cache.absolute() / INDEXES / _hash_of([store.url, subset])[:16])
     return places
 
 
-def _save(store: Store, key: str, cache: Path | None, index: Index) -> None:
-    """Write the index to the first place that takes it. None does: the next start takes as long as this one."""
-    for place, folder in _places(store, cache):
+@contextlib.contextmanager
+def _one_builder(places: Sequence[Path]) -> Iterator[None]:
+    """One process at a time, of all that see the first of these folders that can be locked. After `BUILD_S`, or where
+    there are no locks, each builds for itself: the results are equal."""
+    with contextlib.ExitStack() as held:
+        for place in places:
+            with contextlib.suppress(OSError):
+                place.mkdir(parents=True, exist_ok=True)
+                fd = os.open(place / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+                held.callback(os.close, fd)
+                _lock_within(fd, BUILD_S)
+                break
+        yield
+
+
+def _lock_within(fd: int, limit_s: float) -> None:
+    ends, pause_s = time.monotonic() + limit_s, 0.02
+    while time.monotonic() < ends:
         try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _save(places: Sequence[Path], wanted: _Wanted, index: Index) -> None:
+    """Write the index to the first place that takes it. None does: the next start takes as long as this one."""
+    for place in places:
+        try:
+            files = FolderStore(place)
             for name, array in _arrays(index).items():
                 file = io.BytesIO()
                 np.save(file, array, allow_pickle=False)
-                place.replace(f"{folder}/{key}/{name}.npy", file.getvalue())
+                files.replace(f"{wanted.key}/{name}.npy", file.getvalue())
             about = {
-                "version": VERSION,
-                "key": key,
+                "version": SAVED,
+                "key": wanted.key,
                 "digest": index.digest,
+                "entries": wanted.entries,
                 "tars": index.tars,
                 "tar_sha256": index.tar_sha256,
             }
-            place.replace(f"{folder}/{key}/index.json", (json.dumps(about, indent=1) + "\n").encode("ascii"))
+            files.replace(f"{wanted.key}/index.json", (json.dumps(about, indent=1) + "\n").encode("ascii"))
+            for folder in _newest_first(place)[KEPT:]:
+                if not any(_is_read(file) for file in folder.glob("*.npy")):
+                    shutil.rmtree(folder, ignore_errors=True)
             return
         except OSError:
             continue  # a full or read-only disk; the index is a copy of what the data set says
 
 
-def _read_saved(store: Store, key: str, cache: Path | None) -> Index | None:
+def _newest_first(place: Path) -> list[Path]:
+    """The folders of the indexes saved there."""
+    with contextlib.suppress(OSError):
+        found = [path for path in place.iterdir() if (path / "index.json").is_file()]
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return []
+
+
+def _read_saved(url: str, places: Sequence[Path], key: str) -> Index | None:
     """The saved index; None if there is none, or if its bytes do not give its digest."""
-    for place, folder in _places(store, cache):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            about = json.loads(place.read_bytes(f"{folder}/{key}/index.json"))
-            arrays = {name: _mapped(place.path(f"{folder}/{key}/{name}.npy")) for name in ARRAYS}
-            index = make_index(store.url, about["tars"], about["tar_sha256"], arrays)
-            if (about["version"], about["key"], about["digest"]) == (VERSION, key, index.digest):
-                return index
+    for place in places:
+        found = _open_saved(url, place / key)
+        if found is not None:
+            return found.index
+    return None
+
+
+def _newest_saved(url: str, places: Sequence[Path]) -> _Before | None:
+    """The last index of the set that was saved and is whole."""
+    found = (_open_saved(url, folder) for place in places for folder in _newest_first(place))
+    return next((one for one in found if one is not None), None)
+
+
+def _open_saved(url: str, folder: Path) -> _Before | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        about = json.loads((folder / "index.json").read_bytes())
+        arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
+        index = make_index(url, about["tars"], about["tar_sha256"], arrays)
+        entries = [str(entry) for entry in about["entries"]]
+        said = (about["version"], about["key"], about["digest"])
+        is_whole = said == (SAVED, folder.name, index.digest) and len(entries) == len(index.tars)
+        if is_whole and _hash_of({"version": SAVED, "entries": entries}) == folder.name:
+            return _Before(index, {entry: number for number, entry in enumerate(entries)})
     return None
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:
-    """The array in a .npy file, its pages shared by all processes that read it."""
-    array = np.load(path, mmap_mode="r" if path.stat().st_size > _SMALL_BYTES else None, allow_pickle=False)
-    assert isinstance(array, np.ndarray)
-    return array
+    """The array in a .npy file, its pages shared by all processes that read it.
+
+    A map keeps the file's descriptor, and with it the shared lock that keeps the file from being removed: on a network
+    mount a map of a removed file ends the process.
+    """
+    with path.open("rb") as file:
+        if path.stat().st_size <= _SMALL_BYTES:
+            array = np.load(file, allow_pickle=False)
+            assert isinstance(array, np.ndarray)
+            return array
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{path}: found another version of the format, expected 1.0")
+        shape, _, kind = np.lib.format.read_array_header_1_0(file)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, kind, shape[0], file.tell())
+
+
+def _is_read(file: Path) -> bool:
+    """Whether a process has the file mapped."""
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True  # or the mount has no locks: then nothing is removed
+        finally:
+            os.close(fd)
+    return False
 
 
 def _arrays(index: Index) -> dict[str, npt.NDArray[Any]]:
@@ -389,7 +555,11 @@ def _digest(tars: Sequence[str], tar_sha256: Sequence[str], arrays: dict[str, np
     return _hash_of({**names, "arrays": [[name, _sha256(arrays[name])] for name in ARRAYS]})
 
 
-def _hash_of(body: dict[str, Any]) -> str:
+def _entry(*facts: int | str | None) -> str:
+    return json.dumps(facts)
+
+
+def _hash_of(body: object) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
 
 

@@ -53,6 +53,7 @@ class Order:
         self._filled = np.flatnonzero(self.sizes)
         self._pass: tuple[int, Int64, Int64] | None = None
         self._window: tuple[int, int, Int64] | None = None
+        self._coming: tuple[int, int, Int64] | None = None
 
     def rows(self, first: int, count: int) -> Int64:
         """Row numbers at positions `first` .. `first` + `count`, int64 (count,)."""
@@ -79,6 +80,18 @@ class Order:
         step = 1 + hashed(self.seed, _SPARES, position, attempt) % (self.num_rows - 1)
         return (row + step) % self.num_rows
 
+    def coming(self, position: int) -> Int64:
+        """The shards of the window behind the one that holds `position`: what is read after it."""
+        number, offset = divmod(position, self.num_rows)
+        shards, starts = self._shards_of(number)
+        window = int(np.searchsorted(starts, offset, side="right")) - 1
+        kept = self._coming
+        if kept is not None and kept[:2] == (number, window):
+            return kept[2]
+        behind = shards[(window + 1) * self.window_shards :] if window + 1 < len(starts) else self._shuffled(number + 1)
+        self._coming = (number, window, behind[: self.window_shards].copy())
+        return self._coming[2]
+
     def _window_at(self, number: int, offset: int) -> tuple[int, Int64]:
         """(where it starts in the pass, its rows in order) of the window that holds `offset` in pass `number`."""
         shards, starts = self._shards_of(number)
@@ -98,11 +111,14 @@ class Order:
         kept = self._pass
         if kept is not None and kept[0] == number:
             return kept[1:]
-        shards = self._filled[_shuffle(len(self._filled), hashed(self.seed, _SHARDS, number))]
+        shards = self._shuffled(number)
         ends = np.cumsum(self.sizes[shards])[self.window_shards - 1 :: self.window_shards]
         starts = np.concatenate([[0], ends[ends < self.num_rows]])
         self._pass = (number, shards, starts)
         return shards, starts
+
+    def _shuffled(self, number: int) -> Int64:
+        return self._filled[_shuffle(len(self._filled), hashed(self.seed, _SHARDS, number))]
 
 
 @dataclass(frozen=True)
@@ -150,6 +166,10 @@ class Take:
         """
         positions = np.arange(self.first, self.first + self.count)
         return ((self.segment << _SEGMENT_BITS) + positions // self.order.num_rows).reshape(self.groups, self.quota)
+
+    def coming(self) -> Int64:
+        """The shards of the window behind the last of these rows."""
+        return self.order.coming(self.first + self.count - 1)
 
     def spare(self, slot: int, attempt: int) -> int:
         """The row for `slot` (0 .. count) after its own and `attempt` spares were bad."""

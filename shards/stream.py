@@ -11,6 +11,7 @@ sample that cannot be read keeps its slot: another one of its domain takes it, c
 above a rate the stream stops.
 """
 
+import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,17 +44,22 @@ Agree: TypeAlias = Callable[[Sequence[int]], Sequence[int]]
 DomainName = Literal["real", "synthetic", "retrieved", "edited"]
 
 _PIXELS = 0x706978  # keeps the draws for pixels apart from those for mixing
+_AGREED_DIGITS = 15  # hex digits of a digest that the ranks compare
 _MAX_SPARES = 16
+_EVAL_TARS = 4  # fetched ahead of an evaluation
 _FREE_BAD = 8  # replaced samples that are fine in a short run, whatever the rate
 
 
 class CacheSpec(BaseModel):
-    """Where shards of remote data sets are kept; local ones are read in place."""
+    """How remote data sets are read; local ones are read in place."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: Path | None = Field(default=None, description="of this machine; null: nothing is kept")
+    folder: Path | None = Field(default=None, description="of this machine, for whole shards; null: nothing is kept")
     max_bytes: int = Field(default=200 * 2**30, gt=0, description="the folder never holds more")
+    fetch_threads: int = Field(
+        default=16, ge=1, le=256, description="requests of each rank and domain at a time; they only wait"
+    )
 
 
 class DomainSpec(BaseModel):
@@ -85,6 +91,11 @@ class StreamSpec(BaseModel):
     bad_rate: float = Field(default=0.001, ge=0, le=1, description="part of unreadable samples above which it stops")
     deadline_s: float = Field(default=300.0, gt=0, description="longest wait for a batch")
     cache: CacheSpec = Field(default=CacheSpec(), description="for remote data sets")
+    check_names: bool = Field(
+        default=True,
+        description="refuse data whose class names disagree about an id; false for names in other words, such as "
+        "synonyms or another language, that you have compared yourself",
+    )
 
 
 class EvalSpec(BaseModel):
@@ -120,7 +131,7 @@ class Batch:
     """What one rank trains on at one step."""
 
     step: int
-    images: Pixels  # (N, H, W, 3); overwritten by the next but one `next()`
+    images: Pixels  # (N, H, W, 3); overwritten by the next but one `next()`, or the `wait()` before it
     labels: Int64  # (N,)
     uids: UInt64  # (N,)
     groups: int  # N = groups * sum(quotas)
@@ -148,7 +159,7 @@ class Counters:
     bytes: int = 0
     by_pillow: int = 0  # samples that the fast decoder did not take
     replaced: Counter[str] = field(default_factory=Counter)  # reason -> samples
-    wait_s: float = 0.0  # the trainer waited for a batch
+    wait_s: float = 0.0  # the trainer waited for a batch, or for the shards that are taken in at the end of an epoch
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,22 +214,20 @@ class Stream:
     ) -> None:
         """`groups`: of a step, over all `world` ranks. `state`: of an earlier stream, instead of `start_step`.
 
-        `agree` is needed where several ranks read a data set that grows: it takes the numbers of shards this rank has
-        found (one for each domain that grows) and returns those that all ranks have, such as the minimum of an
-        all-reduce; it is called by all ranks at the same `next()`. `pin`: page-locked buffers, if there is CUDA.
+        `agree` is needed where there are several ranks, so that all read the same: it takes whole numbers of 61 bits
+        and returns for each the smallest that a rank has, as an all-reduce does; all ranks call it here, and at the
+        same `wait()` or `next()` where a data set grows. `pin`: page-locked buffers, if there is CUDA.
 
-        Raises ValueError for what `Schedule` and `load_index` refuse.
+        Raises ValueError for what `Schedule` and `load_index` refuse, and if another rank has found other data.
         """
         cv2.setNumThreads(1)  # the threads here share the cores already
-        if world > 1 and agree is None and any(domain.grow for domain in spec.domains):
-            raise ValueError(
-                f"stream: found a domain that grows and {world} ranks, expected `agree`, so that all take the same"
-            )
+        if world > 1 and agree is None:
+            raise ValueError(f"stream: found {world} ranks, expected `agree`, so that all read the same data")
         self.spec = spec
         self.rank, self.world = rank, world
         self.counters = Counters()
         self._seed = seed
-        self._agree: Agree = agree or (lambda counts: counts)
+        self._agree: Agree = agree or (lambda numbers: numbers)
         self._sources: list[_Source] = []
         self._crew = Crew(spec.threads)
         self._flights: deque[tuple[_Flight, Job]] = deque()
@@ -239,7 +248,7 @@ class Stream:
                 self._schedule, start_step = self._schedule.resume(state)
             self._schedule.takes(start_step, rank, world)  # refuses what cannot be dealt out
             for domain, index in zip(spec.domains, indexes, strict=True):
-                fetcher = _fetcher(domain.source, index, spec.cache, spec.deadline_s)
+                fetcher = _fetcher(domain.source, index, spec.cache, spec.deadline_s, len(spec.domains))
                 self._sources.append(_Source(domain, index, fetcher))
         except BaseException:
             self.close()
@@ -267,20 +276,36 @@ class Stream:
 
         Raises TimeoutError after `deadline_s`, ValueError when too many samples cannot be read.
         """
+        self.wait()
+        with self._failing_for_good():
+            return self._hand_out(self._flights.popleft()[0])
+
+    def wait(self, is_stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Until the batch of the next step is there, so that `next()` gives it at once.
+
+        False if `is_stopped()`, asked about once a second, was true before. Raises as `next()`.
+        """
         if self._error is not None:
             raise self._error
-        try:
+        began = time.perf_counter()
+        with self._failing_for_good():
             while self._planned <= self._step + self._ahead:
                 self._plan()
-            flight, job = self._flights.popleft()
-            began = time.perf_counter()
-            if not self._crew.finish(job, self.spec.deadline_s):
+            flight, job = self._flights[0]
+            is_there = self._crew.finish(job, self.spec.deadline_s, is_stopped)
+            self.counters.wait_s += time.perf_counter() - began
+            if not is_there and not is_stopped():
                 raise TimeoutError(
                     f"stream: found {job.filled} of {job.count} pictures of step {flight.step} after "
                     f"{self.spec.deadline_s:g} s, expected all; the storage is too slow or hangs (deadline_s)"
                 )
-            self.counters.wait_s += time.perf_counter() - began
-            return self._hand_out(flight)
+            return is_there
+
+    @contextlib.contextmanager
+    def _failing_for_good(self) -> Iterator[None]:
+        """An error inside is raised again at every later call."""
+        try:
+            yield
         except Exception as error:
             self._error = error
             raise
@@ -333,7 +358,7 @@ class Stream:
             replaced=[],
         )
         for number, source in enumerate(self._sources):
-            source.fetcher.prefetch(flight.rows[flight.domain == number])
+            source.fetcher.prefetch(flight.rows[flight.domain == number], takes[number].coming())
         self._flights.append((flight, self._crew.start(count, partial(self._fill, flight))))
         self._planned = step + 1
 
@@ -412,13 +437,34 @@ class Stream:
         )
 
     def _look(self, domains: Sequence[DomainSpec]) -> list[Index]:
-        """The index of each; of those that grow the shards before the first that is missing, if all ranks have them."""
+        """The index of each; of those that grow the shards before the first that is missing, if all ranks have them.
+
+        Raises ValueError if another rank found other data.
+        """
         indexes = [load_index(domain.source, domain.subset, self.spec.cache.folder) for domain in domains]
         growing = [number for number, domain in enumerate(domains) if domain.grow]
         counts = self._agree([indexes[number].unbroken() for number in growing]) if growing else []
         for number, count in zip(growing, counts, strict=True):
             indexes[number] = indexes[number].prefix(count)
+        if self.world > 1:
+            self._refuse_others(domains, indexes)
         return indexes
+
+    def _refuse_others(self, domains: Sequence[DomainSpec], indexes: Sequence[Index]) -> None:
+        """Raises ValueError unless all ranks have the same: then the smallest number is the largest too."""
+        numbers = [int(index.digest[:_AGREED_DIGITS], 16) for index in indexes]
+        agreed = self._agree([*numbers, *(-number for number in numbers)])
+        for domain, index, least, most in zip(domains, indexes, agreed, agreed[len(numbers) :], strict=False):
+            if least != -most:
+                way_out = (
+                    "let all ranks see one data set"
+                    if domain.grow
+                    else (f"set grow of domain {domain.name} to true, or start when the data set is complete")
+                )
+                raise ValueError(
+                    f"{index.url}: found {len(index.tars)} shards on rank {self.rank} (digest {index.digest[:16]}) and "
+                    f"others on another rank, expected the same on all; {way_out}"
+                )
 
     def _grow(self, step: int) -> None:
         """Take in the shards that have come, at the end of an epoch."""
@@ -451,7 +497,7 @@ def read_all(spec: EvalSpec, batch: int, rank: int = 0, world: int = 1) -> Itera
     index = load_index(spec.source, spec.subset, spec.cache.folder)
     if not len(index):
         raise ValueError(f"{index.url}: found no sample, expected a test set; check the folder and the subset")
-    fetcher = _fetcher(spec.source, index, spec.cache, spec.deadline_s)
+    fetcher = _fetcher(spec.source, index, spec.cache, spec.deadline_s, 1)
     crew = Crew(spec.threads)
     num_batches = -(-len(index) // (batch * world))
     ahead = 2 if spec.threads else 0
@@ -477,7 +523,7 @@ def read_all(spec: EvalSpec, batch: int, rank: int = 0, world: int = 1) -> Itera
                 rows = np.arange(first, min(first + batch, len(index)), dtype=np.int64)
                 images = ring[planned % len(ring)]
                 images[len(rows) :] = 0
-                fetcher.prefetch(rows)
+                fetcher.prefetch(rows, _tars_behind(index, rows))
                 jobs.append((rows, images, crew.start(len(rows), partial(fill, rows, images))))
                 planned += 1
             rows, images, job = jobs.popleft()
@@ -503,9 +549,22 @@ def _reason_of(error: UnreadablePicture | FetchError) -> str:
     return f"{error.reason} shard"
 
 
-def _fetcher(source: str, index: Index, cache: CacheSpec, deadline_s: float) -> Fetcher:
-    store = open_for_reading(source)
-    return Fetcher(index, store, cache.folder, cache.max_bytes if cache.folder else 0, deadline_s=deadline_s)
+def _fetcher(source: str, index: Index, cache: CacheSpec, deadline_s: float, sharers: int) -> Fetcher:
+    return Fetcher(
+        index,
+        open_for_reading(source),
+        cache.folder,
+        cache.max_bytes if cache.folder else 0,
+        sharers=sharers,
+        threads=cache.fetch_threads,
+        deadline_s=deadline_s,
+    )
+
+
+def _tars_behind(index: Index, rows: Int64) -> Int64:
+    """The next few tars behind the last of `rows`, which rise."""
+    first = int(index.tar_of(rows[-1:])[0]) + 1 if len(rows) else 0
+    return np.arange(first, min(first + _EVAL_TARS, len(index.tars)), dtype=np.int64)
 
 
 def _in_batch(parts: Sequence[Int64]) -> Int64:

@@ -1,22 +1,27 @@
 """A bounded folder of whole tars that lie elsewhere, each known by its hash; several processes may share it.
 
 In: a tar's sha256, its size, and how to read its bytes. Out: the path of a local copy whose bytes have that hash. On
-disk: `<sha256>.tar`; `<sha256>.part` of the full size while it is fetched, locked by who fetches it; `lock`, held while
-room is made. Files are touched when used, the one untouched for longest goes first.
+disk: `<sha256>.tar`; `<sha256>.part` of the full size while it is fetched, locked by who fetches it;
+`<sha256>.checked` when a copy has been hashed; `lock`, held while room is made. Files are touched when used, the one
+untouched for longest goes first; one that a process reads, and therefore holds a shared lock of, stays.
 
-A copy is hashed while it is fetched and again when a process first finds it; one with another hash is removed and
-fetched again. A killed process leaves a part that nobody holds; it goes when room is needed or its tar is fetched.
+A copy is hashed while it is fetched, and again by the first process that finds it after a day, a restart of the machine
+or a change of the file; one with another hash is removed and fetched again. A killed process leaves a part that nobody
+holds; it goes when room is needed or its tar is fetched.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CHUNK_BYTES = 8 << 20
+CHECK_S = 86_400.0  # a copy that was hashed no longer ago is believed
+_BOOT = Path("/proc/sys/kernel/random/boot_id")  # bytes that a crash lost are missed after a restart only
 _POLL_S = 0.05
 
 
@@ -29,7 +34,7 @@ class OtherBytes(OSError):
 
 
 class TarCache:
-    """Owns no open file between calls; remembers which copies this process has hashed."""
+    """Owns no open file between calls."""
 
     def __init__(self, folder: Path, max_bytes: int, on_event: Callable[[str], None] = lambda name: None) -> None:
         """`on_event` hears "cache_corrupt" and "cache_evicted". Raises ValueError if the folder cannot be made."""
@@ -42,24 +47,34 @@ class TarCache:
         self.folder = folder
         self.max_bytes = max_bytes
         self._on_event = on_event
-        self._hashed: dict[str, tuple[int, int]] = {}
 
     def find(self, sha256: str, size: int) -> Path | None:
         """The local copy, touched; None if there is none. A copy with other bytes is removed."""
         path = self._path(sha256)
         try:
-            stat = path.stat()
-            is_known = self._hashed.get(sha256) == (stat.st_ino, stat.st_mtime_ns)
-            if not is_known and (stat.st_size != size or _sha256(path) != sha256):
-                self._on_event("cache_corrupt")
-                path.unlink()
-                return None
-            # the time of last use; that of the last change stays, it says which bytes were hashed
-            os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))
-            self._hashed[sha256] = (stat.st_ino, stat.st_mtime_ns)
+            if self.find_checked(sha256, size) is None:
+                stat = path.stat()
+                if stat.st_size != size or _sha256(path) != sha256:
+                    self._on_event("cache_corrupt")
+                    path.unlink()
+                    return None
+                self._mark(path, stat)
+                _touch(path, stat)
         except FileNotFoundError:
             return None
         return path
+
+    def find_checked(self, sha256: str, size: int) -> Path | None:
+        """The local copy, touched, if some process hashed it a short while ago; reads nothing of it."""
+        path = self._path(sha256)
+        marker = path.with_suffix(".checked")
+        with contextlib.suppress(OSError, ValueError):
+            stat = path.stat()
+            is_recent = 0 <= time.time() - marker.stat().st_mtime < CHECK_S
+            if is_recent and stat.st_size == size and json.loads(marker.read_text("ascii")) == _facts(stat):
+                _touch(path, stat)
+                return path
+        return None
 
     def fetch(
         self, sha256: str, size: int, read: Callable[[int, int], bytes], deadline_s: float, keep: frozenset[str]
@@ -72,12 +87,13 @@ class TarCache:
         end = time.monotonic() + deadline_s
         part = self.folder / f"{sha256}.part"
         while True:
-            found = self.find(sha256, size)
+            found = self.find_checked(sha256, size)
             if found is not None:
                 return found
             with _open_locked(part) as fd:
                 if fd is not None:
                     try:
+                        # hashed under the lock if need be, so that of several processes one does it
                         found = self.find(sha256, size)  # another process may have ended between the look and the lock
                         if found is not None:
                             return found
@@ -104,9 +120,15 @@ class TarCache:
             raise OtherBytes(f"found a tar with the hash {digest.hexdigest()[:16]}, the index says {sha256[:16]}")
         path = self._path(sha256)
         os.replace(path.with_suffix(".part"), path)
-        stat = path.stat()
-        self._hashed[sha256] = (stat.st_ino, stat.st_mtime_ns)
+        self._mark(path, path.stat())
         return path
+
+    def _mark(self, path: Path, stat: os.stat_result) -> None:
+        """Note that these bytes of the copy have its hash. A full disk: then it is hashed once more."""
+        temp = path.with_suffix(f".{os.getpid()}.tmp")
+        with contextlib.suppress(OSError):
+            temp.write_text(json.dumps(_facts(stat)), "ascii")
+            os.replace(temp, path.with_suffix(".checked"))
 
     def _make_room(self, fd: int, size: int, end: float, keep: frozenset[str]) -> None:
         """Remove what was unused for longest, abandoned parts included, until `size` more bytes fit; give the part `fd`
@@ -123,11 +145,10 @@ class TarCache:
                 if used + size <= self.max_bytes:
                     break
                 sha256, _, kind = name.partition(".")
-                is_free = kind == "tar" or (kind == "part" and _is_abandoned(self.folder / name))
-                if sha256 not in keep and is_free:
-                    with contextlib.suppress(FileNotFoundError):
-                        (self.folder / name).unlink()
-                    self._hashed.pop(sha256, None)
+                if kind in ("tar", "part") and sha256 not in keep and _is_free(self.folder / name):
+                    for gone in (name, f"{sha256}.checked"):
+                        with contextlib.suppress(FileNotFoundError):
+                            (self.folder / gone).unlink()
                     self._on_event("cache_evicted")
                     used -= num
             if used + size > self.max_bytes:
@@ -174,9 +195,10 @@ def _open_locked(part: Path) -> Iterator[int | None]:
         os.close(fd)
 
 
-def _is_abandoned(part: Path) -> bool:
+def _is_free(file: Path) -> bool:
+    """Whether no process reads the copy, or fetches the part."""
     with contextlib.suppress(FileNotFoundError):
-        fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
         try:
             return _try_lock(fd)
         finally:
@@ -190,6 +212,17 @@ def _try_lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _facts(stat: os.stat_result) -> list[int | str]:
+    """What is another after a change of the file, or after a crash that may have lost a part of it."""
+    boot = _BOOT.read_text("ascii").strip() if _BOOT.is_file() else ""
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ino, boot]
+
+
+def _touch(path: Path, stat: os.stat_result) -> None:
+    """Set the time of last use; that of the last change stays, it says which bytes were hashed."""
+    os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))
 
 
 def _sha256(path: Path) -> str:

@@ -1,16 +1,20 @@
 """An index finds every picture of a data set, of ours or of others, and nothing is left out without a word."""
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
 import tracemalloc
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +28,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.index import Index, load_index, make_index
+from shards.jpeg import encode_jpeg
 from shards.layout import SAMPLE_SCHEMA, TABLE_SCHEMA, record_name, sample_key, table_name, tar_name
 from shards.manifest import read_member, read_table, scan_records, write_subset
 from shards.record import FileStamp, Record
 from shards.store import FolderStore, open_store
 from shards.writer import ShardWriter
-from tests.small_data_set import FINGERPRINT, sample, write_data_set
+from tests.small_data_set import FINGERPRINT, picture, sample, write_data_set
 
 
 @pytest.fixture
@@ -51,7 +56,21 @@ def columns(index: Index) -> dict[str, list[int]]:
 
 
 def saved_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and "index" in path.parts)
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".npy", ".json") and "index" in path.parts)
+
+
+def add_shard(store: FolderStore, shard: int, num: int = 5) -> None:
+    with ShardWriter(store, shard, f"try-{shard}", FINGERPRINT) as writer:
+        for index in range(num):
+            writer.add(sample(shard, index, index % 3), encode_jpeg(picture(index % 3, index)))
+        writer.commit(1.0, 2.0, {"device": "cpu"}, slots=num)
+
+
+def spoil_tables(store: FolderStore, shards: Iterable[int]) -> None:
+    """Other bytes of the same size: the records still fit, and whoever reads such a table is refused."""
+    for shard in shards:
+        path = store.path(table_name(shard))
+        path.write_bytes(bytes(path.stat().st_size))
 
 
 # data sets of ours
@@ -81,13 +100,115 @@ def test_rejected_draws_are_counted_and_a_shard_may_be_empty(store: FolderStore)
 def test_the_second_load_reads_no_table(store: FolderStore) -> None:
     built = load_index(store.url)
     assert saved_files(store.root)
-    for shard in range(3):  # same size, so that the records still fit; other bytes would be refused when read
-        path = store.path(table_name(shard))
-        path.write_bytes(bytes(path.stat().st_size))
+    spoil_tables(store, range(3))
     again = load_index(store.url)
     assert columns(again) == columns(built)
     assert again.digest == built.digest
     assert (again.tars, again.tar_sha256) == (built.tars, built.tar_sha256)
+
+
+def test_of_a_data_set_that_grew_only_the_new_tables_are_read(tmp_path: Path, store: FolderStore) -> None:
+    """Shards may come in any order, and one may have been made again."""
+    add_shard(store, 5)
+    load_index(store.url)
+    add_shard(store, 4)
+    add_shard(store, 7)
+    shutil.copytree(store.root, tmp_path / "copy", ignore=shutil.ignore_patterns("_meta"))
+    spoil_tables(store, (0, 1, 2, 5))
+    index, fresh = load_index(store.url), load_index(str(tmp_path / "copy"))
+    assert index.tars == ("00000.tar", "00001.tar", "00002.tar", "00004.tar", "00005.tar", "00007.tar")
+    assert columns(index) == columns(fresh)
+    assert index.digest == fresh.digest
+    for name in (record_name(4), tar_name(4), table_name(4)):
+        store.path(name).unlink()
+    add_shard(store, 4, num=2)
+    assert np.diff(load_index(store.url).first).tolist() == [10, 10, 10, 2, 5, 5]
+
+
+def test_a_twin_among_the_new_shards_is_found(store: FolderStore) -> None:
+    """D18 holds for what is taken from an earlier index as well."""
+    load_index(store.url)
+    with ShardWriter(store, 3, "again", FINGERPRINT) as writer:
+        writer.add({**sample(3, 0, 0), "uid": sample(1, 4, 0)["uid"]}, encode_jpeg(picture(0, 0)))
+        writer.commit(1.0, 2.0, {"device": "cpu"}, slots=1)
+    with pytest.raises(ValueError, match=r"00001\.tar key 000010004 and 00003\.tar key 000030000 are the same sample"):
+        load_index(store.url)
+
+
+def indexes_of(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.rglob("index.json"))
+
+
+def test_the_newest_two_indexes_of_a_set_are_kept_and_those_that_are_read(tmp_path: Path) -> None:
+    store = write_data_set(tmp_path / "ours", num_shards=2, num_slots=600, num_rejected=0)  # arrays that are mapped
+    write_subset(store, "some", read_table(store, [0]), {"rule": "by hand"})
+    load_index(store.url, "some")
+    other = set(indexes_of(store.root))
+    load_index(store.url)
+    held = load_index(store.url)  # from the files
+    first = set(indexes_of(store.root)) - other
+    wanted = columns(held)
+    seen = []
+    for shard in range(2, 6):
+        add_shard(store, shard)
+        load_index(store.url)
+        seen.append(set(indexes_of(store.root)) - other - first)
+        assert first | other <= set(indexes_of(store.root))
+    assert [len(folders) for folders in seen] == [1, 2, 2, 2]
+    assert seen[2] & seen[3]
+    assert seen[3] - seen[2]
+    assert columns(held) == wanted
+    del held
+    add_shard(store, 6)
+    load_index(store.url)
+    assert len(set(indexes_of(store.root)) - other) == 2
+    assert not first & set(indexes_of(store.root))
+
+
+def test_of_several_processes_one_reads_the_tables_and_the_others_wait_for_it(tmp_path: Path) -> None:
+    """Each says whether it read a table; one that was killed while it built holds up nobody."""
+    store = write_data_set(tmp_path / "ours", num_shards=3)
+    code = (
+        "import sys, time\n"
+        "import shards.manifest as manifest\n"
+        "from shards.index import load_index\n"
+        "read, tables = manifest._read_one, []\n"
+        "def slowly(*told):\n"
+        "    if not tables: print('builds', flush=True)\n"
+        "    tables.append(1)\n"
+        "    time.sleep(float(sys.argv[2]))\n"
+        "    return read(*told)\n"
+        "manifest._read_one = slowly\n"
+        "print(load_index(sys.argv[1]).digest, flush=True)\n"
+    )
+
+    def start(pause_s: float) -> "subprocess.Popen[str]":
+        told = [sys.executable, "-c", code, store.url, str(pause_s)]
+        return subprocess.Popen(told, stdout=subprocess.PIPE, text=True)
+
+    killed = start(600.0)
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "builds\n"
+    ranks = [start(0.3) for _ in range(4)]
+    time.sleep(0.5)
+    killed.kill()
+    killed.communicate()
+    said = [process.communicate(timeout=60)[0].split() for process in ranks]
+    digest = load_index(store.url).digest
+    assert sorted(said, key=len) == [[digest]] * 3 + [["builds", digest]]
+
+
+def test_a_builder_that_never_ends_is_not_waited_for_for_ever(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = load_index(store.url).digest
+    (lock,) = store.root.rglob("lock")
+    for folder in indexes_of(store.root):
+        shutil.rmtree(folder)
+    monkeypatch.setattr("shards.index.BUILD_S", 0.2)
+    with lock.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert load_index(store.url).digest == digest
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "swap"])
@@ -320,6 +441,24 @@ def test_a_foreign_index_is_saved_and_built_again_when_a_tar_changes(tmp_path: P
     again = index_of(tmp_path, imagenet(shard=4))
     assert again.label.tolist() == [4, 5, 6]
     assert again.digest != first.digest
+
+
+def test_of_foreign_tars_only_those_that_came_or_changed_are_read(tmp_path: Path) -> None:
+    for shard in (0, 2):
+        write_tar(tmp_path / f"train-{shard:04d}.tar", imagenet(shard))
+    load_index(str(tmp_path))
+    path = tmp_path / "train-0000.tar"
+    stat = path.stat()
+    path.write_bytes(b"x" * stat.st_size)  # would be refused if it were read
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    write_tar(tmp_path / "train-0001.tar", imagenet(1))
+    write_tar(tmp_path / "train-0002.tar", imagenet(7))
+    index = load_index(str(tmp_path))
+    assert index.tars == ("train-0000.tar", "train-0001.tar", "train-0002.tar")
+    assert index.label.tolist() == [0, 1, 2, 1, 2, 3, 7, 8, 9]
+    path.touch()
+    with pytest.raises(ValueError, match=r"train-0000\.tar"):
+        load_index(str(tmp_path))
 
 
 def test_a_remote_foreign_tar_is_hashed_while_it_is_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shards import manifest
 from shards.augment import AugmentSpec
 from shards.index import load_index
 from shards.jpeg import encode_jpeg
-from shards.layout import tar_name
+from shards.layout import record_name, table_name, tar_name
 from shards.mix import MixSpec
 from shards.pixels import eval_pixels
 from shards.store import open_store
@@ -66,8 +68,13 @@ def make_spec(folders: Mapping[str, Path | str], **changes: Any) -> StreamSpec:
     return StreamSpec.model_validate({**fields, **changes})
 
 
+def same_everywhere(numbers: Sequence[int]) -> Sequence[int]:
+    """`agree` of ranks that found the same: the smallest of equal numbers."""
+    return numbers
+
+
 def open_stream(spec: StreamSpec, **changes: Any) -> Stream:
-    return Stream(spec, **{"groups": GROUPS, "seed": 7, "epoch_steps": EPOCH, **changes})
+    return Stream(spec, **{"groups": GROUPS, "seed": 7, "epoch_steps": EPOCH, "agree": same_everywhere, **changes})
 
 
 Kept = tuple[int, bytes, bytes, bytes, bytes, bytes, bytes]
@@ -238,7 +245,9 @@ def test_d4_ragged_shards_fewer_than_ranks_and_an_empty_one_give_all_ranks_equal
     )
     shown: list[list[int]] = []
     for rank in range(world):
-        with Stream(spec, groups=share * world, seed=1, epoch_steps=3, rank=rank, world=world) as stream:
+        with Stream(
+            spec, groups=share * world, seed=1, epoch_steps=3, rank=rank, world=world, agree=same_everywhere
+        ) as stream:
             shown.append([uid for _ in range(4) for uid in next(stream).uids.tolist()])
     assert {len(uids) for uids in shown} == {4 * share * quota}
     per_step = share * quota
@@ -375,7 +384,7 @@ def test_threads_are_no_further_ahead_than_asked(tmp_path: Path) -> None:
             next(stream)
             time.sleep(0.05)
             sizes = load_index(str(tmp_path)).size
-            read = stream.fetched()["real"]["bytes_mapped"]
+            read = stream.fetched()["real"]["bytes_local"]
             assert read <= (step + 3) * 4 * sizes.max()
 
 
@@ -410,6 +419,49 @@ def test_closing_with_batches_in_flight_ends_all_threads_within_a_second(folders
         assert threading.active_count() == before
         with pytest.raises(ValueError, match="closed"):
             next(stream)
+
+
+def test_a_stop_during_a_stall_is_heard_within_seconds(tmp_path: Path) -> None:
+    """As a SIGTERM while the storage does not answer; the state is that before the batch that did not come."""
+    write_data_set(tmp_path, num_shards=1, num_slots=5)
+    load_index(str(tmp_path))
+    spec = StreamSpec(
+        domains=(DomainSpec(name="real", source=str(tmp_path), quota=2),), size_px=8, threads=1, prefetch_steps=1
+    )
+    stop = threading.Event()
+    with Stream(spec, groups=1, seed=3, epoch_steps=6, start_step=4) as stream:
+        tar = tmp_path / tar_name(0)
+        data = tar.read_bytes()
+        tar.unlink()
+        os.mkfifo(tar)
+        before = stream.state()
+        threading.Timer(0.2, stop.set).start()
+        began = time.monotonic()
+        assert not stream.wait(stop.is_set)
+        assert time.monotonic() - began < 3
+        assert stream.state() == before
+        assert 0.1 < stream.counters.wait_s < 3
+        with open(tar, "wb"):
+            pass  # lets the thread go: it finds another file than the index knows
+    tar.unlink()
+    tar.write_bytes(data)
+    with Stream(spec, groups=1, seed=3, epoch_steps=6, state=before) as stream:
+        assert stream.wait(stop.is_set), "a batch that is there is given even then"
+        assert next(stream).step == 4
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_waiting_for_a_batch_first_changes_nothing(
+    folders: dict[str, Path], reference: list[Kept], threads: int
+) -> None:
+    seen = []
+    with open_stream(make_spec(folders, augment=RANDOM, mix=MIXED, threads=threads)) as stream:
+        for _ in range(len(reference)):
+            assert stream.wait()
+            assert stream.wait()
+            seen.append(kept(next(stream)))
+        assert stream.counters.steps == len(reference)
+    assert seen == reference
 
 
 def test_ctrl_c_ends_a_waiting_program(tmp_path: Path) -> None:
@@ -506,23 +558,119 @@ def test_shards_that_come_while_training_are_taken_in_at_the_end_of_an_epoch(
     assert np.array_equal(again, late[:6]), "what came later still begins at the end of an epoch"
 
 
+def together(*ranks: Callable[[Callable[[Sequence[int]], Sequence[int]]], Any]) -> list[Any]:
+    """What each gave or raised, run in threads that share an `agree`: the minimum over them."""
+    meeting = threading.Barrier(len(ranks), timeout=30)
+    said: list[Sequence[int]] = [()] * len(ranks)
+    results: list[Any] = [None] * len(ranks)
+
+    def run_one(number: int) -> None:
+        def agree(numbers: Sequence[int]) -> Sequence[int]:
+            said[number] = list(numbers)
+            meeting.wait()
+            least = [min(column) for column in zip(*said, strict=True)]
+            meeting.wait()
+            return least
+
+        try:
+            results[number] = ranks[number](agree)
+        except (ValueError, threading.BrokenBarrierError) as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=run_one, args=(number,)) for number in range(len(ranks))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
 def test_ranks_that_see_different_shards_take_what_all_have(tmp_path: Path, folders: dict[str, Path]) -> None:
-    for shard in range(3):
-        write_shard_of(tmp_path, shard, 4)
+    """One rank starts from a copy with two shards; a third comes there later, and is then taken in by both."""
+    for shard in range(2):
+        write_shard_of(tmp_path / "early", shard, 4)
+    shutil.copytree(tmp_path / "early", tmp_path / "late")
+    for folder in ("early", "late"):
+        write_shard_of(tmp_path / folder, 2, 4)
+    hidden = [tmp_path / "late" / name for name in (record_name(2), tar_name(2), table_name(2))]
+    kept_aside = {path: path.read_bytes() for path in hidden}
+    for path in hidden:
+        path.unlink()
+
+    def rank(number: int, folder: Path) -> Callable[[Any], Any]:
+        def read(agree: Any) -> Any:
+            spec = grown_spec(folder, folders["real"])
+            with Stream(spec, groups=2, seed=5, epoch_steps=4, rank=number, world=2, agree=agree) as stream:
+                uids = [next(stream).uids.tolist()]
+                agree([0])
+                if number == 0:
+                    for path in reversed(hidden):
+                        path.write_bytes(kept_aside[path])
+                agree([0])
+                uids += [next(stream).uids.tolist() for _ in range(7)]
+                return uids, stream.state()["domains"][1]["segments"]
+
+        return read
+
+    (here, segments), (there, others) = together(rank(0, tmp_path / "early"), rank(1, tmp_path / "late"))
+    assert segments == others
+    assert [part[:2] for part in segments] == [[0, 2], [4, 3]]
+    shown = [uid for uids in (here, there) for step in uids[4:7] for uid in step[2:]]
+    assert len(set(shown)) == 12, "a pass over three shards of four, each once over both ranks"
+
+
+@pytest.mark.parametrize("grow", [False, True])
+def test_ranks_that_found_different_data_are_refused_before_the_first_batch(
+    tmp_path: Path, folders: dict[str, Path], grow: bool
+) -> None:
+    """A shard was published between the starts of two ranks; or, where that is allowed, the shards are not the same."""
+    for folder, num in (("one", 4), ("two", 5)):
+        write_shard_of(tmp_path / folder, 0, 4)
+        write_shard_of(tmp_path / folder, 1, num if grow else 4)
+    if not grow:
+        write_shard_of(tmp_path / "two", 2, 4)
+
+    def rank(number: int, folder: str) -> Callable[[Any], Any]:
+        def read(agree: Any) -> Any:
+            spec = make_spec({"real": folders["real"], "synthetic": tmp_path / folder})
+            if grow:
+                spec = grown_spec(tmp_path / folder, folders["real"])
+            return open_stream(spec, rank=number, world=2, agree=agree)
+
+        return read
+
+    errors = together(rank(0, "one"), rank(1, "two"))
+    for number, (error, folder) in enumerate(zip(errors, ("one", "two"), strict=True)):
+        text = str(error)
+        assert isinstance(error, ValueError), error
+        assert text.startswith(f"{tmp_path / folder}: found {2 if grow or number == 0 else 3} shards on rank {number}")
+        assert ("let all ranks see one data set" if grow else "set grow of domain synthetic to true") in text
+        assert "\n" not in text
+
+
+def test_several_ranks_without_a_way_to_agree_are_refused(folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="found 2 ranks, expected `agree`"):
+        open_stream(make_spec(folders), world=2, agree=None)
+
+
+def test_taking_in_new_shards_counts_as_waiting_for_data(
+    tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard_of(tmp_path, 0, 4)
     spec = grown_spec(tmp_path, folders["real"])
-    asked: list[list[int]] = []
+    with Stream(spec, groups=2, seed=5, epoch_steps=6) as stream:
+        next(stream)
+        before = stream.counters.wait_s
+        read = manifest._read_one
 
-    def agree(counts: Any) -> list[int]:
-        asked.append(list(counts))
-        return [min(count, 2) for count in counts]  # another rank has seen two so far
+        def slowly(*told: Any) -> Any:
+            time.sleep(0.5)
+            return read(*told)
 
-    with Stream(spec, groups=2, seed=5, epoch_steps=2, rank=1, world=2, agree=agree) as stream:
-        for _ in range(4):
-            next(stream)
-        assert [part[1] for part in stream.state()["domains"][1]["segments"]] == [2]
-    assert asked == [[3]] * 3, "once at the start, then at each end of an epoch up to the batches ahead"
-    with pytest.raises(ValueError, match="agree"):
-        Stream(spec, groups=2, seed=5, epoch_steps=2, rank=1, world=2)
+        monkeypatch.setattr(manifest, "_read_one", slowly)
+        write_shard_of(tmp_path, 1, 4)
+        take(stream, 6)
+        assert stream.counters.wait_s - before >= 0.5
 
 
 def test_other_data_than_before_are_refused_by_name(tmp_path: Path, folders: dict[str, Path]) -> None:
@@ -628,6 +776,43 @@ def test_remote_shards_give_the_bytes_of_local_ones(
     spec = make_spec(remote, augment=RANDOM, mix=MIXED, cache=cache)
     assert run(spec, len(reference)) == reference
     assert any(tmp_path.iterdir()) == cached
+
+
+def test_the_next_window_is_fetched_while_the_first_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six shards, a window of two: when the first step is done, no more than four shards are on their way."""
+    write_data_set(tmp_path / "ours", num_shards=6, num_slots=8, num_rejected=0)
+    store, url = fsspec.filesystem("memory"), f"memory://{uuid.uuid4().hex}"
+    for path in (tmp_path / "ours").glob("0*"):
+        store.pipe_file(f"{url}/{path.name}", path.read_bytes())
+    answer, ranged = MemoryFileSystem.cat_file, []
+
+    def noted(
+        files: MemoryFileSystem, path: str, start: int | None = None, end: int | None = None, **more: Any
+    ) -> bytes:
+        if path.endswith(".tar") and start:
+            ranged.append(path)
+        return bytes(answer(files, path, start=start, end=end, **more))
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", noted)
+    spec = StreamSpec(
+        domains=(DomainSpec(name="real", source=url, quota=4),),
+        size_px=8,
+        window_shards=2,
+        prefetch_steps=1,
+        cache=CacheSpec(folder=tmp_path / "cache"),
+    )
+    with Stream(spec, groups=1, seed=2, epoch_steps=12) as stream:
+        next(stream)
+        ends = time.monotonic() + 10
+        while len(list((tmp_path / "cache").glob("*.tar"))) < 4 and time.monotonic() < ends:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert len(list((tmp_path / "cache").glob("*.tar"))) == 4
+        del ranged[:]
+        for _ in range(11):
+            next(stream)
+            time.sleep(0.1)
+        assert not ranged, "no picture was asked for by itself"
 
 
 def test_d16_a_remote_store_that_stalls_stops_the_stream_and_replaces_nothing(
