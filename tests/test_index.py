@@ -32,7 +32,7 @@ from shards.jpeg import encode_jpeg
 from shards.layout import SAMPLE_SCHEMA, TABLE_SCHEMA, record_name, sample_key, table_name, tar_name
 from shards.manifest import read_member, read_table, scan_records, write_subset
 from shards.record import FileStamp, Record
-from shards.store import FolderStore, open_store
+from shards.store import FolderStore, ObjectStore, open_store
 from shards.writer import ShardWriter
 from tests.small_data_set import FINGERPRINT, picture, sample, write_data_set
 
@@ -459,6 +459,24 @@ def test_of_foreign_tars_only_those_that_came_or_changed_are_read(tmp_path: Path
     path.touch()
     with pytest.raises(ValueError, match=r"train-0000\.tar"):
         load_index(str(tmp_path))
+
+
+@pytest.mark.parametrize("word", ["ETag", "etag", "mtime", "LastModified", "created"])
+def test_a_remote_file_that_was_written_again_is_told_by_whatever_its_store_says(word: str) -> None:
+    said = {"type": "file", "name": "bucket/train-0.tar", "size": 10_240, "created": 1, word: 1}
+
+    class Listing:
+        def ls(self, folder: str, detail: bool) -> list[dict[str, object]]:
+            return [dict(said)]
+
+        def invalidate_cache(self) -> None:
+            """There is none."""
+
+    store = ObjectStore(Listing(), "bucket", "fake://bucket", single_writer=False, read_only=True)
+    before = store.stamps()
+    assert store.stamps() == before
+    said[word] = 2
+    assert store.stamps() != before
 
 
 def test_a_remote_foreign_tar_is_hashed_while_it_is_read(tmp_path: Path) -> None:

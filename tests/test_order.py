@@ -230,17 +230,40 @@ def test_the_whole_data_set_is_never_shuffled_at_once() -> None:
 # steps, ranks, groups
 
 
+def plain_positions(sizes: list[int], seed: int, number: int, window: int, first: int, count: int) -> list[int]:
+    """Rows at `first` .. `first` + `count` of domain `number`'s endless sequence, from `pass_of` alone."""
+    num_rows = sum(sizes)
+    passes = range(first // num_rows, (first + count - 1) // num_rows + 1)
+    order = [row for one in passes for row in pass_of(sizes, mixed(seed, 3, number, 0), window, one)]
+    start = first - passes[0] * num_rows
+    return order[start : start + count]
+
+
 def check_quotas(sizes: list[list[int]], quotas: list[int], share: int, world: int, seed: int, step: int) -> None:
-    """Every group of every rank holds its quota of each domain, and all ranks together the positions of the step."""
-    schedule = schedule_of(sizes, quotas, groups=share * world, seed=seed, window=3)
-    dealt = [schedule.takes(step, rank, world) for rank in range(world)]
-    for number, quota in enumerate(quotas):
-        rows = [takes[number].rows() for takes in dealt]
-        assert {part.shape for part in rows} == {(share, quota)}
-        count = share * world * quota
-        together = dealt[0][number].order.rows(step * count, count)
-        assert np.concatenate(rows).ravel().tolist() == together.tolist()
-        assert together.max() < sum(sizes[number])
+    """What each rank is dealt at three steps: `quota` rows of each domain in each of its groups, group by group those
+    that plain arithmetic gives; all ranks together, the step of one rank; and no row twice in a pass."""
+    groups = share * world
+    schedule = schedule_of(sizes, quotas, groups=groups, seed=seed, window=3)
+    shown: Counter[tuple[int, int, int]] = Counter()
+    for at in range(step, step + 3):
+        dealt = [schedule.takes(at, rank, world) for rank in range(world)]
+        alone = schedule.takes(at)
+        for number, quota in enumerate(quotas):
+            together: list[int] = []
+            for rank, takes in enumerate(dealt):
+                rows, passes = takes[number].rows().tolist(), takes[number].passes().tolist()
+                assert [len(group) for group in rows] == [quota] * share
+                first = (at * groups + rank * share) * quota
+                flat = [row for group in rows for row in group]
+                assert flat == plain_positions(sizes[number], seed, number, 3, first, share * quota)
+                together += flat
+                shown.update(
+                    (number, one, row) for one, row in zip([n for group in passes for n in group], flat, strict=True)
+                )
+            assert together == [row for group in alone[number].rows().tolist() for row in group]
+    assert set(shown.values()) == {1}
+    num_shown = Counter(number for number, _, _ in shown.elements())
+    assert [num_shown[number] for number in range(len(quotas))] == [3 * groups * quota for quota in quotas]
 
 
 def random_layout(rng: random.Random) -> tuple[list[list[int]], list[int], int, int, int, int]:

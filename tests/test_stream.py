@@ -35,6 +35,7 @@ from shards.store import open_store
 from shards.stream import Batch, CacheSpec, DomainSpec, EvalSpec, Replaced, Stream, StreamSpec, read_all
 from shards.writer import ShardWriter
 from tests.small_data_set import FINGERPRINT, picture, sample, write_data_set
+from tests.stream_child import groups_of
 
 EPOCH = 5
 GROUPS = 4
@@ -198,30 +199,84 @@ def test_d2_two_resumes_and_another_number_of_ranks_in_between(folders: dict[str
     assert run(spec, 2 * EPOCH, state=states[0]) == reference[EPOCH:]
 
 
-@pytest.mark.torture
-def test_d1_after_20_kills_at_random_steps_and_other_ranks_the_order_is_the_same(
-    folders: dict[str, Path], reference: list[Kept]
+def life(
+    folder: Path, spec: StreamSpec, world: int, state: Any, least_steps: int, rng: random.Random
+) -> tuple[list[list[str]], Any]:
+    """Start a process for each rank, kill all at a random moment after the slowest was handed `least_steps`.
+
+    Returns the hashes of all groups of each step that every rank was handed, and the state after the last of them."""
+    outs = [folder / f"rank-{rank}" for rank in range(world)]
+    for out in outs:
+        out.unlink(missing_ok=True)
+    told = {"spec": spec.model_dump(mode="json"), "world": world, "groups": GROUPS, "seed": 7, "epoch_steps": EPOCH}
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.stream_child",
+                json.dumps({**told, "rank": rank, "state": state, "out": str(out)}),
+            ]
+        )
+        for rank, out in enumerate(outs)
+    ]
+    ends = time.monotonic() + 60
+    while min(len(lines_of(out)) for out in outs) < least_steps and time.monotonic() < ends:
+        assert all(process.poll() is None for process in processes), "a rank ended by itself"
+        time.sleep(0.002)
+    time.sleep(rng.random() * 0.2)
+    for process in rng.sample(processes, world):
+        process.send_signal(signal.SIGKILL)
+    assert [process.wait(20) for process in processes] == [-signal.SIGKILL] * world
+    lines = [lines_of(out) for out in outs]
+    common = min(len(of_rank) for of_rank in lines)
+    steps = []
+    for at_step in zip(*(of_rank[:common] for of_rank in lines), strict=True):
+        assert len({json.dumps([line["step"], line["state"]]) for line in at_step}) == 1, "all ranks are as far"
+        steps.append([group for line in at_step for group in line["groups"]])
+    return steps, lines[0][common - 1]["state"] if common else state
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    """The lines that were written whole."""
+    text = file.read_text("ascii") if file.is_file() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def uninterrupted(spec: StreamSpec, steps: int) -> list[list[str]]:
+    with open_stream(spec) as stream:
+        return [groups_of(next(stream)) for _ in range(steps)]
+
+
+def test_d1_two_killed_processes_and_one_give_the_order_of_one_that_was_not(
+    tmp_path: Path, folders: dict[str, Path]
 ) -> None:
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
+    spec = make_spec(folders, augment=RANDOM, mix=MIXED)
+    rng = random.Random(1)
+    first, state = life(tmp_path, spec, 2, None, 3, rng)
+    second, _ = life(tmp_path, spec, 1, state, 3, rng)
+    assert min(len(first), len(second)) >= 3
+    assert first + second == uninterrupted(spec, len(first) + len(second))
+
+
+@pytest.mark.torture
+def test_d1_after_20_kills_at_random_moments_and_other_ranks_the_order_is_the_same(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    seed = int(os.environ.get("SIXFOLD_KILL_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"SIXFOLD_KILL_SEED={seed}")
     rng = random.Random(seed)
     spec = make_spec(folders, augment=RANDOM, mix=MIXED)
-    whole = run(spec, 100)
-    assert whole[: len(reference)] == reference
-    state, seen = None, []
+    state, seen, lives = None, [], []
     for _ in range(20):
-        world = (1, 2, 4)[int(rng.random() * 3)]
-        steps = 1 + int(rng.random() * 4)
-        parts = []
-        for rank in range(world):
-            with open_stream(spec, state=state, rank=rank, world=world) as stream:
-                parts.append([kept(next(stream)) for _ in range(steps)])
-                after = stream.state()
-        state = after
-        for step in range(steps):
-            columns = zip(*(part[step][1:] for part in parts), strict=True)
-            seen.append((parts[0][step][0], *(b"".join(column) for column in columns)))
-    assert seen == whole[: len(seen)]
+        world = rng.choice((1, 2, 4))
+        least_steps = rng.randrange(5)  # 0: a kill that may come before the first batch
+        steps, state = life(tmp_path, spec, world, state, least_steps, rng)
+        lives.append((world, len(steps)))
+        seen += steps
+    print(f"(ranks, steps) of each life: {lives}")
+    assert len(seen) > 20
+    assert seen == uninterrupted(spec, len(seen))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
