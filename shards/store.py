@@ -35,6 +35,7 @@ CLAIMS = f"{META}/claims"
 EXCLUSIVE_CREATE = frozenset({"memory", "s3", "s3a"})
 _NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}){0,7}")
 _PUT_TRIES = 4
+_CHANGES_WITH_BYTES = ("ETag", "etag", "mtime", "LastModified", "created")  # of a listing; the first that is there
 _MAKE = "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")  # as `shards.image_folder` reads them
 _LOOK = 20  # folders, and files in each, that are looked at to tell what a place is
@@ -208,7 +209,7 @@ class ObjectStore:
         return {
             prefix + entry["name"].rstrip("/").rpartition("/")[2]: (
                 int(entry["size"]),
-                str(entry.get("ETag") or entry.get("etag") or entry.get("created") or ""),
+                str(next((entry[word] for word in _CHANGES_WITH_BYTES if entry.get(word)), "")),
             )
             for entry in entries
             if entry["type"] == "file" and entry["name"].rstrip("/") != folder
