@@ -18,7 +18,13 @@ from PIL import Image
 
 from shards.census import subset_of
 from shards.export import Choice, Exported, export_dali, export_hugging_face, export_open_clip, export_timm
-from shards.image_folder import class_folder, export_image_folder, find_pictures, import_image_folder
+from shards.image_folder import (
+    KnownClass,
+    class_folder,
+    export_image_folder,
+    find_pictures,
+    import_image_folder,
+)
 from shards.jpeg import decode_jpeg, encode_jpeg, read_source_type
 from shards.layout import SAMPLE_SCHEMA
 from shards.licence import may_be_passed_on
@@ -425,15 +431,86 @@ def test_an_import_that_was_stopped_goes_on_and_another_folder_is_refused(store:
         import_image_folder(tmp_path / "folder", back, samples_per_shard=7)
 
 
-def test_given_class_ids_are_used_and_an_unknown_folder_is_refused(tmp_path: Path) -> None:
-    for name in ("n01440764", "n01443537"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        (tmp_path / "photos" / name / "a.jpg").write_bytes(encode_jpeg(picture(0, 1), source_type=None))
-    classes = {"n01440764": (0, "tench"), "n01443537": (1, "goldfish")}
-    sources, _ = find_pictures(tmp_path / "photos", classes)
-    assert {(source.class_id, source.class_name) for source in sources} == {(0, "tench"), (1, "goldfish")}
-    with pytest.raises(ValueError, match="'n01443537'"):
-        find_pictures(tmp_path / "photos", {"n01440764": (0, "tench")})
+def folders(root: Path, *names: str) -> Path:
+    """A folder of pictures with one picture for each of these classes."""
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "a.jpg").write_bytes(encode_jpeg(picture(0, 1), source_type=None))
+    return root
+
+
+def ids_of(folder: Path, classes: list[KnownClass] | None = None) -> dict[str, tuple[int, str]]:
+    """Sub-folder -> id and name of its pictures."""
+    sources, _ = find_pictures(folder, classes, lambda: SIX)
+    return {source.name.partition("/")[0]: (source.class_id, source.class_name) for source in sources}
+
+
+SIX = [
+    KnownClass(0, "tench", "n01440764"),
+    KnownClass(1, "goldfish", "n01443537"),
+    KnownClass(2, "great white shark", "n01484850"),
+    KnownClass(3, "crane", "n02012849"),
+    KnownClass(4, "crane", "n03126707"),
+    KnownClass(11, "t-shirt", None),
+]
+WITH_IDS = SIX[:5]
+
+
+def test_a_part_of_the_classes_has_the_ids_of_the_whole_table(tmp_path: Path) -> None:
+    part = folders(tmp_path / "a", "n01443537", "n03126707")
+    assert ids_of(part, SIX) == {"n01443537": (1, "goldfish"), "n03126707": (4, "crane")}
+    by_name = folders(tmp_path / "b", "Great_White-Shark", "T shirt", "0003_crane", "0")
+    assert ids_of(by_name, SIX) == {
+        "Great_White-Shark": (2, "great white shark"),
+        "T shirt": (11, "t-shirt"),
+        "0003_crane": (3, "crane"),
+        "0": (0, "tench"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("n01443537", "n09999999"), "found the class folder 'n09999999', expected the WordNet id, name or number of"),
+        (("tench", "crane"), "'crane', which names the classes 3, 4, expected one; name it by WordNet id, or 0003_cr"),
+        (("tench", "n01440764"), "found the class folders 'n01440764' and 'tench' for class 0"),
+        (("tench", "12"), "found the class folder '12'"),
+    ],
+)
+def test_a_folder_that_names_no_class_of_the_table_or_two_is_refused(tmp_path: Path, names, words) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        import_image_folder(folders(tmp_path / "photos", *names), str(tmp_path / "out"), classes=SIX)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_of_imagenet_is_refused_without_a_table_and_the_whole_gets_its_names(tmp_path: Path) -> None:
+    part = folders(tmp_path / "part", "n01443537", "n03126707")
+    with pytest.raises(ValueError, match=r"found 2 of ImageNet-1k's 5 classes, expected all: .*--classes imagenet-1k"):
+        import_image_folder(part, str(tmp_path / "out"), imagenet=lambda: WITH_IDS)
+    assert not (tmp_path / "out").exists()
+    whole = folders(tmp_path / "whole", *(str(one.wordnet_id) for one in WITH_IDS))
+    import_image_folder(whole, str(tmp_path / "set"), imagenet=lambda: WITH_IDS)
+    rows = kept(open_for_reading(str(tmp_path / "set"))).values()
+    assert sorted((row["class_id"], row["class_name"]) for row in rows) == [(o.id, o.name) for o in WITH_IDS]
+
+
+def test_wordnet_ids_that_are_no_part_of_imagenet_keep_their_sorted_order(tmp_path: Path) -> None:
+    folder = folders(tmp_path / "photos", "n01440764", "n00000001")
+    assert ids_of(folder) == {"n00000001": (0, "n00000001"), "n01440764": (1, "n01440764")}
+
+
+def test_folders_that_are_numbers_are_their_ids_and_not_their_places_in_the_sorted_order(tmp_path: Path) -> None:
+    assert ids_of(folders(tmp_path / "v2", "0", "2", "10")) == {"0": (0, "0"), "2": (2, "2"), "10": (10, "10")}
+
+
+def test_the_table_names_the_class_even_if_the_folders_metadata_names_another(
+    store: FolderStore, tmp_path: Path
+) -> None:
+    export_image_folder(store, tmp_path / "folder", Choice())
+    table = [KnownClass(number, word) for number, word in enumerate(("ZERO", "one", "two", "crane", "crane"))]
+    assert ids_of(tmp_path / "folder")["0000_zero"] == (0, "zero")
+    assert ids_of(tmp_path / "folder", table)["0000_zero"] == (0, "ZERO")
 
 
 def test_pictures_of_all_classes_are_mixed_so_that_a_shard_is_not_one_class(tmp_path: Path) -> None:
