@@ -244,6 +244,10 @@ def check_quotas(sizes: list[list[int]], quotas: list[int], share: int, world: i
     that plain arithmetic gives; all ranks together, the step of one rank; and no row twice in a pass."""
     groups = share * world
     schedule = schedule_of(sizes, quotas, groups=groups, seed=seed, window=3)
+    plain = [
+        plain_positions(counts, seed, number, 3, step * groups * quota, 3 * groups * quota)
+        for number, (counts, quota) in enumerate(zip(sizes, quotas, strict=True))
+    ]
     shown: Counter[tuple[int, int, int]] = Counter()
     for at in range(step, step + 3):
         dealt = [schedule.takes(at, rank, world) for rank in range(world)]
@@ -253,9 +257,9 @@ def check_quotas(sizes: list[list[int]], quotas: list[int], share: int, world: i
             for rank, takes in enumerate(dealt):
                 rows, passes = takes[number].rows().tolist(), takes[number].passes().tolist()
                 assert [len(group) for group in rows] == [quota] * share
-                first = (at * groups + rank * share) * quota
+                first = ((at - step) * groups + rank * share) * quota
                 flat = [row for group in rows for row in group]
-                assert flat == plain_positions(sizes[number], seed, number, 3, first, share * quota)
+                assert flat == plain[number][first : first + share * quota]
                 together += flat
                 shown.update(
                     (number, one, row) for one, row in zip([n for group in passes for n in group], flat, strict=True)
