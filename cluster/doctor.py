@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def examine(environ: Mapping[str, str], folder: Path) -> Iterator[Check]:
     yield _shared_memory()
     yield _disk(folder)
     yield _descriptors()
-    yield from _gpus()
+    yield from _gpus(environ)
     yield from _ray(environ)
     unsafe = [name for name in environ if name in UNSAFE_SWITCHES or UNSAFE_PATTERN.fullmatch(name)]
     yield Check(
@@ -118,7 +119,7 @@ def _descriptors() -> Check:
     return Check("open files", "ok" if enough else "note", f"at most {soft}", "" if enough else "ulimit -n 65536")
 
 
-def _gpus() -> Iterator[Check]:
+def _gpus(environ: Mapping[str, str]) -> Iterator[Check]:
     if shutil.which("nvidia-smi") is None:
         yield Check("GPUs", "note", "none (no nvidia-smi)", "the sandbox runs on cores; large models want a GPU")
         return
@@ -138,6 +139,26 @@ def _gpus() -> Iterator[Check]:
         f"{visible} visible",
         "" if visible else "driver too old for this torch?",
     )
+    missing = missing_build_tools(environ)
+    yield Check(
+        "torch.compile",
+        "bad" if missing else "ok",
+        f"no {' and no '.join(missing)}" if missing else "a C compiler and Python.h are here",
+        "install gcc and the headers of this Python (python3-dev), or set sampler.compile=none" if missing else "",
+    )
+
+
+def missing_build_tools(environ: Mapping[str, str]) -> list[str]:
+    """What compiling kernels for a GPU takes and this machine lacks, in words; looked for as Triton does."""
+    missing = []
+    named = environ.get("CC", "").split()
+    if not any(shutil.which(name, path=environ.get("PATH")) for name in named[:1] or ("gcc", "clang")):
+        missing.append(f"C compiler ({f'CC={named[0]}' if named else 'gcc or clang'})")
+    scheme = sysconfig.get_default_scheme()
+    paths = sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)
+    if not (Path(paths["include"]) / "Python.h").is_file():
+        missing.append("Python.h")
+    return missing
 
 
 def _ray(environ: Mapping[str, str]) -> Iterator[Check]:

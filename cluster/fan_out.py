@@ -9,8 +9,9 @@ With ``spec.in_process`` one worker runs here, without Ray; otherwise workers ar
 
 import os
 import secrets
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from cluster.attempt import life_id
 from cluster.events import Event
@@ -29,7 +30,18 @@ __all__ = [
     "Worker",
     "WorkerBroken",
     "fan_out",
+    "stays_here",
 ]
+
+
+def stays_here(spec: FanOutSpec, environ: Mapping[str, str]) -> bool:
+    """Whether `fan_out` would run its workers on this very machine: in this process, or on a Ray of its own."""
+    if spec.in_process:
+        return True
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():  # inside another session, whose nodes are anywhere
+        return False
+    return environ.get("RAY_ADDRESS", "") in ("", "local")
 
 
 def fan_out(

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from cluster.environment import set_allocator
 from cluster.events import Event
 from cluster.failure import describe
 from cluster.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
@@ -24,6 +25,7 @@ def run_here(
 ) -> None:
     """Carry out the schedule's actions until it is over."""
     set_threads(threads)
+    set_allocator(os.environ)
     worker: Worker | None = None
     waiting: deque[Action] = deque(schedule.nodes({HERE: 1}, time.monotonic()))
 

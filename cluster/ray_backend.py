@@ -79,6 +79,7 @@ class _Driver:
         self._place = this_place()
         self._hands: dict[int, _Hand] = {}
         self._pending: dict[Any, tuple[Question, int]] = {}
+        self._cores: dict[str, int] = {}  # node: a worker's share of it
         self._nodes_at = float("-inf")
         self._actor_class: Any = ray.remote(RayWorker)
 
@@ -120,6 +121,8 @@ class _Driver:
             if self._gpus:
                 room = min(room, int(node["Resources"].get("GPU", 0) / self._gpus + 1e-9))
             slots[node["NodeID"]] = room
+            workers = room if self._spec.workers == "auto" else min(room, self._spec.workers)
+            self._cores[node["NodeID"]] = int(node["Resources"].get("CPU", 0)) // max(1, workers)
         return slots
 
     # ------------------------------------------------------------------ what the schedule says
@@ -146,7 +149,7 @@ class _Driver:
             max_task_retries=0,
             max_concurrency=2,  # one thread works, one answers look and drop
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        ).remote()
+        ).remote(self._cores[node])
         self._hands[number] = _Hand(actor, node)
         self._ask("hello", number, actor.hello.remote())
 

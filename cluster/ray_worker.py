@@ -16,6 +16,7 @@ from typing import Literal
 import ray
 
 from cluster.code import code_hash, home, library_versions
+from cluster.environment import set_allocator, set_compile_processes
 from cluster.failure import describe
 from cluster.process import ProcessId, this_process
 from cluster.work import JSON, Draining, MakeWorker, Worker, WorkerBroken
@@ -62,9 +63,11 @@ def running_versions() -> dict[str, str]:
 
 
 class RayWorker:
-    """See the module."""
+    """See the module. ``cores``: this worker's share of its node."""
 
-    def __init__(self) -> None:
+    def __init__(self, cores: int) -> None:
+        set_allocator(os.environ)
+        set_compile_processes(os.environ, cores)
         self._worker: Worker | None = None
         self._look = Look(None, 0, 0, 0)  # replaced whole, so the other thread sees no mixture
         self._unwanted: set[str] = set()

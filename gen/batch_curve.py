@@ -1,13 +1,17 @@
 """`batch: auto`: images per second for batches of 1, 2, 4 and so on, measured once, and the batch that they speak for.
 
 In: a sampler spec in which only the batch is open. Out: the batch, and the curve. On disk: one JSON file per (weights,
-settings, device, versions) in the user's cache folder, written whole or not at all, with a lock beside it so that no
-two processes of a machine measure at once.
+settings, device, share of it, versions) in the user's cache folder, written whole or not at all, with a lock beside it
+so that no two processes of a machine measure at once.
 
 The smallest batch within 3 % of the best is taken: more gains nothing, takes memory, and wastes more in a unit's last
-call. A curve ends early at a full memory, at the end of its time, or where doubling has twice gained nothing.
+call. A curve ends where the memory is full, at the end of its time, or where doubling has twice gained nothing. The
+first call of every size compiles or warms up: it is neither timed nor paid from the time of the timed ones. A curve
+whose time ended while doubling still gained is true for what it measured, so a run takes its batch and says so, but it
+is not kept: the next run measures again, perhaps on a calmer machine.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -18,18 +22,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.recipe import fingerprint
-from cluster.work import JSON, Beat
-from gen.model.machine_cache import cache_folder, locked
-from gen.sampler import Request, Sampler, SamplerSpec, sampler_digest, sampler_json
+from cluster.work import JSON
+from gen.model.machine_cache import locked
+from gen.model.memory import free_memory, is_memory_error
+from gen.sampler import CACHED_TEXT_BYTES, Request, Sampler, SamplerSpec, sampler_digest, sampler_json
 
 SIZES = {"cuda": (1, 2, 4, 8, 16, 32, 64), "cpu": (1, 2, 4, 8, 16, 32)}
-BUDGET_S = {"cuda": 240.0, "cpu": 120.0}  # for the calls of a whole curve, compilation included
-TIMED_CALLS = 3  # after one that is not timed
+BUDGET_S = {"cuda": 240.0, "cpu": 120.0}  # for the timed calls of a whole curve
+WARM_UP_S = 1800.0  # for the first calls of all sizes; one of SDXL takes about a minute to compile by blocks
+TIMED_CALLS = 3
+TIMED_S = 10.0  # no further timed call of a size after this long: one call of ten seconds is exact enough
 SHARE = 0.97  # of the best rate
-FULL_SHARE = 0.9  # of a GPU's memory: from here on a larger batch is not tried
-WAIT_S = 900.0  # for another process that measures
+FULL_SHARE = 0.9  # of a worker's share of a GPU's memory; the rest is for the context and for fragments
+WAIT_S = 2400.0  # for another process that measures: more than a whole curve
 CALL_S = 600.0  # for the pixels of one call
 VERSIONS = ("torch", "diffusers", "transformers")
+TIME_OVER = "time"  # it ended while doubling still gained
 
 
 @dataclass(frozen=True)
@@ -49,37 +57,49 @@ def smallest_within(rates: Mapping[int, float], share: float) -> int:
 
 
 def measure_curve(
+    warm_up: Callable[[int], None],
     call: Callable[[int], None],
     sizes: Sequence[int],
     budget_s: float,
     clock: Callable[[], float],
     is_full: Callable[[], bool] = lambda: False,
 ) -> Curve:
-    """Times ``call(size)`` for growing sizes. The smallest one is always measured; what it raises is raised."""
-    import torch
+    """Times ``call(size)`` for growing sizes, each after ``warm_up(size)``; ``is_full`` is asked after its calls.
 
+    A size that fills the memory is not in the curve. The smallest one always is; what it raises is raised.
+    """
     rates: dict[int, float] = {}
-    begun, last_s, idle = clock(), 0.0, 0
+    warm_s = timed_s = last_warm_s = last_timed_s = 0.0
+    idle = 0
     for size in sizes:
-        if rates and clock() - begun + 2 * last_s > budget_s:  # twice the images take about twice the time
-            return Curve(rates, "time")
-        if rates and is_full():
-            return Curve(rates, "memory")
-        size_begun = clock()
+        # twice the images take about twice the time, to compile about the same
+        if rates and (timed_s + 2 * last_timed_s > budget_s or warm_s + last_warm_s > WARM_UP_S):
+            return Curve(rates, "nothing gained" if idle else TIME_OVER)
         try:
-            call(size)
-            seconds = [_timed(call, size, clock) for _ in range(TIMED_CALLS)]
-        except (MemoryError, torch.OutOfMemoryError):
-            if not rates:
+            last_warm_s = _timed(warm_up, size, clock)
+            seconds = [_timed(call, size, clock)]
+            while len(seconds) < TIMED_CALLS and sum(seconds) < TIMED_S:
+                seconds.append(_timed(call, size, clock))
+        except (MemoryError, RuntimeError) as error:
+            if not rates or not is_memory_error(error):
                 raise
             return Curve(rates, "memory")
-        last_s = clock() - size_begun
+        if rates and is_full():
+            return Curve(rates, "memory")
+        last_timed_s = sum(seconds)
+        warm_s += last_warm_s
+        timed_s += last_timed_s
         rate = size / statistics.median(seconds)
         idle = idle + 1 if rates and rate * SHARE < max(rates.values()) else 0
         rates[size] = rate
         if idle == 2:
             return Curve(rates, "nothing gained")
     return Curve(rates, "largest size")
+
+
+def room_bytes(total_bytes: int, gpu_share: float, offload_text: bool) -> float:
+    """What one worker's calls may take of a GPU of ``total_bytes``: a run's unit has more texts than a curve."""
+    return FULL_SHARE * gpu_share * total_bytes - (0 if offload_text else CACHED_TEXT_BYTES)
 
 
 def _timed(call: Callable[[int], None], size: int, clock: Callable[[], float]) -> float:
@@ -89,29 +109,44 @@ def _timed(call: Callable[[int], None], size: int, clock: Callable[[], float]) -
 
 
 def find_batch(
-    spec: SamplerSpec, folder: Path, beat: Callable[[], None], clock: Callable[[], float] = time.perf_counter
+    spec: SamplerSpec,
+    folder: Path,
+    gpu_share: float,
+    beat: Callable[[], None],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, JSON]:
-    """The batch for ``spec`` on this machine: from the cache, else by a curve. ``beat`` is called before every call.
+    """The batch for ``spec`` on this machine: from the cache, else by a curve.
 
-    Returns ``batch``, ``rates`` (pairs of batch and images/s), ``ended``, ``measured`` (now or before) and the key.
+    ``gpu_share``: of a GPU for one worker, 0..1. ``beat`` is called before whatever takes long. Returns ``batch``,
+    ``rates`` (pairs of batch and images/s), ``ended``, ``measured`` (now or before) and the key. Raises TimeoutError
+    if another process measures without end.
     """
-    key = _key(spec)
+    key = _key(spec, gpu_share)
     place = folder / f"{fingerprint(key)[:32]}.json"
-    with locked(place.with_suffix(".lock"), WAIT_S):
+    with locked(place.with_suffix(".lock"), WAIT_S, beat):
         kept = _kept(place, key)
         if kept is not None:
             return {**kept, "measured": False}
-        curve = _measure(spec, beat, clock)
+        curve = _measure(spec, gpu_share, beat, clock)
         found: dict[str, JSON] = {
             "batch": curve.batch,
             "rates": [[size, round(rate, 4)] for size, rate in curve.rates.items()],
             "ended": curve.ended,
             "key": key,
         }
-        temp = place.with_suffix(f".{os.getpid()}.tmp")
-        temp.write_text(json.dumps(found, indent=1) + "\n")
-        os.replace(temp, place)
+        if curve.ended != TIME_OVER:
+            _keep(place, found)
     return {**found, "measured": True}
+
+
+def _keep(place: Path, found: Mapping[str, JSON]) -> None:
+    temp = place.with_suffix(f".{os.getpid()}.tmp")
+    with contextlib.suppress(OSError):  # a full disk costs the next run a measurement, not this one its batch
+        try:
+            temp.write_text(json.dumps(found, indent=1) + "\n")
+            os.replace(temp, place)
+        finally:
+            temp.unlink(missing_ok=True)
 
 
 def _kept(place: Path, key: Mapping[str, str]) -> dict[str, JSON] | None:
@@ -124,12 +159,14 @@ def _kept(place: Path, key: Mapping[str, str]) -> dict[str, JSON] | None:
     return kept if sound else None
 
 
-def _key(spec: SamplerSpec) -> dict[str, str]:
-    """All that decides how fast a call is."""
+def _key(spec: SamplerSpec, gpu_share: float) -> dict[str, str]:
+    """All that decides how fast a call is and how much fits."""
     return {
         "model": sampler_digest(spec),
         "settings": sampler_json(spec.model_copy(update={"batch": "auto"})),
+        "offload_text": str(spec.offload_text),  # shapes no image, so that the settings do not name it
         "device": _device_name(spec),
+        "gpu_share": f"{gpu_share:g}",
         **{name: importlib.metadata.version(name) for name in VERSIONS},
     }
 
@@ -144,43 +181,34 @@ def _device_name(spec: SamplerSpec) -> str:
     return f"{names[0].strip()}, {torch.backends.cpu.get_cpu_capability()}" if names else "cpu"
 
 
-def _measure(spec: SamplerSpec, beat: Callable[[], None], clock: Callable[[], float]) -> Curve:
+def _measure(spec: SamplerSpec, gpu_share: float, beat: Callable[[], None], clock: Callable[[], float]) -> Curve:
     import torch
 
+    beat()
     sampler = Sampler.load(spec.model_copy(update={"batch": 1}))
+    beat()
     kind = sampler.device.type
     requests = [Request(f"picture number {place}", "", place) for place in range(max(SIZES[kind]))]
     sampler.prepare([request.prompt for request in requests])
-    compiled_for = 1
+
+    def warm_up(size: int) -> None:
+        if size > 1 and spec.compile != "none":
+            torch.compiler.reset()  # graphs of another size would only count against the limit of shapes
+        free_memory()
+        if kind == "cuda":
+            torch.cuda.reset_peak_memory_stats(sampler.device)
+        call(size)
 
     def call(size: int) -> None:
-        nonlocal compiled_for
         beat()
-        if size != compiled_for and sampler.spec.compile != "none":
-            torch.compiler.reset()  # graphs of another size would only count against the limit of shapes
-        compiled_for = size
         sampler.with_batch(size).sample(requests[:size]).wait(CALL_S)
 
     def is_full() -> bool:
         if kind != "cuda":
             return False
         total = torch.cuda.get_device_properties(sampler.device).total_memory
-        return torch.cuda.max_memory_reserved(sampler.device) > FULL_SHARE * total
+        return torch.cuda.max_memory_reserved(sampler.device) > room_bytes(total, gpu_share, spec.offload_text)
 
-    curve = measure_curve(call, SIZES[kind], BUDGET_S[kind], clock, is_full)
-    if kind == "cuda":
-        torch.cuda.empty_cache()
+    curve = measure_curve(warm_up, call, SIZES[kind], BUDGET_S[kind], clock, is_full)
+    free_memory()
     return curve
-
-
-def make_curve_worker(spec: Mapping[str, object]) -> "CurveWorker":
-    """A worker of `fan_out` from plain data: the measurement happens where the images will be made."""
-    return CurveWorker(SamplerSpec.model_validate(spec))
-
-
-@dataclass(frozen=True)
-class CurveWorker:
-    spec: SamplerSpec
-
-    def __call__(self, unit: int, attempt: str, beat: Beat) -> dict[str, JSON]:
-        return find_batch(self.spec, cache_folder(os.environ, "batch"), lambda: beat(0, 0))

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 COMPILE_S = 1100.0  # for a first call, its compilation included; below a run's own limit for the start of a worker
 CACHED_VALUES = 1 << 18  # floats (1 MB) that a CPU core's own cache holds
-CACHED_TEXT_CHUNKS = 64  # batches of prompt embeddings kept; at 16 texts of SDXL (315 KB each) 320 MB
+CACHED_TEXT_BYTES = 1 << 29  # of prompt embeddings kept: 1,600 texts of SDXL, 120 of FLUX at 512 tokens
 
 
 class SamplerSpec(BaseModel):
@@ -82,7 +82,8 @@ class SamplerSpec(BaseModel):
     saved_px: int | None = Field(default=None, ge=8, le=4096, description="side of the stored square; null = size_px")
     resize: Literal["area", "bicubic"] = Field(default="area", description="box mean or antialiased bicubic")
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = Field(
-        default="auto", description="type of weights and activations; auto: bf16 on a GPU, fp32 on a CPU"
+        default="auto",
+        description="type of weights and activations; auto: bf16 on a GPU (fp16 on an older one), fp32 on a CPU",
     )
     vae_dtype: Literal["fp32", "fp16", "bf16"] | None = Field(
         default=None, description="of the decoder; null = dtype, or fp32 where the model says that fp16 overflows"
@@ -153,10 +154,14 @@ class SamplerSpec(BaseModel):
             raise ValueError("decoder_revision: found no decoder beside it; set decoder, or remove the revision")
         return self
 
-    def decided(self, on_gpu: bool) -> SamplerSpec:
-        """The spec with a value for every ``auto`` that the kind of device decides; ``batch`` stays as it is."""
+    def decided(self, on_gpu: bool, has_bf16: bool = True) -> SamplerSpec:
+        """The spec with a value for every ``auto`` that the kind of device decides; ``batch`` stays as it is.
+
+        ``has_bf16``: the GPU itself computes in bf16 (V100 and T4 do not, and emulate it slowly).
+        """
+        half = "bf16" if has_bf16 else "fp16"
         chosen = {
-            "dtype": ("bf16" if on_gpu else "fp32") if self.dtype == "auto" else self.dtype,
+            "dtype": (half if on_gpu else "fp32") if self.dtype == "auto" else self.dtype,
             "compile": ("regional" if on_gpu else "none") if self.compile == "auto" else self.compile,
         }
         return self.model_copy(update=chosen)
@@ -297,7 +302,8 @@ class Sampler:
         device = torch.device("cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu")
         if spec.quantise is not None and device.type != "cuda":
             raise ModelError(f"quantise {spec.quantise}: needs a GPU, found none; set sampler.quantise=null")
-        spec = spec.decided(device.type == "cuda")
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        spec = spec.decided(device.type == "cuda", has_bf16)
         decoder = None if spec.decoder is None else check_decoder(spec.decoder, spec.decoder_revision, HOME)
         pipeline = load_pipeline(folder, spec, decoder)
         set_scheduler(pipeline, spec, folder.family)
@@ -309,8 +315,19 @@ class Sampler:
         sampler = Sampler(pipeline, spec, folder.family, device, vae_fp32)
         if spec.compile != "none":
             with first_compiles(share_kernels(os.environ), _compile_key(spec, folder.family, device)):
-                sampler.sample([Request("the first picture", "", 0)]).wait(COMPILE_S)
+                sampler._with_seen_shapes().sample([Request("the first picture", "", 0)]).wait(COMPILE_S)
         return sampler
+
+    def _with_seen_shapes(self) -> Sampler:
+        """The same loaded model with the fewest steps in which it meets every shape of a call.
+
+        Two: the first step's latents lie in memory otherwise than a network's. Which rows or layers a shortcut leaves
+        out follows from the share of the way, so there all steps are needed.
+        """
+        other = copy.copy(self)
+        if self.spec.guidance_interval is None and self.spec.reuse_every is None:
+            other.spec = self.spec.model_copy(update={"steps": min(2, self.spec.steps)})
+        return other
 
     def with_batch(self, batch: int) -> Sampler:
         """The same loaded model, called with another number of images; shares everything with this one."""
@@ -397,11 +414,21 @@ class Sampler:
             self._embedded[chunk] = self._encode(chunk)
             if offload:
                 self._move_text_encoders("cpu")
-            elif len(self._embedded) > CACHED_TEXT_CHUNKS:
-                self._embedded.popitem(last=False)
+            else:
+                self._forget_texts()
         self._embedded.move_to_end(chunk)
         place = chunk.index(text)
         return {name: tensor[place].to(self.device) for name, tensor in self._embedded[chunk].items()}
+
+    def _forget_texts(self) -> None:
+        """Down to `CACHED_TEXT_BYTES`, the longest unused first, but never the one that was just encoded."""
+        sizes = [sum(tensor.nbytes for tensor in chunk.values()) for chunk in self._embedded.values()]
+        total = sum(sizes)
+        for size in sizes[:-1]:
+            if total <= CACHED_TEXT_BYTES:
+                return
+            self._embedded.popitem(last=False)
+            total -= size
 
     def _move_text_encoders(self, where: torch.device | str) -> None:
         for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):

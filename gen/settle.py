@@ -3,39 +3,47 @@
 In: a recipe and the output it is for. Out: the same recipe without any ``auto`` in its sampler. Nothing is written here
 but what `gen.batch_curve` keeps; the settled recipe goes into the output's `_meta/recipe.yaml` and fingerprint.
 
-A run that has begun keeps what was decided then, whatever a machine would say today. `dtype` and `compile` follow from
-whether workers have a GPU; `batch` is measured by one worker of the run's own kind, so that a driver without a GPU may
-start a run on a cluster that has some.
+A run that has begun keeps what was decided then, whatever a machine would say today. Otherwise one worker of the run's
+own kind answers (`gen.probe`): a driver without a GPU may start a run on a cluster that has some, and only a worker
+knows whether its GPU computes in bf16. Where no worker can have a GPU, nobody is asked but for a batch.
 """
 
 import json
+import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from cluster.events import Event
-from cluster.fan_out import fan_out
+from cluster.fan_out import fan_out, stays_here
 from cluster.signals import StopFlag
 from cluster.work import JSON, Draining, FanOutSpec
-from gen.batch_curve import make_curve_worker
+from gen.batch_curve import TIME_OVER
 from gen.diversify import Say
 from gen.output import RUN, Store
+from gen.probe import has_gpu_files, make_probe_worker
 from gen.recipe import Recipe
 from gen.sampler import SamplerSpec
 
 AUTO_FIELDS = ("dtype", "compile", "batch")
-ATTEMPTS = 2  # at the one measurement
+ATTEMPTS = 2  # at the one question
 
 
 def settle(recipe: Recipe, store: Store, say: Say, stop: StopFlag) -> Recipe:
-    """Raises ValueError or RuntimeError in one line if the batch cannot be measured, Draining on a stop."""
+    """Raises ValueError or RuntimeError in one line if a worker cannot answer, Draining on a stop."""
     spec = recipe.sampler
-    if all(getattr(spec, name) != "auto" for name in AUTO_FIELDS):
+    if not open_fields(spec):
         return recipe
-    spec = as_begun(spec, store).decided(runs_on_gpu(spec, recipe.cluster))
-    if spec.batch == "auto":
-        spec = spec.model_copy(update={"batch": _measured_batch(spec, recipe.cluster, say, stop)})
+    spec = as_begun(spec, store)
+    if not may_have_gpu(spec, recipe.cluster, stays_here(recipe.cluster, os.environ)):
+        spec = spec.decided(on_gpu=False)
+    if open_fields(spec):
+        spec = _ask_worker(spec, recipe.cluster, say, stop)
     return recipe.model_copy(update={"sampler": spec})
+
+
+def open_fields(spec: SamplerSpec) -> list[str]:
+    """The names of what is still ``auto``."""
+    return [name for name in AUTO_FIELDS if getattr(spec, name) == "auto"]
 
 
 def as_begun(spec: SamplerSpec, store: Store) -> SamplerSpec:
@@ -44,24 +52,20 @@ def as_begun(spec: SamplerSpec, store: Store) -> SamplerSpec:
         begun: dict[str, Any] = json.loads(store.read_bytes(RUN))["identity"]["sampler"]
     except FileNotFoundError:
         return spec
-    kept = {name: begun[name] for name in AUTO_FIELDS if getattr(spec, name) == "auto" and name in begun}
+    kept = {name: begun[name] for name in open_fields(spec) if name in begun}
     return SamplerSpec.model_validate(spec.model_dump() | kept)
 
 
-def runs_on_gpu(spec: SamplerSpec, cluster: FanOutSpec) -> bool:
-    """Whether workers will have a GPU: the recipe says so, or else this machine has one."""
+def may_have_gpu(spec: SamplerSpec, cluster: FanOutSpec, here: bool) -> bool:
+    """Whether a worker, on this machine if ``here``, could have a GPU, for all that is known without asking one."""
     if spec.device != "auto":
         return spec.device == "cuda"
     if not cluster.in_process and cluster.gpus_per_worker != "auto":
         return cluster.gpus_per_worker > 0
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
-        return False  # and torch, seconds to import, is not asked
-    import torch
-
-    return torch.cuda.is_available()
+    return not here or has_gpu_files()
 
 
-def _measured_batch(spec: SamplerSpec, cluster: FanOutSpec, say: Say, stop: StopFlag) -> int:
+def _ask_worker(spec: SamplerSpec, cluster: FanOutSpec, say: Say, stop: StopFlag) -> SamplerSpec:
     found: dict[str, JSON] = {}
     causes: list[str] = []
 
@@ -71,16 +75,39 @@ def _measured_batch(spec: SamplerSpec, cluster: FanOutSpec, say: Say, stop: Stop
         elif event.kind in ("worker_refused", "unit_failed"):
             causes.append(event.message)
 
-    alone = cluster.model_copy(update={"workers": 1, "straggler_factor": 0.0, "attempts": ATTEMPTS})
-    say("sampler.batch: measuring how fast batches of 1, 2, 4, ... are (once for these settings and this device)")
-    summary = fan_out(
-        [0], partial(make_curve_worker, spec.model_dump(mode="json")), alone, on_event, stop, spec.threads
+    fields = open_fields(spec)
+    alone = cluster.model_copy(
+        update={
+            "workers": 1,
+            "straggler_factor": 0.0,
+            "attempts": ATTEMPTS,
+            # a curve loads and compiles inside its unit, and neither can beat
+            "stall_deadline_s": max(cluster.stall_deadline_s, cluster.start_deadline_s),
+        }
     )
+    if "batch" in fields:
+        say("sampler.batch: measuring how fast batches of 1, 2, 4, ... are (once for these settings and this device)")
+    share = 1.0 if cluster.in_process or cluster.gpus_per_worker == "auto" else min(1.0, cluster.gpus_per_worker)
+    worker = partial(make_probe_worker, spec.model_dump(mode="json"), share)
+    summary = fan_out([0], worker, alone, on_event, stop, spec.threads)
     if summary.drained:
-        raise Draining("stopped on request while the batch was measured")
-    batch = found.get("batch")
-    if not isinstance(batch, int):
+        raise Draining("stopped on request while a worker was asked what its device can do")
+    if not found:
         cause = summary.error or (causes[-1] if causes else "no worker answered")
-        raise RuntimeError(f"sampler.batch: auto could not be measured ({cause}); set sampler.batch to a number")
-    say(f"sampler.batch: {batch} (images/s by batch: {json.dumps(found['rates'])}, {found['ended']})")
-    return batch
+        names = ", ".join(f"sampler.{name}" for name in fields)
+        raise RuntimeError(f"{names}: auto could not be decided ({cause}); correct that, or give a value for each")
+    for note in found["notes"]:  # type: ignore[union-attr]
+        say(str(note))
+    if "batch" in fields:
+        say(_batch_line(found))
+    return SamplerSpec.model_validate(spec.model_dump() | {name: found[name] for name in fields})
+
+
+def _batch_line(found: dict[str, JSON]) -> str:
+    line = f"sampler.batch: {found['batch']} (images/s by batch: {json.dumps(found['rates'])}, {found['ended']})"
+    if found["ended"] == TIME_OVER:
+        line += (
+            "; larger batches still gained when the time for measuring ended, so this one is for this run only and was "
+            "not kept; to have another, set sampler.batch to a number in a new output"
+        )
+    return line

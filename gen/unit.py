@@ -23,6 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.work import JSON, Beat, WorkerBroken
+from gen.model.memory import free_memory, is_memory_error
 from gen.plan import Plan, Sample, sample_seed, sample_uid
 from gen.prompts import Prompt, PromptTable
 from gen.sampler import Model, Request, Sampled, Sampler, SamplerSpec, sampler_digest, sampler_json
@@ -149,6 +150,7 @@ class UnitWorker:
         )
         self._sampler_json = sampler_json(job.sampler)
         self._revision = job.sampler.revision or f"sha256:{job.model_digest}"
+        self.is_memory_full = False  # as the last attempt found it
 
     def __call__(self, unit: int, attempt: str, beat: Beat) -> dict[str, JSON]:
         """Make and publish shard ``unit``. Raises Draining from ``beat``, leaving nothing but collectable files."""
@@ -156,6 +158,9 @@ class UnitWorker:
         if done is not None:  # another attempt was quicker, or an earlier life got as far as its claim
             self._check_owner(done)
             return _summary(done, _Seconds(), 0)
+        if self.is_memory_full:  # by now nobody holds the error, whose frames hold tensors
+            free_memory()
+            self.is_memory_full = False
         work = _UnitWork(self, unit, attempt)
         return work.run(beat)
 
@@ -321,7 +326,8 @@ class _UnitWork:
         try:
             sampled = self.worker.model.sample(requests)
         except RuntimeError as error:
-            raise _device_error(error) from error
+            self._name_device_fault(error)
+            raise
         self.seconds.model += time.perf_counter() - begun
         return _Call(number, draws, sampled, None)
 
@@ -336,12 +342,29 @@ class _UnitWork:
             try:
                 call.sampled.wait(DEADLINE_S)
             except RuntimeError as error:
-                raise _device_error(error) from error
+                self._name_device_fault(error)
+                raise
             arrived = time.perf_counter()
             developed.append([self.worker.develop(call.sampled, place) for place in range(len(call.draws))])
             self.seconds.arrive += arrived - begun
             self.seconds.encode += time.perf_counter() - arrived
         return developed
+
+    def _name_device_fault(self, error: RuntimeError) -> None:
+        """Raises what a lost device or a full memory means; any other error is left to the caller."""
+        import torch
+
+        if is_memory_error(error):
+            self.worker.is_memory_full = True
+            spec = self.worker.job.sampler
+            told = one_line(error).replace("CUDA error", "CUDA")  # which would mean a lost device
+            error.__traceback__ = None  # its frames hold the tensors of the failed call
+            raise RuntimeError(
+                f"found no memory for a call ({told}), expected room for sampler.batch = {spec.call_size} and "
+                f"sampler.vae_batch = {spec.vae_batch}; lower one of them in a new output"
+            ) from None
+        if isinstance(error, torch.AcceleratorError):
+            raise WorkerBroken(f"the device failed ({one_line(error)}); check it with `nvidia-smi -q`") from error
 
     def _settle(
         self, calls: "list[_Call]", developed: list[list[Developed]]
@@ -391,15 +414,6 @@ def one_line(error: BaseException) -> str:
     """Type and first 300 characters of an error, control characters escaped."""
     text = f"{type(error).__name__}: {error}"[:300]
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def _device_error(error: RuntimeError) -> Exception:
-    """A lost device breaks the process: every later call would fail too. Out of memory does not."""
-    import torch
-
-    if isinstance(error, torch.AcceleratorError):
-        return WorkerBroken(f"the device failed ({one_line(error)}); check it with `nvidia-smi -q`")
-    return error
 
 
 def _summary(record: Record, seconds: _Seconds, num_calls: int) -> dict[str, JSON]:

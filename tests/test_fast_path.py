@@ -6,9 +6,15 @@ loaded by itself is compared in test_families, within one level). On a kind of m
 images from before any fast path existed must hold as well.
 """
 
+import errno
 import hashlib
 import json
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +24,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 from pydantic import ValidationError
+from torch._dynamo.utils import counters
 
 from gen.model.compiled import first_compiles, share_kernels
 from gen.model.folder import ModelError
@@ -111,6 +118,7 @@ def test_the_default_path_draws_the_very_bits_of_plain_diffusers(folders: dict[s
 def test_auto_becomes_bf16_and_compiled_blocks_on_a_gpu_and_neither_on_a_cpu() -> None:
     open_spec = SamplerSpec(model="m")
     assert (open_spec.decided(True).dtype, open_spec.decided(True).compile) == ("bf16", "regional")
+    assert open_spec.decided(True, has_bf16=False).dtype == "fp16"
     assert (open_spec.decided(False).dtype, open_spec.decided(False).compile) == ("fp32", "none")
     chosen = SamplerSpec(model="m", dtype="fp16", compile="full")
     assert chosen.decided(True) == chosen.decided(False) == chosen
@@ -348,12 +356,106 @@ def test_one_process_compiles_and_the_others_wait_for_it_but_not_for_ever(tmp_pa
         pass  # goes on beside a process that takes too long
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="set XDG_CACHE_HOME") as error:
-        cache_folder({"XDG_CACHE_HOME": str(tmp_path / "file")}, "batch")
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Simulated: Lustre without flock, NFS without a lock daemon."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with first_compiles(tmp_path, "key", 0), first_compiles(tmp_path, "key", 0):
+        pass
+    assert (tmp_path / "key.done").exists()
+    with locked(tmp_path / "any.lock", 0), locked(tmp_path / "any.lock", 0):
+        pass
+
+
+def test_a_folder_of_kernels_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+    with first_compiles(tmp_path / "missing", "key", 0):
+        pass
+
+
+def test_an_error_of_the_first_call_is_its_own_and_leaves_no_mark(tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="first call"), first_compiles(tmp_path, "key", 0):
+        raise LookupError("of the first call")
+    assert not (tmp_path / "key.done").exists()
+
+
+def test_without_a_compiler_a_first_call_that_fails_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    line = r"no C compiler \(CC=no-such-compiler\).*sampler.compile=none"
+    with pytest.raises(ModelError, match=line) as error, first_compiles(tmp_path, "key", 0):
+        raise RuntimeError("Failed to find C compiler")
     assert "\n" not in str(error.value)
-    assert cache_folder({"HOME": str(tmp_path)}, "batch") == tmp_path / ".cache" / "sixfold" / "batch"
+    with first_compiles(tmp_path, "key", 0):
+        pass  # whose kernels are there already
+
+
+def test_a_lock_is_asked_for_ever_more_rarely_and_says_so_before_every_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated waits: a minute of them within a moment."""
+    now, waits, beats = [0.0], list[float](), list[float]()
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr("gen.model.machine_cache.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("gen.model.machine_cache.time.sleep", sleep)
+    lock, line = tmp_path / "lock", "held it for 60 s"
+    with locked(lock, 0), pytest.raises(TimeoutError, match=line), locked(lock, 60, lambda: beats.append(now[0])):
+        pass
+    assert (waits[0], waits[-1], waits) == (0.1, 2.0, sorted(waits))
+    assert len(beats) == len(waits) < 40
+
+
+def test_what_a_wait_raises_ends_it_and_frees_nothing_of_others(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with locked(tmp_path / "lock", 0):
+        with pytest.raises(KeyboardInterrupt), locked(tmp_path / "lock", 60, stop):
+            pass
+        with pytest.raises(TimeoutError), locked(tmp_path / "lock", 0):
+            pass
+
+
+def test_a_cache_that_cannot_be_written_becomes_a_private_temporary_one_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "file").write_text("")
+    said: list[str] = []
+    environ = {"XDG_CACHE_HOME": str(tmp_path / "file")}
+    folder = cache_folder(environ, "batch", said.append)
+    assert folder.parent == tmp_path / f"sixfold_cache-{os.getuid()}"
+    assert (folder.is_dir(), stat.S_IMODE(folder.parent.stat().st_mode)) == (True, 0o700)
+    assert cache_folder(environ, "batch", said.append) == folder, "the next process finds it"
+    assert len(said) == 2
+    assert "set XDG_CACHE_HOME" in said[0]
+    assert "\n" not in said[0]
+    folder.parent.chmod(0o755)
+    assert cache_folder(environ, "batch", said.append).parent != folder.parent, "others may have written there"
+
+
+def test_a_temporary_cache_that_is_somebody_elses_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / f"sixfold_cache-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    folder = cache_folder({"XDG_CACHE_HOME": str(tmp_path / "file")}, "batch", lambda line: None)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert folder.parent.parent == tmp_path
+
+
+def test_a_cache_lies_in_the_users_home(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert cache_folder({"HOME": str(tmp_path)}, "batch", said.append) == tmp_path / ".cache" / "sixfold" / "batch"
+    assert said == []
 
 
 def test_a_place_for_kernels_that_was_set_by_hand_stays(tmp_path: Path) -> None:
@@ -362,3 +464,74 @@ def test_a_place_for_kernels_that_was_set_by_hand_stays(tmp_path: Path) -> None:
     environ = {"XDG_CACHE_HOME": str(tmp_path)}
     assert share_kernels(environ) == tmp_path / "sixfold" / "inductor"
     assert environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "sixfold" / "inductor")
+
+
+# which graphs are compiled, seen without compiling them
+
+
+@pytest.fixture
+def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+    """How many graphs there are by now. They run as they are, which is all the same to their number."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch.compiler.reset()
+    counters.clear()
+    yield lambda: counters["stats"]["unique_graphs"]
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loading_compiles_all_that_a_call_needs_in_two_steps(
+    folders: dict[str, Path], graphs: Callable[[], int], family: str
+) -> None:
+    sampler = load(folders[family], steps=6, compile="regional")
+    loaded = graphs()
+    assert loaded > 0
+    sampler.sample(REQUESTS[:3])
+    assert graphs() == loaded
+
+
+def test_loading_runs_every_step_where_a_shortcut_makes_them_differ(
+    folders: dict[str, Path], graphs: Callable[[], int]
+) -> None:
+    fields = {"steps": 4, "guidance_interval": [0.5, 1.0], "reuse_every": 2}
+    sampler = load(folders["sd"], compile="regional", **fields)
+    loaded = graphs()
+    sampler.sample(REQUESTS)
+    assert graphs() == loaded
+
+
+def test_a_thread_that_did_not_load_the_model_compiles_as_many_shapes_as_the_one_that_did(
+    folders: dict[str, Path], graphs: Callable[[], int]
+) -> None:
+    """Ray loads a worker in one thread and runs it in another. Beyond its limit of shapes torch compiles no more."""
+    sampler = load(folders["sd"], steps=1, batch=1, vae_batch=8, compile="regional")
+    each = graphs()
+    with ThreadPoolExecutor(1) as other:
+        for batch in (2, 3):
+            other.submit(sampler.with_batch(batch).sample, REQUESTS[:1]).result(timeout=300)
+            assert graphs() == batch * each
+
+
+# texts kept
+
+
+def test_embeddings_are_kept_up_to_a_number_of_bytes_and_no_bit_depends_on_it(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"text {number}" for number in range(12)]
+    requests = [Request(text, "", 1) for text in texts]
+    plenty, little = (load(folders["sd"], steps=1, batch=12, vae_batch=12, text_batch=2) for _ in range(2))
+    for sampler in (plenty, little):
+        sampler.prepare(texts)
+    with recorded_text_rows(plenty) as rows:
+        drawn = [plenty.sample(requests).image_NHWC for _ in range(2)]
+    assert rows == [2] * 6 + [1], "every chunk and the negative text once"
+    chunk_bytes = 2 * 77 * 32 * 4
+    monkeypatch.setattr("gen.sampler.CACHED_TEXT_BYTES", 3 * chunk_bytes)
+    with recorded_text_rows(little) as rows:
+        again = [little.sample(requests).image_NHWC for _ in range(2)]
+    assert len(rows) == 14, "six chunks do not fit where three do"
+    assert sum(tensor.nbytes for kept in little._embedded.values() for tensor in kept.values()) <= 3 * chunk_bytes
+    for one, other in zip(drawn, again, strict=True):
+        assert np.array_equal(one, other)

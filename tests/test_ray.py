@@ -84,13 +84,20 @@ def running(pid: int) -> bool:
         return False
 
 
-def test_units_are_made_by_several_processes_with_pinned_threads(session, tmp_path):
+def test_units_are_made_by_several_processes_with_the_environment_of_a_share_of_the_node(session, tmp_path):
     summary, events = run(range(12), functools.partial(workers.writer, tmp_path, 0.1))
     assert_all_published(tmp_path, range(12))
     assert (summary.done, summary.images, summary.exit_code) == (12, 120, 0)
     assert len(pids_of(tmp_path)) == 2
     assert os.getpid() not in pids_of(tmp_path)
-    assert {event.data["threads"] for event in events if event.kind == "unit_done"} == {"1"}
+    cores = int(ray.cluster_resources()["CPU"])
+    for event in events:
+        if event.kind == "unit_done":
+            assert event.data["environ"] == {
+                "OMP_NUM_THREADS": "1",
+                "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+                "TORCHINDUCTOR_COMPILE_THREADS": str(cores // 2),
+            }
     assert wait_until(lambda: not any(running(pid) for pid in pids_of(tmp_path)), 5), "no worker outlives its run"
 
 

@@ -4,12 +4,14 @@ The model is a painter: any object with `prepare` and `sample` will do, and a pi
 test at the end runs a real (tiny) pipeline.
 """
 
+import gc
 import json
 import random
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.ray_worker import is_broken
 from cluster.work import Draining, WorkerBroken
 from gen.plan import sample_seed, sample_uid
 from gen.regenerate import compare, regenerate, regenerate_some
@@ -364,6 +367,61 @@ def test_a_lost_device_breaks_the_worker_not_the_unit(tmp_path: Path) -> None:
     with pytest.raises(WorkerBroken, match="the device failed"):
         worker(tmp_path, Lost())(0, "t-1", no_beat)
     assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("where", ["call", "pixels"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_full_memory_says_what_to_lower_and_nothing_of_the_failed_call_is_held_when_the_next_one_begins(
+    tmp_path: Path, where: str, error: RuntimeError
+) -> None:
+    """A simulated device: tensors of a call are objects in its frames, and Python's own collection is off."""
+    held: list[weakref.ref[np.ndarray]] = []
+    alive: list[bool] = []
+
+    def fail() -> None:
+        tensor = np.zeros(1000)
+        held.append(weakref.ref(tensor))
+        raise type(error)(*error.args)
+
+    class Full(Painter):
+        def sample(self, requests: Sequence[Request]) -> Sampled:
+            if held:
+                alive.append(held[0]() is not None)
+                return super().sample(requests)
+            if where == "call":
+                fail()
+            sampled = super().sample(requests)
+            return Sampled(sampled.image_NHWC, sampled.finite_N, sampled.flagged_N, lambda timeout_s: fail())
+
+    one = worker(tmp_path, Full())
+    gc.disable()
+    try:
+        with pytest.raises(RuntimeError, match=r"sampler\.batch = 8 and sampler\.vae_batch = 8; lower") as raised:
+            one(0, "t-1", no_beat)
+        assert "\n" not in str(raised.value)
+        assert not is_broken(raised.value), "the process may be used again"
+        del raised
+        assert one(0, "t-2", no_beat)["images"] == 20
+    finally:
+        gc.enable()
+    assert not any(alive)
+
+
+def test_an_error_of_the_device_that_is_neither_loss_nor_memory_is_raised_as_it_is(tmp_path: Path) -> None:
+    class Failing(Painter):
+        def sample(self, requests: Sequence[Request]) -> Sampled:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as raised:
+        worker(tmp_path, Failing())(0, "t-1", no_beat)
+    assert raised.value.__cause__ is None
 
 
 def test_draining_leaves_nothing_and_the_next_attempt_starts_over(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from cluster.work import JSON, Beat, Worker, WorkerBroken
 
+SEEN = ("OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "TORCHINDUCTOR_COMPILE_THREADS")
+
 
 def printed_seed() -> int:
     """A fresh seed; pytest shows it when the test fails. Put a failing one in the test as a constant."""
@@ -67,7 +69,10 @@ def writer(folder: Path, seconds: float = 0.0) -> Worker:
         for step in range(10):
             time.sleep(seconds / 10)
             beat(step + 1, 0)
-        return {"published": publish(folder, unit, attempt), "threads": os.environ.get("OMP_NUM_THREADS", "")}
+        return {
+            "published": publish(folder, unit, attempt),
+            "environ": {name: os.environ.get(name, "") for name in SEEN},
+        }
 
     return work
 
