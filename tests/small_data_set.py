@@ -1,7 +1,9 @@
 """A small, complete data set for tests: coloured pictures with every kind of row, written by the real writer."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import io
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +81,14 @@ def write_data_set(
                 writer.add(change(shard, index, failed), None)
             writer.commit(1.0, 2.0, {"device": "cpu"}, slots=num_slots)
     return store
+
+
+def write_foreign(folder: Path, labels: Sequence[int], tar: str = "test-0000.tar") -> None:
+    """A tar as webdataset writes it: pictures with a .cls, no names of classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / tar, "w") as file:
+        for index, label in enumerate(labels):
+            for name, data in ((f"{index}.jpg", encode_jpeg(picture(label, index))), (f"{index}.cls", b"%d" % label)):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                file.addfile(member, io.BytesIO(data))

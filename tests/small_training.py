@@ -1,5 +1,7 @@
 """A training of seconds, for tests: two small data sets, a small network, a handful of steps."""
 
+import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,14 @@ from train.sweep import lay_over
 
 
 def write_sets(folder: Path) -> None:
-    """`real`, `synthetic` and `test` below the folder."""
-    write_data_set(folder / "real", num_shards=2, num_slots=10)
-    write_data_set(folder / "synthetic", num_shards=3, num_slots=10, num_rejected=0)
-    write_data_set(folder / "test", num_shards=1, num_slots=13, num_rejected=0)
+    """`real`, `synthetic`, `test` and `held-out` below the folder, no sample in two of them."""
+    sizes = {"real": (2, 10, 2), "synthetic": (3, 10, 0), "test": (1, 13, 0), "held-out": (2, 10, 2)}
+    for name, (num_shards, num_slots, num_rejected) in sizes.items():
+        write_data_set(folder / name, num_shards, num_slots, num_rejected, partial(_of_set, name))
+
+
+def _of_set(name: str, shard: int, index: int, row: dict[str, object]) -> dict[str, object]:
+    return {**row, "uid": hashlib.sha256(f"{name}/{shard}/{index}".encode()).hexdigest()[:32]}
 
 
 def small_recipe(data: Path, **changes: Any) -> TrainRecipe:
@@ -44,7 +50,7 @@ def small_recipe(data: Path, **changes: Any) -> TrainRecipe:
             "every_epochs": 1,
             "batch": 8,
             "validation": {"source": str(data / "test")},
-            "tests": {"one": {"source": str(data / "real")}},
+            "tests": {"one": {"source": str(data / "held-out")}},
         },
         "log": "none",
     }

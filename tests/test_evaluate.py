@@ -3,6 +3,7 @@
 import inspect
 import json
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.manifest import read_table, write_subset
-from tests.small_data_set import write_data_set
+from shards.stream import DomainSpec
+from tests.small_data_set import write_data_set, write_foreign
 from tests.training_results import result
+from train.data_check import open_domains
 from train.evaluate import (
     AnswerKey,
     Counts,
@@ -237,8 +240,68 @@ def test_v60_tests_that_share_samples_with_the_validation_set_are_refused(tmp_pa
         ("t", "test", 12),
     ]
     bad = EvaluateSpec(validation=validation, tests={"t": SetSpec(source=source, subset="both")})
-    with pytest.raises(ValueError, match="found 1 samples of the validation set"):
+    with pytest.raises(
+        ValueError, match=r"evaluate\.tests\.t .*: found 1 samples that evaluate\.validation .* has too"
+    ):
         open_sets(bad, 5)
+
+
+@pytest.mark.parametrize("way", ["copy", "link", "one shard"])
+def test_v60_a_copy_of_the_validation_set_or_a_link_to_it_is_no_test(tmp_path, way):
+    write_data_set(tmp_path / "val")
+    if way == "link":
+        (tmp_path / "test").symlink_to(tmp_path / "val")
+    else:
+        shutil.copytree(tmp_path / "val", tmp_path / "test")
+    if way == "one shard":
+        for path in (tmp_path / "test").glob("00001*"):
+            path.unlink()
+        shutil.rmtree(tmp_path / "test" / "_meta")
+    spec = EvaluateSpec(
+        validation=SetSpec(source=str(tmp_path / "val")), tests={"t": SetSpec(source=str(tmp_path / "test"))}
+    )
+    with pytest.raises(
+        ValueError, match=r"samples that evaluate\.validation .*/val\) has too, expected none"
+    ) as caught:
+        open_sets(spec, 5)
+    assert "evaluate.tests.t (" in str(caught.value)
+    assert ("found 10 samples" in str(caught.value)) == (way == "one shard")
+
+
+def test_v60_a_copy_of_tars_that_others_wrote_is_found_by_its_index(tmp_path):
+    for name in ("val", "test"):
+        write_foreign(tmp_path / name, [0, 1, 2])
+    spec = EvaluateSpec(
+        validation=SetSpec(source=str(tmp_path / "val")), tests={"t": SetSpec(source=str(tmp_path / "test"))}
+    )
+    with pytest.raises(ValueError, match=r"found 3 samples that evaluate\.validation"):
+        open_sets(spec, 5)
+
+
+@pytest.mark.parametrize("role", ["validation", "test"])
+def test_v60_pictures_that_are_trained_on_measure_nothing(tmp_path, role):
+    write_data_set(tmp_path / "real")
+    shutil.copytree(tmp_path / "real", tmp_path / "again")
+    domains = open_domains([DomainSpec(name="real", source=str(tmp_path / "real"), quota=1)], None)
+    one = SetSpec(source=str(tmp_path / "again"))
+    spec = EvaluateSpec(validation=one) if role == "validation" else EvaluateSpec(tests={"t": one})
+    field = "evaluate.validation" if role == "validation" else r"evaluate\.tests\.t"
+    with pytest.raises(ValueError, match=rf"{field} .*: found 20 samples that data\.domains\.real .* has too"):
+        open_sets(spec, 5, domains=domains)
+
+
+def test_one_set_may_be_two_tests_and_two_sets_may_share_shards_if_they_share_no_sample(tmp_path):
+    store = write_data_set(tmp_path / "set")
+    table = read_table(store, [0, 1], ["uid", "key", "shard", "status"])
+    samples = table.filter(pc.equal(table["status"], "success"))
+    write_subset(store, "some", samples.slice(0, 5), {"rule": "some"})
+    write_subset(store, "rest", samples.slice(5), {"rule": "rest"})
+    shutil.copytree(tmp_path / "set", tmp_path / "copy")
+    rest = {"source": str(tmp_path / "copy"), "subset": "rest"}
+    spec = sets_of(tmp_path, all=rest, own={**rest, "classes": "own"})
+    some = SetSpec(source=str(tmp_path / "set"), subset="some")
+    found = open_sets(spec.model_copy(update={"validation": some}), 5)
+    assert [(one.name, one.n) for one in found] == [("validation", 5), ("all", 15), ("own", 15)]
 
 
 def test_a_model_sees_normalised_pictures_and_is_left_as_it_was():

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shards.index import load_index
 from shards.stream import EvalSpec, read_all
+from train.data_check import Opened, refuse_shared
 from train.results import Result, Role, SweepPlace
 
 if TYPE_CHECKING:
@@ -267,31 +268,41 @@ class OpenSet:
     role: Role
     spec: SetSpec
     key: AnswerKey
-    digest: str  # of its index
-    n: int  # samples, those of unknown classes included
+    opened: Opened
+
+    @property
+    def digest(self) -> str:
+        """Of its index."""
+        return self.opened.index.digest
+
+    @property
+    def n(self) -> int:
+        """Samples, those of unknown classes included."""
+        return len(self.opened.index)
 
 
-def open_sets(spec: EvaluateSpec, num_outputs: int, cache: Path | None = None) -> list[OpenSet]:
+def open_sets(
+    spec: EvaluateSpec, num_outputs: int, cache: Path | None = None, domains: Sequence[Opened] = ()
+) -> list[OpenSet]:
     """The validation set, if there is one, then the tests. Raises ValueError for one that is missing or does not fit,
-    and for tests that share samples with the validation set: what is reported must not choose.
+    for samples that are both in the validation set and a test (what is reported must not choose), and for samples of
+    either that are trained on: those of `domains`.
     """
     wanted: list[tuple[str, Role, SetSpec]] = [(name, "test", one) for name, one in spec.tests.items()]
     if spec.validation is not None:
         wanted.insert(0, ("validation", "validation", spec.validation))
-    found = []
-    chosen: tuple[str, npt.NDArray[np.uint64]] | None = None
+    found: list[OpenSet] = []
     for name, role, one in wanted:
         index = load_index(one.source, one.subset, cache)
-        if role == "validation":
-            chosen = (index.url, index.uid)
-        elif chosen is not None and chosen[0] == index.url and (shared := np.intersect1d(chosen[1], index.uid)).size:
-            raise ValueError(
-                f"evaluate.tests.{name}: found {shared.size} samples of the validation set, expected none; take them "
-                "out of one of the two subsets"
-            )
+        field = f"evaluate.{role}" + (f"s.{name}" if role == "test" else "")
+        opened = Opened(field, one.source, index, has_own_ids=one.labels is not None)
+        if role == "test" and found and found[0].role == "validation":
+            refuse_shared(opened, found[0].opened, "what is reported must not choose")
+        for domain in domains:
+            refuse_shared(opened, domain, "what is measured must not be trained on")
         label_map = None if one.labels is None else read_label_map(one.labels)
         key = answer_key(one, np.unique(index.label).tolist(), num_outputs, label_map)
-        found.append(OpenSet(name, role, one, key, index.digest, len(index)))
+        found.append(OpenSet(name, role, one, key, opened))
     return found
 
 
