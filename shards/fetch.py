@@ -131,6 +131,9 @@ class Fetcher:
             with self._lock:
                 ahead = self._ahead.pop(row, None)
                 opened = self._open.get(tar)
+                if ahead is not None and opened is not None and ahead.cancel():  # the tar came before its turn
+                    self._ahead_bytes -= size
+                    ahead = None
             if ahead is not None:
                 try:
                     data = self._wait(ahead, self.index.tars[tar])

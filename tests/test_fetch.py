@@ -538,6 +538,28 @@ def test_a_tar_that_another_process_never_finishes_is_read_by_ranges(
         os.close(fd)
 
 
+def test_requests_that_wait_their_turn_are_dropped_when_the_tar_is_there(
+    tmp_path: Path, store: FolderStore, index: Index
+) -> None:
+    """One thread, stuck in the first picture, until the tar has come."""
+
+    class SlowPictures(RemoteFiles):
+        def cat_file(self, path: str, start: int, end: int) -> bytes:
+            if start > 0:
+                until(go_on)
+            return super().cat_file(path, start, end)
+
+    go_on = threading.Event()
+    with Fetcher(index.prefix(1), remote(SlowPictures(store.root)), tmp_path / "cache", 1 << 20, threads=1) as fetcher:
+        fetcher.prefetch(ROWS[:10])
+        assert soon(lambda: fetcher.counters().get("bytes_downloaded", 0) == index.tar_bytes[0])
+        assert soon(lambda: bool(fetcher.read(9)) and fetcher.counters().get("bytes_local", 0) > 0)
+        assert read_some(fetcher, range(1, 9)) == expected(store, index)[1:9]
+        go_on.set()
+        assert bytes(fetcher.read(0)) == expected_first(store, index)
+        assert fetcher.counters()["bytes_ranged"] == index.size[0]
+
+
 def test_nobody_waits_for_a_whole_tar(tmp_path: Path, store: FolderStore, index: Index) -> None:
     class SlowTars(RemoteFiles):
         def cat_file(self, path: str, start: int, end: int) -> bytes:
