@@ -673,7 +673,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, Draining):
         typer.echo(f"sixfold: {error}; run the same command again to continue", err=True)
         return EXIT_STOPPED
-    message = error.format_message() if isinstance(error, typer.TyperException) else _message(error)
+    from cluster.mistake import in_plain_words
+
+    message = in_plain_words(error.format_message()) if isinstance(error, typer.TyperException) else _message(error)
     line = " ".join(message.split()) or type(error).__name__
     # LeaseHeld and ClusterError are the RuntimeErrors that are written for people
     ours = type(error).__module__.startswith("cluster.")

@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 
 SHORT = 60  # characters of a value in a message
 SOME = 8  # fields in one
-_SHOULD = re.compile(r"^\w+ should (be|have) ")
-_ASIDE = re.compile(r", (unable to|got) .*| after validation, not \d+$")
+_SHOULD = re.compile(r"\b(Input|String|List|Tuple|Dictionary) should (be|have) ")
+_ASIDE = re.compile(r"\bValue error, |, (unable to|got) .*| after validation, not \d+$")
 _WORDS = {  # pydantic's words -> those of a person who writes YAML
     "a valid integer": "a whole number",
     "a valid number": "a number",
@@ -26,6 +26,7 @@ _WORDS = {  # pydantic's words -> those of a person who writes YAML
     "a valid list": "a list",
     "a valid tuple": "a list",
     "a valid dictionary": "`key: value` lines",
+    "String should match": "expected text like the",
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
     "greater than": "more than",
@@ -69,6 +70,14 @@ def model_in(annotation: object) -> type[BaseModel] | None:
     return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
 
 
+def in_plain_words(message: str) -> str:
+    """What pydantic says, in words for a person who knows no Python: ``"expected a whole number"``."""
+    text = _ASIDE.sub("", _SHOULD.sub("expected ", message))
+    for words, plain in _WORDS.items():
+        text = text.replace(words, plain)
+    return text
+
+
 def short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
@@ -108,7 +117,8 @@ def _line(errors: Sequence[Any], place: tuple[str, ...], model: type[BaseModel])
         return f"{found} `key: value` lines below it: {', '.join(fields[:SOME])}{more}"
     if kind == "string_pattern_mismatch" and meaning:
         return f"{found} {meaning}"
-    return f"{found} {' or '.join(dict.fromkeys(_expected(error['msg']) for error in errors))}{about}"
+    wanted = dict.fromkeys(in_plain_words(error["msg"]).removeprefix("expected ") for error in errors)
+    return f"{found} {' or '.join(wanted)}{about}"
 
 
 def _ours(message: str, name: str, fields: Mapping[str, FieldInfo]) -> str:
@@ -117,10 +127,3 @@ def _ours(message: str, name: str, fields: Mapping[str, FieldInfo]) -> str:
     if message.partition(":")[0] in fields:
         return f"{name}.{message}"
     return f"`{name}`: {message[:1].lower()}{message[1:]}"
-
-
-def _expected(message: str) -> str:
-    text = _ASIDE.sub("", _SHOULD.sub("", message))
-    for words, plain in _WORDS.items():
-        text = text.replace(words, plain)
-    return text

@@ -58,7 +58,8 @@ def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: not a plain YAML recipe: {str(error).splitlines()[0]}") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: found {type(data).__name__}, expected `key: value` lines")
+        found = "nothing" if data is None else "a list" if isinstance(data, list) else "text"
+        raise RecipeError(f"{path}: found {found}, expected `key: value` lines, as in recipes/sandbox.yaml")
     for override in overrides:
         loc = _apply(data, override)
         where |= {loc[: depth + 1]: COMMAND_LINE for depth in range(len(loc)) if loc[: depth + 1] not in where}

@@ -139,7 +139,7 @@ def run(
     output, a place that cannot be written, a missing model, damaged shards. What goes wrong later is in the Outcome.
     """
     started = time.monotonic()
-    url = out if "://" in out else str(Path(out).absolute())
+    url = out if "://" in out or not out else str(Path(out).absolute())  # an empty one is refused, not the folder here
     classes = load_classes(recipe.classes)
     _plan(recipe, classes, {}).num_units(scale)  # refuses impossible sizes before anything is touched
     check_sampler(recipe.sampler)

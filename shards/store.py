@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import fsspec
 
 from shards.disk import OS_DISK, Disk, link_once, unlink_if_there, write_all
-from shards.layout import META
+from shards.layout import META, record_name
 
 TMP = f"{META}/tmp"
 CLAIMS = f"{META}/claims"
@@ -279,7 +279,8 @@ def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> F
 
 
 def open_for_reading(url: str) -> FolderStore | ObjectStore:
-    """Open an existing `url`; writes nothing. Raises ValueError if there is no such folder."""
+    """Open an existing `url`; writes nothing. Raises ValueError if there is no such folder, or a store that cannot be
+    read."""
     protocol = _protocol_of(url)
     if protocol == "file":
         root = Path(url.removeprefix("file://")).absolute()
@@ -287,7 +288,14 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
             found = "a file" if root.exists() else "no folder"
             raise ValueError(f"{printable(str(root))}: found {found}, expected a data set; {_MAKE}")
         return FolderStore(root, read_only=True)
-    return _open_objects(url, protocol, single_writer=False, read_only=True)
+    objects = _open_objects(url, protocol, single_writer=False, read_only=True)
+    try:
+        objects.size(record_name(0))
+    except FileNotFoundError:
+        pass  # what is there is for the caller to say
+    except Exception as error:  # of the client library's own classes, as in `_try_objects`
+        raise _refused(objects, "read", error) from None
+    return objects
 
 
 def no_shards(store: Store) -> ValueError:
@@ -410,6 +418,11 @@ def _links_are_exclusive(store: FolderStore, one: Path, two: Path) -> bool:
     return False
 
 
+def _refused(store: ObjectStore, what: str, error: Exception) -> ValueError:
+    cause = printable(redact(str(error)))[:200] or type(error).__name__
+    return ValueError(f"{store.url}: cannot be {what} ({cause}); check the address and the credentials")
+
+
 def _try_objects(store: ObjectStore) -> None:
     name = f"{TMP}/probe.{secrets.token_hex(8)}.part"
     try:
@@ -421,10 +434,7 @@ def _try_objects(store: ObjectStore) -> None:
             store.delete(name)
     except Exception as error:
         # client libraries raise classes of their own (NoCredentialsError, ClientError); all mean "cannot be written"
-        raise ValueError(
-            f"{store.url}: cannot be written ({printable(redact(str(error)))[:200] or type(error).__name__}); "
-            "check the address and the credentials"
-        ) from None
+        raise _refused(store, "written", error) from None
     if not first or second or kept != b"one":
         raise ValueError(
             f"{store.url}: two exclusive writes of one name both succeeded, so two writers were not kept apart; use "

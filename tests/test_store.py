@@ -122,6 +122,19 @@ def test_a19_k1_a_bucket_that_cannot_be_written_is_refused_in_one_line(s3_url: s
     assert "\n" not in str(caught.value)
 
 
+def test_a_bucket_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    systems = pytest.importorskip("s3fs")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    systems.S3FileSystem.clear_instance_cache()
+    with pytest.raises(ValueError, match=r"^s3://bucket/x: cannot be read \(.*\); check the address and the") as caught:
+        open_for_reading("s3://bucket/x")
+    assert "\n" not in str(caught.value)
+
+
 # --- object stores that misbehave -------------------------------------------------------------------------------------
 
 
