@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from cluster.code import home
 from shards.index import load_index
 from shards.jpeg import encode_jpeg
 from shards.store import open_store
 from shards.stream import DomainSpec
 from shards.writer import ShardWriter
-from tests.small_data_set import FINGERPRINT, picture, sample, write_foreign
+from tests.small_data_set import FINGERPRINT, picture, sample, write_data_set, write_foreign
+from tests.small_training import StopAfter, small_recipe, write_sets
 from train.data_check import MAX_TABLES, Opened, check_names, open_domains
+from train.loop import train
+from train.recipe import deciding
 
 
 def write_named(folder: Path, names: Mapping[int, str], mixed: bool = True) -> Opened:
@@ -100,3 +104,33 @@ def test_tars_that_others_wrote_cannot_grow_in_a_training(tmp_path: Path) -> Non
         assert len(open_domains([spec.model_copy(update={"grow": False})], None)[0].index) == 2
     write_named(tmp_path / "ours", REAL)
     assert open_domains([DomainSpec(name="real", source=str(tmp_path / "ours"), quota=1, grow=True)], None)
+
+
+def test_a_training_compares_the_names_first_unless_its_recipe_says_otherwise(tmp_path: Path) -> None:
+    def swapped(shard: int, index: int, row: dict[str, object]) -> dict[str, object]:
+        names = {"zero": "one", "one": "two", "two": "zero"}
+        return {**row, "class_name": names.get(str(row["class_name"]), row["class_name"])}
+
+    write_sets(tmp_path)
+    write_data_set(tmp_path / "swapped", change=swapped)
+    recipe = small_recipe(
+        tmp_path,
+        data__domains__1__source=str(tmp_path / "swapped"),
+        evaluate__validation=None,
+        schedule={"groups": 2, "steps": 1, "epoch_steps": 1},
+    )
+    with pytest.raises(
+        ValueError, match=r"data\.domains\.synthetic .*: found class 0 under the name 'one', and 'zero' in"
+    ):
+        train(recipe, tmp_path / "run", home(), StopAfter(10**9))
+    unchecked = recipe.model_copy(update={"data": recipe.data.model_copy(update={"check_names": False})})
+    assert train(unchecked, tmp_path / "run", home(), StopAfter(10**9)).exit_code == 0
+    assert deciding(unchecked) == deciding(recipe)
+
+
+def test_a_training_that_would_be_measured_on_its_own_pictures_does_not_start(tmp_path: Path) -> None:
+    write_sets(tmp_path)
+    recipe = small_recipe(tmp_path, evaluate__tests={"one": {"source": str(tmp_path / "real")}})
+    with pytest.raises(ValueError, match=r"evaluate\.tests\.one .*: found 20 samples that data\.domains\.real"):
+        train(recipe, tmp_path / "run", home(), StopAfter(10**9))
+    assert not (tmp_path / "run" / "results.jsonl").exists()
