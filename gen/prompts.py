@@ -411,6 +411,10 @@ class PromptTable:
         """Class id -> number of prompts, ids ascending."""
         return {class_id: count for class_id, (_, count) in self._starts.items()}
 
+    def negatives(self) -> set[str]:
+        """What any prompt of the table tells the generator to avoid; "" where one has nothing to say."""
+        return set(self._table.column("negative").unique().to_pylist())
+
     def prompt(self, class_id: int, prompt_id: int) -> Prompt:
         first, count = self._starts.get(class_id, (0, 0))
         if not 0 <= prompt_id < count:

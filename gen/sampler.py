@@ -38,9 +38,19 @@ from gen.model.folder import (
     hub_digest,
     model_digest,
     open_model,
+    read_config,
 )
-from gen.model.pipeline import SCHEDULERS, TORCH_TYPES, is_distilled, load_pipeline, require_xformers, set_scheduler
-from gen.model.shortcuts import Shortcuts, check_decoder, quantise_linears, require_torchao
+from gen.model.pipeline import (
+    SCHEDULERS,
+    TORCH_TYPES,
+    draw_noise,
+    is_distilled,
+    load_pipeline,
+    require_xformers,
+    set_scheduler,
+)
+from gen.model.safety import check_extractor, flag_images
+from gen.model.shortcuts import Shortcuts, check_decoder, check_quantise, quantise_linears, require_torchao
 from gen.model.texts import encode_texts
 from gen.model.token_merge import MAX_SHARE, merge_tokens
 
@@ -97,7 +107,9 @@ class SamplerSpec(BaseModel):
     batch: int | Literal["auto"] = Field(
         default=16, description="images per model call, 1..1024; auto: by a curve measured when a run begins"
     )
-    vae_batch: int = Field(default=8, ge=1, le=1024, description="images per decoder call")
+    vae_batch: int = Field(
+        default=8, ge=1, le=1024, description="images per decoder call; from 1024 px on 4 or less, for short indices"
+    )
     text_batch: int = Field(default=16, ge=1, le=1024, description="texts per encoder call")
     offload_text: bool = Field(
         default=False, description="encode a unit's prompts at once, then move text encoders and embeddings off the GPU"
@@ -150,6 +162,8 @@ class SamplerSpec(BaseModel):
             raise ValueError("reuse_every: skips parts of a network that compile=full makes one; set compile=regional")
         if self.fuse_qkv and self.attention == "xformers":
             raise ValueError("fuse_qkv: not with attention=xformers; set one of the two back")
+        if self.quantise is not None and self.compile == "none":
+            raise ValueError("quantise: slower than without where nothing is compiled; set compile=regional")
         if self.decoder_revision is not None and self.decoder is None:
             raise ValueError("decoder_revision: found no decoder beside it; set decoder, or remove the revision")
         return self
@@ -198,8 +212,8 @@ class Sampled:
 class Model(Protocol):
     """What a unit needs of a sampler; tests paint pictures behind it."""
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Name the distinct texts of the calls to come, in a fixed order; costs nothing yet."""
+    def prepare(self, texts: Sequence[str], negatives: Sequence[str]) -> None:
+        """Name the texts of the calls to come, in a fixed order; costs nothing yet."""
 
     def sample(self, requests: Sequence[Request]) -> Sampled:
         """One image per request, in order."""
@@ -251,10 +265,14 @@ def check_sampler(spec: SamplerSpec) -> ModelFolder:
         raise ModelError(
             f"text_tokens: family {folder.family} has a fixed text length; set sampler.text_tokens to null"
         )
-    if folder.family == "flux" and spec.negative:
-        raise ModelError("negative: FLUX is distilled and takes no negative text; leave sampler.negative empty")
-    if folder.family == "flux" and spec.guidance_interval is not None:
-        raise ModelError("guidance_interval: FLUX takes its guidance as an input; set sampler.guidance_interval=null")
+    denoiser = "unet" if folder.family in ("sd", "sdxl") else "transformer"
+    if denoiser not in folder.components:
+        raise ModelError(f"model {spec.model}: found no {denoiser}; download it again")
+    if is_distilled(folder.family, read_config(folder.path / denoiser / "config.json")):
+        if spec.negative:
+            raise ModelError("negative: this model runs one pass a step without any; leave sampler.negative empty")
+        if spec.guidance_interval is not None:
+            raise ModelError("guidance_interval: this model runs one pass a step; set sampler.guidance_interval=null")
     if folder.family in ("sd3", "flux") and spec.reuse_every is not None:
         raise ModelError(f"reuse_every: family {folder.family} has no U-Net; set sampler.reuse_every to null")
     if folder.family in ("sd3", "flux") and spec.merge_tokens is not None:
@@ -280,7 +298,8 @@ class Sampler:
         self.spec = spec
         self.family = family
         self.device = device
-        self.guided = spec.guidance > 1 and not is_distilled(pipeline, family)  # two passes instead of one
+        denoiser = pipeline.unet if family in ("sd", "sdxl") else pipeline.transformer
+        self.guided = spec.guidance > 1 and not is_distilled(family, denoiser.config)  # two passes instead of one
         self._pipeline = pipeline
         self._vae_fp32 = vae_fp32
         self._shortcuts = Shortcuts(pipeline, family, spec.guidance_interval, spec.reuse_every)
@@ -300,16 +319,19 @@ class Sampler:
             require_xformers(torch.cuda.is_available() and spec.device != "cpu")
         torch.set_num_threads(spec.threads)
         device = torch.device("cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu")
-        if spec.quantise is not None and device.type != "cuda":
-            raise ModelError(f"quantise {spec.quantise}: needs a GPU, found none; set sampler.quantise=null")
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         spec = spec.decided(device.type == "cuda", has_bf16)
+        if spec.quantise is not None:
+            capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+            check_quantise(spec.quantise, spec.dtype, capability)
         decoder = None if spec.decoder is None else check_decoder(spec.decoder, spec.decoder_revision, HOME)
         pipeline = load_pipeline(folder, spec, decoder)
         set_scheduler(pipeline, spec, folder.family)
+        if getattr(pipeline, "safety_checker", None) is not None:
+            check_extractor(pipeline.feature_extractor)
         pipeline.to(device)
         vae_fp32 = None
-        if spec.retry_fp32 and spec.dtype != "fp32":
+        if spec.retry_fp32 and _vae_dtype(pipeline, spec, folder.family) != torch.float32:
             vae_fp32 = copy.deepcopy(pipeline.vae).float()
         _tune(pipeline, spec, folder.family, device)
         sampler = Sampler(pipeline, spec, folder.family, device, vae_fp32)
@@ -335,21 +357,29 @@ class Sampler:
         other.spec = self.spec.model_copy(update={"batch": batch})
         return other
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Fixes which texts are encoded together: chunks of ``text_batch`` in the given order.
+    def prepare(self, texts: Sequence[str], negatives: Sequence[str] = ("",)) -> None:
+        """Fixes which texts are encoded together: chunks of ``text_batch`` in the given order, each negative alone.
 
         A chunk is encoded when one of its texts is first needed, so an embedding is the same bytes whether a
         whole unit is made or one batch of it is made again. With ``offload_text`` all chunks are encoded here.
+        ``negatives``: as in `Request`, "" stands for the spec's.
         """
         distinct, size = tuple(dict.fromkeys(texts)), self.spec.text_batch
         chunks = [distinct[first : first + size] for first in range(0, len(distinct), size)]
+        if self.guided:
+            asked = dict.fromkeys(negative or self.spec.negative for negative in negatives)
+            chunks += [(negative,) for negative in asked if negative not in distinct]
         self._chunk_of = {text: chunk for chunk in chunks for text in chunk}
         self._embedded.clear()
         if self.spec.offload_text and chunks:
             self._move_text_encoders(self.device)
             for chunk in chunks:
-                self._embedded[chunk] = {name: tensor.cpu() for name, tensor in self._encode(chunk).items()}
+                self._embedded[chunk] = {name: self._offload(tensor) for name, tensor in self._encode(chunk).items()}
             self._move_text_encoders("cpu")
+
+    def _offload(self, tensor: torch.Tensor) -> torch.Tensor:
+        """On the CPU, where a GPU can fetch it while the next call is being launched."""
+        return tensor.cpu().pin_memory() if self.device.type == "cuda" else tensor.cpu()
 
     def sample(self, requests: Sequence[Request]) -> Sampled:
         """Raises what torch raises when the device fails; a bad image is a flag, never an exception."""
@@ -373,15 +403,20 @@ class Sampler:
         if self.guided:
             negatives = [request.negative or spec.negative for request in requests]
             arguments |= {f"negative_{name}": tensor for name, tensor in self._embed_negative(negatives).items()}
-        self._shortcuts.restart()
-        with torch.inference_mode():
+        generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
+        dtype = arguments["prompt_embeds"].dtype
+        noise = draw_noise(self._pipeline, self.family, spec.size_px, dtype, generators)
+        if self.device.type == "cuda":
+            noise = noise.pin_memory().to(self.device, non_blocking=True)
+        with torch.inference_mode(), self._shortcuts.one_call():
             latents = self._pipeline(
                 **arguments,
+                latents=noise,
                 height=spec.size_px,
                 width=spec.size_px,
                 num_inference_steps=spec.steps,
                 guidance_scale=spec.guidance,
-                generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
+                generator=generators,
                 output_type="latent",
             ).images
             if self.family == "flux":  # packed 2x2 patches
@@ -418,7 +453,8 @@ class Sampler:
                 self._forget_texts()
         self._embedded.move_to_end(chunk)
         place = chunk.index(text)
-        return {name: tensor[place].to(self.device) for name, tensor in self._embedded[chunk].items()}
+        held = self._embedded[chunk]
+        return {name: tensor[place].to(self.device, non_blocking=True) for name, tensor in held.items()}
 
     def _forget_texts(self) -> None:
         """Down to `CACHED_TEXT_BYTES`, the longest unused first, but never the one that was just encoded."""
@@ -464,14 +500,13 @@ class Sampler:
         return image_NCHW
 
     def _flag(self, image_NCHW: torch.Tensor) -> torch.Tensor:
-        """Runs the safety checker that came with the model, if any; its black replacement is thrown away."""
+        """What the safety checker that came with the model says, if there is one."""
         import torch
 
-        if getattr(self._pipeline, "safety_checker", None) is None:
-            return torch.zeros(len(image_NCHW), dtype=torch.bool)
-        shown = torch.nan_to_num(image_NCHW, nan=-1.0).clamp(-1, 1)
-        _, flagged = self._pipeline.run_safety_checker(shown, self.device, self._pipeline.text_encoder.dtype)
-        return torch.tensor([bool(flag) for flag in flagged])
+        checker = getattr(self._pipeline, "safety_checker", None)
+        if checker is None:
+            return torch.zeros(len(image_NCHW), dtype=torch.bool, device=image_NCHW.device)
+        return flag_images(checker, self._pipeline.feature_extractor, image_NCHW)
 
     def _to_uint8(self, image_NCHW: torch.Tensor) -> torch.Tensor:
         """Stored size, NHWC, rounded on the device: a quarter of the bytes to copy."""
@@ -499,15 +534,17 @@ class Sampler:
 
         if self._copying is None:
             return Sampled(image_NHWC.numpy(), finite_N.numpy(), flagged_N.numpy(), wait=lambda timeout_s: None)
-        pinned = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (image_NHWC, finite_N)]
+        made = (image_NHWC, finite_N, flagged_N)
+        pinned = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in made]
         arrived = torch.cuda.Event()
         self._copying.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._copying):
-            for host, made in zip(pinned, (image_NHWC, finite_N), strict=True):
-                host.copy_(made, non_blocking=True)
-                made.record_stream(self._copying)  # its memory is not given away before the copy has ended
+            for host, tensor in zip(pinned, made, strict=True):
+                host.copy_(tensor, non_blocking=True)
+                tensor.record_stream(self._copying)  # its memory is not given away before the copy has ended
             arrived.record()
-        return Sampled(pinned[0].numpy(), pinned[1].numpy(), flagged_N.numpy(), wait=partial(_await_event, arrived))
+        image, finite, flagged = (host.numpy() for host in pinned)
+        return Sampled(image, finite, flagged, wait=partial(_await_event, arrived))
 
 
 def _finite(image_NCHW: torch.Tensor) -> torch.Tensor:
@@ -548,15 +585,25 @@ def _unscale(latents: torch.Tensor, config: Any, family: str) -> torch.Tensor:
     return latents / config.scaling_factor
 
 
+def _vae_dtype(pipeline: Any, spec: SamplerSpec, family: str) -> torch.dtype:
+    """Of the decoder. SDXL's own one overflows in fp16, and says so."""
+    import torch
+
+    if spec.vae_dtype is not None:
+        chosen: torch.dtype = getattr(torch, TORCH_TYPES[spec.vae_dtype])
+        return chosen
+    if family == "sdxl" and spec.dtype == "fp16" and pipeline.vae.config.force_upcast:
+        return torch.float32
+    own: torch.dtype = next(pipeline.vae.parameters()).dtype
+    return own
+
+
 def _tune(pipeline: Any, spec: SamplerSpec, family: str, device: torch.device) -> None:
     """Types, memory format, attention kernels and compilation of the loaded pipeline."""
     import torch
 
     denoiser = pipeline.unet if family in ("sd", "sdxl") else pipeline.transformer
-    if spec.vae_dtype is not None:
-        pipeline.vae.to(getattr(torch, TORCH_TYPES[spec.vae_dtype]))
-    elif family == "sdxl" and spec.dtype == "fp16" and pipeline.vae.config.force_upcast:
-        pipeline.vae.to(torch.float32)  # SDXL's own decoder overflows in fp16
+    pipeline.vae.to(_vae_dtype(pipeline, spec, family))
     if device.type == "cuda":
         pipeline.vae.to(memory_format=torch.channels_last)
         if family in ("sd", "sdxl"):

@@ -98,7 +98,7 @@ def make_unit_worker(job: Mapping[str, object]) -> "UnitWorker":
             f"with ({checked.model_digest[:12]}); copy the same model folder to every node"
         )
     model = Sampler.load(checked.sampler)
-    if not model.guided and any(prompts.prompt(class_id, 0).negative for class_id in prompts.num_per_class()):
+    if not model.guided and prompts.negatives() - {""}:
         raise ValueError(
             f"prompts.negative: has no effect with model {checked.sampler.model} at guidance "
             f"{checked.sampler.guidance:g}; leave it empty, or set sampler.guidance above 1 (FLUX takes none)"
@@ -228,7 +228,7 @@ class UnitWorker:
         """The prompts of a unit; the model learns their texts in slot order, which fixes how they are encoded."""
         places = dict.fromkeys((sample.class_id, sample.prompt_id) for sample in samples)
         prompts = {place: self.prompts.prompt(*place) for place in places}
-        self.model.prepare([prompt.text for prompt in prompts.values()])
+        self.model.prepare([one.text for one in prompts.values()], [one.negative for one in prompts.values()])
         return prompts
 
     def _check_owner(self, record: Record) -> None:

@@ -41,7 +41,7 @@ class Painter:
         self.batches: list[list[Request]] = []
         self.prepared: list[list[str]] = []
 
-    def prepare(self, texts: Sequence[str]) -> None:
+    def prepare(self, texts: Sequence[str], negatives: Sequence[str]) -> None:
         self.prepared.append(list(texts))
 
     def sample(self, requests: Sequence[Request]) -> Sampled:

@@ -255,7 +255,7 @@ def test_timestep_spacing_can_be_chosen(folders: dict[str, Path]) -> None:
         ("flux", {"scheduler": "ddim"}, "scheduler ddim: not for family flux"),
         ("sd3", {"spacing": "trailing"}, "spacing trailing: family sd3 has none"),
         ("sd", {"text_tokens": 64}, "text_tokens: family sd has a fixed text length"),
-        ("flux", {"negative": "blurry"}, "FLUX is distilled and takes no negative text"),
+        ("flux", {"negative": "blurry"}, "negative: this model runs one pass a step without any"),
         ("flux", {"size_px": 72}, "size_px: found 72, family flux expects a multiple of 16"),
         ("sd", {"family": "sdxl"}, "found family sd, the recipe says sdxl"),
     ],

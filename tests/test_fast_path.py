@@ -143,6 +143,7 @@ def test_a_batch_that_is_still_open_is_refused_in_one_line(folders: dict[str, Pa
         ({"reuse_every": 2, "compile": "full"}, "set compile=regional"),
         ({"fuse_qkv": True, "attention": "xformers"}, "fuse_qkv: not with attention=xformers"),
         ({"decoder_revision": "0" * 40}, "found no decoder beside it"),
+        ({"quantise": "int8", "compile": "none"}, "quantise: slower than without where nothing is compiled"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(fields: dict[str, Any], line: str) -> None:
@@ -166,11 +167,12 @@ def test_text_encoders_that_leave_the_device_after_a_units_prompts_change_no_bit
     texts = [*TEXTS, *(f"text {number}" for number in range(5))]
     staying, leaving = (load(folders[family], text_batch=3, offload_text=offload) for offload in (False, True))
     for sampler in (staying, leaving):
-        sampler.prepare(texts)
+        sampler.prepare(texts, ["", "rust", "rust"])
+    requests = [*REQUESTS[:3], Request(TEXTS[3], "rust", 1)]
     with recorded_text_rows(leaving) as rows:
-        drawn = leaving.sample(REQUESTS).image_NHWC
-    assert rows == [1], "only the negative text was left to encode"
-    assert np.array_equal(drawn, staying.sample(REQUESTS).image_NHWC)
+        drawn = leaving.sample(requests).image_NHWC
+    assert rows == [], "nothing is left to encode"
+    assert np.array_equal(drawn, staying.sample(requests).image_NHWC)
 
 
 def test_the_decoder_may_have_a_type_of_its_own(folders: dict[str, Path]) -> None:
@@ -285,7 +287,7 @@ def test_a_decoder_that_is_none_or_reads_other_latents_is_refused(folders: dict[
 @pytest.mark.parametrize(
     ("family", "fields", "line"),
     [
-        ("flux", {"guidance_interval": [0.0, 0.5]}, "FLUX takes its guidance as an input"),
+        ("flux", {"guidance_interval": [0.0, 0.5]}, "guidance_interval: this model runs one pass a step"),
         ("flux", {"reuse_every": 2}, "family flux has no U-Net"),
         ("sd3", {"reuse_every": 2}, "family sd3 has no U-Net"),
         pytest.param(

@@ -57,6 +57,16 @@ def test_tokens_that_are_all_alike_are_attended_as_without_merging() -> None:
     assert torch.equal(spread(merge(tokens)), tokens)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_means_in_half_precision_differ_by_rounding_only_and_the_type_stays(dtype: torch.dtype) -> None:
+    """A sum is rounded once, its quotient once more."""
+    tokens = picture(8).to(dtype)
+    merge, spread = pairing(tokens, 40)
+    merged, exact = merge(tokens), merge(tokens.double())
+    assert (merged.dtype, spread(merged).dtype) == (dtype, dtype)
+    assert float((merged - exact).abs().max() / exact.abs().max()) < 2 * torch.finfo(dtype).eps
+
+
 def test_attention_of_the_finest_level_sees_fewer_tokens_and_no_other_does() -> None:
     sampler = load(SANDBOX, merge_tokens=0.5)
     unet = sampler._pipeline.unet

@@ -6,6 +6,7 @@ read from the folder only, never from the network; nothing is written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from gen.model.folder import PIPELINES, ModelError, ModelFolder
 from gen.model.shortcuts import set_decoder
 
 if TYPE_CHECKING:
+    import torch
+
     from gen.sampler import SamplerSpec
 
 # name in the recipe -> diffusers class, settings over the model's own scheduler config, families
@@ -87,16 +90,56 @@ def set_scheduler(pipeline: Any, spec: SamplerSpec, family: str) -> None:
         settings = {**settings, "timestep_spacing": spec.spacing}
     if spec.scheduler is not None or settings:
         pipeline.scheduler = getattr(diffusers, kind).from_config(own.config, **settings)
+    if kind in {known for known, _, families in SCHEDULERS.values() if "sd" in families}:
+        pipeline.scheduler = _counting_on_host(type(pipeline.scheduler)).from_config(pipeline.scheduler.config)
+        pipeline.unet.register_forward_pre_hook(_with_timestep_beside_sample)
     if pipeline.scheduler.config.get("stochastic_sampling"):
         # the pipelines of these families hand no generator to the scheduler: noise from nowhere
         raise ModelError(f"model {spec.model}: its scheduler draws unseeded noise; set sampler.scheduler=flow_euler")
 
 
-def is_distilled(pipeline: Any, family: str) -> bool:
-    """Models that take the guidance scale as an input and run one pass whatever it is."""
+def _counting_on_host(kind: type) -> Any:
+    """The scheduler class `kind` with timesteps that stay on the CPU.
+
+    It looks up its constants by them, and the first step's place among them: on a GPU each look waits for all that was
+    launched (DDIM and PNDM two or three times a step), and so does moving them there at the start of a call.
+    """
+
+    def set_timesteps(scheduler: Any, num_inference_steps: int, device: object = None, *more: object) -> None:
+        kind.set_timesteps(scheduler, num_inference_steps, "cpu", *more)  # type: ignore[attr-defined]
+
+    return type(kind.__name__, (kind,), {"set_timesteps": set_timesteps, "__module__": kind.__module__})
+
+
+def _with_timestep_beside_sample(unet: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A U-Net would fetch a timestep of the CPU itself, and wait for its stream to do so."""
+    sample_NCHW, timestep, *rest = args
+    if timestep.device != sample_NCHW.device:
+        timestep = timestep.pin_memory().to(sample_NCHW.device, non_blocking=True)
+    return (sample_NCHW, timestep, *rest)
+
+
+def draw_noise(
+    pipeline: Any, family: str, size_px: int, dtype: torch.dtype, generators: Sequence[torch.Generator]
+) -> torch.Tensor:
+    """The latents that a call starts from, on the CPU; NCHW, for FLUX in its packed form.
+
+    Equal to what the pipeline draws itself to the last bit. It would first do what waits for the GPU, and draw then.
+    """
+    from diffusers.utils.torch_utils import randn_tensor
+
+    num, side = len(generators), size_px // pipeline.vae_scale_factor
+    denoiser = pipeline.unet if family in ("sd", "sdxl") else pipeline.transformer
+    channels = denoiser.config.in_channels // (4 if family == "flux" else 1)
+    noise_NCHW = randn_tensor((num, channels, side, side), generator=list(generators), dtype=dtype)
     if family == "flux":
-        return True
-    return family in ("sd", "sdxl") and pipeline.unet.config.time_cond_proj_dim is not None
+        return pipeline._pack_latents(noise_NCHW, num, channels, side, side)
+    return noise_NCHW
+
+
+def is_distilled(family: str, denoiser_config: Mapping[str, Any]) -> bool:
+    """Models that take the guidance scale as an input and run one pass whatever it is."""
+    return family == "flux" or denoiser_config.get("time_cond_proj_dim") is not None
 
 
 def require_xformers(on_gpu: bool) -> None:

@@ -9,7 +9,8 @@ have moved decides for a whole batch at once, and an image would depend on its n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     import torch
 
 DECODER_WEIGHTS = "diffusion_pytorch_model.safetensors"
+FP8_CAPABILITY = (8, 9)  # of a GPU (Ada, Hopper); below it torchao stops with an assertion
+
+# Parts of a denoiser that see one row an image instead of one a token: conditioning by time, size and pooled text. Of
+# 16 rows or fewer CUDA makes no int8 product, and of so few there is nothing to gain.
+ROW_PER_IMAGE = ("time_embedding", "time_emb_proj", "time_text_embed", "add_embedding", "norm")
 
 
 class Shortcuts:
@@ -47,10 +53,14 @@ class Shortcuts:
         if guidance_interval is not None or reuse_every is not None:
             denoiser.forward = self._step(denoiser.forward)
 
-    def restart(self) -> None:
-        """Before every call of the pipeline."""
+    @contextmanager
+    def one_call(self) -> Iterator[None]:
+        """Around every call of the pipeline; no features are held while pictures are decoded."""
         self._calls = 0
-        self._kept.clear()
+        try:
+            yield
+        finally:
+            self._kept.clear()
 
     def _step(self, forward: Callable[..., tuple[torch.Tensor]]) -> Callable[..., tuple[torch.Tensor]]:
         import torch
@@ -133,19 +143,37 @@ def require_torchao(how: str) -> None:
         )
 
 
+def check_quantise(how: str, dtype: str, capability: tuple[int, int] | None) -> None:
+    """Raises ModelError where weights of ``dtype`` or a GPU of this ``capability`` (None: no GPU) cannot be had."""
+    if capability is None:
+        raise ModelError(f"quantise {how}: needs a GPU, found none; set sampler.quantise=null")
+    if how == "fp8" and dtype != "bf16":
+        raise ModelError(f"quantise fp8: found dtype {dtype}, expected bf16; set sampler.dtype=bf16, or quantise=int8")
+    if how == "fp8" and capability < FP8_CAPABILITY:
+        found, expected = (f"{major}.{minor}" for major, minor in (capability, FP8_CAPABILITY))
+        raise ModelError(
+            f"quantise fp8: found a GPU of compute capability {found}, expected {expected} or more; set "
+            "sampler.quantise=int8"
+        )
+
+
 def quantise_linears(denoiser: Any, how: Literal["int8", "fp8"]) -> None:
-    """Weights once, activations in every call, of all linear layers whose sides the kernels take."""
+    """Weights once, activations in every call, of the linear layers that `is_quantised` names."""
     from importlib import import_module
 
-    import torch
-
     quantization = import_module("torchao.quantization")
+    by_row = quantization.PerRow()  # a scale for a whole batch would make an image depend on its neighbours
     settings = {
         "int8": quantization.Int8DynamicActivationInt8WeightConfig,
         "fp8": quantization.Float8DynamicActivationFloat8WeightConfig,
-    }[how]()
+    }[how](granularity=by_row)
+    quantization.quantize_(denoiser, settings, filter_fn=is_quantised)
 
-    def fits(module: torch.nn.Module, name: str) -> bool:
-        return isinstance(module, torch.nn.Linear) and not (module.in_features % 16 or module.out_features % 16)
 
-    quantization.quantize_(denoiser, settings, filter_fn=fits)
+def is_quantised(module: torch.nn.Module, name: str) -> bool:
+    """Linear layers over tokens whose sides the kernels take; not the last one, whose errors no later one mends."""
+    import torch
+
+    if not isinstance(module, torch.nn.Linear) or module.in_features % 16 or module.out_features % 16:
+        return False
+    return name != "proj_out" and not any(part.startswith(ROW_PER_IMAGE) for part in name.split("."))

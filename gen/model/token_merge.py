@@ -75,7 +75,7 @@ def pairing(
     free = total - ((side + 1) // 2) ** 2
     count = min(count, free)
 
-    unit_NTC = torch.nn.functional.normalize(tokens_NTC.float(), dim=-1)[:, order_T]
+    unit_NTC = torch.nn.functional.normalize(tokens_NTC.float(), dim=-1).to(tokens_NTC.dtype)[:, order_T]
     likeness_NSK = unit_NTC[:, :free] @ unit_NTC[:, free:].transpose(1, 2)
     best_NS, target_NS = likeness_NSK.max(dim=-1)
     ranked_NS = torch.argsort(best_NS, dim=-1, descending=True, stable=True)
@@ -84,8 +84,11 @@ def pairing(
 
     def merge(x_NTC: torch.Tensor) -> torch.Tensor:
         may_go, stay = x_NTC[:, order_T].split([free, total - free], dim=1)
-        stay = stay.scatter_reduce(1, _wide(target_NM1, stay), may_go.gather(1, _wide(gone_NM1, may_go)), "mean")
-        return torch.cat([may_go.gather(1, _wide(kept_NR1, may_go)), stay], dim=1)
+        # a product, because a scattered sum adds in another order in every run on a GPU
+        goes_NMK = target_NM1 == torch.arange(total - free, device=x_NTC.device)
+        members_NK1 = 1 + goes_NMK.sum(dim=1)[:, :, None]
+        summed = torch.baddbmm(stay, goes_NMK.transpose(1, 2).to(stay), may_go.gather(1, _wide(gone_NM1, may_go)))
+        return torch.cat([may_go.gather(1, _wide(kept_NR1, may_go)), summed / members_NK1], dim=1)
 
     def spread(y_NRC: torch.Tensor) -> torch.Tensor:
         kept, stay = y_NRC.split([free - count, total - free], dim=1)
