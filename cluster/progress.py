@@ -131,11 +131,12 @@ class Progress:
         parts = [f"{self.images}/{self._num_images} images"]
         if rate > 0:
             parts += [f"{rate:.1f}/s", f"{duration(max(0, self._num_images - self.images) / rate)} left"]
-        parts += [f"{len(self._ready)} workers", f"units {self._units_done}/{self._num_units}", f"{rejected} rejected"]
+        workers = "1 worker" if len(self._ready) == 1 else f"{len(self._ready)} workers"
+        parts += [workers, f"units {self._units_done}/{self._num_units}", f"{rejected} rejected"]
         if self._failed:
-            parts.append(f"{self._failed} attempts failed")
+            parts.append(f"attempts failed: {self._failed}")
         if self._quarantined:
-            parts.append(f"{self._quarantined} units quarantined")
+            parts.append(f"units quarantined: {self._quarantined}")
         return " · ".join(parts)
 
     def _render(self) -> Table:

@@ -29,7 +29,7 @@ ATTEMPTS = 2  # at the one question
 
 
 def settle(recipe: Recipe, store: Store, say: Say, stop: StopFlag) -> Recipe:
-    """Raises ValueError or RuntimeError in one line if a worker cannot answer, Draining on a stop."""
+    """Raises ValueError in one line if a worker cannot answer, Draining on a stop."""
     spec = recipe.sampler
     if not open_fields(spec):
         return recipe
@@ -95,7 +95,7 @@ def _ask_worker(spec: SamplerSpec, cluster: FanOutSpec, say: Say, stop: StopFlag
     if not found:
         cause = summary.error or (causes[-1] if causes else "no worker answered")
         names = ", ".join(f"sampler.{name}" for name in fields)
-        raise RuntimeError(f"{names}: auto could not be decided ({cause}); correct that, or give a value for each")
+        raise ValueError(f"{names}: auto could not be decided ({cause}); correct that, or give a value for each")
     for note in found["notes"]:  # type: ignore[union-attr]
         say(str(note))
     if "batch" in fields:

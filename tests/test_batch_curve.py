@@ -239,7 +239,7 @@ def test_a_run_begins_with_a_number_and_keeps_it_whatever_a_curve_would_say_late
 
 def test_a_batch_that_cannot_be_measured_ends_the_run_in_one_line(model: Path, tmp_path: Path) -> None:
     broken = recipe(model, "sampler.size_px=64", "sampler.text_tokens=3")  # a fixed text length
-    with StopFlag() as stop, pytest.raises(RuntimeError, match=r"auto could not be decided .*text_tokens") as error:
+    with StopFlag() as stop, pytest.raises(ValueError, match=r"auto could not be decided .*text_tokens") as error:
         settle(broken, open_store(str(tmp_path / "out"), False), lambda line: None, stop)
     assert "\n" not in str(error.value)
 
@@ -314,7 +314,7 @@ def test_a_device_that_was_named_and_is_not_there_ends_the_run_in_one_line(
     open_recipe = recipe(model, "sampler.batch=4", "sampler.device=cuda")
     with (
         StopFlag() as stop,
-        pytest.raises(RuntimeError, match=r"dtype, sampler\.compile: .*torch sees no GPU") as error,
+        pytest.raises(ValueError, match=r"dtype, sampler\.compile: .*torch sees no GPU") as error,
     ):
         settle(open_recipe, open_store(str(tmp_path / "out"), False), lambda line: None, stop)
     assert "\n" not in str(error.value)

@@ -40,7 +40,7 @@ def test_counts_follow_attempts_and_a_failed_attempt_gives_its_images_back():
     assert "100/400 images" in progress.line()
     assert "units 1/4" in progress.line()
     assert "3 rejected" in progress.line()
-    assert "1 attempts failed" in progress.line()
+    assert "attempts failed: 1" in progress.line()
 
 
 def test_the_rate_is_that_of_the_last_minute_and_gives_the_time_left():
