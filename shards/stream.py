@@ -276,11 +276,11 @@ class Stream:
 
         Raises TimeoutError after `deadline_s`, ValueError when too many samples cannot be read.
         """
-        self.wait()
+        self.wait(lambda: False)
         with self._failing_for_good():
             return self._hand_out(self._flights.popleft()[0])
 
-    def wait(self, is_stopped: Callable[[], bool] = lambda: False) -> bool:
+    def wait(self, is_stopped: Callable[[], bool]) -> bool:
         """Until the batch of the next step is there, so that `next()` gives it at once.
 
         False if `is_stopped()`, asked about once a second, was true before. Raises as `next()`.

@@ -512,8 +512,8 @@ def test_waiting_for_a_batch_first_changes_nothing(
     seen = []
     with open_stream(make_spec(folders, augment=RANDOM, mix=MIXED, threads=threads)) as stream:
         for _ in range(len(reference)):
-            assert stream.wait()
-            assert stream.wait()
+            assert stream.wait(lambda: False)
+            assert stream.wait(lambda: False)
             seen.append(kept(next(stream)))
         assert stream.counters.steps == len(reference)
     assert seen == reference
