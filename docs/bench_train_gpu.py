@@ -9,10 +9,11 @@ says.
 
 What runs: a whole step (forward, loss, backward, optimiser, average of the weights) on random pictures and labels that
 are on the device already. Ours is `train.step.Descent`, the step of `sixfold train`, with what the recipes for ImageNet
-ask for: average, kept running statistics (nan.policy skip), a check of the gradient's norm. timm's is put together from
-timm's parts as its train.py does it for `--amp --amp-dtype bfloat16 --model-ema --channels-last [--torchcompile]`: no
-loss scaler, which train.py makes for float16 only, and `loss.item()` in every step. Both have the same network, initial
-weights, optimiser, label smoothing and pictures, and cuDNN searches for its kernels (both trainings ask for that).
+ask for: average, kept running statistics (nan.policy skip), a check of the gradient's norm; its loss is read at the end
+of a window, as the loop reads it for its log. timm's is put together from timm's parts as its train.py does it for
+`--amp --amp-dtype bfloat16 --model-ema --channels-last [--torchcompile]`: no loss scaler, which train.py makes for
+float16 only, and `loss.item()` in every step. Both have the same network, initial weights, optimiser, label smoothing
+and pictures, and cuDNN searches for its kernels (both trainings ask for that).
 
 How: the sides of a row take turns (A B A B ...), each turn one step that is not timed and then a window of about a
 second; a cell is the median of five windows with the least and the most, a ratio is taken window by window. The first
@@ -148,7 +149,7 @@ class Side:
     """One way to train, ready: its bare model, and one whole step."""
 
     model: nn.Module
-    step: Callable[[Tensor, Tensor], float]  # fp32 (N, 3, H, W) and (N,) on the device -> loss
+    step: Callable[[Tensor, Tensor], Callable[[], float]]  # fp32 (N, 3, H, W) and (N,) on the device -> its loss
 
 
 def our_side(bench: Bench, setting: Setting, quotas: Sequence[int]) -> Side:
@@ -165,9 +166,9 @@ def our_side(bench: Bench, setting: Setting, quotas: Sequence[int]) -> Side:
     engine = make_engine(how, optim, model, bench.device, bench.ranks, setting.batch)
     descent = Descent(engine, optim, quotas, Ema(model, EMA_DECAY), KeptBuffers(model))
 
-    def step(pictures: Tensor, labels: Tensor) -> float:
+    def step(pictures: Tensor, labels: Tensor) -> Callable[[], float]:
         stepped = descent.step(pictures, labels, None, setting.lr)
-        return stepped.loss if stepped.moved else math.nan
+        return lambda: stepped.loss if stepped.moved else math.nan  # read now and then, as the loop does for its log
 
     return Side(model, step)
 
@@ -192,15 +193,15 @@ def timm_side(bench: Bench, setting: Setting) -> Side:
     called = torch.compile(model, backend="inductor") if setting.compile else model
     model.train()
 
-    def step(pictures: Tensor, labels: Tensor) -> float:
+    def step(pictures: Tensor, labels: Tensor) -> Callable[[], float]:
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=setting.dtype == "bf16"):
             loss = loss_of(called(pictures), labels)
         loss.backward()
         optimizer.step()
-        value = float(loss.item())
+        value = loss.item()  # in every step, as train.py does in one process
         optimizer.zero_grad()
         average.update(model)
-        return value
+        return lambda: value
 
     return Side(model, step)
 
@@ -401,11 +402,11 @@ def warm_up(
     counted = _graphs() if setting.compile else (0, 0)
     side = make(bench, setting)
     begun = bench.now()
-    first_loss = finite(side.step(pictures[0], labels[0]))
+    first_loss = finite(side.step(pictures[0], labels[0])())
     first_s = bench.now() - begun
     begun = bench.now()
     for place in range(WARM_STEPS):
-        finite(side.step(pictures[place % 2], labels[place % 2]))
+        finite(side.step(pictures[place % 2], labels[place % 2])())
     warm_s = bench.now() - begun
     peak_GiB = (bench.memory_bytes(peak=True) - before) / 2**30
     graphs = None
@@ -437,11 +438,11 @@ def in_turn(
         for name in list(rates):
             step = sides[name].step
             try:
-                finite(step(pictures[1], labels[1]))
+                losses = [step(pictures[1], labels[1])]
                 begun = bench.now()
-                for place in range(steps):
-                    last_loss[name] = finite(step(pictures[place % 2], labels[place % 2]))
+                losses += [step(pictures[place % 2], labels[place % 2]) for place in range(steps)]
                 rates[name].append(images / (bench.now() - begun))
+                last_loss[name] = [finite(loss()) for loss in losses][-1]
             except Exception as error:  # becomes a line that says so; the other sides go on
                 lost[name] = failure(error)
                 del rates[name]

@@ -127,7 +127,7 @@ def test_our_step_and_timms_take_the_same_weights_to_the_same_place(bench: Bench
     assert all(torch.equal(start[name], one) for name, one in theirs.model.state_dict().items())
     pictures, labels = synthetic(bench, setting)
     for place in (0, 1, 0):
-        losses = [side.step(pictures[place], labels[place]) for side in (ours, theirs)]
+        losses = [side.step(pictures[place], labels[place])() for side in (ours, theirs)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for name, one in theirs.model.state_dict().items():
         moved = (one - start[name]).double().norm()
@@ -165,10 +165,10 @@ def painted(clock: Clock, seconds: Sequence[float], turns: list[str], name: str)
     left = iter(seconds)
     last = seconds[-1]
 
-    def step(pictures: Tensor, labels: Tensor) -> float:
+    def step(pictures: Tensor, labels: Tensor) -> Callable[[], float]:
         turns.append(name)
         clock.s += next(left, last)
-        return 1.0
+        return lambda: 1.0
 
     return lambda bench, setting: Side(nn.Identity(), step)
 
@@ -254,7 +254,13 @@ def test_a_side_with_a_loss_that_is_not_finite_is_not_measured_and_the_other_goe
 ) -> None:
     clock = Clock()
     left = iter([1.0] * good_steps)
-    bad = Side(nn.Identity(), lambda pictures, labels: next(left, math.nan))
+
+    def step(pictures: Tensor, labels: Tensor) -> Callable[[], float]:
+        loss = next(left, math.nan)
+        clock.s += 0.1
+        return lambda: loss
+
+    bad = Side(nn.Identity(), step)
     monkeypatch.setitem(SIDES, "a", lambda bench, setting: bad)
     monkeypatch.setitem(SIDES, "b", painted(clock, [0.1], [], "b"))
     with judging(clock) as bench:
@@ -268,7 +274,7 @@ def test_a_side_with_a_loss_that_is_not_finite_is_not_measured_and_the_other_goe
 def test_our_own_step_that_skips_counts_as_not_finite(bench: Bench) -> None:
     side = our_side(bench, SETTING, (SETTING.batch,))
     pictures, labels = synthetic(bench, SETTING)
-    assert math.isnan(side.step(pictures[0] * math.inf, labels[0]))
+    assert math.isnan(side.step(pictures[0] * math.inf, labels[0])())
 
 
 # what is written
