@@ -574,7 +574,7 @@ def ours_turn(bench: Bench, ours: Ours, work: Work, written: bool) -> Turn:
     model = Shown(ours.sampler, np.stack([shown[place % len(shown)] for place in range(work.batch)]))
 
     def turn(folder: Path) -> int:
-        worker = UnitWorker(job, model, Prompts(texts), open_store(str(folder)))
+        worker = UnitWorker(job, model, Prompts(texts), open_store(str(folder)))  # type: ignore[arg-type]
         made = worker(0, "bench-0", lambda done, rejected: None)
         if made["images"] != count or made["rejected"]:
             raise ValueError(

@@ -180,13 +180,13 @@ def timm_side(bench: Bench, setting: Setting) -> Side:
     from timm.loss import LabelSmoothingCrossEntropy
     from timm.utils import ModelEmaV3
 
-    settings = {"drop_path_rate": setting.drop_path} if setting.drop_path else {}
+    settings: dict[str, Any] = {"drop_path_rate": setting.drop_path} if setting.drop_path else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = timm.create_model(setting.name, pretrained=False, num_classes=CLASSES, **settings)
     model = model.to(bench.device)
     if setting.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(setting.optim(), model)  # timm's own create_optimizer_v2
     average = ModelEmaV3(model, decay=EMA_DECAY)
     loss_of = LabelSmoothingCrossEntropy(smoothing=SMOOTHING).to(bench.device)
