@@ -14,10 +14,11 @@ from train.sweep import lay_over
 
 
 def write_sets(folder: Path) -> None:
-    """`real`, `synthetic`, `test` and `held-out` below the folder, no sample in two of them."""
-    sizes = {"real": (2, 10, 2), "synthetic": (3, 10, 0), "test": (1, 13, 0), "held-out": (2, 10, 2)}
-    for name, (num_shards, num_slots, num_rejected) in sizes.items():
-        write_data_set(folder / name, num_shards, num_slots, num_rejected, partial(_of_set, name))
+    """`real`, `synthetic`, `test` and `held-out` below the folder; what measures has no sample of what trains."""
+    write_data_set(folder / "real", num_shards=2, num_slots=10)
+    write_data_set(folder / "synthetic", num_shards=3, num_slots=10, num_rejected=0)
+    write_data_set(folder / "test", num_shards=1, num_slots=13, num_rejected=0, change=partial(_of_set, "test"))
+    write_data_set(folder / "held-out", num_shards=2, num_slots=10, change=partial(_of_set, "held-out"))
 
 
 def _of_set(name: str, shard: int, index: int, row: dict[str, object]) -> dict[str, object]:

@@ -12,7 +12,7 @@ from tests.test_gallery import Page, chromium, contrast, needs_chromium, pixel
 from tests.training_results import result
 from train.charts import panels
 from train.comparison import compare, markdown_table, points, results_table, verdicts
-from train.report import write_report
+from train.report import MAX_RUNS, _changes, write_report
 from train.results import RESULTS, Result, append_results
 
 N = 1000
@@ -96,6 +96,55 @@ def test_a_missing_seed_is_named_and_the_pairs_that_are_there_are_compared(tmp_p
     difference = compared.sweeps[0].rows[1].cells["real-test"].difference
     assert difference is not None
     assert difference.n == 2
+
+
+def test_accuracies_on_different_pictures_are_not_compared(tmp_path):
+    def on(label: str, number: int, seed: int, right: int, digest: str, n: int = N) -> Result:
+        return line(label, number, seed, right, 6.0 * number, n=n, data={"real": "cd" * 32, "real-test": digest})
+
+    before = [on("0x", 0, seed, 700 + seed, "aa" * 32) for seed in range(3)]
+    after = [on("6x", 1, seed, 800 + 2 * seed, "aa" * 32) for seed in range(3)]
+    assert verdicts(compare([*before, *after]).sweeps[0])[0].tone == "good"
+    for other in (on("6x", 1, 2, 804, "bb" * 32), on("6x", 1, 2, 804, "aa" * 32, N + 1)):
+        compared = compare([*before, *after[:2], other])
+        assert verdicts(compared.sweeps[0]) == []
+        assert compared.sweeps[0].rows[1].cells["real-test"].difference is None
+        [problem] = compared.problems
+        assert "found real-test of 6x and its baseline 0x measured on different pictures" in problem
+    text = text_of(report_of(tmp_path, [*before, *after[:2], on("6x", 1, 2, 804, "bb" * 32)]))
+    assert "measured on different pictures (1,000 images of digest aaaaaaaaaaaa, 1,000 images of digest bb" in text
+    assert "paid off" not in text
+
+
+def test_the_extremes_of_many_classes_are_not_coloured_and_the_page_says_why(tmp_path):
+    def with_classes(label: str, number: int, seed: int, first: int) -> Result:
+        counts = {0: (first, 100), 1: (50, 100)}
+        return line(label, number, seed, first + 50, 6.0 * number, n=200, per_class=counts)
+
+    results = [with_classes("0x", 0, seed, 50 + seed) for seed in range(3)]
+    results += [with_classes("6x", 1, seed, 80 + 2 * seed) for seed in range(3)]
+    page = report_of(tmp_path, results)
+    assert "Classes that gained most" in text_of(page)
+    assert "Not coloured: the extremes of many classes lie far from zero by chance alone" in text_of(page)
+    [sweep] = compare(results).sweeps
+    changes = _changes(sweep, {})
+    assert changes is not None
+    assert [bar.tone for bar in changes.better] == ["open"]
+
+
+def test_results_that_are_cut_are_counted(tmp_path):
+    results = [result(run=f"run-{number}", recipe=f"{number:064x}") for number in range(MAX_RUNS + 7)]
+    text = text_of(report_of(tmp_path, results))
+    assert "7 more results are not shown." in text
+    assert f"{MAX_RUNS} of {MAX_RUNS + 7} runs" in text
+
+
+def test_a_report_calls_no_address_that_a_recipe_names(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.report.open_for_reading", lambda url: pytest.fail(f"opened {url}"))
+    (tmp_path / "run").mkdir()
+    domain = {"name": "real", "source": "s3://somebody/else", "quota": 4}
+    (tmp_path / "run" / "recipe.yaml").write_text(json.dumps({"data": {"domains": [domain]}}))
+    assert "is not on this machine; a report shows local data sets only" in text_of(report_of(tmp_path, [result()]))
 
 
 def test_a_torn_line_and_a_damaged_file_are_named_on_the_page(tmp_path):

@@ -4,7 +4,8 @@ In: `Result`s. Out: a `Sweep` for each name, its rows in the sweep's order, its 
 sentence on whether synthetic images paid off; the same tables as Markdown. On disk: nothing.
 
 Accuracies are top-1 of the selected weights on test sets, means over seeds with 95 % intervals. A difference is paired:
-seed by seed against the baseline point of the same sweep, over the seeds that both have.
+seed by seed against the baseline point of the same sweep, over the seeds that both have, and only if all of them were
+measured on the same pictures: results on others have no difference, and are named.
 """
 
 import re
@@ -34,7 +35,7 @@ class Cell:
     accuracy: Estimate
     std: float | None
     by_seed: Mapping[int, float]
-    difference: Estimate | None  # against the baseline; None for the baseline itself, or without a common seed
+    difference: Estimate | None  # against the baseline; None for itself, without a common seed or on other pictures
     runs: tuple[Result, ...]
 
 
@@ -110,6 +111,7 @@ def compare(results: Iterable[Result]) -> Compared:
     sweeps = tuple(_sweep(name, points) for name, points in sorted(places.items(), key=_sweep_order))
     for sweep in sweeps:
         problems.extend(_gaps(sweep))
+        problems.extend(_other_pictures(sweep))
     return Compared(sweeps, tuple(singles), tuple(problems))
 
 
@@ -143,9 +145,39 @@ def _sweep(name: str, points: Mapping[tuple[int, str], Mapping[str, Mapping[int,
 def _cell(seeds: Mapping[int, Result], control: Mapping[int, Result], is_baseline: bool) -> Cell:
     by_seed = {seed: seeds[seed].top1 for seed in sorted(seeds)}
     values = list(by_seed.values())
-    difference = None if is_baseline else paired_difference(by_seed, {seed: one.top1 for seed, one in control.items()})
+    difference = None
+    if not is_baseline and _on_same_pictures([*seeds.values(), *control.values()]):
+        difference = paired_difference(by_seed, {seed: one.top1 for seed, one in control.items()})
     runs = tuple(seeds[seed] for seed in sorted(seeds))
     return Cell(mean_interval(values), sample_std(values), by_seed, difference, runs)
+
+
+def _on_same_pictures(results: Sequence[Result]) -> bool:
+    return len({_pictures_of(result) for result in results}) <= 1
+
+
+def _pictures_of(result: Result) -> tuple[str, int]:
+    """What a figure was measured on, as far as its line says: digest of the set's index and number of samples."""
+    return (result.data.get(result.set, ""), result.n)
+
+
+def _other_pictures(sweep: Sweep) -> list[str]:
+    """Results that cannot be compared, because they were measured on different pictures."""
+    found = []
+    for name in sweep.sets:
+        for row in sweep.rows:
+            control = sweep.row(row.baseline)
+            own = row.cells[name].runs if name in row.cells else ()
+            base = control.cells[name].runs if control is not None and name in control.cells else ()
+            if own and not _on_same_pictures([*own, *base]):
+                kinds = sorted({_pictures_of(run) for run in (*own, *base)})
+                told = ", ".join(f"{n:,} images of digest {digest[:12] or 'unknown'}" for digest, n in kinds[:3])
+                against = "" if row.is_baseline else f" and its baseline {row.baseline}"
+                found.append(
+                    f"{sweep.name}, {row.label}: found {name} of {row.label}{against} measured on different pictures "
+                    f"({told}), expected the same; they are not compared, run the sweep again in another folder"
+                )
+    return found
 
 
 def _gaps(sweep: Sweep) -> list[str]:

@@ -17,7 +17,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         "headline": _headline(figures, len(found.results)),
         "figures": figures,
         "singles": _single_rows(compared),
+        "num_singles_cut": max(0, len(compared.singles) - MAX_RUNS),
         "num_results": len(found.results),
         "num_runs": len({result.key[:3] for result in found.results}),
         "problems": [clip(redact(problem), 300) for problem in problems[:MAX_PROBLEMS]],
@@ -210,6 +211,8 @@ def _changes(sweep: Sweep, names: Mapping[int, str]) -> Changes | None:
     name = sweep.sets[0]
     if control is None or row.is_baseline or name not in row.cells or name not in control.cells:
         return None
+    if row.cells[name].difference is None:
+        return None  # measured on other pictures
     before = {run.seed: run.per_class for run in control.cells[name].runs}
     after = {run.seed: run.per_class for run in row.cells[name].runs}
     seeds = sorted(before.keys() & after.keys())
@@ -224,7 +227,8 @@ def _changes(sweep: Sweep, names: Mapping[int, str]) -> Changes | None:
         found.append((label, f"{points(one.value)} {interval(one)}", one))
     if not found:
         return None
-    drawn = bars(found)
+    # an extreme of many leaves zero out by chance alone, so none of them is coloured
+    drawn = [replace(bar, tone="open") for bar in bars(found)]
     ranked = sorted(range(len(found)), key=lambda place: (-found[place][2].value, place))
     better = [drawn[place] for place in ranked if found[place][2].value > 0]
     worse = [drawn[place] for place in reversed(ranked) if found[place][2].value < 0]
@@ -374,7 +378,8 @@ def _read(path: Path, problems: list[str]) -> Any:
 
 
 def _samples(source: Source) -> Samples:
-    """A few pictures of a data set, classes in turn; a data set that is gone leaves a line that says so."""
+    """A few pictures of a data set, classes in turn; one that is gone or not on this machine leaves a line that says
+    so: a recipe that came with the results must not decide which addresses this machine calls."""
     domain, url, subset = source
     place = redact(url).rstrip("/").rpartition("/")[2]
     title = f"{domain}: {place}" + (f", {subset}" if subset else "")
@@ -386,6 +391,8 @@ def _samples(source: Source) -> Samples:
 
 
 def _pictures(url: str, subset: str | None) -> tuple[tuple[Picture, ...], str]:
+    if "://" in url:
+        return (), "is not on this machine; a report shows local data sets only"
     store = open_for_reading(url)
     records = scan(store).records
     if not records:
