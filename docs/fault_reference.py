@@ -29,6 +29,7 @@ GROUPS = {
 REQUIRED = {
     *(f"a{number}" for number in (*range(1, 15), 16, 17, 23, 25, 28)),
     *(f"b{number}" for number in (1, 3, 7, 8, 9, 12, 23)),
+    *(f"d{number}" for number in range(1, 12)),
     *(f"e{number}" for number in range(1, 8)),
     *("h2", "h5", "j1", "j3", "k1", "k2", "k5"),
 }

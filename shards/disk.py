@@ -23,6 +23,8 @@ class Disk(Protocol):
     def replace(self, source: Path, target: Path) -> None: ...
     def unlink(self, path: Path) -> None: ...
     def fsync_dir(self, path: Path) -> None: ...
+    def mkdir(self, path: Path) -> None: ...  # FileExistsError if something is there
+    def rmdir(self, path: Path) -> None: ...  # an empty folder
 
 
 class OsDisk:
@@ -55,6 +57,12 @@ class OsDisk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def mkdir(self, path: Path) -> None:
+        os.mkdir(path)
+
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)
 
 
 OS_DISK = OsDisk()

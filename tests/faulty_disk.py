@@ -1,4 +1,4 @@
-"""A `Disk` that fails its n-th call in a chosen way; the calls before go to the real disk."""
+"""Disks that fail: one its n-th call in a chosen way, one a call of every checkpoint, one all of them."""
 
 import errno
 import os
@@ -90,3 +90,74 @@ class FaultyDisk:
 
     def fsync_dir(self, path: Path) -> None:
         self._run("fsync_dir", lambda: self._real.fsync_dir(path))
+
+    def mkdir(self, path: Path) -> None:
+        self._run("mkdir", lambda: self._real.mkdir(path))
+
+    def rmdir(self, path: Path) -> None:
+        self._run("rmdir", lambda: self._real.rmdir(path))
+
+
+class RefusingDisk(OsDisk):
+    """Refuses one call of each checkpoint, another one each time, until each has been: full and over quota in turn."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+        self._left = 0  # calls until the next refusal
+
+    def _count(self, name: str) -> None:
+        self._left -= 1
+        if self._left == 0:
+            number = (errno.ENOSPC, errno.EDQUOT)[len(self.refused) % 2]
+            self.refused.append(name)
+            raise OSError(number, os.strerror(number))
+
+    def mkdir(self, path: Path) -> None:
+        if not path.name.startswith("step-"):
+            self._left = 1 - len(self.refused)  # the folder of all, made once
+        else:
+            self._left = len(self.refused)
+        self._count("mkdir")
+        super().mkdir(path)
+
+    def create(self, path: Path) -> int:
+        self._count("create")
+        return super().create(path)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        self._count("write")
+        return super().write(fd, data)
+
+    def fsync(self, fd: int) -> None:
+        self._count("fsync")
+        super().fsync(fd)
+
+    def close(self, fd: int) -> None:
+        super().close(fd)
+        self._count("close")
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._count("replace")
+        super().replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        self._count("unlink")
+        super().unlink(path)
+
+    def fsync_dir(self, path: Path) -> None:
+        self._count("fsync_dir")
+        super().fsync_dir(path)
+
+    def rmdir(self, path: Path) -> None:
+        self._count("rmdir")
+        super().rmdir(path)
+
+
+class FullDisk(OsDisk):
+    """Has no room for a checkpoint."""
+
+    def mkdir(self, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+DISKS = {"real": OsDisk, "refusing": RefusingDisk, "full": FullDisk}

@@ -10,7 +10,8 @@ import yaml
 
 from cluster.recipe import load_recipe
 from tests.training_results import result
-from train.results import RESULTS, append_results, recipe_digest
+from train.recipe import recipe_digest
+from train.results import RESULTS, append_results
 
 
 def main(recipe_file: Path, folder: Path) -> int:

@@ -3,21 +3,23 @@
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cluster.code import home
-from tests.faulty_disk import ACTIONS, FaultyDisk, Killed
+from tests.faulty_disk import ACTIONS, FaultyDisk, FullDisk, Killed, RefusingDisk
 from tests.small_training import StopAfter, small_recipe, write_sets
 from train import checkpoint
-from train.checkpoint import MARKER, clear_incomplete, find, read, save
+from train.checkpoint import MARKER, clear_incomplete, find, keep_newest, read, save
 from train.loop import train
 from train.run_state import RunState, part_names, read_state
 
+NEVER = 10**9
 PARTS = [("model.safetensors", bytes(range(256)) * 3), ("state.json", b'{"step":7}')]
-ACTIONS_OF_A_SAVE = [action for action in ACTIONS if action not in ("EACCES", "EROFS", "EDQUOT", "EAGAIN")]
+ACTIONS_OF_A_SAVE = [action for action in ACTIONS if action not in ("EACCES", "EROFS", "EAGAIN")]
 
 
 def parts(step: int) -> list[tuple[str, bytes]]:
@@ -26,8 +28,9 @@ def parts(step: int) -> list[tuple[str, bytes]]:
 
 def calls_of_a_save(folder: Path) -> int:
     disk = FaultyDisk(-1, "none")
-    save(folder, 1, parts(1), 1, disk)
-    save(folder, 2, parts(2), 1, disk)
+    for step in (1, 2):
+        save(folder, step, parts(step), disk)
+        keep_newest(folder, 1, disk)
     return len(disk.calls)
 
 
@@ -35,7 +38,7 @@ def calls_of_a_save(folder: Path) -> int:
 
 
 def test_a_checkpoint_is_read_back_as_it_was(tmp_path: Path) -> None:
-    folder = save(tmp_path, 12, parts(12), 3)
+    folder = save(tmp_path, 12, parts(12))
     assert folder.name == "step-000012"
     assert find(tmp_path).newest == folder
     assert read(folder, ["model.safetensors"]) == dict(parts(12))
@@ -43,22 +46,23 @@ def test_a_checkpoint_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 def test_at_most_so_many_are_kept_and_the_newest_always(tmp_path: Path) -> None:
     for step in (3, 5, 8, 13):
-        save(tmp_path, step, parts(step), 2)
+        save(tmp_path, step, parts(step))
+        keep_newest(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000008", "step-000013"]
 
 
 def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
     for step in (999_999, 1_000_000):
-        save(tmp_path, step, parts(step), 5)
+        save(tmp_path, step, parts(step))
     newest = find(tmp_path).newest
     assert newest is not None
     assert newest.name == "step-1000000"
 
 
 def test_d10_a_used_folder_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    folder = save(tmp_path, 4, parts(4), 2)
+    folder = save(tmp_path, 4, parts(4))
     with pytest.raises(ValueError, match="found a used folder, expected a fresh one"):
-        save(tmp_path, 4, parts(5), 2)
+        save(tmp_path, 4, parts(5))
     assert read(folder, []) == dict(parts(4))
 
 
@@ -72,8 +76,9 @@ def test_d7_a_save_that_fails_at_any_call_leaves_the_newest_complete_one(tmp_pat
         finished = []
         try:
             for step in (1, 2):
-                save(root, step, parts(step), 1, disk)
+                save(root, step, parts(step), disk)
                 finished.append(step)
+                keep_newest(root, 1, disk)
         except (Killed, OSError):
             pass
         found = find(root)
@@ -86,13 +91,78 @@ def test_d7_a_save_that_fails_at_any_call_leaves_the_newest_complete_one(tmp_pat
         names = clear_incomplete(root)
         assert names == found.incomplete
         assert find(root) == checkpoint.Found(found.newest, ())
-        save(root, 3, parts(3), 1)
+        save(root, 3, parts(3))
+        keep_newest(root, 1)
         assert [path.name for path in root.iterdir()] == ["step-000003"]
 
 
+@pytest.mark.parametrize("action", ["ENOSPC", "EDQUOT"])
+def test_d7_a_save_that_the_disk_refuses_at_any_call_leaves_nothing_of_it(tmp_path: Path, action: str) -> None:
+    num_calls = calls_of_a_save(tmp_path / "counted")
+    num_refused = 0
+    for at in range(num_calls):
+        root, disk = tmp_path / f"{at}", FaultyDisk(at, action)
+        try:
+            save(root, 1, parts(1), disk)
+        except OSError:
+            num_refused += 1
+            assert find(root) == checkpoint.Found(None, ()), at
+            assert save(root, 1, parts(1)) == find(root).newest
+    assert 15 < num_refused < num_calls
+
+
+def test_d7_what_a_save_left_that_could_not_be_removed_does_not_stop_the_next_try(tmp_path: Path) -> None:
+    (tmp_path / "step-000001").mkdir()
+    (tmp_path / "step-000001" / "state.json").write_text("{")
+    folder = save(tmp_path, 1, parts(1))
+    assert read(folder, []) == dict(parts(1))
+
+
+@pytest.mark.timeout(300)
+def test_d7_a_disk_that_refuses_each_call_in_turn_costs_only_checkpoints(
+    stopped: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = small_recipe(stopped[0], schedule__steps=60, checkpoint__every_min=1e-9, checkpoint__keep=1)
+    disk = RefusingDisk()
+    assert train(recipe, tmp_path / "run", home(), StopAfter(NEVER), disk).exit_code == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    kinds = Counter(row["kind"] for row in rows)
+    assert set(disk.refused) == {
+        "mkdir",
+        "create",
+        "write",
+        "fsync",
+        "close",
+        "replace",
+        "fsync_dir",
+        "unlink",
+        "rmdir",
+    }
+    assert kinds["not_saved"] + kinds["not_removed"] == len(disk.refused)
+    assert kinds["saved"] + kinds["not_saved"] == recipe.schedule.steps
+    assert kinds["not_removed"] > 5
+    (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert read(folder, part_names(has_ema=True))
+    calm = recipe.model_copy(update={"checkpoint": recipe.checkpoint.model_copy(update={"every_min": 60.0})})
+    assert train(calm, tmp_path / "calm", home(), StopAfter(NEVER)).exit_code == 0
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (tmp_path / "calm/model.safetensors").read_bytes()
+
+
+def test_d7_a_training_whose_last_checkpoint_has_no_room_fails_and_goes_on_when_there_is(
+    stopped: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = small_recipe(stopped[0], checkpoint__every_min=1e-9)
+    with pytest.raises(OSError, match="No space left on device"):
+        train(recipe, tmp_path / "run", home(), StopAfter(NEVER), FullDisk())
+    assert "step 6: no checkpoint was written ([Errno 28] No space left on device); training goes on" in (
+        capsys.readouterr().err
+    )
+    assert train(recipe, tmp_path / "run", home(), StopAfter(NEVER)).exit_code == 0
+
+
 def test_d8_a_folder_without_its_marker_is_passed_over_and_named(tmp_path: Path) -> None:
-    save(tmp_path, 1, parts(1), 5)
-    half = save(tmp_path, 2, parts(2), 5)
+    save(tmp_path, 1, parts(1))
+    half = save(tmp_path, 2, parts(2))
     (half / MARKER).unlink()
     (tmp_path / "step-000003").mkdir()
     found = find(tmp_path)
@@ -121,7 +191,7 @@ def flips(data: bytes, rng: random.Random, count: int) -> Iterator[bytes]:
 def test_d9_a_changed_bit_in_any_file_is_refused(tmp_path: Path, name: str) -> None:
     seed = 20_261
     print(f"seed {seed}")
-    folder = save(tmp_path, 6, parts(6), 1)
+    folder = save(tmp_path, 6, parts(6))
     whole = (folder / name).read_bytes()
     for changed in flips(whole, random.Random(seed), 200):
         (folder / name).write_bytes(changed)
@@ -133,17 +203,17 @@ def test_d9_a_changed_bit_in_any_file_is_refused(tmp_path: Path, name: str) -> N
 
 @pytest.mark.parametrize("name", [name for name, _ in PARTS])
 def test_d13_a_missing_part_is_named(tmp_path: Path, name: str) -> None:
-    folder = save(tmp_path / "one", 6, parts(6), 1)
+    folder = save(tmp_path / "one", 6, parts(6))
     (folder / name).unlink()
     with pytest.raises(ValueError, match=rf"{name}: found no such part"):
         read(folder, [])
-    other = save(tmp_path / "two", 6, [part for part in parts(6) if part[0] != name], 1)
+    other = save(tmp_path / "two", 6, [part for part in parts(6) if part[0] != name])
     with pytest.raises(ValueError, match=rf"found no {name} in its list of parts"):
         read(other, [part for part, _ in PARTS])
 
 
 def test_a_list_of_parts_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
-    folder = save(tmp_path, 6, parts(6), 1)
+    folder = save(tmp_path, 6, parts(6))
     marker = json.loads((folder / MARKER).read_text())
     marker["files"]["../../secret.json"] = {"bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
     (folder / MARKER).write_text(json.dumps(marker))
@@ -179,7 +249,7 @@ def resave(run: Path, target: Path, change: dict[str, bytes | None]) -> None:
     newest = find(run / "checkpoints").newest
     assert newest is not None
     given = read(newest, []) | change
-    save(target / "checkpoints", 4, [(name, data) for name, data in given.items() if data is not None], 1)
+    save(target / "checkpoints", 4, [(name, data) for name, data in given.items() if data is not None])
 
 
 @pytest.mark.parametrize("part", [*part_names(has_ema=True), "chosen.safetensors"])

@@ -4,9 +4,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from cluster.code import home
 from cluster.recipe import dump_recipe
 from tests.small_training import StopAfter, last_state, small_recipe, write_sets
+from tests.test_stream import damage
 from train.engine import ENGINES, EngineSpec, make_engine
 from train.launch import Place, Ranks
 from train.loop import train
@@ -50,14 +53,23 @@ class Pair:
         self.folder = folder
         self.jobs: list[dict[str, Any]] = []
 
-    def add(self, name: str, recipes: list[Any], out: str, stop: tuple[int, int] = (NEVER, NEVER)) -> None:
+    def add(
+        self, name: str, recipes: list[Any], out: str, stop: tuple[int, int] = (NEVER, NEVER), disk: str = "real"
+    ) -> None:
         paths = []
         for rank, recipe in enumerate(recipes):
             path = self.folder / f"{name}-{rank}.yaml"
             path.write_text(dump_recipe(recipe))
             paths.append(str(path))
         self.jobs.append(
-            {"name": name, "recipes": paths, "out": str(self.folder / out), "port": free_port(), "stop": stop}
+            {
+                "name": name,
+                "recipes": paths,
+                "out": str(self.folder / out),
+                "port": free_port(),
+                "stop": stop,
+                "disk": disk,
+            }
         )
 
     def run(self) -> None:
@@ -73,7 +85,7 @@ class Pair:
             for rank in range(NUM_RANKS)
         ]
         try:
-            said = [child.communicate(timeout=200)[1].decode() for child in children]
+            said = [child.communicate(timeout=400)[1].decode() for child in children]
         finally:
             for child in children:
                 child.kill()
@@ -129,6 +141,17 @@ def pair(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     )
     pair.add("lost", [ddp, lost], "lost")
     pair.add("bad", [bad, bad], "bad")
+    # samples that cannot be read: some, and too many of them
+    shutil.copytree(data, pair.folder / "damaged")
+    damage(pair.folder / "damaged" / "synthetic", [2, 5, 11, 16, 22, 27])
+    some = small_recipe(pair.folder / "damaged", engine__kind="ddp", data__bad_rate=1.0, schedule__steps=15)
+    pair.add("damaged", [some] * 2, "damaged-run")
+    pair.add("damaged-stopped", [some] * 2, "damaged-again", stop=(5, NEVER))
+    pair.add("damaged-again", [some] * 2, "damaged-again")
+    # disks without room for checkpoints
+    often = small_recipe(data, engine__kind="ddp", schedule__steps=60, checkpoint__every_min=1e-9, checkpoint__keep=1)
+    pair.add("refusing", [often] * 2, "refusing", disk="refusing")
+    pair.add("full", [small_recipe(data, engine__kind="ddp", checkpoint__every_min=1e-9)] * 2, "full", disk="full")
     pair.run()
     return pair
 
@@ -174,7 +197,12 @@ def test_half_precision_trains_near_the_full_one_and_keeps_fp32_tensors(pair: Pa
     assert pair.said("half") == ["0", "0"]
     found = last_state(pair.folder / "half")
     assert {tensor.dtype for tensor in found.values()} == {torch.float32, torch.int64}
-    assert 0 < difference(found, last_state(alone)) < 0.1
+    start = build(ModelSpec(name="sandbox_resnet", num_classes=5, bn="group"), (4, 4), 3, 32).state_dict()
+    moved = [name for name in start if start[name].is_floating_point() and "running" not in name]
+    way = difference({name: start[name] for name in moved}, {name: last_state(alone)[name] for name in moved})
+    off = difference({name: found[name] for name in moved}, {name: last_state(alone)[name] for name in moved})
+    assert 0 < off < way / 2  # a run that never moved is off by the whole way
+    assert difference(found, last_state(alone)) < 0.1
 
 
 def test_one_rank_that_is_asked_to_stop_stops_and_saves_for_all(pair: Pair) -> None:
@@ -225,6 +253,130 @@ def test_d5_an_error_on_one_rank_ends_both_with_its_cause(pair: Pair) -> None:
 
 def test_d6_what_all_ranks_see_ends_all_with_one_cause(pair: Pair) -> None:
     assert all("set model.num_classes" in text for text in pair.said("bad"))
+
+
+def named(run: Path, rank: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / f"replaced-{rank}.jsonl").read_text().splitlines()]
+
+
+def state_of(run: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((sorted((run / "checkpoints").iterdir())[-1] / "state.json").read_text())
+    return state
+
+
+def test_d6_a_bad_shard_costs_no_rank_a_step_and_each_names_its_samples(pair: Pair) -> None:
+    assert pair.said("damaged") == ["0", "0"]
+    run = pair.folder / "damaged-run"
+    state = state_of(run)
+    assert state["step"] == 15
+    counts = [len(named(run, rank)) for rank in range(NUM_RANKS)]
+    assert [sum(own.values()) for own in state["replaced"]] == counts
+    assert min(counts) > 0
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["replaced"] == sum(counts)
+    assert [row["samples"] for row in rows if row["kind"] == "replaced"][-1] == sum(counts)
+    assert len({row["uid"] for rank in range(NUM_RANKS) for row in named(run, rank)}) <= 6
+
+
+def test_d6_bad_samples_are_counted_over_a_stop(pair: Pair) -> None:
+    assert (pair.said("damaged-stopped"), pair.said("damaged-again")) == (["75", "75"], ["0", "0"])
+    whole, again = pair.folder / "damaged-run", pair.folder / "damaged-again"
+    assert state_of(again)["replaced"] == state_of(whole)["replaced"]
+    assert [named(again, rank) for rank in range(NUM_RANKS)] == [named(whole, rank) for rank in range(NUM_RANKS)]
+
+
+def test_d6_too_many_bad_samples_on_any_rank_end_all_with_the_cause(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "damaged")
+    damage(tmp_path / "damaged" / "synthetic", [2, 5, 11, 16, 22, 27])
+    few = small_recipe(tmp_path / "damaged", engine__kind="ddp", schedule__steps=60)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(few))
+    said = [child.communicate(timeout=120)[1].decode() for child in start_pair(tmp_path, tmp_path / "run")]
+    assert all("unreadable of" in text and "run `sixfold verify`" in text for text in said)
+
+
+def test_d7_a_disk_that_refuses_each_call_in_turn_costs_two_ranks_only_checkpoints(pair: Pair) -> None:
+    assert pair.said("refusing") == ["0", "0"]
+    run = pair.folder / "refusing"
+    kinds = [json.loads(line)["kind"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert kinds.count("not_saved") > 20
+    assert kinds.count("saved") + kinds.count("not_saved") == 60
+    (folder,) = (run / "checkpoints").iterdir()
+    assert folder.name == "step-000060"
+
+
+def test_d7_a_last_checkpoint_without_room_ends_both_ranks_with_the_cause(pair: Pair) -> None:
+    first, second = pair.said("full")
+    assert "No space left on device" in first
+    assert second.startswith("rank 0: ")
+    assert "No space left on device" in second
+    assert pair.seconds("full") < 30
+
+
+def killed(data: Path, folder: Path, kills: int, seed: int) -> None:
+    """One of two ranks, or both, get SIGKILL so often; then the training ends with the bits of an undisturbed one."""
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    recipe = small_recipe(
+        data,
+        engine__kind="ddp",
+        engine__deadline_s=30.0,
+        schedule__steps=20 * kills,
+        schedule__epoch_steps=20,
+        checkpoint__every_min=1e-9,
+        model__bn="rank",
+    )
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    undisturbed = start_pair(folder, folder / "whole")
+    assert [child.communicate(timeout=300) and child.returncode for child in undisturbed] == [0, 0]
+    log = folder / "again" / "log.jsonl"
+    for _ in range(kills):
+        before = log.read_text().count('"saved"') if log.exists() else 0
+        children = start_pair(folder, folder / "again")
+        deadline = time.monotonic() + 120
+        wanted = before + 1 + int(rng.random() * 6)
+        while not log.exists() or log.read_text().count('"saved"') < wanted:
+            assert time.monotonic() < deadline
+            assert all(child.poll() is None for child in children)
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.05)
+        victims = [(0,), (1,), (0, 1)][int(rng.random() * 3)]
+        for rank in victims:
+            children[rank].kill()
+        codes = [child.communicate(timeout=60) and child.returncode for child in children]
+        assert all(codes[rank] == (-signal.SIGKILL if rank in victims else 1) for rank in range(NUM_RANKS)), codes
+    last = start_pair(folder, folder / "again")
+    assert [child.communicate(timeout=300) and child.returncode for child in last] == [0, 0]
+    for part in ("model", "ema", "optimizer", "ranks", "chosen"):
+        name = f"{part}.safetensors"
+        assert difference(last_state(folder / "again", name), last_state(folder / "whole", name)) == 0, part
+
+
+def start_pair(folder: Path, out: Path) -> list["subprocess.Popen[bytes]"]:
+    port = str(free_port())
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "train.one_run", str(folder / "recipe.yaml"), str(out)],
+            cwd=home(),
+            stderr=subprocess.PIPE,
+            env={
+                **os.environ,
+                **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+                **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(home()), "OMP_NUM_THREADS": "1"},
+            },
+        )
+        for rank in range(NUM_RANKS)
+    ]
+
+
+@pytest.mark.timeout(600)
+def test_d11_two_ranks_of_which_any_is_killed_end_with_the_same_bits(data: Path, tmp_path: Path) -> None:
+    killed(data, tmp_path, 2, int(os.environ.get("SEED", "0")))
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3000)
+def test_d11_two_ranks_killed_twenty_times_end_with_the_same_bits(data: Path, tmp_path: Path) -> None:
+    killed(data, tmp_path, 20, int(os.environ.get("SEED", "0")))
 
 
 # one process

@@ -1,8 +1,10 @@
 """Trainings from start to end: results, stopping and going on to the same bits, values that are not finite."""
 
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from cluster.code import home
 from cluster.recipe import dump_recipe
 from cluster.signals import StopFlag
+from shards.index import load_index
 from tests.small_training import StopAfter, last_state, small_recipe, write_sets
 from train.aux_bn import aux_keys
 from train.evaluate import Validation, select
@@ -59,7 +62,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 # the end of a training
 
 
-def test_a_training_leaves_results_of_every_set_and_one_chosen_validation(whole: Path) -> None:
+def test_a_training_leaves_results_of_every_set_and_one_chosen_validation(data: Path, whole: Path) -> None:
     results = read_results(whole / "results.jsonl").results
     assert {(line.set, line.role) for line in results} == {("validation", "validation"), ("one", "test")}
     assert [line.step for line in results if line.role == "validation" and line.selected] == [
@@ -69,6 +72,11 @@ def test_a_training_leaves_results_of_every_set_and_one_chosen_validation(whole:
     assert test.selected
     assert test.n == 20
     assert set(test.data) == {"real", "synthetic", "one"}
+    validations = [line for line in results if line.role == "validation"]
+    assert all(set(line.data) == {"real", "synthetic", "validation"} for line in validations)
+    digests = {name: load_index(str(data / name)).digest for name in ("real", "synthetic", "test", "held-out")}
+    assert test.data == {"real": digests["real"], "synthetic": digests["synthetic"], "one": digests["held-out"]}
+    assert {line.data["validation"] for line in validations} == {digests["test"]}
 
 
 def test_the_exported_model_is_a_plain_one_with_the_chosen_weights(whole: Path) -> None:
@@ -109,7 +117,7 @@ def test_sets_to_measure_on_are_looked_at_before_the_training(data: Path, tmp_pa
     with pytest.raises(ValueError, match="gone: found no folder"):
         run(small_recipe(data, evaluate__tests={"gone": {"source": str(data / "gone")}}), tmp_path / "gone")
     shared = str(data / "test") + "/"  # the validation set under another spelling
-    with pytest.raises(ValueError, match="samples of the validation set"):
+    with pytest.raises(ValueError, match=r"found 13 samples that evaluate\.validation"):
         run(small_recipe(data, evaluate__tests={"same": {"source": shared}}), tmp_path / "same")
     for out in (tmp_path / "gone", tmp_path / "same"):
         assert lines(out, "train") == []
@@ -122,9 +130,24 @@ def test_a_folder_that_cannot_be_written_is_named(data: Path, tmp_path: Path) ->
 
 
 def test_how_the_work_is_done_may_change_between_lives(data: Path, tmp_path: Path) -> None:
-    assert run(small_recipe(data), tmp_path / "run", looks=3) == 75
+    assert run(small_recipe(data), tmp_path / "run", looks=5) == 75  # after the first epoch
     other = small_recipe(data, data__threads=0, checkpoint__keep=5, engine__channels_last=True)
     assert run(other, tmp_path / "run") == 0
+    results = read_results(tmp_path / "run" / "results.jsonl").results
+    assert len({line.recipe for line in results}) == 1
+    assert {line.step: line.selected for line in results if line.role == "validation"} == {3: True, 6: False}
+
+
+def test_the_chosen_validation_is_marked_though_the_data_moved_since(data: Path, tmp_path: Path) -> None:
+    assert run(small_recipe(data, schedule__epoch_steps=5), tmp_path / "run", looks=7) == 75  # right before the end
+    shutil.copytree(data / "synthetic", tmp_path / "moved")
+    recipe = small_recipe(data, schedule__epoch_steps=5, data__domains__1__source=str(tmp_path / "moved"))
+    assert run(recipe, tmp_path / "run") == 0
+    results = read_results(tmp_path / "run" / "results.jsonl").results
+    assert len({line.recipe for line in results}) == 2
+    assert [line.selected for line in results if line.role == "validation"].count(True) == 1
+    again = train(recipe, tmp_path / "run", home(), StopAfter(NEVER))
+    assert "finished before" in again.sentence()
 
 
 def test_two_trainings_in_one_folder_are_refused(data: Path, tmp_path: Path) -> None:
@@ -141,9 +164,14 @@ def test_a_label_beyond_the_model_is_named(data: Path, tmp_path: Path) -> None:
         run(small_recipe(data, model__num_classes=3, evaluate__validation=None, evaluate__tests={}), tmp_path / "run")
 
 
-def test_real_images_come_first_where_the_loss_treats_them_differently(data: Path) -> None:
+@pytest.mark.parametrize(("loss", "aux"), [("per_domain", "none"), ("pooled", "bn")])
+def test_real_images_come_first_where_loss_or_statistics_treat_them_differently(
+    data: Path, loss: str, aux: str
+) -> None:
+    swapped = {"data__domains__0__name": "synthetic", "data__domains__1__name": "real"}
     with pytest.raises(ValueError, match="found synthetic first, expected real"):
-        small_recipe(data, data__domains__0__name="synthetic", data__domains__1__name="real")
+        small_recipe(data, **swapped, optim__loss=loss, model__aux=aux)
+    assert small_recipe(data, **swapped, optim__loss="pooled", model__aux="none").quotas == (4, 4)
 
 
 # stopping and going on
@@ -193,16 +221,17 @@ def test_d11_every_optimiser_goes_on_to_the_same_bits(data: Path, tmp_path: Path
         assert same(last_state(tmp_path / "one", part), last_state(tmp_path / "two", part))
 
 
-def test_d12_a_sigterm_to_the_process_saves_and_ends_with_75(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_d12_a_signal_to_the_process_saves_and_ends_with_75(data: Path, tmp_path: Path, name: str) -> None:
     recipe = small_recipe(data, schedule__steps=100_000, schedule__epoch_steps=100_000)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     child = start(tmp_path / "recipe.yaml", tmp_path / "run")
     wait_for(tmp_path / "run" / "log.jsonl", '"kind": "train"')
-    child.send_signal(signal.SIGTERM)
+    child.send_signal(signal.Signals[name])
     assert child.wait(timeout=60) == 75
     (state,) = (tmp_path / "run" / "checkpoints").glob("*/state.json")
     assert json.loads(state.read_text())["step"] >= 1
-    assert lines(tmp_path / "run", "stopped")[0]["reason"] == "SIGTERM"
+    assert lines(tmp_path / "run", "stopped")[0]["reason"] == name
 
 
 def start(recipe: Path, out: Path) -> "subprocess.Popen[bytes]":
@@ -227,7 +256,7 @@ def test_d11_killed_at_twenty_random_moments_it_ends_with_the_same_bits(data: Pa
     seed = int(os.environ.get("SEED", "0"))
     print(f"seed {seed}")
     rng = random.Random(seed)
-    recipe = small_recipe(data, schedule__steps=160, schedule__epoch_steps=40, checkpoint__every_min=1e-9)
+    recipe = small_recipe(data, schedule__steps=400, schedule__epoch_steps=40, checkpoint__every_min=1e-9)
     assert run(recipe, tmp_path / "whole") == 0
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     out, kills = tmp_path / "run", 0
@@ -282,6 +311,17 @@ def test_d15_skipped_steps_are_counted_and_leave_no_trace_in_any_tensor(data: Pa
     assert {state["ema_updates"] for state in states[-3:]} == {states[-1]["moved"]}
 
 
+@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.05), ("adamw", 0.003), ("lamb", 0.01)])
+def test_d15_a_training_stopped_before_anything_moved_goes_on(
+    data: Path, tmp_path: Path, optimizer: str, lr: float
+) -> None:
+    recipe = small_recipe(data, optim__optimizer=optimizer, optim__lr=lr, optim__lam=1e39, nan__policy="skip")
+    assert run(recipe, tmp_path / "run", looks=3) == 75
+    with pytest.raises(ValueError, match=r"found a loss of inf in 4 steps in a row"):
+        run(recipe, tmp_path / "run")
+    assert [row["in_row"] for row in lines(tmp_path / "run", "skipped")] == [1, 2, 3]
+
+
 # what is trained
 
 
@@ -314,18 +354,39 @@ def test_a_training_writes_tensorboard_files_when_asked(data: Path, tmp_path: Pa
     assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents*"))
 
 
-def test_a_bad_sample_is_replaced_and_named_in_the_log(data: Path, tmp_path: Path) -> None:
-    import shutil
+def damaged(data: Path, folder: Path, num_bad: int) -> TrainRecipe:
+    """A recipe whose second shard of real images has so many samples that cannot be read."""
+    shutil.copytree(data, folder)
+    tar = folder / "real" / "00001.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"\xff\xd8\xff", b"\0\0\0", num_bad))
+    return small_recipe(folder, evaluate__validation=None)
 
-    shutil.copytree(data, tmp_path / "sets")
-    tar = tmp_path / "sets" / "real" / "00001.tar"
-    body = bytearray(tar.read_bytes())
-    at = body.find(b"\xff\xd8\xff")
-    body[at : at + 64] = bytes(64)
-    tar.write_bytes(body)
-    recipe = small_recipe(tmp_path / "sets", evaluate__tests={"one": {"source": str(data / "test")}})
-    assert run(recipe, tmp_path / "run") == 0
-    assert {row["domain"] for row in lines(tmp_path / "run", "replaced")} == {"real"}
+
+def test_d6_a_bad_sample_is_replaced_named_and_counted(data: Path, tmp_path: Path) -> None:
+    recipe = damaged(data, tmp_path / "sets", 1)
+    outcome = train(recipe, tmp_path / "run", home(), StopAfter(NEVER))
+    named = [json.loads(line) for line in (tmp_path / "run" / "replaced-0.jsonl").read_text().splitlines()]
+    assert {(row["domain"], row["tar"]) for row in named} == {("real", "00001.tar")}
+    assert len({row["uid"] for row in named}) == 1
+    assert outcome.replaced == len(named) > 1
+    assert f"{len(named)} samples could not be read" in outcome.sentence()
+    assert lines(tmp_path / "run", "replaced")[-1]["samples"] == len(named)
+
+
+def test_d6_a_new_start_does_not_forget_how_many_samples_were_bad(data: Path, tmp_path: Path) -> None:
+    """Lives of one step, none with more bad samples than a short run may have."""
+    recipe = damaged(data, tmp_path / "sets", 5)
+    file = tmp_path / "run" / "replaced-0.jsonl"
+    found = [0]
+
+    def live_on() -> None:
+        while run(recipe, tmp_path / "run", looks=1) == 75:
+            found.append(len(file.read_text().splitlines()))
+
+    with pytest.raises(ValueError, match=r"unreadable of \d+ samples up to step [1-5],"):
+        live_on()
+    assert len(found) > 2
+    assert all(after - before <= 8 for before, after in itertools.pairwise(found))
 
 
 def test_the_shipped_recipes_are_whole() -> None:

@@ -59,7 +59,7 @@ def test_a_step_says_the_loss_and_that_of_each_domain() -> None:
         float(functional.cross_entropy(logits[rows], labels[rows])) for rows in (slice(0, 4), slice(4, 8))
     )
     stepped = descent.step(pictures, labels, None, 0.1)
-    assert torch.allclose(torch.tensor(stepped.parts), torch.tensor([real, synthetic]))
+    assert torch.allclose(stepped.numbers[1:], torch.tensor([real, synthetic]))
     assert math.isclose(stepped.loss, real + 0.5 * synthetic, rel_tol=1e-6)
 
 

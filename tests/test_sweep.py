@@ -18,7 +18,8 @@ from cluster.recipe import dump_recipe, load_recipe
 from cluster.signals import StopFlag
 from cluster.work import Draining, FanOutSpec
 from train.comparison import compare
-from train.results import RESULTS, find_results, read_results, recipe_digest
+from train.recipe import recipe_digest
+from train.results import RESULTS, find_results, read_results
 from train.sweep import (
     MakeSpec,
     SweepOutcome,

@@ -1,8 +1,8 @@
 """Two ranks that train together over gloo; run as `python -m tests.train_ranks <rank> <folder>`.
 
 <folder>/jobs.json lists trainings, one after the other: name, the recipe of each rank, output folder, port, and after
-how many looks at its stop flag a rank asks for the end. Each rank leaves <name>-<rank>.txt: the exit code, or its
-error.
+how many looks at its stop flag a rank asks for the end, and the disk (`tests.faulty_disk.DISKS`) for checkpoints. Each
+rank leaves <name>-<rank>.txt: the exit code, or its error.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster.code import home
 from cluster.recipe import load_recipe
+from tests.faulty_disk import DISKS
 from tests.small_training import StopAfter
 from train.loop import train
 from train.recipe import TrainRecipe
@@ -34,8 +35,8 @@ def main(rank: int, folder: Path) -> None:
         try:
             recipe = load_recipe(Path(job["recipes"][rank]), TrainRecipe)
             stop = StopAfter(job["stop"][rank])
-            said = str(train(recipe, Path(job["out"]), home(), stop).exit_code)
-        except ValueError as error:
+            said = str(train(recipe, Path(job["out"]), home(), stop, DISKS[job["disk"]]()).exit_code)
+        except (ValueError, OSError) as error:
             said = str(error)
         (folder / f"{job['name']}-{rank}.txt").write_text(said)
         (folder / f"{job['name']}-{rank}.seconds").write_text(f"{time.monotonic() - began:.2f}")

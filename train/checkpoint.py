@@ -6,9 +6,10 @@ below the folder of a run:
     checkpoints/step-000123/<part> ...      written, synced, closed
     checkpoints/step-000123/hashes.json     size and sha256 of every part; comes last, under its name at once
 
-A folder without hashes.json is what a killed process left: it is passed over, named, and cleared away by the next
-start. With it every byte must be right, or the run is refused: to go on from older weights is a person's decision. An
-older checkpoint loses its hashes.json first and its parts then, and only after a newer one is complete.
+A save that the disk refused takes away what it wrote. A folder without hashes.json is what a killed process left: it is
+passed over, named, and cleared away by the next start. With it every byte must be right, or the run is refused: to go
+on from older weights is a person's decision. An older checkpoint loses its hashes.json first and its parts then, and
+only after a newer one is complete.
 """
 
 import contextlib
@@ -47,20 +48,44 @@ def find(root: Path) -> Found:
     return Found(complete[0] if complete else None, rest)
 
 
-def save(root: Path, step: int, parts: Iterable[tuple[str, bytes]], keep: int, disk: Disk = OS_DISK) -> Path:
-    """Write a checkpoint, then remove the oldest until `keep` are left. `parts` is read one by one.
+def save(root: Path, step: int, parts: Iterable[tuple[str, bytes]], disk: Disk = OS_DISK) -> Path:
+    """Write a checkpoint; `parts` is read one by one.
 
-    Raises ValueError if the folder is there already, OSError if the disk did not take every byte; then what was written
-    is no checkpoint.
+    Raises ValueError if there is one of this step already, OSError if the disk did not take every byte; then what was
+    written is taken away again, as far as the disk lets it, and is no checkpoint.
     """
     folder = root / f"step-{step:06d}"
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        folder.mkdir()
-    except FileExistsError:
+    if (folder / MARKER).exists():
         raise ValueError(
             f"{folder}: found a used folder, expected a fresh one for this checkpoint; move it away, or start a new run"
-        ) from None
+        )
+    for path in reversed([root, *root.parents]):
+        if not path.is_dir():
+            disk.mkdir(path)
+    if folder.is_dir():  # of a save that failed, on a disk that would not remove it either
+        _remove(folder, disk)
+    try:
+        disk.mkdir(folder)
+        _fill(folder, step, parts, disk)
+        disk.fsync_dir(root)
+    except Exception:
+        if folder.is_dir():
+            with contextlib.suppress(OSError):
+                _remove(folder, disk)
+        raise
+    return folder
+
+
+def keep_newest(root: Path, count: int, disk: Disk = OS_DISK) -> None:
+    """Remove all checkpoints but the newest `count` (at least one), and what failed saves left. Raises OSError for one
+    that cannot be removed. Only for the process that alone writes into `root`."""
+    complete = [path for _, path in _folders(root) if (path / MARKER).is_file()]
+    for _, path in reversed(_folders(root)):
+        if path not in complete[: max(count, 1)]:
+            _remove(path, disk)
+
+
+def _fill(folder: Path, step: int, parts: Iterable[tuple[str, bytes]], disk: Disk) -> None:
     files: dict[str, dict[str, int | str]] = {}
     for name, data in parts:
         assert _PART.fullmatch(name), name
@@ -73,11 +98,6 @@ def save(root: Path, step: int, parts: Iterable[tuple[str, bytes]], keep: int, d
     _write(temp, marker, disk)
     disk.replace(temp, folder / MARKER)
     disk.fsync_dir(folder)
-    disk.fsync_dir(root)
-    complete = [path for _, path in _folders(root) if (path / MARKER).is_file()]
-    for old in complete[max(keep, 1) :]:
-        _remove(old, disk)
-    return folder
 
 
 def read(folder: Path, wanted: Iterable[str]) -> dict[str, bytes]:
@@ -159,5 +179,4 @@ def _remove(folder: Path, disk: Disk) -> None:
         disk.unlink(folder / name)
         if name == MARKER:
             disk.fsync_dir(folder)
-    with contextlib.suppress(OSError):  # something else lies in it: it stays, without a marker
-        folder.rmdir()
+    disk.rmdir(folder)

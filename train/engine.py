@@ -265,6 +265,8 @@ def _tensor(value: Any) -> Tensor:
 def _load_state(
     optimizer: torch.optim.Optimizer, model: nn.Module, optim: OptimSpec, tensors: Mapping[str, Tensor]
 ) -> None:
+    if not tensors:
+        return  # nothing had moved yet
     names = _names(model)
     _check_whole(optimizer, model, optim, tensors)
     for group in optimizer.param_groups:

@@ -15,19 +15,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from shards.index import load_index
+from shards.layout import tar_name
 from shards.manifest import read_table, scan_records
 from shards.store import open_for_reading
 from train.bn_statistics import Distance
+from train.evaluate import evaluating
 from train.mixing import MEAN, STD
 from train.models import build
 from train.recipe import TrainRecipe
 
 MODEL, ABOUT, DISTANCES = "model.safetensors", "model.json", "bn_distances.json"
 TOLERANCE = 1e-4  # of logits: fused and plain kernels may round differently
+MAX_NAME_SHARDS = 32  # of a data set that are read for class names: all ranks wait meanwhile
 
 
 def plain_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -39,17 +44,17 @@ def plain_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Module
 
 
 def check_same_output(trained: nn.Module, plain: nn.Module, recipe: TrainRecipe, device: torch.device) -> None:
-    """Raises ValueError unless both models, with the same weights, answer the same; `trained` is on `device`."""
+    """Raises ValueError unless both models, with the same weights, answer the same; `trained` is on `device`.
+
+    In full precision and uncompiled: what is compared are the models, not two ways to round.
+    """
     size = recipe.data.size_px
     pictures = torch.linspace(-2, 2, 2 * 3 * size * size).sin_().view(2, 3, size, size)
-    was_training = trained.training
-    trained.eval()
-    try:
-        with torch.inference_mode():
-            one = trained(pictures.to(device)).float().cpu()
-            other = plain.to(device)(pictures.to(device)).float().cpu()
-    finally:
-        trained.train(was_training)
+    plain = plain.to(device)
+    whole_fp32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 is torch's default for convolutions
+    with evaluating(trained), torch.inference_mode(), torch.compiler.set_stance("force_eager"), whole_fp32:
+        one = trained(pictures.to(device)).float().cpu()
+        other = plain(pictures.to(device)).float().cpu()
     difference = float((one - other).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(one.abs().max())):
         raise ValueError(
@@ -85,16 +90,25 @@ def write_export(
 
 
 def class_names(recipe: TrainRecipe) -> dict[str, str]:
-    """Class id -> name, as the first data set of ours that has names says; empty for others' tars."""
+    """Class id -> name, as the first data set of ours that has names says; empty for others' tars.
+
+    Of a data set the shards are read in which a class comes first, `MAX_NAME_SHARDS` of them at most: where each shard
+    holds few classes, some have no name here.
+    """
     names: dict[str, str] = {}
     for domain in recipe.data.domains:
         store = open_for_reading(domain.source)
-        for shard, record in scan_records(store).items():
-            table = read_table(store, {shard: record}, ["class_id", "class_name"])
-            for row in table.group_by(["class_id", "class_name"]).aggregate([]).to_pylist():
-                names.setdefault(str(row["class_id"]), str(row["class_name"]))
-            if len(names) >= recipe.model.num_classes:
-                return names
+        records = {tar_name(shard): (shard, record) for shard, record in scan_records(store).items()}
+        if not records:
+            continue
+        index = load_index(domain.source, domain.subset, recipe.data.cache.folder)
+        classes, rows = np.unique(index.label, return_index=True)
+        unnamed = rows[[str(class_id) not in names for class_id in classes.tolist()]]
+        wanted = np.unique(index.tar_of(unnamed))[:MAX_NAME_SHARDS].tolist()
+        chosen = dict(records[index.tars[number]] for number in wanted)
+        table = read_table(store, chosen, ["class_id", "class_name"])
+        for row in table.group_by(["class_id", "class_name"]).aggregate([]).to_pylist():
+            names.setdefault(str(row["class_id"]), str(row["class_name"]))
     return names
 
 

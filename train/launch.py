@@ -254,6 +254,15 @@ class Ranks:
         dist.all_gather(rows, own.contiguous(), group=self.group)
         return torch.stack(rows)
 
+    def texts(self, own: str) -> list[str]:
+        """What each rank says, in their order."""
+        import torch
+
+        data = own.encode()
+        sizes = self.rows(torch.tensor(len(data))).tolist()
+        padded = torch.frombuffer(bytearray(data.ljust(max(sizes, default=0) + 1)), dtype=torch.uint8)
+        return [bytes(row[:size].tolist()).decode() for row, size in zip(self.rows(padded), sizes, strict=True)]
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

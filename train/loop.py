@@ -5,7 +5,7 @@ Out: a `TrainOutcome`. On disk, in the run's folder (all ranks see it; rank 0 al
 
     recipe.yaml             as asked, resolved
     run.lock                held by the training at work
-    log.jsonl tensorboard/  see train.logs
+    log.jsonl tensorboard/  see train.logs, as for the one file that every rank writes, replaced-<rank>.jsonl
     checkpoints/            see train.checkpoint and train.run_state
     results.jsonl           see train.results: the validation set at the ends of epochs, the test sets once
     model.safetensors       the result, plain weights; model.json and bn_distances.json beside it, see train.export
@@ -19,10 +19,11 @@ measured. Statistics for a checkpoint are combined in copies, so when one is wri
 
 import contextlib
 import fcntl
+import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -35,23 +36,26 @@ from cluster.progress import duration
 from cluster.recipe import dump_recipe, load_recipe
 from cluster.signals import StopFlag
 from cluster.work import EXIT_AGAIN, EXIT_COMPLETE
+from shards.amounts import counted
+from shards.disk import OS_DISK, Disk
 from shards.draws import hashed
 from shards.stream import Batch, Stream
 from train import checkpoint
 from train.aux_bn import aux_layers, check_aux, export_plain
 from train.bn_statistics import broadcast_buffers, combine, distances
+from train.data_check import check_names, open_domains
 from train.ema import Ema
 from train.engine import Engine, make_engine
-from train.evaluate import Counts, Moment, RunFacts, Validation, make_result, open_sets, select
+from train.evaluate import Moment, RunFacts, Validation, make_result, open_sets, select
 from train.export import ABOUT, check_same_output, plain_model, write_export
 from train.launch import Ranks, device_of, find_place
-from train.logs import Pace, RunLog
-from train.measure import digest_of, measure
+from train.logs import Pace, ReplacedLog, RunLog
+from train.measure import Measured, measure
 from train.mixing import DeviceMix, to_input
 from train.models import build
 from train.optim import learning_rate
-from train.recipe import TrainRecipe, deciding, refuse_other
-from train.results import RESULTS, Result, Role, append_results, read_results, recipe_digest
+from train.recipe import TrainRecipe, deciding, recipe_digest, refuse_other
+from train.results import RESULTS, Result, Role, append_results, read_results
 from train.run_state import VERSION, RunState, pack, part_names, read_state, unpack
 from train.step import Descent, KeptBuffers
 
@@ -75,6 +79,7 @@ class TrainOutcome:
     wait_share: float
     results: tuple[Result, ...]  # the run's, on its test sets
     stopped: str  # why it ended early; empty if it did not
+    replaced: int = 0  # samples that could not be read, over all lives and ranks
 
     @property
     def exit_code(self) -> int:
@@ -84,20 +89,25 @@ class TrainOutcome:
         if self.stopped:
             return (
                 f"{self.folder}: stopped at step {self.step} of {self.steps} ({self.stopped}) and saved; the same "
-                f"command goes on"
+                f"command goes on{self._bad()}"
             )
         tests = "; ".join(f"{one.set} {100 * one.top1:.2f} %" for one in self.results) or "no test set"
         if not self.images_per_s:
             return f"{self.folder}: {self.steps} steps, finished before; nothing was left to do; top-1: {tests}"
         return (
             f"{self.folder}: {self.steps} steps, {self.images_per_s:,.0f} images/s, {self.wait_share:.0%} waiting for "
-            f"data; top-1: {tests}"
+            f"data; top-1: {tests}{self._bad()}"
         )
 
+    def _bad(self) -> str:
+        if not self.replaced:
+            return ""
+        return f"; {counted(self.replaced, 'sample')} could not be read and gave way to others, see replaced-*.jsonl"
 
-def train(recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag) -> TrainOutcome:
+
+def train(recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag, disk: Disk = OS_DISK) -> TrainOutcome:
     """Train until the end or until `stop`. Raises ValueError or OSError with one line for what cannot go on; after an
-    error on one rank all end with its cause."""
+    error on one rank all end with its cause. `disk` takes the checkpoints."""
     began = time.monotonic()
     place = find_place(os.environ)
     device = device_of(place, os.environ)
@@ -109,13 +119,14 @@ def train(recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag) -> TrainOu
         if ranks.rank == 0:
             owned.enter_context(_locked(out))
             _claim(recipe, out)
-            log = owned.enter_context(RunLog(out, recipe.log))
+            log = owned.enter_context(RunLog(out, recipe.log, recipe_digest(recipe)))
         done = _finished(recipe, out) if ranks.rank == 0 else ()
         if ranks.agree(bool(done))[0]:
             return TrainOutcome(out, recipe.schedule.steps, recipe.schedule.steps, 0.0, 0.0, done, "")
-        if ranks.rank == 0:  # now, and not after days of training: are all sets there, and do their classes fit?
-            open_sets(recipe.evaluate, recipe.model.num_classes, recipe.data.cache.folder)
-        training = _Training(recipe, out, home, stop, ranks, device, log)
+        if log is not None:  # now, and not after days of training: are all sets there, and do their classes fit?
+            _look_at_data(recipe, log)
+        replaced = owned.enter_context(ReplacedLog(out, ranks.rank))
+        training = _Training(recipe, out, home, stop, ranks, device, log, replaced, disk)
         if log is not None:
             log.line(
                 "started",
@@ -161,16 +172,21 @@ def _claim(recipe: TrainRecipe, out: Path) -> None:
     os.replace(temp, path)
 
 
+def _look_at_data(recipe: TrainRecipe, log: RunLog) -> None:
+    """Raises ValueError for data that must not be trained or measured on; says what could not be looked at."""
+    cache = recipe.data.cache.folder
+    domains = open_domains(recipe.data.domains, cache)
+    sets = open_sets(recipe.evaluate, recipe.model.num_classes, cache, domains)
+    if recipe.data.check_names:
+        for line in check_names([*domains, *(one.opened for one in sets)]):
+            log.say(line)
+
+
 def _finished(recipe: TrainRecipe, out: Path) -> tuple[Result, ...]:
     """The results on all test sets, if they and the exported model are there."""
     if not (out / ABOUT).is_file() or not recipe.evaluate.tests:
         return ()
-    digest = recipe_digest(recipe)
-    found = {
-        line.set: line
-        for line in read_results(out / RESULTS).results
-        if line.selected and line.role == "test" and line.recipe == digest
-    }
+    found = {line.set: line for line in read_results(out / RESULTS).results if line.selected and line.role == "test"}
     return tuple(found[name] for name in recipe.evaluate.tests) if found.keys() >= set(recipe.evaluate.tests) else ()
 
 
@@ -186,8 +202,11 @@ class _Training:
         ranks: Ranks,
         device: torch.device,
         log: RunLog | None,
+        replaced_log: ReplacedLog,
+        disk: Disk,
     ) -> None:
         self.recipe, self.out, self.stop, self.ranks, self.device, self.log = recipe, out, stop, ranks, device, log
+        self.replaced_log, self.disk = replaced_log, disk
         self.checkpoints = out / CHECKPOINTS
         self.facts = RunFacts(
             run=out.name,
@@ -203,7 +222,8 @@ class _Training:
         self.chosen: dict[str, Tensor] | None = None
         self.chosen_step: int | None = None
         self.seconds = self.wait_s = 0.0
-        self.replaced: Counter[str] = Counter()
+        self.replaced: Counter[str] = Counter()  # of this rank, by reason, over all lives
+        self.replaced_by_all = 0  # when the ranks last told each other
         self.engine, self.ema = self._build()
         kept = KeptBuffers(self.engine.model) if recipe.nan.policy == "skip" else None
         self.descent = Descent(self.engine, recipe.optim, recipe.quotas, self.ema, kept)
@@ -229,6 +249,7 @@ class _Training:
     def run(self) -> TrainOutcome:
         state = self._resume()
         recipe = self.recipe
+        self._check_export()  # now, and not after days of training
         with Stream(
             recipe.data,
             groups=recipe.schedule.groups,
@@ -240,10 +261,13 @@ class _Training:
             agree=lambda counts: self.ranks.rows(torch.tensor(counts)).amin(0).tolist(),
             pin=self.device.type == "cuda",
         ) as stream:
+            # how many may be bad is a part of all samples of the training, not of this life
+            stream.counters.replaced.update(self.replaced)
+            stream.counters.samples += self.step * recipe.schedule.groups // self.ranks.world * sum(recipe.quotas)
             if not self._train(stream):
                 return self._outcome((), self.stop.reason or "another rank was asked to")
-            data = _digests(stream.state())
-        results = self._finish(data)
+            state = stream.state()
+        results = self._finish(state)
         return self._outcome(results, "" if results is not None else self.stop.reason or "another rank was asked to")
 
     # going on
@@ -261,7 +285,10 @@ class _Training:
             names = ", ".join(found.incomplete[:5])
             self.log.say(f"cleared {len(found.incomplete)} checkpoints that were never finished: {names}")
             self.log.line("cleared", 0, folders=list(found.incomplete))
-            checkpoint.clear_incomplete(self.checkpoints)
+            try:
+                checkpoint.clear_incomplete(self.checkpoints, self.disk)
+            except OSError as error:
+                self.log.say(f"{self.checkpoints}: what was never finished is still there ({error}); training goes on")
         if found.newest is None:
             return None
         parts = checkpoint.read(found.newest, part_names(self.ema is not None))
@@ -272,7 +299,9 @@ class _Training:
         self.step, self.closed, self.moved = state.step, state.closed, state.moved
         self.skipped_in_row = state.skipped_in_row
         self.history = [Validation(step, top1) for step, top1 in state.history]
-        self.seconds, self.wait_s, self.replaced = state.seconds, state.wait_s, Counter(state.replaced)
+        self.seconds, self.wait_s = state.seconds, state.wait_s
+        self.replaced = _share(state.replaced, self.ranks)
+        self.replaced_by_all = sum(sum(own.values()) for own in state.replaced)
         self.saved = state.step
         if self.log is not None:
             self.log.say(f"going on from {found.newest}, step {state.step} of {self.recipe.schedule.steps}")
@@ -286,12 +315,27 @@ class _Training:
         recipe, ranks = self.recipe, self.ranks
         steps, epoch_steps = recipe.schedule.steps, recipe.schedule.epoch_steps
         step_images = recipe.schedule.groups * sum(recipe.quotas)
-        pace = Pace(steps, step_images, self.step, time.monotonic)
+        pace = Pace(steps, step_images, self.step, self.wait_s, time.monotonic)
         logged = saved_at = time.monotonic()
+        news: _News | None = None  # of the last step, until it is logged
         before_s, before_wait_s = self.seconds, self.wait_s
         trained_s = 0.0  # of this life, evaluation and saving left out
-        quit_now = ranks.agree(self.stop.requested)[0]
         while True:
+            began = time.monotonic()
+            # before the batch is handed out, so that a stall of the storage does not hold up a stop
+            is_stalled = self.step < steps and not stream.wait(lambda: self.stop.requested)
+            now = time.monotonic()
+            trained_s += now - began
+            self.seconds, self.wait_s = before_s + trained_s, before_wait_s + stream.counters.wait_s
+            due = self.log is not None and now - saved_at >= 60 * recipe.checkpoint.every_min
+            tell = self.log is not None and (now - logged >= LOG_EVERY_S or self.step in (1, steps))
+            quit_now, save_now, log_now = ranks.agree(is_stalled or self.stop.requested, due, tell)
+            if log_now and news is not None:
+                self._log_step(news, pace)
+                logged, news = now, None
+            if save_now and not quit_now:
+                self._save(stream, must=False)
+                saved_at = time.monotonic()
             if not quit_now and self.step > self.closed and (self.step % epoch_steps == 0 or self.step == steps):
                 self._close_epoch(stream)
             if self.step == steps and self.closed == steps:
@@ -302,39 +346,34 @@ class _Training:
                 return False
             began = time.monotonic()
             batch = next(stream)
-            loss, parts = self._step(batch)
+            news = self._step(batch)
             now = time.monotonic()
             trained_s += now - began
             self.seconds = before_s + trained_s
-            self.wait_s = before_wait_s + stream.counters.wait_s
-            for bad in batch.replaced:
-                self.replaced[bad.reason] += 1
-                if self.log is not None:
-                    self.log.line(
-                        "replaced", batch.step, domain=bad.domain, uid=bad.uid, reason=bad.reason, tar=bad.tar
-                    )
-            if self.log is not None and (now - logged >= LOG_EVERY_S or self.step in (1, steps)):
-                logged = now
-                self.log.line(
-                    "train",
-                    self.step,
-                    loss=loss,
-                    **{f"loss_{domain.name}": part for domain, part in zip(recipe.data.domains, parts, strict=True)},
-                    rate=learning_rate(recipe.optim, batch.step, steps),
-                    images_per_s=round(self._images_per_s(), 1),
-                    wait_share=round(self._wait_share(), 4),
-                    skipped=self.step - self.moved,
-                )
-                if (text := pace.line(self.step, loss, self.wait_s)) is not None:
-                    self.log.say(text)
-            due = self.log is not None and now - saved_at >= 60 * recipe.checkpoint.every_min
-            quit_now, save_now = ranks.agree(self.stop.requested, due)
-            if save_now and not quit_now:
-                self._save(stream, must=False)
-                saved_at = time.monotonic()
+            self.replaced.update(bad.reason for bad in batch.replaced)
+            self.replaced_log.add(batch.replaced)
 
-    def _step(self, batch: Batch) -> tuple[float, tuple[float, ...]]:
-        """One batch; the loss, and that of each domain. Raises ValueError as the recipe's policy for NaN says."""
+    def _log_step(self, news: "_News", pace: Pace) -> None:
+        """The losses are means over the ranks, which all call this."""
+        loss, *parts = (self.ranks.add_up(news.numbers.cpu()) / self.ranks.world).tolist()
+        if self.log is None:
+            return
+        domains = self.recipe.data.domains
+        self.log.line(
+            "train",
+            self.step,
+            loss=loss,
+            **{f"loss_{domain.name}": part for domain, part in zip(domains, parts, strict=True)},
+            rate=news.rate,
+            images_per_s=round(self._images_per_s(), 1),
+            wait_share=round(self._wait_share(), 4),
+            skipped=self.step - self.moved,
+        )
+        if (text := pace.line(self.step, loss, self.wait_s)) is not None:
+            self.log.say(text)
+
+    def _step(self, batch: Batch) -> "_News":
+        """One batch. Raises ValueError as the recipe's policy for NaN says."""
         recipe = self.recipe
         if int(batch.labels.max()) >= recipe.model.num_classes or int(batch.labels.min()) < 0:
             raise ValueError(
@@ -353,7 +392,7 @@ class _Training:
         else:
             self._skip(batch.step, stepped.loss)
         self.step = batch.step + 1
-        return stepped.loss, stepped.parts
+        return _News(stepped.numbers, rate)
 
     def _skip(self, step: int, loss: float) -> None:
         """Count a step that changed nothing; give up when it is too often."""
@@ -386,18 +425,29 @@ class _Training:
         epoch = -(-self.step // recipe.schedule.epoch_steps)
         if spec.validation is not None and (epoch % spec.every_epochs == 0 or self.step == recipe.schedule.steps):
             with self._weights():
-                counts = measure(model, spec.validation, recipe, self.device, self.ranks)
-            self.facts = replace(self.facts, data=_digests(stream.state()))
+                measured = measure(model, spec.validation, recipe, self.device, self.ranks)
+            counts = measured.counts
             self.history.append(Validation(self.step, counts.top1))
             if self.log is not None:
-                line = self._result(VALIDATION, "validation", counts, self.step, False, {})
+                line = self._result(VALIDATION, "validation", measured, self.step, False, stream.state())
                 append_results(self.out / RESULTS, [line])
             if select(self.history) == self.step:
                 self.chosen, self.chosen_step = self._plain(), self.step
             if self.log is not None:
                 self.log.say(f"step {self.step}: validation top-1 {100 * counts.top1:.2f} %")
                 self.log.line("validation", self.step, top1=counts.top1, top5=counts.top5)
+        self._share_replaced()
         self.closed = self.step
+
+    def _share_replaced(self) -> tuple[dict[str, int], ...]:
+        """What each rank could not read, by reason; told when it has become more."""
+        by_rank = tuple(json.loads(text) for text in self.ranks.texts(json.dumps(self.replaced)))
+        before, self.replaced_by_all = self.replaced_by_all, sum(sum(own.values()) for own in by_rank)
+        if self.log is not None and self.replaced_by_all > before:
+            reasons = sum((Counter(own) for own in by_rank), Counter())
+            self.log.line("replaced", self.step, samples=self.replaced_by_all, reasons=reasons)
+            self.log.say(f"step {self.step}: {counted(self.replaced_by_all, 'sample')} so far could not be read")
+        return by_rank
 
     def _weights(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.ema is None else self.ema.swapped(self.engine.model)
@@ -407,14 +457,17 @@ class _Training:
         tensors = export_plain(model) if self.ema is None else self.ema.export_plain(model)
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
-    def _finish(self, data: dict[str, str]) -> tuple[Result, ...] | None:
-        """Export the chosen weights and measure them on the test sets; None if it was asked to stop before."""
-        recipe, model = self.recipe, self.engine.model
-        self.facts = replace(self.facts, data=data)
-        last = self._plain()
-        plain = plain_model(recipe, last)
+    def _check_export(self) -> dict[str, Tensor]:
+        """The plain weights as they are now. Raises ValueError unless they are all there is to the model."""
+        weights = self._plain()
         with self._weights():
-            check_same_output(model, plain, recipe, self.device)
+            check_same_output(self.engine.model, plain_model(self.recipe, weights), self.recipe, self.device)
+        return weights
+
+    def _finish(self, state: dict[str, object]) -> tuple[Result, ...] | None:
+        """Measure the chosen weights on the test sets and export them; None if it was asked to stop before."""
+        recipe, model = self.recipe, self.engine.model
+        last = self._check_export()
         weights = last if self.chosen is None or self.chosen_step is None else self.chosen
         step = self.step if self.chosen is None or self.chosen_step is None else self.chosen_step
         plain = plain_model(recipe, weights).to(self.device)
@@ -424,14 +477,14 @@ class _Training:
         for name, spec in recipe.evaluate.tests.items():
             if self.ranks.agree(self.stop.requested)[0]:
                 return None
-            counts = measure(plain, spec, recipe, self.device, self.ranks)
-            results.append(self._result(name, "test", counts, step, True, {name: digest_of(spec, recipe.data.cache)}))
+            measured = measure(plain, spec, recipe, self.device, self.ranks)
+            results.append(self._result(name, "test", measured, step, True, state))
         if self.log is not None:
-            facts = {"step": step, "weights": self._which(), "recipe": self.facts.recipe, "seed": recipe.seed}
-            write_export(self.out, recipe, weights, facts, distances(model))
             self._select_validation(step)
             if results:
                 append_results(self.out / RESULTS, results)
+            facts = {"step": step, "weights": self._which(), "recipe": self.facts.recipe, "seed": recipe.seed}
+            write_export(self.out, recipe, weights, facts, distances(model))
             for one in results:
                 self.log.line("test", step, set=one.set, top1=one.top1, top5=one.top5)
         self.ranks.wait_for_all()
@@ -440,7 +493,7 @@ class _Training:
     def _select_validation(self, step: int) -> None:
         """Say of the chosen step's validation line that it was chosen."""
         for line in read_results(self.out / RESULTS).results:
-            if line.role == "validation" and line.recipe == self.facts.recipe and line.step == step:
+            if line.role == "validation" and line.step == step:
                 append_results(self.out / RESULTS, [line.model_copy(update={"selected": True})])
 
     # files and figures
@@ -449,6 +502,7 @@ class _Training:
         """A checkpoint of this step, unless there is one. Without `must` an error of the disk is said and borne."""
         if self.saved == self.step or self.step == 0:
             return
+        by_rank = self._share_replaced()
         state = RunState(
             version=VERSION,
             step=self.step,
@@ -461,25 +515,34 @@ class _Training:
             chosen=self.chosen_step,
             seconds=self.seconds,
             wait_s=self.wait_s,
-            replaced=dict(self.replaced),
+            replaced=by_rank,
             recipe=deciding(self.recipe),
         )
         began = time.monotonic()
         parts = pack(self.engine, self.ema, self.chosen, state, self.ranks)
-        if self.log is None:
-            for _ in parts:
-                raise AssertionError("only rank 0 gets parts")
-        else:
+        is_missing = False
+        if self.log is not None:
             try:
-                folder = checkpoint.save(self.checkpoints, self.step, parts, self.recipe.checkpoint.keep)
+                folder = checkpoint.save(self.checkpoints, self.step, parts, self.disk)
                 self.log.line("saved", self.step, checkpoint=folder.name, seconds=round(time.monotonic() - began, 3))
             except OSError as error:
                 if must:
                     raise
+                is_missing = True
                 self.log.say(f"step {self.step}: no checkpoint was written ({error}); training goes on")
                 self.log.line("not_saved", self.step, reason=str(error))
-        self.saved = self.step
-        self.ranks.wait_for_all()
+            else:
+                self._remove_older()
+        if not self.ranks.agree(is_missing)[0]:
+            self.saved = self.step
+
+    def _remove_older(self) -> None:
+        assert self.log is not None
+        try:
+            checkpoint.keep_newest(self.checkpoints, self.recipe.checkpoint.keep, self.disk)
+        except OSError as error:
+            self.log.say(f"step {self.step}: the checkpoint is written, an older one is still there ({error})")
+            self.log.line("not_removed", self.step, reason=str(error))
 
     def _images_per_s(self) -> float:
         seen = self.step * self.recipe.schedule.groups * sum(self.recipe.quotas)
@@ -491,11 +554,14 @@ class _Training:
     def _which(self) -> Literal["ema", "last"]:
         return "last" if self.ema is None else "ema"
 
-    def _result(self, name: str, role: Role, counts: Counts, step: int, selected: bool, data: dict[str, str]) -> Result:
+    def _result(
+        self, name: str, role: Role, measured: Measured, step: int, selected: bool, state: dict[str, object]
+    ) -> Result:
+        """`state`: of the stream, at `step` or later."""
         seen = step * self.recipe.schedule.groups * sum(self.recipe.quotas)
         moment = Moment(step, self._which(), seen, self._images_per_s(), self._wait_share(), time.time())
-        facts = replace(self.facts, data={**self.facts.data, **data})
-        return make_result(facts, moment, name, role, counts, selected)
+        facts = replace(self.facts, data={**_digests(state, step), name: measured.digest})
+        return make_result(facts, moment, name, role, measured.counts, selected)
 
     def _outcome(self, results: tuple[Result, ...] | None, stopped: str) -> TrainOutcome:
         outcome = TrainOutcome(
@@ -506,18 +572,41 @@ class _Training:
             self._wait_share(),
             results or (),
             stopped,
+            self.replaced_by_all,
         )
         if self.log is not None:
-            self.log.line("stopped" if stopped else "finished", self.step, reason=stopped)
+            self.log.line(
+                "stopped" if stopped else "finished", self.step, reason=stopped, replaced=self.replaced_by_all
+            )
             self.log.say(f"{duration(self.seconds)} of training")
         return outcome
 
 
-def _digests(state: dict[str, object]) -> dict[str, str]:
-    """Domain -> digest of the index it reads now."""
+@dataclass(frozen=True, eq=False)
+class _News:
+    """What a step has to say if it is logged."""
+
+    numbers: Tensor  # as `Stepped` has them
+    rate: float
+
+
+def _share(by_rank: Sequence[Mapping[str, int]], ranks: Ranks) -> Counter[str]:
+    """What this rank counted in earlier lives; with another number of ranks an equal part of what all did."""
+    if len(by_rank) == ranks.world:
+        return Counter(by_rank[ranks.rank])
+    total: Counter[str] = sum((Counter(own) for own in by_rank), Counter())
+    return Counter({reason: (count + ranks.world - 1 - ranks.rank) // ranks.world for reason, count in total.items()})
+
+
+def _digests(state: dict[str, object], step: int) -> dict[str, str]:
+    """Domain -> digest of the index that the first `step` steps have read last; a growth that is planned for later is
+    left out."""
     domains = state["domains"]
     assert isinstance(domains, list)
-    return {str(domain["name"]): str(domain["segments"][-1][2]) for domain in domains}
+    return {
+        str(domain["name"]): str([digest for first, _, digest in domain["segments"] if first < max(step, 1)][-1])
+        for domain in domains
+    }
 
 
 def _step_of(folder: Path | None) -> int:

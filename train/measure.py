@@ -1,10 +1,10 @@
 """One pass of a model over a labelled set, by all ranks together.
 
-In: a model with its statistics combined, a `SetSpec`. Out: `Counts` over all ranks, equal on each. On disk: nothing but
-what the stream caches.
+In: a model with its statistics combined, a `SetSpec`. Out: `Measured`, equal on all ranks. On disk: nothing but what
+the stream caches.
 """
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,23 @@ import torch
 from torch import nn
 
 from shards.index import load_index
-from shards.stream import CacheSpec, EvalSpec, read_all
+from shards.stream import EvalSpec, read_all
 from train.engine import EngineSpec, autocast
-from train.evaluate import Counts, SetSpec, answer_key, count_batches, read_label_map
+from train.evaluate import Counts, SetSpec, answer_key, count_batches, evaluating, read_label_map
 from train.launch import Ranks
 from train.mixing import to_input
 from train.recipe import TrainRecipe
 
 
-def measure(model: nn.Module, spec: SetSpec, recipe: TrainRecipe, device: torch.device, ranks: Ranks) -> Counts:
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was counted over all ranks, and of which pictures."""
+
+    counts: Counts
+    digest: str  # of the set's index
+
+
+def measure(model: nn.Module, spec: SetSpec, recipe: TrainRecipe, device: torch.device, ranks: Ranks) -> Measured:
     """Every sample once. The model is in evaluation mode meanwhile. Raises ValueError for a set that cannot be
     scored."""
     index = load_index(spec.source, spec.subset, recipe.data.cache.folder)
@@ -36,15 +44,11 @@ def measure(model: nn.Module, spec: SetSpec, recipe: TrainRecipe, device: torch.
         deadline_s=recipe.data.deadline_s,
         cache=recipe.data.cache,
     )
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            batches = read_all(chosen, recipe.evaluate.batch, ranks.rank, ranks.world)
-            found = count_batches(batches, lambda images: scores(model, images, recipe.engine, device), key)
-    finally:
-        model.train(was_training)
-    return found.from_array(ranks.add_up(torch.from_numpy(found.as_array())).numpy())
+    with evaluating(model), torch.inference_mode():
+        batches = read_all(chosen, recipe.evaluate.batch, ranks.rank, ranks.world)
+        found = count_batches(batches, lambda images: scores(model, images, recipe.engine, device), key)
+    total = found.from_array(ranks.add_up(torch.from_numpy(found.as_array())).numpy())
+    return Measured(total, index.digest)
 
 
 def scores(
@@ -54,9 +58,3 @@ def scores(
     with autocast(engine, device):
         logits = model(to_input(images, device, channels_last=engine.channels_last))
     return logits.float().cpu().numpy()
-
-
-def digest_of(spec: SetSpec, cache: CacheSpec) -> str:
-    """Of the set's index: what was measured."""
-    folder: Path | None = cache.folder
-    return load_index(spec.source, spec.subset, folder).digest

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cluster.recipe import differences, with_defaults
+from cluster.recipe import differences, fingerprint, with_defaults
 from shards.stream import StreamSpec
 from train.engine import EngineSpec
 from train.evaluate import EvaluateSpec
@@ -17,8 +17,12 @@ from train.models import ModelSpec
 from train.optim import OptimSpec
 
 # How the work is done, for how long it is kept and shown: none of it decides what comes out.
-FREE = ("engine", "checkpoint", "log")
-FREE_DATA = ("threads", "prefetch_steps", "deadline_s", "cache")
+_FREE: Any = {
+    "engine": True,
+    "checkpoint": True,
+    "log": True,
+    "data": {"threads", "prefetch_steps", "deadline_s", "cache", "check_names"},
+}
 
 
 class ScheduleSpec(BaseModel):
@@ -76,7 +80,8 @@ class TrainRecipe(BaseModel):
                 f"optim.warmup_steps: found {self.optim.warmup_steps}, expected fewer than schedule.steps = "
                 f"{self.schedule.steps}; lower optim.warmup_steps or raise schedule.steps"
             )
-        if self.optim.loss == "per_domain" and len(self.data.domains) > 1 and self.data.domains[0].name != "real":
+        is_first_apart = self.optim.loss == "per_domain" or self.model.aux == "bn"
+        if is_first_apart and len(self.data.domains) > 1 and self.data.domains[0].name != "real":
             raise ValueError(
                 f"data.domains: found {self.data.domains[0].name} first, expected real: the first domain is the one "
                 "that lam does not weigh and the main statistics see"
@@ -86,12 +91,16 @@ class TrainRecipe(BaseModel):
 
 def deciding(recipe: TrainRecipe) -> dict[str, Any]:
     """The part that must stay as it is for a checkpoint to be gone on with."""
-    chosen = recipe.model_dump(mode="json", exclude=set(FREE))
-    for name in FREE_DATA:
-        del chosen["data"][name]
+    chosen = recipe.model_dump(mode="json", exclude=_FREE)
     for domain in chosen["data"]["domains"]:
         del domain["source"]  # data may move; the stream compares their digests
     return chosen
+
+
+def recipe_digest(recipe: BaseModel) -> str:
+    """What `Result.recipe` holds: the fingerprint of what decides, and of where the data are, since two runs may differ
+    in nothing else."""
+    return fingerprint(recipe.model_dump(mode="json", exclude=_FREE))
 
 
 def refuse_other(recipe: TrainRecipe, before: Mapping[str, Any], where: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cluster.recipe import canonical_json, fingerprint
+from cluster.recipe import canonical_json
 
 RESULTS = "results.jsonl"
 MAX_LINE_BYTES = 4_000_000  # per_class of 100,000 classes
@@ -48,7 +48,7 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     run: str = Field(min_length=1, description="name of the run's folder")
-    recipe: str = Field(pattern=r"^[0-9a-f]{64}$", description="fingerprint of the resolved recipe")
+    recipe: str = Field(pattern=r"^[0-9a-f]{64}$", description="train.recipe.recipe_digest")
     sweep: SweepPlace | None = None
     seed: int
     step: int = Field(ge=0)
@@ -94,11 +94,6 @@ class Found:
 
     results: tuple[Result, ...]
     problems: tuple[str, ...]
-
-
-def recipe_digest(recipe: BaseModel) -> str:
-    """What `Result.recipe` holds: the fingerprint of a resolved recipe."""
-    return fingerprint(recipe.model_dump(mode="json"))
 
 
 def result_line(result: Result) -> bytes:

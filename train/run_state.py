@@ -14,6 +14,7 @@ With as many ranks as before, training goes on exactly; with another number, fro
 state of a random generator: dropout is keyed by (seed, step, rank) anew in every step.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ from train.ema import Ema
 from train.engine import Engine
 from train.launch import Ranks
 
-VERSION = 1
+VERSION = 2
 
 
 class RunState(BaseModel):
@@ -48,7 +49,7 @@ class RunState(BaseModel):
     chosen: int | None = Field(description="step of the weights in chosen.safetensors")
     seconds: float = Field(ge=0, description="of training, over all lives")
     wait_s: float = Field(ge=0, description="of them waiting for data, on rank 0")
-    replaced: dict[str, int] = Field(description="samples of rank 0 that could not be read, by reason")
+    replaced: tuple[dict[str, int], ...] = Field(description="of each rank: samples that could not be read, by reason")
     recipe: dict[str, Any] = Field(description="train.recipe.deciding")
 
 
@@ -61,7 +62,8 @@ def part_names(has_ema: bool) -> tuple[str, ...]:
 def pack(
     engine: Engine, ema: Ema | None, chosen: Mapping[str, Tensor] | None, state: RunState, ranks: Ranks
 ) -> Iterator[tuple[str, bytes]]:
-    """The parts, one by one; nothing live is changed. All ranks call it and read it to its end; only rank 0 gets any.
+    """The parts, made one by one; nothing live is changed. All ranks call it, only rank 0 gets any. What the ranks have
+    to say to each other is said before it returns: a disk that fails on rank 0 keeps nobody waiting.
 
     Raises ValueError for weights that are not finite: they are no state to go on from.
     """
@@ -72,21 +74,24 @@ def pack(
         own["ema"] = ranks.rows(_flat(engine.model, ema.tensors))
     optimizer = engine.optimizer_state()
     if ranks.rank != 0:
-        return
+        return iter(())
     for name, tensor in [*model.items(), *(averaged or {}).items()]:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(
                 f"step {state.step}: found {name} with a value that is not finite, expected numbers; nothing was "
                 f"saved, the last checkpoint stays: lower optim.lr or set optim.clip_grad"
             )
-    yield "model.safetensors", to_safetensors(model)
-    if averaged is not None:
-        yield "ema.safetensors", to_safetensors(averaged)
-    yield "ranks.safetensors", to_safetensors(own)
-    yield "optimizer.safetensors", to_safetensors(optimizer)
-    if chosen is not None:
-        yield "chosen.safetensors", to_safetensors(dict(chosen))
-    yield "state.json", canonical_json(state.model_dump(mode="json"))
+    tensors = {
+        "model.safetensors": model,
+        "ema.safetensors": averaged,
+        "ranks.safetensors": own,
+        "optimizer.safetensors": optimizer,
+        "chosen.safetensors": None if chosen is None else dict(chosen),
+    }
+    return itertools.chain(
+        ((name, to_safetensors(part)) for name, part in tensors.items() if part is not None),
+        [("state.json", canonical_json(state.model_dump(mode="json")))],
+    )
 
 
 def read_state(parts: Mapping[str, bytes]) -> RunState:

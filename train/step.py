@@ -1,7 +1,7 @@
 """One step of a training on pictures that are on the device: forward, loss, backward, the weights and their average.
 
-In: what all steps have in common (`Descent`), then pictures, labels and a learning rate. Out: `Stepped`, numbers on the
-host. On disk: nothing.
+In: what all steps have in common (`Descent`), then pictures, labels and a learning rate. Out: `Stepped`. On disk:
+nothing.
 
 Knows neither the stream nor what decodes pictures, so that a step can be timed where these are not installed.
 """
@@ -22,9 +22,13 @@ from train.optim import OptimSpec, loss_of
 class Stepped:
     """What came of a step."""
 
-    loss: float
-    parts: tuple[float, ...]  # mean over the samples of each domain
+    numbers: Tensor  # (1 + domains,) on the device: the loss, and its mean over the samples of each domain
     moved: bool  # False: loss or gradient was not finite, and the weights and their average stayed as they were
+
+    @property
+    def loss(self) -> float:
+        """Waits until the device has done the step; `numbers.tolist()` gives all of them for one such wait."""
+        return float(self.numbers[0])
 
 
 class KeptBuffers:
@@ -66,8 +70,8 @@ class Descent:
             self.kept.put_back(model)
         if moved and self.ema is not None:
             self.ema.update(model)
-        total, *parts = torch.stack([loss.total.detach(), *loss.parts]).tolist()  # one copy to the host
-        return Stepped(total, tuple(parts), moved)
+        # left on the device: a step waits for one number only, the norm of its gradient
+        return Stepped(torch.stack([loss.total.detach(), *loss.parts]), moved)
 
 
 def _of_sort(model: nn.Module, is_float: bool) -> list[Tensor]:

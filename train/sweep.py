@@ -32,11 +32,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cluster.events import Event, EventLog
 from cluster.fan_out import fan_out
 from cluster.mistake import first_mistake
-from cluster.recipe import RecipeError, dump_recipe
+from cluster.recipe import RecipeError, dump_recipe, fingerprint
 from cluster.signals import StopFlag
 from cluster.work import EXIT_COMPLETE, FanOutSpec, Summary
 from shards.amounts import counted, time_text
-from train.results import RESULTS, PointPlace, Result, SweepPlace, read_results, recipe_digest, write_results
+from train.recipe import recipe_digest
+from train.results import RESULTS, PointPlace, Result, SweepPlace, read_results, write_results
 from train.sweep_worker import RunJob, SweepJob, make_sweep_worker
 
 
@@ -105,7 +106,7 @@ class Run:
     varied: Mapping[str, Any]  # the changes of its point alone
     seed: int
     recipe: BaseModel
-    digest: str
+    digest: str  # of what decides, as its result lines have it
     tests: tuple[str, ...]
 
     @property
@@ -163,7 +164,7 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
                 recipe = model.model_validate(changed)
             except ValidationError as invalid:
                 raise RecipeError(f"{where}: {first_mistake(invalid, model, changed)[1]}") from None
-            digest = recipe_digest(recipe)
+            whole = fingerprint(recipe.model_dump(mode="json"))
             place = PointPlace(
                 label=label,
                 number=number,
@@ -173,12 +174,12 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
             )
             runs.append(
                 Run(
-                    name=f"{number:03d}-s{seed:03d}-{digest[:12]}",
+                    name=f"{number:03d}-s{seed:03d}-{whole[:12]}",
                     place=SweepPlace(name=spec.name, point=place),
                     varied=point.changes,
                     seed=seed,
                     recipe=recipe,
-                    digest=digest,
+                    digest=recipe_digest(recipe),
                     tests=_tests_of(recipe, where),
                 )
             )
@@ -197,7 +198,7 @@ def _refuse_twins(spec: SweepSpec, runs: Sequence[Run]) -> None:
     """Two points with one recipe would compare a thing with itself."""
     seen: dict[str, Run] = {}
     for run in runs:
-        other = seen.setdefault(run.digest, run)
+        other = seen.setdefault(fingerprint(run.recipe.model_dump(mode="json")), run)
         if other is not run:
             raise RecipeError(
                 f"sweep {spec.name}: found the same recipe at the points {other.place.point.label} and "
