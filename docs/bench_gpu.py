@@ -73,7 +73,8 @@ from docs.bench.device import (
     synchronize,
     told,
 )
-from gen.sampler import Request, Sampled, Sampler, SamplerSpec, _tune
+from gen.sampler import Request, Sampled, Sampler, _tune
+from gen.sampler_spec import SamplerSpec
 
 if TYPE_CHECKING:
     import torch

@@ -25,7 +25,8 @@ from cluster.recipe import fingerprint
 from cluster.work import JSON
 from gen.model.machine_cache import locked
 from gen.model.memory import free_memory, is_memory_error
-from gen.sampler import CACHED_TEXT_BYTES, Request, Sampler, SamplerSpec, sampler_digest, sampler_json
+from gen.sampler import CACHED_TEXT_BYTES, Request, Sampler
+from gen.sampler_spec import SamplerSpec, sampler_digest, sampler_json
 
 SIZES = {"cuda": (1, 2, 4, 8, 16, 32, 64), "cpu": (1, 2, 4, 8, 16, 32)}
 BUDGET_S = {"cuda": 240.0, "cpu": 120.0}  # for the timed calls of a whole curve

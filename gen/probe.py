@@ -13,7 +13,7 @@ from cluster.work import JSON, Beat
 from gen.batch_curve import find_batch
 from gen.model.folder import ModelError
 from gen.model.machine_cache import cache_folder
-from gen.sampler import SamplerSpec
+from gen.sampler_spec import SamplerSpec
 
 
 def has_gpu_files() -> bool:

@@ -19,7 +19,7 @@ from gen.llm.spec import LlmSpec
 from gen.meanings import MeaningSpec
 from gen.names.classes import ClassSpec
 from gen.prompts import PromptSpec
-from gen.sampler import SamplerSpec, sampler_digest
+from gen.sampler_spec import SamplerSpec, sampler_digest
 from gen.screen import ScreenSpec
 from gen.unit import ShardSpec
 from gen.wording.lexicon import SHIPPED

@@ -40,7 +40,7 @@ from gen.output import PROMPT_TABLE, Store, open_output, unit_job, write_summary
 from gen.plan import Plan, estimate
 from gen.prompts import PromptTable, count_prompts
 from gen.recipe import Recipe, identity
-from gen.sampler import check_sampler
+from gen.sampler_spec import check_sampler
 from gen.settle import settle
 from gen.unit import UnitJob, make_unit_worker
 from shards.amounts import counted, size_text, time_text

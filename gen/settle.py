@@ -22,7 +22,7 @@ from gen.diversify import Say
 from gen.output import RUN, Store
 from gen.probe import has_gpu_files, make_probe_worker
 from gen.recipe import Recipe
-from gen.sampler import SamplerSpec
+from gen.sampler_spec import SamplerSpec
 
 AUTO_FIELDS = ("dtype", "compile", "batch")
 ATTEMPTS = 2  # at the one question

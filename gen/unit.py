@@ -26,7 +26,8 @@ from cluster.work import JSON, Beat, WorkerBroken
 from gen.model.memory import free_memory, is_memory_error
 from gen.plan import Plan, Sample, sample_seed, sample_uid
 from gen.prompts import Prompt, PromptTable
-from gen.sampler import Model, Request, Sampled, Sampler, SamplerSpec, sampler_digest, sampler_json
+from gen.sampler import Model, Request, Sampled, Sampler
+from gen.sampler_spec import SamplerSpec, sampler_digest, sampler_json
 from gen.screen import ScreenSpec, screen
 from gen.slots import Draw, Slots
 from shards.commit import settle

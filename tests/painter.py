@@ -12,7 +12,8 @@ import numpy as np
 
 from gen.names.classes import Class
 from gen.prompts import PromptSpec, PromptTable, Sources, write_prompts
-from gen.sampler import Request, Sampled, SamplerSpec
+from gen.sampler import Request, Sampled
+from gen.sampler_spec import SamplerSpec
 from gen.unit import ShardSpec, UnitJob, UnitWorker
 from gen.wording.lexicon import load_lexicon
 from shards.layout import META

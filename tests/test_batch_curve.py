@@ -24,7 +24,8 @@ from gen import batch_curve, probe
 from gen.batch_curve import SHARE, SIZES, WARM_UP_S, find_batch, measure_curve, room_bytes, smallest_within
 from gen.output import RUN
 from gen.recipe import Recipe, read_recipe
-from gen.sampler import CACHED_TEXT_BYTES, SamplerSpec
+from gen.sampler import CACHED_TEXT_BYTES
+from gen.sampler_spec import SamplerSpec
 from gen.settle import may_have_gpu, settle
 from shards.store import open_store
 from tests.tiny_pipelines import tiny_pipeline

@@ -12,8 +12,8 @@ import diffusers
 import pytest
 import torch
 
-from gen.model.pipeline import SCHEDULERS
-from gen.sampler import Sampler, SamplerSpec
+from gen.sampler import Sampler
+from gen.sampler_spec import SCHEDULERS, SamplerSpec
 from tests.tiny_pipelines import tiny_pipeline
 
 NAMES = [name for name, (_, _, families) in SCHEDULERS.items() if "sd" in families]

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from gen.model.folder import PIPELINES, ModelError, open_model
-from gen.model.pipeline import SCHEDULERS
-from gen.sampler import Request, Sampler, SamplerSpec, check_sampler
+from gen.sampler import Request, Sampler
+from gen.sampler_spec import SCHEDULERS, SamplerSpec, check_sampler
 from tests.tiny_pipelines import tiny_pipeline
 
 # diffusers' own, under NumPy 2

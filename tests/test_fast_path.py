@@ -29,7 +29,8 @@ from torch._dynamo.utils import counters
 from gen.model.compiled import first_compiles, share_kernels
 from gen.model.folder import ModelError
 from gen.model.machine_cache import cache_folder, locked
-from gen.sampler import Request, Sampler, SamplerSpec, check_sampler, sampler_digest, sampler_json
+from gen.sampler import Request, Sampler
+from gen.sampler_spec import SamplerSpec, check_sampler, sampler_digest, sampler_json
 from tests.test_families import ONE_CALL_TOLERANCE, recorded_rows, recorded_text_rows, relative_l2
 from tests.tiny_pipelines import tiny_pipeline
 

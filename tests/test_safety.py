@@ -15,7 +15,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from gen.model.folder import ModelError
 from gen.model.safety import check_extractor, concept_scores, flag_images
-from gen.sampler import Request, Sampler, SamplerSpec
+from gen.sampler import Request, Sampler
+from gen.sampler_spec import SamplerSpec
 from tests.tiny_pipelines import tiny_pipeline
 
 # diffusers' own, under NumPy 2

@@ -20,7 +20,8 @@ import torch
 from pydantic import ValidationError
 
 from gen.model.folder import ModelError, check_safetensors, model_digest, open_model
-from gen.sampler import Request, Sampler, SamplerSpec, _await_event, check_sampler, sampler_digest, sampler_json
+from gen.sampler import Request, Sampler, _await_event
+from gen.sampler_spec import SamplerSpec, check_sampler, sampler_digest, sampler_json
 from tests.tiny_pipelines import tiny_pipeline
 
 # diffusers' own, under NumPy 2

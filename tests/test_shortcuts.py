@@ -12,7 +12,8 @@ from diffusers import UNet2DConditionModel
 
 from gen.model.folder import ModelError
 from gen.model.shortcuts import check_quantise, is_quantised, quantise_linears
-from gen.sampler import Request, Sampler, SamplerSpec, check_sampler
+from gen.sampler import Request, Sampler
+from gen.sampler_spec import SamplerSpec, check_sampler
 from tests.test_families import recorded_rows
 from tests.tiny_pipelines import tiny_pipeline
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gen.model.folder import ModelError
 from gen.model.token_merge import pairing
-from gen.sampler import Request, Sampler, SamplerSpec, sampler_json
+from gen.sampler import Request, Sampler
+from gen.sampler_spec import SamplerSpec, sampler_json
 from tests.tiny_pipelines import tiny_pipeline
 
 SANDBOX = Path(__file__).parent.parent / "sandbox" / "models" / "generator"

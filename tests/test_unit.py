@@ -29,7 +29,8 @@ from cluster.ray_worker import is_broken
 from cluster.work import Draining, WorkerBroken
 from gen.plan import sample_seed, sample_uid
 from gen.regenerate import compare, regenerate, regenerate_some
-from gen.sampler import Request, Sampled, SamplerSpec, sampler_digest
+from gen.sampler import Request, Sampled
+from gen.sampler_spec import SamplerSpec, sampler_digest
 from gen.slots import Draw, Slots
 from gen.unit import ShardSpec, UnitWorker, make_unit_worker
 from shards.jpeg import decode_jpeg, read_source_type

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from docs.bench.measure import Line, Result, Side, Size, alternate
-from gen.sampler import HOME, Sampler, SamplerSpec
+from gen import HOME
+from gen.sampler import Sampler
+from gen.sampler_spec import SamplerSpec
 
 CHUNK = 16
 HIT, CHUNKED, ALONE = "sixfold, a hit", f"encoded, {CHUNK} at a time", "encoded, one at a time"

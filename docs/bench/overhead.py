@@ -20,7 +20,8 @@ from typing import Any
 from docs.bench.measure import Line, Result, Samples, Side, Size, alternate
 from gen.names.classes import Class
 from gen.prompts import PromptSpec, PromptTable, Sources, write_prompts
-from gen.sampler import Sampler, SamplerSpec
+from gen.sampler import Sampler
+from gen.sampler_spec import SamplerSpec
 from gen.unit import ShardSpec, UnitJob, UnitWorker
 from gen.wording.lexicon import load_lexicon
 from shards.store import open_store

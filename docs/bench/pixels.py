@@ -21,7 +21,8 @@ SIDES_PX = {512: 16, 1024: 8}  # side -> images of a call
 def measure(size: Size) -> Result:
     import torch
 
-    from gen.sampler import Sampler, SamplerSpec
+    from gen.sampler import Sampler
+    from gen.sampler_spec import SamplerSpec
     from tests.tiny_pipelines import tiny_pipeline
 
     calls = 1 if size.quick else 4

@@ -6,37 +6,16 @@ read from the folder only, never from the network; nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gen.model.folder import PIPELINES, ModelError, ModelFolder
 from gen.model.shortcuts import set_decoder
+from gen.sampler_spec import SCHEDULERS, SamplerSpec
 
 if TYPE_CHECKING:
     import torch
-
-    from gen.sampler import SamplerSpec
-
-# name in the recipe -> diffusers class, settings over the model's own scheduler config, families
-SCHEDULERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "ddim": ("DDIMScheduler", {}, ("sd", "sdxl")),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}, ("sd", "sdxl")),
-    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}, ("sd", "sdxl")),
-    "dpm++_karras": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
-        ("sd", "sdxl"),
-    ),
-    "dpm++_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, ("sd", "sdxl")),
-    "euler": ("EulerDiscreteScheduler", {}, ("sd", "sdxl")),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}, ("sd", "sdxl")),
-    "heun": ("HeunDiscreteScheduler", {}, ("sd", "sdxl")),
-    "unipc": ("UniPCMultistepScheduler", {}, ("sd", "sdxl")),
-    "lcm": ("LCMScheduler", {}, ("sd", "sdxl")),
-    "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}, ("sd3", "flux")),
-    "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}, ("sd3",)),
-}
 
 TORCH_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -135,11 +114,6 @@ def draw_noise(
     if family == "flux":
         return pipeline._pack_latents(noise_NCHW, num, channels, side, side)
     return noise_NCHW
-
-
-def is_distilled(family: str, denoiser_config: Mapping[str, Any]) -> bool:
-    """Models that take the guidance scale as an input and run one pass whatever it is."""
-    return family == "flux" or denoiser_config.get("time_cond_proj_dim") is not None
 
 
 def require_xformers(on_gpu: bool) -> None:
