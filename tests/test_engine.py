@@ -425,6 +425,14 @@ def test_d13_every_missing_tensor_of_the_optimiser_is_named(optimizer: str) -> N
     assert difference(whole, engine.optimizer_state()) == 0
 
 
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+def test_a_compiled_model_trains_what_the_plain_one_trains(data: Path, alone: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(data, engine__compile=True)
+    assert train(recipe, tmp_path / "run", home(), StopAfter(NEVER)).exit_code == 0
+    assert difference(last_state(tmp_path / "run"), last_state(alone)) < 1e-4
+
+
 def test_one_process_refuses_to_be_one_of_several() -> None:
     model = build(ModelSpec(name="sandbox_resnet", num_classes=4), (4, 4), 0, 32)
     place = Place("torchrun", 0, 2, 0, "127.0.0.1", 1, one_machine=True)

@@ -23,7 +23,10 @@ from shards.index import load_index
 from tests.small_training import StopAfter, last_state, small_recipe, write_sets
 from train.aux_bn import aux_keys
 from train.evaluate import Validation, select
+from train.export import class_names
+from train.launch import Ranks, find_place
 from train.loop import train
+from train.measure import measure
 from train.models import ModelSpec, build
 from train.recipe import TrainRecipe
 from train.results import read_results
@@ -87,6 +90,30 @@ def test_the_exported_model_is_a_plain_one_with_the_chosen_weights(whole: Path) 
     about = json.loads((whole / "model.json").read_text())
     assert about["class_names"] == {"0": "zero", "1": "one", "2": "two", "3": "crane", "4": "crane"}
     assert {row["domain"] for row in json.loads((whole / "bn_distances.json").read_text())} == {1}
+
+
+def test_class_names_are_read_from_as_few_tables_as_hold_them(data: Path, tmp_path: Path) -> None:
+    """A table that is not needed may be broken: nobody looks at it. The model has one class more than the data."""
+    shutil.copytree(data, tmp_path / "sets")
+    recipe = small_recipe(tmp_path / "sets", model__num_classes=6)
+    for domain in recipe.data.domains:
+        load_index(domain.source)
+        for table in sorted(Path(domain.source).glob("*.parquet"))[1:]:
+            table.write_bytes(bytes(table.stat().st_size))
+    assert class_names(recipe) == {"0": "zero", "1": "one", "2": "two", "3": "crane", "4": "crane"}
+
+
+def test_a_measured_model_has_every_module_in_the_mode_it_was_in(data: Path) -> None:
+    recipe = small_recipe(data)
+    model = build(recipe.model, recipe.quotas, 0, 32)
+    model.get_submodule("bn1").eval()  # frozen
+    before = {name: module.training for name, module in model.named_modules()}
+    cpu = torch.device("cpu")
+    with Ranks(find_place({}), 60.0, cpu, alone_too=False) as ranks:
+        measured = measure(model, recipe.evaluate.tests["one"], recipe, cpu, ranks)
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert set(before.values()) == {True, False}
+    assert measured.digest == load_index(str(data / "held-out")).digest
 
 
 def test_the_same_command_does_nothing_to_a_finished_run(data: Path, whole: Path) -> None:
