@@ -189,6 +189,16 @@ def test_the_gathered_line_of_a_sweep_stands_for_the_runs_own(tmp_path):
     assert found.sweep.point.label == "6x"
 
 
+def test_two_runs_of_one_name_over_other_data_are_both_kept_and_named(tmp_path):
+    for folder, digest in (("a", "aa" * 32), ("b", "bb" * 32)):
+        append_results(tmp_path / folder / "run" / RESULTS, [result(run="run", data={"real": digest})])
+    found = find_results([tmp_path])
+    assert [one.data["real"][:2] for one in found.results] == ["aa", "bb"]
+    [problem] = found.problems
+    assert problem.startswith(f"{tmp_path / 'b' / 'run' / RESULTS}: found run run on real-test with other data than in")
+    assert str(tmp_path / "a" / "run" / RESULTS) in problem
+
+
 def test_only_selected_tests_are_the_result_of_a_run():
     lines = [
         result(step=1, selected=False),

@@ -1,5 +1,6 @@
 """Sweeps: what is planned, that nothing is trained twice, what becomes of runs that fail, die, hang or are stopped."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,10 +18,14 @@ from cluster.process import start_ticks, this_place, this_process
 from cluster.recipe import dump_recipe, load_recipe
 from cluster.signals import StopFlag
 from cluster.work import Draining, FanOutSpec
+from shards.index import load_index
+from tests.small_training import small_recipe, write_sets
 from train.comparison import compare
 from train.recipe import recipe_digest
-from train.results import RESULTS, find_results, read_results
+from train.results import RESULTS, find_results, read_results, write_results
 from train.sweep import (
+    DataOf,
+    Digests,
     MakeSpec,
     SweepOutcome,
     SweepSpec,
@@ -292,7 +297,8 @@ def test_an_orphan_is_found_by_its_identity_and_a_stranger_with_its_pid_is_left_
     try:
         (tmp_path / "logs").mkdir()
         note = tmp_path / "logs" / f"{runs[0].name}.process.json"
-        row = {"place": this_place(), "pid": orphan.pid, "started": start_ticks(orphan.pid)}
+        gone = {**dataclasses.asdict(this_process()), "started": this_process().started - 1}
+        row = {"place": this_place(), "pid": orphan.pid, "started": start_ticks(orphan.pid), "worker": gone}
         note.write_text(json.dumps({**row, "pid": os.getpid(), "started": this_process().started - 1}))
         assert worker(0, "a", lambda done, rejected: None)["top1"] == {"real-test": 0.61, "sketch": 0.61}
         (tmp_path / runs[0].name / RESULTS).unlink()
@@ -302,6 +308,84 @@ def test_an_orphan_is_found_by_its_identity_and_a_stranger_with_its_pid_is_left_
     finally:
         orphan.kill()
         orphan.wait(timeout=10)
+
+
+def test_a_run_whose_worker_is_at_work_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.sweep_worker.WORKER_GONE_S", 0.2)
+    spec = spec_of(TWO_POINTS, seeds=1)
+    worker = SweepWorker(worker_job(tmp_path, spec))
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    others = [subprocess.Popen(sleep, start_new_session=True) for _ in range(2)]
+    try:
+        (tmp_path / "logs").mkdir()
+        note = tmp_path / "logs" / f"{plan_runs(spec, SmallRecipe())[0].name}.process.json"
+        trains, watches = ({"place": this_place(), "pid": one.pid, "started": start_ticks(one.pid)} for one in others)
+        note.write_text(json.dumps({**trains, "worker": watches}))
+        with pytest.raises(RuntimeError, match=r"whose worker .* is at work, expected none; wait for the other sweep"):
+            worker(0, "a", lambda done, rejected: None)
+        assert [one.poll() for one in others] == [None, None]
+    finally:
+        for one in others:
+            one.kill()
+            one.wait(timeout=10)
+
+
+def test_two_sweeps_in_one_folder_are_refused(tmp_path):
+    stop = StopFlag()
+    points = {"0x": {"changes": {"behaviour": "hang"}}, "6x": {}}
+    first = threading.Thread(target=lambda: sweep(spec_of(points, seeds=1), tmp_path, stop), daemon=True)
+    first.start()
+    try:
+        wait_for(tmp_path, "*/ready")
+        with pytest.raises(ValueError, match="found another sweep at work in this folder, expected none"):
+            sweep(spec_of(points, seeds=1), tmp_path)
+    finally:
+        stop.request("test")
+        first.join(timeout=30)
+    assert not first.is_alive()
+
+
+# data that changed
+
+
+def test_results_over_data_that_were_made_anew_stop_the_sweep_before_it_trains(tmp_path):
+    spec = spec_of(TWO_POINTS, seeds=1)
+    first = Digests({"real": "cd" * 32}, {})
+    run_sweep(spec, SmallRecipe(), tmp_path, REPO, StopFlag(), print, program=CHILD, data_of=lambda recipe: first)
+    assert sweep(spec, tmp_path).work is None
+    (tmp_path / plan_runs(spec, SmallRecipe())[0].name / RESULTS).unlink()
+    anew = Digests({"real": "00" * 32}, {})
+    with pytest.raises(ValueError, match=r"over other data than there are now \(real: digest cdcdcdcdcdcd, now 0"):
+        run_sweep(spec, SmallRecipe(), tmp_path, REPO, StopFlag(), print, program=CHILD, data_of=lambda recipe: anew)
+    with pytest.raises(ValueError, match="give another folder with --out"):
+        describe_sweep(spec, plan_runs(spec, SmallRecipe()), tmp_path, lambda recipe: anew)
+    assert starts(tmp_path) == 2
+
+
+def test_results_on_other_test_pictures_stop_the_sweep_too(tmp_path):
+    spec = spec_of(TWO_POINTS, seeds=1)
+    sweep(spec, tmp_path)
+    for run in plan_runs(spec, SmallRecipe()):
+        path = tmp_path / run.name / RESULTS
+        lines = [
+            line.model_copy(update={"data": {**line.data, line.set: "aa" * 32}}) for line in read_results(path).results
+        ]
+        write_results(path, lines)
+    now = {"real-test": "aa" * 32, "sketch": "bb" * 32}
+    with pytest.raises(ValueError, match=r"\(sketch: digest aaaaaaaaaaaa, now bbbbbbbbbbbb\)"):
+        describe_sweep(spec, plan_runs(spec, SmallRecipe()), tmp_path, lambda recipe: Digests({}, now))
+    assert "4 of" not in describe_sweep(spec, plan_runs(spec, SmallRecipe()), tmp_path, lambda recipe: Digests({}, {}))
+
+
+def test_the_digests_of_a_recipe_are_those_of_its_data_and_missing_and_growing_data_have_none(tmp_path):
+    write_sets(tmp_path)
+    recipe = small_recipe(tmp_path, data__domains__1__grow=True)
+    gone = small_recipe(tmp_path, data__domains__0__source=str(tmp_path / "gone"))
+    data_of = DataOf()
+    digests = {name: load_index(str(tmp_path / name)).digest for name in ("real", "synthetic", "test", "held-out")}
+    assert data_of(recipe).domains == {"real": digests["real"]}
+    assert data_of(recipe).sets == {"validation": digests["test"], "one": digests["held-out"]}
+    assert data_of(gone).domains == {"synthetic": digests["synthetic"]}
 
 
 # shipped sweeps

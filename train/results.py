@@ -10,17 +10,19 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.recipe import canonical_json
+from shards.visible import clip
 
 RESULTS = "results.jsonl"
 MAX_LINE_BYTES = 4_000_000  # per_class of 100,000 classes
 MAX_PROBLEMS = 20
 
 Role = Literal["validation", "test"]
+Key: TypeAlias = tuple[str, str, int, str, int, str, tuple[tuple[str, str], ...]]
 
 
 class PointPlace(BaseModel):
@@ -83,9 +85,11 @@ class Result(BaseModel):
         return self
 
     @property
-    def key(self) -> tuple[str, str, int, str, int, str]:
-        """What is measured once: a later line with the same key replaces an earlier one (a resumed run)."""
-        return (self.run, self.recipe, self.seed, self.set, self.step, self.weights)
+    def key(self) -> Key:
+        """What is measured once: a later line with the same key replaces an earlier one (a resumed run). Lines of other
+        data are other measurements, also where run and recipe have the same names."""
+        data = tuple(sorted(self.data.items()))
+        return (self.run, self.recipe, self.seed, self.set, self.step, self.weights, data)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
 
 def read_results(path: Path) -> Found:
     """All lines of a file, oldest first; a missing file has none. A later line replaces an earlier one of equal key."""
-    results: dict[tuple[str, str, int, str, int, str], Result] = {}
+    results: dict[Key, Result] = {}
     problems: list[str] = []
     num_bad = 0
     if not path.exists():
@@ -182,10 +186,11 @@ def find_results(folders: Iterable[Path]) -> Found:
     """Every `results.jsonl` in or below the folders, in sorted order; equal lines in two files count once.
 
     A sweep gathers the lines of its runs in a file of its own, with the place in the sweep filled in: such a line
-    replaces the plain one of the run.
+    replaces the plain one of the run. Two runs of one name and recipe over other data are both kept, and named.
     """
-    results: dict[tuple[str, str, int, str, int, str], Result] = {}
+    results: dict[Key, Result] = {}
     problems: list[str] = []
+    places: dict[tuple[object, ...], tuple[Path, Key]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder}: found no such folder, expected one that `sixfold train` or `sweep` wrote")
@@ -196,6 +201,12 @@ def find_results(folders: Iterable[Path]) -> Found:
                 there = results.get(result.key)
                 if there is None or there.sweep is None:
                     results[result.key] = result
+                other, key = places.setdefault(result.key[:-1], (path, result.key))
+                if key != result.key and result.selected and result.role == "test":
+                    problems.append(
+                        f"{path}: found run {clip(result.run, 60)} on {clip(result.set, 60)} with other data than in "
+                        f"{other}; both are counted as runs of their own, give one of the folders another name"
+                    )
     return Found(tuple(results.values()), tuple(problems))
 
 

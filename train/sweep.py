@@ -8,19 +8,23 @@ On disk:
     <run>/                      as the training loop writes it; <run> is point number, seed and the recipe's digest
     logs/<run>-<attempt>.txt    what the run's process printed
     results.jsonl               the lines of all finished runs, with their place in the sweep; replaced as a whole
+    sweep.lock                  held by the call at work: one at a time works in a folder
 
 A run is done when its own results hold, for its recipe's digest, a selected line for every test set. So the same
-command continues a sweep, and a changed recipe is another run in another folder. A point may name the data sets it
-needs; they are made (or found finished) before the first run, by a function that the caller gives.
+command continues a sweep, and a changed recipe is another run in another folder. Results over data that have changed
+since count for nothing and are in the way: the sweep is refused. A point may name the data sets it needs; they are made
+(or found finished) before the first run, by a function that the caller gives.
 
 Runs go through `cluster.fan_out`: a unit is one run, in a process of its own (see `sweep_worker.py`).
 """
 
+import contextlib
 import copy
+import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -36,9 +40,12 @@ from cluster.recipe import RecipeError, dump_recipe, fingerprint
 from cluster.signals import StopFlag
 from cluster.work import EXIT_COMPLETE, FanOutSpec, Summary
 from shards.amounts import counted, time_text
-from train.recipe import recipe_digest
+from shards.index import load_index
+from train.recipe import TrainRecipe, recipe_digest
 from train.results import RESULTS, PointPlace, Result, SweepPlace, read_results, write_results
 from train.sweep_worker import RunJob, SweepJob, make_sweep_worker
+
+LOCK = "sweep.lock"
 
 
 class MakeSpec(BaseModel):
@@ -114,6 +121,14 @@ class Run:
         """For people: `6x, seed 1 (data.domains.1.subset=6x)`."""
         varied = _changes_text(self.varied)
         return f"{self.place.point.label}, seed {self.seed}" + (f" ({varied})" if varied else "")
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Of the data sets that a recipe reads, by the names that result lines have for them."""
+
+    domains: Mapping[str, str]
+    sets: Mapping[str, str]  # validation and tests
 
 
 @dataclass(frozen=True)
@@ -239,22 +254,74 @@ def lay_over(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> di
     return result
 
 
-def finished(run: Run, folder: Path) -> list[Result]:
-    """All result lines of a run with its place filled in, if it is done; else nothing."""
+class DataOf:
+    """The digests of the data sets of recipes as they are now; each set is looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str | None], str | None] = {}
+
+    def __call__(self, recipe: BaseModel) -> Digests:
+        """A data set that cannot be read now is left out, and one that may grow: nothing is known of them."""
+        if not isinstance(recipe, TrainRecipe):
+            return Digests({}, {})
+        cache = recipe.data.cache.folder
+        sets = dict(recipe.evaluate.tests)
+        if recipe.evaluate.validation is not None:
+            sets["validation"] = recipe.evaluate.validation
+        return Digests(
+            self._present({one.name: (one.source, one.subset) for one in recipe.data.domains if not one.grow}, cache),
+            self._present({name: (one.source, one.subset) for name, one in sets.items()}, cache),
+        )
+
+    def _present(self, sets: Mapping[str, tuple[str, str | None]], cache: Path | None) -> dict[str, str]:
+        for one in sets.values():
+            if one not in self._known:
+                try:
+                    self._known[one] = load_index(*one, cache).digest
+                except (ValueError, OSError):
+                    self._known[one] = None
+        return {name: digest for name, one in sets.items() if (digest := self._known[one]) is not None}
+
+
+def finished(run: Run, folder: Path, data_of: Callable[[BaseModel], Digests]) -> list[Result]:
+    """All result lines of a run with its place filled in, if it is done; else nothing.
+
+    Raises ValueError for lines over other data than there are now.
+    """
     lines = [line for line in read_results(folder / run.name / RESULTS).results if line.recipe == run.digest]
     there = {line.set for line in lines if line.selected and line.role == "test"}
-    if not there >= set(run.tests):
+    if not lines or not there >= set(run.tests):
         return []
+    now = data_of(run.recipe)
+    for line in lines:
+        if line.selected:
+            _refuse_other_data(run, line, {**now.domains, **{line.set: now.sets.get(line.set, "")}}, folder)
     return [line.model_copy(update={"sweep": run.place}) for line in lines]
 
 
-def describe_sweep(spec: SweepSpec, runs: Sequence[Run], out: Path) -> str:
-    """Points, runs and expected minutes; reads what is done, changes nothing."""
+def _refuse_other_data(run: Run, line: Result, now: Mapping[str, str], folder: Path) -> None:
+    for name, digest in line.data.items():
+        if now.get(name) and now[name] != digest:
+            raise ValueError(
+                f"{folder / run.name}: found results over other data than there are now ({name}: digest {digest[:12]}, "
+                f"now {now[name][:12]}), expected the same for all runs of a sweep; give another folder with --out, or "
+                "move this one away"
+            )
+
+
+def describe_sweep(
+    spec: SweepSpec, runs: Sequence[Run], out: Path, data_of: Callable[[BaseModel], Digests] | None = None
+) -> str:
+    """Points, runs and expected minutes; reads what is done, changes nothing but indexes that are saved beside data.
+
+    Raises ValueError for results over other data than there are now.
+    """
+    data_of = data_of or DataOf()
     lines = [f"sweep     {spec.name}, {len(spec.points)} points x {spec.seeds} seeds, baseline {spec.baseline}"]
     num_left = 0
     for label, point in spec.points.items():
         own = [run for run in runs if run.place.point.label == label]
-        done = sum(bool(finished(run, out)) for run in own)
+        done = sum(bool(finished(run, out, data_of)) for run in own)
         num_left += len(own) - done
         changes = _changes_text(point.changes) or "the base recipe"
         lines.append(f"point     {label}: {done} of {counted(len(own), 'run')} done; {changes}")
@@ -289,16 +356,35 @@ def run_sweep(
     make_data: Callable[[MakeSpec], None],
     on_event: Callable[[Event], None] = lambda event: None,
     program: Sequence[str] = (),
+    data_of: Callable[[BaseModel], Digests] | None = None,
 ) -> SweepOutcome:
     """Train what is missing. `home` is the checkout whose code runs; `make_data` makes one data set or raises.
 
     `program` is the command that trains one run, called with recipe file and folder; empty means `train.one_run`.
-    Raises ValueError with one line for a sweep that cannot be planned; what goes wrong later is in the outcome.
+    `data_of` tells the digests of a recipe's data as they are now, by default a new `DataOf`.
+    Raises ValueError with one line for a sweep that cannot be planned, a folder in which another sweep is at work, and
+    results over other data; what goes wrong later is in the outcome.
     """
-    started = time.monotonic()
     out = out.absolute()
     runs = plan_runs(spec, base)
-    todo = [number for number, run in enumerate(runs) if not finished(run, out)]
+    with _locked(out):
+        return _run(spec, runs, out, home, stop, make_data, on_event, program, data_of)
+
+
+def _run(
+    spec: SweepSpec,
+    runs: Sequence[Run],
+    out: Path,
+    home: Path,
+    stop: StopFlag,
+    make_data: Callable[[MakeSpec], None],
+    on_event: Callable[[Event], None],
+    program: Sequence[str],
+    data_of: Callable[[BaseModel], Digests] | None,
+) -> SweepOutcome:
+    started = time.monotonic()
+    before = data_of or DataOf()
+    todo = [number for number, run in enumerate(runs) if not finished(run, out, before)]
     work = None
     if todo:
         for make in dict.fromkeys(_hashable(make) for number in todo for make in _needs(spec, runs[number])):
@@ -306,6 +392,9 @@ def run_sweep(
                 break
             make_data(MakeSpec.model_validate_json(make))
         _write_plan(spec, runs, out)
+        after = data_of or DataOf()  # what was missing or short before may have been made
+        for run in runs:
+            finished(run, out, after)
         job = SweepJob(
             folder=str(out),
             home=str(home),
@@ -322,11 +411,11 @@ def run_sweep(
                 log(event)
                 on_event(event)
                 if event.kind == "unit_done":
-                    gather(runs, out)
+                    gather(runs, out, after)
 
             make_worker = partial(make_sweep_worker, job.model_dump(mode="json"))
             work = fan_out(todo, make_worker, cluster, heard, stop, _threads_of(runs[0].recipe))
-    done = gather(runs, out)
+    done = gather(runs, out, after if todo else before)
     return SweepOutcome(
         name=spec.name,
         titles=[run.title for run in runs],
@@ -338,9 +427,30 @@ def run_sweep(
     )
 
 
-def gather(runs: Sequence[Run], out: Path) -> int:
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One sweep at a time works in a folder: two would end each other's runs."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        fd = os.open(out / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be written ({error.strerror}); give a folder that can be written") from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{out}: found another sweep at work in this folder, expected none; wait for it, or give another "
+                "folder with --out"
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def gather(runs: Sequence[Run], out: Path, data_of: Callable[[BaseModel], Digests]) -> int:
     """Write the sweep's own results from those of its finished runs; the number of these."""
-    lines = [finished(run, out) for run in runs]
+    lines = [finished(run, out, data_of) for run in runs]
     if any(lines):
         write_results(out / RESULTS, [line for found in lines for line in found])
     return sum(bool(found) for found in lines)

@@ -5,7 +5,8 @@ process writes into its folder, its output in `logs/<run>-<attempt>.txt`, and in
 trains it.
 
 A process per run keeps runs apart (threads, compiled code, GPU memory, a crash in C code). A worker that was killed may
-leave its run training; the next attempt ends that process, by its identity, before it starts its own.
+leave its run training; the next attempt ends that process, by its identity, before it starts its own. The process of a
+worker that is still there is left alone: it belongs to another sweep.
 """
 
 import contextlib
@@ -21,12 +22,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.process import ProcessId, kill_here, start_ticks, this_place
+from cluster.process import ProcessId, alive, kill_here, start_ticks, this_place, this_process
 from cluster.work import EXIT_AGAIN, JSON, Beat
 from train.results import RESULTS, read_results
 
 LOOK_S = 0.5  # between two looks at the process
 STOP_S = 60.0  # for a run to save and end when it is asked to
+WORKER_GONE_S = 10.0  # a worker that was killed takes a moment to end
 MAX_CAUSE = 300
 
 
@@ -103,7 +105,8 @@ class SweepWorker:
             )
         identity = ProcessId(this_place(), child.pid, start_ticks(child.pid) or 0)
         try:
-            note.write_text(json.dumps(dataclasses.asdict(identity)), encoding="utf-8")
+            worker = dataclasses.asdict(this_process())
+            note.write_text(json.dumps({**dataclasses.asdict(identity), "worker": worker}), encoding="utf-8")
             code = self._watch(run, child, beat)
         except BaseException:
             _stop(child, identity)
@@ -142,19 +145,34 @@ def _stop(child: "subprocess.Popen[bytes]", identity: ProcessId) -> None:
 
 
 def _end_earlier(note: Path) -> None:
-    """End the process of an attempt that was given up. One on another machine cannot be seen from here."""
+    """End the process of an attempt that was given up. One on another machine cannot be seen from here.
+
+    Raises RuntimeError if it trains and its worker is there, in another process: then nobody has given it up.
+    """
     try:
         row = json.loads(note.read_text(encoding="utf-8"))
-        earlier = ProcessId(str(row["place"]), int(row["pid"]), int(row["started"]))
+        earlier, worker = _identity(row), _identity(row["worker"])
     except FileNotFoundError:
         return
     except (ValueError, KeyError, TypeError):
         note.unlink(missing_ok=True)  # torn: its worker died while it wrote, just after the start
         return
+    deadline = time.monotonic() + WORKER_GONE_S
+    while worker != this_process() and alive(worker) and alive(earlier):
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"{note}: found the run in training by process {earlier.pid}, whose worker {worker.pid} is at work, "
+                "expected none; wait for the other sweep, or take another folder"
+            )
+        time.sleep(0.05)
     if kill_here(earlier):
         deadline = time.monotonic() + STOP_S
         while start_ticks(earlier.pid) == earlier.started and time.monotonic() < deadline:
             time.sleep(0.05)
+
+
+def _identity(row: Mapping[str, object]) -> ProcessId:
+    return ProcessId(str(row["place"]), int(str(row["pid"])), int(str(row["started"])))
 
 
 def _cause(code: int) -> str:
