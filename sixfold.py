@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypeVar
 
 import typer
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from shards.census import Subset
     from shards.image_folder import KnownClass
     from shards.store import Store
+    from train.recipe import TrainRecipe
     from train.sweep import MakeSpec, Run
 
     AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -433,32 +434,55 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run.", show_default="out/train/<name of the recipe>")
     ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Start this many ranks over Ray (RAY_ADDRESS, or this machine), each with a GPU where there are GPUs.",
+            show_default="none: this process is all, or one rank of torchrun's or srun's",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the recipe and print it resolved; train nothing.")
     ] = False,
 ) -> None:
     """Train on shards as they stream: exact quotas of real and synthetic images, auxiliary BatchNorm, resumable.
 
-    Run it again to continue. Under `torchrun` or `srun` every process is one rank.
+    Run it again to continue. With `--ranks`, or under `torchrun` or `srun`, several processes train one model.
 
     Example: `sixfold train recipes/sandbox-train.yaml --out out/train/slow optim.lr=0.002`
     """
     from cluster.recipe import dump_recipe
     from cluster.signals import StopFlag
-    from train.launch import find_place
+    from train.launch import Ranks, find_place
     from train.recipe import TrainRecipe
 
-    chosen = _read("train", recipe, TrainRecipe, overrides)
-    first = find_place(os.environ).rank == 0  # the other ranks would say the same
-    if dry_run:
-        typer.echo(dump_recipe(chosen).rstrip())
-        return
-    from train.loop import train as train_one  # seconds: torch and timm
+    with StopFlag() as stop, Ranks(find_place(os.environ)) as met:  # an error on one rank now ends all with its cause
+        chosen = _read("train", recipe, TrainRecipe, overrides)
+        folder = out or Path("out/train") / chosen.name
+        if ranks is not None:
+            _train_over_ray(chosen, folder, ranks, stop, dry_run)
+        elif dry_run:
+            typer.echo(dump_recipe(chosen).rstrip())
+            return
+        from train.loop import train as train_one  # seconds: torch and timm
 
-    with StopFlag() as stop:
-        outcome = train_one(chosen, out or Path("out/train") / chosen.name, HOME, stop)
-    if first:
+        outcome = train_one(chosen, folder, HOME, stop, met)
+    if met.rank == 0:  # the other ranks would say the same
         typer.echo(outcome.sentence())
+    raise typer.Exit(outcome.exit_code)
+
+
+def _train_over_ray(recipe: "TrainRecipe", folder: Path, ranks: int, stop: "StopFlag", dry_run: bool) -> NoReturn:
+    from cluster.recipe import dump_recipe
+    from train.start import check_start, describe_start, start
+
+    check_start(recipe, ranks, os.environ)
+    if dry_run:
+        typer.echo(f"# {describe_start(recipe, ranks, folder, os.environ)}\n{dump_recipe(recipe).rstrip()}")
+        raise typer.Exit(0)
+    outcome = start(recipe, folder, ranks, stop, say=partial(typer.echo, err=True))
+    typer.echo(outcome.line if outcome.is_good else f"sixfold: {outcome.line}", err=not outcome.is_good)
     raise typer.Exit(outcome.exit_code)
 
 

@@ -14,7 +14,9 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1  # the run could not go on: no worker starts, every unit fails
+EXIT_MISTAKE = 2  # what was asked cannot be done as it is
 EXIT_INCOMPLETE = 3  # the run went to its end, some units did not
+EXIT_FOLLOWED = 4  # one of several ranks ended because another one failed, whose cause and code count
 EXIT_AGAIN = 75  # EX_TEMPFAIL: stopped on request; the same command continues
 
 

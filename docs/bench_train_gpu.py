@@ -64,7 +64,7 @@ from docs.bench.device import (
 from docs.bench.page import replaced
 from train.ema import Ema
 from train.engine import EngineSpec, make_engine
-from train.launch import Ranks, device_of, find_place
+from train.launch import device_of, find_place
 from train.models import ModelSpec, build
 from train.optim import Optimizer, OptimSpec, make_optimizer
 from train.step import Descent, KeptBuffers
@@ -123,7 +123,6 @@ class Bench:
 
     dry: bool
     device: torch.device
-    ranks: Ranks
     deadline: float  # of `clock`
     matmul_tflops: float
     clock: Callable[[], float]
@@ -163,7 +162,7 @@ def our_side(bench: Bench, setting: Setting, quotas: Sequence[int]) -> Side:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     how = EngineSpec(kind="single", dtype=setting.dtype, compile=setting.compile, channels_last=setting.channels_last)
     optim = setting.optim()
-    engine = make_engine(how, optim, model, bench.device, bench.ranks, setting.batch)
+    engine = make_engine(how, optim, model, bench.device, setting.batch)
     descent = Descent(engine, optim, quotas, Ema(model, EMA_DECAY), KeptBuffers(model))
 
     def step(pictures: Tensor, labels: Tensor) -> Callable[[], float]:
@@ -588,10 +587,9 @@ def main(arguments: Sequence[str], clock: Callable[[], float] = time.perf_counte
         if chosen.dry:
             stack.enter_context(in_miniature())
         stack.enter_context(empty_compile_cache())
-        ranks = stack.enter_context(Ranks(place, 600.0, device, alone_too=False))
         top = ceilings(device.type, torch.float32 if chosen.dry else torch.bfloat16, chosen.dry, clock)
         matmul = statistics.median(top["matmul TFLOP/s"])
-        bench = Bench(chosen.dry, device, ranks, begun + chosen.budget, matmul, clock)
+        bench = Bench(chosen.dry, device, begun + chosen.budget, matmul, clock)
         where = {**facts(chosen.dry, LIBRARIES), "ceilings": top}
         out = chosen.out or (None if chosen.dry else HOME)
         for name in names:

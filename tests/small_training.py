@@ -8,9 +8,15 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cluster.code import home
+from shards.disk import OS_DISK, Disk
 from tests.small_data_set import write_data_set
+from train.launch import Ranks, find_place
+from train.loop import TrainOutcome, train
 from train.recipe import TrainRecipe
 from train.sweep import lay_over
+
+NEVER = 10**9
 
 
 def write_sets(folder: Path) -> None:
@@ -73,6 +79,12 @@ class StopAfter:
 
     def arm(self) -> None:
         """There are no signals to take back."""
+
+
+def train_alone(recipe: TrainRecipe, out: Path, looks: int = NEVER, disk: Disk = OS_DISK) -> TrainOutcome:
+    """One process, asked to stop when it has looked so often."""
+    with Ranks(find_place({})) as ranks:
+        return train(recipe, out, home(), StopAfter(looks), ranks, disk)
 
 
 def last_state(run: Path, part: str = "model.safetensors") -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,6 @@ from docs.bench_train_gpu import (
     write,
 )
 from train.aux_bn import aux_layers
-from train.launch import Ranks, find_place
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -183,8 +182,8 @@ def test_sides_take_turns_in_five_windows_after_a_step_that_is_not_timed(
     clock, turns = Clock(), list[str]()
     monkeypatch.setitem(SIDES, "a", painted(clock, [50.0, *[0.25] * 4], turns, "a"))
     monkeypatch.setitem(SIDES, "b", painted(clock, [80.0, *[0.5] * 4], turns, "b"))
-    with judging(clock) as bench:
-        result = measure(bench, "T9", PAIR)
+    bench = judging(clock)
+    result = measure(bench, "T9", PAIR)
     assert "".join(turns) == "aaaaabbbbb" + "aaabbb" * WINDOWS, "windows of two steps, a second of the slower side"
     a, b = result.lines
     assert (a.figures["images/s"], b.figures["images/s"]) == ((256.0,) * 5, (128.0,) * 5)
@@ -200,8 +199,8 @@ def test_a_side_for_which_no_time_is_left_is_named_and_the_others_have_their_fig
     clock = Clock()
     monkeypatch.setitem(SIDES, "a", painted(clock, [600.0, 0.1], [], "a"))
     monkeypatch.setitem(SIDES, "b", painted(clock, [600.0, 0.1], [], "b"))
-    with judging(clock) as bench:
-        result = measure(bench, "T9", PAIR)
+    bench = judging(clock)
+    result = measure(bench, "T9", PAIR)
     assert "| b: not run: time (400 s were left; run it with --rows) |" in section("T9", result)
     assert len(result.lines[0].figures["images/s"]) == WINDOWS
     assert not result.whole
@@ -212,15 +211,15 @@ def test_a_row_whose_windows_outlast_the_time_says_so_in_every_line(monkeypatch:
     clock = Clock()
     for name in PAIR.sides:
         monkeypatch.setitem(SIDES, name, painted(clock, [1.0] * 8 + [200.0], [], name))
-    with judging(clock) as bench:
-        result = measure(bench, "T9", PAIR)
+    bench = judging(clock)
+    result = measure(bench, "T9", PAIR)
     assert [line.not_run for line in result.lines] == ["not run: time (0 s were left; run it with --rows)"] * 2
 
 
 def test_a_row_that_is_not_begun_names_its_sides_and_the_reason() -> None:
     clock = Clock()
-    with judging(clock, deadline=9.0) as bench:
-        result = measure(bench, "T9", PAIR)
+    bench = judging(clock, deadline=9.0)
+    result = measure(bench, "T9", PAIR)
     assert [line.not_run for line in result.lines] == ["not run: time (9 s were left and 10 wanted; --rows T9)"] * 2
     assert result.verdicts == [Verdict("b costs at most 3 %", "no figure", None)]
 
@@ -240,11 +239,11 @@ def test_a_batch_that_does_not_fit_is_halved_for_all_sides(monkeypatch: pytest.M
     monkeypatch.setitem(SIDES, "a", make("a", 256))
     monkeypatch.setitem(SIDES, "b", make("b", 64))
     row = dataclasses.replace(PAIR, setting=dataclasses.replace(SETTING, batch=256))
-    with judging(clock) as bench:
-        assert ", batch 64, " in measure(bench, "T9", row).title
-        assert made == [("a", 256), ("b", 256), ("a", 128), ("b", 128), ("a", 64), ("b", 64)]
-        monkeypatch.setitem(SIDES, "b", make("b", 8))
-        lines = measure(bench, "T9", row).lines
+    bench = judging(clock)
+    assert ", batch 64, " in measure(bench, "T9", row).title
+    assert made == [("a", 256), ("b", 256), ("a", 128), ("b", 128), ("a", 64), ("b", 64)]
+    monkeypatch.setitem(SIDES, "b", make("b", 8))
+    lines = measure(bench, "T9", row).lines
     assert [line.not_run for line in lines] == ["FAILED, OutOfMemoryError: full"] * 2
 
 
@@ -263,8 +262,8 @@ def test_a_side_with_a_loss_that_is_not_finite_is_not_measured_and_the_other_goe
     bad = Side(nn.Identity(), step)
     monkeypatch.setitem(SIDES, "a", lambda bench, setting: bad)
     monkeypatch.setitem(SIDES, "b", painted(clock, [0.1], [], "b"))
-    with judging(clock) as bench:
-        a, b = measure(bench, "T9", PAIR).lines
+    bench = judging(clock)
+    a, b = measure(bench, "T9", PAIR).lines
     assert a.not_run is not None
     assert a.not_run.startswith("FAILED, ValueError: found a loss of nan")
     assert b.not_run is None
@@ -365,13 +364,10 @@ def test_without_a_gpu_it_says_what_can_be_run(capsys: pytest.CaptureFixture[str
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    with judging(Clock()) as made:
-        yield made
+def bench() -> Bench:
+    return judging(Clock())
 
 
-@contextlib.contextmanager
-def judging(clock: Callable[[], float], deadline: float = math.inf) -> Iterator[Bench]:
+def judging(clock: Callable[[], float], deadline: float = math.inf) -> Bench:
     """On the CPU, but with targets that are judged."""
-    with Ranks(find_place({}), 60.0, CPU, alone_too=False) as ranks:
-        yield Bench(dry=False, device=CPU, ranks=ranks, deadline=deadline, matmul_tflops=1.0, clock=clock)
+    return Bench(dry=False, device=CPU, deadline=deadline, matmul_tflops=1.0, clock=clock)

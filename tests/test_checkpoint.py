@@ -9,15 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.code import home
 from tests.faulty_disk import ACTIONS, FaultyDisk, FullDisk, Killed, RefusingDisk
-from tests.small_training import StopAfter, small_recipe, write_sets
+from tests.small_training import small_recipe, train_alone, write_sets
 from train import checkpoint
 from train.checkpoint import MARKER, clear_incomplete, find, keep_newest, read, save
-from train.loop import train
 from train.run_state import RunState, part_names, read_state
 
-NEVER = 10**9
 PARTS = [("model.safetensors", bytes(range(256)) * 3), ("state.json", b'{"step":7}')]
 ACTIONS_OF_A_SAVE = [action for action in ACTIONS if action not in ("EACCES", "EROFS", "EAGAIN")]
 
@@ -124,7 +121,7 @@ def test_d7_a_disk_that_refuses_each_call_in_turn_costs_only_checkpoints(
 ) -> None:
     recipe = small_recipe(stopped[0], schedule__steps=60, checkpoint__every_min=1e-9, checkpoint__keep=1)
     disk = RefusingDisk()
-    assert train(recipe, tmp_path / "run", home(), StopAfter(NEVER), disk).exit_code == 0
+    assert train_alone(recipe, tmp_path / "run", disk=disk).exit_code == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     kinds = Counter(row["kind"] for row in rows)
     assert set(disk.refused) == {
@@ -144,7 +141,7 @@ def test_d7_a_disk_that_refuses_each_call_in_turn_costs_only_checkpoints(
     (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert read(folder, part_names(has_ema=True))
     calm = recipe.model_copy(update={"checkpoint": recipe.checkpoint.model_copy(update={"every_min": 60.0})})
-    assert train(calm, tmp_path / "calm", home(), StopAfter(NEVER)).exit_code == 0
+    assert train_alone(calm, tmp_path / "calm").exit_code == 0
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (tmp_path / "calm/model.safetensors").read_bytes()
 
 
@@ -153,11 +150,11 @@ def test_d7_a_training_whose_last_checkpoint_has_no_room_fails_and_goes_on_when_
 ) -> None:
     recipe = small_recipe(stopped[0], checkpoint__every_min=1e-9)
     with pytest.raises(OSError, match="No space left on device"):
-        train(recipe, tmp_path / "run", home(), StopAfter(NEVER), FullDisk())
+        train_alone(recipe, tmp_path / "run", disk=FullDisk())
     assert "step 6: no checkpoint was written ([Errno 28] No space left on device); training goes on" in (
         capsys.readouterr().err
     )
-    assert train(recipe, tmp_path / "run", home(), StopAfter(NEVER)).exit_code == 0
+    assert train_alone(recipe, tmp_path / "run").exit_code == 0
 
 
 def test_d8_a_folder_without_its_marker_is_passed_over_and_named(tmp_path: Path) -> None:
@@ -230,7 +227,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("stopped")
     write_sets(folder)
     recipe = small_recipe(folder)
-    assert train(recipe, folder / "run", home(), StopAfter(4)).exit_code == 75
+    assert train_alone(recipe, folder / "run", looks=4).exit_code == 75
     return folder, folder / "run"
 
 
@@ -257,7 +254,7 @@ def test_d13_a_training_refuses_to_go_on_without_a_part(stopped: tuple[Path, Pat
     data, run = stopped
     resave(run, tmp_path / "run", {part: None})
     with pytest.raises(ValueError, match=f"found no {part}"):
-        train(small_recipe(data), tmp_path / "run", home(), StopAfter(100))
+        train_alone(small_recipe(data), tmp_path / "run")
 
 
 @pytest.mark.parametrize("part", ["model", "ema", "optimizer"])
@@ -275,7 +272,7 @@ def test_d13_a_training_refuses_to_go_on_without_a_tensor(
     del tensors[name]
     resave(run, tmp_path / "run", {f"{part}.safetensors": pack(tensors)})
     with pytest.raises(ValueError, match=rf"{name}"):
-        train(small_recipe(data), tmp_path / "run", home(), StopAfter(100))
+        train_alone(small_recipe(data), tmp_path / "run")
 
 
 def test_d8_a_training_falls_back_to_the_newest_complete_one_and_says_so(
@@ -285,7 +282,7 @@ def test_d8_a_training_falls_back_to_the_newest_complete_one_and_says_so(
     resave(run, tmp_path / "run", {})
     (tmp_path / "run" / "checkpoints" / "step-000005").mkdir()
     (tmp_path / "run" / "checkpoints" / "step-000005" / "state.json").write_text("{")
-    assert train(small_recipe(data), tmp_path / "run", home(), StopAfter(100)).exit_code == 0
+    assert train_alone(small_recipe(data), tmp_path / "run").exit_code == 0
     said = capsys.readouterr().err
     assert "cleared 1 checkpoints that were never finished: step-000005" in said
     assert "step-000004, step 4 of 6" in said
@@ -297,4 +294,4 @@ def test_d9_a_training_refuses_changed_bytes(stopped: tuple[Path, Path], tmp_pat
     file = tmp_path / "run" / "checkpoints" / "step-000004" / "ema.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ValueError, match="found other bytes than were written"):
-        train(small_recipe(data), tmp_path / "run", home(), StopAfter(100))
+        train_alone(small_recipe(data), tmp_path / "run")

@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.code import home
 from shards.index import load_index
 from shards.jpeg import encode_jpeg
 from shards.store import open_store
 from shards.stream import DomainSpec
 from shards.writer import ShardWriter
 from tests.small_data_set import FINGERPRINT, picture, sample, write_data_set, write_foreign
-from tests.small_training import StopAfter, small_recipe, write_sets
+from tests.small_training import small_recipe, train_alone, write_sets
 from train.data_check import MAX_TABLES, Opened, check_names, open_domains
-from train.loop import train
 from train.recipe import deciding
 
 
@@ -122,9 +120,9 @@ def test_a_training_compares_the_names_first_unless_its_recipe_says_otherwise(tm
     with pytest.raises(
         ValueError, match=r"data\.domains\.synthetic .*: found class 0 under the name 'one', and 'zero' in"
     ):
-        train(recipe, tmp_path / "run", home(), StopAfter(10**9))
+        train_alone(recipe, tmp_path / "run")
     unchecked = recipe.model_copy(update={"data": recipe.data.model_copy(update={"check_names": False})})
-    assert train(unchecked, tmp_path / "run", home(), StopAfter(10**9)).exit_code == 0
+    assert train_alone(unchecked, tmp_path / "run").exit_code == 0
     assert deciding(unchecked) == deciding(recipe)
 
 
@@ -132,5 +130,5 @@ def test_a_training_that_would_be_measured_on_its_own_pictures_does_not_start(tm
     write_sets(tmp_path)
     recipe = small_recipe(tmp_path, evaluate__tests={"one": {"source": str(tmp_path / "real")}})
     with pytest.raises(ValueError, match=r"evaluate\.tests\.one .*: found 20 samples that data\.domains\.real"):
-        train(recipe, tmp_path / "run", home(), StopAfter(10**9))
+        train_alone(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "results.jsonl").exists()

@@ -18,19 +18,17 @@ from torch import Tensor
 
 from cluster.code import home
 from cluster.recipe import dump_recipe
-from tests.small_training import StopAfter, last_state, small_recipe, write_sets
+from cluster.work import EXIT_FOLLOWED
+from tests.small_training import NEVER, last_state, small_recipe, train_alone, write_sets
 from tests.test_stream import damage
 from train.engine import ENGINES, EngineSpec, make_engine
-from train.launch import Place, Ranks
-from train.loop import train
+from train.launch import Ranks, find_place
 from train.models import ModelSpec, build
 from train.optim import KEPT, OptimSpec
 
-NEVER = 10**9
 NUM_RANKS = 2
 TOLERANCE = 2e-6  # of weights, after six steps in fp32: sums over ranks are taken in another order
 CPU = torch.device("cpu")
-ALONE = Place("plain", 0, 1, 0, "127.0.0.1", 0, one_machine=True)
 
 
 def free_port() -> int:
@@ -56,10 +54,11 @@ class Pair:
     def add(
         self, name: str, recipes: list[Any], out: str, stop: tuple[int, int] = (NEVER, NEVER), disk: str = "real"
     ) -> None:
+        """`recipes`: of each rank, or the text of its file."""
         paths = []
         for rank, recipe in enumerate(recipes):
             path = self.folder / f"{name}-{rank}.yaml"
-            path.write_text(dump_recipe(recipe))
+            path.write_text(recipe if isinstance(recipe, str) else dump_recipe(recipe))
             paths.append(str(path))
         self.jobs.append(
             {
@@ -140,6 +139,7 @@ def pair(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
         }
     )
     pair.add("lost", [ddp, lost], "lost")
+    pair.add("misspelt", [ddp, dump_recipe(ddp).replace("clip_grad:", "clip_grat:")], "misspelt")
     pair.add("bad", [bad, bad], "bad")
     # samples that cannot be read: some, and too many of them
     shutil.copytree(data, pair.folder / "damaged")
@@ -182,7 +182,7 @@ def test_d11_two_ranks_stopped_at_twenty_random_steps_end_with_the_same_bits(dat
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process, the same global batch."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    assert train(small_recipe(data), out, home(), StopAfter(NEVER)).exit_code == 0
+    assert train_alone(small_recipe(data), out).exit_code == 0
     return out
 
 
@@ -231,7 +231,7 @@ def test_a_checkpoint_of_two_ranks_goes_on_in_one_process(pair: Pair, data: Path
     shutil.copytree(pair.folder / "again", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000006")
     (tmp_path / "run" / "model.json").unlink()
-    assert train(small_recipe(data), tmp_path / "run", home(), StopAfter(NEVER)).exit_code == 0
+    assert train_alone(small_recipe(data), tmp_path / "run").exit_code == 0
     assert difference(last_state(tmp_path / "run"), last_state(alone)) < TOLERANCE
 
 
@@ -249,6 +249,14 @@ def test_d5_an_error_on_one_rank_ends_both_with_its_cause(pair: Pair) -> None:
     assert first.startswith("rank 1: ")
     assert "nowhere" in second
     assert pair.seconds("lost") < 20
+
+
+def test_d5_a_recipe_that_one_rank_cannot_read_ends_both_before_they_train(pair: Pair) -> None:
+    first, second = pair.said("misspelt")
+    assert first.startswith("rank 1: ")
+    assert first.endswith(second)
+    assert "unknown key `optim.clip_grat`; did you mean `clip_grad`?" in second
+    assert pair.seconds("misspelt") < 10
 
 
 def test_d6_what_all_ranks_see_ends_all_with_one_cause(pair: Pair) -> None:
@@ -290,7 +298,7 @@ def test_d6_too_many_bad_samples_on_any_rank_end_all_with_the_cause(data: Path, 
     damage(tmp_path / "damaged" / "synthetic", [2, 5, 11, 16, 22, 27])
     few = small_recipe(tmp_path / "damaged", engine__kind="ddp", schedule__steps=60)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(few))
-    said = [child.communicate(timeout=120)[1].decode() for child in start_pair(tmp_path, tmp_path / "run")]
+    said = [child.communicate(timeout=120)[0].decode() for child in start_pair(tmp_path, tmp_path / "run")]
     assert all("unreadable of" in text and "run `sixfold verify`" in text for text in said)
 
 
@@ -343,7 +351,9 @@ def killed(data: Path, folder: Path, kills: int, seed: int) -> None:
         for rank in victims:
             children[rank].kill()
         codes = [child.communicate(timeout=60) and child.returncode for child in children]
-        assert all(codes[rank] == (-signal.SIGKILL if rank in victims else 1) for rank in range(NUM_RANKS)), codes
+        assert all(
+            codes[rank] == (-signal.SIGKILL if rank in victims else EXIT_FOLLOWED) for rank in range(NUM_RANKS)
+        ), codes
     last = start_pair(folder, folder / "again")
     assert [child.communicate(timeout=300) and child.returncode for child in last] == [0, 0]
     for part in ("model", "ema", "optimizer", "ranks", "chosen"):
@@ -357,6 +367,7 @@ def start_pair(folder: Path, out: Path) -> list["subprocess.Popen[bytes]"]:
         subprocess.Popen(
             [sys.executable, "-m", "train.one_run", str(folder / "recipe.yaml"), str(out)],
             cwd=home(),
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={
                 **os.environ,
@@ -386,7 +397,7 @@ def an_engine(kind: str, zero: int = 0, **optim: Any) -> Any:
     model = build(ModelSpec(name="sandbox_resnet", num_classes=4), (4, 4), 0, 32)
     spec = EngineSpec.model_validate({"kind": kind, "zero": zero})
     chosen = OptimSpec.model_validate({"lr": 0.01, **optim})
-    return make_engine(spec, chosen, model, CPU, Ranks(ALONE, 30, CPU, False), 8)
+    return make_engine(spec, chosen, model, CPU, 8)
 
 
 def pictures(step: int) -> Tensor:
@@ -399,7 +410,8 @@ def test_engines_are_three() -> None:
 
 @pytest.mark.parametrize(("kind", "zero"), [("single", 0), ("ddp", 0), ("deepspeed", 0), ("deepspeed", 2)])
 def test_d15_a_gradient_that_is_not_finite_changes_neither_weights_nor_optimiser(kind: str, zero: int) -> None:
-    with Ranks(ALONE, 30, CPU, True):
+    with Ranks(find_place({})) as ranks:
+        ranks.open(CPU, 30, alone_too=True)
         engine = an_engine(kind, zero)
         assert engine.step(engine.forward(pictures(0)).square().mean(), 0.01)
         weights = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
@@ -429,15 +441,8 @@ def test_d13_every_missing_tensor_of_the_optimiser_is_named(optimizer: str) -> N
 @pytest.mark.timeout(900)
 def test_a_compiled_model_trains_what_the_plain_one_trains(data: Path, alone: Path, tmp_path: Path) -> None:
     recipe = small_recipe(data, engine__compile=True)
-    assert train(recipe, tmp_path / "run", home(), StopAfter(NEVER)).exit_code == 0
+    assert train_alone(recipe, tmp_path / "run").exit_code == 0
     assert difference(last_state(tmp_path / "run"), last_state(alone)) < 1e-4
-
-
-def test_one_process_refuses_to_be_one_of_several() -> None:
-    model = build(ModelSpec(name="sandbox_resnet", num_classes=4), (4, 4), 0, 32)
-    place = Place("torchrun", 0, 2, 0, "127.0.0.1", 1, one_machine=True)
-    with pytest.raises(ValueError, match=r"set engine\.kind: ddp or deepspeed"):
-        make_engine(EngineSpec(kind="single"), OptimSpec(lr=0.1), model, CPU, Ranks(place, 30, CPU, False), 8)
 
 
 def test_lamb_is_not_split_by_zero() -> None:

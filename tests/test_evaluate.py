@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,12 +14,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from cluster.recipe import dump_recipe, load_recipe
 from shards.manifest import read_table, write_subset
-from shards.stream import DomainSpec
+from shards.stream import DomainSpec, EvalSpec, read_all
 from tests.small_data_set import write_data_set, write_foreign
+from tests.small_training import small_recipe, write_sets
 from tests.training_results import result
 from train.data_check import open_domains
 from train.evaluate import (
@@ -31,18 +37,20 @@ from train.evaluate import (
     answer_key,
     count,
     count_batches,
-    evaluate_set,
-    evaluating,
     make_result,
-    model_scores,
     open_sets,
-    over_ranks,
     read_label_map,
     select,
 )
+from train.launch import Ranks, find_place
+from train.measure import measure
+from train.mixing import MEAN, STD
+from train.recipe import TrainRecipe
 from train.results import read_results, write_results
 
 REPO = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+torch.set_num_threads(1)
 
 
 def key_of(classes="all", present=range(4), num_outputs=4, labels=None) -> AnswerKey:
@@ -177,52 +185,138 @@ def brightest(images: np.ndarray) -> np.ndarray:
     return np.concatenate([means, means[:, :2] * images[:, :4, :4, 0].mean(axis=(1, 2))[:, None] / 99], axis=1)
 
 
-def sets_of(folder, **tests) -> EvaluateSpec:
-    return EvaluateSpec(crop_pct=1.0, batch=7, threads=0, tests={name: SetSpec(**one) for name, one in tests.items()})
+def sets_of(**tests) -> EvaluateSpec:
+    return EvaluateSpec(crop_pct=1.0, batch=7, tests={name: SetSpec(**one) for name, one in tests.items()})
+
+
+class Brightest(nn.Module):
+    """`brightest` of normalised pictures, as a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        self.shown.append(images)
+        mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+        pixels = (images * std + mean).mul(255).round().to(torch.uint8)
+        return torch.from_numpy(brightest(pixels.permute(0, 2, 3, 1).numpy()))
 
 
 def test_every_sample_of_a_data_set_counts_once_for_any_batch_threads_and_world(tmp_path):
-    write_data_set(tmp_path / "set", num_shards=3, num_slots=11)
-    [one] = open_sets(sets_of(tmp_path, all={"source": str(tmp_path / "set")}), 5)
+    source = str(write_data_set(tmp_path / "set", num_shards=3, num_slots=11).root)
+    [one] = open_sets(sets_of(all={"source": source}), 5)
     assert (one.n, one.role, one.key.ids) == (33, "test", (0, 1, 2, 3, 4))
     found = []
     for batch, threads, world in ((7, 0, 1), (64, 2, 1), (1, 0, 2), (5, 2, 3), (33, 0, 4)):
-        spec = EvaluateSpec(crop_pct=1.0, batch=batch, threads=threads)
-        parts: list[np.ndarray] = []
-
-        def keep(array: np.ndarray, parts: list[np.ndarray] = parts, world: int = world) -> np.ndarray:
-            parts.append(array)
-            return np.sum(parts, axis=0) if len(parts) == world else np.concatenate([[one.n], np.zeros(16, int)])
-
-        counts = [evaluate_set(one, brightest, spec, 32, rank, world, keep) for rank in range(world)][-1]
-        found.append(counts.as_array().tolist())
+        spec = EvalSpec(source=source, size_px=32, crop_pct=1.0, threads=threads)
+        total = Counts.none(one.key.ids)
+        for rank in range(world):
+            total += count_batches(read_all(spec, batch, rank, world), brightest, one.key)
+        found.append(total.as_array().tolist())
     assert all(counts == found[0] for counts in found)
     assert sum(found[0][:5]) == 33
     assert 0 < sum(found[0][5:10]) < 33
 
 
-def test_a_set_that_lost_samples_on_the_way_is_refused(tmp_path):
-    write_data_set(tmp_path / "set")
-    [one] = open_sets(sets_of(tmp_path, all={"source": str(tmp_path / "set")}), 5)
-    with pytest.raises(ValueError, match="found 0 samples counted, expected 20, each once"):
-        evaluate_set(one, brightest, EvaluateSpec(crop_pct=1.0), 32, add=lambda array: array * 0)
+def test_a_model_sees_the_pictures_normalised_and_shown_as_the_recipe_says(tmp_path):
+    write_sets(tmp_path)
+    recipe = small_recipe(tmp_path, evaluate__crop_pct=1.0, evaluate__validation=None)
+    [one] = open_sets(recipe.evaluate, 5)
+    model = Brightest()
+    with Ranks(find_place({})) as ranks:
+        counts = measure(model, one, recipe, CPU, ranks)
+    spec = EvalSpec(source=one.spec.source, size_px=32, crop_pct=1.0)
+    batches = list(read_all(spec, recipe.evaluate.batch))
+    assert counts.as_array().tolist() == count_batches(batches, brightest, one.key).as_array().tolist()
+    for seen, batch in zip(model.shown, batches, strict=True):
+        expected = (batch.images / 255.0 - np.array(MEAN)) / np.array(STD)
+        assert np.abs(seen.permute(0, 2, 3, 1).numpy() - expected)[batch.valid].max() < 1e-5
+    assert model.training
+    narrow = small_recipe(tmp_path, evaluate__crop_pct=0.5, evaluate__validation=None)
+    with Ranks(find_place({})) as ranks:
+        measure(model, one, narrow, CPU, ranks)
+    assert not torch.equal(model.shown[0], model.shown[len(batches)])
+
+
+def test_a_set_that_is_no_longer_what_it_was_is_refused(tmp_path):
+    write_sets(tmp_path)
+    recipe = small_recipe(tmp_path, evaluate__validation=None)
+    [one] = open_sets(recipe.evaluate, 5)
+    write_data_set(tmp_path / "more", num_shards=3)
+    for file in (tmp_path / "more").glob("00002*"):
+        shutil.copy(file, tmp_path / "held-out")
+    with (
+        Ranks(find_place({})) as ranks,
+        pytest.raises(ValueError, match="one: found 30 samples counted, expected 20, each once"),
+    ):
+        measure(Brightest(), one, recipe, CPU, ranks)
+
+
+COUNTING_RANK = """
+import json, os, sys
+from pathlib import Path
+from cluster.recipe import load_recipe
+from tests.test_evaluate import CPU, Brightest
+from train.evaluate import open_sets
+from train.launch import Ranks, find_place
+from train.measure import measure
+from train.recipe import TrainRecipe
+recipe = load_recipe(Path(sys.argv[1]), TrainRecipe)
+[one] = open_sets(recipe.evaluate, 5)
+with Ranks(find_place(os.environ)) as ranks:
+    ranks.open(CPU, 60)
+    print(json.dumps(measure(Brightest(), one, recipe, CPU, ranks).as_array().tolist()))
+"""
+
+
+def test_two_processes_count_what_one_counts(tmp_path):
+    write_sets(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(small_recipe(tmp_path, evaluate__validation=None)))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", COUNTING_RANK, str(tmp_path / "recipe.yaml")],
+            stdout=subprocess.PIPE,
+            cwd=REPO,
+            env={
+                **os.environ,
+                **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+                **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+            },
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [child.communicate(timeout=120)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    recipe = load_recipe(tmp_path / "recipe.yaml", TrainRecipe)
+    [one] = open_sets(recipe.evaluate, 5)
+    with Ranks(find_place({})) as ranks:
+        alone = measure(Brightest(), one, recipe, CPU, ranks).as_array().tolist()
+    assert [json.loads(output.splitlines()[-1]) for output in outputs] == [alone, alone]
 
 
 def test_classes_without_an_output_and_missing_sets_are_refused_before_training(tmp_path):
     write_data_set(tmp_path / "set")
     with pytest.raises(ValueError, match=r"class id 4 for output 4, expected 0\.\.3"):
-        open_sets(sets_of(tmp_path, all={"source": str(tmp_path / "set")}), 4)
+        open_sets(sets_of(all={"source": str(tmp_path / "set")}), 4)
     with pytest.raises(ValueError, match="found no folder"):
-        open_sets(sets_of(tmp_path, all={"source": str(tmp_path / "gone")}), 5)
+        open_sets(sets_of(all={"source": str(tmp_path / "gone")}), 5)
 
 
 def test_a_manifest_of_labels_maps_the_ids_of_a_set_to_outputs_and_counts_what_it_leaves_out(tmp_path):
     write_data_set(tmp_path / "set")
     (tmp_path / "map.json").write_text(json.dumps({"0": 1, "1": [0, 2]}))
-    spec = sets_of(tmp_path, odd={"source": str(tmp_path / "set"), "labels": tmp_path / "map.json", "classes": "own"})
+    spec = sets_of(odd={"source": str(tmp_path / "set"), "labels": tmp_path / "map.json", "classes": "own"})
     [one] = open_sets(spec, 5)
     assert one.key.competes_C.tolist() == [True, True, True, False, False]
-    counts = evaluate_set(one, brightest, spec, 32)
+    batches = read_all(EvalSpec(source=one.spec.source, size_px=32, crop_pct=1.0), 7)
+    counts = count_batches(batches, brightest, one.key)
     assert (counts.n, counts.left_out, counts.ids) == (8, 12, (0, 1))
 
 
@@ -298,64 +392,10 @@ def test_one_set_may_be_two_tests_and_two_sets_may_share_shards_if_they_share_no
     write_subset(store, "rest", samples.slice(5), {"rule": "rest"})
     shutil.copytree(tmp_path / "set", tmp_path / "copy")
     rest = {"source": str(tmp_path / "copy"), "subset": "rest"}
-    spec = sets_of(tmp_path, all=rest, own={**rest, "classes": "own"})
+    spec = sets_of(all=rest, own={**rest, "classes": "own"})
     some = SetSpec(source=str(tmp_path / "set"), subset="some")
     found = open_sets(spec.model_copy(update={"validation": some}), 5)
     assert [(one.name, one.n) for one in found] == [("validation", 5), ("all", 15), ("own", 15)]
-
-
-def test_a_model_sees_normalised_pictures_and_is_left_as_it_was():
-    import torch
-
-    class Keep(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.frozen, self.live = torch.nn.BatchNorm2d(3).eval(), torch.nn.Dropout(0.5)
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            assert not self.live.training
-            return self.live(images).mean(dim=(2, 3))
-
-    torch.set_num_threads(1)
-    model = Keep()
-    model.frozen.eval()
-    images = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    with evaluating(model):
-        found = model_scores(model, mean, std, "cpu")(images)
-    expected = ((images / 255.0 - np.array(mean)) / np.array(std)).mean(axis=(1, 2))
-    assert np.abs(found - expected).max() < 1e-5
-    assert (model.training, model.live.training, model.frozen.training) == (True, True, False)
-    assert over_ranks("cpu")(np.array([1, 2])).tolist() == [1, 2]
-
-
-def test_two_processes_count_what_one_counts(tmp_path):
-    write_data_set(tmp_path / "set", num_shards=3, num_slots=11)
-    [one] = open_sets(sets_of(tmp_path, all={"source": str(tmp_path / "set")}), 5)
-    alone = evaluate_set(one, brightest, EvaluateSpec(crop_pct=1.0, threads=0), 32).as_array().tolist()
-    program = (
-        "import json, sys; from datetime import timedelta; import torch; from torch import distributed as d;"
-        "from tests.test_evaluate import brightest; from train.evaluate import *;"
-        "torch.set_num_threads(1); rank = int(sys.argv[1]);"
-        "d.init_process_group('gloo', init_method=sys.argv[2], rank=rank, world_size=2, timeout=timedelta(seconds=60));"
-        "spec = EvaluateSpec(crop_pct=1.0, batch=4, threads=0, tests={'all': SetSpec(source=sys.argv[3])});"
-        "[one] = open_sets(spec, 5);"
-        "found = evaluate_set(one, brightest, spec, 32, rank, 2, over_ranks('cpu'));"
-        "print(json.dumps(found.as_array().tolist())); d.destroy_process_group()"
-    )
-    meet = f"file://{tmp_path / 'meet'}"
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(rank), meet, str(tmp_path / "set")], stdout=subprocess.PIPE, cwd=REPO
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [child.communicate(timeout=120)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    assert [json.loads(output.splitlines()[-1]) for output in outputs] == [alone, alone]
 
 
 # lines

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from cluster.code import home
 from shards.mix import MixSpec, apply_mix, plan_mix
-from train.launch import FIRST_PORT, NUM_PORTS, Place, find_place, gpu_number, host_names
+from train.launch import FIRST_PORT, NUM_PORTS, Place, Ranks, find_place, gpu_number, host_names
 from train.mixing import MEAN, STD, DeviceMix, to_input
 from train.optim import OptimSpec, learning_rate, loss_of
 
@@ -43,6 +42,18 @@ def test_a_plain_process_is_alone() -> None:
 def test_torchrun_says_everything() -> None:
     place = find_place({**TORCHRUN, "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_USE_AGENT_STORE": "True"})
     assert place == Place("torchrun", 3, 8, 1, "n1", 29500, one_machine=False, store_is_there=True)
+
+
+def test_a_life_that_torchrun_starts_again_does_not_see_what_ended_the_one_before() -> None:
+    assert find_place(TORCHRUN).restart == 0
+    assert find_place({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "2"}).restart == 2
+
+
+def test_ranks_of_one_machine_meet_on_its_loopback_device_whatever_it_is_called() -> None:
+    alone = {**TORCHRUN, "RANK": "1", "LOCAL_WORLD_SIZE": "8"}
+    assert find_place(alone).meeting_host == "127.0.0.1"
+    assert find_place({**alone, "TORCHELASTIC_USE_AGENT_STORE": "True"}).meeting_host == "n1"
+    assert find_place({**alone, "LOCAL_WORLD_SIZE": "4"}).meeting_host == "n1"
 
 
 def test_srun_is_led_by_its_first_machine() -> None:
@@ -129,89 +140,123 @@ def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_it_is_shown() -> Non
 CHILD = """
 import os, sys, time, torch
 from train.launch import Ranks, find_place
-with Ranks(find_place(os.environ), float(sys.argv[1]), torch.device("cpu"), False) as ranks:
-    print(ranks.agree(ranks.rank == 1, False), flush=True)
-    if ranks.rank == 1:
-        time.sleep(float(sys.argv[2]))
-        if sys.argv[3] == "die":
+deadline_s, who, when, end = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+
+def perhaps_end(now):
+    if ranks.rank == who and now == when:
+        time.sleep(0.5)
+        if end == "die":
             os._exit(9)
-        if sys.argv[3] == "fail":
+        if end == "fail":
             raise ValueError("no space left")
+        time.sleep(3600)
+
+with Ranks(find_place(os.environ), meet_s=deadline_s) as ranks:
+    print("met", flush=True)
+    perhaps_end("early")
+    ranks.open(torch.device("cpu"), deadline_s)
+    print(ranks.agree(ranks.rank == 1, False), flush=True)
+    perhaps_end("late")
     ranks.wait_for_all()
 """
 
 
-def pair(deadline_s: float, sleep_s: float, end: str) -> list["subprocess.Popen[str]"]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(deadline_s), str(sleep_s), end],
-            cwd=home(),
-            env={
-                **os.environ,
-                **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-                **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(home())},
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+class Children:
+    """Processes that are ranks of each other; `who` of them comes to an end, `when` it has met the others or opened
+    the group with them."""
+
+    def __init__(self, who: int, when: str, end: str, world: int = 2, deadline_s: float = 60) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        self.ranks = [
+            subprocess.Popen(
+                [sys.executable, "-c", CHILD, str(deadline_s), str(who), when, end],
+                cwd=home(),
+                env={
+                    **os.environ,
+                    **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)},
+                    **{"LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+                    **{"PYTHONPATH": str(home()), "OMP_NUM_THREADS": "1"},
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(world)
+        ]
+
+    def __enter__(self) -> "Children":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for child in self.ranks:
+            child.kill()
+            child.communicate(timeout=10)
+
+    def wait_for_line(self, rank: int) -> str:
+        stdout = self.ranks[rank].stdout
+        assert stdout is not None
+        return stdout.readline().strip()
+
+    def last_words(self, rank: int) -> str:
+        """The last line of its traceback; torch's own warnings may come after it."""
+        said = self.ranks[rank].communicate(timeout=60)[1]
+        lines = [line for line in said.splitlines() if "Error: " in line or "RankFailed: " in line]
+        return lines[-1] if lines else said
 
 
 def test_d5_a_rank_that_dies_without_a_word_ends_the_other_in_time() -> None:
-    children = pair(60, 0.1, "die")
-    try:
-        out, said = children[0].communicate(timeout=60)
-        assert out.startswith("(True, False)")
-        assert children[0].returncode == 1
-        assert "RankFailed: rank 0: another rank ended without a word" in said
-        assert children[1].wait(timeout=10) == 9
-    finally:
-        for child in children:
-            child.kill()
+    with Children(who=1, when="late", end="die") as children:
+        assert [children.wait_for_line(0) for _ in range(2)] == ["met", "(True, False)"]
+        assert "RankFailed: rank 0: another rank ended without a word" in children.last_words(0)
+        assert children.ranks[0].returncode == 1
+        assert children.ranks[1].wait(timeout=10) == 9
+
+
+@pytest.mark.parametrize(("who", "slow", "world"), [(0, 1, 2), (1, 2, 3)])
+def test_d5_the_cause_waits_for_a_rank_that_is_slow_to_hear_it(who: int, slow: int, world: int) -> None:
+    """The store ends with rank 0, which neither its own failure nor another's may take away too early."""
+    with Children(who, "late", "fail", world) as children:
+        for _ in range(2):
+            children.wait_for_line(slow)
+        children.ranks[slow].send_signal(signal.SIGSTOP)
+        time.sleep(5)
+        children.ranks[slow].send_signal(signal.SIGCONT)
+        assert children.last_words(slow).endswith(f"RankFailed: rank {who}: no space left")
+        assert children.last_words(who).endswith("ValueError: no space left")
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_d5_a_rank_that_fails_before_the_group_is_open_ends_the_other_with_its_cause(who: int) -> None:
+    with Children(who, "early", "fail") as children:
+        children.wait_for_line(1 - who)
+        met = time.monotonic()
+        assert children.last_words(1 - who).endswith(f"RankFailed: rank {who}: no space left")
+        assert time.monotonic() - met < 20
+
+
+def test_d5_a_rank_that_does_not_come_is_named() -> None:
+    with Children(1, "early", "never", deadline_s=5) as children:
+        assert "found 1 of 2 ranks after 5 s, expected all; see what rank 1 said" in children.last_words(0)
 
 
 @pytest.mark.torture
-def test_d5_a_stopped_rank_is_noticed_at_the_deadline() -> None:
-    children = pair(8, 3600, "never")
-    try:
-        assert children[1].stdout is not None
-        assert children[1].stdout.readline()
-        children[1].send_signal(signal.SIGSTOP)
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_d5_a_stopped_rank_is_noticed_at_the_deadline(stopped: int) -> None:
+    with Children(stopped, "late", "never", deadline_s=8) as children:
+        for _ in range(2):
+            children.wait_for_line(stopped)
+        children.ranks[stopped].send_signal(signal.SIGSTOP)
         began = time.monotonic()
-        children[0].communicate(timeout=60)
-        assert children[0].returncode == 1
-        assert time.monotonic() - began < 40
-    finally:
-        for child in children:
-            child.kill()
+        assert "did not come in time" in children.last_words(1 - stopped)
+        assert 6 < time.monotonic() - began < 40
 
 
-@pytest.mark.torture
-def test_d5_a_rank_that_fails_leaves_its_cause_with_the_other() -> None:
-    children = pair(60, 0.1, "fail")
-    try:
-        said = [child.communicate(timeout=60)[1] for child in children]
-        assert all("no space left" in text for text in said)
-        assert "RankFailed: rank 1: no space left" in said[0]
-    finally:
-        for child in children:
-            child.kill()
-
-
-def test_nobody_there_is_one_line(tmp_path: Path) -> None:
-    from train.launch import Ranks
-
+def test_nobody_there_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = int(server.getsockname()[1])
     place = Place("torchrun", 1, 2, 1, "127.0.0.1", port, one_machine=True)
-    with (
-        pytest.raises(ValueError, match=rf"rank 1: found nobody at 127\.0\.0\.1:{port}"),
-        Ranks(place, 1.0, torch.device("cpu"), False),
-    ):
+    with pytest.raises(ValueError, match=rf"rank 1: found nobody at 127\.0\.0\.1:{port}"), Ranks(place, meet_s=1):
         pass
 
 

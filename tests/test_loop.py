@@ -20,9 +20,9 @@ from cluster.code import home
 from cluster.recipe import dump_recipe
 from cluster.signals import StopFlag
 from shards.index import load_index
-from tests.small_training import StopAfter, last_state, small_recipe, write_sets
+from tests.small_training import NEVER, last_state, small_recipe, train_alone, write_sets
 from train.aux_bn import aux_keys
-from train.evaluate import Validation, select
+from train.evaluate import Validation, open_set, select
 from train.export import class_names
 from train.launch import Ranks, find_place
 from train.loop import train
@@ -30,8 +30,6 @@ from train.measure import measure
 from train.models import ModelSpec, build
 from train.recipe import TrainRecipe
 from train.results import read_results
-
-NEVER = 10**9
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(recipe: TrainRecipe, out: Path, looks: int = NEVER) -> int:
-    return train(recipe, out, home(), StopAfter(looks)).exit_code
+    return train_alone(recipe, out, looks).exit_code
 
 
 def lines(out: Path, kind: str) -> list[dict[str, object]]:
@@ -109,11 +107,11 @@ def test_a_measured_model_has_every_module_in_the_mode_it_was_in(data: Path) -> 
     model.get_submodule("bn1").eval()  # frozen
     before = {name: module.training for name, module in model.named_modules()}
     cpu = torch.device("cpu")
-    with Ranks(find_place({}), 60.0, cpu, alone_too=False) as ranks:
-        measured = measure(model, recipe.evaluate.tests["one"], recipe, cpu, ranks)
+    one = open_set("one", "test", recipe.evaluate.tests["one"], recipe.model.num_classes)
+    with Ranks(find_place({})) as ranks:
+        assert measure(model, one, recipe, cpu, ranks).n == 20
     assert {name: module.training for name, module in model.named_modules()} == before
     assert set(before.values()) == {True, False}
-    assert measured.digest == load_index(str(data / "held-out")).digest
 
 
 def test_the_same_command_does_nothing_to_a_finished_run(data: Path, whole: Path) -> None:
@@ -121,7 +119,7 @@ def test_the_same_command_does_nothing_to_a_finished_run(data: Path, whole: Path
     assert run(small_recipe(data), whole) == 0
     after = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != "run.lock"}
     assert {path.name for path in after if after[path] != before.get(path)} <= {"recipe.yaml", "log.jsonl", "run"}
-    again = train(small_recipe(data), whole, home(), StopAfter(NEVER)).sentence()
+    again = train_alone(small_recipe(data), whole).sentence()
     assert "6 steps, finished before; nothing was left to do; top-1: one " in again
 
 
@@ -173,7 +171,7 @@ def test_the_chosen_validation_is_marked_though_the_data_moved_since(data: Path,
     results = read_results(tmp_path / "run" / "results.jsonl").results
     assert len({line.recipe for line in results}) == 2
     assert [line.selected for line in results if line.role == "validation"].count(True) == 1
-    again = train(recipe, tmp_path / "run", home(), StopAfter(NEVER))
+    again = train_alone(recipe, tmp_path / "run")
     assert "finished before" in again.sentence()
 
 
@@ -391,7 +389,7 @@ def damaged(data: Path, folder: Path, num_bad: int) -> TrainRecipe:
 
 def test_d6_a_bad_sample_is_replaced_named_and_counted(data: Path, tmp_path: Path) -> None:
     recipe = damaged(data, tmp_path / "sets", 1)
-    outcome = train(recipe, tmp_path / "run", home(), StopAfter(NEVER))
+    outcome = train_alone(recipe, tmp_path / "run")
     named = [json.loads(line) for line in (tmp_path / "run" / "replaced-0.jsonl").read_text().splitlines()]
     assert {(row["domain"], row["tar"]) for row in named} == {("real", "00001.tar")}
     assert len({row["uid"] for row in named}) == 1
@@ -426,8 +424,8 @@ def test_the_shipped_recipes_are_whole() -> None:
 
 
 def test_a_stop_before_the_first_step_leaves_nothing_to_clear(data: Path, tmp_path: Path) -> None:
-    with StopFlag() as stop:
+    with StopFlag() as stop, Ranks(find_place({})) as ranks:
         stop.request("at once")
-        outcome = train(small_recipe(data), tmp_path / "run", home(), stop)
+        outcome = train(small_recipe(data), tmp_path / "run", home(), stop, ranks)
     assert (outcome.exit_code, outcome.step, outcome.stopped) == (75, 0, "at once")
     assert not (tmp_path / "run" / "checkpoints").exists()

@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from train.ema import Ema
 from train.engine import EngineSpec, make_engine
-from train.launch import Ranks, find_place
 from train.models import ModelSpec, build
 from train.optim import OptimSpec
 from train.step import Descent, KeptBuffers
@@ -21,8 +20,7 @@ QUOTAS = (4, 4)
 
 def a_descent(kept: bool = True) -> Descent:
     model = build(ModelSpec(name="sandbox_resnet", num_classes=5), QUOTAS, 0, 32)
-    with Ranks(find_place({}), 60.0, CPU, alone_too=False) as ranks:
-        engine = make_engine(EngineSpec(kind="single"), OPTIM, model, CPU, ranks, sum(QUOTAS))
+    engine = make_engine(EngineSpec(kind="single"), OPTIM, model, CPU, sum(QUOTAS))
     return Descent(engine, OPTIM, QUOTAS, Ema(model, 0.9), KeptBuffers(model) if kept else None)
 
 

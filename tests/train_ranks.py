@@ -15,6 +15,7 @@ from cluster.code import home
 from cluster.recipe import load_recipe
 from tests.faulty_disk import DISKS
 from tests.small_training import StopAfter
+from train.launch import Ranks, find_place
 from train.loop import train
 from train.recipe import TrainRecipe
 
@@ -33,9 +34,11 @@ def main(rank: int, folder: Path) -> None:
         }
         began = time.monotonic()
         try:
-            recipe = load_recipe(Path(job["recipes"][rank]), TrainRecipe)
-            stop = StopAfter(job["stop"][rank])
-            said = str(train(recipe, Path(job["out"]), home(), stop, DISKS[job["disk"]]()).exit_code)
+            with Ranks(find_place(os.environ)) as ranks:
+                recipe = load_recipe(Path(job["recipes"][rank]), TrainRecipe)
+                stop = StopAfter(job["stop"][rank])
+                outcome = train(recipe, Path(job["out"]), home(), stop, ranks, DISKS[job["disk"]]())
+            said = str(outcome.exit_code)
         except (ValueError, OSError) as error:
             said = str(error)
         (folder / f"{job['name']}-{rank}.txt").write_text(said)

@@ -1,6 +1,6 @@
 """Engines: one step of descent for one process, for DDP, for DeepSpeed; the same numbers from each.
 
-In: a model (its own names, no wrapper), `EngineSpec` and `OptimSpec`, the open `Ranks`. Out: an `Engine` of four
+In: a model (its own names, no wrapper), `EngineSpec` and `OptimSpec`, the open process group. Out: an `Engine` of four
 functions. On disk: nothing; the state of the optimiser is tensors under the parameters' names, `<what>/<parameter>`, in
 full, so a checkpoint of one engine, ZeRO stage or number of ranks goes on in another.
 
@@ -26,8 +26,6 @@ from train.optim import COUNTED, KEPT, OptimSpec, make_optimizer
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-    from train.launch import Ranks
 
 Kind = Literal["single", "ddp", "deepspeed"]
 
@@ -61,14 +59,9 @@ class Engine:
     load_optimizer: Callable[[Mapping[str, Tensor]], None]
 
 
-def make_engine(
-    spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: torch.device, ranks: Ranks, rank_batch: int
-) -> Engine:
-    """The model is on the device already. Raises ValueError for what does not go together."""
-    if spec.kind == "single" and ranks.world > 1:
-        raise ValueError(
-            f"engine.kind: found single with {ranks.world} processes, expected one; set engine.kind: ddp or deepspeed"
-        )
+def make_engine(spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: torch.device, rank_batch: int) -> Engine:
+    """The model is on the device already; all ranks of the group call it. Raises ValueError for what does not go
+    together."""
     if spec.zero and optim.optimizer == "lamb":
         raise ValueError(
             f"engine.zero: found {spec.zero} with lamb, whose rates need whole parameters, expected 0; use adamw or "

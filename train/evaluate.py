@@ -1,8 +1,8 @@
 """Evaluation: how often a model is right on any number of sets, and which of its checkpoints is its result.
 
-In: a model (or any function from pictures to scores), sets of labelled pictures (folders or URLs of shards, ours or
-others', see `shards.index`). Out: `Counts` for each set: right at top 1 and top 5 of each class; as `Result` lines
-through `train.results`. On disk: nothing is written; the label map of a set is a JSON file.
+In: scores of a model (`train.measure`), sets of labelled pictures (folders or URLs of shards, ours or others', see
+`shards.index`). Out: `Counts` for each set: right at top 1 and top 5 of each class; as `Result` lines through
+`train.results`. On disk: nothing is written; the label map of a set is a JSON file.
 
 Every sample is counted exactly once, whatever the batch, the number of ranks and the threads: a rank reads each
 world-th batch, padding is masked, and counts are integers, added over the ranks.
@@ -27,7 +27,6 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shards.index import load_index
-from shards.stream import EvalSpec, read_all
 from train.data_check import Opened, refuse_shared
 from train.results import Result, Role, SweepPlace
 
@@ -65,7 +64,6 @@ class EvaluateSpec(BaseModel):
 
     every_epochs: int = Field(1, ge=1, description="epochs between two evaluations on the validation set")
     batch: int = Field(64, ge=1, description="pictures in one evaluation batch of a rank")
-    threads: int = Field(2, ge=0, le=256, description="of a rank that decode; 0: in the calling thread")
     crop_pct: float = Field(0.875, gt=0, le=1, description="side of the centre that is shown / short side")
     validation: SetSpec | None = Field(None, description="chooses the checkpoint; null = the last one is the result")
     tests: Mapping[str, SetSpec] = Field(default={}, description="name -> set; measured once, on the chosen checkpoint")
@@ -281,6 +279,15 @@ class OpenSet:
         return len(self.opened.index)
 
 
+def open_set(name: str, role: Role, spec: SetSpec, num_outputs: int, cache: Path | None = None) -> OpenSet:
+    """Raises ValueError for a set that is missing or that the model has no outputs for."""
+    index = load_index(spec.source, spec.subset, cache)
+    field = f"evaluate.{role}" + (f"s.{name}" if role == "test" else "")
+    label_map = None if spec.labels is None else read_label_map(spec.labels)
+    key = answer_key(spec, np.unique(index.label).tolist(), num_outputs, label_map)
+    return OpenSet(name, role, spec, key, Opened(field, spec.source, index, has_own_ids=spec.labels is not None))
+
+
 def open_sets(
     spec: EvaluateSpec, num_outputs: int, cache: Path | None = None, domains: Sequence[Opened] = ()
 ) -> list[OpenSet]:
@@ -292,63 +299,14 @@ def open_sets(
     if spec.validation is not None:
         wanted.insert(0, ("validation", "validation", spec.validation))
     found: list[OpenSet] = []
-    for name, role, one in wanted:
-        index = load_index(one.source, one.subset, cache)
-        field = f"evaluate.{role}" + (f"s.{name}" if role == "test" else "")
-        opened = Opened(field, one.source, index, has_own_ids=one.labels is not None)
+    for name, role, wish in wanted:
+        one = open_set(name, role, wish, num_outputs, cache)
         if role == "test" and found and found[0].role == "validation":
-            refuse_shared(opened, found[0].opened, "what is reported must not choose")
+            refuse_shared(one.opened, found[0].opened, "what is reported must not choose")
         for domain in domains:
-            refuse_shared(opened, domain, "what is measured must not be trained on")
-        label_map = None if one.labels is None else read_label_map(one.labels)
-        key = answer_key(one, np.unique(index.label).tolist(), num_outputs, label_map)
-        found.append(OpenSet(name, role, one, key, opened))
+            refuse_shared(one.opened, domain, "what is measured must not be trained on")
+        found.append(one)
     return found
-
-
-def evaluate_set(
-    one: OpenSet,
-    scores: Callable[[Pixels], Floats],
-    spec: EvaluateSpec,
-    size_px: int,
-    rank: int = 0,
-    world: int = 1,
-    add: Callable[[Int64], Int64] = lambda array: array,
-) -> Counts:
-    """One pass over a set. `add` sums an array over the ranks (`over_ranks`); every rank gets the same counts."""
-    source = EvalSpec(
-        source=one.spec.source,
-        subset=one.spec.subset,
-        size_px=size_px,
-        crop_pct=spec.crop_pct,
-        threads=spec.threads,
-    )
-    own = count_batches(read_all(source, spec.batch, rank, world), scores, one.key)
-    total = own.from_array(add(own.as_array()))
-    if total.n + total.left_out != one.n:
-        raise ValueError(
-            f"{one.name}: found {total.n + total.left_out} samples counted, expected {one.n}, each once; did its data "
-            "change during the run?"
-        )
-    return total
-
-
-def model_scores(
-    model: "nn.Module", mean: Sequence[float], std: Sequence[float], device: str, bf16: bool = False
-) -> Callable[[Pixels], Floats]:
-    """Scores of a model as it stands: uint8 pictures go to the device and are normalised there. See `evaluating`."""
-    import torch
-
-    mean_C = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
-    std_C = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
-
-    def scores(images_NHWC: Pixels) -> Floats:
-        with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            images = torch.from_numpy(images_NHWC).to(device).permute(0, 3, 1, 2).float()
-            found: Floats = model((images - mean_C) / std_C).float().cpu().numpy()
-        return found
-
-    return scores
 
 
 @contextlib.contextmanager
@@ -361,23 +319,6 @@ def evaluating(model: "nn.Module") -> Iterator[None]:
     finally:
         for module, was in before:
             module.training = was
-
-
-def over_ranks(device: str) -> Callable[[Int64], Int64]:
-    """A sum over all ranks of the default process group; without one the array as it is."""
-
-    def add(array: Int64) -> Int64:
-        import torch
-        from torch import distributed
-
-        if not distributed.is_available() or not distributed.is_initialized():
-            return array
-        tensor = torch.from_numpy(array).to(device)
-        distributed.all_reduce(tensor)
-        total: Int64 = tensor.cpu().numpy()
-        return total
-
-    return add
 
 
 # lines

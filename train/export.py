@@ -75,7 +75,7 @@ def write_export(
         "model": recipe.model.name,
         "num_classes": recipe.model.num_classes,
         "size_px": recipe.data.size_px,
-        "crop_pct": recipe.crop_pct,
+        "crop_pct": recipe.evaluate.crop_pct,
         "interpolation": "bicubic",
         "mean": list(MEAN),
         "std": list(STD),

@@ -4,10 +4,12 @@ In: the environment, as a plain start, `torchrun` (and whatever sets the same na
 it. Out: a `Place`; from it `Ranks`, the open process group. On disk: nothing.
 
 An error on one rank ends all of them within seconds and with its cause: the rank leaves the cause in the store that the
-ranks met at, a thread of each rank looks there twice a second, and a rank that hangs in a collective call is ended. A
-rank that hangs itself is noticed by the others after `deadline_s`.
+ranks met at, a thread of each rank looks there twice a second, and a rank that hangs in a collective call is ended. The
+store ends with rank 0, so rank 0 leaves when the others know the cause, or after `HEARD_S`. A rank that hangs itself is
+noticed by the others after `deadline_s`.
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -21,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cluster.failure import one_line
-from cluster.work import EXIT_FAILED
+from cluster.work import EXIT_FOLLOWED
 
 if TYPE_CHECKING:
     import torch
@@ -31,15 +33,18 @@ Launcher = Literal["plain", "torchrun", "srun"]
 
 LOOPBACK = "127.0.0.1"
 LOOK_S = 0.5  # between two looks for a cause
-HEARD_S = 5.0  # a failing rank waits this long for the others to hear why
+HEARD_S = 10.0  # a failing rank 0 waits this long for the others to hear why
+PARTED_S = 60.0  # and after a good end for them to have left
 GRACE_S = 10.0  # after a cause is known, until a rank that hangs is ended
-STORE_S = 300.0  # for all ranks to come together, at most the deadline of the run
+MEET_S = 300.0  # for all ranks to come together
 MAX_HOSTS = 100_000
 FIRST_PORT, NUM_PORTS = 20_000, 12_000  # below the ports that Linux gives out by itself
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_RESTART = "TORCHELASTIC_RESTART_COUNT"
 _SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-_CAUSE, _HEARD, _LEFT = "sixfold/cause", "sixfold/heard", "sixfold/left"
+_HERE, _CAUSE, _HEARD, _LEFT = "here", "cause", "heard", "left"
+_GONE = "rank 0 is gone without a word"
 
 
 class RankFailed(ValueError):
@@ -58,6 +63,16 @@ class Place:
     port: int
     one_machine: bool
     store_is_there: bool = False  # torchrun's agent runs it
+    restart: int = 0  # torchrun's: its store keeps what earlier lives left
+
+    @property
+    def leads(self) -> bool:
+        """Whether the store lives and ends with this process."""
+        return self.rank == 0 and not self.store_is_there
+
+    @property
+    def meeting_host(self) -> str:
+        return LOOPBACK if self.one_machine and not self.store_is_there else self.host
 
 
 def find_place(environment: Mapping[str, str]) -> Place:
@@ -101,6 +116,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Place:
         port,
         one_machine=local_world == world or host in (LOOPBACK, "localhost"),
         store_is_there=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        restart=_number(environment, _RESTART) if _RESTART in environment else 0,
     )
 
 
@@ -180,42 +196,64 @@ def _rebuilt_badly(nodelist: str) -> bool:
 
 
 class Ranks:
-    """The open process group of a training; one process alone needs none. A context manager, left on every way out.
+    """The processes of one training, from when they meet to when they part. A context manager, left on every way out.
 
-    `group` is for small tensors on the CPU whatever the device is.
+    Within it an error on one rank ends all with its cause, also before `open`. One process alone meets nobody.
     """
 
-    def __init__(self, place: Place, deadline_s: float, device: "torch.device", alone_too: bool) -> None:
-        """`alone_too`: open a group for one process as well, for wrappers that want one."""
+    def __init__(self, place: Place, meet_s: float = MEET_S) -> None:
+        """`meet_s`: the longest wait for the others to come."""
         self.place = place
         self.rank, self.world = place.rank, place.world
-        self._deadline_s = deadline_s
-        self._device = device
-        self._open = alone_too or place.world > 1
+        self.group: dist.ProcessGroup | None = None  # for small tensors on the CPU whatever the device is
+        self._meet_s = meet_s
+        self._on_cpu = True
         self._store: dist.Store | None = None
-        self.group: dist.ProcessGroup | None = None
         self._watch: _Watch | None = None
 
     def __enter__(self) -> Self:
-        import torch
+        if self.world > 1:
+            self._store = _open_store(self.place, self._meet_s, self.place.leads)
+            self._watch = _Watch(self.place)
+        return self
+
+    def open(self, device: "torch.device", deadline_s: float, alone_too: bool = False) -> None:
+        """The process group, once every rank is here. `alone_too`: also for one process, for wrappers that want one.
+
+        Raises ValueError for ranks that do not come, RankFailed if one of them failed on its way.
+        """
         import torch.distributed as dist
 
-        if not self._open:
-            return self
-        limit = timedelta(seconds=self._deadline_s)
-        if self.world == 1:
-            self._store = dist.HashStore()
-        else:
-            if self.place.one_machine and self._device.type == "cpu":
+        if self.world == 1 and not alone_too:
+            return
+        limit = timedelta(seconds=deadline_s)
+        self._on_cpu = device.type == "cpu"
+        if self.world > 1:
+            self._wait_until_all_are_here()
+            if self.place.one_machine and self._on_cpu:
                 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-            self._store = _meet(self.place, min(self._deadline_s, STORE_S))
-            self._watch = _Watch(self.place)
-        backend = "nccl" if self._device.type == "cuda" else "gloo"
-        store = dist.PrefixStore("sixfold/group", self._store)
+        store = dist.PrefixStore("group", self._store or dist.HashStore())
+        backend = "gloo" if self._on_cpu else "nccl"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world, timeout=limit)
-        self.group = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=limit)
-        self._flags = torch.zeros(0)
-        return self
+        self.group = dist.group.WORLD if self._on_cpu else dist.new_group(backend="gloo", timeout=limit)
+
+    def _wait_until_all_are_here(self) -> None:
+        """The group's own wait would neither name who is missing nor end when a rank fails on its way."""
+        assert self._store is not None
+        assert self._watch is not None
+        self._store.set(f"{_HERE}/{self.rank}", "")
+        here = self._store.add(_HERE, 1)
+        deadline = time.monotonic() + self._meet_s
+        while here < self.world:
+            self._watch.raise_if_failed()
+            if time.monotonic() > deadline:
+                missing = [str(rank) for rank in range(self.world) if not self._has(_HERE, rank)]
+                raise ValueError(
+                    f"rank {self.rank}: found {here} of {self.world} ranks after {self._meet_s:g} s, expected all; see "
+                    f"what rank {', '.join(missing[:5])} said"
+                )
+            time.sleep(0.05)
+            here = self._store.add(_HERE, 0)
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
         """Each flag is true for all ranks if it is for one of them. Raises RankFailed when another rank gave up."""
@@ -266,16 +304,33 @@ class Ranks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        import torch.distributed as dist
-
         try:
             if self._watch is not None and error is not None:
                 self._watch.tell(error)
         finally:
             if self._watch is not None:
-                self._watch.close(leave_together=error is None)
-            if dist.is_initialized() and (error is None or self._device.type == "cpu"):
-                _close_group(keep=error is None)  # NCCL's could wait for ranks that are gone
+                self._watch.close()
+                self._part(failed=error is not None)
+            is_open, self.group = self.group is not None, None  # whoever holds a group keeps its connections open
+            if is_open and (error is None or self._on_cpu):  # NCCL's could wait for ranks that are gone
+                _close_group(keep=error is None)
+
+    def _part(self, failed: bool) -> None:
+        """The rank that has the store keeps it until each other one knows the cause, or has left after a good end."""
+        assert self._store is not None
+        with contextlib.suppress(RuntimeError):  # the store went with rank 0: there is nobody left to tell
+            if not failed:
+                self._store.set(f"{_LEFT}/{self.rank}", "")
+            waiting = list(range(1, self.world)) if self.place.leads else []
+            deadline = time.monotonic() + (HEARD_S if failed else PARTED_S)
+            while waiting and time.monotonic() < deadline:
+                time.sleep(0.02)
+                waiting = [rank for rank in waiting if not self._has(_HEARD, rank) and not self._has(_LEFT, rank)]
+
+    def _has(self, what: str, rank: int) -> bool:
+        """Whether that rank has said so in the store."""
+        assert self._store is not None
+        return self._store.check([f"{what}/{rank}"])
 
 
 # Closed groups, kept to the end of the process. Gloo's destructor joins threads that may wait for the interpreter's
@@ -300,59 +355,69 @@ def _close_group(keep: bool) -> None:
     deepspeed.comm.comm.cdb = None
 
 
-def _meet(place: Place, limit_s: float) -> "dist.Store":
-    """The store all ranks share. On one machine it listens on the loopback device only."""
+def _open_store(place: Place, limit_s: float, leads: bool) -> "dist.Store":
+    """A connection to the store all ranks share; `leads`: and the store itself, which one machine keeps to itself."""
     import torch.distributed as dist
 
     limit = timedelta(seconds=limit_s)
-    leads = place.rank == 0 and not place.store_is_there
+    host = place.meeting_host
     try:
         if leads and place.one_machine:
             listener = socket.create_server((LOOPBACK, place.port))
-            return dist.TCPStore(
-                LOOPBACK, place.port, place.world, True, limit, False, master_listen_fd=listener.detach()
-            )
-        return dist.TCPStore(place.host, place.port, place.world, leads, limit, False)
+            store = dist.TCPStore(host, place.port, place.world, True, limit, False, master_listen_fd=listener.detach())
+        else:
+            store = dist.TCPStore(host, place.port, place.world, leads, limit, False)
     except (OSError, RuntimeError) as error:  # torch's own network errors are RuntimeErrors
         raise ValueError(
-            f"rank {place.rank}: found nobody at {place.host}:{place.port} ({one_line(str(error))[:120]}), expected "
-            f"rank 0 there; start all ranks, or set MASTER_PORT to a free port"
+            f"rank {place.rank}: found nobody at {host}:{place.port} ({one_line(str(error))[:120]}), expected rank 0 "
+            "there; start all ranks, or set MASTER_PORT to a free port"
         ) from None
+    return dist.PrefixStore(f"sixfold/{place.restart}", store)
 
 
 class _Watch:
-    """A thread that looks for the cause of another rank's end, over a connection of its own."""
+    """A thread that looks for the cause of another rank's end and leaves that of this one, on a connection of its own.
+
+    Nobody waits for the thread without a bound: a store whose process is stopped neither answers nor refuses.
+    """
 
     def __init__(self, place: Place) -> None:
-        import torch.distributed as dist
-
         self._place = place
-        limit = timedelta(seconds=HEARD_S)
-        self._store = dist.TCPStore(place.host, place.port, None, False, limit, False)
-        self._cause = ""
-        self._done = threading.Event()
+        self._store = _open_store(place, HEARD_S, leads=False)
+        self._own = ""  # the cause to leave for the others
+        self._cause = ""  # of the end of all: the first that was left
+        self._wake = threading.Event()
         self._known = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="ranks", daemon=True)
-        self._lock = threading.Lock()  # a store's client serves one call at a time
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ranks", daemon=True)
         self._thread.start()
 
-    def _look(self) -> None:
-        while not self._done.wait(timeout=LOOK_S):
+    def _run(self) -> None:
+        while not self._cause:
+            self._wake.wait(timeout=LOOK_S)
+            if self._done.is_set():
+                return
             try:
-                with self._lock:
-                    if not self._store.check([_CAUSE]):
-                        continue
-                    self._cause = self._store.get(_CAUSE).decode("utf-8", "replace")
-                    self._store.add(_HEARD, 1)
+                self._cause = self._look()
             except RuntimeError:
                 if self._done.is_set():
                     return
-                self._cause = "rank 0 is gone without a word"
-            self._known.set()
-            if not self._done.wait(timeout=GRACE_S):
-                print(f"sixfold: rank {self._place.rank} hangs after: {self._cause}", file=sys.stderr, flush=True)
-                os._exit(EXIT_FAILED)
-            return
+                self._cause = _GONE
+        self._known.set()
+        if not self._done.wait(timeout=GRACE_S):
+            print(f"sixfold: rank {self._place.rank} hangs after: {self._cause}", file=sys.stderr, flush=True)
+            os._exit(EXIT_FOLLOWED)
+
+    def _look(self) -> str:
+        """The cause, if there is one by now; the others are told that this rank has it."""
+        if self._own:
+            cause = self._store.compare_set(_CAUSE, "", self._own)
+        elif self._store.check([_CAUSE]):
+            cause = self._store.get(_CAUSE)
+        else:
+            return ""
+        self._store.set(f"{_HEARD}/{self._place.rank}", "")
+        return str(cause.decode("utf-8", "replace"))
 
     def raise_if_failed(self) -> None:
         if self._known.is_set():
@@ -363,60 +428,36 @@ class _Watch:
 
         A collective call fails on all other ranks when one is gone, so what they see is not the cause.
         """
+        if isinstance(error, RankFailed):
+            return
         is_echo = _is_echo(error)
         if is_echo:
             self._known.wait(timeout=2 * LOOK_S + 1.0)
-        if self._known.is_set():
-            if isinstance(error, RankFailed):
-                return
-            raise RankFailed(self._cause) from error
-        if is_echo:
-            said = one_line(str(error))[:120]
-            lost = RankFailed(
-                f"rank {self._place.rank}: another rank ended without a word, or did not come in time ({said}); see "
-                f"its own output"
-            )
-            self._leave(str(lost))
-            raise lost from error
-        first = self._leave(f"rank {self._place.rank}: {str(error) or type(error).__name__}")
-        if first is not None:
-            raise RankFailed(first) from error
+        said = one_line(str(error)) or type(error).__name__
+        lost = f"another rank ended without a word, or did not come in time ({said[:120]}); see its own output"
+        own = one_line(f"rank {self._place.rank}: {lost if is_echo else said}")
+        if not self._known.is_set():
+            self._own = own
+            self._wake.set()
+            self._known.wait(timeout=HEARD_S)
+        cause = self._cause or own
+        if is_echo or cause not in (own, _GONE):
+            raise RankFailed(cause) from error
 
-    def _leave(self, cause: str) -> str | None:
-        """Put the cause where the others look, and wait until they have; that of a rank that was first, if one was."""
-        text = one_line(cause)
-        try:
-            with self._lock:
-                first = self._store.compare_set(_CAUSE, "", text).decode("utf-8", "replace")
-            if first != text:
-                return first
-            deadline = time.monotonic() + HEARD_S
-            while time.monotonic() < deadline:
-                with self._lock:
-                    if self._store.add(_HEARD, 0) >= self._place.world - 1:
-                        return None
-                time.sleep(0.05)
-        except RuntimeError:
-            return None  # the store went with rank 0
-        return None
-
-    def close(self, leave_together: bool) -> None:
-        """`leave_together`: rank 0, whose end is the end of the store, waits for the others to have left."""
+    def close(self) -> None:
         self._done.set()
-        self._thread.join(timeout=HEARD_S)
-        if not leave_together:
-            return
-        deadline = time.monotonic() + HEARD_S
-        left = self._store.add(_LEFT, 1)
-        while self._place.rank == 0 and left < self._place.world and time.monotonic() < deadline:
-            time.sleep(0.02)
-            left = self._store.add(_LEFT, 0)
+        self._wake.set()
+        self._thread.join(timeout=LOOK_S)
 
 
 def _is_echo(error: BaseException) -> bool:
-    """Whether this is what a collective call says when another rank is gone."""
+    """Whether this is what a collective call or the store says when another rank is gone."""
+    import torch.distributed as dist
+
     words = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out waiting")
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
 
 
 def device_of(place: Place, environment: Mapping[str, str]) -> Any:

@@ -1,6 +1,6 @@
 """A training, from the recipe to the exported model.
 
-In: `TrainRecipe`, the run's folder, the checkout whose code runs, a stop flag; the environment says which rank this is.
+In: `TrainRecipe`, the run's folder, the checkout whose code runs, a stop flag, the `Ranks` that have met.
 Out: a `TrainOutcome`. On disk, in the run's folder (all ranks see it; rank 0 alone writes):
 
     recipe.yaml             as asked, resolved
@@ -46,15 +46,26 @@ from train.bn_statistics import broadcast_buffers, combine, distances
 from train.data_check import check_names, open_domains
 from train.ema import Ema
 from train.engine import Engine, make_engine
-from train.evaluate import Moment, RunFacts, Validation, make_result, open_sets, select
+from train.evaluate import (
+    Counts,
+    Moment,
+    OpenSet,
+    RunFacts,
+    SetSpec,
+    Validation,
+    make_result,
+    open_set,
+    open_sets,
+    select,
+)
 from train.export import ABOUT, check_same_output, plain_model, write_export
-from train.launch import Ranks, device_of, find_place
+from train.launch import Ranks, device_of
 from train.logs import Pace, ReplacedLog, RunLog
-from train.measure import Measured, measure
+from train.measure import measure
 from train.mixing import DeviceMix, to_input
 from train.models import build
 from train.optim import learning_rate
-from train.recipe import TrainRecipe, deciding, recipe_digest, refuse_other
+from train.recipe import TrainRecipe, check_ranks, deciding, recipe_digest, refuse_other
 from train.results import RESULTS, Result, Role, append_results, read_results
 from train.run_state import VERSION, RunState, pack, part_names, read_state, unpack
 from train.step import Descent, KeptBuffers
@@ -105,16 +116,18 @@ class TrainOutcome:
         return f"; {counted(self.replaced, 'sample')} could not be read and gave way to others, see replaced-*.jsonl"
 
 
-def train(recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag, disk: Disk = OS_DISK) -> TrainOutcome:
-    """Train until the end or until `stop`. Raises ValueError or OSError with one line for what cannot go on; after an
-    error on one rank all end with its cause. `disk` takes the checkpoints."""
+def train(
+    recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag, ranks: Ranks, disk: Disk = OS_DISK
+) -> TrainOutcome:
+    """Train until the end or until `stop`. Raises ValueError or OSError with one line for what cannot go on; `ranks`
+    then ends the others with the cause. `disk` takes the checkpoints."""
     began = time.monotonic()
-    place = find_place(os.environ)
-    device = device_of(place, os.environ)
+    check_ranks(recipe, ranks.world)
+    device = device_of(ranks.place, os.environ)
     torch.set_num_threads(recipe.engine.threads)
-    alone_too = recipe.engine.kind != "single"
-    with Ranks(place, recipe.engine.deadline_s, device, alone_too) as ranks, contextlib.ExitStack() as owned:
-        stop.arm()
+    ranks.open(device, recipe.engine.deadline_s, alone_too=recipe.engine.kind != "single")
+    stop.arm()
+    with contextlib.ExitStack() as owned:
         log = None
         if ranks.rank == 0:
             owned.enter_context(_locked(out))
@@ -133,7 +146,7 @@ def train(recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag, disk: Disk
                 0,
                 engine=recipe.engine.kind,
                 ranks=ranks.world,
-                launcher=place.launcher,
+                launcher=ranks.place.launcher,
                 device=str(device),
                 seconds=round(time.monotonic() - began, 3),
             )
@@ -235,12 +248,7 @@ class _Training:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         num_aux = len(aux_layers(model))
         rank_batch = recipe.schedule.groups // self.ranks.world * sum(recipe.quotas)
-        if recipe.schedule.groups % self.ranks.world:
-            raise ValueError(
-                f"schedule.groups: found {recipe.schedule.groups} groups for {self.ranks.world} ranks, expected a "
-                f"multiple of the ranks; change one of the two"
-            )
-        engine = make_engine(recipe.engine, recipe.optim, model, self.device, self.ranks, rank_batch)
+        engine = make_engine(recipe.engine, recipe.optim, model, self.device, rank_batch)
         if num_aux:
             check_aux(model, num_aux)
         broadcast_buffers(model)
@@ -425,11 +433,11 @@ class _Training:
         epoch = -(-self.step // recipe.schedule.epoch_steps)
         if spec.validation is not None and (epoch % spec.every_epochs == 0 or self.step == recipe.schedule.steps):
             with self._weights():
-                measured = measure(model, spec.validation, recipe, self.device, self.ranks)
-            counts = measured.counts
+                one = self._open(VALIDATION, "validation", spec.validation)
+                counts = measure(model, one, recipe, self.device, self.ranks)
             self.history.append(Validation(self.step, counts.top1))
             if self.log is not None:
-                line = self._result(VALIDATION, "validation", measured, self.step, False, stream.state())
+                line = self._result(one, counts, self.step, False, stream.state())
                 append_results(self.out / RESULTS, [line])
             if select(self.history) == self.step:
                 self.chosen, self.chosen_step = self._plain(), self.step
@@ -448,6 +456,9 @@ class _Training:
             self.log.line("replaced", self.step, samples=self.replaced_by_all, reasons=reasons)
             self.log.say(f"step {self.step}: {counted(self.replaced_by_all, 'sample')} so far could not be read")
         return by_rank
+
+    def _open(self, name: str, role: Role, spec: SetSpec) -> OpenSet:
+        return open_set(name, role, spec, self.recipe.model.num_classes, self.recipe.data.cache.folder)
 
     def _weights(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.ema is None else self.ema.swapped(self.engine.model)
@@ -477,16 +488,17 @@ class _Training:
         for name, spec in recipe.evaluate.tests.items():
             if self.ranks.agree(self.stop.requested)[0]:
                 return None
-            measured = measure(plain, spec, recipe, self.device, self.ranks)
-            results.append(self._result(name, "test", measured, step, True, state))
+            one = self._open(name, "test", spec)
+            counts = measure(plain, one, recipe, self.device, self.ranks)
+            results.append(self._result(one, counts, step, True, state))
         if self.log is not None:
             self._select_validation(step)
             if results:
                 append_results(self.out / RESULTS, results)
             facts = {"step": step, "weights": self._which(), "recipe": self.facts.recipe, "seed": recipe.seed}
             write_export(self.out, recipe, weights, facts, distances(model))
-            for one in results:
-                self.log.line("test", step, set=one.set, top1=one.top1, top5=one.top5)
+            for line in results:
+                self.log.line("test", step, set=line.set, top1=line.top1, top5=line.top5)
         self.ranks.wait_for_all()
         return tuple(results)
 
@@ -554,14 +566,12 @@ class _Training:
     def _which(self) -> Literal["ema", "last"]:
         return "last" if self.ema is None else "ema"
 
-    def _result(
-        self, name: str, role: Role, measured: Measured, step: int, selected: bool, state: dict[str, object]
-    ) -> Result:
+    def _result(self, one: OpenSet, counts: Counts, step: int, selected: bool, state: dict[str, object]) -> Result:
         """`state`: of the stream, at `step` or later."""
         seen = step * self.recipe.schedule.groups * sum(self.recipe.quotas)
         moment = Moment(step, self._which(), seen, self._images_per_s(), self._wait_share(), time.time())
-        facts = replace(self.facts, data={**_digests(state, step), name: measured.digest})
-        return make_result(facts, moment, name, role, measured.counts, selected)
+        facts = replace(self.facts, data={**_digests(state, step), one.name: one.digest})
+        return make_result(facts, moment, one.name, one.role, counts, selected)
 
     def _outcome(self, results: tuple[Result, ...] | None, stopped: str) -> TrainOutcome:
         outcome = TrainOutcome(

@@ -1,9 +1,10 @@
-"""The program that a sweep starts for each run: `python -m train.one_run RECIPE FOLDER`.
+"""The program of one rank, or of a run that is one process: `python -m train.one_run RECIPE FOLDER`.
 
-In: a resolved recipe and the run's folder. Out: the training's exit code; 75 if it was asked to stop and saved. On
-disk: what `train.loop` writes into the folder. One line on stderr says what was wrong.
+In: a resolved recipe and the run's folder; the environment says which rank this is. Out: on stdout one line, how it
+ended; the exit code, as that of `sixfold train`, or `EXIT_FOLLOWED` if only another rank knows why. On disk: what
+`train.loop` writes into the folder.
 
-A run whose worker is gone (killed, machine taken back) saves and ends too: nobody waits for it any more.
+A run whose starter is gone (killed, machine taken back) saves and ends too: nobody waits for it any more.
 """
 
 import os
@@ -13,30 +14,37 @@ import time
 from pathlib import Path
 
 from cluster.code import home
+from cluster.failure import one_line
 from cluster.recipe import load_recipe
 from cluster.signals import StopFlag
-from cluster.work import EXIT_FAILED
+from cluster.work import EXIT_FOLLOWED, EXIT_MISTAKE
+from train.launch import RankFailed, Ranks, find_place
+from train.recipe import TrainRecipe
 
 LOOK_S = 2.0
 
 
 def main(recipe: Path, folder: Path) -> int:
-    from train.loop import train
-    from train.recipe import TrainRecipe
-
     try:
         with StopFlag() as stop:
             threading.Thread(target=_stop_without, args=(os.getppid(), stop), daemon=True).start()
-            return int(train(load_recipe(recipe, TrainRecipe), folder, home(), stop).exit_code)
+            with Ranks(find_place(os.environ)) as ranks:
+                chosen = load_recipe(recipe, TrainRecipe)
+                from train.loop import train  # seconds: torch and timm
+
+                outcome = train(chosen, folder, home(), stop, ranks)
     except (ValueError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return EXIT_FAILED
+        print(one_line(str(error)), flush=True)
+        return EXIT_FOLLOWED if isinstance(error, RankFailed) else EXIT_MISTAKE
+    if ranks.rank == 0:
+        print(outcome.sentence(), flush=True)
+    return outcome.exit_code
 
 
 def _stop_without(parent: int, stop: StopFlag) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK_S)
-    stop.request("the worker that started this run is gone")
+    stop.request("the process that started this one is gone")
 
 
 if __name__ == "__main__":

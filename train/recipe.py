@@ -65,7 +65,6 @@ class TrainRecipe(BaseModel):
     engine: EngineSpec = Field(default_factory=lambda: EngineSpec(kind="single"))
     checkpoint: CheckpointSpec = Field(default_factory=lambda: CheckpointSpec(every_min=10.0))
     nan: NanSpec = Field(default_factory=lambda: NanSpec(policy="stop"))
-    crop_pct: float = Field(0.875, gt=0, le=1, description="part of an evaluated picture's side that is shown")
     evaluate: EvaluateSpec = Field(default_factory=lambda: EvaluateSpec(every_epochs=1))
     log: Literal["tensorboard", "wandb", "none"] = Field("tensorboard", description="beside log.jsonl")
 
@@ -87,6 +86,19 @@ class TrainRecipe(BaseModel):
                 "that lam does not weigh and the main statistics see"
             )
         return self
+
+
+def check_ranks(recipe: TrainRecipe, ranks: int) -> None:
+    """Raises ValueError for a recipe that so many processes cannot share."""
+    if ranks > 1 and recipe.engine.kind == "single":
+        raise ValueError(
+            f"engine.kind: found single with {ranks} processes, expected one; set engine.kind: ddp or deepspeed"
+        )
+    if recipe.schedule.groups % ranks:
+        raise ValueError(
+            f"schedule.groups: found {recipe.schedule.groups} groups for {ranks} ranks, expected a multiple of the "
+            "ranks; change one of the two"
+        )
 
 
 def deciding(recipe: TrainRecipe) -> dict[str, Any]:
