@@ -48,6 +48,7 @@ if what == "die" and rank == 0:
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "lose" and rank == 1:
     import psutil
+    time.sleep(2)  # not before all have started
     psutil.Process().parent().parent().kill()  # the actor
 if what in ("die", "lose"):
     time.sleep(60)
