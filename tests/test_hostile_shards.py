@@ -147,7 +147,8 @@ def test_h2_h3_a_crafted_tar_is_refused_though_its_record_fits(store: FolderStor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     report = verify(store)
     assert report.damaged_shards() == [0]
-    assert {"header", "member"} <= {damage.kind for damage in report.damages}
+    kinds = {damage.kind for damage in report.damages}
+    assert kinds == {"member"} if not data else {"header", "member"} <= kinds  # of nothing, nothing else can be said
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000, "KiB"
     assert time.monotonic() - start < 10
     for row in rows[:3]:
