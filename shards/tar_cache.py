@@ -2,8 +2,9 @@
 
 In: a tar's sha256, its size, and how to read its bytes. Out: the path of a local copy whose bytes have that hash. On
 disk: `<sha256>.tar`; `<sha256>.part` of the full size while it is fetched, locked by who fetches it;
-`<sha256>.checked` when a copy has been hashed; `lock`, held while room is made. Files are touched when used, the one
-untouched for longest goes first; one that a process reads, and therefore holds a shared lock of, stays.
+`<sha256>.checked` when a copy has been hashed; `lock`, held while room is made and while a part becomes a tar. Files
+are touched when used, the one untouched for longest goes first; one that a process reads, and therefore holds a shared
+lock of, stays.
 
 A copy is hashed while it is fetched, and again by the first process that finds it after a day, a restart of the machine
 or a change of the file; one with another hash is removed and fetched again. A killed process leaves a part that nobody
@@ -99,7 +100,7 @@ class TarCache:
                             return found
                         os.truncate(fd, 0)
                         self._make_room(fd, size, end, keep | {sha256})
-                        return self._fill(fd, sha256, size, read)
+                        return self._fill(fd, sha256, size, read, deadline_s)
                     finally:
                         with contextlib.suppress(FileNotFoundError):
                             part.unlink()
@@ -107,7 +108,7 @@ class TarCache:
                 raise TimeoutError(f"{part.name}: another process has been fetching it for {deadline_s:.0f} s")
             time.sleep(_POLL_S)
 
-    def _fill(self, fd: int, sha256: str, size: int, read: Callable[[int, int], bytes]) -> Path:
+    def _fill(self, fd: int, sha256: str, size: int, read: Callable[[int, int], bytes], deadline_s: float) -> Path:
         digest = hashlib.sha256()
         for offset in range(0, size, CHUNK_BYTES):
             chunk = read(offset, min(CHUNK_BYTES, size - offset))
@@ -119,7 +120,8 @@ class TarCache:
         if digest.hexdigest() != sha256:
             raise OtherBytes(f"found a tar with the hash {digest.hexdigest()[:16]}, the index says {sha256[:16]}")
         path = self._path(sha256)
-        os.replace(path.with_suffix(".part"), path)
+        with self._locked(time.monotonic() + deadline_s):  # whoever makes room counts it under one of its two names
+            os.replace(path.with_suffix(".part"), path)
         self._mark(path, path.stat())
         return path
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import struct
 import tarfile
-import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from shards.manifest import read_member, read_table, scan_records
 from shards.store import FolderStore, Store, open_for_reading, open_store
 from tests.hostile_text import PAYLOADS
 from tests.small_data_set import picture, write_data_set
+from tests.traced import peak_bytes
 
 EXPORTS: dict[str, Callable[[Store, Path, Choice], Exported]] = {
     "timm": export_timm,
@@ -210,10 +210,10 @@ def test_memory_of_an_export_does_not_grow_with_the_data_set(tmp_path: Path) -> 
     for num_shards in (3, 12):
         store = write_data_set(tmp_path / f"set{num_shards}", num_shards=num_shards, num_slots=60)
         export_image_folder(store, tmp_path / f"warm{num_shards}", Choice())
-        tracemalloc.start()
-        export_image_folder(store, tmp_path / f"out{num_shards}", Choice())
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        out = tmp_path / f"out{num_shards}"
+        peaks.append(
+            peak_bytes(lambda turn, store=store, out=out: export_image_folder(store, out / str(turn), Choice()))
+        )
     assert peaks[1] < 1.5 * peaks[0], peaks
 
 

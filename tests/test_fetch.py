@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -447,6 +447,39 @@ def test_d17_a_cache_too_small_streams_what_does_not_fit(
         assert fetcher.counters()["bytes_ranged"] >= 3 * (NUM_TARS - num_fit) * 10 * int(index.size.min())
     assert max(largest) <= limit
     assert len(list(cache.glob("*.tar"))) == num_fit
+
+
+def test_d17_a_tar_that_arrives_while_room_is_made_is_counted(
+    tmp_path: Path, store: FolderStore, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the folder and that at its files no part becomes a tar: it would be counted under no name."""
+    limit = int(index.tar_bytes.max()) + 1000
+    cache, looked, arrived = tmp_path / "cache", threading.Event(), threading.Event()
+    listed, replaced = os.scandir, os.replace
+
+    def list_slowly(folder: Path) -> Iterable["os.DirEntry[str]"]:
+        if folder != cache:
+            return listed(folder)
+        entries = list(listed(folder))
+        if any(entry.name.endswith(".part") and Path(entry.path).stat().st_size for entry in entries):
+            looked.set()
+            arrived.wait(0.5)
+        return entries
+
+    def replace(old: Path, new: Path) -> None:
+        replaced(old, new)
+        if Path(new).suffix == ".tar":
+            arrived.set()
+
+    monkeypatch.setattr("shards.tar_cache.os.scandir", list_slowly)
+    monkeypatch.setattr("shards.tar_cache.os.replace", replace)
+    files = RemoteFiles(store.root, lambda name, turn: until(looked))
+    with Fetcher(index, remote(files), cache, limit, threads=2) as fetcher:
+        fetcher.prefetch(ROWS[:20])
+        assert soon(lambda: fetcher.counters().get("cache_full", 0) == 1)
+        assert soon(arrived.is_set)
+    monkeypatch.undo()
+    assert cached_bytes(cache) <= limit
 
 
 def test_tars_that_are_no_longer_read_make_room(tmp_path: Path, store: FolderStore, index: Index) -> None:

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from shards.visible import visible
 from shards.writer import ShardWriter
 from tests.hostile_text import BENIGN, PAYLOADS
 from tests.small_data_set import CLASS_NAMES, FINGERPRINT, picture, sample, write_data_set
+from tests.traced import peak_bytes
 
 TEXT_FIELDS = (
     *("caption", "meaning", "context", "style", "negative", "prompt_kind", "class_name"),
@@ -357,10 +357,7 @@ def test_j7_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> No
     for num_shards in (3, 12):
         store = write_data_set(tmp_path / f"set{num_shards}", num_shards=num_shards, num_slots=60, num_rejected=10)
         write_gallery(store, tmp_path / "warm", images_per_class=9)  # imports and template caches
-        tracemalloc.start()
-        write_gallery(store, tmp_path / f"gallery{num_shards}")
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        peaks.append(peak_bytes(lambda turn, store=store: write_gallery(store, tmp_path / f"{store.root.name}-{turn}")))
     assert peaks[1] < 1.5 * peaks[0], peaks
 
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tarfile
 import time
-import tracemalloc
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ from shards.record import FileStamp, Record
 from shards.store import FolderStore, ObjectStore, open_store
 from shards.writer import ShardWriter
 from tests.small_data_set import FINGERPRINT, picture, sample, write_data_set
+from tests.traced import peak_bytes
 
 
 @pytest.fixture
@@ -169,13 +169,12 @@ def test_of_several_processes_one_reads_the_tables_and_the_others_wait_for_it(tm
     """Each says whether it read a table; one that was killed while it built holds up nobody."""
     store = write_data_set(tmp_path / "ours", num_shards=3)
     code = (
-        "import sys, time\n"
+        "import itertools, sys, time\n"
         "import shards.manifest as manifest\n"
         "from shards.index import load_index\n"
-        "read, tables = manifest._read_one, []\n"
+        "read, tables = manifest._read_one, itertools.count()\n"
         "def slowly(*told):\n"
-        "    if not tables: print('builds', flush=True)\n"
-        "    tables.append(1)\n"
+        "    if next(tables) == 0: print('builds', flush=True)\n"  # tables are read by several threads
         "    time.sleep(float(sys.argv[2]))\n"
         "    return read(*told)\n"
         "manifest._read_one = slowly\n"
@@ -752,11 +751,12 @@ def check_size(folder: Path, num_shards: int, rows: int) -> None:
     assert again.digest == index.digest
     print(f"{num_shards} shards x {rows} rows: built in {build_s:.2f} s of CPU, loaded in {load_s:.3f} s")
     assert load_s < build_s / 4
-    shutil.rmtree(folder / "_meta")
-    tracemalloc.start()
-    load_index(str(folder))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+
+    def load_anew(turn: int) -> None:
+        shutil.rmtree(folder / "_meta")
+        load_index(str(folder))
+
+    peak = peak_bytes(load_anew)
     print(f"peak beyond pyarrow's pool: {peak / len(index):.1f} bytes a row")
     assert peak < 28 * len(index) * 2.5 + num_shards * 12_000 + 20e6
 
