@@ -22,10 +22,6 @@ import typer
 
 HOME = Path(__file__).resolve().parent
 PACKAGES = ("cluster", "gen", "retrieve", "shards", "train")
-EXIT_BROKEN = 1
-EXIT_MISTAKE = 2
-EXIT_INCOMPLETE = 3
-EXIT_STOPPED = 75
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 SAID_OF_RUNS = {
     "unit_started": "began",
@@ -280,6 +276,7 @@ def verify(
 
     Example: `sixfold verify out/sandbox --regenerate 20`
     """
+    from cluster.work import EXIT_INCOMPLETE
     from gen.output import asked_units, regenerate_images
     from shards.amounts import counted, size_text
     from shards.store import no_shards, open_for_reading
@@ -390,6 +387,7 @@ def export(
 
     Example: `sixfold export out/sandbox --to timm --out out/sandbox-timm --subset 6x`
     """
+    from cluster.work import EXIT_INCOMPLETE
     from shards import export as exports
     from shards.amounts import counted
     from shards.image_folder import export_image_folder, import_image_folder
@@ -506,6 +504,9 @@ def sweep(
     from train.report import write_report
     from train.sweep import SweepSpec, describe_sweep, plan_runs, run_sweep
 
+    for key in [override.partition("=")[0] for override in overrides or ()]:
+        if key.partition(".")[0] in TrainRecipe.model_fields.keys() - SweepSpec.model_fields.keys():
+            raise ValueError(f"command line: `{key}` is a field of runs; for all runs of a sweep set `changes.{key}`")
     spec = _read("sweep", sweep, SweepSpec, overrides)
     base = _read("train", spec.base, TrainRecipe)
     folder = out or Path("out/sweeps") / spec.name
@@ -555,6 +556,7 @@ def status(folder: Folder) -> None:
 
     Example: `sixfold status out/sandbox`
     """
+    from cluster.work import EXIT_INCOMPLETE
     from gen.output import describe_output
     from shards.store import open_for_reading
 
@@ -572,6 +574,7 @@ def doctor(
     Example: `sixfold doctor --out out/sandbox`
     """
     from cluster.doctor import Check, examine
+    from cluster.work import EXIT_INCOMPLETE
 
     missing = Check("sandbox", "bad", "no models in sandbox/models", "make them with `make sandbox`")
     models = HOME / "sandbox" / "models" / "generator" / "model_index.json"
@@ -593,7 +596,8 @@ def _known_classes(source: str) -> "list[KnownClass]":
 
 
 def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
-    """A data set that a sweep needs; raises unless it is whole."""
+    """A data set that a sweep needs; raises unless it is whole, Draining if `stop` ended it before."""
+    from cluster.work import EXIT_AGAIN, Draining
     from gen.plan import parse_scale
     from gen.recipe import Recipe
     from gen.run import run
@@ -601,6 +605,8 @@ def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
     recipe = _read("generate", make.recipe, Recipe, make.overrides)
     typer.echo(f"data: {make.out}: {make.recipe} at {make.scale}")
     outcome = run(recipe, parse_scale(make.scale), make.out, HOME, stop, say=_warn)
+    if outcome.exit_code == EXIT_AGAIN:
+        raise Draining(f"{make.out}: stopped on request while the sweep's data was being made")
     if outcome.exit_code:
         raise ValueError(f"{make.out}: {' '.join(outcome.sentence().split())}")
 
@@ -636,6 +642,9 @@ def _check_file(path: Path) -> None:
     """Raise ValueError before long work if `path` cannot be written after it."""
     if path.is_dir():
         raise ValueError(f"{path}: found a folder, expected the name of a file; give one in it")
+    in_the_way = next((parent for parent in path.parents if parent.is_file()), None)
+    if in_the_way is not None:
+        raise ValueError(f"{path}: {in_the_way} is a file, expected a folder; give another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -686,28 +695,30 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def _explain(error: Exception) -> int:
     """One line on stderr; the exit code."""
-    from cluster.work import Draining
+    from cluster.work import EXIT_AGAIN, EXIT_FAILED, EXIT_MISTAKE, Draining
 
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, typer.Abort):
-        return EXIT_BROKEN
+        return EXIT_FAILED
     if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
         return 0
     if isinstance(error, Draining):
         typer.echo(f"sixfold: {error}; run the same command again to continue", err=True)
-        return EXIT_STOPPED
+        return EXIT_AGAIN
     from cluster.mistake import in_plain_words
 
     message = in_plain_words(error.format_message()) if isinstance(error, typer.TyperException) else _message(error)
     line = " ".join(message.split()) or type(error).__name__
+    if type(error).__name__ in ("NoSuchOption", "MissingParameter"):
+        line = f"{line.rstrip('.')}; `{error.ctx.command_path} --help` shows them"  # type: ignore[attr-defined]
     # LeaseHeld and ClusterError are the RuntimeErrors that are written for people
     ours = type(error).__module__.startswith("cluster.")
     if ours or isinstance(error, (ValueError, OSError, ImportError, typer.TyperException)):
         typer.echo(f"sixfold: {line}", err=True)
         return EXIT_MISTAKE
     typer.echo(f"sixfold: {type(error).__name__}: {line}; this is a fault of ours, see `sixfold --debug …`", err=True)
-    return EXIT_BROKEN
+    return EXIT_FAILED
 
 
 def _message(error: Exception) -> str:
@@ -730,8 +741,10 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:  # in a verb that has nothing to finish first
+        from cluster.work import EXIT_AGAIN
+
         typer.echo("sixfold: stopped on request; run the same command again", err=True)
-        code = EXIT_STOPPED
+        code = EXIT_AGAIN
     sys.exit(code or 0)
 
 

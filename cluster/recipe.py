@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
-from cluster.mistake import first_mistake, model_in, short
+from cluster.mistake import fields_at, first_mistake, model_in, short
 
 MAX_RECIPE_BYTES = 1_000_000
 COMMAND_LINE = "command line"
@@ -61,7 +61,7 @@ def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -
         found = "nothing" if data is None else "a list" if isinstance(data, list) else "text"
         raise RecipeError(f"{path}: found {found}, expected `key: value` lines, as in recipes/sandbox.yaml")
     for override in overrides:
-        loc = _apply(data, override)
+        loc = _apply(data, override, model)
         where |= {loc[: depth + 1]: COMMAND_LINE for depth in range(len(loc)) if loc[: depth + 1] not in where}
         where[loc] = COMMAND_LINE
     return _validate(data, model, where, str(path))
@@ -184,9 +184,19 @@ def _lines(text: str) -> list[tuple[tuple[str, ...], int]]:
     return found
 
 
-def _apply(data: dict[str, Any], override: str) -> tuple[str, ...]:
+def _path(key: str, model: type[BaseModel]) -> tuple[str, ...]:
+    """The names of a dotted key; below a field of free names and values (`changes.lr.warmup`) the rest is one name."""
+    parts = tuple(key.strip().split("."))
+    for depth in range(1, len(parts)):
+        field = fields_at(model, parts[: depth - 1]).get(parts[depth - 1])
+        if field is not None and typing.get_args(field.annotation) == (str, Any):
+            return (*parts[:depth], ".".join(parts[depth:]))
+    return parts
+
+
+def _apply(data: dict[str, Any], override: str, model: type[BaseModel]) -> tuple[str, ...]:
     key, equals, value = override.partition("=")
-    loc = tuple(key.strip().split("."))
+    loc = _path(key, model)
     if not equals or not all(loc):
         raise RecipeError(f"{COMMAND_LINE}: found {override!r}, expected key.sub=value, for example sampler.steps=20")
     try:

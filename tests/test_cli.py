@@ -1,8 +1,11 @@
 """The command line explains itself, and a mistake is one line that says what to do."""
 
+import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +20,8 @@ from cluster.code import home
 from cluster.recipe import load_recipe
 from docs.cli_reference import PAGE, reference
 from gen.recipe import Recipe
+from shards.commit import recover
+from shards.store import FolderStore
 from tests.small_data_set import write_data_set
 from train.recipe import TrainRecipe
 from train.sweep import SweepSpec
@@ -114,7 +119,19 @@ def test_every_sixfold_command_and_every_link_of_the_readme_exists() -> None:
         (["generate", "recipes/sandbox.yaml", "--scale", "-1x"], "expected a multiple of the real set"),
         (["generate", "recipes/sandbox.yaml", "--scale", "0"], "expected more than 0x"),
         (["generate", "recipes/sandbox.yaml", "classes.source=sandbux", "--dry-run"], "did you mean sandbox?"),
-        (["generate", "recipes/sandbox.yaml", "--bogus"], "No such option: --bogus"),
+        (
+            ["generate", "recipes/sandbox.yaml", "--bogus"],
+            "No such option: --bogus (Possible options: --out); `sixfold generate --help` shows them\n",
+        ),
+        (["meanings", "--scale", "3x"], "No such option: --scale; `sixfold meanings --help` shows them\n"),
+        (["export", "x", "--to", "timm"], "Missing option '--out'; `sixfold export --help` shows them\n"),
+        (["plan"], "Missing argument 'RECIPE'; `sixfold plan --help` shows them\n"),
+        (["plan", "recipes/sandbox.yaml", "--out", "README.md/x"], "/x: README.md is a file, expected a folder; give"),
+        (["plan", "recipes/sandbox.yaml", "--out", "README.md/x/y"], "README.md is a file, expected a folder; give"),
+        (
+            ["sweep", "recipes/sweeps/scale.yaml", "schedule.steps=60"],
+            "`schedule.steps` is a field of runs; for all runs of a sweep set `changes.schedule.steps`\n",
+        ),
         (["genarate"], "genarate"),
         (["verify", "no/such/folder"], "found no folder, expected a data set"),
         (["status", "recipes"], "found no shards, expected a data set"),
@@ -233,6 +250,42 @@ def test_the_state_of_a_damaged_data_set_is_named_and_exit_3(tmp_path: Path) -> 
     damaged = CliRunner().invoke(sixfold.app, ["status", str(store.root)])
     assert damaged.exit_code == 3
     assert "1 done, 1 damaged: 00001" in damaged.stdout
+
+
+def test_a_change_of_all_runs_of_a_sweep_fits_on_the_command_line(tmp_path: Path) -> None:
+    arguments = ["sweep", str(HOME / "recipes/sweeps/scale.yaml"), "base=" + str(HOME / "recipes/sandbox-train.yaml")]
+    said = CliRunner().invoke(
+        sixfold.app, [*arguments, "changes.schedule.steps=60", "points.0x.changes.optim.lr=0.5", "--dry-run"]
+    )
+    assert said.exit_code == 0, said.output
+    assert re.search("point     0x: 0 of 5 runs done; .*, model.aux=none, optim.lr=0.5\n", said.stdout)
+
+
+def test_c1_a_stop_while_a_sweep_makes_its_data_is_exit_75(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The signal comes when the prompts are drawn and no unit is made yet."""
+    seen: list[str] = []
+
+    def recover_then(store: FolderStore) -> object:
+        seen.append(store.url)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return recover(store)
+
+    monkeypatch.setattr("gen.run.recover", recover_then)
+    monkeypatch.chdir(tmp_path)
+    base = f"base={HOME / 'recipes/sandbox-train.yaml'}"
+    small = {"meanings.choose": "none", "prompts.kind": "name", "prompts.per_class": None, "cluster.in_process": True}
+    make = [{"recipe": str(HOME / "recipes/sandbox.yaml"), "out": "data", "changes": small}]
+    points = {"0x": {}, "6x": {"changes": {"optim.lr": 0.5}, "make": make}}
+    arguments = ["sweep", str(HOME / "recipes/sweeps/scale.yaml"), base, f"points={json.dumps(points)}"]
+    monkeypatch.setattr(sys, "argv", ["sixfold", *arguments, "--out", "sweep"])
+    with pytest.raises(SystemExit) as ended:
+        sixfold.main()
+    assert seen
+    said = capsys.readouterr().err
+    assert ended.value.code == 75, said
+    assert "data: stopped on request while the sweep's data was being made; run the same command again to" in said
 
 
 def test_one_of_a_thing_is_not_several(tmp_path: Path) -> None:
