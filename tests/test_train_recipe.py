@@ -34,3 +34,9 @@ def test_a_warm_up_that_is_longer_than_the_training_says_what_to_change(tmp_path
         "optim.warmup_steps: found 6, expected fewer than schedule.steps = 6; lower optim.warmup_steps or raise "
         "schedule.steps"
     )
+
+
+@pytest.mark.parametrize("change", [{"schedule__groups": 2**40}, {"data__domains__0__quota": 10**9}])
+def test_a_step_that_no_memory_holds_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match=r"expected steps of at most 1,048,576; lower it or the quotas"):
+        small_recipe(tmp_path, **change)

@@ -23,6 +23,7 @@ _FREE: Any = {
     "log": True,
     "data": {"threads", "prefetch_steps", "deadline_s", "cache", "check_names"},
 }
+MAX_STEP_IMAGES = 1 << 20  # published steps of CLIP have 160,000; what is typed by mistake would fill the memory
 
 
 class ScheduleSpec(BaseModel):
@@ -78,6 +79,12 @@ class TrainRecipe(BaseModel):
             raise ValueError(
                 f"optim.warmup_steps: found {self.optim.warmup_steps}, expected fewer than schedule.steps = "
                 f"{self.schedule.steps}; lower optim.warmup_steps or raise schedule.steps"
+            )
+        step_images = self.schedule.groups * sum(self.quotas)
+        if step_images > MAX_STEP_IMAGES:
+            raise ValueError(
+                f"schedule.groups: found {self.schedule.groups:,} groups of {sum(self.quotas):,} images, expected "
+                f"steps of at most {MAX_STEP_IMAGES:,}; lower it or the quotas"
             )
         is_first_apart = self.optim.loss == "per_domain" or self.model.aux == "bn"
         if is_first_apart and len(self.data.domains) > 1 and self.data.domains[0].name != "real":
