@@ -26,7 +26,6 @@ same, its commit would fail and the unit be made again. `repair` needs that no r
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -39,6 +38,7 @@ from typing import Protocol
 from shards import object_commit
 from shards.disk import same_file, unlink_if_there, write_all
 from shards.layout import record_name, shard_name, table_name, tar_name
+from shards.lock import try_lock
 from shards.manifest import scan
 from shards.quarantine import set_aside
 from shards.record import ATTEMPT_PATTERN, FileStamp, Record, RecordError, parse_record, read_record
@@ -144,7 +144,7 @@ class FolderAttempt:
             raise self._failed(error) from error
         # fails if a collector has it for an instant, or on a mount without locks; the next line tells whether we exist
         with contextlib.suppress(OSError):
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try_lock(self._fd)
         if os.fstat(self._fd).st_nlink == 0:
             self.abandon()
             raise CommitError(
@@ -356,15 +356,13 @@ def _lock_of_dead(path: Path, now_s: float) -> int | None:
     except FileNotFoundError:
         return -1
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
+        is_dead = try_lock(fd)
     except OSError:
-        if now_s - os.fstat(fd).st_mtime < OLD_S:
-            os.close(fd)
-            return None
-    return fd
+        is_dead = now_s - os.fstat(fd).st_mtime >= OLD_S
+    if is_dead:
+        return fd
+    os.close(fd)
+    return None
 
 
 def _set_torn_aside(store: FolderStore | ObjectStore) -> tuple[int, ...]:

@@ -165,13 +165,13 @@ class Fetcher:
         """
         if self._folder is not None or not len(rows):
             return
-        if self._cache is not None:
-            self._bring_all(list(dict.fromkeys(self.index.tar_of(rows).tolist())), later.tolist())
         tars = self.index.tar_of(rows).tolist()
+        if self._cache is not None:
+            self._bring_all(list(dict.fromkeys(tars)), later.tolist())
         with self._lock:
-            absent = [row for row, tar in zip(rows.tolist(), tars, strict=True) if tar not in self._open]
-        for row in absent:
-            self._read_ahead(row)
+            absent = [(row, tar) for row, tar in zip(rows.tolist(), tars, strict=True) if tar not in self._open]
+        for row, tar in absent:
+            self._read_ahead(row, tar)
 
     def grow(self, index: Index) -> None:
         """Go on with a longer index of the same data set. Raises ValueError if it does not begin with this one."""
@@ -245,6 +245,8 @@ class Fetcher:
                 "changed",
             )
         with self._lock:
+            if self._is_closed.is_set():  # nobody would let go of it
+                return opened
             self._open[tar] = opened
             while len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
@@ -252,8 +254,7 @@ class Fetcher:
 
     # remote, by ranges
 
-    def _read_ahead(self, row: int) -> None:
-        tar = int(np.searchsorted(self.index.first, row, side="right")) - 1
+    def _read_ahead(self, row: int, tar: int) -> None:
         name, offset, size = self.index.tars[tar], int(self.index.offset[row]), int(self.index.size[row])
         with self._lock:
             if row in self._ahead:
@@ -336,12 +337,13 @@ class Fetcher:
         name, sha256, size = self.index.tars[tar], self.index.tar_sha256[tar], int(self.index.tar_bytes[tar])
 
         def read(start: int, num: int) -> bytes:
+            if self._is_closed.is_set():
+                raise FetchError(f"{self._place(tar)}: the fetcher was closed", "failed")
             data = self._range(name, start, num)
             self._count("bytes_downloaded", num)
             return data
 
-        in_use = [other for other, hint in list(self._named.items()) if self._hints - hint <= IDLE_CALLS]
-        keep = frozenset(self.index.tar_sha256[other] for other in in_use)
+        keep = frozenset(self.index.tar_sha256[other] for other in list(self._named))
         is_there = False
         try:
             for attempt in range(TRIES):
@@ -355,10 +357,14 @@ class Fetcher:
                     self._count("other_bytes")
                     if attempt == TRIES - 1:  # not damaged on the way: it is another tar
                         self._changed[tar] = f"{self._place(tar)}: {error}; load the index again"
+                        return
+            else:
+                self._count("download_failed")
         except CacheFull:
             self._count("cache_full")
         except OSError:
-            self._count("download_failed")  # the ranged reads that follow name what is wrong
+            if not self._is_closed.is_set():
+                self._count("download_failed")  # the ranged reads that follow name what is wrong
         finally:
             with self._lock:
                 self._coming.pop(tar, None)

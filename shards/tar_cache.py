@@ -4,7 +4,7 @@ In: a tar's sha256, its size, and how to read its bytes. Out: the path of a loca
 disk: `<sha256>.tar`; `<sha256>.part` of the full size while it is fetched, locked by who fetches it;
 `<sha256>.checked` when a copy has been hashed; `lock`, held while room is made and while a part becomes a tar. Files
 are touched when used, the one untouched for longest goes first; one that a process reads, and therefore holds a shared
-lock of, stays.
+lock of, stays. What makes room goes under its own lock, and a part becomes a tar under its own.
 
 A copy is hashed while it is fetched, and again by the first process that finds it after a day, a restart of the machine
 or a change of the file; one with another hash is removed and fetched again. A killed process leaves a part that nobody
@@ -12,13 +12,14 @@ holds; it goes when room is needed or its tar is fetched.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from shards.lock import is_named, lock_within, remove_if_free, try_lock
 
 CHUNK_BYTES = 8 << 20
 CHECK_S = 86_400.0  # a copy that was hashed no longer ago is believed
@@ -102,8 +103,8 @@ class TarCache:
                         self._make_room(fd, size, end, keep | {sha256})
                         return self._fill(fd, sha256, size, read, deadline_s)
                     finally:
-                        with contextlib.suppress(FileNotFoundError):
-                            part.unlink()
+                        if is_named(fd, part):  # once it is a tar, another process may begin a part of this name
+                            part.unlink(missing_ok=True)
             if time.monotonic() > end:
                 raise TimeoutError(f"{part.name}: another process has been fetching it for {deadline_s:.0f} s")
             time.sleep(_POLL_S)
@@ -147,10 +148,8 @@ class TarCache:
                 if used + size <= self.max_bytes:
                     break
                 sha256, _, kind = name.partition(".")
-                if kind in ("tar", "part") and sha256 not in keep and _is_free(self.folder / name):
-                    for gone in (name, f"{sha256}.checked"):
-                        with contextlib.suppress(FileNotFoundError):
-                            (self.folder / gone).unlink()
+                if kind in ("tar", "part") and sha256 not in keep and remove_if_free(self.folder / name):
+                    (self.folder / f"{sha256}.checked").unlink(missing_ok=True)
                     self._on_event("cache_evicted")
                     used -= num
             if used + size > self.max_bytes:
@@ -169,10 +168,8 @@ class TarCache:
     def _locked(self, end: float) -> Iterator[None]:
         fd = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         try:
-            while not _try_lock(fd):
-                if time.monotonic() > end:
-                    raise TimeoutError(f"{self.folder}/lock: held by another process")
-                time.sleep(_POLL_S)
+            if not lock_within(fd, end, _POLL_S):
+                raise TimeoutError(f"{self.folder}/lock: held by another process")
             yield
         finally:
             os.close(fd)
@@ -186,34 +183,9 @@ def _open_locked(part: Path) -> Iterator[int | None]:
     """A descriptor of the part that nobody else holds; None if somebody does, or finished it this moment."""
     fd = os.open(part, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
-        is_ours = _try_lock(fd)
-        if is_ours:
-            try:
-                is_ours = part.stat().st_ino == os.fstat(fd).st_ino
-            except FileNotFoundError:
-                is_ours = False
-        yield fd if is_ours else None
+        yield fd if try_lock(fd) and is_named(fd, part) else None
     finally:
         os.close(fd)
-
-
-def _is_free(file: Path) -> bool:
-    """Whether no process reads the copy, or fetches the part."""
-    with contextlib.suppress(FileNotFoundError):
-        fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            return _try_lock(fd)
-        finally:
-            os.close(fd)
-    return False
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _facts(stat: os.stat_result) -> list[int | str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import resource
 import subprocess
@@ -18,7 +19,9 @@ import pytest
 
 from shards.fetch import Fetcher, FetchError
 from shards.index import Index, load_index
+from shards.lock import remove_if_free
 from shards.store import FolderStore, ObjectStore
+from shards.tar_cache import TarCache
 from tests.small_data_set import write_data_set
 
 REPO = Path(__file__).parent.parent
@@ -80,7 +83,7 @@ def read_all(fetcher: Fetcher) -> list[bytes]:
     return [bytes(fetcher.read(row)) for row in range(len(fetcher.index))]
 
 
-def soon(condition: Callable[[], bool], deadline_s: float = 10.0) -> bool:
+def soon(condition: Callable[[], bool], deadline_s: float = 60.0) -> bool:
     end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
@@ -90,7 +93,7 @@ def soon(condition: Callable[[], bool], deadline_s: float = 10.0) -> bool:
 
 
 def until(event: threading.Event) -> None:
-    event.wait(20)
+    event.wait(120)
 
 
 def cached_bytes(folder: Path) -> int:
@@ -482,6 +485,119 @@ def test_d17_a_tar_that_arrives_while_room_is_made_is_counted(
     assert cached_bytes(cache) <= limit
 
 
+def fetch_zeros(cache: TarCache, size: int) -> Path:
+    """Another tar of this size, fetched into the cache."""
+    data = bytes(size)
+    return cache.fetch(hashlib.sha256(data).hexdigest(), size, lambda at, num: data[at : at + num], 60.0, frozenset())
+
+
+@pytest.mark.parametrize("kind", ["tar", "part"])
+def test_d17_what_makes_room_can_be_taken_up_by_nobody_while_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A process that found it there at the last moment cannot get its lock before its name is gone."""
+    cache = TarCache(tmp_path / "cache", 1000)
+    old = cache.folder / f"{'ab' * 32}.{kind}"
+    old.write_bytes(bytes(600))
+    unlink, taken = Path.unlink, []
+
+    def look_first(path: Path, missing_ok: bool = False) -> None:
+        if path == old:
+            with path.open("r+b") as file, contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                taken.append(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", look_first)
+    assert fetch_zeros(cache, 700).stat().st_size == 700
+    assert not old.exists()
+    assert not taken
+
+
+def test_d17_a_part_that_another_process_began_when_the_tar_was_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have found the new tar removed already, to make room."""
+    cache, replaced = TarCache(tmp_path / "cache", 1000), os.replace
+
+    def replace(old: Path, new: Path) -> None:
+        replaced(old, new)
+        if Path(new).suffix == ".tar":
+            Path(old).write_bytes(b"another's")
+
+    monkeypatch.setattr("shards.tar_cache.os.replace", replace)
+    path = fetch_zeros(cache, 700)
+    assert path.with_suffix(".part").read_bytes() == b"another's"
+
+
+def test_a_tar_that_is_gone_whenever_it_was_fetched_is_counted_and_read_by_ranges(
+    tmp_path: Path, store: FolderStore, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other processes make room with it each time."""
+    replaced, gone = os.replace, []
+
+    def replace(old: Path, new: Path) -> None:
+        replaced(old, new)
+        if Path(new).suffix == ".tar":
+            Path(new).unlink()
+            gone.append(new)
+
+    monkeypatch.setattr("shards.tar_cache.os.replace", replace)
+    with Fetcher(index, remote(RemoteFiles(store.root)), tmp_path / "cache", 1 << 20) as fetcher:
+        fetcher.prefetch(ROWS[:10])
+        assert read_some(fetcher, range(10)) == expected(store, index)[:10]
+        assert soon(lambda: fetcher.counters().get("download_failed", 0) == 1)
+        assert len(gone) == 3
+
+
+class StalledTar(RemoteFiles):
+    """The first request for a tar waits to be let go; a picture never begins at 0."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def cat_file(self, path: str, start: int, end: int) -> bytes:
+        if start == 0:
+            self.asked.set()
+            until(self.go_on)
+        return super().cat_file(path, start, end)
+
+
+def when_its_threads_have_ended(before: set[threading.Thread]) -> bool:
+    return soon(lambda: not {one for one in set(threading.enumerate()) - before if one.name == "fetch"})
+
+
+def test_a_download_that_ends_after_the_closing_holds_its_tar_no_more(
+    tmp_path: Path, store: FolderStore, index: Index
+) -> None:
+    before, files = set(threading.enumerate()), StalledTar(store.root)
+    fetcher = Fetcher(index.prefix(1), remote(files), tmp_path / "cache", 1 << 20)
+    fetcher.prefetch(ROWS[:1])
+    assert soon(files.asked.is_set)
+    fetcher.close()
+    files.go_on.set()
+    assert when_its_threads_have_ended(before)
+    assert remove_if_free(tmp_path / "cache" / f"{index.tar_sha256[0]}.tar"), "another run may make room with it"
+
+
+def test_a_download_is_not_gone_on_with_after_the_closing(
+    tmp_path: Path, store: FolderStore, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.tar_cache.CHUNK_BYTES", 1000)
+    before, files = set(threading.enumerate()), StalledTar(store.root)
+    fetcher = Fetcher(index.prefix(1), remote(files), tmp_path / "cache", 1 << 20)
+    fetcher.prefetch(ROWS[:1])
+    assert bytes(fetcher.read(0)) == expected_first(store, index)
+    assert soon(files.asked.is_set)
+    fetcher.close()
+    files.go_on.set()
+    assert when_its_threads_have_ended(before)
+    assert files.requests["00000.tar"] == 2, "a picture and the chunk that was on its way"
+    assert fetcher.counters().get("download_failed", 0) == 0
+    assert cached_bytes(tmp_path / "cache") == 0
+
+
 def test_tars_that_are_no_longer_read_make_room(tmp_path: Path, store: FolderStore, index: Index) -> None:
     """One tar fits; once enough hints name another, the first goes and the other is fetched."""
     limit = int(index.tar_bytes.max()) + 1000
@@ -574,7 +690,7 @@ def test_a_tar_that_another_process_never_finishes_is_read_by_ranges(
 def test_requests_that_wait_their_turn_are_dropped_when_the_tar_is_there(
     tmp_path: Path, store: FolderStore, index: Index
 ) -> None:
-    """One thread, stuck in the first picture, until the tar has come."""
+    """One thread, stuck in the first picture, until the tar has come: it is there when the next one is fetched."""
 
     class SlowPictures(RemoteFiles):
         def cat_file(self, path: str, start: int, end: int) -> bytes:
@@ -583,11 +699,10 @@ def test_requests_that_wait_their_turn_are_dropped_when_the_tar_is_there(
             return super().cat_file(path, start, end)
 
     go_on = threading.Event()
-    with Fetcher(index.prefix(1), remote(SlowPictures(store.root)), tmp_path / "cache", 1 << 20, threads=1) as fetcher:
-        fetcher.prefetch(ROWS[:10])
-        assert soon(lambda: fetcher.counters().get("bytes_downloaded", 0) == index.tar_bytes[0])
-        assert soon(lambda: bool(fetcher.read(9)) and fetcher.counters().get("bytes_local", 0) > 0)
-        assert read_some(fetcher, range(1, 9)) == expected(store, index)[1:9]
+    with Fetcher(index.prefix(2), remote(SlowPictures(store.root)), tmp_path / "cache", 1 << 20, threads=1) as fetcher:
+        fetcher.prefetch(ROWS[:10], np.array([1]))
+        assert soon(lambda: fetcher.counters().get("bytes_downloaded", 0) == index.tar_bytes[:2].sum())
+        assert read_some(fetcher, range(1, 10)) == expected(store, index)[1:10]
         go_on.set()
         assert bytes(fetcher.read(0)) == expected_first(store, index)
         assert fetcher.counters()["bytes_ranged"] == index.size[0]

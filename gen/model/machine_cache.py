@@ -7,13 +7,14 @@ where that cannot be written, a private folder in the system's temporary one. Al
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+from shards.lock import try_lock
 
 POLL_S = 0.1  # the first wait for a lock; each is half as long again as the one before
 MAX_POLL_S = 2.0  # 64 processes that ask ten times a second are a burden for a file server
@@ -80,10 +81,8 @@ def locked(path: Path, timeout_s: float, on_wait: Callable[[], None] = lambda: N
 def _lock(descriptor: int) -> bool:
     """Whether the lock is held now, or there are no locks to be held."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return try_lock(descriptor)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-    return True
+        return True
