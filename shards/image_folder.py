@@ -40,7 +40,7 @@ from shards.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encod
 from shards.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
 from shards.manifest import scan_records
 from shards.members import JPEG_COLUMNS, read_jpegs
-from shards.store import Store, open_store
+from shards.store import Store, local_root, open_store
 from shards.visible import clip
 from shards.whole_folder import whole_folder
 from shards.writer import ShardWriter
@@ -138,7 +138,8 @@ def import_image_folder(
     """
     if not 1 <= samples_per_shard <= MAX_ROWS_PER_SHARD:
         raise ValueError(f"samples_per_shard: found {samples_per_shard}, expected 1..{MAX_ROWS_PER_SHARD}")
-    if "://" not in out and Path(out).resolve().is_relative_to(folder.resolve()):
+    root = local_root(out)
+    if root is not None and root.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out}: found the folder of pictures or one in it, expected one outside; choose another")
     sources, ignored = find_pictures(folder, classes, imagenet)
     store = open_store(out)

@@ -13,7 +13,6 @@ Every address in a message is redacted: user info and query never reach a log.
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -28,6 +27,7 @@ import fsspec
 
 from shards.disk import OS_DISK, Disk, link_once, unlink_if_there, write_all
 from shards.layout import META, record_name
+from shards.lock import try_lock
 
 TMP = f"{META}/tmp"
 CLAIMS = f"{META}/claims"
@@ -152,7 +152,7 @@ class FolderStore:
         fd = self.disk.create(temp)
         try:
             with contextlib.suppress(OSError):  # a mount without locks: temporaries are then collected by age
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try_lock(fd)
             write_all(self.disk, fd, data)
             self.disk.fsync(fd)
             if os.fstat(fd).st_size != len(data):
@@ -256,18 +256,26 @@ class ObjectStore:
         return "the name was taken, then free again" if error is None else printable(redact(str(error)))
 
 
+def local_root(url: str) -> Path | None:
+    """The folder that `url` means, there or not; None for what lies in an object store. Raises ValueError for what is
+    no address."""
+    if _protocol_of(url) != "file":
+        return None
+    return Path(url.removeprefix("file://").removeprefix("local://")).absolute()
+
+
 def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> FolderStore | ObjectStore:
     """Open `url` for reading and writing, make the folder if it is missing, and try out that it can be written.
 
     Raises ValueError with one line that says what to do: no address, a shell pipe or pattern, an unknown system, a file
     or dangling link in the way, a read-only place, a place without exclusive create.
     """
-    protocol = _protocol_of(url)
-    if protocol == "file":
-        root = Path(url.removeprefix("file://")).absolute()
+    root = local_root(url)
+    if root is not None:
         store = FolderStore(root, single_writer, disk)
         _try_folder(store)
         return store
+    protocol = _protocol_of(url)
     if protocol not in EXCLUSIVE_CREATE and not single_writer:
         raise ValueError(
             f"{printable(redact(url))}: {protocol}:// has no exclusive create that was tested; write to a folder or to "
@@ -281,14 +289,13 @@ def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> F
 def open_for_reading(url: str) -> FolderStore | ObjectStore:
     """Open an existing `url`; writes nothing. Raises ValueError if there is no such folder, or a store that cannot be
     read."""
-    protocol = _protocol_of(url)
-    if protocol == "file":
-        root = Path(url.removeprefix("file://")).absolute()
+    root = local_root(url)
+    if root is not None:
         if not root.is_dir():
             found = "a file" if root.exists() else "no folder"
             raise ValueError(f"{printable(str(root))}: found {found}, expected a data set; {_MAKE}")
         return FolderStore(root, read_only=True)
-    objects = _open_objects(url, protocol, single_writer=False, read_only=True)
+    objects = _open_objects(url, _protocol_of(url), single_writer=False, read_only=True)
     try:
         objects.size(record_name(0))
     except FileNotFoundError:
@@ -329,8 +336,11 @@ def checked_name(name: str) -> str:
 def _has_pictures(root: Path) -> bool:
     """Whether a sub-folder holds pictures, as far as a short look tells."""
     folders = (path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
-    files = (file for folder in islice(folders, _LOOK) for file in islice(folder.iterdir(), _LOOK))
-    return any(file.suffix.lower() in _PICTURES for file in files)
+    for folder in islice(folders, _LOOK):
+        with contextlib.suppress(OSError):  # lost+found
+            if any(file.suffix.lower() in _PICTURES for file in islice(folder.iterdir(), _LOOK)):
+                return True
+    return False
 
 
 def _redact_url(url: str) -> str:

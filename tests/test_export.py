@@ -545,9 +545,9 @@ def test_a_folder_of_pictures_is_not_imported_into_itself(tmp_path: Path) -> Non
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "photos" / "cat" / "a.jpg").write_bytes(encode_jpeg(picture(0, 1), source_type=None))
     before = tree(tmp_path)
-    for out in (tmp_path / "photos", tmp_path / "photos" / "shards"):
+    for out in ("{}", "{}/shards", "file://{}/shards", "local://{}/shards"):
         with pytest.raises(ValueError, match="expected one outside; choose another"):
-            import_image_folder(tmp_path / "photos", str(out))
+            import_image_folder(tmp_path / "photos", out.format(tmp_path / "photos"))
     assert tree(tmp_path) == before
 
 

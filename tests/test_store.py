@@ -20,7 +20,17 @@ from shards.manifest import read_member, read_table, scan_records
 from shards.object_commit import ObjectAttempt
 from shards.record import read_record
 from shards.repair import repair
-from shards.store import FolderStore, ObjectStore, checked_name, open_for_reading, open_store, printable, redact
+from shards.store import (
+    FolderStore,
+    ObjectStore,
+    checked_name,
+    local_root,
+    no_shards,
+    open_for_reading,
+    open_store,
+    printable,
+    redact,
+)
 from shards.verify import verify
 from shards.writer import ShardWriter
 from tests.faulty_disk import FaultyDisk
@@ -424,6 +434,39 @@ def test_h6_pipes_patterns_and_chains_are_no_data_set(
         with pytest.raises(ValueError, match="expected one folder or one address"):
             opened(url)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("address", ["{}", "file://{}", "local://{}"])
+def test_a_folder_is_one_place_however_it_is_addressed(tmp_path: Path, address: str) -> None:
+    url = address.format(tmp_path / "out")
+    assert local_root(url) == tmp_path / "out"
+    for store in (open_store(url), open_for_reading(url)):
+        assert isinstance(store, FolderStore)
+        assert store.root == tmp_path / "out"
+
+
+def test_what_lies_in_an_object_store_is_no_folder() -> None:
+    assert local_root("s3://bucket/out") is None
+    assert local_root("memory://out") is None
+    with pytest.raises(ValueError, match="unknown system 'nothing'"):
+        local_root("nothing://out")
+
+
+def test_a_sub_folder_that_cannot_be_read_hides_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: lost+found, which only root may list."""
+    for name in ("lost+found", "zebra"):
+        (tmp_path / name).mkdir()
+    listed = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "lost+found":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return iter(sorted(listed(path)))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert "found no shards, expected a data set" in str(no_shards(open_for_reading(str(tmp_path))))
+    (tmp_path / "zebra" / "a.jpg").write_bytes(b"")
+    assert "found a folder of pictures" in str(no_shards(open_for_reading(str(tmp_path))))
 
 
 def test_an_unknown_system_is_refused_by_name() -> None:
