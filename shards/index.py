@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 
 from shards.foreign import Foreign, ForeignTar, keys_of, scan_foreign, short_id
 from shards.layout import MAX_ROWS_PER_SHARD, META, SHARD_PATTERN, SUCCESS, shard_name, tar_name
+from shards.lock import lock_within, open_to_lock, try_lock
 from shards.manifest import iter_tables, read_subset, read_table, scan_records
 from shards.record import MAX_RECORD_BYTES, Record
 from shards.store import CLAIMS, FolderStore, Store, open_for_reading
@@ -60,8 +61,7 @@ ARRAYS: dict[str, type[np.generic]] = {
     "label": np.int32,
     "uid": np.uint64,
 }
-_LONGEST_PAUSE_S = 2.0
-_SMALL_BYTES = 4096  # a map costs more than such a read, and an empty array cannot be mapped
+_SMALL_BYTES = 4096  # a map costs more than such a read
 
 
 @dataclass(frozen=True, eq=False)
@@ -435,20 +435,9 @@ def _one_builder(places: Sequence[Path]) -> Iterator[None]:
                 place.mkdir(parents=True, exist_ok=True)
                 fd = os.open(place / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
                 held.callback(os.close, fd)
-                _lock_within(fd, BUILD_S)
+                lock_within(fd, time.monotonic() + BUILD_S)
                 break
         yield
-
-
-def _lock_within(fd: int, limit_s: float) -> None:
-    ends, pause_s = time.monotonic() + limit_s, 0.02
-    while time.monotonic() < ends:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            time.sleep(pause_s)
-            pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _save(places: Sequence[Path], wanted: _Wanted, index: Index) -> None:
@@ -470,8 +459,7 @@ def _save(places: Sequence[Path], wanted: _Wanted, index: Index) -> None:
             }
             files.replace(f"{wanted.key}/index.json", (json.dumps(about, indent=1) + "\n").encode("ascii"))
             for folder in _newest_first(place)[KEPT:]:
-                if not any(_is_read(file) for file in folder.glob("*.npy")):
-                    shutil.rmtree(folder, ignore_errors=True)
+                _remove_unread(folder)
             return
         except OSError:
             continue  # a full or read-only disk; the index is a copy of what the data set says
@@ -501,7 +489,7 @@ def _newest_saved(url: str, places: Sequence[Path]) -> _Before | None:
 
 
 def _open_saved(url: str, folder: Path) -> _Before | None:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+    with contextlib.suppress(Exception):  # numpy, ast and tokenize raise a dozen kinds for bytes that are no array
         about = json.loads((folder / "index.json").read_bytes())
         arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
         index = make_index(url, about["tars"], about["tar_sha256"], arrays)
@@ -520,30 +508,35 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
     mount a map of a removed file ends the process.
     """
     with path.open("rb") as file:
-        if path.stat().st_size <= _SMALL_BYTES:
-            array = np.load(file, allow_pickle=False)
-            assert isinstance(array, np.ndarray)
-            return array
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        is_small = os.fstat(file.fileno()).st_size <= _SMALL_BYTES
+        if not is_small:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise  # it is being removed
+            except OSError:
+                pass  # a mount without locks, where nothing is removed
+            else:
+                if not os.fstat(file.fileno()).st_nlink:
+                    raise FileNotFoundError(f"{path}: removed between the opening and the lock")
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError(f"{path}: found another version of the format, expected 1.0")
-        shape, _, kind = np.lib.format.read_array_header_1_0(file)
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapped, kind, shape[0], file.tell())
+        (num,), _, kind = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
+        file.seek(0)
+        data = file.read() if is_small else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(data, kind, num, start)
 
 
-def _is_read(file: Path) -> bool:
-    """Whether a process has the file mapped."""
-    with contextlib.suppress(FileNotFoundError):
-        fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True  # or the mount has no locks: then nothing is removed
-        finally:
-            os.close(fd)
-    return False
+def _remove_unread(folder: Path) -> None:
+    """Remove a saved index that no process has mapped. Where there are no locks nothing is removed."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+        for file in folder.glob("*.npy"):
+            fd = open_to_lock(file)
+            held.callback(os.close, fd)
+            if not try_lock(fd):
+                return
+        shutil.rmtree(folder, ignore_errors=True)  # under the locks, so that no process takes it up meanwhile
 
 
 def _arrays(index: Index) -> dict[str, npt.NDArray[Any]]:

@@ -1,6 +1,7 @@
 """An index finds every picture of a data set, of ours or of others, and nothing is left out without a word."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -165,6 +166,26 @@ def test_the_newest_two_indexes_of_a_set_are_kept_and_those_that_are_read(tmp_pa
     assert not first & set(indexes_of(store.root))
 
 
+def test_an_index_that_another_user_saved_is_removed_in_its_turn_and_no_second_copy_is_made(
+    tmp_path: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated: arrays that this user may read and not write."""
+    opened = os.open
+
+    def open_as_another(path: Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if str(path).endswith(".npy") and flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr("os.open", open_as_another)
+    for shard in range(3, 6):
+        load_index(store.url, cache=tmp_path / "cache")
+        add_shard(store, shard)
+    load_index(store.url, cache=tmp_path / "cache")
+    assert len(indexes_of(store.root)) == 2
+    assert not indexes_of(tmp_path / "cache")
+
+
 def test_of_several_processes_one_reads_the_tables_and_the_others_wait_for_it(tmp_path: Path) -> None:
     """Each says whether it read a table; one that was killed while it built holds up nobody."""
     store = write_data_set(tmp_path / "ours", num_shards=3)
@@ -210,8 +231,39 @@ def test_a_builder_that_never_ends_is_not_waited_for_for_ever(
         assert load_index(store.url).digest == digest
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "swap"])
-def test_a_damaged_saved_index_is_built_again(store: FolderStore, damage: str) -> None:
+def npy(array: "np.ndarray") -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def npy_that_says(num_rows: int) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (num_rows,)})
+    return file.getvalue() + bytes(240)
+
+
+WRONG_BYTES = {
+    "empty": b"",
+    "a float": npy(np.zeros(30, np.float32)),
+    "no list": npy(np.array(7)),
+    "no rows": npy(np.zeros(0, np.int64)),
+    "a zip": b"PK\x03\x04" + bytes(400),
+    "an empty zip": b"PK\x05\x06" + bytes(18),
+    "an open bracket": npy(np.zeros(30, np.int64)).replace(b")", b"("),
+    "more rows than it has": npy_that_says(31),
+    "more rows than memory": npy_that_says(10**15),
+    "nested": b"[" * 100_000,
+    "null": b"null",
+}
+
+
+@pytest.mark.parametrize("small_bytes", [0, 4096], ids=["mapped", "read"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", *WRONG_BYTES])
+def test_a_damaged_saved_index_is_built_again(
+    store: FolderStore, damage: str, small_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.index._SMALL_BYTES", small_bytes)
     built = load_index(store.url)
     for path in saved_files(store.root):
         good = path.read_bytes()
@@ -223,9 +275,7 @@ def test_a_damaged_saved_index_is_built_again(store: FolderStore, damage: str) -
         elif damage == "remove":
             path.unlink()
         else:
-            file = io.BytesIO()
-            np.save(file, np.zeros(30, np.float32))
-            path.write_bytes(file.getvalue())
+            path.write_bytes(WRONG_BYTES[damage])
         again = load_index(store.url)
         assert columns(again) == columns(built)
         assert path.read_bytes() == good
