@@ -47,7 +47,7 @@ _PIXELS = 0x706978  # keeps the draws for pixels apart from those for mixing
 _AGREED_DIGITS = 15  # hex digits of a digest that the ranks compare
 _MAX_SPARES = 16
 _EVAL_TARS = 4  # fetched ahead of an evaluation
-_FREE_BAD = 8  # replaced samples that are fine in a short run, whatever the rate
+_FREE_BAD = 8  # replaced samples of this stream that are fine, whatever the rate: few say little about it
 
 
 class CacheSpec(BaseModel):
@@ -99,12 +99,11 @@ class StreamSpec(BaseModel):
 
 
 class EvalSpec(BaseModel):
-    """A test or validation set."""
+    """How a test or validation set is read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(description="folder or URL of a data set of ours, or of tars that others wrote")
-    subset: str | None = Field(default=None, description="name of a subset of it; null = all samples")
     size_px: int = Field(ge=8, le=2048, description="side of the pictures in a batch")
     crop_pct: float = Field(default=0.875, gt=0, le=1, description="side of the centre that is shown / short side")
     threads: int = Field(default=2, ge=0, le=256, description="of this rank that decode; 0: in the calling thread")
@@ -229,6 +228,7 @@ class Stream:
         self._seed = seed
         self._agree: Agree = agree or (lambda numbers: numbers)
         self._sources: list[_Source] = []
+        self._num_bad = 0  # `counters` may hold those of earlier streams as well, of any number of ranks
         self._crew = Crew(spec.threads)
         self._flights: deque[tuple[_Flight, Job]] = deque()
         self._error: Exception | None = None
@@ -408,8 +408,9 @@ class Stream:
         counters.bytes += int(flight.sizes.sum())
         counters.by_pillow += int(flight.by_pillow.sum())
         counters.replaced.update(bad.reason for bad in replaced)
+        self._num_bad += len(replaced)
         num_bad = counters.replaced.total()
-        if num_bad > max(_FREE_BAD, self.spec.bad_rate * counters.samples):
+        if replaced and self._num_bad > _FREE_BAD and num_bad > self.spec.bad_rate * counters.samples:
             last = replaced[-1]
             raise ValueError(
                 f"stream: found {num_bad} unreadable of {counters.samples} samples up to step {flight.step}, expected "
@@ -485,16 +486,16 @@ class Stream:
                 self._sources[number] = _Source(spec, index, fetcher)
 
 
-def read_all(spec: EvalSpec, batch: int, rank: int = 0, world: int = 1) -> Iterator[EvalBatch]:
-    """Every sample once over all ranks: rank r gets batches r, r + world, ... of the index; all get equally many.
+def read_all(spec: EvalSpec, index: Index, batch: int, rank: int = 0, world: int = 1) -> Iterator[EvalBatch]:
+    """Every sample of `index`, of the set at `spec.source`, once over all ranks: rank r gets its batches r, r + world,
+    ...; all get equally many.
 
-    Pixels are those of timm's evaluation transform. Raises ValueError for a sample that cannot be read: a figure over
-    less than the whole set would not be comparable.
+    Pixels are those of timm's evaluation transform. Raises ValueError for a sample that cannot be read, also because
+    the set is another one by now: a figure over less than the whole set would not be comparable.
     """
     if batch < 1 or world < 1 or not 0 <= rank < world:
         raise ValueError(f"read_all: found batch {batch}, rank {rank} of {world}, expected a batch and a rank of them")
     cv2.setNumThreads(1)
-    index = load_index(spec.source, spec.subset, spec.cache.folder)
     if not len(index):
         raise ValueError(f"{index.url}: found no sample, expected a test set; check the folder and the subset")
     fetcher = _fetcher(spec.source, index, spec.cache, spec.deadline_s, 1)

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -213,7 +214,8 @@ def test_every_sample_of_a_data_set_counts_once_for_any_batch_threads_and_world(
         spec = EvalSpec(source=source, size_px=32, crop_pct=1.0, threads=threads)
         total = Counts.none(one.key.ids)
         for rank in range(world):
-            total += count_batches(read_all(spec, batch, rank, world), brightest, one.key)
+            batches = read_all(spec, one.opened.index, batch, rank, world)
+            total += count_batches(batches, brightest, one.key)
         found.append(total.as_array().tolist())
     assert all(counts == found[0] for counts in found)
     assert sum(found[0][:5]) == 33
@@ -228,7 +230,7 @@ def test_a_model_sees_the_pictures_normalised_and_shown_as_the_recipe_says(tmp_p
     with Ranks(find_place({})) as ranks:
         counts = measure(model, one, recipe, CPU, ranks)
     spec = EvalSpec(source=one.spec.source, size_px=32, crop_pct=1.0)
-    batches = list(read_all(spec, recipe.evaluate.batch))
+    batches = list(read_all(spec, one.opened.index, recipe.evaluate.batch))
     assert counts.as_array().tolist() == count_batches(batches, brightest, one.key).as_array().tolist()
     for seen, batch in zip(model.shown, batches, strict=True):
         expected = (batch.images / 255.0 - np.array(MEAN)) / np.array(STD)
@@ -240,17 +242,32 @@ def test_a_model_sees_the_pictures_normalised_and_shown_as_the_recipe_says(tmp_p
     assert not torch.equal(model.shown[0], model.shown[len(batches)])
 
 
-def test_a_set_that_is_no_longer_what_it_was_is_refused(tmp_path):
+def test_a_set_that_grew_or_was_relabelled_meanwhile_is_measured_as_it_was_opened(tmp_path):
     write_sets(tmp_path)
     recipe = small_recipe(tmp_path, evaluate__validation=None)
     [one] = open_sets(recipe.evaluate, 5)
-    write_data_set(tmp_path / "more", num_shards=3)
-    for file in (tmp_path / "more").glob("00002*"):
-        shutil.copy(file, tmp_path / "held-out")
-    with (
-        Ranks(find_place({})) as ranks,
-        pytest.raises(ValueError, match="one: found 30 samples counted, expected 20, each once"),
-    ):
+    with Ranks(find_place({})) as ranks:
+        before = measure(Brightest(), one, recipe, CPU, ranks).as_array().tolist()
+        write_data_set(tmp_path / "more", num_shards=3)
+        for file in (tmp_path / "more").glob("00002*"):
+            shutil.copy(file, tmp_path / "held-out")
+        assert measure(Brightest(), one, recipe, CPU, ranks).as_array().tolist() == before
+        exchange(tmp_path / "held-out", lambda row: {**row, "class_id": (row["class_id"] + 1) % 5})
+        assert measure(Brightest(), one, recipe, CPU, ranks).as_array().tolist() == before
+
+
+def exchange(folder: Path, change) -> None:
+    """Another set of as many samples in its place."""
+    shutil.rmtree(folder)
+    write_data_set(folder, num_shards=2, num_slots=10, change=lambda shard, index, row: change(row))
+
+
+def test_a_set_of_equal_size_that_was_exchanged_meanwhile_is_refused(tmp_path):
+    write_sets(tmp_path)
+    recipe = small_recipe(tmp_path, evaluate__validation=None)
+    [one] = open_sets(recipe.evaluate, 5)
+    exchange(tmp_path / "held-out", lambda row: {**row, "caption": "a picture of something else " * 40})
+    with Ranks(find_place({})) as ranks, pytest.raises(ValueError, match="every sample of a test set is needed"):
         measure(Brightest(), one, recipe, CPU, ranks)
 
 
@@ -271,15 +288,16 @@ with Ranks(find_place(os.environ)) as ranks:
 """
 
 
-def test_two_processes_count_what_one_counts(tmp_path):
-    write_sets(tmp_path)
-    (tmp_path / "recipe.yaml").write_text(dump_recipe(small_recipe(tmp_path, evaluate__validation=None)))
+def counting_ranks(*recipes: Path) -> list[tuple[str, str]]:
+    """A process for each recipe, all ranks of one job: (stdout, stderr)."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", COUNTING_RANK, str(tmp_path / "recipe.yaml")],
+            [sys.executable, "-c", COUNTING_RANK, str(recipe)],
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
             cwd=REPO,
             env={
                 **os.environ,
@@ -287,18 +305,36 @@ def test_two_processes_count_what_one_counts(tmp_path):
                 **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
             },
         )
-        for rank in range(2)
+        for rank, recipe in enumerate(recipes)
     ]
     try:
-        outputs = [child.communicate(timeout=120)[0] for child in children]
+        return [child.communicate(timeout=120) for child in children]
     finally:
         for child in children:
             child.kill()
+
+
+def test_ranks_that_opened_different_sets_of_equal_size_are_refused(tmp_path):
+    write_sets(tmp_path)
+    for name in ("held-out", "real"):
+        tests = {"one": {"source": str(tmp_path / name)}}
+        recipe = small_recipe(tmp_path, evaluate__validation=None, evaluate__tests=tests)
+        (tmp_path / f"{name}.yaml").write_text(dump_recipe(recipe))
+    said = counting_ranks(tmp_path / "held-out.yaml", tmp_path / "real.yaml")
+    assert not any(output for output, _ in said)
+    line = re.compile("one: found a set with the digest .* on another, expected one set")
+    assert any(line.search(errors) for _, errors in said), said
+
+
+def test_two_processes_count_what_one_counts(tmp_path):
+    write_sets(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(small_recipe(tmp_path, evaluate__validation=None)))
+    said = counting_ranks(*[tmp_path / "recipe.yaml"] * 2)
     recipe = load_recipe(tmp_path / "recipe.yaml", TrainRecipe)
     [one] = open_sets(recipe.evaluate, 5)
     with Ranks(find_place({})) as ranks:
         alone = measure(Brightest(), one, recipe, CPU, ranks).as_array().tolist()
-    assert [json.loads(output.splitlines()[-1]) for output in outputs] == [alone, alone]
+    assert [json.loads(output.splitlines()[-1]) for output, _ in said] == [alone, alone]
 
 
 def test_classes_without_an_output_and_missing_sets_are_refused_before_training(tmp_path):
@@ -315,7 +351,7 @@ def test_a_manifest_of_labels_maps_the_ids_of_a_set_to_outputs_and_counts_what_i
     spec = sets_of(odd={"source": str(tmp_path / "set"), "labels": tmp_path / "map.json", "classes": "own"})
     [one] = open_sets(spec, 5)
     assert one.key.competes_C.tolist() == [True, True, True, False, False]
-    batches = read_all(EvalSpec(source=one.spec.source, size_px=32, crop_pct=1.0), 7)
+    batches = read_all(EvalSpec(source=one.spec.source, size_px=32, crop_pct=1.0), one.opened.index, 7)
     counts = count_batches(batches, brightest, one.key)
     assert (counts.n, counts.left_out, counts.ids) == (8, 12, (0, 1))
 

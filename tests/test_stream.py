@@ -401,6 +401,35 @@ def test_the_rate_stops_all_thread_counts_at_the_same_step(tmp_path: Path) -> No
     assert len(set(stopped)) == 1
 
 
+@pytest.mark.parametrize("earlier", [0, 9, 64])
+def test_d6_a_few_bad_samples_are_fine_in_every_life_whatever_the_earlier_ones_replaced(
+    tmp_path: Path, earlier: int
+) -> None:
+    """A training that goes on with fewer ranks tells each of them of more bad samples than one rank may have."""
+    write_data_set(tmp_path, num_shards=2, num_slots=10)
+    spec = StreamSpec(domains=(DomainSpec(name="real", source=str(tmp_path), quota=5),), size_px=8, bad_rate=0.0)
+    with Stream(spec, groups=1, seed=3, epoch_steps=6) as stream:
+        stream.counters.replaced.update({"no picture": earlier})
+        assert not any(batch.replaced for batch in take(stream, 4)), "sound batches are handed out"
+    damage(tmp_path, [1, 4, 12])
+    with Stream(spec, groups=1, seed=3, epoch_steps=6) as stream:
+        stream.counters.replaced.update({"no picture": earlier})
+        seen, said = until_it_stops(stream)
+        assert seen <= 8 < stream.counters.replaced.total() - earlier
+        assert f"found {stream.counters.replaced.total()} unreadable of" in said
+
+
+def until_it_stops(stream: Stream) -> tuple[int, str]:
+    """(samples replaced in the batches that were handed out, the error)."""
+    seen = 0
+    try:
+        for batch in stream:
+            seen += len(batch.replaced)
+    except ValueError as error:
+        return seen, str(error)
+    raise AssertionError("a stream has no end")
+
+
 def test_nothing_readable_at_all_is_an_error_with_its_cause(tmp_path: Path) -> None:
     write_data_set(tmp_path, num_shards=1, num_slots=5)
     damage(tmp_path, list(range(5)))
@@ -780,7 +809,7 @@ def test_evaluation_shows_every_sample_once_and_pads_to_equal_batches(
     counts = set()
     for rank in range(world):
         number = 0
-        for batch in read_all(spec, 4, rank, world):
+        for batch in read_all(spec, index, 4, rank, world):
             number += 1
             assert batch.images.shape == (4, 16, 16, 3)
             assert not batch.images[~batch.valid].any()
@@ -799,13 +828,13 @@ def test_evaluation_refuses_a_set_with_an_unreadable_sample(tmp_path: Path) -> N
     write_data_set(tmp_path, num_shards=1, num_slots=9)
     (bad,) = damage(tmp_path, [6])
     with pytest.raises(ValueError, match=f"{bad:016x}.*every sample of a test set is needed"):
-        list(read_all(EvalSpec(source=str(tmp_path), size_px=8), 4))
+        list(read_all(EvalSpec(source=str(tmp_path), size_px=8), load_index(str(tmp_path)), 4))
 
 
 def test_evaluation_of_nothing_is_refused(tmp_path: Path) -> None:
     write_shard_of(tmp_path, 0, 0)
     with pytest.raises(ValueError, match="found no sample"):
-        next(read_all(EvalSpec(source=str(tmp_path), size_px=8), 4))
+        next(read_all(EvalSpec(source=str(tmp_path), size_px=8), load_index(str(tmp_path)), 4))
 
 
 @pytest.fixture

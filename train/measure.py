@@ -20,11 +20,16 @@ from train.recipe import TrainRecipe
 
 
 def measure(model: nn.Module, one: OpenSet, recipe: TrainRecipe, device: torch.device, ranks: Ranks) -> Counts:
-    """Every sample once. The model is in evaluation mode meanwhile. Raises ValueError for a set that is not what it was
-    when it was opened, or not the same for all ranks."""
+    """Every sample once, by the index that was opened. The model is in evaluation mode meanwhile. Raises ValueError for
+    a set that is not the same for all ranks, or of which a sample cannot be read."""
+    digests = sorted(set(ranks.texts(one.digest)))
+    if len(digests) > 1:
+        raise ValueError(
+            f"{one.name}: found a set with the digest {digests[0][:16]} on one rank and {digests[1][:16]} on another, "
+            "expected one set; measure on data that all ranks see and nobody writes to"
+        )
     chosen = EvalSpec(
         source=one.spec.source,
-        subset=one.spec.subset,
         size_px=recipe.data.size_px,
         crop_pct=recipe.evaluate.crop_pct,
         threads=recipe.data.threads,
@@ -32,15 +37,9 @@ def measure(model: nn.Module, one: OpenSet, recipe: TrainRecipe, device: torch.d
         cache=recipe.data.cache,
     )
     with evaluating(model), torch.inference_mode():
-        batches = read_all(chosen, recipe.evaluate.batch, ranks.rank, ranks.world)
+        batches = read_all(chosen, one.opened.index, recipe.evaluate.batch, ranks.rank, ranks.world)
         found = count_batches(batches, lambda images: scores(model, images, recipe.engine, device), one.key)
-    total = found.from_array(ranks.add_up(torch.from_numpy(found.as_array())).numpy())
-    if total.n + total.left_out != one.n:
-        raise ValueError(
-            f"{one.name}: found {total.n + total.left_out} samples counted, expected {one.n}, each once; measure on "
-            "data that all ranks see and nobody writes to"
-        )
-    return total
+    return found.from_array(ranks.add_up(torch.from_numpy(found.as_array())).numpy())
 
 
 def scores(
