@@ -19,6 +19,8 @@ from typing import Literal
 
 import psutil
 
+from cluster.environment import named_cluster
+
 # Below these versions known holes are open: read_webdataset unpickling (ray), weights_only bypass and memory
 # corruption (torch), JPEG overflow (Pillow).
 FLOORS = {"ray": (2, 60), "torch": (2, 10), "pillow": (13, 0), "safetensors": (0, 5)}
@@ -107,6 +109,10 @@ def _shared_memory() -> Check:
 
 def _disk(folder: Path) -> Check:
     place = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
+    if not place.is_dir():
+        return Check(
+            "disk", "bad", f"{place} is a file, nothing can be written below it", "give another folder as --out"
+        )
     free = shutil.disk_usage(place).free
     return Check(
         "disk", "ok" if free > 2e9 else "bad", f"{free / 1e9:.1f} GB free at {place}", "" if free > 2e9 else "free some"
@@ -162,9 +168,9 @@ def missing_build_tools(environ: Mapping[str, str]) -> list[str]:
 
 
 def _ray(environ: Mapping[str, str]) -> Iterator[Check]:
-    address = environ.get("RAY_ADDRESS", "")
+    address = named_cluster(environ)
     yield Check(
-        "RAY_ADDRESS", "ok", "set: runs join that cluster" if address else "not set: runs start Ray on this machine"
+        "RAY_ADDRESS", "ok", "set: runs join that cluster" if address else "none named: runs start Ray on this machine"
     )
     token = Path(environ.get("RAY_AUTH_TOKEN_PATH", str(Path.home() / ".ray" / "auth_token")))
     if token.is_file():

@@ -1,13 +1,19 @@
-"""What a worker's process must have in its environment before anything numerical is imported.
+"""What the environment says of the cluster, and what a worker's must say before anything numerical is imported.
 
-In: an environment. Out: the same one, with what is not set yet. Nothing is written.
+In: an environment. Out: an address, or the same environment with what is not set yet. Nothing is written.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 # Both are names of one setting: https://docs.pytorch.org/docs/stable/notes/cuda.html
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 MAX_COMPILE_PROCESSES = 32  # Inductor's own limit
+
+
+def named_cluster(environ: Mapping[str, str]) -> str:
+    """The address of the cluster to join, by Ray's own variable; "" where a run starts one on this machine."""
+    address = environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
 
 
 def set_allocator(environ: MutableMapping[str, str]) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from cluster.attempt import life_id
+from cluster.environment import named_cluster
 from cluster.events import Event
 from cluster.scheduler import Schedule
 from cluster.signals import StopFlag
@@ -41,7 +42,7 @@ def stays_here(spec: FanOutSpec, environ: Mapping[str, str]) -> bool:
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():  # inside another session, whose nodes are anywhere
         return False
-    return environ.get("RAY_ADDRESS", "") in ("", "local")
+    return not named_cluster(environ)
 
 
 def fan_out(

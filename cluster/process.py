@@ -46,6 +46,20 @@ def alive(process: ProcessId) -> bool:
     return process.place == this_place() and start_ticks(process.pid) == process.started
 
 
+def session_members(leader: ProcessId) -> list[ProcessId]:
+    """What runs here in the session that `leader` began, itself included; also when it is gone itself."""
+    now = start_ticks(leader.pid)
+    if leader.place != this_place() or now not in (None, leader.started):  # another one has its number by now
+        return []
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end between the list and the look
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader.pid and fields[0] not in "ZX":
+                found.append(ProcessId(leader.place, int(folder.name), int(fields[19])))
+    return found
+
+
 def kill_here(process: ProcessId) -> bool:
     """SIGKILL the process, and its group if it leads one. False if it is not here or gone already.
 

@@ -24,43 +24,39 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import psutil
 import ray
-from pydantic import BaseModel, ConfigDict, Field
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.code import difference, home
 from cluster.failure import one_line
-from cluster.rank_keeper import end_with_parent
+from cluster.kept import TEXT_BYTES, last_line, printable_line, start_kept
 from cluster.ray_session import ClusterError, ray_session
 from cluster.ray_worker import running_versions
 from cluster.signals import StopFlag
 from cluster.work import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FOLLOWED, FanOutSpec
 
+START_S = 600.0  # for all ranks to have a place
 LOOK_S = 0.5
 CALL_S = 60.0  # for an actor to answer
 LOST_S = 120.0  # an actor that has not answered for so long is lost
 END_S = 120.0  # for the ranks to save and end when one has ended well or a stop is asked for
 FOLLOW_S = 30.0  # for the other ranks to end when one has failed: what it leaves undone cannot be saved
 KILL_S = 10.0  # for a rank to be gone after SIGKILL
-TEXT_BYTES = 65_536  # of output read at a time
 PORTS = range(20_000, 32_000)  # below those that Linux gives out by itself
 LOOPBACK = "127.0.0.1"
 OF_OTHERS = ("SLURM_", "TORCHELASTIC_")  # a cluster that was started within a step or by torchrun: not our ranks'
 
 
-class RanksSpec(BaseModel):
-    """How many ranks, and what each has for itself."""
+@dataclass(frozen=True)
+class RanksSpec:
+    """How many ranks, and the cores that each reserves; a GPU each where GPUs exist."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    ranks: int = Field(ge=1, description="processes of one training")
-    cpus_per_rank: int = Field(1, ge=1, description="cores each reserves")
-    gpus_per_rank: Literal["auto", 0, 1] = Field("auto", description="GPUs each reserves; auto: 1 where GPUs exist")
-    start_deadline_s: float = Field(600.0, gt=0, description="all ranks must have a place within this time")
+    ranks: int
+    cpus_per_rank: int = 1
 
 
 @dataclass(frozen=True)
@@ -137,9 +133,8 @@ def run_ranks(
 
     Raises ClusterError if the cluster has no room or other software, or cannot start a rank.
     """
-    gpus = "auto" if spec.gpus_per_rank == "auto" else float(spec.gpus_per_rank)
-    size = FanOutSpec(workers=spec.ranks, cpus_per_worker=spec.cpus_per_rank, gpus_per_worker=gpus)
-    with ray_session(size, spec.cpus_per_rank) as session:
+    size = FanOutSpec(workers=spec.ranks, cpus_per_worker=spec.cpus_per_rank)
+    with ray_session(size, spec.cpus_per_rank, "start the ranks with torchrun or srun instead") as session:
         stop.arm()
         with _room(spec, session.ours, stop) as hosts:
             if not hosts:
@@ -160,8 +155,7 @@ def _counted(number: int, noun: str) -> str:
 @contextlib.contextmanager
 def _room(spec: RanksSpec, ours: bool, stop: StopFlag) -> Iterator[list[Any]]:
     """Actors that each hold what a rank reserves, all or none; none if a stop is asked for meanwhile."""
-    wanted = spec.gpus_per_rank
-    gpus = wanted if wanted != "auto" else int(any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes()))
+    gpus = int(any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes()))
     found = int(ray.cluster_resources().get("GPU", 0))
     if ours and gpus * spec.ranks > found:
         raise ClusterError(
@@ -172,14 +166,14 @@ def _room(spec: RanksSpec, ours: bool, stop: StopFlag) -> Iterator[list[Any]]:
     group = placement_group([bundle] * spec.ranks, strategy="PACK")
     hosts: list[Any] = []
     try:
-        deadline = time.monotonic() + spec.start_deadline_s
+        deadline = time.monotonic() + START_S
         while not group.wait(LOOK_S):
             if stop.requested:
                 break
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"found no room for {spec.ranks} ranks of {_counted(spec.cpus_per_rank, 'core')} and "
-                    f"{_counted(gpus, 'GPU')} within {spec.start_deadline_s:g} s; ask for fewer, or add machines"
+                    f"{_counted(gpus, 'GPU')} within {START_S:g} s; ask for fewer, or add machines"
                 )
         for number in range(0 if stop.requested else spec.ranks):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
@@ -230,7 +224,7 @@ def _start(
     start_in: Path,
     logs: Path,
 ) -> list[_Hand]:
-    places: list[Place] = ray.get([host.place.remote() for host in hosts], timeout=spec.start_deadline_s)
+    places: list[Place] = ray.get([host.place.remote() for host in hosts], timeout=START_S)
     for place in places:
         if wrong := difference(versions, place.versions):
             raise ClusterError(
@@ -347,22 +341,19 @@ class RankHost:
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], start_in: str, log: str) -> str:
         """Start the rank; why it cannot be, or nothing."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}
-        paths = [str(home()), *(path for path in own.get("PYTHONPATH", "").split(os.pathsep) if path)]
         if environment["MASTER_ADDR"] != LOOPBACK and (name := _interface(ray.util.get_node_ip_address())):
             own.setdefault("GLOO_SOCKET_IFNAME", name)  # gloo's own guess is what the host name resolves to
         self._log = Path(log)
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("wb") as output:
-                self._child = subprocess.Popen(
-                    [sys.executable, "-S", "-P", "-m", "cluster.rank_keeper", sys.executable, *arguments],
-                    cwd=start_in,
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._answer,
-                    stderr=output,
-                    env={**own, **environment, "PYTHONPATH": os.pathsep.join(paths)},
-                    start_new_session=True,  # a terminal's Ctrl-C is for the driver, which asks the ranks
-                    preexec_fn=end_with_parent,
+                self._child = start_kept(
+                    [sys.executable, *arguments],
+                    home(),
+                    Path(start_in),
+                    {**own, **environment},
+                    self._answer,
+                    output,
                 )
         except OSError as error:
             return one_line(str(error))
@@ -377,13 +368,13 @@ class RankHost:
         lines = self._new_lines(code is not None)
         if code is None:
             return Look(None, lines, "")
-        answer = _last_line(self._answer)
+        answer = last_line(self._answer)
         if answer:
             with self._log.open("ab") as log:
                 log.write(f"{answer}\n".encode())
         elif code != 0:
             with self._log.open("rb") as log:
-                answer = _last_line(log)
+                answer = last_line(log)
         return Look(code, lines, answer)
 
     def _new_lines(self, to_the_end: bool) -> tuple[str, ...]:
@@ -395,16 +386,15 @@ class RankHost:
             whole += others
         if to_the_end:
             whole, self._half = [*whole, self._half], b""
-        texts = (one_line(line.decode("utf-8", "replace")) for line in whole)
-        return tuple("".join(char if char.isprintable() else "?" for char in text) for text in texts if text)
+        return tuple(text for line in whole if (text := printable_line(line)))
 
     def send(self, number: int) -> None:
         assert self._child is not None, "send comes after start"
-        with contextlib.suppress(ProcessLookupError):
-            if number == signal.SIGKILL and self._child.poll() is None:
+        if number == signal.SIGKILL and self._child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child.pid, signal.SIGKILL)  # the keeper cannot pass this one on
-            else:
-                self._child.send_signal(number)
+        else:
+            self._child.send_signal(number)
 
 
 def free_port() -> int:
@@ -421,10 +411,3 @@ def _interface(address: str) -> str | None:
         if any(entry.address == address for entry in entries):
             return name
     return None
-
-
-def _last_line(file: BinaryIO) -> str:
-    file.seek(max(0, file.seek(0, os.SEEK_END) - TEXT_BYTES))
-    lines = [one_line(line) for line in file.read().decode("utf-8", "replace").split("\n")]
-    said = next((line for line in reversed(lines) if line), "")
-    return "".join(char if char.isprintable() else "?" for char in said)

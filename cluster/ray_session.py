@@ -27,6 +27,7 @@ import psutil
 import ray
 
 from cluster.code import home
+from cluster.environment import named_cluster
 from cluster.failure import one_line
 from cluster.process import ProcessId, alive, this_place, this_process
 from cluster.ray_worker import running_versions
@@ -64,30 +65,35 @@ def usable_cores() -> int:
 
 
 def runtime_env(threads: int) -> dict[str, object]:
-    """The checkout as the workers' code, and threads pinned before anything numerical is imported."""
+    """The checkout as the workers' code, threads pinned before anything numerical is imported, and only their GPUs.
+
+    A worker that reserves no GPU sees none; by itself Ray 2.60 would leave it all that the driver sees.
+    """
     number = str(threads)
+    pinned = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), number)
     return {
         "working_dir": str(home()),
         "excludes": list(EXCLUDES),
-        "env_vars": dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), number),
+        "env_vars": {**pinned, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"},
     }
 
 
 @contextlib.contextmanager
-def ray_session(spec: FanOutSpec, threads: int) -> Iterator[Session]:
-    """Connect or start, and undo it at the end. Inside another session it is that session."""
+def ray_session(spec: FanOutSpec, threads: int, instead: str = "run with cluster.in_process=true") -> Iterator[Session]:
+    """Connect or start, and undo it at the end. Inside another session it is that session. `instead`: the way without
+    Ray, for the message that it does not start here."""
     if ray.is_initialized():
         yield Session(ours=False, versions=running_versions())
         return
     prepare_environment(os.environ)
     be_quiet()
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = named_cluster(os.environ)
     if address.startswith("ray://"):
         raise ClusterError(
             f"RAY_ADDRESS: found {address!r}, expected host:port of the cluster's head; "
             "run on a node of the cluster, or submit this command with `ray job submit`"
         )
-    with _joined(address, threads) if address and address != "local" else _started(spec, threads) as session:
+    with _joined(address, threads) if address else _started(spec, threads, instead) as session:
         yield session
 
 
@@ -129,14 +135,14 @@ def _joined(address: str, threads: int) -> Iterator[Session]:
 
 
 @contextlib.contextmanager
-def _started(spec: FanOutSpec, threads: int) -> Iterator[Session]:
+def _started(spec: FanOutSpec, threads: int, instead: str) -> Iterator[Session]:
     remove_dead_folders(temporary_root())
     folder = private_folder()
     before = {name: os.environ.pop(name, None) for name in TOKEN_VARIABLES}
     # Ray turns token mode on by itself for a cluster it starts, provided that nothing says otherwise
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
     try:
-        _start(spec, folder, threads)
+        _start(spec, folder, threads, instead)
         assert os.environ.get("RAY_AUTH_MODE") == "token", "a cluster of our own must ask for its token"
         yield Session(ours=True, versions=running_versions())
     finally:
@@ -148,7 +154,7 @@ def _started(spec: FanOutSpec, threads: int) -> Iterator[Session]:
                 os.environ[name] = value
 
 
-def _start(spec: FanOutSpec, folder: Path, threads: int) -> None:
+def _start(spec: FanOutSpec, folder: Path, threads: int, instead: str) -> None:
     cores = usable_cores()
     if spec.workers != "auto":  # an explicit number is meant, even if it shares cores
         cores = max(cores, spec.workers * spec.cpus_per_worker)
@@ -171,7 +177,7 @@ def _start(spec: FanOutSpec, folder: Path, threads: int) -> None:
             if attempt + 1 == NUM_START_TRIES:
                 raise ClusterError(
                     f"cannot start Ray on this machine ({one_line(str(error))}); look at its load, at free memory and "
-                    "at /dev/shm, or run with cluster.in_process=true"
+                    f"at /dev/shm, or {instead}"
                 ) from error
 
 

@@ -14,10 +14,24 @@ def test_every_check_that_is_not_ok_says_what_to_do(tmp_path: Path) -> None:
     assert all(check.advice for check in checks if check.verdict != "ok")
 
 
+@pytest.mark.parametrize(("address", "said"), [("local", "runs start Ray on this"), ("x:1", "runs join that cluster")])
+def test_a_cluster_that_runs_would_join_is_one_that_was_named(tmp_path: Path, address: str, said: str) -> None:
+    [check] = [check for check in examine({"RAY_ADDRESS": address}, tmp_path) if check.name == "RAY_ADDRESS"]
+    assert said in check.found
+
+
 def test_r21_installed_versions_are_above_the_floors() -> None:
     for package, floor in FLOORS.items():
         numbers = tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
         assert numbers >= floor, package
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("")
+    for out in (tmp_path / "afile", tmp_path / "afile" / "x" / "y"):
+        check = {check.name: check for check in examine({}, out)}["disk"]
+        assert (check.verdict, check.advice) == ("bad", "give another folder as --out")
+        assert f"{tmp_path / 'afile'} is a file" in check.found
 
 
 @pytest.mark.parametrize(

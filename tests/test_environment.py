@@ -1,8 +1,16 @@
-"""What a worker finds in its environment, and that what was set by hand stays."""
+"""What the environment says of the cluster, what a worker finds in it, and that what was set by hand stays."""
 
 import pytest
 
-from cluster.environment import set_allocator, set_compile_processes
+from cluster.environment import named_cluster, set_allocator, set_compile_processes
+
+
+@pytest.mark.parametrize(
+    ("environ", "address"),
+    [({}, ""), ({"RAY_ADDRESS": ""}, ""), ({"RAY_ADDRESS": "local"}, ""), ({"RAY_ADDRESS": "a:1"}, "a:1")],
+)
+def test_a_cluster_elsewhere_is_one_that_was_named(environ: dict[str, str], address: str) -> None:
+    assert named_cluster(environ) == address
 
 
 def test_gpu_memory_grows_in_segments() -> None:

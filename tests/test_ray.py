@@ -37,8 +37,11 @@ SPEC = FanOutSpec(
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
-    with ray_session(SPEC, threads=1) as ours:
-        yield ours
+    """Of a driver whose environment names a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        with ray_session(SPEC, threads=1) as ours:
+            yield ours
 
 
 def run(
@@ -97,6 +100,7 @@ def test_units_are_made_by_several_processes_with_the_environment_of_a_share_of_
                 "OMP_NUM_THREADS": "1",
                 "PYTORCH_ALLOC_CONF": "expandable_segments:True",
                 "TORCHINDUCTOR_COMPILE_THREADS": str(cores // 2),
+                "CUDA_VISIBLE_DEVICES": "",  # its share has no GPU
             }
     assert wait_until(lambda: not any(running(pid) for pid in pids_of(tmp_path)), 5), "no worker outlives its run"
 

@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster import ray_ranks
@@ -186,11 +187,47 @@ def test_a_folder_that_a_machine_does_not_see_is_named(cluster: None, tmp_path: 
         run_ranks(["-c", ""], RanksSpec(ranks=1), tmp_path / "nowhere", tmp_path, StopFlag(), print)
 
 
-def test_too_many_ranks_for_the_cluster_are_refused_in_time(cluster: None, tmp_path: Path) -> None:
-    spec = RanksSpec(ranks=3, start_deadline_s=3)
-    with pytest.raises(ClusterError, match="found no room for 3 ranks of 1 core and 0 GPUs within 3 s"):
-        run_ranks(["-c", ""], spec, tmp_path, tmp_path, StopFlag(), print)
+def test_too_many_ranks_for_the_cluster_are_refused_in_time(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = "found no room for 3 ranks of 1 core and 0 GPUs within 3 s"
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_ranks, "START_S", 3.0)
+        with pytest.raises(ClusterError, match=expected):
+            run_ranks(["-c", ""], RanksSpec(ranks=3), tmp_path, tmp_path, StopFlag(), print)
     assert Ran(tmp_path, "end").end.exit_code == 0, "nothing of it is left"
+
+
+def test_c1_a_program_that_ends_as_its_keeper_is_told_has_ended_as_it_says(tmp_path: Path) -> None:
+    """The keeper is stopped while both happen, so that it learns of both at once."""
+    program = "import sys; sys.stdout.write('ready'); sys.stdout.close(); sys.stdin.read(); sys.exit(7)"
+    keeper = subprocess.Popen(
+        [sys.executable, "-m", "cluster.keeper", sys.executable, "-c", program],
+        cwd=home(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert keeper.stdin is not None
+        assert keeper.stdout is not None
+        assert keeper.stdout.read(5) == b"ready"
+        [child] = psutil.Process(keeper.pid).children()
+        keeper.send_signal(signal.SIGSTOP)
+        keeper.stdin.close()
+        assert soon(lambda: child.status() == psutil.STATUS_ZOMBIE)
+        keeper.send_signal(signal.SIGTERM)
+        keeper.send_signal(signal.SIGCONT)
+        assert keeper.wait(timeout=60) == 7
+    finally:
+        keeper.kill()
+        keeper.wait(timeout=60)
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 @pytest.mark.parametrize(
@@ -264,12 +301,13 @@ def test_ranks_of_two_nodes_meet_at_the_address_of_rank_0_and_have_a_gpu_each(tm
 @pytest.mark.torture
 def test_more_ranks_than_this_machine_has_gpus_are_refused_at_once(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from cluster.ray_ranks import *; here = Path(sys.argv[1]);"
-        "run_ranks(['-c', ''], RanksSpec(ranks=99, gpus_per_rank=1), here, here, StopFlag(), print)"
+        "import sys, ray; from pathlib import Path; from cluster.ray_ranks import *; here = Path(sys.argv[1]);"
+        "start = ray.init; ray.init = lambda **told: start(**{**told, 'num_gpus': 2});"  # simulated: two GPUs
+        "run_ranks(['-c', ''], RanksSpec(ranks=99), here, here, StopFlag(), print)"
     )
     result = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
         cwd=home(), capture_output=True, text=True, timeout=100, check=False,
         env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
     )  # fmt: skip
-    assert "on this machine for 99 ranks, expected one each; ask for fewer ranks" in result.stderr.splitlines()[-1]
+    assert "found 2 GPUs on this machine for 99 ranks, expected one each; ask for" in result.stderr.splitlines()[-1]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.work import JSON, Beat, Worker, WorkerBroken
 
-SEEN = ("OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "TORCHINDUCTOR_COMPILE_THREADS")
+SEEN = ("OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "TORCHINDUCTOR_COMPILE_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
 def printed_seed() -> int:
@@ -71,7 +71,7 @@ def writer(folder: Path, seconds: float = 0.0) -> Worker:
             beat(step + 1, 0)
         return {
             "published": publish(folder, unit, attempt),
-            "environ": {name: os.environ.get(name, "") for name in SEEN},
+            "environ": {name: os.environ.get(name, "not set") for name in SEEN},
         }
 
     return work
@@ -92,6 +92,10 @@ def misbehaving(folder: Path, kinds: Mapping[int, str], seconds: float = 0.1) ->
                 raise ValueError(f"image 7 of unit {unit}:\nfound NaN")
             case "broken once" if first:
                 raise WorkerBroken("device lost")
+            case "loses its device once" if first:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            case "fills its device once" if first:
+                raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
             case "dies":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "stops once" if first:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.attempt import life_id
+from cluster.environment import named_cluster
 from cluster.ray_ranks import RanksSpec, log_of, run_ranks
 from cluster.recipe import dump_recipe
 from cluster.signals import StopFlag
@@ -48,8 +49,8 @@ def check_start(recipe: TrainRecipe, ranks: int, environment: Mapping[str, str])
 def describe_start(recipe: TrainRecipe, ranks: int, out: Path, environment: Mapping[str, str]) -> str:
     """What `start` would do, in a line."""
     spec = _spec(recipe, ranks)
-    where = environment.get("RAY_ADDRESS", "")
-    cluster = f"the cluster at {where}" if where and where != "local" else "a cluster on this machine"
+    where = named_cluster(environment)
+    cluster = f"the cluster at {where}" if where else "a cluster on this machine"
     cores = "1 core" if spec.cpus_per_rank == 1 else f"{spec.cpus_per_rank} cores"
     return (
         f"{ranks} ranks over Ray on {cluster}, each with {cores} and one GPU where there are GPUs; "

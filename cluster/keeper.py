@@ -1,10 +1,11 @@
-"""The process between an actor and its rank: `python -m cluster.rank_keeper PROGRAM ARGUMENT...`.
+"""The process between one that may be killed and its child: `python -m cluster.keeper PROGRAM ARGUMENT...`.
 
 In: a command. Out: its exit code, or its signal. On disk: nothing. Knows only the standard library, so it starts at
 once.
 
-When an actor ends, Ray kills its children with SIGKILL. The rank is a grandchild: whatever ends the keeper or its
-parent becomes SIGTERM for the rank, which saves and ends. A SIGTERM for the keeper is one for the rank.
+When an actor ends, Ray kills its children with SIGKILL. What it started with `cluster.kept` is a grandchild: whatever
+ends the keeper or its parent becomes SIGTERM for the program, which saves and ends. A SIGTERM for the keeper is one for
+the program.
 """
 
 import contextlib
@@ -31,16 +32,18 @@ def main(command: Sequence[str]) -> int:
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if not asked and child is not None:  # a second one would tell the rank not to wait for its own end
-            with contextlib.suppress(ProcessLookupError):
-                child.send_signal(signal.SIGTERM)
+        if not asked and child is not None:  # a second one would tell the program not to wait for its own end
+            child.send_signal(signal.SIGTERM)
         asked = True
 
     signal.signal(signal.SIGTERM, pass_on)
     child = subprocess.Popen(command, preexec_fn=end_with_parent)
     if asked:
         child.send_signal(signal.SIGTERM)
-    code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+    with contextlib.suppress(ChildProcessError):  # `send_signal` looks first, and may have taken the end already
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    code = child.poll()
+    assert code is not None, "it has ended"
     if code < 0:
         with contextlib.suppress(OSError):  # SIGKILL has no handler
             signal.signal(-code, signal.SIG_DFL)
