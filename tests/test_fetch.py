@@ -93,7 +93,7 @@ def soon(condition: Callable[[], bool], deadline_s: float = 60.0) -> bool:
 
 
 def until(event: threading.Event) -> None:
-    event.wait(120)
+    assert event.wait(120)
 
 
 def cached_bytes(folder: Path) -> int:
@@ -148,17 +148,25 @@ def test_a_tar_that_is_cut_short_while_it_is_read_is_an_error_and_not_the_end(st
 def test_tars_beyond_the_bound_are_closed(store: FolderStore, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shards.fetch.MAX_OPEN", 2)
     with Fetcher(index, store) as fetcher:
-        before = len(os.listdir("/proc/self/fd"))
         assert read_all(fetcher) == expected(store, index)
-        assert len(os.listdir("/proc/self/fd")) == before + 2
-    assert len(os.listdir("/proc/self/fd")) == before
+        assert num_open_below(store.root) == 2
+    assert num_open_below(store.root) == 0
+
+
+def num_open_below(folder: Path) -> int:
+    """Descriptors of this process; other threads open and close other files meanwhile."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += Path(os.readlink(link)).is_relative_to(folder.resolve())
+    return found
 
 
 def test_hints_cost_nothing_for_local_tars(store: FolderStore, index: Index) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with Fetcher(index, store) as fetcher:
         fetcher.prefetch(ROWS)
-        assert threading.active_count() == before
+        assert not set(threading.enumerate()) - before
         assert fetcher.counters() == {}
 
 
@@ -233,7 +241,7 @@ def test_d16_a_store_that_does_not_answer_is_an_error_in_time(store: FolderStore
             with pytest.raises(FetchError, match=r"fake://bucket/00000\.tar: no answer in 0\.2 s") as error:
                 fetcher.read(row)
             assert error.value.reason == "timeout"
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
         assert fetcher.counters()["timeouts"] == 2
     stuck.set()
 
@@ -254,7 +262,7 @@ def test_d16_a_stuck_read_does_not_hold_up_the_end_of_the_process(store: FolderS
         "    print(error.reason)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, store.url], cwd=REPO, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code, store.url], cwd=REPO, capture_output=True, text=True, timeout=200, check=True
     )
     assert done.stdout == "timeout\n"
 
@@ -316,7 +324,8 @@ def test_hinted_tars_are_fetched_whole_and_kept_for_the_next_run(
     with Fetcher(index, remote(RemoteFiles(store.root)), cache, 1 << 20) as fetcher:
         assert filled(fetcher) == expected(store, index)
         assert soon(lambda: fetcher.counters().get("bytes_downloaded", 0) == index.tar_bytes.sum())
-        assert soon(lambda: cached_tars(cache) == sorted(index.tar_sha256))
+        assert soon(lambda: checked(cache, NUM_TARS))
+    assert cached_tars(cache) == sorted(index.tar_sha256)
     files = RemoteFiles(store.root)
     with Fetcher(index, remote(files), cache, 1 << 20) as fetcher:
         assert filled(fetcher) == expected(store, index)
@@ -334,7 +343,7 @@ def test_tars_that_come_later_are_fetched_ahead_as_far_as_they_fit(
         for _ in range(5):
             fetcher.prefetch(ROWS[:10], np.array([1, 2, 3]))
             read_some(fetcher, range(10))
-        assert soon(lambda: cached_tars(cache) == sorted(index.tar_sha256[:3]))
+        assert soon(lambda: cached_tars(cache) == sorted(index.tar_sha256[:3]) and not fetcher._coming)
         assert "cache_full" not in fetcher.counters()
         asked = fetcher.counters().get("bytes_ranged", 0)
         fetcher.prefetch(ROWS[10:20])
@@ -356,11 +365,14 @@ def test_a_tar_that_found_no_room_ahead_is_fetched_when_its_turn_comes(
     limit = int(index.tar_bytes[:2].sum()) + 1000
     with Fetcher(index, remote(RemoteFiles(store.root)), cache, limit) as other:
         other.prefetch(ROWS[20:30])
-        assert soon(lambda: len(cached_tars(cache)) == 1)
+        assert soon(lambda: cached_tars(cache) == [index.tar_sha256[2]] and not other._coming)
         with Fetcher(index, remote(RemoteFiles(store.root)), cache, limit) as fetcher:
+            fetcher.prefetch(ROWS[:10])
+            assert soon(lambda: len(cached_tars(cache)) == 2 and not fetcher._coming)
             fetcher.prefetch(ROWS[:10], np.array([1]))
             assert soon(lambda: fetcher.counters().get("cache_full", 0) == 1)
-            assert sorted([index.tar_sha256[0], index.tar_sha256[2]]) == cached_tars(cache), "what others read stays"
+            kept = sorted([index.tar_sha256[0], index.tar_sha256[2]])
+            assert soon(lambda: cached_tars(cache) == kept), "what others read stays"
             other.close()
             fetcher.prefetch(ROWS[10:20])
             assert soon(lambda: index.tar_sha256[1] in cached_tars(cache))
@@ -372,6 +384,11 @@ def read_some(fetcher: Fetcher, rows: range) -> list[bytes]:
 
 def cached_tars(cache: Path) -> list[str]:
     return sorted(path.stem for path in cache.glob("*.tar"))
+
+
+def checked(cache: Path, count: int) -> bool:
+    """Whether so many tars are there for the next run: with the note that they were hashed, which comes last."""
+    return len(list(cache.glob("*.checked"))) == count
 
 
 def test_a_row_that_was_not_hinted_fetches_no_tar(tmp_path: Path, store: FolderStore, index: Index) -> None:
@@ -387,7 +404,7 @@ def test_d17_a_damaged_copy_is_fetched_again(tmp_path: Path, store: FolderStore,
     files = RemoteFiles(store.root)
     with Fetcher(index, remote(files), cache, 1 << 20) as fetcher:
         filled(fetcher)
-        assert soon(lambda: cached_tars(cache) == sorted(index.tar_sha256))
+        assert soon(lambda: checked(cache, NUM_TARS))
     copy = cache / f"{index.tar_sha256[2]}.tar"
     good = copy.read_bytes()
     copy.write_bytes(
@@ -409,7 +426,7 @@ def test_a_copy_is_hashed_once_a_day_and_after_a_restart(
     one = index.prefix(1)
     with Fetcher(one, remote(RemoteFiles(store.root)), cache, 1 << 20) as fetcher:
         fetcher.prefetch(ROWS[:10])
-        assert soon(lambda: len(cached_tars(cache)) == 1)
+        assert soon(lambda: checked(cache, 1))
     copy = cache / f"{index.tar_sha256[0]}.tar"
     marker, stat, data = copy.with_suffix(".checked"), copy.stat(), bytearray(copy.read_bytes())
     data[900] ^= 1
@@ -602,13 +619,16 @@ def test_tars_that_are_no_longer_read_make_room(tmp_path: Path, store: FolderSto
     """One tar fits; once enough hints name another, the first goes and the other is fetched."""
     limit = int(index.tar_bytes.max()) + 1000
     with Fetcher(index, remote(RemoteFiles(store.root)), tmp_path / "cache", limit) as fetcher:
-        for start in (0, 20):
-            for _ in range(60):
-                fetcher.prefetch(np.arange(start, start + 10))
-                fetcher.read(start)
-            only = [index.tar_sha256[start // 10]]
-            assert soon(partial(lambda wanted: cached_tars(tmp_path / "cache") == wanted, only))
-        assert fetcher.counters()["cache_evicted"] == 1
+
+        def is_the_one_there(tar: int) -> bool:
+            """Named once more at each look: hints count, not time."""
+            fetcher.prefetch(ROWS[10 * tar : 10 * tar + 10])
+            fetcher.read(10 * tar)
+            return cached_tars(tmp_path / "cache") == [index.tar_sha256[tar]]
+
+        for tar in (0, 2):
+            assert soon(partial(is_the_one_there, tar))
+        assert fetcher.counters()["cache_evicted"] >= 1
 
 
 @contextlib.contextmanager
@@ -639,7 +659,7 @@ def test_a_remote_tar_with_other_bytes_than_the_index_knows_is_refused(
         fetcher.prefetch(ROWS)
         assert bytes(fetcher.read(0)) == expected_first(store, index)
         assert soon(lambda: fetcher.counters().get("other_bytes", 0) == 3)
-        time.sleep(0.05)
+        assert soon(lambda: 1 in fetcher._changed)
         with pytest.raises(FetchError, match=r"00001\.tar: found a tar with the hash .*load the index again") as error:
             fetcher.read(10)
         assert error.value.reason == "changed"
@@ -678,7 +698,7 @@ def test_a_tar_that_another_process_never_finishes_is_read_by_ranges(
     fd = os.open(cache / f"{index.tar_sha256[0]}.part", os.O_CREAT | os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
     try:
-        with Fetcher(index, remote(RemoteFiles(store.root)), cache, 1 << 20, deadline_s=0.3) as fetcher:
+        with Fetcher(index, remote(RemoteFiles(store.root)), cache, 1 << 20, deadline_s=2.0) as fetcher:
             fetcher.prefetch(ROWS[:10])
             assert read_some(fetcher, range(10)) == expected(store, index)[:10]
             assert fetcher.counters()["bytes_ranged"] == index.size[:10].sum()
