@@ -1,10 +1,14 @@
-"""Exceptions as one short text for people and logs.
+"""Exceptions as one short text for people and logs, and whether their process may be used again.
 
 In: an exception. Out: its type, its message and the last places it passed through, bounded, on one line.
 """
 
 import re
+import sys
 import traceback
+
+from cluster.memory import is_memory_error
+from cluster.work import WorkerBroken
 
 MAX_TEXT = 1500
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -21,3 +25,16 @@ def describe(error: BaseException) -> str:
 def one_line(text: str) -> str:
     text = " ".join(ANSI.sub("", text).split())
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether the process must not be used again: after a CUDA fault every later call fails too.
+
+    Running out of memory is not such a fault: the next, smaller call works.
+    """
+    if isinstance(error, WorkerBroken):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is None or is_memory_error(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 from cluster.environment import set_allocator
 from cluster.events import Event
-from cluster.failure import describe
+from cluster.failure import describe, is_broken
 from cluster.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
 from cluster.signals import StopFlag
-from cluster.work import Draining, MakeWorker, Worker, WorkerBroken
+from cluster.work import Draining, MakeWorker, Worker
 
 HERE = "this process"
 
@@ -62,9 +62,7 @@ def run_here(
                     waiting.extend(schedule.dropped(number, attempt, time.monotonic()))
                 except Exception as error:  # becomes a failure of this unit, with its cause
                     waiting.extend(
-                        schedule.raised(
-                            number, attempt, describe(error), time.monotonic(), isinstance(error, WorkerBroken)
-                        )
+                        schedule.raised(number, attempt, describe(error), time.monotonic(), is_broken(error))
                     )
                 else:
                     waiting.extend(

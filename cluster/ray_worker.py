@@ -8,7 +8,6 @@ call still answers; a stopped or dead process does not, and that is the sign.
 import functools
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,9 +16,9 @@ import ray
 
 from cluster.code import code_hash, home, library_versions
 from cluster.environment import set_allocator, set_compile_processes
-from cluster.failure import describe
+from cluster.failure import describe, is_broken
 from cluster.process import ProcessId, this_process
-from cluster.work import JSON, Draining, MakeWorker, Worker, WorkerBroken
+from cluster.work import JSON, Draining, MakeWorker, Worker
 
 LIBRARIES = ("ray", "torch", "numpy")
 
@@ -114,16 +113,3 @@ class RayWorker:
     def drop(self, attempt: str) -> None:
         if self._look.attempt == attempt:
             self._unwanted.add(attempt)
-
-
-def is_broken(error: BaseException) -> bool:
-    """Whether the process must not be used again: after a CUDA fault every later call fails too.
-
-    Running out of memory is not such a fault: the next, smaller call works.
-    """
-    if isinstance(error, WorkerBroken):
-        return True
-    torch = sys.modules.get("torch")
-    if torch is None or isinstance(error, torch.OutOfMemoryError):
-        return False
-    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)

@@ -8,7 +8,8 @@ The smallest batch within 3 % of the best is taken: more gains nothing, takes me
 call. A curve ends where the memory is full, at the end of its time, or where doubling has twice gained nothing. The
 first call of every size compiles or warms up: it is neither timed nor paid from the time of the timed ones. A curve
 whose time ended while doubling still gained is true for what it measured, so a run takes its batch and says so, but it
-is not kept: the next run measures again, perhaps on a calmer machine.
+is not kept: the next run measures again, perhaps on a calmer machine. Nor is one that a memory ended of which other
+processes held a part when it began.
 """
 
 import contextlib
@@ -21,10 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.memory import free_memory, is_memory_error
 from cluster.recipe import fingerprint
 from cluster.work import JSON
 from gen.model.machine_cache import locked
-from gen.model.memory import free_memory, is_memory_error
 from gen.sampler import CACHED_TEXT_BYTES, Request, Sampler
 from gen.sampler_spec import SamplerSpec, sampler_digest, sampler_json
 
@@ -39,6 +40,9 @@ WAIT_S = 2400.0  # for another process that measures: more than a whole curve
 CALL_S = 600.0  # for the pixels of one call
 VERSIONS = ("torch", "diffusers", "transformers")
 TIME_OVER = "time"  # it ended while doubling still gained
+FULL = "memory"
+CROWDED = "memory, of which other processes hold a part"
+NOT_KEPT = (TIME_OVER, CROWDED)  # true of this hour, not of the device
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,9 @@ def measure_curve(
         except (MemoryError, RuntimeError) as error:
             if not rates or not is_memory_error(error):
                 raise
-            return Curve(rates, "memory")
+            return Curve(rates, FULL)
         if rates and is_full():
-            return Curve(rates, "memory")
+            return Curve(rates, FULL)
         last_timed_s = sum(seconds)
         warm_s += last_warm_s
         timed_s += last_timed_s
@@ -96,6 +100,15 @@ def measure_curve(
         if idle == 2:
             return Curve(rates, "nothing gained")
     return Curve(rates, "largest size")
+
+
+def in_company(curve: Curve, free_bytes: int, total_bytes: int, gpu_share: float) -> Curve:
+    """The curve; one that a full GPU ended says so if others held a part of this worker's share when it began.
+
+    ``free_bytes``: of the GPU's ``total_bytes``, before the model was loaded.
+    """
+    is_crowded = curve.ended == FULL and free_bytes < FULL_SHARE * gpu_share * total_bytes
+    return Curve(curve.rates, CROWDED) if is_crowded else curve
 
 
 def room_bytes(total_bytes: int, gpu_share: float, offload_text: bool) -> float:
@@ -129,15 +142,25 @@ def find_batch(
         if kept is not None:
             return {**kept, "measured": False}
         curve = _measure(spec, gpu_share, beat, clock)
+        _forget_model(spec)
         found: dict[str, JSON] = {
             "batch": curve.batch,
             "rates": [[size, round(rate, 4)] for size, rate in curve.rates.items()],
             "ended": curve.ended,
             "key": key,
         }
-        if curve.ended != TIME_OVER:
+        if curve.ended not in NOT_KEPT:
             _keep(place, found)
     return {**found, "measured": True}
+
+
+def _forget_model(spec: SamplerSpec) -> None:
+    """Give the memory of the measured model back, which the run's own model may want in this very process."""
+    if spec.compile != "none":
+        import torch
+
+        torch.compiler.reset()  # its graphs hold weights
+    free_memory()
 
 
 def _keep(place: Path, found: Mapping[str, JSON]) -> None:
@@ -186,6 +209,9 @@ def _measure(spec: SamplerSpec, gpu_share: float, beat: Callable[[], None], cloc
     import torch
 
     beat()
+    free_bytes = total_bytes = 0
+    if spec.device != "cpu" and torch.cuda.is_available():
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
     sampler = Sampler.load(spec.model_copy(update={"batch": 1}))
     beat()
     kind = sampler.device.type
@@ -207,9 +233,8 @@ def _measure(spec: SamplerSpec, gpu_share: float, beat: Callable[[], None], cloc
     def is_full() -> bool:
         if kind != "cuda":
             return False
-        total = torch.cuda.get_device_properties(sampler.device).total_memory
-        return torch.cuda.max_memory_reserved(sampler.device) > room_bytes(total, gpu_share, spec.offload_text)
+        room = room_bytes(total_bytes, gpu_share, spec.offload_text)
+        return torch.cuda.max_memory_reserved(sampler.device) > room
 
     curve = measure_curve(warm_up, call, SIZES[kind], BUDGET_S[kind], clock, is_full)
-    free_memory()
-    return curve
+    return in_company(curve, free_bytes, total_bytes, gpu_share)

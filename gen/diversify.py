@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.code import home
 from cluster.signals import StopFlag
 from cluster.work import Draining
-from gen import HOME
 from gen.diversity.encoder_limit import CLIP_TOKENS, CountTokens
 from gen.diversity.figures import Diversity
 from gen.diversity.measure import measure_diversity
@@ -122,7 +122,7 @@ def measure(recipe: Recipe, table: Path, say: Say) -> Diversity:
     recipe names no CLIP.
     """
     try:
-        folder = open_model(recipe.sampler.model, recipe.sampler.revision, recipe.sampler.variant, HOME)
+        folder = open_model(recipe.sampler.model, recipe.sampler.revision, recipe.sampler.variant, home())
     except ModelError as error:
         say(f"lengths are in words, not tokens: {error}")
         count_tokens, limit = None, CLIP_TOKENS

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.code import code_hash
+from cluster.code import code_hash, home
 from cluster.lease import LEASE, Holder
 from cluster.recipe import RecipeError, differences, dump_recipe, fingerprint, with_defaults
 from cluster.signals import StopFlag
-from gen import HOME
 from gen.diversify import MEANINGS, PROMPTS, Say, diversify
 from gen.names.classes import Class, load_classes
 from gen.prompts import PromptTable
@@ -96,14 +95,16 @@ def open_output(
     return mark
 
 
-def unit_job(recipe: Recipe, url: str, single_writer: bool, about: Mapping[str, Any]) -> UnitJob:
+def unit_job(
+    recipe: Recipe, classes: Sequence[Class], url: str, single_writer: bool, about: Mapping[str, Any]
+) -> UnitJob:
     """What workers are given. `about` has `fingerprint`, `code` and `identity`, as `run.json` does."""
     return UnitJob(
         out=url,
         single_writer=single_writer,
         fingerprint=about["fingerprint"],
         prompts=PROMPT_TABLE,
-        num_per_class={one.id: one.count for one in load_classes(recipe.classes)},
+        num_per_class={one.id: one.count for one in classes},
         seed=recipe.seed,
         sampler=recipe.sampler,
         model_digest=about["identity"]["model_digest"],
@@ -144,16 +145,17 @@ def regenerate_images(store: Store, num: int, seed: int) -> list[Comparison]:
         except RecipeError as error:
             problem = str(error).replace(str(file), RECIPE)
             raise ValueError(
-                f"{store.url}: {problem}{_version_note(known, code_hash(HOME))}; use that version"
+                f"{store.url}: {problem}{_version_note(known, code_hash(home()))}; use that version"
             ) from None
     here = identity(recipe) | {"class_list": known["identity"]["class_list"]}
     changed = differences(with_defaults(known["identity"], here, Recipe), here)
     if changed:
         raise ValueError(
             f"{store.url}: cannot be made again here: found other settings, models or versions ({_listing(changed)})"
-            f"{_version_note(known, code_hash(HOME))}; make them as they were"
+            f"{_version_note(known, code_hash(home()))}; make them as they were"
         )
-    worker = UnitWorker(unit_job(recipe, store.url, False, known), Sampler.load(recipe.sampler), prompts, store)
+    job = unit_job(recipe, load_classes(recipe.classes), store.url, False, known)
+    worker = UnitWorker(job, Sampler.load(recipe.sampler), prompts, store)
     return regenerate_some(worker, sorted(scan_records(store, known["fingerprint"])), num, seed)
 
 

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import ImageOps
 
-from gen import HOME
+from cluster.code import home
 from gen.names.classes import Class
 from gen.names.sources import IMAGE_SUFFIXES
 from shards.image_folder import FORMATS, class_folder
@@ -158,7 +158,7 @@ def _items(
     if "://" in source:
         yield from _samples(open_for_reading(source), where, ordered, max_per_class, seed, subset)
         return
-    found = [path for path in (Path(source).expanduser(), HOME / source) if path.is_dir()]
+    found = [path for path in (Path(source).expanduser(), home() / source) if path.is_dir()]
     if not found:
         raise ValueError(
             f"{where}: found no such folder, expected an ImageFolder or a data set of real images; check the path"

@@ -34,14 +34,15 @@ from cluster.progress import Progress
 from cluster.recipe import fingerprint
 from cluster.signals import StopFlag
 from cluster.work import EXIT_COMPLETE, EXIT_INCOMPLETE, Summary
+from gen.decide import decide_open_fields
 from gen.diversify import Say
+from gen.model.folder import ModelFolder
 from gen.names.classes import Class, load_classes
 from gen.output import PROMPT_TABLE, Store, open_output, unit_job, write_summary
 from gen.plan import Plan, estimate
 from gen.prompts import PromptTable, count_prompts
 from gen.recipe import Recipe, identity
-from gen.sampler_spec import check_sampler
-from gen.settle import settle
+from gen.sampler_spec import check_sampler, is_guided
 from gen.unit import UnitJob, make_unit_worker
 from shards.amounts import counted, size_text, time_text
 from shards.commit import recover
@@ -142,13 +143,13 @@ def run(
     url = out if "://" in out or not out else str(Path(out).absolute())  # an empty one is refused, not the folder here
     classes = load_classes(recipe.classes)
     _plan(recipe, classes, {}).num_units(scale)  # refuses impossible sizes before anything is touched
-    check_sampler(recipe.sampler)
+    _check_negatives(recipe, check_sampler(recipe.sampler))
     code = code_hash(home)
     store = open_store(url, single_writer)
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     lock_folder = store.root if isinstance(store, FolderStore) else None
     with Lease.take(store, life, stop.request, lock_folder=lock_folder):
-        recipe = settle(recipe, store, say, stop)
+        recipe = decide_open_fields(recipe, store, say, stop)
         identified = identity(recipe)
         mark = open_output(store, recipe, identified, classes, code, say, stop)
         if torn := recover(store).set_aside:
@@ -162,13 +163,25 @@ def run(
         work = None
         if todo:
             about = {"fingerprint": mark, "code": code, "identity": identified}
-            work = _work(recipe, plan, todo, unit_job(recipe, url, single_writer, about), store, stop)
+            work = _work(recipe, plan, todo, unit_job(recipe, classes, url, single_writer, about), store, stop)
         records = scan_records(store, mark)
         outcome = _outcome(plan, scale, before, records, work, time.monotonic() - started)
         if outcome.done_units == outcome.asked_units:
             _write_scale(store, plan, scale, records)
         write_summary(store, outcome.as_json())
         return outcome
+
+
+def _check_negatives(recipe: Recipe, model: ModelFolder) -> None:
+    """Raises ValueError for a negative text that the model would never look at."""
+    if is_guided(recipe.sampler, model):
+        return
+    file, spec = recipe.prompts.file, recipe.sampler
+    if ({recipe.prompts.negative} if file is None else PromptTable.load(Path(file)).negatives()) - {""}:
+        raise ValueError(
+            f"{'prompts.negative' if file is None else file}: a negative text has no effect with model {spec.model} at "
+            f"guidance {spec.guidance:g}; leave it empty, or set sampler.guidance above 1 (FLUX takes none)"
+        )
 
 
 def scale_name(scale: Fraction) -> str:

@@ -15,8 +15,6 @@ Shapes: N images of a call, H height and W width in pixels, T text tokens, D emb
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import os
 import time
 from collections import OrderedDict
@@ -27,12 +25,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from gen import HOME
+from cluster.recipe import fingerprint
 from gen.model.compiled import compile_networks, first_compiles, share_kernels
-from gen.model.folder import ModelError
+from gen.model.device import for_device
 from gen.model.pipeline import TORCH_TYPES, draw_noise, load_pipeline, require_xformers, set_scheduler
 from gen.model.safety import check_extractor, flag_images
-from gen.model.shortcuts import Shortcuts, check_decoder, check_quantise, quantise_linears
+from gen.model.shortcuts import Shortcuts, quantise_linears
 from gen.model.texts import encode_texts
 from gen.model.token_merge import merge_tokens
 from gen.sampler_spec import SamplerSpec, check_sampler, is_distilled, sampler_json
@@ -66,7 +64,7 @@ class Model(Protocol):
     """What a unit needs of a sampler; tests paint pictures behind it."""
 
     def prepare(self, texts: Sequence[str], negatives: Sequence[str]) -> None:
-        """Name the texts of the calls to come, in a fixed order; costs nothing yet."""
+        """Name the texts of the calls to come, in a fixed order; a model may encode them at once."""
 
     def sample(self, requests: Sequence[Request]) -> Sampled:
         """One image per request, in order."""
@@ -98,19 +96,12 @@ class Sampler:
         folder = check_sampler(spec)
         import torch
 
-        if spec.device == "cuda" and not torch.cuda.is_available():
-            raise ModelError("device cuda: torch sees no GPU here; set sampler.device=auto or check the driver")
+        spec, on_gpu = for_device(spec)
         if spec.attention == "xformers":
-            require_xformers(torch.cuda.is_available() and spec.device != "cpu")
+            require_xformers(on_gpu)
         torch.set_num_threads(spec.threads)
-        device = torch.device("cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu")
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        spec = spec.decided(device.type == "cuda", has_bf16)
-        if spec.quantise is not None:
-            capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-            check_quantise(spec.quantise, spec.dtype, capability)
-        decoder = None if spec.decoder is None else check_decoder(spec.decoder, spec.decoder_revision, HOME)
-        pipeline = load_pipeline(folder, spec, decoder)
+        device = torch.device("cuda" if on_gpu else "cpu")
+        pipeline = load_pipeline(folder, spec, folder.decoder)
         set_scheduler(pipeline, spec, folder.family)
         if getattr(pipeline, "safety_checker", None) is not None:
             check_extractor(pipeline.feature_extractor)
@@ -413,5 +404,4 @@ def _compile_key(spec: SamplerSpec, family: str, device: torch.device) -> str:
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    told = json.dumps([sampler_json(spec), spec.model, spec.revision, family, name, torch.__version__])
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
+    return fingerprint([sampler_json(spec), spec.model, spec.revision, family, name, torch.__version__])[:32]

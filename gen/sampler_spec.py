@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gen import HOME
+from cluster.code import home
 from gen.model.folder import (
     COMMIT_PATTERN,
     ModelError,
@@ -46,6 +47,10 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}, ("sd3", "flux")),
     "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}, ("sd3",)),
 }
+
+
+# What shapes no image, and what each image's row names in a column of its own.
+ELSEWHERE = {"model", "revision", "family", "licence", "negative", "offload_text", "device"}
 
 
 class SamplerSpec(BaseModel):
@@ -179,35 +184,28 @@ class SamplerSpec(BaseModel):
 
 
 def sampler_json(spec: SamplerSpec) -> str:
-    """The settings that shape an image as one line of canonical JSON, stored with every image."""
-    names = (
-        "scheduler", "spacing", "steps", "guidance", "text_tokens", "size_px", "saved_px", "resize", "dtype",
-        "vae_dtype", "retry_fp32", "attention", "fuse_qkv", "compile", "batch", "vae_batch", "text_batch", "threads",
-        "variant", "guidance_interval", "reuse_every", "merge_tokens", "decoder", "decoder_revision", "quantise",
-    )  # fmt: skip
-    chosen = {name: getattr(spec, name) for name in names}
-    return json.dumps({name: value for name, value in chosen.items() if value is not None}, sort_keys=True)
+    """The settings that shape an image as one line of JSON, stored with every image; null ones are left out."""
+    return json.dumps(spec.model_dump(exclude=ELSEWHERE, exclude_none=True), sort_keys=True)
 
 
 def sampler_digest(spec: SamplerSpec) -> str:
     """The digest of the weights and configs of the model, and of its tiny decoder if it has one, for the fingerprint.
 
-    Also says at once, before any worker loads anything, what `check_sampler` has to say: raises its ModelError.
+    Raises ModelError if one of them is not here; whether they are sound and fit the spec says `check_sampler`.
     """
-    check_sampler(spec)
-    digest = model_digest(spec.model, spec.revision, HOME)
+    digest = model_digest(spec.model, spec.revision, home())
     if spec.decoder is None:
         return digest
     if spec.decoder_revision is not None:
         decoder = hub_digest(spec.decoder, spec.decoder_revision)
     else:
-        decoder = flat_digest(check_decoder(spec.decoder, None, HOME))
+        decoder = flat_digest(check_decoder(spec.decoder, None, home()))
     return hashlib.sha256(f"{digest}\0{decoder}\n".encode()).hexdigest()
 
 
 def check_sampler(spec: SamplerSpec) -> ModelFolder:
     """Everything about the model that can be known without loading torch; raises ModelError with one line."""
-    folder = open_model(spec.model, spec.revision, spec.variant, HOME)
+    folder = open_model(spec.model, spec.revision, spec.variant, home())
     if spec.family not in ("auto", folder.family):
         raise ModelError(
             f"model {spec.model}: found family {folder.family}, the recipe says {spec.family}; set sampler.family=auto"
@@ -237,13 +235,19 @@ def check_sampler(spec: SamplerSpec) -> ModelFolder:
     if folder.family in ("sd3", "flux") and spec.merge_tokens is not None:
         raise ModelError(f"merge_tokens: family {folder.family} has no U-Net; set sampler.merge_tokens to null")
     if spec.decoder is not None:
-        check_decoder(spec.decoder, spec.decoder_revision, HOME)
+        folder = replace(folder, decoder=check_decoder(spec.decoder, spec.decoder_revision, home()))
     if spec.quantise is not None:
         require_torchao(spec.quantise)
     multiple = 16 if folder.family in ("sd3", "flux") else 8
     if spec.size_px % multiple:
         raise ModelError(f"size_px: found {spec.size_px}, family {folder.family} expects a multiple of {multiple}")
     return folder
+
+
+def is_guided(spec: SamplerSpec, folder: ModelFolder) -> bool:
+    """Whether a step takes two passes, the second one with the negative text."""
+    denoiser = "unet" if folder.family in ("sd", "sdxl") else "transformer"
+    return spec.guidance > 1 and not is_distilled(folder.family, read_config(folder.path / denoiser / "config.json"))
 
 
 def is_distilled(family: str, denoiser_config: Mapping[str, Any]) -> bool:

@@ -22,8 +22,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from cluster.memory import free_memory, is_memory_error
 from cluster.work import JSON, Beat, WorkerBroken
-from gen.model.memory import free_memory, is_memory_error
 from gen.plan import Plan, Sample, sample_seed, sample_uid
 from gen.prompts import Prompt, PromptTable
 from gen.sampler import Model, Request, Sampled, Sampler
@@ -99,11 +99,6 @@ def make_unit_worker(job: Mapping[str, object]) -> "UnitWorker":
             f"with ({checked.model_digest[:12]}); copy the same model folder to every node"
         )
     model = Sampler.load(checked.sampler)
-    if not model.guided and prompts.negatives() - {""}:
-        raise ValueError(
-            f"prompts.negative: has no effect with model {checked.sampler.model} at guidance "
-            f"{checked.sampler.guidance:g}; leave it empty, or set sampler.guidance above 1 (FLUX takes none)"
-        )
     return UnitWorker(checked, model, prompts, store)
 
 
@@ -358,11 +353,10 @@ class _UnitWork:
         if is_memory_error(error):
             self.worker.is_memory_full = True
             spec = self.worker.job.sampler
-            told = one_line(error).replace("CUDA error", "CUDA")  # which would mean a lost device
             error.__traceback__ = None  # its frames hold the tensors of the failed call
             raise RuntimeError(
-                f"found no memory for a call ({told}), expected room for sampler.batch = {spec.call_size} and "
-                f"sampler.vae_batch = {spec.vae_batch}; lower one of them in a new output"
+                f"found no memory for a call ({one_line(error)}), expected room for sampler.batch = {spec.call_size} "
+                f"and sampler.vae_batch = {spec.vae_batch}; lower one of them in a new output"
             ) from None
         if isinstance(error, torch.AcceleratorError):
             raise WorkerBroken(f"the device failed ({one_line(error)}); check it with `nvidia-smi -q`") from error

@@ -66,10 +66,15 @@ def test_b14_a_constructor_that_fails_ends_the_run_with_the_cause():
     assert summary.exit_code == 1
 
 
-def test_a_broken_worker_is_built_anew(tmp_path):
-    summary, events = run(range(4), functools.partial(workers.misbehaving, tmp_path, {1: "broken once"}, 0.0))
+@pytest.mark.parametrize(
+    ("how", "workers_built"), [("broken once", 2), ("loses its device once", 2), ("fills its device once", 1)]
+)
+def test_a_broken_worker_is_built_anew(tmp_path, how, workers_built):
+    import torch  # noqa: F401  whoever has a device to lose has loaded it
+
+    summary, events = run(range(4), functools.partial(workers.misbehaving, tmp_path, {1: how}, 0.0))
     assert summary.done == 4
-    assert [event.kind for event in events].count("worker_ready") == 2
+    assert [event.kind for event in events].count("worker_ready") == workers_built
 
 
 def counting(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:

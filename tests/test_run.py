@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.code import home
@@ -36,6 +38,7 @@ from shards.layout import SUCCESS
 from shards.manifest import read_subset, read_table, scan_records
 from shards.store import open_for_reading
 from shards.verify import verify
+from tests.tiny_pipelines import tiny_pipeline
 
 HOME = home()
 SMALL = ["sampler.steps=2", "shards.samples_per_shard=10", "sampler.batch=5", "prompts.per_class=30"]
@@ -151,6 +154,22 @@ def test_a16_another_recipe_is_refused_with_the_difference(whole: Path, change: 
         generate(whole, "0.2", HERE, "cluster.cpus_per_worker=2", change)
     assert named in str(caught.value)
     assert files_of(whole) == before
+
+
+def test_a_negative_text_that_would_be_ignored_is_refused_before_anything_is_written(
+    whole: Path, tmp_path: Path
+) -> None:
+    """Of the recipe with a model that takes none, and of one prompt of a table."""
+    flux = [f"sampler.model={tiny_pipeline('flux', tmp_path / 'flux')}", "sampler.licence=none"]
+    with pytest.raises(ValueError, match=r"prompts\.negative: a negative text has no effect with model .*flux at guid"):
+        generate(tmp_path / "out", "0.2", HERE, *flux, "prompts.negative=blurry")
+    table = pq.read_table(whole / "_meta" / "prompts.parquet")
+    last = pa.array([*[""] * (len(table) - 1), "blurry"])
+    file = tmp_path / "prompts.parquet"
+    pq.write_table(table.set_column(table.column_names.index("negative"), table.schema.field("negative"), last), file)
+    with pytest.raises(ValueError, match=r"prompts\.parquet: a negative text has no effect with .* at guidance 1;"):
+        generate(tmp_path / "out", "0.2", HERE, "sampler.guidance=1", f"prompts.file={file}")
+    assert not (tmp_path / "out").exists()
 
 
 def begun_earlier(whole: Path, out: Path, change: Callable[[dict[str, Any]], object]) -> Path:

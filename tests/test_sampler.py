@@ -268,13 +268,6 @@ def test_the_digest_covers_every_file_that_loading_reads_and_no_other(folder: Pa
     assert sampler_digest(spec(folder)) == before
 
 
-def test_the_digest_is_refused_where_the_model_could_not_be_loaded(folder: Path) -> None:
-    """So a run learns of an unsafe model or a setting that does not fit before a single worker starts."""
-    (folder / "unet" / "evil.py").write_text("")
-    with pytest.raises(ModelError, match="found code in the model folder"):
-        sampler_digest(spec(folder))
-
-
 # pixels
 
 
@@ -400,7 +393,7 @@ def test_the_sampler_imports_without_ray_deepspeed_and_faiss_and_defers_torch() 
         "import gen.sampler, gen.unit, gen.screen\n"
         "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules and 'transformers' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=CHECKOUT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, cwd=CHECKOUT)
     assert done.returncode == 0, done.stderr
 
 
@@ -411,3 +404,39 @@ def test_xformers_without_a_gpu_is_one_line(pristine: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_cuda_without_a_gpu_is_one_line(pristine: Path) -> None:
     assert "torch sees no GPU here" in refusal(pristine, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        (
+            {"licence": "MIT", "device": "cpu", "offload_text": True, "family": "sd", "negative": "blurry"},
+            '{"attention": "sdpa", "batch": 16, "compile": "auto", "dtype": "auto", "fuse_qkv": false, '
+            '"guidance": 2.0, "resize": "area", "retry_fp32": false, "size_px": 512, "steps": 30, "text_batch": 16, '
+            '"threads": 1, "vae_batch": 8}',
+        ),
+        (
+            {
+                "guidance_interval": (0.1, 0.8),
+                "reuse_every": 3,
+                "batch": "auto",
+                "decoder": "x",
+                "decoder_revision": COMMIT,
+                "quantise": "int8",
+                "compile": "regional",
+                "vae_dtype": "fp32",
+                "variant": "fp16",
+                "scheduler": "ddim",
+                "saved_px": 256,
+            },
+            '{"attention": "sdpa", "batch": "auto", "compile": "regional", "decoder": "x", '
+            f'"decoder_revision": "{COMMIT}", "dtype": "auto", "fuse_qkv": false, "guidance": 2.0, '
+            '"guidance_interval": [0.1, 0.8], "quantise": "int8", "resize": "area", "retry_fp32": false, '
+            '"reuse_every": 3, "saved_px": 256, "scheduler": "ddim", "size_px": 512, "steps": 30, "text_batch": 16, '
+            '"threads": 1, "vae_batch": 8, "vae_dtype": "fp32", "variant": "fp16"}',
+        ),
+    ],
+)
+def test_the_settings_in_a_row_keep_their_bytes(fields: dict[str, Any], line: str) -> None:
+    """Kernels, curves and fingerprints of earlier versions are found by them."""
+    assert sampler_json(SamplerSpec(model="m", **fields)) == line

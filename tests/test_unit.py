@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.ray_worker import is_broken
+from cluster.failure import is_broken
 from cluster.work import Draining, WorkerBroken
 from gen.plan import sample_seed, sample_uid
 from gen.regenerate import compare, regenerate, regenerate_some
@@ -560,26 +558,6 @@ def test_a_worker_made_from_plain_data_runs_a_real_pipeline_and_remakes_its_imag
         assert all(comparison.same_bytes for comparison in regenerate_some(made, [0], 3, seed=0))
         tars.append(tar_of(made, 0))
     assert tars[0] == tars[1]
-
-
-def test_a_negative_text_that_would_be_ignored_is_refused(tmp_path: Path) -> None:
-    worker(tmp_path / "out", negative="blurry")
-    spec = SamplerSpec(model=str(tiny_pipeline("sd", tmp_path / "model")), size_px=64, guidance=1.0, device="cpu")
-    plain = job(tmp_path / "out", sampler=spec, model_digest=sampler_digest(spec)).model_dump(mode="json")
-    with pytest.raises(ValueError, match=r"prompts\.negative: has no effect with model"):
-        make_unit_worker(plain)
-
-
-def test_a_negative_text_of_a_single_prompt_is_refused_as_well(tmp_path: Path) -> None:
-    worker(tmp_path / "out")
-    path = tmp_path / "out" / "_meta" / "prompts.parquet"
-    table = pq.read_table(path)
-    last = pa.array([*[""] * (len(table) - 1), "blurry"])
-    pq.write_table(table.set_column(table.column_names.index("negative"), table.schema.field("negative"), last), path)
-    spec = SamplerSpec(model=str(tiny_pipeline("sd", tmp_path / "model")), size_px=64, guidance=1.0, device="cpu")
-    plain = job(tmp_path / "out", sampler=spec, model_digest=sampler_digest(spec)).model_dump(mode="json")
-    with pytest.raises(ValueError, match=r"prompts\.negative: has no effect with model"):
-        make_unit_worker(plain)
 
 
 def test_a_node_with_other_weights_is_refused(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.code import home
 from docs.bench.measure import Line, Result, Side, Size, alternate
-from gen import HOME
 from gen.sampler import Sampler
 from gen.sampler_spec import SamplerSpec
 
@@ -22,7 +22,7 @@ HIT, CHUNKED, ALONE = "sixfold, a hit", f"encoded, {CHUNK} at a time", "encoded,
 def measure(size: Size) -> Result:
     num = 2 * CHUNK if size.quick else 16 * CHUNK
     texts = [f"a photo of number {place}, ink on paper, {'soft ' * (place % 7)}light" for place in range(num)]
-    spec = SamplerSpec(model=str(HOME / "sandbox/models/generator"), text_batch=CHUNK, size_px=64, device="cpu")
+    spec = SamplerSpec(model=str(home() / "sandbox/models/generator"), text_batch=CHUNK, size_px=64, device="cpu")
     full, empty = Sampler.load(spec), Sampler.load(spec)  # two caches: hits are timed in one that is always full
     full.prepare(texts)
     timed = alternate(

@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.code import home
 from docs.bench.measure import Line, Result, Size, ratios
 from gen.recipe import Recipe, read_recipe
-from gen.sampler import HOME
 from shards.manifest import iter_tables, scan_records
 from shards.store import open_for_reading
 
-RECIPE = HOME / "recipes/sandbox.yaml"
+RECIPE = home() / "recipes/sandbox.yaml"
 DEADLINE_S = 1200
 RATE, WHOLE = "images/s, start apart", "images/s, start and all"
 
@@ -122,13 +122,13 @@ def _loops(recipe: Recipe, texts: Sequence[str], loops: Mapping[int, int], out: 
     spec = recipe.sampler
     asked = ",".join(f"{batch}:{min(num, len(texts))}" for batch, num in loops.items())
     settings = [str(out / "texts.json"), str(spec.steps), str(spec.guidance), asked]
-    printed = _run([sys.executable, "-m", "docs.bench.stock_side", str(HOME / spec.model), str(out), *settings])
+    printed = _run([sys.executable, "-m", "docs.bench.stock_side", str(home() / spec.model), str(out), *settings])
     found = json.loads(printed.splitlines()[-1])
     return found["load_s"], {int(batch): rate for batch, rate in found["images_per_s"].items()}
 
 
 def _run(command: Sequence[str]) -> str:
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=DEADLINE_S)
+    done = subprocess.run(command, cwd=home(), capture_output=True, text=True, timeout=DEADLINE_S)
     if done.returncode != 0:
         raise RuntimeError(f"C14: {' '.join(command[1:4])} ended with {done.returncode}: {done.stderr[-300:]!r}")
     return done.stdout

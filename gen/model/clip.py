@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from gen import HOME
+from cluster.code import home
 from gen.model.folder import ModelError, flat_digest, flat_model, hub_digest, read_config
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def clip_folder(spec: ClipSpec) -> Path:
     if uses_open_clip and spec.revision is not None:
         name = _hub_id_of_tag(name) or name
     weights = "open_clip_model.safetensors" if uses_open_clip else "model.safetensors"
-    folder = flat_model("clip", name, spec.revision, index, weights, (Path(), HOME))
+    folder = flat_model("clip", name, spec.revision, index, weights, (Path(), home()))
     config = read_config(folder / index)
     if uses_open_clip:
         _check_open_clip(folder, config)

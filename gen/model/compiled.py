@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.doctor import missing_build_tools
+from cluster.memory import is_memory_error
 from gen.model.folder import ModelError
 from gen.model.machine_cache import cache_folder, locked
-from gen.model.memory import is_memory_error
 
 WAIT_S = 900.0  # for another process that compiles the same; FLUX as a whole took 67 s on an H100 (published)
 # Shapes of one block class in one network: a U-Net's residual blocks have 14, and twice as many under a guidance

@@ -56,6 +56,7 @@ class ModelFolder:
     path: Path
     family: str  # a value of PIPELINES
     components: tuple[str, ...]  # sub-folders that model_index.json names
+    decoder: Path | None = None  # checked, where a recipe names another one than the model's own
 
 
 def open_model(model: str, revision: str | None, variant: str | None, home: Path) -> ModelFolder:

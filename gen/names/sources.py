@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from gen import HOME
+from cluster.code import home
 from shards.layout import SUCCESS
 from shards.manifest import iter_tables, scan_records
 from shards.store import open_for_reading, redact
@@ -70,7 +70,7 @@ def read_source(source: str) -> list[Entry]:
 
 
 def _read_sandbox() -> list[Entry]:
-    return _read_csv(HOME / "sandbox" / "classes.csv")
+    return _read_csv(home() / "sandbox" / "classes.csv")
 
 
 def _read_imagenet() -> list[Entry]:

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from cluster.code import home
 from cluster.recipe import load_recipe
-from gen import HOME
 from gen.names.kind import KINDS, Kind
 from gen.wording.parts import PARTS
 from gen.wording.templates import slots_of
@@ -25,7 +25,7 @@ DRAWN_PARTS = tuple(part for part in PARTS if part not in ("relation", "caption"
 SKY_PARTS = ("weather", "time")
 MAX_WORD_CHARS = 120
 
-SHIPPED = {"general": Path(__file__).parent / "lexicon.yaml", "sandbox": HOME / "sandbox" / "lexicon.yaml"}
+SHIPPED = {"general": Path(__file__).parent / "lexicon.yaml", "sandbox": home() / "sandbox" / "lexicon.yaml"}
 
 
 def _check_word(word: str) -> str:

@@ -1,11 +1,12 @@
 """What a recipe leaves to the machine, decided once, before a run has an identity.
 
 In: a recipe and the output it is for. Out: the same recipe without any ``auto`` in its sampler. Nothing is written here
-but what `gen.batch_curve` keeps; the settled recipe goes into the output's `_meta/recipe.yaml` and fingerprint.
+but what `gen.batch_curve` keeps; the decided recipe goes into the output's `_meta/recipe.yaml` and fingerprint.
 
 A run that has begun keeps what was decided then, whatever a machine would say today. Otherwise one worker of the run's
 own kind answers (`gen.probe`): a driver without a GPU may start a run on a cluster that has some, and only a worker
-knows whether its GPU computes in bf16. Where no worker can have a GPU, nobody is asked but for a batch.
+knows whether its GPU computes in bf16, or can do what `quantise` wants. Where no worker can have a GPU, nobody is asked
+but for a batch.
 """
 
 import json
@@ -17,10 +18,12 @@ from cluster.events import Event
 from cluster.fan_out import fan_out, stays_here
 from cluster.signals import StopFlag
 from cluster.work import JSON, Draining, FanOutSpec
-from gen.batch_curve import TIME_OVER
+from gen.batch_curve import CROWDED, TIME_OVER
 from gen.diversify import Say
+from gen.model.device import has_gpu_files
+from gen.model.shortcuts import check_quantise
 from gen.output import RUN, Store
-from gen.probe import has_gpu_files, make_probe_worker
+from gen.probe import make_probe_worker
 from gen.recipe import Recipe
 from gen.sampler_spec import SamplerSpec
 
@@ -28,15 +31,17 @@ AUTO_FIELDS = ("dtype", "compile", "batch")
 ATTEMPTS = 2  # at the one question
 
 
-def settle(recipe: Recipe, store: Store, say: Say, stop: StopFlag) -> Recipe:
-    """Raises ValueError in one line if a worker cannot answer, Draining on a stop."""
+def decide_open_fields(recipe: Recipe, store: Store, say: Say, stop: StopFlag) -> Recipe:
+    """Raises ValueError in one line if a worker cannot answer or cannot do what is asked, Draining on a stop."""
     spec = recipe.sampler
-    if not open_fields(spec):
-        return recipe
-    spec = as_begun(spec, store)
+    is_new = not store.exists(RUN)
+    if not is_new:
+        spec = as_begun(spec, store)
     if not may_have_gpu(spec, recipe.cluster, stays_here(recipe.cluster, os.environ)):
         spec = spec.decided(on_gpu=False)
-    if open_fields(spec):
+        if is_new and spec.quantise is not None:  # before an output that no call could continue
+            check_quantise(spec.quantise, spec.dtype, None)
+    if open_fields(spec) or (is_new and spec.quantise is not None):
         spec = _ask_worker(spec, recipe.cluster, say, stop)
     return recipe.model_copy(update={"sampler": spec})
 
@@ -48,10 +53,7 @@ def open_fields(spec: SamplerSpec) -> list[str]:
 
 def as_begun(spec: SamplerSpec, store: Store) -> SamplerSpec:
     """The spec with the values that the run in ``store`` began with, where the recipe says ``auto``."""
-    try:
-        begun: dict[str, Any] = json.loads(store.read_bytes(RUN))["identity"]["sampler"]
-    except FileNotFoundError:
-        return spec
+    begun: dict[str, Any] = json.loads(store.read_bytes(RUN))["identity"]["sampler"]
     kept = {name: begun[name] for name in open_fields(spec) if name in begun}
     return SamplerSpec.model_validate(spec.model_dump() | kept)
 
@@ -94,6 +96,8 @@ def _ask_worker(spec: SamplerSpec, cluster: FanOutSpec, say: Say, stop: StopFlag
         raise Draining("stopped on request while a worker was asked what its device can do")
     if not found:
         cause = summary.error or (causes[-1] if causes else "no worker answered")
+        if not fields:
+            raise ValueError(f"sampler.quantise: no worker can do it ({cause})")
         names = ", ".join(f"sampler.{name}" for name in fields)
         raise ValueError(f"{names}: auto could not be decided ({cause}); correct that, or give a value for each")
     for note in found["notes"]:  # type: ignore[union-attr]
@@ -105,6 +109,11 @@ def _ask_worker(spec: SamplerSpec, cluster: FanOutSpec, say: Say, stop: StopFlag
 
 def _batch_line(found: dict[str, JSON]) -> str:
     line = f"sampler.batch: {found['batch']} (images/s by batch: {json.dumps(found['rates'])}, {found['ended']})"
+    if found["ended"] == CROWDED:
+        line += (
+            "; other processes hold a part of the GPU's memory, so this one is for this run only and was not kept; to "
+            "have another, end them or set sampler.batch to a number, in a new output"
+        )
     if found["ended"] == TIME_OVER:
         line += (
             "; larger batches still gained when the time for measuring ended, so this one is for this run only and was "
