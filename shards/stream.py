@@ -47,7 +47,7 @@ _PIXELS = 0x706978  # keeps the draws for pixels apart from those for mixing
 _AGREED_DIGITS = 15  # hex digits of a digest that the ranks compare
 _MAX_SPARES = 16
 _EVAL_TARS = 4  # fetched ahead of an evaluation
-_FREE_BAD = 8  # replaced samples of this stream that are fine, whatever the rate: few say little about it
+_FREE_BAD = 8  # replaced samples of a rank that are fine in a short run, whatever the rate
 
 
 class CacheSpec(BaseModel):
@@ -228,7 +228,6 @@ class Stream:
         self._seed = seed
         self._agree: Agree = agree or (lambda numbers: numbers)
         self._sources: list[_Source] = []
-        self._num_bad = 0  # `counters` may hold those of earlier streams as well, of any number of ranks
         self._crew = Crew(spec.threads)
         self._flights: deque[tuple[_Flight, Job]] = deque()
         self._error: Exception | None = None
@@ -408,9 +407,9 @@ class Stream:
         counters.bytes += int(flight.sizes.sum())
         counters.by_pillow += int(flight.by_pillow.sum())
         counters.replaced.update(bad.reason for bad in replaced)
-        self._num_bad += len(replaced)
         num_bad = counters.replaced.total()
-        if replaced and self._num_bad > _FREE_BAD and num_bad > self.spec.bad_rate * counters.samples:
+        # one that was given the counts of more ranks may begin above the limit: a sound batch is handed out even then
+        if replaced and num_bad > max(_FREE_BAD, self.spec.bad_rate * counters.samples):
             last = replaced[-1]
             raise ValueError(
                 f"stream: found {num_bad} unreadable of {counters.samples} samples up to step {flight.step}, expected "

@@ -220,14 +220,15 @@ def life(
         )
         for rank, out in enumerate(outs)
     ]
-    ends = time.monotonic() + 60
-    while min(len(lines_of(out)) for out in outs) < least_steps and time.monotonic() < ends:
+    ends = time.monotonic() + 200
+    while min(len(lines_of(out)) for out in outs) < least_steps:
+        assert time.monotonic() < ends, f"fewer than {least_steps} steps in 200 s"
         assert all(process.poll() is None for process in processes), "a rank ended by itself"
         time.sleep(0.002)
     time.sleep(rng.random() * 0.2)
     for process in rng.sample(processes, world):
         process.send_signal(signal.SIGKILL)
-    assert [process.wait(20) for process in processes] == [-signal.SIGKILL] * world
+    assert [process.wait(60) for process in processes] == [-signal.SIGKILL] * world
     lines = [lines_of(out) for out in outs]
     common = min(len(of_rank) for of_rank in lines)
     steps = []
@@ -401,11 +402,10 @@ def test_the_rate_stops_all_thread_counts_at_the_same_step(tmp_path: Path) -> No
     assert len(set(stopped)) == 1
 
 
-@pytest.mark.parametrize("earlier", [0, 9, 64])
-def test_d6_a_few_bad_samples_are_fine_in_every_life_whatever_the_earlier_ones_replaced(
-    tmp_path: Path, earlier: int
-) -> None:
-    """A training that goes on with fewer ranks tells each of them of more bad samples than one rank may have."""
+@pytest.mark.parametrize("earlier", [0, 5, 64])
+def test_d6_sound_batches_are_handed_out_whatever_earlier_lives_replaced(tmp_path: Path, earlier: int) -> None:
+    """A training that goes on with fewer ranks tells each of them of more bad samples than one rank may have; the next
+    one that is bad ends it."""
     write_data_set(tmp_path, num_shards=2, num_slots=10)
     spec = StreamSpec(domains=(DomainSpec(name="real", source=str(tmp_path), quota=5),), size_px=8, bad_rate=0.0)
     with Stream(spec, groups=1, seed=3, epoch_steps=6) as stream:
@@ -415,7 +415,7 @@ def test_d6_a_few_bad_samples_are_fine_in_every_life_whatever_the_earlier_ones_r
     with Stream(spec, groups=1, seed=3, epoch_steps=6) as stream:
         stream.counters.replaced.update({"no picture": earlier})
         seen, said = until_it_stops(stream)
-        assert seen <= 8 < stream.counters.replaced.total() - earlier
+        assert seen <= max(0, 8 - earlier) < stream.counters.replaced.total() - earlier
         assert f"found {stream.counters.replaced.total()} unreadable of" in said
 
 
@@ -487,20 +487,22 @@ def test_d16_storage_that_does_not_answer_is_an_error_within_the_deadline(tmp_pa
     with pytest.raises(TimeoutError, match=r"found 0 of 2 pictures of step 0 after 0.3 s"):
         next(stream)
     stream.close()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     with open(tar, "wb"):
         pass  # lets the thread go
 
 
-def test_closing_with_batches_in_flight_ends_all_threads_within_a_second(folders: dict[str, Path]) -> None:
-    before = threading.active_count()
+def test_closing_with_batches_in_flight_ends_all_threads_within_seconds(folders: dict[str, Path]) -> None:
+    before = set(threading.enumerate())
     for _ in range(10):
         stream = open_stream(make_spec(folders, threads=4, prefetch_steps=8), groups=64)
         next(stream)
         began = time.monotonic()
         stream.close()
-        assert time.monotonic() - began < 1
-        assert threading.active_count() == before
+        for thread in set(threading.enumerate()) - before:
+            thread.join(max(0.0, began + 5 - time.monotonic()))
+        assert time.monotonic() - began < 5
+        assert not set(threading.enumerate()) - before
         with pytest.raises(ValueError, match="closed"):
             next(stream)
 
@@ -512,25 +514,29 @@ def test_a_stop_during_a_stall_is_heard_within_seconds(tmp_path: Path) -> None:
     spec = StreamSpec(
         domains=(DomainSpec(name="real", source=str(tmp_path), quota=2),), size_px=8, threads=1, prefetch_steps=1
     )
-    stop = threading.Event()
+    asked: list[float] = []
+
+    def is_stopped() -> bool:
+        asked.append(time.monotonic())
+        return asked[-1] - asked[0] > 0.2
+
     with Stream(spec, groups=1, seed=3, epoch_steps=6, start_step=4) as stream:
         tar = tmp_path / tar_name(0)
         data = tar.read_bytes()
         tar.unlink()
         os.mkfifo(tar)
         before = stream.state()
-        threading.Timer(0.2, stop.set).start()
         began = time.monotonic()
-        assert not stream.wait(stop.is_set)
-        assert time.monotonic() - began < 3
+        assert not stream.wait(is_stopped)
+        assert time.monotonic() - began < 20
         assert stream.state() == before
-        assert 0.1 < stream.counters.wait_s < 3
+        assert 0.1 < stream.counters.wait_s < 20
         with open(tar, "wb"):
             pass  # lets the thread go: it finds another file than the index knows
     tar.unlink()
     tar.write_bytes(data)
     with Stream(spec, groups=1, seed=3, epoch_steps=6, state=before) as stream:
-        assert stream.wait(stop.is_set), "a batch that is there is given even then"
+        assert stream.wait(is_stopped), "a batch that is there is given even then"
         assert next(stream).step == 4
 
 
@@ -570,7 +576,7 @@ def test_ctrl_c_ends_a_waiting_program(tmp_path: Path) -> None:
     assert process.stdout.readline() == "waiting\n"
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in errors
 
@@ -595,8 +601,8 @@ def test_a_stream_survives_a_fork_if_it_was_not_used_before(
         queue = context.Queue()
         child = context.Process(target=_first_step, args=(stream, queue))
         child.start()
-        answer = queue.get(timeout=20)
-        child.join(20)
+        answer = queue.get(timeout=120)
+        child.join(60)
     assert ("forked" in answer) if used else (answer == reference[0])
 
 
@@ -887,38 +893,47 @@ def test_the_next_window_is_fetched_while_the_first_is_read(tmp_path: Path, monk
     )
     with Stream(spec, groups=1, seed=2, epoch_steps=12) as stream:
         next(stream)
-        ends = time.monotonic() + 10
-        while len(list((tmp_path / "cache").glob("*.tar"))) < 4 and time.monotonic() < ends:
-            time.sleep(0.01)
+        wait_for_tars(stream, tmp_path / "cache", 4)
         time.sleep(0.1)
         assert len(list((tmp_path / "cache").glob("*.tar"))) == 4
         del ranged[:]
         for _ in range(11):
             next(stream)
-            time.sleep(0.1)
+            wait_for_tars(stream, tmp_path / "cache", 4)
         assert not ranged, "no picture was asked for by itself"
+
+
+def wait_for_tars(stream: Stream, cache: Path, at_least: int) -> None:
+    """Until so many are in the cache, none is on its way, and each can be read."""
+    ends = time.monotonic() + 60
+    while len(list(cache.glob("*.tar"))) < at_least or any(source.fetcher._coming for source in stream._sources):
+        assert time.monotonic() < ends
+        time.sleep(0.01)
 
 
 def test_d16_a_remote_store_that_stalls_stops_the_stream_and_replaces_nothing(
     remote: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stalled, answer = threading.Event(), MemoryFileSystem.cat_file
+    stalled, release, answer = threading.Event(), threading.Event(), MemoryFileSystem.cat_file
 
     def stall(store: MemoryFileSystem, path: str, *place: Any, **options: Any) -> bytes:
         if path.endswith(".tar") and stalled.is_set():
-            time.sleep(2)
+            release.wait(60)
         return bytes(answer(store, path, *place, **options))
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", stall)
-    spec = make_spec(remote, deadline_s=0.5)
-    with open_stream(spec) as stream:
-        next(stream)
-        stalled.set()
-        began = time.monotonic()
-        with pytest.raises(OSError, match=r"no answer in 0.5 s|after 0.5 s, expected all"):
-            take(stream, 20)
-        assert time.monotonic() - began < 5
-        assert not stream.counters.replaced
+    spec = make_spec(remote, deadline_s=3.0)
+    try:
+        with open_stream(spec) as stream:
+            next(stream)
+            stalled.set()
+            began = time.monotonic()
+            with pytest.raises(OSError, match=r"no answer in 3 s|after 3 s, expected all"):
+                take(stream, 20)
+            assert time.monotonic() - began < 30
+            assert not stream.counters.replaced
+    finally:
+        release.set()
 
 
 def test_pinned_buffers_are_plain_ones_where_there_is_no_cuda(folders: dict[str, Path], reference: list[Kept]) -> None:
@@ -938,5 +953,5 @@ def test_buffers_are_pinned_where_there_is_cuda(folders: dict[str, Path]) -> Non
 
 def test_the_stream_needs_no_torch() -> None:
     program = "import sys, shards.stream; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200, check=True)
     assert done.stdout == "False\n"
