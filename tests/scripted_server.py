@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-START_S = 20
+START_S = 200
 
 
 @dataclass(frozen=True)

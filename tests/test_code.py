@@ -63,7 +63,7 @@ def test_a_package_of_the_same_name_elsewhere_is_named(tmp_path, shadowed):
     )
     result = subprocess.run(
         [sys.executable, "-c", script],
-        cwd="/", env={"PYTHONPATH": f"{tmp_path}:{home()}"}, capture_output=True, text=True, timeout=30, check=False,
+        cwd="/", env={"PYTHONPATH": f"{tmp_path}:{home()}"}, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert result.returncode == 1
     assert f"ImportError: `{shadowed}` comes from {tmp_path}" in result.stderr

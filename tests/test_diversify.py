@@ -104,8 +104,8 @@ def sensible(request: dict[str, Any]) -> Reply:
 
 
 def late(request: dict[str, Any]) -> Reply:
-    """The same, 50 ms later."""
-    return replace(sensible(request), delay_s=0.05)
+    """The same, 200 ms later: long enough to be stopped in the middle on a busy machine."""
+    return replace(sensible(request), delay_s=0.2)
 
 
 def asking(server: ScriptedServer, cache: Path) -> list[str]:
@@ -159,7 +159,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
     folder = tmp_path_factory.mktemp("calm")
     with ScriptedServer(sensible) as server:
         made = child(*prompts(folder / "out", *asking(server, folder / "c.sqlite")))
-        said = made.communicate(timeout=120)
+        said = made.communicate(timeout=280)
         assert made.returncode == 0, said
         return Calm(contents(folder / "out"), folder / "out", server.num_calls)
 
@@ -274,11 +274,11 @@ def test_names_that_nobody_knows_are_counted_with_what_can_be_done(run: Run, tmp
 def stopped_in_the_middle(server: ScriptedServer, number: signal.Signals, arguments: list[str], at: int) -> str:
     """Runs `arguments` until the server has seen `at` calls, then sends the signal; returns what was said on stderr."""
     running = child(*arguments)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 280
     while server.num_calls < at and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.01)
     running.send_signal(number)
-    _, told = running.communicate(timeout=30)
+    _, told = running.communicate(timeout=120)
     assert running.returncode == (75 if number == signal.SIGINT else -number), told
     return told
 

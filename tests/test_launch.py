@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from cluster.code import home
+from cluster.ray_ranks import free_port
 from shards.mix import MixSpec, apply_mix, plan_mix
 from train.launch import FIRST_PORT, NUM_PORTS, Place, Ranks, find_place, gpu_number, host_names
 from train.mixing import MEAN, STD, DeviceMix, to_input
@@ -165,9 +165,8 @@ class Children:
     """Processes that are ranks of each other; `who` of them comes to an end, `when` it has met the others or opened
     the group with them."""
 
-    def __init__(self, who: int, when: str, end: str, world: int = 2, deadline_s: float = 60) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
+    def __init__(self, who: int, when: str, end: str, world: int = 2, deadline_s: float = 300) -> None:
+        port = free_port()
         self.ranks = [
             subprocess.Popen(
                 [sys.executable, "-c", CHILD, str(deadline_s), str(who), when, end],
@@ -191,7 +190,7 @@ class Children:
     def __exit__(self, *error: object) -> None:
         for child in self.ranks:
             child.kill()
-            child.communicate(timeout=10)
+            child.communicate(timeout=60)
 
     def wait_for_line(self, rank: int) -> str:
         stdout = self.ranks[rank].stdout
@@ -200,7 +199,7 @@ class Children:
 
     def last_words(self, rank: int) -> str:
         """The last line of its traceback; torch's own warnings may come after it."""
-        said = self.ranks[rank].communicate(timeout=60)[1]
+        said = self.ranks[rank].communicate(timeout=300)[1]
         lines = [line for line in said.splitlines() if "Error: " in line or "RankFailed: " in line]
         return lines[-1] if lines else said
 
@@ -210,7 +209,7 @@ def test_d5_a_rank_that_dies_without_a_word_ends_the_other_in_time() -> None:
         assert [children.wait_for_line(0) for _ in range(2)] == ["met", "(True, False)"]
         assert "RankFailed: rank 0: another rank ended without a word" in children.last_words(0)
         assert children.ranks[0].returncode == 1
-        assert children.ranks[1].wait(timeout=10) == 9
+        assert children.ranks[1].wait(timeout=60) == 9
 
 
 @pytest.mark.parametrize(("who", "slow", "world"), [(0, 1, 2), (1, 2, 3)])
@@ -220,7 +219,7 @@ def test_d5_the_cause_waits_for_a_rank_that_is_slow_to_hear_it(who: int, slow: i
         for _ in range(2):
             children.wait_for_line(slow)
         children.ranks[slow].send_signal(signal.SIGSTOP)
-        time.sleep(5)
+        time.sleep(3)
         children.ranks[slow].send_signal(signal.SIGCONT)
         assert children.last_words(slow).endswith(f"RankFailed: rank {who}: no space left")
         assert children.last_words(who).endswith("ValueError: no space left")
@@ -229,10 +228,10 @@ def test_d5_the_cause_waits_for_a_rank_that_is_slow_to_hear_it(who: int, slow: i
 @pytest.mark.parametrize("who", [0, 1])
 def test_d5_a_rank_that_fails_before_the_group_is_open_ends_the_other_with_its_cause(who: int) -> None:
     with Children(who, "early", "fail") as children:
-        children.wait_for_line(1 - who)
+        assert [children.wait_for_line(rank) for rank in (1 - who, who)] == ["met", "met"]
         met = time.monotonic()
         assert children.last_words(1 - who).endswith(f"RankFailed: rank {who}: no space left")
-        assert time.monotonic() - met < 20
+        assert time.monotonic() - met < 150, "long before the deadline"
 
 
 def test_d5_a_rank_that_does_not_come_is_named() -> None:
@@ -253,8 +252,7 @@ def test_d5_a_stopped_rank_is_noticed_at_the_deadline(stopped: int) -> None:
 
 
 def test_nobody_there_is_one_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = int(server.getsockname()[1])
+    port = free_port()
     place = Place("torchrun", 1, 2, 1, "127.0.0.1", port, one_machine=True)
     with pytest.raises(ValueError, match=rf"rank 1: found nobody at 127\.0\.0\.1:{port}"), Ranks(place, meet_s=1):
         pass

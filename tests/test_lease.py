@@ -100,7 +100,7 @@ def test_a17_a_second_driver_on_this_machine_is_refused_and_told_who_holds_it(tm
             take(tmp_path, lock=lock == "lock")
     finally:
         child.kill()
-        child.wait(timeout=10)
+        child.wait(timeout=200)
     with take(tmp_path, lock=lock == "lock") as lease:
         assert lease.generation == 2, "a dead driver's lease is taken over at once"
 
@@ -194,5 +194,5 @@ def test_a_process_is_known_by_its_start_so_a_reused_pid_is_a_stranger():
     assert [kill_here(process) for process in (reused, foreign)] == [False, False]
     assert child.poll() is None
     assert kill_here(real)
-    assert child.wait(timeout=5) == -signal.SIGKILL
+    assert child.wait(timeout=200) == -signal.SIGKILL
     assert not alive(real)

@@ -159,9 +159,11 @@ def test_c6_all_records_are_scanned_in_a_moment(tmp_path: Path, num_shards: int)
         (tmp_path / tar_name(shard)).write_bytes(b"x")
         (tmp_path / table_name(shard)).write_bytes(b"x")
     first = scan_records(store, FINGERPRINT)
-    start = time.process_time()
-    again = scan_records(store, FINGERPRINT)
-    cpu_s = time.process_time() - start
+    cpu_s = float("inf")
+    for _ in range(3):  # threads of other tests use the processor as well: the least counts
+        start = time.process_time()
+        again = scan_records(store, FINGERPRINT)
+        cpu_s = min(cpu_s, time.process_time() - start)
     print(f"scan of {num_shards} records with a ledger: {cpu_s:.2f} s of CPU")
     assert first == again
     assert len(again) == num_shards

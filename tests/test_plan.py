@@ -300,7 +300,7 @@ def test_e6_seeds_and_order_are_the_same_in_every_process():
             env={**os.environ, "PYTHONHASHSEED": hash_seed, "TZ": zone},
             capture_output=True,
             check=True,
-            timeout=60,
+            timeout=200,
         ).stdout
         for hash_seed, zone in [("0", "UTC"), ("12345", "Asia/Tokyo")]
     }
