@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -289,6 +290,36 @@ def test_a_run_that_is_no_longer_wanted_has_ended_before_its_worker_goes_on(tmp_
     assert not Path(f"/proc/{left[0]}").exists()
 
 
+DRIVER = """
+import sys
+from pathlib import Path
+from cluster.work import FanOutSpec
+from tests.test_sweep import spec_of, sweep
+cluster = FanOutSpec(in_process=sys.argv[2] == "in_process", workers=1, gpus_per_worker=0)
+sweep(spec_of({"0x": {"changes": {"behaviour": "hang"}}, "6x": {}}, seeds=1, cluster=cluster), Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("where", ["in_process", "on_ray"])
+def test_b3_the_run_of_a_sweep_whose_driver_is_killed_saves_and_ends(tmp_path, where):
+    """Ray kills the children of its workers, and without Ray nobody would tell the run."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path), where], cwd=REPO, env=environment)
+    try:
+        wait_for(tmp_path, "*/ready")
+    finally:
+        driver.kill()
+        driver.wait(timeout=30)
+    wait_for(tmp_path, "*/saved")
+    assert list(tmp_path.glob("*/saved")), "nobody told the run"
+    [begun] = tmp_path.glob("*/started-*")
+    run = int(begun.name.partition("-")[2])
+    deadline = time.monotonic() + 60
+    while start_ticks(run) is not None:
+        assert time.monotonic() < deadline, "the run goes on"
+        time.sleep(0.05)
+
+
 def test_an_orphan_is_found_by_its_identity_and_a_stranger_with_its_pid_is_left_alone(tmp_path):
     spec = spec_of(TWO_POINTS, seeds=1)
     runs = plan_runs(spec, SmallRecipe())
@@ -304,7 +335,7 @@ def test_an_orphan_is_found_by_its_identity_and_a_stranger_with_its_pid_is_left_
         (tmp_path / runs[0].name / RESULTS).unlink()
         note.write_text(json.dumps(row))
         worker(0, "b", lambda done, rejected: None)
-        assert orphan.wait(timeout=10) == -9
+        assert orphan.wait(timeout=10) == -signal.SIGTERM, "it was asked to save and end"
     finally:
         orphan.kill()
         orphan.wait(timeout=10)
@@ -415,6 +446,6 @@ def worker_job(folder: Path, spec: SweepSpec) -> SweepJob:
 
 
 def wait_for(folder: Path, pattern: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not list(folder.glob(pattern)) and time.monotonic() < deadline:
         time.sleep(0.05)

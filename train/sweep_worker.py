@@ -6,7 +6,8 @@ trains it.
 
 A process per run keeps runs apart (threads, compiled code, GPU memory, a crash in C code). A worker that was killed may
 leave its run training; the next attempt ends that process, by its identity, before it starts its own. The process of a
-worker that is still there is left alone: it belongs to another sweep.
+worker that is still there is left alone: it belongs to another sweep. Whatever ends a worker, its run is asked to save
+(`cluster.keeper`).
 """
 
 import contextlib
@@ -22,7 +23,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.process import ProcessId, alive, kill_here, start_ticks, this_place, this_process
+from cluster.kept import last_line, start_kept
+from cluster.process import ProcessId, alive, kill_here, session_members, start_ticks, this_place, this_process
 from cluster.work import EXIT_AGAIN, JSON, Beat
 from train.results import RESULTS, read_results
 
@@ -92,17 +94,9 @@ class SweepWorker:
         # -P: modules come from `home` alone, never from the folder that the run starts in
         program = self.job.program or (sys.executable, "-P", "-m", "train.one_run")
         command = [*program, str(self.folder / "recipes" / f"{run.name}.yaml"), str(self.folder / run.name)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_paths(self.job.home))}
+        home, start_in = Path(self.job.home), Path(self.job.start_in)
         with log.open("wb") as output:
-            child = subprocess.Popen(
-                command,
-                cwd=self.job.start_in,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
+            child = start_kept(command, home, start_in, os.environ, output, subprocess.STDOUT)
         identity = ProcessId(this_place(), child.pid, start_ticks(child.pid) or 0)
         try:
             worker = dataclasses.asdict(this_process())
@@ -114,7 +108,9 @@ class SweepWorker:
         finally:
             note.unlink(missing_ok=True)
         if code != 0:
-            raise RuntimeError(f"run {run.name}: {_cause(code)}: {_last_line(log)} (see {log})")
+            with log.open("rb") as output:
+                said = last_line(output)[:MAX_CAUSE] or "it printed nothing"
+            raise RuntimeError(f"run {run.name}: {_cause(code)}: {said} (see {log})")
 
     def _watch(self, run: RunJob, child: "subprocess.Popen[bytes]", beat: Beat) -> int:
         """The exit code. Raises Draining when the run is no longer wanted, TimeoutError when it takes too long."""
@@ -129,14 +125,9 @@ class SweepWorker:
                 )
 
 
-def _paths(home: str) -> list[str]:
-    return [home, *(path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path)]
-
-
 def _stop(child: "subprocess.Popen[bytes]", identity: ProcessId) -> None:
     """Ask the run to save and end; after a while end it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(child.pid, signal.SIGTERM)
+    child.send_signal(signal.SIGTERM)
     try:
         child.wait(timeout=STOP_S)
     except subprocess.TimeoutExpired:
@@ -145,7 +136,7 @@ def _stop(child: "subprocess.Popen[bytes]", identity: ProcessId) -> None:
 
 
 def _end_earlier(note: Path) -> None:
-    """End the process of an attempt that was given up. One on another machine cannot be seen from here.
+    """Let the run of an attempt that was given up save and end. One on another machine cannot be seen from here.
 
     Raises RuntimeError if it trains and its worker is there, in another process: then nobody has given it up.
     """
@@ -165,10 +156,15 @@ def _end_earlier(note: Path) -> None:
                 "expected none; wait for the other sweep, or take another folder"
             )
         time.sleep(0.05)
-    if kill_here(earlier):
-        deadline = time.monotonic() + STOP_S
-        while start_ticks(earlier.pid) == earlier.started and time.monotonic() < deadline:
-            time.sleep(0.05)
+    if alive(earlier):  # a run whose keeper is gone has been asked; asked twice it would not save
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(earlier.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S
+    while (left := session_members(earlier)) and time.monotonic() < deadline + STOP_S:
+        if time.monotonic() > deadline:
+            for process in left:
+                kill_here(process)
+        time.sleep(0.05)
 
 
 def _identity(row: Mapping[str, object]) -> ProcessId:
@@ -181,12 +177,3 @@ def _cause(code: int) -> str:
     if code < 0:
         return f"its process was ended by {signal.Signals(-code).name}"
     return f"its process ended with {code}"
-
-
-def _last_line(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 8192))
-        lines = file.read().decode("utf-8", "replace").split("\n")
-    said = [line.strip() for line in lines if line.strip()]
-    text = said[-1] if said else "it printed nothing"
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:MAX_CAUSE])
