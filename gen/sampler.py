@@ -31,6 +31,7 @@ from gen.model.device import for_device
 from gen.model.pipeline import TORCH_TYPES, draw_noise, load_pipeline, require_xformers, set_scheduler
 from gen.model.safety import check_extractor, flag_images
 from gen.model.shortcuts import Shortcuts, quantise_linears
+from gen.model.text_once import TextOnce, text_readers
 from gen.model.texts import encode_texts
 from gen.model.token_merge import merge_tokens
 from gen.sampler_spec import SamplerSpec, check_sampler, is_distilled, sampler_json
@@ -86,6 +87,9 @@ class Sampler:
         self._pipeline = pipeline
         self._vae_fp32 = vae_fp32
         self._shortcuts = Shortcuts(pipeline, family, spec.guidance_interval, spec.reuse_every)
+        # a compiled block holds its readers inside its graph
+        has_readers = family in ("sd", "sdxl") and spec.compile == "none"
+        self._text_once = TextOnce(text_readers(denoiser) if has_readers else [])
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._chunk_of: dict[str, tuple[str, ...]] = {}
         self._embedded: OrderedDict[tuple[str, ...], dict[str, torch.Tensor]] = OrderedDict()
@@ -184,7 +188,7 @@ class Sampler:
         noise = draw_noise(self._pipeline, self.family, spec.size_px, dtype, generators)
         if self.device.type == "cuda":
             noise = noise.pin_memory().to(self.device, non_blocking=True)
-        with torch.inference_mode(), self._shortcuts.one_call():
+        with torch.inference_mode(), self._shortcuts.one_call(), self._text_once.one_call():
             latents = self._pipeline(
                 **arguments,
                 latents=noise,
