@@ -233,7 +233,7 @@ def _measure(spec: SamplerSpec, gpu_share: float, beat: Callable[[], None], cloc
     def is_full() -> bool:
         if kind != "cuda":
             return False
-        room = room_bytes(total_bytes, gpu_share, spec.offload_text)
+        room = room_bytes(total_bytes, gpu_share, sampler.spec.offload_text is True)
         return torch.cuda.max_memory_reserved(sampler.device) > room
 
     curve = measure_curve(warm_up, call, SIZES[kind], BUDGET_S[kind], clock, is_full)

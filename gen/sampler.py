@@ -27,7 +27,7 @@ import numpy as np
 
 from cluster.recipe import fingerprint
 from gen.model.compiled import compile_networks, first_compiles, share_kernels
-from gen.model.device import for_device
+from gen.model.device import for_device, is_memory_short
 from gen.model.pipeline import TORCH_TYPES, draw_noise, load_pipeline, require_xformers, set_scheduler
 from gen.model.safety import check_extractor, flag_images
 from gen.model.shortcuts import Shortcuts, quantise_linears
@@ -113,6 +113,8 @@ class Sampler:
         vae_fp32 = None
         if spec.retry_fp32 and _vae_dtype(pipeline, spec, folder.family) != torch.float32:
             vae_fp32 = copy.deepcopy(pipeline.vae).float()
+        if spec.offload_text == "auto":  # changes no image, so that every worker may decide for itself
+            spec = spec.model_copy(update={"offload_text": is_memory_short(device)})
         _tune(pipeline, spec, folder.family, device)
         sampler = Sampler(pipeline, spec, folder.family, device, vae_fp32)
         if spec.compile != "none":

@@ -102,8 +102,10 @@ class SamplerSpec(BaseModel):
         default=8, ge=1, le=1024, description="images per decoder call; from 1024 px on 4 or less, for short indices"
     )
     text_batch: int = Field(default=16, ge=1, le=1024, description="texts per encoder call")
-    offload_text: bool = Field(
-        default=False, description="encode a unit's prompts at once, then move text encoders and embeddings off the GPU"
+    offload_text: bool | Literal["auto"] = Field(
+        default="auto",
+        description="encode a unit's prompts at once, then move text encoders and embeddings off the GPU; auto: where "
+        "the loaded model leaves less than half of its memory",
     )
     guidance_interval: tuple[float, float] | None = Field(
         default=None, description="[low, high): guidance only in this part of the steps, 0..1; other images"

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from torch._dynamo.utils import counters
 
 from gen.model.compiled import first_compiles, share_kernels
+from gen.model.device import is_memory_short
 from gen.model.folder import ModelError
 from gen.model.machine_cache import cache_folder, locked
 from gen.sampler import Request, Sampler
@@ -174,6 +175,19 @@ def test_text_encoders_that_leave_the_device_after_a_units_prompts_change_no_bit
         drawn = leaving.sample(requests).image_NHWC
     assert rows == [], "nothing is left to encode"
     assert np.array_equal(drawn, staying.sample(requests).image_NHWC)
+
+
+@pytest.mark.parametrize(("free", "leaves"), [(0.51, False), (0.49, True)])
+def test_text_encoders_leave_a_gpu_by_themselves_where_the_model_leaves_less_than_half_of_it(
+    folders: dict[str, Path], free: float, leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = 24 * 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * total), total))
+    assert is_memory_short(torch.device("cuda")) is leaves
+    assert load(folders["sd"]).spec.offload_text is False, "a CPU has nowhere to move them to"
+    monkeypatch.setattr("gen.sampler.is_memory_short", lambda device: leaves)
+    assert load(folders["sd"]).spec.offload_text is leaves
+    assert load(folders["sd"], offload_text=not leaves).spec.offload_text is not leaves, "a recipe has the last word"
 
 
 def test_the_decoder_may_have_a_type_of_its_own(folders: dict[str, Path]) -> None:

@@ -4,11 +4,19 @@ In: a sampler spec. Out: the same without ``auto`` in what the device decides. N
 where there may be a GPU only.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gen.model.folder import ModelError
 from gen.model.shortcuts import check_quantise
 from gen.sampler_spec import SamplerSpec
+
+if TYPE_CHECKING:
+    import torch
+
+SHORT_SHARE = 0.5
 
 
 def has_gpu_files() -> bool:
@@ -35,3 +43,13 @@ def for_device(spec: SamplerSpec) -> tuple[SamplerSpec, bool]:
     if decided.quantise is not None:
         check_quantise(decided.quantise, decided.dtype, capability)
     return decided, on_gpu
+
+
+def is_memory_short(device: torch.device) -> bool:
+    """Whether less than half of a GPU's memory is free, its model loaded; a CPU has nowhere to move things to."""
+    if device.type == "cpu":
+        return False
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return free < SHORT_SHARE * total
