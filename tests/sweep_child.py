@@ -33,7 +33,7 @@ def main(recipe_file: Path, folder: Path) -> int:
 
         signal.signal(signal.SIGTERM, save)
         (folder / "ready").touch()
-        time.sleep(60)
+        time.sleep(600)
     if recipe.behaviour == "silent":
         return 0
     right = 600 + 10 * int(recipe.lr) + recipe.seed

@@ -47,7 +47,7 @@ VERBS = [
 
 def sixfold_says(*arguments: str, cwd: Path = HOME) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "sixfold", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "sixfold", *arguments], cwd=cwd, capture_output=True, text=True, timeout=200
     )
 
 
@@ -350,7 +350,7 @@ sys.argv = ["sixfold", "doctor"]
 import sixfold
 sixfold.main()
 """
-    said = subprocess.run([sys.executable, "-c", program], cwd=HOME, capture_output=True, text=True, timeout=60)
+    said = subprocess.run([sys.executable, "-c", program], cwd=HOME, capture_output=True, text=True, timeout=200)
     assert said.returncode == 2
     assert f"`train` comes from {tmp_path}" in said.stderr
     assert len(said.stderr.strip().splitlines()) == 1
@@ -364,14 +364,14 @@ from typer.testing import CliRunner
 CliRunner().invoke(sixfold.app, ["generate", "--help"])
 print(sorted({"torch", "diffusers", "transformers", "ray", "pyarrow"} & set(sys.modules)))
 """
-    said = subprocess.run([sys.executable, "-c", program], cwd=HOME, capture_output=True, text=True, timeout=60)
+    said = subprocess.run([sys.executable, "-c", program], cwd=HOME, capture_output=True, text=True, timeout=200)
     assert said.stdout.strip() == "[]"
 
 
 def test_make_alone_prints_the_targets() -> None:
     if shutil.which("make") is None:
         pytest.skip("make is not installed here")
-    said = subprocess.run(["make"], cwd=HOME, capture_output=True, text=True, timeout=60)
+    said = subprocess.run(["make"], cwd=HOME, capture_output=True, text=True, timeout=200)
     assert said.returncode == 0
     for target in ("generate", "test", "torture", "bench"):
         assert target in said.stdout

@@ -6,7 +6,6 @@ import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from cluster.ray_ranks import free_port
 from cluster.recipe import dump_recipe, load_recipe
 from shards.manifest import read_table, write_subset
 from shards.stream import DomainSpec, EvalSpec, read_all
@@ -290,8 +290,7 @@ with Ranks(find_place(os.environ)) as ranks:
 
 def counting_ranks(*recipes: Path) -> list[tuple[str, str]]:
     """A process for each recipe, all ranks of one job: (stdout, stderr)."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
+    port = str(free_port())
     children = [
         subprocess.Popen(
             [sys.executable, "-c", COUNTING_RANK, str(recipe)],
@@ -308,7 +307,7 @@ def counting_ranks(*recipes: Path) -> list[tuple[str, str]]:
         for rank, recipe in enumerate(recipes)
     ]
     try:
-        return [child.communicate(timeout=120) for child in children]
+        return [child.communicate(timeout=280) for child in children]
     finally:
         for child in children:
             child.kill()

@@ -137,7 +137,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         while running.poll() is None and time.monotonic() < deadline:
             seen |= set(command_lines(running.pid))
             time.sleep(0.1)
-        said, _ = running.communicate(timeout=10)
+        said, _ = running.communicate(timeout=200)
     told = said.decode("utf-8")
     assert running.returncode == 0, told[-3_000:]
     return Made(folder, request.param, names, meanings, command, [list(line) for line in sorted(seen)], told)

@@ -6,7 +6,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from cluster.ray_ranks import free_port
 from cluster.signals import StopFlag
 from cluster.work import Draining
 from gen.llm.ask import Answer, Ask, LlmUse, open_llm, system_text
@@ -35,7 +35,7 @@ TAUGHT = Ask("test", "s", "u", SCHEMA, 0)
 LEARNED = '{"a": 1}'
 # one message, as this process asks, and two, as a server is asked, come to the same text
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}:"
-SERVE_S = 90
+SERVE_S = 250
 
 
 def strange(count: int) -> list[Ask]:
@@ -52,9 +52,7 @@ class Serving:
 @pytest.fixture(scope="module", autouse=True)
 def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """`transformers serve` offline and on one core; it starts while the first tests run."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = Path(sys.executable).with_name("transformers")
     log = tmp_path_factory.mktemp("serve") / "log"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -67,7 +65,7 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         )
     yield Serving(server, port, log)
     server.kill()
-    server.wait(timeout=20)
+    server.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +213,7 @@ def test_a_stop_ends_an_answer_in_the_middle(noise: Path, tmp_path: Path) -> Non
         start = time.monotonic()
         with pytest.raises(Draining):
             llm.ask(strange(100))
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 60
 
 
 def test_another_folder_with_the_same_name_is_another_model(learned: Path, tmp_path: Path) -> None:

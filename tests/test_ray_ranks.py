@@ -33,26 +33,35 @@ open(mark + str(rank), "w").close()
 if what == "end":
     print(f"rank {rank} is done")
 if what == "wait":
-    time.sleep(60)
+    time.sleep(600)
 if what == "fail" and rank == 1:
-    time.sleep(1.0)  # the rank that is to blame ends last
+    while not os.path.exists(mark + "0-ends"):
+        time.sleep(0.05)
+    while os.path.exists("/proc/" + open(mark + "0-ends").read()):
+        time.sleep(0.05)
+    time.sleep(1.0)  # until its keeper has said so
     sys.exit("Traceback ...\\nValueError: found no shards,\\x1b[31m expected some")
 if what == "fail":
     print("rank 1: found no shards, expected some")
+    with open(mark + "ends", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(mark + "ends", mark + "0-ends")
     sys.exit(4)
 if what == "mistake" and rank == 1:
     print("found 3, expected 4")
     sys.exit(2)
 if what == "mistake":
-    time.sleep(60)
+    time.sleep(600)
 if what == "die" and rank == 0:
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "lose" and rank == 1:
     import psutil
-    time.sleep(2)  # not before all have started
+    while not os.path.exists(mark + "0"):
+        time.sleep(0.05)
+    time.sleep(2)  # until the driver knows that all have started
     psutil.Process().parent().parent().kill()  # the actor
 if what in ("die", "lose"):
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -72,11 +81,9 @@ class Ran:
     def __init__(self, folder: Path, what: str, stop: StopFlag | None = None) -> None:
         self.lines: list[str] = []
         arguments = ["-c", PROGRAM, what, str(folder / "began-")]
-        began = time.monotonic()
         self.end = run_ranks(
             arguments, RanksSpec(ranks=2), folder, folder / "logs", stop or StopFlag(), self.lines.append
         )
-        self.seconds = time.monotonic() - began
         self.codes = {end.rank: end.code for end in self.end.ends}
 
     def cause(self) -> str:
@@ -166,20 +173,21 @@ def test_d5_a_rank_that_hangs_when_another_one_has_failed_is_killed(
     ran = Ran(tmp_path, "mistake")
     assert (ran.codes, ran.end.exit_code) == ({0: -signal.SIGKILL, 1: 2}, 2)
     assert ran.cause() == "rank 1: found 3, expected 4"
-    assert ran.seconds < 30
 
 
 def test_d5_a_killed_rank_and_a_lost_one_are_named(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_ranks, "FOLLOW_S", 1.0)
-    ran = Ran(tmp_path, "die")
+    for name in ("die", "lose"):
+        (tmp_path / name).mkdir()
+    ran = Ran(tmp_path / "die", "die")
     assert ran.cause() == "rank 0: was ended by SIGKILL (the kernel short of memory, or somebody's hand)"
     assert ran.end.exit_code == 1
-    ran = Ran(tmp_path, "lose")
+    ran = Ran(tmp_path / "lose", "lose")
     assert ran.cause().startswith("rank 1: the cluster lost it (")
     assert ran.end.exit_code == 1
-    assert (tmp_path / "began-1-saved").exists(), "the rank itself was told to end"
+    assert soon((tmp_path / "lose" / "began-1-saved").exists), "the rank itself was told to end"
 
 
 def test_a_folder_that_a_machine_does_not_see_is_named(cluster: None, tmp_path: Path) -> None:

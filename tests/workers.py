@@ -61,18 +61,33 @@ def first_time(folder: Path, name: str) -> bool:
     return True
 
 
-def writer(folder: Path, seconds: float = 0.0) -> Worker:
-    """The good worker: ten beats, then a file."""
+def writer(folder: Path, seconds: float = 0.0, beats: int = 10) -> Worker:
+    """The good worker: beats, then a file."""
 
     def work(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
         note(folder, unit, attempt)
-        for step in range(10):
-            time.sleep(seconds / 10)
+        for step in range(beats):
+            time.sleep(seconds / beats)
             beat(step + 1, 0)
         return {
             "published": publish(folder, unit, attempt),
             "environ": {name: os.environ.get(name, "not set") for name in SEEN},
         }
+
+    return work
+
+
+def in_company(folder: Path) -> Worker:
+    """The good worker; its first unit ends when a second process has begun one, or after two minutes."""
+    good = writer(folder, 0.1)
+
+    def work(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
+        note(folder, unit, attempt)
+        deadline = time.monotonic() + 120
+        while len({path.suffix for path in (folder / "log").iterdir()}) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+            beat(0, 0)
+        return good(unit, attempt, beat)
 
     return work
 
@@ -104,7 +119,7 @@ def misbehaving(folder: Path, kinds: Mapping[int, str], seconds: float = 0.1) ->
                 while True:
                     pass
             case "crawls once" if first:
-                for _ in range(600):
+                for _ in range(6000):
                     time.sleep(0.1)
                     beat(0, 0)
         return good(unit, attempt, beat)
@@ -130,9 +145,11 @@ def failing_constructor(cause: str) -> Worker:
     raise FileNotFoundError(cause)
 
 
-def slow_constructor(folder: Path, seconds: float, kinds: Mapping[int, str]) -> Worker:
-    time.sleep(seconds)
-    return misbehaving(folder, kinds)
+def slow_constructor_once(folder: Path, build_s: float, kinds: Mapping[int, str], seconds: float) -> Worker:
+    """Misbehaving; the first one built takes its time."""
+    if first_time(folder, "slow"):
+        time.sleep(build_s)
+    return misbehaving(folder, kinds, seconds)
 
 
 def partly_failing(folder: Path) -> Worker:
