@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from cluster.events import Event
 from cluster.process import start_ticks, this_place, this_process
 from cluster.recipe import dump_recipe, load_recipe
 from cluster.signals import StopFlag
@@ -57,6 +58,7 @@ class SmallRecipe(BaseModel):
     behaviour: Literal["good", "fail", "die", "hang", "silent"] = "good"
     domains: tuple[Mapping[str, Any], ...] = ({"name": "real", "quota": 16}, {"name": "synthetic", "quota": 16})
     evaluate: Sets = Sets()
+    engine: Mapping[str, float] = {"deadline_s": 600.0}
 
 
 def spec_of(points: dict[str, dict[str, Any]], seeds: int = 2, **changes: Any) -> SweepSpec:
@@ -200,6 +202,61 @@ def test_a_second_call_trains_nothing_and_a_lost_run_is_trained_alone(tmp_path):
     assert (tmp_path / RESULTS).read_bytes() == first
 
 
+def test_a_finished_sweep_trains_nothing_again_with_another_engine(tmp_path):
+    sweep(spec_of(TWO_POINTS), tmp_path)
+    again = sweep(spec_of(TWO_POINTS, changes={"engine.deadline_s": 60.0}), tmp_path)
+    assert (again.work, again.made, again.done, starts(tmp_path)) == (None, 0, 4, 4)
+
+
+def test_points_that_differ_only_in_the_engine_keep_their_folders_apart(tmp_path):
+    points = {"slow": {}, "fast": {"changes": {"engine.deadline_s": 60.0}}, "6x": {"changes": {"lr": 4}}}
+    runs = {run.place.point.label: run for run in plan_runs(spec_of(points, seeds=1), SmallRecipe())}
+    assert runs["slow"].digest == runs["fast"].digest
+    assert runs["6x"].name == f"002-s000-{runs['6x'].digest[:12]}"
+    turned = {label: points[label] for label in ("fast", "slow", "6x")}
+    others = plan_runs(spec_of(turned, seeds=1), SmallRecipe())
+    assert not {runs["slow"].name, runs["fast"].name} & {run.name for run in others}
+
+
+def test_a_run_is_no_rank_of_the_job_in_which_the_sweep_runs(tmp_path, monkeypatch):
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name, value in {"JOB_ID": "7", "STEP_ID": "0", "PROCID": "1", "NTASKS": "2", "LOCALID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    tell = "import os, sys; from train.launch import find_place; print(find_place(os.environ).launcher); sys.exit(3)"
+    spec = spec_of(TWO_POINTS, seeds=1, cluster=FanOutSpec(in_process=True, attempts=1))
+    program = (sys.executable, "-c", tell)
+    run_sweep(spec, SmallRecipe(), tmp_path, REPO, StopFlag(), lambda make: None, program=program)
+    assert {path.read_text().strip() for path in (tmp_path / "logs").glob("*.txt")} == {"plain"}
+
+
+def test_results_that_cannot_be_gathered_at_once_do_not_end_the_other_runs(tmp_path):
+    """Something lies in the place of the sweep's results until the last run has begun."""
+    (tmp_path / RESULTS).mkdir()
+    heard: list[Event] = []
+
+    def hear(event: Event) -> None:
+        heard.append(event)
+        if event.kind == "run_ended":
+            (tmp_path / RESULTS).rmdir()
+
+    spec = spec_of(TWO_POINTS, seeds=1)
+    outcome = run_sweep(spec, SmallRecipe(), tmp_path, REPO, StopFlag(), lambda make: None, hear, CHILD)
+    assert (outcome.exit_code, outcome.done) == (0, 2)
+    assert len(read_results(tmp_path / RESULTS).results) == 6
+    said = [event.message for event in heard if event.kind == "warning"]
+    assert len(said) == 2
+    assert all(text.startswith("the sweep's results were not gathered yet: ") for text in said)
+    [log] = (tmp_path / "logs").glob("*.jsonl")
+    assert log.read_text().count("were not gathered yet") == 2
+
+
 def test_a_run_with_only_some_of_its_results_is_not_done(tmp_path):
     spec = spec_of(TWO_POINTS, seeds=1)
     sweep(spec, tmp_path)
@@ -260,8 +317,14 @@ def test_a_data_set_that_cannot_be_made_stops_the_sweep_before_it_trains(tmp_pat
 def test_a_stopped_sweep_lets_its_run_save_and_says_how_to_continue(tmp_path):
     stop = StopFlag()
     points = {"0x": {"changes": {"behaviour": "hang"}}, "6x": {}}
-    watch = threading.Thread(target=lambda: (wait_for(tmp_path, "*/ready"), stop.request("test")), daemon=True)
-    watch.start()
+
+    def stop_it() -> None:
+        try:
+            wait_for(tmp_path, "*/ready")
+        finally:
+            stop.request("test")
+
+    threading.Thread(target=stop_it, daemon=True).start()
     outcome = sweep(spec_of(points, seeds=1), tmp_path, stop)
     assert outcome.exit_code == 75
     assert "run the same command again to continue" in outcome.sentence()
@@ -309,7 +372,7 @@ def test_b3_the_run_of_a_sweep_whose_driver_is_killed_saves_and_ends(tmp_path, w
         wait_for(tmp_path, "*/ready")
     finally:
         driver.kill()
-        driver.wait(timeout=30)
+        driver.wait(timeout=120)
     wait_for(tmp_path, "*/saved")
     assert list(tmp_path.glob("*/saved")), "nobody told the run"
     [begun] = tmp_path.glob("*/started-*")
@@ -324,7 +387,7 @@ def test_an_orphan_is_found_by_its_identity_and_a_stranger_with_its_pid_is_left_
     spec = spec_of(TWO_POINTS, seeds=1)
     runs = plan_runs(spec, SmallRecipe())
     worker = SweepWorker(worker_job(tmp_path, spec))
-    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
         (tmp_path / "logs").mkdir()
         note = tmp_path / "logs" / f"{runs[0].name}.process.json"
@@ -335,17 +398,17 @@ def test_an_orphan_is_found_by_its_identity_and_a_stranger_with_its_pid_is_left_
         (tmp_path / runs[0].name / RESULTS).unlink()
         note.write_text(json.dumps(row))
         worker(0, "b", lambda done, rejected: None)
-        assert orphan.wait(timeout=10) == -signal.SIGTERM, "it was asked to save and end"
+        assert orphan.wait(timeout=60) == -signal.SIGTERM, "it was asked to save and end"
     finally:
         orphan.kill()
-        orphan.wait(timeout=10)
+        orphan.wait(timeout=60)
 
 
 def test_a_run_whose_worker_is_at_work_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("train.sweep_worker.WORKER_GONE_S", 0.2)
     spec = spec_of(TWO_POINTS, seeds=1)
     worker = SweepWorker(worker_job(tmp_path, spec))
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     others = [subprocess.Popen(sleep, start_new_session=True) for _ in range(2)]
     try:
         (tmp_path / "logs").mkdir()
@@ -358,7 +421,7 @@ def test_a_run_whose_worker_is_at_work_is_left_alone(tmp_path, monkeypatch):
     finally:
         for one in others:
             one.kill()
-            one.wait(timeout=10)
+            one.wait(timeout=60)
 
 
 def test_two_sweeps_in_one_folder_are_refused(tmp_path):
@@ -372,7 +435,7 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path):
             sweep(spec_of(points, seeds=1), tmp_path)
     finally:
         stop.request("test")
-        first.join(timeout=30)
+        first.join(timeout=120)
     assert not first.is_alive()
 
 
@@ -442,10 +505,11 @@ def worker_job(folder: Path, spec: SweepSpec) -> SweepJob:
         (folder / "recipes" / f"{run.name}.yaml").write_text(dump_recipe(run.recipe))
         assert load_recipe(folder / "recipes" / f"{run.name}.yaml", SmallRecipe) == run.recipe
     jobs = tuple(RunJob(name=run.name, digest=run.digest, tests=run.tests) for run in runs)
-    return SweepJob(folder=str(folder), home=str(REPO), start_in=str(REPO), program=CHILD, deadline_s=60.0, runs=jobs)
+    return SweepJob(folder=str(folder), home=str(REPO), start_in=str(REPO), program=CHILD, deadline_s=300.0, runs=jobs)
 
 
 def wait_for(folder: Path, pattern: str) -> None:
-    deadline = time.monotonic() + 120
-    while not list(folder.glob(pattern)) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 200
+    while not list(folder.glob(pattern)):
+        assert time.monotonic() < deadline, f"no {pattern} in 200 s"
         time.sleep(0.05)

@@ -43,6 +43,10 @@ FIRST_PORT, NUM_PORTS = 20_000, 12_000  # below the ports that Linux gives out b
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _RESTART = "TORCHELASTIC_RESTART_COUNT"
 _SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+_OF_A_RANK = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
+    r"|SLURM_(STEP_\w+|STEPID|PROCID|LOCALID|NODEID|TASK_PID|NTASKS|NPROCS)"
+)
 _HERE, _CAUSE, _HEARD, _LEFT = "here", "cause", "heard", "left"
 _GONE = "rank 0 is gone without a word"
 
@@ -98,6 +102,11 @@ def find_place(environment: Mapping[str, str]) -> Place:
     if in_step:
         return _of_srun(environment)
     return Place("plain", 0, 1, 0, LOOPBACK, 0, one_machine=True)
+
+
+def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """For a process that is started within a rank and is none itself: without what makes `find_place` think so."""
+    return {name: value for name, value in environment.items() if not _OF_A_RANK.fullmatch(name)}
 
 
 def _of_torchrun(environment: Mapping[str, str]) -> Place:

@@ -18,12 +18,11 @@ measured. Statistics for a checkpoint are combined in copies, so when one is wri
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -43,7 +42,7 @@ from shards.stream import Batch, Stream
 from train import checkpoint
 from train.aux_bn import aux_layers, check_aux, export_plain
 from train.bn_statistics import broadcast_buffers, combine, distances
-from train.data_check import check_names, open_domains
+from train.data_check import Opened, check_names, open_domains
 from train.ema import Ema
 from train.engine import Engine, make_engine
 from train.evaluate import (
@@ -59,6 +58,7 @@ from train.evaluate import (
     select,
 )
 from train.export import ABOUT, check_same_output, plain_model, write_export
+from train.folder_lock import folder_locked
 from train.launch import Ranks, device_of
 from train.logs import Pace, ReplacedLog, RunLog
 from train.measure import measure
@@ -76,6 +76,15 @@ LOCK = "run.lock"
 VALIDATION = "validation"  # its name in results
 LIBRARIES = ("torch", "timm", "deepspeed", "numpy", "simplejpeg", "opencv-python-headless")
 LOG_EVERY_S = 5.0
+# What a fetcher may count (`shards.fetch.Fetcher.counters`) that makes a training slow and does not end it.
+FETCH_ADVICE = {
+    "cache_full": "data.cache.folder has no room for some shards, whose pictures are read one by one, slowly; raise "
+    "data.cache.max_bytes, or free space on its disk",
+    "download_failed": "some shards could not be fetched whole, their pictures are read one by one, slowly; check the "
+    "store, and the disk of data.cache.folder",
+    "other_bytes": "some shards came with other bytes than their records say; run `sixfold verify` on the data set, "
+    "and let nobody write to it",
+}
 _DROPOUT = 0x64726F70  # keeps these seeds apart from those of order and pixels
 
 
@@ -130,14 +139,18 @@ def train(
     with contextlib.ExitStack() as owned:
         log = None
         if ranks.rank == 0:
-            owned.enter_context(_locked(out))
+            owned.enter_context(folder_locked(out, LOCK, "training", "wait for it, or take another folder"))
             _claim(recipe, out)
             log = owned.enter_context(RunLog(out, recipe.log, recipe_digest(recipe)))
         done = _finished(recipe, out) if ranks.rank == 0 else ()
         if ranks.agree(bool(done))[0]:
             return TrainOutcome(out, recipe.schedule.steps, recipe.schedule.steps, 0.0, 0.0, done, "")
-        if log is not None:  # now, and not after days of training: are all sets there, and do their classes fit?
-            _look_at_data(recipe, log)
+        # now, and not after days of training: are all sets there, and do their classes fit? Every rank opens them, with
+        # no collective call pending: one builds an index, for up to an hour, and the others wait at its lock
+        opened = _open_data(recipe)
+        if log is not None and recipe.data.check_names:
+            for line in check_names(opened):
+                log.say(line)
         replaced = owned.enter_context(ReplacedLog(out, ranks.rank))
         training = _Training(recipe, out, home, stop, ranks, device, log, replaced, disk)
         if log is not None:
@@ -153,27 +166,6 @@ def train(
         return training.run()
 
 
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One training at a time writes into a folder."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        fd = os.open(out / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise ValueError(f"{out}: cannot be written ({error.strerror}); give a folder that can be written") from None
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{out}: found another training at work in this folder, expected none; wait for it, or take another "
-                f"folder"
-            ) from None
-        yield
-    finally:
-        os.close(fd)
-
-
 def _claim(recipe: TrainRecipe, out: Path) -> None:
     """Write recipe.yaml, or refuse a folder that belongs to another recipe. A recipe that failed before anything of it
     was kept owns nothing: the mended one takes its place."""
@@ -185,14 +177,12 @@ def _claim(recipe: TrainRecipe, out: Path) -> None:
     os.replace(temp, path)
 
 
-def _look_at_data(recipe: TrainRecipe, log: RunLog) -> None:
-    """Raises ValueError for data that must not be trained or measured on; says what could not be looked at."""
+def _open_data(recipe: TrainRecipe) -> list[Opened]:
+    """All data sets of the recipe. Raises ValueError for data that must not be trained or measured on."""
     cache = recipe.data.cache.folder
     domains = open_domains(recipe.data.domains, cache)
     sets = open_sets(recipe.evaluate, recipe.model.num_classes, cache, domains)
-    if recipe.data.check_names:
-        for line in check_names([*domains, *(one.opened for one in sets)]):
-            log.say(line)
+    return [*domains, *(one.opened for one in sets)]
 
 
 def _finished(recipe: TrainRecipe, out: Path) -> tuple[Result, ...]:
@@ -237,6 +227,7 @@ class _Training:
         self.seconds = self.wait_s = 0.0
         self.replaced: Counter[str] = Counter()  # of this rank, by reason, over all lives
         self.replaced_by_all = 0  # when the ranks last told each other
+        self.fetch_told: set[str] = set()  # keys of FETCH_ADVICE
         self.engine, self.ema = self._build()
         kept = KeptBuffers(self.engine.model) if recipe.nan.policy == "skip" else None
         self.descent = Descent(self.engine, recipe.optim, recipe.quotas, self.ema, kept)
@@ -290,13 +281,13 @@ class _Training:
                 "expected one folder that all ranks see; put the run on a shared file system"
             )
         if self.log is not None and found.incomplete:
-            names = ", ".join(found.incomplete[:5])
-            self.log.say(f"cleared {len(found.incomplete)} checkpoints that were never finished: {names}")
-            self.log.line("cleared", 0, folders=list(found.incomplete))
             try:
-                checkpoint.clear_incomplete(self.checkpoints, self.disk)
+                cleared = checkpoint.clear_incomplete(self.checkpoints, self.disk)
             except OSError as error:
                 self.log.say(f"{self.checkpoints}: what was never finished is still there ({error}); training goes on")
+            else:
+                self.log.say(f"cleared {len(cleared)} checkpoints that were never finished: {', '.join(cleared[:5])}")
+                self.log.line("cleared", 0, folders=list(cleared))
         if found.newest is None:
             return None
         parts = checkpoint.read(found.newest, part_names(self.ema is not None))
@@ -334,10 +325,13 @@ class _Training:
             is_stalled = self.step < steps and not stream.wait(lambda: self.stop.requested)
             now = time.monotonic()
             trained_s += now - began
-            self.seconds, self.wait_s = before_s + trained_s, before_wait_s + stream.counters.wait_s
+            self.wait_s = before_wait_s + stream.counters.wait_s
             due = self.log is not None and now - saved_at >= 60 * recipe.checkpoint.every_min
             tell = self.log is not None and (now - logged >= LOG_EVERY_S or self.step in (1, steps))
             quit_now, save_now, log_now = ranks.agree(is_stalled or self.stop.requested, due, tell)
+            later = time.monotonic()  # a rank that waits for its data holds up the others here
+            trained_s += later - now
+            self.seconds = before_s + trained_s
             if log_now and news is not None:
                 self._log_step(news, pace)
                 logged, news = now, None
@@ -445,6 +439,7 @@ class _Training:
                 self.log.say(f"step {self.step}: validation top-1 {100 * counts.top1:.2f} %")
                 self.log.line("validation", self.step, top1=counts.top1, top5=counts.top5)
         self._share_replaced()
+        self._share_fetched(stream)
         self.closed = self.step
 
     def _share_replaced(self) -> tuple[dict[str, int], ...]:
@@ -456,6 +451,19 @@ class _Training:
             self.log.line("replaced", self.step, samples=self.replaced_by_all, reasons=reasons)
             self.log.say(f"step {self.step}: {counted(self.replaced_by_all, 'sample')} so far could not be read")
         return by_rank
+
+    def _share_fetched(self, stream: Stream) -> None:
+        """Log what the fetchers of all ranks counted in this life; say once of each trouble what to do about it."""
+        by_rank = [json.loads(text) for text in self.ranks.texts(json.dumps(stream.fetched()))]
+        domains = {name: sum((Counter(own[name]) for own in by_rank), Counter()) for name in by_rank[0]}
+        if self.log is None or not any(domains.values()):
+            return
+        self.log.line("fetched", self.step, domains=domains)
+        for name, counts in domains.items():
+            for trouble, advice in FETCH_ADVICE.items():
+                if counts[trouble] and trouble not in self.fetch_told:
+                    self.fetch_told.add(trouble)
+                    self.log.say(f"step {self.step}: data.domains.{name}: {advice}")
 
     def _open(self, name: str, role: Role, spec: SetSpec) -> OpenSet:
         return open_set(name, role, spec, self.recipe.model.num_classes, self.recipe.data.cache.folder)
@@ -496,7 +504,7 @@ class _Training:
             if results:
                 append_results(self.out / RESULTS, results)
             facts = {"step": step, "weights": self._which(), "recipe": self.facts.recipe, "seed": recipe.seed}
-            write_export(self.out, recipe, weights, facts, distances(model))
+            write_export(self.out, recipe, weights, facts, distances(model), self.step)
             for line in results:
                 self.log.line("test", step, set=line.set, top1=line.top1, top5=line.top5)
         self.ranks.wait_for_all()

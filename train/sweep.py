@@ -5,27 +5,29 @@ On disk:
 
     sweep.yaml                  what was asked, resolved
     recipes/<run>.yaml          the resolved recipe of each run
-    <run>/                      as the training loop writes it; <run> is point number, seed and the recipe's digest
+    <run>/                      as the training loop writes it; <run> is the point's number, the seed and the recipe's
+                                digest, and the fingerprint of the whole recipe where two points share a digest
     logs/<run>-<attempt>.txt    what the run's process printed
     results.jsonl               the lines of all finished runs, with their place in the sweep; replaced as a whole
     sweep.lock                  held by the call at work: one at a time works in a folder
 
-A run is done when its own results hold, for its recipe's digest, a selected line for every test set. So the same
-command continues a sweep, and a changed recipe is another run in another folder. Results over data that have changed
-since count for nothing and are in the way: the sweep is refused. A point may name the data sets it needs; they are made
-(or found finished) before the first run, by a function that the caller gives.
+The recipe's digest (`train.recipe.recipe_digest`) is that of what decides the result: not the engine, the threads, the
+cache, the checkpoints. A run is done when its own results hold, for this digest, a selected line for every test set. So
+the same command continues a sweep, also with another engine, and a recipe that decides otherwise is another run in
+another folder. Results over data that have changed since count for nothing and are in the way: the sweep is refused. A
+point may name the data sets it needs; they are made (or found finished) before the first run, by a function that the
+caller gives.
 
 Runs go through `cluster.fan_out`: a unit is one run, in a process of its own (see `sweep_worker.py`).
 """
 
-import contextlib
 import copy
-import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -41,6 +43,7 @@ from cluster.signals import StopFlag
 from cluster.work import EXIT_COMPLETE, FanOutSpec, Summary
 from shards.amounts import counted, time_text
 from shards.index import load_index
+from train.folder_lock import folder_locked
 from train.recipe import TrainRecipe, recipe_digest
 from train.results import RESULTS, PointPlace, Result, SweepPlace, read_results, write_results
 from train.sweep_worker import RunJob, SweepJob, make_sweep_worker
@@ -179,7 +182,7 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
                 recipe = model.model_validate(changed)
             except ValidationError as invalid:
                 raise RecipeError(f"{where}: {first_mistake(invalid, model, changed)[1]}") from None
-            whole = fingerprint(recipe.model_dump(mode="json"))
+            digest = recipe_digest(recipe)
             place = PointPlace(
                 label=label,
                 number=number,
@@ -189,17 +192,17 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
             )
             runs.append(
                 Run(
-                    name=f"{number:03d}-s{seed:03d}-{whole[:12]}",
+                    name=f"{number:03d}-s{seed:03d}-{digest[:12]}",
                     place=SweepPlace(name=spec.name, point=place),
                     varied=point.changes,
                     seed=seed,
                     recipe=recipe,
-                    digest=recipe_digest(recipe),
+                    digest=digest,
                     tests=_tests_of(recipe, where),
                 )
             )
     _refuse_twins(spec, runs)
-    return runs
+    return _apart(runs)
 
 
 def _tests_of(recipe: BaseModel, where: str) -> tuple[str, ...]:
@@ -213,12 +216,22 @@ def _refuse_twins(spec: SweepSpec, runs: Sequence[Run]) -> None:
     """Two points with one recipe would compare a thing with itself."""
     seen: dict[str, Run] = {}
     for run in runs:
-        other = seen.setdefault(fingerprint(run.recipe.model_dump(mode="json")), run)
+        other = seen.setdefault(_whole(run), run)
         if other is not run:
             raise RecipeError(
                 f"sweep {spec.name}: found the same recipe at the points {other.place.point.label} and "
                 f"{run.place.point.label}, expected different ones; change one of them"
             )
+
+
+def _apart(runs: Sequence[Run]) -> list[Run]:
+    """Points that differ only in the engine, or in what else decides nothing, do not meet when they change places."""
+    count = Counter(run.digest for run in runs)
+    return [run if count[run.digest] == 1 else replace(run, name=f"{run.name}-{_whole(run)[:12]}") for run in runs]
+
+
+def _whole(run: Run) -> str:
+    return fingerprint(run.recipe.model_dump(mode="json"))
 
 
 def lay_over(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -363,11 +376,12 @@ def run_sweep(
     `program` is the command that trains one run, called with recipe file and folder; empty means `train.one_run`.
     `data_of` tells the digests of a recipe's data as they are now, by default a new `DataOf`.
     Raises ValueError with one line for a sweep that cannot be planned, a folder in which another sweep is at work, and
-    results over other data; what goes wrong later is in the outcome.
+    results over other data; OSError if the results cannot be written in the end. What else goes wrong later is in the
+    outcome.
     """
     out = out.absolute()
     runs = plan_runs(spec, base)
-    with _locked(out):
+    with folder_locked(out, LOCK, "sweep", "wait for it, or give another folder with --out"):
         return _run(spec, runs, out, home, stop, make_data, on_event, program, data_of)
 
 
@@ -411,7 +425,13 @@ def _run(
                 log(event)
                 on_event(event)
                 if event.kind == "unit_done":
-                    gather(runs, out, after)
+                    try:
+                        gather(runs, out, after)
+                    except (OSError, ValueError) as error:  # the other runs go on, and the last gathering has the word
+                        lost = f"the sweep's results were not gathered yet: {error}"
+                        said = Event(kind="warning", at_s=event.at_s, message=lost, unit=event.unit)
+                        log(said)
+                        on_event(said)
 
             make_worker = partial(make_sweep_worker, job.model_dump(mode="json"))
             work = fan_out(todo, make_worker, cluster, heard, stop, _threads_of(runs[0].recipe))
@@ -425,27 +445,6 @@ def _run(
         work=work,
         seconds=time.monotonic() - started,
     )
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One sweep at a time works in a folder: two would end each other's runs."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        fd = os.open(out / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise ValueError(f"{out}: cannot be written ({error.strerror}); give a folder that can be written") from None
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{out}: found another sweep at work in this folder, expected none; wait for it, or give another "
-                "folder with --out"
-            ) from None
-        yield
-    finally:
-        os.close(fd)
 
 
 def gather(runs: Sequence[Run], out: Path, data_of: Callable[[BaseModel], Digests]) -> int:

@@ -4,10 +4,10 @@ In: a `SweepJob` (plain data) and the number of a run. Out: that run's top-1 on 
 process writes into its folder, its output in `logs/<run>-<attempt>.txt`, and in `logs/<run>.process.json` which process
 trains it.
 
-A process per run keeps runs apart (threads, compiled code, GPU memory, a crash in C code). A worker that was killed may
-leave its run training; the next attempt ends that process, by its identity, before it starts its own. The process of a
-worker that is still there is left alone: it belongs to another sweep. Whatever ends a worker, its run is asked to save
-(`cluster.keeper`).
+A process per run keeps runs apart (threads, compiled code, GPU memory, a crash in C code). It is no rank of the job in
+which the sweep runs, whatever the environment says of the worker. A worker that was killed may leave its run training;
+the next attempt ends that process, by its identity, before it starts its own. The process of a worker that is still
+there is left alone: it belongs to another sweep. Whatever ends a worker, its run is asked to save (`cluster.keeper`).
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cluster.kept import last_line, start_kept
 from cluster.process import ProcessId, alive, kill_here, session_members, start_ticks, this_place, this_process
 from cluster.work import EXIT_AGAIN, JSON, Beat
+from train.launch import without_ranks
 from train.results import RESULTS, read_results
 
 LOOK_S = 0.5  # between two looks at the process
@@ -94,9 +95,9 @@ class SweepWorker:
         # -P: modules come from `home` alone, never from the folder that the run starts in
         program = self.job.program or (sys.executable, "-P", "-m", "train.one_run")
         command = [*program, str(self.folder / "recipes" / f"{run.name}.yaml"), str(self.folder / run.name)]
-        home, start_in = Path(self.job.home), Path(self.job.start_in)
+        home, start_in, environment = Path(self.job.home), Path(self.job.start_in), without_ranks(os.environ)
         with log.open("wb") as output:
-            child = start_kept(command, home, start_in, os.environ, output, subprocess.STDOUT)
+            child = start_kept(command, home, start_in, environment, output, subprocess.STDOUT)
         identity = ProcessId(this_place(), child.pid, start_ticks(child.pid) or 0)
         try:
             worker = dataclasses.asdict(this_process())
