@@ -1,7 +1,9 @@
 """Checkpoints: whole or not there, whatever fails in between."""
 
+import errno
 import hashlib
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -9,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from shards.disk import OsDisk
 from tests.faulty_disk import ACTIONS, FaultyDisk, FullDisk, Killed, RefusingDisk
 from tests.small_training import small_recipe, train_alone, write_sets
 from train import checkpoint
 from train.checkpoint import MARKER, clear_incomplete, find, keep_newest, read, save
-from train.run_state import RunState, part_names, read_state
+from train.run_state import VERSION, RunState, part_names, read_state
 
 PARTS = [("model.safetensors", bytes(range(256)) * 3), ("state.json", b'{"step":7}')]
 ACTIONS_OF_A_SAVE = [action for action in ACTIONS if action not in ("EACCES", "EROFS", "EAGAIN")]
@@ -241,6 +244,16 @@ def test_d13_a_missing_field_of_the_state_is_named(stopped: tuple[Path, Path], n
         read_state({"state.json": json.dumps(state).encode()})
 
 
+def test_a_state_of_another_version_is_named_before_its_fields(stopped: tuple[Path, Path]) -> None:
+    (folder,) = (stopped[1] / "checkpoints").iterdir()
+    state = json.loads((folder / "state.json").read_text())
+    for other in ({"version": 1, "step": 4, "epochs": 2}, {**state, "version": VERSION + 1}):
+        with pytest.raises(
+            ValueError, match=f"found state.json of version {other['version']}, expected {VERSION}; start"
+        ):
+            read_state({"state.json": json.dumps(other).encode()})
+
+
 def resave(run: Path, target: Path, change: dict[str, bytes | None]) -> None:
     """The newest checkpoint of `run` as that of `target`, with other parts and right hashes."""
     newest = find(run / "checkpoints").newest
@@ -286,6 +299,21 @@ def test_d8_a_training_falls_back_to_the_newest_complete_one_and_says_so(
     said = capsys.readouterr().err
     assert "cleared 1 checkpoints that were never finished: step-000005" in said
     assert "step-000004, step 4 of 6" in said
+
+
+def test_what_could_not_be_cleared_is_not_called_cleared(
+    stopped: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class NoRemoving(OsDisk):
+        def rmdir(self, path: Path) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    data, run = stopped
+    resave(run, tmp_path / "run", {})
+    (tmp_path / "run" / "checkpoints" / "step-000005").mkdir()
+    assert train_alone(small_recipe(data), tmp_path / "run", disk=NoRemoving()).exit_code == 0
+    assert "what was never finished is still there ([Errno 30] Read-only file system)" in capsys.readouterr().err
+    assert '"cleared"' not in (tmp_path / "run" / "log.jsonl").read_text()
 
 
 def test_d9_a_training_refuses_changed_bytes(stopped: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Before a training: an id means the same class in every data set, and what could not be compared is said."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -102,6 +103,30 @@ def test_tars_that_others_wrote_cannot_grow_in_a_training(tmp_path: Path) -> Non
         assert len(open_domains([spec.model_copy(update={"grow": False})], None)[0].index) == 2
     write_named(tmp_path / "ours", REAL)
     assert open_domains([DomainSpec(name="real", source=str(tmp_path / "ours"), quota=1, grow=True)], None)
+
+
+def test_a_training_on_tars_of_img2dataset_ends_with_a_model_without_names(tmp_path: Path) -> None:
+    """Its statistics lie where our records do."""
+    write_sets(tmp_path)
+    write_foreign(tmp_path / "foreign", [0, 1, 2, 3, 4] * 2, "00000.tar")
+    (tmp_path / "foreign" / "00000_stats.json").write_text('{"count": 10, "successes": 10, "status_dict": {}}')
+    one_step = {"groups": 2, "steps": 1, "epoch_steps": 1}
+    recipe = small_recipe(
+        tmp_path, data__domains__1__source=str(tmp_path / "foreign"), evaluate__validation=None, schedule=one_step
+    )
+    assert train_alone(recipe, tmp_path / "both").exit_code == 0
+    about = json.loads((tmp_path / "both" / "model.json").read_text())
+    assert about["class_names"] == {"0": "zero", "1": "one", "2": "two", "3": "crane", "4": "crane"}
+    alone = small_recipe(
+        tmp_path,
+        data__domains=[{"name": "real", "source": str(tmp_path / "foreign"), "quota": 4}],
+        model__aux="none",
+        evaluate__validation=None,
+        schedule=one_step,
+    )
+    assert train_alone(alone, tmp_path / "alone").exit_code == 0
+    assert (tmp_path / "alone" / "model.safetensors").is_file()
+    assert json.loads((tmp_path / "alone" / "model.json").read_text())["class_names"] == {}
 
 
 def test_a_training_compares_the_names_first_unless_its_recipe_says_otherwise(tmp_path: Path) -> None:

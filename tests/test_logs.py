@@ -123,6 +123,12 @@ def test_only_so_many_samples_are_named_and_the_last_line_says_how_many_more(tmp
     assert json.loads(lines[-1]) == {"more": 3}
 
 
+def test_a_file_of_names_that_cannot_be_read_does_not_end_a_training(tmp_path: Path) -> None:
+    (tmp_path / "replaced-0.jsonl").mkdir()
+    with ReplacedLog(tmp_path, 0) as log:
+        log.add([bad(1)])
+
+
 # the pace
 
 

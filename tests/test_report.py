@@ -172,12 +172,13 @@ def test_classes_that_gained_and_lost_most_are_named(tmp_path):
     assert "Classes that lost most 6x against 0x on real-test crane (1) −10.0" in text
 
 
-def test_pictures_of_the_training_data_are_embedded_and_bounded(tmp_path):
+@pytest.mark.parametrize("address", ["{}", "file://{}"])
+def test_pictures_of_the_training_data_are_embedded_and_bounded(tmp_path, address):
     write_data_set(tmp_path / "set", num_slots=40)
     (tmp_path / "runs" / "run").mkdir(parents=True)
     domains = [
-        {"name": "real", "source": str(tmp_path / "set")},
-        {"name": "synthetic", "source": str(tmp_path / "gone")},
+        {"name": "real", "source": address.format(tmp_path / "set")},
+        {"name": "synthetic", "source": address.format(tmp_path / "gone")},
     ]
     (tmp_path / "runs" / "run" / "recipe.yaml").write_text(json.dumps({"data": {"domains": domains}}))
     page = report_of(tmp_path / "runs", curve({0: [700, 710], 6: [718, 729]}))
@@ -193,7 +194,7 @@ def test_distances_of_batch_norm_layers_are_drawn_as_means_over_runs(tmp_path):
         folder = tmp_path / f"run-{seed}"
         append_results(folder / RESULTS, [line("6x", 1, seed, 700, 6.0), line("0x", 0, seed, 690, 0.0)])
         layers = [{"layer": "stem.bn", "domain": 1, "symmetric_kl": value}, {"layer": "head.bn", "symmetric_kl": None}]
-        (folder / "bn_distances.json").write_text(json.dumps(layers))
+        (folder / "bn_distances.json").write_text(json.dumps({"step": 6, "weights": "last", "layers": layers}))
     text = text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
     assert "stem.bn 0.300" in text
     assert "head.bn" not in text
@@ -254,7 +255,7 @@ def hostile_page(folder: Path, texts: tuple[str, ...]) -> Page:
         json.dumps({"data": {"domains": [{"name": texts[0], "source": texts[1]}]}})
     )
     layers = [{"layer": text, "domain": text, "symmetric_kl": 1.0} for text in texts]
-    (folder / "run" / "bn_distances.json").write_text(json.dumps(layers))
+    (folder / "run" / "bn_distances.json").write_text(json.dumps({"layers": layers}))
     return Page(write_report([folder], folder / "report.html"))
 
 

@@ -133,14 +133,14 @@ def check_names(sets: Sequence[Opened]) -> list[str]:
     for one in sets:
         if one.has_own_ids:
             continue
-        names = _read_names(one)
+        names = read_names(one)
         if names is None:
             said.append(f"{one.place}: tars of others hold no class names, so its ids were not compared")
             continue
         num = len(np.unique(one.index.label))
-        if len(names.names) < num:
-            said.append(f"{one.place}: the names of {len(names.names)} of {num} classes were compared")
-        found.append(names)
+        if len(names) < num:
+            said.append(f"{one.place}: the names of {len(names)} of {num} classes were compared")
+        found.append(_Names(one, names))
     for is_wordnet in (False, True):
         _compare([_Names(one.one, dict(_of_kind(one.names, is_wordnet))) for one in found])
     kinds = [{bool(_WORDNET_ID.fullmatch(name)) for names in one.names.values() for name in names} for one in found]
@@ -192,12 +192,16 @@ def _compare(sets: Sequence[_Names]) -> None:
             ids_of[folded] = (known | ids, where)
 
 
-def _read_names(one: Opened) -> _Names | None:
-    """The names in a few tables, chosen so that each shows a class not yet seen; None for tars that others wrote."""
+def read_names(one: Opened) -> dict[int, set[str]] | None:
+    """Class id -> names as they stand in a data set of ours; None for tars that others wrote.
+
+    Reads at most `MAX_TABLES` tables, chosen so that each shows a class not yet seen; a class that none of them shows
+    is left out.
+    """
     index = one.index
     found: dict[int, set[str]] = {}
     if not index.tars:
-        return _Names(one, found)
+        return found
     if _first_record(one) is None:
         return None
     store = open_for_reading(one.source)
@@ -212,4 +216,4 @@ def _read_names(one: Opened) -> _Names | None:
         table = read_table(store, [int(tar[:5])], ["class_id", "class_name"])
         for pair in table.group_by(["class_id", "class_name"]).aggregate([]).to_pylist():
             found.setdefault(pair["class_id"], set()).add(pair["class_name"])
-    return _Names(one, found)
+    return found

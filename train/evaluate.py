@@ -111,7 +111,7 @@ def answer_key(
             if not 0 <= output < num_outputs:
                 raise ValueError(
                     f"{spec.source}: found class id {class_id} for output {output}, expected 0..{num_outputs - 1}; "
-                    "give a label map as `labels`, or train with more classes"
+                    "give a label map as `labels`, or train with more classes (model.num_classes)"
                 )
     if spec.classes == "all":
         competing = set(range(num_outputs))

@@ -5,7 +5,8 @@ weights. On disk, in the run's folder, each replaced as a whole:
 
     model.safetensors   names and shapes of the plain model
     model.json          its name in timm, classes, picture size, normalisation, which step and weights these are
-    bn_distances.json   layer by layer, how far the auxiliary statistics lie from the main ones, if there are some
+    bn_distances.json   {step, weights, layers}: layer by layer, how far the auxiliary statistics lie from the main
+                        ones, if there are some; of the last step's weights, since the chosen ones are plain
 """
 
 import dataclasses
@@ -15,16 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from shards.index import load_index
-from shards.layout import tar_name
-from shards.manifest import read_table, scan_records
-from shards.store import open_for_reading
 from train.bn_statistics import Distance
+from train.data_check import open_domains, read_names
 from train.evaluate import evaluating
 from train.mixing import MEAN, STD
 from train.models import build
@@ -32,7 +29,6 @@ from train.recipe import TrainRecipe
 
 MODEL, ABOUT, DISTANCES = "model.safetensors", "model.json", "bn_distances.json"
 TOLERANCE = 1e-4  # of logits: fused and plain kernels may round differently
-MAX_NAME_SHARDS = 32  # of a data set that are read for class names: all ranks wait meanwhile
 
 
 def plain_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -69,8 +65,9 @@ def write_export(
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
     layers: Sequence[Distance],
+    last_step: int,
 ) -> None:
-    """`facts` go into model.json beside what the recipe says."""
+    """`facts` go into model.json beside what the recipe says; `layers` are those of the live model at `last_step`."""
     about = {
         "model": recipe.model.name,
         "num_classes": recipe.model.num_classes,
@@ -84,31 +81,20 @@ def write_export(
     }
     _replace(folder / MODEL, to_safetensors(dict(tensors)))
     if layers:
-        rows = [dataclasses.asdict(layer) for layer in layers]
-        _replace(folder / DISTANCES, (json.dumps(rows, indent=1) + "\n").encode())
+        measured = {"step": last_step, "weights": "last", "layers": [dataclasses.asdict(layer) for layer in layers]}
+        _replace(folder / DISTANCES, (json.dumps(measured, indent=1) + "\n").encode())
     _replace(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
 
 
 def class_names(recipe: TrainRecipe) -> dict[str, str]:
     """Class id -> name, as the first data set of ours that has names says; empty for others' tars.
 
-    Of a data set the shards are read in which a class comes first, `MAX_NAME_SHARDS` of them at most: where each shard
-    holds few classes, some have no name here.
+    `read_names` reads a few tables of each data set: where each shard holds few classes, some have no name here.
     """
     names: dict[str, str] = {}
-    for domain in recipe.data.domains:
-        store = open_for_reading(domain.source)
-        records = {tar_name(shard): (shard, record) for shard, record in scan_records(store).items()}
-        if not records:
-            continue
-        index = load_index(domain.source, domain.subset, recipe.data.cache.folder)
-        classes, rows = np.unique(index.label, return_index=True)
-        unnamed = rows[[str(class_id) not in names for class_id in classes.tolist()]]
-        wanted = np.unique(index.tar_of(unnamed))[:MAX_NAME_SHARDS].tolist()
-        chosen = dict(records[index.tars[number]] for number in wanted)
-        table = read_table(store, chosen, ["class_id", "class_name"])
-        for row in table.group_by(["class_id", "class_name"]).aggregate([]).to_pylist():
-            names.setdefault(str(row["class_id"]), str(row["class_name"]))
+    for one in open_domains(recipe.data.domains, recipe.data.cache.folder):
+        for class_id, found in sorted((read_names(one) or {}).items()):
+            names.setdefault(str(class_id), min(found))
     return names
 
 

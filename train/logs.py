@@ -135,7 +135,7 @@ def _num_lines(path: Path) -> int:
     try:
         with path.open("rb") as file:
             return sum(1 for _ in file)
-    except FileNotFoundError:
+    except OSError:  # not there yet, or it cannot be read: then it cannot be written either
         return 0
 
 

@@ -2,8 +2,8 @@
 
 Comes in: folders that `sixfold train` and `sixfold sweep` wrote. Goes out, on disk: `report.html`, replaced as a whole,
 and the same tables as Markdown (`train.comparison.results_table`). Beside `results.jsonl` a run's folder may hold
-`recipe.yaml` (names the data whose samples are shown), `model.json` (names of classes) and `bn_distances.json` (a list
-of layer, domain, symmetric_kl); what is missing or damaged is said and left out.
+`recipe.yaml` (names the data whose samples are shown), `model.json` (names of classes) and `bn_distances.json` (its
+`layers`: a list of layer, domain, symmetric_kl); what is missing or damaged is said and left out.
 
 The page is static: no script, nothing loaded from elsewhere (strict CSP, the one style by its hash), pictures embedded
 and bounded in number, every text treated as data. It holds no clock: the same results give the same bytes.
@@ -33,7 +33,7 @@ from shards.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.layout import SUCCESS
 from shards.manifest import read_subset, read_table, scan
 from shards.members import JPEG_COLUMNS, read_jpegs
-from shards.store import open_for_reading, redact
+from shards.store import local_root, open_for_reading, redact
 from shards.visible import clip, visible
 from train.charts import Bar, Panel, bars, panels
 from train.comparison import (
@@ -335,7 +335,8 @@ def _facts_of_runs(runs: Sequence[Path]) -> tuple[dict[int, str], dict[Source, N
             if isinstance(domain, dict) and isinstance(domain.get("source"), str):
                 subset = domain.get("subset")
                 sources[str(domain.get("name")), domain["source"], subset if isinstance(subset, str) else None] = None
-        layers = _read(run / "bn_distances.json", problems)
+        measured = _read(run / "bn_distances.json", problems)
+        layers = measured.get("layers") if isinstance(measured, dict) else None
         for layer in layers if isinstance(layers, list) else ():
             value = layer.get("symmetric_kl") if isinstance(layer, dict) else None
             if isinstance(value, int | float) and math.isfinite(value):
@@ -391,7 +392,7 @@ def _samples(source: Source) -> Samples:
 
 
 def _pictures(url: str, subset: str | None) -> tuple[tuple[Picture, ...], str]:
-    if "://" in url:
+    if local_root(url) is None:
         return (), "is not on this machine; a report shows local data sets only"
     store = open_for_reading(url)
     records = scan(store).records

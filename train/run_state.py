@@ -14,7 +14,9 @@ With as many ranks as before, training goes on exactly; with another number, fro
 state of a random generator: dropout is keyed by (seed, step, rank) anew in every step.
 """
 
+import contextlib
 import itertools
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -95,7 +97,8 @@ def pack(
 
 
 def read_state(parts: Mapping[str, bytes]) -> RunState:
-    """Raises ValueError for a field that is missing or unknown."""
+    """Raises ValueError for a state of another version, and for a field that is missing or unknown."""
+    _check_version(parts["state.json"])
     try:
         state = RunState.model_validate_json(parts["state.json"])
     except ValidationError as error:
@@ -105,11 +108,19 @@ def read_state(parts: Mapping[str, bytes]) -> RunState:
             f"checkpoint: found state.json with a bad field `{where}` ({first['msg']}), expected a whole one; remove "
             f"this checkpoint to go on from an older one"
         ) from None
-    if state.version != VERSION:
-        raise ValueError(
-            f"checkpoint: found state.json of version {state.version}, expected {VERSION}; start a new run"
-        )
     return state
+
+
+def _check_version(data: bytes) -> None:
+    """Before the fields: another version has others."""
+    with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        state = json.loads(data)
+        found = state.get("version") if isinstance(state, dict) else None
+        if isinstance(found, int) and found != VERSION:
+            raise ValueError(
+                f"checkpoint: found state.json of version {found}, expected {VERSION}; start anew in another folder, "
+                "or finish with the version of the program that wrote it"
+            )
 
 
 def unpack(
