@@ -385,7 +385,7 @@ def test_d5_an_index_that_takes_longer_to_build_than_ranks_wait_for_each_other_e
 ) -> None:
     """Another process builds it; both ranks wait at its lock, not one of them in a collective call."""
     shutil.copytree(data, tmp_path / "sets")
-    recipe = small_recipe(tmp_path / "sets", engine__kind="ddp", engine__deadline_s=20.0, schedule__steps=1)
+    recipe = small_recipe(tmp_path / "sets", engine__kind="ddp", engine__deadline_s=120.0, schedule__steps=1)
     load_index(str(tmp_path / "sets" / "real"))
     [lock] = (tmp_path / "sets" / "real" / "_meta" / "index").glob("*/lock")
     for saved in lock.parent.glob("*/"):

@@ -82,7 +82,7 @@ def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
     gate = threading.Barrier(8)
 
     def go() -> None:
-        gate.wait(timeout=20)
+        gate.wait(timeout=60)
         opened.append(LlmCache(tmp_path / "c.sqlite", clock))
 
     threads = [threading.Thread(target=go) for _ in range(8)]

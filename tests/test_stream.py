@@ -650,7 +650,7 @@ def test_shards_that_come_while_training_are_taken_in_at_the_end_of_an_epoch(
 
 def together(*ranks: Callable[[Callable[[Sequence[int]], Sequence[int]]], Any]) -> list[Any]:
     """What each gave or raised, run in threads that share an `agree`: the minimum over them."""
-    meeting = threading.Barrier(len(ranks), timeout=30)
+    meeting = threading.Barrier(len(ranks), timeout=120)
     said: list[Sequence[int]] = [()] * len(ranks)
     results: list[Any] = [None] * len(ranks)
 
