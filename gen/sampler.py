@@ -28,6 +28,7 @@ import numpy as np
 from cluster.recipe import fingerprint
 from gen.model.compiled import compile_networks, first_compiles, share_kernels
 from gen.model.device import for_device, is_memory_short
+from gen.model.in_place import activate_in_place
 from gen.model.pipeline import TORCH_TYPES, draw_noise, load_pipeline, require_xformers, set_scheduler
 from gen.model.safety import check_extractor, flag_images
 from gen.model.shortcuts import Shortcuts, quantise_linears
@@ -403,6 +404,9 @@ def _tune(pipeline: Any, spec: SamplerSpec, family: str, device: torch.device) -
             denoiser.enable_xformers_memory_efficient_attention()
     if spec.compile in ("regional", "full"):
         compile_networks(pipeline, family, spec.compile)
+    else:
+        activate_in_place(denoiser)
+        activate_in_place(pipeline.vae.decoder)
 
 
 def _compile_key(spec: SamplerSpec, family: str, device: torch.device) -> str:
