@@ -61,7 +61,7 @@ lint: $(READY) ## ruff, ruff format and mypy
 torture: $(READY) ## the long fault and load runs
 	@$(RUN)python -m pytest -q -m torture --timeout 3600
 
-bench: $(READY) ## time the CPU side against what people use today, side by side (about 15 minutes on 2 cores)
+bench: $(READY) ## time the CPU side against what people use today, side by side (about 17 minutes on 2 cores)
 	@$(RUN)python -m docs.bench_cpu
 
 bench-gpu: $(READY) ## time a GPU's images against the stock diffusers loop (nine minutes of an H200; what is left: ROWS=rest)

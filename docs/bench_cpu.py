@@ -4,7 +4,7 @@ In: rows to measure (none = all). Out: their tables on standard output; exit 1 i
 docs/bench_cpu.json and the tables of docs/BENCHMARKS.md; `--quick` runs everything in miniature and writes nothing.
 
 Run it on a machine that does nothing else, without other CPU load; about a quarter of an hour on two cores, of which
-C14 takes five minutes.
+C14 takes seven minutes.
 """
 
 import argparse

@@ -24,7 +24,7 @@ def activate_in_place(network: Any) -> None:
     found: list[Any] = [*(block.nonlinearity for block in blocks), getattr(network, "conv_act", None)]
     for activation in found:
         if type(activation) is torch.nn.SiLU:
-            activation.forward = _silu
+            activation.forward = _silu  # type: ignore[method-assign, assignment]
 
 
 def _silu(values: torch.Tensor) -> torch.Tensor:
