@@ -4,10 +4,11 @@ In: the folder, the name of its lock file, who works in it. Out: nothing. On dis
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from shards.lock import try_lock
 
 
 @contextlib.contextmanager
@@ -20,10 +21,8 @@ def folder_locked(out: Path, lock: str, who: str, advice: str) -> Iterator[None]
     except OSError as error:
         raise ValueError(f"{out}: cannot be written ({error.strerror}); give a folder that can be written") from None
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{out}: found another {who} at work in this folder, expected none; {advice}") from None
+        if not try_lock(fd):
+            raise ValueError(f"{out}: found another {who} at work in this folder, expected none; {advice}")
         yield
     finally:
         os.close(fd)
