@@ -62,22 +62,22 @@ torture: $(READY) ## the long fault and load runs
 	@$(RUN)python -m pytest -q -m torture --timeout 3600
 
 bench: $(READY) ## time the CPU side against what people use today, side by side (about 17 minutes on 2 cores)
-	@$(RUN)python -m docs.bench_cpu
+	@$(RUN)python -m docs.bench.cpu
 
 bench-gpu: $(READY) ## time a GPU's images against the stock diffusers loop (nine minutes of an H200; what is left: ROWS=rest)
-	@$(RUN)python -m docs.bench_gpu $(if $(ROWS),--rows $(ROWS))
+	@$(RUN)python -m docs.bench.gpu $(if $(ROWS),--rows $(ROWS))
 
 bench-train-gpu: $(READY) ## time a GPU's training steps against timm's (less than eight minutes on an H200)
-	@$(RUN)python -m docs.bench_train_gpu
+	@$(RUN)python -m docs.bench.train_gpu
 
 bench-stream: $(READY) ## time streaming into training beside webdataset and litData (about 25 minutes)
-	@$(RUN)python -m docs.bench_stream
+	@$(RUN)python -m docs.bench.stream
 
 quality: $(READY) ## measure what each shortcut of the sampler costs and gains on the sandbox; writes docs/RESULTS.md
-	@$(RUN)python -m docs.quality
+	@$(RUN)python -m docs.bench.quality
 
 ablate: $(READY) ## measure what meaning, context and style do on the sandbox; writes docs/RESULTS.md
-	@$(RUN)python -m docs.ablate
+	@$(RUN)python -m docs.bench.ablate
 
 sandbox: $(READY) ## rebuild the sandbox's data, generator and CLIP from code and seed (about 2 hours on 2 cores)
 	@$(RUN)python -m sandbox.build

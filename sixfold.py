@@ -47,13 +47,13 @@ REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels o
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from cluster.events import Event
-    from cluster.signals import StopFlag
-    from shards.census import Subset
-    from shards.image_folder import KnownClass
-    from shards.store import Store
+    from cluster.fan_out.events import Event
+    from cluster.process.stop_flag import StopFlag
+    from shards.disk.store import Store
+    from shards.views.census import Subset
+    from shards.views.image_folder import KnownClass
     from train.recipe import TrainRecipe
-    from train.sweep import MakeSpec, Run
+    from train.sweep.sweep import MakeSpec, Run
 
     AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
@@ -131,8 +131,8 @@ def generate(
 
     Example: `sixfold generate recipes/sandbox.yaml --scale 6x --out out/sandbox-20 sampler.steps=20`
     """
-    from cluster.signals import StopFlag
-    from gen.plan import parse_scale
+    from cluster.process.stop_flag import StopFlag
+    from gen.make.plan import parse_scale
     from gen.recipe import Recipe
     from gen.run import describe, run
 
@@ -170,12 +170,12 @@ def meanings(
     from rich.table import Table
     from rich.text import Text
 
-    from cluster.signals import StopFlag
-    from gen.diversify import meanings_only
-    from gen.meanings import TABLE_COLUMNS, meaning_table, write_meanings
-    from gen.names.classes import load_classes
+    from cluster.process.stop_flag import StopFlag
+    from gen.prompts.meanings import TABLE_COLUMNS, meaning_table, write_meanings
+    from gen.prompts.write import meanings_only
     from gen.recipe import Recipe
-    from shards.store import printable
+    from shards.disk.store import printable
+    from shards.labels.classes import load_classes
 
     chosen = _read("generate", recipe, Recipe, overrides)
     if out is not None:
@@ -209,14 +209,14 @@ def prompts(
 
     Example: `sixfold prompts recipes/sandbox.yaml --out out/prompts --show 20`
     """
-    from cluster.signals import StopFlag
-    from gen.diversify import PROMPTS, diversify, measure
-    from gen.diversity.figures import report_lines
-    from gen.diversity.page import write_page
-    from gen.names.classes import load_classes
-    from gen.prompts import PromptTable
+    from cluster.process.stop_flag import StopFlag
+    from gen.prompts.diversity_figures import report_lines
+    from gen.prompts.diversity_page import write_page
+    from gen.prompts.prompts import PromptTable
+    from gen.prompts.write import PROMPTS, diversify, measure
     from gen.recipe import Recipe
-    from shards.store import printable
+    from shards.disk.store import printable
+    from shards.labels.classes import load_classes
 
     chosen = _read("generate", recipe, Recipe, overrides)
     classes = load_classes(chosen.classes.uncounted())
@@ -253,7 +253,7 @@ def plan(
 
     Example: `sixfold plan recipes/imagenet-sd15-6x.yaml --scale 6x --dry-run`
     """
-    from gen.plan import parse_scale
+    from gen.make.plan import parse_scale
     from gen.recipe import Recipe
     from gen.run import describe, walk_plan
 
@@ -276,11 +276,11 @@ def verify(
 
     Example: `sixfold verify out/sandbox --regenerate 20`
     """
-    from cluster.work import EXIT_INCOMPLETE
+    from cluster.process.exit import EXIT_INCOMPLETE
     from gen.output import asked_units, regenerate_images
-    from shards.amounts import counted, size_text
-    from shards.store import no_shards, open_for_reading
-    from shards.verify import verify as verify_all
+    from shards.disk.amounts import counted, size_text
+    from shards.disk.store import no_shards, open_for_reading
+    from shards.set.verify import verify as verify_all
 
     store = open_for_reading(folder)
     with _bar("verify") as advance:
@@ -316,12 +316,12 @@ def repair(
 
     Example: `sixfold repair out/sandbox --dry-run`
     """
-    from cluster.lease import Lease
-    from shards.amounts import counted
-    from shards.layout import META, SHARD_PATTERN
-    from shards.repair import repair as repair_all
-    from shards.store import FolderStore, no_shards, open_for_reading, open_store
-    from shards.verify import verify as verify_all
+    from cluster.process.lease import Lease
+    from shards.disk.amounts import counted
+    from shards.disk.layout import META, SHARD_PATTERN
+    from shards.disk.store import FolderStore, no_shards, open_for_reading, open_store
+    from shards.set.repair import repair as repair_all
+    from shards.set.verify import verify as verify_all
 
     there = open_for_reading(folder)
     if not any(SHARD_PATTERN.fullmatch(name[:5]) for name in there.list()) and not there.list(f"{META}/"):
@@ -387,11 +387,11 @@ def export(
 
     Example: `sixfold export out/sandbox --to timm --out out/sandbox-timm --subset 6x`
     """
-    from cluster.work import EXIT_INCOMPLETE
-    from shards import export as exports
-    from shards.amounts import counted
-    from shards.image_folder import export_image_folder, import_image_folder
-    from shards.store import open_for_reading
+    from cluster.process.exit import EXIT_INCOMPLETE
+    from shards.disk.amounts import counted
+    from shards.disk.store import open_for_reading
+    from shards.views import export as exports
+    from shards.views.image_folder import export_image_folder, import_image_folder
 
     if to == "shards":
         if subset is not None or unlicensed != "refuse":
@@ -450,9 +450,9 @@ def train(
 
     Example: `sixfold train recipes/sandbox-train.yaml --out out/train/slow optim.lr=0.002`
     """
-    from cluster.recipe import dump_recipe
-    from cluster.signals import StopFlag
-    from train.launch import Ranks, find_place
+    from cluster.process.stop_flag import StopFlag
+    from cluster.ranks.group import Ranks, find_place
+    from cluster.recipes.load import dump_recipe
     from train.recipe import TrainRecipe
 
     with StopFlag() as stop, Ranks(find_place(os.environ)) as met:  # an error on one rank now ends all with its cause
@@ -463,7 +463,7 @@ def train(
         elif dry_run:
             typer.echo(dump_recipe(chosen).rstrip())
             return
-        from train.loop import train as train_one  # seconds: torch and timm
+        from train.session.session import train as train_one  # seconds: torch and timm
 
         outcome = train_one(chosen, folder, HOME, stop, met)
     if met.rank == 0:  # the other ranks would say the same
@@ -472,8 +472,8 @@ def train(
 
 
 def _train_over_ray(recipe: "TrainRecipe", folder: Path, ranks: int, stop: "StopFlag", dry_run: bool) -> NoReturn:
-    from cluster.recipe import dump_recipe
-    from train.start import check_start, describe_start, start
+    from cluster.recipes.load import dump_recipe
+    from train.session.over_ray import check_start, describe_start, start
 
     check_start(recipe, ranks, os.environ)
     if dry_run:
@@ -499,10 +499,10 @@ def sweep(
 
     Example: `sixfold sweep recipes/sweeps/scale.yaml --dry-run`
     """
-    from cluster.signals import StopFlag
+    from cluster.process.stop_flag import StopFlag
     from train.recipe import TrainRecipe
-    from train.report import write_report
-    from train.sweep import SweepSpec, describe_sweep, plan_runs, run_sweep
+    from train.report.report import write_report
+    from train.sweep.sweep import SweepSpec, describe_sweep, plan_runs, run_sweep
 
     for key in [override.partition("=")[0] for override in overrides or ()]:
         if key.partition(".")[0] in TrainRecipe.model_fields.keys() - SweepSpec.model_fields.keys():
@@ -533,9 +533,9 @@ def report(
 
     Example: `sixfold report out/sweeps/scale --out out/report.html`
     """
-    from train.comparison import compare, results_table
-    from train.report import write_report
-    from train.results import find_results
+    from train.evaluate.results import find_results
+    from train.report.comparison import compare, results_table
+    from train.report.report import write_report
 
     found = find_results(folders)
     if not found.results:
@@ -556,9 +556,9 @@ def status(folder: Folder) -> None:
 
     Example: `sixfold status out/sandbox`
     """
-    from cluster.work import EXIT_INCOMPLETE
+    from cluster.process.exit import EXIT_INCOMPLETE
     from gen.output import describe_output
-    from shards.store import open_for_reading
+    from shards.disk.store import open_for_reading
 
     state = describe_output(open_for_reading(folder))
     typer.echo(state.text)
@@ -574,7 +574,7 @@ def doctor(
     Example: `sixfold doctor --out out/sandbox`
     """
     from cluster.doctor import Check, examine
-    from cluster.work import EXIT_INCOMPLETE
+    from cluster.process.exit import EXIT_INCOMPLETE
 
     missing = Check("sandbox", "bad", "no models in sandbox/models", "make them with `make sandbox`")
     models = HOME / "sandbox" / "models" / "generator" / "model_index.json"
@@ -588,8 +588,8 @@ def doctor(
 
 def _known_classes(source: str) -> "list[KnownClass]":
     """The classes of a shipped name, a list or a data set, as an import matches folders with them."""
-    from gen.names.classes import ClassSpec, load_classes
-    from shards.image_folder import KnownClass
+    from shards.labels.classes import ClassSpec, load_classes
+    from shards.views.image_folder import KnownClass
 
     found = load_classes(ClassSpec(source=source, per_class=1))
     return [KnownClass(one.id, one.name, one.wordnet_id) for one in found]
@@ -597,8 +597,8 @@ def _known_classes(source: str) -> "list[KnownClass]":
 
 def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
     """A data set that a sweep needs; raises unless it is whole, Draining if `stop` ended it before."""
-    from cluster.work import EXIT_AGAIN, Draining
-    from gen.plan import parse_scale
+    from cluster.process.exit import EXIT_AGAIN, Draining
+    from gen.make.plan import parse_scale
     from gen.recipe import Recipe
     from gen.run import run
 
@@ -620,14 +620,14 @@ def _say_run(runs: "Sequence[Run]", event: "Event") -> None:
 
 def _read(verb: str, path: Path, model: "type[AnyModel]", overrides: Sequence[str] | None = None) -> "AnyModel":
     """The recipe; one of another verb is refused with that verb's name."""
-    from cluster.recipe import RecipeError, kind_of, load_recipe
+    from cluster.recipes.load import RecipeError, kind_of, load_recipe
 
     try:
         return load_recipe(path, model, overrides or [])
     except RecipeError:
         from gen.recipe import Recipe
         from train.recipe import TrainRecipe
-        from train.sweep import SweepSpec
+        from train.sweep.sweep import SweepSpec
 
         kinds: dict[str, type[BaseModel]] = {"generate": Recipe, "train": TrainRecipe, "sweep": SweepSpec}
         fits = kind_of(path, {verb: model, **kinds})
@@ -658,9 +658,9 @@ def _warn(message: str) -> None:
 
 
 def _gallery(folder: str, out: Path | None = None, subset: str | None = None) -> Path:
-    from shards.gallery import write_gallery
-    from shards.layout import META
-    from shards.store import FolderStore, open_for_reading
+    from shards.disk.layout import META
+    from shards.disk.store import FolderStore, open_for_reading
+    from shards.views.gallery import write_gallery
 
     store = open_for_reading(folder)
     if out is None:
@@ -674,8 +674,8 @@ def _gallery(folder: str, out: Path | None = None, subset: str | None = None) ->
 def _subset(store: "Store", name: str | None) -> "Subset | None":
     if name is None:
         return None
-    from shards.census import subset_of
-    from shards.manifest import read_subset
+    from shards.set.manifest import read_subset
+    from shards.views.census import subset_of
 
     return subset_of(read_subset(store, name)[0])
 
@@ -695,7 +695,7 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def _explain(error: Exception) -> int:
     """One line on stderr; the exit code."""
-    from cluster.work import EXIT_AGAIN, EXIT_FAILED, EXIT_MISTAKE, Draining
+    from cluster.process.exit import EXIT_AGAIN, EXIT_FAILED, EXIT_MISTAKE, Draining
 
     if isinstance(error, typer.Exit):
         return error.exit_code
@@ -706,7 +706,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, Draining):
         typer.echo(f"sixfold: {error}; run the same command again to continue", err=True)
         return EXIT_AGAIN
-    from cluster.mistake import in_plain_words
+    from cluster.recipes.mistake import in_plain_words
 
     message = in_plain_words(error.format_message()) if isinstance(error, typer.TyperException) else _message(error)
     line = " ".join(message.split()) or type(error).__name__
@@ -741,7 +741,7 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:  # in a verb that has nothing to finish first
-        from cluster.work import EXIT_AGAIN
+        from cluster.process.exit import EXIT_AGAIN
 
         typer.echo("sixfold: stopped on request; run the same command again", err=True)
         code = EXIT_AGAIN

@@ -12,11 +12,6 @@ PACKAGES = ("cluster", "gen", "retrieve", "shards", "train")
 ROOF = "sixfold.py"
 
 
-def home() -> Path:
-    """The checkout this very code was imported from."""
-    return Path(__file__).resolve().parents[1]
-
-
 def code_hash(root: Path) -> str:
     """Hex sha256 over names and contents of the five packages' ``.py`` files and ``sixfold.py``, in sorted order."""
     digest = hashlib.sha256()

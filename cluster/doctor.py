@@ -19,7 +19,7 @@ from typing import Literal
 
 import psutil
 
-from cluster.environment import named_cluster
+from cluster.process.environment import named_cluster
 
 # Below these versions known holes are open: read_webdataset unpickling (ray), weights_only bypass and memory
 # corruption (torch), JPEG overflow (Pillow).

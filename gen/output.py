@@ -18,21 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.code import code_hash, home
-from cluster.lease import LEASE, Holder
-from cluster.recipe import RecipeError, differences, dump_recipe, fingerprint, with_defaults
-from cluster.signals import StopFlag
-from gen.diversify import MEANINGS, PROMPTS, Say, diversify
-from gen.names.classes import Class, load_classes
-from gen.prompts import PromptTable
+from cluster.code import code_hash
+from cluster.process.lease import LEASE, Holder
+from cluster.process.stop_flag import StopFlag
+from cluster.recipes.load import RecipeError, differences, dump_recipe, fingerprint, with_defaults
+from gen.make.regenerate import Comparison, regenerate_some
+from gen.make.unit import UnitJob, UnitWorker
+from gen.prompts.prompts import PromptTable
+from gen.prompts.write import MEANINGS, PROMPTS, Say, diversify
 from gen.recipe import Recipe, identity, read_recipe
-from gen.regenerate import Comparison, regenerate_some
-from gen.sampler import Sampler
-from gen.unit import UnitJob, UnitWorker
-from shards.amounts import counted, size_text
-from shards.layout import META, SUCCESS, shard_name
-from shards.manifest import scan, scan_records
-from shards.store import FolderStore, ObjectStore, no_shards
+from gen.sampler.sampler import Sampler
+from shards.disk.amounts import counted, size_text
+from shards.disk.home import home
+from shards.disk.layout import META, SUCCESS, shard_name
+from shards.disk.store import FolderStore, ObjectStore, no_shards
+from shards.labels.classes import Class, load_classes
+from shards.set.manifest import scan, scan_records
 
 RUN = f"{META}/run.json"
 RECIPE = f"{META}/recipe.yaml"

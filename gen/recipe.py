@@ -13,16 +13,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cluster.recipe import load_recipe
-from cluster.work import FanOutSpec
+from cluster.fan_out.work import FanOutSpec
+from cluster.recipes.load import load_recipe
 from gen.llm.spec import LlmSpec
-from gen.meanings import MeaningSpec
-from gen.names.classes import ClassSpec
-from gen.prompts import PromptSpec
-from gen.sampler_spec import SamplerSpec, sampler_digest
-from gen.screen import ScreenSpec
-from gen.unit import ShardSpec
+from gen.make.screen import ScreenSpec
+from gen.make.unit import ShardSpec
+from gen.prompts.meanings import MeaningSpec
+from gen.prompts.prompts import PromptSpec
+from gen.sampler.spec import SamplerSpec, sampler_digest
 from gen.wording.lexicon import SHIPPED
+from shards.labels.classes import ClassSpec
 
 # Libraries whose version decides the bytes of an image.
 DECIDING_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "simplejpeg", "pyarrow")

@@ -25,32 +25,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.attempt import life_id
 from cluster.code import code_hash
-from cluster.events import Event, EventLog
-from cluster.fan_out import fan_out
-from cluster.lease import Lease
-from cluster.progress import Progress
-from cluster.recipe import fingerprint
-from cluster.signals import StopFlag
-from cluster.work import EXIT_COMPLETE, EXIT_INCOMPLETE, Summary
-from gen.decide import decide_open_fields
-from gen.diversify import Say
+from cluster.fan_out.attempt import life_id
+from cluster.fan_out.events import Event, EventLog
+from cluster.fan_out.fan_out import fan_out
+from cluster.fan_out.progress import Progress
+from cluster.fan_out.work import Summary
+from cluster.process.exit import EXIT_COMPLETE, EXIT_INCOMPLETE
+from cluster.process.lease import Lease
+from cluster.process.stop_flag import StopFlag
+from cluster.recipes.load import fingerprint
+from gen.make.plan import Plan, estimate
+from gen.make.unit import UnitJob, make_unit_worker
 from gen.model.folder import ModelFolder
-from gen.names.classes import Class, load_classes
 from gen.output import PROMPT_TABLE, Store, open_output, unit_job, write_summary
-from gen.plan import Plan, estimate
-from gen.prompts import PromptTable, count_prompts
+from gen.prompts.prompts import PromptTable, count_prompts
+from gen.prompts.write import Say
 from gen.recipe import Recipe, identity
-from gen.sampler_spec import check_sampler, is_guided
-from gen.unit import UnitJob, make_unit_worker
-from shards.amounts import counted, size_text, time_text
-from shards.commit import recover
-from shards.layout import META, SUCCESS, shard_name
-from shards.manifest import iter_tables, read_subset, scan_records, write_subset
-from shards.quarantine import QUARANTINE
-from shards.record import JSON, Record
-from shards.store import FolderStore, open_store
+from gen.sampler.decide import decide_open_fields
+from gen.sampler.spec import check_sampler, is_guided
+from shards.disk.amounts import counted, size_text, time_text
+from shards.disk.layout import META, SUCCESS, shard_name
+from shards.disk.record import JSON, Record
+from shards.disk.store import FolderStore, open_store
+from shards.labels.classes import Class, load_classes
+from shards.set.commit import recover
+from shards.set.manifest import iter_tables, read_subset, scan_records, write_subset
+from shards.set.quarantine import QUARANTINE
 
 BYTES_PER_PIXEL = 0.45  # for estimates: q95 JPEG of generated pictures, 59 to 147 KB at 512 px
 BYTES_PER_SAMPLE = 5_000  # tar headers, texts and the table's row; measured in the sandbox

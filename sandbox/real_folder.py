@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sandbox.sets import set_scenes
 from sandbox.world import CLASS_NAMES, render
-from shards.image_folder import class_folder
-from shards.jpeg import encode_jpeg
-from shards.whole_folder import whole_folder
+from shards.disk.jpeg import encode_jpeg
+from shards.disk.whole_folder import whole_folder
+from shards.views.image_folder import class_folder
 
 FOLDER = Path(__file__).parent / "real-train"
 SHOTS = 20

@@ -1,5 +1,5 @@
 """The real sets and their shifted cousins. In: nothing but code. Out: scenes per set, and shards of them.
-On disk: one data set folder per name under `--data`, as `shards.layout` says; `real-train` also holds the nested
+On disk: one data set folder per name under `--data`, as `shards.disk.layout` says; `real-train` also holds the nested
 few-shot subsets `shots-1` .. `shots-50`.
 
 | set | role | scans | what differs |
@@ -23,12 +23,12 @@ import numpy as np
 from sandbox.captions import LIGHT_PHRASES, STYLE_PHRASES
 from sandbox.splits import Role, scans_of
 from sandbox.world import CLASS_NAMES, INKS, LIGHTS, PAPERS, STYLES, Scene, render
-from shards.jpeg import encode_jpeg
-from shards.layout import SUCCESS, sample_key
-from shards.manifest import read_table, write_subset
-from shards.record import JSON
-from shards.store import open_store
-from shards.writer import ShardWriter
+from shards.disk.jpeg import encode_jpeg
+from shards.disk.layout import SUCCESS, sample_key
+from shards.disk.record import JSON
+from shards.disk.store import open_store
+from shards.set.manifest import read_table, write_subset
+from shards.set.writer import ShardWriter
 
 SHOTS = (1, 2, 4, 8, 16, 20, 50)
 LICENCE = "CC-BY-4.0"  # of the UCI scans; the rendering is ours

@@ -1,5 +1,6 @@
-"""A contact sheet of what the generator draws: `python -m sandbox.sheet docs/sandbox.png`. In: the shipped pipeline.
-Out: one picture. On disk: a PNG, one row per class; numerals in several colours, lights and styles, pips at the right.
+"""A contact sheet of what the generator draws: `python -m sandbox.sheet docs/data/sandbox.png`. In: the shipped
+pipeline. Out: one picture. On disk: a PNG, one row per class; numerals in several colours, lights and styles, pips at
+the right.
 """
 
 import sys
@@ -45,7 +46,7 @@ def sheet_prompts() -> list[str]:
 
 def main() -> None:
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m sandbox.sheet PICTURE.png, for example docs/sandbox.png")
+        sys.exit("usage: python -m sandbox.sheet PICTURE.png, for example docs/data/sandbox.png")
     prompts = sheet_prompts()
     images = draw(load_generator(MODELS / "generator"), prompts, range(len(prompts)))
     cell = 64 + GAP_PX

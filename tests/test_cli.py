@@ -14,17 +14,17 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-import shards.verify
+import shards.set.verify
 import sixfold
-from cluster.code import home
-from cluster.recipe import load_recipe
-from docs.cli_reference import PAGE, reference
+from cluster.recipes.load import load_recipe
+from docs.bench.cli_reference import PAGE, reference
 from gen.recipe import Recipe
-from shards.commit import recover
-from shards.store import FolderStore
-from tests.small_data_set import write_data_set
+from shards.disk.home import home
+from shards.disk.store import FolderStore
+from shards.set.commit import recover
+from tests.support.small_data_set import write_data_set
 from train.recipe import TrainRecipe
-from train.sweep import SweepSpec
+from train.sweep.sweep import SweepSpec
 
 HOME = home()
 GROUP = typer.main.get_command(sixfold.app)
@@ -93,7 +93,7 @@ def test_the_example_of_a_verb_names_options_and_recipes_that_exist(verb: str) -
 
 
 def test_the_reference_page_is_what_the_command_line_says() -> None:
-    assert PAGE.read_text(encoding="utf-8") == reference(), "run `python -m docs.cli_reference`"
+    assert PAGE.read_text(encoding="utf-8") == reference(), "run `python -m docs.bench.cli_reference`"
     for verb in VERBS:
         assert f"\n## {verb}\n" in reference()
 
@@ -275,7 +275,12 @@ def test_c1_a_stop_while_a_sweep_makes_its_data_is_exit_75(
     monkeypatch.setattr("gen.run.recover", recover_then)
     monkeypatch.chdir(tmp_path)
     base = f"base={HOME / 'recipes/sandbox-train.yaml'}"
-    small = {"meanings.choose": "none", "prompts.kind": "name", "prompts.per_class": None, "cluster.in_process": True}
+    small = {
+        "meanings.choose": "none",
+        "prompts.kind": "name",
+        "prompts.per_class": None,
+        "cluster.in_process": True,
+    }
     make = [{"recipe": str(HOME / "recipes/sandbox.yaml"), "out": "data", "changes": small}]
     points = {"0x": {}, "6x": {"changes": {"optim.lr": 0.5}, "make": make}}
     arguments = ["sweep", str(HOME / "recipes/sweeps/scale.yaml"), base, f"points={json.dumps(points)}"]
@@ -314,7 +319,7 @@ def test_ctrl_c_is_a_line_and_exit_75(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards.verify, "_check_shard", interrupted)
+    monkeypatch.setattr(shards.set.verify, "_check_shard", interrupted)
     monkeypatch.setattr(sys, "argv", ["sixfold", "verify", str(store.root)])
     with pytest.raises(SystemExit) as ended:
         sixfold.main()

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sandbox import captions, score, sets, splits, world
-from shards.manifest import read_subset, read_table, scan_records
-from shards.store import open_for_reading
+from shards.disk.store import open_for_reading
+from shards.set.manifest import read_subset, read_table, scan_records
 
 SANDBOX = Path(world.__file__).parent
 MODELS = SANDBOX / "models"

@@ -1,7 +1,7 @@
 """The recipe of a training: one frozen model made of the parts that live beside their owners.
 
-In: a YAML file and `key.sub=value` overrides (`cluster.recipe.load_recipe`). Out: `TrainRecipe`, and what two recipes
-must share so that one goes on with the other's checkpoint.
+In: a YAML file and `key.sub=value` overrides (`cluster.recipes.load.load_recipe`). Out: `TrainRecipe`, and what two
+recipes must share so that one goes on with the other's checkpoint.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cluster.recipe import differences, fingerprint, with_defaults
-from shards.stream import StreamSpec
-from train.engine import EngineSpec
-from train.evaluate import EvaluateSpec
-from train.models import ModelSpec
-from train.optim import OptimSpec
+from cluster.recipes.load import differences, fingerprint, with_defaults
+from shards.stream.stream import StreamSpec
+from train.evaluate.evaluate import EvaluateSpec
+from train.model.classifiers import ModelSpec
+from train.model.engine import EngineSpec
+from train.model.optim import OptimSpec
 
 # How the work is done, for how long it is kept and shown: none of it decides what comes out.
 _FREE: Any = {

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.code import home
 from docs.bench.measure import Line, Result, Side, Size, alternate
-from gen.sampler import Sampler
-from gen.sampler_spec import SamplerSpec
+from gen.sampler.sampler import Sampler
+from gen.sampler.spec import SamplerSpec
+from shards.disk.home import home
 
 CHUNK = 16
 HIT, CHUNKED, ALONE = "sixfold, a hit", f"encoded, {CHUNK} at a time", "encoded, one at a time"

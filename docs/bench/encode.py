@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from docs.bench.measure import Line, Result, Side, Size, alternate, ratios
-from shards.jpeg import encode_jpeg
-from shards.layout import sample_key
-from shards.store import open_store
-from shards.writer import ShardWriter
+from shards.disk.jpeg import encode_jpeg
+from shards.disk.layout import sample_key
+from shards.disk.store import open_store
+from shards.set.writer import ShardWriter
 
 SIDE_PX = 512
 OURS_420, OURS_444 = "sixfold, JPEG 4:2:0 (recipes for ImageNet)", "sixfold, JPEG 4:4:4 (the default)"

@@ -1,15 +1,16 @@
 """C4: how near the fan-out comes to the best possible makespan, on a simulated cluster of 64 workers.
 
 In: the worlds below. Out: makespan over ideal of the real schedule and of a static contiguous split in the same worlds.
-On disk: nothing. Time is simulated, so a busy machine changes nothing; the decisions are those of `cluster.scheduler`.
+On disk: nothing. Time is simulated, so a busy machine changes nothing; the decisions are those of
+`cluster.fan_out.scheduler`.
 """
 
 import time
 from collections import Counter
 from dataclasses import replace
 
-from cluster.simulate import Outcome, World, simulate
-from cluster.work import FanOutSpec
+from cluster.fan_out.simulate import Outcome, World, simulate
+from cluster.fan_out.work import FanOutSpec
 from docs.bench.measure import Line, Result, Size
 
 RATIO = "makespan / ideal"

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from docs.bench.measure import Line, Result, Samples, Side, Size, alternate
-from gen.names.classes import Class
-from gen.prompts import PromptSpec, PromptTable, Sources, write_prompts
-from gen.sampler import Sampler
-from gen.sampler_spec import SamplerSpec
-from gen.unit import ShardSpec, UnitJob, UnitWorker
+from gen.make.unit import ShardSpec, UnitJob, UnitWorker
+from gen.prompts.prompts import PromptSpec, PromptTable, Sources, write_prompts
+from gen.sampler.sampler import Sampler
+from gen.sampler.spec import SamplerSpec
 from gen.wording.lexicon import load_lexicon
-from shards.store import open_store
+from shards.disk.store import open_store
+from shards.labels.classes import Class
 
 BATCH = 16
 GUIDANCE = 2.0
@@ -46,7 +46,7 @@ class Spent:
 
 
 def measure(size: Size) -> Result:
-    from tests.tiny_pipelines import tiny_pipeline
+    from tests.support.tiny_pipelines import tiny_pipeline
 
     num, num_alone = (BATCH, 4) if size.quick else (8 * BATCH, 2 * BATCH)  # batch 1 takes long and says the same
     images = {OURS: num, STOCK_1: num_alone, STOCK_16: num}

@@ -56,6 +56,7 @@ def write(folder: Path, numbers: str, command: str, results: Mapping[str, Result
     `command`, such as ``make bench``, stands in the marks of a row. Raises ValueError if the page has none for it.
     """
     samples = folder / numbers
+    samples.parent.mkdir(exist_ok=True)
     known = json.loads(samples.read_text(encoding="utf-8")) if samples.exists() else {}
     page = (folder / PAGE).read_text(encoding="utf-8")
     for row, result in results.items():

@@ -21,9 +21,9 @@ SIDES_PX = {512: 16, 1024: 8}  # side -> images of a call
 def measure(size: Size) -> Result:
     import torch
 
-    from gen.sampler import Sampler
-    from gen.sampler_spec import SamplerSpec
-    from tests.tiny_pipelines import tiny_pipeline
+    from gen.sampler.sampler import Sampler
+    from gen.sampler.spec import SamplerSpec
+    from tests.support.tiny_pipelines import tiny_pipeline
 
     calls = 1 if size.quick else 4
     sides_px = {64: 2, 128: 2} if size.quick else SIDES_PX
@@ -74,7 +74,7 @@ def _convert(sampler: Any, image_NCHW: Any) -> np.ndarray:
     """What `Sampler.sample` does between its decoder and its arrays."""
     import torch
 
-    from gen.sampler import _finite
+    from gen.sampler.sampler import _finite
 
     unflagged_N = torch.zeros(len(image_NCHW), dtype=torch.bool)
     with torch.inference_mode():

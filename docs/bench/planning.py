@@ -14,11 +14,12 @@ from fractions import Fraction
 from pathlib import Path
 
 from docs.bench.measure import Line, Result, Size, alternate
-from gen.names.classes import load_classes
-from gen.plan import Plan, sample_seed
+from gen.make.plan import Plan, sample_seed
 from gen.recipe import read_recipe
+from shards.disk.home import home
+from shards.labels.classes import load_classes
 
-HOME = Path(__file__).resolve().parents[2]
+HOME = home()
 RECIPE = "recipes/imagenet-sd15-6x.yaml"
 NUM_PROMPTS = 80  # of a class, the built-in templates
 DEADLINE_S = 300

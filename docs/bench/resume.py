@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from docs.bench.measure import Line, Result, Side, Size, Timed, alternate
-from shards.jpeg import encode_jpeg
-from shards.layout import sample_key
-from shards.ledger import LEDGER
-from shards.manifest import scan_records
-from shards.store import FolderStore, open_store
-from shards.writer import ShardWriter
+from shards.disk.jpeg import encode_jpeg
+from shards.disk.layout import sample_key
+from shards.disk.store import FolderStore, open_store
+from shards.set.ledger import LEDGER
+from shards.set.manifest import scan_records
+from shards.set.writer import ShardWriter
 
 SAMPLES_PER_SHARD = 1000  # of the data set that is meant; those written here have one
 FINGERPRINT = "0" * 64

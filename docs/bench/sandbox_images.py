@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.code import home
 from docs.bench.measure import Line, Result, Size, ratios
 from gen.recipe import Recipe, read_recipe
-from shards.manifest import iter_tables, scan_records
-from shards.store import open_for_reading
+from shards.disk.home import home
+from shards.disk.store import open_for_reading
+from shards.set.manifest import iter_tables, scan_records
 
 RECIPE = home() / "recipes/sandbox.yaml"
 DEADLINE_S = 1200

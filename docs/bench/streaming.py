@@ -22,10 +22,10 @@ import numpy as np
 import psutil
 
 from docs.bench.measure import Line, Result, Samples, Verdict, cpu_seconds, ratios
-from shards.augment import AugmentSpec, crop_box
-from shards.draws import Draws
-from shards.index import load_index
-from shards.stream import DomainSpec, Stream, StreamSpec
+from shards.stream.augment import AugmentSpec, crop_box
+from shards.stream.index import load_index
+from shards.stream.keyed_random import Draws
+from shards.stream.stream import DomainSpec, Stream, StreamSpec
 
 SIDE_PX = 224
 BATCH = 64

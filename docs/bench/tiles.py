@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.draws import Draws
-from shards.jpeg import encode_jpeg
-from shards.layout import sample_key
-from shards.manifest import scan_records
-from shards.store import FolderStore, open_store
-from shards.writer import ShardWriter
+from shards.disk.jpeg import encode_jpeg
+from shards.disk.layout import sample_key
+from shards.disk.store import FolderStore, open_store
+from shards.set.manifest import scan_records
+from shards.set.writer import ShardWriter
+from shards.stream.keyed_random import Draws
 
 WIDTH_PX, HEIGHT_PX = 500, 375
 FINGERPRINT = "7" * 64

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.recipe import canonical_json
+from cluster.recipes.load import canonical_json
 from gen.llm.call import BadAnswer, Said
 
 REASONS = ("empty", "refused", "truncated", "not_json", "not_text", "wrong_schema")

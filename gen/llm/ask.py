@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.recipe import canonical_json, fingerprint
-from cluster.signals import StopFlag
-from cluster.work import JSON, Draining
+from cluster.fan_out.work import JSON
+from cluster.process.exit import Draining
+from cluster.process.stop_flag import StopFlag
+from cluster.recipes.load import canonical_json, fingerprint
 from gen.llm.answer import read_answer
 from gen.llm.cache import LlmCache
 from gen.llm.call import BadAnswer, Call, CallFailed, LanguageModel, LlmError

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gen.llm.call import LlmError
-from shards.store import printable
+from shards.disk.store import printable
 
 APPLICATION_ID = 0x73697836
 VERSION = 1

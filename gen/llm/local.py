@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
 from gen.llm.spec import LlmSpec
 from gen.model.folder import flat_digest, flat_model
-from shards.store import printable
+from shards.disk.store import printable
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from typing import Any
 
 from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
 from gen.llm.spec import LlmSpec, check_base_url
-from shards.store import printable
+from shards.disk.store import printable
 
 HOSTED = "https://api.openai.com/v1"
 NO_KEY = "none"  # what a server of one's own gets where no key is set

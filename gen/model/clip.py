@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.code import home
 from gen.model.folder import ModelError, flat_digest, flat_model, hub_digest, read_config
+from shards.disk.home import home
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Literal, get_args
 
-from gen.names.classes import Class
-from gen.names.sources import package_folder, read_lines, wordnet_lemmas
+from shards.labels.classes import Class
+from shards.labels.sources import package_folder, read_lines, wordnet_lemmas
 
 # building: also other structures and landscapes; plant: also fungi; instrument: only what makes music.
 Kind = Literal["animal", "vehicle", "food", "plant", "building", "instrument", "other"]

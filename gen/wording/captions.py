@@ -23,13 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gen.llm.answer_text import one_line
 from gen.llm.ask import Ask, Llm
-from gen.names.classes import Class
 from gen.names.display_name import display_name, plain_words, says
 from gen.names.kind import kind_of
 from gen.wording.caption_examples import Example, Mode, caption_pools
 from gen.wording.flagged_words import flagged_words, group_of
 from gen.wording.lexicon import PLACES, Lexicon
 from gen.wording.parts import Wording
+from shards.labels.classes import Class
 
 MAX_CAPTION_CHARS = 400
 MIN_CAPTION_WORDS = 2

@@ -24,14 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.work import JSON
+from cluster.fan_out.work import JSON
 from gen.llm.answer_text import one_line
 from gen.llm.ask import Ask, Llm
-from gen.names.classes import Class
 from gen.names.kind import Kind, kind_of
 from gen.wording.lexicon import MAX_WORD_CHARS, PLACES, Form, Lexicon
 from gen.wording.parts import Wording
 from gen.wording.templates import class_rng, draw_evenly, shuffled
+from shards.labels.classes import Class
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # N texts -> (N, D), unit rows
 

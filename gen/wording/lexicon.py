@@ -11,11 +11,11 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from cluster.code import home
-from cluster.recipe import load_recipe
+from cluster.recipes.load import load_recipe
 from gen.names.kind import KINDS, Kind
 from gen.wording.parts import PARTS
 from gen.wording.templates import slots_of
+from shards.disk.home import home
 
 Place = Literal["indoor", "outdoor", "any"]
 PLACES: tuple[Place, ...] = get_args(Place)

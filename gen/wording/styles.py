@@ -10,10 +10,10 @@ stopped. Every prefix of a mix keeps the share of its kinds within one.
 from collections.abc import Sequence
 from typing import Literal
 
-from gen.names.classes import Class
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import Wording
 from gen.wording.templates import class_rng, draw_evenly, shuffled
+from shards.labels.classes import Class
 
 _PAIRS, _RING = 3_000_000, 3_000_001
 _NO_CLASS = -1  # the ring is the run's

@@ -1,0 +1,1 @@
+"""Units of work spread over workers: schedule, drivers, events, progress."""

@@ -1,0 +1,83 @@
+"""Units out, results in: the one call that spreads work.
+
+In: unit numbers, a callable that builds a worker, a ``FanOutSpec``. Out: events as they happen and a ``Summary``.
+On disk: nothing of its own; workers publish their own results, exclusively, because a unit may run more than once.
+
+With ``spec.in_process`` one worker runs here, without Ray; otherwise workers are Ray actors, on the cluster that
+``RAY_ADDRESS`` names or on one started for this run. Both obey ``cluster.fan_out.scheduler``.
+"""
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from cluster.fan_out.attempt import life_id
+from cluster.fan_out.events import Event
+from cluster.fan_out.scheduler import Schedule
+from cluster.fan_out.work import JSON, Beat, FanOutSpec, MakeWorker, Quarantined, Summary, Worker
+from cluster.process.environment import named_cluster
+from cluster.process.exit import Draining, WorkerBroken
+from cluster.process.stop_flag import StopFlag
+
+__all__ = [
+    "JSON",
+    "Beat",
+    "Draining",
+    "FanOutSpec",
+    "MakeWorker",
+    "Quarantined",
+    "Summary",
+    "Worker",
+    "WorkerBroken",
+    "fan_out",
+    "stays_here",
+]
+
+
+def stays_here(spec: FanOutSpec, environ: Mapping[str, str]) -> bool:
+    """Whether `fan_out` would run its workers on this very machine: in this process, or on a Ray of its own."""
+    if spec.in_process:
+        return True
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():  # inside another session, whose nodes are anywhere
+        return False
+    return not named_cluster(environ)
+
+
+def fan_out(
+    units: Iterable[int],
+    make_worker: MakeWorker,
+    spec: FanOutSpec,
+    on_event: Callable[[Event], None],
+    stop: StopFlag,
+    threads: int = 1,
+) -> Summary:
+    """Run every unit once (at least) and say what became of it.
+
+    ``units`` is read lazily, a few ahead of the workers. ``make_worker`` runs once in each worker process; give a
+    ``functools.partial`` of an importable function with plain data and absolute paths. ``on_event`` is called in this
+    thread. ``threads`` is OMP_NUM_THREADS of each worker, set before anything numerical is imported. Raises
+    cluster.fan_out.ray_session.ClusterError if no cluster can be had; every later fault is in the Summary.
+    """
+    life = life_id(os.environ, time.time(), secrets.token_bytes(5))
+    backend = "in process" if spec.in_process else "ray"
+    on_event(Event(kind="run_started", at_s=0.0, data={"life": life, "backend": backend}))
+    if spec.in_process:
+        from cluster.fan_out.in_process import run_here
+
+        spec = spec.model_copy(update={"straggler_factor": 0.0, "workers": 1})  # there is no second worker
+        schedule = Schedule(units, spec, life, time.monotonic())
+        run_here(schedule, make_worker, threads, on_event, stop)
+    else:
+        from cluster.fan_out.ray_driver import run_on_ray
+        from cluster.fan_out.ray_session import ray_session
+
+        with ray_session(spec, threads) as session:
+            stop.arm()
+            schedule = Schedule(units, spec, life, time.monotonic())
+            run_on_ray(schedule, make_worker, spec, on_event, stop, session)
+    summary = schedule.summary()
+    on_event(Event(kind="run_ended", at_s=summary.seconds, message=summary.error or "", data=summary.as_json()))
+    return summary

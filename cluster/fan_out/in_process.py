@@ -1,0 +1,113 @@
+"""The in-process driver: the same schedule with one worker, in the same thread.
+
+In: a ``Schedule`` and a ``make_worker``. Out: the schedule, over. Deadlines cannot interrupt a call in one's own
+thread, so a worker that never beats is only ended by a second Ctrl-C; everything else is as on a cluster.
+"""
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+
+from cluster.fan_out.events import Event
+from cluster.fan_out.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
+from cluster.fan_out.work import MakeWorker, Worker
+from cluster.process.environment import set_allocator
+from cluster.process.exit import Draining
+from cluster.process.failure import describe, is_broken
+from cluster.process.stop_flag import StopFlag
+
+HERE = "this process"
+
+
+def run_here(
+    schedule: Schedule, make_worker: MakeWorker, threads: int, on_event: Callable[[Event], None], stop: StopFlag
+) -> None:
+    """Carry out the schedule's actions until it is over."""
+    set_threads(threads)
+    set_allocator(os.environ)
+    worker: Worker | None = None
+    waiting: deque[Action] = deque(schedule.nodes({HERE: 1}, time.monotonic()))
+
+    def check_stop() -> None:
+        if stop.requested:
+            waiting.extend(schedule.drain(stop.reason, time.monotonic()))
+
+    while True:
+        check_stop()
+        for event in schedule.take_events():
+            on_event(event)
+        if schedule.over:
+            return
+        assert waiting, "a schedule that is not over always has something for its only worker"
+        match waiting.popleft():
+            case StartWorker(number, _):
+                waiting.extend(schedule.placed(number, time.monotonic()))
+                try:
+                    worker = make_worker()
+                except Exception as error:  # the cause goes into the schedule, which retries once and then ends the run
+                    waiting.extend(schedule.refused(number, describe(error), time.monotonic()))
+                else:
+                    waiting.extend(schedule.ready(number, time.monotonic()))
+            case KillWorker():
+                worker = None
+            case Drop():
+                continue  # its attempt has ended already; the live one is asked inside its beat
+            case Submit(number, unit, attempt):
+                assert worker is not None
+                beat = _Beat(schedule, number, attempt, on_event, check_stop, waiting)
+                try:
+                    result = worker(unit, attempt, beat)
+                except Draining:
+                    waiting.extend(schedule.dropped(number, attempt, time.monotonic()))
+                except Exception as error:  # becomes a failure of this unit, with its cause
+                    waiting.extend(
+                        schedule.raised(number, attempt, describe(error), time.monotonic(), is_broken(error))
+                    )
+                else:
+                    waiting.extend(
+                        schedule.finished(number, attempt, result, beat.done, beat.rejected, time.monotonic())
+                    )
+
+
+class _Beat:
+    """Tells the schedule, shows the events, and raises Draining when the schedule says so."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        number: int,
+        attempt: str,
+        on_event: Callable[[Event], None],
+        check_stop: Callable[[], None],
+        waiting: deque[Action],
+    ) -> None:
+        self._schedule, self._number, self._attempt = schedule, number, attempt
+        self._on_event, self._check_stop, self._waiting = on_event, check_stop, waiting
+        self._beats = 0
+        self.done = self.rejected = 0
+
+    def __call__(self, done: int, rejected: int) -> None:
+        self._beats += 1
+        self.done, self.rejected = done, rejected
+        now = time.monotonic()
+        self._waiting.extend(self._schedule.heard(self._number, self._attempt, self._beats, done, rejected, now))
+        self._check_stop()
+        self._waiting.extend(self._schedule.tick(now))
+        for event in self._schedule.take_events():
+            self._on_event(event)
+        asked = Drop(self._number, self._attempt)
+        if asked in self._waiting or self._schedule.over:
+            if asked in self._waiting:
+                self._waiting.remove(asked)
+            raise Draining("the run is asked to stop")
+
+
+def set_threads(num_threads: int) -> None:
+    """Pin the threads of numerical libraries, also of a torch that is loaded: CPU bytes depend on them."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(num_threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(num_threads)

@@ -1,0 +1,160 @@
+"""A run as people see it.
+
+In: events, as they happen. Out: on a terminal two live lines with the warnings above them; elsewhere (a batch job's
+log) a plain line every ten seconds. On disk: nothing.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cluster.fan_out.events import Event, Kind
+
+PLAIN_EVERY_S = 10.0
+RATE_WINDOW_S = 60.0
+WORTH_A_LINE: frozenset[Kind] = frozenset(
+    {
+        "worker_refused",
+        "worker_lost",
+        "worker_killed",
+        "node_avoided",
+        "unit_quarantined",
+        "unit_rerun",
+        "draining",
+        "warning",
+    }
+)
+MAX_LINE = 300
+
+
+def duration(seconds: float) -> str:
+    """``"42s"``, ``"3m12s"``, ``"5h03m"``, ``"2d04h"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+class Progress:
+    """Give it as (part of) ``on_event``; a context manager.
+
+    ``num_units`` and ``num_images`` are what this life has to do; what earlier lives did is not counted.
+    """
+
+    def __init__(
+        self,
+        num_units: int,
+        num_images: int,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._num_units, self._num_images = num_units, num_images
+        self._console = console or Console(file=sys.stderr)
+        self._clock = clock
+        self._settled_images = self._settled_rejected = 0
+        self._units_done = self._failed = self._quarantined = self._workers = 0
+        self._flying: dict[int, tuple[int, int]] = {}  # worker to (done, rejected) of its current unit
+        self._ready: set[int] = set()
+        self._history: deque[tuple[float, int]] = deque()
+        self._started = self._said = clock()
+        self._live: Live | None = None
+
+    def __call__(self, event: Event) -> None:
+        self._count(event)
+        if event.kind in WORTH_A_LINE and event.message:
+            where = "" if event.unit is None else f"unit {event.unit}: "
+            text = "".join(char if char.isprintable() else " " for char in f"{event.kind}: {where}{event.message}")
+            self._console.print(Text(text[:MAX_LINE]), highlight=False, soft_wrap=True)
+        now = self._clock()
+        self._remember(now)
+        if self._live is None and now - self._said >= PLAIN_EVERY_S:
+            self._said = now
+            self._console.print(Text(self.line()), highlight=False, soft_wrap=True)
+
+    def _count(self, event: Event) -> None:
+        worker = -1 if event.worker is None else event.worker
+        match event.kind:
+            case "worker_ready":
+                self._ready.add(worker)
+            case "worker_lost" | "worker_killed" | "worker_refused":
+                self._ready.discard(worker)
+                self._flying.pop(worker, None)
+            case "unit_started":
+                self._flying[worker] = (0, 0)
+            case "unit_progress":
+                self._flying[worker] = (event.done, event.rejected)
+            case "unit_done":
+                self._flying.pop(worker, None)
+                self._units_done += 1
+                self._settled_images += event.done
+                self._settled_rejected += event.rejected
+            case "unit_failed":
+                self._flying.pop(worker, None)
+                self._failed += 1
+            case "unit_dropped":
+                self._flying.pop(worker, None)
+            case "unit_quarantined":
+                self._quarantined += 1
+
+    @property
+    def images(self) -> int:
+        return self._settled_images + sum(done for done, _ in list(self._flying.values()))
+
+    def _remember(self, now: float) -> None:
+        if not self._history or now - self._history[-1][0] >= 1.0:
+            self._history.append((now, self.images))
+        while len(self._history) > 2 and now - self._history[0][0] > RATE_WINDOW_S:
+            self._history.popleft()
+
+    def images_per_s(self) -> float:
+        """Over the last minute."""
+        now = self._clock()
+        since, images = self._history[0] if self._history else (self._started, 0)
+        return max(0.0, (self.images - images) / (now - since)) if now - since >= 1.0 else 0.0
+
+    def line(self) -> str:
+        """``"1200/7200 images · 15.3/s · 6m32s left · 2 workers · units 6/36 · 3 rejected"``."""
+        rejected = self._settled_rejected + sum(bad for _, bad in list(self._flying.values()))
+        rate = self.images_per_s()
+        parts = [f"{self.images}/{self._num_images} images"]
+        if rate > 0:
+            parts += [f"{rate:.1f}/s", f"{duration(max(0, self._num_images - self.images) / rate)} left"]
+        workers = "1 worker" if len(self._ready) == 1 else f"{len(self._ready)} workers"
+        parts += [workers, f"units {self._units_done}/{self._num_units}", f"{rejected} rejected"]
+        if self._failed:
+            parts.append(f"attempts failed: {self._failed}")
+        if self._quarantined:
+            parts.append(f"units quarantined: {self._quarantined}")
+        return " · ".join(parts)
+
+    def _render(self) -> Table:
+        bar = ProgressBar(total=max(1, self._num_images), completed=min(self.images, max(1, self._num_images)))
+        rows = Table.grid()
+        rows.add_row(bar)
+        rows.add_row(Text(f"{self.line()} · {duration(self._clock() - self._started)}"))
+        return rows
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        else:
+            self._console.print(Text(self.line()), highlight=False, soft_wrap=True)

@@ -1,0 +1,261 @@
+"""The Ray driver: carries out the schedule's actions with actors and tells it what became of them.
+
+In: a ``Schedule``, a ``make_worker`` and a ``Session``. Out: the schedule, over, and no worker left behind.
+
+Every wait has a deadline: one short ``ray.wait`` over all pending answers per turn, and ``ray.get`` only of answers
+that are there. The driver asks every worker for its beats through the actor's second thread; an answer that does not
+come is simply no progress, and the schedule's deadlines do the rest. Ray's own kill is a request that a stopped process
+cannot answer, so every kill is followed by SIGKILL on the worker's node.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.code import difference
+from cluster.fan_out.events import Event
+from cluster.fan_out.ray_session import Session
+from cluster.fan_out.ray_worker import Hello, Look, Outcome, RayWorker
+from cluster.fan_out.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
+from cluster.fan_out.work import FanOutSpec, MakeWorker
+from cluster.process.failure import describe, one_line
+from cluster.process.identity import ProcessId, kill_here, this_place
+from cluster.process.stop_flag import StopFlag
+
+TURN_S = 0.1  # the longest wait of a turn, hence the reaction time to a signal
+LOOK_EVERY_S = 0.5
+NODES_EVERY_S = 2.0
+GET_DEADLINE_S = 10.0  # for answers that ray.wait has called ready
+Question = Literal["hello", "load", "run", "look"]
+
+
+@dataclass
+class _Hand:
+    """What the driver holds of one worker."""
+
+    actor: Any
+    node: str
+    process: ProcessId | None = None
+    attempt: str = ""
+    looked: float = 0.0
+    asking: bool = False  # a look is pending
+    refs: set[Any] = field(default_factory=set)
+
+
+def run_on_ray(
+    schedule: Schedule,
+    make_worker: MakeWorker,
+    spec: FanOutSpec,
+    on_event: Callable[[Event], None],
+    stop: StopFlag,
+    session: Session,
+) -> None:
+    """Run until the schedule is over, then end every worker."""
+    driver = _Driver(schedule, make_worker, spec, session.versions)
+    try:
+        while not schedule.over:
+            driver.turn(stop)
+            for event in schedule.take_events():
+                on_event(event)
+    except ray.exceptions.RayError as error:  # the cluster itself failed: name it, and let the run end incomplete
+        schedule.fail(f"Ray failed ({describe(error)}); run the same command again", time.monotonic())
+    finally:
+        driver.end_all_workers()
+    for event in schedule.take_events():
+        on_event(event)
+
+
+class _Driver:
+    def __init__(self, schedule: Schedule, make_worker: MakeWorker, spec: FanOutSpec, versions: dict[str, str]) -> None:
+        self._schedule = schedule
+        self._make_worker = make_worker
+        self._spec = spec
+        self._gpus: float | None = None if spec.gpus_per_worker == "auto" else spec.gpus_per_worker
+        self._versions = versions
+        self._place = this_place()
+        self._hands: dict[int, _Hand] = {}
+        self._pending: dict[Any, tuple[Question, int]] = {}
+        self._cores: dict[str, int] = {}  # node: a worker's share of it
+        self._nodes_at = float("-inf")
+        self._actor_class: Any = ray.remote(RayWorker)
+
+    def turn(self, stop: StopFlag) -> None:
+        """Wait a moment for answers, tell the schedule, do what it says."""
+        if stop.requested:
+            self._do(self._schedule.drain(stop.reason, time.monotonic()))
+        if time.monotonic() - self._nodes_at >= NODES_EVERY_S:
+            self._nodes_at = time.monotonic()
+            self._do(self._schedule.nodes(self._slots(), time.monotonic()))
+        for ref in self._answers():
+            asked = self._pending.pop(ref, None)
+            if asked is None:  # a dead worker fails all its answers at once; the first one has settled the others
+                continue
+            question, number = asked
+            if number in self._hands:
+                self._hands[number].refs.discard(ref)
+                self._hear(ref, question, number)
+        self._look_around()
+        self._do(self._schedule.tick(time.monotonic()))
+
+    def _answers(self) -> list[Any]:
+        if not self._pending:
+            time.sleep(TURN_S)
+            return []
+        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=TURN_S)
+        if ready:  # whatever else is there already; one turn for all of them
+            ready, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
+        return ready
+
+    def _slots(self) -> dict[str, int]:
+        """How many workers each live node can hold."""
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        if self._gpus is None and alive:
+            self._gpus = 1.0 if any(node["Resources"].get("GPU", 0) >= 1 for node in alive) else 0.0
+        slots: dict[str, int] = {}
+        for node in alive:
+            room = int(node["Resources"].get("CPU", 0) // self._spec.cpus_per_worker)
+            if self._gpus:
+                room = min(room, int(node["Resources"].get("GPU", 0) / self._gpus + 1e-9))
+            slots[node["NodeID"]] = room
+            workers = room if self._spec.workers == "auto" else min(room, self._spec.workers)
+            self._cores[node["NodeID"]] = int(node["Resources"].get("CPU", 0)) // max(1, workers)
+        return slots
+
+    # ------------------------------------------------------------------ what the schedule says
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case StartWorker(number, node):
+                    self._start(number, node)
+                case KillWorker(number, _):
+                    self._kill(number)
+                case Submit(number, unit, attempt):
+                    hand = self._hands[number]
+                    hand.attempt, hand.looked = attempt, time.monotonic()
+                    self._ask("run", number, hand.actor.run.remote(unit, attempt))
+                case Drop(number, attempt):
+                    self._hands[number].actor.drop.remote(attempt)
+
+    def _start(self, number: int, node: str) -> None:
+        actor = self._actor_class.options(
+            num_cpus=self._spec.cpus_per_worker,
+            num_gpus=self._gpus or 0,
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=2,  # one thread works, one answers look and drop
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        ).remote(self._cores[node])
+        self._hands[number] = _Hand(actor, node)
+        self._ask("hello", number, actor.hello.remote())
+
+    def _kill(self, number: int) -> None:
+        hand = self._hands.pop(number)
+        for ref in hand.refs:
+            self._pending.pop(ref, None)
+        ray.kill(hand.actor, no_restart=True)
+        if hand.process is None:
+            return
+        if hand.process.place == self._place:
+            kill_here(hand.process)
+        else:
+            # on its own node, with no resources, so that a full node can do it too
+            ref = (
+                ray.remote(kill_here)
+                .options(
+                    num_cpus=0,
+                    max_retries=0,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(hand.node, soft=False),
+                )
+                .remote(hand.process)
+            )
+            del ref  # nobody waits: a node that is gone takes its workers with it
+
+    def end_all_workers(self) -> None:
+        for number in list(self._hands):
+            self._kill(number)
+
+    # ------------------------------------------------------------------ what workers say
+
+    def _ask(self, question: Question, number: int, ref: Any) -> None:
+        self._pending[ref] = (question, number)
+        self._hands[number].refs.add(ref)
+
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        for number, hand in self._hands.items():
+            if hand.process is not None and not hand.asking and now - hand.looked >= LOOK_EVERY_S:
+                hand.looked, hand.asking = now, True
+                self._ask("look", number, hand.actor.look.remote())
+
+    def _hear(self, ref: Any, question: Question, number: int) -> None:
+        hand = self._hands[number]
+        try:
+            answer = ray.get(ref, timeout=GET_DEADLINE_S)
+        except ray.exceptions.GetTimeoutError:
+            self._ask(question, number, ref)  # said to be ready, yet not here: the deadlines decide
+            return
+        except ray.exceptions.RayError as error:
+            self._do(self._death(number, hand, error))
+            return
+        now = time.monotonic()
+        if isinstance(answer, Hello):
+            hand.process = answer.process
+            wrong = difference(self._versions, answer.versions)
+            if wrong:
+                self._do(
+                    self._schedule.fail(
+                        f"worker on node {hand.node} runs other software: {wrong}; "
+                        "install the same versions and use one checkout",
+                        now,
+                    )
+                )
+                return
+            self._do(self._schedule.placed(number, now))
+            self._ask("load", number, hand.actor.load.remote(self._make_worker))
+        elif isinstance(answer, Look):
+            hand.asking = False
+            if answer.attempt is not None:
+                self._do(self._schedule.heard(number, answer.attempt, answer.beats, answer.done, answer.rejected, now))
+        elif isinstance(answer, Outcome) and question == "load":
+            if answer.kind == "fine":
+                self._do(self._schedule.ready(number, now))
+            else:
+                self._do(self._schedule.refused(number, answer.cause, now))
+        elif isinstance(answer, Outcome):
+            self._do(self._outcome(number, hand.attempt, answer, now))
+
+    def _outcome(self, number: int, attempt: str, answer: Outcome, now: float) -> list[Action]:
+        match answer.kind:
+            case "fine":
+                return self._schedule.finished(number, attempt, answer.result, answer.done, answer.rejected, now)
+            case "dropped":
+                return self._schedule.dropped(number, attempt, now)
+            case "raised" | "broken":
+                return self._schedule.raised(number, attempt, answer.cause, now, answer.kind == "broken")
+
+    def _death(self, number: int, hand: _Hand, error: ray.exceptions.RayError) -> list[Action]:
+        """Ray says that the actor, or what it was to answer with, is gone."""
+        now = time.monotonic()
+        if isinstance(error, ray.exceptions.RayTaskError):
+            # the actor lives; the question could not be read there, as when make_worker's module is not importable
+            return self._schedule.refused(number, one_line(str(error.cause or error)), now)
+        node_lost = getattr(error, "preempted", False) or "node has died" in str(error).lower()
+        if not node_lost:
+            node_lost = not any(node["NodeID"] == hand.node and node["Alive"] for node in ray.nodes())
+        return self._schedule.lost(number, death_cause(error, hand.process), now, node_lost)
+
+
+def death_cause(error: BaseException, process: ProcessId | None) -> str:
+    """One line from Ray's paragraph, which names every cause there could be."""
+    text = one_line(str(error))
+    who = f"its process (pid {process.pid})" if process else "its process"
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "low on memory" in text:
+        return f"{who} was killed because the node ran out of memory; use smaller batches or fewer workers"
+    if "connection error code 2" in text:
+        return f"{who} died without a word: killed (SIGKILL, the kernel short of memory) or crashed (SIGSEGV, abort)"
+    return f"{who} died: {text}"

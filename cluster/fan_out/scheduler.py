@@ -1,0 +1,544 @@
+"""All decisions of a fan-out, as a state machine: what happened goes in, what to do comes out.
+
+In: units (lazily), nodes with room, and the fates of workers and attempts, each with the time. Out: actions
+(start, submit, drop, kill) and events. Touches neither Ray nor the clock, so the Ray driver, the in-process driver, the
+property tests and the simulated cluster run exactly these decisions.
+
+The rules, in one place:
+* one attempt per worker at a time; units are pulled from the iterator only when a worker could take them;
+* an attempt that raises, dies with its process or gives no beat within ``stall_deadline_s`` is a failure of its unit,
+  tried again, on another worker where there is one; after ``attempts`` failures the unit is quarantined;
+* losing a node is nobody's fault, up to MAX_NODE_LOSSES per unit;
+* a worker that fails at two different units in a row, or says that it is broken, is replaced;
+* a node on which two constructors in a row raise (or six die) is avoided for AVOID_S; when no worker lives and every
+  node is avoided, the run ends with the cause; it also ends when ``give_up_after`` units are quarantined without a
+  success between;
+* a unit that takes ``straggler_factor`` medians is run a second time; the first to finish wins, the other is dropped
+  (so that a unit may fail once more than ``attempts``);
+* a stop request hands out nothing more; attempts may finish for half of ``drain_s``, are then told to stop through
+  their beat, and are abandoned when 80 % of it is over (the rest is for closing down).
+"""
+
+import statistics
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from cluster.fan_out.attempt import attempt_id
+from cluster.fan_out.events import Event, Kind
+from cluster.fan_out.work import JSON, FanOutSpec, Quarantined, Summary
+
+AVOID_S = 300.0
+MAX_NODE_FAULTS = 6
+REFUSED, DIED = 3, 1  # faults: a constructor that raises says more than a process that someone killed
+MAX_NODE_LOSSES = 100
+MIN_DURATIONS = 5  # a median of fewer says nothing
+MAX_CAUSE = 2000
+
+
+@dataclass(frozen=True)
+class StartWorker:
+    worker: int
+    node: str
+
+
+@dataclass(frozen=True)
+class KillWorker:
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Submit:
+    worker: int
+    unit: int
+    attempt: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Ask the attempt to stop at its next beat."""
+
+    worker: int
+    attempt: str
+
+
+Action: TypeAlias = StartWorker | KillWorker | Submit | Drop
+
+
+@dataclass
+class _Try:
+    unit: int
+    attempt: str
+    started: float
+    done: int = 0
+    rejected: int = 0
+    dropped: bool = False
+
+
+@dataclass
+class _Worker:
+    node: str
+    state: Literal["placing", "loading", "idle", "busy"]
+    since: float  # of the state; for busy: of the last sign of progress
+    beats: int = 0
+    running: _Try | None = None
+    failed_units: set[int] = field(default_factory=set)  # since its last success
+
+
+@dataclass
+class _Unit:
+    failures: int = 0
+    node_losses: int = 0
+    last_worker: int | None = None
+    cause: str = ""
+    workers: set[int] = field(default_factory=set)  # those that run it now
+    rerun: bool = False
+
+
+@dataclass
+class _Node:
+    slots: int
+    faults: int = 0
+    avoided_until: float = 0.0
+
+
+class Schedule:
+    """Feed it what happens; carry out the actions each call returns; collect ``take_events``; stop at ``over``."""
+
+    def __init__(self, units: Iterable[int], spec: FanOutSpec, life: str, now: float) -> None:
+        self._spec = spec
+        self._source: Iterator[int] = iter(units)
+        self._fresh: deque[int] = deque()
+        self._source_ended = False
+        self._retries: deque[int] = deque()
+        self._reruns: deque[int] = deque()
+        self._units: dict[int, _Unit] = {}  # started and not settled
+        self._workers: dict[int, _Worker] = {}
+        self._nodes: dict[str, _Node] = {}
+        self._life = life
+        self._num_attempts = 0
+        self._num_workers = 0
+        self._started = now
+        self._no_room_since = now
+        self._draining_since: float | None = None
+        self._asked_to_drop = False
+        self._last_start_fault = ""
+        self._durations: deque[float] = deque(maxlen=101)
+        self._median: float | None = None
+        self._bad_in_a_row = 0
+        self._actions: list[Action] = []
+        self._events: list[Event] = []
+        self.over = False
+        self._error: str | None = None
+        self._ended = now
+        self._done = self._retried = self._rerun = self._lost = self._images = self._rejected = 0
+        self._quarantined: list[Quarantined] = []
+
+    # ------------------------------------------------------------------ what happened
+
+    def nodes(self, slots: Mapping[str, int], now: float) -> list[Action]:
+        """The nodes that live now and how many workers each could hold in all."""
+        for name, room in slots.items():
+            self._nodes.setdefault(name, _Node(0)).slots = room
+        for name, node in self._nodes.items():
+            if name not in slots:
+                node.slots = 0
+        for number, worker in list(self._workers.items()):
+            if worker.node not in slots:
+                self._lose(number, f"node {worker.node} is gone", now, node_lost=True)
+        return self._settle(now)
+
+    def placed(self, worker: int, now: float) -> list[Action]:
+        """The worker's process runs; its constructor begins."""
+        if worker in self._workers:
+            self._workers[worker].state, self._workers[worker].since = "loading", now
+        return self._settle(now)
+
+    def ready(self, worker: int, now: float) -> list[Action]:
+        if worker in self._workers:
+            found = self._workers[worker]
+            found.state, found.since = "idle", now
+            self._nodes[found.node].faults = 0
+            self._tell("worker_ready", now, worker=worker, node=found.node)
+        return self._settle(now)
+
+    def refused(self, worker: int, cause: str, now: float) -> list[Action]:
+        """The worker's constructor raised."""
+        if worker in self._workers:
+            found = self._workers.pop(worker)
+            self._actions.append(KillWorker(worker, "its constructor failed"))
+            self._tell("worker_refused", now, cause, worker=worker, node=found.node)
+            self._blame_node(found.node, cause, REFUSED, now)
+        return self._settle(now)
+
+    def lost(self, worker: int, cause: str, now: float, node_lost: bool = False) -> list[Action]:
+        """The worker's process is gone, or its node is."""
+        if worker in self._workers:
+            self._lose(worker, cause, now, node_lost)
+        return self._settle(now)
+
+    def heard(self, worker: int, attempt: str, beats: int, done: int, rejected: int, now: float) -> list[Action]:
+        """The worker answered: ``beats`` so far in this attempt."""
+        found = self._workers.get(worker)
+        if found and found.running and found.running.attempt == attempt and beats > found.beats:
+            found.beats, found.since = beats, now
+            found.running.done, found.running.rejected = done, rejected
+            self._tell("unit_progress", now, worker=worker, tried=found.running)
+        return self._settle(now)
+
+    def finished(
+        self, worker: int, attempt: str, result: Mapping[str, JSON], done: int, rejected: int, now: float
+    ) -> list[Action]:
+        tried = self._free(worker, attempt, now)
+        if tried:
+            tried.done, tried.rejected = done, rejected
+            self._workers[worker].failed_units.clear()
+            if tried.unit in self._units:
+                self._succeed(worker, tried, result, now)
+        return self._settle(now)
+
+    def raised(self, worker: int, attempt: str, cause: str, now: float, broken: bool = False) -> list[Action]:
+        """The attempt raised inside a live worker."""
+        tried = self._free(worker, attempt, now)
+        if tried:
+            found = self._workers[worker]
+            found.failed_units.add(tried.unit)
+            if broken or len(found.failed_units) >= 2:
+                self._kill(worker, "it said that it is broken" if broken else "two units in a row failed on it", now)
+            self._fail_unit(worker, tried, cause, now, counts=True)
+        return self._settle(now)
+
+    def dropped(self, worker: int, attempt: str, now: float) -> list[Action]:
+        """The attempt stopped because it was asked to."""
+        tried = self._free(worker, attempt, now)
+        if tried:
+            self._tell("unit_dropped", now, worker=worker, tried=tried)
+            if tried.unit in self._units and self._draining_since is None and not tried.dropped:
+                # it stopped without being asked: that is a failure like any other
+                self._fail_unit(worker, tried, "the worker raised Draining without being asked", now, counts=True)
+        return self._settle(now)
+
+    def drain(self, reason: str, now: float) -> list[Action]:
+        """Someone asked the run to stop."""
+        if self._draining_since is None:
+            self._draining_since = now
+            self._tell("draining", now, reason)
+        return self._settle(now)
+
+    def fail(self, cause: str, now: float) -> list[Action]:
+        """The run cannot go on."""
+        self._give_up(cause, now)
+        return self._settle(now)
+
+    def tick(self, now: float) -> list[Action]:
+        """Time passed: deadlines, stragglers, the steps of a drain."""
+        for number, worker in list(self._workers.items()):
+            waited = now - worker.since
+            if worker.state in ("placing", "loading") and waited > self._spec.start_deadline_s:
+                doing = "no process" if worker.state == "placing" else "its model was not loaded"
+                cause = f"{doing} within {self._spec.start_deadline_s:g} s (start_deadline_s)"
+                self._kill(number, cause, now)
+                self._blame_node(worker.node, cause, REFUSED, now)
+            elif worker.state == "busy" and waited > self._spec.stall_deadline_s:
+                assert worker.running is not None
+                cause = f"no progress for {waited:.0f} s (stall_deadline_s is {self._spec.stall_deadline_s:g})"
+                self._kill(number, cause, now)
+                self._fail_unit(number, worker.running, cause, now, counts=True)
+        self._find_stragglers(now)
+        if self._draining_since is not None:
+            elapsed = now - self._draining_since
+            if elapsed >= self._spec.drain_s * 0.5 and not self._asked_to_drop:
+                self._asked_to_drop = True
+                for number, worker in self._workers.items():
+                    if worker.running:
+                        self._ask_to_drop(number, worker.running)
+            if elapsed >= self._spec.drain_s * 0.8 and not self.over:
+                self._end(now)
+        return self._settle(now)
+
+    # ------------------------------------------------------------------ what is known
+
+    def take_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    @property
+    def num_workers(self) -> int:
+        return len(self._workers)
+
+    def summary(self) -> Summary:
+        return Summary(
+            done=self._done,
+            quarantined=tuple(self._quarantined),
+            retried=self._retried,
+            rerun=self._rerun,
+            workers_started=self._num_workers,
+            workers_lost=self._lost,
+            images=self._images,
+            rejected=self._rejected,
+            seconds=self._ended - self._started,
+            drained=self._draining_since is not None and self._work_left(),
+            error=self._error,
+        )
+
+    # ------------------------------------------------------------------ decisions
+
+    def _settle(self, now: float) -> list[Action]:
+        """Do whatever the new state allows, and return all actions since the last call."""
+        if not self.over:
+            if self._draining_since is None:
+                self._pull(max(1, self._limit()))
+                self._hand_out(now)
+                self._start_workers(now)
+                self._check_hope(now)
+            if not self.over:
+                running = any(worker.running for worker in self._workers.values())
+                if (self._draining_since is not None and not running) or not self._work_left():
+                    self._end(now)
+        actions, self._actions = self._actions, []
+        return actions
+
+    def _limit(self) -> int:
+        room = sum(node.slots for node in self._nodes.values())
+        return room if self._spec.workers == "auto" else min(room, self._spec.workers)
+
+    def _pull(self, wanted: int) -> None:
+        """Look ahead by at most as many units as there could be workers: never a list of them all."""
+        while not self._source_ended and len(self._fresh) < wanted:
+            try:
+                self._fresh.append(next(self._source))
+            except StopIteration:
+                self._source_ended = True
+
+    def _work_left(self) -> bool:
+        if not self._fresh:
+            self._pull(1)
+        return bool(self._fresh or self._units)
+
+    def _hand_out(self, now: float) -> None:
+        for number, worker in self._workers.items():
+            if worker.state == "idle":
+                unit = self._next_unit(number)
+                if unit is None:
+                    continue
+                self._submit(number, unit, now)
+
+    def _next_unit(self, worker: int) -> int | None:
+        """A retry that failed elsewhere, then a straggler's second try, then a fresh unit, then any retry."""
+        for queue in (self._retries, self._reruns):
+            for unit in queue:
+                state = self._units[unit]
+                if worker != state.last_worker and worker not in state.workers:
+                    queue.remove(unit)
+                    return unit
+        if self._fresh:
+            return self._fresh.popleft()
+        return self._retries.popleft() if self._retries else None
+
+    def _submit(self, number: int, unit: int, now: float) -> None:
+        self._num_attempts += 1
+        tried = _Try(unit, attempt_id(self._life, self._num_attempts), now)
+        worker = self._workers[number]
+        worker.state, worker.since, worker.beats, worker.running = "busy", now, 0, tried
+        state = self._units.setdefault(unit, _Unit())
+        state.workers.add(number)
+        state.last_worker = number
+        self._actions.append(Submit(number, unit, tried.attempt))
+        self._tell("unit_started", now, worker=number, tried=tried)
+        self._pull(max(1, self._limit()))
+
+    def _start_workers(self, now: float) -> None:
+        useful = len(self._fresh) + len(self._retries) + len(self._reruns)
+        useful += sum(worker.state == "busy" for worker in self._workers.values())
+        missing = min(self._limit(), useful) - len(self._workers)
+        while missing > 0:
+            taken = dict.fromkeys(self._nodes, 0)
+            for worker in self._workers.values():
+                taken[worker.node] = taken.get(worker.node, 0) + 1
+            open_nodes = [
+                (taken[name], name)
+                for name, node in self._nodes.items()
+                if node.slots > taken[name] and now >= node.avoided_until
+            ]
+            if not open_nodes:
+                return
+            name = min(open_nodes)[1]  # spread: the node with the fewest workers first
+            number = self._num_workers
+            self._num_workers += 1
+            self._workers[number] = _Worker(name, "placing", now)
+            self._actions.append(StartWorker(number, name))
+            self._tell("worker_started", now, worker=number, node=name)
+            missing -= 1
+
+    def _check_hope(self, now: float) -> None:
+        """End the run when there is work, no worker, and no node that could start one."""
+        room = sum(node.slots for node in self._nodes.values())
+        if room or self._workers:
+            self._no_room_since = now
+        if self._workers or not self._work_left():
+            return
+        if room and all(now < node.avoided_until for node in self._nodes.values() if node.slots):
+            self._give_up(f"no worker could be started on any node; the last cause: {self._last_start_fault}", now)
+        elif not room and now - self._no_room_since > self._spec.start_deadline_s:
+            self._give_up(
+                f"no node has room for a worker of {self._spec.cpus_per_worker} cores and "
+                f"{self._spec.gpus_per_worker} GPUs since {self._spec.start_deadline_s:g} s; "
+                "add nodes or ask for less (cluster.cpus_per_worker, cluster.gpus_per_worker)",
+                now,
+            )
+
+    def _find_stragglers(self, now: float) -> None:
+        if not self._spec.straggler_factor or self._median is None or self._draining_since is not None:
+            return
+        limit = self._spec.straggler_factor * self._median
+        for number, worker in self._workers.items():
+            tried = worker.running
+            if tried is None or tried.dropped or now - tried.started <= limit:
+                continue
+            state = self._units.get(tried.unit)
+            if state and not state.rerun and state.workers == {number}:
+                state.rerun = True
+                self._rerun += 1
+                self._reruns.append(tried.unit)
+                self._tell(
+                    "unit_rerun", now, f"runs for {now - tried.started:.1f} s, the median is {self._median:.1f} s",
+                    worker=number, tried=tried,
+                )  # fmt: skip
+
+    def _succeed(self, worker: int, tried: _Try, result: Mapping[str, JSON], now: float) -> None:
+        state = self._units.pop(tried.unit)
+        self._forget_queued(tried.unit)
+        for other in sorted(state.workers):
+            loser = self._workers[other].running
+            if loser and loser.unit == tried.unit:
+                self._ask_to_drop(other, loser)
+        self._durations.append(now - tried.started)
+        if len(self._durations) >= MIN_DURATIONS:
+            self._median = statistics.median(self._durations)
+        self._done += 1
+        self._images += tried.done
+        self._rejected += tried.rejected
+        self._bad_in_a_row = 0
+        self._tell("unit_done", now, worker=worker, tried=tried, data=result)
+
+    def _fail_unit(self, worker: int, tried: _Try, cause: str, now: float, counts: bool) -> None:
+        """One attempt at the unit is over without a result."""
+        state = self._units.get(tried.unit)
+        if state is None or tried.dropped:  # another attempt has won already
+            return
+        state.workers.discard(worker)
+        state.cause = cause[:MAX_CAUSE]
+        if counts:
+            state.failures += 1
+        else:
+            state.node_losses += 1
+        self._tell("unit_failed", now, state.cause, worker=worker, tried=tried)
+        if state.workers:  # its other attempt decides
+            return
+        self._forget_queued(tried.unit)
+        state.rerun = False
+        if state.failures >= self._spec.attempts or state.node_losses >= MAX_NODE_LOSSES:
+            self._quarantine(tried.unit, state, now)
+        else:
+            self._retries.append(tried.unit)
+            self._retried += 1
+
+    def _quarantine(self, unit: int, state: _Unit, now: float) -> None:
+        del self._units[unit]
+        self._quarantined.append(Quarantined(unit, state.failures, state.cause))
+        self._events.append(
+            Event(
+                kind="unit_quarantined", at_s=now - self._started, unit=unit,
+                message=f"unit {unit} failed {state.failures} times and is left out: {state.cause}",
+            )
+        )  # fmt: skip
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row >= self._spec.give_up_after:
+            self._give_up(
+                f"{self._bad_in_a_row} units in a row failed {self._spec.attempts} times each; "
+                f"the last cause: {state.cause}",
+                now,
+            )
+
+    def _lose(self, number: int, cause: str, now: float, node_lost: bool) -> None:
+        worker = self._workers.pop(number)
+        self._lost += 1
+        self._actions.append(KillWorker(number, cause))  # whatever is left of it must not go on writing
+        self._tell("worker_lost", now, cause, worker=number, node=worker.node)
+        if worker.running:
+            self._fail_unit(number, worker.running, cause, now, counts=not node_lost)
+        elif not node_lost:
+            self._blame_node(worker.node, cause, DIED, now)
+
+    def _kill(self, number: int, reason: str, now: float) -> None:
+        """Remove a live worker; the caller settles its attempt."""
+        worker = self._workers.pop(number)
+        self._lost += 1
+        self._actions.append(KillWorker(number, reason))
+        self._tell("worker_killed", now, reason, worker=number, node=worker.node)
+
+    def _blame_node(self, name: str, cause: str, faults: int, now: float) -> None:
+        node = self._nodes[name]
+        node.faults += faults
+        self._last_start_fault = f"{cause} (node {name})"
+        if node.faults >= MAX_NODE_FAULTS:
+            node.avoided_until = now + AVOID_S
+            self._tell("node_avoided", now, f"for {AVOID_S:g} s: {cause}", node=name)
+
+    def _free(self, number: int, attempt: str, now: float) -> _Try | None:
+        """The attempt if the worker was running it; the worker is idle again."""
+        worker = self._workers.get(number)
+        if worker is None or worker.running is None or worker.running.attempt != attempt:
+            return None
+        tried, worker.running = worker.running, None
+        worker.state, worker.since = "idle", now
+        if tried.unit in self._units:
+            self._units[tried.unit].workers.discard(number)
+        return tried
+
+    def _ask_to_drop(self, worker: int, tried: _Try) -> None:
+        if not tried.dropped:
+            tried.dropped = True
+            self._actions.append(Drop(worker, tried.attempt))
+
+    def _forget_queued(self, unit: int) -> None:
+        for queue in (self._retries, self._reruns):
+            if unit in queue:
+                queue.remove(unit)
+
+    def _give_up(self, cause: str, now: float) -> None:
+        if not self.over:
+            self._error = cause[:MAX_CAUSE]
+            self._end(now)
+
+    def _end(self, now: float) -> None:
+        self.over = True
+        self._ended = now
+
+    def _tell(
+        self,
+        kind: Kind,
+        now: float,
+        message: str = "",
+        *,
+        worker: int | None = None,
+        node: str | None = None,
+        tried: _Try | None = None,
+        data: Mapping[str, JSON] | None = None,
+    ) -> None:
+        self._events.append(
+            Event(
+                kind=kind,
+                at_s=now - self._started,
+                message=message,
+                worker=worker,
+                node=node,
+                unit=tried.unit if tried else None,
+                attempt=tried.attempt if tried else None,
+                done=tried.done if tried else 0,
+                rejected=tried.rejected if tried else 0,
+                data=data or {},
+            )
+        )

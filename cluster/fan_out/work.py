@@ -1,0 +1,108 @@
+"""The words of the fan-out: what a worker is, how it is asked for, how a run ended.
+
+In: nothing. Out: the protocols ``Beat`` and ``Worker``, the recipe's ``FanOutSpec``, and ``Summary``.
+Nothing here touches Ray, files or clocks, so the roof, the scheduler and both backends share it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_INCOMPLETE
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+
+
+class Beat(Protocol):
+    def __call__(self, done: int, rejected: int) -> None:
+        """Say that the unit has now ``done`` good and ``rejected`` bad images. Raises Draining to stop."""
+
+
+class Worker(Protocol):
+    def __call__(self, unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
+        """Make one unit. Returns a small JSON object (counts, names), never data.
+
+        May be called twice for one unit, also at the same time on two machines: publishing is the
+        worker's own, exclusive act. ``attempt`` is unique per call, over all restarts of the run.
+        """
+
+
+MakeWorker: TypeAlias = Callable[[], Worker]
+
+
+class FanOutSpec(BaseModel):
+    """How work is spread: the ``cluster:`` part of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: int | Literal["auto"] = Field("auto", description="processes; auto: all GPUs, else all usable cores")
+    cpus_per_worker: int = Field(1, ge=1, description="cores each worker reserves")
+    gpus_per_worker: float | Literal["auto"] = Field("auto", description="GPUs each reserves; auto: 1 where GPUs exist")
+    start_deadline_s: float = Field(1200, gt=0, description="a worker must have loaded its model within this time")
+    stall_deadline_s: float = Field(600, gt=0, description="a worker without a beat for this long is killed")
+    attempts: int = Field(3, ge=1, description="a unit that failed this often is quarantined")
+    give_up_after: int = Field(10, ge=1, description="this many quarantined units with no success between end the run")
+    straggler_factor: float = Field(4.0, ge=0, description="run a unit twice after this many medians; 0 = never")
+    drain_s: float = Field(10.0, gt=0, description="a stop request is carried out within this time")
+    in_process: bool = Field(False, description="one worker in this process, without Ray")
+
+    def model_post_init(self, context: object, /) -> None:
+        if self.workers != "auto" and self.workers < 1:
+            raise ValueError(f"cluster.workers: found {self.workers}, expected auto or at least 1")
+        if self.gpus_per_worker != "auto" and self.gpus_per_worker < 0:
+            raise ValueError(f"cluster.gpus_per_worker: found {self.gpus_per_worker}, expected auto or at least 0")
+        if 0 < self.straggler_factor < 1.5:
+            raise ValueError(
+                f"cluster.straggler_factor: found {self.straggler_factor}, expected 0 (never) or at least 1.5"
+            )
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A unit that was given up, with the last cause."""
+
+    unit: int
+    failures: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. ``error`` is set when it could not go on; counts are of this life only."""
+
+    done: int
+    quarantined: tuple[Quarantined, ...]
+    retried: int
+    rerun: int
+    workers_started: int
+    workers_lost: int
+    images: int
+    rejected: int
+    seconds: float
+    drained: bool = False
+    error: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        if self.error is not None:
+            return EXIT_FAILED
+        if self.drained:
+            return EXIT_AGAIN
+        return EXIT_INCOMPLETE if self.quarantined else EXIT_COMPLETE
+
+    def as_json(self) -> dict[str, JSON]:
+        return {
+            "units": {"done": self.done, "quarantined": len(self.quarantined)},
+            "quarantined": [{"unit": q.unit, "failures": q.failures, "cause": q.cause} for q in self.quarantined],
+            "retried": self.retried,
+            "rerun": self.rerun,
+            "workers": {"started": self.workers_started, "lost": self.workers_lost},
+            "images": self.images,
+            "rejected": self.rejected,
+            "seconds": round(self.seconds, 3),
+            "drained": self.drained,
+            "error": self.error,
+            "exit_code": self.exit_code,
+        }

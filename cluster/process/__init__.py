@@ -1,0 +1,1 @@
+"""One process: its identity, its environment, stop requests, failures, locks of a whole run."""

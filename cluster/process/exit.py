@@ -1,0 +1,19 @@
+"""How a process ends: the exit codes of every command, and the two exceptions that end work early.
+
+In: nothing. Out: numbers and exception types. On disk: nothing.
+"""
+
+EXIT_COMPLETE = 0
+EXIT_FAILED = 1  # the run could not go on: no worker starts, every unit fails
+EXIT_MISTAKE = 2  # what was asked cannot be done as it is
+EXIT_INCOMPLETE = 3  # the run went to its end, some units did not
+EXIT_FOLLOWED = 4  # one of several ranks ended because another one failed, whose cause and code count
+EXIT_AGAIN = 75  # EX_TEMPFAIL: stopped on request; the same command continues
+
+
+class Draining(Exception):
+    """Raised by `beat` inside a worker: the run no longer wants this unit. Clean up and let it pass."""
+
+
+class WorkerBroken(Exception):
+    """Raised by a worker whose process must not be used again (a lost device, a corrupt CUDA context)."""

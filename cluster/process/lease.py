@@ -1,0 +1,219 @@
+"""One driver per output folder.
+
+In: a store (a folder or a URL) and who we are. Out: a ``Lease`` to hold while driving, or ``LeaseHeld``, which names
+the holder.
+On disk: ``_meta/lease.json`` (who, generation, heartbeat; replaced on every beat), ``_meta/leases/<generation>.json``
+(created exclusively: the act of taking), and for local folders ``_meta/lease.lock`` (flock).
+
+Nothing here compares wall clocks, so a clock that is a day off takes nothing over:
+* a holder on this machine is judged by its process (boot, pid namespace, pid, start time) and the flock;
+* a holder elsewhere is watched: a heartbeat that changes is a life sign; none for ``patience_s`` of *our* clock is not;
+* taking over means creating the next generation exclusively, so of two takers one wins;
+* a holder that comes back from the dead sees the newer generation at its next beat and stops.
+
+The lease saves work and confusion. Correctness does not rest on it: units are published exclusively anyway.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from cluster.process.identity import ProcessId, alive, this_place, this_process
+
+LEASE = "_meta/lease.json"
+LOCK = "_meta/lease.lock"
+HEARTBEAT_S = 10.0
+PATIENCE_S = 45.0
+
+
+class LeaseStore(Protocol):
+    """What the lease needs of a store; names are relative, with slashes."""
+
+    def read_bytes(self, name: str) -> bytes: ...
+    def exists(self, name: str) -> bool: ...
+    def write_exclusive(self, name: str, data: bytes) -> bool: ...
+    def replace(self, name: str, data: bytes) -> None: ...
+
+
+class LeaseHeld(RuntimeError):
+    """Another run drives this output. One line for people."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Contents of ``lease.json``."""
+
+    generation: int
+    host: str
+    process: ProcessId
+    life: str
+    heartbeat: int = 0
+    released: bool = False
+
+    def to_json(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self), indent=1).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self | None:
+        """None for what is torn or foreign: then only the generation files count."""
+        try:
+            row = json.loads(data)
+            process = ProcessId(
+                str(row["process"]["place"]), int(row["process"]["pid"]), int(row["process"]["started"])
+            )
+            return cls(
+                int(row["generation"]), str(row["host"]), process, str(row["life"]),
+                int(row["heartbeat"]), bool(row["released"]),
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def __str__(self) -> str:
+        return f"host {self.host}, pid {self.process.pid}, life {self.life}, generation {self.generation}"
+
+
+class Lease:
+    """Held from ``take`` to ``release``; a context manager. ``lost`` turns true when a newer generation exists."""
+
+    def __init__(self, store: LeaseStore, holder: Holder, lock: int | None, on_lost: Callable[[str], None]) -> None:
+        self._store, self._holder, self._lock, self._on_lost = store, holder, lock, on_lost
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.lost = False
+
+    @classmethod
+    def take(
+        cls,
+        store: LeaseStore,
+        life: str,
+        on_lost: Callable[[str], None],
+        *,
+        lock_folder: Path | None = None,
+        patience_s: float = PATIENCE_S,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Self:
+        """Take the lease or raise LeaseHeld. ``lock_folder`` is the output's local path, if it has one.
+
+        ``on_lost`` is called from the heartbeat's thread (once, with the reason); ``StopFlag.request`` is meant for it.
+        """
+        found = _read(store)
+        lock = _flock(lock_folder, found)
+        try:
+            if found is not None:
+                _refuse_if_alive(store, found, patience_s, sleep)
+            generation = found.generation + 1 if found else 1
+            me = Holder(generation, socket.gethostname(), this_process(), life)
+            while not store.write_exclusive(f"_meta/leases/{generation:06d}.json", me.to_json()):
+                # taken before: by a driver that died before it wrote lease.json, or by one that is faster than we
+                other = Holder.from_json(store.read_bytes(f"_meta/leases/{generation:06d}.json"))
+                newest = _read(store)
+                _refuse_if_alive(
+                    store, newest if newest and newest.generation >= generation else other, patience_s, sleep
+                )
+                generation += 1
+                me = dataclasses.replace(me, generation=generation)
+            store.replace(LEASE, me.to_json())
+            return cls(store, me, lock, on_lost)
+        except BaseException:  # whatever happens, the lock must not stay with a driver that did not get the lease
+            if lock is not None:
+                os.close(lock)
+            raise
+
+    @property
+    def generation(self) -> int:
+        return self._holder.generation
+
+    def beat(self) -> None:
+        """Write a life sign, unless someone newer holds the lease."""
+        newest = _read(self._store)
+        if newest is not None and newest.generation > self.generation:
+            if not self.lost:
+                self.lost = True
+                self._on_lost(f"another run took this output over ({newest})")
+            return
+        self._holder = dataclasses.replace(self._holder, heartbeat=self._holder.heartbeat + 1)
+        self._store.replace(LEASE, self._holder.to_json())
+
+    def _beat_until_over(self) -> None:
+        while not self._over.wait(HEARTBEAT_S) and not self.lost:
+            with contextlib.suppress(Exception):  # whatever a store raises when it is full or away: the next beat tries
+                self.beat()
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._beat_until_over, name="lease heartbeat", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Say that the output is free, if it is still ours to say."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+        with contextlib.suppress(OSError):  # not released in words: the next driver finds out from our process
+            newest = _read(self._store)
+            if newest is None or newest.generation == self.generation:
+                self._store.replace(LEASE, dataclasses.replace(self._holder, released=True).to_json())
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _read(store: LeaseStore) -> Holder | None:
+    return Holder.from_json(store.read_bytes(LEASE)) if store.exists(LEASE) else None
+
+
+def _flock(folder: Path | None, found: Holder | None) -> int | None:
+    """The open, locked file; None where there is no local folder or the file system has no locks."""
+    if folder is None:
+        return None
+    path = folder / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise _held(found) from None
+    except OSError:  # no locks on this mount: the process and the heartbeat decide
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _refuse_if_alive(
+    store: LeaseStore, found: Holder | None, patience_s: float, sleep: Callable[[float], None]
+) -> None:
+    if found is None or found.released:
+        return
+    if found.process.place == this_place():
+        if alive(found.process) and found.process != this_process():
+            raise _held(found)
+        return
+    waited, step = 0.0, min(1.0, patience_s / 10)
+    while waited < patience_s:
+        sleep(step)
+        waited += step
+        now = _read(store)
+        if now is not None and now.released:
+            return
+        if now is not None and (now.generation, now.heartbeat) != (found.generation, found.heartbeat):
+            raise _held(now)
+
+
+def _held(holder: Holder | None) -> LeaseHeld:
+    return LeaseHeld(
+        f"another run is writing here ({holder or 'its name is not written yet'}); "
+        "wait for it, stop it (it drains on SIGTERM), or choose another output folder"
+    )

@@ -1,0 +1,415 @@
+"""The ranks of one program over a Ray cluster: each a process of its own that an actor starts, watches and stops.
+
+In: the arguments of a Python program, how many ranks and what each reserves, the folder they start in, a stop flag.
+Out: how every rank ended. On disk: what the program writes; what a rank said in `<logs>/rank-NNN.txt` on its machine.
+
+The processes get what `torchrun` would set (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT),
+so the program knows nothing of Ray; its Python is the node's, its modules are those of the checkout that Ray gave the
+workers. Ranks of one machine have neighbouring numbers; all get their places at once, on as few machines as can be.
+
+A rank says on stdout, in one line, how it ended, and everything else on stderr; with `EXIT_FOLLOWED` it says that
+another rank's failure ended it. A stop request goes to every rank as SIGTERM; so does the end of its actor, hence of
+the driver or of the cluster.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psutil
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.code import difference
+from cluster.fan_out.ray_session import ClusterError, ray_session
+from cluster.fan_out.ray_worker import running_versions
+from cluster.fan_out.work import FanOutSpec
+from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FOLLOWED
+from cluster.process.failure import one_line
+from cluster.process.stop_flag import StopFlag
+from cluster.process.supervised import TEXT_BYTES, last_line, printable_line, start_kept
+from shards.disk.home import home
+
+START_S = 600.0  # for all ranks to have a place
+LOOK_S = 0.5
+CALL_S = 60.0  # for an actor to answer
+LOST_S = 120.0  # an actor that has not answered for so long is lost
+END_S = 120.0  # for the ranks to save and end when one has ended well or a stop is asked for
+FOLLOW_S = 30.0  # for the other ranks to end when one has failed: what it leaves undone cannot be saved
+KILL_S = 10.0  # for a rank to be gone after SIGKILL
+PORTS = range(20_000, 32_000)  # below those that Linux gives out by itself
+LOOPBACK = "127.0.0.1"
+OF_OTHERS = ("SLURM_", "TORCHELASTIC_")  # a cluster that was started within a step or by torchrun: not our ranks'
+
+
+@dataclass(frozen=True)
+class RanksSpec:
+    """How many ranks, and the cores that each reserves; a GPU each where GPUs exist."""
+
+    ranks: int
+    cpus_per_rank: int = 1
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    """How a rank ended."""
+
+    rank: int
+    code: int | None  # negative: a signal; None: its machine or its actor is lost
+    said: str  # its last line
+    killed: bool = False  # by us, because it did not end in time
+
+    @property
+    def failed(self) -> bool:
+        return self.killed or self.code not in (EXIT_COMPLETE, EXIT_AGAIN)
+
+    @property
+    def is_echo(self) -> bool:
+        """Whether it would have gone on but for another rank."""
+        return self.killed or self.code == EXIT_FOLLOWED
+
+    def sentence(self) -> str:
+        if self.killed:
+            return f"rank {self.rank}: did not end in time, and was killed"
+        if self.code is None:
+            return f"rank {self.rank}: the cluster lost it ({self.said}); the same command goes on"
+        if self.code == EXIT_FOLLOWED and self.said:
+            return self.said
+        if self.code < 0:
+            name = signal.Signals(-self.code).name
+            why = "the kernel short of memory, or somebody's hand" if name == "SIGKILL" else self.said or "no word"
+            return f"rank {self.rank}: was ended by {name} ({why})"
+        return f"rank {self.rank}: {self.said or f'ended with {self.code}, without a word'}"
+
+
+@dataclass(frozen=True)
+class RanksEnd:
+    """How all ranks ended, in the order in which they did; none: a stop was asked for before they began."""
+
+    ends: tuple[RankEnd, ...]
+
+    @property
+    def cause(self) -> RankEnd | None:
+        """The rank that failed first, and not because of another one; None if all ended well."""
+        failed = [end for end in self.ends if end.failed]
+        return next((end for end in failed if not end.is_echo), failed[0] if failed else None)
+
+    @property
+    def exit_code(self) -> int:
+        """That of the cause; EXIT_AGAIN if a stop was asked for and followed."""
+        if self.cause is not None:
+            code = self.cause.code
+            return EXIT_FAILED if self.cause.is_echo or code is None or code < 0 else code
+        return EXIT_COMPLETE if self.ends and all(end.code == EXIT_COMPLETE for end in self.ends) else EXIT_AGAIN
+
+    @property
+    def said(self) -> str:
+        """The last line of rank 0."""
+        return next((end.said for end in self.ends if end.rank == 0), "")
+
+
+def log_of(logs: Path, rank: int) -> Path:
+    return logs / f"rank-{rank:03d}.txt"
+
+
+def run_ranks(
+    arguments: Sequence[str],
+    spec: RanksSpec,
+    start_in: Path,
+    logs: Path,
+    stop: StopFlag,
+    say: Callable[[str], None],
+) -> RanksEnd:
+    """Run `python <arguments>` as every rank in the folder `start_in` until all have ended; `say` gets rank 0's lines.
+
+    Raises ClusterError if the cluster has no room or other software, or cannot start a rank.
+    """
+    size = FanOutSpec(workers=spec.ranks, cpus_per_worker=spec.cpus_per_rank)
+    with ray_session(size, spec.cpus_per_rank, "start the ranks with torchrun or srun instead") as session:
+        stop.arm()
+        with _room(spec, session.ours, stop) as hosts:
+            if not hosts:
+                return RanksEnd(())
+            try:
+                hands = _start(hosts, session.versions, arguments, spec, start_in, logs)
+            except ray.exceptions.RayError as error:
+                raise ClusterError(f"cannot start the ranks ({one_line(str(error))[:300]})") from None
+            nodes = len({hand.node for hand in hands})
+            say(f"{_counted(spec.ranks, 'rank')} on {_counted(nodes, 'machine')}; each writes to {logs}")
+            return _watch(hands, stop, say)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@contextlib.contextmanager
+def _room(spec: RanksSpec, ours: bool, stop: StopFlag) -> Iterator[list[Any]]:
+    """Actors that each hold what a rank reserves, all or none; none if a stop is asked for meanwhile."""
+    gpus = int(any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes()))
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if ours and gpus * spec.ranks > found:
+        raise ClusterError(
+            f"found {_counted(found, 'GPU')} on this machine for {spec.ranks} ranks, expected one each; ask for fewer "
+            "ranks, or set RAY_ADDRESS to a cluster"
+        )
+    bundle = {"CPU": float(spec.cpus_per_rank), **({"GPU": float(gpus)} if gpus else {})}
+    group = placement_group([bundle] * spec.ranks, strategy="PACK")
+    hosts: list[Any] = []
+    try:
+        deadline = time.monotonic() + START_S
+        while not group.wait(LOOK_S):
+            if stop.requested:
+                break
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"found no room for {spec.ranks} ranks of {_counted(spec.cpus_per_rank, 'core')} and "
+                    f"{_counted(gpus, 'GPU')} within {START_S:g} s; ask for fewer, or add machines"
+                )
+        for number in range(0 if stop.requested else spec.ranks):
+            place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
+            options = {"num_cpus": spec.cpus_per_rank, "num_gpus": gpus, "scheduling_strategy": place}
+            hosts.append(ray.remote(RankHost).options(**options).remote())
+        yield hosts
+    finally:
+        for host in hosts:
+            ray.kill(host)
+        remove_placement_group(group)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an actor runs, and what."""
+
+    node: str
+    address: str
+    port: int  # free there now
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an actor sees of its process."""
+
+    code: int | None  # None while it runs
+    lines: tuple[str, ...]  # that rank 0 said on stderr since the last look
+    said: str  # the last line, once it has ended
+
+
+@dataclass
+class _Hand:
+    """What the driver holds of one rank."""
+
+    rank: int
+    node: str
+    actor: Any
+    asked: Any = None  # the answer that is waited for
+    since: float = 0.0
+
+
+def _start(
+    hosts: Sequence[Any],
+    versions: Mapping[str, str],
+    arguments: Sequence[str],
+    spec: RanksSpec,
+    start_in: Path,
+    logs: Path,
+) -> list[_Hand]:
+    places: list[Place] = ray.get([host.place.remote() for host in hosts], timeout=START_S)
+    for place in places:
+        if wrong := difference(versions, place.versions):
+            raise ClusterError(
+                f"node {place.address} runs other software: {wrong}; install the same versions and use one checkout"
+            )
+    ordered = sorted(range(len(hosts)), key=lambda number: (places[number].node, number))
+    told = environments([(places[n].node, places[n].address, places[n].port) for n in ordered])
+    hands = [_Hand(rank, places[n].node, hosts[n]) for rank, n in enumerate(ordered)]
+    begun = [
+        hand.actor.start.remote(list(arguments), environment, str(start_in), str(log_of(logs, hand.rank)))
+        for hand, environment in zip(hands, told, strict=True)
+    ]
+    for hand, wrong in zip(hands, ray.get(begun, timeout=CALL_S), strict=True):
+        if wrong:
+            raise ClusterError(
+                f"rank {hand.rank}: cannot start ({wrong}); every machine must see the folder you start from"
+            )
+    return hands
+
+
+def environments(places: Sequence[tuple[str, str, int]]) -> list[dict[str, str]]:
+    """What each rank is told; `places` are (node, address, free port), ranks of one node next to each other."""
+    sizes = Counter(node for node, _, _ in places)
+    seen: Counter[str] = Counter()
+    address = LOOPBACK if len(sizes) == 1 else places[0][1]
+    told = []
+    for rank, (node, _, _) in enumerate(places):
+        told.append(
+            {
+                "RANK": str(rank),
+                "WORLD_SIZE": str(len(places)),
+                "LOCAL_RANK": str(seen[node]),
+                "LOCAL_WORLD_SIZE": str(sizes[node]),
+                "MASTER_ADDR": address,
+                "MASTER_PORT": str(places[0][2]),
+            }
+        )
+        seen[node] += 1
+    return told
+
+
+def _watch(hands: Sequence[_Hand], stop: StopFlag, say: Callable[[str], None]) -> RanksEnd:
+    """Until all ranks have ended; those that do not follow the first one in time are killed."""
+    ends: list[RankEnd] = []
+    left = list(hands)
+    told = False
+    kill_at = float("inf")
+    killed_at: float | None = None
+    while left:
+        now = time.monotonic()
+        if stop.requested and not told:
+            told = True
+            kill_at = min(kill_at, now + END_S)
+            _send(left, signal.SIGTERM)
+        if now > kill_at and killed_at is None:
+            killed_at = now
+            _send(left, signal.SIGKILL)
+        for hand in left:
+            if hand.asked is None:
+                hand.asked, hand.since = hand.actor.look.remote(), now
+        ray.wait([hand.asked for hand in left], num_returns=len(left), timeout=LOOK_S)
+        for hand in list(left):
+            end = _hear(hand, told, killed_at, say)
+            if end is not None:
+                left.remove(hand)
+                ends.append(end)
+                kill_at = min(kill_at, time.monotonic() + (FOLLOW_S if end.failed else END_S))
+        time.sleep(max(0.0, now + LOOK_S - time.monotonic()) if left else 0.0)
+    return RanksEnd(tuple(ends))
+
+
+def _hear(hand: _Hand, told: bool, killed_at: float | None, say: Callable[[str], None]) -> RankEnd | None:
+    """How the rank ended, if it has; `told`: it was asked to."""
+    patience_s = LOST_S if killed_at is None else KILL_S
+    try:
+        ready, _ = ray.wait([hand.asked], timeout=0)
+        if not ready:
+            if time.monotonic() - max(hand.since, killed_at or 0.0) < patience_s:
+                return None
+            return RankEnd(hand.rank, None, f"no answer from its machine for {patience_s:g} s")
+        look: Look = ray.get(hand.asked, timeout=CALL_S)
+    except ray.exceptions.RayError as error:
+        return RankEnd(hand.rank, None, one_line(str(error))[:200])
+    hand.asked = None
+    for line in look.lines:
+        say(line)
+    if look.code is None:
+        return None
+    if killed_at is not None and look.code == -signal.SIGKILL:
+        return RankEnd(hand.rank, look.code, look.said, killed=True)
+    if told and look.code == -signal.SIGTERM:  # it had not begun to listen
+        return RankEnd(hand.rank, EXIT_AGAIN, look.said)
+    return RankEnd(hand.rank, look.code, look.said)
+
+
+def _send(hands: Sequence[_Hand], number: signal.Signals) -> None:
+    ray.wait([hand.actor.send.remote(int(number)) for hand in hands], num_returns=len(hands), timeout=LOOK_S)
+
+
+class RankHost:
+    """The actor: holds one rank's cores and GPU, and its process, behind a keeper."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._log: Path | None = None
+        self._followed: BinaryIO | None = None  # rank 0's log, read as it is written
+        self._half = b""  # of a line
+        self._answer: BinaryIO = os.fdopen(os.memfd_create("answer"), "w+b")  # what it says on stdout
+
+    def place(self) -> Place:
+        node = ray.get_runtime_context().get_node_id()
+        return Place(node, ray.util.get_node_ip_address(), free_port(), running_versions())
+
+    def start(self, arguments: Sequence[str], environment: Mapping[str, str], start_in: str, log: str) -> str:
+        """Start the rank; why it cannot be, or nothing."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}
+        if environment["MASTER_ADDR"] != LOOPBACK and (name := _interface(ray.util.get_node_ip_address())):
+            own.setdefault("GLOO_SOCKET_IFNAME", name)  # gloo's own guess is what the host name resolves to
+        self._log = Path(log)
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("wb") as output:
+                self._child = start_kept(
+                    [sys.executable, *arguments],
+                    home(),
+                    Path(start_in),
+                    {**own, **environment},
+                    self._answer,
+                    output,
+                )
+        except OSError as error:
+            return one_line(str(error))
+        if environment["RANK"] == "0":
+            self._followed = self._log.open("rb")
+        return ""
+
+    def look(self) -> Look:
+        assert self._child is not None, "look comes after start"
+        assert self._log is not None
+        code = self._child.poll()
+        lines = self._new_lines(code is not None)
+        if code is None:
+            return Look(None, lines, "")
+        answer = last_line(self._answer)
+        if answer:
+            with self._log.open("ab") as log:
+                log.write(f"{answer}\n".encode())
+        elif code != 0:
+            with self._log.open("rb") as log:
+                answer = last_line(log)
+        return Look(code, lines, answer)
+
+    def _new_lines(self, to_the_end: bool) -> tuple[str, ...]:
+        if self._followed is None:
+            return ()
+        *whole, self._half = (self._half + self._followed.read(TEXT_BYTES)).split(b"\n")
+        while to_the_end and (more := self._followed.read(TEXT_BYTES)):
+            *others, self._half = (self._half + more).split(b"\n")
+            whole += others
+        if to_the_end:
+            whole, self._half = [*whole, self._half], b""
+        return tuple(text for line in whole if (text := printable_line(line)))
+
+    def send(self, number: int) -> None:
+        assert self._child is not None, "send comes after start"
+        if number == signal.SIGKILL and self._child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)  # the keeper cannot pass this one on
+        else:
+            self._child.send_signal(number)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now. Raises OSError if there is none."""
+    for port in random.sample(PORTS, 100):
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
+    raise OSError(f"found no free port among 100 of {PORTS.start} to {PORTS.stop}")
+
+
+def _interface(address: str) -> str | None:
+    """The network interface that has this address."""
+    for name, entries in psutil.net_if_addrs().items():
+        if any(entry.address == address for entry in entries):
+            return name
+    return None

@@ -1,0 +1,1 @@
+"""Recipes: YAML in, checked models out, mistakes in one line."""

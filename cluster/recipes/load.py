@@ -1,0 +1,237 @@
+"""Recipes: one YAML file in, one frozen pydantic model out; knows no field of any of them.
+
+The model classes live beside their owners. A mistake is refused with its line in the file (`cluster.recipes.mistake`),
+`key.sub=value` overrides fields, `canonical_json` is what fingerprints are made of, and `with_defaults` lets what an
+earlier version kept be compared with what is asked for now.
+"""
+
+import hashlib
+import json
+import math
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_jsonable_python
+
+from cluster.recipes.mistake import fields_at, first_mistake, model_in, short
+
+MAX_RECIPE_BYTES = 1_000_000
+COMMAND_LINE = "command line"
+SHIPPED_NAMED = 6  # recipes that a message names
+
+Model = TypeVar("Model", bound=BaseModel)
+Json = dict[str, Any] | list[Any] | str | int | float | bool | None
+
+
+class RecipeError(ValueError):
+    """One line for the person who wrote the recipe."""
+
+
+def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
+    """Read `path`, lay the overrides (`sampler.steps=20`, values in YAML) over it, validate.
+
+    Raises RecipeError: missing or oversized file, YAML that is not plain data (tags, aliases, duplicate keys),
+    unknown keys, values that do not fit, overrides without `=`.
+    """
+    if path.is_dir():
+        raise RecipeError(f"{path}: found a folder, expected a recipe; give a YAML file in it")
+    if not path.is_file():
+        shipped = {file.stem: str(file) for file in sorted(Path("recipes").glob("**/*.yaml"))}
+        near = get_close_matches(path.stem, shipped, n=1, cutoff=0.7)
+        some = ", ".join(sorted(shipped.values())[:SHIPPED_NAMED]) or "your own"
+        hint = f"did you mean {shipped[near[0]]}?" if near else f"give a YAML file, for example {some}"
+        raise RecipeError(f"{path}: no such recipe; {hint}")
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise RecipeError(f"{path}: found {path.stat().st_size} bytes, expected at most {MAX_RECIPE_BYTES}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        where = {loc: f"{path}:{line}" for loc, line in _lines(text)}
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError(f"{path}:{line}: not a plain YAML recipe: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path}: not a plain YAML recipe: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else "a list" if isinstance(data, list) else "text"
+        raise RecipeError(f"{path}: found {found}, expected `key: value` lines, as in recipes/sandbox.yaml")
+    for override in overrides:
+        loc = _apply(data, override, model)
+        where |= {loc[: depth + 1]: COMMAND_LINE for depth in range(len(loc)) if loc[: depth + 1] not in where}
+        where[loc] = COMMAND_LINE
+    return _validate(data, model, where, str(path))
+
+
+def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
+    """The name in `kinds` whose model knows most of the file's top-level keys, the first of equals.
+
+    None for a file that has no such keys: it cannot be read, or is no mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) if path.stat().st_size <= MAX_RECIPE_BYTES else None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    return max(kinds, key=lambda name: len(data.keys() & kinds[name].model_fields.keys()))
+
+
+def dump_recipe(recipe: BaseModel) -> str:
+    """The resolved recipe as YAML that `load_recipe` reads back to an equal model."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def canonical_json(value: Json) -> bytes:
+    """One spelling for one value, on every machine; refuses (TypeError, ValueError) what it cannot write exactly."""
+
+    def check(item: Any) -> None:
+        if isinstance(item, dict):
+            for key, sub in item.items():
+                if not isinstance(key, str):
+                    raise TypeError(f"canonical JSON: found the key {key!r}, expected text")
+                check(sub)
+        elif isinstance(item, list):
+            for sub in item:
+                check(sub)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"canonical JSON: found {item}, expected a finite number")
+        elif not (item is None or isinstance(item, (str, bool, int, float))):
+            raise TypeError(f"canonical JSON: found {type(item).__name__}, expected plain JSON data")
+
+    check(value)
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def fingerprint(value: Json) -> str:
+    """Hex sha256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def differences(old: Json, new: Json) -> list[str]:
+    """`sampler.steps: 12 before, 20 now` for every leaf that is not equal, in reading order."""
+
+    def walk(a: Any, b: Any, name: str) -> Iterator[str]:
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            for key in dict.fromkeys([*a, *b]):
+                yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+        elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            for index, (one, other) in enumerate(zip(a, b, strict=True)):
+                yield from walk(one, other, f"{name}.{index}")
+        elif a != b:
+            yield f"{name}: {short(a)} before, {short(b)} now"
+
+    return list(walk(old, new, ""))
+
+
+def with_defaults(old: Mapping[str, Any], new: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """`old`, kept by an earlier version of `model`, with each field that only `new` knows at its default.
+
+    Both are plain JSON that `model` dumped, whole or in part. A field without a default stays missing.
+    """
+    filled = dict(old)
+    for name, field in model.model_fields.items():
+        if name in old and name in new:
+            filled[name] = _filled(old[name], new[name], field.annotation)
+        elif name in new and not field.is_required():
+            default = to_jsonable_python(field.get_default(call_default_factory=True))
+            if model_in(field.annotation) and isinstance(default, dict) and isinstance(new[name], Mapping):
+                default = {key: value for key, value in default.items() if key in new[name]}
+            filled[name] = default
+    return filled
+
+
+def _filled(old: Any, new: Any, annotation: object) -> Any:
+    model = model_in(annotation)
+    if model is None:
+        return old
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [with_defaults(one, other, model) for one, other in zip(old, new, strict=True)]
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return old
+    if typing.get_origin(annotation) in (dict, Mapping):
+        return {name: _filled(value, new.get(name), model) for name, value in old.items()}
+    return with_defaults(old, new, model)
+
+
+def _lines(text: str) -> list[tuple[tuple[str, ...], int]]:
+    """Line number (from 1) of every key; refuses aliases and duplicate keys."""
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.AliasToken):
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not used in recipes", problem_mark=token.start_mark)
+    found: list[tuple[tuple[str, ...], int]] = []
+
+    def walk(node: yaml.Node | None, loc: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                name = str(key.value)
+                if name in seen:
+                    raise yaml.MarkedYAMLError(problem=f"the key `{name}` stands twice", problem_mark=key.start_mark)
+                seen.add(name)
+                found.append(((*loc, name), key.start_mark.line + 1))
+                walk(value, (*loc, name))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                found.append(((*loc, str(index)), value.start_mark.line + 1))
+                walk(value, (*loc, str(index)))
+
+    walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
+    return found
+
+
+def _path(key: str, model: type[BaseModel]) -> tuple[str, ...]:
+    """The names of a dotted key; below a field of free names and values (`changes.lr.warmup`) the rest is one name."""
+    parts = tuple(key.strip().split("."))
+    for depth in range(1, len(parts)):
+        field = fields_at(model, parts[: depth - 1]).get(parts[depth - 1])
+        if field is not None and typing.get_args(field.annotation) == (str, Any):
+            return (*parts[:depth], ".".join(parts[depth:]))
+    return parts
+
+
+def _apply(data: dict[str, Any], override: str, model: type[BaseModel]) -> tuple[str, ...]:
+    key, equals, value = override.partition("=")
+    loc = _path(key, model)
+    if not equals or not all(loc):
+        raise RecipeError(f"{COMMAND_LINE}: found {override!r}, expected key.sub=value, for example sampler.steps=20")
+    try:
+        chosen = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            f"{COMMAND_LINE}: `{key}`: {value!r} is not a YAML value ({error.__class__.__name__})"
+        ) from None
+    inner: Any = data
+    for depth, name in enumerate(loc):
+        last = depth == len(loc) - 1
+        at: Any = name
+        if isinstance(inner, list):
+            if not (name.isascii() and name.isdecimal() and int(name) < len(inner)):
+                whole = ".".join(loc[:depth])
+                raise RecipeError(
+                    f"{COMMAND_LINE}: `{key}`: `{whole}` is a list of {len(inner)}; give a number below {len(inner)}, "
+                    f"or all of it with `{whole}=[…]`"
+                )
+            at = int(name)
+        elif not isinstance(inner, dict):
+            raise RecipeError(
+                f"{COMMAND_LINE}: `{key}`: `{loc[depth - 1]}` is a plain value and has no fields below it"
+            )
+        if last:
+            inner[at] = chosen
+        else:
+            inner = inner[at] if isinstance(inner, list) else inner.setdefault(at, {})
+    return loc
+
+
+def _validate(data: dict[str, Any], model: type[Model], where: Mapping[tuple[str, ...], str], path: str) -> Model:
+    try:
+        return model.model_validate(data)
+    except ValidationError as invalid:
+        loc, line = first_mistake(invalid, model, data)
+        place = next((where[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in where), path)
+        raise RecipeError(f"{place}: {line}") from None

@@ -1,1 +1,0 @@
-"""How different prompts are before any image is made: figures, their measurement, one page."""

@@ -1,0 +1,1 @@
+"""Samples to shards: plan, slots, draw, screen, draw again, write."""

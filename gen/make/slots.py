@@ -1,0 +1,62 @@
+"""The slots of a unit: which draw is made next, and which row each draw gets; pure.
+
+In: the number of slots, the draws allowed per slot, and the status of each draw once it is known.
+Out: batches of draws, and a row index per draw: a slot's last draw (its success, or its last failure) has
+the slot's own number, draws rejected before it get num_slots, num_slots + 1, … in the order of rejection.
+
+Low slots go first, so a redraw is made before fresh slots and what is finished can be written in slot order.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shards.disk.layout import SUCCESS
+
+
+@dataclass(frozen=True, order=True)
+class Draw:
+    """One try at one slot; 0 is the first."""
+
+    slot: int
+    draw: int
+
+
+class Slots:
+    """The queue of a unit. The same calls with the same statuses give the same draws and rows."""
+
+    def __init__(self, num_slots: int, max_draws: int) -> None:
+        self.num_slots = num_slots
+        self.max_draws = max_draws
+        self.num_filled = 0
+        self.num_short = 0
+        self.num_rejected = 0  # draws, those of short slots included
+        self._waiting = [Draw(slot, 0) for slot in range(num_slots)]
+        self._next_row = num_slots
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing is waiting; draws that are under way may still come back."""
+        return not self._waiting
+
+    def take(self, size: int) -> list[Draw]:
+        """The next batch, ascending by slot; a slot is in it at most once."""
+        return [heapq.heappop(self._waiting) for _ in range(min(size, len(self._waiting)))]
+
+    def settle(self, draws: Sequence[Draw], statuses: Sequence[str]) -> list[int]:
+        """The row of each draw; a rejected one is queued again while its slot has draws left."""
+        rows = []
+        for draw, status in zip(draws, statuses, strict=True):
+            if status == SUCCESS:
+                self.num_filled += 1
+                rows.append(draw.slot)
+                continue
+            self.num_rejected += 1
+            if draw.draw + 1 < self.max_draws:
+                heapq.heappush(self._waiting, Draw(draw.slot, draw.draw + 1))
+                rows.append(self._next_row)
+                self._next_row += 1
+            else:
+                self.num_short += 1
+                rows.append(draw.slot)
+        return rows

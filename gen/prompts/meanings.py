@@ -1,0 +1,499 @@
+"""Meanings: which sense of a class name is meant, told by the class's real images.
+
+In: classes, a `MeaningSpec`, a lexicon, a language model or None, the run seed. Out: one `Meaning` a class: a phrase
+such as "crane, the bird" that stands for the name in every prompt, or None. On disk: meanings.jsonl, one line of
+canonical JSON a class, ids ascending; the same bytes for the same input.
+
+Candidates come from the first of these that has any: the language model, the lexicon's `senses`, WordNet where it is
+installed, the definitions that timm ships. A class with a WordNet id has one sense by that id, so WordNet and timm give
+it one candidate. Of several candidates the one wins whose CLIP vector has the highest cosine with the mean of the unit
+vectors of the class's real images; the earlier one wins a tie, and its margin is 0. What is no such choice has a name:
+
+    given             written by hand, in the recipe or in a file of overrides; beats everything
+    only_candidate    nothing to choose from
+    no_real_images    several candidates, and no picture that could tell them apart: no phrase, since a wrong sense
+                      costs more than an open one
+    no_candidates     nobody knows a sense: no phrase
+    none              not asked for: no phrase
+"""
+
+import json
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError, model_validator
+
+from cluster.fan_out.work import JSON
+from cluster.recipes.load import canonical_json, load_recipe
+from gen.llm.ask import Ask, Llm
+from gen.model.clip import Clip, ClipSpec
+from gen.names.wordnet import WordNet, definition_of_id, open_wordnet, phrase, sense_of_id, senses_of
+from gen.prompts.real_images import Image, read_real
+from gen.wording.lexicon import Lexicon
+from gen.wording.parts import check_text
+from shards.labels.classes import Class
+
+MAX_PHRASE_CHARS = 300  # a longer candidate is no phrase
+MAX_PHRASE_WORDS = 20
+MAX_CANDIDATES = 64
+NUM_DECIMALS = 6  # of a similarity: float32 rounds the seventh differently from one batch size to another
+
+Source = Literal["given", "clip", "only_candidate", "no_real_images", "no_candidates", "none"]
+CandidateSource = Literal["llm", "lexicon", "wordnet", "timm"]
+SYSTEM = (
+    "You list the different things that a name can stand for. Each answer is a short phrase that starts with the name, "
+    'then a comma, then what kind of thing is meant, such as "crane, the bird" and "crane, the lifting machine". Only '
+    "things that a photograph can show, the most common first, no two the same."
+)
+TABLE_COLUMNS = ("id", "name", "meaning", "source", "similarity", "margin", "runner-up", "images")
+
+_BULLET = re.compile(r"^(?:[-*\u2022]|[0-9]{1,2}[.)])\s+")
+
+
+class MeaningSpec(BaseModel):
+    """How the sense of each class name is chosen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    choose: Literal["none", "given", "clip"] = Field(
+        "none", description="none: bare names; given: those given by hand; clip: by the real images, given ones first"
+    )
+    given: Mapping[str | int, str] = Field(default={}, description="class name or id -> phrase")
+    overrides: str | None = Field(None, description="a YAML file of the same form; beats `given`")
+    candidates: int = Field(8, ge=1, le=MAX_CANDIDATES, description="senses of a name, at most")
+    real: str | None = Field(None, description="the real images: an ImageFolder or a data set; null = there are none")
+    subset: str | None = Field(None, description="a subset of that data set")
+    wordnet: str | None = Field(
+        "/usr/share/wordnet", description="folder of index.noun and data.noun, used if it is there; null = not used"
+    )
+    max_images: int = Field(50, ge=1, le=10_000, description="real images looked at, of each class")
+    clip: ClipSpec | None = Field(None, description="the model that compares phrases with images")
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> "MeaningSpec":
+        if "choose" not in self.model_fields_set and (self.given or self.overrides or self.real or self.clip):
+            raise ValueError("found fields of a choice and no choice; set choose: given or choose: clip (none ignores)")
+        if (self.real is None) != (self.clip is None):
+            here, missing = ("clip", "real") if self.real is None else ("real", "clip")
+            raise ValueError(f"found {here} without {missing}, expected both or neither; add {missing}")
+        if self.subset is not None and self.real is None:
+            raise ValueError("found subset without real, expected the data set it belongs to; add real")
+        return self
+
+
+class _Overrides(RootModel[Mapping[str | int, str]]):
+    model_config = ConfigDict(frozen=True)
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What was chosen for one class, and how surely."""
+
+    class_id: int
+    class_name: str
+    phrase: str | None
+    source: Source
+    similarity: float | None  # cosine of the chosen phrase; None unless images were compared
+    margin: float | None  # by how much the runner-up is behind
+    runner_up: str | None
+    candidates: tuple[tuple[str, float | None], ...]  # in the order in which they came, each with its cosine
+    candidate_source: CandidateSource | None
+    num_images: int  # looked at
+    dropped: tuple[tuple[str, int], ...]  # what was not used: candidate_<reason>, image_<reason>, llm_<reason>
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """The candidates of one class."""
+
+    phrases: tuple[str, ...]
+    source: CandidateSource | None
+    dropped: Counter[str]
+
+
+def choose_meanings(
+    classes: Sequence[Class],
+    spec: MeaningSpec,
+    lexicon: Lexicon,
+    llm: Llm | None,
+    seed: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Meaning]:
+    """One meaning a class, ids ascending. `on_progress` hears how many of at most how many images were looked at.
+
+    Raises ValueError (one line): a hand-written phrase that fits no class, real images or a CLIP that cannot be read.
+    """
+    ordered = sorted(classes, key=lambda one: one.id)
+    if spec.choose == "none":
+        return [_without_choice(one, None, "none") for one in ordered]
+    by_hand = given_meanings(ordered, spec)
+    open_ones = [one for one in ordered if one.id not in by_hand] if spec.choose == "clip" else []
+    offers = _offers(open_ones, spec, lexicon, llm, seed)
+    contested = [one for one in open_ones if len(offers[one.id].phrases) > 1]
+    cosines, images = _compare(contested, offers, spec, seed, on_progress)
+    meanings = []
+    for one in ordered:
+        if one.id in by_hand:
+            meanings.append(_without_choice(one, by_hand[one.id], "given"))
+        elif one.id not in offers:
+            meanings.append(_without_choice(one, None, "none"))
+        else:
+            meanings.append(_meaning(one, offers[one.id], cosines.get(one.id), images.get(one.id, Counter())))
+    return meanings
+
+
+def _without_choice(one: Class, chosen: str | None, source: Source) -> Meaning:
+    return Meaning(one.id, one.name, chosen, source, None, None, None, (), None, 0, ())
+
+
+def _meaning(one: Class, offer: _Offer, cosines: NDArray[np.float64] | None, images: Counter[str]) -> Meaning:
+    """The choice itself; `cosines` are those of the offer's phrases, None without images."""
+    num_images = images["success"]
+    dropped = offer.dropped + Counter(
+        {f"image_{reason}": count for reason, count in images.items() if reason != "success"}
+    )
+    counted = tuple(sorted(dropped.items()))
+    if cosines is None:
+        source: Source = "no_real_images" if len(offer.phrases) > 1 else "only_candidate"
+        chosen = offer.phrases[0] if len(offer.phrases) == 1 else None
+        pairs: tuple[tuple[str, float | None], ...] = tuple((text, None) for text in offer.phrases)
+        return Meaning(
+            one.id,
+            one.name,
+            chosen,
+            source if offer.phrases else "no_candidates",
+            None,
+            None,
+            None,
+            pairs,
+            offer.source,
+            num_images,
+            counted,
+        )
+    rounded = [round(float(cosine), NUM_DECIMALS) for cosine in cosines]
+    best, second = sorted(range(len(rounded)), key=lambda index: -rounded[index])[:2]  # stable: the earlier wins a tie
+    return Meaning(
+        one.id,
+        one.name,
+        offer.phrases[best],
+        "clip",
+        rounded[best],
+        round(rounded[best] - rounded[second], NUM_DECIMALS),
+        offer.phrases[second],
+        tuple(zip(offer.phrases, rounded, strict=True)),
+        offer.source,
+        num_images,
+        counted,
+    )
+
+
+# by hand
+
+
+def given_meanings(classes: Sequence[Class], spec: MeaningSpec) -> dict[int, str]:
+    """Class id -> phrase, from the recipe and, stronger, from the file of overrides."""
+    chosen = resolve_given(classes, spec.given, "meanings.given")
+    if spec.overrides is not None:
+        path = Path(spec.overrides)
+        if not path.is_file():
+            raise ValueError(f"meanings.overrides: found no file {path}, expected lines `name or id: phrase`; write it")
+        chosen |= resolve_given(classes, load_recipe(path, _Overrides).root, str(path))
+    return chosen
+
+
+def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], where: str) -> dict[int, str]:
+    """Class id -> phrase. Integers are ids; texts are names, or ids if no class has that name.
+
+    Phrases of classes that are not in the list are left out (one table may serve many runs), unless the key looks like
+    a misspelt name of a class that has none. Raises ValueError for that, and for a name that two classes share.
+    """
+    by_name: dict[str, list[int]] = {}
+    for one in classes:
+        by_name.setdefault(one.name, []).append(one.id)
+    ids = {one.id for one in classes}
+    chosen: dict[int, str] = {}
+    unknown: list[str] = []
+    for key, text in given.items():
+        check_text(text, f"{where}.{ascii(key)[:60]}")
+        named = by_name.get(key, []) if isinstance(key, str) else []
+        if len(named) > 1:
+            raise ValueError(f"{where}: found {key!r}, which names the classes {named}, expected an id; use one")
+        class_id = named[0] if named else int(key) if re.fullmatch("[0-9]{1,10}", str(key)) else None
+        if class_id in ids:
+            if class_id in chosen:
+                raise ValueError(f"{where}: found two meanings for class {class_id}, expected one; remove {key!r}")
+            chosen[class_id] = text
+        elif class_id is None:
+            unknown.append(str(key))
+    without = [one.name for one in classes if one.id not in chosen]
+    for name in unknown:
+        near = get_close_matches(name, without, n=1, cutoff=0.75)
+        if near:
+            raise ValueError(f"{where}: found {ascii(name)[:60]}, expected a class name; did you mean {near[0]!r}?")
+    return chosen
+
+
+# candidates
+
+
+def _offers(
+    classes: Sequence[Class], spec: MeaningSpec, lexicon: Lexicon, llm: Llm | None, seed: int
+) -> dict[int, _Offer]:
+    asked: list[tuple[list[str], str | None]] = [([], None)] * len(classes)
+    if llm is not None and classes:
+        answers = llm.ask([meaning_ask(one.name, spec.candidates, seed) for one in classes])
+        asked = [(_listed(answer.value), answer.reason) for answer in answers]
+    wordnet = open_wordnet(Path(spec.wordnet)) if classes and spec.wordnet is not None else None
+    return {
+        one.id: _offer(one, listed, failure, spec.candidates, lexicon, wordnet)
+        for one, (listed, failure) in zip(classes, asked, strict=True)
+    }
+
+
+def _offer(
+    one: Class, listed: Sequence[str], failure: str | None, limit: int, lexicon: Lexicon, wordnet: WordNet | None
+) -> _Offer:
+    dropped = Counter({f"llm_{failure}": 1} if failure else {})
+    sources: tuple[tuple[CandidateSource, Callable[[], Sequence[str]]], ...] = (
+        ("llm", lambda: listed),
+        ("lexicon", lambda: lexicon.senses.get(one.name, ())),
+        ("wordnet", lambda: _wordnet_phrases(one, wordnet)),
+        ("timm", lambda: _timm_phrases(one)),
+    )
+    for source, read in sources:
+        phrases, refused = clean_candidates(one.name, read(), limit)
+        dropped += refused
+        if phrases:
+            return _Offer(phrases, source, dropped)
+    return _Offer((), None, dropped)
+
+
+def meaning_ask(name: str, count: int, seed: int) -> Ask:
+    """The question for one name."""
+    schema: dict[str, JSON] = {
+        "type": "object",
+        "properties": {
+            "meanings": {
+                "type": "array",
+                "items": {"type": "string", "maxLength": 4 * MAX_PHRASE_CHARS},
+                "minItems": 1,
+                "maxItems": 4 * count,
+            }
+        },
+        "required": ["meanings"],
+        "additionalProperties": False,
+    }
+    # the name is quoted as JSON: it is data, whatever it says
+    user = f"The name is {json.dumps(name, ensure_ascii=False)}. List up to {count} things that it can stand for."
+    return Ask(purpose="meanings", system=SYSTEM, user=user, schema=schema, seed=seed)
+
+
+def _listed(value: object) -> list[str]:
+    """The phrases in an answer that kept to the schema; none in a failed one."""
+    found = value.get("meanings") if isinstance(value, dict) else None
+    return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
+
+
+def _wordnet_phrases(one: Class, wordnet: WordNet | None) -> list[str]:
+    if wordnet is None:
+        return []
+    known = sense_of_id(one.wordnet_id, wordnet) if one.wordnet_id is not None else None
+    senses = (known,) if known is not None else senses_of(one.name, wordnet)
+    return [phrase(one.name, sense.gloss) for sense in senses]
+
+
+def _timm_phrases(one: Class) -> list[str]:
+    definition = definition_of_id(one.wordnet_id) if one.wordnet_id is not None else None
+    return [phrase(one.name, definition)] if definition is not None else []
+
+
+def clean_candidates(name: str, texts: Sequence[str], limit: int) -> tuple[tuple[str, ...], Counter[str]]:
+    """At most `limit` distinct phrases that hold the name, one line each, and what was dropped, by reason.
+
+    Control and format characters go, a list's bullet goes, words after the twentieth go, and a phrase without the name
+    gets it in front.
+    """
+    kept: dict[tuple[str, ...], str] = {}
+    dropped: Counter[str] = Counter()
+    bare = _words(name)
+    for text in texts:
+        if len(text) > 4 * MAX_PHRASE_CHARS:
+            dropped["candidate_too_long"] += 1
+            continue
+        candidate = _one_line(text)
+        if len(candidate) > MAX_PHRASE_CHARS:
+            dropped["candidate_too_long"] += 1
+            continue
+        candidate = " ".join(_BULLET.sub("", candidate).split(" ")[:MAX_PHRASE_WORDS]).rstrip(" ,;:.")
+        if not _holds(candidate, name):
+            candidate = f"{name}, {candidate}" if candidate else ""
+        words = _words(candidate)
+        if not words or words == bare:
+            dropped["candidate_says_nothing"] += 1
+        elif words in kept:
+            dropped["candidate_duplicate"] += 1
+        elif len(kept) == limit:
+            dropped["candidate_surplus"] += 1
+        else:
+            kept[words] = candidate
+    return tuple(kept.values()), dropped
+
+
+def _one_line(text: str) -> str:
+    kept = []
+    for char in unicodedata.normalize("NFC", text):
+        category = unicodedata.category(char)
+        if category in ("Cc", "Zl", "Zp"):
+            kept.append(" ")
+        elif category not in ("Cf", "Cs", "Co", "Cn"):
+            kept.append(char)
+    return " ".join("".join(kept).split())
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """What a text says, without case and punctuation; its characters if it has no letter or digit at all."""
+    return tuple(re.findall(r"\w+", text.casefold())) or tuple("".join(text.split()))
+
+
+def _holds(text: str, name: str) -> bool:
+    if not re.search(r"\w", name):
+        return name in text
+    words, wanted = _words(text), _words(name)
+    return any(words[at : at + len(wanted)] == wanted for at in range(len(words) - len(wanted) + 1))
+
+
+# the comparison
+
+
+def _compare(
+    classes: Sequence[Class],
+    offers: Mapping[int, _Offer],
+    spec: MeaningSpec,
+    seed: int,
+    on_progress: Callable[[int, int], None],
+) -> tuple[dict[int, NDArray[np.float64]], dict[int, Counter[str]]]:
+    """Class id -> cosines of its candidates, for classes with images; class id -> number of images by status."""
+    if not classes or spec.real is None or spec.clip is None:
+        return {}, {}
+    clip = Clip.load(spec.clip)
+    sums: dict[int, NDArray[np.float64]] = {}
+    statuses: dict[int, Counter[str]] = {}
+    waiting: list[tuple[int, Image]] = []
+
+    def look() -> None:
+        vectors = clip.embed_images([pixels for _, pixels in waiting])
+        for (class_id, _), vector in zip(waiting, vectors, strict=True):
+            sums[class_id] = sums.get(class_id, 0.0) + vector.astype(np.float64)
+        waiting.clear()
+        on_progress(sum(counter["success"] for counter in statuses.values()), len(classes) * spec.max_images)
+
+    for image in read_real(spec.real, classes, spec.max_images, seed, spec.subset):
+        statuses.setdefault(image.class_id, Counter())[image.reason or "success"] += 1
+        if image.pixels is not None:
+            waiting.append((image.class_id, image.pixels))
+        if len(waiting) == spec.clip.batch:
+            look()
+    if waiting:
+        look()
+    seen = [one.id for one in classes if one.id in sums]
+    # The phrase alone: in the sandbox it finds 10 of 10 senses from 20 images (9 after "a photo of"), 94 % from 5 (93),
+    # 82 % from 1 (88); for the other sense, with dice, 10, 97 and 88 % (10, 96, 84).
+    texts = clip.embed_texts([text for class_id in seen for text in offers[class_id].phrases])
+    cosines = {}
+    at = 0
+    for class_id in seen:
+        rows = texts[at : at + len(offers[class_id].phrases)].astype(np.float64)
+        at += len(rows)
+        cosines[class_id] = rows @ (sums[class_id] / np.linalg.norm(sums[class_id]))
+    return cosines, statuses
+
+
+# the file, and the table for people
+
+
+def dump_meanings(meanings: Sequence[Meaning]) -> bytes:
+    """The bytes of meanings.jsonl."""
+    ordered = sorted(meanings, key=lambda meaning: meaning.class_id)
+    return b"".join(canonical_json(_plain(meaning)) + b"\n" for meaning in ordered)
+
+
+def _plain(meaning: Meaning) -> dict[str, object]:
+    plain = asdict(meaning)
+    plain["candidates"] = [list(pair) for pair in meaning.candidates]
+    plain["dropped"] = [list(pair) for pair in meaning.dropped]
+    return plain
+
+
+def write_meanings(meanings: Sequence[Meaning], path: Path) -> None:
+    """Write meanings.jsonl, all of it or nothing."""
+    temp = path.with_name(path.name + ".tmp")
+    try:
+        with temp.open("wb") as file:
+            file.write(dump_meanings(meanings))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def read_meanings(path: Path) -> list[Meaning]:
+    """Raises ValueError (one line) if a line is not one of ours, or a class stands twice."""
+    known = {field.name for field in fields(Meaning)}
+    reader = TypeAdapter(Meaning)
+    meanings: dict[int, Meaning] = {}
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: found no such file, expected one; write it with `sixfold meanings`") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            data = json.loads(line)
+            if not isinstance(data, dict) or data.keys() != known:
+                raise ValueError("other keys")
+            meaning = reader.validate_json(line)
+        except (ValueError, ValidationError, RecursionError):
+            raise ValueError(
+                f"{path}, line {number}: found no meaning, expected JSON with {', '.join(sorted(known))}; write the "
+                "file again with `sixfold meanings`"
+            ) from None
+        if meaning.class_id in meanings:
+            raise ValueError(f"{path}, line {number}: found class {meaning.class_id} twice, expected it once")
+        meanings[meaning.class_id] = meaning
+    return [meanings[class_id] for class_id in sorted(meanings)]
+
+
+def meaning_table(meanings: Sequence[Meaning]) -> list[tuple[str, ...]]:
+    """Rows under TABLE_COLUMNS, the least certain first: no phrase, one candidate, then the smallest margin; then what
+    was given by hand and what was not asked for."""
+    order: dict[Source, int] = {
+        "no_candidates": 0,
+        "no_real_images": 0,
+        "only_candidate": 1,
+        "clip": 2,
+        "given": 3,
+        "none": 4,
+    }
+    ranked = sorted(meanings, key=lambda meaning: (order[meaning.source], meaning.margin or 0.0, meaning.class_id))
+    return [
+        (
+            str(meaning.class_id),
+            meaning.class_name,
+            meaning.phrase or "",
+            meaning.source,
+            "" if meaning.similarity is None else f"{meaning.similarity:.4f}",
+            "" if meaning.margin is None else f"{meaning.margin:.4f}",
+            meaning.runner_up or "",
+            str(meaning.num_images),
+        )
+        for meaning in ranked
+    ]

@@ -1,0 +1,449 @@
+"""Prompts: the texts a generator is given, drawn without repeats for each class.
+
+In: classes, their meanings, a `PromptSpec`, the run seed, and for some kinds a lexicon or a language model. Out and on
+disk: prompts.parquet, one row per prompt, sorted by (class_id, prompt_id), prompt_id counting from 0 within a class;
+BASE_SCHEMA, then one column per slot with the words that went into it, so every text can be put together again:
+`Wording(form, words).text(meaning or class_name)`. The same input gives the same bytes.
+
+A form is text with slots: `{name}` is filled with the class's meaning if it has one, else with its name; any other
+slot takes a word. No text occurs twice in a class, and its first prompts are already varied.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gen.llm.ask import Llm
+from gen.llm.call import LlmError
+from gen.wording.captions import CaptionSpec, draw_captions
+from gen.wording.contexts import ContextSpec, Embed, draw_contexts
+from gen.wording.lexicon import Lexicon
+from gen.wording.parts import PARTS, Wording, check_text
+from gen.wording.styles import add_styles, mix
+from gen.wording.templates import Wordings, builtin_templates, slots_of
+from shards.labels.classes import Class
+
+MAX_PER_CLASS = 10_000
+ROWS_PER_GROUP = 16_384
+MAX_LISTED = 5  # classes in one message
+
+BASE_SCHEMA = pa.schema(
+    [
+        pa.field("class_id", pa.int32(), nullable=False),
+        pa.field("prompt_id", pa.int32(), nullable=False),
+        pa.field("class_name", pa.string(), nullable=False),
+        pa.field("meaning", pa.string()),  # which sense of the name; null = none was chosen
+        pa.field("kind", pa.string(), nullable=False),  # name | template | caption | cd | sd
+        pa.field("form", pa.string(), nullable=False),  # the text with its slots
+        pa.field("text", pa.string(), nullable=False),  # what the generator sees
+        pa.field("negative", pa.string(), nullable=False),
+    ]
+)
+_ONCE_ONLY = {"class_id", "prompt_id", "text", "caption"}  # all other columns repeat themselves
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of prompts.parquet. `words` has the slots that are not null."""
+
+    class_id: int
+    prompt_id: int
+    class_name: str
+    meaning: str | None
+    kind: str
+    form: str
+    text: str
+    negative: str
+    words: Mapping[str, str]
+
+    @property
+    def context(self) -> str | None:
+        """The words of all slots but the style's, as JSON: how rows of shards keep them."""
+        words = {slot: word for slot, word in self.words.items() if slot != "style"}
+        return json.dumps(words, ensure_ascii=False) if words else None
+
+
+class PromptSpec(BaseModel):
+    """How texts are made from class names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["name", "template", "caption", "cd", "sd", "cd+sd"] = Field(
+        "template",
+        description="name: the bare name; template: filled sentences; caption: sentences by a captioner; cd: varied "
+        "contexts; sd: contexts in an artistic style; cd+sd: both",
+    )
+    per_class: int | None = Field(None, ge=1, le=MAX_PER_CLASS, description="prompts a class; null = all there are")
+    style_share: float = Field(0.5, ge=0, le=1, description="of the prompts of cd+sd: share that has a style")
+    lexicon: str = Field("general", min_length=1, description="general, sandbox, or a YAML file of that form")
+    contexts: ContextSpec = ContextSpec()
+    captions: CaptionSpec = CaptionSpec()
+    templates: tuple[str, ...] | None = Field(None, min_length=1, description="null = the 80 in gen/wording")
+    parts: Mapping[str, tuple[str, ...]] = Field(default={}, description="words for the slots of the templates")
+    negative: str = Field("", description="what the generator is told to avoid, in every prompt")
+    file: str | None = Field(
+        None,
+        min_length=1,
+        description="a finished prompts.parquet; then nothing else here, in meanings and in llm is used",
+    )
+
+    @model_validator(mode="after")
+    def _fields_fit_each_other(self) -> "PromptSpec":
+        check_text(self.negative, "prompts.negative", may_be_empty=True)
+        if self.kind != "template" and (self.templates or self.parts):
+            raise ValueError(
+                f"prompts: found templates or parts beside kind: {self.kind}, expected kind: template; remove them"
+            )
+        if self.kind not in ("name", "template") and self.per_class is None:
+            raise ValueError(f"prompts.per_class: found none, expected a number beside kind: {self.kind}; set it")
+        for slot, words in self.parts.items():
+            _check_list(words, f"prompts.parts.{slot}")
+        _check_list(self.texts, "prompts.templates")
+        used = set()
+        for template in self.texts:
+            slots = slots_of(template)
+            if "name" not in slots:
+                raise ValueError(f"prompts.templates: found {ascii(template)[:80]}, expected the slot {{name}} in it")
+            for slot in slots:
+                if slot != "name" and slot not in self.parts:
+                    near = get_close_matches(slot, [*self.parts, "name"], n=1)
+                    hint = f"did you mean {{{near[0]}}}?" if near else f"add its words as prompts.parts.{slot}"
+                    raise ValueError(
+                        f"prompts.templates: found the slot {{{slot}}}, expected one of prompts.parts; {hint}"
+                    )
+            used |= set(slots)
+        for slot in self.parts:
+            if slot == "name" or slot not in used:
+                raise ValueError(f"prompts.parts: found {slot!r}, expected a slot that a template uses; remove it")
+            if slot in BASE_SCHEMA.names:
+                raise ValueError(
+                    f"prompts.parts: found the slot {slot!r}, expected another name than a column of the prompt table "
+                    f"({', '.join(BASE_SCHEMA.names)}); rename it"
+                )
+        return self
+
+    @cached_property
+    def wordings(self) -> Wordings:
+        return Wordings.of(self.texts, self.parts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The templates in force."""
+        if self.kind == "name":
+            return ("{name}",)
+        return self.templates or builtin_templates()
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The columns of words that the table has."""
+        return tuple(self.parts) if self.kind in ("name", "template") else PARTS
+
+    @property
+    def num_styled(self) -> int:
+        """Prompts of a class that have a style."""
+        share = {"sd": 1.0, "cd+sd": self.style_share}.get(self.kind, 0.0)
+        return round(share * (self.per_class or 0))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where words come from beside the recipe: a lexicon always, a language model and an embedding where there are."""
+
+    lexicon: Lexicon
+    llm: Llm | None = None
+    embed: Embed | None = None
+    num_threads: int = 1  # classes that are drawn at a time; more than one pays where a language model is waited for
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The prompts of one class, and what a language model said in vain, by reason."""
+
+    prompts: list[Prompt]
+    dropped: Counter[str]
+
+
+def _check_list(words: Sequence[str], where: str) -> None:
+    if not words:
+        raise ValueError(f"{where}: found an empty list, expected at least one text")
+    for index, word in enumerate(words):
+        check_text(word, where)
+        if word in words[:index]:
+            raise ValueError(f"{where}: found {ascii(word)[:60]} twice, expected distinct texts; remove one")
+
+
+# drawing
+
+
+def draw_prompts(
+    one: Class, meaning: str | None, spec: PromptSpec, seed: int, sources: Sources, place: int = 0
+) -> Drawn:
+    """The prompts of one class, the `place`-th of the run: styles go on where the class before left off.
+
+    Raises ValueError if there are fewer distinct ones than asked for.
+    """
+    where = f"prompts of class {one.id} ({one.name})"
+    name = one.name if meaning is None else meaning
+    dropped: Counter[str] = Counter()
+    prompts: list[Prompt] = []
+    for kind, wording in _wordings(one, meaning, spec, seed, sources, place, dropped):
+        text = check_text(wording.text(name), where)
+        prompts.append(
+            Prompt(one.id, len(prompts), one.name, meaning, kind, wording.form, text, spec.negative, wording.words)
+        )
+    return Drawn(prompts, dropped)
+
+
+def _wordings(
+    one: Class,
+    meaning: str | None,
+    spec: PromptSpec,
+    seed: int,
+    sources: Sources,
+    place: int,
+    dropped: Counter[str],
+) -> Sequence[tuple[str, Wording]]:
+    lexicon, llm, count = sources.lexicon, sources.llm, spec.per_class or 0
+    if spec.kind in ("name", "template"):
+        return [(spec.kind, wording) for wording in _fill_templates(one, meaning, spec, seed)]
+    if spec.kind == "caption":
+        captions = draw_captions(one, meaning, count, seed, lexicon, llm, spec.captions, dropped)
+        return [("caption", wording) for wording in captions]
+    contexts = draw_contexts(one, meaning, count, seed, lexicon, llm, spec.contexts, sources.embed, dropped)
+    styled = spec.num_styled
+    first = place * styled
+    return mix(contexts[styled:], add_styles(one, meaning, contexts[:styled], styled, first, seed, lexicon))
+
+
+def _fill_templates(one: Class, meaning: str | None, spec: PromptSpec, seed: int) -> list[Wording]:
+    available = spec.wordings.num_combinations
+    if spec.per_class is None and available > MAX_PER_CLASS:
+        raise ValueError(
+            f"prompts: found {available} combinations a class, expected at most {MAX_PER_CLASS}; set prompts.per_class"
+        )
+    wanted = available if spec.per_class is None else spec.per_class
+    name = one.name if meaning is None else meaning
+    count = wanted
+    while True:
+        # two combinations may read the same: "a {x}" with "b c", "a b {x}" with "c"
+        drawn: dict[str, Wording] = {}
+        for template, words in spec.wordings.draw(seed, one.id, count):
+            wording = Wording(template, words)
+            drawn.setdefault(wording.text(name), wording)
+        if len(drawn) >= wanted or spec.per_class is None:
+            return list(islice(drawn.values(), wanted))
+        if count >= available:
+            raise ValueError(
+                f"prompts of class {one.id} ({one.name}): found {len(drawn)} distinct texts, expected {wanted}; add "
+                "templates or words, or lower prompts.per_class"
+            )
+        count = min(2 * count, available)
+
+
+def count_prompts(classes: Sequence[Class], spec: PromptSpec, seed: int) -> dict[int, int]:
+    """Class id -> prompts it will have. Asks no model: only names and templates are drawn for it."""
+    if spec.file is not None:
+        table = PromptTable.load(Path(spec.file))
+        table.check_classes(classes)
+        return table.num_per_class()
+    if spec.per_class is not None:
+        return dict.fromkeys((one.id for one in classes), spec.per_class)
+    return {one.id: len(_fill_templates(one, None, spec, seed)) for one in classes}
+
+
+# the table
+
+
+def write_prompts(
+    classes: Sequence[Class],
+    meanings: Mapping[int, str],
+    spec: PromptSpec,
+    seed: int,
+    sources: Sources,
+    path: Path,
+    on_class: Callable[[], None] = lambda: None,
+) -> Counter[str]:
+    """Write prompts.parquet, all of it or nothing; returns what was said in vain, by reason. Holds one row group.
+
+    `meanings` is class id -> phrase; `on_class` hears of every class that is drawn. Raises ValueError in one line that
+    names the classes without enough prompts, after all others were tried.
+    """
+    temp = path.with_name(path.name + ".tmp")
+    try:
+        with temp.open("wb") as file:
+            dropped = _write_table(classes, meanings, spec, seed, sources, file, on_class)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)
+    return dropped
+
+
+def _write_table(
+    classes: Sequence[Class],
+    meanings: Mapping[int, str],
+    spec: PromptSpec,
+    seed: int,
+    sources: Sources,
+    file: BinaryIO,
+    on_class: Callable[[], None],
+) -> Counter[str]:
+    schema = pa.schema([*BASE_SCHEMA, *(pa.field(slot, pa.string()) for slot in spec.slots)])
+    jobs = [
+        partial(draw_prompts, one, meanings.get(one.id), spec, seed, sources, place)
+        for place, one in enumerate(sorted(classes, key=lambda one: one.id))
+    ]
+    rows: list[Prompt] = []
+    dropped: Counter[str] = Counter()
+    failed: list[str] = []
+    with pq.ParquetWriter(file, schema, compression="zstd", compression_level=3) as writer:
+        for drawn in _in_order(jobs, sources.num_threads):
+            if isinstance(drawn, ValueError):
+                failed.append(str(drawn))
+                continue
+            on_class()
+            dropped += drawn.dropped
+            rows += drawn.prompts
+            while len(rows) >= ROWS_PER_GROUP:
+                writer.write_batch(_batch(rows[:ROWS_PER_GROUP], schema))
+                del rows[:ROWS_PER_GROUP]
+        writer.write_batch(_batch(rows, schema))
+    if failed:
+        more = f"; and {len(failed) - MAX_LISTED} more classes" if len(failed) > MAX_LISTED else ""
+        raise ValueError("; ".join(failed[:MAX_LISTED]) + more)
+    return dropped
+
+
+def _in_order(jobs: Sequence[Callable[[], Drawn]], num_threads: int) -> Iterator[Drawn | ValueError]:
+    """What each job gives, in order; with threads, a few jobs are ahead of the one that is waited for."""
+
+    def attempt(job: Callable[[], Drawn]) -> Drawn | ValueError:
+        try:
+            return job()
+        except LlmError:  # it holds for every class
+            raise
+        except ValueError as error:  # the other classes go on; the caller raises them all together
+            return error
+
+    if num_threads == 1:
+        yield from map(attempt, jobs)
+        return
+    left = iter(jobs)
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prompts")
+    try:
+        ahead: list[Future[Drawn | ValueError]] = []
+        ahead += [pool.submit(attempt, job) for job in islice(left, 2 * num_threads)]
+        while ahead:
+            # an ask has deadlines of its own; waiting in small steps lets Ctrl-C through
+            while not wait(ahead[:1], timeout=0.5).done:
+                pass
+            yield ahead.pop(0).result(timeout=0)
+            ahead += [pool.submit(attempt, job) for job in islice(left, 1)]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _batch(rows: Sequence[Prompt], schema: pa.Schema) -> pa.RecordBatch:
+    base = {name: [getattr(row, name) for row in rows] for name in BASE_SCHEMA.names}
+    words = {name: [row.words.get(name) for row in rows] for name in schema.names[len(base) :]}
+    return pa.RecordBatch.from_pydict(base | words, schema=schema)
+
+
+class PromptTable:
+    """prompts.parquet in memory: texts as one Arrow buffer, everything that repeats as a dictionary."""
+
+    def __init__(self, table: pa.Table, starts: Mapping[int, tuple[int, int]]) -> None:
+        self._table = table
+        self._starts = starts  # class id -> (first row, rows)
+        self._slots = table.column_names[len(BASE_SCHEMA) :]
+
+    @staticmethod
+    def load(source: Path | bytes) -> "PromptTable":
+        """Read and check a table. Raises ValueError if it is not a whole, sorted prompt table."""
+        where = str(source) if isinstance(source, Path) else "prompts.parquet"
+        try:
+            schema = pq.read_schema(_open(source))
+            names, base = schema.names, len(BASE_SCHEMA)
+            if names[:base] != BASE_SCHEMA.names or len(set(names)) < len(names) or not _all_text(schema, base):
+                raise ValueError(
+                    f"{where}: found the columns {', '.join(names)[:120]}, expected {', '.join(BASE_SCHEMA.names)} and "
+                    "one of text per slot; write it again with `sixfold prompts`"
+                )
+            repetitive = [name for name in names if name not in _ONCE_ONLY]
+            table = pq.ParquetFile(_open(source), read_dictionary=repetitive).read()
+        except FileNotFoundError:
+            raise ValueError(f"{where}: found no prompt table, expected one; write it with `sixfold prompts`") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise ValueError(
+                f"{where}: found a damaged table ({reason}); write it again with `sixfold prompts`"
+            ) from None
+        class_ids = table.column("class_id").to_numpy()
+        ids, first, sizes = np.unique(class_ids, return_index=True, return_counts=True)
+        numbers = np.arange(len(class_ids)) - np.repeat(first, sizes)
+        ascending = bool((np.diff(class_ids) >= 0).all())
+        if not len(ids) or not ascending or not np.array_equal(table.column("prompt_id").to_numpy(), numbers):
+            raise ValueError(
+                f"{where}: found rows out of order or missing, expected prompt_id 0, 1, ... within ascending class_id; "
+                "write it again with `sixfold prompts`"
+            )
+        rows = zip(first.tolist(), sizes.tolist(), strict=True)
+        return PromptTable(table, dict(zip(ids.tolist(), rows, strict=True)))
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def num_per_class(self) -> dict[int, int]:
+        """Class id -> number of prompts, ids ascending."""
+        return {class_id: count for class_id, (_, count) in self._starts.items()}
+
+    def negatives(self) -> set[str]:
+        """What any prompt of the table tells the generator to avoid; "" where one has nothing to say."""
+        return set(self._table.column("negative").unique().to_pylist())
+
+    def prompt(self, class_id: int, prompt_id: int) -> Prompt:
+        first, count = self._starts.get(class_id, (0, 0))
+        if not 0 <= prompt_id < count:
+            raise KeyError(f"prompt {prompt_id} of class {class_id}: the table has {count} for this class")
+        row = {name: self._table.column(name)[first + prompt_id].as_py() for name in self._table.column_names}
+        words = {slot: word for slot in self._slots if (word := row.pop(slot)) is not None}
+        return Prompt(**row, words=words)
+
+    def check_classes(self, classes: Sequence[Class]) -> None:
+        """Raise ValueError unless the table has exactly these classes by id and name."""
+        ours = {one.id: one.name for one in classes}
+        if ours.keys() != self._starts.keys():
+            odd = sorted(ours.keys() ^ self._starts.keys())
+            raise ValueError(
+                f"prompts.file: found {len(self._starts)} classes, expected the {len(ours)} of the recipe; they differ "
+                f"in {', '.join(map(str, odd[:MAX_LISTED]))}; write it with `sixfold prompts` of this recipe"
+            )
+        for class_id, name in ours.items():
+            found = self.prompt(class_id, 0).class_name
+            if found != name:
+                raise ValueError(
+                    f"prompts.file: found {ascii(found)[:60]} as class {class_id}, expected {ascii(name)[:60]}; write "
+                    "it with `sixfold prompts` of this recipe"
+                )
+
+
+def _all_text(schema: pa.Schema, base: int) -> bool:
+    return all(schema.field(place).type == pa.string() for place in range(base, len(schema.names)))
+
+
+def _open(source: Path | bytes) -> Path | pa.BufferReader:
+    return source if isinstance(source, Path) else pa.BufferReader(source)

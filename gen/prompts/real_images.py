@@ -1,0 +1,258 @@
+"""The real images of each class, as pixels, for what has to look at them (meanings, style inversion, reports).
+
+In: an ImageFolder, or a data set of ours (folder or URL, optionally one of its subsets); classes. Out: class by class,
+ids ascending, at most so many images of each; a picture that cannot be used is handed out as its reason instead and
+another one of its class takes its place. On disk: nothing is written.
+
+Which folder is which class, first match wins: its WordNet id; the name that an export gives it (0007_seven); the class
+name; and if none of the folders matches any class, its position, provided there is one folder for each class. Samples
+of a data set belong to the class with the same id and name, else to the only one of that name. Only samples of the
+domain `real` are looked at.
+
+Which images of a class: those whose names come first after hashing with the seed. So more images are a longer list of
+the same order, and neither the other classes nor the order of files or shards matter.
+"""
+
+import hashlib
+import io
+import os
+import struct
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from PIL import ImageOps
+
+from shards.disk.home import home
+from shards.disk.jpeg import MAX_PIXELS
+from shards.disk.layout import SUCCESS
+from shards.disk.store import Store, open_for_reading, printable, redact
+from shards.labels.classes import Class
+from shards.labels.sources import IMAGE_SUFFIXES
+from shards.set.manifest import iter_tables, read_member, read_subset, scan_records
+from shards.set.row_images import JPEG_COLUMNS
+from shards.views.image_folder import FORMATS, class_folder
+
+MAX_FILE_BYTES = 1 << 28
+MAX_SIDE_RATIO = 32  # a strip of 1 x 60,000 px is no picture of anything, and preprocessing would blow it up
+SPARE = 2  # of a data set's samples, so many times the asked number are remembered in case some cannot be read
+READ_THREADS = 4
+READ_AHEAD = 8  # pictures decoded ahead, so memory is that of eight
+
+Image = NDArray[np.uint8]  # H W 3, RGB
+
+
+@dataclass(frozen=True)
+class RealImage:
+    """One picture of a class, or why it cannot be used; exactly one of `pixels` and `reason` is None."""
+
+    class_id: int
+    name: str  # file below the folder, or key of the sample
+    pixels: Image | None
+    reason: str | None  # failed_to_decode | too_large | too_narrow | unsupported_format | unreadable | damaged
+
+
+@dataclass(frozen=True)
+class _Item:
+    name: str
+    read: Callable[[], bytes | str]  # the file's bytes, or the reason why there are none
+
+
+def read_real(
+    source: str, classes: Sequence[Class], max_per_class: int, seed: int, subset: str | None = None
+) -> Iterator[RealImage]:
+    """Up to `max_per_class` pictures of each class; a class without any is left out.
+
+    Raises ValueError (one line) if the source is neither kind, no class of the list is in it, or not one picture of
+    all classes could be decoded.
+    """
+    where = printable(redact(source))[:200]
+    items = _items(source, where, classes, max_per_class, seed, subset)
+    reasons: Counter[str] = Counter()
+    num_decoded = 0
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        for class_id, queue in items:
+            num_wanted, at = max_per_class, 0
+            while num_wanted and at < len(queue):
+                chunk = queue[at : at + min(READ_AHEAD, num_wanted)]
+                at += len(chunk)
+                for item, found in zip(chunk, pool.map(_decoded, chunk), strict=True):
+                    if isinstance(found, str):
+                        reasons[found] += 1
+                        yield RealImage(class_id, item.name, None, found)
+                    else:
+                        num_wanted -= 1
+                        num_decoded += 1
+                        yield RealImage(class_id, item.name, found, None)
+    if not num_decoded:
+        counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "no picture at all"
+        raise ValueError(f"{where}: found {counted}, expected at least one picture that can be decoded")
+
+
+def decode_picture(data: bytes) -> Image | str:
+    """RGB pixels, the right way up; a `str` is the reason why there are none.
+
+    Size is judged from the header, before anything is allocated; JPEG, PNG and WebP are the only decoders opened.
+    """
+    try:
+        with Picture.open(io.BytesIO(data), formats=tuple(set(FORMATS.values()))) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                return "too_large"
+            if max(width, height) > MAX_SIDE_RATIO * min(width, height):
+                return "too_narrow"
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (Picture.DecompressionBombError, Picture.DecompressionBombWarning):
+        return "too_large"
+    except (OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, KeyError, OverflowError, struct.error):
+        return "failed_to_decode"  # Pillow's decoders raise all of these on broken files
+
+
+def match_folders(folders: Sequence[str], classes: Sequence[Class], where: str) -> dict[int, str]:
+    """Class id -> folder, as the file's head says. Raises ValueError if none matches, or a name means two classes."""
+    on_disk = {unicodedata.normalize("NFC", folder): folder for folder in folders}
+    times = Counter(one.name for one in classes)
+    matched: dict[int, str] = {}
+    for one in classes:
+        exported = class_folder(one.id, one.name)
+        if one.wordnet_id is not None and one.wordnet_id in on_disk:
+            matched[one.id] = on_disk[one.wordnet_id]
+        elif exported in on_disk:
+            matched[one.id] = on_disk[exported]
+        elif one.name in on_disk and times[one.name] == 1:
+            matched[one.id] = on_disk[one.name]
+        elif one.name in on_disk:
+            twins = [other.id for other in classes if other.name == one.name]
+            raise ValueError(
+                f"{where}: found the folder {ascii(one.name)[:60]}, which names the classes {twins}, expected a folder "
+                f"each; call them {', '.join(class_folder(twin, one.name) for twin in twins)}"
+            )
+    if not matched and [one.id for one in classes] == list(range(len(folders))):
+        return dict(enumerate(sorted(folders)))
+    if not matched:
+        some = ", ".join(ascii(folder)[:40] for folder in sorted(folders)[:3]) or "none"
+        raise ValueError(
+            f"{where}: found the class folders {some} ({len(folders)} in all), expected the names of the classes, such "
+            f"as {ascii(classes[0].name)[:60]} or {class_folder(classes[0].id, classes[0].name)}"
+        )
+    return matched
+
+
+# the two kinds of source
+
+
+def _items(
+    source: str, where: str, classes: Sequence[Class], max_per_class: int, seed: int, subset: str | None
+) -> Iterator[tuple[int, list[_Item]]]:
+    """Class by class, ids ascending, the pictures that may be read, in the order in which to try them."""
+    ordered = sorted(classes, key=lambda one: one.id)
+    if "://" in source:
+        yield from _samples(open_for_reading(source), where, ordered, max_per_class, seed, subset)
+        return
+    found = [path for path in (Path(source).expanduser(), home() / source) if path.is_dir()]
+    if not found:
+        raise ValueError(
+            f"{where}: found no such folder, expected an ImageFolder or a data set of real images; check the path"
+        )
+    folder = found[0]
+    if any(folder.glob("[0-9][0-9][0-9][0-9][0-9]_stats.json")):
+        yield from _samples(open_for_reading(str(folder)), where, ordered, max_per_class, seed, subset)
+        return
+    if subset is not None:
+        raise ValueError(f"{where}: found an ImageFolder, which has no subsets; remove subset: {ascii(subset)[:60]}")
+    with os.scandir(folder) as listing:
+        names = sorted(item.name for item in listing if item.is_dir() and not item.name.startswith("."))
+    for class_id, name in match_folders(names, ordered, where).items():
+        files = [
+            (Path(parent) / file).relative_to(folder).as_posix()
+            for parent, _, members in os.walk(folder / name)
+            for file in members
+            if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES
+        ]
+        files.sort(key=lambda file: _rank(seed, file))
+        yield class_id, [_Item(printable(file), partial(_read_file, folder / file)) for file in files]
+
+
+def _samples(
+    store: Store, where: str, classes: Sequence[Class], max_per_class: int, seed: int, subset: str | None
+) -> Iterator[tuple[int, list[_Item]]]:
+    """The real samples of a data set. Remembers at most 2 * SPARE * max_per_class rows a class."""
+    records = scan_records(store)
+    uids = None
+    if subset is not None:
+        listed, _ = read_subset(store, subset)
+        uids = listed["uid"].combine_chunks()
+        wanted = set(listed["shard"].to_pylist())
+        records = {shard: record for shard, record in records.items() if shard in wanted}
+    by_id = {one.id: one for one in classes}
+    times = Counter(one.name for one in classes)
+    by_name = {one.name: one for one in classes if times[one.name] == 1}
+    columns = ["uid", "key", "shard", "class_id", "class_name", "status", "domain", *JPEG_COLUMNS]
+    kept: dict[int, list[tuple[bytes, dict[str, object]]]] = {}
+    domains: Counter[str] = Counter()
+    limit = SPARE * max_per_class
+    for table in iter_tables(store, records, columns):
+        table = table.filter(pc.equal(table["status"], SUCCESS))
+        if uids is not None:
+            table = table.filter(pc.is_in(table["uid"], value_set=uids.cast(table["uid"].type)))
+        domains.update(table["domain"].to_pylist())
+        for row in _rows(table.filter(pc.equal(table["domain"], "real"))):
+            same_id = by_id.get(int(str(row["class_id"])))
+            one = same_id if same_id and same_id.name == row["class_name"] else by_name.get(str(row["class_name"]))
+            if one is None:
+                continue
+            rows = kept.setdefault(one.id, [])
+            rows.append((_rank(seed, str(row["uid"])), row))
+            if len(rows) > 2 * limit:
+                rows.sort(key=lambda ranked: ranked[0])
+                del rows[limit:]
+    if not kept:
+        counted = ", ".join(f"{count} {domain}" for domain, count in sorted(domains.items())) or "none"
+        raise ValueError(
+            f"{where}: found no real sample of the {len(classes)} classes (samples by domain: {counted}), expected "
+            "some; give the data set of real images"
+        )
+    for class_id in sorted(kept):
+        rows = sorted(kept[class_id], key=lambda ranked: ranked[0])[:limit]
+        yield class_id, [_Item(str(row["key"]), partial(_read_sample, store, row)) for _, row in rows]
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, object]]:
+    for batch in table.to_batches(max_chunksize=10_000):
+        yield from batch.to_pylist()
+
+
+def _rank(seed: int, name: str) -> bytes:
+    return hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
+def _decoded(item: _Item) -> Image | str:
+    data = item.read()
+    return data if isinstance(data, str) else decode_picture(data)
+
+
+def _read_file(path: Path) -> bytes | str:
+    if path.suffix.lower() not in FORMATS:
+        return "unsupported_format"
+    try:
+        return path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else "too_large"
+    except OSError:
+        return "unreadable"
+
+
+def _read_sample(store: Store, row: dict[str, object]) -> bytes | str:
+    try:
+        return read_member(store, row)
+    except OSError:
+        return "unreadable"
+    except ValueError:
+        return "damaged"  # missing, short, or other bytes than the table says

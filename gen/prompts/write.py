@@ -1,0 +1,180 @@
+"""Diversify: from class names to meanings to prompts; all that happens before the first image.
+
+In: a recipe and its classes. Out: what was chosen and drawn. On disk, in a folder of the caller's:
+
+    meanings.jsonl    one line a class: the phrase that says which sense is meant, and how sure the choice is
+    prompts.parquet   every prompt of every class
+
+A recipe that names a finished table (`prompts.file`) gets a copy of it and chooses nothing.
+"""
+
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.process.exit import Draining
+from cluster.process.stop_flag import StopFlag
+from gen.llm.ask import Llm, LlmUse, open_llm
+from gen.model.clip import Clip, ClipSpec
+from gen.model.folder import ModelError, open_model
+from gen.prompts.diversity import measure_diversity
+from gen.prompts.diversity_figures import Diversity
+from gen.prompts.encoder_limit import CLIP_TOKENS, CountTokens
+from gen.prompts.meanings import Meaning, choose_meanings, write_meanings
+from gen.prompts.prompts import PromptTable, Sources, write_prompts
+from gen.recipe import Recipe
+from gen.wording.contexts import Embed
+from gen.wording.lexicon import load_lexicon
+from shards.disk.home import home
+from shards.labels.classes import Class
+
+MEANINGS = "meanings.jsonl"
+PROMPTS = "prompts.parquet"
+MAX_TOKENS = 512  # what diffusers gives a long text encoder; some tokenizers know no limit of their own
+EVERY_S = 5.0  # between two lines of progress
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Diversified:
+    """`meanings` is None where prompts came from a file; `use` is None where no language model was asked."""
+
+    meanings: list[Meaning] | None
+    use: LlmUse | None = None
+    dropped: Counter[str] = field(default_factory=Counter)  # what a language model said in vain, by reason
+
+    def sentences(self) -> list[str]:
+        """What was asked of a language model and what came of it."""
+        if self.use is None:
+            return []
+        use = self.use
+        line = (
+            f"language model: {use.asked:,} asked, {use.cached:,} known from before, {use.answered:,} answered in "
+            f"{use.calls:,} calls, {use.tokens_in:,} tokens in, {use.tokens_out:,} out"
+        )
+        lost = [f"{times:,} {reason}" for reason, times in sorted({**use.failed, **self.dropped}.items())]
+        return [line] + ([f"not used: {', '.join(lost)}"] if lost else [])
+
+
+def diversify(
+    recipe: Recipe, classes: Sequence[Class], folder: Path, say: Say, stop: StopFlag | None = None
+) -> Diversified:
+    """Write both files. `say` hears in one line what takes long. Raises ValueError in one line, Draining on a stop."""
+    spec = recipe.prompts
+    if spec.file is not None:
+        PromptTable.load(Path(spec.file)).check_classes(classes)
+        shutil.copyfile(spec.file, folder / PROMPTS)
+        return Diversified(None)
+    lexicon = load_lexicon(spec.lexicon)
+    with open_llm(recipe.llm, stop) as llm:
+        meanings = _choose(recipe, classes, llm, say, stop)
+        write_meanings(meanings, folder / MEANINGS)
+        phrases = {meaning.class_id: meaning.phrase for meaning in meanings if meaning.phrase is not None}
+        embed = None if llm is None or recipe.meanings.clip is None else _text_embedding(recipe.meanings.clip)
+        sources = Sources(lexicon, llm, embed, 1 if llm is None else recipe.llm.max_in_flight)
+        one_more = _progress(len(classes), say, stop)
+        dropped = write_prompts(classes, phrases, spec, recipe.seed, sources, folder / PROMPTS, one_more)
+        return Diversified(meanings, None if llm is None else llm.use, dropped)
+
+
+def _choose(
+    recipe: Recipe, classes: Sequence[Class], llm: Llm | None, say: Say, stop: StopFlag | None
+) -> list[Meaning]:
+    lexicon = load_lexicon(recipe.prompts.lexicon)
+    told: float | None = None
+
+    def on_progress(done: int, most: int) -> None:
+        nonlocal told
+        _heed(stop)
+        told = told or time.monotonic()  # the clock starts when the model is loaded
+        if time.monotonic() - told >= EVERY_S:
+            told = time.monotonic()
+            say(f"meanings: looked at {done:,} of at most {most:,} real images")
+
+    meanings = choose_meanings(classes, recipe.meanings, lexicon, llm, recipe.seed, on_progress)
+    unknown = sum(meaning.source == "no_candidates" for meaning in meanings)
+    if unknown:
+        say(
+            f"meanings: nobody knows a sense of {unknown:,} of {len(meanings):,} names; ask a language model "
+            "(llm.provider), install WordNet (apt install wordnet-base), or write phrases by hand (meanings.overrides)"
+        )
+    return meanings
+
+
+def meanings_only(recipe: Recipe, classes: Sequence[Class], say: Say, stop: StopFlag | None = None) -> list[Meaning]:
+    """What `diversify` would choose, and nothing more."""
+    with open_llm(recipe.llm, stop) as llm:
+        return _choose(recipe, classes, llm, say, stop)
+
+
+def measure(recipe: Recipe, table: Path, say: Say) -> Diversity:
+    """How much the prompts of a table differ, and what the recipe's generator will not see of them.
+
+    Lengths are in words where the generator is not on this machine, and prompts are compared by their words where the
+    recipe names no CLIP.
+    """
+    try:
+        folder = open_model(recipe.sampler.model, recipe.sampler.revision, recipe.sampler.variant, home())
+    except ModelError as error:
+        say(f"lengths are in words, not tokens: {error}")
+        count_tokens, limit = None, CLIP_TOKENS
+    else:
+        count_tokens, limit = _tokenizer(folder.path)
+    embed = None if recipe.meanings.clip is None else _text_embedding(recipe.meanings.clip)
+    return measure_diversity(table, seed=recipe.seed, count_tokens=count_tokens, limit=limit, embed=embed)
+
+
+def _tokenizer(model: Path) -> tuple[CountTokens, int]:
+    """Of the text encoder that reads most: SD3 and FLUX have a long one beside CLIP."""
+    from transformers import AutoTokenizer
+
+    folders = sorted(path for path in model.glob("tokenizer*") if path.is_dir())
+    loaded = [AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False) for path in folders]
+    longest = max(loaded, key=lambda tokenizer: min(tokenizer.model_max_length, MAX_TOKENS))
+
+    def count_tokens(texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in longest(list(texts), verbose=False)["input_ids"]]  # it warns of long ones
+
+    return count_tokens, min(longest.model_max_length, MAX_TOKENS)
+
+
+def _text_embedding(spec: ClipSpec) -> Embed:
+    """CLIP's vectors of texts; one caller at a time, since tokenizers are not made for several."""
+    clip = Clip.load(spec)
+    lock = threading.Lock()
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        with lock:
+            return clip.embed_texts(texts)
+
+    return embed
+
+
+def _progress(total: int, say: Say, stop: StopFlag | None) -> Callable[[], None]:
+    """To be called for every class: a line every few seconds, with the time that is left at this rate."""
+    started = told = time.monotonic()
+    done = 0
+
+    def one_more() -> None:
+        nonlocal done, told
+        _heed(stop)
+        done += 1
+        now = time.monotonic()
+        if now - told >= EVERY_S:
+            told = now
+            say(f"prompts: {done:,} of {total:,} classes, about {(now - started) / done * (total - done):.0f} s left")
+
+    return one_more
+
+
+def _heed(stop: StopFlag | None) -> None:
+    if stop is not None and stop.requested:
+        raise Draining(f"stopped on request ({stop.reason})")

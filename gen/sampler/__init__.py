@@ -1,0 +1,1 @@
+"""Text to images: the spec of a sampler, its pipeline, its device, its speed."""

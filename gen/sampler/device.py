@@ -1,0 +1,55 @@
+"""On which device a process makes images, and what number type and compilation that means.
+
+In: a sampler spec. Out: the same without ``auto`` in what the device decides. Nothing is written. torch is imported
+where there may be a GPU only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gen.model.folder import ModelError
+from gen.sampler.shortcuts import check_quantise
+from gen.sampler.spec import SamplerSpec
+
+if TYPE_CHECKING:
+    import torch
+
+SHORT_SHARE = 0.5
+
+
+def has_gpu_files() -> bool:
+    """Whether this machine may have a GPU, without importing torch, which takes seconds."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
+def for_device(spec: SamplerSpec) -> tuple[SamplerSpec, bool]:
+    """The spec with ``dtype`` and ``compile`` for the device that this process would use, and whether that is a GPU.
+
+    Raises ModelError if the device that is asked for is not there, or cannot do what is asked of it.
+    """
+    on_gpu, has_bf16, capability = False, False, None
+    if spec.device == "cuda" or (spec.device == "auto" and has_gpu_files()):
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+        if spec.device == "cuda" and not on_gpu:
+            raise ModelError("device cuda: torch sees no GPU here; set sampler.device=auto or check the driver")
+        if on_gpu:
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            capability = torch.cuda.get_device_capability()
+    decided = spec.decided(on_gpu, has_bf16)
+    if decided.quantise is not None:
+        check_quantise(decided.quantise, decided.dtype, capability)
+    return decided, on_gpu
+
+
+def is_memory_short(device: torch.device) -> bool:
+    """Whether less than half of a GPU's memory is free, its model loaded; a CPU has nowhere to move things to."""
+    if device.type == "cpu":
+        return False
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return free < SHORT_SHARE * total

@@ -1,0 +1,257 @@
+"""The settings of a sampler: every choice that shapes an image, and whether the model at hand can take them.
+
+In: the recipe's `sampler`. Out: a checked `SamplerSpec`, its digest for the run's fingerprint, one line for every row.
+Reads the model's configs and hashes its weights; loads no torch. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gen.model.folder import (
+    COMMIT_PATTERN,
+    ModelError,
+    ModelFolder,
+    flat_digest,
+    hub_digest,
+    model_digest,
+    open_model,
+    read_config,
+)
+from gen.sampler.shortcuts import check_decoder, require_torchao
+from gen.sampler.token_merge import MAX_SHARE
+from shards.disk.home import home
+
+# name in the recipe -> diffusers class, settings over the model's own scheduler config, families
+SCHEDULERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "ddim": ("DDIMScheduler", {}, ("sd", "sdxl")),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}, ("sd", "sdxl")),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}, ("sd", "sdxl")),
+    "dpm++_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+        ("sd", "sdxl"),
+    ),
+    "dpm++_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, ("sd", "sdxl")),
+    "euler": ("EulerDiscreteScheduler", {}, ("sd", "sdxl")),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}, ("sd", "sdxl")),
+    "heun": ("HeunDiscreteScheduler", {}, ("sd", "sdxl")),
+    "unipc": ("UniPCMultistepScheduler", {}, ("sd", "sdxl")),
+    "lcm": ("LCMScheduler", {}, ("sd", "sdxl")),
+    "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}, ("sd3", "flux")),
+    "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}, ("sd3",)),
+}
+
+
+# What shapes no image, and what each image's row names in a column of its own.
+ELSEWHERE = {"model", "revision", "family", "licence", "negative", "offload_text", "device"}
+
+
+class SamplerSpec(BaseModel):
+    """The model and every choice that changes pixels; all of it is part of a run's fingerprint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="folder of a pipeline (relative: same bytes anywhere) or hub id with revision")
+    revision: str | None = Field(default=None, description="commit of the hub id, 40 hex digits; null for a folder")
+    variant: Literal["fp16", "bf16"] | None = Field(default=None, description="weight files with this tag")
+    family: Literal["auto", "sd", "sdxl", "sd3", "flux"] = Field(default="auto", description="auto: as the model says")
+    licence: str = Field(default="unknown", min_length=1, max_length=200, description="recorded with every image")
+    scheduler: str | None = Field(default=None, description=f"null (the model's own) or {', '.join(SCHEDULERS)}")
+    spacing: Literal["leading", "trailing", "linspace"] | None = Field(
+        default=None,
+        description="of the timesteps; null = the scheduler's own (Lightning models want trailing)",
+    )
+    steps: int = Field(default=30, ge=1, le=1000, description="denoising steps")
+    guidance: float = Field(
+        default=2.0,
+        ge=0,
+        le=100,
+        description="classifier-free guidance, one pass at 1 and below; FLUX: its embedded scale",
+    )
+    negative: str = Field(default="", max_length=8192, description="negative text of prompts that have none")
+    text_tokens: int | None = Field(
+        default=None, ge=1, le=512, description="T5 tokens of SD3 and FLUX; null = the pipeline's own"
+    )
+    size_px: int = Field(default=512, ge=8, le=4096, description="side of the generated square")
+    saved_px: int | None = Field(default=None, ge=8, le=4096, description="side of the stored square; null = size_px")
+    resize: Literal["area", "bicubic"] = Field(default="area", description="box mean or antialiased bicubic")
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        default="auto",
+        description="type of weights and activations; auto: bf16 on a GPU (fp16 on an older one), fp32 on a CPU",
+    )
+    vae_dtype: Literal["fp32", "fp16", "bf16"] | None = Field(
+        default=None, description="of the decoder; null = dtype, or fp32 where the model says that fp16 overflows"
+    )
+    retry_fp32: bool = Field(default=False, description="decode an image with NaN or Inf once more in fp32")
+    attention: Literal["sdpa", "xformers"] = Field(default="sdpa", description="attention kernels")
+    fuse_qkv: bool = Field(default=False, description="query, key and value in one product; rounds differently")
+    compile: Literal["auto", "none", "regional", "full"] = Field(
+        default="auto", description="torch.compile the networks; auto: regional on a GPU, none on a CPU"
+    )
+    batch: int | Literal["auto"] = Field(
+        default=16, description="images per model call, 1..1024; auto: by a curve measured when a run begins"
+    )
+    vae_batch: int = Field(
+        default=8, ge=1, le=1024, description="images per decoder call; from 1024 px on 4 or less, for short indices"
+    )
+    text_batch: int = Field(default=16, ge=1, le=1024, description="texts per encoder call")
+    offload_text: bool | Literal["auto"] = Field(
+        default="auto",
+        description="encode a unit's prompts at once, then move text encoders and embeddings off the GPU; auto: where "
+        "the loaded model leaves less than half of its memory",
+    )
+    guidance_interval: tuple[float, float] | None = Field(
+        default=None, description="[low, high): guidance only in this part of the steps, 0..1; other images"
+    )
+    reuse_every: int | None = Field(
+        default=None, ge=2, le=100, description="run a U-Net's deep layers every n steps only; other images"
+    )
+    merge_tokens: float | None = Field(
+        default=None, gt=0, le=MAX_SHARE, description="share of a U-Net's finest tokens merged; other images"
+    )
+    decoder: str | None = Field(
+        default=None, description="folder or hub id of a TAESD (AutoencoderTiny) instead of the VAE; other images"
+    )
+    decoder_revision: str | None = Field(default=None, description="commit of that hub id; null for a folder")
+    quantise: Literal["int8", "fp8"] | None = Field(
+        default=None, description="linear layers of the denoiser through torchao, on a GPU; other images"
+    )
+    threads: int = Field(default=1, ge=1, le=256, description="CPU threads of torch in each worker")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = cuda where there is one")
+
+    @model_validator(mode="after")
+    def _agree(self) -> SamplerSpec:
+        if self.revision is not None and not COMMIT_PATTERN.fullmatch(self.revision):
+            raise ValueError(
+                f"revision: found {self.revision[:80]!r}, expected a commit of 40 hex digits; branches and tags move, "
+                "so copy the commit from the model's page"
+            )
+        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
+            raise ValueError(f"scheduler: found {self.scheduler!r}, expected null or one of {', '.join(SCHEDULERS)}")
+        if self.size_px % 8:
+            raise ValueError(f"size_px: found {self.size_px}, expected a multiple of 8")
+        if self.saved_px is not None and self.saved_px > self.size_px:
+            raise ValueError(
+                f"saved_px: found {self.saved_px}, expected at most size_px = {self.size_px}; images are never enlarged"
+            )
+        if self.negative and self.guidance <= 1:
+            raise ValueError("negative: has no effect without guidance; set guidance above 1 or leave negative empty")
+        if self.batch != "auto" and not 1 <= self.batch <= 1024:
+            raise ValueError(f"batch: found {self.batch}, expected auto or 1..1024")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"guidance_interval: found [{low:g}, {high:g}], expected 0 <= low < high <= 1")
+            if self.guidance <= 1:
+                raise ValueError("guidance_interval: has no effect without guidance; set guidance above 1 or remove it")
+        if self.reuse_every is not None and self.compile == "full":
+            raise ValueError("reuse_every: skips parts of a network that compile=full makes one; set compile=regional")
+        if self.fuse_qkv and self.attention == "xformers":
+            raise ValueError("fuse_qkv: not with attention=xformers; set one of the two back")
+        if self.quantise is not None and self.compile == "none":
+            raise ValueError("quantise: slower than without where nothing is compiled; set compile=regional")
+        if self.decoder_revision is not None and self.decoder is None:
+            raise ValueError("decoder_revision: found no decoder beside it; set decoder, or remove the revision")
+        return self
+
+    def decided(self, on_gpu: bool, has_bf16: bool = True) -> SamplerSpec:
+        """The spec with a value for every ``auto`` that the kind of device decides; ``batch`` stays as it is.
+
+        ``has_bf16``: the GPU itself computes in bf16 (V100 and T4 do not, and emulate it slowly).
+        """
+        half = "bf16" if has_bf16 else "fp16"
+        chosen = {
+            "dtype": (half if on_gpu else "fp32") if self.dtype == "auto" else self.dtype,
+            "compile": ("regional" if on_gpu else "none") if self.compile == "auto" else self.compile,
+        }
+        return self.model_copy(update=chosen)
+
+    @property
+    def call_size(self) -> int:
+        """Images per model call. Raises ValueError while that is ``auto``."""
+        if self.batch == "auto":
+            raise ValueError("batch: found auto, which only the start of a run decides; set sampler.batch to a number")
+        return self.batch
+
+    @property
+    def stored_px(self) -> int:
+        return self.size_px if self.saved_px is None else self.saved_px
+
+
+def sampler_json(spec: SamplerSpec) -> str:
+    """The settings that shape an image as one line of JSON, stored with every image; null ones are left out."""
+    return json.dumps(spec.model_dump(exclude=ELSEWHERE, exclude_none=True), sort_keys=True)
+
+
+def sampler_digest(spec: SamplerSpec) -> str:
+    """The digest of the weights and configs of the model, and of its tiny decoder if it has one, for the fingerprint.
+
+    Raises ModelError if one of them is not here; whether they are sound and fit the spec says `check_sampler`.
+    """
+    digest = model_digest(spec.model, spec.revision, home())
+    if spec.decoder is None:
+        return digest
+    if spec.decoder_revision is not None:
+        decoder = hub_digest(spec.decoder, spec.decoder_revision)
+    else:
+        decoder = flat_digest(check_decoder(spec.decoder, None, home()))
+    return hashlib.sha256(f"{digest}\0{decoder}\n".encode()).hexdigest()
+
+
+def check_sampler(spec: SamplerSpec) -> ModelFolder:
+    """Everything about the model that can be known without loading torch; raises ModelError with one line."""
+    folder = open_model(spec.model, spec.revision, spec.variant, home())
+    if spec.family not in ("auto", folder.family):
+        raise ModelError(
+            f"model {spec.model}: found family {folder.family}, the recipe says {spec.family}; set sampler.family=auto"
+        )
+    if spec.scheduler is not None and folder.family not in SCHEDULERS[spec.scheduler][2]:
+        known = [name for name, (_, _, families) in SCHEDULERS.items() if folder.family in families]
+        raise ModelError(
+            f"scheduler {spec.scheduler}: not for family {folder.family}; set sampler.scheduler to null or one of "
+            f"{', '.join(known)}"
+        )
+    if folder.family in ("sd3", "flux") and spec.spacing is not None:
+        raise ModelError(f"spacing {spec.spacing}: family {folder.family} has none; set sampler.spacing to null")
+    if folder.family in ("sd", "sdxl") and spec.text_tokens is not None:
+        raise ModelError(
+            f"text_tokens: family {folder.family} has a fixed text length; set sampler.text_tokens to null"
+        )
+    denoiser = "unet" if folder.family in ("sd", "sdxl") else "transformer"
+    if denoiser not in folder.components:
+        raise ModelError(f"model {spec.model}: found no {denoiser}; download it again")
+    if is_distilled(folder.family, read_config(folder.path / denoiser / "config.json")):
+        if spec.negative:
+            raise ModelError("negative: this model runs one pass a step without any; leave sampler.negative empty")
+        if spec.guidance_interval is not None:
+            raise ModelError("guidance_interval: this model runs one pass a step; set sampler.guidance_interval=null")
+    if folder.family in ("sd3", "flux") and spec.reuse_every is not None:
+        raise ModelError(f"reuse_every: family {folder.family} has no U-Net; set sampler.reuse_every to null")
+    if folder.family in ("sd3", "flux") and spec.merge_tokens is not None:
+        raise ModelError(f"merge_tokens: family {folder.family} has no U-Net; set sampler.merge_tokens to null")
+    if spec.decoder is not None:
+        folder = replace(folder, decoder=check_decoder(spec.decoder, spec.decoder_revision, home()))
+    if spec.quantise is not None:
+        require_torchao(spec.quantise)
+    multiple = 16 if folder.family in ("sd3", "flux") else 8
+    if spec.size_px % multiple:
+        raise ModelError(f"size_px: found {spec.size_px}, family {folder.family} expects a multiple of {multiple}")
+    return folder
+
+
+def is_guided(spec: SamplerSpec, folder: ModelFolder) -> bool:
+    """Whether a step takes two passes, the second one with the negative text."""
+    denoiser = "unet" if folder.family in ("sd", "sdxl") else "transformer"
+    return spec.guidance > 1 and not is_distilled(folder.family, read_config(folder.path / denoiser / "config.json"))
+
+
+def is_distilled(family: str, denoiser_config: Mapping[str, Any]) -> bool:
+    """Models that take the guidance scale as an input and run one pass whatever it is."""
+    return family == "flux" or denoiser_config.get("time_cond_proj_dim") is not None

@@ -1,0 +1,1 @@
+"""Files of a data set: names, tars, pictures, records, stores, locks, files replaced whole."""

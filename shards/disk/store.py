@@ -1,0 +1,452 @@
+"""Where a data set lies: a local folder or any fsspec URL, behind one small interface.
+
+In: `out/sandbox`, `file:///data/x`, `s3://bucket/x`, `memory://x`. Out: a `FolderStore` or an `ObjectStore`. On disk:
+nothing but `_meta/tmp`, `_meta/claims` and a probe that is removed again.
+
+Two properties are asked of a place and tried out when it is opened for writing: exclusive create (of two writers of one
+name exactly one succeeds) and read-after-write. A folder has it through hard links, S3 through the conditional put
+(`If-None-Match: *`). A place without it is refused unless the caller states that there is one writer only.
+No decision to publish is ever taken from a listing.
+
+Every address in a message is redacted: user info and query never reach a log.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shlex
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+
+from shards.disk.file_calls import OS_DISK, Disk, link_once, unlink_if_there, write_all
+from shards.disk.layout import META, record_name
+from shards.disk.lock import try_lock
+
+TMP = f"{META}/tmp"
+CLAIMS = f"{META}/claims"
+# fsspec systems whose mode="create" is atomic; the base class's is a look followed by a write
+EXCLUSIVE_CREATE = frozenset({"memory", "s3", "s3a"})
+_NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}){0,7}")
+_PUT_TRIES = 4
+_CHANGES_WITH_BYTES = ("ETag", "etag", "mtime", "LastModified", "created")  # of a listing; the first that is there
+_MAKE = "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")  # as `shards.views.image_folder` reads them
+_LOOK = 20  # folders, and files in each, that are looked at to tell what a place is
+
+
+class Store(Protocol):
+    """Files under one root. Names are relative, `/`-separated, of letters, digits, dot, dash and underscore."""
+
+    @property
+    def url(self) -> str: ...  # redacted; for people and messages
+    @property
+    def single_writer(self) -> bool: ...
+    @property
+    def read_only(self) -> bool: ...  # opened for reading: not even a cache is written
+    def read_bytes(self, name: str) -> bytes: ...  # FileNotFoundError
+    def read_range(self, name: str, start: int, size: int) -> bytes: ...  # short only at the end of the file
+    def size(self, name: str) -> int: ...  # FileNotFoundError
+    def exists(self, name: str) -> bool: ...
+    def list(self, prefix: str = "") -> list[str]: ...  # files directly in the folder `prefix` ("" or "a/b/"), sorted
+    def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]: ...  # name -> (bytes, changes when the file does)
+    def write_exclusive(self, name: str, data: bytes) -> bool: ...  # False: the name is taken by other bytes
+    def replace(self, name: str, data: bytes) -> None: ...  # atomic for readers; for _meta only
+    def move(self, name: str, new_name: str) -> None: ...  # FileNotFoundError
+    def delete(self, name: str) -> None: ...  # a name that is not there is fine
+
+
+class FolderStore:
+    """A local (or network-mounted) folder. `disk` is the seam for fault tests."""
+
+    def __init__(self, root: Path, single_writer: bool = False, disk: Disk = OS_DISK, read_only: bool = False) -> None:
+        self.root = root
+        self.read_only = read_only
+        self.url = printable(str(root))
+        self.single_writer = single_writer
+        self.disk = disk
+
+    def path(self, name: str) -> Path:
+        return self.root / checked_name(name)
+
+    def read_bytes(self, name: str) -> bytes:
+        return self.path(name).read_bytes()
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        with self.path(name).open("rb") as file:
+            return os.pread(file.fileno(), size, start)
+
+    def size(self, name: str) -> int:
+        return self.path(name).stat().st_size
+
+    def exists(self, name: str) -> bool:
+        return self.path(name).exists()
+
+    def list(self, prefix: str = "") -> list[str]:
+        try:
+            with os.scandir(self._folder(prefix)) as entries:
+                return sorted(prefix + entry.name for entry in entries if not entry.is_dir())
+        except FileNotFoundError:
+            return []
+
+    def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        stamps = {}
+        try:
+            with os.scandir(self._folder(prefix)) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # moved away between the listing and the look
+                        if not entry.is_dir():
+                            stat = entry.stat()
+                            stamps[prefix + entry.name] = (stat.st_size, f"{stat.st_mtime_ns}.{stat.st_ino}")
+        except FileNotFoundError:
+            return {}
+        return stamps
+
+    def write_exclusive(self, name: str, data: bytes) -> bool:
+        target = self.path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._staged(name, data) as temp:
+            return self.publish(temp, target)
+
+    def replace(self, name: str, data: bytes) -> None:
+        target = self.path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._staged(name, data) as temp:
+            self.disk.replace(temp, target)
+            self.disk.fsync_dir(target.parent)
+
+    def move(self, name: str, new_name: str) -> None:
+        target = self.path(new_name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.disk.replace(self.path(name), target)
+
+    def delete(self, name: str) -> None:
+        unlink_if_there(self.disk, self.path(name))
+
+    def publish(self, source: Path, target: Path) -> bool:
+        """Give the finished file `source` the name `target` as well if nobody has it; False if somebody has.
+
+        Where the file system has no hard links (single-writer mode only) the file is moved instead.
+        """
+        if not self.single_writer:
+            return link_once(self.disk, source, target)
+        if target.exists():
+            return False
+        self.disk.replace(source, target)
+        return True
+
+    def _folder(self, prefix: str) -> Path:
+        return self.path(prefix.rstrip("/")) if prefix else self.root
+
+    @contextlib.contextmanager
+    def _staged(self, name: str, data: bytes) -> Iterator[Path]:
+        """`data` in a temporary, whole and synced; its lock tells a collector that we are alive."""
+        (self.root / TMP).mkdir(parents=True, exist_ok=True)
+        temp = self.root / TMP / f"{name.rpartition('/')[2]}.{secrets.token_hex(8)}.part"
+        fd = self.disk.create(temp)
+        try:
+            with contextlib.suppress(OSError):  # a mount without locks: temporaries are then collected by age
+                try_lock(fd)
+            write_all(self.disk, fd, data)
+            self.disk.fsync(fd)
+            if os.fstat(fd).st_size != len(data):
+                raise OSError(errno.EIO, f"wrote {len(data)} bytes, the disk holds {os.fstat(fd).st_size}", str(temp))
+            yield temp
+        finally:
+            try:
+                unlink_if_there(self.disk, temp)
+            finally:
+                self.disk.close(fd)
+
+
+class ObjectStore:
+    """An object store through fsspec. One put makes a whole object visible, so there are no temporaries."""
+
+    def __init__(self, fs: Any, root: str, url: str, single_writer: bool, read_only: bool = False) -> None:
+        self.fs = fs
+        self.root = root.rstrip("/")
+        self.read_only = read_only
+        self.url = url
+        self.single_writer = single_writer
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{checked_name(name)}"
+
+    def read_bytes(self, name: str) -> bytes:
+        data: bytes = self.fs.cat_file(self.path(name))
+        return data
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        if size == 0:
+            return b""
+        data: bytes = self.fs.cat_file(self.path(name), start=start, end=start + size)
+        return data
+
+    def size(self, name: str) -> int:
+        self.fs.invalidate_cache()
+        return int(self.fs.info(self.path(name))["size"])
+
+    def exists(self, name: str) -> bool:
+        self.fs.invalidate_cache()
+        return bool(self.fs.exists(self.path(name)))
+
+    def list(self, prefix: str = "") -> list[str]:
+        return sorted(self.stamps(prefix))
+
+    def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        folder = f"{self.root}/{checked_name(prefix.rstrip('/'))}" if prefix else self.root
+        self.fs.invalidate_cache()
+        try:
+            entries = self.fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {
+            prefix + entry["name"].rstrip("/").rpartition("/")[2]: (
+                int(entry["size"]),
+                str(next((entry[word] for word in _CHANGES_WITH_BYTES if entry.get(word)), "")),
+            )
+            for entry in entries
+            if entry["type"] == "file" and entry["name"].rstrip("/") != folder
+        }
+
+    def write_exclusive(self, name: str, data: bytes) -> bool:
+        """Put only if the name is free. True also if the object turns out to be exactly `data`: a put that was accepted
+        but whose answer was lost (and which a client library then repeats into a 412) is a success."""
+        path = self.path(name)
+        failure: Exception | None = None
+        for wait_s in [0.0] + [0.2 * 3**n for n in range(_PUT_TRIES - 1)]:
+            time.sleep(wait_s)
+            try:
+                if self.single_writer:
+                    if not self.exists(name):
+                        self.fs.pipe_file(path, data)
+                        return True
+                else:
+                    self.fs.pipe_file(path, data, mode="create")
+                    return True
+            except FileExistsError:
+                failure = None
+            except (OSError, TimeoutError) as error:
+                failure = error  # a conflict (409), a time-out, a lost connection: what is stored decides
+            try:
+                return self.read_bytes(name) == data
+            except FileNotFoundError:
+                continue
+        raise OSError(f"{self.url}/{name}: could not be written in {_PUT_TRIES} tries ({self._clean(failure)})")
+
+    def replace(self, name: str, data: bytes) -> None:
+        self.fs.pipe_file(self.path(name), data)
+
+    def move(self, name: str, new_name: str) -> None:
+        source, target = self.path(name), self.path(new_name)
+        self.fs.cp_file(source, target)
+        self.fs.rm_file(source)
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(name))
+
+    def _clean(self, error: Exception | None) -> str:
+        return "the name was taken, then free again" if error is None else printable(redact(str(error)))
+
+
+def local_root(url: str) -> Path | None:
+    """The folder that `url` means, there or not; None for what lies in an object store. Raises ValueError for what is
+    no address."""
+    if _protocol_of(url) != "file":
+        return None
+    return Path(url.removeprefix("file://").removeprefix("local://")).absolute()
+
+
+def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> FolderStore | ObjectStore:
+    """Open `url` for reading and writing, make the folder if it is missing, and try out that it can be written.
+
+    Raises ValueError with one line that says what to do: no address, a shell pipe or pattern, an unknown system, a file
+    or dangling link in the way, a read-only place, a place without exclusive create.
+    """
+    root = local_root(url)
+    if root is not None:
+        store = FolderStore(root, single_writer, disk)
+        _try_folder(store)
+        return store
+    protocol = _protocol_of(url)
+    if protocol not in EXCLUSIVE_CREATE and not single_writer:
+        raise ValueError(
+            f"{printable(redact(url))}: {protocol}:// has no exclusive create that was tested; write to a folder or to "
+            "s3://, or promise that one run writes there (`sixfold generate --single-writer`)"
+        )
+    objects = _open_objects(url, protocol, single_writer)
+    _try_objects(objects)
+    return objects
+
+
+def open_for_reading(url: str) -> FolderStore | ObjectStore:
+    """Open an existing `url`; writes nothing. Raises ValueError if there is no such folder, or a store that cannot be
+    read."""
+    root = local_root(url)
+    if root is not None:
+        if not root.is_dir():
+            found = "a file" if root.exists() else "no folder"
+            raise ValueError(f"{printable(str(root))}: found {found}, expected a data set; {_MAKE}")
+        return FolderStore(root, read_only=True)
+    objects = _open_objects(url, _protocol_of(url), single_writer=False, read_only=True)
+    try:
+        objects.size(record_name(0))
+    except FileNotFoundError:
+        pass  # what is there is for the caller to say
+    except Exception as error:  # of the client library's own classes, as in `_try_objects`
+        raise _refused(objects, "read", error) from None
+    return objects
+
+
+def no_shards(store: Store) -> ValueError:
+    """The error of a place that holds no shards; it says what makes some of what is there."""
+    if isinstance(store, FolderStore) and _has_pictures(store.root):
+        folder = shlex.quote(store.url)
+        return ValueError(
+            f"{store.url}: found a folder of pictures, expected a data set of shards; make one with "
+            f"`sixfold export {folder} --to shards --out {folder}-shards`"
+        )
+    return ValueError(f"{store.url}: found no shards, expected a data set; {_MAKE}")
+
+
+def redact(text: str) -> str:
+    """`text` with user info and query taken out of every address in it."""
+    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s'\"<>]+", lambda match: _redact_url(match.group()), text)
+
+
+def printable(text: str) -> str:
+    """`text` on one line: control characters and lone surrogates as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+
+
+def checked_name(name: str) -> str:
+    """`name` if it is a plain relative name. Raises ValueError otherwise; such a name never comes from data."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"file name: found {name[:80]!r}, expected parts of letters, digits, '.', '-' and '_'")
+    return name
+
+
+def _has_pictures(root: Path) -> bool:
+    """Whether a sub-folder holds pictures, as far as a short look tells."""
+    folders = (path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
+    for folder in islice(folders, _LOOK):
+        with contextlib.suppress(OSError):  # lost+found
+            if any(file.suffix.lower() in _PICTURES for file in islice(folder.iterdir(), _LOOK)):
+                return True
+    return False
+
+
+def _redact_url(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    rest = re.split("[?#]", rest)[0]
+    user, _, place = rest.rpartition("@")
+    # a password may hold a slash; an '@' in a path without ':' before it is just a path
+    if ":" not in user and "/" in user:
+        return f"{scheme}://{rest}"
+    return f"{scheme}://{place}"
+
+
+def _protocol_of(url: str) -> str:
+    shown = printable(redact(url))[:200]
+    if not url or url == "-" or url.startswith("pipe:") or "::" in url or any(c in url for c in "{}*\0\n\r"):
+        raise ValueError(
+            f"{shown or 'empty text'}: expected one folder or one address such as s3://bucket/name, no pipe, no pattern"
+        )
+    if "://" not in url:
+        return "file"
+    protocol = url.partition("://")[0]
+    if protocol in ("file", "local"):
+        return "file"
+    if protocol not in fsspec.available_protocols():
+        raise ValueError(f"{shown}: found the unknown system {protocol!r}, expected a folder, s3:// or memory://")
+    return protocol
+
+
+def _open_objects(url: str, protocol: str, single_writer: bool, read_only: bool = False) -> ObjectStore:
+    shown = printable(redact(url)).rstrip("/")
+    try:
+        # listings are never cached: another process may have published in between
+        fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        raise ValueError(f"{shown}: {printable(str(error))}; install it with `uv pip install 'sixfold[s3]'`") from None
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{shown}: cannot be opened ({printable(redact(str(error)))})") from None
+    return ObjectStore(fs, root, shown, single_writer, read_only)
+
+
+def _try_folder(store: FolderStore) -> None:
+    root, shown = store.root, store.url
+    one, two = (root / TMP / f"probe.{secrets.token_hex(8)}.part" for _ in range(2))
+    try:
+        if root.is_symlink() and not root.exists():
+            raise ValueError(
+                f"{shown}: found a link that leads nowhere, expected a folder; remove the link or make its target"
+            )
+        if root.exists() and not root.is_dir():
+            raise ValueError(f"{shown}: found a file, expected a folder; give another output folder")
+        for folder in (TMP, CLAIMS):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        if any((root / folder).stat().st_dev != root.stat().st_dev for folder in (TMP, CLAIMS)):
+            raise ValueError(
+                f"{shown}: {META}/ lies on another device than the folder, so nothing can be published whole; "
+                "make them one device"
+            )
+        store.disk.close(store.disk.create(one))
+        try:
+            if not store.single_writer and not _links_are_exclusive(store, one, two):
+                raise ValueError(
+                    f"{shown}: this file system has no hard links, so two writers could not be kept apart; use another "
+                    "folder, or promise that one run writes there (`sixfold generate --single-writer`)"
+                )
+        finally:
+            unlink_if_there(store.disk, two)
+            unlink_if_there(store.disk, one)
+    except OSError as error:
+        raise ValueError(
+            f"{shown}: cannot be written ({error.strerror or error}); give a folder that can be written"
+        ) from None
+
+
+def _links_are_exclusive(store: FolderStore, one: Path, two: Path) -> bool:
+    try:
+        first = link_once(store.disk, one, two)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK):
+            return False
+        raise
+    try:
+        store.disk.link(one, two)
+    except FileExistsError:
+        return first
+    return False
+
+
+def _refused(store: ObjectStore, what: str, error: Exception) -> ValueError:
+    cause = printable(redact(str(error)))[:200] or type(error).__name__
+    return ValueError(f"{store.url}: cannot be {what} ({cause}); check the address and the credentials")
+
+
+def _try_objects(store: ObjectStore) -> None:
+    name = f"{TMP}/probe.{secrets.token_hex(8)}.part"
+    try:
+        try:
+            first = store.write_exclusive(name, b"one")
+            second = store.write_exclusive(name, b"two")
+            kept = store.read_bytes(name)
+        finally:
+            store.delete(name)
+    except Exception as error:
+        # client libraries raise classes of their own (NoCredentialsError, ClientError); all mean "cannot be written"
+        raise _refused(store, "written", error) from None
+    if not first or second or kept != b"one":
+        raise ValueError(
+            f"{store.url}: two exclusive writes of one name both succeeded, so two writers were not kept apart; use "
+            "a store with conditional puts, or promise that one run writes there (`sixfold generate --single-writer`)"
+        )

@@ -1,0 +1,128 @@
+"""Classes: the labels a data set is made for, each with the number of real images it stands beside.
+
+In: a `ClassSpec`, whose source is a shipped name, a file, an ImageFolder or a data set of ours.
+Out: a list of `Class`, ids ascending. The id is the label written into shards and never changes; two classes may share
+a name (ImageNet has two "missile" and two "sunglasses"), never an id.
+On disk: nothing; shards.labels.sources says what a source looks like.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shards.disk.store import printable, redact
+from shards.labels.sources import Entry, read_counts, read_source
+
+MAX_NAME_CHARS = 200
+MAX_ID = 2**31 - 1
+MAX_COUNT = 1_000_000_000
+
+
+class ClassSpec(BaseModel):
+    """Which classes, and how many images of each make up one multiple of the real set.
+
+    At most one of `per_class`, `total` and `counts` is given; with none, the source itself must carry the counts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(
+        min_length=1, description="sandbox, imagenet-1k, or the path of a list, an ImageFolder or a data set"
+    )
+    per_class: int | None = Field(None, ge=1, le=MAX_COUNT, description="the same count for every class")
+    total: int | None = Field(None, ge=1, le=MAX_COUNT, description="images in all, spread within one over the classes")
+    counts: tuple[int, ...] | str | None = Field(
+        None, description="one count per class, in line or one a line in a file"
+    )
+    limit: int | None = Field(None, ge=1, description="keep the first so many classes")
+
+    def uncounted(self) -> "ClassSpec":
+        """The same classes, each with the count 1, for work that asks only who they are."""
+        return self.model_copy(update={"per_class": 1, "total": None, "counts": None})
+
+
+@dataclass(frozen=True)
+class Class:
+    """One label."""
+
+    id: int
+    name: str
+    wordnet_id: str | None  # n02012849
+    count: int  # images in one multiple of the real set
+
+
+def load_classes(spec: ClassSpec) -> list[Class]:
+    """The classes of a recipe, ids ascending. Raises ValueError with one line for a person."""
+    entries, where = read_source(spec.source), printable(redact(spec.source))[:200]
+    if not entries:
+        raise ValueError(f"{where}: found no classes, expected at least one")
+    for entry in entries:
+        if not 0 <= entry.id <= MAX_ID:
+            raise ValueError(f"{where}: found class id {entry.id}, expected 0..{MAX_ID}")
+    repeated = [class_id for class_id, times in Counter(entry.id for entry in entries).items() if times > 1]
+    if repeated:
+        names = ", ".join(ascii(entry.name)[:40] for entry in entries if entry.id == repeated[0])[:200]
+        raise ValueError(f"{where}: found id {repeated[0]} for {names}, expected one class per id; renumber one")
+    entries = [replace(entry, name=clean_name(entry.name, f"{where}, class {entry.id}")) for entry in entries]
+    entries = sorted(entries, key=lambda entry: entry.id)[: spec.limit]
+    return [
+        Class(entry.id, entry.name, entry.wordnet_id, count)
+        for entry, count in zip(entries, _choose_counts(spec, entries, where), strict=True)
+    ]
+
+
+def clean_name(name: str, where: str) -> str:
+    """A class name in Unicode form C without outer blanks. Raises ValueError if it could not be a line of text."""
+    name = unicodedata.normalize("NFC", name).strip()
+    if not name:
+        raise ValueError(f"{where}: found an empty name, expected some text")
+    if len(name) > MAX_NAME_CHARS:
+        raise ValueError(f"{where}: found a name of {len(name)} characters, expected at most {MAX_NAME_CHARS}")
+    for char in name:
+        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
+            raise ValueError(
+                f"{where}: found the control character U+{ord(char):04X} in {ascii(name)[:80]}, "
+                "expected plain text; remove it"
+            )
+    return name
+
+
+def _choose_counts(spec: ClassSpec, entries: Sequence[Entry], source: str) -> list[int]:
+    given = [key for key in ("per_class", "total", "counts") if getattr(spec, key) is not None]
+    if len(given) > 1:
+        raise ValueError(f"classes: found {' and '.join(given)}, expected only one of them")
+    if spec.per_class is not None:
+        return [spec.per_class] * len(entries)
+    if spec.total is not None:
+        if spec.total < len(entries):
+            raise ValueError(
+                f"classes.total: found {spec.total}, expected at least one image for {len(entries)} classes"
+            )
+        edges = [spec.total * index // len(entries) for index in range(len(entries) + 1)]
+        return [after - before for before, after in pairwise(edges)]
+    if spec.counts is not None:
+        where = "classes.counts" if isinstance(spec.counts, tuple) else printable(spec.counts)[:200]
+        counts = list(spec.counts) if isinstance(spec.counts, tuple) else read_counts(Path(spec.counts))
+        if len(counts) != len(entries):
+            raise ValueError(f"{where}: found {len(counts)} counts, expected one for each of {len(entries)} classes")
+        return [_check_count(count, f"{where}, class {entry.id}") for count, entry in zip(counts, entries, strict=True)]
+    counts = []
+    for entry in entries:
+        if entry.count is None:
+            raise ValueError(
+                f"{source}: found no count for class {entry.id} ({entry.name}), expected how many real images "
+                "it has; set classes.per_class, classes.total or classes.counts"
+            )
+        counts.append(_check_count(entry.count, f"{source}, class {entry.id} ({entry.name})"))
+    return counts
+
+
+def _check_count(count: int, where: str) -> int:
+    if not 1 <= count <= MAX_COUNT:
+        raise ValueError(f"{where}: found count {count}, expected 1..{MAX_COUNT}; drop the class or correct it")
+    return count

@@ -1,0 +1,1 @@
+"""A data set: written, committed, listed, verified, repaired."""

@@ -1,0 +1,59 @@
+"""All records of a data set in one file, so that a resume reads one file instead of 10,000.
+
+In: records, and the stamps (size, time, inode or ETag) of their files. Out: records by shard. On disk:
+`_meta/records.jsonl`, one line per record: crc32 in hex, a blank, JSON `{"stamp": [...], "record": "..."}` with the
+record file's own bytes.
+
+The ledger is a cache and never decides: a line counts only while the record's file is there with the very stamp the
+line was made from; every other record is read from its file. A torn or altered line fails its crc and is left out.
+Deleting the ledger costs time and nothing else. `manifest.scan` rewrites it whole and atomically when it is behind.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shards.disk.layout import META
+from shards.disk.record import Record, record_of
+from shards.disk.store import Store
+
+LEDGER = f"{META}/records.jsonl"
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the ledger remembers of one record file."""
+
+    stamp: tuple[int, str]
+    record: Record
+
+
+def read_ledger(store: Store) -> dict[str, Line]:
+    """Record file name -> line; damaged lines are left out, of several lines the last one counts."""
+    try:
+        data = store.read_bytes(LEDGER)
+    except FileNotFoundError:
+        return {}
+    lines: dict[str, Line] = {}
+    for raw in data.split(b"\n"):
+        crc, _, body = raw.partition(b" ")
+        if crc == b"%08x" % zlib.crc32(body):
+            try:
+                entry = json.loads(body)
+                name, (size, mark) = entry["name"], entry["stamp"]
+                lines[name] = Line((size, mark), record_of(entry["record"], int(name[:5]), f"{store.url}/{name}"))
+            except (KeyError, TypeError, ValueError):
+                continue  # another version's line; the record's file is read instead
+    return lines
+
+
+def write_ledger(store: Store, lines: Mapping[str, Line]) -> None:
+    """Replace the ledger as a whole."""
+    store.replace(LEDGER, b"".join(_encoded(name, lines[name]) for name in sorted(lines)))
+
+
+def _encoded(name: str, line: Line) -> bytes:
+    entry = {"name": name, "stamp": list(line.stamp), "record": line.record.to_body()}
+    body = json.dumps(entry, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(body), body)

@@ -1,0 +1,153 @@
+"""The commit protocol on object stores, where one put makes a whole object visible.
+
+In: tar bytes, table, record. Out: the record that is published. On the store:
+
+    _meta/claims/NNNNN.gK.json    claim K on a shard: the record of the attempt, put exclusively
+    NNNNN.tar NNNNN.parquet       put exclusively by the holder of the newest claim
+    NNNNN_stats.json              put last
+
+An attempt lives in memory until it publishes (about 100 MB for 1,000 images of 512 px). Of several attempts the one
+that claims first goes on; one with the same bytes helps it; one with other bytes waits `PATIENCE_S` for the record,
+then takes over with claim K+1 and overwrites what the dead holder left. Overwriting, not deleting, keeps the names
+taken, so a holder that wakes up late cannot put its bytes under them. A time-out after the server accepted a put is
+settled by reading (`ObjectStore.write_exclusive`). Nothing here is decided from a listing.
+
+Weaker than a folder: a holder that was taken over and whose overwrite was already on the wire can land after the new
+holder's; `verify` then names the shard and `repair` has it made again.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+
+from shards.disk.layout import record_name, shard_name, table_name, tar_name
+from shards.disk.record import FileStamp, Record, RecordError, parse_record, read_record
+from shards.disk.store import CLAIMS, ObjectStore
+
+PATIENCE_S = 60.0
+_POLL_S = 0.5
+_MAX_GENERATIONS = 100
+
+
+class ObjectAttempt:
+    """One try at one shard on an object store."""
+
+    def __init__(self, store: ObjectStore, shard: int, attempt: str, patience_s: float = PATIENCE_S) -> None:
+        self.store, self.shard, self.attempt, self.patience_s = store, shard, attempt, patience_s
+        self._tar = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self._tar += data
+
+    def publish(self, table: bytes, make_record: Callable[[FileStamp, FileStamp], Record]) -> Record:
+        """Claim, put tar and table, put the record. Raises OSError if the store fails."""
+        store, shard = self.store, self.shard
+        pieces = {tar_name(shard): bytes(self._tar), table_name(shard): table}
+        self.abandon()
+        ours = make_record(*(_stamp(data) for data in pieces.values()))
+        done = read_record(store, shard)
+        if done is not None:
+            return done
+        generation, holder = self._claim(ours)
+        if holder is None:
+            done = read_record(store, shard)
+            assert done is not None, "only a published record ends the wait for a claim"
+            return done
+        for name, data in pieces.items():
+            if not store.write_exclusive(name, data):
+                done = read_record(store, shard)
+                if done is not None:
+                    _drop_claims(store, shard, generation)
+                    return done
+                self._check_newest(generation)
+                store.replace(name, data)
+        self._check_newest(generation)
+        done = _put_record(store, holder)
+        _drop_claims(store, shard, generation)
+        return done
+
+    def abandon(self) -> None:
+        self._tar = bytearray()
+
+    def _check_newest(self, generation: int) -> None:
+        if self.store.exists(_claim_name(self.shard, generation + 1)):
+            raise OSError(f"{self.store.url}: shard {self.shard}: attempt {self.attempt} was taken over by a newer one")
+
+    def _claim(self, ours: Record) -> tuple[int, Record | None]:
+        """The claim we act under: ours, or an equal one that we help. (…, None) once the record is published."""
+        data = ours.to_bytes()
+        for generation in range(_MAX_GENERATIONS):
+            name = _claim_name(self.shard, generation)
+            if self.store.write_exclusive(name, data):
+                return generation, ours
+            try:
+                holder = parse_record(self.store.read_bytes(name), self.shard, f"{self.store.url}/{name}")
+                if holder.files() == ours.files() and holder.fingerprint == ours.fingerprint:
+                    return generation, holder
+            except (FileNotFoundError, RecordError):
+                pass  # just carried out, or unreadable: the record or the next generation settles it
+            deadline = time.monotonic() + self.patience_s
+            while True:
+                if read_record(self.store, self.shard) is not None:
+                    return generation, None
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(min(_POLL_S, self.patience_s))
+        raise OSError(
+            f"{self.store.url}: shard {self.shard}: found {_MAX_GENERATIONS} abandoned claims in {CLAIMS}; remove them"
+        )
+
+
+def finish_claims(store: ObjectStore) -> tuple[int, ...]:
+    """Publish the records of claims whose data arrived whole, drop the claims of published shards; for the start of a
+    run.
+
+    A claim without its data is left: the next attempt takes it over.
+    """
+    finished = []
+    for name in store.list(f"{CLAIMS}/"):
+        shard_text, _, rest = name.rpartition("/")[2].partition(".g")
+        generation = rest.removesuffix(".json")
+        if not (len(shard_text) == 5 and shard_text.isdigit() and generation.isdigit()):
+            continue
+        shard = int(shard_text)
+        try:
+            claim = parse_record(store.read_bytes(name), shard, f"{store.url}/{name}")
+            if read_record(store, shard) is None:
+                if not all(_stamp(store.read_bytes(file)) == stamp for file, stamp in claim.files().items()):
+                    continue
+                _put_record(store, claim)
+                finished.append(shard)
+            store.delete(name)
+        except (FileNotFoundError, RecordError):
+            continue  # taken over by the next attempt at this shard
+    return tuple(finished)
+
+
+def _put_record(store: ObjectStore, record: Record) -> Record:
+    """Publish `record`; if a claim holder that was taken over got there first with other data, ours is what lies
+    there."""
+    name = record_name(record.shard)
+    if store.write_exclusive(name, record.to_bytes()):
+        return record
+    done = read_record(store, record.shard)
+    assert done is not None, "the name was taken a moment ago"
+    if done.files() != record.files() and all(
+        _stamp(store.read_bytes(file)) == stamp for file, stamp in record.files().items()
+    ):
+        store.replace(name, record.to_bytes())
+        return record
+    return done
+
+
+def _drop_claims(store: ObjectStore, shard: int, newest: int) -> None:
+    for generation in range(newest, -1, -1):
+        store.delete(_claim_name(shard, generation))
+
+
+def _claim_name(shard: int, generation: int) -> str:
+    return f"{CLAIMS}/{shard_name(shard)}.g{generation}.json"
+
+
+def _stamp(data: bytes) -> FileStamp:
+    return FileStamp(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -1,0 +1,26 @@
+"""Put damaged shards aside so that the same `generate` makes exactly these again.
+
+In: a store and the `Report` of `verify`. Out: which file went where. On disk: record, tar and table of a damaged shard
+move to `_meta/quarantine/NNNNNN/` beside a `reason.json`; whole shards and files that are not ours stay. Only while no
+run is at work.
+"""
+
+from collections.abc import Mapping
+
+from shards.disk.layout import record_name, table_name, tar_name
+from shards.disk.store import Store
+from shards.set.quarantine import set_aside
+from shards.set.verify import Report
+
+
+def repair(store: Store, report: Report) -> Mapping[int, list[str]]:
+    """Shard -> new names of its files. A shard whose files are already gone is left out."""
+    moved = {}
+    for shard in report.damaged_shards():
+        reason = "; ".join(str(damage) for damage in report.damages if damage.shard == shard)
+        # the record first: without it the unit is not done, whatever happens to the rest
+        names = [record_name(shard), table_name(shard), tar_name(shard)]
+        new_names = set_aside(store, [name for name in names if store.exists(name)], reason[:10_000])
+        if new_names:
+            moved[shard] = new_names
+    return moved

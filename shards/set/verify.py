@@ -1,0 +1,313 @@
+"""Read every byte of a data set and name every damage.
+
+In: a store. Out: a `Report` with one `Damage` per finding: shard, file or member, kind, a line for people. On disk:
+only reads; nothing is extracted and no name from a file is followed.
+
+The chain of belief: the record checks itself, the record holds size and hash of tar and table, the table (parsed only
+when its hash is right) holds place and hash of every member, and a member's header, the padding, the end of the tar,
+`.cls`, `.json` and `.txt` can have only one content, which is made anew from the row and compared byte by byte. So no
+tar parser is involved, and links, devices, long names or members we did not write are damage like any other wrong byte.
+JPEGs are decoded in full.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, read_source_type
+from shards.disk.layout import (
+    MEMBER_EXTENSIONS,
+    SHARD_PATTERN,
+    SUCCESS,
+    TABLE_SCHEMA,
+    record_name,
+    shard_name,
+    table_name,
+    tar_name,
+)
+from shards.disk.record import Record, RecordError, read_record
+from shards.disk.store import Store, printable
+from shards.disk.tar import header, padding, trailer
+from shards.set.manifest import parse_table
+from shards.set.writer import checked_row, members_of
+
+# what a damage can be: the part that is wrong
+KINDS = {
+    "gap": "a shard number below the last one has no shard (brace ranges would break)",
+    "missing": "a shard that should be there has none of its files",
+    "unpublished": "a tar or table without a record: not done",
+    "stray": "a file that does not belong beside the shards",
+    "record": "the record cannot be believed",
+    "file": "the tar or the table is missing or cannot be read",
+    "size": "the tar or the table has another size than the record says",
+    "hash": "the tar or the table has other bytes than the record says",
+    "table": "the table's rows contradict the record or each other",
+    "header": "a member's header is not the one its name and size ask for",
+    "member": "a member's bytes do not have the hash of the table",
+    "content": "a .cls, .json or .txt is not what the row says",
+    "padding": "the filling between members is not zero",
+    "trailer": "the end of the tar is not the end",
+    "jpeg": "an image does not decode to the size in the row",
+    "provenance": "a synthetic or edited image does not say so",
+    "duplicate": "one sample (uid) occurs twice in the data set",
+}
+_SUFFIXES = (".tar", ".parquet", "_stats.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    shard: int | None
+    member: str | None  # the file or tar member
+    kind: str  # a key of KINDS
+    message: str
+
+    def __str__(self) -> str:
+        shard = "-----" if self.shard is None else shard_name(self.shard)
+        return f"{shard} {self.kind}: {self.member or ''}: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    damages: tuple[Damage, ...]
+    shards: int  # with a record
+    rows: int
+    samples: int
+    bytes: int  # read
+
+    def damaged_shards(self) -> list[int]:
+        """Numbers of shards with files that `repair` would put aside."""
+        return sorted({d.shard for d in self.damages if d.shard is not None and d.kind not in ("gap", "missing")})
+
+
+def verify(
+    store: Store,
+    progress: Callable[[int, int], None] | None = None,
+    expected: Iterable[int] | None = None,
+    num_threads: int = 2,
+) -> Report:
+    """Check everything in `store`; never raises for damage. One shard per thread is in memory.
+
+    `progress(done, total)` is called after every shard. `expected`: shard numbers that should be there (a finished
+    run's units).
+    """
+    stamps = store.stamps()
+    damages = [*_strays(stamps)]
+    present = sorted({int(name[:5]) for name in stamps if _is_ours(name)})
+    recorded = [shard for shard in present if record_name(shard) in stamps]
+    for shard in present:
+        if record_name(shard) not in stamps:
+            files = ", ".join(name for name in (tar_name(shard), table_name(shard)) if name in stamps)
+            damages.append(_damage(shard, files, "unpublished", "found without a record, so the unit is not done"))
+    wanted = set(range(present[-1])) if present else set()
+    for shard in sorted(wanted - set(present)):
+        damages.append(_damage(shard, None, "gap", f"no shard {shard} below shard {present[-1]}"))
+    for shard in sorted(set(expected or ()) - wanted - set(present)):
+        damages.append(_damage(shard, None, "missing", "expected by the plan, found nothing"))
+
+    rows = samples = num_bytes = 0
+    uids: list[np.ndarray] = []
+    owners: list[np.ndarray] = []
+    with ThreadPoolExecutor(num_threads) as pool:
+        window = 4 * num_threads
+        for at in range(0, len(recorded), window):
+            for done, checked in enumerate(
+                pool.map(lambda shard: _check_shard(store, shard), recorded[at : at + window])
+            ):
+                damages += checked.damages
+                rows += checked.rows
+                samples += checked.samples
+                num_bytes += checked.bytes
+                uids.append(checked.uids)
+                owners.append(np.full(len(checked.uids), recorded[at + done]))
+                if progress is not None:
+                    progress(at + done + 1, len(recorded))
+    damages += _duplicates(uids, owners)
+    damages.sort(key=lambda d: -1 if d.shard is None else d.shard)
+    return Report(damages=tuple(damages), shards=len(recorded), rows=rows, samples=samples, bytes=num_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    damages: list[Damage]
+    rows: int = 0
+    samples: int = 0
+    bytes: int = 0
+    uids: np.ndarray  # 16 raw bytes each
+
+
+_NO_UIDS = np.empty(0, dtype="V16")
+
+
+def _check_shard(store: Store, shard: int) -> _Checked:
+    try:
+        record = read_record(store, shard)
+    except (RecordError, OSError) as error:
+        return _Checked(damages=[_damage(shard, record_name(shard), "record", str(error))], uids=_NO_UIDS)
+    if record is None:
+        return _Checked(damages=[_damage(shard, record_name(shard), "record", "vanished while reading")], uids=_NO_UIDS)
+    damages: list[Damage] = []
+    contents: dict[str, bytes | None] = {}
+    whole: set[str] = set()
+    for name, stamp in record.files().items():
+        try:
+            data = store.read_bytes(name)
+        except OSError as error:
+            contents[name] = None
+            damages.append(_damage(shard, name, "file", f"cannot be read ({error.strerror or type(error).__name__})"))
+            continue
+        contents[name] = data
+        if len(data) != stamp.bytes:
+            damages.append(_damage(shard, name, "size", f"found {len(data)} bytes, the record says {stamp.bytes}"))
+        elif hashlib.sha256(data).hexdigest() != stamp.sha256:
+            damages.append(_damage(shard, name, "hash", "found other bytes than the record's hash says"))
+        else:
+            whole.add(name)
+    table, tar = contents[table_name(shard)], contents[tar_name(shard)]
+    num_bytes = sum(len(data) for data in contents.values() if data is not None)
+    if table is None or table_name(shard) not in whole:
+        # a table with a wrong hash is never parsed; without it members cannot be named
+        return _Checked(damages=damages, bytes=num_bytes, uids=_NO_UIDS)
+    try:
+        rows = parse_table(table, record, table_name(shard)).to_pylist()
+        _check_rows(rows, record)
+    except (ValueError, pa.ArrowException) as error:
+        damages.append(_damage(shard, table_name(shard), "table", str(error)))
+        return _Checked(damages=damages, bytes=num_bytes, uids=_NO_UIDS)
+    successes = [row for row in rows if row["status"] == SUCCESS]
+    if tar is not None:
+        try:
+            damages += _check_tar(shard, successes, tar)
+        except ValueError as error:  # a size no tar can hold
+            damages.append(_damage(shard, table_name(shard), "table", str(error)))
+    uids = np.frombuffer(b"".join(bytes.fromhex(row["uid"]) for row in rows), dtype="V16")
+    return _Checked(damages=damages, rows=len(rows), samples=len(successes), bytes=num_bytes, uids=uids)
+
+
+def _check_rows(rows: list[dict[str, object]], record: Record) -> None:
+    """Raises ValueError at the first row that contradicts the record, its neighbour or the schema."""
+    statuses = Counter(str(row["status"]) for row in rows)
+    if statuses != Counter(record.status_dict):
+        raise ValueError(f"found the statuses {dict(statuses)}, the record says {dict(record.status_dict)}")
+    previous = ""
+    facts = set(TABLE_SCHEMA.names)
+    for row in rows:
+        key = str(row["key"])
+        if key <= previous:
+            raise ValueError(f"key {key} comes after {previous}, expected rising keys")
+        previous = key
+        plain = {name: value for name, value in row.items() if name not in _WRITER_FIELDS}
+        if checked_row(plain, record.shard) != plain or row["shard"] != record.shard or set(row) != facts:
+            raise ValueError(f"key {key}: the row is not one the writer makes")
+        places = [row[name] for name in _MEMBER_FIELDS]
+        if any(place is None for place in places) if row["status"] == SUCCESS else any(p is not None for p in places):
+            raise ValueError(f"key {key}: members and status {row['status']!r} contradict each other")
+
+
+def _check_tar(shard: int, successes: list[dict[str, object]], tar: bytes) -> list[Damage]:
+    """Compare the tar with the only one these rows could have made."""
+    damages: list[Damage] = []
+    at = 0
+    for row in successes:
+        jpeg_at, jpeg_size = int(str(row["jpg_offset"])), int(str(row["jpg_size"]))
+        jpeg = tar[jpeg_at : jpeg_at + jpeg_size]
+        plain = {name: row[name] for name in row if name not in _WRITER_FIELDS}
+        expected = members_of(plain, jpeg, hashlib.sha256(jpeg).hexdigest())
+        for extension in MEMBER_EXTENSIONS:
+            name = f"{row['key']}.{extension}"
+            size = int(str(row[f"{extension}_size"]))
+            data_at = at + len(header(name, size))
+            data = tar[data_at : data_at + size]
+            if row[f"{extension}_offset"] != data_at:
+                damages.append(
+                    _damage(
+                        shard,
+                        name,
+                        "table",
+                        f"the table puts it at byte {row[f'{extension}_offset']}, expected {data_at}",
+                    )
+                )
+                return damages
+            if data_at + size > len(tar):
+                message = f"the tar ends at {len(tar)}: this member and all behind it are lost"
+                damages.append(_damage(shard, name, "member", message))
+                return damages
+            if tar[at:data_at] != header(name, size):
+                damages.append(_damage(shard, name, "header", f"found another tar header at byte {at}"))
+            if hashlib.sha256(data).hexdigest() != row["sha256" if extension == "jpg" else f"{extension}_sha256"]:
+                damages.append(_damage(shard, name, "member", f"found other bytes at {data_at}..{data_at + size}"))
+            elif extension == "jpg":
+                damages += _check_image(shard, name, row, data)
+            elif data != expected[extension]:
+                damages.append(_damage(shard, name, "content", "is not what the table says"))
+            at = data_at + size + len(padding(size))
+            if tar[data_at + size : at] != padding(size):
+                damages.append(_damage(shard, name, "padding", f"found other bytes than zeros before {at}"))
+    if tar[at:] != trailer(at):
+        damages.append(
+            _damage(shard, tar_name(shard), "trailer", f"found other bytes than the end of a tar after {at}")
+        )
+    return damages
+
+
+def _check_image(shard: int, name: str, row: dict[str, object], jpeg: bytes) -> list[Damage]:
+    try:
+        height, width, _ = decode_jpeg(jpeg).shape
+    except ValueError as error:
+        return [_damage(shard, name, "jpeg", str(error))]
+    damages = []
+    if (width, height) != (row["width"], row["height"]):
+        damages.append(
+            _damage(shard, name, "jpeg", f"has {width}x{height} pixels, the table says {row['width']}x{row['height']}")
+        )
+    if row["domain"] in ("synthetic", "edited") and read_source_type(jpeg) not in SOURCE_TYPES:
+        damages.append(_damage(shard, name, "provenance", f"has no XMP source type, though it is {row['domain']}"))
+    return damages
+
+
+def _duplicates(uids: list[np.ndarray], owners: list[np.ndarray]) -> list[Damage]:
+    if not uids:
+        return []
+    uid, owner = np.concatenate(uids), np.concatenate(owners)
+    order = np.argsort(uid, kind="stable")
+    again = np.flatnonzero(uid[order][1:] == uid[order][:-1]) + 1
+    return [
+        _damage(
+            int(owner[order[i]]),
+            None,
+            "duplicate",
+            f"uid {uid[order[i]].tobytes().hex()} is also in shard {int(owner[order[i - 1]])}",
+        )
+        for i in again
+    ]
+
+
+def _strays(stamps: Iterable[str]) -> list[Damage]:
+    return [
+        _damage(
+            None, printable(name), "stray", "does not belong beside the shards (img2dataset fails on it); move it away"
+        )
+        for name in sorted(stamps)
+        if name.endswith((".json", ".tar", ".parquet")) and not _is_ours(name)
+    ]
+
+
+def _is_ours(name: str) -> bool:
+    return bool(SHARD_PATTERN.fullmatch(name[:5])) and name.isascii() and name[5:] in _SUFFIXES
+
+
+def _damage(shard: int | None, member: str | None, kind: str, message: str) -> Damage:
+    assert kind in KINDS
+    return Damage(shard=shard, member=member, kind=kind, message=printable(message)[:300])
+
+
+_MEMBER_FIELDS = [
+    name
+    for extension in MEMBER_EXTENSIONS
+    for name in (f"{extension}_offset", f"{extension}_size", "sha256" if extension == "jpg" else f"{extension}_sha256")
+]
+_WRITER_FIELDS = {"shard", *_MEMBER_FIELDS}

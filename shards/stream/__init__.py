@@ -1,0 +1,1 @@
+"""A data set as batches: order, index, bytes, pixels, augmentation."""

@@ -1,0 +1,111 @@
+"""Mixup and cutmix: which pictures of a batch are laid over which, and how much; pure.
+
+In: `MixSpec` (from the recipe), the quotas of a group, which groups of which step. Out: a `MixPlan` of arrays; the
+trainer applies it on the device. On disk: nothing.
+
+Pictures are mixed with others of the same domain and the same group only, so a slice of the batch stays what it is for
+batch normalisation, and the plan does not depend on the number of ranks: it is keyed by (seed, step, the group's number
+over all ranks).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from shards.stream.keyed_random import Draws
+
+_PURPOSE = 0x6D6978  # keeps these draws apart from those of the pixels
+
+
+class MixSpec(BaseModel):
+    """Mixup and cutmix; with both alphas 0 there is neither."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mixup_alpha: float = Field(default=0.0, ge=0, le=2, description="of the Beta distribution; 0: no mixup")
+    cutmix_alpha: float = Field(default=0.0, ge=0, le=2, description="of the Beta distribution; 0: no cutmix")
+    chance: float = Field(default=1.0, ge=0, le=1, description="part of the groups (or samples) that are mixed")
+    cutmix_part: float = Field(default=0.5, ge=0, le=1, description="part of the mixed that are cut, if both are on")
+    per: Literal["group", "sample"] = Field(default="group", description="what has a share of its own")
+
+    @property
+    def is_on(self) -> bool:
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+
+@dataclass(frozen=True, eq=False)
+class MixPlan:
+    """For each of N pictures: another one, and how much of its own label is left.
+
+    Mixup: share * picture + (1 - share) * partner. Cutmix (where the box is not empty): the box comes from the partner.
+    The label is share * own + (1 - share) * partner's in both.
+    """
+
+    partner: npt.NDArray[np.int64]  # (N,) index into the batch, of the same slice
+    share: npt.NDArray[np.float32]  # (N,) 1: not mixed
+    box: npt.NDArray[np.int32]  # (N, 4) top, left, bottom, right in pixels
+
+
+Blend: TypeAlias = tuple[float, tuple[int, int, int, int]]  # share, box
+_PLAIN: Blend = (1.0, (0, 0, 0, 0))
+
+
+def plan_mix(
+    spec: MixSpec, quotas: Sequence[int], size_px: int, seed: int, step: int, first_group: int, groups: int
+) -> MixPlan:
+    """The plan for `groups` groups from number `first_group` of the step on; N = groups * sum(quotas)."""
+    partner: list[int] = []
+    blends: list[Blend] = []
+    for group in range(first_group, first_group + groups):
+        draws = Draws(seed, _PURPOSE, step, group)
+        shared = _draw_blend(spec, size_px, draws)
+        for quota in quotas:
+            slice_of_batch = range(len(partner), len(partner) + quota)
+            partner += draws.shuffled(slice_of_batch)
+            blends += [_draw_blend(spec, size_px, draws) if spec.per == "sample" else shared for _ in range(quota)]
+    return MixPlan(
+        partner=np.array(partner, np.int64),
+        share=np.array([share for share, _ in blends], np.float32),
+        box=np.array([box for _, box in blends], np.int32).reshape(-1, 4),
+    )
+
+
+def apply_mix(images: npt.NDArray[np.uint8], plan: MixPlan) -> npt.NDArray[np.float32]:
+    """The mixed pictures (N, H, W, 3) in 0..255: what a trainer must compute, in numpy."""
+    mixed = images.astype(np.float32)
+    for number, (partner, share, box) in enumerate(zip(plan.partner, plan.share, plan.box, strict=True)):
+        top, left, bottom, right = box
+        if bottom > top:
+            mixed[number, top:bottom, left:right] = images[partner, top:bottom, left:right]
+        else:
+            mixed[number] = share * images[number] + (1 - share) * images[partner].astype(np.float32)
+    return mixed
+
+
+def _draw_blend(spec: MixSpec, size_px: int, draws: Draws) -> Blend:
+    if draws.uniform() >= spec.chance:
+        return _PLAIN
+    part = spec.cutmix_part if spec.mixup_alpha else 1.0
+    if spec.cutmix_alpha and draws.uniform() < part:
+        return _draw_box(draws.beta(spec.cutmix_alpha), size_px, draws)
+    if spec.mixup_alpha:
+        return draws.beta(spec.mixup_alpha), (0, 0, 0, 0)
+    return _PLAIN
+
+
+def _draw_box(share: float, size_px: int, draws: Draws) -> Blend:
+    """A square of 1 - share of the area around a random pixel, cut off at the border, and the share that is left then.
+    Source: Yun et al. 2019, algorithm 1. A box without a pixel is no box."""
+    half = int(size_px * math.sqrt(1 - share)) // 2
+    y, x = draws.below(size_px), draws.below(size_px)
+    top, bottom = max(0, y - half), min(size_px, y + half)
+    left, right = max(0, x - half), min(size_px, x + half)
+    area = (bottom - top) * (right - left)
+    if not area:
+        return _PLAIN
+    return 1 - area / size_px**2, (top, left, bottom, right)

@@ -1,0 +1,149 @@
+"""Bytes of a picture to pixels of a training or evaluation batch.
+
+In: the bytes of a JPEG, PNG or WebP file (bytes or a view of them), the side of the result in pixels; for training an
+`AugmentSpec` and the sample's own `Draws`. Out: uint8 RGB [side, side, 3]. On disk: nothing.
+
+Training decodes with simplejpeg's fast settings and resizes with OpenCV. Evaluation decodes and resizes with Pillow, so
+that its pixels are exactly those of timm's evaluation transform. Files that simplejpeg refuses (CMYK, odd but readable
+JPEGs, other formats) go to Pillow.
+"""
+
+import io
+import math
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from shards.disk.jpeg import MAX_PIXELS
+from shards.stream.augment import AugmentSpec, change, crop_box
+from shards.stream.keyed_random import Draws
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+Data: TypeAlias = bytes | memoryview
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+_HALVINGS = (8, 4, 2)  # other scales of libjpeg-turbo (6/8, 7/8) cost more than a full decode
+
+
+class UnreadablePicture(ValueError):
+    """These bytes are no picture that can be decoded; one line says why."""
+
+
+def train_pixels(data: Data, size_px: int, spec: AugmentSpec, draws: Draws, out: Pixels) -> bool:
+    """Decode, crop, resize, flip, change; the result is written to `out` [size_px, size_px, 3].
+
+    Where the crop is at least twice the result on both sides, a JPEG is decoded at a half, quarter or eighth of its
+    size. Returns whether the fast decoder did it. Raises `UnreadablePicture`.
+    """
+    size = _size_for_fast_decoder(data)
+    slow = None
+    if size is None:
+        slow = decode_with_pillow(data)
+        size = (slow.shape[0], slow.shape[1])
+    height, width = size
+    top, left, high, wide = crop_box(height, width, spec.scale, spec.ratio, draws)
+    factor = next((part for part in _HALVINGS if min(high, wide) >= part * size_px), 1)
+    fast = _decode_fast(data, height, width, factor) if slow is None else None
+    if fast is not None:
+        image = fast
+        top, left, high, wide = top // factor, left // factor, high // factor, wide // factor
+    else:
+        image = decode_with_pillow(data) if slow is None else slow
+    part = shrink(image[top : top + high, left : left + wide], size_px)
+    if draws.uniform() < spec.flip:
+        part = _uint8(cv2.flip(part, 1))
+    out[:] = change(part, spec, draws)
+    return fast is not None
+
+
+def eval_pixels(data: Data, size_px: int, crop_pct: float) -> Pixels:
+    """Short side to size_px / crop_pct by Pillow's bicubic filter, then the centre, [size_px, size_px, 3].
+
+    Equal in every value to `timm.data.create_transform(size_px, is_training=False, interpolation="bicubic",
+    crop_pct=crop_pct)` before its normalisation. Raises `UnreadablePicture`.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(decode_with_pillow(data))
+    width, height = picture.size
+    short_px = math.floor(size_px / crop_pct)
+    long_px = int(short_px * max(width, height) / min(width, height))
+    wide, high = (short_px, long_px) if width <= height else (long_px, short_px)
+    if (wide, high) != (width, height):
+        picture = picture.resize((wide, high), Image.Resampling.BICUBIC)
+    left, top = round((wide - size_px) / 2.0), round((high - size_px) / 2.0)
+    return np.asarray(picture.crop((left, top, left + size_px, top + size_px)))
+
+
+def shrink(image: Pixels, size_px: int) -> Pixels:
+    """Resize to [size_px, size_px, 3].
+
+    A side of twice the size or more is first averaged over whole pixels, then interpolated, so that no pixel is left
+    out. OpenCV's INTER_AREA at a broken factor would be a little nearer to Pillow's filter (375x500 to 224: mean
+    difference 1.1 instead of 3.0 levels on a noisy photograph) at 10 times the cost, as much as the decoding itself.
+    """
+    height, width = image.shape[:2]
+    down, across = max(1, height // size_px), max(1, width // size_px)
+    if down > 1 or across > 1:
+        rows, columns = height // down, width // across
+        image = _uint8(
+            cv2.resize(image[: rows * down, : columns * across], (columns, rows), interpolation=cv2.INTER_AREA)
+        )
+    return _uint8(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_LINEAR))
+
+
+def decode_with_pillow(data: Data) -> Pixels:
+    """uint8 RGB [H, W, 3]. Raises `UnreadablePicture`, also for more than `MAX_PIXELS`, which are never decoded."""
+    from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = picture.size
+        _check_size(height, width)
+        return np.asarray(picture.convert("RGB"))
+    except (UnreadablePicture, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins answer damaged files with errors of many types
+        raise UnreadablePicture(f"found no picture that Pillow can decode ({type(error).__name__})") from None
+
+
+def _size_for_fast_decoder(data: Data) -> tuple[int, int] | None:
+    """(height, width) of a JPEG; None if it is for Pillow. Raises `UnreadablePicture` above `MAX_PIXELS`."""
+    if bytes(data[:2]) != b"\xff\xd8":
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    _check_size(height, width)
+    return None if colours in ("CMYK", "YCCK") else (int(height), int(width))
+
+
+def _decode_fast(data: Data, height: int, width: int, factor: int) -> Pixels | None:
+    """The picture at 1 / factor of its size; None if the strict decoder refuses it."""
+    try:
+        image: Pixels = simplejpeg.decode_jpeg(
+            data,
+            colorspace="RGB",
+            fastdct=True,
+            fastupsample=True,
+            min_height=-(-height // factor),
+            min_width=-(-width // factor),
+            min_factor=factor,
+        )
+    except ValueError:
+        return None
+    return image
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise UnreadablePicture(f"found {width}x{height} pixels, at most {MAX_PIXELS} are decoded")
+
+
+def _uint8(image: "cv2.typing.MatLike") -> Pixels:
+    assert image.dtype == np.uint8
+    return image  # type: ignore[return-value]

@@ -1,0 +1,1 @@
+"""A data set for people and for other tools: gallery, census, card, exports."""

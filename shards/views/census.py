@@ -1,0 +1,202 @@
+"""What a data set holds, counted: draws per class and status, models, licences, score histograms.
+
+Comes in: a store and its records, optionally a subset. Goes out: a `Census`. Nothing is written. One shard's table
+is in memory at a time and the result grows with the number of classes, models and styles, not with the number of
+images, so it serves the gallery and the dataset card of a million images as well as those of ten.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shards.disk.layout import SUCCESS
+from shards.disk.record import Record
+from shards.disk.safe_text import clip
+from shards.disk.store import Store
+from shards.set.manifest import read_table
+from shards.views.licence import may_be_passed_on
+
+SCORES = {
+    "similarity": (-1.0, 1.0),
+    "aesthetic": (0.0, 10.0),
+    "punsafe": (0.0, 1.0),
+}  # column -> range of the histogram
+SCORE_BINS = 400
+MAX_SLOTS = 12
+COUNTED = ("status", "domain", "licence", "prompt_kind", "style", "sampler")
+COLUMNS = ["uid", "class_id", "class_name", "meaning", "model", "revision", "context", *COUNTED, *SCORES]
+MAX_MEANINGS = 8  # kept per class, the rest is in the tables
+LONGEST_VALUE = 200  # characters of a value that is counted
+MAX_VALUES = 10_000  # distinct values counted per column; free text there must not fill the memory
+
+Subset = Mapping[int, frozenset[str]]  # shard -> uids
+
+
+@dataclass
+class ClassCount:
+    """One class: how its draws ended, and the meanings its kept samples were drawn with."""
+
+    class_id: int
+    name: str
+    statuses: Counter[str] = field(default_factory=Counter)
+    meanings: list[str] = field(default_factory=list)
+
+    @property
+    def successes(self) -> int:
+        return self.statuses[SUCCESS]
+
+    @property
+    def rejected(self) -> list[tuple[str, int]]:
+        """(status, number), most frequent first."""
+        return [(status, count) for status, count in self.statuses.most_common() if status != SUCCESS]
+
+    @property
+    def num_rejected(self) -> int:
+        return self.statuses.total() - self.successes
+
+
+@dataclass
+class Scores:
+    """The values of one score column over kept samples, in `SCORE_BINS` equal bins of its range."""
+
+    bins: np.ndarray
+    total: float = 0.0
+
+    @property
+    def count(self) -> int:
+        return int(self.bins.sum())
+
+
+@dataclass
+class Census:
+    classes: dict[int, ClassCount] = field(default_factory=dict)
+    values: dict[str, Counter[str]] = field(
+        default_factory=lambda: {column: Counter() for column in (*COUNTED, "model")}
+    )
+    slots: dict[str, Counter[str]] = field(default_factory=dict)  # of the prompts, such as ink or background
+    scores: dict[str, Scores] = field(
+        default_factory=lambda: {column: Scores(np.zeros(SCORE_BINS, np.int64)) for column in SCORES}
+    )
+    num_shards: int = 0
+    short: int = 0
+
+    @property
+    def successes(self) -> int:
+        return sum(one.successes for one in self.classes.values())
+
+    @property
+    def rejected(self) -> int:
+        return sum(one.num_rejected for one in self.classes.values())
+
+    @property
+    def unlicensed(self) -> int:
+        """Kept samples that may not be passed on."""
+        licences = self.values["licence"].items()
+        return self.successes - sum(number for licence, number in licences if may_be_passed_on(licence))
+
+    def sorted_classes(self) -> list[ClassCount]:
+        return [self.classes[class_id] for class_id in sorted(self.classes)]
+
+
+def context_words(context: str | None) -> dict[str, str]:
+    """The words of a prompt's slots: `{"ink": "red"}` written as JSON comes back as it is, other text as `context`."""
+    if not context:
+        return {}
+    try:
+        words = json.loads(context)
+    except (ValueError, RecursionError):
+        words = None
+    if isinstance(words, dict) and all(isinstance(word, str) for word in words.values()):
+        return words
+    return {"context": context}
+
+
+def subset_of(samples: pa.Table) -> Subset:
+    """The samples of a saved list (columns uid and shard) by shard."""
+    uids: dict[int, set[str]] = {}
+    for shard, uid in zip(samples["shard"].to_pylist(), samples["uid"].to_pylist(), strict=True):
+        uids.setdefault(shard, set()).add(uid)
+    return {shard: frozenset(found) for shard, found in uids.items()}
+
+
+def chosen_rows(table: pa.Table, shard: int, subset: Subset | None, licensed_only: bool = False) -> pa.Table:
+    """The rows of one shard that belong to the subset; without a subset all, rejected draws included."""
+    if licensed_only:
+        table = table.filter(pa.array([may_be_passed_on(one) for one in table["licence"].to_pylist()], pa.bool_()))
+    if subset is None:
+        return table
+    wanted = pa.array(sorted(subset.get(shard, frozenset())), pa.string())
+    return table.filter(pc.and_(pc.is_in(table["uid"], wanted), pc.equal(table["status"], SUCCESS)))
+
+
+def take_census(
+    store: Store,
+    records: Mapping[int, Record],
+    subset: Subset | None = None,
+    on_shard: Callable[[int, pa.Table], None] = lambda shard, table: None,
+    on_damage: Callable[[int, str], None] | None = None,
+    licensed_only: bool = False,
+) -> Census:
+    """Count every shard with a record, in order; ``on_shard`` sees each table (`COLUMNS`) on the way.
+
+    A table that cannot be believed is left out and told to ``on_damage``. Without one it raises ValueError.
+    """
+    census = Census()
+    for shard in sorted(records):
+        if subset is not None and shard not in subset:
+            continue
+        try:
+            table = read_table(store, {shard: records[shard]}, COLUMNS)
+        except (OSError, ValueError) as error:
+            if on_damage is None:
+                raise
+            on_damage(shard, str(error))
+            continue
+        table = chosen_rows(table, shard, subset, licensed_only)
+        census.num_shards += 1
+        census.short += records[shard].short if subset is None else 0
+        _count(census, table)
+        on_shard(shard, table)
+    return census
+
+
+def _count(census: Census, table: pa.Table) -> None:
+    ids, names = table["class_id"].to_pylist(), table["class_name"].to_pylist()
+    statuses, meanings = table["status"].to_pylist(), table["meaning"].to_pylist()
+    for class_id, name, status, meaning in zip(ids, names, statuses, meanings, strict=True):
+        one = census.classes.get(class_id)
+        if one is None:
+            one = census.classes[class_id] = ClassCount(class_id, name)
+        one.statuses[status] += 1
+        if meaning and status == SUCCESS and len(one.meanings) < MAX_MEANINGS:
+            shown = clip(meaning, LONGEST_VALUE)
+            one.meanings += [shown] if shown not in one.meanings else []
+    _tally(census.values["status"], statuses)
+    kept = table.filter(pc.equal(table["status"], SUCCESS))
+    for column in COUNTED[1:]:
+        _tally(census.values[column], kept[column].to_pylist())
+    for context in kept["context"].to_pylist():
+        for slot, word in context_words(context).items():
+            if slot in census.slots or len(census.slots) < MAX_SLOTS:
+                _tally(census.slots.setdefault(slot, Counter()), [word])
+    models = zip(kept["model"].to_pylist(), kept["revision"].to_pylist(), strict=True)
+    _tally(
+        census.values["model"], (f"{model} @ {revision}" if model and revision else model for model, revision in models)
+    )
+    for column, (low, high) in SCORES.items():
+        values = kept[column].drop_null().to_numpy()
+        values = values[np.isfinite(values)]
+        census.scores[column].bins += np.histogram(np.clip(values, low, high), SCORE_BINS, (low, high))[0]
+        census.scores[column].total += float(values.sum(dtype=np.float64))
+
+
+def _tally(counter: Counter[str], values: Iterable[str | None]) -> None:
+    for value, number in Counter(values).items():
+        if value:
+            value = clip(value, LONGEST_VALUE)
+            counter[value if value in counter or len(counter) < MAX_VALUES else "(other)"] += number

@@ -1,0 +1,91 @@
+"""The dataset card of the Hugging Face hub: README.md with a YAML header; pure.
+
+Comes in: a `Census` and the run's fingerprints. Goes out: Markdown that says what the images are, what made them, under
+which licences, how many there are, and what they must not be taken for. Text from the data set is printed as itself:
+no Markdown, HTML or YAML in it takes effect.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from shards.disk.safe_text import clip, markdown
+from shards.views.census import Census
+
+HUB_LICENCES = frozenset(
+    {"afl-3.0", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0"}
+    | {"cc-by-nc-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0"}
+    | {"creativeml-openrail-m", "gpl-3.0", "mit", "odbl", "odc-by", "openrail", "openrail++", "pddl", "unlicense"}
+)
+SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+HUGE = "10M<n<100M"
+MAX_LINES = 40  # of one table on the card
+ORIGINS = {
+    "synthetic": "made by a generative model; they show nothing that happened and nobody who exists",
+    "edited": "real pictures that a generative model has changed",
+    "retrieved": "found on the web; the column `url` names each source",
+    "real": "real pictures",
+}
+TABLES = {
+    "model": ("What made them", "model @ revision"),
+    "licence": ("Licences", "licence"),
+    "prompt_kind": ("Kinds of prompt", "kind"),
+    "sampler": ("Settings", "sampler"),
+}
+
+
+def dataset_card(
+    census: Census, title: str, fingerprints: Sequence[str], num_left_out: int, num_unlicensed: int
+) -> str:
+    """The card of the samples in ``census``, of which ``num_unlicensed`` may not be passed on.
+
+    ``num_left_out`` others are not in the export for that reason.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        autoescape=False,  # this is Markdown: markdown() runs on every text that the template prints
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: markdown(value) if type(value) is str else value,
+    )
+    domains = census.values["domain"]
+    tables = [(*TABLES[column], census.values[column].most_common()) for column in TABLES]
+    classes = [(f"{one.name} ({one.class_id})", one.successes) for one in census.sorted_classes()]
+    tables.append(("Classes", "class (id)", classes))
+    return environment.get_template("dataset_card.md").render(
+        header=Markup(yaml.safe_dump(_header(census, title, num_unlicensed), sort_keys=False, allow_unicode=False)),
+        title=clip(title, 200),
+        census=census,
+        generated=domains["synthetic"] + domains["edited"],
+        origins=[(count, Markup(ORIGINS[domain])) for domain, count in domains.most_common() if domain in ORIGINS],
+        tables=[
+            (Markup(name), Markup(column), [(clip(label, 300), count) for label, count in rows[:MAX_LINES]], len(rows))
+            for name, column, rows in tables
+            if rows
+        ],
+        fingerprints=[fingerprint[:16] for fingerprint in fingerprints[:MAX_LINES]],
+        num_left_out=num_left_out,
+        num_unlicensed=num_unlicensed,
+    )
+
+
+def _header(census: Census, title: str, num_unlicensed: int) -> dict[str, object]:
+    licences = sorted({licence.lower() for licence in census.values["licence"]})
+    if licences and set(licences) <= HUB_LICENCES and not num_unlicensed:
+        header: dict[str, object] = {"license": licences[0] if len(licences) == 1 else licences}
+    else:
+        header = {"license": "other", "license_name": "see-card"}
+    domains = [domain for domain in ORIGINS if census.values["domain"][domain]]
+    return {
+        "pretty_name": clip(title, 100),
+        **header,
+        "task_categories": ["image-classification", "text-to-image"],
+        "size_categories": [next((name for limit, name in SIZES.items() if census.successes < limit), HUGE)],
+        "tags": ["webdataset", "sixfold", *domains],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "*.tar"}]}],
+    }

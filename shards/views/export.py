@@ -1,0 +1,227 @@
+"""The data set as other tools want to find it: timm, open_clip, DALI and the Hugging Face hub.
+
+Comes in: a store with records and a `Choice` of samples. Goes out: a folder outside the data set's top level, because
+any other JSON file there breaks img2dataset's resume:
+
+    00000.tar …       links to the data set's own tars (copies where it lies in an object store), numbered without gaps;
+                      of a tar with only some samples chosen, a new one with just these, byte for byte
+    _info.json        timm:       --dataset wds/NAME --data-dir FOLDER
+    sizes.json        open_clip:  --train-data 'FOLDER/{00000..00011}.tar'
+    00000.idx …       DALI:       fn.readers.webdataset(paths=…, index_paths=…)
+    README.md         Hugging Face dataset card
+
+Samples without a licence that lets them be passed on stop the export, unless the choice says what to do with them.
+The data set itself is only read.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shards.disk.layout import MEMBER_EXTENSIONS, META, SUCCESS, tar_name
+from shards.disk.record import Record
+from shards.disk.store import FolderStore, Store, no_shards
+from shards.disk.tar import BLOCK, padding, trailer
+from shards.disk.whole_folder import whole_folder
+from shards.set.manifest import read_table, scan_records
+from shards.views.census import Census, Subset, chosen_rows, take_census
+from shards.views.dataset_card import dataset_card
+
+MEMBER_COLUMNS = [f"{extension}_{what}" for extension in MEMBER_EXTENSIONS for what in ("offset", "size")]
+COPY_BYTES = 16 << 20
+
+UnknownLicence = Literal["refuse", "leave_out", "keep"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which samples go out. ``unknown_licence`` says what happens to those that may not be passed on."""
+
+    subset: Subset | None = None
+    unknown_licence: UnknownLicence = "refuse"
+
+
+@dataclass(frozen=True)
+class Exported:
+    folder: Path
+    num_samples: int
+    num_left_out: int  # samples without a licence that were left out on request
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen samples of a data set, shard by shard."""
+
+    store: Store
+    records: Mapping[int, Record]
+    choice: Choice
+    census: Census
+    num_left_out: int  # without a licence, on request
+
+    def rows(self, shard: int, columns: list[str]) -> pa.Table:
+        """The chosen samples of one shard, in key order."""
+        names = sorted({"uid", "status", "licence", *columns})
+        table = read_table(self.store, {shard: self.records[shard]}, names)
+        table = chosen_rows(table, shard, self.choice.subset, self.choice.unknown_licence == "leave_out")
+        return table.filter(pc.equal(table["status"], SUCCESS))
+
+    def shards(self) -> list[int]:
+        subset = self.choice.subset
+        return [shard for shard in sorted(self.records) if subset is None or shard in subset]
+
+
+def select(store: Store, to: Path, choice: Choice) -> Selection:
+    """Count the samples that are chosen to go into the folder ``to``; nothing is written.
+
+    Raises ValueError if there are none, if some may not be passed on and the choice is to refuse, or if ``to`` lies
+    among the data set's own files; below its ``_meta`` is fine.
+    """
+    if isinstance(store, FolderStore):
+        root, target = store.root.resolve(), to.resolve()
+        if target.is_relative_to(root) and not target.is_relative_to(root / META / "export"):
+            raise ValueError(
+                f"{to}: found the data set itself or a folder in it, expected one outside, or below "
+                f"{store.url}/{META}/export; choose another"
+            )
+    records = scan_records(store)
+    if not records:
+        raise no_shards(store)
+    census = take_census(store, records, choice.subset)
+    if census.unlicensed and choice.unknown_licence == "refuse":
+        raise ValueError(
+            f"{store.url}: found {census.unlicensed} of {census.successes} samples without a licence to pass them on, "
+            "expected one for each; leave them out (`--unlicensed leave_out`), or keep them for your own use "
+            "(`--unlicensed keep`)"
+        )
+    num_left_out = 0
+    if census.unlicensed and choice.unknown_licence == "leave_out":
+        num_left_out = census.unlicensed
+        census = take_census(store, records, choice.subset, licensed_only=True)
+    if not census.successes:
+        raise ValueError(
+            f"{store.url}: found no chosen sample, expected at least one; choose another subset, or see with "
+            "`sixfold show` what became of the draws"
+        )
+    return Selection(store, records, choice, census, num_left_out)
+
+
+def export_timm(store: Store, to: Path, choice: Choice, split: str = "train") -> Exported:
+    """Links and ``_info.json``; timm then reads it as ``wds/`` with this split."""
+    selection = select(store, to, choice)
+    with whole_folder(to) as folder:
+        lengths = dict(_place_tars(selection, folder, to))
+        info = {
+            "name": split,
+            "num_samples": sum(lengths.values()),
+            "filenames": list(lengths),
+            "shard_lengths": list(lengths.values()),
+        }
+        _write_json(folder / "_info.json", {"splits": {split: info}})
+    return Exported(to, selection.census.successes, selection.num_left_out)
+
+
+def export_open_clip(store: Store, to: Path, choice: Choice) -> Exported:
+    """Links and ``sizes.json``, tar name to number of samples."""
+    selection = select(store, to, choice)
+    with whole_folder(to) as folder:
+        _write_json(folder / "sizes.json", dict(_place_tars(selection, folder, to)))
+    return Exported(to, selection.census.successes, selection.num_left_out)
+
+
+def export_dali(store: Store, to: Path, choice: Choice) -> Exported:
+    """Links and one ``.idx`` a tar, format v1.2: a line a sample, ``extension offset size name`` a member."""
+    selection = select(store, to, choice)
+    with whole_folder(to) as folder:
+        _place_tars(selection, folder, to, _write_dali_index)
+    return Exported(to, selection.census.successes, selection.num_left_out)
+
+
+def export_hugging_face(store: Store, to: Path, choice: Choice) -> Exported:
+    """Links and a dataset card, ready for ``hf upload``; the card names models, licences, counts and limits."""
+    selection = select(store, to, choice)
+    with whole_folder(to) as folder:
+        _place_tars(selection, folder, to)
+        fingerprints = {selection.records[shard].fingerprint for shard in selection.shards()}
+        card = dataset_card(
+            selection.census, to.name, sorted(fingerprints), selection.num_left_out, selection.census.unlicensed
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return Exported(to, selection.census.successes, selection.num_left_out)
+
+
+def _place_tars(
+    selection: Selection,
+    folder: Path,
+    final: Path,
+    on_tar: Callable[[Path, list[dict[str, int | str]]], None] = lambda path, rows: None,
+) -> list[tuple[str, int]]:
+    """Put the chosen samples' tars into ``folder``, numbered without gaps; returns (name, samples) of each.
+
+    ``on_tar`` sees where each tar lies and its members' keys, offsets and sizes in it.
+    """
+    placed: list[tuple[str, int]] = []
+    for shard in selection.shards():
+        rows = selection.rows(shard, ["key", *MEMBER_COLUMNS]).select(["key", *MEMBER_COLUMNS]).to_pylist()
+        if not rows:
+            continue
+        name = tar_name(len(placed))
+        if len(rows) == selection.records[shard].successes:
+            _link_or_copy(selection.store, shard, folder / name, final)
+        else:
+            rows = _cut(selection.store, shard, rows, folder / name)
+        on_tar(folder / name, rows)
+        placed.append((name, len(rows)))
+    return placed
+
+
+def _link_or_copy(store: Store, shard: int, target: Path, final: Path) -> None:
+    if isinstance(store, FolderStore):
+        # relative, so that an export inside the data set's folder moves with it
+        target.symlink_to(os.path.relpath(store.path(tar_name(shard)).resolve(), final.resolve()))
+        return
+    size = store.size(tar_name(shard))
+    with target.open("wb") as file:
+        for start in range(0, size, COPY_BYTES):
+            file.write(store.read_range(tar_name(shard), start, min(COPY_BYTES, size - start)))
+
+
+def _cut(store: Store, shard: int, rows: list[dict[str, int | str]], target: Path) -> list[dict[str, int | str]]:
+    """Write a tar of these samples, headers and padding as they are; returns the rows with their new offsets.
+
+    A sample's members lie together, so it is one stretch of the old tar.
+    """
+    first, last = MEMBER_EXTENSIONS[0], MEMBER_EXTENSIONS[-1]
+    moved = []
+    with target.open("wb") as file:
+        for row in rows:
+            start = int(row[f"{first}_offset"]) - BLOCK
+            end = int(row[f"{last}_offset"]) + int(row[f"{last}_size"]) + len(padding(int(row[f"{last}_size"])))
+            shift = file.tell() - start
+            stretch = store.read_range(tar_name(shard), start, end - start)
+            if len(stretch) != end - start or not stretch.startswith(f"{row['key']}.{first}".encode("ascii")):
+                raise ValueError(
+                    f"{tar_name(shard)}: found other bytes at {row['key']} than the table says; run sixfold verify"
+                )
+            file.write(stretch)
+            offsets = {f"{e}_offset": int(row[f"{e}_offset"]) + shift for e in MEMBER_EXTENSIONS}
+            moved.append({**row, **offsets})
+        file.write(trailer(file.tell()))
+    return moved
+
+
+def _write_dali_index(tar: Path, rows: list[dict[str, int | str]]) -> None:
+    with tar.with_suffix(".idx").open("w", encoding="ascii") as file:
+        file.write(f"v1.2 {len(rows)}\n")
+        for row in rows:
+            members = (f"{e} {row[f'{e}_offset']} {row[f'{e}_size']} {row['key']}.{e}" for e in MEMBER_EXTENSIONS)
+            file.write(" ".join(members) + "\n")
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,355 @@
+"""Shards to a folder of pictures by class, and back.
+
+On disk, as torchvision's and Hugging Face's image folders want it:
+
+    0007_seven/000120034.jpg   the stored JPEG, byte for byte; the folder is class id and name in plain letters
+    metadata.parquet           file_name and every fact of the row; its absence on import is fine
+
+Export: a store and a `Choice` in, the folder out. Import: any folder with one sub-folder a class in, shards out. JPEGs
+come back as they are when a decoder shows them as they are meant (no rotation note, no bytes behind the end); anything
+else is decoded and encoded anew. A JPEG that is kept keeps its EXIF, the place it was taken at included. What cannot be
+decoded becomes a row with its reason. The source folder is only read.
+
+Ids and names of the classes come from a table, whose classes the sub-folders name by WordNet id, name, number or as an
+export does; so a folder with a part of the classes (a test set, a held-out part) has the ids of the whole. Without a
+table the sub-folders' own numbers count, else their sorted order, as torchvision counts.
+
+An image keeps the domain it was exported with; one that says in its own XMP that it was generated is `synthetic`,
+whatever folder it lies in; the rest is `real`.
+"""
+
+import hashlib
+import io
+import json
+import re
+import time
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
+from shards.disk.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
+from shards.disk.safe_text import clip
+from shards.disk.store import Store, local_root, open_store
+from shards.disk.whole_folder import whole_folder
+from shards.set.manifest import scan_records
+from shards.set.row_images import JPEG_COLUMNS, read_jpegs
+from shards.set.writer import ShardWriter
+from shards.views.export import Choice, Exported, select
+
+METADATA = "metadata.parquet"
+METADATA_SCHEMA = pa.schema([pa.field("file_name", pa.string(), nullable=False), *SAMPLE_SCHEMA])
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}  # the only decoders that are ever opened
+ORIENTATION = 0x0112  # the EXIF field that asks viewers to turn the picture; training decoders do not
+LONGEST_SLUG = 40
+_CLASS_FOLDER = re.compile(r"(\d{4,9})_(.+)")
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+_WORDNET_ID = re.compile(r"n\d{8}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Imported:
+    num_shards: int
+    num_samples: int
+    num_failed: int
+    num_already_there: int  # shards that an earlier import of the same folder had finished
+    ignored: tuple[str, ...]  # files that are no pictures
+
+
+@dataclass(frozen=True)
+class KnownClass:
+    """A class of a table that folders are matched with."""
+
+    id: int
+    name: str
+    wordnet_id: str | None = None  # n02012849
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture of a folder: where it lies, its class, and what the folder's metadata knows of it."""
+
+    root: Path
+    name: str  # relative to it, with "/"
+    class_id: int
+    class_name: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
+
+
+def class_folder(class_id: int, name: str) -> str:
+    """``(7, "Zebra / crossing")`` -> ``"0007_zebra_crossing"``; never empty, never a path."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii").lower()
+    slug = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:LONGEST_SLUG].strip("_")
+    return f"{class_id:04d}_{slug or 'class'}"
+
+
+def export_image_folder(store: Store, to: Path, choice: Choice) -> Exported:
+    """Write the chosen samples as pictures by class. Raises ValueError if one is damaged, and leaves no folder then."""
+    selection = select(store, to, choice)
+    with whole_folder(to) as folder, pq.ParquetWriter(folder / METADATA, METADATA_SCHEMA) as metadata:
+        for shard in selection.shards():
+            table = selection.rows(shard, [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS])
+            rows = table.to_pylist()
+            names = []
+            for row, jpeg in zip(rows, read_jpegs(store, shard, rows), strict=True):
+                if isinstance(jpeg, str):
+                    raise ValueError(f"{store.url}: sample {row['key']}: {jpeg}; nothing was exported")
+                names.append(f"{class_folder(row['class_id'], row['class_name'])}/{row['key']}.jpg")
+                target = folder / names[-1]
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(jpeg)
+            columns = [pa.array(names, pa.string()), *(table[column] for column in SAMPLE_SCHEMA.names)]
+            metadata.write_table(pa.table(columns, schema=METADATA_SCHEMA))
+    return Exported(to, selection.census.successes, selection.num_left_out)
+
+
+def import_image_folder(
+    folder: Path,
+    out: str,
+    *,
+    samples_per_shard: int = 1_000,
+    licence: str | None = None,
+    quality: int = 95,
+    classes: Sequence[KnownClass] | None = None,
+    imagenet: Callable[[], Sequence[KnownClass]] = tuple,
+    clock: Callable[[], float] = time.time,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Imported:
+    """Write the pictures of ``folder`` into shards in ``out``, a folder or URL; called again it goes on.
+
+    ``licence`` is written for pictures whose metadata names none. ``classes`` is the table that gives ids and names,
+    see `match_folders`. Without it ids are the numbers that begin all sub-folders' names (``7``, ``0007_seven``), else
+    their places in the sorted order, as torchvision counts; ``imagenet`` gives ImageNet-1k's table, which is asked for
+    when all sub-folders are WordNet ids: all of its classes are named by it, a part of them is refused.
+    ``quality`` is for pictures that have to be encoded anew. Raises ValueError if there is no picture, a sub-folder is
+    not in ``classes``, or ``out`` lies in ``folder`` or holds something else; nothing is written then.
+    """
+    if not 1 <= samples_per_shard <= MAX_ROWS_PER_SHARD:
+        raise ValueError(f"samples_per_shard: found {samples_per_shard}, expected 1..{MAX_ROWS_PER_SHARD}")
+    root = local_root(out)
+    if root is not None and root.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{out}: found the folder of pictures or one in it, expected one outside; choose another")
+    sources, ignored = find_pictures(folder, classes, imagenet)
+    store = open_store(out)
+    plan = {
+        "import": [[source.name, source.path.stat().st_size, source.class_id, source.class_name] for source in sources],
+        "samples_per_shard": samples_per_shard,
+        "licence": licence,
+        "quality": quality,
+    }
+    fingerprint = hashlib.sha256(json.dumps(plan, sort_keys=True).encode("ascii")).hexdigest()
+    records = scan_records(store, fingerprint)
+    starts = range(0, len(sources), samples_per_shard)
+    already = len(records)
+    for shard, start in enumerate(starts):
+        progress(shard, len(starts))
+        if shard in records:
+            continue
+        chunk = sources[start : start + samples_per_shard]
+        started = clock()
+        with ShardWriter(store, shard, f"import-{int(started * 1e6):x}", fingerprint) as writer:
+            for index, source in enumerate(chunk):
+                writer.add(*_row(source, sample_key(shard, index), licence, quality))
+            records[shard] = writer.commit(started, clock(), {"source": "image folder"}, len(chunk), allow_empty=True)
+    progress(len(starts), len(starts))
+    done = [records[shard] for shard in range(len(starts))]
+    num_samples = sum(record.successes for record in done)
+    return Imported(len(done), num_samples, len(sources) - num_samples, already, tuple(ignored))
+
+
+def find_pictures(
+    folder: Path,
+    classes: Sequence[KnownClass] | None = None,
+    imagenet: Callable[[], Sequence[KnownClass]] = tuple,
+) -> tuple[list[Source], list[str]]:
+    """The pictures of a folder, mixed over the classes in an order that depends on their names only, and other files.
+
+    A folder that was exported keeps its order by key. Raises ValueError as `import_image_folder` does.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: found no folder, expected one with a sub-folder for each class; check the path")
+    if any(folder.glob("[0-9][0-9][0-9][0-9][0-9]_stats.json")):
+        raise ValueError(f"{folder}: found a data set of shards, expected a folder of pictures; use it as it is")
+    sub_folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    known = (
+        _classes_of(sub_folders, imagenet, str(folder))
+        if classes is None
+        else match_folders(sub_folders, classes, str(folder))
+    )
+    facts = _read_metadata(folder / METADATA)
+    sources = []
+    ignored = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != METADATA)
+    for sub_folder in sub_folders:
+        class_id, class_name = known[sub_folder]
+        for path in _files_below(folder / sub_folder):
+            name = path.relative_to(folder).as_posix()
+            if path.suffix.lower() not in FORMATS:
+                ignored.append(name)
+                continue
+            row = facts.get(name, {})
+            kept = row.get("class_name") if classes is None else None
+            sources.append(Source(folder, name, class_id, kept or class_name, row))
+    if not sources:
+        raise ValueError(
+            f"{folder}: found no picture in {len(sub_folders)} sub-folders, expected {', '.join(FORMATS)} files; put "
+            f"the pictures of each class into {folder}/CLASS/"
+        )
+    sources.sort(key=lambda source: (source.facts.get("key", ""), _digest(source.name)))
+    return sources, ignored
+
+
+def match_folders(sub_folders: Sequence[str], classes: Sequence[KnownClass], where: str) -> dict[str, tuple[int, str]]:
+    """Sub-folder -> (id, name) of the class that it names: by WordNet id (``n01440764``), as an export names it
+    (``0007_seven``), by name (case, blanks, ``_`` and ``-`` do not count), or by number.
+
+    Raises ValueError for a folder that names no class or several, and for two that name one class.
+    """
+    by_word: dict[str, dict[int, str]] = {}
+    for one in classes:
+        for word in (one.wordnet_id, class_folder(one.id, one.name), fold_name(one.name)):
+            if word:
+                by_word.setdefault(word, {})[one.id] = one.name
+    by_number = {one.id: {one.id: one.name} for one in classes}
+    found: dict[str, tuple[int, str]] = {}
+    taken: dict[int, str] = {}
+    for folder in sub_folders:
+        meant = by_word.get(folder) or by_word.get(fold_name(folder))
+        if not meant and _NUMBER.fullmatch(folder):
+            meant = by_number.get(int(folder))
+        if not meant:
+            raise ValueError(
+                f"{where}: found the class folder {clip(folder, 60)!r}, expected the WordNet id, name or number of one "
+                f"of the {len(classes)} classes given; rename it, or give the right list"
+            )
+        if len(meant) > 1:
+            raise ValueError(
+                f"{where}: found the class folder {clip(folder, 60)!r}, which names the classes "
+                f"{', '.join(map(str, sorted(meant)))}, expected one; name it by WordNet id, or "
+                f"{class_folder(min(meant), folder)}"
+            )
+        [(class_id, name)] = meant.items()
+        if class_id in taken:
+            raise ValueError(
+                f"{where}: found the class folders {clip(taken[class_id], 60)!r} and {clip(folder, 60)!r} for class "
+                f"{class_id} ({clip(name, 60)}), expected one; put their pictures together"
+            )
+        taken[class_id], found[folder] = folder, (class_id, name)
+    return found
+
+
+def fold_name(name: str) -> str:
+    """A class name in the form in which names are compared: case, blanks, ``_`` and ``-`` do not count."""
+    return " ".join(re.sub("[_-]", " ", unicodedata.normalize("NFC", name).casefold()).split())
+
+
+def _classes_of(
+    sub_folders: list[str], imagenet: Callable[[], Sequence[KnownClass]], where: str
+) -> dict[str, tuple[int, str]]:
+    """Raises ValueError for a part of ImageNet-1k's classes: their order among themselves says nothing of their ids."""
+    matches = {name: _CLASS_FOLDER.fullmatch(name) for name in sub_folders}
+    ids = [int(match.group(1)) for match in matches.values() if match]
+    if len(ids) == len(sub_folders) and len(set(ids)) == len(ids):
+        return {name: (int(m.group(1)), m.group(2).replace("_", " ")) for name, m in matches.items() if m}
+    if len({int(name) for name in sub_folders if _NUMBER.fullmatch(name)}) == len(sub_folders):
+        return {name: (int(name), name) for name in sub_folders}  # ImageNet-V2: 10 comes before 2 among the names
+    if sub_folders and all(_WORDNET_ID.fullmatch(name) for name in sub_folders):
+        table = {one.wordnet_id: (one.id, one.name) for one in imagenet()}
+        if table.keys() == set(sub_folders):
+            return {name: table[name] for name in sub_folders}
+        if table.keys() > set(sub_folders):
+            raise ValueError(
+                f"{where}: found {len(sub_folders)} of ImageNet-1k's {len(table)} classes, expected all: the order of "
+                "a part gives other ids than the whole has; give `--classes imagenet-1k` for its ids, or `--classes` "
+                "with a list of your own"
+            )
+    return {name: (index, name) for index, name in enumerate(sub_folders)}
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            yield from _files_below(path)
+        elif path.is_file():
+            yield path
+
+
+def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        table = pq.read_table(path)
+        columns = ["file_name", *(name for name in SAMPLE_SCHEMA.names if name in table.column_names)]
+        schema = pa.schema([METADATA_SCHEMA.field(name) for name in columns])
+        rows = table.select(columns).cast(schema).to_pylist()
+    except (KeyError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path}: found a table that cannot be used ({clip(str(error), 200)}), expected the columns file_name and, "
+            "as far as known, those of a shard's table; move it away to import the pictures alone"
+        ) from None
+    return {row.pop("file_name"): row for row in rows}
+
+
+def _row(source: Source, key: str, licence: str | None, quality: int) -> tuple[dict[str, Any], bytes | None]:
+    """The row of one picture and its JPEG; without a JPEG when it cannot be decoded."""
+    data = source.path.read_bytes()
+    row: dict[str, Any] = {name: value for name, value in source.facts.items() if value is not None}
+    found = read_source_type(data)
+    generated = "edited" if found == SOURCE_TYPES[1] else "synthetic" if found == SOURCE_TYPES[0] else None
+    row |= {"key": key, "class_id": source.class_id, "class_name": source.class_name}
+    row.setdefault("uid", _digest(source.name)[:32])
+    if generated and row.get("domain", "real") == "real":
+        row["domain"] = generated  # the picture's own word counts more than the folder's
+    row.setdefault("domain", "real")
+    row.setdefault("caption", source.class_name)
+    if licence is not None:
+        row.setdefault("licence", licence)
+    source_type: SourceType | None = {"synthetic": SOURCE_TYPES[0], "edited": SOURCE_TYPES[1]}.get(row["domain"])
+    try:
+        jpeg, (height, width), (original_height, original_width) = _as_jpeg(data, source, quality, source_type)
+    except UnidentifiedImageError:
+        message = f"{source.name}: found no picture of the kinds {', '.join(sorted(set(FORMATS.values())))}"
+        return {**row, "status": "failed_to_decode", "error_message": message}, None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        message = f"{source.name}: {clip(str(error), 300)}"
+        return {**row, "status": "failed_to_decode", "error_message": message}, None
+    row |= {"status": SUCCESS, "width": width, "height": height}
+    row.setdefault("original_width", original_width)
+    row.setdefault("original_height", original_height)
+    return row, jpeg
+
+
+def _as_jpeg(
+    data: bytes, source: Source, quality: int, source_type: SourceType | None
+) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
+    """JPEG bytes, their (height, width) and those of the file. Raises what a decoder raises."""
+    kind = FORMATS[source.path.suffix.lower()]
+    with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+        opened = Image.open(io.BytesIO(data), formats=tuple(set(FORMATS.values())))
+    with opened as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"the header says {width} x {height} pixels, at most {MAX_PIXELS} are decoded")
+        is_plain = kind == image.format == "JPEG" and image.mode in ("RGB", "L") and data.endswith(b"\xff\xd9")
+        is_upright = image.getexif().get(ORIENTATION, 1) == 1
+        if is_plain and is_upright and (source_type is None or read_source_type(data) is not None):
+            decode_jpeg(data)
+            return data, (height, width), (height, width)
+        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    jpeg = encode_jpeg(pixels, quality, "444", source_type)
+    return jpeg, (pixels.shape[0], pixels.shape[1]), (height, width)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

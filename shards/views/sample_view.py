@@ -1,0 +1,108 @@
+"""One kept sample as a page of the gallery shows it: a small picture, its prompt, and every fact of its row.
+
+Comes in: a row of the table and its JPEG bytes. Goes out: a `Card` of plain texts; nothing in it is escaped yet.
+On disk: `thumbs/00012/000120034.jpg`, decoded and encoded anew, with the source type of the original.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
+from shards.disk.layout import SAMPLE_SCHEMA, shard_name
+from shards.disk.safe_text import clip
+from shards.disk.store import redact
+from shards.set.row_images import JPEG_COLUMNS
+from shards.views.census import SCORES, context_words
+
+SMALL_PX = 128  # an original this small is enlarged with crisp pixels
+LONGEST_TEXT = 1_200  # characters of a prompt on a page
+FACTS = {  # what the fold-out of a card lists, if the row has it
+    "class": "class_name",
+    "meaning": "meaning",
+    "kind": "prompt_kind",
+    "context": "context",
+    "style": "style",
+    "negative": "negative",
+    "prompt": "prompt_id",
+    "replicate": "replicate",
+    "draw": "draw",
+    "seed": "seed",
+    "batch": "batch",
+    "model": "model",
+    "revision": "revision",
+    "licence": "licence",
+    "sampler": "sampler",
+    "domain": "domain",
+    "source": "url",
+    "sha256": "sha256",
+    "uid": "uid",
+}
+CARD_COLUMNS = [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One kept sample on a page; ``image`` is None when the picture cannot be shown, and ``problem`` says why."""
+
+    key: str
+    alt: str
+    caption: str
+    image: str | None
+    problem: str
+    width: int
+    height: int
+    is_small: bool
+    tags: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+
+
+def make_card(folder: Path, thumb_px: int, shard: int, row: Mapping[str, Any], jpeg: bytes | str) -> Card:
+    """The card of a kept sample, its thumbnail written below ``folder``; a `str` says why there are no JPEG bytes."""
+    image, problem = None, ""
+    width, height = row["width"] or thumb_px, row["height"] or thumb_px
+    if isinstance(jpeg, str):
+        problem = jpeg
+    else:
+        try:
+            image = _write_thumbnail(folder, thumb_px, shard, row["key"], jpeg)
+        except ValueError as error:
+            problem = f"cannot be decoded ({clip(str(error), 200)})"
+    words = context_words(row["context"])
+    tags = [row["style"], *words.values(), row["prompt_kind"] if not row["style"] and not words else None]
+    scores = [f"{column} {row[column]:.3f}" for column in SCORES if row[column] is not None]
+    facts = [
+        (label, clip(str(row[column]), LONGEST_TEXT)) for label, column in FACTS.items() if row[column] is not None
+    ]
+    return Card(
+        key=row["key"],
+        alt=f"{row['class_name']}: {clip(row['caption'], 200)}",
+        caption=clip(row["caption"], LONGEST_TEXT),
+        image=image,
+        problem=problem,
+        width=width,
+        height=height,
+        is_small=max(width, height) <= SMALL_PX,
+        tags=(*(clip(tag, 60) for tag in tags if tag), *scores),
+        facts=(("size", f"{width} × {height} px, {row['jpg_size']:,} bytes"), *((k, redact(v)) for k, v in facts)),
+    )
+
+
+def _write_thumbnail(folder: Path, thumb_px: int, shard: int, key: str, jpeg: bytes) -> str:
+    """Write the small copy and return its address on the pages. Raises ValueError if the JPEG cannot be decoded."""
+    pixels = decode_jpeg(jpeg)
+    height, width = pixels.shape[:2]
+    scale = thumb_px / max(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    found = read_source_type(jpeg)
+    source_type = next((known for known in SOURCE_TYPES if known == found), None)
+    address = f"thumbs/{shard_name(shard)}/{key}.jpg"
+    target = folder / address
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(encode_jpeg(pixels, 93, "444", source_type))
+    return address

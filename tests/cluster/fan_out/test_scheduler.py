@@ -1,0 +1,338 @@
+"""What the schedule promises, without any cluster: time and faults are arguments."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from cluster.fan_out.scheduler import AVOID_S, MAX_NODE_LOSSES, Action, Drop, KillWorker, Schedule, StartWorker, Submit
+from cluster.fan_out.simulate import World, simulate
+from cluster.fan_out.work import FanOutSpec
+
+
+class Hands:
+    """Carries out actions in the simplest way: workers are ready at once; attempts are ended by the test."""
+
+    def __init__(self, units: object, nodes: dict[str, int] | None = None, **spec: object) -> None:
+        self.schedule = Schedule(units, FanOutSpec.model_validate(spec), "life", 0.0)  # type: ignore[arg-type]
+        self.running: dict[int, Submit] = {}
+        self.nodes: dict[int, str] = {}
+        self.dropped: list[Drop] = []
+        self.killed: list[KillWorker] = []
+        self.do(self.schedule.nodes({"a": 2} if nodes is None else nodes, 0.0), 0.0)
+
+    def do(self, actions: list[Action], now: float) -> None:
+        for action in actions:
+            match action:
+                case StartWorker(worker, node):
+                    self.nodes[worker] = node
+                    self.do(self.schedule.placed(worker, now), now)
+                    self.do(self.schedule.ready(worker, now), now)
+                case Submit(worker, _, _):
+                    assert worker not in self.running, "one attempt per worker at a time"
+                    self.running[worker] = action
+                case KillWorker(worker, _):
+                    self.killed.append(action)
+                    self.running.pop(worker, None)
+                case Drop():
+                    self.dropped.append(action)
+
+    def finish(self, worker: int, now: float) -> None:
+        submit = self.running.pop(worker)
+        self.do(self.schedule.finished(worker, submit.attempt, {}, 10, 1, now), now)
+
+    def raise_in(self, worker: int, now: float, cause: str = "ValueError: bad") -> None:
+        submit = self.running.pop(worker)
+        self.do(self.schedule.raised(worker, submit.attempt, cause, now), now)
+
+    def die(self, worker: int, now: float, node_lost: bool = False) -> None:
+        self.do(self.schedule.lost(worker, "SIGKILL", now, node_lost), now)
+
+    def finish_all(self, now: float) -> None:
+        while self.running:
+            self.finish(min(self.running), now)
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.schedule.take_events()]
+
+
+def test_no_units_end_at_once_and_start_no_worker():
+    hands = Hands(range(0))
+    assert hands.schedule.over
+    assert hands.nodes == {}
+    assert hands.schedule.summary().exit_code == 0
+
+
+def test_workers_are_no_more_than_units():
+    assert len(Hands(range(1), {"a": 8}).nodes) == 1
+
+
+def test_b20_units_are_pulled_only_a_few_ahead_of_the_workers():
+    pulled = 0
+
+    def units() -> Iterator[int]:
+        nonlocal pulled
+        for unit in range(10_000):
+            pulled += 1
+            yield unit
+
+    hands = Hands(units())
+    assert pulled <= 5
+    for step in range(1000):
+        hands.finish(min(hands.running), step)
+        assert len(hands.running) == 2
+    assert pulled <= 1000 + 5
+
+
+def test_b8_a_unit_that_always_kills_its_process_is_quarantined_after_k_attempts_and_named():
+    hands = Hands(range(5), {"a": 1}, attempts=3)
+    now = 0.0
+    while not hands.schedule.over:
+        now += 1
+        worker = min(hands.running)
+        if hands.running[worker].unit == 3:
+            hands.die(worker, now)
+        else:
+            hands.finish(worker, now)
+    summary = hands.schedule.summary()
+    assert [(bad.unit, bad.failures) for bad in summary.quarantined] == [(3, 3)]
+    assert "SIGKILL" in summary.quarantined[0].cause
+    assert summary.done == 4
+    assert summary.exit_code == 3
+
+
+def test_a_failed_unit_goes_to_another_worker():
+    hands = Hands(range(10))
+    assert hands.running[0].unit == 0
+    hands.raise_in(0, 1.0)
+    assert hands.running[0].unit != 0, "its own worker takes a fresh unit"
+    hands.finish(1, 2.0)
+    assert hands.running[1].unit == 0
+
+
+def test_b2_losing_nodes_is_not_the_units_fault_up_to_a_bound():
+    hands = Hands(range(1), {"a": 1}, attempts=1)
+    for number in range(MAX_NODE_LOSSES - 1):
+        hands.die(number, float(number), node_lost=True)
+        assert not hands.schedule.over
+    hands.die(MAX_NODE_LOSSES - 1, 1e3, node_lost=True)
+    assert hands.schedule.summary().quarantined[0].unit == 0
+
+
+def test_a_node_that_vanishes_takes_its_workers_and_their_units_go_elsewhere():
+    hands = Hands(range(4), {"a": 1, "b": 1}, attempts=1)
+    on_a = next(worker for worker, node in hands.nodes.items() if node == "a")
+    lost_unit = hands.running[on_a].unit
+    hands.do(hands.schedule.nodes({"b": 1}, 1.0), 1.0)
+    assert on_a not in hands.running
+    seen = []
+    while hands.running:
+        seen.append(hands.running[min(hands.running)].unit)
+        hands.finish(min(hands.running), 2.0)
+    assert lost_unit in seen
+    assert hands.schedule.summary().exit_code == 0
+
+
+def test_b19_new_room_is_used_as_it_comes():
+    hands = Hands(range(100), {"a": 1})
+    assert len(hands.running) == 1
+    hands.do(hands.schedule.nodes({"a": 1, "b": 3}, 1.0), 1.0)
+    assert len(hands.running) == 4
+    assert sorted(hands.nodes.values()) == ["a", "b", "b", "b"]
+
+
+def test_b7_a_worker_without_a_beat_is_killed_and_its_unit_retried():
+    hands = Hands(range(2), stall_deadline_s=5)
+    first = hands.running[0]
+    hands.do(hands.schedule.heard(1, hands.running[1].attempt, 1, 4, 0, 4.0), 4.0)
+    hands.do(hands.schedule.tick(6.0), 6.0)
+    assert [killed.worker for killed in hands.killed] == [0]
+    assert "no progress" in hands.killed[0].reason
+    again = next(submit for submit in hands.running.values() if submit.unit == first.unit)
+    assert again.attempt != first.attempt
+    hands.finish_all(7.0)
+    assert hands.schedule.summary().exit_code == 0
+
+
+def test_b7_an_answer_without_a_new_beat_is_no_progress():
+    hands = Hands(range(1), {"a": 1}, stall_deadline_s=5)
+    attempt = hands.running[0].attempt
+    for now in range(1, 6):
+        hands.do(hands.schedule.heard(0, attempt, 0, 0, 0, float(now)), float(now))
+    hands.do(hands.schedule.tick(5.5), 5.5)
+    assert [killed.worker for killed in hands.killed] == [0]
+
+
+def test_b15_a_slow_constructor_is_measured_by_the_start_deadline_only():
+    schedule = Schedule(range(3), FanOutSpec(start_deadline_s=600, stall_deadline_s=5), "life", 0.0)
+    (start,) = [action for action in schedule.nodes({"a": 1}, 0.0) if isinstance(action, StartWorker)]
+    schedule.placed(start.worker, 1.0)
+    assert schedule.tick(599.0) == []
+    actions = schedule.tick(602.0)
+    assert any(isinstance(action, KillWorker) and "start_deadline_s" in action.reason for action in actions)
+
+
+def test_b14_a_constructor_that_fails_everywhere_ends_the_run_with_the_cause():
+    schedule = Schedule(range(3), FanOutSpec(), "life", 0.0)
+    actions = schedule.nodes({"a": 2, "b": 2}, 0.0)
+    starts = 0
+    while not schedule.over:
+        start = next(action for action in actions if isinstance(action, StartWorker))
+        starts += 1
+        actions = [action for action in actions if action is not start]
+        actions += schedule.refused(start.worker, "no weights at /models/x", float(starts))
+    assert starts <= 6
+    assert "no weights at /models/x" in str(schedule.summary().error)
+    assert schedule.summary().exit_code == 1
+
+
+def test_b14_a_node_where_constructors_fail_is_avoided_and_tried_again_later():
+    schedule = Schedule(range(100), FanOutSpec(), "life", 0.0)
+    nodes = {"bad": 2, "good": 1}
+    todo = schedule.nodes(nodes, 0.0)
+    ready, started_on_bad = 0, 0
+    while todo:
+        action = todo.pop(0)
+        if isinstance(action, StartWorker) and action.node == "bad":
+            started_on_bad += 1
+            todo += schedule.refused(action.worker, "no GPU driver", 1.0)
+        elif isinstance(action, StartWorker):
+            ready += 1
+            todo += schedule.ready(action.worker, 1.0)
+    assert ready == 1
+    assert started_on_bad <= 3
+    assert not schedule.over
+    assert not any(isinstance(action, StartWorker) for action in schedule.nodes(nodes, AVOID_S - 5))
+    assert any(isinstance(action, StartWorker) for action in schedule.nodes(nodes, AVOID_S + 5))
+
+
+def test_when_every_unit_fails_the_run_ends_early_with_the_cause():
+    hands = Hands(range(10_000), {"a": 1}, attempts=2, give_up_after=3)
+    tries = 0
+    while not hands.schedule.over:
+        tries += 1
+        hands.raise_in(min(hands.running), float(tries), "OSError: no space left on device")
+    assert tries <= 3 * 2 + 1
+    assert "no space left" in str(hands.schedule.summary().error)
+
+
+def test_a_worker_on_which_two_different_units_fail_is_replaced():
+    hands = Hands(range(10), {"a": 1})
+    hands.raise_in(0, 1.0)
+    assert hands.killed == []
+    hands.raise_in(0, 2.0)
+    assert [killed.worker for killed in hands.killed] == [0]
+    assert 1 in hands.running
+
+
+def test_b18_a_straggler_is_run_again_elsewhere_and_the_first_to_finish_wins():
+    hands = Hands(range(8), straggler_factor=3)
+    slow = hands.running[0]
+    for now in range(1, 8):
+        if hands.running[1].unit != slow.unit:
+            hands.finish(1, float(now))
+        hands.do(hands.schedule.tick(now + 0.1), now + 0.1)
+    again = hands.running[1]
+    assert again.unit == slow.unit
+    assert again.attempt != slow.attempt
+    hands.finish(1, 9.0)
+    assert hands.dropped == [Drop(0, slow.attempt)]
+    hands.finish_all(10.0)
+    assert hands.schedule.over
+    assert hands.schedule.summary().rerun == 1
+    assert hands.schedule.summary().done == 8
+
+
+def test_c1_a_drain_hands_out_nothing_then_asks_then_gives_up_all_within_drain_s():
+    hands = Hands(range(10), drain_s=10)
+    hands.do(hands.schedule.drain("SIGTERM", 1.0), 1.0)
+    hands.finish(0, 2.0)
+    assert 0 not in hands.running
+    hands.do(hands.schedule.tick(5.9), 5.9)
+    assert hands.dropped == []
+    hands.do(hands.schedule.tick(6.1), 6.1)
+    assert [drop.worker for drop in hands.dropped] == [1]
+    assert not hands.schedule.over
+    hands.do(hands.schedule.tick(9.1), 9.1)
+    assert hands.schedule.over
+    assert hands.schedule.summary().exit_code == 75
+
+
+def test_a_drain_that_comes_when_all_is_done_changes_nothing():
+    hands = Hands(range(2))
+    hands.finish(0, 1.0)
+    hands.do(hands.schedule.drain("SIGTERM", 1.5), 1.5)
+    hands.finish(1, 2.0)
+    assert hands.schedule.over
+    assert hands.schedule.summary().exit_code == 0
+
+
+def test_a_cluster_without_room_is_waited_for_and_then_named():
+    schedule = Schedule(range(3), FanOutSpec(start_deadline_s=60, gpus_per_worker=1), "life", 0.0)
+    schedule.nodes({}, 0.0)
+    schedule.tick(59.0)
+    assert not schedule.over
+    schedule.tick(61.0)
+    assert "no node has room" in str(schedule.summary().error)
+
+
+def test_the_events_of_a_unit_tell_its_whole_story():
+    hands = Hands(range(1), {"a": 1}, attempts=2)
+    hands.raise_in(0, 1.0)
+    hands.finish(0, 2.0)
+    assert [kind for kind in hands.kinds() if kind.startswith("unit")] == [
+        "unit_started",
+        "unit_failed",
+        "unit_started",
+        "unit_done",
+    ]
+
+
+@pytest.mark.parametrize("kills", [0, 32])
+def test_c4_64_simulated_workers_end_within_3_percent_of_the_ideal(kills):
+    """Benchmark C4 in small: half-speed and crawling workers, kills; a kill loses at most the unit at hand."""
+    world = World(num_units=64 * 110, num_kills=kills, crawling=0.001)
+    outcome = simulate(world, FanOutSpec(stall_deadline_s=1e6))
+    assert outcome.makespan_s / outcome.ideal_s <= 1.03
+    assert outcome.summary.done == world.num_units
+    assert outcome.most_in_flight <= 64
+
+
+# a poisoned unit that also crawls: both of its tries die
+@example(
+    num_units=66, num_workers=11, kills=0, node_losses=0, crawling=0.05, poison=frozenset({65}), attempts=1, seed=1
+)
+@settings(max_examples=60, deadline=None)
+@given(
+    num_units=st.integers(0, 120),
+    num_workers=st.integers(1, 12),
+    kills=st.integers(0, 30),
+    node_losses=st.integers(0, 5),
+    crawling=st.sampled_from([0.0, 0.05]),
+    poison=st.frozensets(st.integers(0, 119), max_size=4),
+    attempts=st.integers(1, 4),
+    seed=st.integers(0, 10_000),
+)
+def test_b1_whatever_dies_every_unit_is_done_or_named(
+    num_units, num_workers, kills, node_losses, crawling, poison, attempts, seed
+):
+    """Nothing is lost, nothing is done and quarantined at once, attempts are bounded, the run ends."""
+    world = World(
+        num_units=num_units, num_workers=num_workers, unit_s=10, start_s=20, crawling=crawling, num_kills=kills,
+        num_node_losses=node_losses, workers_per_node=4, poison=poison, beat_s=1, seed=seed,
+    )  # fmt: skip
+    spec = FanOutSpec(attempts=attempts, stall_deadline_s=1e6, give_up_after=10_000)
+    outcome = simulate(world, spec)
+    assert outcome.summary.error is None
+    bad = {unit.unit for unit in outcome.summary.quarantined}
+    done = {event.unit for event in outcome.events if event.kind == "unit_done"}
+    assert done | bad == set(range(num_units))
+    assert not done & bad
+    assert poison & set(range(num_units)) <= bad
+    assert len(done) == outcome.summary.done
+    # one more when the second try of a straggler was running at the last failure
+    assert all(attempts <= unit.failures <= attempts + 1 for unit in outcome.summary.quarantined)
+    ids = [event.attempt for event in outcome.events if event.kind == "unit_started"]
+    assert len(ids) == len(set(ids))
+    assert outcome.most_in_flight <= num_workers

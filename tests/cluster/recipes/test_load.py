@@ -1,0 +1,209 @@
+"""A recipe is one YAML file; what is wrong with it is one line that says where and what to do."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cluster.recipes.load import (
+    RecipeError,
+    canonical_json,
+    differences,
+    dump_recipe,
+    fingerprint,
+    kind_of,
+    load_recipe,
+    with_defaults,
+)
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    steps: int = Field(12, ge=1, description="denoising steps")
+    guidance: float = 2.0
+
+    @model_validator(mode="after")
+    def _guides(self) -> "Inner":
+        if self.guidance > 50:
+            raise ValueError(f"guidance: found {self.guidance:g}, expected less; lower it")
+        return self
+
+
+class Recipe(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = Field(pattern="^[a-zü: #ï]+$", description="lower-case letters")
+    sampler: Inner = Inner()
+    words: dict[str, list[str]] = {}
+    stages: tuple[Inner, ...] = ()
+    named: dict[str, Inner] = {}
+    batch: int | Literal["auto"] = "auto"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_is_read_with_defaults_and_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\nsampler:\n  steps: 5\n")
+    recipe = load_recipe(path, Recipe, ["sampler.guidance=1e1", "words.ink=[red, blue]"])
+    assert recipe == Recipe(name="a", sampler=Inner(steps=5, guidance=10), words={"ink": ["red", "blue"]})
+
+
+def test_an_override_reaches_into_a_list(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\nwords: {ink: [red, blue]}\nstages: [{steps: 1}, {steps: 2}]\n")
+    recipe = load_recipe(path, Recipe, ["stages.1.steps=9", "words.ink.0=green"])
+    assert [stage.steps for stage in recipe.stages] == [1, 9]
+    assert recipe.words == {"ink": ["green", "blue"]}
+
+
+def test_the_resolved_copy_reads_back_to_the_same_recipe(tmp_path: Path) -> None:
+    recipe = Recipe(name="ünï: #", sampler=Inner(steps=3), words={"ink": ["no", "1"]})
+    assert load_recipe(write(tmp_path, dump_recipe(recipe)), Recipe) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("name: a\nsampler:\n  stepz: 5\n", [], ":3: unknown key `sampler.stepz`; did you mean `steps`?"),
+        ("nam: a\n", [], ":1: unknown key `nam`; did you mean `name`?"),
+        ("name: a\nqqq: 1\n", [], "known here: name, sampler, words, stages, named, batch"),
+        ("sampler: {}\n", [], "`name` is missing"),
+        (
+            "name: a\nsampler:\n  steps: many\n",
+            [],
+            ':3: `sampler.steps`: found "many", expected a whole number (denoising steps)',
+        ),
+        ("name: a\nsampler: {steps: 0}\n", [], "found 0, expected at least 1 (denoising steps)"),
+        ("name: a\n", ["sampler.steps=2.5"], "command line: `sampler.steps`: found 2.5, expected a whole number"),
+        ("name: My Data\n", [], ':1: `name`: found "My Data", expected lower-case letters'),
+        (
+            "name: a\nsampler: fast\n",
+            [],
+            ':2: `sampler`: found "fast", expected `key: value` lines below it: steps, gui',
+        ),
+        ("name: a\nwords: ink\n", [], ':2: `words`: found "ink", expected `key: value` lines'),
+        ("name: a\nbatch: lots\n", [], ":2: `batch`: found \"lots\", expected a whole number or 'auto'"),
+        ("name: a\nsampler: {guidance: 99}\n", [], ":2: sampler.guidance: found 99, expected less; lower it"),
+        ("name: a\nsampler:\n  guidance: 99\n", [], ":3: sampler.guidance: found 99"),
+        ("name: a\nsampler: {}\n", ["sampler.guidance=99"], "command line: sampler.guidance: found 99"),
+        (
+            "name: a\nsampler: {steps: 0}\nbatch: []\nqq: 1\n",
+            [],
+            "known here: name, sampler, words, stages, named, batch (",
+        ),
+        ("name: a\nname: b\n", [], ":2: not a plain YAML recipe: the key `name` stands twice"),
+        ("name: &x a\nwords: {ink: [*x]}\n", [], "aliases"),
+        ("name: !!python/object/apply:os.system [id]\n", [], ":1: not a plain YAML recipe"),
+        ("- a\n- b\n", [], "found a list, expected `key: value` lines"),
+        ("", [], "found nothing, expected `key: value` lines"),
+        ("hello", [], "found text, expected `key: value` lines"),
+        ("name: [\n", [], "not a plain YAML recipe"),
+        ("name: a\n", ["sampler.stepz=3"], "command line: unknown key `sampler.stepz`; did you mean `steps`?"),
+        ("name: a\n", ["steps"], "expected key.sub=value"),
+        ("name: a\n", ["name.sub=1"], "plain value"),
+        ("name: a\n", ["sampler.steps=["], "is not a YAML value"),
+        ("name: a\nstages: [{steps: 1}]\n", ["stages.1.steps=2"], "`stages` is a list of 1; give a number below 1, or"),
+        ("name: a\nwords: {ink: [x]}\n", ["words.ink.last=y"], "or all of it with `words.ink=[…]`"),
+        ("name: a\nstages: [{steps: 1}]\n", ["stages.0.stepz=2"], "command line: unknown key `stages.0.stepz`"),
+        ("name: a\nstages: [{stepz: 1}]\n", [], "unknown key `stages.0.stepz`; did you mean `steps`?"),
+        ("name: a\nnamed: {x: {qq: 1}}\n", [], "unknown key `named.x.qq`; known here: steps, guidance"),
+    ],
+)
+def test_i4_a_mistake_is_one_line_with_its_place(
+    tmp_path: Path, text: str, overrides: list[str], expected: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text), Recipe, overrides)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_recipe_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes" / "sweeps").mkdir(parents=True)
+    (tmp_path / "recipes" / "digits.yaml").touch()
+    (tmp_path / "recipes" / "sweeps" / "scale.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    for typed, hint in [
+        ("none.yaml", r"give a YAML file, for example recipes/digits\.yaml, recipes/sweeps/scale\.yaml"),
+        ("digits.yml", r"did you mean recipes/digits\.yaml\?"),
+        ("scale", r"did you mean recipes/sweeps/scale\.yaml\?"),
+    ]:
+        with pytest.raises(RecipeError, match=f"no such recipe; {hint}"):
+            load_recipe(Path(typed), Recipe)
+    with pytest.raises(RecipeError, match="recipes: found a folder, expected a recipe"):
+        load_recipe(Path("recipes"), Recipe)
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), PLAIN, max_size=5))
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys(value: dict) -> None:
+    assert fingerprint(value) == fingerprint(dict(reversed(value.items())))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1: "a"}, {"a": object()}, (1, 2), b"x"])
+def test_a_fingerprint_refuses_what_it_cannot_write_exactly(value: object) -> None:
+    with pytest.raises((TypeError, ValueError), match="canonical JSON"):
+        canonical_json(value)  # type: ignore[arg-type]
+
+
+def test_differences_name_every_changed_leaf() -> None:
+    old = {"seed": 0, "sampler": {"steps": 12, "dtype": "fp32"}}
+    new = {"seed": 1, "sampler": {"steps": 12, "dtype": "bf16", "batch": 8}}
+    assert differences(old, new) == [
+        "seed: 0 before, 1 now",
+        'sampler.dtype: "fp32" before, "bf16" now',
+        "sampler.batch: null before, 8 now",
+    ]
+
+
+def test_differences_within_a_list_name_the_entry() -> None:
+    domains = [{"name": "real", "subset": "shots-20"}, {"name": "synthetic", "subset": "6x"}]
+    now = [domains[0], {"name": "synthetic", "subset": "3x"}]
+    assert differences({"domains": domains}, {"domains": now}) == ['domains.1.subset: "6x" before, "3x" now']
+    assert differences({"words": ["a"]}, {"words": ["a", "b"]}) == ['words: ["a"] before, ["a", "b"] now']
+
+
+def test_fields_that_an_earlier_version_did_not_know_are_at_their_defaults() -> None:
+    now = Recipe(name="a", stages=(Inner(), Inner()), named={"x": Inner(steps=3)}).model_dump(mode="json")
+    old = {"name": "a", "stages": [{"steps": 12}, {}], "named": {"x": {"steps": 3}}, "gone": 1}
+    assert with_defaults(old, now, Recipe) == {**now, "gone": 1}
+    changed = Recipe(name="a", batch=7, stages=(Inner(guidance=3), Inner())).model_dump(mode="json")
+    assert differences(with_defaults({"name": "a", "stages": [{}, {}]}, changed, Recipe), changed) == [
+        "stages.0.guidance: 2.0 before, 3.0 now",
+        'batch: "auto" before, 7 now',
+    ]
+
+
+def test_a_field_without_a_default_is_a_difference_and_one_that_is_left_out_is_none() -> None:
+    assert with_defaults({}, {"name": "a", "sampler": {"steps": 12}}, Recipe) == {"sampler": {"steps": 12}}
+
+
+class Other(BaseModel):
+    name: str
+    grid: int
+    seeds: int = 1
+
+
+def test_the_kind_of_a_recipe_is_told_by_its_keys(tmp_path: Path) -> None:
+    kinds: dict[str, type[BaseModel]] = {"mine": Recipe, "other": Other}
+    assert kind_of(write(tmp_path, "name: a\ngrid: {no: int}\nqq: 1\n"), kinds) == "other"
+    assert kind_of(write(tmp_path, "name: a\nsampler: 3\n"), kinds) == "mine"
+    assert kind_of(write(tmp_path, "name: a\n"), kinds) == "mine", "the first of equals"
+    assert kind_of(write(tmp_path, "- a\n"), kinds) is None
+    assert kind_of(write(tmp_path, "a: ["), kinds) is None
+    assert kind_of(tmp_path / "nowhere", kinds) is None

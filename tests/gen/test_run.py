@@ -1,0 +1,494 @@
+"""The path as a whole: a recipe becomes shards, and whatever interrupts it, the shards come out the same.
+
+Everything is real: the sandbox's pipeline, the commit protocol, Ray where it is named. Small: 2 denoising steps and
+shards of 10.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.process.stop_flag import StopFlag
+from gen.output import describe_output, regenerate_images
+from gen.prompts.prompts import PromptSpec, Sources, write_prompts
+from gen.recipe import read_recipe
+from gen.run import Outcome, describe, run
+from gen.wording.lexicon import load_lexicon
+from gen.wording.parts import Wording
+from shards.disk.home import home
+from shards.disk.layout import SUCCESS
+from shards.disk.store import open_for_reading
+from shards.labels.classes import ClassSpec, load_classes
+from shards.set.manifest import read_subset, read_table, scan_records
+from shards.set.verify import verify
+from tests.support.tiny_pipelines import tiny_pipeline
+
+pytestmark = pytest.mark.timeout(1800)  # workers that are killed again and again
+HOME = home()
+SMALL = ["sampler.steps=2", "shards.samples_per_shard=10", "sampler.batch=5", "prompts.per_class=30"]
+HERE = "cluster.in_process=true"
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
+
+def generate(out: Path, scale: str, *overrides: str, say: Callable[[str], None] = print) -> Outcome:
+    recipe = read_recipe(HOME / "recipes" / "sandbox.yaml", [*SMALL, *overrides])
+    return run(recipe, Fraction(scale), str(out), HOME, StopFlag(), say=say)
+
+
+def command(out: Path, scale: str, *overrides: str) -> list[str]:
+    recipe = str(HOME / "recipes" / "sandbox.yaml")
+    options = ["--scale", f"{scale}x", "--out", str(out), "--no-gallery"]
+    return [sys.executable, "-m", "sixfold", "generate", recipe, *options, *SMALL, *overrides]
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    """Name -> bytes of everything whose bytes are promised: tars and tables."""
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*")) if path.suffix in (".tar", ".parquet")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """0.2x made at once, without interruption, in this process: 40 images in 4 shards."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    outcome = generate(out, "0.2", HERE)
+    assert outcome.exit_code == 0, outcome.sentence()
+    return out
+
+
+def test_a_run_makes_exactly_what_was_asked_and_says_so(whole: Path) -> None:
+    store = open_for_reading(str(whole))
+    table = read_table(store, scan_records(store))
+    rows = [row for row in table.to_pylist() if row["status"] == SUCCESS]
+    assert len(rows) == 40
+    assert set(Counter(row["class_id"] for row in rows).values()) == {4}, "balanced"
+    assert len({row["uid"] for row in rows}) == len({row["seed"] for row in rows}) == 40
+    assert not verify(store).damages
+    summary = json.loads((whole / "_meta" / "summary.json").read_text())
+    assert (summary["asked"], summary["there"]) == ({"images": 40, "units": 4},) * 2
+    assert summary["exit_code"] == 0
+
+
+def test_k5_every_image_says_that_it_is_synthetic_and_how_it_was_made(whole: Path) -> None:
+    store = open_for_reading(str(whole))
+    for row in read_table(store, scan_records(store)).to_pylist():
+        assert row["domain"] == "synthetic"
+        assert row["model"] == "sandbox/models/generator"
+        assert row["revision"].startswith("sha256:")
+        assert row["licence"] == "Apache-2.0"
+        assert json.loads(row["sampler"])["steps"] == 2
+        assert row["meaning"].endswith("the handwritten numeral")
+        assert row["caption"].count(row["meaning"]) == 1
+    run_json = json.loads((whole / "_meta" / "run.json").read_text())
+    assert {"torch", "diffusers", "numpy"} <= run_json["identity"]["versions"].keys()
+    assert len(run_json["code"]) == len(run_json["fingerprint"]) == 64
+    # verify reads the XMP source type of every JPEG; a damage of kind "provenance" would be in its report
+    assert not verify(store).damages
+
+
+def test_the_same_command_again_makes_nothing(whole: Path) -> None:
+    before = files_of(whole)
+    outcome = generate(whole, "0.2", HERE)
+    assert (outcome.made_units, outcome.exit_code, outcome.work) == (0, 0, None)
+    assert files_of(whole) == before
+
+
+def test_a_smaller_scale_selects_a_balanced_prefix_and_makes_nothing(whole: Path) -> None:
+    before = files_of(whole)
+    assert generate(whole, "0.1", HERE).made_units == 0
+    assert generate(whole, "0.05", HERE).made_units == 0
+    assert files_of(whole) == before
+    store = open_for_reading(str(whole))
+    names = [set(read_subset(store, name)[0]["uid"].to_pylist()) for name in ("0.05x", "0.1x", "0.2x")]
+    assert [len(name) for name in names] == [10, 20, 40]
+    assert names[0] < names[1] < names[2]
+
+
+def test_raising_the_scale_in_steps_gives_the_same_bytes_as_at_once(whole: Path, tmp_path: Path) -> None:
+    for scale in ("0.05", "0.1", "0.2"):
+        assert generate(tmp_path / "out", scale, HERE).exit_code == 0
+    assert files_of(tmp_path / "out") == files_of(whole)
+
+
+def test_images_made_again_have_the_same_bytes(whole: Path) -> None:
+    compared = regenerate_images(open_for_reading(str(whole)), 8, seed=1)
+    assert len(compared) == 8
+    assert all(one.same_bytes for one in compared)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("seed=1", "seed: 0 before, 1 now"),
+        ("sampler.steps=3", "sampler.steps: 2 before, 3 now"),
+        ("sampler.batch=4", "sampler.batch: 5 before, 4 now"),
+        ("sampler.threads=2", "sampler.threads: 1 before, 2 now"),
+        ("shards.samples_per_shard=20", "shards.samples_per_shard: 10 before, 20 now"),
+        ("shards.quality=90", "shards.quality: 95 before, 90 now"),
+        ("screen.dark_levels=3", "screen.dark_levels: 24 before, 3 now"),
+        ("prompts.negative=blurry", 'prompts.negative: "" before, "blurry" now'),
+        ("meanings.given.zero=nothing at all", "meanings.given.zero"),
+        ("prompts.style_share=0.25", "prompts.style_share: 0.5 before, 0.25 now"),
+        ("llm.temperature=0.5", "llm.temperature: 0.8 before, 0.5 now"),
+        ("classes.per_class=7", "classes.per_class: null before, 7 now"),
+    ],
+)
+def test_a16_another_recipe_is_refused_with_the_difference(whole: Path, change: str, named: str) -> None:
+    before = files_of(whole)
+    with pytest.raises(ValueError, match="was made by another recipe") as caught:
+        generate(whole, "0.2", HERE, "cluster.cpus_per_worker=2", change)
+    assert named in str(caught.value)
+    assert files_of(whole) == before
+
+
+def test_a_negative_text_that_would_be_ignored_is_refused_before_anything_is_written(
+    whole: Path, tmp_path: Path
+) -> None:
+    """Of the recipe with a model that takes none, and of one prompt of a table."""
+    flux = [f"sampler.model={tiny_pipeline('flux', tmp_path / 'flux')}", "sampler.licence=none"]
+    with pytest.raises(ValueError, match=r"prompts\.negative: a negative text has no effect with model .*flux at guid"):
+        generate(tmp_path / "out", "0.2", HERE, *flux, "prompts.negative=blurry")
+    table = pq.read_table(whole / "_meta" / "prompts.parquet")
+    last = pa.array([*[""] * (len(table) - 1), "blurry"])
+    file = tmp_path / "prompts.parquet"
+    pq.write_table(table.set_column(table.column_names.index("negative"), table.schema.field("negative"), last), file)
+    with pytest.raises(ValueError, match=r"prompts\.parquet: a negative text has no effect with .* at guidance 1;"):
+        generate(tmp_path / "out", "0.2", HERE, "sampler.guidance=1", f"prompts.file={file}")
+    assert not (tmp_path / "out").exists()
+
+
+def begun_earlier(whole: Path, out: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of `whole` as another version of sixfold would have begun it: its identity changed by `change`."""
+    shutil.copytree(whole, out)
+    known = json.loads((out / "_meta" / "run.json").read_text())
+    change(known["identity"])
+    (out / "_meta" / "run.json").write_text(json.dumps(known | {"code": "0123456789abcdef"}))
+    return out
+
+
+def forget_new_fields(identity: dict[str, Any]) -> None:
+    for name in ("guidance_interval", "fuse_qkv", "saved_px"):
+        del identity["sampler"][name]
+    del identity["prompts"]["captions"]
+    del identity["screen"]
+    del identity["llm"]
+
+
+def test_a_run_of_an_earlier_version_goes_on_while_fields_it_did_not_know_stand_at_their_defaults(
+    whole: Path, tmp_path: Path
+) -> None:
+    out = begun_earlier(whole, tmp_path / "out", forget_new_fields)
+    before = files_of(out)
+    assert generate(out, "0.2", HERE).made_units == 0
+    assert all(one.same_bytes for one in regenerate_images(open_for_reading(str(out)), 2, seed=0))
+    assert files_of(out) == before
+
+
+def test_a_new_field_with_another_value_is_named_together_with_the_other_version(whole: Path, tmp_path: Path) -> None:
+    out = begun_earlier(whole, tmp_path / "out", forget_new_fields)
+    with pytest.raises(ValueError, match="was made by another recipe") as caught:
+        generate(out, "0.2", HERE, "sampler.fuse_qkv=true")
+    said = str(caught.value)
+    assert "(sampler.fuse_qkv: false before, true now)" in said
+    assert "by another version of sixfold (code 0123456789ab, here " in said
+    assert "\n" not in said
+
+
+def test_the_same_version_is_not_called_another_one(whole: Path) -> None:
+    with pytest.raises(ValueError, match="was made by another recipe") as caught:
+        generate(whole, "0.2", HERE, "seed=1")
+    assert "another version" not in str(caught.value)
+
+
+def test_a_field_that_only_the_earlier_version_knew_is_named(whole: Path, tmp_path: Path) -> None:
+    out = begun_earlier(whole, tmp_path / "out", lambda identity: identity["sampler"].update(dropped=3))
+    with pytest.raises(ValueError, match=r"\(sampler\.dropped: 3 before, null now\), by another version of sixfold"):
+        generate(out, "0.2", HERE)
+    with pytest.raises(ValueError, match=r"cannot be made again here: .*sampler\.dropped.*; make them as they were"):
+        regenerate_images(open_for_reading(str(out)), 1, seed=0)
+
+
+def test_an_output_whose_recipe_this_version_cannot_read_says_so_in_one_line(whole: Path, tmp_path: Path) -> None:
+    out = begun_earlier(whole, tmp_path / "out", lambda identity: None)
+    with (out / "_meta" / "recipe.yaml").open("a") as file:
+        file.write("dropped: 3\n")
+    with pytest.raises(ValueError, match=r"_meta/recipe\.yaml:\d+: unknown key `dropped`.*another version") as caught:
+        regenerate_images(open_for_reading(str(out)), 1, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        (range(9), "classes: 10 before, 9 now, id 9 is gone"),
+        (range(11), "classes: 10 before, 11 now, id 10 is new"),
+        ([*range(9), "nein"], "classes: id 9 was 'nine' before, 'nein' now"),
+    ],
+)
+def test_another_class_list_is_refused_with_the_class(tmp_path: Path, rows: Iterable[object], named: str) -> None:
+    source = tmp_path / "classes.txt"
+    small = [HERE, f"classes.source={source}", "classes.per_class=1", "shards.samples_per_shard=2", "prompts.kind=name"]
+    source.write_text("\n".join(NUMBERS[:10]))
+    assert generate(tmp_path / "out", "0.2", *small, "prompts.per_class=null", "meanings.choose=none").exit_code == 0
+    source.write_text("\n".join(NUMBERS[row] if isinstance(row, int) else str(row) for row in rows))
+    with pytest.raises(ValueError, match="another recipe") as caught:
+        generate(tmp_path / "out", "0.2", *small, "prompts.per_class=null", "meanings.choose=none")
+    assert named in str(caught.value)
+
+
+def test_how_the_work_is_spread_is_no_part_of_the_recipes_identity(whole: Path) -> None:
+    spread = ["cluster.workers=7", "cluster.attempts=9", "llm.cache=elsewhere", "llm.tries=9"]
+    assert generate(whole, "0.2", *spread).made_units == 0
+
+
+def test_every_row_rebuilds_its_prompt_and_the_class_is_untouched_by_its_words(whole: Path) -> None:
+    store = open_for_reading(str(whole))
+    names = {one.id: one.name for one in load_classes(ClassSpec(source="sandbox"))}
+    rows = read_table(store, scan_records(store)).to_pylist()
+    assert {row["prompt_kind"] for row in rows} == {"cd", "sd"}
+    for row in rows:
+        words = json.loads(row["context"]) | ({"style": row["style"]} if row["style"] else {})
+        assert Wording(row["prompt_form"], words).text(row["meaning"]) == row["caption"]
+        assert row["meaning"] == f"{row['class_name']}, the handwritten numeral"
+        assert row["class_name"] == names[row["class_id"]]
+
+
+def test_a_run_may_take_finished_prompts_and_refuses_others_later(whole: Path, tmp_path: Path) -> None:
+    finished = f"prompts.file={whole / '_meta' / 'prompts.parquet'}"
+    assert generate(tmp_path / "out", "0.05", HERE, finished).exit_code == 0
+    assert (tmp_path / "out" / "00000.tar").read_bytes() == (whole / "00000.tar").read_bytes()
+    assert not (tmp_path / "out" / "_meta" / "meanings.jsonl").exists()
+    classes, sources = load_classes(ClassSpec(source="sandbox")), Sources(load_lexicon("sandbox"))
+    write_prompts(classes, {}, PromptSpec(kind="name"), 0, sources, tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"another recipe.*prompts\.file"):
+        generate(tmp_path / "out", "0.05", HERE, f"prompts.file={tmp_path / 'other.parquet'}")
+
+
+def test_a10_a12_a_lost_record_a_lost_tar_and_a_copied_record_are_made_again(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "00001_stats.json").unlink()
+    assert generate(out, "0.2", HERE).made_units == 1
+    assert files_of(out) == files_of(whole)
+    (out / "00002.tar").unlink()
+    assert generate(out, "0.2", HERE).made_units == 1
+    assert files_of(out) == files_of(whole)
+    shutil.copy(out / "00001_stats.json", out / "00003_stats.json")
+    assert generate(out, "0.2", HERE).made_units == 1
+    assert files_of(out) == files_of(whole)
+    assert not verify(open_for_reading(str(out))).damages
+
+
+def test_what_is_set_aside_is_said(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    for shard in (1, 3):
+        (out / f"0000{shard}.tar").write_bytes(b"torn")
+    said: list[str] = []
+    assert generate(out, "0.2", HERE, say=said.append).made_units == 2
+    aside = [line for line in said if "set aside" in line]
+    assert aside == [
+        f"2 damaged shards set aside in {out}/_meta/quarantine, first 00001; those of this scale are made again"
+    ]
+    assert sorted(path.name for path in (out / "_meta" / "quarantine").rglob("*.tar")) == ["00001.tar", "00003.tar"]
+
+
+def test_the_state_of_an_output_names_what_is_damaged_and_what_is_missing(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    state = describe_output(open_for_reading(str(out)))
+    assert state.is_whole
+    assert "4 done, 0 damaged" in state.text
+    (out / "00001.tar").write_bytes(b"torn")
+    for path in out.glob("00003*"):
+        path.unlink()
+    state = describe_output(open_for_reading(str(out)))
+    assert not state.is_whole
+    assert "2 done, 1 damaged: 00001" in state.text
+    assert "asked for 4 shards, 1 of them missing: 00003" in state.text
+    assert "00001.tar: found 4 bytes" in state.text
+    assert "run the same `sixfold generate` again" in state.text
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        ("0.05", ["10 (0.05x)", "68.4 kB", "1 s of one worker", "1 of at most 10 images"]),
+        ("6", ["8.2 MB", "1.7 min of one"]),
+    ],
+)
+def test_amounts_of_a_description_have_units_that_fit(scale: str, words: list[str]) -> None:
+    said = describe(read_recipe(HOME / "recipes" / "sandbox.yaml", SMALL), Fraction(scale))
+    for word in words:
+        assert word in said
+    assert "0.00" not in said
+
+
+def test_b23_a_unit_that_never_succeeds_is_named_and_the_exit_is_not_zero(tmp_path: Path) -> None:
+    # no pixel is further than 255 from the middle colour, so every draw is rejected as blank or black
+    outcome = generate(tmp_path / "out", "0.05", HERE, "screen.blank_levels=255", "cluster.attempts=1")
+    assert outcome.exit_code == 3
+    assert "not complete: gave up 1 unit (unit 0: " in outcome.sentence()
+    assert "blank" in outcome.sentence()
+    summary = json.loads((tmp_path / "out" / "_meta" / "summary.json").read_text())
+    assert summary["exit_code"] == 3
+    assert [one["unit"] for one in summary["work"]["quarantined"]] == [0]
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
+def test_b1_e5_two_workers_over_ray_that_are_killed_make_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    kill_workers_while_running(tmp_path / "out", "0.2", num_kills=2, seed=seed, steps=[], min_cpu_s=2)
+    assert files_of(tmp_path / "out") == files_of(whole)
+
+
+def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kill_driver_after_shards(command(out, "0.2", HERE), out, 1)
+    assert (out / "00000_stats.json").exists()
+    assert generate(out, "0.2", HERE).exit_code == 0
+    assert files_of(out) == files_of(whole)
+    assert not list((out / "_meta" / "tmp").iterdir()), "what the dead driver left was collected"
+
+
+def test_a28_c1_r9_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(out, "0.2", HERE), cwd=HOME, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    wait_for_shards(out, 1, process)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 75, said
+    assert "run the same command again" in said
+    assert generate(out, "0.2", HERE).exit_code == 0
+    assert files_of(out) == files_of(whole)
+
+
+def test_a17_a_second_run_on_the_same_output_is_refused_by_name(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = subprocess.Popen(command(out, "0.2", HERE), cwd=HOME, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 200
+        while not (out / "_meta" / "lease.json").exists():
+            assert time.monotonic() < deadline, "no lease in 200 s"
+            assert first.poll() is None
+            time.sleep(0.05)
+        first.send_signal(signal.SIGSTOP)  # it shall not be done before the second one looks
+        second = subprocess.run(command(out, "0.2", HERE), cwd=HOME, capture_output=True, text=True, timeout=280)
+        assert second.returncode == 2, second.stdout + second.stderr
+        assert "another run is writing here" in second.stderr
+        assert str(first.pid) in second.stderr
+        assert len(second.stderr.strip().splitlines()) == 1
+    finally:
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(timeout=280) == 0
+    assert files_of(out) == files_of(whole)
+
+
+def test_k1_no_secret_of_the_environment_reaches_a_file_or_the_screen(tmp_path: Path) -> None:
+    canary = "canary-7f3a9c51e2"
+    secrets = {"HF_TOKEN": canary, "OPENAI_API_KEY": canary, "AWS_SECRET_ACCESS_KEY": canary}
+    good = command(tmp_path / "out", "0.05", HERE)
+    bad = [
+        *command(tmp_path / "out", "0.05", HERE),
+        f"sampler.model=https://user:{canary}@example.invalid/x?sig={canary}",
+    ]
+    for line in (good, bad):
+        ended = subprocess.run(
+            line, cwd=HOME, env={**os.environ, **secrets}, capture_output=True, text=True, timeout=280
+        )
+        assert canary not in ended.stdout
+        if line is good:
+            assert canary not in ended.stderr
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            assert canary.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.torture
+def test_torture_20_worker_kills_and_3_driver_kills_end_in_the_same_bytes(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    steps = ["sampler.steps=12"]
+    assert generate(tmp_path / "calm", "6", HERE, *steps).exit_code == 0
+    out = tmp_path / "out"
+    for shards in (2, 4, 6):
+        kill_driver_after_shards(command(out, "6", *steps), out, shards)
+    kills = kill_workers_while_running(out, "6", num_kills=20, seed=seed, steps=steps, min_cpu_s=9)
+    print("workers killed", kills)
+    assert kills == 20
+    assert files_of(out) == files_of(tmp_path / "calm")
+
+
+def wait_for_shards(out: Path, num: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 280
+    while len(list(out.glob("*_stats.json"))) < num:
+        assert process.poll() is None, f"ended early with {process.returncode}"
+        assert time.monotonic() < deadline, "no shard in time"
+        time.sleep(0.02)
+
+
+def kill_driver_after_shards(line: list[str], out: Path, num: int) -> None:
+    process = subprocess.Popen(line, cwd=HOME, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, text=True)
+    wait_for_shards(out, num, process)
+    process.kill()
+    process.wait(timeout=60)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):  # it may end while we look
+        return "ray::RayWorker" in " ".join([process.name(), *process.cmdline()[:1]])
+    return False
+
+
+def kill_workers_while_running(
+    out: Path, scale: str, num_kills: int, seed: int, steps: list[str], min_cpu_s: float
+) -> int:
+    """Run over Ray with two workers and SIGKILL one of them up to `num_kills` times at moments drawn from `seed`.
+
+    Only workers that have used `min_cpu_s` are shot: loading takes about 8, and a node on which two workers in a row
+    die while they load is avoided, which ends a run that has no other. Returns the number of kills.
+    """
+    rng = random.Random(seed)
+    spread = ["cluster.workers=2", "cluster.attempts=50", "cluster.straggler_factor=0"]
+    process = subprocess.Popen(
+        command(out, scale, *steps, *spread), cwd=HOME, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    killed: list[int] = []
+
+    def kill() -> None:
+        while len(killed) < num_kills and process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True) if psutil.pid_exists(process.pid) else []
+            # Ray's own helpers are called ray::DashboardAgent and the like; without them the node is gone
+            busy = [child for child in family if is_worker(child) and child.cpu_times().user > min_cpu_s]
+            if busy:
+                victim = rng.choice(busy)
+                victim.kill()
+                killed.append(victim.pid)
+            time.sleep(rng.uniform(0.5, 3.0))
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    said, errors = process.communicate(timeout=1500)
+    killer.join(timeout=30)
+    assert process.returncode == 0, said + errors
+    assert len(killed) >= 1, "the run ended before anybody was killed"
+    return len(killed)

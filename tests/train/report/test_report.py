@@ -1,0 +1,345 @@
+"""The report: says what the results say and no more, on a page where every text is only text."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from shards.disk.home import home
+from tests.shards.views.test_gallery import Page, chromium, contrast, needs_chromium, pixel
+from tests.support.hostile_text import BENIGN, PAYLOADS
+from tests.support.small_data_set import write_data_set
+from tests.support.training_results import result
+from train.evaluate.results import RESULTS, Result, append_results
+from train.report.charts import panels
+from train.report.comparison import compare, markdown_table, points, results_table, verdicts
+from train.report.report import MAX_RUNS, _changes, write_report
+
+N = 1000
+
+
+def line(label: str, number: int, seed: int, right: int, x: float | None = None, **changes: object) -> Result:
+    place = {"label": label, "number": number, "x": x, "baseline": changes.pop("baseline", "0x")}
+    fields = {"run": f"{label}-s{seed}", "recipe": f"{number * 100 + seed:064x}", "seed": seed}
+    sweep = {"name": changes.pop("sweep", "scale"), "point": place}
+    return result(right, int(str(changes.pop("n", N))), 10, **{**fields, "sweep": sweep, **changes})
+
+
+def curve(gains: dict[int, list[int]], name: str = "real-test") -> list[Result]:
+    """Right answers by scale and seed."""
+    return [
+        line(f"{scale}x", place, seed, right, float(scale), set=name)
+        for place, (scale, rights) in enumerate(gains.items())
+        for seed, right in enumerate(rights)
+    ]
+
+
+def report_of(folder: Path, results: list[Result]) -> Page:
+    for one in results:
+        append_results(folder / "run" / RESULTS, [one])
+    return Page(write_report([folder], folder / "report.html"))
+
+
+def text_of(page: Page) -> str:
+    return " ".join(" ".join(page.texts).split())
+
+
+# what it says
+
+
+def test_the_first_sentence_says_by_how_much_synthetic_data_paid_off(tmp_path):
+    page = report_of(tmp_path, curve({0: [700, 710, 705, 695, 702], 6: [718, 729, 724, 712, 720]}))
+    said = "Synthetic images paid off here. 6x adds +1.8 points [1.7, 1.9] on real-test over real images only, 5 seeds."
+    assert said in text_of(page)
+
+
+@pytest.mark.parametrize(
+    ("after", "head"),
+    [
+        ([701, 708, 709, 693, 701], "No difference that 5 seeds could show."),
+        ([690, 699, 694, 686, 691], "Synthetic images cost accuracy here."),
+        ([700, 710, 705, 695, 702], "No difference that 5 seeds could show."),
+        ([710, 720, 715, 705, 712], "No difference that 5 seeds could show."),  # equal gains have no spread to judge by
+    ],
+)
+def test_a_claim_is_made_only_when_the_interval_leaves_zero_out(after, head):
+    [sweep] = compare(curve({0: [700, 710, 705, 695, 702], 6: after})).sweeps
+    [verdict] = verdicts(sweep)
+    assert verdict.head == head
+
+
+def test_one_seed_is_no_evidence():
+    [sweep] = compare(curve({0: [700], 6: [900]})).sweeps
+    assert verdicts(sweep)[0].head == "One seed cannot tell."
+    assert verdicts(sweep)[0].tone == "open"
+
+
+def test_each_test_set_has_its_own_sentence_and_panel(tmp_path):
+    results = [one for name in ("real-test", "sketch", "v2") for one in curve({0: [500, 510], 2: [520, 531]}, name)]
+    page = report_of(tmp_path, results)
+    assert len([1 for tag, found in page.elements if tag == "svg" and found.get("class") == "curve"]) == 3
+    assert all(f"on {name} over" in text_of(page) or f"on {name}," in text_of(page) for name in ("sketch", "v2"))
+
+
+def test_validation_results_and_steps_that_were_not_selected_are_not_reported():
+    results = [*curve({0: [700, 710], 6: [750, 770]})]
+    noise = [
+        line("6x", 1, 0, 999, 6.0, step=50, selected=False),
+        line("6x", 1, 1, 999, 6.0, set="val", role="validation"),
+    ]
+    assert results_table(compare([*results, *noise])) == results_table(compare(results))
+
+
+def test_a_missing_seed_is_named_and_the_pairs_that_are_there_are_compared(tmp_path):
+    compared = compare(curve({0: [700, 710, 705], 6: [718, 729]}))
+    assert compared.problems == ("scale, 6x: found no result for the seeds [2]; run the sweep again",)
+    difference = compared.sweeps[0].rows[1].cells["real-test"].difference
+    assert difference is not None
+    assert difference.n == 2
+
+
+def test_accuracies_on_different_pictures_are_not_compared(tmp_path):
+    def on(label: str, number: int, seed: int, right: int, digest: str, n: int = N) -> Result:
+        return line(label, number, seed, right, 6.0 * number, n=n, data={"real": "cd" * 32, "real-test": digest})
+
+    before = [on("0x", 0, seed, 700 + seed, "aa" * 32) for seed in range(3)]
+    after = [on("6x", 1, seed, 800 + 2 * seed, "aa" * 32) for seed in range(3)]
+    assert verdicts(compare([*before, *after]).sweeps[0])[0].tone == "good"
+    for other in (on("6x", 1, 2, 804, "bb" * 32), on("6x", 1, 2, 804, "aa" * 32, N + 1)):
+        compared = compare([*before, *after[:2], other])
+        assert verdicts(compared.sweeps[0]) == []
+        assert compared.sweeps[0].rows[1].cells["real-test"].difference is None
+        [problem] = compared.problems
+        assert "found real-test of 6x and its baseline 0x measured on different pictures" in problem
+    text = text_of(report_of(tmp_path, [*before, *after[:2], on("6x", 1, 2, 804, "bb" * 32)]))
+    assert "measured on different pictures (1,000 images of digest aaaaaaaaaaaa, 1,000 images of digest bb" in text
+    assert "paid off" not in text
+
+
+def test_the_extremes_of_many_classes_are_not_coloured_and_the_page_says_why(tmp_path):
+    def with_classes(label: str, number: int, seed: int, first: int) -> Result:
+        counts = {0: (first, 100), 1: (50, 100)}
+        return line(label, number, seed, first + 50, 6.0 * number, n=200, per_class=counts)
+
+    results = [with_classes("0x", 0, seed, 50 + seed) for seed in range(3)]
+    results += [with_classes("6x", 1, seed, 80 + 2 * seed) for seed in range(3)]
+    page = report_of(tmp_path, results)
+    assert "Classes that gained most" in text_of(page)
+    assert "Not coloured: the extremes of many classes lie far from zero by chance alone" in text_of(page)
+    [sweep] = compare(results).sweeps
+    changes = _changes(sweep, {})
+    assert changes is not None
+    assert [bar.tone for bar in changes.better] == ["open"]
+
+
+def test_results_that_are_cut_are_counted(tmp_path):
+    results = [result(run=f"run-{number}", recipe=f"{number:064x}") for number in range(MAX_RUNS + 7)]
+    text = text_of(report_of(tmp_path, results))
+    assert "7 more results are not shown." in text
+    assert f"{MAX_RUNS} of {MAX_RUNS + 7} runs" in text
+
+
+def test_a_report_calls_no_address_that_a_recipe_names(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.report.report.open_for_reading", lambda url: pytest.fail(f"opened {url}"))
+    (tmp_path / "run").mkdir()
+    domain = {"name": "real", "source": "s3://somebody/else", "quota": 4}
+    (tmp_path / "run" / "recipe.yaml").write_text(json.dumps({"data": {"domains": [domain]}}))
+    assert "is not on this machine; a report shows local data sets only" in text_of(report_of(tmp_path, [result()]))
+
+
+def test_a_torn_line_and_a_damaged_file_are_named_on_the_page(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.json").write_text("{")
+    (tmp_path / "run" / RESULTS).write_bytes(b'{"run":')
+    text = text_of(report_of(tmp_path, curve({0: [700, 710], 6: [718, 729]})))
+    assert "2 things to know first" in text
+    assert "results.jsonl:1: found a line that is not JSON" in text
+    assert "model.json: found a file that cannot be read" in text
+
+
+def test_classes_that_gained_and_lost_most_are_named(tmp_path):
+    def with_classes(label: str, number: int, seed: int, first: int, second: int) -> Result:
+        counts = {0: (first, 100), 1: (second, 100), 2: (50, 100)}
+        right = first + second + 50
+        return line(label, number, seed, right, 6.0 * number, n=300, per_class=counts)
+
+    results = [with_classes("0x", 0, seed, 50 + seed, 60) for seed in range(3)]
+    results += [with_classes("6x", 1, seed, 62 + 2 * seed, 51 - seed) for seed in range(3)]
+    append_results(tmp_path / "run" / RESULTS, results)
+    (tmp_path / "run" / "model.json").write_text(json.dumps({"class_names": ["heron", "crane", "stork"]}))
+    text = text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
+    assert "Classes that gained most 6x against 0x on real-test: 1 gained, 1 lost, 1 the same heron (0) +13.0" in text
+    assert "Classes that lost most 6x against 0x on real-test crane (1) −10.0" in text
+
+
+@pytest.mark.parametrize("address", ["{}", "file://{}"])
+def test_pictures_of_the_training_data_are_embedded_and_bounded(tmp_path, address):
+    write_data_set(tmp_path / "set", num_slots=40)
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    domains = [
+        {"name": "real", "source": address.format(tmp_path / "set")},
+        {"name": "synthetic", "source": address.format(tmp_path / "gone")},
+    ]
+    (tmp_path / "runs" / "run" / "recipe.yaml").write_text(json.dumps({"data": {"domains": domains}}))
+    page = report_of(tmp_path / "runs", curve({0: [700, 710], 6: [718, 729]}))
+    addresses = page.values("img", "src")
+    assert 1 < len(addresses) <= 12
+    assert all(address.startswith("data:image/jpeg;base64,") for address in addresses)
+    assert {*page.values("img", "alt")} == {"zero", "one", "two", "crane"}
+    assert "synthetic: gone cannot be shown" in text_of(page)
+
+
+def test_distances_of_batch_norm_layers_are_drawn_as_means_over_runs(tmp_path):
+    for seed, value in enumerate((0.2, 0.4)):
+        folder = tmp_path / f"run-{seed}"
+        append_results(folder / RESULTS, [line("6x", 1, seed, 700, 6.0), line("0x", 0, seed, 690, 0.0)])
+        layers = [{"layer": "stem.bn", "domain": 1, "symmetric_kl": value}, {"layer": "head.bn", "symmetric_kl": None}]
+        (folder / "bn_distances.json").write_text(json.dumps({"step": 6, "weights": "last", "layers": layers}))
+    text = text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
+    assert "stem.bn 0.300" in text
+    assert "head.bn" not in text
+
+
+def test_runs_outside_of_sweeps_have_wilson_intervals(tmp_path):
+    text = text_of(report_of(tmp_path, [result(200, 240, 10, run="alone")]))
+    assert "No sweep here." in text
+    assert "alone real-test 83.3 [78.1, 87.5] 100.0 240" in text
+
+
+def test_nothing_at_all_makes_a_page_that_says_so(tmp_path):
+    text = text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
+    assert "No result here." in text
+    assert "There is no result here yet" in text
+    assert "These runs stand alone" not in text
+
+
+def test_a_page_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"report\.html: cannot be written \(.+\); give another file for the page"):
+        write_report([tmp_path], tmp_path / "file" / "report.html")
+
+
+def test_the_value_of_the_last_point_stands_above_a_falling_line():
+    [sweep] = compare(curve({0: [600], 6: [500]})).sweeps
+    [panel] = panels(sweep)
+    high, low = panel.means
+    right_third = high.y + (low.y - high.y) * (240 - high.x) / (low.x - high.x)  # 240 of 360 units
+    assert high.y < right_third < low.y
+    assert panel.label_y == pytest.approx(right_third - 9, abs=0.1)
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path):
+    results = curve({0: [700, 710], 3: [708, 715], 6: [718, 729]})
+    report_of(tmp_path, results)
+    first = (tmp_path / "report.html").read_bytes()
+    write_report([tmp_path], tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "run"]
+
+
+# only text
+
+
+def hostile_page(folder: Path, texts: tuple[str, ...]) -> Page:
+    """Every field that holds text, and every file beside the results, holds each of the texts."""
+    results = []
+    for number, text in enumerate(texts):
+        label = text[:80]
+        for seed in (0, 1):
+            fields = {"run": text, "set": text, "baseline": label, "sweep": text, "versions": {text: text}}
+            results.append(line(label, number, seed, 700 + seed, None, data={text: text}, code=text, **fields))
+        results.append(result(run=text, set=text, recipe=f"{number:064x}"))
+    append_results(folder / "run" / RESULTS, results)
+    (folder / "run" / "model.json").write_text(json.dumps({"class_names": list(texts)}))
+    (folder / "run" / "recipe.yaml").write_text(
+        json.dumps({"data": {"domains": [{"name": texts[0], "source": texts[1]}]}})
+    )
+    layers = [{"layer": text, "domain": text, "symmetric_kl": 1.0} for text in texts]
+    (folder / "run" / "bn_distances.json").write_text(json.dumps({"layers": layers}))
+    return Page(write_report([folder], folder / "report.html"))
+
+
+def test_j3_no_text_in_any_field_makes_a_new_element_or_attribute(tmp_path):
+    (tmp_path / "<b onclick=1>").mkdir()
+    page = hostile_page(tmp_path / "<b onclick=1>", PAYLOADS)
+    benign = hostile_page(tmp_path / "plain", BENIGN)
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in benign.elements}
+    known = {(tag, name) for tag, found in benign.elements for name in found}
+    assert {(tag, name) for tag, found in page.elements for name in found} <= known
+    assert not {"script", "iframe", "form", "base", "object"} & {tag for tag, _ in page.elements}
+    assert all(re.fullmatch(r"#[a-z0-9-]+", address) for address in page.values("a", "href"))
+
+
+def test_the_policy_allows_the_one_style_and_nothing_else(tmp_path):
+    page = report_of(tmp_path, curve({0: [700, 710], 6: [718, 729]}))
+    policy = page.values("meta", "content")[0]
+    hashed = re.sub(r"'sha256-[A-Za-z0-9+/=]{44}'", "HASH", policy)
+    assert hashed == "default-src 'none'; img-src data:; style-src HASH; base-uri 'none'; form-action 'none'"
+    assert not [found for _, found in page.elements if "style" in found]
+
+
+def test_the_page_can_be_used_without_seeing_it(tmp_path):
+    page = report_of(tmp_path, curve({0: [700, 710], 6: [718, 730]}))
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("h1") == 1
+    for tag, found in page.elements:
+        assert tag != "svg" or "aria-label" in found or found.get("aria-hidden") == "true"
+        assert tag != "img" or found.get("alt")
+    ids = [str(found["id"]) for _, found in page.elements if "id" in found]
+    assert len(ids) == len(set(ids))
+    assert {address[1:] for address in page.values("a", "href")} <= set(ids)
+    assert "Top-1 accuracy in percent on real-test: 0x 70.5, 6x 72.4" in page.values("svg", "aria-label")[0]
+
+
+def test_text_stands_out_from_its_ground_in_light_and_dark():
+    root = home()
+    house = (root / "shards" / "templates" / "gallery.css").read_text(encoding="utf-8").split("scheme: dark)")
+    own = (root / "train" / "pages" / "report.css").read_text(encoding="utf-8").split("scheme: dark)")
+    for scheme in (0, 1):
+        colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", house[scheme])[:16])
+        [ink] = re.findall(r"--good-ink: (#[0-9a-f]{6})", own[scheme])[:1]
+        for ground in ("paper", "card", "well"):
+            assert contrast(ink, colours[ground]) >= 4.5
+
+
+@needs_chromium
+def test_a_browser_takes_the_style_and_runs_nothing_in_light_and_dark(tmp_path):
+    (tmp_path / "in").mkdir()
+    hostile_page(tmp_path / "in", PAYLOADS[:60])
+    page = tmp_path / "in" / "report.html"
+    papers = re.findall(r"--paper: #([0-9a-f]{6})", page.read_text(encoding="utf-8"))
+    for paper, scheme in zip(papers, ("1", "0"), strict=True):
+        shot = tmp_path / f"{scheme}.png"
+        flags = (f"--screenshot={shot}", f"--blink-settings=preferredColorScheme={scheme}", "--window-size=390,900")
+        chromium(tmp_path, page, *flags)
+        assert pixel(shot, 3, 890) == tuple(bytes.fromhex(paper))
+    rendered = tmp_path / "rendered.html"
+    rendered.write_text(chromium(tmp_path, page, "--dump-dom"), encoding="utf-8")
+    assert Page(rendered).shape() == Page(page).shape()
+
+
+# Markdown
+
+
+def test_j8_cells_of_a_table_are_neither_markup_nor_formulas():
+    table = markdown_table(["a", "b"], [(text, "1") for text in PAYLOADS])
+    lines = table.splitlines()
+    assert len(lines) == len(PAYLOADS) + 2
+    for row in lines:
+        bare = re.sub(r"\\.", "", row)
+        assert bare.count("|") == 3, row
+        assert not re.search(r"[<>`\[\]]", bare), row
+        assert not re.match(r"\| [=+\-@](?!--)", row) or row == "| --- | --- |", row
+
+
+def test_the_markdown_table_has_means_spreads_and_paired_differences():
+    table = results_table(compare(curve({0: [700, 710, 705], 6: [718, 731, 724]})))
+    assert table.splitlines()[2:] == [
+        "| 0x \\(baseline\\) | 3 | 70.5 ± 0.5 | 410 |",
+        "| 6x | 3 | 72.4 ± 0.7; +1.9 \\[1.6, 2.3\\] | 410 |",
+    ]
+
+
+def test_a_difference_has_its_sign_and_no_negative_zero():
+    assert [points(value) for value in (0.012, -0.012, 0.0, -0.0001, 0.0004)] == ["+1.2", "−1.2", "0.0", "0.0", "0.0"]

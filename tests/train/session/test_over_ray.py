@@ -1,0 +1,236 @@
+"""`sixfold train --ranks N`: what one process trains, several over Ray train too; how they stop, go on and fail."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+
+from cluster.fan_out.ray_session import ClusterError, ray_session
+from cluster.fan_out.work import FanOutSpec
+from cluster.process.stop_flag import StopFlag
+from cluster.recipes.load import dump_recipe
+from shards.disk.home import home
+from tests.support.small_training import last_state, small_recipe, train_alone, write_sets
+from train.recipe import check_ranks
+from train.session.over_ray import StartOutcome, start
+
+pytestmark = pytest.mark.timeout(1200)  # some wait for three commands in turn
+TOLERANCE = 2e-6  # of weights, after six steps in fp32: sums over ranks are taken in another order
+LONG = {"schedule__steps": 400, "schedule__epoch_steps": 200}
+PARTS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+
+
+def test_ray_that_does_not_start_is_said_with_a_way_that_a_training_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**options: Any) -> None:
+        raise RuntimeError("no room in /dev/shm")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(
+        ClusterError, match=r"no room in /dev/shm.*, or start the ranks with torchrun or srun"
+    ) as caught:
+        start(recipe(), tmp_path / "run", 2, StopFlag(), lambda line: None)
+    assert "in_process" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """What a command needs in its environment to join it."""
+    with ray_session(FanOutSpec(workers=2, gpus_per_worker=0), 1):
+        yield {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": str(home())}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands are called: the recipes name data below it."""
+    folder = tmp_path_factory.mktemp("caller")
+    write_sets(folder / "sets")
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe()))
+    return folder
+
+
+def recipe(**changes: Any) -> Any:
+    """With relative paths."""
+    return small_recipe(Path("sets"), **{"engine__kind": "ddp", **LONG, **changes})
+
+
+@pytest.fixture(scope="module")
+def whole(cluster: dict[str, str], folder: Path) -> Path:
+    """A training over Ray that nobody disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        outcome = start(recipe(), Path("whole"), 2, StopFlag(), lambda line: None)
+    assert (outcome.exit_code, outcome.is_good) == (0, True), outcome.line
+    return folder / "whole"
+
+
+def command(folder: Path, out: str, environment: dict[str, str], *overrides: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "sixfold", "train", "recipe.yaml", "--ranks", "2", "--out", out, *overrides],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_steps(out: Path) -> None:
+    deadline = time.monotonic() + 280
+    log = out / "log.jsonl"
+    while not (log.is_file() and '"kind": "train"' in log.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def rank_process(out: str, rank: int) -> psutil.Process:
+    """The process of a rank that trains into this folder."""
+    for process in psutil.process_iter():
+        try:
+            if process.cmdline()[-1:] == [out] and process.environ().get("RANK") == str(rank):
+                return process
+        except psutil.Error:
+            continue
+    raise AssertionError(f"no rank {rank} of {out}")
+
+
+def test_two_ranks_over_ray_train_what_one_process_trains(
+    cluster: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    lines: list[str] = []
+    short = {"schedule__steps": 6, "schedule__epoch_steps": 3}
+    outcome = start(recipe(**short), Path("two"), 2, StopFlag(), lines.append)
+    assert outcome.line.startswith("two: 6 steps, ")
+    assert any(line.startswith("step 3: validation top-1") for line in lines)
+    assert train_alone(recipe(**short, engine__kind="single"), Path("one")).exit_code == 0
+    for part in PARTS:
+        two, one = last_state(Path("two"), part), last_state(Path("one"), part)
+        assert two.keys() == one.keys()
+        for name in two:
+            assert torch.allclose(two[name].double(), one[name].double(), rtol=0, atol=TOLERANCE), name
+
+
+def test_c1_d11_a_signal_to_the_command_saves_and_the_same_command_goes_on_to_the_same_bits(
+    cluster: dict[str, str], folder: Path, whole: Path
+) -> None:
+    child = command(folder, "stopped", cluster)
+    wait_for_steps(folder / "stopped")
+    child.send_signal(signal.SIGTERM)
+    out, said = child.communicate(timeout=280)
+    assert child.returncode == 75, said
+    assert "of 400 (SIGTERM) and saved; the same command goes on" in out
+    (state,) = (folder / "stopped" / "checkpoints").glob("*/state.json")
+    assert 1 <= json.loads(state.read_text())["step"] < 400
+    child = command(folder, "stopped", cluster)
+    out, said = child.communicate(timeout=280)
+    assert child.returncode == 0, said
+    assert out.startswith("stopped: 400 steps, ")
+    assert "going on from stopped/checkpoints/step-" in said
+    for part in (*PARTS, "ranks.safetensors"):
+        again, once = last_state(folder / "stopped", part), last_state(whole, part)
+        assert all(torch.equal(again[name], once[name]) for name in once), part
+    assert len(list((folder / "stopped" / "logs").iterdir())) == 2, "each life has its own"
+
+
+def test_b3_ranks_of_a_killed_command_save_and_end(cluster: dict[str, str], folder: Path) -> None:
+    child = command(folder, "left", cluster, "schedule.steps=100000", "schedule.epoch_steps=100000")
+    wait_for_steps(folder / "left")
+    ranks = [rank_process("left", rank) for rank in (0, 1)]
+    child.kill()
+    child.communicate(timeout=60)
+    assert not psutil.wait_procs(ranks, timeout=120)[1]
+    assert len(list((folder / "left" / "checkpoints").glob("*/state.json"))) == 1
+
+
+def test_d5_a_killed_rank_ends_all_in_time_and_is_named(cluster: dict[str, str], folder: Path) -> None:
+    child = command(folder, "killed", cluster, "schedule.steps=100000", "schedule.epoch_steps=100000")
+    wait_for_steps(folder / "killed")
+    rank_process("killed", 1).kill()
+    began = time.monotonic()
+    out, said = child.communicate(timeout=280)
+    assert (child.returncode, out) == (1, "")
+    assert time.monotonic() - began < 100
+    (life,) = (folder / "killed" / "logs").iterdir()
+    assert said.splitlines()[-1] == (
+        "sixfold: rank 1: was ended by SIGKILL (the kernel short of memory, or somebody's hand); see "
+        f"{life.relative_to(folder)}/rank-001.txt"
+    )
+
+
+def test_d5_what_one_rank_finds_ends_all_with_its_line_and_code(cluster: dict[str, str], folder: Path) -> None:
+    """Rank 0 alone sees that the folder is taken, before the others are at work."""
+    (folder / "taken").mkdir()
+    with (folder / "taken" / "run.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        child = command(folder, "taken", cluster)
+        said = child.communicate(timeout=280)[1]
+    assert child.returncode == 2
+    (life,) = (folder / "taken" / "logs").iterdir()
+    assert said.splitlines()[-1] == (
+        "sixfold: rank 0: taken: found another training at work in this folder, expected none; wait for it, or take "
+        f"another folder; see {life.relative_to(folder)}/rank-000.txt"
+    )
+    assert (life / "rank-001.txt").read_text().splitlines()[-1].startswith("rank 0: taken: found another training")
+
+
+# what is refused before anything starts
+
+
+@pytest.mark.parametrize(
+    ("ranks", "changes", "said"),
+    [
+        (2, {"engine__kind": "single"}, r"engine\.kind: found single with 2 processes, expected one; set engine\.kind"),
+        (3, {}, r"schedule\.groups: found 2 groups for 3 ranks, expected a multiple of the ranks"),
+    ],
+)
+def test_ranks_that_cannot_share_a_recipe_are_refused(ranks: int, changes: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_ranks(recipe(**changes), ranks)
+    check_ranks(recipe(engine__kind="single"), 1)
+    check_ranks(recipe(), 2)
+
+
+def test_a_mistake_is_one_line_and_a_dry_run_says_what_would_be_done(folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(home()), "RAY_ADDRESS": "nowhere:1"}
+    rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    child = command(folder, "never", {**environment, **rank})
+    assert child.communicate(timeout=200) == (
+        "",
+        "sixfold: --ranks: found a process that torchrun started as rank 0 of 1, expected none; leave --ranks out, or "
+        "start without torchrun\n",
+    )
+    assert child.returncode == 2
+    child = command(folder, "never", environment, "schedule.groups=4", "--dry-run")
+    out, said = child.communicate(timeout=200)
+    assert (child.returncode, said) == (0, "")
+    assert out.splitlines()[0] == (
+        "# 2 ranks over Ray on the cluster at nowhere:1, each with 1 core and one GPU where there are GPUs; 2 of 4 "
+        "groups of 8 images a step on each; their output in never/logs"
+    )
+    assert "groups: 4" in out
+    assert not (folder / "never").exists()
+
+
+def test_a_stop_before_the_ranks_begin_is_said(
+    cluster: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    stop = StopFlag()
+    stop.request("SIGUSR1")
+    outcome = start(recipe(), Path("early"), 2, stop, print)
+    line = "early: stopped before the ranks had begun (SIGUSR1); the same command goes on"
+    assert outcome == StartOutcome(75, line, is_good=True)

@@ -1,0 +1,415 @@
+"""Evaluation: how often a model is right on any number of sets, and which of its checkpoints is its result.
+
+In: scores of a model (`train.evaluate.measure`), sets of labelled pictures (folders or URLs of shards, ours or others',
+see `shards.stream.index`). Out: `Counts` for each set: right at top 1 and top 5 of each class; as `Result` lines
+through `train.evaluate.results`. On disk: nothing is written; the label map of a set is a JSON file.
+
+Every sample is counted exactly once, whatever the batch, the number of ranks and the threads: a rank reads each
+world-th batch, padding is masked, and counts are integers, added over the ranks.
+
+A label's place among the scores is the number of competing outputs with a higher score, plus those of equal score and
+lower number; it is right at top k if its place is below k. So ties have one outcome on every machine, and a model that
+gives all classes one score is right for class 0 only. Scores that are not finite are wrong, and counted by name.
+
+The result of a run is chosen by `select`, which takes validation results only.
+"""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shards.stream.index import load_index
+from train.evaluate.results import Result, Role, SweepPlace
+from train.session.data_check import Opened, refuse_shared
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TOP = 5
+MAX_MAP_BYTES = 10_000_000
+
+Int64: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+
+class SetSpec(BaseModel):
+    """A set of labelled pictures and which of the model's outputs compete on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(min_length=1, description="folder or URL of shards, ours or others'")
+    subset: str | None = Field(None, description="a subset's name such as 2x; null = everything")
+    classes: Literal["all", "own"] | tuple[int, ...] = Field(
+        "all",
+        description="outputs that compete: all; own: of the classes in the set (ImageNet-R, -A); or their numbers",
+    )
+    labels: Path | None = Field(
+        None, description="JSON file, class id of the set -> output or list of outputs (ObjectNet); null = the same ids"
+    )
+
+
+class EvaluateSpec(BaseModel):
+    """What is measured while a model trains and when it is done."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every_epochs: int = Field(1, ge=1, description="epochs between two evaluations on the validation set")
+    batch: int = Field(64, ge=1, description="pictures in one evaluation batch of a rank")
+    crop_pct: float = Field(0.875, gt=0, le=1, description="side of the centre that is shown / short side")
+    validation: SetSpec | None = Field(None, description="chooses the checkpoint; null = the last one is the result")
+    tests: Mapping[str, SetSpec] = Field(default={}, description="name -> set; measured once, on the chosen checkpoint")
+
+    @model_validator(mode="after")
+    def _tests_are_not_validation(self) -> "EvaluateSpec":
+        if self.validation is not None:
+            for name, test in self.tests.items():
+                if (test.source, test.subset) == (self.validation.source, self.validation.subset):
+                    raise ValueError(
+                        f"evaluate.tests.{name}: found the validation set, expected pictures that choose nothing; "
+                        "give another set"
+                    )
+        return self
+
+
+# which outputs are right
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerKey:
+    """For a set: which outputs compete, and which of them are right for each of its class ids."""
+
+    accepted: Mapping[int, tuple[int, ...]]  # class id of the set -> outputs
+    competes_C: npt.NDArray[np.bool_]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(sorted(self.accepted))
+
+
+def answer_key(
+    spec: SetSpec, present: Iterable[int], num_outputs: int, label_map: Mapping[int, tuple[int, ...]] | None
+) -> AnswerKey:
+    """The key of a set that holds the class ids `present`. Raises ValueError for ids that no output stands for."""
+    ids = sorted(set(present))
+    if label_map is None:
+        accepted: dict[int, tuple[int, ...]] = {class_id: (class_id,) for class_id in ids}
+    else:
+        accepted = {class_id: label_map[class_id] for class_id in ids if label_map.get(class_id)}
+    if not accepted:
+        raise ValueError(f"{spec.source}: found no sample of a class that the model knows, expected some")
+    for class_id, outputs in accepted.items():
+        for output in outputs:
+            if not 0 <= output < num_outputs:
+                raise ValueError(
+                    f"{spec.source}: found class id {class_id} for output {output}, expected 0..{num_outputs - 1}; "
+                    "give a label map as `labels`, or train with more classes (model.num_classes)"
+                )
+    if spec.classes == "all":
+        competing = set(range(num_outputs))
+    elif spec.classes == "own":
+        competing = {output for outputs in accepted.values() for output in outputs}
+    else:
+        competing = set(spec.classes)
+    competes_C = np.zeros(num_outputs, bool)
+    for output in sorted(competing):
+        if not 0 <= output < num_outputs:
+            raise ValueError(
+                f"{spec.source}: found output {output} among `classes`, expected 0..{num_outputs - 1}; remove it"
+            )
+        competes_C[output] = True
+    hopeless = [class_id for class_id, outputs in accepted.items() if not competing.intersection(outputs)]
+    if hopeless:
+        raise ValueError(
+            f"{spec.source}: found samples of class {hopeless[0]}, whose outputs do not compete; add them to `classes`"
+        )
+    kept = {
+        class_id: tuple(o for o in sorted(set(outputs)) if o in competing) for class_id, outputs in accepted.items()
+    }
+    return AnswerKey(kept, competes_C)
+
+
+def read_label_map(path: Path) -> dict[int, tuple[int, ...]]:
+    """A JSON object, class id of the set -> output or list of outputs. Raises ValueError with one line."""
+    advice = f"{path}: expected a JSON object of class id -> output or list of outputs"
+    try:
+        if path.stat().st_size > MAX_MAP_BYTES:
+            raise ValueError(f"{advice}, found {path.stat().st_size} bytes")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{advice}, found {type(error).__name__}: {str(error)[:80]}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{advice}, found {type(data).__name__}")
+    found: dict[int, tuple[int, ...]] = {}
+    for key, value in data.items():
+        outputs = value if isinstance(value, list) else [value]
+        if not (key.isascii() and key.isdecimal()) or not all(type(output) is int for output in outputs):
+            raise ValueError(f"{advice}, found {ascii(key)[:40]}: {ascii(value)[:40]}")
+        found[int(key)] = tuple(outputs)
+    return found
+
+
+# counting
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What one pass over a set counted. Arrays are by class, in the order of `ids`."""
+
+    ids: tuple[int, ...]
+    seen: Int64
+    right: Int64  # at top 1
+    right_top5: Int64
+    not_finite: int
+    left_out: int  # samples of classes that the model does not know
+
+    @staticmethod
+    def none(ids: Sequence[int]) -> "Counts":
+        zeros = np.zeros(len(ids), np.int64)
+        return Counts(tuple(ids), zeros, zeros, zeros, 0, 0)
+
+    @property
+    def n(self) -> int:
+        return int(self.seen.sum())
+
+    @property
+    def top1(self) -> float:
+        return int(self.right.sum()) / self.n
+
+    @property
+    def top5(self) -> float:
+        return int(self.right_top5.sum()) / self.n
+
+    def as_array(self) -> Int64:
+        """All counts in one vector, so that ranks can add them up."""
+        return np.concatenate([self.seen, self.right, self.right_top5, [self.not_finite, self.left_out]]).astype(
+            np.int64
+        )
+
+    def from_array(self, array: Int64) -> "Counts":
+        seen, right, right_top5 = array[:-2].reshape(3, len(self.ids))
+        return Counts(self.ids, seen, right, right_top5, int(array[-2]), int(array[-1]))
+
+    def __add__(self, other: "Counts") -> "Counts":
+        assert self.ids == other.ids, "counts of one set are added"
+        return self.from_array(self.as_array() + other.as_array())
+
+
+def count(scores_NC: Floats, labels_N: Int64, key: AnswerKey) -> Counts:
+    """One batch: N samples, C outputs, labels are the set's class ids."""
+    ids = np.array(key.ids, np.int64)
+    known_N = np.isin(labels_N, ids)
+    scores, labels = scores_NC[known_N], labels_N[known_N]
+    finite = np.isfinite(scores[:, key.competes_C]).all(axis=1)
+    competing = np.where(key.competes_C, scores, -np.inf)
+    width = max(len(outputs) for outputs in key.accepted.values())
+    # rows of unequal length are filled with their own first output: naming it twice changes nothing
+    table = np.array([outputs + outputs[:1] * (width - len(outputs)) for _, outputs in sorted(key.accepted.items())])
+    of_class = np.searchsorted(ids, labels)
+    numbers = np.arange(scores.shape[1])
+    place = np.full(len(labels), scores.shape[1])
+    for column in range(width):
+        output = table[of_class, column][:, None]
+        own = np.take_along_axis(competing, output, axis=1)
+        ahead = (competing > own) | ((competing == own) & (numbers < output) & key.competes_C)
+        place = np.minimum(place, ahead.sum(axis=1))
+
+    def by_class(chosen: npt.NDArray[np.bool_]) -> Int64:
+        return np.bincount(of_class[chosen], minlength=len(ids)).astype(np.int64)
+
+    return Counts(
+        key.ids,
+        by_class(np.ones(len(labels), bool)),
+        by_class(finite & (place < 1)),
+        by_class(finite & (place < TOP)),
+        int((~finite).sum()),
+        int((~known_N).sum()),
+    )
+
+
+class LabelledBatch(Protocol):
+    """What a reader gives: pictures N H W C, class ids N, and which of them are samples and not padding."""
+
+    @property
+    def images(self) -> Pixels: ...
+    @property
+    def labels(self) -> Int64: ...
+    @property
+    def valid(self) -> npt.NDArray[np.bool_]: ...
+
+
+def count_batches(batches: Iterable[LabelledBatch], scores: Callable[[Pixels], Floats], key: AnswerKey) -> Counts:
+    """One pass: `scores` gives C numbers for each picture of a batch, padding included."""
+    total = Counts.none(key.ids)
+    for batch in batches:
+        found = scores(batch.images)
+        total += count(found[batch.valid], batch.labels[batch.valid].astype(np.int64), key)
+    return total
+
+
+# sets of pictures
+
+
+@dataclass(frozen=True, eq=False)
+class OpenSet:
+    """A set of a recipe that was looked at: it is there, and the model has outputs for it."""
+
+    name: str
+    role: Role
+    spec: SetSpec
+    key: AnswerKey
+    opened: Opened
+
+    @property
+    def digest(self) -> str:
+        """Of its index."""
+        return self.opened.index.digest
+
+    @property
+    def n(self) -> int:
+        """Samples, those of unknown classes included."""
+        return len(self.opened.index)
+
+
+def open_set(name: str, role: Role, spec: SetSpec, num_outputs: int, cache: Path | None = None) -> OpenSet:
+    """Raises ValueError for a set that is missing or that the model has no outputs for."""
+    index = load_index(spec.source, spec.subset, cache)
+    field = f"evaluate.{role}" + (f"s.{name}" if role == "test" else "")
+    label_map = None if spec.labels is None else read_label_map(spec.labels)
+    key = answer_key(spec, np.unique(index.label).tolist(), num_outputs, label_map)
+    return OpenSet(name, role, spec, key, Opened(field, spec.source, index, has_own_ids=spec.labels is not None))
+
+
+def open_sets(
+    spec: EvaluateSpec, num_outputs: int, cache: Path | None = None, domains: Sequence[Opened] = ()
+) -> list[OpenSet]:
+    """The validation set, if there is one, then the tests. Raises ValueError for one that is missing or does not fit,
+    for samples that are both in the validation set and a test (what is reported must not choose), and for samples of
+    either that are trained on: those of `domains`.
+    """
+    wanted: list[tuple[str, Role, SetSpec]] = [(name, "test", one) for name, one in spec.tests.items()]
+    if spec.validation is not None:
+        wanted.insert(0, ("validation", "validation", spec.validation))
+    found: list[OpenSet] = []
+    for name, role, wish in wanted:
+        one = open_set(name, role, wish, num_outputs, cache)
+        if role == "test" and found and found[0].role == "validation":
+            refuse_shared(one.opened, found[0].opened, "what is reported must not choose")
+        for domain in domains:
+            refuse_shared(one.opened, domain, "what is measured must not be trained on")
+        found.append(one)
+    return found
+
+
+@contextlib.contextmanager
+def evaluating(model: "nn.Module") -> Iterator[None]:
+    """The model in evaluation mode; afterwards every module is as it was, frozen ones included."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+# lines
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What all result lines of a run share."""
+
+    run: str
+    recipe: str  # fingerprint
+    seed: int
+    data: Mapping[str, str]
+    code: str
+    versions: Mapping[str, str]
+    sweep: SweepPlace | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in its training a model was evaluated."""
+
+    step: int
+    weights: Literal["ema", "last"]
+    images_seen: int
+    images_per_s: float
+    wait_share: float
+    time: float
+
+
+def make_result(facts: RunFacts, moment: Moment, name: str, role: Role, counts: Counts, selected: bool) -> Result:
+    per_class = {
+        class_id: (int(right), int(seen))
+        for class_id, right, seen in zip(counts.ids, counts.right, counts.seen, strict=True)
+        if seen
+    }
+    return Result(
+        run=facts.run,
+        recipe=facts.recipe,
+        sweep=facts.sweep,
+        seed=facts.seed,
+        step=moment.step,
+        set=name,
+        role=role,
+        n=counts.n,
+        top1=counts.top1,
+        top5=counts.top5,
+        per_class=per_class,
+        not_finite=counts.not_finite,
+        left_out=counts.left_out,
+        weights=moment.weights,
+        data=facts.data,
+        code=facts.code,
+        versions=facts.versions,
+        images_seen=moment.images_seen,
+        images_per_s=moment.images_per_s,
+        wait_share=moment.wait_share,
+        selected=selected,
+        time=moment.time,
+    )
+
+
+# choosing
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Accuracy on the validation set at one step: all that may choose a checkpoint."""
+
+    step: int
+    top1: float
+
+    @staticmethod
+    def of(result: Result) -> "Validation":
+        """Raises ValueError for a line of a test set: what is reported must not choose."""
+        if result.role != "validation":
+            raise ValueError(
+                f"step {result.step}: found a result on the test set {ascii(result.set)[:60]}, expected validation; "
+                "a checkpoint that was chosen by a test set has no test result"
+            )
+        return Validation(result.step, result.top1)
+
+
+def select(history: Sequence[Validation]) -> int:
+    """The step with the best accuracy on the validation set, the earliest of equals."""
+    best = None
+    for one in history:
+        if not isinstance(one, Validation):
+            raise TypeError(f"select: found {type(one).__name__}, expected Validation")
+        if math.isfinite(one.top1) and (best is None or (one.top1, -one.step) > (best.top1, -best.step)):
+            best = one
+    if best is None:
+        raise ValueError("select: found no validation result with a finite accuracy, expected at least one")
+    return best.step

@@ -1,0 +1,215 @@
+"""Results: one line of JSON for each evaluation of a run, appended and never changed.
+
+In: what an evaluation counted, and of what. Out: `Result`s read back, and what could not be read, by name. On disk:
+`results.jsonl` in the run's own folder, canonical JSON, written by one call and synced before the next step is taken;
+a torn last line (power loss) is reported, skipped, and never glued to the next one.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cluster.recipes.load import canonical_json
+from shards.disk.safe_text import clip
+
+RESULTS = "results.jsonl"
+MAX_LINE_BYTES = 4_000_000  # per_class of 100,000 classes
+MAX_PROBLEMS = 20
+
+Role = Literal["validation", "test"]
+Key: TypeAlias = tuple[str, str, int, str, int, str, tuple[tuple[str, str], ...]]
+
+
+class PointPlace(BaseModel):
+    """Which point of a sweep a run belongs to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str = Field(min_length=1, max_length=80, description="such as 6x")
+    number: int = Field(ge=0, description="place among the points of the sweep")
+    x: float | None = Field(None, description="place on the axis of a curve, if the sweep is one")
+    baseline: str = Field(description="label of the point that the others are compared with")
+    changes: Mapping[str, Any] = Field(default={}, description="recipe fields of this point, dotted")
+
+
+class SweepPlace(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    point: PointPlace
+
+
+class Result(BaseModel):
+    """One evaluation of one run on one set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    run: str = Field(min_length=1, description="name of the run's folder")
+    recipe: str = Field(pattern=r"^[0-9a-f]{64}$", description="train.recipe.recipe_digest")
+    sweep: SweepPlace | None = None
+    seed: int
+    step: int = Field(ge=0)
+    set: str = Field(min_length=1, description="name of the set in the recipe")
+    role: Role
+    n: int = Field(ge=1, description="samples, each counted once")
+    top1: float = Field(ge=0, le=1)
+    top5: float = Field(ge=0, le=1)
+    per_class: Mapping[int, tuple[int, int]] = Field(description="class id of the set -> (right at top 1, samples)")
+    not_finite: int = Field(0, ge=0, description="samples whose scores were not finite; they count as wrong")
+    left_out: int = Field(0, ge=0, description="samples of classes that the model does not know; not part of n")
+    weights: Literal["ema", "last"]
+    data: Mapping[str, str] = Field(description="domain or set -> digest of its index")
+    code: str = Field(description="hash of the code that ran")
+    versions: Mapping[str, str]
+    images_seen: int = Field(ge=0)
+    images_per_s: float = Field(ge=0, description="of training up to here, over all ranks")
+    wait_share: float = Field(ge=0, le=1, description="share of the training time spent waiting for data")
+    selected: bool = Field(description="whether these weights are the run's result")
+    time: float = Field(description="seconds since 1970, UTC")
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> "Result":
+        right = sum(pair[0] for pair in self.per_class.values())
+        seen = sum(pair[1] for pair in self.per_class.values())
+        if any(not 0 <= pair[0] <= pair[1] for pair in self.per_class.values()) or seen != self.n:
+            raise ValueError(f"found per_class counts of {seen} samples beside n {self.n}, expected them to agree")
+        if abs(self.top1 * self.n - right) > 1e-6 * self.n or self.top5 < self.top1 - 1e-9:
+            raise ValueError(
+                f"found top1 {self.top1} and top5 {self.top5} beside {right} of {self.n} right, expected agreement"
+            )
+        return self
+
+    @property
+    def key(self) -> Key:
+        """What is measured once: a later line with the same key replaces an earlier one (a resumed run). Lines of other
+        data are other measurements, also where run and recipe have the same names."""
+        data = tuple(sorted(self.data.items()))
+        return (self.run, self.recipe, self.seed, self.set, self.step, self.weights, data)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file of results holds; ``problems`` has one line for each line that is not a result."""
+
+    results: tuple[Result, ...]
+    problems: tuple[str, ...]
+
+
+def result_line(result: Result) -> bytes:
+    """The line as it stands in the file; the same result gives the same bytes."""
+    return canonical_json(result.model_dump(mode="json")) + b"\n"
+
+
+def append_results(path: Path, results: Sequence[Result]) -> None:
+    """Add lines with one write and wait until they are on the disk. Raises OSError if they are not, whole."""
+    data = b"".join(result_line(result) for result in results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(fd).st_size
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            data = b"\n" + data  # a torn line stays a line of its own
+        if os.write(fd, data) != len(data):
+            raise OSError(f"{path}: the disk took only a part of the results; free space and run the same command")
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """Replace a whole file, all of it or nothing: what a sweep gathers from its runs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temp.open("wb") as file:
+            file.writelines(result_line(result) for result in results)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def read_results(path: Path) -> Found:
+    """All lines of a file, oldest first; a missing file has none. A later line replaces an earlier one of equal key."""
+    results: dict[Key, Result] = {}
+    problems: list[str] = []
+    num_bad = 0
+    if not path.exists():
+        return Found((), ())
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if line == b"\n":
+                continue
+            try:
+                if not line.endswith(b"\n"):
+                    size = f"longer than {MAX_LINE_BYTES} bytes" if len(line) > MAX_LINE_BYTES else "torn"
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(MAX_LINE_BYTES + 1)
+                    raise ValueError(f"a line that is {size}")
+                result = Result.model_validate_json(line)
+            except ValueError as error:
+                num_bad += 1
+                problems.append(f"{path}:{number}: {_reason(error)}; it is left out")
+                continue
+            results.pop(result.key, None)
+            results[result.key] = result
+    if num_bad > MAX_PROBLEMS:
+        problems = [*problems[:MAX_PROBLEMS], f"{path}: and {num_bad - MAX_PROBLEMS} more lines like these"]
+    return Found(tuple(results.values()), tuple(problems))
+
+
+def _reason(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return f"found {error}, expected a whole result"
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return "found a line that is not JSON (torn while it was written?), expected a result"
+    where = ".".join(str(part) for part in first["loc"])
+    return " ".join(f"found a line that is not a result ({where}: {first['msg']})".split())[:300]
+
+
+def find_results(folders: Iterable[Path]) -> Found:
+    """Every `results.jsonl` in or below the folders, in sorted order; equal lines in two files count once.
+
+    A sweep gathers the lines of its runs in a file of its own, with the place in the sweep filled in: such a line
+    replaces the plain one of the run. Two runs of one name and recipe over other data are both kept, and named.
+    """
+    results: dict[Key, Result] = {}
+    problems: list[str] = []
+    places: dict[tuple[object, ...], tuple[Path, Key]] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: found no such folder, expected one that `sixfold train` or `sweep` wrote")
+        for path in sorted(folder.rglob(RESULTS)):
+            found = read_results(path)
+            problems.extend(found.problems)
+            for result in found.results:
+                there = results.get(result.key)
+                if there is None or there.sweep is None:
+                    results[result.key] = result
+                other, key = places.setdefault(result.key[:-1], (path, result.key))
+                if key != result.key and result.selected and result.role == "test":
+                    problems.append(
+                        f"{path}: found run {clip(result.run, 60)} on {clip(result.set, 60)} with other data than in "
+                        f"{other}; both are counted as runs of their own, give one of the folders another name"
+                    )
+    return Found(tuple(results.values()), tuple(problems))
+
+
+def selected(results: Iterable[Result], role: Role = "test") -> list[Result]:
+    """The results of runs: evaluations of the selected weights, in the order given."""
+    return [result for result in results if result.selected and result.role == role]

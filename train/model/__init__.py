@@ -1,0 +1,1 @@
+"""What is trained: networks, auxiliary BN, averages, optimiser, one step."""

@@ -1,0 +1,330 @@
+"""Auxiliary batch normalisation: each domain of a mixed batch has statistics and an affine map of its own.
+
+In: a model with batch normalisation and the quotas of a group, the main domain first: (16, 16) is 16 real samples, then
+16 synthetic ones. Out: the same model, its BN layers replaced in place. On disk: nothing; in a state dict the main
+layer keeps its plain names and domain d > 0 lies under `<layer>.aux_bn.<d - 1>.`.
+
+In training a batch is a whole number of groups and a sample's domain is its position in its group: the main layer sees
+the first domain only, auxiliary layer d - 1 domain d only. In evaluation everything goes through the main layer, so the
+names without `.aux_bn.` are the whole of a plain model.
+
+Statistics are those of a rank's slice (all its groups together), of one group (`per_group`: a sample's output then does
+not depend on how many groups a rank has) or of all ranks (`convert_sync`).
+
+Shapes: N samples of a rank's batch, C channels, R ranks.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+
+class AuxBatchNorm(_BatchNorm):
+    """One BN layer of a converted model: itself the main domain's, with one layer more for each other domain."""
+
+    def __init__(self, plain: _BatchNorm, where: str, quotas: tuple[int, ...], per_group: bool) -> None:
+        """Takes over the tensors of `plain` (the same objects) and copies them for every further domain."""
+        super().__init__(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
+        self.where = where
+        self.quotas = quotas
+        self.per_group = per_group
+        self.sync = False
+        self.process_group: dist.ProcessGroup | None = None  # with sync; None is all ranks
+        self.affine, self.track_running_stats = plain.affine, plain.track_running_stats
+        self.weight, self.bias = plain.weight, plain.bias
+        self.running_mean, self.running_var = plain.running_mean, plain.running_var
+        self.num_batches_tracked = plain.num_batches_tracked
+        self.drop = getattr(plain, "drop", nn.Identity())  # timm's BatchNormAct2d ends in these two
+        self.act = getattr(plain, "act", nn.Identity())
+        self.aux_bn = nn.ModuleList(_copy(plain) for _ in quotas[1:])
+        self.training = plain.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape (N, C, ...). Raises ValueError if N is not a whole number of groups or a slice is too small."""
+        if self.training:
+            y = self._by_domain(x)
+        else:
+            mean, var = self.running_mean, self.running_var
+            y = F.batch_norm(x, mean, var, self.weight, self.bias, mean is None, 0.0, self.eps)
+        return self.act(self.drop(y))
+
+    def _by_domain(self, x: Tensor) -> Tensor:
+        num_domains = len(self.quotas)
+        num_groups, rest = divmod(x.shape[0], sum(self.quotas))
+        if rest:
+            raise ValueError(
+                f"{self.where}: found a batch of {x.shape[0]}, expected a whole number of groups of "
+                f"{' + '.join(map(str, self.quotas))}; give every rank whole groups"
+            )
+        values = x[0, 0].numel() * (1 if self.per_group else num_groups) * min(self.quotas) if x.shape[0] else 0
+        if values < 2:
+            raise ValueError(
+                f"{self.where}: found a slice with {values} values per channel, expected at least 2 to have a "
+                "variance; raise the smallest quota"
+            )
+        if num_domains == 1 and not self.per_group:
+            return self._normalise_slice(x, self)
+        pieces = x.split(list(self.quotas) * num_groups)
+        out: list[Tensor] = [x] * len(pieces)
+        for domain, layer in enumerate(self.branches()):
+            mine = pieces[domain::num_domains]
+            if self.per_group:
+                out[domain::num_domains] = _normalise_each(mine, layer)
+            else:
+                whole = mine[0] if num_groups == 1 else torch.cat(mine)  # cat keeps channels_last, reshape does not
+                out[domain::num_domains] = self._normalise_slice(whole, layer).split(self.quotas[domain])
+        return torch.cat(out)
+
+    def _normalise_slice(self, x: Tensor, layer: _BatchNorm) -> Tensor:
+        return _normalise_over_ranks(x, layer, self.process_group) if self.sync else _normalise(x, layer)
+
+    def branches(self) -> list[_BatchNorm]:
+        """The layer of each domain; the first is the main one, this module itself."""
+        return [self, *self.aux_bn]
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, quotas={self.quotas}, per_group={self.per_group}, sync={self.sync}"
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        assert input.dim() >= 2
+
+
+def convert(model: nn.Module, quotas: Sequence[int], per_group: bool = False) -> nn.Module:
+    """The model with an AuxBatchNorm for each of its BN layers, changed in place; once more changes nothing.
+
+    Training flags, requires_grad, dtype, device, momentum, eps, activation and dropout stay; InstanceNorm and frozen BN
+    (`Survey.frozen`) are left alone. Create the optimiser and the EMA afterwards. Raises ValueError for a model without
+    BN, for one that was converted to another split, and for layers with running statistics of a kind not known here.
+    """
+    split = tuple(quotas)
+    if not split or min(split) < 1:
+        raise ValueError(f"aux BN: found the quotas {list(split)}, expected at least one sample of each domain")
+    found = survey(model)
+    if found.unknown:
+        raise ValueError(f"aux BN: found {found.unknown[0]}, expected BatchNorm1d, 2d, 3d or BatchNormAct2d")
+    if not found.plain and not found.aux:
+        raise ValueError("aux BN: found no layer of batch normalisation, expected at least one; set model.aux: none")
+    for name, layer in aux_layers(model).items():
+        if (layer.quotas, layer.per_group) != (split, per_group):
+            raise ValueError(
+                f"aux BN: found {name} already split as {list(layer.quotas)}, per_group={layer.per_group}, expected "
+                f"{list(split)}, per_group={per_group}; build the model anew"
+            )
+    made: dict[nn.Module, AuxBatchNorm] = {}  # a layer used in two places stays one layer
+    for name, module in _walk(model):
+        if isinstance(module, _BatchNorm) and type(module) in _plain_types():
+            made[module] = AuxBatchNorm(module, name or "model", split, per_group)
+    for _, parent in list(_walk(model)):
+        for name, child in parent._modules.items():
+            if child in made:
+                setattr(parent, name, made[child])
+    return made.get(model, model)
+
+
+def convert_sync(model: nn.Module, process_group: dist.ProcessGroup | None = None) -> nn.Module:
+    """The converted model with every domain's statistics taken over all ranks, changed in place.
+
+    Every rank must have the same number of groups. Raises ValueError if a layer was not converted or is `per_group`.
+    torch's own converter would put one shared layer in place of the split.
+    """
+    found = survey(model)
+    layers = aux_layers(model)
+    if found.plain or not layers:
+        what = f"{found.plain[0]} not converted" if found.plain else "no converted layer"
+        raise ValueError(f"aux BN over ranks: found {what}, expected every BN layer to be; call convert first")
+    for name, layer in layers.items():
+        if layer.per_group:
+            raise ValueError(f"aux BN over ranks: found {name} with statistics per group; choose one of the two")
+    for layer in layers.values():
+        layer.sync, layer.process_group = True, process_group
+    return model
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The layers with running statistics by name: what conversion did, would do and leaves alone."""
+
+    aux: tuple[str, ...]
+    plain: tuple[str, ...]
+    frozen: tuple[str, ...]  # FrozenBatchNorm of timm and torchvision: constants, the same for every domain
+    unknown: tuple[str, ...]  # name and type
+
+
+def survey(model: nn.Module) -> Survey:
+    """Sort every layer that keeps running statistics, InstanceNorm excepted."""
+    aux, plain, frozen, unknown = [], [], [], []
+    for name, module in _walk(model):
+        shown = name or "model"
+        if isinstance(module, AuxBatchNorm):
+            aux.append(shown)
+        elif type(module) in _plain_types():
+            plain.append(shown)
+        elif type(module).__name__.startswith("FrozenBatchNorm"):
+            frozen.append(shown)
+        elif isinstance(module, _BatchNorm) or (
+            "running_var" in module._buffers and not isinstance(module, _InstanceNorm)
+        ):
+            unknown.append(f"{shown} of type {type(module).__name__}")
+    return Survey(tuple(aux), tuple(plain), tuple(frozen), tuple(unknown))
+
+
+def aux_layers(model: nn.Module) -> dict[str, AuxBatchNorm]:
+    """The converted layers by name, in the model's order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, AuxBatchNorm)}
+
+
+def check_aux(model: nn.Module, num_layers: int) -> None:
+    """Raise ValueError unless the model still has `num_layers` split layers and no BN beside them.
+
+    torch's and timm's `convert_sync_batchnorm` remove the split without a word; a loop calls this after all wrapping.
+    """
+    found = survey(model)
+    others = found.plain + found.unknown
+    if len(found.aux) != num_layers or others:
+        beside = f" and beside them {others[0]}" if others else ""
+        raise ValueError(
+            f"aux BN: found {len(found.aux)} split layers{beside}, expected {num_layers} and nothing else; something "
+            "replaced them after conversion: use train.model.aux_bn.convert_sync, not convert_sync_batchnorm"
+        )
+
+
+def aux_keys(model: nn.Module) -> frozenset[str]:
+    """The names in the model's state dict that belong to auxiliary layers."""
+    return frozenset(
+        f"{name}.aux_bn.{key}" if name else f"aux_bn.{key}"
+        for name, layer in aux_layers(model).items()
+        for key in layer.aux_bn.state_dict()
+    )
+
+
+def export_plain(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the tensors that the plain model has, under its names: loads strictly, same output in evaluation."""
+    dropped = aux_keys(model)
+    return {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+        if name not in dropped
+    }
+
+
+def one_group(batch: Tensor, quotas: Sequence[int]) -> Tensor:
+    """A batch of groups reordered into one group, domain by domain: N samples, N a multiple of the quotas' sum.
+
+    A model converted with quotas num_groups times as large then computes the same statistics without gathering each
+    domain's slices anew in every layer.
+    """
+    pieces = batch.split(list(quotas) * (batch.shape[0] // sum(quotas)))
+    return torch.cat([piece for domain in range(len(quotas)) for piece in pieces[domain :: len(quotas)]])
+
+
+def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module once, with the first of its names, those inside an AuxBatchNorm excepted."""
+    inside = {module for layer in aux_layers(model).values() for module in layer.modules() if module is not layer}
+    return ((name, module) for name, module in model.named_modules() if module not in inside)
+
+
+@cache
+def _plain_types() -> frozenset[type]:
+    from timm.layers import BatchNormAct2d
+
+    return frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d})
+
+
+def _copy(plain: _BatchNorm) -> nn.BatchNorm2d:
+    """A layer with equal tensors of its own; only its tensors are used, so 2d stands for every shape."""
+    layer = nn.BatchNorm2d(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
+    layer.affine, layer.track_running_stats = plain.affine, plain.track_running_stats
+    for name, parameter in plain._parameters.items():
+        if parameter is not None:
+            setattr(layer, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
+    for name, buffer in plain._buffers.items():
+        if buffer is not None:
+            layer.register_buffer(name, buffer.clone())
+    return layer.train(plain.training)
+
+
+def _advance(layer: _BatchNorm) -> float:
+    """Count a step; the weight of its statistics in the running ones."""
+    if not layer.track_running_stats or layer.num_batches_tracked is None:
+        return 0.0
+    layer.num_batches_tracked.add_(1)
+    return 1.0 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
+
+
+def _normalise(x: Tensor, layer: _BatchNorm) -> Tensor:
+    """By the statistics of x; they enter the running ones."""
+    weight = _advance(layer)
+    tracked = layer.track_running_stats
+    mean, var = (layer.running_mean, layer.running_var) if tracked else (None, None)
+    return F.batch_norm(x, mean, var, layer.weight, layer.bias, True, weight, layer.eps)
+
+
+def _normalise_each(groups: Sequence[Tensor], layer: _BatchNorm) -> list[Tensor]:
+    """Each group by its own statistics; their means over the groups enter the running ones."""
+    share = _advance(layer)
+    dtype = groups[0].dtype if layer.running_mean is None else layer.running_mean.dtype
+    shape = (len(groups), layer.num_features)
+    means = torch.zeros(shape, dtype=dtype, device=groups[0].device)
+    variances = torch.ones_like(means)
+    out = [
+        F.batch_norm(x, mean, var, layer.weight, layer.bias, True, 1.0, layer.eps)  # 1.0: the running ones are x's own
+        for x, mean, var in zip(groups, means.unbind(), variances.unbind(), strict=True)
+    ]
+    _track(layer, means.mean(0), variances.mean(0), share)
+    return out
+
+
+def _normalise_over_ranks(x: Tensor, layer: _BatchNorm, process_group: dist.ProcessGroup | None) -> Tensor:
+    """By the statistics of all ranks' x, of equal size on each; computed in fp32 or wider.
+
+    torch's SyncBatchNorm refuses tensors on the CPU, so this is the form for every device.
+    """
+    if not dist.is_initialized() or dist.get_world_size(process_group) == 1:
+        return _normalise(x, layer)
+    wide = x if x.dtype == torch.float64 else x.float()
+    axes = [0, *range(2, x.dim())]
+    var_C, mean_C = torch.var_mean(wide, axes, correction=0)
+    rows_R2C = _Gather.apply(torch.stack([mean_C, var_C]), process_group)
+    mean_C = rows_R2C[:, 0].mean(0)
+    var_C = (rows_R2C[:, 1] + (rows_R2C[:, 0] - mean_C).square()).mean(0)
+    num_values = rows_R2C.shape[0] * x.numel() // x.shape[1]
+    _track(layer, mean_C.detach(), var_C.detach() * (num_values / (num_values - 1)), _advance(layer))
+    scale_C = torch.rsqrt(var_C + layer.eps)
+    if layer.weight is not None:
+        scale_C = scale_C * layer.weight
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    y = (wide - mean_C.view(shape)) * scale_C.view(shape)
+    if layer.bias is not None:
+        y = y + layer.bias.view(shape)
+    return y.to(x.dtype)
+
+
+def _track(layer: _BatchNorm, mean: Tensor, var: Tensor, share: float) -> None:
+    if layer.track_running_stats and layer.running_mean is not None and layer.running_var is not None:
+        layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), share)
+        layer.running_var.lerp_(var.to(layer.running_var.dtype), share)
+
+
+class _Gather(torch.autograd.Function):
+    """One tensor of each rank, stacked; the gradient of a rank's row is the sum of what all ranks have for it."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, process_group: dist.ProcessGroup | None) -> Tensor:
+        ctx.process_group = process_group
+        rows = [torch.empty_like(local) for _ in range(dist.get_world_size(process_group))]
+        dist.all_gather(rows, local.contiguous(), group=process_group)
+        return torch.stack(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad, group=ctx.process_group)
+        return grad[dist.get_rank(ctx.process_group)], None

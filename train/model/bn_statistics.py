@@ -1,0 +1,139 @@
+"""Running statistics of batch normalisation over ranks, and how far those of two domains lie apart.
+
+In: a model with BN layers, converted by train.model.aux_bn or not, on every rank of a process group. Out: the same
+tensors, changed in place, equal on all ranks; a table of distances. Nothing on disk.
+
+DDP copies one rank's buffers and DeepSpeed none, so each rank's running statistics are those of its own samples.
+`combine` is due before evaluation, before the EMA is exported and before saving; training goes on from its result.
+
+Shapes: C channels.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from train.model.aux_bn import aux_layers
+
+
+def broadcast_buffers(model: nn.Module, process_group: dist.ProcessGroup | None = None) -> None:
+    """Give every rank the buffers of the first one; due once, before the first step."""
+    if not _several_ranks(process_group):
+        return
+    for buffer in model.buffers():
+        dist.broadcast(buffer, group_src=0, group=process_group)
+
+
+def combine(
+    model: nn.Module, state: Mapping[str, Tensor] | None = None, process_group: dist.ProcessGroup | None = None
+) -> None:
+    """Replace each rank's running statistics, main and auxiliary, by those of all ranks' samples together.
+
+    `state`: tensors under the model's names to change instead of the model's own (an EMA's). Ranks saw equally many
+    samples, so the mean is E[x] and the variance E[x^2] - E[x]^2 over ranks, in fp64 and as the mean of var + (mean -
+    E[x])^2, which is the same and does not cancel. With statistics per group the variance is the mean of the groups',
+    whose number must not matter. A second call changes nothing. Raises ValueError on every rank if they counted
+    different numbers of batches.
+    """
+    if not _several_ranks(process_group):
+        return
+    tensors = model.state_dict() if state is None else state
+    layers = list(_running(model))
+    if not layers:
+        return
+    _check_counts([tensors[f"{name}num_batches_tracked"] for name, _ in layers], process_group)
+    means = [tensors[f"{name}running_mean"] for name, _ in layers]
+    variances = [tensors[f"{name}running_var"] for name, _ in layers]
+    own_mean = torch.cat([mean.double() for mean in means])
+    between = torch.cat(
+        [
+            torch.full_like(mean, 0.0 if per_group else 1.0).double()
+            for mean, (_, per_group) in zip(means, layers, strict=True)
+        ]
+    )
+    mean = _average(own_mean, process_group)
+    own_var = torch.cat([var.double() for var in variances])
+    var = _average(own_var + between * (own_mean - mean).square(), process_group)
+    sizes = [tensor.numel() for tensor in means]
+    for kept, new in zip(means + variances, mean.split(sizes) + var.split(sizes), strict=True):
+        kept.copy_(new)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far an auxiliary domain's statistics of one layer lie from the main ones; means over the channels."""
+
+    layer: str
+    domain: int  # 1 is the first auxiliary one
+    symmetric_kl: float  # nats, between the two normal distributions, mean of both directions
+    standardised_difference: float  # |difference of means| / root of the mean variance
+    log_variance_ratio: float  # |log(auxiliary variance / main variance)|
+
+
+def distances(model: nn.Module) -> list[Distance]:
+    """Layer by layer in the model's order, each auxiliary domain against the main one.
+
+    What enters a layer has passed the domain's own affine maps before it, so a late layer shows what is left of the
+    shift. Layers without running statistics are left out.
+    """
+    rows = []
+    for name, layer in aux_layers(model).items():
+        main, *others = layer.branches()
+        if main.running_mean is None or main.running_var is None:
+            continue
+        mean_C, var_C = main.running_mean.double(), main.running_var.double() + layer.eps
+        for domain, other in enumerate(others, start=1):
+            assert other.running_mean is not None
+            assert other.running_var is not None
+            other_C = other.running_var.double() + layer.eps
+            square_C = (other.running_mean.double() - mean_C).square()
+            kl_C = ((var_C + square_C) / other_C + (other_C + square_C) / var_C - 2) / 4
+            rows.append(
+                Distance(
+                    name,
+                    domain,
+                    float(kl_C.mean()),
+                    float((square_C / ((var_C + other_C) / 2)).sqrt().mean()),
+                    float((other_C / var_C).log().abs().mean()),
+                )
+            )
+    return rows
+
+
+def _running(model: nn.Module) -> Iterator[tuple[str, bool]]:
+    """Prefix of the names of each layer with running statistics, and whether those are of single groups."""
+    per_group: set[nn.Module] = set()
+    for layer in aux_layers(model).values():
+        if layer.per_group:
+            per_group |= set(layer.branches())
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            yield (f"{name}." if name else ""), module in per_group
+
+
+def _several_ranks(process_group: dist.ProcessGroup | None) -> bool:
+    return dist.is_initialized() and dist.get_world_size(process_group) > 1
+
+
+def _average(tensor: Tensor, process_group: dist.ProcessGroup | None) -> Tensor:
+    total = tensor.clone()
+    dist.all_reduce(total, group=process_group)
+    return total / dist.get_world_size(process_group)
+
+
+def _check_counts(counts: list[Tensor], process_group: dist.ProcessGroup | None) -> None:
+    """Raise ValueError on every rank alike unless all counted the same batches."""
+    own = torch.stack([count.reshape(()) for count in counts])
+    least, most = own.clone(), own.clone()
+    dist.all_reduce(least, dist.ReduceOp.MIN, group=process_group)
+    dist.all_reduce(most, dist.ReduceOp.MAX, group=process_group)
+    if not torch.equal(least, most):
+        layer = int(torch.nonzero(least != most)[0])
+        raise ValueError(
+            f"BN statistics: found between {int(least[layer])} and {int(most[layer])} batches counted on different "
+            "ranks, expected the same number; give every rank equally many steps, and resume all from one checkpoint"
+        )

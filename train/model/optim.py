@@ -1,0 +1,96 @@
+"""Loss, learning rate and optimiser of a training.
+
+In: `OptimSpec` (from the recipe), logits and labels of a rank's batch of whole groups. Out: a loss to descend, a
+learning rate for each step, an optimiser of timm's factory. On disk: nothing.
+
+The loss is the mean over the real samples plus lambda times the mean over all others, so that another ratio of a batch
+does not silently change what the others weigh. `pooled` is the mean over the whole batch, as naive mixing has it.
+
+Shapes: N samples of a batch, G groups of it, Q samples of a group, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from train.model.input import DeviceMix
+
+Optimizer = Literal["adamw", "sgd", "lamb"]
+
+# What each keeps for every parameter, and for every group of parameters: a checkpoint must hold exactly that.
+KEPT: dict[Optimizer, tuple[str, ...]] = {
+    "adamw": ("exp_avg", "exp_avg_sq", "step"),
+    "sgd": ("momentum_buffer",),
+    "lamb": ("exp_avg", "exp_avg_sq"),
+}
+COUNTED: dict[Optimizer, tuple[str, ...]] = {"adamw": (), "sgd": (), "lamb": ("step",)}
+
+
+class OptimSpec(BaseModel):
+    """How the weights are moved."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    optimizer: Optimizer = Field("adamw", description="adamw; sgd: Nesterov, momentum 0.9; lamb")
+    lr: float = Field(gt=0, description="highest learning rate, after the warm-up; of the whole step, never scaled")
+    weight_decay: float = Field(0.05, ge=0, description="of weights; biases and normalisation have none")
+    warmup_steps: int = Field(0, ge=0, description="the rate rises linearly for so many steps, then falls as a cosine")
+    clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; null = not clipped")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="part of a label spread over all classes")
+    lam: float = Field(1.0, ge=0, description="weight of the mean loss of all domains but the first (per_domain)")
+    loss: Literal["per_domain", "pooled"] = Field("per_domain", description="pooled: mean over the batch, lam unused")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="moving average of the weights; null = none")
+
+
+def learning_rate(spec: OptimSpec, step: int, steps: int) -> float:
+    """Of step 0 .. steps - 1: linear to `lr`, then half a cosine that would reach 0 at `steps`."""
+    if step < spec.warmup_steps:
+        return spec.lr * (step + 1) / (spec.warmup_steps + 1)
+    left = max(1, steps - spec.warmup_steps)
+    return spec.lr * 0.5 * (1 + math.cos(math.pi * (step - spec.warmup_steps) / left))
+
+
+def make_optimizer(spec: OptimSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """timm's, with no weight decay on biases and normalisation layers."""
+    from timm.optim import create_optimizer_v2
+
+    return create_optimizer_v2(model, opt=spec.optimizer, lr=spec.lr, weight_decay=spec.weight_decay, momentum=0.9)
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """The loss to descend, and what it is made of, for the log."""
+
+    total: Tensor
+    parts: tuple[Tensor, ...]  # mean over the samples of each domain, detached
+
+
+def loss_of(spec: OptimSpec, logits_NC: Tensor, labels_N: Tensor, mix: DeviceMix | None, quotas: Sequence[int]) -> Loss:
+    """Cross-entropy in nats; of a mixed sample, that of its own label and of its partner's by their shares."""
+    from torch.nn import functional as F
+
+    wide_NC = logits_NC.float()
+    each_N = F.cross_entropy(wide_NC, labels_N, reduction="none", label_smoothing=spec.label_smoothing)
+    if mix is not None:
+        other_N = F.cross_entropy(
+            wide_NC, labels_N[mix.partner_N], reduction="none", label_smoothing=spec.label_smoothing
+        )
+        each_N = mix.share_N * each_N + (1 - mix.share_N) * other_N
+    each_GQ = each_N.view(-1, sum(quotas))
+    parts = tuple(part.mean() for part in each_GQ.split(list(quotas), dim=1))
+    if spec.loss == "pooled":
+        total = each_N.mean()
+    elif len(quotas) == 1:
+        total = parts[0]
+    else:
+        total = parts[0] + spec.lam * each_GQ[:, quotas[0] :].mean()
+    return Loss(total, tuple(part.detach() for part in parts))

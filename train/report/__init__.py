@@ -1,0 +1,1 @@
+"""What results say together, as tables and as a page."""

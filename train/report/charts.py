@@ -1,0 +1,189 @@
+"""Geometry of the report's figures; pure.
+
+In: rows of a `Sweep`. Out: plain numbers and texts that a template draws as SVG. Nothing is escaped here and no colour
+is chosen: the page's style does that, so the figures follow light and dark.
+
+A curve has one panel a set. All panels of a sweep span the same number of points, so that equal slopes are equal gains;
+each is shifted to its own accuracies. What a point is called stands beside it, so no legend and no colour is needed.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from train.report.comparison import Row, Sweep, percent, points
+from train.report.statistics import Estimate
+
+WIDTH, HEIGHT = 360, 236
+LEFT, RIGHT, TOP, BOTTOM = 40, 12, 22, 34  # margins of the drawing, in its own units
+LABEL_LEFT = 2 / 3 * WIDTH  # the last point's value begins to the right of it
+STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # between grid lines, as shares
+
+
+@dataclass(frozen=True)
+class Dot:
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Accuracy against the sweep's axis on one set."""
+
+    name: str
+    label: str  # the whole figure in words
+    line: str  # SVG points of the means
+    band: str  # SVG points around the intervals; empty with one seed
+    means: tuple[Dot, ...]
+    seeds: tuple[Dot, ...]
+    baseline_y: float | None
+    grid: tuple[Tick, ...]
+    axis: tuple[Tick, ...]
+    label_y: float
+    last_text: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A difference with its interval, on a scale of 0..100 from left to right."""
+
+    label: str
+    text: str
+    tone: str
+    at: float
+    low: float | None
+    high: float | None
+    zero: float
+
+
+def panels(sweep: Sweep) -> list[Panel]:
+    """One panel for each set that has two points at least."""
+    chosen = {name: [row for row in sweep.rows if name in row.cells] for name in sweep.sets}
+    chosen = {name: sorted(rows, key=_x) for name, rows in chosen.items() if len({row.x for row in rows}) > 1}
+    ranges = {name: _range(name, rows) for name, rows in chosen.items()}
+    span = max((high - low for low, high in ranges.values()), default=0.0)
+    span = max(span * 1.16, 0.01)  # air above and below; never magnify differences of a tenth of a point
+    step = next((step for step in STEPS if span / step <= 6), STEPS[-1])
+    return [_panel(sweep, name, rows, ranges[name], span, step) for name, rows in chosen.items()]
+
+
+def _x(row: Row) -> float:
+    assert row.x is not None
+    return row.x
+
+
+def _range(name: str, rows: Sequence[Row]) -> tuple[float, float]:
+    values: list[float] = []
+    for row in rows:
+        cell = row.cells[name]
+        values.extend(cell.by_seed.values())
+        if len(cell.by_seed) > 2:  # with two seeds the interval is so wide that it would flatten the curve
+            values.extend(end for end in (cell.accuracy.low, cell.accuracy.high) if end is not None)
+    return max(0.0, min(values)), min(1.0, max(values))
+
+
+def _panel(
+    sweep: Sweep, name: str, rows: Sequence[Row], extent: tuple[float, float], span: float, step: float
+) -> Panel:
+    middle = sum(extent) / 2
+    bottom = min(max(0.0, middle - span / 2), max(0.0, 1 - span))
+    first, last = _x(rows[0]), _x(rows[-1])
+
+    def across(row: Row) -> float:
+        return round(LEFT + 8 + (WIDTH - LEFT - RIGHT - 24) * (_x(row) - first) / (last - first), 1)
+
+    def up(share: float) -> float:
+        inside = min(max((share - bottom) / span, 0.0), 1.0)
+        return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * inside, 1)
+
+    cells = [row.cells[name] for row in rows]
+    ends = [(row, cell.accuracy) for row, cell in zip(rows, cells, strict=True) if cell.accuracy.low is not None]
+    upper = [(across(row), up(one.high or 0.0)) for row, one in ends]
+    lower = [(across(row), up(one.low or 0.0)) for row, one in reversed(ends)]
+    means = tuple(Dot(across(row), up(cell.accuracy.value)) for row, cell in zip(rows, cells, strict=True))
+    seeds = tuple(
+        Dot(across(row), up(value)) for row, cell in zip(rows, cells, strict=True) for value in cell.by_seed.values()
+    )
+    baseline = next((cell for row, cell in zip(rows, cells, strict=True) if row.is_baseline), None)
+    final = cells[-1]
+    words = ", ".join(f"{row.label} {percent(cell.accuracy.value)}" for row, cell in zip(rows, cells, strict=True))
+    gain = f" ({points(final.difference.value)})" if final.difference else ""
+    return Panel(
+        name=name,
+        label=f"Top-1 accuracy in percent on {name}: {words}",
+        line=_svg_points([(dot.x, dot.y) for dot in means]),
+        band=_svg_points(upper + lower) if len(ends) > 1 else "",
+        means=means,
+        seeds=seeds,
+        baseline_y=up(baseline.accuracy.value) if baseline else None,
+        grid=tuple(_grid(bottom, span, step, up)),
+        axis=tuple(_thinned([Tick(across(row), row.label) for row in rows])),
+        label_y=_above([*means, *_entering(means), *seeds, *(Dot(x, y) for x, y in upper)]),
+        last_text=f"{percent(final.accuracy.value)}{gain}",
+    )
+
+
+def _above(dots: Sequence[Dot]) -> float:
+    """Where the last point's value stands: over everything in the right third, so that it hides nothing."""
+    return max(12.0, round(min((dot.y for dot in dots if dot.x >= LABEL_LEFT), default=TOP) - 9, 1))
+
+
+def _entering(means: Sequence[Dot]) -> list[Dot]:
+    """Where the line comes into the right third: with few points its highest place there may be none of them."""
+    for one, other in itertools.pairwise(means):
+        if one.x < LABEL_LEFT < other.x:
+            return [Dot(LABEL_LEFT, one.y + (other.y - one.y) * (LABEL_LEFT - one.x) / (other.x - one.x))]
+    return []
+
+
+def _grid(bottom: float, span: float, step: float, up: Callable[[float], float]) -> list[Tick]:
+    number = int(bottom / step) + (bottom > 0)
+    lines = []
+    while number * step <= bottom + span + 1e-9:
+        share = number * step
+        lines.append(Tick(up(share), f"{100 * share:.1f}" if step < 0.01 else f"{100 * share:.0f}"))
+        number += 1
+    return lines
+
+
+def _thinned(ticks: list[Tick]) -> list[Tick]:
+    """Labels that do not run into each other: about 6 units a character."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        text = tick.text if len(tick.text) <= 12 else tick.text[:11] + "…"
+        half = 3 * len(text) + 3
+        if not kept or tick.at - half >= kept[-1].at + 3 * len(kept[-1].text) + 3:
+            kept.append(Tick(tick.at, text))
+    return kept
+
+
+def _svg_points(pairs: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:g},{y:g}" for x, y in pairs)
+
+
+def bars(rows: Sequence[tuple[str, str, Estimate]], beside: Sequence[Estimate] = ()) -> list[Bar]:
+    """Label, value in words and difference of each row, on a scale that holds 0 and all, also `beside`."""
+    ends = [0.0]
+    for one in (*(row[2] for row in rows), *beside):
+        ends.extend(end for end in (one.value, one.low, one.high) if end is not None)
+    low, high = min(ends), max(ends)
+    margin = max(0.04 * (high - low), 0.0005)
+    low, high = low - margin, high + margin
+
+    def place(value: float | None) -> float | None:
+        return None if value is None else round(100 * (value - low) / (high - low), 2)
+
+    found = []
+    for label, text, one in rows:
+        tone = ("good" if one.value > 0 else "lost") if one.shown else "open"
+        at, zero = place(one.value), place(0.0)
+        assert at is not None
+        assert zero is not None
+        found.append(Bar(label, text, tone, at, place(one.low), place(one.high), zero))
+    return found

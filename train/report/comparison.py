@@ -1,0 +1,312 @@
+"""What several runs say together: sweeps as tables, differences against a baseline, one sentence; pure.
+
+In: `Result`s. Out: a `Sweep` for each name, its rows in the sweep's order, its sets in the order of the results; the
+sentence on whether synthetic images paid off; the same tables as Markdown. On disk: nothing.
+
+Accuracies are top-1 of the selected weights on test sets, means over seeds with 95 % intervals. A difference is paired:
+seed by seed against the baseline point of the same sweep, over the seeds that both have, and only if all of them were
+measured on the same pictures: results on others have no difference, and are named.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shards.disk.safe_text import clip, markdown
+from train.evaluate.results import Result, selected
+from train.report.statistics import Estimate, mean, mean_interval, paired_difference, sample_std, wilson_interval
+
+TITLES = {
+    "scale": "Accuracy against scale",
+    "diversify": "What makes prompts diverse",
+    "lambda": "Weight of the synthetic loss",
+    "domain": "Handling of the two domains",
+    "shots": "Real images of a class",
+}
+LONGEST_NAME = 80
+_FORMULA = re.compile(r"[=+\-@]")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point on one set."""
+
+    accuracy: Estimate
+    std: float | None
+    by_seed: Mapping[int, float]
+    difference: Estimate | None  # against the baseline; None for itself, without a common seed or on other pictures
+    runs: tuple[Result, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point of a sweep."""
+
+    label: str
+    x: float | None
+    baseline: str  # label of the point it is compared with; its own for a baseline
+    cells: Mapping[str, Cell]  # set -> cell
+    images_per_s: float
+    wait_share: float
+    seeds: tuple[int, ...]
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.label == self.baseline
+
+
+@dataclass(frozen=True)
+class Sweep:
+    name: str
+    sets: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        return TITLES.get(self.name, self.name)
+
+    @property
+    def against(self) -> str:
+        """What the points are compared with, in words."""
+        labels = {row.baseline for row in self.rows}
+        return labels.pop() if len(labels) == 1 else "the baseline of each point"
+
+    @property
+    def is_curve(self) -> bool:
+        """Whether every point has a place on an axis, and there are two at least."""
+        return len({row.x for row in self.rows}) > 1 and all(row.x is not None for row in self.rows)
+
+    def row(self, label: str) -> Row | None:
+        return next((row for row in self.rows if row.label == label), None)
+
+
+@dataclass(frozen=True)
+class Compared:
+    sweeps: tuple[Sweep, ...]
+    singles: tuple[Result, ...]  # selected test results outside of any sweep
+    problems: tuple[str, ...]  # what was counted once although it is there twice, what is missing
+
+
+def compare(results: Iterable[Result]) -> Compared:
+    """Group selected test results by sweep, point, set and seed; of two for one place the later one counts."""
+    singles: list[Result] = []
+    places: dict[str, dict[tuple[int, str], dict[str, dict[int, Result]]]] = {}
+    problems: list[str] = []
+    for result in selected(results):
+        if result.sweep is None:
+            singles.append(result)
+            continue
+        point = result.sweep.point
+        sets = places.setdefault(result.sweep.name, {}).setdefault((point.number, point.label), {})
+        seeds = sets.setdefault(result.set, {})
+        there = seeds.get(result.seed)
+        if there is not None:
+            problems.append(
+                f"{result.sweep.name}, {point.label}, seed {result.seed}, {result.set}: found two results "
+                f"({there.run}, {result.run}); the later one is counted"
+            )
+        if there is None or result.time >= there.time:
+            seeds[result.seed] = result
+    sweeps = tuple(_sweep(name, points) for name, points in sorted(places.items(), key=_sweep_order))
+    for sweep in sweeps:
+        problems.extend(_gaps(sweep))
+        problems.extend(_other_pictures(sweep))
+    return Compared(sweeps, tuple(singles), tuple(problems))
+
+
+def _sweep_order(item: tuple[str, object]) -> tuple[int, str]:
+    known = list(TITLES)
+    return (known.index(item[0]) if item[0] in known else len(known), item[0])
+
+
+def _sweep(name: str, points: Mapping[tuple[int, str], Mapping[str, Mapping[int, Result]]]) -> Sweep:
+    rows = []
+    for (_, label), sets in sorted(points.items()):
+        runs = list({run.key[:3]: run for seeds in sets.values() for run in seeds.values()}.values())
+        place = runs[0].sweep
+        assert place is not None
+        baseline = place.point.baseline
+        control = next((sets for (_, other), sets in points.items() if other == baseline), {})
+        rows.append(
+            Row(
+                label=label,
+                x=place.point.x,
+                baseline=baseline,
+                cells={name: _cell(seeds, control.get(name, {}), label == baseline) for name, seeds in sets.items()},
+                images_per_s=mean([run.images_per_s for run in runs]),
+                wait_share=mean([run.wait_share for run in runs]),
+                seeds=tuple(sorted({run.seed for run in runs})),
+            )
+        )
+    return Sweep(name, tuple(dict.fromkeys(name for row in rows for name in row.cells)), tuple(rows))
+
+
+def _cell(seeds: Mapping[int, Result], control: Mapping[int, Result], is_baseline: bool) -> Cell:
+    by_seed = {seed: seeds[seed].top1 for seed in sorted(seeds)}
+    values = list(by_seed.values())
+    difference = None
+    if not is_baseline and _on_same_pictures([*seeds.values(), *control.values()]):
+        difference = paired_difference(by_seed, {seed: one.top1 for seed, one in control.items()})
+    runs = tuple(seeds[seed] for seed in sorted(seeds))
+    return Cell(mean_interval(values), sample_std(values), by_seed, difference, runs)
+
+
+def _on_same_pictures(results: Sequence[Result]) -> bool:
+    return len({_pictures_of(result) for result in results}) <= 1
+
+
+def _pictures_of(result: Result) -> tuple[str, int]:
+    """What a figure was measured on, as far as its line says: digest of the set's index and number of samples."""
+    return (result.data.get(result.set, ""), result.n)
+
+
+def _other_pictures(sweep: Sweep) -> list[str]:
+    """Results that cannot be compared, because they were measured on different pictures."""
+    found = []
+    for name in sweep.sets:
+        for row in sweep.rows:
+            control = sweep.row(row.baseline)
+            own = row.cells[name].runs if name in row.cells else ()
+            base = control.cells[name].runs if control is not None and name in control.cells else ()
+            if own and not _on_same_pictures([*own, *base]):
+                kinds = sorted({_pictures_of(run) for run in (*own, *base)})
+                told = ", ".join(f"{n:,} images of digest {digest[:12] or 'unknown'}" for digest, n in kinds[:3])
+                against = "" if row.is_baseline else f" and its baseline {row.baseline}"
+                found.append(
+                    f"{sweep.name}, {row.label}: found {name} of {row.label}{against} measured on different pictures "
+                    f"({told}), expected the same; they are not compared, run the sweep again in another folder"
+                )
+    return found
+
+
+def _gaps(sweep: Sweep) -> list[str]:
+    seeds = {seed for row in sweep.rows for seed in row.seeds}
+    found = []
+    for row in sweep.rows:
+        missing = sorted(seeds - set(row.seeds))
+        if missing:
+            found.append(f"{sweep.name}, {row.label}: found no result for the seeds {missing}; run the sweep again")
+        found.extend(
+            f"{sweep.name}, {row.label}: found no result on {name}; run the sweep again"
+            for name in sweep.sets
+            if name not in row.cells
+        )
+    for baseline in dict.fromkeys(row.baseline for row in sweep.rows):
+        if sweep.row(baseline) is None:
+            found.append(f"{sweep.name}: found no result of the baseline {baseline}, expected one to compare with")
+    return found
+
+
+# sentences
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A sentence, and how it may be coloured."""
+
+    tone: Literal["good", "lost", "open"]
+    head: str
+    text: str
+
+
+def verdicts(sweep: Sweep) -> list[Verdict]:
+    """One for each set: the highest point of the curve (the last point otherwise) against the baseline."""
+    row = last_point(sweep)
+    control = sweep.row(row.baseline)
+    if control is None or row.is_baseline:
+        return []
+    found = []
+    for name in sweep.sets:
+        cell = row.cells.get(name)
+        if cell is not None and cell.difference is not None:
+            found.append(_verdict(row.label, name, control, cell.difference))
+    return found
+
+
+def last_point(sweep: Sweep) -> Row:
+    """The point that a sweep is about: the largest on a curve, else the last."""
+    return max(sweep.rows, key=lambda row: row.x or 0.0) if sweep.is_curve else sweep.rows[-1]
+
+
+def _verdict(label: str, name: str, control: Row, difference: Estimate) -> Verdict:
+    is_scale = control.x == 0
+    over = "real images only" if is_scale else control.label
+    seeds = f"{difference.n} seed" + ("s" if difference.n != 1 else "")
+    if difference.low is None:
+        text = f"{label} changes {name} by {points(difference.value)} points against {over}, {seeds}."
+        return Verdict("open", "One seed cannot tell.", text)
+    amount = f"{points(difference.value)} points {interval(difference)} on {name}"
+    if not difference.shown:
+        return Verdict("open", f"No difference that {seeds} could show.", f"{label} against {over}: {amount}, {seeds}.")
+    if difference.value > 0:
+        head = "Synthetic images paid off here." if is_scale else "A gain."
+        return Verdict("good", head, f"{label} adds {amount} over {over}, {seeds}.")
+    head = "Synthetic images cost accuracy here." if is_scale else "A loss."
+    return Verdict("lost", head, f"{label} changes accuracy by {amount} against {over}, {seeds}.")
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def points(share: float) -> str:
+    """A difference of accuracies in percentage points, with its sign."""
+    text = f"{100 * share:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def interval(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return "[one seed]"
+    return f"[{points(estimate.low)}, {points(estimate.high)}]".replace("+", "")
+
+
+def accuracy_text(cell: Cell) -> str:
+    return percent(cell.accuracy.value) + (f" ± {percent(cell.std)}" if cell.std is not None else "")
+
+
+# Markdown
+
+
+def results_table(compared: Compared) -> str:
+    """The tables of all sweeps, and of the runs outside of them, in Markdown. Every name in it is only text."""
+    blocks = []
+    for sweep in compared.sweeps:
+        rows = []
+        for row in sweep.rows:
+            texts = [row.label + (" (baseline)" if row.is_baseline else ""), str(len(row.seeds))]
+            for name in sweep.sets:
+                cell = row.cells.get(name)
+                text = accuracy_text(cell) if cell else "missing"
+                if cell and cell.difference:
+                    text += f"; {points(cell.difference.value)} {interval(cell.difference)}"
+                texts.append(text)
+            rows.append([*texts, f"{row.images_per_s:,.0f}"])
+        heads = [sweep.title, "seeds", *sweep.sets, "images/s"]
+        blocks.append(markdown_table(heads, rows))
+    if compared.singles:
+        rows = []
+        for one in compared.singles:
+            share = wilson_interval(round(one.top1 * one.n), one.n)
+            assert share.low is not None
+            assert share.high is not None
+            text = f"{percent(one.top1)} [{percent(share.low)}, {percent(share.high)}]"
+            rows.append([one.run, str(one.seed), one.set, text, f"{one.n:,}"])
+        blocks.append(markdown_table(["run", "seed", "set", "top-1", "images"], rows))
+    return "\n".join(blocks)
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    rendered = []
+    for number, line in enumerate(lines):
+        cells = line if number == 1 else [_markdown_cell(text) for text in line]
+        rendered.append("| " + " | ".join(cells) + " |\n")
+    return "".join(rendered)
+
+
+def _markdown_cell(text: str) -> str:
+    """Text that neither Markdown nor a spreadsheet takes for anything else."""
+    cell = markdown(clip(text, LONGEST_NAME)).strip()
+    return f"'{cell}" if _FORMULA.match(cell) else cell or " "

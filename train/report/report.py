@@ -1,0 +1,432 @@
+"""The report: what the runs in some folders say, on one page that anyone can open.
+
+Comes in: folders that `sixfold train` and `sixfold sweep` wrote. Goes out, on disk: `report.html`, replaced as a whole,
+and the same tables as Markdown (`train.report.comparison.results_table`). Beside `results.jsonl` a run's folder may
+hold `recipe.yaml` (names the data whose samples are shown), `model.json` (names of classes) and `bn_distances.json`
+(its `layers`: a list of layer, domain, symmetric_kl); what is missing or damaged is said and left out.
+
+The page is static: no script, nothing loaded from elsewhere (strict CSP, the one style by its hash), pictures embedded
+and bounded in number, every text treated as data. It holds no clock: the same results give the same bytes.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
+from shards.disk.layout import SUCCESS
+from shards.disk.safe_text import clip, visible
+from shards.disk.store import local_root, open_for_reading, redact
+from shards.set.manifest import read_subset, read_table, scan
+from shards.set.row_images import JPEG_COLUMNS, read_jpegs
+from shards.views.census import chosen_rows, subset_of
+from shards.views.gallery import NOTICES
+from shards.views.gallery import TEMPLATES as HOUSE_STYLE
+from train.evaluate.results import RESULTS, Result, find_results
+from train.report.charts import Bar, Panel, bars, panels
+from train.report.comparison import (
+    Compared,
+    Row,
+    Sweep,
+    Verdict,
+    accuracy_text,
+    compare,
+    interval,
+    last_point,
+    percent,
+    points,
+    results_table,
+    verdicts,
+)
+from train.report.statistics import Estimate, mean_interval, wilson_interval
+
+PAGES = Path(__file__).parent / "pages"
+MAX_FILE_BYTES = 4_000_000  # of recipe.yaml, model.json, bn_distances.json
+MAX_SOURCES = 12
+PICTURES_PER_SOURCE = 12
+PICTURE_PX = 112
+CHANGED_CLASSES = 6  # best and worst
+MAX_PROBLEMS = 20
+MAX_RUNS = 400  # lines of the table of runs
+MAX_LAYERS = 120
+
+__all__ = ["results_table", "write_report"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    address: str  # data:
+    alt: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some pictures of one data set."""
+
+    title: str
+    pictures: tuple[Picture, ...]
+    problem: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Per-class differences of one point against its baseline on one set, the largest ones."""
+
+    title: str
+    better: tuple[Bar, ...]
+    worse: tuple[Bar, ...]
+    num_better: int
+    num_worse: int
+    num_same: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A sweep with all that is drawn of it."""
+
+    sweep: Sweep
+    verdicts: tuple[Verdict, ...]
+    panels: tuple[Panel, ...]
+    differences: tuple[tuple[str, tuple[Bar, ...]], ...]  # set -> bars
+    changes: Changes | None
+
+
+def write_report(folders: Sequence[Path], out: Path) -> Path:
+    """Write the page to `out` (a file) and return it. Raises ValueError if a folder is not there."""
+    found = find_results(folders)
+    compared = compare(found.results)
+    runs = _run_folders(folders)
+    names, about, layers, problems = _facts_of_runs(runs)
+    figures = [_figures(sweep, names) for sweep in compared.sweeps]
+    samples = [_samples(source) for source in list(about)[:MAX_SOURCES]]
+    css = _style()
+    problems = [*found.problems, *compared.problems, *problems]
+    values = {
+        "title": ", ".join(folder.absolute().name for folder in folders),
+        "style": Markup(css),  # our own two files
+        "style_hash": base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+        "headline": _headline(figures, len(found.results)),
+        "figures": figures,
+        "singles": _single_rows(compared),
+        "num_singles_cut": max(0, len(compared.singles) - MAX_RUNS),
+        "num_results": len(found.results),
+        "num_runs": len({result.key[:3] for result in found.results}),
+        "problems": [clip(redact(problem), 300) for problem in problems[:MAX_PROBLEMS]],
+        "num_problems": len(problems),
+        "samples": samples,
+        "num_sources": len(about),
+        "layers": layers,
+        "runs": _run_rows(found.results)[:MAX_RUNS],
+        "made_by": _made_by(found.results),
+        "notices": [NOTICES[domain] for domain in NOTICES if domain in {source[0] for source in about}],
+    }
+    page = _environment().get_template("report.html").render(values)
+    temp = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temp.write_text(page, encoding="utf-8")
+        os.replace(temp, out)
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be written ({error.strerror}); give another file for the page") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+    return out
+
+
+def _environment() -> Environment:
+    # visible() runs on every text that the template prints, so the template cannot forget it; escaping comes after it
+    environment = Environment(
+        loader=FileSystemLoader(PAGES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )
+    formats = (clip, percent, points, interval, accuracy_text)
+    environment.filters.update({function.__name__: function for function in formats})
+    return environment
+
+
+def _style() -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in (HOUSE_STYLE / "gallery.css", PAGES / "report.css"))
+
+
+def _headline(figures: Sequence[Figures], num_results: int) -> Verdict:
+    """The first sentence of the page: of the scale curve if there is one, else of the first sweep that compares."""
+    for one in sorted(figures, key=lambda one: one.sweep.name != "scale"):
+        if one.verdicts:
+            return one.verdicts[0]
+    if figures:
+        return Verdict("open", "Nothing to compare yet.", "No point of a sweep has a result beside its baseline.")
+    if not num_results:
+        return Verdict("open", "No result here.", "The folders of this page hold no finished evaluation.")
+    return Verdict(
+        "open",
+        "No sweep here.",
+        "These runs stand alone; sixfold sweep recipes/sweeps/scale.yaml compares 0x to 6x over several seeds.",
+    )
+
+
+# figures
+
+
+def _figures(sweep: Sweep, names: Mapping[int, str]) -> Figures:
+    drawn = {
+        name: [
+            (_compared(sweep, row), f"{points(cell.difference.value)} {interval(cell.difference)}", cell.difference)
+            for row in sweep.rows
+            if (cell := row.cells.get(name)) is not None and cell.difference is not None
+        ]
+        for name in sweep.sets
+    }
+    every = [difference for rows in drawn.values() for _, _, difference in rows]
+    differences = [(name, tuple(bars(rows, every))) for name, rows in drawn.items() if rows]
+    curve = tuple(panels(sweep)) if sweep.is_curve else ()
+    return Figures(sweep, tuple(verdicts(sweep)), curve, tuple(differences), _changes(sweep, names))
+
+
+def _compared(sweep: Sweep, row: Row) -> str:
+    return row.label if row.baseline == sweep.against else f"{row.label}, against {row.baseline}"
+
+
+def _changes(sweep: Sweep, names: Mapping[int, str]) -> Changes | None:
+    """Class by class on the first set, paired by seed: the point of the sweep's verdict against the baseline."""
+    row = last_point(sweep)
+    control = sweep.row(row.baseline)
+    name = sweep.sets[0]
+    if control is None or row.is_baseline or name not in row.cells or name not in control.cells:
+        return None
+    if row.cells[name].difference is None:
+        return None  # measured on other pictures
+    before = {run.seed: run.per_class for run in control.cells[name].runs}
+    after = {run.seed: run.per_class for run in row.cells[name].runs}
+    seeds = sorted(before.keys() & after.keys())
+    if not seeds:
+        return None
+    found: list[tuple[str, str, Estimate]] = []
+    shared = [set(before[seed]) & set(after[seed]) for seed in seeds]
+    for class_id in sorted(set.intersection(*shared)):
+        gains = [_share(after[seed][class_id]) - _share(before[seed][class_id]) for seed in seeds]
+        one = mean_interval(gains)
+        label = f"{clip(names[class_id], 60)} ({class_id})" if class_id in names else f"class {class_id}"
+        found.append((label, f"{points(one.value)} {interval(one)}", one))
+    if not found:
+        return None
+    # an extreme of many leaves zero out by chance alone, so none of them is coloured
+    drawn = [replace(bar, tone="open") for bar in bars(found)]
+    ranked = sorted(range(len(found)), key=lambda place: (-found[place][2].value, place))
+    better = [drawn[place] for place in ranked if found[place][2].value > 0]
+    worse = [drawn[place] for place in reversed(ranked) if found[place][2].value < 0]
+    return Changes(
+        f"{row.label} against {control.label} on {name}",
+        tuple(better[:CHANGED_CLASSES]),
+        tuple(worse[:CHANGED_CLASSES]),
+        len(better),
+        len(worse),
+        len(found) - len(better) - len(worse),
+    )
+
+
+def _share(pair: tuple[int, int]) -> float:
+    return pair[0] / pair[1]
+
+
+def _single_rows(compared: Compared) -> list[dict[str, str]]:
+    rows = []
+    for one in compared.singles[:MAX_RUNS]:
+        share = wilson_interval(round(one.top1 * one.n), one.n)
+        assert share.low is not None
+        assert share.high is not None
+        rows.append(
+            {
+                "run": clip(one.run, 120),
+                "seed": str(one.seed),
+                "set": clip(one.set, 120),
+                "top1": f"{percent(one.top1)} [{percent(share.low)}, {percent(share.high)}]",
+                "top5": percent(one.top5),
+                "n": f"{one.n:,}",
+            }
+        )
+    return rows
+
+
+# what was run
+
+
+def _run_rows(results: Sequence[Result]) -> list[dict[str, str]]:
+    """One line a run: its place, its recipe and how fast it was."""
+    last: dict[tuple[str, str, int], Result] = {}
+    for result in results:
+        there = last.get(result.key[:3])
+        if there is None or (result.selected, result.step) >= (there.selected, there.step):
+            last[result.key[:3]] = result
+    return [
+        {
+            "run": clip(one.run, 120),
+            "sweep": f"{one.sweep.name}, {one.sweep.point.label}" if one.sweep else "",
+            "seed": str(one.seed),
+            "recipe": one.recipe[:12],
+            "step": f"{one.step:,}",
+            "images": f"{one.images_seen:,}",
+            "rate": f"{one.images_per_s:,.0f}",
+            "wait": f"{percent(one.wait_share)} %",
+            "weights": one.weights,
+        }
+        for one in last.values()
+    ]
+
+
+def _made_by(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Code, versions and data of all results; more than one value for a name means that runs differ in it."""
+    found: dict[str, Counter[str]] = {}
+    for result in results:
+        pairs = {"code": result.code[:12]}
+        pairs |= {f"data: {name}": digest[:12] for name, digest in result.data.items()}
+        pairs |= dict(result.versions)
+        for name, value in pairs.items():
+            found.setdefault(name, Counter())[value] += 1
+    rows = []
+    for name, values in found.items():
+        texts = [f"{value}" for value, _ in values.most_common(4)]
+        more = f" and {len(values) - 4} more" if len(values) > 4 else ""
+        rows.append((clip(name, 80), clip(", ".join(texts), 200) + more))
+    return rows
+
+
+def _run_folders(folders: Sequence[Path]) -> list[Path]:
+    return list(dict.fromkeys(path.parent for folder in folders for path in sorted(folder.rglob(RESULTS))))
+
+
+Source = tuple[str, str, str | None]  # domain, place, subset
+
+
+def _facts_of_runs(runs: Sequence[Path]) -> tuple[dict[int, str], dict[Source, None], list[Bar], list[str]]:
+    """Class names, data sources, distances of BN layers, and what could not be read."""
+    names: dict[int, str] = {}
+    sources: dict[Source, None] = {}
+    distances: dict[str, list[float]] = {}
+    problems: list[str] = []
+    for run in runs:
+        model = _read(run / "model.json", problems)
+        found = model.get("class_names") if isinstance(model, dict) else None
+        listed = enumerate(found) if isinstance(found, list) else found.items() if isinstance(found, dict) else ()
+        for key, name in listed:
+            if str(key).isdecimal() and isinstance(name, str):
+                names.setdefault(int(key), name)
+        recipe = _read(run / "recipe.yaml", problems)
+        data = recipe.get("data") if isinstance(recipe, dict) else None
+        domains = data.get("domains") if isinstance(data, dict) else None
+        for domain in domains if isinstance(domains, list) else ():
+            if isinstance(domain, dict) and isinstance(domain.get("source"), str):
+                subset = domain.get("subset")
+                sources[str(domain.get("name")), domain["source"], subset if isinstance(subset, str) else None] = None
+        measured = _read(run / "bn_distances.json", problems)
+        layers = measured.get("layers") if isinstance(measured, dict) else None
+        for layer in layers if isinstance(layers, list) else ():
+            value = layer.get("symmetric_kl") if isinstance(layer, dict) else None
+            if isinstance(value, int | float) and math.isfinite(value):
+                name = str(layer.get("layer")) + (f", domain {layer['domain']}" if layer.get("domain", 1) != 1 else "")
+                distances.setdefault(name, []).append(float(value))
+    return names, _widest(sources), _layer_bars(distances), problems
+
+
+def _widest(sources: dict[Source, None]) -> dict[Source, None]:
+    """One entry a place: pictures of 1x are also pictures of 6x."""
+    return dict.fromkeys({source[:2]: source for source in sources}.values())
+
+
+def _layer_bars(distances: Mapping[str, Sequence[float]]) -> list[Bar]:
+    """Mean over the runs of each layer's distance, in the model's order."""
+    means = {name: math.fsum(values) / len(values) for name, values in list(distances.items())[:MAX_LAYERS]}
+    most = max(means.values(), default=0.0)
+    return [
+        Bar(clip(name, 80), f"{value:.3f}", "open", round(100 * value / most, 2) if most else 0.0, None, None, 0.0)
+        for name, value in means.items()
+    ]
+
+
+def _read(path: Path, problems: list[str]) -> Any:
+    """Parsed JSON or YAML; None for a missing file, and for one that cannot be read, which is then named."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:120]
+        problems.append(f"{path}: found a file that cannot be read ({reason}); what it says is left out")
+        return None
+
+
+# pictures
+
+
+def _samples(source: Source) -> Samples:
+    """A few pictures of a data set, classes in turn; one that is gone or not on this machine leaves a line that says
+    so: a recipe that came with the results must not decide which addresses this machine calls."""
+    domain, url, subset = source
+    place = redact(url).rstrip("/").rpartition("/")[2]
+    title = f"{domain}: {place}" + (f", {subset}" if subset else "")
+    try:
+        pictures, problem = _pictures(url, subset)
+    except (ValueError, OSError) as error:
+        pictures, problem = (), f"cannot be shown ({clip(redact(' '.join(str(error).split())), 200)})"
+    return Samples(clip(title, 160), pictures, problem)
+
+
+def _pictures(url: str, subset: str | None) -> tuple[tuple[Picture, ...], str]:
+    if local_root(url) is None:
+        return (), "is not on this machine; a report shows local data sets only"
+    store = open_for_reading(url)
+    records = scan(store).records
+    if not records:
+        return (), "holds no shard of ours to show"
+    chosen = subset_of(read_subset(store, subset)[0]) if subset else None
+    shard = min(chosen) if chosen else min(records)
+    if shard not in records:
+        return (), f"lacks shard {shard}, which its subset names"
+    columns = ["key", "uid", "status", "class_id", "class_name", *JPEG_COLUMNS]
+    table = chosen_rows(read_table(store, {shard: records[shard]}, columns), shard, chosen)
+    by_class: dict[int, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        if row["status"] == SUCCESS:
+            by_class.setdefault(row["class_id"], []).append(row)
+    depth = max((len(rows) for rows in by_class.values()), default=0)
+    turns = [rows[turn] for turn in range(depth) for _, rows in sorted(by_class.items()) if turn < len(rows)]
+    wanted = sorted(turns[:PICTURES_PER_SOURCE], key=lambda row: row["jpg_offset"])
+    pictures = []
+    for row, jpeg in zip(wanted, read_jpegs(store, shard, wanted), strict=True):
+        if isinstance(jpeg, str):
+            raise ValueError(jpeg)
+        address = "data:image/jpeg;base64," + base64.b64encode(_small(jpeg)).decode()
+        pictures.append(Picture(address, clip(str(row["class_name"]), 120)))
+    return tuple(pictures), "" if pictures else "holds no picture"
+
+
+def _small(jpeg: bytes) -> bytes:
+    """A small copy, encoded anew, with the source type of the original."""
+    pixels = decode_jpeg(jpeg)
+    height, width = pixels.shape[:2]
+    scale = PICTURE_PX / max(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    found = read_source_type(jpeg)
+    return encode_jpeg(pixels, 88, "420", next((known for known in SOURCE_TYPES if known == found), None))

@@ -1,0 +1,219 @@
+"""What a training is about to read, looked at before its first step: no sample both trains and tests, and an id means
+the same class everywhere.
+
+In: the data sets that a recipe names, as `Opened`s. Out: lines that say what could not be compared; ValueError with one
+line for what must not be trained on. On disk: nothing but the indexes that `shards.stream.index` saves.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.disk.record import Record, RecordError, read_record
+from shards.disk.safe_text import clip
+from shards.disk.store import open_for_reading
+from shards.set.manifest import read_table
+from shards.stream.index import Index, load_index
+from shards.stream.stream import DomainSpec
+from shards.views.image_folder import fold_name
+
+MAX_TABLES = 32  # of one data set that are read for names; where classes are mixed over shards one or two hold all
+_OUR_TAR = re.compile(r"\d{5}\.tar", re.ASCII)
+_WORDNET_ID = re.compile(r"n\d{8}", re.ASCII)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A data set of a recipe."""
+
+    field: str  # where the recipe names it: data.domains.real, evaluate.tests.v2
+    source: str
+    index: Index
+    has_own_ids: bool = False  # a label map says which outputs they mean
+
+    @property
+    def place(self) -> str:
+        return f"{self.field} ({clip(self.index.url, 120)})"
+
+
+def open_domains(domains: Sequence[DomainSpec], cache: Path | None) -> list[Opened]:
+    """The data that are trained on. Raises ValueError for a domain that shall grow and is not made of our shards."""
+    found = []
+    for domain in domains:
+        one = Opened(f"data.domains.{domain.name}", domain.source, load_index(domain.source, domain.subset, cache))
+        if domain.grow and one.index.tars and _first_record(one) is None:
+            raise ValueError(
+                f"{one.place}: found grow: true for tars that others wrote, expected shards of ours, whose records say "
+                "that they are whole; set grow to false, and start when all are there"
+            )
+        found.append(one)
+    return found
+
+
+def _first_record(one: Opened) -> Record | None:
+    """The record of the set's first tar; None for tars that others wrote."""
+    if not one.index.tars or not _OUR_TAR.fullmatch(one.index.tars[0]):
+        return None
+    try:
+        return read_record(open_for_reading(one.source), int(one.index.tars[0][:5]))
+    except RecordError:  # the statistics of another tool: a damaged record of ours would have given no index
+        return None
+
+
+# samples
+
+
+def refuse_shared(one: Opened, other: Opened, why: str) -> None:
+    """Raises ValueError if the two hold a sample in common; `why` says what must not be."""
+    num = num_shared(one.index, other.index)
+    if num:
+        raise ValueError(
+            f"{one.place}: found {num} samples that {other.place} has too, expected none: {why}; give other pictures, "
+            "or take them out by a subset"
+        )
+
+
+def num_shared(one: Index, other: Index) -> int:
+    """Samples that lie in both: in tars with the same bytes, or the same tars; by the index where no hash is known.
+
+    Ids alone say nothing across data sets: an import makes them of file names.
+    """
+    if one.digest == other.digest:
+        return len(one)
+    hashes = set(one.tar_sha256) & set(other.tar_sha256) - {""}
+    names = set(one.tars) & set(other.tars) if one.url == other.url else set()
+    if not hashes and not names:
+        return 0
+    return len(np.intersect1d(_uids(one, hashes, names), _uids(other, hashes, names)))
+
+
+def _uids(index: Index, hashes: set[str], names: set[str]) -> npt.NDArray[np.uint64]:
+    """Of the samples in the tars with one of these hashes or names."""
+    parts = [
+        index.uid[int(index.first[number]) : int(index.first[number + 1])]
+        for number, (sha256, name) in enumerate(zip(index.tar_sha256, index.tars, strict=True))
+        if sha256 in hashes or name in names
+    ]
+    return np.concatenate([np.empty(0, np.uint64), *parts])
+
+
+# names
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a data set calls its classes."""
+
+    one: Opened
+    names: dict[int, set[str]]  # id -> names as they stand there
+
+    @property
+    def ids(self) -> dict[str, set[int]]:
+        """Folded name -> ids: ImageNet has two cranes."""
+        found: dict[str, set[int]] = {}
+        for class_id, names in self.names.items():
+            for name in names:
+                found.setdefault(fold_name(name), set()).add(class_id)
+        return found
+
+
+def check_names(sets: Sequence[Opened]) -> list[str]:
+    """Lines about sets whose names could not be compared.
+
+    Raises ValueError if an id has two names, or a name two ids that no data set has side by side. Words are compared
+    with words and WordNet ids with WordNet ids; the number of a class is not a name. Reads at most `MAX_TABLES` tables
+    of each set.
+    """
+    said = [f"{one.place}: has a label map, its class names were not compared" for one in sets if one.has_own_ids]
+    found: list[_Names] = []
+    for one in sets:
+        if one.has_own_ids:
+            continue
+        names = read_names(one)
+        if names is None:
+            said.append(f"{one.place}: tars of others hold no class names, so its ids were not compared")
+            continue
+        num = len(np.unique(one.index.label))
+        if len(names) < num:
+            said.append(f"{one.place}: the names of {len(names)} of {num} classes were compared")
+        found.append(_Names(one, names))
+    for is_wordnet in (False, True):
+        _compare([_Names(one.one, dict(_of_kind(one.names, is_wordnet))) for one in found])
+    kinds = [{bool(_WORDNET_ID.fullmatch(name)) for names in one.names.values() for name in names} for one in found]
+    if {False} in kinds and {True} in kinds:
+        first = found[kinds.index({True})].one
+        said.append(f"{first.place}: calls classes by WordNet ids, which were not compared with the others' names")
+    return said
+
+
+def _of_kind(names: dict[int, set[str]], is_wordnet: bool) -> Iterable[tuple[int, set[str]]]:
+    for class_id, all_names in names.items():
+        kept = {
+            name
+            for name in all_names
+            if bool(_WORDNET_ID.fullmatch(name)) == is_wordnet and name.lstrip("0") != str(class_id).lstrip("0")
+        }
+        if kept:
+            yield class_id, kept
+
+
+def _compare(sets: Sequence[_Names]) -> None:
+    side_by_side: dict[str, set[int]] = {}
+    for one in sets:
+        for name, ids in one.ids.items():
+            if len(ids) > 1:
+                side_by_side.setdefault(name, set()).update(ids)
+    name_of: dict[int, tuple[str, Opened]] = {}
+    ids_of: dict[str, tuple[set[int], Opened]] = {}
+    advice = (
+        "make one of the two anew with the other's ids (`sixfold export --to shards --classes`), or set "
+        "data.check_names: false if you know that they mean the same"
+    )
+    for one in sets:
+        for class_id, names in sorted(one.names.items()):
+            for name in sorted(names):
+                before, where = name_of.setdefault(class_id, (name, one.one))
+                if fold_name(name) != fold_name(before):
+                    raise ValueError(
+                        f"{one.one.place}: found class {class_id} under the name {clip(name, 60)!r}, and "
+                        f"{clip(before, 60)!r} in {where.place}, expected one name for an id; {advice}"
+                    )
+        for folded, ids in sorted(one.ids.items()):
+            known, where = ids_of.setdefault(folded, (ids, one.one))
+            if not known & ids and not known | ids <= side_by_side.get(folded, set()):
+                raise ValueError(
+                    f"{one.one.place}: found the class {clip(folded, 60)!r} under the id {min(ids)}, and under "
+                    f"{min(known)} in {where.place}, expected one id for a name; {advice}"
+                )
+            ids_of[folded] = (known | ids, where)
+
+
+def read_names(one: Opened) -> dict[int, set[str]] | None:
+    """Class id -> names as they stand in a data set of ours; None for tars that others wrote.
+
+    Reads at most `MAX_TABLES` tables, chosen so that each shows a class not yet seen; a class that none of them shows
+    is left out.
+    """
+    index = one.index
+    found: dict[int, set[str]] = {}
+    if not index.tars:
+        return found
+    if _first_record(one) is None:
+        return None
+    store = open_for_reading(one.source)
+    labels, rows = np.unique(index.label, return_index=True)
+    for turn in range(MAX_TABLES):
+        unseen = np.flatnonzero(~np.isin(labels, list(found)))
+        if not len(unseen):
+            break
+        # spread over what is left, for sets whose shards hold one class after the other
+        row = rows[unseen[turn * len(unseen) // MAX_TABLES]]
+        tar = index.tars[int(index.tar_of(np.array([row], np.int64))[0])]
+        table = read_table(store, [int(tar[:5])], ["class_id", "class_name"])
+        for pair in table.group_by(["class_id", "class_name"]).aggregate([]).to_pylist():
+            found.setdefault(pair["class_id"], set()).add(pair["class_name"])
+    return found

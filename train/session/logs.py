@@ -1,0 +1,202 @@
+"""What a training says while it runs.
+
+In: lines (a kind and numbers) from rank 0, samples that could not be read from every rank. Out: on stderr a plain line
+every ten seconds. On disk, in the run's folder:
+
+    log.jsonl               one JSON object a line, with the time
+    replaced-<rank>.jsonl   the samples that a rank could not read, if any: a bounded number, then how many more
+    tensorboard/            if the recipe asks for it
+
+W&B gets the numbers of log.jsonl when it is asked and installed. A number that is not finite is written as text. A
+training goes on when its log cannot be written: that is said, and how many lines are lost stands in the log later.
+"""
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from cluster.fan_out.progress import PLAIN_EVERY_S, duration
+
+if TYPE_CHECKING:
+    from shards.stream.stream import Replaced
+
+LOG = "log.jsonl"
+RATE_WINDOW_S = 60.0
+MAX_REPLACED = 10_000  # lines of a rank, over all lives of the run
+RUN_ID_DIGITS = 8
+
+
+class RunLog:
+    """Owns the open log file and writers; a context manager."""
+
+    def __init__(
+        self,
+        folder: Path,
+        kind: Literal["tensorboard", "wandb", "none"],
+        digest: str,
+        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`digest`: of the recipe; W&B tells runs in folders of one name apart by it. Raises ValueError if W&B is asked
+        for and not installed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._say, self._clock = say, clock
+        self._fd = os.open(folder / LOG, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        self._tensorboard = _tensorboard(folder) if kind == "tensorboard" else None
+        self._wandb = _wandb(folder, digest) if kind == "wandb" else None
+        self._lost = 0  # lines since the last that was written
+
+    def line(self, kind: str, step: int, **numbers: Any) -> None:
+        """One line of the log; scalars among it also go to the writers."""
+        self._write({"time": round(self._clock(), 3), "kind": kind, "step": step, **numbers})
+        scalars = {f"{kind}/{name}": value for name, value in numbers.items() if isinstance(value, (int, float))}
+        if self._tensorboard is not None:
+            for name, value in scalars.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=step)
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        data = _json_line(row)
+        if self._lost:  # the first of them may be there in part
+            data = b"\n" + _json_line({"kind": "lost", "lines": self._lost}) + data
+        try:
+            if os.write(self._fd, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if not self._lost:
+                self.say(f"{LOG}: a line was lost ({error.strerror}); training goes on")
+            self._lost += 1
+        else:
+            self._lost = 0
+
+    def say(self, text: str) -> None:
+        """To the person at the terminal, one line."""
+        self._say("".join(char if char.isprintable() else " " for char in text))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+class ReplacedLog:
+    """Names the samples that one rank could not read. A context manager; the file comes with the first of them."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._path = folder / f"replaced-{rank}.jsonl"
+        self._left: int | None = None  # lines that may still come; None: not looked yet
+        self._more = 0
+
+    def add(self, samples: Iterable["Replaced"]) -> None:
+        """A line each, as long as there is room. One that cannot be written counts among the rest."""
+        for sample in samples:
+            if self._left is None:
+                self._left = MAX_REPLACED - _num_lines(self._path)
+            if self._left > 0 and self._append(dataclasses.asdict(sample)):
+                self._left -= 1
+            else:
+                self._more += 1
+
+    def _append(self, row: Mapping[str, Any]) -> bool:
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                data = _json_line(row)
+                return file.write(data) == len(data)
+        except OSError:
+            return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._more:
+            self._append({"more": self._more})
+
+
+def _num_lines(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    except OSError:  # not there yet, or it cannot be read: then it cannot be written either
+        return 0
+
+
+def _json_line(row: Mapping[str, Any]) -> bytes:
+    return (json.dumps(_plain(row), ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _tensorboard(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _wandb(folder: Path, digest: str) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError(
+            "log: found wandb, which is not installed, expected it; `pip install wandb`, or set log: tensorboard"
+        ) from None
+    run_id = f"{folder.name}-{digest[:RUN_ID_DIGITS]}"
+    return wandb.init(project="sixfold", name=folder.name, dir=str(folder), resume="allow", id=run_id)
+
+
+class Pace:
+    """How fast a training goes, and when to say so. `clock` counts seconds."""
+
+    def __init__(
+        self, steps: int, step_images: int, first_step: int, first_wait_s: float, clock: Callable[[], float]
+    ) -> None:
+        """`first_wait_s`: waited for data up to `first_step`, in earlier lives."""
+        self._steps, self._step_images, self._clock = steps, step_images, clock
+        self._began = self._said = clock()
+        self._first = first_step
+        self._since: tuple[float, int, float] = (self._began, first_step, first_wait_s)
+
+    def line(self, step: int, loss: float, wait_s: float) -> str | None:
+        """After `step` steps, if ten seconds have gone since the last line:
+        `"step 120/600 · loss 1.234 · 512 images/s · 3 % waiting for data · 2m10s left"`."""
+        now = self._clock()
+        if now - self._said < PLAIN_EVERY_S:
+            return None
+        self._said = now
+        began, first, waited = self._since
+        seconds = max(now - began, 1e-9)
+        rate = (step - first) * self._step_images / seconds
+        left = duration((self._steps - step) * self._step_images / rate) if rate > 0 else "?"
+        share = min(1.0, (wait_s - waited) / seconds)
+        if seconds > RATE_WINDOW_S:
+            self._since = (now, step, wait_s)
+        return (
+            f"step {step}/{self._steps} · loss {loss:.3f} · {rate:,.0f} images/s · {share:.0%} waiting for data · "
+            f"{left} left"
+        )

@@ -1,0 +1,51 @@
+"""The program of one rank, or of a run that is one process: `python -m train.session.program RECIPE FOLDER`.
+
+In: a resolved recipe and the run's folder; the environment says which rank this is. Out: on stdout one line, how it
+ended; the exit code, as that of `sixfold train`, or `EXIT_FOLLOWED` if only another rank knows why. On disk: what
+`train.session.session` writes into the folder.
+
+A run whose starter is gone (killed, machine taken back) saves and ends too: nobody waits for it any more.
+"""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from cluster.process.exit import EXIT_FOLLOWED, EXIT_MISTAKE
+from cluster.process.failure import one_line
+from cluster.process.stop_flag import StopFlag
+from cluster.ranks.group import RankFailed, Ranks, find_place
+from cluster.recipes.load import load_recipe
+from shards.disk.home import home
+from train.recipe import TrainRecipe
+
+LOOK_S = 2.0
+
+
+def main(recipe: Path, folder: Path) -> int:
+    try:
+        with StopFlag() as stop:
+            threading.Thread(target=_stop_without, args=(os.getppid(), stop), daemon=True).start()
+            with Ranks(find_place(os.environ)) as ranks:
+                chosen = load_recipe(recipe, TrainRecipe)
+                from train.session.session import train  # seconds: torch and timm
+
+                outcome = train(chosen, folder, home(), stop, ranks)
+    except (ValueError, OSError) as error:
+        print(one_line(str(error)), flush=True)
+        return EXIT_FOLLOWED if isinstance(error, RankFailed) else EXIT_MISTAKE
+    if ranks.rank == 0:
+        print(outcome.sentence(), flush=True)
+    return outcome.exit_code
+
+
+def _stop_without(parent: int, stop: StopFlag) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK_S)
+    stop.request("the process that started this one is gone")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

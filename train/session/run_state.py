@@ -1,0 +1,209 @@
+"""All that a training needs to go on: from the live objects to the parts of a checkpoint and back.
+
+In: an engine, the moving average, `RunState`. Out: named parts for `train.session.checkpoint`, and the live objects
+filled from them. On disk, in a checkpoint's folder:
+
+    model.safetensors       the model, auxiliary layers included; running statistics combined over the ranks
+    ema.safetensors         the moving average, likewise, if there is one
+    ranks.safetensors       each rank's own running statistics before they were combined: [rank, all numbers end to end]
+    optimizer.safetensors   see train.model.engine
+    chosen.safetensors      the plain weights with the best validation so far, if there are some
+    state.json              `RunState`
+
+With as many ranks as before, training goes on exactly; with another number, from the combined statistics. There is no
+state of a random generator: dropout is keyed by (seed, step, rank) anew in every step.
+"""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from cluster.ranks.group import Ranks
+from cluster.recipes.load import canonical_json
+from train.model.bn_statistics import combine
+from train.model.ema import Ema
+from train.model.engine import Engine
+
+VERSION = 2
+
+
+class RunState(BaseModel):
+    """Where a training stands; every field must be there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int
+    step: int = Field(ge=0, description="steps done, skipped ones included")
+    closed: int = Field(ge=0, description="step of the last epoch whose evaluation was done")
+    moved: int = Field(ge=0, description="steps that moved the weights")
+    skipped_in_row: int = Field(ge=0)
+    ema_updates: int | None
+    stream: dict[str, Any]
+    history: tuple[tuple[int, float], ...] = Field(description="step and top-1 on the validation set")
+    chosen: int | None = Field(description="step of the weights in chosen.safetensors")
+    seconds: float = Field(ge=0, description="of training, over all lives")
+    wait_s: float = Field(ge=0, description="of them waiting for data, on rank 0")
+    replaced: tuple[dict[str, int], ...] = Field(description="of each rank: samples that could not be read, by reason")
+    recipe: dict[str, Any] = Field(description="train.recipe.deciding")
+
+
+def part_names(has_ema: bool) -> tuple[str, ...]:
+    """What every checkpoint must hold."""
+    ema = ("ema.safetensors",) if has_ema else ()
+    return ("model.safetensors", "optimizer.safetensors", "ranks.safetensors", "state.json", *ema)
+
+
+def pack(
+    engine: Engine, ema: Ema | None, chosen: Mapping[str, Tensor] | None, state: RunState, ranks: Ranks
+) -> Iterator[tuple[str, bytes]]:
+    """The parts, made one by one; nothing live is changed. All ranks call it, only rank 0 gets any. What the ranks have
+    to say to each other is said before it returns: a disk that fails on rank 0 keeps nobody waiting.
+
+    Raises ValueError for weights that are not finite: they are no state to go on from.
+    """
+    model = _combined(engine.model, None)
+    averaged = None if ema is None else _combined(engine.model, ema.tensors)
+    own = {"model": ranks.rows(_flat(engine.model, engine.model.state_dict()))}
+    if ema is not None:
+        own["ema"] = ranks.rows(_flat(engine.model, ema.tensors))
+    optimizer = engine.optimizer_state()
+    if ranks.rank != 0:
+        return iter(())
+    for name, tensor in [*model.items(), *(averaged or {}).items()]:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"step {state.step}: found {name} with a value that is not finite, expected numbers; nothing was "
+                f"saved, the last checkpoint stays: lower optim.lr or set optim.clip_grad"
+            )
+    tensors = {
+        "model.safetensors": model,
+        "ema.safetensors": averaged,
+        "ranks.safetensors": own,
+        "optimizer.safetensors": optimizer,
+        "chosen.safetensors": None if chosen is None else dict(chosen),
+    }
+    return itertools.chain(
+        ((name, to_safetensors(part)) for name, part in tensors.items() if part is not None),
+        [("state.json", canonical_json(state.model_dump(mode="json")))],
+    )
+
+
+def read_state(parts: Mapping[str, bytes]) -> RunState:
+    """Raises ValueError for a state of another version, and for a field that is missing or unknown."""
+    _check_version(parts["state.json"])
+    try:
+        state = RunState.model_validate_json(parts["state.json"])
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(
+            f"checkpoint: found state.json with a bad field `{where}` ({first['msg']}), expected a whole one; remove "
+            f"this checkpoint to go on from an older one"
+        ) from None
+    return state
+
+
+def _check_version(data: bytes) -> None:
+    """Before the fields: another version has others."""
+    with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        state = json.loads(data)
+        found = state.get("version") if isinstance(state, dict) else None
+        if isinstance(found, int) and found != VERSION:
+            raise ValueError(
+                f"checkpoint: found state.json of version {found}, expected {VERSION}; start anew in another folder, "
+                "or finish with the version of the program that wrote it"
+            )
+
+
+def unpack(
+    parts: Mapping[str, bytes], state: RunState, engine: Engine, ema: Ema | None, ranks: Ranks
+) -> dict[str, Tensor] | None:
+    """Fill model, average and optimiser; the chosen weights. Raises ValueError for a tensor that is missing or does not
+    fit."""
+    model = engine.model
+    tensors = _tensors(parts, "model.safetensors")
+    _check(tensors, model.state_dict(), "model.safetensors")
+    with torch.no_grad():
+        for name, live in model.state_dict().items():
+            live.copy_(tensors[name])
+    own = _tensors(parts, "ranks.safetensors")
+    if ema is not None:
+        if state.ema_updates is None:
+            raise ValueError("checkpoint: found no ema_updates in state.json, expected a number; start a new run")
+        ema.load(_tensors(parts, "ema.safetensors"), state.ema_updates)
+    for word, target in {"model": model.state_dict(), **({"ema": ema.tensors} if ema is not None else {})}.items():
+        if word not in own:
+            raise ValueError(f"checkpoint: found no {word} in ranks.safetensors, expected it; take an earlier one")
+        if len(own[word]) == ranks.world:
+            _unflatten(model, target, own[word][ranks.rank])
+    optimizer = _tensors(parts, "optimizer.safetensors")
+    if not optimizer and state.moved:
+        raise ValueError(
+            f"checkpoint: found no state of the optimiser after {state.moved} steps, expected one; take an earlier one"
+        )
+    engine.load_optimizer(optimizer)
+    if state.chosen is None:
+        return None
+    if "chosen.safetensors" not in parts:
+        raise ValueError("checkpoint: found no chosen.safetensors, expected it; take an earlier one")
+    return _tensors(parts, "chosen.safetensors")
+
+
+def _combined(model: nn.Module, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Copies on the CPU with the running statistics of all ranks."""
+    live = model.state_dict() if tensors is None else tensors
+    copies = {name: tensor.detach().clone() for name, tensor in live.items()}
+    combine(model, copies)
+    return {name: tensor.contiguous().cpu() for name, tensor in copies.items()}
+
+
+def _running(model: nn.Module) -> list[str]:
+    """Names of the running statistics, in the model's order."""
+    return [name for name, buffer in model.named_buffers() if buffer.is_floating_point()]
+
+
+def _flat(model: nn.Module, tensors: Mapping[str, Tensor]) -> Tensor:
+    """All running statistics end to end, on the CPU in fp32."""
+    kept = set(tensors)
+    parts = [tensors[name].detach().float().flatten().cpu() for name in _running(model) if name in kept]
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def _unflatten(model: nn.Module, tensors: Mapping[str, Tensor], flat: Tensor) -> None:
+    names = [name for name in _running(model) if name in tensors]
+    sizes = [tensors[name].numel() for name in names]
+    if flat.numel() != sum(sizes):
+        raise ValueError(
+            f"checkpoint: found {flat.numel()} running statistics of a rank, expected {sum(sizes)}; resume with the "
+            f"model that the checkpoint was made with"
+        )
+    with torch.no_grad():
+        for name, part in zip(names, flat.split(sizes), strict=True):
+            tensors[name].copy_(part.view(tensors[name].shape))
+
+
+def _tensors(parts: Mapping[str, bytes], name: str) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = from_safetensors(parts[name])
+    except Exception as error:  # safetensors raises a type of its own
+        raise ValueError(f"checkpoint: found {name} unreadable ({error}), expected safetensors") from None
+    return tensors
+
+
+def _check(given: Mapping[str, Tensor], live: Mapping[str, Tensor], where: str) -> None:
+    for name in sorted(given.keys() | live.keys()):
+        found = f"{given[name].dtype} {list(given[name].shape)}" if name in given else "nothing"
+        expected = f"{live[name].dtype} {list(live[name].shape)}" if name in live else "nothing"
+        if found != expected:
+            raise ValueError(
+                f"checkpoint: found {found} for {ascii(name)[:100]} in {where}, expected {expected}; resume with the "
+                f"model that the checkpoint was made with"
+            )

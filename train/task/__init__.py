@@ -1,0 +1,1 @@
+"""What a training trains and what comes out of it."""

@@ -1,0 +1,110 @@
+"""The result of a training as others read it: plain weights that timm loads.
+
+In: plain tensors (`train.model.aux_bn.export_plain`, `Ema.export_plain`), the recipe. Out: the plain model with these
+weights. On disk, in the run's folder, each replaced as a whole:
+
+    model.safetensors   names and shapes of the plain model
+    model.json          its name in timm, classes, picture size, normalisation, which step and weights these are
+    bn_distances.json   {step, weights, layers}: layer by layer, how far the auxiliary statistics lie from the main
+                        ones, if there are some; of the last step's weights, since the chosen ones are plain
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from train.evaluate.evaluate import evaluating
+from train.model.bn_statistics import Distance
+from train.model.classifiers import build
+from train.model.input import MEAN, STD
+from train.recipe import TrainRecipe
+from train.session.data_check import open_domains, read_names
+
+MODEL, ABOUT, DISTANCES = "model.safetensors", "model.json", "bn_distances.json"
+TOLERANCE = 1e-4  # of logits: fused and plain kernels may round differently
+
+
+def plain_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A model without anything of ours in it, strictly loaded, in evaluation mode on the CPU."""
+    bare = recipe.model.model_copy(update={"aux": "none", "bn": "rank", "pretrained": None, "drop_path": 0.0})
+    model = build(bare, (1,), recipe.seed, recipe.data.size_px)
+    model.load_state_dict(dict(tensors), strict=True)
+    return model.eval()
+
+
+def check_same_output(trained: nn.Module, plain: nn.Module, recipe: TrainRecipe, device: torch.device) -> None:
+    """Raises ValueError unless both models, with the same weights, answer the same; `trained` is on `device`.
+
+    In full precision and uncompiled: what is compared are the models, not two ways to round.
+    """
+    size = recipe.data.size_px
+    pictures = torch.linspace(-2, 2, 2 * 3 * size * size).sin_().view(2, 3, size, size)
+    plain = plain.to(device)
+    whole_fp32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 is torch's default for convolutions
+    with evaluating(trained), torch.inference_mode(), torch.compiler.set_stance("force_eager"), whole_fp32:
+        one = trained(pictures.to(device)).float().cpu()
+        other = plain(pictures.to(device)).float().cpu()
+    difference = float((one - other).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(one.abs().max())):
+        raise ValueError(
+            f"export: found outputs of the plain model that differ by {difference:g}, expected at most {TOLERANCE:g} "
+            f"of the largest; this model computes something that its plain weights do not hold"
+        )
+
+
+def write_export(
+    folder: Path,
+    recipe: TrainRecipe,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    layers: Sequence[Distance],
+    last_step: int,
+) -> None:
+    """`facts` go into model.json beside what the recipe says; `layers` are those of the live model at `last_step`."""
+    about = {
+        "model": recipe.model.name,
+        "num_classes": recipe.model.num_classes,
+        "size_px": recipe.data.size_px,
+        "crop_pct": recipe.evaluate.crop_pct,
+        "interpolation": "bicubic",
+        "mean": list(MEAN),
+        "std": list(STD),
+        "class_names": class_names(recipe),
+        **facts,
+    }
+    _replace(folder / MODEL, to_safetensors(dict(tensors)))
+    if layers:
+        measured = {"step": last_step, "weights": "last", "layers": [dataclasses.asdict(layer) for layer in layers]}
+        _replace(folder / DISTANCES, (json.dumps(measured, indent=1) + "\n").encode())
+    _replace(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+
+
+def class_names(recipe: TrainRecipe) -> dict[str, str]:
+    """Class id -> name, as the first data set of ours that has names says; empty for others' tars.
+
+    `read_names` reads a few tables of each data set: where each shard holds few classes, some have no name here.
+    """
+    names: dict[str, str] = {}
+    for one in open_domains(recipe.data.domains, recipe.data.cache.folder):
+        for class_id, found in sorted((read_names(one) or {}).items()):
+            names.setdefault(str(class_id), min(found))
+    return names
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temp.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)
