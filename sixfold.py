@@ -210,7 +210,7 @@ def prompts(
     Example: `sixfold prompts recipes/sandbox.yaml --out out/prompts --show 20`
     """
     from cluster.process.stop_flag import StopFlag
-    from gen.prompts.diversity_figures import report_lines
+    from gen.prompts.diversity import report_lines
     from gen.prompts.diversity_page import write_page
     from gen.prompts.prompts import PromptTable
     from gen.prompts.write import PROMPTS, diversify, measure
@@ -229,7 +229,7 @@ def prompts(
     for one in classes[:show]:
         typer.echo(printable(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}"))
     if report:
-        measured = measure(chosen, out / PROMPTS, _warn)
+        measured = measure(chosen, table, _warn)
         write_page(measured, out / "diversity.html")
         for line in report_lines(measured):
             typer.echo(line)

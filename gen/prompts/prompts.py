@@ -23,6 +23,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -185,9 +186,6 @@ def _check_list(words: Sequence[str], where: str) -> None:
             raise ValueError(f"{where}: found {ascii(word)[:60]} twice, expected distinct texts; remove one")
 
 
-# drawing
-
-
 def draw_prompts(
     one: Class, meaning: str | None, spec: PromptSpec, seed: int, sources: Sources, place: int = 0
 ) -> Drawn:
@@ -235,8 +233,7 @@ def _fill_templates(one: Class, meaning: str | None, spec: PromptSpec, seed: int
             f"prompts: found {available} combinations a class, expected at most {MAX_PER_CLASS}; set prompts.per_class"
         )
     wanted = available if spec.per_class is None else spec.per_class
-    name = one.name if meaning is None else meaning
-    count = wanted
+    name, count = one.name if meaning is None else meaning, wanted
     while True:
         # two combinations may read the same: "a {x}" with "b c", "a b {x}" with "c"
         drawn: dict[str, Wording] = {}
@@ -262,9 +259,6 @@ def count_prompts(classes: Sequence[Class], spec: PromptSpec, seed: int) -> dict
     if spec.per_class is not None:
         return dict.fromkeys((one.id for one in classes), spec.per_class)
     return {one.id: len(_fill_templates(one, None, spec, seed)) for one in classes}
-
-
-# the table
 
 
 def write_prompts(
@@ -388,10 +382,8 @@ class PromptTable:
         except FileNotFoundError:
             raise ValueError(f"{where}: found no prompt table, expected one; write it with `sixfold prompts`") from None
         except (pa.ArrowInvalid, OSError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise ValueError(
-                f"{where}: found a damaged table ({reason}); write it again with `sixfold prompts`"
-            ) from None
+            why = " ".join(str(error).split())[:120]
+            raise ValueError(f"{where}: found a damaged table ({why}); write it again with `sixfold prompts`") from None
         class_ids = table.column("class_id").to_numpy()
         ids, first, sizes = np.unique(class_ids, return_index=True, return_counts=True)
         numbers = np.arange(len(class_ids)) - np.repeat(first, sizes)
@@ -410,6 +402,15 @@ class PromptTable:
     def num_per_class(self) -> dict[int, int]:
         """Class id -> number of prompts, ids ascending."""
         return {class_id: count for class_id, (_, count) in self._starts.items()}
+
+    def num_distinct_texts(self) -> int:
+        return int(pc.count_distinct(self._table.column("text")).as_py())
+
+    def of_class(self, class_id: int, column: str) -> list[str | None]:
+        """A column of a class's prompts, in order; all None if the table has no such column."""
+        first, count = self._starts[class_id]
+        is_there = column in self._table.column_names
+        return self._table.column(column).slice(first, count).to_pylist() if is_there else [None] * count
 
     def negatives(self) -> set[str]:
         """What any prompt of the table tells the generator to avoid; "" where one has nothing to say."""

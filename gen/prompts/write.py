@@ -24,9 +24,7 @@ from cluster.process.stop_flag import StopFlag
 from gen.llm.ask import Llm, LlmUse, open_llm
 from gen.model.clip import Clip, ClipSpec
 from gen.model.folder import ModelError, open_model
-from gen.prompts.diversity import measure_diversity
-from gen.prompts.diversity_figures import Diversity
-from gen.prompts.encoder_limit import CLIP_TOKENS, CountTokens
+from gen.prompts.diversity import CLIP_TOKENS, CountTokens, Diversity, measure_diversity
 from gen.prompts.meanings import Meaning, choose_meanings, write_meanings
 from gen.prompts.prompts import PromptTable, Sources, write_prompts
 from gen.recipe import Recipe
@@ -115,7 +113,7 @@ def meanings_only(recipe: Recipe, classes: Sequence[Class], say: Say, stop: Stop
         return _choose(recipe, classes, llm, say, stop)
 
 
-def measure(recipe: Recipe, table: Path, say: Say) -> Diversity:
+def measure(recipe: Recipe, table: PromptTable, say: Say) -> Diversity:
     """How much the prompts of a table differ, and what the recipe's generator will not see of them.
 
     Lengths are in words where the generator is not on this machine, and prompts are compared by their words where the

@@ -3,7 +3,6 @@
 In: texts. Out: the flagged words in them. On disk: flagged_words.yaml, groups of words, each with the reason.
 """
 
-import re
 from functools import cache
 from pathlib import Path
 
@@ -30,13 +29,6 @@ def flagged_words(words: str) -> list[str]:
     padded = f" {words} "
     starts = dict.fromkeys(token for token in tokens if token in by_first)
     return [word for first in starts for word in by_first[first] if f" {word} " in padded]
-
-
-def find_flag(text: str, word: str) -> tuple[int, int]:
-    """Where a flagged word stands in the text itself; (0, 0) where a letter's small form is not one letter."""
-    pattern = r"(?<!\w)" + r"\W+".join(map(re.escape, word.split())) + r"(?!\w)"
-    match = re.search(pattern, text, re.IGNORECASE)
-    return match.span() if match else (0, 0)
 
 
 @cache
