@@ -451,7 +451,8 @@ def train(
     Example: `sixfold train recipes/sandbox-train.yaml --out out/train/slow optim.lr=0.002`
     """
     from cluster.process.stop_flag import StopFlag
-    from cluster.ranks.group import Ranks, find_place
+    from cluster.ranks.group import Ranks
+    from cluster.ranks.place import find_place
     from cluster.recipes.load import dump_recipe
     from train.recipe import TrainRecipe
 

@@ -39,6 +39,7 @@ from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FO
 from cluster.process.failure import one_line
 from cluster.process.stop_flag import StopFlag
 from cluster.process.supervised import TEXT_BYTES, last_line, printable_line, start_kept
+from cluster.ranks.place import LOOPBACK, PORTS
 from shards.disk.home import home
 
 START_S = 600.0  # for all ranks to have a place
@@ -48,8 +49,6 @@ LOST_S = 120.0  # an actor that has not answered for so long is lost
 END_S = 120.0  # for the ranks to save and end when one has ended well or a stop is asked for
 FOLLOW_S = 30.0  # for the other ranks to end when one has failed: what it leaves undone cannot be saved
 KILL_S = 10.0  # for a rank to be gone after SIGKILL
-PORTS = range(20_000, 32_000)  # below those that Linux gives out by itself
-LOOPBACK = "127.0.0.1"
 OF_OTHERS = ("SLURM_", "TORCHELASTIC_")  # a cluster that was started within a step or by torchrun: not our ranks'
 
 
@@ -189,7 +188,7 @@ def _room(spec: RanksSpec, ours: bool, stop: StopFlag) -> Iterator[list[Any]]:
 
 
 @dataclass(frozen=True)
-class Place:
+class NodePlace:
     """Where an actor runs, and what."""
 
     node: str
@@ -226,7 +225,7 @@ def _start(
     start_in: Path,
     logs: Path,
 ) -> list[_Hand]:
-    places: list[Place] = ray.get([host.place.remote() for host in hosts], timeout=START_S)
+    places: list[NodePlace] = ray.get([host.place.remote() for host in hosts], timeout=START_S)
     for place in places:
         if wrong := difference(versions, place.versions):
             raise ClusterError(
@@ -336,9 +335,9 @@ class RankHost:
         self._half = b""  # of a line
         self._answer: BinaryIO = os.fdopen(os.memfd_create("answer"), "w+b")  # what it says on stdout
 
-    def place(self) -> Place:
+    def place(self) -> NodePlace:
         node = ray.get_runtime_context().get_node_id()
-        return Place(node, ray.util.get_node_ip_address(), free_port(), running_versions())
+        return NodePlace(node, ray.util.get_node_ip_address(), free_port(), running_versions())
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], start_in: str, log: str) -> str:
         """Start the rank; why it cannot be, or nothing."""

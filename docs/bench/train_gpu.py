@@ -46,7 +46,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster.ranks.group import device_of, find_place
+from cluster.ranks.place import device_of, find_place
 from docs.bench.device import (
     Samples,
     Verdict,

@@ -8,7 +8,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
+from cluster.ranks.place import find_place
 from shards.disk.file_calls import OS_DISK, Disk
 from shards.disk.home import home
 from tests.support.small_data_set import write_data_set

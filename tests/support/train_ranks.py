@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
+from cluster.ranks.place import find_place
 from cluster.recipes.load import load_recipe
 from shards.disk.home import home
 from tests.support.faulty_disk import DISKS

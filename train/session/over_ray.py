@@ -17,8 +17,8 @@ from pathlib import Path
 from cluster.fan_out.attempt import life_id
 from cluster.process.environment import named_cluster
 from cluster.process.stop_flag import StopFlag
-from cluster.ranks.group import find_place
 from cluster.ranks.over_ray import RanksSpec, log_of, run_ranks
+from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from train.recipe import TrainRecipe, check_ranks
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from cluster.process.exit import EXIT_FOLLOWED, EXIT_MISTAKE
 from cluster.process.failure import one_line
 from cluster.process.stop_flag import StopFlag
-from cluster.ranks.group import RankFailed, Ranks, find_place
+from cluster.ranks.group import RankFailed, Ranks
+from cluster.ranks.place import find_place
 from cluster.recipes.load import load_recipe
 from shards.disk.home import home
 from train.recipe import TrainRecipe

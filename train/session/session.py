@@ -34,7 +34,8 @@ from cluster.code import code_hash, library_versions
 from cluster.fan_out.progress import duration
 from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE
 from cluster.process.stop_flag import StopFlag
-from cluster.ranks.group import Ranks, device_of
+from cluster.ranks.group import Ranks
+from cluster.ranks.place import device_of
 from cluster.recipes.load import dump_recipe, load_recipe
 from shards.disk.amounts import counted
 from shards.disk.file_calls import OS_DISK, Disk

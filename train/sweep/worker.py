@@ -28,7 +28,7 @@ from cluster.fan_out.work import JSON, Beat
 from cluster.process.exit import EXIT_AGAIN
 from cluster.process.identity import ProcessId, alive, kill_here, session_members, start_ticks, this_place, this_process
 from cluster.process.supervised import last_line, start_kept
-from cluster.ranks.group import without_ranks
+from cluster.ranks.place import without_ranks
 from train.evaluate.results import RESULTS, read_results
 
 LOOK_S = 0.5  # between two looks at the process

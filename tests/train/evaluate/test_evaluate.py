@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
 from cluster.ranks.over_ray import free_port
+from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe, load_recipe
 from shards.disk.home import home
 from shards.set.manifest import read_table, write_subset
@@ -278,7 +279,8 @@ from pathlib import Path
 from cluster.recipes.load import load_recipe
 from tests.train.evaluate.test_evaluate import CPU, Brightest
 from train.evaluate.evaluate import open_sets
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
+from cluster.ranks.place import find_place
 from train.evaluate.measure import measure
 from train.recipe import TrainRecipe
 recipe = load_recipe(Path(sys.argv[1]), TrainRecipe)

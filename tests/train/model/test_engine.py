@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from cluster.process.exit import EXIT_FOLLOWED
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
 from cluster.ranks.over_ray import free_port
+from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from shards.disk.home import home
 from shards.stream.index import load_index

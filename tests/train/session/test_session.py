@@ -19,7 +19,8 @@ import yaml
 from safetensors.torch import load_file
 
 from cluster.process.stop_flag import StopFlag
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
+from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from shards.disk.home import home
 from shards.stream.index import load_index

@@ -231,7 +231,7 @@ def test_a_run_is_no_rank_of_the_job_in_which_the_sweep_runs(tmp_path, monkeypat
         monkeypatch.setenv(name, value)
     for name, value in {"JOB_ID": "7", "STEP_ID": "0", "PROCID": "1", "NTASKS": "2", "LOCALID": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    tell = "import os, sys; from cluster.ranks.group import find_place; "
+    tell = "import os, sys; from cluster.ranks.place import find_place; "
     tell += "print(find_place(os.environ).launcher); sys.exit(3)"
     spec = spec_of(TWO_POINTS, seeds=1, cluster=FanOutSpec(in_process=True, attempts=1))
     program = (sys.executable, "-c", tell)
