@@ -18,7 +18,7 @@ from shards.disk.home import home
 from tests.support.faulty_disk import DISKS
 from tests.support.small_training import StopAfter
 from train.recipe import TrainRecipe
-from train.session.session import train
+from train.run import train
 
 NUM_RANKS = 2
 

@@ -85,6 +85,11 @@ class Result(BaseModel):
         return self
 
     @property
+    def score(self) -> float:
+        """The one number of this evaluation, as people compare it."""
+        return self.top1
+
+    @property
     def key(self) -> Key:
         """What is measured once: a later line with the same key replaces an earlier one (a resumed run). Lines of other
         data are other measurements, also where run and recipe have the same names."""

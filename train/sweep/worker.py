@@ -95,7 +95,7 @@ class SweepWorker:
         _end_earlier(note)
         log = logs / f"{run.name}-{attempt}.txt"
         # -P: modules come from `home` alone, never from the folder that the run starts in
-        program = self.job.program or (sys.executable, "-P", "-m", "train.session.program")
+        program = self.job.program or (sys.executable, "-P", "-m", "train.program")
         command = [*program, str(self.folder / "recipes" / f"{run.name}.yaml"), str(self.folder / run.name)]
         home, start_in, environment = Path(self.job.home), Path(self.job.start_in), without_ranks(os.environ)
         with log.open("wb") as output:

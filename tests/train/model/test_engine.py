@@ -367,7 +367,7 @@ def start_pair(folder: Path, out: Path) -> list["subprocess.Popen[bytes]"]:
     port = str(free_port())
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "train.session.program", str(folder / "recipe.yaml"), str(out)],
+            [sys.executable, "-m", "train.program", str(folder / "recipe.yaml"), str(out)],
             cwd=home(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

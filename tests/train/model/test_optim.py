@@ -24,11 +24,12 @@ def test_the_loss_is_real_plus_lambda_times_the_others_whatever_the_quotas() -> 
     each = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=0.2)
     real = torch.cat([each[0:2], each[7:9]])  # two groups of 2 + 4 + 1
     others = torch.cat([each[2:7], each[9:14]])
-    loss = loss_of(OptimSpec(lr=1, lam=0.5, label_smoothing=0.2), logits, labels, None, (2, 4, 1))
+    quotas = {"real": 2, "synthetic": 4, "retrieved": 1}
+    loss = loss_of(OptimSpec(lr=1, lam=0.5, label_smoothing=0.2), logits, labels, None, quotas)
     torch.testing.assert_close(loss.total, real.mean() + 0.5 * others.mean())
-    torch.testing.assert_close(loss.parts[0], real.mean())
-    torch.testing.assert_close(loss.parts[2], torch.stack([each[6], each[13]]).mean())
-    pooled = loss_of(OptimSpec(lr=1, loss="pooled", label_smoothing=0.2), logits, labels, None, (2, 4, 1))
+    torch.testing.assert_close(loss.parts["real"], real.mean())
+    torch.testing.assert_close(loss.parts["retrieved"], torch.stack([each[6], each[13]]).mean())
+    pooled = loss_of(OptimSpec(lr=1, loss="pooled", label_smoothing=0.2), logits, labels, None, quotas)
     torch.testing.assert_close(pooled.total, each.mean())
 
 
@@ -42,5 +43,5 @@ def test_the_loss_of_a_mixed_sample_is_shared_between_two_labels() -> None:
         soft[row, labels[row]] += mix.share_N[row]
         soft[row, labels[mix.partner_N[row]]] += 1 - mix.share_N[row]
     each = -(soft * logits.log_softmax(1)).sum(1)
-    loss = loss_of(OptimSpec(lr=1), logits, labels, mix, (2, 2))
+    loss = loss_of(OptimSpec(lr=1), logits, labels, mix, {"real": 2, "synthetic": 2})
     torch.testing.assert_close(loss.total, each[:2].mean() + each[2:].mean())

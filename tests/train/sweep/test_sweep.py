@@ -27,17 +27,9 @@ from tests.support.small_training import small_recipe, write_sets
 from train.evaluate.results import RESULTS, find_results, read_results, write_results
 from train.recipe import recipe_digest
 from train.report.comparison import compare
-from train.sweep.sweep import (
-    DataOf,
-    Digests,
-    MakeSpec,
-    SweepOutcome,
-    SweepSpec,
-    describe_sweep,
-    lay_over,
-    plan_runs,
-    run_sweep,
-)
+from train.sweep.done import DataOf, Digests, describe_sweep
+from train.sweep.plan import MakeSpec, SweepSpec, lay_over, plan_runs
+from train.sweep.run import SweepOutcome, run_sweep
 from train.sweep.worker import RunJob, SweepJob, SweepWorker
 
 REPO = home()
@@ -443,6 +435,14 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path):
 
 
 # data that changed
+
+
+def test_a_folder_of_another_sweep_is_refused_and_left_as_it_is(tmp_path):
+    sweep(spec_of(TWO_POINTS, seeds=1), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r'found a sweep with another recipe \(name: "scale" before, "other" now\)'):
+        sweep(spec_of(TWO_POINTS, seeds=1, name="other"), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_results_over_data_that_were_made_anew_stop_the_sweep_before_it_trains(tmp_path):
