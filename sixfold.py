@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from cluster.process.stop_flag import StopFlag
     from shards.disk.store import Store
     from shards.views.census import Subset
-    from shards.views.image_folder import KnownClass
     from train.recipe import TrainRecipe
     from train.sweep.sweep import MakeSpec, Run
 
@@ -390,6 +389,7 @@ def export(
     from cluster.process.exit import EXIT_INCOMPLETE
     from shards.disk.amounts import counted
     from shards.disk.store import open_for_reading
+    from shards.labels.classes import ClassSpec, load_classes
     from shards.views import export as exports
     from shards.views.image_folder import export_image_folder, import_image_folder
 
@@ -397,11 +397,8 @@ def export(
         if subset is not None or unlicensed != "refuse":
             raise ValueError("--subset and --unlicensed choose among the samples of a data set; not with --to shards")
         with _bar("import") as advance:
-            table = None if classes is None else _known_classes(classes)
-            imagenet = partial(_known_classes, "imagenet-1k")
-            done = import_image_folder(
-                Path(folder), out, licence=licence, classes=table, imagenet=imagenet, progress=advance
-            )
+            known = None if classes is None else load_classes(ClassSpec(source=classes, per_class=1))
+            done = import_image_folder(Path(folder), out, licence=licence, classes=known, progress=advance)
         typer.echo(
             f"{counted(done.num_samples, 'image')} in {counted(done.num_shards, 'shard')} in {out}; "
             f"{done.num_failed:,} not readable"
@@ -584,15 +581,6 @@ def doctor(
         advice = f"  -> {check.advice}" if check.verdict != "ok" else ""
         typer.echo(f"{check.verdict:<5}{check.name:<18}{check.found}{advice}")
     raise typer.Exit(EXIT_INCOMPLETE if any(check.verdict == "bad" for check in checks) else 0)
-
-
-def _known_classes(source: str) -> "list[KnownClass]":
-    """The classes of a shipped name, a list or a data set, as an import matches folders with them."""
-    from shards.labels.classes import ClassSpec, load_classes
-    from shards.views.image_folder import KnownClass
-
-    found = load_classes(ClassSpec(source=source, per_class=1))
-    return [KnownClass(one.id, one.name, one.wordnet_id) for one in found]
 
 
 def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:

@@ -28,6 +28,7 @@ import fsspec
 from shards.disk.file_calls import OS_DISK, Disk, link_once, unlink_if_there, write_all
 from shards.disk.layout import META, record_name
 from shards.disk.lock import try_lock
+from shards.disk.pictures import picture_format
 
 TMP = f"{META}/tmp"
 CLAIMS = f"{META}/claims"
@@ -37,7 +38,6 @@ _NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}(/(?!\.{1,2}(/|$))[A-Z
 _PUT_TRIES = 4
 _CHANGES_WITH_BYTES = ("ETag", "etag", "mtime", "LastModified", "created")  # of a listing; the first that is there
 _MAKE = "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")  # as `shards.views.image_folder` reads them
 _LOOK = 20  # folders, and files in each, that are looked at to tell what a place is
 
 
@@ -338,7 +338,7 @@ def _has_pictures(root: Path) -> bool:
     folders = (path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
     for folder in islice(folders, _LOOK):
         with contextlib.suppress(OSError):  # lost+found
-            if any(file.suffix.lower() in _PICTURES for file in islice(folder.iterdir(), _LOOK)):
+            if any(picture_format(file) for file in islice(folder.iterdir(), _LOOK)):
                 return True
     return False
 

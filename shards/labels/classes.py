@@ -16,7 +16,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from shards.disk.store import printable, redact
-from shards.labels.sources import Entry, read_counts, read_source
+from shards.labels.folders import Entry
+from shards.labels.sources import read_counts, read_source
 
 MAX_NAME_CHARS = 200
 MAX_ID = 2**31 - 1

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from shards.disk.pictures import FORMATS
 from shards.disk.store import FolderStore, Store, no_shards, printable
 from shards.disk.tar import BLOCK
 
@@ -28,7 +29,7 @@ Int64: TypeAlias = npt.NDArray[np.int64]
 Int32: TypeAlias = npt.NDArray[np.int32]
 UInt64: TypeAlias = npt.NDArray[np.uint64]
 
-PICTURES = ("jpg", "jpeg", "png", "webp")  # of two pictures of one key the first of these kinds is taken
+PICTURES = tuple(suffix[1:] for suffix in FORMATS)  # of two pictures of one key the first of these kinds is taken
 LABELS = ("label", "class_id", "target")  # keys of a .json, the first that is there counts
 MAX_PICTURE_BYTES = 1 << 28
 MAX_LABEL_BYTES = 1 << 20  # of a .cls or .json
