@@ -278,10 +278,13 @@ def verify(
     from cluster.process.exit import EXIT_INCOMPLETE
     from gen.output import asked_units, regenerate_images
     from shards.disk.amounts import counted, size_text
-    from shards.disk.store import no_shards, open_for_reading
+    from shards.disk.data_set import is_data_set, no_shards
+    from shards.disk.store import open_for_reading
     from shards.set.verify import verify as verify_all
 
     store = open_for_reading(folder)
+    if not is_data_set(store):
+        raise no_shards(store)
     with _bar("verify") as advance:
         report = verify_all(store, advance, expected=asked_units(store))
     if not report.shards and not report.damages:
@@ -317,13 +320,13 @@ def repair(
     """
     from cluster.process.lease import Lease
     from shards.disk.amounts import counted
-    from shards.disk.layout import META, SHARD_PATTERN
-    from shards.disk.store import FolderStore, no_shards, open_for_reading, open_store
+    from shards.disk.data_set import is_data_set, no_shards
+    from shards.disk.store import FolderStore, open_for_reading, open_store
     from shards.set.repair import repair as repair_all
     from shards.set.verify import verify as verify_all
 
     there = open_for_reading(folder)
-    if not any(SHARD_PATTERN.fullmatch(name[:5]) for name in there.list()) and not there.list(f"{META}/"):
+    if not is_data_set(there):
         raise no_shards(there)  # before a folder that is no data set gets a _meta
     store = open_store(folder)
     lock_folder = store.root if isinstance(store, FolderStore) else None

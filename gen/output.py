@@ -29,9 +29,10 @@ from gen.prompts.write import MEANINGS, PROMPTS, Say, diversify
 from gen.recipe import Recipe, identity, read_recipe
 from gen.sampler.sampler import Sampler
 from shards.disk.amounts import counted, size_text
+from shards.disk.data_set import no_shards
 from shards.disk.home import home
 from shards.disk.layout import META, SUCCESS, shard_name
-from shards.disk.store import FolderStore, ObjectStore, no_shards
+from shards.disk.store import FolderStore, ObjectStore
 from shards.labels.classes import Class, load_classes
 from shards.set.manifest import scan, scan_records
 

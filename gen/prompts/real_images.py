@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import ImageOps
 
+from shards.disk.data_set import is_data_set
 from shards.disk.home import home
 from shards.disk.jpeg import MAX_PIXELS
 from shards.disk.layout import SUCCESS
@@ -147,8 +148,9 @@ def _items(
             f"{where}: found no such folder, expected an ImageFolder or a data set of real images; check the path"
         )
     folder = found[0]
-    if any(folder.glob("[0-9][0-9][0-9][0-9][0-9]_stats.json")):
-        yield from _samples(open_for_reading(str(folder)), where, ordered, max_per_class, seed, subset)
+    store = open_for_reading(str(folder))
+    if is_data_set(store):
+        yield from _samples(store, where, ordered, max_per_class, seed, subset)
         return
     if subset is not None:
         raise ValueError(f"{where}: found an ImageFolder, which has no subsets; remove subset: {ascii(subset)[:60]}")

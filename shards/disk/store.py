@@ -16,10 +16,8 @@ import errno
 import os
 import re
 import secrets
-import shlex
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +26,6 @@ import fsspec
 from shards.disk.file_calls import OS_DISK, Disk, link_once, unlink_if_there, write_all
 from shards.disk.layout import META, record_name
 from shards.disk.lock import try_lock
-from shards.disk.pictures import picture_format
 
 TMP = f"{META}/tmp"
 CLAIMS = f"{META}/claims"
@@ -37,8 +34,9 @@ EXCLUSIVE_CREATE = frozenset({"memory", "s3", "s3a"})
 _NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}){0,7}")
 _PUT_TRIES = 4
 _CHANGES_WITH_BYTES = ("ETag", "etag", "mtime", "LastModified", "created")  # of a listing; the first that is there
-_MAKE = "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
-_LOOK = 20  # folders, and files in each, that are looked at to tell what a place is
+HOW_TO_MAKE = (
+    "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
+)
 
 
 class Store(Protocol):
@@ -293,7 +291,7 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
     if root is not None:
         if not root.is_dir():
             found = "a file" if root.exists() else "no folder"
-            raise ValueError(f"{printable(str(root))}: found {found}, expected a data set; {_MAKE}")
+            raise ValueError(f"{printable(str(root))}: found {found}, expected a data set; {HOW_TO_MAKE}")
         return FolderStore(root, read_only=True)
     objects = _open_objects(url, _protocol_of(url), single_writer=False, read_only=True)
     try:
@@ -303,17 +301,6 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
     except Exception as error:  # of the client library's own classes, as in `_try_objects`
         raise _refused(objects, "read", error) from None
     return objects
-
-
-def no_shards(store: Store) -> ValueError:
-    """The error of a place that holds no shards; it says what makes some of what is there."""
-    if isinstance(store, FolderStore) and _has_pictures(store.root):
-        folder = shlex.quote(store.url)
-        return ValueError(
-            f"{store.url}: found a folder of pictures, expected a data set of shards; make one with "
-            f"`sixfold export {folder} --to shards --out {folder}-shards`"
-        )
-    return ValueError(f"{store.url}: found no shards, expected a data set; {_MAKE}")
 
 
 def redact(text: str) -> str:
@@ -331,16 +318,6 @@ def checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"file name: found {name[:80]!r}, expected parts of letters, digits, '.', '-' and '_'")
     return name
-
-
-def _has_pictures(root: Path) -> bool:
-    """Whether a sub-folder holds pictures, as far as a short look tells."""
-    folders = (path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
-    for folder in islice(folders, _LOOK):
-        with contextlib.suppress(OSError):  # lost+found
-            if any(picture_format(file) for file in islice(folder.iterdir(), _LOOK)):
-                return True
-    return False
 
 
 def _redact_url(url: str) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from shards.disk.data_set import is_data_set
 from shards.disk.home import home
 from shards.disk.layout import SUCCESS
 from shards.disk.pictures import is_picture
@@ -32,8 +33,6 @@ from shards.set.manifest import iter_tables, scan_records
 
 COLUMNS = ("id", "name", "wordnet_id", "count")
 
-_RECORD_FILE = re.compile(r"[0-9]{5}_stats\.json")
-
 
 def read_source(source: str) -> list[Entry]:
     """The classes of a source as it tells them, unchecked but for their form. Raises ValueError with one line."""
@@ -43,9 +42,7 @@ def read_source(source: str) -> list[Entry]:
         return _read_data_set(source)
     path = Path(source).expanduser()
     if path.is_dir():
-        with os.scandir(path) as listing:
-            is_data_set = any(_RECORD_FILE.fullmatch(item.name) for item in listing)
-        return _read_data_set(str(path)) if is_data_set else _read_image_folder(path)
+        return _read_data_set(str(path)) if is_data_set(open_for_reading(str(path))) else _read_image_folder(path)
     if path.is_file():
         if path.suffix.lower() not in READERS:
             raise ValueError(f"{path}: found a file ending in {path.suffix!r}, expected one of {', '.join(READERS)}")

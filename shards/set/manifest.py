@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.disk.layout import META, SHARD_PATTERN, TABLE_SCHEMA, record_name, table_name, tar_name
+from shards.disk.layout import META, RECORD, TABLE_SCHEMA, record_name, shard_of, table_name, tar_name
 from shards.disk.record import JSON, Record, RecordError, parse_record, read_record
 from shards.disk.store import Store, printable
 from shards.set.ledger import Line, read_ledger, write_ledger
@@ -53,10 +53,9 @@ def scan(store: Store) -> Scan:
     records: dict[int, Record] = {}
     problems: dict[int, str] = {}
     for name in sorted(stamps):
-        shard_text, is_record = name[:5], name[5:] == "_stats.json"
-        if not (is_record and SHARD_PATTERN.fullmatch(shard_text)):
+        shard = shard_of(name, RECORD)
+        if shard is None:
             continue
-        shard = int(shard_text)
         try:
             line = remembered.get(name)
             if line is None or line.stamp != stamps[name]:

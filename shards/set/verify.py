@@ -22,11 +22,11 @@ import pyarrow as pa
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, read_source_type
 from shards.disk.layout import (
     MEMBER_EXTENSIONS,
-    SHARD_PATTERN,
     SUCCESS,
     TABLE_SCHEMA,
     record_name,
     shard_name,
+    shard_of,
     table_name,
     tar_name,
 )
@@ -56,7 +56,6 @@ KINDS = {
     "provenance": "a synthetic or edited image does not say so",
     "duplicate": "one sample (uid) occurs twice in the data set",
 }
-_SUFFIXES = (".tar", ".parquet", "_stats.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ def verify(
     """
     stamps = store.stamps()
     damages = [*_strays(stamps)]
-    present = sorted({int(name[:5]) for name in stamps if _is_ours(name)})
+    present = sorted({shard for name in stamps if (shard := shard_of(name)) is not None})
     recorded = [shard for shard in present if record_name(shard) in stamps]
     for shard in present:
         if record_name(shard) not in stamps:
@@ -292,12 +291,8 @@ def _strays(stamps: Iterable[str]) -> list[Damage]:
             None, printable(name), "stray", "does not belong beside the shards (img2dataset fails on it); move it away"
         )
         for name in sorted(stamps)
-        if name.endswith((".json", ".tar", ".parquet")) and not _is_ours(name)
+        if name.endswith((".json", ".tar", ".parquet")) and shard_of(name) is None
     ]
-
-
-def _is_ours(name: str) -> bool:
-    return bool(SHARD_PATTERN.fullmatch(name[:5])) and name.isascii() and name[5:] in _SUFFIXES
 
 
 def _damage(shard: int | None, member: str | None, kind: str, message: str) -> Damage:

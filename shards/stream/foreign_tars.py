@@ -21,8 +21,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from shards.disk.data_set import no_shards
 from shards.disk.pictures import FORMATS
-from shards.disk.store import FolderStore, Store, no_shards, printable
+from shards.disk.store import FolderStore, Store, printable
 from shards.disk.tar import BLOCK
 
 Int64: TypeAlias = npt.NDArray[np.int64]

@@ -31,11 +31,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from shards.disk.data_set import is_data_set
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
 from shards.disk.pictures import DECODERS, FORMATS, picture_format
 from shards.disk.safe_text import clip
-from shards.disk.store import Store, local_root, open_store
+from shards.disk.store import Store, local_root, open_for_reading, open_store
 from shards.disk.whole_folder import whole_folder
 from shards.labels.classes import Class
 from shards.labels.folders import (
@@ -158,7 +159,7 @@ def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: found no folder, expected one with a sub-folder for each class; check the path")
-    if any(folder.glob("[0-9][0-9][0-9][0-9][0-9]_stats.json")):
+    if is_data_set(open_for_reading(str(folder))):
         raise ValueError(f"{folder}: found a data set of shards, expected a folder of pictures; use it as it is")
     sub_folders = class_folders_in(folder)
     known = _classes_of(sub_folders, classes, str(folder))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shards.disk.layout import TAR, shard_of
 from shards.disk.record import Record, RecordError, read_record
 from shards.disk.safe_text import clip
 from shards.disk.store import open_for_reading
@@ -24,7 +25,6 @@ from shards.stream.stream import DomainSpec
 
 MAX_TABLES = 32  # of one data set that are read for names; where classes are mixed over shards one or two hold all
 _NUMBER = re.compile(r"[0-9]+")
-_OUR_TAR = re.compile(r"\d{5}\.tar", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +57,11 @@ def open_domains(domains: Sequence[DomainSpec], cache: Path | None) -> list[Open
 
 def _first_record(one: Opened) -> Record | None:
     """The record of the set's first tar; None for tars that others wrote."""
-    if not one.index.tars or not _OUR_TAR.fullmatch(one.index.tars[0]):
+    shard = shard_of(one.index.tars[0], TAR) if one.index.tars else None
+    if shard is None:
         return None
     try:
-        return read_record(open_for_reading(one.source), int(one.index.tars[0][:5]))
+        return read_record(open_for_reading(one.source), shard)
     except RecordError:  # the statistics of another tool: a damaged record of ours would have given no index
         return None
 
