@@ -35,7 +35,8 @@ from shards.disk.home import home
 from shards.disk.jpeg import MAX_PIXELS
 from shards.disk.layout import SUCCESS
 from shards.disk.pictures import DECODERS, is_picture, picture_format
-from shards.disk.store import Store, open_for_reading, printable, redact
+from shards.disk.safe_text import quoted, redact, visible
+from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
 from shards.labels.folders import class_folder, class_folders_in, match_folders, own_classes
 from shards.set.manifest import iter_tables, read_member, read_subset, scan_records
@@ -74,7 +75,7 @@ def read_real(
     Raises ValueError (one line) if the source is neither kind, no class of the list is in it, or not one picture of
     all classes could be decoded.
     """
-    where = printable(redact(source))[:200]
+    where = visible(redact(source))[:200]
     items = _items(source, where, classes, max_per_class, seed, subset)
     reasons: Counter[str] = Counter()
     num_decoded = 0
@@ -123,10 +124,10 @@ def folders_of(folders: Sequence[str], classes: Sequence[Class], where: str) -> 
         own = {one.id: folder for folder, one in own_classes(folders, where).items()}
         matched = own if own.keys() == {one.id for one in classes} else {}
     if not matched:
-        some = ", ".join(ascii(folder)[:40] for folder in sorted(folders)[:3]) or "none"
+        some = ", ".join(quoted(folder, 40) for folder in sorted(folders)[:3]) or "none"
         raise ValueError(
             f"{where}: found the class folders {some} ({len(folders)} in all), expected the names of the classes, such "
-            f"as {ascii(classes[0].name)[:60]} or {class_folder(classes[0].id, classes[0].name)}"
+            f"as {quoted(classes[0].name, 60)} or {class_folder(classes[0].id, classes[0].name)}"
         )
     return dict(sorted(matched.items()))
 
@@ -153,7 +154,7 @@ def _items(
         yield from _samples(store, where, ordered, max_per_class, seed, subset)
         return
     if subset is not None:
-        raise ValueError(f"{where}: found an ImageFolder, which has no subsets; remove subset: {ascii(subset)[:60]}")
+        raise ValueError(f"{where}: found an ImageFolder, which has no subsets; remove subset: {quoted(subset, 60)}")
     for class_id, name in folders_of(class_folders_in(folder), ordered, where).items():
         files = [
             (Path(parent) / file).relative_to(folder).as_posix()
@@ -162,7 +163,7 @@ def _items(
             if is_picture(file)
         ]
         files.sort(key=lambda file: _rank(seed, file))
-        yield class_id, [_Item(printable(file), partial(_read_file, folder / file)) for file in files]
+        yield class_id, [_Item(visible(file), partial(_read_file, folder / file)) for file in files]
 
 
 def _samples(

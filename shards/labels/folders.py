@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from shards.disk.safe_text import clip
+from shards.disk.safe_text import clip, quoted
 from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
 
 LONGEST_SLUG = 40
@@ -91,7 +91,7 @@ def own_classes(folders: Sequence[str], where: str) -> dict[str, Entry]:
     if strays:
         other = next(name for name in folders if name not in strays)
         raise ValueError(
-            f"{where}: found the class folder {strays[0]!r}, a number, beside {clip(other, 60)!r}, expected numbers "
+            f"{where}: found the class folder {strays[0]!r}, a number, beside {quoted(other, 60)}, expected numbers "
             "only or names only: ids of such a mix cannot be told; rename one kind, or give a class list"
         )
     place = {name: number for number, name in enumerate(sorted(folders))}
@@ -122,14 +122,14 @@ def match_folders(folders: Sequence[str], classes: Sequence[Known], where: str) 
             continue
         if len(meant) > 1:
             raise ValueError(
-                f"{where}: found the class folder {clip(folder, 60)!r}, which names the classes "
+                f"{where}: found the class folder {quoted(folder, 60)}, which names the classes "
                 f"{', '.join(map(str, sorted(meant)))}, expected one; name it by WordNet id, or "
                 f"{', '.join(class_folder(class_id, folder) for class_id in sorted(meant))}"
             )
         [one] = meant.values()
         if one.id in taken:
             raise ValueError(
-                f"{where}: found the class folders {clip(taken[one.id], 60)!r} and {clip(folder, 60)!r} for class "
+                f"{where}: found the class folders {quoted(taken[one.id], 60)} and {quoted(folder, 60)} for class "
                 f"{one.id} ({clip(one.name, 60)}), expected one; put their pictures together"
             )
         taken[one.id], found[folder] = folder, one

@@ -25,7 +25,8 @@ from shards.disk.data_set import is_data_set
 from shards.disk.home import home
 from shards.disk.layout import SUCCESS
 from shards.disk.pictures import is_picture
-from shards.disk.store import open_for_reading, redact
+from shards.disk.safe_text import quoted, redact
+from shards.disk.store import open_for_reading
 from shards.labels.folders import Entry, class_folders_in, own_classes
 from shards.labels.imagenet import imagenet_names, is_wordnet_id
 from shards.labels.text_file import read_lines, read_text
@@ -50,7 +51,7 @@ def read_source(source: str) -> list[Entry]:
     near = get_close_matches(source.lower(), SHIPPED, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; shipped lists are {', '.join(SHIPPED)}"
     raise ValueError(
-        f"classes.source: found {ascii(redact(source))[:80]}, expected a shipped list, a file or a folder{hint}"
+        f"classes.source: found {quoted(redact(source), 80)}, expected a shipped list, a file or a folder{hint}"
     )
 
 
@@ -75,7 +76,7 @@ def read_counts(path: Path) -> list[int]:
 
 def _int(text: str, where: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,18}", text.strip()):
-        raise ValueError(f"{where}: found {ascii(text)[:40]}, expected a whole number")
+        raise ValueError(f"{where}: found {quoted(text, 40)}, expected a whole number")
     return int(text)
 
 
@@ -85,7 +86,7 @@ def _read_csv(path: Path) -> list[Entry]:
     try:
         header = [column.strip() for column in next(rows, [])]
         if "name" not in header or not set(header) <= set(COLUMNS) or len(set(header)) != len(header):
-            found = ascii(",".join(header))[:80]
+            found = quoted(",".join(header), 80)
             raise ValueError(f"{path}: found the header {found}, expected `name` and any of id, wordnet_id, count")
         for row in rows:
             if not any(row):
@@ -110,7 +111,7 @@ def _entry(row: Mapping[str, str], index: int, where: str) -> Entry:
 
 def _wordnet_id(text: str, where: str) -> str | None:
     if text and not is_wordnet_id(text):
-        raise ValueError(f"{where}: found the WordNet id {ascii(text)[:40]}, expected n and 8 digits, or nothing")
+        raise ValueError(f"{where}: found the WordNet id {quoted(text, 40)}, expected n and 8 digits, or nothing")
     return text or None
 
 
@@ -127,10 +128,10 @@ def _read_json(path: Path) -> list[Entry]:
         row = {"name": item} if isinstance(item, str) else item
         if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not set(row) <= set(COLUMNS):
             raise ValueError(
-                f"{where}: found {ascii(item)[:60]}, expected a name or an object with {', '.join(COLUMNS)}"
+                f"{where}: found {quoted(item, 60)}, expected a name or an object with {', '.join(COLUMNS)}"
             )
         if any(isinstance(value, (bool, float, list, dict)) for value in row.values()):
-            raise ValueError(f"{where}: found {ascii(item)[:60]}, expected text and whole numbers")
+            raise ValueError(f"{where}: found {quoted(item, 60)}, expected text and whole numbers")
         entries.append(_entry({key: str(value) for key, value in row.items() if value is not None}, index, where))
     return entries
 

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from shards.disk.layout import META, RECORD, TABLE_SCHEMA, record_name, shard_of, table_name, tar_name
 from shards.disk.record import JSON, Record, RecordError, parse_record, read_record
-from shards.disk.store import Store, printable
+from shards.disk.safe_text import one_line
+from shards.disk.store import Store
 from shards.set.ledger import Line, read_ledger, write_ledger
 
 SUBSETS = f"{META}/subsets"
@@ -218,5 +219,5 @@ def parse_table(data: bytes, record: Record, where: str, columns: Sequence[str] 
         pa.ArrowException,
         OSError,
     ) as error:  # pyarrow answers bad pages with OSError; nothing is read from disk here
-        raise ValueError(f"{where}: no parquet file ({printable(str(error))[:100]})") from None
+        raise ValueError(f"{where}: no parquet file ({one_line(str(error), 100)})") from None
     raise ValueError(f"{where}: found other columns or another number of rows than its record; it is not one of ours")

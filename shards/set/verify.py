@@ -31,7 +31,8 @@ from shards.disk.layout import (
     tar_name,
 )
 from shards.disk.record import Record, RecordError, read_record
-from shards.disk.store import Store, printable
+from shards.disk.safe_text import one_line, visible
+from shards.disk.store import Store
 from shards.disk.tar import header, padding, trailer
 from shards.set.manifest import parse_table
 from shards.set.writer import checked_row, members_of
@@ -288,7 +289,7 @@ def _duplicates(uids: list[np.ndarray], owners: list[np.ndarray]) -> list[Damage
 def _strays(stamps: Iterable[str]) -> list[Damage]:
     return [
         _damage(
-            None, printable(name), "stray", "does not belong beside the shards (img2dataset fails on it); move it away"
+            None, visible(name), "stray", "does not belong beside the shards (img2dataset fails on it); move it away"
         )
         for name in sorted(stamps)
         if name.endswith((".json", ".tar", ".parquet")) and shard_of(name) is None
@@ -297,7 +298,7 @@ def _strays(stamps: Iterable[str]) -> list[Damage]:
 
 def _damage(shard: int | None, member: str | None, kind: str, message: str) -> Damage:
     assert kind in KINDS
-    return Damage(shard=shard, member=member, kind=kind, message=printable(message)[:300])
+    return Damage(shard=shard, member=member, kind=kind, message=one_line(message, 300))
 
 
 _MEMBER_FIELDS = [

@@ -35,7 +35,7 @@ from shards.disk.data_set import is_data_set
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
 from shards.disk.pictures import DECODERS, FORMATS, picture_format
-from shards.disk.safe_text import clip
+from shards.disk.safe_text import clip, quoted
 from shards.disk.store import Store, local_root, open_for_reading, open_store
 from shards.disk.whole_folder import whole_folder
 from shards.labels.classes import Class
@@ -194,7 +194,7 @@ def _classes_of(sub_folders: Sequence[str], classes: Sequence[Class] | None, whe
     for folder in sub_folders:
         if folder not in known:
             raise ValueError(
-                f"{where}: found the class folder {clip(folder, 60)!r}, expected the WordNet id, name or number of one "
+                f"{where}: found the class folder {quoted(folder, 60)}, expected the WordNet id, name or number of one "
                 f"of the {len(classes)} classes given; rename it, or give the right list"
             )
     return known

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from shards.disk.layout import TAR, shard_of
 from shards.disk.record import Record, RecordError, read_record
-from shards.disk.safe_text import clip
+from shards.disk.safe_text import clip, quoted
 from shards.disk.store import open_for_reading
 from shards.labels.folders import fold_name
 from shards.labels.imagenet import is_wordnet_id
@@ -180,14 +180,14 @@ def _compare(sets: Sequence[_Names]) -> None:
                 before, where = name_of.setdefault(class_id, (name, one.one))
                 if fold_name(name) != fold_name(before):
                     raise ValueError(
-                        f"{one.one.place}: found class {class_id} under the name {clip(name, 60)!r}, and "
-                        f"{clip(before, 60)!r} in {where.place}, expected one name for an id; {advice}"
+                        f"{one.one.place}: found class {class_id} under the name {quoted(name, 60)}, and "
+                        f"{quoted(before, 60)} in {where.place}, expected one name for an id; {advice}"
                     )
         for folded, ids in sorted(one.ids.items()):
             known, where = ids_of.setdefault(folded, (ids, one.one))
             if not known & ids and not known | ids <= side_by_side.get(folded, set()):
                 raise ValueError(
-                    f"{one.one.place}: found the class {clip(folded, 60)!r} under the id {min(ids)}, and under "
+                    f"{one.one.place}: found the class {quoted(folded, 60)} under the id {min(ids)}, and under "
                     f"{min(known)} in {where.place}, expected one id for a name; {advice}"
                 )
             ids_of[folded] = (known | ids, where)
