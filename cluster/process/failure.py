@@ -3,28 +3,25 @@
 In: an exception. Out: its type, its message and the last places it passed through, bounded, on one line.
 """
 
-import re
 import sys
 import traceback
 
 from cluster.process.exit import WorkerBroken
 from cluster.process.memory import is_memory_error
-
-MAX_TEXT = 1500
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
+from shards.disk.safe_text import LONGEST_LINE, one_line
 
 
 def describe(error: BaseException) -> str:
     """``"ValueError: found 3, expected 4 (plan.py:12 < unit.py:88)"``, innermost place first."""
     frames = traceback.extract_tb(error.__traceback__)
     places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames[-4:]))
-    text = one_line(f"{type(error).__name__}: {error}")
+    text = error_line(error)
     return f"{text} ({places})" if places else text
 
 
-def one_line(text: str) -> str:
-    text = " ".join(ANSI.sub("", text).split())
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+def error_line(error: BaseException, limit: int = LONGEST_LINE) -> str:
+    """``"ValueError: found 3, expected 4"``, at most ``limit`` characters on one line."""
+    return one_line(f"{type(error).__name__}: {error}", limit)
 
 
 def is_broken(error: BaseException) -> bool:

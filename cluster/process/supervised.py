@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from cluster.process.failure import one_line
 from cluster.process.supervisor import end_with_parent
+from shards.disk.safe_text import one_line
 
 TEXT_BYTES = 65_536  # of output read at a time
 
@@ -48,11 +48,10 @@ def start_kept(
 def last_line(file: BinaryIO) -> str:
     """The last line with anything on it, without escapes and controls; "" if there is none."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - TEXT_BYTES))
-    lines = [printable_line(line) for line in file.read().split(b"\n")]
+    lines = [shown_line(line) for line in file.read().split(b"\n")]
     return next((line for line in reversed(lines) if line), "")
 
 
-def printable_line(line: bytes) -> str:
+def shown_line(line: bytes) -> str:
     """A line of a program's output as text that a terminal may show."""
-    text = one_line(line.decode("utf-8", "replace"))
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return one_line(line.decode("utf-8", "replace"))

@@ -36,10 +36,10 @@ from cluster.fan_out.ray_session import ClusterError, ray_session
 from cluster.fan_out.ray_worker import running_versions
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FOLLOWED
-from cluster.process.failure import one_line
 from cluster.process.stop_flag import StopFlag
-from cluster.process.supervised import TEXT_BYTES, last_line, printable_line, start_kept
+from cluster.process.supervised import TEXT_BYTES, last_line, shown_line, start_kept
 from shards.disk.home import home
+from shards.disk.safe_text import one_line
 
 START_S = 600.0  # for all ranks to have a place
 LOOK_S = 0.5
@@ -144,7 +144,7 @@ def run_ranks(
             try:
                 hands = _start(hosts, session.versions, arguments, spec, start_in, logs)
             except ray.exceptions.RayError as error:
-                raise ClusterError(f"cannot start the ranks ({one_line(str(error))[:300]})") from None
+                raise ClusterError(f"cannot start the ranks ({one_line(str(error), 300)})") from None
             nodes = len({hand.node for hand in hands})
             say(f"{_counted(spec.ranks, 'rank')} on {_counted(nodes, 'machine')}; each writes to {logs}")
             return _watch(hands, stop, say)
@@ -309,7 +309,7 @@ def _hear(hand: _Hand, told: bool, killed_at: float | None, say: Callable[[str],
             return RankEnd(hand.rank, None, f"no answer from its machine for {patience_s:g} s")
         look: Look = ray.get(hand.asked, timeout=CALL_S)
     except ray.exceptions.RayError as error:
-        return RankEnd(hand.rank, None, one_line(str(error))[:200])
+        return RankEnd(hand.rank, None, one_line(str(error), 200))
     hand.asked = None
     for line in look.lines:
         say(line)
@@ -388,7 +388,7 @@ class RankHost:
             whole += others
         if to_the_end:
             whole, self._half = [*whole, self._half], b""
-        return tuple(text for line in whole if (text := printable_line(line)))
+        return tuple(text for line in whole if (text := shown_line(line)))
 
     def send(self, number: int) -> None:
         assert self._child is not None, "send comes after start"

@@ -24,9 +24,10 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shards.disk.data_set import no_shards
 from shards.disk.layout import MEMBER_EXTENSIONS, META, SUCCESS, tar_name
 from shards.disk.record import Record
-from shards.disk.store import FolderStore, Store, no_shards
+from shards.disk.store import FolderStore, Store
 from shards.disk.tar import BLOCK, padding, trailer
 from shards.disk.whole_folder import whole_folder
 from shards.set.manifest import read_table, scan_records

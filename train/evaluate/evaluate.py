@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shards.disk.safe_text import quoted
 from shards.stream.index import load_index
 from train.evaluate.results import Result, Role, SweepPlace
 from train.session.data_check import Opened, refuse_shared
@@ -154,7 +155,7 @@ def read_label_map(path: Path) -> dict[int, tuple[int, ...]]:
     for key, value in data.items():
         outputs = value if isinstance(value, list) else [value]
         if not (key.isascii() and key.isdecimal()) or not all(type(output) is int for output in outputs):
-            raise ValueError(f"{advice}, found {ascii(key)[:40]}: {ascii(value)[:40]}")
+            raise ValueError(f"{advice}, found {quoted(key, 40)}: {quoted(value, 40)}")
         found[int(key)] = tuple(outputs)
     return found
 
@@ -410,7 +411,7 @@ class Validation:
         """The validation result in a line. Raises ValueError for a line of a test set, which must not choose."""
         if result.role != "validation":
             raise ValueError(
-                f"step {result.step}: found a result on the test set {ascii(result.set)[:60]}, expected validation; "
+                f"step {result.step}: found a result on the test set {quoted(result.set, 60)}, expected validation; "
                 "a checkpoint that was chosen by a test set has no test result"
             )
         return Validation(result.step, result.top1)
