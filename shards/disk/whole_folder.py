@@ -1,9 +1,9 @@
-"""A folder that appears whole or not at all.
+"""A folder that appears as a whole or not at all.
 
-In: the folder's final name. Out: a sibling to build it in; when the block ends well it takes the final name. On disk:
-the folder, and while it is built `.NAME.PID.new` beside it (same depth, so relative links stay true).
+In: the folder's final name. Out: a folder beside it to build it in, which gets the final name at the end. On disk: the
+folder, and while it is built `.NAME.PID.new` beside it (at the same depth, so relative links stay right).
 
-What is already there is only ever replaced when a file `mark` in it says that it is ours to replace.
+A folder that is already there is replaced only if it holds the file `mark`, which says that it may be replaced.
 """
 
 import contextlib

@@ -1,11 +1,11 @@
-"""Changes to a training picture that keep its class: crop, flip, RandAugment, TrivialAugment, jitter, erasing; pure.
+"""Augmentation of training pictures: crop, flip, RandAugment, TrivialAugment, jitter, erasing; pure.
 
 In: uint8 RGB arrays [H, W, 3], an `AugmentSpec` (from the recipe) and the sample's own `Draws`. Out: uint8 RGB
 arrays of the same size. On disk: nothing.
 
-The operations and their ranges carry torchvision's names and meaning (31 levels, 0..30; the higher the level, the
-stronger the change). Blends and geometry use OpenCV, whose rounding differs from Pillow's by at most two levels; what
-`tests/shards/stream/test_augment.py` measures is the contract.
+The operations and their ranges are torchvision's (31 levels, 0..30; a higher level is a stronger change). Blends and
+geometry use OpenCV, whose rounding differs from Pillow's by at most two levels of 255;
+`tests/shards/stream/test_augment.py` measures the differences.
 """
 
 import math
@@ -31,7 +31,7 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
 class AugmentSpec(BaseModel):
-    """How training pictures are changed, the same for all domains."""
+    """The `augment` part of a recipe; the same for all domains."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,8 +65,11 @@ class AugmentSpec(BaseModel):
 
 
 def crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], draws: Draws) -> Box:
-    """A random part of a picture: area uniform in `scale`, ratio uniform in its logarithm, ten tries; if none fits, the
-    largest centred part whose ratio is allowed. The law of torchvision's RandomResizedCrop."""
+    """A random part of a picture, as torchvision's RandomResizedCrop draws it.
+
+    The area is uniform in `scale`, the logarithm of the ratio is uniform. If none of ten tries fits into the picture,
+    the largest centred part with an allowed ratio.
+    """
     area = height * width
     log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
     for _ in range(_TRIES):
@@ -84,7 +87,7 @@ def crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[f
 
 
 def change(image: Image, spec: AugmentSpec, draws: Draws) -> Image:
-    """Policy, jitter and erasing on a picture that is cropped already. `image` itself may be changed or returned."""
+    """Policy, jitter and erasing on a cropped picture. May change `image` in place, or return it."""
     if spec.policy == "rand":
         for _ in range(spec.num_ops):
             name = RAND_NAMES[draws.below(len(RAND_NAMES))]
@@ -113,6 +116,7 @@ def shear_y(image: Image, slope: float, fill: Colour = _MEAN_COLOUR) -> Image:
 
 
 def translate(image: Image, down_px: int, right_px: int, fill: Colour = _MEAN_COLOUR) -> Image:
+    """Move the picture down and to the right; negative numbers move it up and to the left."""
     out = np.empty_like(image)
     out[:] = fill
     height, width = image.shape[:2]
@@ -179,7 +183,7 @@ def autocontrast(image: Image) -> Image:
 
 
 def equalize(image: Image) -> Image:
-    """Spread the values of each channel so that all are about equally often. As Pillow's `ImageOps.equalize`."""
+    """Spread the values of each channel so that all are about equally frequent, as Pillow's `ImageOps.equalize`."""
     tables = []
     for channel in range(3):
         counts = np.bincount(image[..., channel].ravel(), minlength=256)

@@ -1,4 +1,4 @@
-"""Bytes of a picture to pixels of a training or evaluation batch.
+"""Bytes of a picture into pixels of a training or evaluation batch.
 
 In: the bytes of a JPEG, PNG or WebP file (bytes or a view of them), the side of the result in pixels; for training an
 `AugmentSpec` and the sample's own `Draws`. Out: uint8 RGB [side, side, 3]. On disk: nothing.
@@ -29,14 +29,14 @@ _HALVINGS = (8, 4, 2)  # other scales of libjpeg-turbo (6/8, 7/8) cost more than
 
 
 class UnreadablePicture(ValueError):
-    """These bytes are no picture that can be decoded; one line says why."""
+    """The bytes cannot be decoded to a picture; the message is one line and says why."""
 
 
 def train_pixels(data: Data, size_px: int, spec: AugmentSpec, draws: Draws, out: Pixels) -> bool:
-    """Decode, crop, resize, flip, change; the result is written to `out` [size_px, size_px, 3].
+    """Decode, crop, resize, flip and augment; writes the result to `out` [size_px, size_px, 3].
 
-    Where the crop is at least twice the result on both sides, a JPEG is decoded at a half, quarter or eighth of its
-    size. Returns whether the fast decoder did it. Raises `UnreadablePicture`.
+    If both sides of the crop are at least twice those of the result, a JPEG is decoded at a half, a quarter or an
+    eighth of its size. Returns whether the fast decoder was used. Raises `UnreadablePicture`.
     """
     size = _size_for_fast_decoder(data)
     slow = None
@@ -81,9 +81,9 @@ def eval_pixels(data: Data, size_px: int, crop_pct: float) -> Pixels:
 def shrink(image: Pixels, size_px: int) -> Pixels:
     """Resize to [size_px, size_px, 3].
 
-    A side of twice the size or more is first averaged over whole pixels, then interpolated, so that no pixel is left
-    out. OpenCV's INTER_AREA at a broken factor would be a little nearer to Pillow's filter (375x500 to 224: mean
-    difference 1.1 instead of 3.0 levels on a noisy photograph) at 10 times the cost, as much as the decoding itself.
+    A side of twice the size or more is first averaged over whole pixels, then interpolated, so every pixel counts.
+    OpenCV's INTER_AREA at a factor that is no whole number is nearer to Pillow's filter (375x500 to 224: mean
+    difference 1.1 instead of 3.0 levels on a noisy photograph), but costs 10 times as much, as much as the decoding.
     """
     height, width = image.shape[:2]
     down, across = max(1, height // size_px), max(1, width // size_px)
@@ -111,7 +111,7 @@ def decode_with_pillow(data: Data) -> Pixels:
 
 
 def _size_for_fast_decoder(data: Data) -> tuple[int, int] | None:
-    """(height, width) of a JPEG; None if it is for Pillow. Raises `UnreadablePicture` above `MAX_PIXELS`."""
+    """(height, width) of a JPEG; None if Pillow must decode it. Raises `UnreadablePicture` above `MAX_PIXELS`."""
     if bytes(data[:2]) != b"\xff\xd8":
         return None
     try:
