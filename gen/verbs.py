@@ -74,7 +74,7 @@ def meanings(
     from gen.prompts.meanings import TABLE_COLUMNS, meaning_table, write_meanings
     from gen.prompts.write import meanings_only
     from gen.recipe import Recipe
-    from shards.disk.store import printable
+    from shards.disk.safe_text import visible
     from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, overrides or ())
@@ -84,7 +84,7 @@ def meanings(
         found = meanings_only(chosen, load_classes(chosen.classes.uncounted()), warn, stop)
     table = Table(*TABLE_COLUMNS)
     for row in meaning_table(found)[:show]:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     if out is not None:
         write_meanings(found, out)
@@ -114,7 +114,7 @@ def prompts(
     from gen.prompts.prompts import PromptTable
     from gen.prompts.write import PROMPTS, diversify, measure
     from gen.recipe import Recipe
-    from shards.disk.store import printable
+    from shards.disk.safe_text import visible
     from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, overrides or ())
@@ -126,7 +126,7 @@ def prompts(
         typer.echo(sentence)
     table = PromptTable.load(out / PROMPTS)
     for one in classes[:show]:
-        typer.echo(printable(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}"))
+        typer.echo(visible(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}"))
     if report:
         measured = measure(chosen, out / PROMPTS, warn)
         write_page(measured, out / "diversity.html")

@@ -1,6 +1,5 @@
 """The verbs of a data set that is there: verify, repair, show, export, status."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +10,6 @@ from cluster.console import Folder, bar, warn
 if TYPE_CHECKING:
     from shards.disk.store import Store
     from shards.views.census import Subset
-    from shards.views.image_folder import KnownClass
 
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
 
@@ -28,10 +26,13 @@ def verify(
     from cluster.process.exit import EXIT_INCOMPLETE
     from gen.output import asked_units, regenerate_images
     from shards.disk.amounts import counted, size_text
-    from shards.disk.store import no_shards, open_for_reading
+    from shards.disk.data_set import is_data_set, no_shards
+    from shards.disk.store import open_for_reading
     from shards.set.verify import verify as verify_all
 
     store = open_for_reading(folder)
+    if not is_data_set(store):
+        raise no_shards(store)
     with bar("verify") as advance:
         report = verify_all(store, advance, expected=asked_units(store))
     if not report.shards and not report.damages:
@@ -66,13 +67,13 @@ def repair(
     """
     from cluster.process.lease import Lease
     from shards.disk.amounts import counted
-    from shards.disk.layout import META, SHARD_PATTERN
-    from shards.disk.store import FolderStore, no_shards, open_for_reading, open_store
+    from shards.disk.data_set import is_data_set, no_shards
+    from shards.disk.store import FolderStore, open_for_reading, open_store
     from shards.set.repair import repair as repair_all
     from shards.set.verify import verify as verify_all
 
     there = open_for_reading(folder)
-    if not any(SHARD_PATTERN.fullmatch(name[:5]) for name in there.list()) and not there.list(f"{META}/"):
+    if not is_data_set(there):
         raise no_shards(there)  # before a folder that is no data set gets a _meta
     store = open_store(folder)
     lock_folder = store.root if isinstance(store, FolderStore) else None
@@ -136,6 +137,7 @@ def export(
     from cluster.process.exit import EXIT_INCOMPLETE
     from shards.disk.amounts import counted
     from shards.disk.store import open_for_reading
+    from shards.labels.classes import ClassSpec, load_classes
     from shards.views import export as exports
     from shards.views.image_folder import export_image_folder, import_image_folder
 
@@ -143,11 +145,8 @@ def export(
         if subset is not None or unlicensed != "refuse":
             raise ValueError("--subset and --unlicensed choose among the samples of a data set; not with --to shards")
         with bar("import") as advance:
-            table = None if classes is None else _known_classes(classes)
-            imagenet = partial(_known_classes, "imagenet-1k")
-            done = import_image_folder(
-                Path(folder), out, licence=licence, classes=table, imagenet=imagenet, progress=advance
-            )
+            known = None if classes is None else load_classes(ClassSpec(source=classes, per_class=1))
+            done = import_image_folder(Path(folder), out, licence=licence, classes=known, progress=advance)
         typer.echo(
             f"{counted(done.num_samples, 'image')} in {counted(done.num_shards, 'shard')} in {out}; "
             f"{done.num_failed:,} not readable"
@@ -208,12 +207,3 @@ def named_subset(store: "Store", name: str | None) -> "Subset | None":
     from shards.views.census import subset_of
 
     return subset_of(read_subset(store, name)[0])
-
-
-def _known_classes(source: str) -> "list[KnownClass]":
-    """The classes of a shipped name, a list or a data set, as an import matches folders with them."""
-    from shards.labels.classes import ClassSpec, load_classes
-    from shards.views.image_folder import KnownClass
-
-    found = load_classes(ClassSpec(source=source, per_class=1))
-    return [KnownClass(one.id, one.name, one.wordnet_id) for one in found]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
 from cluster.fan_out.work import JSON
+from shards.disk.safe_text import clip, redact
 
 Kind: TypeAlias = Literal[
     "run_started",
@@ -43,8 +44,6 @@ MAX_LINE = 16_000
 FOLD_AFTER = 5
 
 SECRET_NAME = re.compile(r"(?i)key|token|secret|passw|credential")
-URL_USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@'\"]+@")
-URL_QUERY = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?'\"]+\?)[^\s'\"#]+")
 NUMBERS = re.compile(r"\d+")
 
 
@@ -73,20 +72,10 @@ def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted(values, key=lambda value: (-len(value), value)))
 
 
-def redact(text: str, secrets: tuple[str, ...]) -> str:
-    """``text`` without the secrets, and without the user and the query of its URLs: presigned links hold keys."""
-    for secret in secrets:
-        text = text.replace(secret, "[secret]")
-    return URL_QUERY.sub(r"\1[query]", URL_USERINFO.sub(r"\1[user]@", text))
-
-
 def clean(value: JSON, secrets: tuple[str, ...]) -> JSON:
     """``value`` with every string in it redacted, and cut at ``MAX_MESSAGE`` characters."""
     if isinstance(value, str):
-        value = redact(value, secrets)
-        if len(value) > MAX_MESSAGE:
-            value = f"{value[:MAX_MESSAGE]}… ({len(value) - MAX_MESSAGE} more characters)"
-        return value.encode("utf-8", "backslashreplace").decode()
+        return clip(redact(value, secrets), MAX_MESSAGE).encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
         return {str(key): clean(item, secrets) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.fan_out.events import Event, Kind
+from shards.disk.safe_text import one_line
 
 PLAIN_EVERY_S = 10.0
 RATE_WINDOW_S = 60.0
@@ -75,8 +76,8 @@ class Progress:
         self._count(event)
         if event.kind in WORTH_A_LINE and event.message:
             where = "" if event.unit is None else f"unit {event.unit}: "
-            text = "".join(char if char.isprintable() else " " for char in f"{event.kind}: {where}{event.message}")
-            self._console.print(Text(text[:MAX_LINE]), highlight=False, soft_wrap=True)
+            text = one_line(f"{event.kind}: {where}{event.message}", MAX_LINE)
+            self._console.print(Text(text), highlight=False, soft_wrap=True)
         now = self._clock()
         self._remember(now)
         if self._live is None and now - self._said >= PLAIN_EVERY_S:

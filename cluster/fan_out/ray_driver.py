@@ -23,9 +23,10 @@ from cluster.fan_out.ray_session import Session
 from cluster.fan_out.ray_worker import Hello, Look, Outcome, RayWorker
 from cluster.fan_out.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
 from cluster.fan_out.work import FanOutSpec, MakeWorker
-from cluster.process.failure import describe, one_line
+from cluster.process.failure import describe
 from cluster.process.identity import ProcessId, kill_here, this_place
 from cluster.process.stop_flag import StopFlag
+from shards.disk.safe_text import one_line
 
 TURN_S = 0.1  # the longest wait of a turn, hence the reaction time to a signal
 LOOK_EVERY_S = 0.5

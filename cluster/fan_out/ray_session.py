@@ -29,9 +29,9 @@ import ray
 from cluster.fan_out.ray_worker import running_versions
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.environment import named_cluster
-from cluster.process.failure import one_line
 from cluster.process.identity import ProcessId, alive, this_place, this_process
 from shards.disk.home import home
+from shards.disk.safe_text import one_line
 
 OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB
 # what workers never need; .gitignore is honoured too

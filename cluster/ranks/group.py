@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cluster.process.exit import EXIT_FOLLOWED
-from cluster.process.failure import one_line
+from shards.disk.safe_text import one_line, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -157,7 +157,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
     if not (text.isascii() and text.isdecimal() and len(text) <= 18):
         raise ValueError(
-            f"environment: found {name}={ascii(text)[:40]}, expected a number; start with torchrun or srun"
+            f"environment: found {name}={quoted(text, 40)}, expected a number; start with torchrun or srun"
         )
     return int(text)
 
@@ -186,14 +186,14 @@ def host_names(nodelist: str) -> list[str]:
                 raise ValueError(f"SLURM_NODELIST: found more than {MAX_HOSTS} machines, expected at most that many")
         names += made
     if not names or any(not re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names) or _rebuilt_badly(nodelist):
-        raise ValueError(f"SLURM_NODELIST: found {ascii(nodelist)[:80]}, expected names such as node[001-004,7]")
+        raise ValueError(f"SLURM_NODELIST: found {quoted(nodelist, 80)}, expected names such as node[001-004,7]")
     return names
 
 
 def _range(part: str, nodelist: str) -> list[str]:
     first, dash, last = part.partition("-")
     if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-        raise ValueError(f"SLURM_NODELIST: found {ascii(nodelist)[:80]}, expected names such as node[001-004,7]")
+        raise ValueError(f"SLURM_NODELIST: found {quoted(nodelist, 80)}, expected names such as node[001-004,7]")
     if dash and int(last) - int(first) >= MAX_HOSTS:
         raise ValueError(f"SLURM_NODELIST: found more than {MAX_HOSTS} machines, expected at most that many")
     return [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
@@ -381,7 +381,7 @@ def _open_store(place: Place, limit_s: float, leads: bool) -> "dist.Store":
             store = dist.TCPStore(host, place.port, place.world, leads, limit, False)
     except (OSError, RuntimeError) as error:  # torch's own network errors are RuntimeErrors
         raise ValueError(
-            f"rank {place.rank}: found nobody at {host}:{place.port} ({one_line(str(error))[:120]}), expected rank 0 "
+            f"rank {place.rank}: found nobody at {host}:{place.port} ({one_line(str(error), 120)}), expected rank 0 "
             "there; start all ranks, or set MASTER_PORT to a free port"
         ) from None
     return dist.PrefixStore(f"sixfold/{place.restart}", store)

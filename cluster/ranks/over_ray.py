@@ -38,10 +38,11 @@ from cluster.fan_out.ray_session import ClusterError, ray_session
 from cluster.fan_out.ray_worker import running_versions
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FOLLOWED
-from cluster.process.failure import TEXT_BYTES, last_line, one_line, printable_line
+from cluster.process.failure import TEXT_BYTES, last_line, shown_line
 from cluster.process.stop_flag import StopFlag
 from cluster.process.supervisor import start_supervised
 from shards.disk.home import home
+from shards.disk.safe_text import one_line
 
 # Deadlines, in seconds
 START_S = 600.0  # until all ranks have a place
@@ -151,7 +152,7 @@ def run_ranks(
             try:
                 handles = _start(hosts, session.versions, arguments, spec, start_in, logs)
             except ray.exceptions.RayError as error:
-                raise ClusterError(f"cannot start the ranks ({one_line(str(error))[:300]})") from None
+                raise ClusterError(f"cannot start the ranks ({one_line(str(error), 300)})") from None
             nodes = len({handle.node for handle in handles})
             say(f"{_counted(spec.ranks, 'rank')} on {_counted(nodes, 'machine')}; each writes to {logs}")
             return _watch(handles, stop, say)
@@ -316,7 +317,7 @@ def _hear(handle: _Handle, told: bool, killed_at: float | None, say: Callable[[s
             return RankEnd(handle.rank, None, f"no answer from its machine for {patience_s:g} s")
         look: Look = ray.get(handle.asked, timeout=CALL_S)
     except ray.exceptions.RayError as error:
-        return RankEnd(handle.rank, None, one_line(str(error))[:200])
+        return RankEnd(handle.rank, None, one_line(str(error), 200))
     handle.asked = None
     for line in look.lines:
         say(line)
@@ -397,7 +398,7 @@ class RankHost:
             whole += others
         if to_the_end:
             whole, self._half = [*whole, self._half], b""
-        return tuple(text for line in whole if (text := printable_line(line)))
+        return tuple(text for line in whole if (text := shown_line(line)))
 
     def send(self, number: int) -> None:
         """Send a signal to the rank: SIGKILL to its whole group, any other through the supervisor."""

@@ -6,12 +6,10 @@ On disk: nothing.
 
 import unicodedata
 
-# Control, format and private characters, lone surrogates, unassigned code points, separators of lines.
-HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-JOINERS = frozenset("\u200c\u200d\u00ad")  # they shape words and emoji
+from shards.disk.safe_text import is_hidden
 
 
-def one_line(text: str, ends: str, max_chars: int) -> tuple[str | None, str]:
+def clean_line(text: str, ends: str, max_chars: int) -> tuple[str | None, str]:
     """The line and ""; or None and the reason: "empty", "hidden characters" or "too long".
 
     The line is in NFC, has single blanks between words, no character of `ends` at its ends, and at most `max_chars`.
@@ -21,7 +19,7 @@ def one_line(text: str, ends: str, max_chars: int) -> tuple[str | None, str]:
         line = line.replace(blank, " ")
     if not any(char.isalnum() for char in line):
         return None, "empty"
-    if any(unicodedata.category(char) in HIDDEN and char not in JOINERS for char in line):
+    if any(map(is_hidden, line)):
         return None, "hidden characters"
     line = " ".join(line.split()).strip(f"{ends} ")
     return (line, "") if len(line) <= max_chars else (None, "too long")

@@ -35,6 +35,7 @@ from gen.llm.answer import read_answer
 from gen.llm.cache import LlmCache
 from gen.llm.call import BadAnswer, Call, CallFailed, LanguageModel, LlmError
 from gen.llm.spec import LlmSpec
+from shards.disk.safe_text import quoted
 
 DRAIN_S = 3.0
 POLL_S = 0.1  # between two looks at the stop flag
@@ -153,7 +154,7 @@ def _check_asks(asks: Sequence[Ask]) -> None:
                 text.encode("utf-8")
             except UnicodeEncodeError:
                 raise ValueError(
-                    f"llm, ask for {ask.purpose}: found a lone surrogate in {ascii(text)[:60]}, expected Unicode text"
+                    f"llm, ask for {ask.purpose}: found a lone surrogate in {quoted(text, 60)}, expected Unicode text"
                 ) from None
         schema = _plain(ask.schema)
         name = fingerprint(schema)

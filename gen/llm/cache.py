@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gen.llm.call import LlmError
-from shards.disk.store import printable
+from shards.disk.safe_text import visible
 
 APPLICATION_ID = 0x73697836
 VERSION = 1
@@ -36,14 +36,14 @@ _TABLES = (
 
 def escaped_excerpt(text: str) -> str:
     """The beginning of a text of unknown origin, on one line of printable characters."""
-    return printable(text[:MAX_EXCERPT_CHARS])[:MAX_EXCERPT_CHARS]
+    return visible(text[:MAX_EXCERPT_CHARS])[:MAX_EXCERPT_CHARS]
 
 
 class LlmCache:
     """An open cache file; any thread may use it. Raises LlmError if the file is damaged or not one of ours."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        self._name = printable(str(path))
+        self._name = visible(str(path))
         self._clock = clock
         self._lock = threading.Lock()
         try:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
 from gen.llm.spec import LlmSpec
 from gen.model.folder import flat_digest, flat_model
-from shards.disk.store import printable
+from shards.disk.safe_text import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
             ),
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = printable(" ".join(str(error).split()))[:200]
+        reason = one_line(str(error), 200)
         raise LlmError(
             f"{folder}: found no causal language model that transformers can load ({reason}); download it again"
         ) from None
@@ -139,7 +139,7 @@ class LocalModel:
                 messages, add_generation_prompt=True, tokenize=True, return_dict=True
             )
         except (TemplateError, ValueError) as error:
-            reason = printable(" ".join(str(error).split()))[:200]
+            reason = one_line(str(error), 200)
             raise LlmError(
                 f"llm.model {self._spec.model}: found a chat template that fails ({reason}), expected one that takes a "
                 "user's message; use another model"

@@ -15,7 +15,7 @@ from typing import Any
 
 from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
 from gen.llm.spec import LlmSpec, check_base_url
-from shards.disk.store import printable
+from shards.disk.safe_text import one_line
 
 HOSTED = "https://api.openai.com/v1"
 NO_KEY = "none"  # sent to a server of one's own if no key is set
@@ -153,7 +153,7 @@ class OpenAiModel:
         excerpt = self._hide_key(_decoded(said[:MAX_ERROR_BYTES]))
         if status in WHAT_TO_DO:
             raise LlmError(
-                f"llm: found HTTP {status} from {self._place} ({printable(excerpt)[:120]}), expected an answer; "
+                f"llm: found HTTP {status} from {self._place} ({one_line(excerpt, 120)}), expected an answer; "
                 + WHAT_TO_DO[status].format(key_env=self._spec.key_env)
             )
         after = response.headers.get("retry-after", "")

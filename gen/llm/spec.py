@@ -9,6 +9,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shards.disk.safe_text import quoted
+
 
 class LlmSpec(BaseModel):
     """The `llm` part of a recipe."""
@@ -82,6 +84,6 @@ def check_base_url(url: str) -> SplitResult:
         )
     if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
         raise ValueError(
-            f"llm.base_url: found {ascii(url)[:120]}, expected an address such as http://127.0.0.1:8000/v1"
+            f"llm.base_url: found {quoted(url, 120)}, expected an address such as http://127.0.0.1:8000/v1"
         )
     return parts

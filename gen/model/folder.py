@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.disk.safe_text import quoted
+
 INDEX = "model_index.json"
 COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -150,7 +152,7 @@ def _local_flat_folder(what: str, model: str, index: str, homes: Sequence[Path])
     for home in homes:
         if (home / model / index).is_file():
             return (home / model).resolve()
-    name = f"{what}.model {ascii(model)[:120]}"
+    name = f"{what}.model {quoted(model, 120)}"
     if any((home / model).is_dir() for home in homes):
         raise ModelError(f"{name}: found a folder without {index}, expected a model in its library's own format")
     hint = f"for a model of the hub also give its commit, {what}.revision=<40 hex digits>"
@@ -163,12 +165,12 @@ def _local_flat_folder(what: str, model: str, index: str, homes: Sequence[Path])
 def _hub_folder(what: str, model: str, revision: str, index: str) -> Path:
     if not COMMIT_PATTERN.fullmatch(revision):
         raise ModelError(
-            f"{what}.model {ascii(model)[:120]}: found revision {ascii(revision)[:80]}, expected a commit of 40 hex "
+            f"{what}.model {quoted(model, 120)}: found revision {quoted(revision, 80)}, expected a commit of 40 hex "
             f"digits; branches move, so open the model's page, copy the commit and set {what}.revision to it"
         )
     if not HUB_ID_PATTERN.fullmatch(model):
         raise ModelError(
-            f"{what}.model {ascii(model)[:120]}: expected a hub id (owner/name) beside a revision; drop the revision"
+            f"{what}.model {quoted(model, 120)}: expected a hub id (owner/name) beside a revision; drop the revision"
         )
     from huggingface_hub import try_to_load_from_cache
 

@@ -14,7 +14,8 @@ from functools import cache
 from typing import Literal, get_args
 
 from shards.labels.classes import Class
-from shards.labels.sources import package_folder, read_lines, wordnet_lemmas
+from shards.labels.imagenet import package_folder, wordnet_lemmas
+from shards.labels.text_file import read_lines
 
 # building: also other structures and landscapes; plant: also fungi; instrument: only what makes music.
 Kind = Literal["animal", "vehicle", "food", "plant", "building", "instrument", "other"]

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from shards.labels.sources import package_folder, read_lines
+from shards.labels.imagenet import package_folder
+from shards.labels.text_file import read_lines
 
 MAX_GLOSS_WORDS = 16  # CLIP reads 77 tokens, and a prompt has more than the meaning
 

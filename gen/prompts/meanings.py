@@ -40,6 +40,7 @@ from gen.names.wordnet import WordNet, definition_of_id, open_wordnet, phrase, s
 from gen.prompts.real_images import Image, read_real
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import check_text
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_PHRASE_CHARS = 300  # a longer candidate is no phrase
@@ -223,7 +224,7 @@ def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], wher
     chosen: dict[int, str] = {}
     unknown: list[str] = []
     for key, text in given.items():
-        check_text(text, f"{where}.{ascii(key)[:60]}")
+        check_text(text, f"{where}.{quoted(key, 60)}")
         named = by_name.get(key, []) if isinstance(key, str) else []
         if len(named) > 1:
             raise ValueError(f"{where}: found {key!r}, which names the classes {named}, expected an id; use one")
@@ -238,7 +239,7 @@ def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], wher
     for name in unknown:
         near = get_close_matches(name, without, n=1, cutoff=0.75)
         if near:
-            raise ValueError(f"{where}: found {ascii(name)[:60]}, expected a class name; did you mean {near[0]!r}?")
+            raise ValueError(f"{where}: found {quoted(name, 60)}, expected a class name; did you mean {near[0]!r}?")
     return chosen
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gen.llm.answer_text import one_line
+from gen.llm.answer_text import clean_line
 from gen.llm.ask import Ask, Llm
 from gen.names.display_name import display_name, plain_words, says
 from gen.names.kind import kind_of
@@ -29,6 +29,7 @@ from gen.wording.caption_examples import Example, Mode, caption_pools
 from gen.wording.flagged_words import flagged_words, group_of
 from gen.wording.lexicon import PLACES, Lexicon
 from gen.wording.parts import Wording
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_CAPTION_CHARS = 400
@@ -167,7 +168,7 @@ def _wording(meaning: str | None, caption: str, others: Mapping[str, str]) -> Wo
 def _too_few(one: Class, found: int, count: int, dropped: Mapping[str, int], advice: str) -> ValueError:
     reasons = ", ".join(f"{times} {reason}" for reason, times in sorted(dropped.items())) or "none dropped"
     return ValueError(
-        f"captions of class {one.id} ({ascii(one.name)[:60]}): found {found} distinct ones ({reasons}), expected "
+        f"captions of class {one.id} ({quoted(one.name, 60)}): found {found} distinct ones ({reasons}), expected "
         f"{count}; {advice}"
     )
 
@@ -345,7 +346,7 @@ def clean_caption(value: Any) -> tuple[str | None, str]:
 def _clean(text: str, limit: int) -> tuple[str | None, str]:
     """The first line that is not blank, as `one_line` gives it."""
     lines = [line for line in LINE_ENDS.split(text) if line.strip()]
-    return one_line(lines[0] if lines else "", QUOTES, limit)
+    return clean_line(lines[0] if lines else "", QUOTES, limit)
 
 
 # without one

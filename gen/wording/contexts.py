@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.fan_out.work import JSON
-from gen.llm.answer_text import one_line
+from gen.llm.answer_text import clean_line
 from gen.llm.ask import Ask, Llm
 from gen.names.kind import Kind, kind_of
 from gen.wording.lexicon import MAX_WORD_CHARS, PLACES, Form, Lexicon
 from gen.wording.parts import Wording
 from gen.wording.templates import class_rng, draw_evenly, shuffled
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # N texts -> (N, D), unit rows
@@ -126,7 +127,7 @@ def _combine(one: Class, meaning: str | None, count: int, seed: int, lexicon: Le
             return list(by_text.values())
         if tried >= available:
             raise ValueError(
-                f"contexts of class {one.id} ({ascii(one.name)[:60]}): found {len(by_text)} distinct texts for the "
+                f"contexts of class {one.id} ({quoted(one.name, 60)}): found {len(by_text)} distinct texts for the "
                 f"kind {kind}, expected {count}; add words to the lexicon, or lower prompts.per_class"
             )
         tried = min(2 * tried, available)  # in a lexicon of one's own, different words may make the same text
@@ -218,7 +219,7 @@ def _ask_for(
         if not found:
             advice = "use another llm.model, or none with llm.provider=offline"
         raise ValueError(
-            f"contexts of class {one.id} ({ascii(one.name)[:60]}): found {len(found)} distinct ones after "
+            f"contexts of class {one.id} ({quoted(one.name, 60)}): found {len(found)} distinct ones after "
             f"{spec.rounds} rounds ({told}), expected {count}; {advice}"
         )
     return list(found.values())
@@ -304,7 +305,7 @@ def read_context(item: Mapping[str, JSON], lexicon: Lexicon) -> tuple[Wording | 
 
 def clean_phrase(text: str) -> tuple[str | None, str]:
     """A phrase of an answer as one line without outer punctuation, and ""; or None and the reason."""
-    phrase, reason = one_line(text, ",.;:", MAX_WORD_CHARS)
+    phrase, reason = clean_line(text, ",.;:", MAX_WORD_CHARS)
     if phrase is not None and len(phrase.split()) > MAX_WORDS:
         return None, "too long"
     return phrase, reason

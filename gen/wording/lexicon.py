@@ -16,6 +16,7 @@ from gen.names.kind import KINDS, Kind
 from gen.wording.parts import PARTS
 from gen.wording.templates import slots_of
 from shards.disk.home import home
+from shards.disk.safe_text import quoted
 
 Place = Literal["indoor", "outdoor", "any"]
 PLACES: tuple[Place, ...] = get_args(Place)
@@ -39,7 +40,7 @@ def _check_word(word: str) -> str:
 def _check_distinct(words: tuple[str, ...]) -> tuple[str, ...]:
     for index, word in enumerate(words):
         if word in words[:index]:
-            raise ValueError(f"{ascii(word)[:60]} stands twice; remove one")
+            raise ValueError(f"{quoted(word, 60)} stands twice; remove one")
     return words
 
 
@@ -64,11 +65,11 @@ class Form(BaseModel):
         unknown = set(self.parts) - set(DRAWN_PARTS)
         if unknown or not {"name", "background"} <= set(slots_of(self.photo)):
             raise ValueError(
-                f"found {ascii(self.photo)[:80]}, expected {{name}}, {{background}} and slots of: "
+                f"found {quoted(self.photo, 80)}, expected {{name}}, {{background}} and slots of: "
                 f"{', '.join(DRAWN_PARTS)}"
             )
         if set(slots_of(self.styled)) != {"name", "style", *self.parts}:
-            raise ValueError(f"found {ascii(self.styled)[:80]}, expected the slots of photo and {{style}}")
+            raise ValueError(f"found {quoted(self.styled, 80)}, expected the slots of photo and {{style}}")
         return self
 
 
@@ -114,7 +115,7 @@ class Lexicon(BaseModel):
     def _every_kind_has_words(self) -> "Lexicon":
         for part, groups in self.parts.items():
             if part not in DRAWN_PARTS:
-                raise ValueError(f"found the part {ascii(part)[:40]}, expected one of: {', '.join(DRAWN_PARTS)}")
+                raise ValueError(f"found the part {quoted(part, 40)}, expected one of: {', '.join(DRAWN_PARTS)}")
             if part in SKY_PARTS and any(group.place != "outdoor" for group in groups):
                 raise ValueError(f"found {part} that is not outdoor, expected place: outdoor")
         if len({form.photo for form in self.forms}) < len(self.forms):
@@ -129,5 +130,5 @@ def load_lexicon(name_or_path: str) -> Lexicon:
     """A shipped lexicon by its name, or one's own by its path. Raises ValueError if it is missing or has a mistake."""
     path = SHIPPED.get(name_or_path, Path(name_or_path).expanduser())
     if not path.is_file():
-        raise ValueError(f"{ascii(name_or_path)[:80]}: found no such lexicon, expected {', '.join(SHIPPED)} or a file")
+        raise ValueError(f"{quoted(name_or_path, 80)}: found no such lexicon, expected {', '.join(SHIPPED)} or a file")
     return load_recipe(path, Lexicon)

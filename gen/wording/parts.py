@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gen.wording.templates import fill
+from shards.disk.safe_text import quoted
 
 MAX_TEXT_BYTES = 8192
 
@@ -48,9 +49,9 @@ def check_text(text: str, where: str, may_be_empty: bool = False) -> str:
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError:
-        raise ValueError(f"{where}: found a lone surrogate in {ascii(text)[:60]}, expected Unicode text") from None
+        raise ValueError(f"{where}: found a lone surrogate in {quoted(text, 60)}, expected Unicode text") from None
     if "\0" in text:
-        raise ValueError(f"{where}: found a NUL character in {ascii(text)[:60]}, expected text without it")
+        raise ValueError(f"{where}: found a NUL character in {quoted(text, 60)}, expected text without it")
     if size > MAX_TEXT_BYTES:
         raise ValueError(f"{where}: found a text of {size} bytes, expected at most {MAX_TEXT_BYTES}; shorten it")
     return text

@@ -14,6 +14,7 @@ from typing import Literal
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import Wording
 from gen.wording.templates import class_rng, draw_evenly, shuffled
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 _PAIRS, _RING = 3_000_000, 3_000_001
@@ -34,7 +35,7 @@ def add_styles(
     The contexts come from `draw_contexts` with the same lexicon. Raises ValueError if there are fewer pairs, or if two
     of them make the same text.
     """
-    where = f"styles of class {one.id} ({ascii(one.name)[:60]})"
+    where = f"styles of class {one.id} ({quoted(one.name, 60)})"
     num_styles = len(lexicon.styles)
     if count > len(contexts) * num_styles:
         raise ValueError(
@@ -57,7 +58,7 @@ def add_styles(
         text = wording.text(meaning or one.name)
         if text in texts:
             raise ValueError(
-                f"{where}: found {ascii(text)[:80]} twice, expected distinct texts; change words or styles"
+                f"{where}: found {quoted(text, 80)} twice, expected distinct texts; change words or styles"
             )
         texts.add(text)
     return styled

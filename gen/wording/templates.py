@@ -20,6 +20,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TypeVar
 
+from shards.disk.safe_text import quoted
+
 _SLOT = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _KEY = struct.Struct(">3q")
 
@@ -35,7 +37,7 @@ def builtin_templates() -> tuple[str, ...]:
 def slots_of(template: str) -> tuple[str, ...]:
     """The names of a template's slots, in the order of their first use. Raises ValueError for any other brace."""
     if set("{}") & set(_SLOT.sub("", template)):
-        raise ValueError(f"template {ascii(template)[:80]}: found a stray brace, expected slots such as {{name}} only")
+        raise ValueError(f"template {quoted(template, 80)}: found a stray brace, expected slots such as {{name}} only")
     return tuple(dict.fromkeys(_SLOT.findall(template)))
 
 

@@ -23,7 +23,8 @@ SUCCESS = "success"
 DOMAINS = ("real", "synthetic", "retrieved", "edited")
 
 KEY_PATTERN = re.compile(r"[0-9]{9}")
-SHARD_PATTERN = re.compile(r"[0-9]{5}")
+TAR, TABLE, RECORD = ".tar", ".parquet", "_stats.json"  # how the names of a shard's files end
+_SHARD_FILE = re.compile(r"([0-9]{5})(\.tar|\.parquet|_stats\.json)")
 
 
 def shard_name(shard: int) -> str:
@@ -31,6 +32,12 @@ def shard_name(shard: int) -> str:
     if not 0 <= shard < MAX_SHARDS:
         raise ValueError(f"shard {shard}: found a number outside 0..{MAX_SHARDS - 1}; use larger shards")
     return f"{shard:05d}"
+
+
+def shard_of(name: str, ending: str | None = None) -> int | None:
+    """The shard whose file has this name, ``"00007.tar"`` -> 7; None for other names, or for another ending."""
+    found = _SHARD_FILE.fullmatch(name)
+    return int(found[1]) if found and ending in (None, found[2]) else None
 
 
 def sample_key(shard: int, row: int) -> str:
@@ -42,17 +49,17 @@ def sample_key(shard: int, row: int) -> str:
 
 def tar_name(shard: int) -> str:
     """``7`` -> ``"00007.tar"``."""
-    return f"{shard_name(shard)}.tar"
+    return f"{shard_name(shard)}{TAR}"
 
 
 def table_name(shard: int) -> str:
     """``7`` -> ``"00007.parquet"``."""
-    return f"{shard_name(shard)}.parquet"
+    return f"{shard_name(shard)}{TABLE}"
 
 
 def record_name(shard: int) -> str:
     """``7`` -> ``"00007_stats.json"``."""
-    return f"{shard_name(shard)}_stats.json"
+    return f"{shard_name(shard)}{RECORD}"
 
 
 # What a producer must say about every draw. img2dataset's columns keep img2dataset's names and meaning;

@@ -16,10 +16,8 @@ import errno
 import os
 import re
 import secrets
-import shlex
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +26,7 @@ import fsspec
 from shards.disk.file_calls import OS_DISK, Disk, link_once, unlink_if_there, write_all
 from shards.disk.layout import META, record_name
 from shards.disk.lock import try_lock
+from shards.disk.safe_text import one_line, redact, visible
 
 TMP = f"{META}/tmp"
 CLAIMS = f"{META}/claims"
@@ -36,9 +35,9 @@ EXCLUSIVE_CREATE = frozenset({"memory", "s3", "s3a"})
 _NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}){0,7}")
 _PUT_TRIES = 4
 _CHANGES_WITH_BYTES = ("ETag", "etag", "mtime", "LastModified", "created")  # of a listing; the first that is there
-_MAKE = "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")  # as `shards.views.image_folder` reads them
-_LOOK = 20  # folders, and files in each, that are looked at to tell what a place is
+HOW_TO_MAKE = (
+    "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
+)
 
 
 class Store(Protocol):
@@ -93,7 +92,7 @@ class FolderStore:
     def __init__(self, root: Path, single_writer: bool = False, disk: Disk = OS_DISK, read_only: bool = False) -> None:
         self.root = root
         self.read_only = read_only
-        self.url = printable(str(root))
+        self.url = visible(str(root))
         self.single_writer = single_writer
         self.disk = disk
 
@@ -280,7 +279,7 @@ class ObjectStore:
             self.fs.rm_file(self.path(name))
 
     def _clean(self, error: Exception | None) -> str:
-        return "the name was taken, then free again" if error is None else printable(redact(str(error)))
+        return "the name was taken, then free again" if error is None else one_line(redact(str(error)), 200)
 
 
 def local_root(url: str) -> Path | None:
@@ -305,7 +304,7 @@ def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> F
     protocol = _protocol_of(url)
     if protocol not in EXCLUSIVE_CREATE and not single_writer:
         raise ValueError(
-            f"{printable(redact(url))}: {protocol}:// has no exclusive create that was tested; write to a folder or to "
+            f"{visible(redact(url))}: {protocol}:// has no exclusive create that was tested; write to a folder or to "
             "s3://, or promise that one run writes there (`sixfold generate --single-writer`)"
         )
     objects = _open_objects(url, protocol, single_writer)
@@ -320,7 +319,7 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
     if root is not None:
         if not root.is_dir():
             found = "a file" if root.exists() else "no folder"
-            raise ValueError(f"{printable(str(root))}: found {found}, expected a data set; {_MAKE}")
+            raise ValueError(f"{visible(str(root))}: found {found}, expected a data set; {HOW_TO_MAKE}")
         return FolderStore(root, read_only=True)
     objects = _open_objects(url, _protocol_of(url), single_writer=False, read_only=True)
     try:
@@ -332,27 +331,6 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
     return objects
 
 
-def no_shards(store: Store) -> ValueError:
-    """The error for a place without shards; it says how to make shards of what is there."""
-    if isinstance(store, FolderStore) and _has_pictures(store.root):
-        folder = shlex.quote(store.url)
-        return ValueError(
-            f"{store.url}: found a folder of pictures, expected a data set of shards; make one with "
-            f"`sixfold export {folder} --to shards --out {folder}-shards`"
-        )
-    return ValueError(f"{store.url}: found no shards, expected a data set; {_MAKE}")
-
-
-def redact(text: str) -> str:
-    """`text` without the user info and the query of the addresses in it."""
-    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s'\"<>]+", lambda match: _redact_url(match.group()), text)
-
-
-def printable(text: str) -> str:
-    """`text` on one line: control characters and lone surrogates as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
-
-
 def checked_name(name: str) -> str:
     """`name`, if it is plain and relative. Raises ValueError otherwise: no such name may come from data."""
     if not _NAME.fullmatch(name):
@@ -360,28 +338,8 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _has_pictures(root: Path) -> bool:
-    """Whether one of the first sub-folders has a picture among its first files."""
-    folders = (path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
-    for folder in islice(folders, _LOOK):
-        with contextlib.suppress(OSError):  # lost+found
-            if any(file.suffix.lower() in _PICTURES for file in islice(folder.iterdir(), _LOOK)):
-                return True
-    return False
-
-
-def _redact_url(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    rest = re.split("[?#]", rest)[0]
-    user, _, place = rest.rpartition("@")
-    # a password may hold a slash; an '@' in a path without ':' before it is just a path
-    if ":" not in user and "/" in user:
-        return f"{scheme}://{rest}"
-    return f"{scheme}://{place}"
-
-
 def _protocol_of(url: str) -> str:
-    shown = printable(redact(url))[:200]
+    shown = visible(redact(url))[:200]
     if not url or url == "-" or url.startswith("pipe:") or "::" in url or any(c in url for c in "{}*\0\n\r"):
         raise ValueError(
             f"{shown or 'empty text'}: expected one folder or one address such as s3://bucket/name, no pipe, no pattern"
@@ -397,14 +355,16 @@ def _protocol_of(url: str) -> str:
 
 
 def _open_objects(url: str, protocol: str, single_writer: bool, read_only: bool = False) -> ObjectStore:
-    shown = printable(redact(url)).rstrip("/")
+    shown = visible(redact(url)).rstrip("/")
     try:
         # listings are never cached: another process may have published in between
         fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
-        raise ValueError(f"{shown}: {printable(str(error))}; install it with `uv pip install 'sixfold[s3]'`") from None
+        raise ValueError(
+            f"{shown}: {one_line(str(error), 200)}; install it with `uv pip install 'sixfold[s3]'`"
+        ) from None
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{shown}: cannot be opened ({printable(redact(str(error)))})") from None
+        raise ValueError(f"{shown}: cannot be opened ({one_line(redact(str(error)), 200)})") from None
     return ObjectStore(fs, root, shown, single_writer, read_only)
 
 
@@ -456,7 +416,7 @@ def _links_are_exclusive(store: FolderStore, one: Path, two: Path) -> bool:
 
 
 def _refused(store: ObjectStore, what: str, error: Exception) -> ValueError:
-    cause = printable(redact(str(error)))[:200] or type(error).__name__
+    cause = one_line(redact(str(error)), 200) or type(error).__name__
     return ValueError(f"{store.url}: cannot be {what} ({cause}); check the address and the credentials")
 
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.disk.layout import META, SHARD_PATTERN, TABLE_SCHEMA, record_name, table_name, tar_name
+from shards.disk.layout import META, RECORD, TABLE_SCHEMA, record_name, shard_of, table_name, tar_name
 from shards.disk.record import JSON, Record, RecordError, parse_record, read_record
-from shards.disk.store import Store, printable
+from shards.disk.safe_text import one_line
+from shards.disk.store import Store
 from shards.set.ledger import Line, read_ledger, write_ledger
 
 SUBSETS = f"{META}/subsets"
@@ -53,10 +54,9 @@ def scan(store: Store) -> Scan:
     records: dict[int, Record] = {}
     problems: dict[int, str] = {}
     for name in sorted(stamps):
-        shard_text, is_record = name[:5], name[5:] == "_stats.json"
-        if not (is_record and SHARD_PATTERN.fullmatch(shard_text)):
+        shard = shard_of(name, RECORD)
+        if shard is None:
             continue
-        shard = int(shard_text)
         try:
             line = remembered.get(name)
             if line is None or line.stamp != stamps[name]:
@@ -218,5 +218,5 @@ def parse_table(data: bytes, record: Record, where: str, columns: Sequence[str] 
         pa.ArrowException,
         OSError,
     ) as error:  # pyarrow answers bad pages with OSError; nothing is read from disk here
-        raise ValueError(f"{where}: no parquet file ({printable(str(error))[:100]})") from None
+        raise ValueError(f"{where}: no parquet file ({one_line(str(error), 100)})") from None
     raise ValueError(f"{where}: found other columns or another number of rows than its record; it is not one of ours")

@@ -21,16 +21,17 @@ import pyarrow as pa
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, read_source_type
 from shards.disk.layout import (
     MEMBER_EXTENSIONS,
-    SHARD_PATTERN,
     SUCCESS,
     TABLE_SCHEMA,
     record_name,
     shard_name,
+    shard_of,
     table_name,
     tar_name,
 )
 from shards.disk.record import Record, RecordError, read_record
-from shards.disk.store import Store, printable
+from shards.disk.safe_text import one_line, visible
+from shards.disk.store import Store
 from shards.disk.tar import header, padding, trailer
 from shards.set.manifest import parse_table
 from shards.set.writer import checked_row, members_of
@@ -55,7 +56,6 @@ KINDS = {
     "provenance": "a synthetic or edited image does not say so",
     "duplicate": "one sample (uid) occurs twice in the data set",
 }
-_SUFFIXES = (".tar", ".parquet", "_stats.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def verify(
     """
     stamps = store.stamps()
     damages = [*_strays(stamps)]
-    present = sorted({int(name[:5]) for name in stamps if _is_ours(name)})
+    present = sorted({shard for name in stamps if (shard := shard_of(name)) is not None})
     recorded = [shard for shard in present if record_name(shard) in stamps]
     for shard in present:
         if record_name(shard) not in stamps:
@@ -291,20 +291,16 @@ def _duplicates(uids: list[np.ndarray], owners: list[np.ndarray]) -> list[Damage
 def _strays(stamps: Iterable[str]) -> list[Damage]:
     return [
         _damage(
-            None, printable(name), "stray", "does not belong beside the shards (img2dataset fails on it); move it away"
+            None, visible(name), "stray", "does not belong beside the shards (img2dataset fails on it); move it away"
         )
         for name in sorted(stamps)
-        if name.endswith((".json", ".tar", ".parquet")) and not _is_ours(name)
+        if name.endswith((".json", ".tar", ".parquet")) and shard_of(name) is None
     ]
-
-
-def _is_ours(name: str) -> bool:
-    return bool(SHARD_PATTERN.fullmatch(name[:5])) and name.isascii() and name[5:] in _SUFFIXES
 
 
 def _damage(shard: int | None, member: str | None, kind: str, message: str) -> Damage:
     assert kind in KINDS
-    return Damage(shard=shard, member=member, kind=kind, message=printable(message)[:300])
+    return Damage(shard=shard, member=member, kind=kind, message=one_line(message, 300))
 
 
 _MEMBER_FIELDS = [

@@ -18,13 +18,13 @@ import numpy.typing as npt
 import simplejpeg
 
 from shards.disk.jpeg import MAX_PIXELS
+from shards.disk.pictures import DECODERS
 from shards.stream.augment import AugmentSpec, change, crop_box
 from shards.stream.keyed_random import Draws
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Data: TypeAlias = bytes | memoryview
 
-FORMATS = ("JPEG", "PNG", "WEBP")
 _HALVINGS = (8, 4, 2)  # other scales of libjpeg-turbo (6/8, 7/8) cost more than a full decode
 
 
@@ -100,7 +100,7 @@ def decode_with_pillow(data: Data) -> Pixels:
     from PIL import Image
 
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=DECODERS)
         width, height = picture.size
         _check_size(height, width)
         return np.asarray(picture.convert("RGB"))

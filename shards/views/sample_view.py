@@ -1,7 +1,7 @@
-"""One kept sample as a page of the gallery shows it: a small picture, its prompt, and every fact of its row.
+"""One accepted sample as a page of the gallery shows it: a small picture, its prompt, and the facts of its row.
 
-Comes in: a row of the table and its JPEG bytes. Goes out: a `Card` of plain texts; nothing in it is escaped yet.
-On disk: `thumbs/00012/000120034.jpg`, decoded and encoded anew, with the source type of the original.
+In: a row of the table and its JPEG bytes. Out: a `Card` of plain texts; the template escapes them. On disk:
+`thumbs/00012/000120034.jpg`, a small copy with the source type of the original.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from shards.views.census import SCORES, context_words
 
 SMALL_PX = 128  # an original this small is enlarged with crisp pixels
 LONGEST_TEXT = 1_200  # characters of a prompt on a page
-FACTS = {  # what the fold-out of a card lists, if the row has it
+FACTS = {  # label -> column: what the details of a card list, if the row has it
     "class": "class_name",
     "meaning": "meaning",
     "kind": "prompt_kind",
@@ -46,7 +46,7 @@ CARD_COLUMNS = [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS]
 
 @dataclass(frozen=True)
 class Card:
-    """One kept sample on a page; ``image`` is None when the picture cannot be shown, and ``problem`` says why."""
+    """A sample on a page. ``image`` is None if the picture cannot be shown, and ``problem`` then says why."""
 
     key: str
     alt: str
@@ -61,7 +61,7 @@ class Card:
 
 
 def make_card(folder: Path, thumb_px: int, shard: int, row: Mapping[str, Any], jpeg: bytes | str) -> Card:
-    """The card of a kept sample, its thumbnail written below ``folder``; a `str` says why there are no JPEG bytes."""
+    """The card of a sample; writes its thumbnail below ``folder``. ``jpeg`` as a `str` says why it cannot be read."""
     image, problem = None, ""
     width, height = row["width"] or thumb_px, row["height"] or thumb_px
     if isinstance(jpeg, str):
