@@ -160,6 +160,7 @@ def _message(error: Exception) -> str:
 
 
 def main() -> None:
+    """Run the command line: every error becomes one line on stderr and an exit code."""
     debug = "--debug" in sys.argv[1:]
     try:
         code = command_line()(standalone_mode=False, prog_name="sixfold")

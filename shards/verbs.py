@@ -187,6 +187,7 @@ def status(folder: Folder) -> None:
 
 
 def gallery_page(folder: str, out: Path | None = None, subset: str | None = None) -> Path:
+    """Write the gallery of a data set, by default below its `_meta`, and return its first page."""
     from shards.disk.layout import META
     from shards.disk.store import FolderStore, open_for_reading
     from shards.views.gallery import write_gallery
@@ -201,6 +202,7 @@ def gallery_page(folder: str, out: Path | None = None, subset: str | None = None
 
 
 def named_subset(store: "Store", name: str | None) -> "Subset | None":
+    """The samples of a stored subset; None, which stands for all of them, without a name."""
     if name is None:
         return None
     from shards.set.manifest import read_subset

@@ -99,16 +99,49 @@ def test_the_reference_page_is_what_the_command_line_says() -> None:
         assert f"\n## {verb}\n" in reference()
 
 
-def test_every_sixfold_command_and_every_link_of_the_readme_exists() -> None:
+PAGES = [
+    *(HOME / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LOG.md", "sandbox/MODEL_CARD.md")),
+    *sorted((HOME / "docs").glob("*.md")),
+]
+
+
+def test_every_sixfold_command_and_make_target_of_the_readme_exists() -> None:
     readme = (HOME / "README.md").read_text(encoding="utf-8")
     for verb in re.findall(r"^sixfold +(\w+)", readme, flags=re.MULTILINE):
         assert verb in VERBS
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake ([a-z-]+)", readme):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
-    for page in [HOME / "README.md", HOME / "CONTRIBUTING.md", *sorted((HOME / "docs").glob("*.md"))]:
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/TERMS.md"])
+def test_every_file_that_a_page_names_exists(name: str) -> None:
+    text = (HOME / name).read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:cluster|gen|retrieve|shards|train|sandbox|tests|docs|recipes)/[\w./-]+)`", text):
+        assert (HOME / path).exists(), path
+
+
+def test_the_tree_of_the_readme_names_every_room() -> None:
+    tree = (HOME / "README.md").read_text(encoding="utf-8").partition("## The rooms of the code")[2].split("```")[1]
+    named: set[str] = set()
+    package = ""
+    for line in tree.strip().splitlines():
+        name = line.split()[0].strip("/")
+        is_room = line.startswith(" ")  # below its package
+        package = package if is_room else name
+        named.add(f"{package}/{name}" if is_room else name)
+    there = {
+        path.parent.relative_to(HOME).as_posix()
+        for package in ("cluster", "gen", "retrieve", "shards", "train")
+        for path in (HOME / package).rglob("__init__.py")
+    }
+    assert there <= named, sorted(there - named)
 
 
 @pytest.mark.parametrize(

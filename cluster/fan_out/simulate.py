@@ -50,6 +50,8 @@ class Outcome:
 
 @dataclass
 class _Cluster:
+    """The simulated workers, and the agenda of what happens to them."""
+
     world: World
     schedule: Schedule
     rng: random.Random
@@ -61,9 +63,11 @@ class _Cluster:
     tickets: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def plan(self, when: float, what: str, worker: int = -1, attempt: str = "") -> None:
+        """Put something on the agenda; of two at the same time the one planned first happens first."""
         heapq.heappush(self.agenda, (when, next(self.tickets), what, worker, attempt))
 
     def slots(self) -> dict[str, int]:
+        """How many workers each living node can hold."""
         return {name: self.world.workers_per_node for name in self.nodes if name not in self.down}
 
 

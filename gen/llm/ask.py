@@ -184,6 +184,7 @@ class _Asking:
 
     @property
     def use(self) -> LlmUse:
+        """A copy of the counts so far."""
         with self._lock:
             counts = Counter(self._counts)
 
@@ -202,6 +203,7 @@ class _Asking:
         )
 
     def ask(self, asks: Sequence[Ask]) -> list[Answer]:
+        """Hand the questions to the loop and wait, looking at the stop flag every POLL_S."""
         _check_asks(asks)
         work = asyncio.run_coroutine_threadsafe(self._ask_all(list(asks)), self._loop)
         try:

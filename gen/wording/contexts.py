@@ -105,9 +105,11 @@ class _Family:
 
     @property
     def sizes(self) -> list[int]:
+        """How many words each slot has."""
         return [len(words) for words in self.choices.values()]
 
     def draw(self, count: int, rng: random.Random) -> Iterator[Wording]:
+        """`count` distinct contexts, with words used evenly."""
         for picks in draw_evenly(self.sizes, count, rng):
             words = {part: words[pick] for (part, words), pick in zip(self.choices.items(), picks, strict=True)}
             yield Wording(self.form.photo, words)

@@ -56,9 +56,11 @@ class _Family:
 
     @property
     def sizes(self) -> list[int]:
+        """How many templates there are, then how many words each slot has."""
         return [len(self.templates), *map(len, self.words)]
 
     def draw(self, count: int, rng: random.Random) -> Iterator[tuple[str, dict[str, str]]]:
+        """`count` distinct combinations, with templates and words used evenly."""
         for template, *picks in draw_evenly(self.sizes, count, rng):
             words = {slot: words[pick] for slot, words, pick in zip(self.slots, self.words, picks, strict=True)}
             yield self.templates[template], words

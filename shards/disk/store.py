@@ -104,6 +104,7 @@ class FolderStore:
         return self.path(name).read_bytes()
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
+        """One `pread`."""
         with self.path(name).open("rb") as file:
             return os.pread(file.fileno(), size, start)
 
@@ -114,6 +115,7 @@ class FolderStore:
         return self.path(name).exists()
 
     def list(self, prefix: str = "") -> list[str]:
+        """Names of files, sorted; a missing folder has none."""
         try:
             with os.scandir(self._folder(prefix)) as entries:
                 return sorted(prefix + entry.name for entry in entries if not entry.is_dir())
@@ -121,6 +123,7 @@ class FolderStore:
             return []
 
     def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Name -> (size, time of the last change and inode)."""
         stamps = {}
         try:
             with os.scandir(self._folder(prefix)) as entries:
@@ -134,12 +137,14 @@ class FolderStore:
         return stamps
 
     def write_exclusive(self, name: str, data: bytes) -> bool:
+        """Write a temporary, then `publish` it under the name."""
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._staged(name, data) as temp:
             return self.publish(temp, target)
 
     def replace(self, name: str, data: bytes) -> None:
+        """Write a temporary, rename it over the name, and sync the folder."""
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._staged(name, data) as temp:
@@ -215,10 +220,12 @@ class ObjectStore:
         return data
 
     def size(self, name: str) -> int:
+        """The size that the store gives now: nothing is cached."""
         self.fs.invalidate_cache()
         return int(self.fs.info(self.path(name))["size"])
 
     def exists(self, name: str) -> bool:
+        """What the store answers now: nothing is cached."""
         self.fs.invalidate_cache()
         return bool(self.fs.exists(self.path(name)))
 
@@ -226,6 +233,7 @@ class ObjectStore:
         return sorted(self.stamps(prefix))
 
     def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Name -> (size, ETag or time), by one listing."""
         folder = f"{self.root}/{checked_name(prefix.rstrip('/'))}" if prefix else self.root
         self.fs.invalidate_cache()
         try:
@@ -270,6 +278,7 @@ class ObjectStore:
         self.fs.pipe_file(self.path(name), data)
 
     def move(self, name: str, new_name: str) -> None:
+        """Copy, then delete: a crash in between leaves both names."""
         source, target = self.path(name), self.path(new_name)
         self.fs.cp_file(source, target)
         self.fs.rm_file(source)

@@ -1,6 +1,6 @@
 """Augmentation of training pictures: crop, flip, RandAugment, TrivialAugment, jitter, erasing; pure.
 
-In: uint8 RGB arrays [H, W, 3], an `AugmentSpec` (from the recipe) and the sample's own `Draws`. Out: uint8 RGB
+In: uint8 RGB arrays [H, W, 3], an `AugmentSpec` (from the recipe) and the sample's own `KeyedRandom`. Out: uint8 RGB
 arrays of the same size. On disk: nothing.
 
 The operations and their ranges are torchvision's (31 levels, 0..30; a higher level is a stronger change). Blends and
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shards.stream.keyed_random import Draws
+from shards.stream.keyed_random import KeyedRandom
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 Colour: TypeAlias = tuple[int, int, int]
@@ -64,7 +64,7 @@ class AugmentSpec(BaseModel):
         return self
 
 
-def crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], draws: Draws) -> Box:
+def crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: KeyedRandom) -> Box:
     """A random part of a picture, as torchvision's RandomResizedCrop draws it.
 
     The area is uniform in `scale`, the logarithm of the ratio is uniform. If none of ten tries fits into the picture,
@@ -73,11 +73,11 @@ def crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[f
     area = height * width
     log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
     for _ in range(_TRIES):
-        wanted = area * draws.uniform(*scale)
-        shape = math.exp(draws.uniform(*log_ratio))
+        wanted = area * rng.uniform(*scale)
+        shape = math.exp(rng.uniform(*log_ratio))
         wide, high = round(math.sqrt(wanted * shape)), round(math.sqrt(wanted / shape))
         if 0 < wide <= width and 0 < high <= height:
-            return draws.below(height - high + 1), draws.below(width - wide + 1), high, wide
+            return rng.below(height - high + 1), rng.below(width - wide + 1), high, wide
     wide, high = width, height
     if width < ratio[0] * height:
         high = max(1, round(width / ratio[0]))
@@ -86,22 +86,22 @@ def crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[f
     return (height - high) // 2, (width - wide) // 2, high, wide
 
 
-def change(image: Image, spec: AugmentSpec, draws: Draws) -> Image:
+def change(image: Image, spec: AugmentSpec, rng: KeyedRandom) -> Image:
     """Policy, jitter and erasing on a cropped picture. May change `image` in place, or return it."""
     if spec.policy == "rand":
         for _ in range(spec.num_ops):
-            name = RAND_NAMES[draws.below(len(RAND_NAMES))]
-            level = spec.magnitude + (spec.magnitude_std * draws.normal() if spec.magnitude_std else 0.0)
-            image = _act(image, RAND[name], min(max(level, 0.0), MAX_LEVEL), spec.fill, draws)
+            name = RAND_NAMES[rng.below(len(RAND_NAMES))]
+            level = spec.magnitude + (spec.magnitude_std * rng.normal() if spec.magnitude_std else 0.0)
+            image = _act(image, RAND[name], min(max(level, 0.0), MAX_LEVEL), spec.fill, rng)
     elif spec.policy == "trivial":
-        name = WIDE_NAMES[draws.below(len(WIDE_NAMES))]
-        image = _act(image, WIDE[name], float(draws.below(int(MAX_LEVEL) + 1)), spec.fill, draws)
+        name = WIDE_NAMES[rng.below(len(WIDE_NAMES))]
+        image = _act(image, WIDE[name], float(rng.below(int(MAX_LEVEL) + 1)), spec.fill, rng)
     if any(spec.jitter):
-        for number in draws.shuffled(range(3)):
-            factor = draws.uniform(1 - spec.jitter[number], 1 + spec.jitter[number])
+        for number in rng.shuffled(range(3)):
+            factor = rng.uniform(1 - spec.jitter[number], 1 + spec.jitter[number])
             image = (brightness, contrast, saturation)[number](image, factor)
-    if spec.erase and draws.uniform() < spec.erase:
-        image = _erase(image, spec.fill, draws)
+    if spec.erase and rng.uniform() < spec.erase:
+        image = _erase(image, spec.fill, rng)
     return image
 
 
@@ -240,20 +240,20 @@ RAND_NAMES = tuple(RAND)
 WIDE_NAMES = tuple(WIDE)
 
 
-def _act(image: Image, operation: Operation, level: float, fill: Colour, draws: Draws) -> Image:
-    sign = -1 if draws.below(2) else 1
+def _act(image: Image, operation: Operation, level: float, fill: Colour, rng: KeyedRandom) -> Image:
+    sign = -1 if rng.below(2) else 1
     return operation(image, level / MAX_LEVEL, sign, fill)
 
 
-def _erase(image: Image, fill: Colour, draws: Draws) -> Image:
+def _erase(image: Image, fill: Colour, rng: KeyedRandom) -> Image:
     """Source: Zhong et al. 2017, with torchvision's ranges: area 2 to 33 %, ratio 0.3 to 3.3."""
     height, width = image.shape[:2]
     for _ in range(_TRIES):
-        wanted = height * width * draws.uniform(0.02, 0.33)
-        shape = math.exp(draws.uniform(math.log(0.3), math.log(3.3)))
+        wanted = height * width * rng.uniform(0.02, 0.33)
+        shape = math.exp(rng.uniform(math.log(0.3), math.log(3.3)))
         high, wide = round(math.sqrt(wanted * shape)), round(math.sqrt(wanted / shape))
         if 0 < high < height and 0 < wide < width:
-            top, left = draws.below(height - high + 1), draws.below(width - wide + 1)
+            top, left = rng.below(height - high + 1), rng.below(width - wide + 1)
             image = image.copy()
             image[top : top + high, left : left + wide] = fill
             break

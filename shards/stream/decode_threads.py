@@ -65,7 +65,7 @@ class Job:
         return finished
 
 
-class Crew:
+class DecodeThreads:
     """`num_threads` threads that do jobs. With 0, the thread that waits for a job does it."""
 
     def __init__(self, num_threads: int) -> None:

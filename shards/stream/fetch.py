@@ -63,6 +63,7 @@ class _OpenTar:
         self._fd = fd
 
     def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on; fewer only at the end of the tar."""
         return os.pread(self._fd, size, offset)
 
     def __del__(self) -> None:
@@ -404,6 +405,7 @@ class _Threads:
         self._number = 0
 
     def submit(self, task: Callable[[], T]) -> "Future[T]":
+        """Do the task in one of the threads, after all earlier tasks."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -422,6 +424,7 @@ class _Threads:
         return future
 
     def close(self) -> None:
+        """End the threads, after the tasks that were submitted."""
         for _ in range(self._number):
             self._tasks.put(None)
 

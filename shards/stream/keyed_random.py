@@ -15,7 +15,7 @@ _GOLDEN = 0x9E37_79B9_7F4A_7C15
 _MAX_TRIES = 1000  # of a rejection sampler that accepts at least one in six: fails once in 10**79
 
 
-class Draws:
+class KeyedRandom:
     """A stream of random numbers; two streams with the same key give the same numbers. For one thread."""
 
     __slots__ = ("_state",)

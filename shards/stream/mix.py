@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from shards.stream.keyed_random import Draws
+from shards.stream.keyed_random import KeyedRandom
 
 _PURPOSE = 0x6D6978  # part of the key: other random numbers than those of the pixels
 
@@ -62,12 +62,12 @@ def plan_mix(
     partner: list[int] = []
     blends: list[Blend] = []
     for group in range(first_group, first_group + groups):
-        draws = Draws(seed, _PURPOSE, step, group)
-        shared = _draw_blend(spec, size_px, draws)
+        rng = KeyedRandom(seed, _PURPOSE, step, group)
+        shared = _draw_blend(spec, size_px, rng)
         for quota in quotas:
             slice_of_batch = range(len(partner), len(partner) + quota)
-            partner += draws.shuffled(slice_of_batch)
-            blends += [_draw_blend(spec, size_px, draws) if spec.per == "sample" else shared for _ in range(quota)]
+            partner += rng.shuffled(slice_of_batch)
+            blends += [_draw_blend(spec, size_px, rng) if spec.per == "sample" else shared for _ in range(quota)]
     return MixPlan(
         partner=np.array(partner, np.int64),
         share=np.array([share for share, _ in blends], np.float32),
@@ -87,24 +87,24 @@ def apply_mix(images: npt.NDArray[np.uint8], plan: MixPlan) -> npt.NDArray[np.fl
     return mixed
 
 
-def _draw_blend(spec: MixSpec, size_px: int, draws: Draws) -> Blend:
-    if draws.uniform() >= spec.chance:
+def _draw_blend(spec: MixSpec, size_px: int, rng: KeyedRandom) -> Blend:
+    if rng.uniform() >= spec.chance:
         return _PLAIN
     part = spec.cutmix_part if spec.mixup_alpha else 1.0
-    if spec.cutmix_alpha and draws.uniform() < part:
-        return _draw_box(draws.beta(spec.cutmix_alpha), size_px, draws)
+    if spec.cutmix_alpha and rng.uniform() < part:
+        return _draw_box(rng.beta(spec.cutmix_alpha), size_px, rng)
     if spec.mixup_alpha:
-        return draws.beta(spec.mixup_alpha), (0, 0, 0, 0)
+        return rng.beta(spec.mixup_alpha), (0, 0, 0, 0)
     return _PLAIN
 
 
-def _draw_box(share: float, size_px: int, draws: Draws) -> Blend:
+def _draw_box(share: float, size_px: int, rng: KeyedRandom) -> Blend:
     """A square with 1 - share of the area around a random pixel, cut off at the border, and the share that remains.
 
     Without a pixel in the box nothing is mixed. Source: Yun et al. 2019, algorithm 1.
     """
     half = int(size_px * math.sqrt(1 - share)) // 2
-    y, x = draws.below(size_px), draws.below(size_px)
+    y, x = rng.below(size_px), rng.below(size_px)
     top, bottom = max(0, y - half), min(size_px, y + half)
     left, right = max(0, x - half), min(size_px, x + half)
     area = (bottom - top) * (right - left)

@@ -1,7 +1,7 @@
 """Bytes of a picture into pixels of a training or evaluation batch.
 
 In: the bytes of a JPEG, PNG or WebP file (bytes or a view of them), the side of the result in pixels; for training an
-`AugmentSpec` and the sample's own `Draws`. Out: uint8 RGB [side, side, 3]. On disk: nothing.
+`AugmentSpec` and the sample's own `KeyedRandom`. Out: uint8 RGB [side, side, 3]. On disk: nothing.
 
 Training decodes with simplejpeg's fast settings and resizes with OpenCV. Evaluation decodes and resizes with Pillow, so
 that its pixels are exactly those of timm's evaluation transform. Files that simplejpeg refuses (CMYK, odd but readable
@@ -20,7 +20,7 @@ import simplejpeg
 from shards.disk.jpeg import MAX_PIXELS
 from shards.disk.pictures import DECODERS
 from shards.stream.augment import AugmentSpec, change, crop_box
-from shards.stream.keyed_random import Draws
+from shards.stream.keyed_random import KeyedRandom
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Data: TypeAlias = bytes | memoryview
@@ -32,7 +32,7 @@ class UnreadablePicture(ValueError):
     """The bytes cannot be decoded to a picture; the message is one line and says why."""
 
 
-def train_pixels(data: Data, size_px: int, spec: AugmentSpec, draws: Draws, out: Pixels) -> bool:
+def train_pixels(data: Data, size_px: int, spec: AugmentSpec, rng: KeyedRandom, out: Pixels) -> bool:
     """Decode, crop, resize, flip and augment; writes the result to `out` [size_px, size_px, 3].
 
     If both sides of the crop are at least twice those of the result, a JPEG is decoded at a half, a quarter or an
@@ -44,7 +44,7 @@ def train_pixels(data: Data, size_px: int, spec: AugmentSpec, draws: Draws, out:
         slow = decode_with_pillow(data)
         size = (slow.shape[0], slow.shape[1])
     height, width = size
-    top, left, high, wide = crop_box(height, width, spec.scale, spec.ratio, draws)
+    top, left, high, wide = crop_box(height, width, spec.scale, spec.ratio, rng)
     factor = next((part for part in _HALVINGS if min(high, wide) >= part * size_px), 1)
     fast = _decode_fast(data, height, width, factor) if slow is None else None
     if fast is not None:
@@ -53,9 +53,9 @@ def train_pixels(data: Data, size_px: int, spec: AugmentSpec, draws: Draws, out:
     else:
         image = decode_with_pillow(data) if slow is None else slow
     part = shrink(image[top : top + high, left : left + wide], size_px)
-    if draws.uniform() < spec.flip:
+    if rng.uniform() < spec.flip:
         part = _uint8(cv2.flip(part, 1))
-    out[:] = change(part, spec, draws)
+    out[:] = change(part, spec, rng)
     return fast is not None
 
 

@@ -32,10 +32,10 @@ from shards.disk.safe_text import clip, visible
 from shards.disk.store import Store, redact
 from shards.disk.whole_folder import whole_folder
 from shards.set.manifest import read_table, scan
-from shards.set.row_images import read_jpegs
+from shards.set.row_jpegs import read_jpegs
 from shards.views.census import Census, ClassCount, Subset, chosen_rows, take_census
 from shards.views.overview import label, overview
-from shards.views.sample_view import CARD_COLUMNS, make_card
+from shards.views.sample_view import VIEW_COLUMNS, sample_view
 
 TEMPLATES = Path(__file__).parent / "templates"
 MARK = ".gallery"
@@ -169,7 +169,7 @@ def _write_draws(
     page = 1
     for done, shard in enumerate(records):
         progress(done, len(records))
-        table = chosen_rows(read_table(store, {shard: records[shard]}, CARD_COLUMNS), shard, subset)
+        table = chosen_rows(read_table(store, {shard: records[shard]}, VIEW_COLUMNS), shard, subset)
         rows: list[Row] = table.to_pylist()
         _write_cards(site, store, shard, [row for row in rows if row["status"] == SUCCESS])
         waiting.extend(_rejected_row(row) for row in rows if row["status"] != SUCCESS)
@@ -201,7 +201,7 @@ def _write_cards(site: Site, store: Store, shard: int, rows: Sequence[Row]) -> N
     template = site.environment.get_template("card.html")
     cards: dict[str, list[str]] = {}
     for (row, page), jpeg in zip(wanted, read_jpegs(store, shard, [row for row, _ in wanted]), strict=True):
-        card = make_card(site.folder, site.thumb_px, shard, row, jpeg)
+        card = sample_view(site.folder, site.thumb_px, shard, row, jpeg)
         cards.setdefault(f"{row['class_id']}-{page}", []).append(template.render(card=card))
         mosaic = site.mosaics.setdefault(row["class_id"], [])
         if card.image and len(mosaic) < MOSAIC_IMAGES:

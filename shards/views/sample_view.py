@@ -1,6 +1,6 @@
 """One accepted sample as a page of the gallery shows it: a small picture, its prompt, and the facts of its row.
 
-In: a row of the table and its JPEG bytes. Out: a `Card` of plain texts; the template escapes them. On disk:
+In: a row of the table and its JPEG bytes. Out: a `SampleView` of plain texts; the template escapes them. On disk:
 `thumbs/00012/000120034.jpg`, a small copy with the source type of the original.
 """
 
@@ -15,7 +15,7 @@ from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source
 from shards.disk.layout import SAMPLE_SCHEMA, shard_name
 from shards.disk.safe_text import clip
 from shards.disk.store import redact
-from shards.set.row_images import JPEG_COLUMNS
+from shards.set.row_jpegs import JPEG_COLUMNS
 from shards.views.census import SCORES, context_words
 
 SMALL_PX = 128  # an original this small is enlarged with crisp pixels
@@ -41,11 +41,11 @@ FACTS = {  # label -> column: what the details of a card list, if the row has it
     "sha256": "sha256",
     "uid": "uid",
 }
-CARD_COLUMNS = [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS]
+VIEW_COLUMNS = [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS]
 
 
 @dataclass(frozen=True)
-class Card:
+class SampleView:
     """A sample on a page. ``image`` is None if the picture cannot be shown, and ``problem`` then says why."""
 
     key: str
@@ -60,7 +60,7 @@ class Card:
     facts: tuple[tuple[str, str], ...]
 
 
-def make_card(folder: Path, thumb_px: int, shard: int, row: Mapping[str, Any], jpeg: bytes | str) -> Card:
+def sample_view(folder: Path, thumb_px: int, shard: int, row: Mapping[str, Any], jpeg: bytes | str) -> SampleView:
     """The card of a sample; writes its thumbnail below ``folder``. ``jpeg`` as a `str` says why it cannot be read."""
     image, problem = None, ""
     width, height = row["width"] or thumb_px, row["height"] or thumb_px
@@ -77,7 +77,7 @@ def make_card(folder: Path, thumb_px: int, shard: int, row: Mapping[str, Any], j
     facts = [
         (label, clip(str(row[column]), LONGEST_TEXT)) for label, column in FACTS.items() if row[column] is not None
     ]
-    return Card(
+    return SampleView(
         key=row["key"],
         alt=f"{row['class_name']}: {clip(row['caption'], 200)}",
         caption=clip(row["caption"], LONGEST_TEXT),

@@ -31,7 +31,7 @@ from shards.disk.layout import SUCCESS
 from shards.disk.safe_text import clip, visible
 from shards.disk.store import local_root, open_for_reading, redact
 from shards.set.manifest import read_subset, read_table, scan
-from shards.set.row_images import JPEG_COLUMNS, read_jpegs
+from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.views.census import chosen_rows, subset_of
 from shards.views.gallery import NOTICES
 from shards.views.gallery import TEMPLATES as HOUSE_STYLE

@@ -39,6 +39,8 @@ MAX_CAUSE = 300
 
 
 class RunJob(BaseModel):
+    """One run of a sweep: its name, the digest of its recipe, its test sets."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
