@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shards.disk.lock import is_named, lock_within, remove_if_free, try_lock
+from shards.disk.replace import replace_file
 
 CHUNK_BYTES = 8 << 20
 CHECK_S = 86_400.0  # a copy that was hashed no longer ago is believed
@@ -128,10 +129,8 @@ class TarCache:
 
     def _mark(self, path: Path, stat: os.stat_result) -> None:
         """Note that these bytes of the copy have its hash. A full disk: then it is hashed once more."""
-        temp = path.with_suffix(f".{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
-            temp.write_text(json.dumps(_facts(stat)), "ascii")
-            os.replace(temp, path.with_suffix(".checked"))
+            replace_file(path.with_suffix(".checked"), json.dumps(_facts(stat)).encode("ascii"))
 
     def _make_room(self, fd: int, size: int, end: float, keep: frozenset[str]) -> None:
         """Remove what was unused for longest, abandoned parts included, until `size` more bytes fit; give the part `fd`
