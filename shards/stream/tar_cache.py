@@ -12,6 +12,7 @@ holds; it goes when room is needed or its tar is fetched.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from shards.disk.lock import is_named, lock_within, remove_if_free, try_lock
+from shards.disk.lock import is_named, locked, remove_if_free, try_lock
 from shards.disk.replace import replace_file
 
 CHUNK_BYTES = 8 << 20
@@ -165,13 +166,10 @@ class TarCache:
 
     @contextlib.contextmanager
     def _locked(self, end: float) -> Iterator[None]:
-        fd = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        try:
-            if not lock_within(fd, end, _POLL_S):
-                raise TimeoutError(f"{self.folder}/lock: held by another process")
+        with locked(self.folder / "lock", end - time.monotonic(), longest_pause_s=_POLL_S) as has_locks:
+            if not has_locks:
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), f"{self.folder}/lock")
             yield
-        finally:
-            os.close(fd)
 
     def _path(self, sha256: str) -> Path:
         return self.folder / f"{sha256}.tar"

@@ -43,11 +43,11 @@ from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import RecipeError, dump_recipe, fingerprint
 from cluster.recipes.mistake import first_mistake
 from shards.disk.amounts import counted, time_text
+from shards.disk.lock import folder_locked
 from shards.disk.replace import replace_file
 from shards.stream.index import load_index
 from train.evaluate.results import RESULTS, PointPlace, Result, SweepPlace, read_results, write_results
 from train.recipe import TrainRecipe, recipe_digest
-from train.session.folder_lock import folder_locked
 from train.sweep.worker import RunJob, SweepJob, make_sweep_worker
 
 LOCK = "sweep.lock"

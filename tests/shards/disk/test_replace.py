@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -24,9 +25,13 @@ def test_a_file_takes_its_name_with_all_its_bytes_on_the_disk(tmp_path: Path, mo
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     replace_file(path, b"old")
-    with pytest.raises(KeyError), whole_file(path) as file:
+
+    def half(file: BinaryIO) -> None:
         file.write(b"half")
         raise KeyError
+
+    with pytest.raises(KeyError), whole_file(path) as file:
+        half(file)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.json"]
 
