@@ -30,9 +30,11 @@ from gen.prompts.write import MEANINGS, PROMPTS, Say, diversify
 from gen.recipe import Recipe, identity, read_recipe
 from gen.sampler.sampler import Sampler
 from shards.disk.amounts import counted, size_text
+from shards.disk.data_set import no_shards
 from shards.disk.home import home
 from shards.disk.layout import META, SUCCESS, shard_name
-from shards.disk.store import FolderStore, ObjectStore, no_shards
+from shards.disk.safe_text import quoted
+from shards.disk.store import FolderStore, ObjectStore
 from shards.labels.classes import Class, load_classes
 from shards.set.manifest import scan, scan_records
 
@@ -219,7 +221,7 @@ def _class_change(store: Store, classes: Sequence[Class]) -> str:
     for one in classes:
         name = table.prompt(one.id, 0).class_name
         if name != one.name:
-            return f"classes: id {one.id} was {ascii(name)[:MAX_NAME]} before, {ascii(one.name)[:MAX_NAME]} now"
+            return f"classes: id {one.id} was {quoted(name, MAX_NAME)} before, {quoted(one.name, MAX_NAME)} now"
     return "classes: the same names with other counts or WordNet ids"
 
 

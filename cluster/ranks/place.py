@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from shards.disk.safe_text import quoted
+
 Launcher = Literal["plain", "torchrun", "srun"]
 
 LOOPBACK = "127.0.0.1"
@@ -26,7 +28,7 @@ _OF_A_RANK = re.compile(
 
 @dataclass(frozen=True)
 class Place:
-    """One process among `world`."""
+    """Which of `world` processes this one is, and where they meet."""
 
     launcher: Launcher
     rank: int
@@ -35,21 +37,22 @@ class Place:
     host: str  # where rank 0 is found
     port: int
     one_machine: bool
-    store_is_there: bool = False  # torchrun's agent runs it
-    restart: int = 0  # torchrun's: its store keeps what earlier lives left
+    store_is_there: bool = False  # torchrun's agent runs the store
+    restart: int = 0  # torchrun's count of restarts: its store still holds what earlier lives wrote
 
     @property
     def leads(self) -> bool:
-        """Whether the store lives and ends with this process."""
+        """Whether this process runs the store, which ends with it."""
         return self.rank == 0 and not self.store_is_there
 
     @property
     def meeting_host(self) -> str:
+        """The address of the store."""
         return LOOPBACK if self.one_machine and not self.store_is_there else self.host
 
 
 def find_place(environment: Mapping[str, str]) -> Place:
-    """Raises ValueError for an environment that is partial or contradicts itself."""
+    """This process's place by the environment. Raises ValueError if it is incomplete or contradicts itself."""
     torchrun = [name for name in _TORCHRUN if name in environment]
     in_step = "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1"
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(torchrun):
@@ -74,7 +77,7 @@ def find_place(environment: Mapping[str, str]) -> Place:
 
 
 def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """For a process that is started within a rank and is none itself: without what makes `find_place` think so."""
+    """The environment without the variables of a rank, for a process that a rank starts and that is no rank itself."""
     return {name: value for name, value in environment.items() if not _OF_A_RANK.fullmatch(name)}
 
 
@@ -125,7 +128,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
     if not (text.isascii() and text.isdecimal() and len(text) <= 18):
         raise ValueError(
-            f"environment: found {name}={ascii(text)[:40]}, expected a number; start with torchrun or srun"
+            f"environment: found {name}={quoted(text, 40)}, expected a number; start with torchrun or srun"
         )
     return int(text)
 
@@ -154,14 +157,14 @@ def host_names(nodelist: str) -> list[str]:
                 raise ValueError(f"SLURM_NODELIST: found more than {MAX_HOSTS} machines, expected at most that many")
         names += made
     if not names or any(not re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names) or _rebuilt_badly(nodelist):
-        raise ValueError(f"SLURM_NODELIST: found {ascii(nodelist)[:80]}, expected names such as node[001-004,7]")
+        raise ValueError(f"SLURM_NODELIST: found {quoted(nodelist, 80)}, expected names such as node[001-004,7]")
     return names
 
 
 def _range(part: str, nodelist: str) -> list[str]:
     first, dash, last = part.partition("-")
     if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-        raise ValueError(f"SLURM_NODELIST: found {ascii(nodelist)[:80]}, expected names such as node[001-004,7]")
+        raise ValueError(f"SLURM_NODELIST: found {quoted(nodelist, 80)}, expected names such as node[001-004,7]")
     if dash and int(last) - int(first) >= MAX_HOSTS:
         raise ValueError(f"SLURM_NODELIST: found more than {MAX_HOSTS} machines, expected at most that many")
     return [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
@@ -174,9 +177,9 @@ def _rebuilt_badly(nodelist: str) -> bool:
 
 
 def device_of(place: Place, environment: Mapping[str, str]) -> Any:
-    """The GPU of this rank, or the CPU where there is none.
+    """The GPU of this rank, or the CPU if there is none; makes the GPU torch's current one.
 
-    Where each process is shown one GPU only (`srun --gpus-per-task=1`, Ray), that is its own.
+    A process that sees one GPU only (`srun --gpus-per-task=1`, Ray) uses that one.
     """
     import torch
 
@@ -190,7 +193,7 @@ def device_of(place: Place, environment: Mapping[str, str]) -> Any:
 
 
 def gpu_number(place: Place, num_gpus: int, visible: str | None) -> int:
-    """Raises ValueError if there are fewer GPUs than ranks on this machine."""
+    """Which of the GPUs this rank uses. Raises ValueError if this machine has fewer GPUs than ranks."""
     if num_gpus == 1 and visible is not None:
         return 0
     if place.local_rank >= num_gpus:

@@ -8,7 +8,6 @@ What does not decide (threads, engine, how long something is kept) may change fr
 behind the file did not know yet is no difference while it stands at its default.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from cluster.recipes.load import Model, differences, dump_recipe, parse_recipe, with_defaults
+from shards.disk.replace import replace_file
 
 MAX_LISTED = 20  # differences in one message
 
@@ -40,9 +40,7 @@ class LocalFolder:
         return (self.path / name).read_bytes()
 
     def replace(self, name: str, data: bytes) -> None:
-        temp = self.path / f".{name}.{os.getpid()}.tmp"
-        temp.write_bytes(data)
-        os.replace(temp, self.path / name)
+        replace_file(self.path / name, data)
 
 
 def claim(

@@ -24,10 +24,10 @@ from cluster.ranks.group import Ranks
 from cluster.ranks.place import device_of
 from cluster.recipes.folder import LocalFolder, claim
 from shards.disk.file_calls import OS_DISK, Disk
+from shards.disk.lock import folder_locked
 from train.evaluate.data_check import open_domains
 from train.evaluate.results import RESULTS, Result, read_results
 from train.recipe import TrainRecipe, check_ranks, deciding, recipe_digest
-from train.session.folder_lock import folder_locked
 from train.session.logs import ReplacedLog, RunLog
 from train.session.outcome import TrainOutcome
 from train.session.session import Session

@@ -36,8 +36,9 @@ from cluster.process.stop_flag import StopFlag
 from cluster.recipes.folder import LocalFolder, claim
 from cluster.recipes.load import dump_recipe
 from shards.disk.amounts import counted, time_text
+from shards.disk.lock import folder_locked
+from shards.disk.replace import replace_file
 from train.evaluate.results import RESULTS
-from train.session.folder_lock import folder_locked
 from train.sweep.done import DataOf, Digests, finished, gather
 from train.sweep.plan import MakeSpec, Run, SweepSpec, plan_runs
 from train.sweep.worker import RunJob, SweepJob, make_sweep_worker
@@ -49,6 +50,8 @@ RECIPES = "recipes"
 
 @dataclass(frozen=True)
 class SweepOutcome:
+    """How a call of a sweep ended."""
+
     name: str
     titles: Sequence[str]  # of all runs, by number
     asked: int
@@ -59,9 +62,11 @@ class SweepOutcome:
 
     @property
     def exit_code(self) -> int:
+        """The code that `sixfold sweep` ends with."""
         return EXIT_COMPLETE if self.work is None else self.work.exit_code
 
     def sentence(self) -> str:
+        """The outcome for people; a second line says what is missing."""
         there = f"sweep {self.name}: {self.done} of {counted(self.asked, 'run')} done"
         if self.work is None:
             return f"{there}; nothing was left to train"
@@ -126,7 +131,8 @@ def _run(
             if stop.requested:
                 break
             make_data(MakeSpec.model_validate_json(make))
-        _write_recipes(runs, out)
+        for run in runs:
+            replace_file(out / RECIPES / f"{run.name}.yaml", dump_recipe(run.recipe).encode())
         after = data_of or DataOf()  # what was missing or short before may have been made
         for run in runs:
             finished(run, out, after)
@@ -174,13 +180,6 @@ def _needs(spec: SweepSpec, run: Run) -> tuple[MakeSpec, ...]:
 
 def _hashable(make: MakeSpec) -> str:
     return make.model_dump_json()
-
-
-def _write_recipes(runs: Sequence[Run], out: Path) -> None:
-    folder = out / RECIPES
-    folder.mkdir(parents=True, exist_ok=True)
-    for run in runs:
-        LocalFolder(folder).replace(f"{run.name}.yaml", dump_recipe(run.recipe).encode())
 
 
 def _threads_of(recipe: BaseModel) -> int:
