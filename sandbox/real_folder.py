@@ -9,7 +9,7 @@ from pathlib import Path
 from sandbox.sets import set_scenes
 from sandbox.world import CLASS_NAMES, render
 from shards.disk.jpeg import encode_jpeg
-from shards.disk.whole_folder import whole_folder
+from shards.disk.replace import whole_folder
 from shards.labels.folders import class_folder
 
 FOLDER = Path(__file__).parent / "real-train"

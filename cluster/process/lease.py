@@ -16,9 +16,7 @@ The lease only saves double work: two runs at once would still be correct, becau
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import socket
 import threading
 import time
@@ -28,6 +26,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from cluster.process.identity import ProcessId, alive, this_place, this_process
+from shards.disk.lock import locked
 
 LEASE = "_meta/lease.json"
 LOCK = "_meta/lease.lock"
@@ -92,7 +91,9 @@ class Holder:
 class Lease:
     """Held from ``take`` to ``release``; a context manager. ``lost`` turns true when a newer generation exists."""
 
-    def __init__(self, store: LeaseStore, holder: Holder, lock: int | None, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: LeaseStore, holder: Holder, lock: contextlib.ExitStack, on_lost: Callable[[str], None]
+    ) -> None:
         self._store, self._holder, self._lock, self._on_lost = store, holder, lock, on_lost
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -115,7 +116,7 @@ class Lease:
         over; give ``StopFlag.request``.
         """
         found = _read(store)
-        lock = _flock(lock_folder, found)
+        lock = _lock(lock_folder, found)
         try:
             if found is not None:
                 _refuse_if_alive(store, found, patience_s, sleep)
@@ -133,8 +134,7 @@ class Lease:
             store.replace(LEASE, me.to_json())
             return cls(store, me, lock, on_lost)
         except BaseException:  # whatever happens, a run that did not get the lease must not keep the lock
-            if lock is not None:
-                os.close(lock)
+            lock.close()
             raise
 
     @property
@@ -175,31 +175,24 @@ class Lease:
             newest = _read(self._store)
             if newest is None or newest.generation == self.generation:
                 self._store.replace(LEASE, dataclasses.replace(self._holder, released=True).to_json())
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()
 
 
 def _read(store: LeaseStore) -> Holder | None:
     return Holder.from_json(store.read_bytes(LEASE)) if store.exists(LEASE) else None
 
 
-def _flock(folder: Path | None, found: Holder | None) -> int | None:
-    """The open, locked file; None where there is no local folder or the file system has no locks."""
-    if folder is None:
-        return None
-    path = folder / LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise _held(found) from None
-    except OSError:  # no locks on this mount: the process and the heartbeat decide
-        os.close(descriptor)
-        return None
-    return descriptor
+def _lock(folder: Path | None, found: Holder | None) -> contextlib.ExitStack:
+    """Holds the lock; nothing where there is no local folder. Where the file system has no locks the process and the
+    heartbeat decide."""
+    held = contextlib.ExitStack()
+    if folder is not None:
+        (folder / LOCK).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.enter_context(locked(folder / LOCK))
+        except TimeoutError:
+            raise _held(found) from None
+    return held
 
 
 def _refuse_if_alive(

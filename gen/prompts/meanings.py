@@ -18,7 +18,6 @@ vectors of the class's real images; the earlier one wins a tie, and its margin i
 """
 
 import json
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -40,6 +39,7 @@ from gen.names.wordnet import WordNet, definition_of_id, open_wordnet, phrase, s
 from gen.prompts.real_images import Image, read_real
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import check_text
+from shards.disk.replace import replace_file
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
@@ -436,15 +436,7 @@ def _plain(meaning: Meaning) -> dict[str, object]:
 
 def write_meanings(meanings: Sequence[Meaning], path: Path) -> None:
     """Write meanings.jsonl, all of it or nothing."""
-    temp = path.with_name(path.name + ".tmp")
-    try:
-        with temp.open("wb") as file:
-            file.write(dump_meanings(meanings))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
+    replace_file(path, dump_meanings(meanings))
 
 
 def read_meanings(path: Path) -> list[Meaning]:

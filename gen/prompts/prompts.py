@@ -10,7 +10,6 @@ slot takes a word. No text occurs twice in a class, and its first prompts are al
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -34,6 +33,7 @@ from gen.wording.lexicon import Lexicon
 from gen.wording.parts import PARTS, Wording, check_text
 from gen.wording.styles import add_styles, mix
 from gen.wording.templates import Wordings, builtin_templates, slots_of
+from shards.disk.replace import whole_file
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
@@ -282,16 +282,8 @@ def write_prompts(
     `meanings` is class id -> phrase; `on_class` hears of every class that is drawn. Raises ValueError in one line that
     names the classes without enough prompts, after all others were tried.
     """
-    temp = path.with_name(path.name + ".tmp")
-    try:
-        with temp.open("wb") as file:
-            dropped = _write_table(classes, meanings, spec, seed, sources, file, on_class)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
-    return dropped
+    with whole_file(path) as file:
+        return _write_table(classes, meanings, spec, seed, sources, file, on_class)
 
 
 def _write_table(

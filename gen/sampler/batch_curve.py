@@ -15,7 +15,6 @@ time was over while doubling still gained, and one that a full memory ended whil
 import contextlib
 import importlib.metadata
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +24,10 @@ from pathlib import Path
 from cluster.fan_out.work import JSON
 from cluster.process.memory import free_memory, is_memory_error
 from cluster.recipes.load import fingerprint
-from gen.sampler.machine_cache import locked
 from gen.sampler.sampler import CACHED_TEXT_BYTES, Request, Sampler
 from gen.sampler.spec import SamplerSpec, sampler_digest, sampler_json
+from shards.disk.lock import locked
+from shards.disk.replace import replace_file
 
 SIZES = {"cuda": (1, 2, 4, 8, 16, 32, 64), "cpu": (1, 2, 4, 8, 16, 32)}
 BUDGET_S = {"cuda": 240.0, "cpu": 120.0}  # for the timed calls of a whole curve
@@ -168,13 +168,8 @@ def _forget_model(spec: SamplerSpec) -> None:
 
 
 def _keep(place: Path, found: Mapping[str, JSON]) -> None:
-    temp = place.with_suffix(f".{os.getpid()}.tmp")
     with contextlib.suppress(OSError):  # a full disk costs the next run a measurement, not this one its batch
-        try:
-            temp.write_text(json.dumps(found, indent=1) + "\n")
-            os.replace(temp, place)
-        finally:
-            temp.unlink(missing_ok=True)
+        replace_file(place, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def _kept(place: Path, key: Mapping[str, str]) -> dict[str, JSON] | None:

@@ -23,7 +23,6 @@ import json
 import mmap
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ import pyarrow.compute as pc
 
 from shards.disk.data_set import is_data_set
 from shards.disk.layout import MAX_ROWS_PER_SHARD, META, SUCCESS, TAR, shard_name, shard_of, tar_name
-from shards.disk.lock import lock_within, open_to_lock, try_lock
+from shards.disk.lock import locked, open_to_lock, try_lock
 from shards.disk.record import Record
 from shards.disk.store import FolderStore, Store, open_for_reading
 from shards.set.manifest import iter_tables, read_subset, read_table, scan_records
@@ -412,12 +411,14 @@ def _one_builder(places: Sequence[Path]) -> Iterator[None]:
     there are no locks, each builds for itself: the results are equal."""
     with contextlib.ExitStack() as held:
         for place in places:
-            with contextlib.suppress(OSError):
+            try:
                 place.mkdir(parents=True, exist_ok=True)
-                fd = os.open(place / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-                held.callback(os.close, fd)
-                lock_within(fd, time.monotonic() + BUILD_S)
+                if held.enter_context(locked(place / "lock", BUILD_S)):
+                    break
+            except TimeoutError:
                 break
+            except OSError:
+                continue
         yield
 
 

@@ -13,6 +13,7 @@ without a lock, which is removed when room is needed or when its tar is fetched.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -20,7 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from shards.disk.lock import is_named, lock_within, remove_if_free, try_lock
+from shards.disk.lock import is_named, locked, remove_if_free, try_lock
+from shards.disk.replace import replace_file
 
 CHUNK_BYTES = 8 << 20
 CHECK_S = 86_400.0  # a copy that was hashed within this time is not hashed again
@@ -130,10 +132,8 @@ class TarCache:
 
     def _mark(self, path: Path, stat: os.stat_result) -> None:
         """Note that the copy has been hashed. On a full disk nothing is noted, and it will be hashed again."""
-        temp = path.with_suffix(f".{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
-            temp.write_text(json.dumps(_facts(stat)), "ascii")
-            os.replace(temp, path.with_suffix(".checked"))
+            replace_file(path.with_suffix(".checked"), json.dumps(_facts(stat)).encode("ascii"))
 
     def _make_room(self, fd: int, size: int, end: float, keep: frozenset[str]) -> None:
         """Remove the files that were not used for longest, abandoned parts included, until `size` more bytes fit. Then
@@ -168,13 +168,10 @@ class TarCache:
 
     @contextlib.contextmanager
     def _locked(self, end: float) -> Iterator[None]:
-        fd = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        try:
-            if not lock_within(fd, end, _POLL_S):
-                raise TimeoutError(f"{self.folder}/lock: held by another process")
+        with locked(self.folder / "lock", end - time.monotonic(), longest_pause_s=_POLL_S) as has_locks:
+            if not has_locks:
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), f"{self.folder}/lock")
             yield
-        finally:
-            os.close(fd)
 
     def _path(self, sha256: str) -> Path:
         return self.folder / f"{sha256}.tar"

@@ -27,9 +27,9 @@ import pyarrow.compute as pc
 from shards.disk.data_set import no_shards
 from shards.disk.layout import MEMBER_EXTENSIONS, META, SUCCESS, tar_name
 from shards.disk.record import Record
+from shards.disk.replace import whole_folder
 from shards.disk.store import FolderStore, Store
 from shards.disk.tar import BLOCK, padding, trailer
-from shards.disk.whole_folder import whole_folder
 from shards.set.manifest import read_table, scan_records
 from shards.views.census import Census, Subset, chosen_rows, take_census
 from shards.views.dataset_card import dataset_card

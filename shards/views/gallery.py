@@ -28,9 +28,9 @@ from markupsafe import Markup
 from shards.disk.data_set import no_shards
 from shards.disk.layout import SUCCESS
 from shards.disk.record import Record
+from shards.disk.replace import whole_folder
 from shards.disk.safe_text import clip, visible
 from shards.disk.store import Store, redact
-from shards.disk.whole_folder import whole_folder
 from shards.set.manifest import read_table, scan
 from shards.set.row_jpegs import read_jpegs
 from shards.views.census import Census, ClassCount, Subset, chosen_rows, take_census

@@ -5,7 +5,6 @@ In: `Result`s of evaluations. Out: `Result`s read back, and a line about each th
 line that was cut short by a power loss is reported and skipped; the next line begins after it.
 """
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.recipes.load import canonical_json
+from shards.disk.replace import replace_file, sync_folder
 from shards.disk.safe_text import clip
 
 RESULTS = "results.jsonl"
@@ -123,26 +123,12 @@ def append_results(path: Path, results: Sequence[Result]) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Replace a file as a whole: the results that a sweep gathers from its runs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temp.open("wb") as file:
-            file.writelines(result_line(result) for result in results)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
+    replace_file(path, b"".join(map(result_line, results)))
 
 
 def read_results(path: Path) -> Found:

@@ -10,11 +10,9 @@ embedded pictures, every text escaped. It shows no date, so the same results giv
 """
 
 import base64
-import contextlib
 import hashlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +26,7 @@ from markupsafe import Markup
 
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SUCCESS
+from shards.disk.replace import replace_file
 from shards.disk.safe_text import clip, visible
 from shards.disk.store import local_root, open_for_reading, redact
 from shards.set.manifest import read_subset, read_table, scan
@@ -137,16 +136,10 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         "notices": [NOTICES[domain] for domain in NOTICES if domain in {source[0] for source in about}],
     }
     page = _environment().get_template("report.html").render(values)
-    temp = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temp.write_text(page, encoding="utf-8")
-        os.replace(temp, out)
+        replace_file(out, page.encode())
     except OSError as error:
         raise ValueError(f"{out}: cannot be written ({error.strerror}); give another file for the page") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temp.unlink()
     return out
 
 
