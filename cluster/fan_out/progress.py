@@ -1,7 +1,7 @@
-"""A run as people see it.
+"""What a person sees of a run while it works.
 
-In: events, as they happen. Out: on a terminal two live lines with the warnings above them; elsewhere (a batch job's
-log) a plain line every ten seconds. On disk: nothing.
+In: events, as they happen. Out: on a terminal two live lines, with warnings above them; elsewhere (a batch job's log)
+a plain line every ten seconds. On disk: nothing.
 """
 
 import sys
@@ -49,9 +49,9 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Give it as (part of) ``on_event``; a context manager.
+    """Shows each event it is called with. A context manager; give it as (part of) ``on_event``.
 
-    ``num_units`` and ``num_images`` are what this life has to do; what earlier lives did is not counted.
+    ``num_units`` and ``num_images`` are what this life has to do, without what earlier lives have done.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class Progress:
 
     @property
     def images(self) -> int:
+        """Images made so far in this life, those of unfinished units included."""
         return self._settled_images + sum(done for done, _ in list(self._flying.values()))
 
     def _remember(self, now: float) -> None:
@@ -120,7 +121,7 @@ class Progress:
             self._history.popleft()
 
     def images_per_s(self) -> float:
-        """Over the last minute."""
+        """The rate over the last minute; 0 in the first second."""
         now = self._clock()
         since, images = self._history[0] if self._history else (self._started, 0)
         return max(0.0, (self.images - images) / (now - since)) if now - since >= 1.0 else 0.0

@@ -53,7 +53,6 @@ CONDITIONS: dict[str, list[str]] = {
         "sampler.reuse_every=2",
         "sampler.guidance_interval=[0.0, 0.5]",
     ],
-    "half of the tokens merged": ["sampler.merge_tokens=0.5"],
     "8 steps": ["sampler.steps=8"],
     "6 steps": ["sampler.steps=6"],
 }

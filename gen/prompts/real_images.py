@@ -40,7 +40,7 @@ from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
 from shards.labels.folders import class_folder, class_folders_in, match_folders, own_classes
 from shards.set.manifest import iter_tables, read_member, read_subset, scan_records
-from shards.set.row_images import JPEG_COLUMNS
+from shards.set.row_jpegs import JPEG_COLUMNS
 
 MAX_FILE_BYTES = 1 << 28
 MAX_SIDE_RATIO = 32  # a strip of 1 x 60,000 px is no picture of anything, and preprocessing would blow it up

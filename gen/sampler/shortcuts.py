@@ -138,6 +138,7 @@ def set_decoder(pipeline: Any, folder: Path, dtype: torch.dtype) -> None:
 
 
 def require_torchao(how: str) -> None:
+    """Raise ModelError if torchao is not installed; `how` is the recipe's way to quantise."""
     if find_spec("torchao") is None:
         raise ModelError(
             f"quantise {how}: torchao is not installed; `pip install -e .[gpu]`, or set sampler.quantise=null"

@@ -1,7 +1,7 @@
-"""The lexicon: words for the parts of a prompt, by kind of class and place, and the forms they are put into.
+"""The lexicon: words for the parts of a prompt, by kind of class and place, and the forms that they fill.
 
-In: "general", "sandbox" or the path of a file of the same form. Out: a `Lexicon`. On disk: gen/wording/lexicon.yaml and
-sandbox/lexicon.yaml, data only; the comment at the top of the first says how such a file is read.
+In: "general", "sandbox" or the path of a file of one's own. Out: a `Lexicon`. On disk: gen/wording/lexicon.yaml, whose
+first comment explains the format, and sandbox/lexicon.yaml.
 """
 
 import unicodedata
@@ -20,9 +20,9 @@ from shards.disk.safe_text import quoted
 
 Place = Literal["indoor", "outdoor", "any"]
 PLACES: tuple[Place, ...] = get_args(Place)
-# Parts that the lexicon draws words for; relation and style have lists of their own, captions are whole sentences.
+# Parts that have groups of words; relation and style have lists of their own, captions are whole sentences.
 DRAWN_PARTS = tuple(part for part in PARTS if part not in ("relation", "caption", "style"))
-# Nothing of this can be seen indoors, and no light of sun or moon may speak against it.
+# Parts that cannot be seen indoors; a form with one of them has no light that speaks of sun or moon.
 SKY_PARTS = ("weather", "time")
 MAX_WORD_CHARS = 120
 
@@ -48,7 +48,7 @@ Words = Annotated[tuple[Annotated[str, AfterValidator(_check_word)], ...], After
 
 
 class Form(BaseModel):
-    """How a context becomes a text, without a style and with one."""
+    """Two texts with the same slots: one for a photo, one with a style."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,7 +57,7 @@ class Form(BaseModel):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The slots of `photo` but the name."""
+        """The slots of `photo`, without the name."""
         return tuple(slot for slot in slots_of(self.photo) if slot != "name")
 
     @model_validator(mode="after")
@@ -84,6 +84,8 @@ class Group(BaseModel):
 
 
 class Lexicon(BaseModel):
+    """A whole lexicon file."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     forms: tuple[Form, ...] = Field(min_length=1)
@@ -93,13 +95,13 @@ class Lexicon(BaseModel):
     senses: Mapping[str, Words] = Field(default={}, description="class name -> phrases, each one thing it may mean")
 
     def words(self, part: str, kind: str, places: Collection[str] = PLACES) -> tuple[str, ...]:
-        """The words of `part` for a kind of class, of groups whose place is one of `places`; may be none."""
+        """The words of `part` for a kind of class, from the groups whose place is in `places`; may be empty."""
         groups = self.parts.get(part, ())
         fitting = (word for one in groups if kind in one.kinds and one.place in places for word in one.words)
         return tuple(dict.fromkeys(fitting))
 
     def choices(self, form: Form, kind: str, place: Place) -> dict[str, tuple[str, ...]]:
-        """The words for each slot of `form` beside a background of `place`; a slot may have none."""
+        """The words for each slot of `form` when the background is of `place`; a slot may have none."""
         under_the_sky = not set(SKY_PARTS).isdisjoint(form.parts)
 
         def places(part: str) -> Sequence[Place]:
@@ -125,7 +127,7 @@ class Lexicon(BaseModel):
 
 
 def load_lexicon(name_or_path: str) -> Lexicon:
-    """A shipped lexicon by its name, or one's own by its path. Raises ValueError with one line."""
+    """A shipped lexicon by its name, or one's own by its path. Raises ValueError if it is missing or has a mistake."""
     path = SHIPPED.get(name_or_path, Path(name_or_path).expanduser())
     if not path.is_file():
         raise ValueError(f"{quoted(name_or_path, 80)}: found no such lexicon, expected {', '.join(SHIPPED)} or a file")

@@ -4,7 +4,7 @@ A data set is a folder (or fsspec URL):
 
     00000.tar            members {key}.cls .jpg .json .txt, key = 9 digits
     00000.parquet        one row per draw, SAMPLE_SCHEMA; rejected draws included
-    00000_stats.json     the record: written last, alone means "done"
+    00000_stats.json     the record: written last; a shard is done when it is there
     _meta/               everything else (recipe, prompts, subsets, logs, claims, quarantine, gallery)
 
 The layout and the key rule are img2dataset's (10,000 rows a shard, 5-digit shard numbers), so its tools,
@@ -48,14 +48,17 @@ def sample_key(shard: int, row: int) -> str:
 
 
 def tar_name(shard: int) -> str:
+    """``7`` -> ``"00007.tar"``."""
     return f"{shard_name(shard)}{TAR}"
 
 
 def table_name(shard: int) -> str:
+    """``7`` -> ``"00007.parquet"``."""
     return f"{shard_name(shard)}{TABLE}"
 
 
 def record_name(shard: int) -> str:
+    """``7`` -> ``"00007_stats.json"``."""
     return f"{shard_name(shard)}{RECORD}"
 
 

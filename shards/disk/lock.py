@@ -1,11 +1,11 @@
-"""Locks of files (flock): held through an open descriptor, let go with it and by the end of its process.
+"""Locks of files (flock). A lock belongs to an open descriptor and ends with it, or with its process.
 
 In: descriptors, paths. Out: whether a lock was free; blocks that run while one is held. On disk: the lock files that
 `locked` makes and leaves; `remove_if_free` removes a file.
 
-A file whose name goes, or leads to another file, only while its lock is held cannot be lost between a look and the
-deed: whoever takes the lock asks `is_named` once, and it stays true. Mounts without locks (NFS without a lock daemon,
-Lustre without flock) answer OSError; only `locked` catches it, and says that it holds nothing.
+A process may remove or rename a file only while it holds the file's lock. So a process that takes the lock asks
+`is_named` once, and the answer stays true. Mounts without locks (NFS without a lock daemon, Lustre without flock) raise
+OSError; only `locked` catches it, and says that it holds nothing.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-FIRST_PAUSE_S = 0.05  # each is half as long again as the one before
-LONGEST_PAUSE_S = 2.0  # many processes that ask often are a burden for a file server
+FIRST_PAUSE_S = 0.05  # each pause is 1.5 times as long as the one before
+LONGEST_PAUSE_S = 2.0  # shorter ones of many processes would load a file server
 # Lustre without flock, NFS without a lock daemon, FUSE file systems that know nothing of locks
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
@@ -75,7 +75,7 @@ def folder_locked(folder: Path, lock: str, who: str, advice: str) -> Iterator[No
 
 
 def try_lock(fd: int) -> bool:
-    """Take the lock; False if another descriptor holds one. Raises OSError where there are no locks."""
+    """Take the lock; False if another descriptor holds it. Raises OSError if the mount has no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -86,8 +86,10 @@ def try_lock(fd: int) -> bool:
 def lock_within(
     fd: int, end: float, longest_pause_s: float = LONGEST_PAUSE_S, on_wait: Callable[[], None] = lambda: None
 ) -> bool:
-    """Take the lock, until the moment `end` of `time.monotonic`; False if it was held all the time. `on_wait` is called
-    before every wait. Raises OSError where there are no locks."""
+    """Take the lock, or wait for it until `time.monotonic` reaches `end`; False if it was never free.
+
+    `on_wait` is called before every wait. Raises OSError if the mount has no locks.
+    """
     pause_s = FIRST_PAUSE_S
     while not try_lock(fd):
         left_s = end - time.monotonic()
@@ -100,15 +102,15 @@ def lock_within(
 
 
 def open_to_lock(path: Path) -> int:
-    """A descriptor to lock an existing file with. Raises OSError, FileNotFoundError if there is none."""
+    """A descriptor with which an existing file can be locked. Raises OSError, as FileNotFoundError if there is none."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS gives its lock only to who may write
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS locks only descriptors that may write
     except PermissionError:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's file
 
 
 def is_named(fd: int, path: Path) -> bool:
-    """Whether the name leads to the descriptor's file."""
+    """Whether `path` is a name of the descriptor's file."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
@@ -116,10 +118,10 @@ def is_named(fd: int, path: Path) -> bool:
 
 
 def remove_if_free(path: Path) -> bool:
-    """Remove the file unless somebody holds a lock of it; True if this call removed it.
+    """Remove the file if no process holds its lock; True if this call removed it.
 
-    It goes while its lock is held: who takes the lock later finds no name (`is_named`, or `st_nlink` 0). Raises OSError
-    where there are no locks.
+    The lock is held during the removal, so a process that takes it later finds no name (`is_named`, or `st_nlink` 0).
+    Raises OSError if the mount has no locks.
     """
     try:
         fd = open_to_lock(path)

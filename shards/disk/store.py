@@ -1,12 +1,12 @@
-"""Where a data set lies: a local folder or any fsspec URL, behind one small interface.
+"""The store of a data set: a local folder or any fsspec URL, behind one small interface.
 
 In: `out/sandbox`, `file:///data/x`, `s3://bucket/x`, `memory://x`. Out: a `FolderStore` or an `ObjectStore`. On disk:
-nothing but `_meta/tmp`, `_meta/claims` and a probe that is removed again.
+only `_meta/tmp`, `_meta/claims` and a probe, which is removed again.
 
-Two properties are asked of a place and tried out when it is opened for writing: exclusive create (of two writers of one
-name exactly one succeeds) and read-after-write. A folder has it through hard links, S3 through the conditional put
-(`If-None-Match: *`). A place without it is refused unless the caller states that there is one writer only.
-No decision to publish is ever taken from a listing.
+A store must have exclusive create (of two writers of one name exactly one succeeds) and read-after-write; both are
+tested when it is opened for writing. A folder has them through hard links, S3 through the conditional put
+(`If-None-Match: *`). Any other store is refused, unless the caller states that there is only one writer. No listing
+decides what is published.
 
 Every address in a message is redacted: user info and query never reach a log.
 """
@@ -44,25 +44,50 @@ class Store(Protocol):
     """Files under one root. Names are relative, `/`-separated, of letters, digits, dot, dash and underscore."""
 
     @property
-    def url(self) -> str: ...  # redacted; for people and messages
+    def url(self) -> str:
+        """The address for people and messages, redacted."""
+
     @property
-    def single_writer(self) -> bool: ...
+    def single_writer(self) -> bool:
+        """Whether the caller has stated that no other run writes here."""
+
     @property
-    def read_only(self) -> bool: ...  # opened for reading: not even a cache is written
-    def read_bytes(self, name: str) -> bytes: ...  # FileNotFoundError
-    def read_range(self, name: str, start: int, size: int) -> bytes: ...  # short only at the end of the file
-    def size(self, name: str) -> int: ...  # FileNotFoundError
-    def exists(self, name: str) -> bool: ...
-    def list(self, prefix: str = "") -> list[str]: ...  # files directly in the folder `prefix` ("" or "a/b/"), sorted
-    def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]: ...  # name -> (bytes, changes when the file does)
-    def write_exclusive(self, name: str, data: bytes) -> bool: ...  # False: the name is taken by other bytes
-    def replace(self, name: str, data: bytes) -> None: ...  # atomic for readers; for _meta only
-    def move(self, name: str, new_name: str) -> None: ...  # FileNotFoundError
-    def delete(self, name: str) -> None: ...  # a name that is not there is fine
+    def read_only(self) -> bool:
+        """Whether it was opened for reading: then not even a cache is written."""
+
+    def read_bytes(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """`size` bytes from `start` on; fewer only at the end of the file. Raises FileNotFoundError."""
+
+    def size(self, name: str) -> int:
+        """The size of a file in bytes. Raises FileNotFoundError."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there now."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """The names of the files directly in the folder `prefix` ("" or "a/b/"), sorted."""
+
+    def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Of the files that `list` names: (size in bytes, a text that changes when the file does)."""
+
+    def write_exclusive(self, name: str, data: bytes) -> bool:
+        """Create a file with `data`; False, and nothing changed, if the name has other bytes."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file over what is there; readers see the old bytes or the new ones. For `_meta` only."""
+
+    def move(self, name: str, new_name: str) -> None:
+        """Rename a file. Raises FileNotFoundError."""
+
+    def delete(self, name: str) -> None:
+        """Remove a file if it is there."""
 
 
 class FolderStore:
-    """A local (or network-mounted) folder. `disk` is the seam for fault tests."""
+    """The `Store` of a local or mounted folder. Tests of faults pass a `disk` of their own."""
 
     def __init__(self, root: Path, single_writer: bool = False, disk: Disk = OS_DISK, read_only: bool = False) -> None:
         self.root = root
@@ -72,12 +97,14 @@ class FolderStore:
         self.disk = disk
 
     def path(self, name: str) -> Path:
+        """Where the file `name` is. Raises ValueError for a name that is not plain and relative."""
         return self.root / checked_name(name)
 
     def read_bytes(self, name: str) -> bytes:
         return self.path(name).read_bytes()
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
+        """One `pread`."""
         with self.path(name).open("rb") as file:
             return os.pread(file.fileno(), size, start)
 
@@ -88,6 +115,7 @@ class FolderStore:
         return self.path(name).exists()
 
     def list(self, prefix: str = "") -> list[str]:
+        """Names of files, sorted; a missing folder has none."""
         try:
             with os.scandir(self._folder(prefix)) as entries:
                 return sorted(prefix + entry.name for entry in entries if not entry.is_dir())
@@ -95,6 +123,7 @@ class FolderStore:
             return []
 
     def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Name -> (size, time of the last change and inode)."""
         stamps = {}
         try:
             with os.scandir(self._folder(prefix)) as entries:
@@ -108,12 +137,14 @@ class FolderStore:
         return stamps
 
     def write_exclusive(self, name: str, data: bytes) -> bool:
+        """Write a temporary, then `publish` it under the name."""
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._staged(name, data) as temp:
             return self.publish(temp, target)
 
     def replace(self, name: str, data: bytes) -> None:
+        """Write a temporary, rename it over the name, and sync the folder."""
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._staged(name, data) as temp:
@@ -129,9 +160,9 @@ class FolderStore:
         unlink_if_there(self.disk, self.path(name))
 
     def publish(self, source: Path, target: Path) -> bool:
-        """Give the finished file `source` the name `target` as well if nobody has it; False if somebody has.
+        """Give the finished file `source` the second name `target`; False if another file has that name.
 
-        Where the file system has no hard links (single-writer mode only) the file is moved instead.
+        With a single writer the file is moved instead, because the file system may have no hard links.
         """
         if not self.single_writer:
             return link_once(self.disk, source, target)
@@ -145,7 +176,7 @@ class FolderStore:
 
     @contextlib.contextmanager
     def _staged(self, name: str, data: bytes) -> Iterator[Path]:
-        """`data` in a temporary, whole and synced; its lock tells a collector that we are alive."""
+        """A temporary file that holds `data`, synced. Its lock shows `commit.recover` that its owner is alive."""
         (self.root / TMP).mkdir(parents=True, exist_ok=True)
         temp = self.root / TMP / f"{name.rpartition('/')[2]}.{secrets.token_hex(8)}.part"
         fd = self.disk.create(temp)
@@ -165,7 +196,7 @@ class FolderStore:
 
 
 class ObjectStore:
-    """An object store through fsspec. One put makes a whole object visible, so there are no temporaries."""
+    """The `Store` of an object store, through fsspec. A put makes a whole object visible, so it has no temporaries."""
 
     def __init__(self, fs: Any, root: str, url: str, single_writer: bool, read_only: bool = False) -> None:
         self.fs = fs
@@ -175,6 +206,7 @@ class ObjectStore:
         self.single_writer = single_writer
 
     def path(self, name: str) -> str:
+        """The object's path for fsspec. Raises ValueError for a name that is not plain and relative."""
         return f"{self.root}/{checked_name(name)}"
 
     def read_bytes(self, name: str) -> bytes:
@@ -188,10 +220,12 @@ class ObjectStore:
         return data
 
     def size(self, name: str) -> int:
+        """The size that the store gives now: nothing is cached."""
         self.fs.invalidate_cache()
         return int(self.fs.info(self.path(name))["size"])
 
     def exists(self, name: str) -> bool:
+        """What the store answers now: nothing is cached."""
         self.fs.invalidate_cache()
         return bool(self.fs.exists(self.path(name)))
 
@@ -199,6 +233,7 @@ class ObjectStore:
         return sorted(self.stamps(prefix))
 
     def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Name -> (size, ETag or time), by one listing."""
         folder = f"{self.root}/{checked_name(prefix.rstrip('/'))}" if prefix else self.root
         self.fs.invalidate_cache()
         try:
@@ -215,8 +250,8 @@ class ObjectStore:
         }
 
     def write_exclusive(self, name: str, data: bytes) -> bool:
-        """Put only if the name is free. True also if the object turns out to be exactly `data`: a put that was accepted
-        but whose answer was lost (and which a client library then repeats into a 412) is a success."""
+        """Put the object if the name is free. True also if the object there is exactly `data`: the answer to a put may
+        be lost, and the client library's repetition then meets a 412."""
         path = self.path(name)
         failure: Exception | None = None
         for wait_s in [0.0] + [0.2 * 3**n for n in range(_PUT_TRIES - 1)]:
@@ -243,6 +278,7 @@ class ObjectStore:
         self.fs.pipe_file(self.path(name), data)
 
     def move(self, name: str, new_name: str) -> None:
+        """Copy, then delete: a crash in between leaves both names."""
         source, target = self.path(name), self.path(new_name)
         self.fs.cp_file(source, target)
         self.fs.rm_file(source)
@@ -256,18 +292,18 @@ class ObjectStore:
 
 
 def local_root(url: str) -> Path | None:
-    """The folder that `url` means, there or not; None for what lies in an object store. Raises ValueError for what is
-    no address."""
+    """The folder that `url` means, whether it exists or not; None for an object store. Raises ValueError for a text
+    that is no address."""
     if _protocol_of(url) != "file":
         return None
     return Path(url.removeprefix("file://").removeprefix("local://")).absolute()
 
 
 def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> FolderStore | ObjectStore:
-    """Open `url` for reading and writing, make the folder if it is missing, and try out that it can be written.
+    """Open `url` for reading and writing: make the folder if it is missing, and test that it can be written.
 
-    Raises ValueError with one line that says what to do: no address, a shell pipe or pattern, an unknown system, a file
-    or dangling link in the way, a read-only place, a place without exclusive create.
+    Raises ValueError, in one line, for a text that is no address, a shell pipe or pattern, an unknown system, a file or
+    dangling link in the way, a place that is read-only or has no exclusive create.
     """
     root = local_root(url)
     if root is not None:
@@ -305,7 +341,7 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
 
 
 def checked_name(name: str) -> str:
-    """`name` if it is a plain relative name. Raises ValueError otherwise; such a name never comes from data."""
+    """`name`, if it is plain and relative. Raises ValueError otherwise: no such name may come from data."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"file name: found {name[:80]!r}, expected parts of letters, digits, '.', '-' and '_'")
     return name

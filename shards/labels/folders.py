@@ -40,11 +40,16 @@ class Named(Protocol):
     """What a folder is matched with."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> int:
+        """The class id that the folder gets."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the class."""
+
     @property
-    def wordnet_id(self) -> str | None: ...  # n02012849
+    def wordnet_id(self) -> str | None:
+        """Such as n02012849; None if the class has none."""
 
 
 Known = TypeVar("Known", bound=Named)

@@ -71,6 +71,7 @@ def _read_text(path: Path) -> list[Entry]:
 
 
 def read_counts(path: Path) -> list[int]:
+    """The counts in a text file, one a line. Raises ValueError for a line that is no whole number."""
     return [_int(line, f"{path}, line {number}") for number, line in enumerate(read_lines(path), 1)]
 
 

@@ -1,13 +1,12 @@
-"""Read every byte of a data set and name every damage.
+"""Reads every byte of a data set and names every damage.
 
 In: a store. Out: a `Report` with one `Damage` per finding: shard, file or member, kind, a line for people. On disk:
-only reads; nothing is extracted and no name from a file is followed.
+only reads; nothing is extracted, and no name from a file is followed.
 
-The chain of belief: the record checks itself, the record holds size and hash of tar and table, the table (parsed only
-when its hash is right) holds place and hash of every member, and a member's header, the padding, the end of the tar,
-`.cls`, `.json` and `.txt` can have only one content, which is made anew from the row and compared byte by byte. So no
-tar parser is involved, and links, devices, long names or members we did not write are damage like any other wrong byte.
-JPEGs are decoded in full.
+Each part vouches for the next. The record has a checksum of itself, and holds size and hash of tar and table. The table
+is parsed only if its hash is right, and holds place and hash of every member. Headers, padding, the end of the tar,
+`.cls`, `.json` and `.txt` are made again from the row and compared byte by byte. So no tar parser is needed, and a
+link, a device, a long name or a member of another tool is damage like any other wrong byte. JPEGs are decoded in full.
 """
 
 import hashlib
@@ -37,13 +36,13 @@ from shards.disk.tar import header, padding, trailer
 from shards.set.manifest import parse_table
 from shards.set.writer import checked_row, members_of
 
-# what a damage can be: the part that is wrong
+# kinds of damage: the part that is wrong
 KINDS = {
     "gap": "a shard number below the last one has no shard (brace ranges would break)",
     "missing": "a shard that should be there has none of its files",
     "unpublished": "a tar or table without a record: not done",
     "stray": "a file that does not belong beside the shards",
-    "record": "the record cannot be believed",
+    "record": "the record is invalid",
     "file": "the tar or the table is missing or cannot be read",
     "size": "the tar or the table has another size than the record says",
     "hash": "the tar or the table has other bytes than the record says",
@@ -61,6 +60,8 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
+    """One finding."""
+
     shard: int | None
     member: str | None  # the file or tar member
     kind: str  # a key of KINDS
@@ -73,6 +74,8 @@ class Damage:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
+    """All findings, and how much was read."""
+
     damages: tuple[Damage, ...]
     shards: int  # with a record
     rows: int
@@ -80,7 +83,7 @@ class Report:
     bytes: int  # read
 
     def damaged_shards(self) -> list[int]:
-        """Numbers of shards with files that `repair` would put aside."""
+        """The shards whose files `repair` puts aside."""
         return sorted({d.shard for d in self.damages if d.shard is not None and d.kind not in ("gap", "missing")})
 
 
@@ -90,10 +93,9 @@ def verify(
     expected: Iterable[int] | None = None,
     num_threads: int = 2,
 ) -> Report:
-    """Check everything in `store`; never raises for damage. One shard per thread is in memory.
+    """Check everything in `store`; never raises for damage. Each thread holds one shard in memory.
 
-    `progress(done, total)` is called after every shard. `expected`: shard numbers that should be there (a finished
-    run's units).
+    `progress(done, total)` is called after every shard. `expected`: the shards that a finished run must have.
     """
     stamps = store.stamps()
     damages = [*_strays(stamps)]
@@ -209,7 +211,7 @@ def _check_rows(rows: list[dict[str, object]], record: Record) -> None:
 
 
 def _check_tar(shard: int, successes: list[dict[str, object]], tar: bytes) -> list[Damage]:
-    """Compare the tar with the only one these rows could have made."""
+    """Compare the tar with the only one that these rows can make."""
     damages: list[Damage] = []
     at = 0
     for row in successes:

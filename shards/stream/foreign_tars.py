@@ -57,6 +57,8 @@ class ForeignTar:
 
 
 class Member(NamedTuple):  # a frozen dataclass would take 2 us more for each sample
+    """One file in a tar."""
+
     name: str
     offset: int  # of its bytes
     size: int
@@ -68,8 +70,11 @@ class TarBytes(Protocol):
 
     size: int
 
-    def read(self, offset: int, size: int) -> bytes: ...  # short only at the end of the file
-    def sha256(self) -> str: ...  # "" if the bytes were not all read
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on; fewer only at the end of the tar."""
+
+    def sha256(self) -> str:
+        """The hash of the whole tar; "" if it is not read as a whole."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Foreign:
 
     @property
     def tars(self) -> list[str]:
+        """The names of the tars, in their order."""
         return list(self.stamps)
 
     @staticmethod

@@ -48,7 +48,7 @@ from shards.labels.folders import (
     refuse_part_of_imagenet,
 )
 from shards.set.manifest import scan_records
-from shards.set.row_images import JPEG_COLUMNS, read_jpegs
+from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.set.writer import ShardWriter
 from shards.views.export import Choice, Exported, select
 
@@ -59,6 +59,8 @@ ORIENTATION = 0x0112  # the EXIF field that asks viewers to turn the picture; tr
 
 @dataclass(frozen=True)
 class Imported:
+    """What an import wrote, and what it left."""
+
     num_shards: int
     num_samples: int
     num_failed: int
@@ -78,6 +80,7 @@ class Source:
 
     @property
     def path(self) -> Path:
+        """Where the picture is."""
         return self.root / self.name
 
 

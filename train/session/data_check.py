@@ -70,19 +70,19 @@ def _first_record(one: Opened) -> Record | None:
 
 
 def refuse_shared(one: Opened, other: Opened, why: str) -> None:
-    """Raises ValueError if the two hold a sample in common; `why` says what must not be."""
+    """Raises ValueError if the two data sets have a sample in common; `why` says why they must not."""
     num = num_shared(one.index, other.index)
     if num:
         raise ValueError(
-            f"{one.place}: found {num} samples that {other.place} has too, expected none: {why}; give other pictures, "
-            "or take them out by a subset"
+            f"{one.place}: found {num} samples that are also in {other.place}, expected none, because {why}; give "
+            "other pictures, or leave these out by a subset"
         )
 
 
 def num_shared(one: Index, other: Index) -> int:
-    """Samples that lie in both: in tars with the same bytes, or the same tars; by the index where no hash is known.
+    """How many samples are in both: in tars with equal bytes, or in the same tars if no hash is known.
 
-    Ids alone say nothing across data sets: an import makes them of file names.
+    Equal ids alone do not count across data sets, because an import makes them of file names.
     """
     if one.digest == other.digest:
         return len(one)

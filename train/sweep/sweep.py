@@ -138,6 +138,8 @@ class Digests:
 
 @dataclass(frozen=True)
 class SweepOutcome:
+    """How a call of a sweep ended."""
+
     name: str
     titles: Sequence[str]  # of all runs, by number
     asked: int
@@ -148,9 +150,11 @@ class SweepOutcome:
 
     @property
     def exit_code(self) -> int:
+        """The code that `sixfold sweep` ends with."""
         return EXIT_COMPLETE if self.work is None else self.work.exit_code
 
     def sentence(self) -> str:
+        """The outcome for people; a second line says what is missing."""
         there = f"sweep {self.name}: {self.done} of {counted(self.asked, 'run')} done"
         if self.work is None:
             return f"{there}; nothing was left to train"
