@@ -21,7 +21,8 @@ from typing import Any
 from cluster.code import code_hash
 from cluster.process.lease import LEASE, Holder
 from cluster.process.stop_flag import StopFlag
-from cluster.recipes.load import RecipeError, differences, dump_recipe, fingerprint, with_defaults
+from cluster.recipes.folder import changes, listing
+from cluster.recipes.load import RecipeError, dump_recipe, fingerprint
 from gen.make.regenerate import Comparison, regenerate_some
 from gen.make.unit import UnitJob, UnitWorker
 from gen.prompts.prompts import PromptTable
@@ -29,9 +30,11 @@ from gen.prompts.write import MEANINGS, PROMPTS, Say, diversify
 from gen.recipe import Recipe, identity, read_recipe
 from gen.sampler.sampler import Sampler
 from shards.disk.amounts import counted, size_text
+from shards.disk.data_set import no_shards
 from shards.disk.home import home
 from shards.disk.layout import META, SUCCESS, shard_name
-from shards.disk.store import FolderStore, ObjectStore, no_shards
+from shards.disk.safe_text import quoted
+from shards.disk.store import FolderStore, ObjectStore
 from shards.labels.classes import Class, load_classes
 from shards.set.manifest import scan, scan_records
 
@@ -68,11 +71,11 @@ def open_output(
     except FileNotFoundError:
         known = None
     if known is not None:
-        changed = differences(with_defaults(known["identity"], identified, Recipe), identified)
+        changed = changes(known["identity"], identified, Recipe)
         if changed:
             words = [_class_change(store, classes) if line.startswith("class_list:") else line for line in changed]
             raise ValueError(
-                f"{store.url}: was made by another recipe ({_listing(words)}){_version_note(known, code)}; use another "
+                f"{store.url}: was made by another recipe ({listing(words)}){_version_note(known, code)}; use another "
                 f"output folder, or the recipe in its {RECIPE}"
             )
         if hashlib.sha256(store.read_bytes(PROMPT_TABLE)).hexdigest() != known["prompts_sha256"]:
@@ -149,10 +152,10 @@ def regenerate_images(store: Store, num: int, seed: int) -> list[Comparison]:
                 f"{store.url}: {problem}{_version_note(known, code_hash(home()))}; use that version"
             ) from None
     here = identity(recipe) | {"class_list": known["identity"]["class_list"]}
-    changed = differences(with_defaults(known["identity"], here, Recipe), here)
+    changed = changes(known["identity"], here, Recipe)
     if changed:
         raise ValueError(
-            f"{store.url}: cannot be made again here: found other settings, models or versions ({_listing(changed)})"
+            f"{store.url}: cannot be made again here: found other settings, models or versions ({listing(changed)})"
             f"{_version_note(known, code_hash(home()))}; make them as they were"
         )
     job = unit_job(recipe, load_classes(recipe.classes), store.url, False, known)
@@ -218,7 +221,7 @@ def _class_change(store: Store, classes: Sequence[Class]) -> str:
     for one in classes:
         name = table.prompt(one.id, 0).class_name
         if name != one.name:
-            return f"classes: id {one.id} was {ascii(name)[:MAX_NAME]} before, {ascii(one.name)[:MAX_NAME]} now"
+            return f"classes: id {one.id} was {quoted(name, MAX_NAME)} before, {quoted(one.name, MAX_NAME)} now"
     return "classes: the same names with other counts or WordNet ids"
 
 
@@ -227,11 +230,6 @@ def _version_note(known: Mapping[str, Any], code: str) -> str:
     if known["code"] == code:
         return ""
     return f", by another version of sixfold (code {known['code'][:12]}, here {code[:12]})"
-
-
-def _listing(lines: list[str]) -> str:
-    more = f"; and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
-    return "; ".join(lines[:MAX_LISTED]) + more
 
 
 def _json_bytes(value: Mapping[str, Any]) -> bytes:

@@ -1,217 +1,53 @@
-"""Where a process stands among those of one training, and how they find, watch and end each other.
+"""The ranks of one training: how they meet, and how one failure ends all of them.
 
-In: the environment, as a plain start, `torchrun` (and whatever sets the same names, such as Ray Train) or `srun` leaves
-it. Out: a `Place`; from it `Ranks`, the open process group. On disk: nothing.
+In: a `Place`. Out: `Ranks`, the open process group. On disk: nothing.
 
-An error on one rank ends all of them within seconds and with its cause: the rank leaves the cause in the store that the
-ranks met at, a thread of each rank looks there twice a second, and a rank that hangs in a collective call is ended. The
-store ends with rank 0, so rank 0 leaves when the others know the cause, or after `HEARD_S`. A rank that hangs itself is
-noticed by the others after `deadline_s`.
+An error on one rank ends all ranks within seconds, and each names the cause. The rank that failed writes the cause to
+the store at which the ranks met. A thread of each rank reads there twice a second, and ends its rank if that hangs in a
+collective call. The store ends with rank 0, so rank 0 waits until the others have read the cause, or for `HEARD_S`. A
+rank that hangs is noticed by the others after `deadline_s`.
 """
 
 import contextlib
 import os
-import re
 import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from cluster.process.exit import EXIT_FOLLOWED
-from cluster.process.failure import one_line
+from cluster.ranks.place import LOOPBACK, Place
+from shards.disk.safe_text import one_line
 
 if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
-Launcher = Literal["plain", "torchrun", "srun"]
-
-LOOPBACK = "127.0.0.1"
 LOOK_S = 0.5  # between two looks for a cause
-HEARD_S = 10.0  # a failing rank 0 waits this long for the others to hear why
-PARTED_S = 60.0  # and after a good end for them to have left
-GRACE_S = 10.0  # after a cause is known, until a rank that hangs is ended
+HEARD_S = 10.0  # a failing rank 0 waits this long for the others to read why
+PARTED_S = 60.0  # after a good end rank 0 waits this long for the others to leave
+GRACE_S = 10.0  # from a known cause until a rank that hangs is ended
 MEET_S = 300.0  # for all ranks to come together
-MAX_HOSTS = 100_000
-FIRST_PORT, NUM_PORTS = 20_000, 12_000  # below the ports that Linux gives out by itself
 
-_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_RESTART = "TORCHELASTIC_RESTART_COUNT"
-_SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-_OF_A_RANK = re.compile(
-    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
-    r"|SLURM_(STEP_\w+|STEPID|PROCID|LOCALID|NODEID|TASK_PID|NTASKS|NPROCS)"
-)
 _HERE, _CAUSE, _HEARD, _LEFT = "here", "cause", "heard", "left"
 _GONE = "rank 0 is gone without a word"
 
 
 class RankFailed(ValueError):
-    """Another rank could not go on; the message says which, and why."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """One process among `world`."""
-
-    launcher: Launcher
-    rank: int
-    world: int
-    local_rank: int  # among those of this machine: the number of its GPU
-    host: str  # where rank 0 is found
-    port: int
-    one_machine: bool
-    store_is_there: bool = False  # torchrun's agent runs it
-    restart: int = 0  # torchrun's: its store keeps what earlier lives left
-
-    @property
-    def leads(self) -> bool:
-        """Whether the store lives and ends with this process."""
-        return self.rank == 0 and not self.store_is_there
-
-    @property
-    def meeting_host(self) -> str:
-        return LOOPBACK if self.one_machine and not self.store_is_there else self.host
-
-
-def find_place(environment: Mapping[str, str]) -> Place:
-    """Raises ValueError for an environment that is partial or contradicts itself."""
-    torchrun = [name for name in _TORCHRUN if name in environment]
-    in_step = "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1"
-    if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(torchrun):
-        missing = [name for name in _TORCHRUN if name not in environment]
-        if missing:
-            raise ValueError(
-                f"environment: found {', '.join(torchrun)} without {', '.join(missing)}, expected all of them or none; "
-                "start with torchrun, with srun, or as a plain process"
-            )
-        place = _of_torchrun(environment)
-        if in_step and "TORCHELASTIC_RUN_ID" not in environment:
-            other = (_number(environment, "SLURM_PROCID"), _number(environment, "SLURM_NTASKS"))
-            if other != (place.rank, place.world):
-                raise ValueError(
-                    f"environment: found rank {place.rank} of {place.world} by RANK and WORLD_SIZE, but {other[0]} of "
-                    f"{other[1]} by SLURM_PROCID and SLURM_NTASKS, expected one answer; unset one of the pairs"
-                )
-        return place
-    if in_step:
-        return _of_srun(environment)
-    return Place("plain", 0, 1, 0, LOOPBACK, 0, one_machine=True)
-
-
-def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """For a process that is started within a rank and is none itself: without what makes `find_place` think so."""
-    return {name: value for name, value in environment.items() if not _OF_A_RANK.fullmatch(name)}
-
-
-def _of_torchrun(environment: Mapping[str, str]) -> Place:
-    rank, world, local_rank, port = (
-        _number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-    )
-    local_world = _number(environment, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environment else None
-    _check(rank, world, local_rank, local_world, "RANK, WORLD_SIZE and LOCAL_RANK")
-    host = environment["MASTER_ADDR"]
-    return Place(
-        "torchrun",
-        rank,
-        world,
-        local_rank,
-        host,
-        port,
-        one_machine=local_world == world or host in (LOOPBACK, "localhost"),
-        store_is_there=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-        restart=_number(environment, _RESTART) if _RESTART in environment else 0,
-    )
-
-
-def _of_srun(environment: Mapping[str, str]) -> Place:
-    missing = [name for name in _SLURM if name not in environment]
-    if missing:
-        raise ValueError(
-            f"environment: found a step of SLURM without {', '.join(missing)}, expected all of {', '.join(_SLURM)}; "
-            "start with srun"
-        )
-    rank, world, local_rank = (_number(environment, name) for name in _SLURM)
-    _check(rank, world, local_rank, None, "SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID")
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST", "")
-    hosts = host_names(nodes) if nodes else []
-    one_machine = len(hosts) == 1
-    if not hosts and "MASTER_ADDR" not in environment:
-        raise ValueError("environment: found no SLURM_NODELIST, expected the machines of the step; start with srun")
-    if "MASTER_PORT" in environment:
-        port = _number(environment, "MASTER_PORT")
-    else:
-        job, step = (_number(environment, name) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-        port = FIRST_PORT + (job * 131 + step) % NUM_PORTS  # all ranks come to the same one
-    host = environment.get("MASTER_ADDR") or (LOOPBACK if one_machine else hosts[0])
-    return Place("srun", rank, world, local_rank, host, port, one_machine)
-
-
-def _number(environment: Mapping[str, str], name: str) -> int:
-    text = environment.get(name, "")
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
-        raise ValueError(
-            f"environment: found {name}={ascii(text)[:40]}, expected a number; start with torchrun or srun"
-        )
-    return int(text)
-
-
-def _check(rank: int, world: int, local_rank: int, local_world: int | None, names: str) -> None:
-    if not 0 <= rank < world or not 0 <= local_rank < (local_world or world):
-        raise ValueError(
-            f"environment: found rank {rank} of {world}, {local_rank} on its machine, expected each below its total; "
-            f"see {names}"
-        )
-
-
-def host_names(nodelist: str) -> list[str]:
-    """The machines of SLURM's short form, in its order: `node[001-003,7],gpu1` is node001, node002, node003, node7,
-    gpu1.
-
-    Raises ValueError for text that is not of that form.
-    """
-    names: list[str] = []
-    for item in re.findall(r"(?:\[[^\]]*\]|[^,\[])+", nodelist):
-        made = [""]
-        for plain, ranges in re.findall(r"([^\[\]]+)|\[([0-9,-]+)\]", item):
-            ends = [plain] if plain else [end for part in ranges.split(",") for end in _range(part, nodelist)]
-            made = [start + end for start in made for end in ends]
-            if len(made) + len(names) > MAX_HOSTS:
-                raise ValueError(f"SLURM_NODELIST: found more than {MAX_HOSTS} machines, expected at most that many")
-        names += made
-    if not names or any(not re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names) or _rebuilt_badly(nodelist):
-        raise ValueError(f"SLURM_NODELIST: found {ascii(nodelist)[:80]}, expected names such as node[001-004,7]")
-    return names
-
-
-def _range(part: str, nodelist: str) -> list[str]:
-    first, dash, last = part.partition("-")
-    if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-        raise ValueError(f"SLURM_NODELIST: found {ascii(nodelist)[:80]}, expected names such as node[001-004,7]")
-    if dash and int(last) - int(first) >= MAX_HOSTS:
-        raise ValueError(f"SLURM_NODELIST: found more than {MAX_HOSTS} machines, expected at most that many")
-    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
-
-
-def _rebuilt_badly(nodelist: str) -> bool:
-    """Whether brackets do not pair up, or there is something empty or unknown between the commas."""
-    bare = re.sub(r"\[[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*\]", "0", nodelist)
-    return any(not re.fullmatch(r"[A-Za-z0-9_.-]+", part) for part in bare.split(","))
+    """Another rank failed; the message says which one, and why."""
 
 
 class Ranks:
-    """The processes of one training, from when they meet to when they part. A context manager, left on every way out.
+    """The processes of one training, from their meeting to their end. A context manager.
 
-    Within it an error on one rank ends all with its cause, also before `open`. One process alone meets nobody.
+    Inside it an error on one rank ends all ranks, with its cause, also before `open`. One process alone never waits.
     """
 
     def __init__(self, place: Place, meet_s: float = MEET_S) -> None:
-        """`meet_s`: the longest wait for the others to come."""
+        """`meet_s`: how long to wait for the other ranks, in seconds."""
         self.place = place
         self.rank, self.world = place.rank, place.world
         self.group: dist.ProcessGroup | None = None  # for small tensors on the CPU whatever the device is
@@ -227,9 +63,10 @@ class Ranks:
         return self
 
     def open(self, device: "torch.device", deadline_s: float, alone_too: bool = False) -> None:
-        """The process group, once every rank is here. `alone_too`: also for one process, for wrappers that want one.
+        """Wait for every rank, then open the process group; a collective call may take `deadline_s`.
 
-        Raises ValueError for ranks that do not come, RankFailed if one of them failed on its way.
+        `alone_too`: also for a single process, for wrappers that need a group. Raises ValueError if a rank does not
+        come, RankFailed if one failed before.
         """
         import torch.distributed as dist
 
@@ -265,7 +102,7 @@ class Ranks:
             here = self._store.add(_HERE, 0)
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
-        """Each flag is true for all ranks if it is for one of them. Raises RankFailed when another rank gave up."""
+        """Each flag is true on all ranks if it is true on one of them. Raises RankFailed if another rank failed."""
         import torch
         import torch.distributed as dist
 
@@ -278,11 +115,11 @@ class Ranks:
         return tuple(bool(value) for value in tensor.tolist())
 
     def wait_for_all(self) -> None:
-        """Go on when every rank is here."""
+        """Return when every rank has called this. Raises RankFailed if another rank failed."""
         self.agree(False)
 
     def add_up(self, numbers: "torch.Tensor") -> "torch.Tensor":
-        """The sum over ranks of a tensor on the CPU."""
+        """The sum of a CPU tensor over all ranks."""
         import torch.distributed as dist
 
         total = numbers.clone()
@@ -291,7 +128,7 @@ class Ranks:
         return total
 
     def rows(self, own: "torch.Tensor") -> "torch.Tensor":
-        """What each rank has, stacked in their order; a tensor of equal size on the CPU."""
+        """The CPU tensors of all ranks, which must have one size, stacked in the order of ranks."""
         import torch
         import torch.distributed as dist
 
@@ -302,7 +139,7 @@ class Ranks:
         return torch.stack(rows)
 
     def texts(self, own: str) -> list[str]:
-        """What each rank says, in their order."""
+        """The texts of all ranks, in their order."""
         import torch
 
         data = own.encode()
@@ -325,7 +162,7 @@ class Ranks:
                 _close_group(keep=error is None)
 
     def _part(self, failed: bool) -> None:
-        """The rank that has the store keeps it until each other one knows the cause, or has left after a good end."""
+        """The rank that runs the store waits until each other rank has read the cause, or has left after a good end."""
         assert self._store is not None
         with contextlib.suppress(RuntimeError):  # the store went with rank 0: there is nobody left to tell
             if not failed:
@@ -349,8 +186,8 @@ _CLOSED: list[object] = []
 
 
 def _close_group(keep: bool) -> None:
-    """DeepSpeed, where it was used, keeps groups of its own that must go first. After an error nothing is kept: the
-    others notice by the connections that end."""
+    """Close the process group. DeepSpeed's own groups must go first. After an error no group is kept: the connections
+    must end, because the other ranks notice that."""
     import torch.distributed as dist
     from torch.distributed import distributed_c10d
 
@@ -365,7 +202,8 @@ def _close_group(keep: bool) -> None:
 
 
 def _open_store(place: Place, limit_s: float, leads: bool) -> "dist.Store":
-    """A connection to the store all ranks share; `leads`: and the store itself, which one machine keeps to itself."""
+    """A connection to the store of all ranks. `leads`: start the store too, on the loopback device if it is for one
+    machine."""
     import torch.distributed as dist
 
     limit = timedelta(seconds=limit_s)
@@ -378,23 +216,23 @@ def _open_store(place: Place, limit_s: float, leads: bool) -> "dist.Store":
             store = dist.TCPStore(host, place.port, place.world, leads, limit, False)
     except (OSError, RuntimeError) as error:  # torch's own network errors are RuntimeErrors
         raise ValueError(
-            f"rank {place.rank}: found nobody at {host}:{place.port} ({one_line(str(error))[:120]}), expected rank 0 "
+            f"rank {place.rank}: found nobody at {host}:{place.port} ({one_line(str(error), 120)}), expected rank 0 "
             "there; start all ranks, or set MASTER_PORT to a free port"
         ) from None
     return dist.PrefixStore(f"sixfold/{place.restart}", store)
 
 
 class _Watch:
-    """A thread that looks for the cause of another rank's end and leaves that of this one, on a connection of its own.
+    """A thread that reads why another rank failed and writes why this one did, on a connection of its own.
 
-    Nobody waits for the thread without a bound: a store whose process is stopped neither answers nor refuses.
+    Every wait for the thread has a deadline, because a store whose process is stopped neither answers nor refuses.
     """
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._store = _open_store(place, HEARD_S, leads=False)
-        self._own = ""  # the cause to leave for the others
-        self._cause = ""  # of the end of all: the first that was left
+        self._own = ""  # the cause that this rank has to write
+        self._cause = ""  # the cause of the end of all ranks: the first that was written
         self._wake = threading.Event()
         self._known = threading.Event()
         self._done = threading.Event()
@@ -418,7 +256,7 @@ class _Watch:
             os._exit(EXIT_FOLLOWED)
 
     def _look(self) -> str:
-        """The cause, if there is one by now; the others are told that this rank has it."""
+        """The cause, or "" if there is none yet; rank 0 is told that this rank has read it."""
         if self._own:
             cause = self._store.compare_set(_CAUSE, "", self._own)
         elif self._store.check([_CAUSE]):
@@ -433,7 +271,7 @@ class _Watch:
             raise RankFailed(self._cause)
 
     def tell(self, error: BaseException) -> None:
-        """Leave the cause for the others, or raise RankFailed if one of them was first.
+        """Write the cause for the other ranks. Raises RankFailed if another one failed first.
 
         A collective call fails on all other ranks when one is gone, so what they see is not the cause.
         """
@@ -460,38 +298,10 @@ class _Watch:
 
 
 def _is_echo(error: BaseException) -> bool:
-    """Whether this is what a collective call or the store says when another rank is gone."""
+    """Whether a collective call or the store raises this when another rank is gone."""
     import torch.distributed as dist
 
     words = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out waiting")
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )
-
-
-def device_of(place: Place, environment: Mapping[str, str]) -> Any:
-    """The GPU of this rank, or the CPU where there is none.
-
-    Where each process is shown one GPU only (`srun --gpus-per-task=1`, Ray), that is its own.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    number = gpu_number(place, torch.cuda.device_count(), environment.get("CUDA_VISIBLE_DEVICES"))
-    device = torch.device("cuda", number)
-    torch.cuda.set_device(device)
-    torch.backends.cudnn.benchmark = True  # all batches have one shape
-    return device
-
-
-def gpu_number(place: Place, num_gpus: int, visible: str | None) -> int:
-    """Raises ValueError if there are fewer GPUs than ranks on this machine."""
-    if num_gpus == 1 and visible is not None:
-        return 0
-    if place.local_rank >= num_gpus:
-        raise ValueError(
-            f"rank {place.rank}: found {num_gpus} GPUs for local rank {place.local_rank}, expected one each; start "
-            f"fewer processes on this machine"
-        )
-    return place.local_rank

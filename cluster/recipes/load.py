@@ -29,7 +29,10 @@ Json = dict[str, Any] | list[Any] | str | int | float | bool | None
 
 
 class RecipeError(ValueError):
-    """One line for the person who wrote the recipe."""
+    """One line for the person who wrote the recipe; `path` and `model` are what `load_recipe` was called with."""
+
+    path: Path | None = None
+    model: type[BaseModel] | None = None
 
 
 def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
@@ -38,6 +41,14 @@ def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -
     Raises RecipeError: missing or oversized file, YAML that is not plain data (tags, aliases, duplicate keys),
     unknown keys, values that do not fit, overrides without `=`.
     """
+    try:
+        return _load(path, model, overrides)
+    except RecipeError as error:
+        error.path, error.model = path, model
+        raise
+
+
+def _load(path: Path, model: type[Model], overrides: Sequence[str]) -> Model:
     if path.is_dir():
         raise RecipeError(f"{path}: found a folder, expected a recipe; give a YAML file in it")
     if not path.is_file():
@@ -48,8 +59,13 @@ def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -
         raise RecipeError(f"{path}: no such recipe; {hint}")
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path}: found {path.stat().st_size} bytes, expected at most {MAX_RECIPE_BYTES}")
+    return parse_recipe(path.read_bytes(), model, str(path), overrides)
+
+
+def parse_recipe(content: bytes, model: type[Model], path: str, overrides: Sequence[str] = ()) -> Model:
+    """As `load_recipe`, for content that was read already; `path` names it in messages."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
         where = {loc: f"{path}:{line}" for loc, line in _lines(text)}
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -64,7 +80,7 @@ def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -
         loc = _apply(data, override, model)
         where |= {loc[: depth + 1]: COMMAND_LINE for depth in range(len(loc)) if loc[: depth + 1] not in where}
         where[loc] = COMMAND_LINE
-    return _validate(data, model, where, str(path))
+    return _validate(data, model, where, path)
 
 
 def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:

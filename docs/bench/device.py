@@ -15,7 +15,6 @@ from docs.bench.measure import Samples, Side, Verdict
 if TYPE_CHECKING:
     import torch
 
-REPEATS = 5
 IMAGES, SHARE = "images/s", "% of the matmul ceiling"
 MATMUL, COPY = "matmul TFLOP/s", "copy TB/s"
 
@@ -69,7 +68,7 @@ class Bench:
         """
         rates: dict[str, list[float]] = {name: [] for name in sides}
         begun = self.now()
-        for done in range(1 if self.dry else REPEATS):
+        for done in range(1 if self.dry else 5):
             passed = self.now() - begun
             if done and passed / done * (done + 1) > min(budget_s, self.deadline - begun):
                 break

@@ -32,7 +32,7 @@ from docs.bench.measure import Result
 
 HOME = Path(__file__).resolve().parents[1]
 NUMBERS, COMMAND = "data/bench_gpu.json", "make bench-gpu"
-BUDGET_S, STUCK_S = 340.0, 30.0
+BUDGET_S, STUCK_S, REST = 340.0, 30.0, "rest"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ ROWS = {  # what is cut when the time is short stands last
     "resnet50-compiled": Row(partial(gpu_training.measure, compiled=True), 60, False),
     "batch-auto": Row(gpu_images.batch_auto, 30, False),
 }
-REST = "rest"
 
 
 def measure(bench: Bench, row: Row) -> Result | str:

@@ -2,12 +2,11 @@
 
 In: a bench. Out: a row for each workload. On disk: a shard, or PNG files, removed again.
 
-SD1.5, SDXL and FLUX.1 in their true architectures, with random weights made on the device; no file is downloaded.
-Time depends on shapes, but clocks depend on data: every network is scaled until its output has a spread near 1, and
-such a spread is demanded between all stages. The U-Nets predict v, not noise: a random network that "predicts noise"
-would send latents with a spread of 15 into the decoder. Random pictures compress unlike photographs, so every side
-encodes the same photograph-like arrays while its own pixels are made, checked and copied as always. Ours is compiled as
-`compile: auto` decides on a GPU; the stock loop is eager, in the same type.
+SD1.5, SDXL and FLUX.1 in their true architectures, with random weights made on the device. Time depends on shapes, but
+clocks depend on data: every network is scaled until its output has a spread near 1, and that is checked. The U-Nets
+predict v: a random one that "predicts noise" would send latents with a spread of 15 into the decoder. Random pictures
+compress unlike photographs, so every side encodes the same photograph-like arrays in place of its own pixels. Ours is
+compiled as `compile: auto` decides on a GPU; the stock loop is eager, in the same type.
 """
 
 from __future__ import annotations
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 Family = Literal["sd", "sdxl", "flux"]
 WAIT_S = 120.0  # for a batch's pixels: far more than any takes
-PHOTOGRAPHS = 8
 OURS, LOST = "sixfold, a shard of JPEG", "sixfold, images discarded"
 STOCK_1, STOCK_N = "diffusers loop, batch 1, PNG files", "diffusers loop, batched, PNG files"
 
@@ -342,7 +340,7 @@ def measure(bench: Bench, work: Work, budget_s: float) -> Result:
     begun = bench.now()
     sampler = our_sampler(bench, stock, work)
     first_s = bench.now() - begun
-    shown = [photograph(seed, work.size_px) for seed in range(2 if bench.dry else PHOTOGRAPHS)]
+    shown = [photograph(seed, work.size_px) for seed in range(2 if bench.dry else 8)]
     batch_NHWC = np.stack([shown[place % len(shown)] for place in range(work.batch)])
     sides = {OURS: unit_side(Shown(sampler, batch_NHWC), sampler.spec, work.batch * work.batches)}
     if LOST in work.at_least:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from docs.bench.device import IMAGES, SHARE, Bench
 from docs.bench.measure import Line, Result, ratios
 from train.model.classifiers import ModelSpec, build
 from train.model.ema import Ema
-from train.model.engine import EngineSpec, make_engine
-from train.model.optim import OptimSpec
+from train.model.engine import EngineSpec, Forward, make_engine
+from train.model.optim import Loss, OptimSpec, loss_of
 from train.model.step import Descent, KeptBuffers
 
 WARM_STEPS, WINDOW_S = 5, 1.0
@@ -79,7 +81,8 @@ class Training:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         how = EngineSpec(kind="single", dtype="bf16", compile=compiled, channels_last=True)
         engine = make_engine(how, OPTIM, model, bench.device, shape[0])
-        self.descent = Descent(engine, OPTIM, quotas, Ema(model, 0.9999), KeptBuffers(model))
+        self.descent = Descent(engine, Ema(model, 0.9999), KeptBuffers(model))
+        self.quotas = {str(domain): quota for domain, quota in enumerate(quotas)}
         self.steps = 1
         draw = torch.Generator(bench.device).manual_seed(0)  # mean 0 and spread 1, as after normalisation
         pictures = [torch.randn(shape, generator=draw, device=bench.device) for _ in range(2)]
@@ -90,10 +93,13 @@ class Training:
     def __call__(self, folder: Path) -> int:
         return self.take(self.steps)
 
+    def loss(self, pictures: Any, labels: Any, forward: Forward) -> Loss:
+        return loss_of(OPTIM, forward(pictures), labels, None, self.quotas)
+
     def take(self, steps: int) -> int:
         """Pictures seen. Raises ValueError where the last step did not move: then nothing was measured."""
         for place in range(steps):
-            stepped = self.descent.step(*self.batches[place % 2], None, OPTIM.lr)
+            stepped = self.descent.step(partial(self.loss, *self.batches[place % 2]), OPTIM.lr)
         if not stepped.moved:
             raise ValueError("found a loss or a gradient that is not finite, expected numbers; not measured")
         return steps * len(self.batches[0][1])

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.fan_out.work import JSON, Beat
 from cluster.process.exit import WorkerBroken
+from cluster.process.failure import error_line
 from cluster.process.memory import free_memory, is_memory_error
 from gen.make.plan import Plan, Sample, sample_seed, sample_uid
 from gen.make.screen import ScreenSpec, screen
@@ -216,7 +217,7 @@ class UnitWorker:
         except (OSError, MemoryError):
             raise  # the machine's, not the image's
         except Exception as error:  # becomes the row of this draw
-            return Developed("error", None, one_line(error))
+            return Developed("error", None, error_line(error, 300))
 
     def encode(self, image_HWC: np.ndarray) -> bytes:
         return encode_jpeg(image_HWC, self.job.shards.quality, self.job.shards.subsampling)
@@ -306,13 +307,13 @@ class _UnitWork:
             return [self._call(draws)]
         except IMAGE_ERRORS as error:
             if len(draws) == 1:
-                return [_Call(self.num_calls - 1, draws, None, one_line(error))]
+                return [_Call(self.num_calls - 1, draws, None, error_line(error, 300))]
         calls = []
         for draw in draws:
             try:
                 calls.append(self._call([draw]))
             except IMAGE_ERRORS as error:
-                calls.append(_Call(self.num_calls - 1, [draw], None, one_line(error)))
+                calls.append(_Call(self.num_calls - 1, [draw], None, error_line(error, 300)))
         return calls
 
     def _call(self, draws: list[Draw]) -> "_Call":
@@ -356,11 +357,13 @@ class _UnitWork:
             spec = self.worker.job.sampler
             error.__traceback__ = None  # its frames hold the tensors of the failed call
             raise RuntimeError(
-                f"found no memory for a call ({one_line(error)}), expected room for sampler.batch = {spec.call_size} "
-                f"and sampler.vae_batch = {spec.vae_batch}; lower one of them in a new output"
+                f"found no memory for a call ({error_line(error, 300)}), expected room for sampler.batch = "
+                f"{spec.call_size} and sampler.vae_batch = {spec.vae_batch}; lower one of them in a new output"
             ) from None
         if isinstance(error, torch.AcceleratorError):
-            raise WorkerBroken(f"the device failed ({one_line(error)}); check it with `nvidia-smi -q`") from error
+            raise WorkerBroken(
+                f"the device failed ({error_line(error, 300)}); check it with `nvidia-smi -q`"
+            ) from error
 
     def _settle(
         self, calls: "list[_Call]", developed: list[list[Developed]]
@@ -404,12 +407,6 @@ class _Call:
     draws: list[Draw]
     sampled: Sampled | None
     error: str | None
-
-
-def one_line(error: BaseException) -> str:
-    """Type and first 300 characters of an error, control characters escaped."""
-    text = f"{type(error).__name__}: {error}"[:300]
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _summary(record: Record, seconds: _Seconds, num_calls: int) -> dict[str, JSON]:

@@ -4,14 +4,8 @@ Comes in: a `Diversity`. Goes out and lies on disk: one HTML file, with its styl
 lets nothing else be loaded or run. Every text is shown as data: escaped, its invisible characters made visible.
 """
 
-import base64
-import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from gen.prompts.diversity import (
     ClassDiversity,
@@ -22,8 +16,9 @@ from gen.prompts.diversity import (
     what_repeats,
 )
 from gen.wording.flagged_words import flag_groups, group_of
-from shards.disk.safe_text import clip, visible
-from shards.views.gallery import TEMPLATES
+from shards.disk.replace import replace_file
+from shards.disk.safe_text import clip
+from shards.views.page import one_file_page, page_environment
 
 PAGES = Path(__file__).parent / "pages"
 MAX_BARS = 44
@@ -53,35 +48,19 @@ class Bar:
 
 def write_page(found: Diversity, path: Path) -> None:
     """Write the page; an older one is replaced in one step."""
-    css = (TEMPLATES / "gallery.css").read_text(encoding="utf-8") + (PAGES / "diversity.css").read_text("utf-8")
-    style = f"\n{css}"
-    environment = Environment(
-        loader=FileSystemLoader(PAGES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # as in the gallery: visible() runs on every text that a template prints, and escaping comes after it
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
+    environment = page_environment(PAGES)
     environment.filters["text"] = lambda text: clip(text, TEXT_CHARS)
     why = {group: reason for group, (reason, _) in flag_groups().items()}
-    page = environment.get_template("diversity.html").render(
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        found=found,
-        unit="words" if found.limit is None else "tokens",
-        figures=figures(found),
-        bars=bars(found),
-        classes=doubtful_classes(found),
-        flags=[
-            (word, count, found.first_flagged[word], why[group_of(word)])
-            for word, count in found.flags.most_common(MAX_FLAGS)
-        ],
-    )
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
+    most_flagged = found.flags.most_common(MAX_FLAGS)
+    values = {
+        "found": found,
+        "unit": "words" if found.limit is None else "tokens",
+        "figures": figures(found),
+        "bars": bars(found),
+        "classes": doubtful_classes(found),
+        "flags": [(word, count, found.first_flagged[word], why[group_of(word)]) for word, count in most_flagged],
+    }
+    replace_file(path, one_file_page(environment, "diversity.html", PAGES / "diversity.css", values).encode())
 
 
 def figures(found: Diversity) -> list[Figure]:
@@ -90,16 +69,12 @@ def figures(found: Diversity) -> list[Figure]:
     texts = f"of {total:,}; {what_repeats(found)}."
     shown = [Figure("distinct texts", f"{found.num_distinct:,}", texts, look=found.num_distinct < total)]
     if distance is not None:
-        meaning = (
-            "Mean cosine distance between embeddings of two prompts of a class. 0: the encoder sees none."
-        )
+        meaning = "Mean cosine distance between embeddings of two prompts of a class. 0: the encoder sees none."
         shown.append(Figure("distance", f"{distance:.3f}", meaning))
     if pairs is not None:
         meaning = "Different pairs of neighbouring words over all pairs of a class. Higher is more varied."
         shown.append(Figure("distinct word pairs", f"{pairs:.3f}", meaning))
-    counts = [
-        ("class name missing", "num_nameless", "never say what the image is of; it may show anything.")
-    ]
+    counts = [("class name missing", "num_nameless", "never say what the image is of; it may show anything.")]
     if found.limit is not None:
         lost = f" {what_cut_prompts_lost(found).capitalize()}." if found.longest else ""
         meaning = f"have over {found.limit} tokens; the end is never read.{lost}"

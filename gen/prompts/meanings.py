@@ -18,7 +18,6 @@ vectors of the class's real images; the earlier one wins a tie, and its margin i
 """
 
 import json
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -40,6 +39,8 @@ from gen.names.wordnet import WordNet, definition_of_id, open_wordnet, phrase, s
 from gen.prompts.real_images import Image, read_real
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import check_text
+from shards.disk.replace import replace_file
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_PHRASE_CHARS = 300  # a longer candidate is no phrase
@@ -223,7 +224,7 @@ def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], wher
     chosen: dict[int, str] = {}
     unknown: list[str] = []
     for key, text in given.items():
-        check_text(text, f"{where}.{ascii(key)[:60]}")
+        check_text(text, f"{where}.{quoted(key, 60)}")
         named = by_name.get(key, []) if isinstance(key, str) else []
         if len(named) > 1:
             raise ValueError(f"{where}: found {key!r}, which names the classes {named}, expected an id; use one")
@@ -238,7 +239,7 @@ def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], wher
     for name in unknown:
         near = get_close_matches(name, without, n=1, cutoff=0.75)
         if near:
-            raise ValueError(f"{where}: found {ascii(name)[:60]}, expected a class name; did you mean {near[0]!r}?")
+            raise ValueError(f"{where}: found {quoted(name, 60)}, expected a class name; did you mean {near[0]!r}?")
     return chosen
 
 
@@ -435,15 +436,7 @@ def _plain(meaning: Meaning) -> dict[str, object]:
 
 def write_meanings(meanings: Sequence[Meaning], path: Path) -> None:
     """Write meanings.jsonl, all of it or nothing."""
-    temp = path.with_name(path.name + ".tmp")
-    try:
-        with temp.open("wb") as file:
-            file.write(dump_meanings(meanings))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
+    replace_file(path, dump_meanings(meanings))
 
 
 def read_meanings(path: Path) -> list[Meaning]:

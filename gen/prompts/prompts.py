@@ -10,7 +10,6 @@ slot takes a word. No text occurs twice in a class, and its first prompts are al
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -35,6 +34,8 @@ from gen.wording.lexicon import Lexicon
 from gen.wording.parts import PARTS, Wording, check_text
 from gen.wording.styles import add_styles, mix
 from gen.wording.templates import Wordings, builtin_templates, slots_of
+from shards.disk.replace import whole_file
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_PER_CLASS = 10_000
@@ -117,7 +118,7 @@ class PromptSpec(BaseModel):
         for template in self.texts:
             slots = slots_of(template)
             if "name" not in slots:
-                raise ValueError(f"prompts.templates: found {ascii(template)[:80]}, expected the slot {{name}} in it")
+                raise ValueError(f"prompts.templates: found {quoted(template, 80)}, expected the slot {{name}} in it")
             for slot in slots:
                 if slot != "name" and slot not in self.parts:
                     near = get_close_matches(slot, [*self.parts, "name"], n=1)
@@ -183,7 +184,7 @@ def _check_list(words: Sequence[str], where: str) -> None:
     for index, word in enumerate(words):
         check_text(word, where)
         if word in words[:index]:
-            raise ValueError(f"{where}: found {ascii(word)[:60]} twice, expected distinct texts; remove one")
+            raise ValueError(f"{where}: found {quoted(word, 60)} twice, expected distinct texts; remove one")
 
 
 def draw_prompts(
@@ -275,16 +276,8 @@ def write_prompts(
     `meanings` is class id -> phrase; `on_class` hears of every class that is drawn. Raises ValueError in one line that
     names the classes without enough prompts, after all others were tried.
     """
-    temp = path.with_name(path.name + ".tmp")
-    try:
-        with temp.open("wb") as file:
-            dropped = _write_table(classes, meanings, spec, seed, sources, file, on_class)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
-    return dropped
+    with whole_file(path) as file:
+        return _write_table(classes, meanings, spec, seed, sources, file, on_class)
 
 
 def _write_table(
@@ -437,7 +430,7 @@ class PromptTable:
             found = self.prompt(class_id, 0).class_name
             if found != name:
                 raise ValueError(
-                    f"prompts.file: found {ascii(found)[:60]} as class {class_id}, expected {ascii(name)[:60]}; write "
+                    f"prompts.file: found {quoted(found, 60)} as class {class_id}, expected {quoted(name, 60)}; write "
                     "it with `sixfold prompts` of this recipe"
                 )
 

@@ -46,6 +46,8 @@ CACHED_TEXT_BYTES = 1 << 29  # of prompt embeddings kept: 1,600 texts of SDXL, 1
 
 @dataclass(frozen=True)
 class Request:
+    """One image to be drawn."""
+
     prompt: str
     negative: str  # "" = the spec's negative
     seed: int  # 0 .. 2**63 - 1

@@ -193,6 +193,7 @@ class SamplerSpec(BaseModel):
 
     @property
     def stored_px(self) -> int:
+        """The side of the stored image in pixels."""
         return self.size_px if self.saved_px is None else self.saved_px
 
 

@@ -26,9 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.fan_out.work import JSON, Beat
 from cluster.process.exit import EXIT_AGAIN
+from cluster.process.failure import last_line
 from cluster.process.identity import ProcessId, alive, kill_here, session_members, start_ticks, this_place, this_process
-from cluster.process.supervised import last_line, start_kept
-from cluster.ranks.group import without_ranks
+from cluster.process.supervisor import start_supervised
+from cluster.ranks.place import without_ranks
 from train.evaluate.results import RESULTS, read_results
 
 LOOK_S = 0.5  # between two looks at the process
@@ -38,6 +39,8 @@ MAX_CAUSE = 300
 
 
 class RunJob(BaseModel):
+    """One run of a sweep: its name, the digest of its recipe, its test sets."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
@@ -95,11 +98,11 @@ class SweepWorker:
         _end_earlier(note)
         log = logs / f"{run.name}-{attempt}.txt"
         # -P: modules come from `home` alone, never from the folder that the run starts in
-        program = self.job.program or (sys.executable, "-P", "-m", "train.session.program")
+        program = self.job.program or (sys.executable, "-P", "-m", "train.program")
         command = [*program, str(self.folder / "recipes" / f"{run.name}.yaml"), str(self.folder / run.name)]
         home, start_in, environment = Path(self.job.home), Path(self.job.start_in), without_ranks(os.environ)
         with log.open("wb") as output:
-            child = start_kept(command, home, start_in, environment, output, subprocess.STDOUT)
+            child = start_supervised(command, home, start_in, environment, output, subprocess.STDOUT)
         identity = ProcessId(this_place(), child.pid, start_ticks(child.pid) or 0)
         try:
             worker = dataclasses.asdict(this_process())
@@ -159,7 +162,7 @@ def _end_earlier(note: Path) -> None:
                 "expected none; wait for the other sweep, or take another folder"
             )
         time.sleep(0.05)
-    if alive(earlier):  # a run whose keeper is gone has been asked; asked twice it would not save
+    if alive(earlier):  # a run whose supervisor is gone has been asked to stop; a second SIGTERM would prevent its save
         with contextlib.suppress(ProcessLookupError):
             os.kill(earlier.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_S

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from train.model.classifiers import ModelSpec, build
 from train.model.ema import Ema
 from train.model.engine import EngineSpec, make_engine
-from train.model.optim import OptimSpec, make_optimizer
+from train.model.optim import OptimSpec, loss_of, make_optimizer
 from train.model.step import Descent, KeptBuffers
 
 CPU, CLASSES, BATCH, SIZE_PX, SMOOTHING = torch.device("cpu"), 1000, 32, 32, 0.1
@@ -21,8 +21,14 @@ Step = Callable[[Tensor, Tensor], float]
 def our_step(name: str, optim: OptimSpec) -> tuple[nn.Module, Step]:
     model = build(ModelSpec(name=name, num_classes=CLASSES, aux="none"), (BATCH,), 0, SIZE_PX)
     engine = make_engine(EngineSpec(kind="single", dtype="fp32"), optim, model, CPU, BATCH)
-    descent = Descent(engine, optim, (BATCH,), Ema(model, 0.9), KeptBuffers(model))
-    return model, lambda pictures, labels: descent.step(pictures, labels, None, optim.lr).loss
+    descent = Descent(engine, Ema(model, 0.9), KeptBuffers(model))
+
+    def step(pictures: Tensor, labels: Tensor) -> float:
+        return descent.step(
+            lambda forward: loss_of(optim, forward(pictures), labels, None, {"real": BATCH}), optim.lr
+        ).loss
+
+    return model, step
 
 
 def timms_step(name: str, optim: OptimSpec) -> tuple[nn.Module, Step]:
