@@ -1,39 +1,20 @@
 """What meaning, context and style each do, measured on the sandbox: `make ablate`, or `python -m docs.bench.ablate`.
 
-In: the sandbox's generator, CLIP, judge and real images. Out: a table on standard output. On disk: `--work` keeps one
-JSON file per condition and seed (an interrupted call goes on where it was); docs/data/ablate.json and the part of
-docs/RESULTS.md between its markers hold the result. About 8 minutes on two cores, through the same fan-out as a run.
+In: the sandbox's generator, CLIP, judge and real images. Out: a table on standard output. On disk: see
+`docs.bench.conditions`; about 8 minutes on two cores.
 
-One image per prompt, the generator and its settings those of recipes/sandbox.yaml. A seed is a seed of everything:
-which prompts are drawn, and the noise.
+One image per prompt, the generator and its settings those of recipes/sandbox.yaml.
 """
 
-import argparse
-import functools
 import json
-import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cluster.fan_out.fan_out import fan_out
-from cluster.fan_out.progress import Progress
-from cluster.fan_out.work import JSON, Beat, FanOutSpec
-from cluster.process.stop_flag import StopFlag
-from shards.disk.home import home
-from shards.disk.replace import replace_file
+from docs.bench.conditions import HOME, Figures, Found, Grid, Looker, Part, Run, asked, first_seed, recipe_of, run
 from train.report.statistics import mean_interval, paired_difference
-
-HOME = home()
-RECIPE = HOME / "recipes" / "sandbox.yaml"
-PAGE = HOME / "docs" / "RESULTS.md"
-FIGURES = HOME / "docs" / "data" / "ablate.json"
-BEGIN, END = "<!-- ablate: written by `make ablate` -->", "<!-- ablate: end -->"
 
 # What people write around a name today; all are words of the sandbox's pool.
 TEMPLATES = [
@@ -64,11 +45,11 @@ class Condition:
         return f"{self.kind}, {'with' if self.meaning else 'without'} meaning"
 
 
-CONDITIONS = [
-    Condition(kind, meaning)
+CONDITIONS = {
+    one.name: one
     for kind in ("name", "template", "caption", "cd", "sd", "cd+sd")
-    for meaning in (False, True)
-]
+    for one in (Condition(kind, meaning=False), Condition(kind, meaning=True))
+}
 MEASURES = {
     "judged": "judged the asked digit",
     "distance": "mean pairwise CLIP distance inside a class",
@@ -77,138 +58,38 @@ MEASURES = {
 }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All units: conditions times seeds, condition by condition."""
-
-    per_class: int
-    seeds: int
-
-    def unit(self, number: int) -> tuple[Condition, int]:
-        return CONDITIONS[number // self.seeds], number % self.seeds
-
-    def __len__(self) -> int:
-        return len(CONDITIONS) * self.seeds
-
-
-def vendi_score(rows_ND: NDArray[np.float32]) -> float:
-    """Effective number of distinct images among N unit vectors, 1..N: the exponential of the entropy of the
-    eigenvalues of the similarity matrix over N. Source: Friedman and Dieng 2023, definition 3.1."""
-    values = np.linalg.eigvalsh(rows_ND.astype(np.float64) @ rows_ND.T.astype(np.float64) / len(rows_ND))
-    values = values[values > 1e-12]
-    return float(np.exp(-(values * np.log(values)).sum()))
-
-
-def mean_distance(rows_ND: NDArray[np.float32]) -> float:
-    """Mean of 1 - cosine over all pairs of N unit vectors."""
-    cosines = rows_ND @ rows_ND.T
-    num = len(rows_ND)
-    return float(1 - (cosines.sum() - np.trace(cosines)) / (num * (num - 1)))
-
-
-def by_class(
-    measure: Callable[[NDArray[np.float32]], float], rows_ND: NDArray[np.float32], labels: NDArray[np.int64]
-) -> float:
-    return float(np.mean([measure(rows_ND[labels == label]) for label in np.unique(labels)]))
-
-
-def make_worker(work: Path, plan: Plan) -> Callable[[int, str, Beat], Mapping[str, JSON]]:
-    """A worker with generator, judge and CLIP loaded; it leaves one file per unit in `work`."""
+def make_part(grid: Grid) -> Part:
     import torch
 
-    from gen.model.clip import Clip
-    from gen.prompts.prompts import PromptTable
-    from gen.prompts.write import diversify
-    from gen.recipe import read_recipe
     from sandbox.generator import draw, load_generator
-    from sandbox.judge import judge, load_judge
-    from shards.labels.classes import load_classes
 
     torch.set_num_threads(1)
-    recipe = read_recipe(RECIPE, [])
-    models = HOME / "sandbox" / "models"
-    pipeline, the_judge = load_generator(models / "generator"), load_judge(models / "judge.safetensors")
-    assert recipe.meanings.clip is not None
-    clip = Clip.load(recipe.meanings.clip)
+    pipeline, looker = load_generator(HOME / "sandbox" / "models" / "generator"), Looker()
 
-    def make(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
-        condition, seed = plan.unit(unit)
-        chosen = read_recipe(RECIPE, [f"prompts.per_class={plan.per_class}", f"seed={seed}", *condition.overrides])
-        folder = work / f"prompts-{attempt}"
-        folder.mkdir()
-        diversify(chosen, load_classes(chosen.classes), folder, lambda line: None)
-        table = PromptTable.load(folder / "prompts.parquet")
-        texts, labels = [], []
-        for class_id, num in table.num_per_class().items():
-            texts += [table.prompt(class_id, number % num).text for number in range(plan.per_class)]
-            labels += [class_id] * plan.per_class
-        images = []
-        for start in range(0, len(texts), chosen.sampler.batch):
-            part = texts[start : start + chosen.sampler.batch]
-            # the same noise for every condition of a seed, so that differences between them are paired
-            seeds = [seed * 1_000_000 + start + number for number in range(len(part))]
-            images.append(draw(pipeline, part, seeds, chosen.sampler.steps, chosen.sampler.guidance))
-            beat(start + len(part), 0)
-        pixels, truth = np.concatenate(images), np.array(labels)
-        rows = clip.embed_images(list(pixels))
-        figures = {
-            "judged": float((judge(the_judge, pixels) == truth).mean()),
-            "distance": by_class(mean_distance, rows, truth),
-            "vendi": by_class(vendi_score, rows, truth),
-            "texts": len(set(texts)) / len(table.num_per_class()),
-        }
-        replace_file(work / f"{unit:04d}.json", json.dumps(figures).encode())
-        return {"images": len(texts)}
+    def part(name: str, seed: int, done: Callable[[int], None]) -> Mapping[str, float]:
+        recipe = recipe_of(seed, grid.per_class, CONDITIONS[name].overrides)
+        texts, labels = asked(recipe, grid.per_class)
+        spec, images = recipe.sampler, []
+        for start in range(0, len(texts), spec.call_size):
+            some = texts[start : start + spec.call_size]
+            seeds = [first_seed(seed) + start + number for number in range(len(some))]
+            images.append(draw(pipeline, some, seeds, spec.steps, spec.guidance))
+            done(start + len(some))
+        return {**looker.look(np.concatenate(images), labels), "texts": len(set(texts)) / len(np.unique(labels))}
 
-    return make
+    return part
 
 
-def real_figures(per_class: int) -> dict[str, float]:
+def real_figures(per_class: int) -> Figures:
     """The same measures of the few-shot training images."""
-    from gen.model.clip import Clip
-    from gen.recipe import read_recipe
-    from sandbox.judge import judge, load_judge
     from sandbox.sets import set_images
 
-    recipe = read_recipe(RECIPE, [])
-    assert recipe.meanings.clip is not None
     images, labels = set_images("real-train")
     kept = np.concatenate([np.flatnonzero(labels == label)[:per_class] for label in np.unique(labels)])
-    images, labels = images[kept], labels[kept]
-    rows = Clip.load(recipe.meanings.clip).embed_images(list(images))
-    the_judge = load_judge(HOME / "sandbox" / "models" / "judge.safetensors")
-    return {
-        "judged": float((judge(the_judge, images) == labels).mean()),
-        "distance": by_class(mean_distance, rows, labels),
-        "vendi": by_class(vendi_score, rows, labels),
-        "texts": float("nan"),
-    }
+    return {**Looker().look(images[kept], labels[kept]), "texts": float("nan")}
 
 
-def measure(work: Path, plan: Plan) -> dict[str, dict[int, dict[str, float]]]:
-    """Condition -> seed -> figures; makes what is not in `work` yet."""
-    about = json.dumps(
-        {"per_class": plan.per_class, "seeds": plan.seeds, "conditions": [one.name for one in CONDITIONS]}
-    )
-    work.mkdir(parents=True, exist_ok=True)
-    if (work / "about.json").exists() and (work / "about.json").read_text() != about:
-        raise ValueError(f"{work}: found results of another size or other conditions; give another --work")
-    (work / "about.json").write_text(about)
-    todo = [unit for unit in range(len(plan)) if not (work / f"{unit:04d}.json").exists()]
-    if todo:
-        worker = functools.partial(make_worker, work.resolve(), plan)
-        with Progress(len(todo), len(todo) * plan.per_class * 10) as progress, StopFlag() as stop:
-            summary = fan_out(todo, worker, FanOutSpec(straggler_factor=0), progress, stop)
-        if summary.exit_code:
-            raise RuntimeError(f"ablate: not finished ({summary.as_json()}); run the same command again")
-    found: dict[str, dict[int, dict[str, float]]] = {}
-    for unit in range(len(plan)):
-        condition, seed = plan.unit(unit)
-        found.setdefault(condition.name, {})[seed] = json.loads((work / f"{unit:04d}.json").read_text())
-    return found
-
-
-def table(found: Mapping[str, Mapping[int, Mapping[str, float]]], real: Mapping[str, float]) -> str:
+def table(found: Found, real: Figures) -> str:
     """Markdown: a row a condition, mean and 95 % interval over seeds."""
     lines = [
         "| prompts | judged right | CLIP distance | Vendi score | distinct prompts a class |",
@@ -232,7 +113,7 @@ def _cell(values: Sequence[float], measure: str) -> str:
     return f"{one.value * scale:.{digits}f}{unit}{spread}"
 
 
-def differences(found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[str]:
+def differences(found: Found) -> list[str]:
     """What each step adds, paired by seed: sentences for people."""
     pairs = [
         ("a meaning to the bare name", "name, with meaning", "name, without meaning"),
@@ -261,51 +142,17 @@ def differences(found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[
     return lines
 
 
-def write(
-    found: Mapping[str, Mapping[int, Mapping[str, float]]], real: Mapping[str, float], plan: Plan, seconds: float
-) -> str:
-    """Put figures and table into docs/, and return what went into the page."""
-    FIGURES.write_text(json.dumps({"per_class": plan.per_class, "conditions": found, "real": real}, indent=1) + "\n")
-    intro = (
-        f"{len(CONDITIONS)} ways to prompt, {plan.seeds} seeds, {plan.per_class} images a class and seed (10 classes); "
-        f"mean ± half of the 95 % interval over seeds (Student). {time.strftime('%Y-%m-%d', time.gmtime())}, "
-        f"{os.cpu_count()} cores, {seconds:.0f} s for what was not there yet."
-    )
-    text = "\n\n".join([intro, table(found, real), "\n".join(differences(found))])
-    page = PAGE.read_text(encoding="utf-8")
-    before, begin, rest = page.partition(BEGIN)
-    if not begin or END not in rest:
-        raise ValueError(f"{PAGE}: found no place for the table, expected the lines {BEGIN} and {END}")
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
-    return text
+def publish(measured: Run, on_page: bool) -> None:
+    real = real_figures(measured.grid.per_class)
+    text = "\n\n".join([table(measured.found, real), "\n".join(differences(measured.found))])
+    if on_page:
+        text = f"{measured.intro('ways to prompt')} {measured.when()}\n\n{text}"
+        measured.write(text, {"real": real})
+    print(text)
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m docs.bench.ablate",
-        description="Measure what meaning, context and style do on the sandbox (about 8 minutes on two cores).",
-    )
-    parser.add_argument("--per-class", type=int, default=20, help="images a class and seed (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds (default: %(default)s)")
-    parser.add_argument("--work", type=Path, default=HOME / "out" / "ablate", help="where finished parts are kept")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be made; make nothing")
-    parser.add_argument("--no-page", action="store_true", help="print only; leave docs/ as it is")
-    chosen = parser.parse_args(arguments)
-    if chosen.per_class < 2 or chosen.seeds < 1:
-        parser.error(f"found {chosen.per_class} images and {chosen.seeds} seeds, expected at least 2 and 1")
-    plan = Plan(chosen.per_class, chosen.seeds)
-    if chosen.dry_run:
-        print(
-            f"{len(plan)} parts of {chosen.per_class * 10} images: {len(CONDITIONS)} conditions x {chosen.seeds} seeds"
-        )
-        return 0
-    started = time.monotonic()
-    found, real = measure(chosen.work, plan), real_figures(chosen.per_class)
-    if chosen.no_page:
-        print("\n\n".join([table(found, real), "\n".join(differences(found))]))
-    else:
-        print(write(found, real, plan, time.monotonic() - started))
-    return 0
+    return run("ablate", list(CONDITIONS), make_part, arguments, publish)
 
 
 if __name__ == "__main__":

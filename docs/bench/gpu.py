@@ -115,7 +115,7 @@ def main(arguments: Sequence[str], clock: Callable[[], float] = time.perf_counte
     device = torch.device("cpu" if chosen.dry else "cuda")
     failed = missed = False
     with contextlib.ExitStack() as stack:
-        faulthandler.dump_traceback_later(chosen.budget + STUCK_S, exit=True)  # where no signal is heard any more
+        faulthandler.dump_traceback_later(chosen.budget + STUCK_S, exit=True, file=sys.__stderr__)  # stuck in C
         stack.callback(faulthandler.cancel_dump_traceback_later)
         # an empty place, so that a first call is a first call
         cache = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))

@@ -24,8 +24,7 @@ from train.model.engine import EngineSpec, Forward, make_engine
 from train.model.optim import Loss, OptimSpec, loss_of
 from train.model.step import Descent, KeptBuffers
 
-WARM_STEPS, WINDOW_S = 5, 1.0
-CLASSES = 1000
+WINDOW_S, CLASSES = 1.0, 1000
 OPTIM = OptimSpec(optimizer="sgd", lr=0.1, weight_decay=5e-5, label_smoothing=0.1, ema_decay=0.9999)
 PLAIN = "one BN for all"
 AUX, AUX_GROUPS = "auxiliary BN, one group", "auxiliary BN, groups of 16 + 16"
@@ -45,8 +44,9 @@ def measure(bench: Bench, compiled: bool) -> Result:
         training.take(1)
         firsts[side] = bench.now() - begun
         begun = bench.now()
-        training.take(WARM_STEPS)
-        slowest_s = max(slowest_s, (bench.now() - begun) / WARM_STEPS)
+        steps = 1 if bench.dry else 5
+        training.take(steps)
+        slowest_s = max(slowest_s, (bench.now() - begun) / steps)
     for training in sides.values():
         training.steps = 2 if bench.dry else max(2, math.ceil(WINDOW_S / slowest_s))
     rates = bench.rates(sides, budget_s=30)
@@ -79,7 +79,7 @@ class Training:
         spec = ModelSpec(name=name, num_classes=CLASSES, aux="bn" if len(quotas) > 1 else "none")
         model = build(spec, quotas, 0, shape[-1]).to(bench.device)
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        how = EngineSpec(kind="single", dtype="bf16", compile=compiled, channels_last=True)
+        how = EngineSpec(kind="single", dtype="fp32" if bench.dry else "bf16", compile=compiled, channels_last=True)
         engine = make_engine(how, OPTIM, model, bench.device, shape[0])
         self.descent = Descent(engine, Ema(model, 0.9999), KeptBuffers(model))
         self.quotas = {str(domain): quota for domain, quota in enumerate(quotas)}

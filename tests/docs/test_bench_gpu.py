@@ -97,7 +97,7 @@ def test_the_architectures_are_the_published_ones(family: str, parameters: dict[
 def test_counted_arithmetic_is_that_of_the_published_network_and_of_every_step() -> None:
     """ResNet-50: 4.09 G multiply-adds forward, and twice that back."""
     assert 1e3 * teraflop_of_training("resnet50", 224) == pytest.approx(3 * 2 * 4.089, rel=1e-3)
-    work = replace(SD15.small(), steps=5)
+    work = replace(SD15.small(), steps=3)
     stock = stock_pipeline(judging(), work)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         stock_call(stock, work, ["picture number 0"], "pt")

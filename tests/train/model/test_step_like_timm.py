@@ -41,7 +41,7 @@ def timms_step(name: str, optim: OptimSpec) -> tuple[nn.Module, Step]:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        return float(loss.item())
 
     return model, step
 

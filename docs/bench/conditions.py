@@ -1,0 +1,211 @@
+"""Conditions times seeds on the sandbox: measured part by part through the fan-out of a run, and kept.
+
+In: names of conditions, and what draws the images of one. Out: condition -> seed -> figures. On disk: a folder with one
+JSON file per condition and seed (an interrupted call goes on where it was); a JSON file in docs/data and the part of
+docs/RESULTS.md between two marks.
+"""
+
+import argparse
+import functools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.fan_out.fan_out import fan_out
+from cluster.fan_out.progress import Progress
+from cluster.fan_out.work import JSON, Beat, FanOutSpec, Worker
+from cluster.process.stop_flag import StopFlag
+from gen.prompts.prompts import PromptTable
+from gen.prompts.write import diversify
+from gen.recipe import Recipe, read_recipe
+from shards.disk.home import home
+from shards.disk.replace import replace_file
+from shards.labels.classes import load_classes
+
+HOME = home()
+RECIPE = HOME / "recipes" / "sandbox.yaml"
+PAGE = HOME / "docs" / "RESULTS.md"
+
+Figures: TypeAlias = Mapping[str, float]
+Found: TypeAlias = dict[str, dict[int, Figures]]  # condition -> seed -> figures
+Part: TypeAlias = Callable[[str, int, Callable[[int], None]], Figures]  # condition, seed, (images done) -> figures
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All parts: conditions times seeds, condition by condition."""
+
+    conditions: tuple[str, ...]
+    per_class: int
+    seeds: int
+
+    def part(self, number: int) -> tuple[str, int]:
+        return self.conditions[number // self.seeds], number % self.seeds
+
+    def __len__(self) -> int:
+        return len(self.conditions) * self.seeds
+
+
+def recipe_of(seed: int, per_class: int, overrides: Sequence[str]) -> Recipe:
+    """The sandbox's recipe, with a seed of everything: which prompts are drawn, and the noise."""
+    return read_recipe(RECIPE, [f"prompts.per_class={per_class}", f"seed={seed}", "sampler.device=cpu", *overrides])
+
+
+def asked(recipe: Recipe, per_class: int) -> tuple[list[str], NDArray[np.int64]]:
+    """A prompt for each image, and the classes asked for."""
+    with tempfile.TemporaryDirectory() as folder:
+        diversify(recipe, load_classes(recipe.classes), Path(folder), lambda line: None)
+        table = PromptTable.load(Path(folder) / "prompts.parquet")
+    texts, labels = [], []
+    for class_id, num in table.num_per_class().items():
+        texts += [table.prompt(class_id, number % num).text for number in range(per_class)]
+        labels += [class_id] * per_class
+    return texts, np.array(labels)
+
+
+def first_seed(seed: int) -> int:
+    """Image i of a seed has the noise `first_seed(seed) + i` under every condition, so that differences are paired."""
+    return seed * 1_000_000
+
+
+class Looker:
+    """Says how legible and how varied images are; holds the sandbox's judge and CLIP."""
+
+    def __init__(self) -> None:
+        from gen.model.clip import Clip
+        from sandbox.judge import load_judge
+
+        spec = read_recipe(RECIPE, []).meanings.clip
+        assert spec is not None
+        self._judge, self._clip = load_judge(HOME / "sandbox" / "models" / "judge.safetensors"), Clip.load(spec)
+
+    def look(self, images_NHWC: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[str, float]:
+        from sandbox.judge import judge
+
+        rows = self._clip.embed_images(list(images_NHWC))
+        return {
+            "judged": float((judge(self._judge, images_NHWC) == labels).mean()),
+            "distance": _by_class(_mean_distance, rows, labels),
+            "vendi": _by_class(_vendi_score, rows, labels),
+        }
+
+
+def _vendi_score(rows_ND: NDArray[np.float32]) -> float:
+    """Effective number of distinct images among N unit vectors, 1..N: the exponential of the entropy of the
+    eigenvalues of the similarity matrix over N. Source: Friedman and Dieng 2023, definition 3.1."""
+    values = np.linalg.eigvalsh(rows_ND.astype(np.float64) @ rows_ND.T.astype(np.float64) / len(rows_ND))
+    values = values[values > 1e-12]
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
+def _mean_distance(rows_ND: NDArray[np.float32]) -> float:
+    """Mean of 1 - cosine over all pairs of N unit vectors."""
+    cosines = rows_ND @ rows_ND.T
+    num = len(rows_ND)
+    return float(1 - (cosines.sum() - np.trace(cosines)) / (num * (num - 1)))
+
+
+def _by_class(
+    measure: Callable[[NDArray[np.float32]], float], rows_ND: NDArray[np.float32], labels: NDArray[np.int64]
+) -> float:
+    return float(np.mean([measure(rows_ND[labels == label]) for label in np.unique(labels)]))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command of this kind has found."""
+
+    name: str  # of the command
+    grid: Grid
+    found: Found
+    seconds: float
+
+    def intro(self, what: str) -> str:
+        """The first sentences of its part of the page."""
+        return (
+            f"{len(self.grid.conditions)} {what}, {self.grid.seeds} seeds, {self.grid.per_class} images a class and "
+            "seed (10 classes); mean ± half of the 95 % interval over seeds (Student)."
+        )
+
+    def when(self) -> str:
+        day = time.strftime("%Y-%m-%d", time.gmtime())
+        return f"{day}, {os.cpu_count()} cores, {self.seconds:.0f} s for what was not there yet."
+
+    def write(self, text: str, more: Mapping[str, Any]) -> None:
+        """Put figures and text into docs/. Raises ValueError if the page has no marks for it."""
+        page = PAGE.read_text(encoding="utf-8")
+        begin, end = f"<!-- {self.name}: written by `make {self.name}` -->", f"<!-- {self.name}: end -->"
+        before, is_there, rest = page.partition(begin)
+        if not is_there or end not in rest:
+            raise ValueError(f"{PAGE}: found no place for the table, expected the lines {begin} and {end}")
+        content = {"per_class": self.grid.per_class, "conditions": self.found, **more}
+        (HOME / "docs" / "data" / f"{self.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def run(
+    name: str,
+    conditions: Sequence[str],
+    make_part: Callable[[Grid], Part],
+    arguments: Sequence[str],
+    publish: Callable[[Run, bool], None],
+) -> int:
+    """A command: measures what is not kept yet, and hands it to `publish` (the run, whether it goes into docs/)."""
+    parser = argparse.ArgumentParser(prog=f"python -m docs.bench.{name}")
+    parser.add_argument("--per-class", type=int, default=20, help="images a class and seed (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=HOME / "out" / name, help="where finished parts are kept")
+    parser.add_argument("--only", action="append", choices=conditions, help="a condition beside the first one")
+    parser.add_argument("--in-process", action="store_true", help="one worker in this process, without Ray")
+    parser.add_argument("--no-page", action="store_true", help="print only; leave docs/ as it is")
+    chosen = parser.parse_args(arguments)
+    if chosen.per_class < 2 or chosen.seeds < 1:
+        parser.error(f"found {chosen.per_class} images and {chosen.seeds} seeds, expected at least 2 and 1")
+    if chosen.only and not chosen.no_page:
+        parser.error("--only: the page shows all conditions; add --no-page")
+    names = tuple(one for one in conditions if not chosen.only or one == conditions[0] or one in chosen.only)
+    grid, started = Grid(names, chosen.per_class, chosen.seeds), time.monotonic()
+    spec = FanOutSpec(straggler_factor=0, in_process=chosen.in_process)
+    found = _measure(chosen.work, grid, make_part, spec)
+    publish(Run(name, grid, found, time.monotonic() - started), not chosen.no_page)
+    return 0
+
+
+def _measure(work: Path, grid: Grid, make_part: Callable[[Grid], Part], spec: FanOutSpec) -> Found:
+    """Makes what is not in `work` yet. Raises ValueError if `work` holds another grid, RuntimeError if not finished."""
+    about = json.dumps(asdict(grid))
+    work.mkdir(parents=True, exist_ok=True)
+    if (work / "about.json").exists() and (work / "about.json").read_text() != about:
+        raise ValueError(f"{work}: found results of another size or other conditions; give another --work")
+    (work / "about.json").write_text(about)
+    todo = [unit for unit in range(len(grid)) if not (work / f"{unit:04d}.json").exists()]
+    if todo:
+        worker = functools.partial(_make_worker, work.resolve(), grid, make_part)
+        with Progress(len(todo), len(todo) * grid.per_class * 10) as progress, StopFlag() as stop:
+            summary = fan_out(todo, worker, spec, progress, stop)
+        if summary.exit_code:
+            raise RuntimeError(f"{work}: not finished ({summary.as_json()}); run the same command again")
+    found: Found = {}
+    for unit in range(len(grid)):
+        name, seed = grid.part(unit)
+        found.setdefault(name, {})[seed] = json.loads((work / f"{unit:04d}.json").read_text())
+    return found
+
+
+def _make_worker(work: Path, grid: Grid, make_part: Callable[[Grid], Part]) -> Worker:
+    part = make_part(grid)
+
+    def make(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
+        figures = part(*grid.part(unit), lambda done: beat(done, 0))
+        replace_file(work / f"{unit:04d}.json", json.dumps(figures).encode())
+        return {"images": 10 * grid.per_class}
+
+    return make
