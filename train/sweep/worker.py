@@ -56,7 +56,7 @@ class SweepJob(BaseModel):
     folder: str = Field(description="absolute; the sweep's")
     home: str = Field(description="checkout whose code runs")
     start_in: str = Field(description="absolute; what relative paths in recipes count from")
-    program: tuple[str, ...] = Field(description="what trains a run, given recipe file and folder; empty: one_run")
+    program: tuple[str, ...] = Field(description="trains a run, given recipe file and folder; empty: train.program")
     deadline_s: float
     runs: tuple[RunJob, ...]
 

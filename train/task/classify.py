@@ -69,7 +69,7 @@ class Classify:
         mix = None if batch.mix is None else DeviceMix.of(batch.mix, device)
         pictures = to_input(batch.images, device, self.normal, mix, recipe.engine.channels_last)
         labels = torch.from_numpy(batch.labels).to(device, non_blocking=True)
-        quotas = {domain.name: domain.quota for domain in recipe.data.domains}
+        quotas: dict[str, int] = {domain.name: domain.quota for domain in recipe.data.domains}
         return loss_of(recipe.optim, forward(pictures), labels, mix, quotas)
 
     def measure(self, model: nn.Module, name: str, role: Role, device: torch.device, ranks: Ranks) -> Measured:
@@ -109,4 +109,4 @@ class Classify:
 
 def _on(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
     model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload,no-any-return]
+    return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
