@@ -405,7 +405,7 @@ def test_v60_a_copy_of_tars_that_others_wrote_is_found_by_its_index(tmp_path):
     spec = EvaluateSpec(
         validation=SetSpec(source=str(tmp_path / "val")), tests={"t": SetSpec(source=str(tmp_path / "test"))}
     )
-    with pytest.raises(ValueError, match=r"found 3 samples that evaluate\.validation"):
+    with pytest.raises(ValueError, match=r"found 3 samples that are also in evaluate\.validation"):
         open_sets(spec, 5)
 
 

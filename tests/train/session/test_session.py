@@ -181,7 +181,7 @@ def test_sets_to_measure_on_are_looked_at_before_the_training(data: Path, tmp_pa
     with pytest.raises(ValueError, match="gone: found no folder"):
         run(small_recipe(data, evaluate__tests={"gone": {"source": str(data / "gone")}}), tmp_path / "gone")
     shared = str(data / "test") + "/"  # the validation set under another spelling
-    with pytest.raises(ValueError, match=r"found 13 samples that evaluate\.validation"):
+    with pytest.raises(ValueError, match=r"found 13 samples that are also in evaluate\.validation"):
         run(small_recipe(data, evaluate__tests={"same": {"source": shared}}), tmp_path / "same")
     for out in (tmp_path / "gone", tmp_path / "same"):
         assert lines(out, "train") == []
