@@ -132,16 +132,18 @@ def generate(
     Example: `sixfold generate recipes/sandbox.yaml --scale 6x --out out/sandbox-20 sampler.steps=20`
     """
     from cluster.process.stop_flag import StopFlag
+    from gen.describe import describe
     from gen.make.plan import parse_scale
     from gen.recipe import Recipe
-    from gen.run import describe, run
+    from gen.run import run
+    from shards.labels.classes import load_classes
 
     chosen = _read(
         "generate", recipe, Recipe, [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])]
     )
     asked = parse_scale(scale)
     if dry_run:
-        typer.echo(describe(chosen, asked))
+        typer.echo(describe(chosen, load_classes(chosen.classes), asked))
         return
     with StopFlag() as stop:
         outcome = run(chosen, asked, out, HOME, stop, single_writer, _warn)
@@ -212,8 +214,8 @@ def prompts(
     from cluster.process.stop_flag import StopFlag
     from gen.prompts.diversity_figures import report_lines
     from gen.prompts.diversity_page import write_page
-    from gen.prompts.prompts import PromptTable
-    from gen.prompts.write import PROMPTS, diversify, measure
+    from gen.prompts.table import PromptTable
+    from gen.prompts.write import PROMPTS, measure, write_prompts
     from gen.recipe import Recipe
     from shards.disk.store import printable
     from shards.labels.classes import load_classes
@@ -222,14 +224,14 @@ def prompts(
     classes = load_classes(chosen.classes.uncounted())
     out.mkdir(parents=True, exist_ok=True)
     with StopFlag() as stop:
-        made = diversify(chosen, classes, out, _warn, stop)
+        made = write_prompts(chosen, classes, out, _warn, stop)
     for sentence in made.sentences():
         typer.echo(sentence)
     table = PromptTable.load(out / PROMPTS)
     for one in classes[:show]:
         typer.echo(printable(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}"))
     if report:
-        measured = measure(chosen, out / PROMPTS, _warn)
+        measured = measure(out / PROMPTS, chosen.seed, chosen.meanings.clip, chosen.sampler, _warn)
         write_page(measured, out / "diversity.html")
         for line in report_lines(measured):
             typer.echo(line)
@@ -253,17 +255,19 @@ def plan(
 
     Example: `sixfold plan recipes/imagenet-sd15-6x.yaml --scale 6x --dry-run`
     """
+    from gen.describe import describe, walk_plan
     from gen.make.plan import parse_scale
     from gen.recipe import Recipe
-    from gen.run import describe, walk_plan
+    from shards.labels.classes import load_classes
 
     chosen = _read("generate", recipe, Recipe, overrides)
     asked = parse_scale(scale)
     if out is not None and not dry_run:
         _check_file(out)
-    typer.echo(describe(chosen, asked))
+    classes = load_classes(chosen.classes)
+    typer.echo(describe(chosen, classes, asked))
     if dry_run or out:
-        typer.echo(walk_plan(chosen, asked, None if dry_run else out))
+        typer.echo(walk_plan(chosen, classes, asked, None if dry_run else out))
 
 
 @app.command()
@@ -277,9 +281,9 @@ def verify(
     Example: `sixfold verify out/sandbox --regenerate 20`
     """
     from cluster.process.exit import EXIT_INCOMPLETE
-    from gen.output import asked_units, regenerate_images
     from shards.disk.amounts import counted, size_text
     from shards.disk.store import no_shards, open_for_reading
+    from shards.set.status import asked_units
     from shards.set.verify import verify as verify_all
 
     store = open_for_reading(folder)
@@ -297,6 +301,8 @@ def verify(
     if report.damages:
         raise typer.Exit(EXIT_INCOMPLETE)
     if regenerate:
+        from gen.remake import regenerate_images
+
         compared = regenerate_images(store, regenerate, seed)
         others = [one for one in compared if not one.same_bytes]
         for one in others:
@@ -557,10 +563,12 @@ def status(folder: Folder) -> None:
     Example: `sixfold status out/sandbox`
     """
     from cluster.process.exit import EXIT_INCOMPLETE
-    from gen.output import describe_output
+    from cluster.process.lease import writer_of
     from shards.disk.store import open_for_reading
+    from shards.set.status import status_of
 
-    state = describe_output(open_for_reading(folder))
+    store = open_for_reading(folder)
+    state = status_of(store, writer_of(store))
     typer.echo(state.text)
     raise typer.Exit(0 if state.is_whole else EXIT_INCOMPLETE)
 
