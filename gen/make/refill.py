@@ -130,7 +130,7 @@ class UnitWorker(Generic[Sample]):
         try:
             picture = made.picture(place)
             if picture.status != SUCCESS:
-                return Developed(picture.status, None, picture.error, {})
+                return Developed(picture.status, None, picture.error, picture.columns)
             image_HWC = picture.image_HWC
             assert image_HWC is not None, "a success has an image"
             status = screen(image_HWC, self.job.screen)

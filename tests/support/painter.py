@@ -14,6 +14,7 @@ from gen.make.plan import Plan, Sample, sample_seed, sample_uid
 from gen.make.refill import ShardSpec, UnitJob, UnitWorker
 from gen.make.screen import REASONS, check_generated
 from shards.disk.jpeg import SourceType
+from shards.disk.layout import SUCCESS
 from shards.disk.store import FolderStore, open_store
 
 SIDE = 32
@@ -75,7 +76,8 @@ class Painter:
         elif fault == "flat":
             image[SIDE // 2 :] = 128
         status = check_generated(image, fault != "nan", fault == "flagged", SIDE)
-        return Picture(image, status, REASONS.get(status), {"original_width": SIDE, "original_height": SIDE})
+        size = {"original_width": SIDE, "original_height": SIDE} if status == SUCCESS else {}
+        return Picture(image, status, REASONS.get(status), size)
 
     def row(self, sample: Sample, draw: int) -> Mapping[str, object]:
         identity = (sample.class_id, sample.prompt_id, sample.replicate)

@@ -85,7 +85,10 @@ class Retriever:
         except ValueError as error:
             return Picture(None, "failed_to_decode", str(error))
         height, width = image.shape[:2]
-        return Picture(image, columns={"original_width": width, "original_height": height, "exif": "{}"}, jpeg=found)
+        seen = {"original_width": width, "original_height": height}
+        if image.mean() > 200:
+            return Picture(image, "low_score", "not what was looked for", {**seen, "similarity": 0.125})
+        return Picture(image, columns={**seen, "exif": "{}"}, jpeg=found)
 
     def row(self, sample: Wanted, draw: int) -> Mapping[str, object]:
         about = {"uid": sample_uid(0, sample.class_id, sample.number, 0, draw), "url": self._url(sample, draw)}
@@ -103,6 +106,7 @@ def retriever() -> Retriever:
     web |= {f"0/{place}": None for place in (0, 8, 16, 3)}  # the first sample needs its fourth candidate
     web["0/1"] = b"\xff\xd8 torn"
     web["0/2"] = np.zeros((50, 70, 3), np.uint8)
+    web["0/5"] = encode_jpeg(np.full((32, 32, 3), 255, np.uint8), 70, "420", None)
     web["0/4"] = np.ascontiguousarray(paint(4)[:, :20])
     web |= {f"1/{place}": jpeg(100 + place) if place % 3 else None for place in range(12)}
     web["2/0"] = jpeg(200)
@@ -142,6 +146,8 @@ def test_a_rejected_candidate_is_followed_by_the_next_and_every_one_has_a_row(ca
     assert reasons["0/0"] == ("failed_to_download", "HTTP 404 of 0/0")
     assert reasons["0/1"][0] == "failed_to_decode"
     assert reasons["0/2"] == ("black", "dark and without structure"), "the loop's own screen"
+    low = next(row for row in rows.values() if row["url"] == "0/5")
+    assert (low["status"], low["similarity"], low["original_width"], low["width"]) == ("low_score", 0.125, 32, None)
     assert {row["domain"] for row in rows.values()} == {"retrieved"}
 
 
