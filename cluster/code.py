@@ -1,6 +1,7 @@
-"""Which code runs: a hash of the packages and the versions beneath them.
+"""Which code runs: a hash of our packages, and the versions of the libraries they use.
 
-In: the checkout's root. Out: hex sha256, a table of versions, how two tables differ. On disk: nothing.
+In: the checkout's root, names of libraries. Out: hex sha256, a table of versions, how two tables differ.
+On disk: nothing.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ def code_hash(root: Path) -> str:
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Distribution name to version; ``"absent"`` for one that is not installed. Imports none of them."""
+    """Name of each distribution to its version, or ``"absent"`` if it is not installed. Imports none of them."""
     found: dict[str, str] = {}
     for name in names:
         try:
@@ -37,7 +38,7 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
-    """``"python 3.11.2 here, 3.12.1 there; ray …"``; empty when equal."""
+    """How two tables of versions differ: ``"python 3.11.2 here, 3.12.1 there; ray …"``, or "" if they are equal."""
     names = sorted(ours.keys() | theirs.keys())
     return "; ".join(
         f"{name} {ours.get(name, 'absent')} here, {theirs.get(name, 'absent')} there"

@@ -1,6 +1,6 @@
-"""What this machine has and lacks for a run: a list of checks, each with what to do about it.
+"""What this machine has, and what it lacks for a run: a list of checks, each with advice.
 
-In: the environment, a folder that will be written. Out: `Check`s. On disk: nothing.
+In: the environment, the output folder. Out: `Check`s. On disk: nothing.
 """
 
 import importlib.metadata
@@ -21,10 +21,10 @@ import psutil
 
 from cluster.process.environment import named_cluster
 
-# Below these versions known holes are open: read_webdataset unpickling (ray), weights_only bypass and memory
-# corruption (torch), JPEG overflow (Pillow).
+# Older versions have known security holes: read_webdataset unpickles (ray), weights_only can be bypassed and memory
+# corrupted (torch), a JPEG can overflow a buffer (Pillow).
 FLOORS = {"ray": (2, 60), "torch": (2, 10), "pillow": (13, 0), "safetensors": (0, 5)}
-# Variables that switch safety off again in the libraries we stand on; a run never wants them.
+# Variables that switch safety checks of our libraries off; every run removes them.
 UNSAFE_SWITCHES = (
     "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",
     "HF_TRUST_REMOTE_CODE",
@@ -37,6 +37,8 @@ NVIDIA_SMI_S = 20
 
 @dataclass(frozen=True)
 class Check:
+    """One finding: what was looked at, whether it is good enough, what was found, and what to do about it."""
+
     name: str
     verdict: Literal["ok", "note", "bad"]
     found: str
@@ -44,7 +46,7 @@ class Check:
 
 
 def clear_unsafe_switches(environ: MutableMapping[str, str]) -> list[str]:
-    """Remove variables that would switch a library's safety off; returns their names."""
+    """Remove the variables that switch a library's safety checks off; returns their names."""
     names = [name for name in environ if name in UNSAFE_SWITCHES or UNSAFE_PATTERN.fullmatch(name)]
     for name in names:
         del environ[name]
@@ -52,7 +54,7 @@ def clear_unsafe_switches(environ: MutableMapping[str, str]) -> list[str]:
 
 
 def examine(environ: Mapping[str, str], folder: Path) -> Iterator[Check]:
-    """All checks, cheap ones first; takes a few seconds where there is a GPU (torch is imported then)."""
+    """All checks, cheap ones first. With a GPU it takes some seconds, because torch is imported."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Check("python", "ok" if sys.version_info >= (3, 11) else "bad", version, "needs 3.11 or newer")
     yield from _floors()
@@ -155,7 +157,7 @@ def _gpus(environ: Mapping[str, str]) -> Iterator[Check]:
 
 
 def missing_build_tools(environ: Mapping[str, str]) -> list[str]:
-    """What compiling kernels for a GPU takes and this machine lacks, in words; looked for as Triton does."""
+    """What this machine lacks to compile kernels for a GPU, in words; searched for in the places Triton uses."""
     missing = []
     named = environ.get("CC", "").split()
     if not any(shutil.which(name, path=environ.get("PATH")) for name in named[:1] or ("gcc", "clang")):

@@ -1,1 +1,1 @@
-"""Programs whose output stands in this folder: the command reference and the benchmarks."""
+"""Pages; docs/bench holds the programs that write a part of them, docs/data figures and pictures."""

@@ -1,1 +1,1 @@
-"""From class names to synthetic images: names, meanings, prompts, plan, sampler, screen, unit."""
+"""Class names into synthetic images: names, meanings, prompts, plan, sampler, screen, shards."""

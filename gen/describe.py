@@ -5,7 +5,6 @@ a parquet file of the caller's.
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from gen.outcome import scale_name
 from gen.prompts.prompts import count_prompts
 from gen.recipe import Recipe, sizes_of
 from shards.disk.amounts import counted, size_text, time_text
+from shards.disk.replace import whole_file
 from shards.labels.classes import Class
 
 BYTES_PER_PIXEL = 0.45  # for estimates: q95 JPEG of generated pictures, 59 to 147 KB at 512 px
@@ -82,19 +82,14 @@ def walk_plan(recipe: Recipe, classes: Sequence[Class], scale: Fraction, out: Pa
     with contextlib.ExitStack() as stack:
         writer = None
         if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            temp = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-            stack.callback(temp.unlink, missing_ok=True)
-            writer = stack.enter_context(pq.ParquetWriter(temp, schema, compression="zstd"))
+            file = stack.enter_context(whole_file(out))
+            writer = stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
         for shard in plan.units(scale):
             unit = plan.unit(shard)
             total += len(unit)
             if writer is not None:
                 places = ([shard] * len(unit), range(len(unit)), unit.class_ids, unit.prompt_ids, unit.replicates)
                 writer.write_table(pa.table([pa.array(column, pa.int32()) for column in places], schema=schema))
-        if writer is not None and out is not None:
-            writer.close()
-            os.replace(temp, out)
     where = f", written to {out}" if out is not None else ""
     seconds = time.perf_counter() - started
     return f"walked   {counted(total, 'sample')} in {counted(plan.num_units(scale), 'shard')} in {seconds:.1f} s{where}"

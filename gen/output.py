@@ -31,6 +31,7 @@ from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
 from gen.recipe import Recipe
 from shards.disk.layout import META, SUCCESS
 from shards.disk.record import JSON, Record
+from shards.disk.safe_text import quoted
 from shards.disk.store import FolderStore, ObjectStore
 from shards.labels.classes import Class
 from shards.set.manifest import iter_tables, read_subset, write_subset
@@ -142,7 +143,7 @@ def _class_change(store: Store, classes: Sequence[Class]) -> str:
     for one in classes:
         name = table.prompt(one.id, 0).class_name
         if name != one.name:
-            return f"classes: id {one.id} was {ascii(name)[:MAX_NAME]} before, {ascii(one.name)[:MAX_NAME]} now"
+            return f"classes: id {one.id} was {quoted(name, MAX_NAME)} before, {quoted(one.name, MAX_NAME)} now"
     return "classes: the same names with other counts or WordNet ids"
 
 

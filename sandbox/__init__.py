@@ -1,1 +1,1 @@
-"""The miniature world: real digits rendered as photographs, a small text-to-image pipeline and a small CLIP."""
+"""A small world to try everything on: digits rendered as photographs, a text-to-image pipeline and a CLIP."""

@@ -1,7 +1,9 @@
-"""The generator's eye and hand: an `AutoencoderKL` with factor 8. In: pool pictures. Out: the trained model.
-On disk: nothing here; `sandbox.generator` saves it inside the pipeline folder.
+"""The autoencoder of the small generator: an `AutoencoderKL` with factor 8.
 
-Legend: B batch, C channels, H W pixels (64), h w latent cells (8).
+In: pictures of the pool. Out: the trained model. On disk: nothing; `sandbox.generator` saves it in the pipeline's
+folder.
+
+Shapes: B batch, C channels, H W pixels (64), h w latent cells (8).
 """
 
 import math
@@ -17,16 +19,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderSpec:
+    """How the autoencoder is trained."""
+
     num_steps: int = 4000  # 0.28 s each on one core
     batch: int = 16
     peak_lr: float = 1.5e-3
-    kl_weight: float = 2e-4  # on the mean per latent number: enough noise that a small U-Net's errors stay small
-    edge_weight: float = 0.5  # L1 on differences of neighbouring pixels: strokes and textures stay sharp
+    kl_weight: float = 2e-4  # of the mean over latent numbers: enough noise for the errors of a small U-Net
+    edge_weight: float = 0.5  # of L1 on differences of neighbouring pixels: keeps strokes and textures sharp
     seed: int = 1
 
 
 def new_autoencoder() -> AutoencoderKL:
-    """2.2 M parameters; 8x8x4 latents of 64x64 pictures."""
+    """An untrained autoencoder with 2.2 M parameters: 64x64 pictures, 8x8x4 latents."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -47,7 +51,7 @@ def to_tensor(images: NDArray[np.uint8]) -> Tensor:
 
 
 def one_cycle(step: int, num_steps: int, warmup: int = 100) -> float:
-    """Linear warm-up, then a cosine to zero; a factor on the peak learning rate."""
+    """The factor on the peak learning rate: a linear warm-up, then a cosine to zero."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
@@ -56,7 +60,7 @@ def one_cycle(step: int, num_steps: int, warmup: int = 100) -> float:
 def train_autoencoder(
     images: NDArray[np.uint8], spec: AutoencoderSpec, report: Callable[[int, float], None]
 ) -> AutoencoderKL:
-    """Train on pictures N H W C; `report(step, loss)` every 50 steps. Latents come out whitened."""
+    """Train on pictures N H W C; calls `report(step, loss)` every 50 steps. The model's latents are whitened."""
     torch.manual_seed(spec.seed)
     rng = np.random.default_rng(spec.seed)
     model = new_autoencoder()
@@ -98,9 +102,9 @@ def encode(model: AutoencoderKL, images: NDArray[np.uint8], batch: int = 64) -> 
 
 @torch.no_grad()
 def whiten(model: AutoencoderKL, images: NDArray[np.uint8]) -> None:
-    """Fold a rotation of the channels into the two 1x1 convolutions so that latents have mean 0 and unit covariance.
+    """Put a rotation of the channels into the two 1x1 convolutions, so that latents have mean 0 and unit covariance.
 
-    Diffusion assumes data of that scale; with it inside the weights, `scaling_factor` is exactly 1.
+    Diffusion assumes data of that scale. With it in the weights, `scaling_factor` is exactly 1.
     """
     latents = encode(model, images).permute(0, 2, 3, 1).reshape(-1, 4).double()
     mean = latents.mean(0)

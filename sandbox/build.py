@@ -1,8 +1,10 @@
-"""Rebuild the sandbox from code and seeds: `python -m sandbox.build`. In: nothing is downloaded. Out: progress lines.
-On disk: `sandbox/models/{generator,clip,judge.safetensors}` and, under `--data`, the real sets and the pool's table.
+"""Makes the sandbox again from code and seeds: `python -m sandbox.build`.
 
-Every part is one function of the pool and of a seed. Equal bytes can be expected on the same machine with the same
-number of threads, equal quality elsewhere.
+In: nothing; nothing is downloaded. Out: progress lines. On disk: `sandbox/models/{generator,clip,judge.safetensors}`,
+and with `--data FOLDER` the real sets and the pool's table instead.
+
+Every part depends on the pool and a seed. Expect equal bytes on the same machine with the same number of threads, and
+equal quality elsewhere.
 """
 
 import argparse
@@ -25,13 +27,13 @@ PARTS = ("data", "vae", "unet", "clip", "judge")
 
 @cache
 def training_rows() -> tuple[PoolRow, ...]:
-    """What generator, CLIP and judge learn from: no planted row, no flagged row, no test scan."""
+    """The rows that generator, CLIP and judge are trained on: no planted row, no flagged row, no test scan."""
     return tuple(row for row in pool_rows() if row.fit_for_training)
 
 
 @cache
 def training_images() -> NDArray[np.uint8]:
-    """Their pictures, N H W C; about 450 MB."""
+    """The pictures of `training_rows`, N H W C; about 450 MB."""
     return np.stack([render(row.scene) for row in training_rows()])
 
 
@@ -48,6 +50,7 @@ def _reporter(part: str, num_steps: int, say: Callable[[str], None]) -> Callable
 
 
 def build_data(folder: Path, say: Callable[[str], None]) -> None:
+    """Write the real sets and the pool's table below `folder`; `say` gets progress lines."""
     for name in SETS:
         say(f"data: {name}: {write_set(name, folder / name)} pictures")
     rows = write_pool(folder / "pool" / "pool.parquet", pool_rows(test_scenes=set_scenes("real-test")))
@@ -55,6 +58,7 @@ def build_data(folder: Path, say: Callable[[str], None]) -> None:
 
 
 def build_vae(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
+    """Train the autoencoder and save it in `models`; `num_steps` None: as many as its spec says."""
     from sandbox.autoencoder import AutoencoderSpec, train_autoencoder
 
     spec = AutoencoderSpec() if num_steps is None else AutoencoderSpec(num_steps=num_steps)
@@ -64,6 +68,7 @@ def build_vae(models: Path, num_steps: int | None, say: Callable[[str], None]) -
 
 
 def build_unet(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
+    """Train U-Net and text encoder, and save the pipeline in `models`. Raises ValueError without an autoencoder."""
     import torch
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -86,6 +91,7 @@ def build_unet(models: Path, num_steps: int | None, say: Callable[[str], None]) 
 
 
 def build_clip(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
+    """Train the CLIP and save it in `models`."""
     from sandbox.clip import ClipSpec, save_clip, train_clip
 
     spec = ClipSpec() if num_steps is None else ClipSpec(num_steps=num_steps)
@@ -94,6 +100,7 @@ def build_clip(models: Path, num_steps: int | None, say: Callable[[str], None]) 
 
 
 def build_judge(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
+    """Train the judge and save it in `models`."""
     from sandbox.judge import NO_NUMERAL, JudgeSpec, save_judge, train_judge
 
     spec = JudgeSpec() if num_steps is None else JudgeSpec(num_steps=num_steps)
@@ -105,6 +112,7 @@ def build_judge(models: Path, num_steps: int | None, say: Callable[[str], None])
 
 
 def main() -> None:
+    """Read the arguments and build the parts that they name."""
     parser = argparse.ArgumentParser(
         prog="python -m sandbox.build",
         description="Rebuild the sandbox: about 2 hours for all on one core. "
@@ -137,7 +145,7 @@ def main() -> None:
                 build_data(wish.data or Path("out/real"), say)
             else:
                 builders[part](wish.models, wish.steps, say)
-        except ValueError as error:  # one line for a person; anything else is a fault of ours and keeps its traceback
+        except ValueError as error:  # a line for people; any other error is a fault of the code and keeps its traceback
             parser.exit(2, f"{error}\n")
 
 

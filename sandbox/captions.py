@@ -1,10 +1,12 @@
-"""The caption pool, in the role of LAION. In: a size and a seed. Out: rows of (scene, caption, flags).
-On disk: `pool.parquet` with LAION's column names; pictures are rendered from the row when they are asked for.
+"""The caption pool, which has the role of LAION.
 
-Both senses of every number word are in it, half and half, so a bare name is truly ambiguous. It also holds what such
-pools hold: exact duplicates, near-duplicates of test images (a pool scan that looks like a test scan, drawn under the
-test image's own conditions), distractors, wrong captions and flagged rows. `fit_for_training` names the rows that
-the generator and CLIP learn from.
+In: a size and a seed. Out: rows of (scene, caption, flags). On disk: `pool.parquet` with LAION's column names; a
+picture is rendered from its row when it is needed.
+
+Both senses of every number word are in the pool, half and half, so a bare name is really ambiguous. As in a real pool
+there are exact duplicates, near-duplicates of test images (a pool scan that looks like a test scan, under the
+conditions of the test image), distractors, wrong captions and flagged rows. Generator and CLIP are trained on the rows
+that are `fit_for_training`.
 """
 
 import hashlib
@@ -19,7 +21,7 @@ import pyarrow.parquet as pq
 from sandbox.splits import scans_of
 from sandbox.world import CLASS_NAMES, INKS, LIGHTS, PAPERS, SHAPES, STYLES, Scene, Sense, scans
 
-# How a caption names the numeral: the first is the form to use as a meaning in recipes.
+# How a caption names the numeral; recipes use the first form as the meaning.
 NUMERAL_MEANINGS = (
     "{name}, the handwritten numeral",
     "the handwritten numeral {name}",
@@ -75,7 +77,7 @@ STYLE_PHRASES: dict[str, str] = {
     "oil": "an oil painting",
     "outline": "a pencil outline",
 }
-# What may stand before the subject; the words of the second group change nothing in the picture.
+# Words before the subject; those of the second group change nothing in the picture.
 PHOTO_FRAMES = ("a photo of ", "a photograph of ", "a snapshot of ")
 FRAMES = (
     "a picture of ",
@@ -96,6 +98,8 @@ POOL_SEED = 7
 
 @dataclass(frozen=True, kw_only=True)
 class PoolRow:
+    """One row of the pool: a picture, its caption, and what was planted there."""
+
     scene: Scene
     caption: str
     kind: str  # plain | duplicate | near_duplicate | distractor | wrong_caption
@@ -105,11 +109,12 @@ class PoolRow:
 
     @property
     def fit_for_training(self) -> bool:
+        """Whether nothing was planted in this row, and it is not flagged."""
         return self.kind in ("plain", "distractor") and self.punsafe < 0.5
 
 
 def caption_of(scene: Scene, rng: np.random.Generator) -> str:
-    """One of the many ways to say what a scene shows; between a bare word and everything."""
+    """A random caption of a scene: anything from a bare word to a full description."""
 
     def pick(options: tuple[str, ...]) -> str:
         return options[int(rng.integers(len(options)))]
@@ -155,7 +160,7 @@ def _draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def _twins() -> tuple[int, ...]:
-    """For every scan the pool scan of the same class that looks most like it."""
+    """For every scan the most similar pool scan of the same class."""
     pixels, labels = scans()
     flat = pixels.reshape(len(pixels), -1)
     result = []
@@ -168,7 +173,7 @@ def _twins() -> tuple[int, ...]:
 def pool_rows(
     num_rows: int = POOL_ROWS, seed: int = POOL_SEED, test_scenes: tuple[Scene, ...] = ()
 ) -> Iterator[PoolRow]:
-    """Rows 0..num_rows-1. Row k needs the rows before it only for duplicates; the order is part of the pool.
+    """The rows 0..num_rows-1. Row k depends on earlier rows only if it is a duplicate.
 
     `test_scenes` are the scenes of real-test; without them no near-duplicates are planted.
     """
@@ -232,7 +237,7 @@ POOL_SCHEMA = pa.schema(
 
 
 def write_pool(path: Path, rows: Iterator[PoolRow]) -> int:
-    """Write the pool's table; the number of rows. The same rows give the same bytes."""
+    """Write the pool's table and return the number of rows. The same rows give the same bytes."""
     lines = []
     for number, row in enumerate(rows):
         digest = hashlib.blake2b(f"{number}/{row.caption}".encode(), digest_size=7).digest()
@@ -260,7 +265,7 @@ def write_pool(path: Path, rows: Iterator[PoolRow]) -> int:
 
 
 def scene_of(line: dict[str, object]) -> Scene:
-    """The scene of one line of the pool's table; `world.render` turns it into the picture."""
+    """The scene of a row of the pool's table; `world.render` makes the picture."""
     values = {field.name: line[field.name] for field in fields(Scene)}
-    # the file keeps `wear` in 32 bits; one decimal is all it has
+    # the file holds `wear` in 32 bits; it has one decimal
     return Scene(**{**values, "wear": round(float(str(line["wear"])), 1)})  # type: ignore[arg-type]

@@ -1,6 +1,8 @@
-"""The small CLIP. In: pool pictures and captions. Out: a `CLIPModel`. On disk: `models/clip/`, in transformers' format.
+"""The small CLIP.
 
-Legend: B pairs, C H W picture (3 64 64), T tokens, D width of the joint space.
+In: pictures and captions of the pool. Out: a `CLIPModel`. On disk: `models/clip/`, in transformers' format.
+
+Shapes: B pairs, C H W picture (3 64 64), T tokens, D width of the joint space.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ from sandbox.captions import LIGHT_PHRASES, NUMERAL_MEANINGS, STYLE_PHRASES
 from sandbox.tokens import new_tokenizer
 from sandbox.world import CLASS_NAMES, INKS, PAPERS
 
-SIDE_PX = 32  # what CLIP looks at: half the picture's side, a quarter of the work
+SIDE_PX = 32  # the side of CLIP's input: half the picture's, for a quarter of the work
 PIXEL_MEAN = (0.5, 0.5, 0.5)
 PIXEL_STD = (0.25, 0.25, 0.25)
 # Zero-shot prompts for a photograph of a numeral; the text vectors of a class are averaged.
@@ -34,19 +36,21 @@ ZERO_SHOT = (
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
+    """How the CLIP is trained."""
+
     num_steps: int = 7000
     batch: int = 128
-    hard_share: float = 0.7  # of the batches: captions agree in light, style and a colour; the subject tells them apart
+    hard_share: float = 0.7  # of the batches: captions agree in light, style and a colour, and differ in the subject
     peak_lr: float = 1e-3
     weight_decay: float = 0.1
-    turn_degrees: float = 8.0  # every picture is turned, scaled and shifted a little, by at most so much
+    turn_degrees: float = 8.0  # every picture is turned, scaled and shifted by at most these amounts
     scale: float = 0.1
     shift: float = 0.1  # of half the side
     seed: int = 2
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """0.9 M parameters: a ViT of 16 patches over 32x32 pixels (four of the scan's own cells each), two text layers."""
+    """An untrained CLIP with 0.9 M parameters: a ViT of 16 patches over 32x32 pixels, and two text layers."""
     return CLIPModel(
         CLIPConfig(
             text_config={
@@ -92,7 +96,7 @@ def look_alikes(captions: Sequence[str], least: int) -> list[NDArray[np.int64]]:
 
 
 def jittered(x_BCHW: Tensor, spec: ClipSpec, rng: np.random.Generator) -> Tensor:
-    """Each picture turned, scaled and shifted by its own small amount; edges are continued."""
+    """Each picture turned, scaled and shifted by random amounts of its own; edges are continued."""
     num = len(x_BCHW)
     angle = np.deg2rad(rng.uniform(-spec.turn_degrees, spec.turn_degrees, num))
     size = 1 + rng.uniform(-spec.scale, spec.scale, num)
@@ -107,7 +111,7 @@ def jittered(x_BCHW: Tensor, spec: ClipSpec, rng: np.random.Generator) -> Tensor
 def train_clip(
     images: NDArray[np.uint8], captions: Sequence[str], spec: ClipSpec, report: Callable[[int, float], None]
 ) -> CLIPModel:
-    """Contrastive training on pairs; a caption that occurs twice in a batch is right for both its pictures."""
+    """Train on pairs, contrastively; a caption that occurs twice in a batch is right for both pictures."""
     torch.manual_seed(spec.seed)
     rng = np.random.default_rng(spec.seed)
     tokenizer = new_tokenizer()
@@ -145,7 +149,7 @@ def train_clip(
 
 
 def save_clip(model: CLIPModel, folder: Path) -> None:
-    """fp16 safetensors, the processor and the tokenizer. The model in memory becomes fp16."""
+    """Save fp16 safetensors, processor and tokenizer. The model in memory becomes fp16."""
     model.half().save_pretrained(folder, safe_serialization=True)
     processor = CLIPImageProcessor(
         size={"shortest_edge": SIDE_PX},
@@ -165,7 +169,7 @@ def load_clip(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
 
 @torch.no_grad()
 def zero_shot(model: CLIPModel, tokenizer: CLIPTokenizer, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The class of each picture N H W C, told from the words of `ZERO_SHOT` alone."""
+    """The class of each picture N H W C, by the texts of `ZERO_SHOT` alone."""
     classes = []
     for digit, name in enumerate(CLASS_NAMES):
         texts = [form.format(name=name, digit=digit) for form in ZERO_SHOT]

@@ -1,7 +1,9 @@
-"""The small text-to-image pipeline. In: latents of pool pictures and their captions. Out: a `StableDiffusionPipeline`.
-On disk: `models/generator/`, diffusers' own format, fp16 safetensors.
+"""The small text-to-image pipeline.
 
-Legend: B batch, C latent channels (4), h w latent cells (8), T tokens, D text width.
+In: latents of the pool's pictures, and their captions. Out: a `StableDiffusionPipeline`. On disk: `models/generator/`,
+in diffusers' own format, fp16 safetensors.
+
+Shapes: B batch, C latent channels (4), h w latent cells (8), T tokens, D text width.
 """
 
 import json
@@ -26,20 +28,22 @@ TEXT_WIDTH = 128
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorSpec:
+    """How U-Net and text encoder are trained."""
+
     num_steps: int = 6000  # 0.4 s each on one core
     batch: int = 64
     peak_lr: float = 1e-3
     warmup_steps: int = 200
-    decay_share: float = 0.35  # of the steps, at the end: learning rate falls linearly to zero
+    decay_share: float = 0.35  # of the steps, at the end, in which the learning rate falls linearly to zero
     weight_decay: float = 0.01
-    caption_dropout: float = 0.1  # captions replaced by "", what guidance is measured against
-    numeral_weight: float = 2.0  # captions that say "handwritten" are drawn this much oftener: glyphs are harder
+    caption_dropout: float = 0.1  # share of captions replaced by "", so that guidance works
+    numeral_weight: float = 2.0  # captions that say "handwritten" are drawn so many times as often: they are harder
     ema: float = 0.998
     seed: int = 3
 
 
 def new_scheduler() -> DPMSolverMultistepScheduler:
-    """v-prediction over a cosine schedule that ends in pure noise, so the colour of a whole page can be steered."""
+    """The scheduler: v-prediction over a cosine schedule that ends in pure noise, so that whole pages get colours."""
     return DPMSolverMultistepScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
@@ -54,7 +58,7 @@ def new_scheduler() -> DPMSolverMultistepScheduler:
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """0.5 M parameters, trained with the U-Net."""
+    """An untrained text encoder with 0.5 M parameters; it is trained with the U-Net."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -72,10 +76,10 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """4.6 M parameters: plain convolutions at 8x8 cells, attention to the words at 4x4.
+    """An untrained U-Net with 4.6 M parameters: plain convolutions at 8x8 cells, attention to the words at 4x4.
 
-    A summary of the words also joins the time embedding, so that every block knows them. It came in when 2,500 steps
-    had taught colours and pips but hardly a numeral; the numerals came after it, and after drawing them twice as often.
+    A summary of the words is added to the time embedding, so that every block knows them. Without it 2,500 steps
+    taught colours and pips, but hardly a numeral.
     """
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -91,18 +95,18 @@ def new_unet() -> UNet2DConditionModel:
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
     )
-    torch.nn.init.zeros_(unet.add_embedding.norm2.weight)  # the summary starts silent
+    torch.nn.init.zeros_(unet.add_embedding.norm2.weight)  # at the start the summary has no effect
     return unet
 
 
 def learning_rate(step: int, spec: GeneratorSpec) -> float:
-    """Warm-up, plateau, linear fall to zero."""
+    """The learning rate of a step: warm-up, plateau, linear fall to zero."""
     decay_steps = spec.num_steps * spec.decay_share
     return spec.peak_lr * min((step + 1) / spec.warmup_steps, 1.0, (spec.num_steps - step) / decay_steps)
 
 
 class Average:
-    """The exponential moving average of some parameters; what is shipped."""
+    """The exponential moving average of some parameters; the averaged weights are shipped."""
 
     def __init__(self, modules: Sequence[torch.nn.Module], decay: float) -> None:
         self.live: list[Tensor] = [p for module in modules for p in module.parameters()]
@@ -112,13 +116,14 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
+        """Average in the parameters as they are now."""
         self.num_updates += 1
         decay = min(self.decay, self.num_updates / (self.num_updates + 9))
         torch._foreach_lerp_(self.slow, self.live, 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange live and averaged values; calling it twice changes nothing."""
+        """Exchange current and averaged values; two calls change nothing."""
         for live, slow in zip(self.live, self.slow, strict=True):
             held = live.clone()
             live.copy_(slow)
@@ -131,7 +136,7 @@ def train_generator(
     spec: GeneratorSpec,
     report: Callable[[int, float, UNet2DConditionModel, CLIPTextModel, Average], None],
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Train U-Net and text encoder together; `report` every 50 steps. Returns the averaged weights."""
+    """Train U-Net and text encoder together; calls `report` every 50 steps. Returns them with averaged weights."""
     torch.manual_seed(spec.seed)
     rng = np.random.default_rng(spec.seed)
     tokenizer = new_tokenizer()
@@ -151,7 +156,7 @@ def train_generator(
         z_BChw = latents_BChw[rows]
         dropped = torch.from_numpy(rng.random(spec.batch) < spec.caption_dropout)
         text_BT = tokens[torch.where(dropped, 0, rows + 1)]
-        # stratified over the batch: every step sees every part of the schedule
+        # time steps are spread over the batch, so every step sees every part of the schedule
         t_B = torch.from_numpy((np.arange(spec.batch) + rng.random(spec.batch)) / spec.batch * 1000).long()
         noise_BChw = torch.randn(z_BChw.shape)
         a_B = alphas[t_B].sqrt()[:, None, None, None]
@@ -175,7 +180,7 @@ def train_generator(
 
 
 def save_generator(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, folder: Path) -> None:
-    """The whole pipeline as fp16 safetensors. The modules keep their type in memory."""
+    """Save the whole pipeline as fp16 safetensors. The modules in memory keep their type."""
     modules = (vae, unet, text_encoder)
     kept = [{name: tensor.clone() for name, tensor in module.state_dict().items()} for module in modules]
     pipeline = StableDiffusionPipeline(
@@ -193,7 +198,7 @@ def save_generator(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder:
     pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
     for module, state in zip(modules, kept, strict=True):
         module.float().load_state_dict(state)
-    # transformers loads in the type that the config names; the stored halves are meant to compute in float32
+    # transformers loads in the type that the config names; fp16 weights must compute in float32
     config = folder / "text_encoder" / "config.json"
     content = json.loads(config.read_text())
     content["dtype"] = "float32"
@@ -216,7 +221,7 @@ def draw(
     guidance: float = 2.0,
     batch: int = 32,
 ) -> NDArray[np.uint8]:
-    """Pictures N H W C, one per prompt, each from its own seed."""
+    """Pictures N H W C, one for each prompt, from the seed at the same place."""
     parts = []
     for start in range(0, len(prompts), batch):
         noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[start : start + batch]]

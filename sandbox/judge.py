@@ -1,7 +1,7 @@
-"""The judge: a plain CNN that says which numeral a picture shows, or that it shows none. In: pool pictures and what
-they are. Out: an answer per picture. On disk: `models/judge.safetensors`, float16.
+"""The judge: a plain CNN that says which numeral a picture shows, or that it shows none.
 
-It never sees a test scan, a generated image or a caption.
+In: pictures of the pool and their labels. Out: an answer for each picture. On disk: `models/judge.safetensors`,
+float16. It is trained without test scans, generated images and captions.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,8 @@ NO_NUMERAL = 10
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSpec:
+    """How the judge is trained."""
+
     num_steps: int = 2000
     batch: int = 64
     peak_lr: float = 3e-3
@@ -30,7 +32,7 @@ class JudgeSpec:
 
 
 def new_judge() -> nn.Sequential:
-    """0.2 M parameters, 11 answers."""
+    """An untrained judge: 0.2 M parameters, 11 answers."""
 
     def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
         return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -75,6 +77,7 @@ def train_judge(
 
 
 def save_judge(model: nn.Sequential, path: Path) -> None:
+    """Save the weights in float16."""
     half = {
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
     }
@@ -82,6 +85,7 @@ def save_judge(model: nn.Sequential, path: Path) -> None:
 
 
 def load_judge(path: Path) -> nn.Sequential:
+    """The judge in float32, ready to use."""
     model = new_judge()
     state: dict[str, Tensor] = load_file(path)
     model.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in state.items()})

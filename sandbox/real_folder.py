@@ -1,7 +1,7 @@
-"""The few-shot real images as a plain folder of pictures: `python -m sandbox.real_folder`. In: nothing but code.
-On disk: `sandbox/real-train/0007_seven/00.jpg` .. `19.jpg`, the first 20 shots of the set real-train of each class.
+"""The few-shot real images as an image folder: `python -m sandbox.real_folder`.
 
-The folders are named as an export names them, so their sorted order is that of the class ids.
+In: nothing. Out: how many bytes were written. On disk: `sandbox/real-train/0007_seven/00.jpg` .. `19.jpg`, the first 20
+shots of each class of the set real-train. Folders are named as by an export, so their order is that of the class ids.
 """
 
 from pathlib import Path
@@ -9,15 +9,15 @@ from pathlib import Path
 from sandbox.sets import set_scenes
 from sandbox.world import CLASS_NAMES, render
 from shards.disk.jpeg import encode_jpeg
-from shards.disk.whole_folder import whole_folder
-from shards.views.image_folder import class_folder
+from shards.disk.replace import whole_folder
+from shards.labels.folders import class_folder
 
 FOLDER = Path(__file__).parent / "real-train"
 SHOTS = 20
 
 
 def write_real_folder(to: Path) -> int:
-    """Write the pictures, all or none, into a folder that is not there yet; the bytes written."""
+    """Write the pictures into a new folder, all or none; returns the number of bytes."""
     num_bytes = 0
     with whole_folder(to) as folder:
         for number, scene in enumerate(set_scenes("real-train")[: SHOTS * len(CLASS_NAMES)]):

@@ -1,8 +1,8 @@
-"""Measure the sandbox against its bars: `python -m sandbox.score`. In: the shipped models. Out: a table.
-On disk: `sandbox/score.json`, and the same table between two marks of `sandbox/MODEL_CARD.md`.
+"""Measures the sandbox's models against their targets ("bars"): `python -m sandbox.score`.
 
-Every share comes with the number of pictures behind it and a 95 % Wilson interval. A bar that is missed is printed as
-missed; the exit code is 1 then.
+In: the shipped models. Out: a table; exit code 1 if a bar is missed. On disk, with `--write`: `sandbox/score.json`, and
+the same table between two marks of `sandbox/MODEL_CARD.md`. Every share has the number of its pictures and a 95 %
+Wilson interval.
 """
 
 import argparse
@@ -30,21 +30,25 @@ FIRST_SEED = 90_000
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
+    """A measured share, and the bar it must reach."""
+
     name: str
     what: str
     right: int
     num: int
     low: float  # 95 % interval of the share
     high: float
-    bar: float | None  # None: told for information
-    at_most: bool = False  # the bar is an upper one
+    bar: float | None  # None: for information only
+    at_most: bool = False  # the share must not be above the bar
 
     @property
     def share(self) -> float:
+        """The measured share."""
         return self.right / self.num
 
     @property
     def met(self) -> bool:
+        """Whether the share reaches its bar; true without a bar."""
         return self.bar is None or (self.share <= self.bar if self.at_most else self.share >= self.bar)
 
 
@@ -75,7 +79,7 @@ def _bar(name: str, what: str, right: Sequence[bool], bar: float | None, at_most
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """One prompt and what it asks for."""
+    """A prompt, and what it asks for."""
 
     text: str
     class_id: int
@@ -84,8 +88,10 @@ class Asked:
 
 
 def asked(num: int, meaning: str, light: str, style: str) -> list[Asked]:
-    """`num` prompts, classes in turn, every ink and paper about equally often. An empty `light` or `style` is left
-    out; a `meaning` of "{name}" alone gives the bare name and nothing else."""
+    """`num` prompts, classes in turn, every ink and paper about equally often.
+
+    An empty `light` or `style` is left out. A `meaning` of "{name}" gives the bare name and nothing else.
+    """
     rng = np.random.default_rng([num, *meaning.encode()])
     result = []
     for i in range(num):
@@ -99,7 +105,7 @@ def asked(num: int, meaning: str, light: str, style: str) -> list[Asked]:
 
 
 def measure(models: Path, num: int) -> list[Bar]:
-    """All bars; `num` generated pictures per question."""
+    """All bars, from `num` generated pictures for each question."""
     from sandbox.clip import load_clip, zero_shot
     from sandbox.generator import draw, load_generator
     from sandbox.judge import NO_NUMERAL, judge, load_judge
@@ -146,7 +152,7 @@ def measure(models: Path, num: int) -> list[Bar]:
     ]
     bare = asked(num, "{name}", "", "")
     drawn = pictures(bare)
-    # "clearly fewer": half the pool means pips by it, so half is what an honest generator reaches
+    # for half of the pool a bare name means pips, so a good generator reaches one half
     bars += [
         _bar("bare_name", "bare name: judged the asked digit", judged(drawn, bare), 0.70, at_most=True),
         _bar(
@@ -190,10 +196,12 @@ def table(bars: list[Bar]) -> str:
 
 
 def read_score(path: Path = SCORE) -> list[Bar]:
+    """The bars in score.json."""
     return [Bar(**line) for line in json.loads(path.read_text())["bars"]]
 
 
 def main() -> int:
+    """Read the arguments, measure, print the table; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m sandbox.score",
         description="Measure generator, CLIP and judge against their bars (about 4 minutes on one core). "

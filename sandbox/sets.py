@@ -1,12 +1,13 @@
-"""The real sets and their shifted cousins. In: nothing but code. Out: scenes per set, and shards of them.
-On disk: one data set folder per name under `--data`, as `shards.disk.layout` says; `real-train` also holds the nested
-few-shot subsets `shots-1` .. `shots-50`.
+"""The sandbox's real sets, and the shifted test sets.
+
+In: nothing. Out: the scenes of each set, and shards of them. On disk: one data set per name, as `shards.disk.layout`
+says; `real-train` also has the nested few-shot subsets `shots-1` .. `shots-50`.
 
 | set | role | scans | what differs |
 |---|---|---|---|
 | real-train | few-shot training | train | photos in any ink, paper and light |
 | real-val, real-test | tuning, testing | val, test | as real-train |
-| shifted-v2 | ImageNet-V2 | v2 | other scans, other mix of lights, conditions stray 1.6 times as far |
+| shifted-v2 | ImageNet-V2 | v2 | other scans, other mix of lights, conditions vary 1.6 times as much |
 | shifted-sketch | ImageNet-Sketch | test | outlines, black on white |
 | shifted-rendition | ImageNet-Rendition | test | every style but photo and outline |
 """
@@ -36,6 +37,8 @@ LICENCE = "CC-BY-4.0"  # of the UCI scans; the rendering is ours
 
 @dataclass(frozen=True, kw_only=True)
 class RealSet:
+    """How the scenes of one set are drawn."""
+
     name: str
     role: Role
     per_scan: int  # pictures of each scan
@@ -77,7 +80,7 @@ SETS = {
 
 @cache
 def set_scenes(name: str) -> tuple[Scene, ...]:
-    """The scenes of a set, classes in turn, scan by scan: the first 10 n of real-train are n shots of every class."""
+    """The scenes of a set, classes in turn, scan by scan: the first 10 n of real-train are n shots of each class."""
     spec = SETS[name]
     rng = np.random.default_rng([*name.encode()])
     scenes = []
@@ -137,7 +140,7 @@ def _rows(name: str, scenes: Iterable[Scene]) -> Iterator[dict[str, object]]:
 
 
 def write_set(name: str, folder: Path) -> int:
-    """Write one set as a data set of one shard at `folder`; the number of pictures. Does nothing to a finished one."""
+    """Write a set as a data set of one shard, unless it is finished; returns the number of pictures."""
     store = open_store(str(folder))
     scenes = set_scenes(name)
     fingerprint = hashlib.sha256(repr((name, scenes)).encode()).hexdigest()

@@ -1,6 +1,7 @@
-"""A contact sheet of what the generator draws: `python -m sandbox.sheet docs/data/sandbox.png`. In: the shipped
-pipeline. Out: one picture. On disk: a PNG, one row per class; numerals in several colours, lights and styles, pips at
-the right.
+"""A contact sheet of the generator: `python -m sandbox.sheet docs/data/sandbox.png`.
+
+In: the shipped pipeline. Out and on disk: a PNG with one row for each class: numerals in several colours, lights and
+styles; pips at the right.
 """
 
 import sys
@@ -31,7 +32,7 @@ GAP_PX = 4
 
 
 def sheet_prompts() -> list[str]:
-    """One prompt per cell, row by row."""
+    """A prompt for each cell of the sheet, row by row."""
     inks, papers = list(INKS), list(PAPERS)
     prompts = []
     for class_id, name in enumerate(CLASS_NAMES):
@@ -45,6 +46,7 @@ def sheet_prompts() -> list[str]:
 
 
 def main() -> None:
+    """Draw the sheet and write it to the file that the command line names."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m sandbox.sheet PICTURE.png, for example docs/data/sandbox.png")
     prompts = sheet_prompts()

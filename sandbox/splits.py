@@ -1,6 +1,7 @@
-"""Who owns which scan. In: nothing. Out: disjoint sets of scan numbers per role and class. On disk: nothing.
+"""The split of the scans into training, validation, test sets and the pool.
 
-Split by scan, seeded, so that no picture of a test set shares its handwriting with the pool or with training.
+In: nothing. Out: disjoint sets of scan numbers for each role and class. On disk: nothing. The split is seeded and by
+scan, so no picture of a test set has its scan in the pool or in training.
 """
 
 from functools import cache
@@ -18,7 +19,7 @@ SPLIT_SEED = 20_261
 
 @cache
 def scans_of(role: Role) -> tuple[tuple[int, ...], ...]:
-    """Scan numbers of a role, one tuple per class, in a fixed shuffled order (prefixes are the nested shots)."""
+    """The scan numbers of a role, one tuple for each class, in a fixed random order; prefixes are the nested shots."""
     labels = scans()[1]
     rng = np.random.default_rng(SPLIT_SEED)
     result = []

@@ -1,8 +1,10 @@
-"""Words to numbers, in CLIP's own tokenizer format. In: the words that captions can use. Out: a `CLIPTokenizer`.
-On disk: `vocab.json`, `merges.txt` beside each model that reads text.
+"""The sandbox's tokenizer, in CLIP's own format.
 
-Byte-pair merges are learnt from the caption words until every one of them is a single token; a word outside the pool
-still becomes pieces, down to bytes, so no text is refused.
+In: the words that captions can use. Out: a `CLIPTokenizer`. On disk: `vocab.json`, `merges.txt` beside each model that
+reads text.
+
+Byte-pair merges are learnt until every word of the captions is a single token. Any other word becomes several pieces,
+down to bytes, so no text is refused.
 """
 
 from collections import Counter

@@ -1,8 +1,10 @@
-"""The world: what a scene looks like. In: a `Scene` (words and numbers). Out: 64x64 RGB. On disk: nothing.
+"""The sandbox's world: scenes, and pictures of them.
 
-Ten classes, each a number word with two senses: a handwritten numeral (the UCI scans that scikit-learn ships) and a
-face with pips (a die for one..six, a domino-like tile for seven, eight, nine and the empty tile for zero). Every word
-that a caption can use for a colour, a light or a style is a key of one of the dicts below.
+In: a `Scene` (words and numbers). Out: 64x64 RGB. On disk: nothing.
+
+There are ten classes. Each is a number word with two senses: a handwritten numeral (the UCI scans that scikit-learn
+ships), and a face with pips (a die for one to six, a tile for seven to nine, an empty tile for zero). The dicts and
+tuples below hold every word that a caption can use for a colour, a light or a style.
 """
 
 from dataclasses import dataclass
@@ -22,8 +24,8 @@ Page = NDArray[Any]  # H W 3 floats, 0..255
 Colour = tuple[int, int, int]
 Sense = Literal["numeral", "pips", "shape"]
 
-# Every ink is legible on every paper (dark on light), and within each palette the nearest two colours are at
-# least 60 apart in RGB, so "which ink, which paper" has one answer.
+# Every ink can be read on every paper (dark on light). Any two colours of a palette are at least 60 apart in RGB, so a
+# picture has one nearest ink and one nearest paper.
 INKS: dict[str, Colour] = {
     "black": (20, 20, 24),
     "red": (200, 22, 35),
@@ -44,7 +46,7 @@ PAPERS: dict[str, Colour] = {
     "kraft": (215, 180, 125),
     "silver": (188, 188, 190),
 }
-# Phrases as captions use them. The first is neutral: it leaves colours as they are.
+# Words for lights and styles. The first of each is neutral: it leaves colours as they are.
 LIGHTS = ("daylight", "lamplight", "moonlight", "sunset", "fog", "shadow", "spotlight")
 STYLES = (
     "photo",
@@ -65,7 +67,7 @@ SHAPES = ("stripes", "circle", "triangle", "cross", "waves", "checks")
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One picture in words. `seed` decides place, size, angle, texture and noise, nothing else."""
+    """A picture in words. `seed` decides place, size, angle, texture and noise."""
 
     sense: Sense
     class_id: int  # 0..9; for a shape its index in SHAPES
@@ -75,7 +77,7 @@ class Scene:
     light: str = "daylight"
     style: str = "photo"
     seed: int = 0
-    wear: float = 1.0  # how far conditions stray: 1 = the pool's, 1.6 = shifted-v2
+    wear: float = 1.0  # how much conditions vary: 1 in the pool, 1.6 in shifted-v2
 
 
 @cache
@@ -160,7 +162,7 @@ def _pips_mask(class_id: int, rng: np.random.Generator, wear: float) -> Plane:
 
 
 def _shape_mask(shape: int, rng: np.random.Generator, wear: float) -> Plane:
-    """Distractors: what neither sense of a number word looks like."""
+    """A distractor: looks like neither sense of a number word."""
     place = _place(rng, 2, 44, wear)
     y, x = np.mgrid[0:SIZE_PX, 0:SIZE_PX].astype(np.float32)
     inverse = cv2.invertAffineTransform(place)
@@ -281,7 +283,7 @@ def _lit(page: Page, light: str, rng: np.random.Generator, wear: float) -> Page:
 
 
 def render(scene: Scene) -> Image:
-    """The picture of a scene, H W 3 uint8; a pure function of the scene."""
+    """The picture of a scene, uint8 H W 3; depends on the scene alone."""
     rng = np.random.default_rng([scene.seed, scene.class_id, scene.scan + 1])
     if scene.sense == "numeral":
         mask = _numeral_mask(scene.scan, rng, scene.wear)

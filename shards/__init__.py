@@ -1,1 +1,1 @@
-"""Files, tars and tables of a data set; knows nothing of prompts, models or clusters."""
+"""Data sets: files, tars and tables, class lists, streaming, pages. Knows no prompt, no model and no cluster."""

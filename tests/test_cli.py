@@ -27,7 +27,8 @@ from train.recipe import TrainRecipe
 from train.sweep.sweep import SweepSpec
 
 HOME = home()
-GROUP = typer.main.get_command(sixfold.app)
+APP = sixfold.command_line()
+GROUP = typer.main.get_command(APP)
 VERBS = [
     "generate",
     "meanings",
@@ -76,7 +77,7 @@ def test_every_verb_has_a_sentence_an_example_and_help_for_every_option(verb: st
     assert f"Example: `sixfold {verb} " in rest
     for parameter in command.params:
         assert parameter.help, f"{verb}: {parameter.name} has no help"
-    assert CliRunner().invoke(sixfold.app, [verb, "--help"]).exit_code == 0
+    assert CliRunner().invoke(APP, [verb, "--help"]).exit_code == 0
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -98,16 +99,49 @@ def test_the_reference_page_is_what_the_command_line_says() -> None:
         assert f"\n## {verb}\n" in reference()
 
 
-def test_every_sixfold_command_and_every_link_of_the_readme_exists() -> None:
+PAGES = [
+    *(HOME / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LOG.md", "sandbox/MODEL_CARD.md")),
+    *sorted((HOME / "docs").glob("*.md")),
+]
+
+
+def test_every_sixfold_command_and_make_target_of_the_readme_exists() -> None:
     readme = (HOME / "README.md").read_text(encoding="utf-8")
     for verb in re.findall(r"^sixfold +(\w+)", readme, flags=re.MULTILINE):
         assert verb in VERBS
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake ([a-z-]+)", readme):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
-    for page in [HOME / "README.md", HOME / "CONTRIBUTING.md", *sorted((HOME / "docs").glob("*.md"))]:
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/TERMS.md"])
+def test_every_file_that_a_page_names_exists(name: str) -> None:
+    text = (HOME / name).read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:cluster|gen|retrieve|shards|train|sandbox|tests|docs|recipes)/[\w./-]+)`", text):
+        assert (HOME / path).exists(), path
+
+
+def test_the_tree_of_the_readme_names_every_room() -> None:
+    tree = (HOME / "README.md").read_text(encoding="utf-8").partition("## The rooms of the code")[2].split("```")[1]
+    named: set[str] = set()
+    package = ""
+    for line in tree.strip().splitlines():
+        name = line.split()[0].strip("/")
+        is_room = line.startswith(" ")  # below its package
+        package = package if is_room else name
+        named.add(f"{package}/{name}" if is_room else name)
+    there = {
+        path.parent.relative_to(HOME).as_posix()
+        for package in ("cluster", "gen", "retrieve", "shards", "train")
+        for path in (HOME / package).rglob("__init__.py")
+    }
+    assert there <= named, sorted(there - named)
 
 
 @pytest.mark.parametrize(
@@ -244,10 +278,10 @@ def test_a_file_that_is_in_the_way_is_refused_before_the_work(
 
 def test_the_state_of_a_damaged_data_set_is_named_and_exit_3(tmp_path: Path) -> None:
     store = write_data_set(tmp_path / "set")
-    whole = CliRunner().invoke(sixfold.app, ["status", str(store.root)])
+    whole = CliRunner().invoke(APP, ["status", str(store.root)])
     assert (whole.exit_code, "2 done, 0 damaged\n" in whole.stdout) == (0, True)
     (store.root / "00001.tar").write_bytes(b"torn")
-    damaged = CliRunner().invoke(sixfold.app, ["status", str(store.root)])
+    damaged = CliRunner().invoke(APP, ["status", str(store.root)])
     assert damaged.exit_code == 3
     assert "1 done, 1 damaged: 00001" in damaged.stdout
 
@@ -255,7 +289,7 @@ def test_the_state_of_a_damaged_data_set_is_named_and_exit_3(tmp_path: Path) -> 
 def test_a_change_of_all_runs_of_a_sweep_fits_on_the_command_line(tmp_path: Path) -> None:
     arguments = ["sweep", str(HOME / "recipes/sweeps/scale.yaml"), "base=" + str(HOME / "recipes/sandbox-train.yaml")]
     said = CliRunner().invoke(
-        sixfold.app, [*arguments, "changes.schedule.steps=60", "points.0x.changes.optim.lr=0.5", "--dry-run"]
+        sixfold.command_line(), [*arguments, "changes.schedule.steps=60", "points.0x.changes.optim.lr=0.5", "--dry-run"]
     )
     assert said.exit_code == 0, said.output
     assert re.search("point     0x: 0 of 5 runs done; .*, model.aux=none, optim.lr=0.5\n", said.stdout)
@@ -295,19 +329,25 @@ def test_c1_a_stop_while_a_sweep_makes_its_data_is_exit_75(
 
 def test_one_of_a_thing_is_not_several(tmp_path: Path) -> None:
     store = write_data_set(tmp_path / "set", num_shards=1, num_slots=1, num_rejected=0)
-    assert CliRunner().invoke(sixfold.app, ["verify", str(store.root)]).stdout.startswith("1 shard, 1 sample, 1 row, ")
+    assert (
+        CliRunner()
+        .invoke(sixfold.command_line(), ["verify", str(store.root)])
+        .stdout.startswith("1 shard, 1 sample, 1 row, ")
+    )
     (store.root / "00000.tar").unlink()
-    assert ": 1 damage; `sixfold repair " in CliRunner().invoke(sixfold.app, ["verify", str(store.root)]).stdout
-    assert "1 shard moved" in CliRunner().invoke(sixfold.app, ["repair", str(store.root)]).stdout
+    assert ": 1 damage; `sixfold repair " in CliRunner().invoke(APP, ["verify", str(store.root)]).stdout
+    assert "1 shard moved" in CliRunner().invoke(APP, ["repair", str(store.root)]).stdout
 
 
 def test_meanings_and_prompts_want_no_counts(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("auk\ncrane\n")
     bare = ["meanings.choose=none", "prompts.kind=name", "prompts.per_class=null"]
     recipe = [str(HOME / "recipes" / "sandbox.yaml"), f"classes.source={tmp_path / 'names.txt'}", *bare]
-    chosen = CliRunner().invoke(sixfold.app, ["meanings", *recipe])
+    chosen = CliRunner().invoke(APP, ["meanings", *recipe])
     assert (chosen.exit_code, "2 classes: 2 none" in chosen.stdout) == (0, True)
-    drawn = CliRunner().invoke(sixfold.app, ["prompts", *recipe, "--no-report", "--out", str(tmp_path / "out")])
+    drawn = CliRunner().invoke(
+        sixfold.command_line(), ["prompts", *recipe, "--no-report", "--out", str(tmp_path / "out")]
+    )
     assert (drawn.exit_code, "2 prompts for 2 classes" in drawn.stdout) == (0, True)
 
 
@@ -328,7 +368,7 @@ def test_ctrl_c_is_a_line_and_exit_75(
 
 
 def test_the_version_names_the_code() -> None:
-    said = CliRunner().invoke(sixfold.app, ["--version"])
+    said = CliRunner().invoke(APP, ["--version"])
     assert said.exit_code == 0
     assert re.fullmatch(r"sixfold \d+\.\d+\.\d+, code [0-9a-f]{12}\n", said.stdout)
 
@@ -366,7 +406,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
 import sys
 import sixfold
 from typer.testing import CliRunner
-CliRunner().invoke(sixfold.app, ["generate", "--help"])
+CliRunner().invoke(sixfold.command_line(), ["generate", "--help"])
 print(sorted({"torch", "diffusers", "transformers", "ray", "pyarrow"} & set(sys.modules)))
 """
     said = subprocess.run([sys.executable, "-c", program], cwd=HOME, capture_output=True, text=True, timeout=200)

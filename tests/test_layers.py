@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,17 @@ ROOT = home()
 # Who may import whom, room by room, from the bottom up. A name without a dot is a whole package. Files that lie beside
 # the rooms of a package (`gen.run`) are rooms of their own.
 SHARDS = {"shards.disk", "shards.labels", "shards.set", "shards.stream", "shards.views"}
-CLUSTER = {"cluster.code", "cluster.doctor", "cluster.fan_out", "cluster.process", "cluster.ranks", "cluster.recipes"}
+CLUSTER = {
+    "cluster.code",
+    "cluster.console",
+    "cluster.doctor",
+    "cluster.fan_out",
+    "cluster.process",
+    "cluster.ranks",
+    "cluster.recipes",
+}
 BELOW_GEN = SHARDS | CLUSTER
+ROOF = {"shards", "cluster", "gen", "retrieve", "train"}
 MAY_IMPORT: dict[str, set[str]] = {
     "shards.disk": set(),
     "shards.set": {"shards.disk"},
@@ -27,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster.code": {"shards.disk"},
     "cluster.process": {"shards.disk"},
     "cluster.recipes": {"shards.disk"},
+    "cluster.console": set(),
     "cluster.doctor": {"cluster.process"},
     "cluster.fan_out": {"cluster.code", "cluster.process", "shards.disk"},
     "cluster.ranks": {"cluster.code", "cluster.fan_out", "cluster.process", "shards.disk"},
@@ -56,7 +67,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train.sweep": {*BELOW_GEN, "train.evaluate", "train.recipe", "train.session"},
     "train.report": {*BELOW_GEN, "train.evaluate"},
     "sandbox": {"shards", "cluster", "gen", "retrieve", "train"},
-    "sixfold": {"shards", "cluster", "gen", "retrieve", "train", "sandbox"},
+    # the roof: the command line and the verbs that stand beside their owners
+    "sixfold": ROOF,
+    "cluster.verbs": ROOF,
+    "gen.verbs": ROOF,
+    "shards.verbs": ROOF,
+    "train.verbs": ROOF,
 }
 PACKAGES = ["shards", "cluster", "gen", "retrieve", "train", "sandbox"]
 LOADS_OBJECTS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
@@ -65,6 +81,9 @@ SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatus
 SAFE_LOADERS = {"SafeLoader", "CSafeLoader"}
 WAITING_PROGRAMS = {"subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
 HEAVY = ("torch", "diffusers", "transformers", "ray", "timm", "open_clip", "datasets", "deepspeed", "faiss")
+DOCUMENTED = 0.90  # the least share of public functions, classes and methods that have a docstring
+LONGEST_FILE = 450  # lines; a longer file gives its reason in a sentence of its first docstring
+REASON = re.compile(r"(^|[.:]\s+|\n)Long because\b")
 
 
 def sources() -> list[Path]:
@@ -122,6 +141,19 @@ def room_of(module: str) -> str:
     """`shards.disk.tar` is in the room `shards.disk`, `sandbox.world` in `sandbox`."""
     parts = module.split(".")
     return parts[0] if parts[0] in MAY_IMPORT else ".".join(parts[:2])
+
+
+def public_definitions(tree: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """Functions, classes and methods whose own names have no leading underscore, with dotted names.
+
+    Methods of private classes and properties count too; what is inside a function does not.
+    """
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if not node.name.startswith("_"):
+                yield f"{prefix}{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from public_definitions(node, f"{prefix}{node.name}.")
 
 
 def safe_loaders(tree: ast.AST) -> set[str]:
@@ -201,6 +233,11 @@ def test_every_file_is_in_a_room_of_the_table() -> None:
     assert {room_of(name) for name in imports_by_file()} - set(PACKAGES) <= MAY_IMPORT.keys()
 
 
+def test_only_the_roof_imports_verbs() -> None:
+    users = {name for name, needs in imports_by_file().items() if any(one.endswith(".verbs") for one in needs)}
+    assert users <= {"sixfold", "gen.verbs"}  # what was made is shown by the verb that shows
+
+
 def test_no_two_files_need_each_other() -> None:
     """No cycle of imports, those inside functions included."""
     waiting = imports_by_file()
@@ -248,6 +285,41 @@ def test_b13_no_file_waits_without_a_time_out(path: Path) -> None:
 def test_every_file_says_what_it_is_for_and_has_a_name_of_its_own(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert path.stem not in ("utils", "util", "helpers", "common", "misc")
+
+
+def test_nine_in_ten_public_functions_classes_and_methods_have_a_docstring() -> None:
+    bare: list[str] = []
+    num = 0
+    for path in sources():
+        for name, node in public_definitions(ast.parse(path.read_text(encoding="utf-8"))):
+            num += 1
+            if not ast.get_docstring(node):  # type: ignore[arg-type]
+                bare.append(f"{path.relative_to(ROOT)}: {name}")
+    share = 1 - len(bare) / num
+    assert share >= DOCUMENTED, f"found {share:.1%} of {num}, expected {DOCUMENTED:.0%}; none at:\n" + "\n".join(bare)
+
+
+def test_a_long_file_says_in_its_first_docstring_why_it_is_long() -> None:
+    long = []
+    for path in sources():
+        text = path.read_text(encoding="utf-8")
+        num = text.count("\n")
+        if num > LONGEST_FILE and not REASON.search(ast.get_docstring(ast.parse(text)) or ""):
+            long.append(f"{path.relative_to(ROOT)}: {num} lines")
+    assert not long, f"found more than {LONGEST_FILE} lines, expected `Long because …` or two files: {', '.join(long)}"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("def f(): pass\ndef _g(): pass", ["f"]),
+        ("class A:\n  def f(self): pass\n  def _g(self): pass\n  def __len__(self): pass", ["A", "A.f"]),
+        ("class _A:\n  @property\n  def f(self): pass\n  async def g(self): pass", ["_A.f", "_A.g"]),
+        ("def f():\n  def g(): pass", ["f"]),
+    ],
+)
+def test_public_is_what_has_no_leading_underscore(text: str, names: list[str]) -> None:
+    assert [name for name, _ in public_definitions(ast.parse(text))] == names
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Training on streaming shards and evaluation (not built yet)."""
+"""Shards into a trained model: training, evaluation, sweeps, reports."""

@@ -1,1 +1,1 @@
-"""Units of work spread over workers: schedule, drivers, events, progress."""
+"""Units of work spread over workers: the schedule, its drivers, events, progress."""

@@ -1,8 +1,7 @@
-"""Names of lives and attempts.
+"""Ids of lives and attempts. A *life* is one start of the program; an *attempt* is one try at a unit, ``<life>-<n>``.
 
-In: the environment, the clock, random bytes. Out: a *life* id, unique per start of the program; attempts are
-``<life>-<n>``. On disk: attempt ids appear in the names of temporaries and in records.
-SLURM restarts a requeued job under its old job id, so the restart count is part of the name.
+In: the environment, the clock, random bytes. Out: ids. On disk: attempt ids are in the names of temporary files and in
+records. SLURM restarts a requeued job under its old job id, so the restart count is part of a life's id.
 """
 
 import re
@@ -13,6 +12,7 @@ DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def base36(number: int) -> str:
+    """The number in digits 0-9 and a-z; it must not be negative."""
     text = DIGITS[number % 36]
     while number := number // 36:
         text = DIGITS[number % 36] + text
@@ -30,6 +30,7 @@ def life_id(environ: Mapping[str, str], seconds: float, noise: bytes) -> str:
 
 
 def attempt_id(life: str, number: int) -> str:
+    """The id of a life's attempt ``number``; `ATTEMPT_PATTERN` matches it, so it is safe in file names."""
     attempt = f"{life}-{base36(number)}"
     assert ATTEMPT_PATTERN.fullmatch(attempt), attempt
     return attempt

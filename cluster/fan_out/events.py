@@ -2,9 +2,9 @@
 
 In: ``Event``s. Out: nothing. On disk: one JSON object per line, appended, never rewritten.
 
-A line stays a line whatever is in a message (JSON escapes control characters), messages are bounded, the same
-message from the same kind of event is folded, values that look secret are replaced, and a full log disk
-never stops the run: the events lost are counted and said as soon as the disk takes them again.
+An event is always one line, because JSON escapes control characters. Messages are bounded. A message that repeats
+is left out after a while. Values that look secret are replaced. A full disk never stops the run: events that could not
+be written are counted, and the count is logged when the disk has room again.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
 from cluster.fan_out.work import JSON
+from shards.disk.safe_text import clip, redact
 
 Kind: TypeAlias = Literal[
     "run_started",
@@ -37,14 +38,12 @@ Kind: TypeAlias = Literal[
     "warning",
     "run_ended",
 ]
-QUIET: frozenset[Kind] = frozenset({"unit_progress"})  # for displays; a log of them would only be long
+QUIET: frozenset[Kind] = frozenset({"unit_progress"})  # for displays only: a log of them would be long
 MAX_MESSAGE = 2000
 MAX_LINE = 16_000
 FOLD_AFTER = 5
 
 SECRET_NAME = re.compile(r"(?i)key|token|secret|passw|credential")
-URL_USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@'\"]+@")
-URL_QUERY = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?'\"]+\?)[^\s'\"#]+")
 NUMBERS = re.compile(r"\d+")
 
 
@@ -65,28 +64,18 @@ class Event:
 
 
 def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Values that must never be written: those of variables with a telling name, longest first.
+    """Values that must never be written: those of variables whose names say key, token, secret or password.
 
-    Short values (``1``, ``true``, ``none``) are left out: replacing them would ruin every message.
+    The longest come first. Values below 8 characters (``1``, ``true``) are not secrets: messages are full of them.
     """
     values = {value for name, value in environ.items() if SECRET_NAME.search(name) and len(value) >= 8}
     return tuple(sorted(values, key=lambda value: (-len(value), value)))
 
 
-def redact(text: str, secrets: tuple[str, ...]) -> str:
-    """``text`` without the secrets, and without the user and the query of any URL (presigned links)."""
-    for secret in secrets:
-        text = text.replace(secret, "[secret]")
-    return URL_QUERY.sub(r"\1[query]", URL_USERINFO.sub(r"\1[user]@", text))
-
-
 def clean(value: JSON, secrets: tuple[str, ...]) -> JSON:
-    """``value`` with every string in it redacted and bounded."""
+    """``value`` with every string in it redacted, and cut at ``MAX_MESSAGE`` characters."""
     if isinstance(value, str):
-        value = redact(value, secrets)
-        if len(value) > MAX_MESSAGE:
-            value = f"{value[:MAX_MESSAGE]}… ({len(value) - MAX_MESSAGE} more characters)"
-        return value.encode("utf-8", "backslashreplace").decode()
+        return clip(redact(value, secrets), MAX_MESSAGE).encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
         return {str(key): clean(item, secrets) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -95,6 +84,7 @@ def clean(value: JSON, secrets: tuple[str, ...]) -> JSON:
 
 
 def event_json(event: Event, secrets: tuple[str, ...]) -> dict[str, JSON]:
+    """The event as a row of the log, with secrets redacted; fields that say nothing are left out."""
     row: dict[str, JSON] = {"kind": event.kind, "at_s": round(event.at_s, 3)}
     for name in ("unit", "attempt", "worker", "node"):
         if (value := getattr(event, name)) is not None:
@@ -109,7 +99,7 @@ def event_json(event: Event, secrets: tuple[str, ...]) -> dict[str, JSON]:
 
 
 class EventLog:
-    """Appends events to ``path``; a context manager. Give it as (part of) ``on_event``."""
+    """Appends each event it is called with to ``path``. A context manager; give it as (part of) ``on_event``."""
 
     def __init__(self, path: Path, environ: Mapping[str, str] = os.environ, wall: Callable[[], float] = time.time):
         self._path = path
@@ -117,8 +107,8 @@ class EventLog:
         self._wall = wall
         self._file: IO[bytes] | None = None
         self._seen: dict[tuple[str, str], int] = {}
-        self.lost = 0  # events the disk did not take
-        self.folded = 0
+        self.lost = 0  # events that could not be written
+        self.folded = 0  # repeats that were left out
 
     def __call__(self, event: Event) -> None:
         if event.kind in QUIET or self._is_repeat(event):
@@ -135,7 +125,7 @@ class EventLog:
             return False
         shape = (event.kind, NUMBERS.sub("#", event.message[:MAX_MESSAGE]))
         count = self._seen[shape] = self._seen.get(shape, 0) + 1
-        if len(self._seen) > 1000:  # 1000 different errors: forget, rather than grow
+        if len(self._seen) > 1000:  # too many different messages: start again, rather than grow
             self._seen.clear()
         if count > FOLD_AFTER and count & (count - 1):  # the 8th, 16th, 32nd … still show that it goes on
             self.folded += 1
@@ -152,7 +142,7 @@ class EventLog:
                 self.lost = 0
             self._put(line)
         except OSError:
-            # a full log disk must not stop the work; what was lost is counted and told later
+            # a full disk must not stop the work; lost events are counted, and reported later
             self.lost += 1
             self._close()
 
@@ -168,7 +158,7 @@ class EventLog:
             try:
                 self._file.close()
             except OSError:
-                self.lost += 0  # closing reports what the write has already reported
+                self.lost += 0  # the failed write has been counted
             self._file = None
 
     def __enter__(self) -> "EventLog":

@@ -1,10 +1,10 @@
-"""Units out, results in: the one call that spreads work.
+"""The one call that spreads units of work over workers.
 
-In: unit numbers, a callable that builds a worker, a ``FanOutSpec``. Out: events as they happen and a ``Summary``.
-On disk: nothing of its own; workers publish their own results, exclusively, because a unit may run more than once.
+In: unit numbers, a callable that builds a worker, a ``FanOutSpec``. Out: events as they happen, then a ``Summary``.
+On disk: nothing of its own. Workers publish their results themselves, exclusively, because a unit may run twice.
 
-With ``spec.in_process`` one worker runs here, without Ray; otherwise workers are Ray actors, on the cluster that
-``RAY_ADDRESS`` names or on one started for this run. Both obey ``cluster.fan_out.scheduler``.
+With ``spec.in_process`` one worker runs in this process, without Ray. Otherwise workers are Ray actors, on the cluster
+that ``RAY_ADDRESS`` names or on one started for this run. ``cluster.fan_out.scheduler`` decides in both cases.
 """
 
 import os
@@ -37,11 +37,11 @@ __all__ = [
 
 
 def stays_here(spec: FanOutSpec, environ: Mapping[str, str]) -> bool:
-    """Whether `fan_out` would run its workers on this very machine: in this process, or on a Ray of its own."""
+    """Whether `fan_out` would run all workers on this machine: in this process, or on a Ray started for this run."""
     if spec.in_process:
         return True
     ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():  # inside another session, whose nodes are anywhere
+    if ray is not None and ray.is_initialized():  # inside another session, whose nodes may be anywhere
         return False
     return not named_cluster(environ)
 
@@ -54,12 +54,12 @@ def fan_out(
     stop: StopFlag,
     threads: int = 1,
 ) -> Summary:
-    """Run every unit once (at least) and say what became of it.
+    """Run every unit at least once, and return how the run ended.
 
     ``units`` is read lazily, a few ahead of the workers. ``make_worker`` runs once in each worker process; give a
     ``functools.partial`` of an importable function with plain data and absolute paths. ``on_event`` is called in this
-    thread. ``threads`` is OMP_NUM_THREADS of each worker, set before anything numerical is imported. Raises
-    cluster.fan_out.ray_session.ClusterError if no cluster can be had; every later fault is in the Summary.
+    thread. ``threads`` becomes OMP_NUM_THREADS of each worker before it imports numerical libraries. Raises
+    cluster.fan_out.ray_session.ClusterError if there is no cluster to run on; every later fault is in the Summary.
     """
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     backend = "in process" if spec.in_process else "ray"

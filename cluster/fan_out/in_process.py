@@ -1,7 +1,8 @@
-"""The in-process driver: the same schedule with one worker, in the same thread.
+"""The driver without Ray: the same schedule, with one worker in this thread.
 
-In: a ``Schedule`` and a ``make_worker``. Out: the schedule, over. Deadlines cannot interrupt a call in one's own
-thread, so a worker that never beats is only ended by a second Ctrl-C; everything else is as on a cluster.
+In: a ``Schedule`` and a ``make_worker``. Out: the schedule, carried out to its end. On disk: nothing.
+A deadline cannot interrupt a call in the same thread, so only a second Ctrl-C ends a worker that never beats.
+Everything else is as on a cluster.
 """
 
 import os
@@ -46,14 +47,14 @@ def run_here(
                 waiting.extend(schedule.placed(number, time.monotonic()))
                 try:
                     worker = make_worker()
-                except Exception as error:  # the cause goes into the schedule, which retries once and then ends the run
+                except Exception as error:  # the schedule gets the cause; it tries again, then ends the run
                     waiting.extend(schedule.refused(number, describe(error), time.monotonic()))
                 else:
                     waiting.extend(schedule.ready(number, time.monotonic()))
             case KillWorker():
                 worker = None
             case Drop():
-                continue  # its attempt has ended already; the live one is asked inside its beat
+                continue  # its attempt has ended; a running attempt is asked to stop inside its beat
             case Submit(number, unit, attempt):
                 assert worker is not None
                 beat = _Beat(schedule, number, attempt, on_event, check_stop, waiting)
@@ -72,7 +73,7 @@ def run_here(
 
 
 class _Beat:
-    """Tells the schedule, shows the events, and raises Draining when the schedule says so."""
+    """Called by the worker: tells the schedule how far the unit is, shows events, raises Draining to stop the unit."""
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class _Beat:
 
 
 def set_threads(num_threads: int) -> None:
-    """Pin the threads of numerical libraries, also of a torch that is loaded: CPU bytes depend on them."""
+    """Fix the number of threads of numerical libraries, also of a loaded torch: bytes made on a CPU depend on it."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(num_threads)
     torch = sys.modules.get("torch")

@@ -1,7 +1,7 @@
-"""A run as people see it.
+"""What a person sees of a run while it works.
 
-In: events, as they happen. Out: on a terminal two live lines with the warnings above them; elsewhere (a batch job's
-log) a plain line every ten seconds. On disk: nothing.
+In: events, as they happen. Out: on a terminal two live lines, with warnings above them; elsewhere (a batch job's log)
+a plain line every ten seconds. On disk: nothing.
 """
 
 import sys
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.fan_out.events import Event, Kind
+from shards.disk.safe_text import one_line
 
 PLAIN_EVERY_S = 10.0
 RATE_WINDOW_S = 60.0
@@ -48,9 +49,9 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Give it as (part of) ``on_event``; a context manager.
+    """Shows each event it is called with. A context manager; give it as (part of) ``on_event``.
 
-    ``num_units`` and ``num_images`` are what this life has to do; what earlier lives did is not counted.
+    ``num_units`` and ``num_images`` are what this life has to do, without what earlier lives have done.
     """
 
     def __init__(
@@ -75,8 +76,8 @@ class Progress:
         self._count(event)
         if event.kind in WORTH_A_LINE and event.message:
             where = "" if event.unit is None else f"unit {event.unit}: "
-            text = "".join(char if char.isprintable() else " " for char in f"{event.kind}: {where}{event.message}")
-            self._console.print(Text(text[:MAX_LINE]), highlight=False, soft_wrap=True)
+            text = one_line(f"{event.kind}: {where}{event.message}", MAX_LINE)
+            self._console.print(Text(text), highlight=False, soft_wrap=True)
         now = self._clock()
         self._remember(now)
         if self._live is None and now - self._said >= PLAIN_EVERY_S:
@@ -110,6 +111,7 @@ class Progress:
 
     @property
     def images(self) -> int:
+        """Images made so far in this life, those of unfinished units included."""
         return self._settled_images + sum(done for done, _ in list(self._flying.values()))
 
     def _remember(self, now: float) -> None:
@@ -119,7 +121,7 @@ class Progress:
             self._history.popleft()
 
     def images_per_s(self) -> float:
-        """Over the last minute."""
+        """The rate over the last minute; 0 in the first second."""
         now = self._clock()
         since, images = self._history[0] if self._history else (self._started, 0)
         return max(0.0, (self.images - images) / (now - since)) if now - since >= 1.0 else 0.0

@@ -1,10 +1,11 @@
-"""The Ray driver: carries out the schedule's actions with actors and tells it what became of them.
+"""The Ray driver: carries out the schedule's actions with actors, and tells the schedule what happened.
 
-In: a ``Schedule``, a ``make_worker`` and a ``Session``. Out: the schedule, over, and no worker left behind.
+In: a ``Schedule``, a ``make_worker`` and a ``Session``. Out: the schedule, carried out to its end; all workers ended.
+On disk: nothing.
 
-Every wait has a deadline: one short ``ray.wait`` over all pending answers per turn, and ``ray.get`` only of answers
-that are there. The driver asks every worker for its beats through the actor's second thread; an answer that does not
-come is simply no progress, and the schedule's deadlines do the rest. Ray's own kill is a request that a stopped process
+Every wait has a deadline: each turn has one short ``ray.wait`` over all pending answers, and ``ray.get`` takes only
+answers that are there. The driver asks every worker for its progress through the actor's second thread; if no answer
+comes there is no progress, and the schedule's deadlines apply. Ray's own kill is a request, which a stopped process
 cannot answer, so every kill is followed by SIGKILL on the worker's node.
 """
 
@@ -22,9 +23,10 @@ from cluster.fan_out.ray_session import Session
 from cluster.fan_out.ray_worker import Hello, Look, Outcome, RayWorker
 from cluster.fan_out.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
 from cluster.fan_out.work import FanOutSpec, MakeWorker
-from cluster.process.failure import describe, one_line
+from cluster.process.failure import describe
 from cluster.process.identity import ProcessId, kill_here, this_place
 from cluster.process.stop_flag import StopFlag
+from shards.disk.safe_text import one_line
 
 TURN_S = 0.1  # the longest wait of a turn, hence the reaction time to a signal
 LOOK_EVERY_S = 0.5
@@ -34,8 +36,8 @@ Question = Literal["hello", "load", "run", "look"]
 
 
 @dataclass
-class _Hand:
-    """What the driver holds of one worker."""
+class _Handle:
+    """What the driver knows of one worker."""
 
     actor: Any
     node: str
@@ -54,7 +56,7 @@ def run_on_ray(
     stop: StopFlag,
     session: Session,
 ) -> None:
-    """Run until the schedule is over, then end every worker."""
+    """Carry out the schedule until it is over, then end every worker. A failure of Ray ends the schedule, named."""
     driver = _Driver(schedule, make_worker, spec, session.versions)
     try:
         while not schedule.over:
@@ -77,14 +79,14 @@ class _Driver:
         self._gpus: float | None = None if spec.gpus_per_worker == "auto" else spec.gpus_per_worker
         self._versions = versions
         self._place = this_place()
-        self._hands: dict[int, _Hand] = {}
+        self._handles: dict[int, _Handle] = {}
         self._pending: dict[Any, tuple[Question, int]] = {}
         self._cores: dict[str, int] = {}  # node: a worker's share of it
         self._nodes_at = float("-inf")
         self._actor_class: Any = ray.remote(RayWorker)
 
     def turn(self, stop: StopFlag) -> None:
-        """Wait a moment for answers, tell the schedule, do what it says."""
+        """Wait up to TURN_S for answers, tell the schedule, carry out its actions."""
         if stop.requested:
             self._do(self._schedule.drain(stop.reason, time.monotonic()))
         if time.monotonic() - self._nodes_at >= NODES_EVERY_S:
@@ -92,11 +94,11 @@ class _Driver:
             self._do(self._schedule.nodes(self._slots(), time.monotonic()))
         for ref in self._answers():
             asked = self._pending.pop(ref, None)
-            if asked is None:  # a dead worker fails all its answers at once; the first one has settled the others
+            if asked is None:  # all answers of a dead worker fail at once; the first one has been dealt with
                 continue
             question, number = asked
-            if number in self._hands:
-                self._hands[number].refs.discard(ref)
+            if number in self._handles:
+                self._handles[number].refs.discard(ref)
                 self._hear(ref, question, number)
         self._look_around()
         self._do(self._schedule.tick(time.monotonic()))
@@ -106,7 +108,7 @@ class _Driver:
             time.sleep(TURN_S)
             return []
         ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=TURN_S)
-        if ready:  # whatever else is there already; one turn for all of them
+        if ready:  # take all answers that are there in one turn
             ready, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
         return ready
 
@@ -125,7 +127,7 @@ class _Driver:
             self._cores[node["NodeID"]] = int(node["Resources"].get("CPU", 0)) // max(1, workers)
         return slots
 
-    # ------------------------------------------------------------------ what the schedule says
+    # ------------------------------------------------------------------ actions of the schedule
 
     def _do(self, actions: list[Action]) -> None:
         for action in actions:
@@ -135,11 +137,11 @@ class _Driver:
                 case KillWorker(number, _):
                     self._kill(number)
                 case Submit(number, unit, attempt):
-                    hand = self._hands[number]
-                    hand.attempt, hand.looked = attempt, time.monotonic()
-                    self._ask("run", number, hand.actor.run.remote(unit, attempt))
+                    handle = self._handles[number]
+                    handle.attempt, handle.looked = attempt, time.monotonic()
+                    self._ask("run", number, handle.actor.run.remote(unit, attempt))
                 case Drop(number, attempt):
-                    self._hands[number].actor.drop.remote(attempt)
+                    self._handles[number].actor.drop.remote(attempt)
 
     def _start(self, number: int, node: str) -> None:
         actor = self._actor_class.options(
@@ -150,18 +152,18 @@ class _Driver:
             max_concurrency=2,  # one thread works, one answers look and drop
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         ).remote(self._cores[node])
-        self._hands[number] = _Hand(actor, node)
+        self._handles[number] = _Handle(actor, node)
         self._ask("hello", number, actor.hello.remote())
 
     def _kill(self, number: int) -> None:
-        hand = self._hands.pop(number)
-        for ref in hand.refs:
+        handle = self._handles.pop(number)
+        for ref in handle.refs:
             self._pending.pop(ref, None)
-        ray.kill(hand.actor, no_restart=True)
-        if hand.process is None:
+        ray.kill(handle.actor, no_restart=True)
+        if handle.process is None:
             return
-        if hand.process.place == self._place:
-            kill_here(hand.process)
+        if handle.process.place == self._place:
+            kill_here(handle.process)
         else:
             # on its own node, with no resources, so that a full node can do it too
             ref = (
@@ -169,56 +171,57 @@ class _Driver:
                 .options(
                     num_cpus=0,
                     max_retries=0,
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(hand.node, soft=False),
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(handle.node, soft=False),
                 )
-                .remote(hand.process)
+                .remote(handle.process)
             )
-            del ref  # nobody waits: a node that is gone takes its workers with it
+            del ref  # nobody waits for it: if the node is gone, so are its workers
 
     def end_all_workers(self) -> None:
-        for number in list(self._hands):
+        """Kill every worker that is left."""
+        for number in list(self._handles):
             self._kill(number)
 
-    # ------------------------------------------------------------------ what workers say
+    # ------------------------------------------------------------------ answers of the workers
 
     def _ask(self, question: Question, number: int, ref: Any) -> None:
         self._pending[ref] = (question, number)
-        self._hands[number].refs.add(ref)
+        self._handles[number].refs.add(ref)
 
     def _look_around(self) -> None:
         now = time.monotonic()
-        for number, hand in self._hands.items():
-            if hand.process is not None and not hand.asking and now - hand.looked >= LOOK_EVERY_S:
-                hand.looked, hand.asking = now, True
-                self._ask("look", number, hand.actor.look.remote())
+        for number, handle in self._handles.items():
+            if handle.process is not None and not handle.asking and now - handle.looked >= LOOK_EVERY_S:
+                handle.looked, handle.asking = now, True
+                self._ask("look", number, handle.actor.look.remote())
 
     def _hear(self, ref: Any, question: Question, number: int) -> None:
-        hand = self._hands[number]
+        handle = self._handles[number]
         try:
             answer = ray.get(ref, timeout=GET_DEADLINE_S)
         except ray.exceptions.GetTimeoutError:
-            self._ask(question, number, ref)  # said to be ready, yet not here: the deadlines decide
+            self._ask(question, number, ref)  # ready, but not here yet: ask again, until a deadline ends it
             return
         except ray.exceptions.RayError as error:
-            self._do(self._death(number, hand, error))
+            self._do(self._death(number, handle, error))
             return
         now = time.monotonic()
         if isinstance(answer, Hello):
-            hand.process = answer.process
+            handle.process = answer.process
             wrong = difference(self._versions, answer.versions)
             if wrong:
                 self._do(
                     self._schedule.fail(
-                        f"worker on node {hand.node} runs other software: {wrong}; "
+                        f"worker on node {handle.node} runs other software: {wrong}; "
                         "install the same versions and use one checkout",
                         now,
                     )
                 )
                 return
             self._do(self._schedule.placed(number, now))
-            self._ask("load", number, hand.actor.load.remote(self._make_worker))
+            self._ask("load", number, handle.actor.load.remote(self._make_worker))
         elif isinstance(answer, Look):
-            hand.asking = False
+            handle.asking = False
             if answer.attempt is not None:
                 self._do(self._schedule.heard(number, answer.attempt, answer.beats, answer.done, answer.rejected, now))
         elif isinstance(answer, Outcome) and question == "load":
@@ -227,7 +230,7 @@ class _Driver:
             else:
                 self._do(self._schedule.refused(number, answer.cause, now))
         elif isinstance(answer, Outcome):
-            self._do(self._outcome(number, hand.attempt, answer, now))
+            self._do(self._outcome(number, handle.attempt, answer, now))
 
     def _outcome(self, number: int, attempt: str, answer: Outcome, now: float) -> list[Action]:
         match answer.kind:
@@ -238,24 +241,24 @@ class _Driver:
             case "raised" | "broken":
                 return self._schedule.raised(number, attempt, answer.cause, now, answer.kind == "broken")
 
-    def _death(self, number: int, hand: _Hand, error: ray.exceptions.RayError) -> list[Action]:
-        """Ray says that the actor, or what it was to answer with, is gone."""
+    def _death(self, number: int, handle: _Handle, error: ray.exceptions.RayError) -> list[Action]:
+        """What to tell the schedule when Ray reports that an actor or its answer is lost."""
         now = time.monotonic()
         if isinstance(error, ray.exceptions.RayTaskError):
-            # the actor lives; the question could not be read there, as when make_worker's module is not importable
+            # the actor lives but could not read the question: make_worker's module cannot be imported there
             return self._schedule.refused(number, one_line(str(error.cause or error)), now)
         node_lost = getattr(error, "preempted", False) or "node has died" in str(error).lower()
         if not node_lost:
-            node_lost = not any(node["NodeID"] == hand.node and node["Alive"] for node in ray.nodes())
-        return self._schedule.lost(number, death_cause(error, hand.process), now, node_lost)
+            node_lost = not any(node["NodeID"] == handle.node and node["Alive"] for node in ray.nodes())
+        return self._schedule.lost(number, death_cause(error, handle.process), now, node_lost)
 
 
 def death_cause(error: BaseException, process: ProcessId | None) -> str:
-    """One line from Ray's paragraph, which names every cause there could be."""
+    """Why a worker died, in one line; Ray's own text is a paragraph of all possible causes."""
     text = one_line(str(error))
     who = f"its process (pid {process.pid})" if process else "its process"
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "low on memory" in text:
         return f"{who} was killed because the node ran out of memory; use smaller batches or fewer workers"
     if "connection error code 2" in text:
-        return f"{who} died without a word: killed (SIGKILL, the kernel short of memory) or crashed (SIGSEGV, abort)"
+        return f"{who} died without an error: killed (SIGKILL, out of memory) or crashed (SIGSEGV, abort)"
     return f"{who} died: {text}"

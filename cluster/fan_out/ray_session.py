@@ -1,11 +1,11 @@
-"""A Ray cluster to run on: the one ``RAY_ADDRESS`` names, or one started here for this run and ended with it.
+"""A Ray cluster to run on: the one that ``RAY_ADDRESS`` names, or one started on this machine for this run.
 
 In: a ``FanOutSpec`` and the environment. Out: a ``Session``. On disk, for a cluster of our own: a private folder
-(mode 0700) in the system's temporary folder with Ray's session files and the access token (0600); removed at the end,
-and those of dead drivers at the next start.
+(mode 0700) in the system's temporary folder, with Ray's session files and the access token (0600). It is removed at the
+end; folders of drivers that died are removed at the next start.
 
-A cluster of our own listens with token authentication, has no dashboard, sends no usage statistics, and has a small
-object store, because pixels never travel. Its processes die with the driver (Ray binds them to it), also by SIGKILL.
+A cluster of our own asks for a token, has no dashboard, sends no usage statistics, and has a small object store,
+because pixels never travel. Its processes end with the driver, also after SIGKILL: Ray binds them to it.
 """
 
 import atexit
@@ -29,9 +29,9 @@ import ray
 from cluster.fan_out.ray_worker import running_versions
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.environment import named_cluster
-from cluster.process.failure import one_line
 from cluster.process.identity import ProcessId, alive, this_place, this_process
 from shards.disk.home import home
+from shards.disk.safe_text import one_line
 
 OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB
 # what workers never need; .gitignore is honoured too
@@ -43,19 +43,19 @@ NUM_START_TRIES = 2
 
 
 class ClusterError(RuntimeError):
-    """No cluster can be had. One line for people."""
+    """There is no cluster to run on; the message is one line and says what to do."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """A connected cluster. ``versions``: what the driver runs and what was sent to the workers."""
+    """A connected cluster. ``versions``: code and libraries of the driver; the workers must have the same."""
 
     ours: bool  # started by this process, which also ends it
     versions: dict[str, str]
 
 
 def usable_cores() -> int:
-    """Cores this process may use: affinity, physical cores, and the cgroup's CPU quota, whichever is least."""
+    """How many cores this process may use: the least of its affinity, the physical cores and its cgroup's CPU quota."""
     cores = len(os.sched_getaffinity(0))
     cores = min(cores, psutil.cpu_count(logical=False) or cores)
     with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no quota
@@ -65,9 +65,9 @@ def usable_cores() -> int:
 
 
 def runtime_env(threads: int) -> dict[str, object]:
-    """The checkout as the workers' code, threads pinned before anything numerical is imported, and only their GPUs.
+    """Ray's runtime environment of the workers: this checkout as their code, their number of threads, their GPUs.
 
-    A worker that reserves no GPU sees none; by itself Ray 2.60 would leave it all that the driver sees.
+    A worker that reserves no GPU sees none; without the variable Ray 2.60 shows it all GPUs of the driver.
     """
     number = str(threads)
     pinned = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), number)
@@ -80,8 +80,10 @@ def runtime_env(threads: int) -> dict[str, object]:
 
 @contextlib.contextmanager
 def ray_session(spec: FanOutSpec, threads: int, instead: str = "run with cluster.in_process=true") -> Iterator[Session]:
-    """Connect or start, and undo it at the end. Inside another session it is that session. `instead`: the way without
-    Ray, for the message that it does not start here."""
+    """Join or start a cluster, and leave or end it afterwards. Inside another session it is that session.
+
+    `instead`: how to run without Ray, for the error if Ray does not start. Raises ClusterError.
+    """
     if ray.is_initialized():
         yield Session(ours=False, versions=running_versions())
         return
@@ -98,19 +100,19 @@ def ray_session(spec: FanOutSpec, threads: int, instead: str = "run with cluster
 
 
 def prepare_environment(environ: MutableMapping[str, str]) -> None:
-    """No usage statistics, workers of normal priority, Ray Data's unsafe switches off, here and in all our children."""
+    """For this process and its children: no usage statistics, workers of normal priority, unsafe switches removed."""
     environ["RAY_USAGE_STATS_ENABLED"] = "0"
     environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
-    # Ray's default of 15 leaves a worker 3 % of a core that anything else wants
+    # with Ray's default of 15 a worker gets 3 % of a core that another process uses
     environ.setdefault("RAY_worker_niceness", "0")
     for name in [name for name in environ if UNSAFE.fullmatch(name)]:
         del environ[name]
 
 
 def be_quiet() -> None:
-    """Keep Ray's paragraphs off the terminal: what matters comes as events.
+    """Stop Ray from printing: our events say what matters.
 
-    Ray prints about 1 kB for every worker that dies, also for those killed on purpose, and has no switch for it.
+    Ray prints about 1 kB for every worker that dies, also for those we kill, and has no setting against it.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
@@ -123,7 +125,7 @@ def _joined(address: str, threads: int) -> Iterator[Session]:
         token.chmod(0o600)  # Ray writes it readable for everyone
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env(threads))
-    except Exception as error:  # Ray raises a dozen types here, all meaning that there is no cluster for us
+    except Exception as error:  # Ray raises a dozen types here; each means that there is no cluster to use
         raise ClusterError(
             f"RAY_ADDRESS={address}: cannot join ({one_line(str(error))}); "
             "start the cluster, correct the address or the token, or unset RAY_ADDRESS to run on this machine"
@@ -139,7 +141,7 @@ def _started(spec: FanOutSpec, threads: int, instead: str) -> Iterator[Session]:
     remove_dead_folders(temporary_root())
     folder = private_folder()
     before = {name: os.environ.pop(name, None) for name in TOKEN_VARIABLES}
-    # Ray turns token mode on by itself for a cluster it starts, provided that nothing says otherwise
+    # Ray turns token mode on for a cluster that it starts, unless a variable says otherwise
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
     try:
         _start(spec, folder, threads, instead)
@@ -147,7 +149,7 @@ def _started(spec: FanOutSpec, threads: int, instead: str) -> Iterator[Session]:
         yield Session(ours=True, versions=running_versions())
     finally:
         ray.shutdown()
-        shutil.rmtree(folder / "r", ignore_errors=True)  # left-overs are swept at the next start
+        shutil.rmtree(folder / "r", ignore_errors=True)  # what stays is removed at the next start
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -156,7 +158,7 @@ def _started(spec: FanOutSpec, threads: int, instead: str) -> Iterator[Session]:
 
 def _start(spec: FanOutSpec, folder: Path, threads: int, instead: str) -> None:
     cores = usable_cores()
-    if spec.workers != "auto":  # an explicit number is meant, even if it shares cores
+    if spec.workers != "auto":  # as many workers as asked for, even if they share cores
         cores = max(cores, spec.workers * spec.cpus_per_worker)
     for attempt in range(NUM_START_TRIES):
         try:
@@ -192,7 +194,7 @@ def temporary_root() -> Path:
 
 @functools.cache
 def private_folder() -> Path:
-    """This process's folder with its token; one for the life of the process, because Ray caches the token it read."""
+    """This process's folder, with the token. Made once a process, because Ray caches the token it has read."""
     folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=temporary_root()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "owner.json").write_text(json.dumps(dataclasses.asdict(this_process())))
@@ -207,7 +209,7 @@ def remove_dead_folders(where: Path) -> None:
     for folder in where.glob(f"{FOLDER}*"):
         try:
             owner = ProcessId(**json.loads((folder / "owner.json").read_text()))
-        except (OSError, ValueError, TypeError):  # someone else's, or one that is just being made
+        except (OSError, ValueError, TypeError):  # another user's, or still being made
             continue
         if owner.place == this_place() and not alive(owner):
-            shutil.rmtree(folder, ignore_errors=True)  # a race with another sweeper is no fault
+            shutil.rmtree(folder, ignore_errors=True)  # another process may remove it at the same time

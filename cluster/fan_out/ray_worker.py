@@ -1,8 +1,8 @@
 """The actor that runs a worker in its own process.
 
-In: a ``make_worker`` and then units, one at a time. Out: outcomes as small tuples: errors of the work are values, so
-whatever Ray raises is a fault of the machinery. ``look`` and ``drop`` run in a second thread: a worker deep in a model
-call still answers; a stopped or dead process does not, and that is the sign.
+In: a ``make_worker``, then units, one at a time. Out: an ``Outcome`` for each. On disk: what the worker writes.
+An error of the work is a value in the outcome, so whatever Ray raises is a fault of Ray or of the machine. ``look`` and
+``drop`` run in a second thread: they answer during a long model call, but not in a stopped or dead process.
 """
 
 import functools
@@ -38,7 +38,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Look:
-    """How far the current attempt is."""
+    """How far the current attempt is; ``attempt`` is None between two."""
 
     attempt: str | None
     beats: int
@@ -59,21 +59,22 @@ class Outcome:
 
 @functools.cache
 def running_versions() -> dict[str, str]:
-    """What this process runs; as of the first call, for what an editor saves later is not what was imported."""
+    """Code, Python and libraries of this process. Read once: files that change later are not what was imported."""
     return {"code": code_hash(home())[:16], "python": platform.python_version(), **library_versions(LIBRARIES)}
 
 
 class RayWorker:
-    """See the module. ``cores``: this worker's share of its node."""
+    """The actor; the module says how it works. ``cores``: this worker's share of its node."""
 
     def __init__(self, cores: int) -> None:
         set_allocator(os.environ)
         set_compile_processes(os.environ, cores)
         self._worker: Worker | None = None
-        self._look = Look(None, 0, 0, 0)  # replaced whole, so the other thread sees no mixture
+        self._look = Look(None, 0, 0, 0)  # always replaced as a whole, because the other thread reads it
         self._unwanted: set[str] = set()
 
     def hello(self) -> Hello:
+        """Process, node, folder, threads and versions of this actor; works before ``load``."""
         return Hello(
             process=this_process(),
             node=ray.get_runtime_context().get_node_id(),
@@ -83,13 +84,15 @@ class RayWorker:
         )
 
     def load(self, make_worker: MakeWorker) -> Outcome:
+        """Build the worker; "fine", or "raised" with the cause."""
         try:
             self._worker = make_worker()
-        except Exception as error:  # a value for the driver: the cause why no worker starts here
+        except Exception as error:  # the driver gets the cause as a value
             return Outcome("raised", describe(error), {}, 0, 0)
         return Outcome("fine", "", {}, 0, 0)
 
     def run(self, unit: int, attempt: str) -> Outcome:
+        """Make one unit; returns how it ended, whatever the worker raises."""
         assert self._worker is not None, "run comes after load"
         self._look = Look(attempt, 0, 0, 0)
 
@@ -102,7 +105,7 @@ class RayWorker:
             result, kind, cause = self._worker(unit, attempt, beat), "fine", ""
         except Draining:
             result, kind, cause = {}, "dropped", ""
-        except Exception as error:  # a value for the driver: a failure of this unit
+        except Exception as error:  # the driver gets the failure of this unit as a value
             result, kind, cause = {}, "broken" if is_broken(error) else "raised", describe(error)
         finally:
             self._unwanted.discard(attempt)
@@ -110,8 +113,10 @@ class RayWorker:
         return Outcome(kind, cause, dict(result), look.done, look.rejected)  # type: ignore[arg-type]
 
     def look(self) -> Look:
+        """How far the current attempt is, as of its last beat."""
         return self._look
 
     def drop(self, attempt: str) -> None:
+        """Stop the attempt at its next beat, if it is the current one."""
         if self._look.attempt == attempt:
             self._unwanted.add(attempt)

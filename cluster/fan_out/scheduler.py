@@ -1,22 +1,22 @@
-"""All decisions of a fan-out, as a state machine: what happened goes in, what to do comes out.
+"""All decisions of a fan-out, as a state machine: events go in, actions come out.
 
-In: units (lazily), nodes with room, and the fates of workers and attempts, each with the time. Out: actions
-(start, submit, drop, kill) and events. Touches neither Ray nor the clock, so the Ray driver, the in-process driver, the
-property tests and the simulated cluster run exactly these decisions.
+In: units (lazily), nodes with room, and what happened to workers and attempts, each with the time in seconds. Out:
+actions (start, submit, drop, kill) and events for the log. On disk: nothing. Uses neither Ray nor a clock, so the Ray
+driver, the in-process driver, the property tests and the simulated cluster all run the same decisions.
 
-The rules, in one place:
-* one attempt per worker at a time; units are pulled from the iterator only when a worker could take them;
-* an attempt that raises, dies with its process or gives no beat within ``stall_deadline_s`` is a failure of its unit,
-  tried again, on another worker where there is one; after ``attempts`` failures the unit is quarantined;
-* losing a node is nobody's fault, up to MAX_NODE_LOSSES per unit;
-* a worker that fails at two different units in a row, or says that it is broken, is replaced;
-* a node on which two constructors in a row raise (or six die) is avoided for AVOID_S; when no worker lives and every
-  node is avoided, the run ends with the cause; it also ends when ``give_up_after`` units are quarantined without a
-  success between;
-* a unit that takes ``straggler_factor`` medians is run a second time; the first to finish wins, the other is dropped
-  (so that a unit may fail once more than ``attempts``);
-* a stop request hands out nothing more; attempts may finish for half of ``drain_s``, are then told to stop through
-  their beat, and are abandoned when 80 % of it is over (the rest is for closing down).
+Long because it is one state machine, whose rules are:
+* A worker has one attempt at a time. A unit is taken from the iterator only when a worker could start it.
+* An attempt fails if it raises, if its process dies, or if it gives no beat within ``stall_deadline_s``. Its unit is
+  tried again, on another worker if there is one. After ``attempts`` failures the unit is quarantined.
+* A lost node does not count as a failure, up to MAX_NODE_LOSSES times a unit.
+* A worker that fails at two different units in a row, or says that it is broken, is replaced.
+* A node is avoided for AVOID_S if two constructors in a row raise there, or six processes die. The run ends, with the
+  cause, if no worker lives and all nodes are avoided, or if ``give_up_after`` units are quarantined without a success
+  between them.
+* A unit that takes longer than ``straggler_factor`` medians is started a second time. The first attempt to finish wins,
+  the other one is dropped. Such a unit may fail once more than ``attempts``.
+* After a stop request no unit is started. Attempts may finish within half of ``drain_s``; then they are told to stop
+  at their next beat; at 80 % of ``drain_s`` they are abandoned. The rest is for closing down.
 """
 
 import statistics
@@ -31,26 +31,32 @@ from cluster.fan_out.work import JSON, FanOutSpec, Quarantined, Summary
 
 AVOID_S = 300.0
 MAX_NODE_FAULTS = 6
-REFUSED, DIED = 3, 1  # faults: a constructor that raises says more than a process that someone killed
+REFUSED, DIED = 3, 1  # faults: a constructor that raises says more about a node than a process that was killed
 MAX_NODE_LOSSES = 100
-MIN_DURATIONS = 5  # a median of fewer says nothing
+MIN_DURATIONS = 5  # units that must be done before their median is used
 MAX_CAUSE = 2000
 
 
 @dataclass(frozen=True)
 class StartWorker:
+    """Start a worker process on the node."""
+
     worker: int
     node: str
 
 
 @dataclass(frozen=True)
 class KillWorker:
+    """End the worker's process at once, whatever it does."""
+
     worker: int
     reason: str
 
 
 @dataclass(frozen=True)
 class Submit:
+    """Give the unit to an idle worker."""
+
     worker: int
     unit: int
     attempt: str
@@ -105,7 +111,8 @@ class _Node:
 
 
 class Schedule:
-    """Feed it what happens; carry out the actions each call returns; collect ``take_events``; stop at ``over``."""
+    """The state of a fan-out. Tell it what happens, carry out the actions that each call returns, collect
+    ``take_events``, and stop when it is ``over``. All times are seconds of one clock."""
 
     def __init__(self, units: Iterable[int], spec: FanOutSpec, life: str, now: float) -> None:
         self._spec = spec
@@ -127,7 +134,7 @@ class Schedule:
         self._last_start_fault = ""
         self._durations: deque[float] = deque(maxlen=101)
         self._median: float | None = None
-        self._bad_in_a_row = 0
+        self._bad_in_a_row = 0  # quarantined units since the last success
         self._actions: list[Action] = []
         self._events: list[Event] = []
         self.over = False
@@ -139,7 +146,7 @@ class Schedule:
     # ------------------------------------------------------------------ what happened
 
     def nodes(self, slots: Mapping[str, int], now: float) -> list[Action]:
-        """The nodes that live now and how many workers each could hold in all."""
+        """The living nodes are these, and each has room for so many workers in all."""
         for name, room in slots.items():
             self._nodes.setdefault(name, _Node(0)).slots = room
         for name, node in self._nodes.items():
@@ -157,6 +164,7 @@ class Schedule:
         return self._settle(now)
 
     def ready(self, worker: int, now: float) -> list[Action]:
+        """The worker has loaded its model and can take a unit."""
         if worker in self._workers:
             found = self._workers[worker]
             found.state, found.since = "idle", now
@@ -174,13 +182,13 @@ class Schedule:
         return self._settle(now)
 
     def lost(self, worker: int, cause: str, now: float, node_lost: bool = False) -> list[Action]:
-        """The worker's process is gone, or its node is."""
+        """The worker's process has ended, or its node is gone (``node_lost``)."""
         if worker in self._workers:
             self._lose(worker, cause, now, node_lost)
         return self._settle(now)
 
     def heard(self, worker: int, attempt: str, beats: int, done: int, rejected: int, now: float) -> list[Action]:
-        """The worker answered: ``beats`` so far in this attempt."""
+        """The worker reports on its attempt: ``beats`` so far, images ``done`` and ``rejected`` so far."""
         found = self._workers.get(worker)
         if found and found.running and found.running.attempt == attempt and beats > found.beats:
             found.beats, found.since = beats, now
@@ -191,6 +199,7 @@ class Schedule:
     def finished(
         self, worker: int, attempt: str, result: Mapping[str, JSON], done: int, rejected: int, now: float
     ) -> list[Action]:
+        """The attempt made its unit; ``result`` goes into the event, ``done`` and ``rejected`` count its images."""
         tried = self._free(worker, attempt, now)
         if tried:
             tried.done, tried.rejected = done, rejected
@@ -200,7 +209,7 @@ class Schedule:
         return self._settle(now)
 
     def raised(self, worker: int, attempt: str, cause: str, now: float, broken: bool = False) -> list[Action]:
-        """The attempt raised inside a live worker."""
+        """The attempt raised; ``broken``: the worker's process must not be used again."""
         tried = self._free(worker, attempt, now)
         if tried:
             found = self._workers[worker]
@@ -216,24 +225,24 @@ class Schedule:
         if tried:
             self._tell("unit_dropped", now, worker=worker, tried=tried)
             if tried.unit in self._units and self._draining_since is None and not tried.dropped:
-                # it stopped without being asked: that is a failure like any other
+                # it stopped without being asked: a failure like any other
                 self._fail_unit(worker, tried, "the worker raised Draining without being asked", now, counts=True)
         return self._settle(now)
 
     def drain(self, reason: str, now: float) -> list[Action]:
-        """Someone asked the run to stop."""
+        """A person or the system asked the run to stop."""
         if self._draining_since is None:
             self._draining_since = now
             self._tell("draining", now, reason)
         return self._settle(now)
 
     def fail(self, cause: str, now: float) -> list[Action]:
-        """The run cannot go on."""
+        """The run cannot go on; ``cause`` becomes the summary's error."""
         self._give_up(cause, now)
         return self._settle(now)
 
     def tick(self, now: float) -> list[Action]:
-        """Time passed: deadlines, stragglers, the steps of a drain."""
+        """Time passed: look at deadlines, stragglers and the steps of a drain."""
         for number, worker in list(self._workers.items()):
             waited = now - worker.since
             if worker.state in ("placing", "loading") and waited > self._spec.start_deadline_s:
@@ -261,14 +270,17 @@ class Schedule:
     # ------------------------------------------------------------------ what is known
 
     def take_events(self) -> list[Event]:
+        """The events since the last call."""
         events, self._events = self._events, []
         return events
 
     @property
     def num_workers(self) -> int:
+        """Workers that live or are being started."""
         return len(self._workers)
 
     def summary(self) -> Summary:
+        """What was done and lost, and why the run ended; final once the schedule is over."""
         return Summary(
             done=self._done,
             quarantined=tuple(self._quarantined),
@@ -292,7 +304,7 @@ class Schedule:
                 self._pull(max(1, self._limit()))
                 self._hand_out(now)
                 self._start_workers(now)
-                self._check_hope(now)
+                self._end_if_no_worker_can_start(now)
             if not self.over:
                 running = any(worker.running for worker in self._workers.values())
                 if (self._draining_since is not None and not running) or not self._work_left():
@@ -305,7 +317,7 @@ class Schedule:
         return room if self._spec.workers == "auto" else min(room, self._spec.workers)
 
     def _pull(self, wanted: int) -> None:
-        """Look ahead by at most as many units as there could be workers: never a list of them all."""
+        """Take units from the iterator, at most as many as there could be workers: never all of them."""
         while not self._source_ended and len(self._fresh) < wanted:
             try:
                 self._fresh.append(next(self._source))
@@ -326,7 +338,7 @@ class Schedule:
                 self._submit(number, unit, now)
 
     def _next_unit(self, worker: int) -> int | None:
-        """A retry that failed elsewhere, then a straggler's second try, then a fresh unit, then any retry."""
+        """In this order: a retry that failed on another worker, a straggler's second run, a new unit, any retry."""
         for queue in (self._retries, self._reruns):
             for unit in queue:
                 state = self._units[unit]
@@ -364,7 +376,7 @@ class Schedule:
             ]
             if not open_nodes:
                 return
-            name = min(open_nodes)[1]  # spread: the node with the fewest workers first
+            name = min(open_nodes)[1]  # the node with the fewest workers first
             number = self._num_workers
             self._num_workers += 1
             self._workers[number] = _Worker(name, "placing", now)
@@ -372,8 +384,8 @@ class Schedule:
             self._tell("worker_started", now, worker=number, node=name)
             missing -= 1
 
-    def _check_hope(self, now: float) -> None:
-        """End the run when there is work, no worker, and no node that could start one."""
+    def _end_if_no_worker_can_start(self, now: float) -> None:
+        """End the run if there is work, but no worker and no node that could start one."""
         room = sum(node.slots for node in self._nodes.values())
         if room or self._workers:
             self._no_room_since = now
@@ -465,7 +477,7 @@ class Schedule:
     def _lose(self, number: int, cause: str, now: float, node_lost: bool) -> None:
         worker = self._workers.pop(number)
         self._lost += 1
-        self._actions.append(KillWorker(number, cause))  # whatever is left of it must not go on writing
+        self._actions.append(KillWorker(number, cause))  # a process that still runs must not go on writing
         self._tell("worker_lost", now, cause, worker=number, node=worker.node)
         if worker.running:
             self._fail_unit(number, worker.running, cause, now, counts=not node_lost)
@@ -473,7 +485,7 @@ class Schedule:
             self._blame_node(worker.node, cause, DIED, now)
 
     def _kill(self, number: int, reason: str, now: float) -> None:
-        """Remove a live worker; the caller settles its attempt."""
+        """Remove a live worker; the caller deals with its attempt."""
         worker = self._workers.pop(number)
         self._lost += 1
         self._actions.append(KillWorker(number, reason))
@@ -488,7 +500,7 @@ class Schedule:
             self._tell("node_avoided", now, f"for {AVOID_S:g} s: {cause}", node=name)
 
     def _free(self, number: int, attempt: str, now: float) -> _Try | None:
-        """The attempt if the worker was running it; the worker is idle again."""
+        """Make the worker idle and return its attempt; None if it was not running this attempt."""
         worker = self._workers.get(number)
         if worker is None or worker.running is None or worker.running.attempt != attempt:
             return None

@@ -1,8 +1,7 @@
-"""A cluster on paper: the real schedule, simulated time.
+"""A simulated cluster: the real schedule in simulated time, for the benchmark of the fan-out and the property tests.
 
-In: how many workers, how fast, how often they die or crawl, and a seed. Out: the makespan beside the ideal, the work
-lost, and the summary. On disk: nothing. The benchmark of the fan-out and the property tests drive the scheduler with
-it.
+In: a ``World`` (how many workers, how fast, how often they die) and a seed. Out: an ``Outcome`` (makespan beside the
+ideal one, work lost, summary). On disk: nothing.
 """
 
 import heapq
@@ -18,14 +17,14 @@ from cluster.fan_out.work import FanOutSpec, Summary
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The defaults are the reference setting: 5 % spread in speed, 5 % of workers at half speed, 120 s to start."""
+    """What is simulated. The defaults are the reference setting of the benchmark; times are in seconds."""
 
     num_units: int
     num_workers: int = 64
     unit_s: float = 167.0  # 1000 images at 6 images/s
     start_s: float = 120.0
     speed_spread: float = 0.05
-    slow_workers: float = 0.05  # this share of the places runs at half speed
+    slow_workers: float = 0.05  # this share of the workers runs at half speed
     crawling: float = 0.0  # this share of the attempts takes 20 times as long
     num_kills: int = 0  # SIGKILLs of random workers at work, spread evenly in time
     num_node_losses: int = 0  # of random nodes; each comes back after start_s
@@ -37,13 +36,13 @@ class World:
 
 @dataclass
 class Outcome:
-    """``makespan_s / ideal_s`` is the figure; ``started[unit]`` counts attempts, ``done[unit]`` results."""
+    """How a simulated run ended: ``makespan_s / ideal_s`` is the figure of the benchmark."""
 
     makespan_s: float
     ideal_s: float
-    lost_work_s: list[float]  # per kill: what its worker had done of its unit
-    started: Counter[int]
-    done: Counter[int]
+    lost_work_s: list[float]  # for each kill: how long its worker had worked on its unit
+    started: Counter[int]  # attempts of each unit
+    done: Counter[int]  # results of each unit
     most_in_flight: int
     summary: Summary
     events: list[Event]
@@ -51,6 +50,8 @@ class Outcome:
 
 @dataclass
 class _Cluster:
+    """The simulated workers, and the agenda of what happens to them."""
+
     world: World
     schedule: Schedule
     rng: random.Random
@@ -62,14 +63,16 @@ class _Cluster:
     tickets: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def plan(self, when: float, what: str, worker: int = -1, attempt: str = "") -> None:
+        """Put something on the agenda; of two at the same time the one planned first happens first."""
         heapq.heappush(self.agenda, (when, next(self.tickets), what, worker, attempt))
 
     def slots(self) -> dict[str, int]:
+        """How many workers each living node can hold."""
         return {name: self.world.workers_per_node for name in self.nodes if name not in self.down}
 
 
 def simulate(world: World, spec: FanOutSpec) -> Outcome:
-    """Run ``range(world.num_units)`` to the end; equal arguments give equal outcomes."""
+    """Run the units ``0 … world.num_units - 1`` to the end; equal arguments give equal outcomes."""
     rng = random.Random(world.seed)
     num_nodes = -(-world.num_workers // world.workers_per_node)
     nodes = [f"node{number}" for number in range(num_nodes)]
@@ -125,11 +128,11 @@ def simulate(world: World, spec: FanOutSpec) -> Outcome:
 def _happen(
     cluster: _Cluster, what: str, number: int, attempt: str, now: float, done: Counter[int], lost: list[float]
 ) -> list[Action]:
-    """Let one thing of the agenda happen, if it still can."""
+    """Carry out one entry of the agenda, unless it has become impossible; returns the schedule's actions."""
     schedule, world, rng = cluster.schedule, cluster.world, cluster.rng
     current = cluster.running.get(number)
     if what in ("finish", "dropped", "die") and (current is None or current[1] != attempt):
-        return []  # of an attempt that is over
+        return []  # its attempt is over
     match what:
         case "ready" if number in cluster.node_of:
             return schedule.placed(number, now) + schedule.ready(number, now)

@@ -1,7 +1,7 @@
-"""The words of the fan-out: what a worker is, how it is asked for, how a run ended.
+"""The types of the fan-out: what a worker is, how a recipe asks for workers, how a run ended.
 
-In: nothing. Out: the protocols ``Beat`` and ``Worker``, the recipe's ``FanOutSpec``, and ``Summary``.
-Nothing here touches Ray, files or clocks, so the roof, the scheduler and both backends share it.
+In: nothing. Out: the protocols ``Beat`` and ``Worker``, the recipe's ``FanOutSpec``, and ``Summary``. On disk: nothing.
+Uses neither Ray nor files nor clocks, so the scheduler, both drivers and the command line share it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +16,20 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 
 
 class Beat(Protocol):
+    """A worker's sign of progress."""
+
     def __call__(self, done: int, rejected: int) -> None:
-        """Say that the unit has now ``done`` good and ``rejected`` bad images. Raises Draining to stop."""
+        """Report that the unit has ``done`` good and ``rejected`` bad images so far. Raises Draining to stop it."""
 
 
 class Worker(Protocol):
+    """Makes units, one at a time; lives as long as its process."""
+
     def __call__(self, unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
         """Make one unit. Returns a small JSON object (counts, names), never data.
 
-        May be called twice for one unit, also at the same time on two machines: publishing is the
-        worker's own, exclusive act. ``attempt`` is unique per call, over all restarts of the run.
+        May be called twice for one unit, even on two machines at once: so the worker must publish exclusively.
+        ``attempt`` is unique for each call, over all restarts of the run.
         """
 
 
@@ -49,6 +53,7 @@ class FanOutSpec(BaseModel):
     in_process: bool = Field(False, description="one worker in this process, without Ray")
 
     def model_post_init(self, context: object, /) -> None:
+        """Raises ValueError for values that a field alone cannot refuse."""
         if self.workers != "auto" and self.workers < 1:
             raise ValueError(f"cluster.workers: found {self.workers}, expected auto or at least 1")
         if self.gpus_per_worker != "auto" and self.gpus_per_worker < 0:
@@ -61,7 +66,7 @@ class FanOutSpec(BaseModel):
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A unit that was given up, with the last cause."""
+    """A unit that failed too often and is left out, with the last cause."""
 
     unit: int
     failures: int
@@ -70,7 +75,7 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended. ``error`` is set when it could not go on; counts are of this life only."""
+    """How a run ended. Counts are of this life only; ``error`` says why it could not go on, if so."""
 
     done: int
     quarantined: tuple[Quarantined, ...]
@@ -86,6 +91,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
+        """The code of `cluster.process.exit` that the program ends with."""
         if self.error is not None:
             return EXIT_FAILED
         if self.drained:
@@ -93,6 +99,7 @@ class Summary:
         return EXIT_INCOMPLETE if self.quarantined else EXIT_COMPLETE
 
     def as_json(self) -> dict[str, JSON]:
+        """The summary as it stands in logs and in ``summary.json``."""
         return {
             "units": {"done": self.done, "quarantined": len(self.quarantined)},
             "quarantined": [{"unit": q.unit, "failures": q.failures, "cause": q.cause} for q in self.quarantined],

@@ -1,6 +1,7 @@
-"""What the environment says of the cluster, and what a worker's must say before anything numerical is imported.
+"""Environment variables: the cluster to join, and what a worker sets before it imports numerical libraries.
 
-In: an environment. Out: an address, or the same environment with what is not set yet. Nothing is written.
+In: an environment. Out: an address, or the same environment with more variables set; those of the user stay.
+On disk: nothing.
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -17,11 +18,11 @@ def named_cluster(environ: Mapping[str, str]) -> str:
 
 
 def set_allocator(environ: MutableMapping[str, str]) -> None:
-    """GPU memory in segments that grow: what a failed large call left in pieces serves the next one."""
+    """Let torch allocate GPU memory in segments that grow, so that pieces left by a failed large call can be reused."""
     if not any(environ.get(name) for name in ALLOCATOR_VARIABLES):
         environ[ALLOCATOR_VARIABLES[0]] = "expandable_segments:True"
 
 
 def set_compile_processes(environ: MutableMapping[str, str], cores: int) -> None:
-    """As many as the worker's share of its node has ``cores``; Inductor would start one for every core of the node."""
+    """Let Inductor start one compile process for each of this worker's ``cores``, not for each core of the node."""
     environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(max(1, min(cores, MAX_COMPILE_PROCESSES))))

@@ -5,14 +5,14 @@ In: nothing. Out: numbers and exception types. On disk: nothing.
 
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1  # the run could not go on: no worker starts, every unit fails
-EXIT_MISTAKE = 2  # what was asked cannot be done as it is
-EXIT_INCOMPLETE = 3  # the run went to its end, some units did not
-EXIT_FOLLOWED = 4  # one of several ranks ended because another one failed, whose cause and code count
+EXIT_MISTAKE = 2  # the request cannot be carried out: a recipe, an argument or a folder is wrong
+EXIT_INCOMPLETE = 3  # the run went to its end, some of its units failed
+EXIT_FOLLOWED = 4  # this rank ended because another rank failed; that rank's cause and code count
 EXIT_AGAIN = 75  # EX_TEMPFAIL: stopped on request; the same command continues
 
 
 class Draining(Exception):
-    """Raised by `beat` inside a worker: the run no longer wants this unit. Clean up and let it pass."""
+    """Raised by `beat` inside a worker: the run no longer wants this unit. Clean up, and do not catch it."""
 
 
 class WorkerBroken(Exception):

@@ -1,6 +1,6 @@
-"""Processes by identity: a pid alone may name another process tomorrow.
+"""Processes by identity: the system gives a pid to another process later, so a pid alone is not enough.
 
-In: pids. Out: identities (host's boot, pid namespace, pid, start time), and a kill that never hits a stranger.
+In: pids. Out: identities (boot of the machine, pid namespace, pid, start time), and a kill that checks the identity.
 On disk: reads /proc only (Linux).
 """
 
@@ -21,12 +21,13 @@ class ProcessId:
 
 
 def this_place() -> str:
+    """Boot id of this machine and pid namespace: what a `ProcessId` of this process has as `place`."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process started, or None if there is none (or only a zombie is left)."""
+    """When the process started, in clock ticks after boot; None if there is no such process or it is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -36,24 +37,25 @@ def start_ticks(pid: int) -> int | None:
 
 
 def this_process() -> ProcessId:
+    """The identity of the calling process."""
     started = start_ticks(os.getpid())
     assert started is not None
     return ProcessId(this_place(), os.getpid(), started)
 
 
 def alive(process: ProcessId) -> bool:
-    """Whether it runs (or is stopped). Only meaningful at its own place."""
+    """Whether the process exists, running or stopped. False for one of another machine, where nobody here can look."""
     return process.place == this_place() and start_ticks(process.pid) == process.started
 
 
 def session_members(leader: ProcessId) -> list[ProcessId]:
-    """What runs here in the session that `leader` began, itself included; also when it is gone itself."""
+    """The living processes of the session that `leader` began, `leader` included if it lives."""
     now = start_ticks(leader.pid)
-    if leader.place != this_place() or now not in (None, leader.started):  # another one has its number by now
+    if leader.place != this_place() or now not in (None, leader.started):  # another process has its pid by now
         return []
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it may end between the list and the look
+        with contextlib.suppress(OSError):  # it may have ended since the list was made
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == leader.pid and fields[0] not in "ZX":
                 found.append(ProcessId(leader.place, int(folder.name), int(fields[19])))
@@ -61,14 +63,14 @@ def session_members(leader: ProcessId) -> list[ProcessId]:
 
 
 def kill_here(process: ProcessId) -> bool:
-    """SIGKILL the process, and its group if it leads one. False if it is not here or gone already.
+    """Send SIGKILL to the process, or to its group if it leads one. False if it is not here or has ended.
 
-    SIGKILL also ends a process that SIGSTOP froze or that hangs in C code, where Ray's own kill (a request that
-    the process itself must answer) does nothing.
+    SIGKILL also ends a process that SIGSTOP froze or that hangs in C code. Ray's own kill does not: the process itself
+    must answer it.
     """
     if not alive(process):
         return False
-    with contextlib.suppress(ProcessLookupError):  # it may end between the look and the kill
+    with contextlib.suppress(ProcessLookupError):  # it may have ended since the check
         if os.getpgid(process.pid) == process.pid:
             os.killpg(process.pid, signal.SIGKILL)
         else:

@@ -1,24 +1,22 @@
-"""One driver per output folder.
+"""The lease of an output folder: one run writes there at a time.
 
-In: a store (a folder or a URL) and who we are. Out: a ``Lease`` to hold while driving, or ``LeaseHeld``, which names
-the holder.
+In: a store (a folder or a URL) and this process. Out: a ``Lease``, held while the run works, or ``LeaseHeld``, which
+names the holder.
 On disk: ``_meta/lease.json`` (who, generation, heartbeat; replaced on every beat), ``_meta/leases/<generation>.json``
 (created exclusively: the act of taking), and for local folders ``_meta/lease.lock`` (flock).
 
-Nothing here compares wall clocks, so a clock that is a day off takes nothing over:
+Clocks of two machines are never compared, so a wrong clock cannot take a lease over:
 * a holder on this machine is judged by its process (boot, pid namespace, pid, start time) and the flock;
-* a holder elsewhere is watched: a heartbeat that changes is a life sign; none for ``patience_s`` of *our* clock is not;
-* taking over means creating the next generation exclusively, so of two takers one wins;
-* a holder that comes back from the dead sees the newer generation at its next beat and stops.
+* a holder elsewhere is watched for ``patience_s`` of this machine's clock: if its heartbeat changes, it lives;
+* whoever takes over creates the file of the next generation exclusively, so of two takers one wins;
+* a holder that was frozen and goes on sees the newer generation at its next beat and stops.
 
-The lease saves work and confusion. Correctness does not rest on it: units are published exclusively anyway.
+The lease only saves double work: two runs at once would still be correct, because units are published exclusively.
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import socket
 import threading
 import time
@@ -28,6 +26,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from cluster.process.identity import ProcessId, alive, this_place, this_process
+from shards.disk.lock import locked
 
 LEASE = "_meta/lease.json"
 LOCK = "_meta/lease.lock"
@@ -38,19 +37,26 @@ PATIENCE_S = 45.0
 class LeaseStore(Protocol):
     """What the lease needs of a store; names are relative, with slashes."""
 
-    def read_bytes(self, name: str) -> bytes: ...
-    def exists(self, name: str) -> bool: ...
-    def write_exclusive(self, name: str, data: bytes) -> bool: ...
-    def replace(self, name: str, data: bytes) -> None: ...
+    def read_bytes(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError if there is none."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there now."""
+
+    def write_exclusive(self, name: str, data: bytes) -> bool:
+        """Create the file; False, and nothing changed, if it exists."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write the file as a whole over what is there."""
 
 
 class LeaseHeld(RuntimeError):
-    """Another run drives this output. One line for people."""
+    """Another run holds the lease of this output; the message is one line and names it."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Contents of ``lease.json``."""
+    """Who holds a lease: the contents of ``lease.json``."""
 
     generation: int
     host: str
@@ -60,11 +66,12 @@ class Holder:
     released: bool = False
 
     def to_json(self) -> bytes:
+        """The bytes of ``lease.json``."""
         return json.dumps(dataclasses.asdict(self), indent=1).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> Self | None:
-        """None for what is torn or foreign: then only the generation files count."""
+        """The holder in ``lease.json``; None if the file is damaged, and then only the generation files count."""
         try:
             row = json.loads(data)
             process = ProcessId(
@@ -84,7 +91,9 @@ class Holder:
 class Lease:
     """Held from ``take`` to ``release``; a context manager. ``lost`` turns true when a newer generation exists."""
 
-    def __init__(self, store: LeaseStore, holder: Holder, lock: int | None, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: LeaseStore, holder: Holder, lock: contextlib.ExitStack, on_lost: Callable[[str], None]
+    ) -> None:
         self._store, self._holder, self._lock, self._on_lost = store, holder, lock, on_lost
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -103,17 +112,18 @@ class Lease:
     ) -> Self:
         """Take the lease or raise LeaseHeld. ``lock_folder`` is the output's local path, if it has one.
 
-        ``on_lost`` is called from the heartbeat's thread (once, with the reason); ``StopFlag.request`` is meant for it.
+        ``on_lost`` is called once from the heartbeat's thread, with the reason, when another run has taken the lease
+        over; give ``StopFlag.request``.
         """
         found = _read(store)
-        lock = _flock(lock_folder, found)
+        lock = _lock(lock_folder, found)
         try:
             if found is not None:
                 _refuse_if_alive(store, found, patience_s, sleep)
             generation = found.generation + 1 if found else 1
             me = Holder(generation, socket.gethostname(), this_process(), life)
             while not store.write_exclusive(f"_meta/leases/{generation:06d}.json", me.to_json()):
-                # taken before: by a driver that died before it wrote lease.json, or by one that is faster than we
+                # taken: by a run that died before it wrote lease.json, or by one that was faster
                 other = Holder.from_json(store.read_bytes(f"_meta/leases/{generation:06d}.json"))
                 newest = _read(store)
                 _refuse_if_alive(
@@ -123,17 +133,17 @@ class Lease:
                 me = dataclasses.replace(me, generation=generation)
             store.replace(LEASE, me.to_json())
             return cls(store, me, lock, on_lost)
-        except BaseException:  # whatever happens, the lock must not stay with a driver that did not get the lease
-            if lock is not None:
-                os.close(lock)
+        except BaseException:  # whatever happens, a run that did not get the lease must not keep the lock
+            lock.close()
             raise
 
     @property
     def generation(self) -> int:
+        """How many times this output has been taken, this time included."""
         return self._holder.generation
 
     def beat(self) -> None:
-        """Write a life sign, unless someone newer holds the lease."""
+        """Write a heartbeat, unless a newer generation holds the lease."""
         newest = _read(self._store)
         if newest is not None and newest.generation > self.generation:
             if not self.lost:
@@ -157,17 +167,15 @@ class Lease:
         self.release()
 
     def release(self) -> None:
-        """Say that the output is free, if it is still ours to say."""
+        """Mark the output as free, if this run still holds it."""
         self._over.set()
         if self._thread is not None:
             self._thread.join(timeout=5.0)
-        with contextlib.suppress(OSError):  # not released in words: the next driver finds out from our process
+        with contextlib.suppress(OSError):  # then the next run finds out that this process has ended
             newest = _read(self._store)
             if newest is None or newest.generation == self.generation:
                 self._store.replace(LEASE, dataclasses.replace(self._holder, released=True).to_json())
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()
 
 
 def writer_of(store: LeaseStore) -> str | None:
@@ -180,22 +188,17 @@ def _read(store: LeaseStore) -> Holder | None:
     return Holder.from_json(store.read_bytes(LEASE)) if store.exists(LEASE) else None
 
 
-def _flock(folder: Path | None, found: Holder | None) -> int | None:
-    """The open, locked file; None where there is no local folder or the file system has no locks."""
-    if folder is None:
-        return None
-    path = folder / LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise _held(found) from None
-    except OSError:  # no locks on this mount: the process and the heartbeat decide
-        os.close(descriptor)
-        return None
-    return descriptor
+def _lock(folder: Path | None, found: Holder | None) -> contextlib.ExitStack:
+    """Holds the lock; nothing where there is no local folder. Where the file system has no locks the process and the
+    heartbeat decide."""
+    held = contextlib.ExitStack()
+    if folder is not None:
+        (folder / LOCK).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.enter_context(locked(folder / LOCK))
+        except TimeoutError:
+            raise _held(found) from None
+    return held
 
 
 def _refuse_if_alive(
@@ -220,6 +223,6 @@ def _refuse_if_alive(
 
 def _held(holder: Holder | None) -> LeaseHeld:
     return LeaseHeld(
-        f"another run is writing here ({holder or 'its name is not written yet'}); "
-        "wait for it, stop it (it drains on SIGTERM), or choose another output folder"
+        f"another run is writing here ({holder or 'it has not written its name yet'}); "
+        "wait for it, stop it with SIGTERM, or choose another output folder"
     )

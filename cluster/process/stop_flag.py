@@ -16,10 +16,11 @@ FORCING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopFlag:
-    """Use as a context manager in the main thread; elsewhere it works, set by ``request`` only.
+    """Whether a stop was requested. A context manager: in the main thread it takes the stop signals over; in another
+    thread only ``request`` sets it.
 
-    The handler only writes three attributes: no lock, no print, no allocation to speak of, because it may
-    interrupt anything. Waiting code polls ``requested`` (every wait in this package is short).
+    The signal handler only writes attributes, because it may interrupt anything. Loops poll ``requested`` between short
+    waits.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class StopFlag:
         self._replaced: dict[int, object] = {}
 
     def request(self, reason: str) -> None:
-        """Ask for a drain, as a signal would."""
+        """Ask the run to stop, as a signal would; the first reason counts."""
         if not self.requested:
             self.reason, self.since = reason, time.monotonic()
             self.requested = True
@@ -48,13 +49,13 @@ class StopFlag:
         return self
 
     def arm(self) -> None:
-        """Take the signals back from a library that took them: ``ray.init`` makes SIGTERM an exit with code 1."""
+        """Install the handlers again after ``ray.init``, which makes SIGTERM an exit with code 1."""
         if threading.current_thread() is threading.main_thread():
             for number in self._replaced:
                 signal.signal(number, self._handle)
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._replaced.items():
-            # None: installed by C code; there is no way to put it back but the default
+            # None: C code had installed it, and Python cannot put that back
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
         self._replaced.clear()

@@ -1,1 +1,1 @@
-"""Ranks of one program: where each stands, how they meet, ranks over Ray."""
+"""Ranks, the processes of one training: their places, how they meet, how they start over Ray."""

@@ -1,12 +1,12 @@
-"""Where a process stands among those of one training, and how they find, watch and end each other.
+"""The ranks of one training: which rank this process is, how the ranks meet, and how one failure ends all of them.
 
-In: the environment, as a plain start, `torchrun` (and whatever sets the same names, such as Ray Train) or `srun` leaves
-it. Out: a `Place`; from it `Ranks`, the open process group. On disk: nothing.
+In: the environment that a plain start, `torchrun` (or a tool that sets the same names, such as Ray Train) or `srun`
+leaves. Out: a `Place`; from it `Ranks`, the open process group. On disk: nothing.
 
-An error on one rank ends all of them within seconds and with its cause: the rank leaves the cause in the store that the
-ranks met at, a thread of each rank looks there twice a second, and a rank that hangs in a collective call is ended. The
-store ends with rank 0, so rank 0 leaves when the others know the cause, or after `HEARD_S`. A rank that hangs itself is
-noticed by the others after `deadline_s`.
+An error on one rank ends all ranks within seconds, and each names the cause. The rank that failed writes the cause to
+the store at which the ranks met. A thread of each rank reads there twice a second, and ends its rank if that hangs in a
+collective call. The store ends with rank 0, so rank 0 waits until the others have read the cause, or for `HEARD_S`. A
+rank that hangs is noticed by the others after `deadline_s`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cluster.process.exit import EXIT_FOLLOWED
-from cluster.process.failure import one_line
+from shards.disk.safe_text import one_line, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +33,9 @@ Launcher = Literal["plain", "torchrun", "srun"]
 
 LOOPBACK = "127.0.0.1"
 LOOK_S = 0.5  # between two looks for a cause
-HEARD_S = 10.0  # a failing rank 0 waits this long for the others to hear why
-PARTED_S = 60.0  # and after a good end for them to have left
-GRACE_S = 10.0  # after a cause is known, until a rank that hangs is ended
+HEARD_S = 10.0  # a failing rank 0 waits this long for the others to read why
+PARTED_S = 60.0  # after a good end rank 0 waits this long for the others to leave
+GRACE_S = 10.0  # from a known cause until a rank that hangs is ended
 MEET_S = 300.0  # for all ranks to come together
 MAX_HOSTS = 100_000
 FIRST_PORT, NUM_PORTS = 20_000, 12_000  # below the ports that Linux gives out by itself
@@ -52,12 +52,12 @@ _GONE = "rank 0 is gone without a word"
 
 
 class RankFailed(ValueError):
-    """Another rank could not go on; the message says which, and why."""
+    """Another rank failed; the message says which one, and why."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """One process among `world`."""
+    """Which of `world` processes this one is, and where they meet."""
 
     launcher: Launcher
     rank: int
@@ -66,21 +66,22 @@ class Place:
     host: str  # where rank 0 is found
     port: int
     one_machine: bool
-    store_is_there: bool = False  # torchrun's agent runs it
-    restart: int = 0  # torchrun's: its store keeps what earlier lives left
+    store_is_there: bool = False  # torchrun's agent runs the store
+    restart: int = 0  # torchrun's count of restarts: its store still holds what earlier lives wrote
 
     @property
     def leads(self) -> bool:
-        """Whether the store lives and ends with this process."""
+        """Whether this process runs the store, which ends with it."""
         return self.rank == 0 and not self.store_is_there
 
     @property
     def meeting_host(self) -> str:
+        """The address of the store."""
         return LOOPBACK if self.one_machine and not self.store_is_there else self.host
 
 
 def find_place(environment: Mapping[str, str]) -> Place:
-    """Raises ValueError for an environment that is partial or contradicts itself."""
+    """This process's place by the environment. Raises ValueError if it is incomplete or contradicts itself."""
     torchrun = [name for name in _TORCHRUN if name in environment]
     in_step = "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1"
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(torchrun):
@@ -105,7 +106,7 @@ def find_place(environment: Mapping[str, str]) -> Place:
 
 
 def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """For a process that is started within a rank and is none itself: without what makes `find_place` think so."""
+    """The environment without the variables of a rank, for a process that a rank starts and that is no rank itself."""
     return {name: value for name, value in environment.items() if not _OF_A_RANK.fullmatch(name)}
 
 
@@ -156,7 +157,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
     if not (text.isascii() and text.isdecimal() and len(text) <= 18):
         raise ValueError(
-            f"environment: found {name}={ascii(text)[:40]}, expected a number; start with torchrun or srun"
+            f"environment: found {name}={quoted(text, 40)}, expected a number; start with torchrun or srun"
         )
     return int(text)
 
@@ -185,14 +186,14 @@ def host_names(nodelist: str) -> list[str]:
                 raise ValueError(f"SLURM_NODELIST: found more than {MAX_HOSTS} machines, expected at most that many")
         names += made
     if not names or any(not re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names) or _rebuilt_badly(nodelist):
-        raise ValueError(f"SLURM_NODELIST: found {ascii(nodelist)[:80]}, expected names such as node[001-004,7]")
+        raise ValueError(f"SLURM_NODELIST: found {quoted(nodelist, 80)}, expected names such as node[001-004,7]")
     return names
 
 
 def _range(part: str, nodelist: str) -> list[str]:
     first, dash, last = part.partition("-")
     if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-        raise ValueError(f"SLURM_NODELIST: found {ascii(nodelist)[:80]}, expected names such as node[001-004,7]")
+        raise ValueError(f"SLURM_NODELIST: found {quoted(nodelist, 80)}, expected names such as node[001-004,7]")
     if dash and int(last) - int(first) >= MAX_HOSTS:
         raise ValueError(f"SLURM_NODELIST: found more than {MAX_HOSTS} machines, expected at most that many")
     return [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
@@ -205,13 +206,13 @@ def _rebuilt_badly(nodelist: str) -> bool:
 
 
 class Ranks:
-    """The processes of one training, from when they meet to when they part. A context manager, left on every way out.
+    """The processes of one training, from their meeting to their end. A context manager.
 
-    Within it an error on one rank ends all with its cause, also before `open`. One process alone meets nobody.
+    Inside it an error on one rank ends all ranks, with its cause, also before `open`. One process alone never waits.
     """
 
     def __init__(self, place: Place, meet_s: float = MEET_S) -> None:
-        """`meet_s`: the longest wait for the others to come."""
+        """`meet_s`: how long to wait for the other ranks, in seconds."""
         self.place = place
         self.rank, self.world = place.rank, place.world
         self.group: dist.ProcessGroup | None = None  # for small tensors on the CPU whatever the device is
@@ -227,9 +228,10 @@ class Ranks:
         return self
 
     def open(self, device: "torch.device", deadline_s: float, alone_too: bool = False) -> None:
-        """The process group, once every rank is here. `alone_too`: also for one process, for wrappers that want one.
+        """Wait for every rank, then open the process group; a collective call may take `deadline_s`.
 
-        Raises ValueError for ranks that do not come, RankFailed if one of them failed on its way.
+        `alone_too`: also for a single process, for wrappers that need a group. Raises ValueError if a rank does not
+        come, RankFailed if one failed before.
         """
         import torch.distributed as dist
 
@@ -265,7 +267,7 @@ class Ranks:
             here = self._store.add(_HERE, 0)
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
-        """Each flag is true for all ranks if it is for one of them. Raises RankFailed when another rank gave up."""
+        """Each flag is true on all ranks if it is true on one of them. Raises RankFailed if another rank failed."""
         import torch
         import torch.distributed as dist
 
@@ -278,11 +280,11 @@ class Ranks:
         return tuple(bool(value) for value in tensor.tolist())
 
     def wait_for_all(self) -> None:
-        """Go on when every rank is here."""
+        """Return when every rank has called this. Raises RankFailed if another rank failed."""
         self.agree(False)
 
     def add_up(self, numbers: "torch.Tensor") -> "torch.Tensor":
-        """The sum over ranks of a tensor on the CPU."""
+        """The sum of a CPU tensor over all ranks."""
         import torch.distributed as dist
 
         total = numbers.clone()
@@ -291,7 +293,7 @@ class Ranks:
         return total
 
     def rows(self, own: "torch.Tensor") -> "torch.Tensor":
-        """What each rank has, stacked in their order; a tensor of equal size on the CPU."""
+        """The CPU tensors of all ranks, which must have one size, stacked in the order of ranks."""
         import torch
         import torch.distributed as dist
 
@@ -302,7 +304,7 @@ class Ranks:
         return torch.stack(rows)
 
     def texts(self, own: str) -> list[str]:
-        """What each rank says, in their order."""
+        """The texts of all ranks, in their order."""
         import torch
 
         data = own.encode()
@@ -325,7 +327,7 @@ class Ranks:
                 _close_group(keep=error is None)
 
     def _part(self, failed: bool) -> None:
-        """The rank that has the store keeps it until each other one knows the cause, or has left after a good end."""
+        """The rank that runs the store waits until each other rank has read the cause, or has left after a good end."""
         assert self._store is not None
         with contextlib.suppress(RuntimeError):  # the store went with rank 0: there is nobody left to tell
             if not failed:
@@ -349,8 +351,8 @@ _CLOSED: list[object] = []
 
 
 def _close_group(keep: bool) -> None:
-    """DeepSpeed, where it was used, keeps groups of its own that must go first. After an error nothing is kept: the
-    others notice by the connections that end."""
+    """Close the process group. DeepSpeed's own groups must go first. After an error no group is kept: the connections
+    must end, because the other ranks notice that."""
     import torch.distributed as dist
     from torch.distributed import distributed_c10d
 
@@ -365,7 +367,8 @@ def _close_group(keep: bool) -> None:
 
 
 def _open_store(place: Place, limit_s: float, leads: bool) -> "dist.Store":
-    """A connection to the store all ranks share; `leads`: and the store itself, which one machine keeps to itself."""
+    """A connection to the store of all ranks. `leads`: start the store too, on the loopback device if it is for one
+    machine."""
     import torch.distributed as dist
 
     limit = timedelta(seconds=limit_s)
@@ -378,23 +381,23 @@ def _open_store(place: Place, limit_s: float, leads: bool) -> "dist.Store":
             store = dist.TCPStore(host, place.port, place.world, leads, limit, False)
     except (OSError, RuntimeError) as error:  # torch's own network errors are RuntimeErrors
         raise ValueError(
-            f"rank {place.rank}: found nobody at {host}:{place.port} ({one_line(str(error))[:120]}), expected rank 0 "
+            f"rank {place.rank}: found nobody at {host}:{place.port} ({one_line(str(error), 120)}), expected rank 0 "
             "there; start all ranks, or set MASTER_PORT to a free port"
         ) from None
     return dist.PrefixStore(f"sixfold/{place.restart}", store)
 
 
 class _Watch:
-    """A thread that looks for the cause of another rank's end and leaves that of this one, on a connection of its own.
+    """A thread that reads why another rank failed and writes why this one did, on a connection of its own.
 
-    Nobody waits for the thread without a bound: a store whose process is stopped neither answers nor refuses.
+    Every wait for the thread has a deadline, because a store whose process is stopped neither answers nor refuses.
     """
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._store = _open_store(place, HEARD_S, leads=False)
-        self._own = ""  # the cause to leave for the others
-        self._cause = ""  # of the end of all: the first that was left
+        self._own = ""  # the cause that this rank has to write
+        self._cause = ""  # the cause of the end of all ranks: the first that was written
         self._wake = threading.Event()
         self._known = threading.Event()
         self._done = threading.Event()
@@ -418,7 +421,7 @@ class _Watch:
             os._exit(EXIT_FOLLOWED)
 
     def _look(self) -> str:
-        """The cause, if there is one by now; the others are told that this rank has it."""
+        """The cause, or "" if there is none yet; rank 0 is told that this rank has read it."""
         if self._own:
             cause = self._store.compare_set(_CAUSE, "", self._own)
         elif self._store.check([_CAUSE]):
@@ -433,7 +436,7 @@ class _Watch:
             raise RankFailed(self._cause)
 
     def tell(self, error: BaseException) -> None:
-        """Leave the cause for the others, or raise RankFailed if one of them was first.
+        """Write the cause for the other ranks. Raises RankFailed if another one failed first.
 
         A collective call fails on all other ranks when one is gone, so what they see is not the cause.
         """
@@ -460,7 +463,7 @@ class _Watch:
 
 
 def _is_echo(error: BaseException) -> bool:
-    """Whether this is what a collective call or the store says when another rank is gone."""
+    """Whether a collective call or the store raises this when another rank is gone."""
     import torch.distributed as dist
 
     words = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out waiting")
@@ -470,9 +473,9 @@ def _is_echo(error: BaseException) -> bool:
 
 
 def device_of(place: Place, environment: Mapping[str, str]) -> Any:
-    """The GPU of this rank, or the CPU where there is none.
+    """The GPU of this rank, or the CPU if there is none; makes the GPU torch's current one.
 
-    Where each process is shown one GPU only (`srun --gpus-per-task=1`, Ray), that is its own.
+    A process that sees one GPU only (`srun --gpus-per-task=1`, Ray) uses that one.
     """
     import torch
 
@@ -486,7 +489,7 @@ def device_of(place: Place, environment: Mapping[str, str]) -> Any:
 
 
 def gpu_number(place: Place, num_gpus: int, visible: str | None) -> int:
-    """Raises ValueError if there are fewer GPUs than ranks on this machine."""
+    """Which of the GPUs this rank uses. Raises ValueError if this machine has fewer GPUs than ranks."""
     if num_gpus == 1 and visible is not None:
         return 0
     if place.local_rank >= num_gpus:

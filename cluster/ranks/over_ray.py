@@ -1,15 +1,17 @@
-"""The ranks of one program over a Ray cluster: each a process of its own that an actor starts, watches and stops.
+"""The ranks of one program over a Ray cluster: each is a process that an actor starts, watches and stops.
 
 In: the arguments of a Python program, how many ranks and what each reserves, the folder they start in, a stop flag.
-Out: how every rank ended. On disk: what the program writes; what a rank said in `<logs>/rank-NNN.txt` on its machine.
+Out: how every rank ended. On disk: what the program writes, and a rank's output in `<logs>/rank-NNN.txt`, on its
+machine.
 
-The processes get what `torchrun` would set (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT),
-so the program knows nothing of Ray; its Python is the node's, its modules are those of the checkout that Ray gave the
-workers. Ranks of one machine have neighbouring numbers; all get their places at once, on as few machines as can be.
+The processes get the variables that `torchrun` would set (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR,
+MASTER_PORT), so the program knows nothing of Ray. Python is the node's; modules come from the checkout that Ray sent
+to the workers. All ranks get their places at once, on as few machines as possible; those of one machine have
+neighbouring numbers.
 
-A rank says on stdout, in one line, how it ended, and everything else on stderr; with `EXIT_FOLLOWED` it says that
-another rank's failure ended it. A stop request goes to every rank as SIGTERM; so does the end of its actor, hence of
-the driver or of the cluster.
+A rank prints one line on stdout when it ends, and everything else on stderr. It exits with `EXIT_FOLLOWED` if the
+failure of another rank ended it. A stop request reaches every rank as SIGTERM, and so does the end of its actor, of the
+driver or of the cluster.
 """
 
 import contextlib
@@ -36,26 +38,28 @@ from cluster.fan_out.ray_session import ClusterError, ray_session
 from cluster.fan_out.ray_worker import running_versions
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FOLLOWED
-from cluster.process.failure import one_line
+from cluster.process.failure import TEXT_BYTES, last_line, shown_line
 from cluster.process.stop_flag import StopFlag
-from cluster.process.supervised import TEXT_BYTES, last_line, printable_line, start_kept
+from cluster.process.supervisor import start_supervised
 from shards.disk.home import home
+from shards.disk.safe_text import one_line
 
-START_S = 600.0  # for all ranks to have a place
-LOOK_S = 0.5
-CALL_S = 60.0  # for an actor to answer
+# Deadlines, in seconds
+START_S = 600.0  # until all ranks have a place
+LOOK_S = 0.5  # between two questions to an actor
+CALL_S = 60.0  # until an actor has answered
 LOST_S = 120.0  # an actor that has not answered for so long is lost
-END_S = 120.0  # for the ranks to save and end when one has ended well or a stop is asked for
-FOLLOW_S = 30.0  # for the other ranks to end when one has failed: what it leaves undone cannot be saved
-KILL_S = 10.0  # for a rank to be gone after SIGKILL
+END_S = 120.0  # for the ranks to save and end, after a stop request or when one has ended well
+FOLLOW_S = 30.0  # for the other ranks to end when one has failed; they cannot save without it
+KILL_S = 10.0  # for a rank to end after SIGKILL
 PORTS = range(20_000, 32_000)  # below those that Linux gives out by itself
 LOOPBACK = "127.0.0.1"
-OF_OTHERS = ("SLURM_", "TORCHELASTIC_")  # a cluster that was started within a step or by torchrun: not our ranks'
+OF_OTHERS = ("SLURM_", "TORCHELASTIC_")  # variables of the job in which the Ray cluster was started, not of our ranks
 
 
 @dataclass(frozen=True)
 class RanksSpec:
-    """How many ranks, and the cores that each reserves; a GPU each where GPUs exist."""
+    """How many ranks, and how many cores each reserves; each also reserves a GPU if the cluster has GPUs."""
 
     ranks: int
     cpus_per_rank: int = 1
@@ -66,48 +70,50 @@ class RankEnd:
     """How a rank ended."""
 
     rank: int
-    code: int | None  # negative: a signal; None: its machine or its actor is lost
+    code: int | None  # its exit code; negative: a signal; None: its machine or its actor is lost
     said: str  # its last line
-    killed: bool = False  # by us, because it did not end in time
+    killed: bool = False  # by this program, because it did not end in time
 
     @property
     def failed(self) -> bool:
+        """Whether it neither completed nor stopped on request."""
         return self.killed or self.code not in (EXIT_COMPLETE, EXIT_AGAIN)
 
     @property
     def is_echo(self) -> bool:
-        """Whether it would have gone on but for another rank."""
+        """Whether it ended only because another rank did."""
         return self.killed or self.code == EXIT_FOLLOWED
 
     def sentence(self) -> str:
+        """How the rank ended, in one line for people."""
         if self.killed:
             return f"rank {self.rank}: did not end in time, and was killed"
         if self.code is None:
-            return f"rank {self.rank}: the cluster lost it ({self.said}); the same command goes on"
+            return f"rank {self.rank}: its machine or actor is lost ({self.said}); run the same command again"
         if self.code == EXIT_FOLLOWED and self.said:
             return self.said
         if self.code < 0:
             name = signal.Signals(-self.code).name
-            why = "the kernel short of memory, or somebody's hand" if name == "SIGKILL" else self.said or "no word"
+            why = "out of memory, or killed by hand" if name == "SIGKILL" else self.said or "it printed nothing"
             return f"rank {self.rank}: was ended by {name} ({why})"
-        return f"rank {self.rank}: {self.said or f'ended with {self.code}, without a word'}"
+        return f"rank {self.rank}: {self.said or f'ended with {self.code} and printed nothing'}"
 
 
 @dataclass(frozen=True)
 class RanksEnd:
-    """How all ranks ended, in the order in which they did; none: a stop was asked for before they began."""
+    """How all ranks ended, in the order of their ends; empty if a stop was requested before they started."""
 
     ends: tuple[RankEnd, ...]
 
     @property
     def cause(self) -> RankEnd | None:
-        """The rank that failed first, and not because of another one; None if all ended well."""
+        """The first rank that failed by itself, not because another one did; None if all ended well."""
         failed = [end for end in self.ends if end.failed]
         return next((end for end in failed if not end.is_echo), failed[0] if failed else None)
 
     @property
     def exit_code(self) -> int:
-        """That of the cause; EXIT_AGAIN if a stop was asked for and followed."""
+        """The code of the cause; EXIT_AGAIN if the ranks stopped on request."""
         if self.cause is not None:
             code = self.cause.code
             return EXIT_FAILED if self.cause.is_echo or code is None or code < 0 else code
@@ -120,6 +126,7 @@ class RanksEnd:
 
 
 def log_of(logs: Path, rank: int) -> Path:
+    """The file of a rank's output in the folder `logs`."""
     return logs / f"rank-{rank:03d}.txt"
 
 
@@ -131,9 +138,10 @@ def run_ranks(
     stop: StopFlag,
     say: Callable[[str], None],
 ) -> RanksEnd:
-    """Run `python <arguments>` as every rank in the folder `start_in` until all have ended; `say` gets rank 0's lines.
+    """Run `python <arguments>` as every rank, in the folder `start_in`, until all have ended.
 
-    Raises ClusterError if the cluster has no room or other software, or cannot start a rank.
+    `say` is called with each line that rank 0 prints on stderr. Raises ClusterError if the cluster has no room, runs
+    other versions, or cannot start a rank.
     """
     size = FanOutSpec(workers=spec.ranks, cpus_per_worker=spec.cpus_per_rank)
     with ray_session(size, spec.cpus_per_rank, "start the ranks with torchrun or srun instead") as session:
@@ -142,12 +150,12 @@ def run_ranks(
             if not hosts:
                 return RanksEnd(())
             try:
-                hands = _start(hosts, session.versions, arguments, spec, start_in, logs)
+                handles = _start(hosts, session.versions, arguments, spec, start_in, logs)
             except ray.exceptions.RayError as error:
-                raise ClusterError(f"cannot start the ranks ({one_line(str(error))[:300]})") from None
-            nodes = len({hand.node for hand in hands})
+                raise ClusterError(f"cannot start the ranks ({one_line(str(error), 300)})") from None
+            nodes = len({handle.node for handle in handles})
             say(f"{_counted(spec.ranks, 'rank')} on {_counted(nodes, 'machine')}; each writes to {logs}")
-            return _watch(hands, stop, say)
+            return _watch(handles, stop, say)
 
 
 def _counted(number: int, noun: str) -> str:
@@ -156,7 +164,7 @@ def _counted(number: int, noun: str) -> str:
 
 @contextlib.contextmanager
 def _room(spec: RanksSpec, ours: bool, stop: StopFlag) -> Iterator[list[Any]]:
-    """Actors that each hold what a rank reserves, all or none; none if a stop is asked for meanwhile."""
+    """One actor for each rank, holding its cores and GPU: all of them, or none if a stop is requested meanwhile."""
     gpus = int(any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes()))
     found = int(ray.cluster_resources().get("GPU", 0))
     if ours and gpus * spec.ranks > found:
@@ -190,7 +198,7 @@ def _room(spec: RanksSpec, ours: bool, stop: StopFlag) -> Iterator[list[Any]]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an actor runs, and what."""
+    """Where an actor runs, and which versions it has."""
 
     node: str
     address: str
@@ -200,21 +208,21 @@ class Place:
 
 @dataclass(frozen=True)
 class Look:
-    """What an actor sees of its process."""
+    """What an actor knows of its process."""
 
     code: int | None  # None while it runs
-    lines: tuple[str, ...]  # that rank 0 said on stderr since the last look
+    lines: tuple[str, ...]  # what rank 0 has printed on stderr since the last look
     said: str  # the last line, once it has ended
 
 
 @dataclass
-class _Hand:
-    """What the driver holds of one rank."""
+class _Handle:
+    """What the driver knows of one rank."""
 
     rank: int
     node: str
     actor: Any
-    asked: Any = None  # the answer that is waited for
+    asked: Any = None  # the answer that the driver waits for
     since: float = 0.0
 
 
@@ -225,7 +233,7 @@ def _start(
     spec: RanksSpec,
     start_in: Path,
     logs: Path,
-) -> list[_Hand]:
+) -> list[_Handle]:
     places: list[Place] = ray.get([host.place.remote() for host in hosts], timeout=START_S)
     for place in places:
         if wrong := difference(versions, place.versions):
@@ -234,21 +242,21 @@ def _start(
             )
     ordered = sorted(range(len(hosts)), key=lambda number: (places[number].node, number))
     told = environments([(places[n].node, places[n].address, places[n].port) for n in ordered])
-    hands = [_Hand(rank, places[n].node, hosts[n]) for rank, n in enumerate(ordered)]
+    handles = [_Handle(rank, places[n].node, hosts[n]) for rank, n in enumerate(ordered)]
     begun = [
-        hand.actor.start.remote(list(arguments), environment, str(start_in), str(log_of(logs, hand.rank)))
-        for hand, environment in zip(hands, told, strict=True)
+        handle.actor.start.remote(list(arguments), environment, str(start_in), str(log_of(logs, handle.rank)))
+        for handle, environment in zip(handles, told, strict=True)
     ]
-    for hand, wrong in zip(hands, ray.get(begun, timeout=CALL_S), strict=True):
+    for handle, wrong in zip(handles, ray.get(begun, timeout=CALL_S), strict=True):
         if wrong:
             raise ClusterError(
-                f"rank {hand.rank}: cannot start ({wrong}); every machine must see the folder you start from"
+                f"rank {handle.rank}: cannot start ({wrong}); every machine must see the folder you start from"
             )
-    return hands
+    return handles
 
 
 def environments(places: Sequence[tuple[str, str, int]]) -> list[dict[str, str]]:
-    """What each rank is told; `places` are (node, address, free port), ranks of one node next to each other."""
+    """The variables of each rank; `places` are (node, address, free port), with ranks of one node side by side."""
     sizes = Counter(node for node, _, _ in places)
     seen: Counter[str] = Counter()
     address = LOOPBACK if len(sizes) == 1 else places[0][1]
@@ -268,10 +276,10 @@ def environments(places: Sequence[tuple[str, str, int]]) -> list[dict[str, str]]
     return told
 
 
-def _watch(hands: Sequence[_Hand], stop: StopFlag, say: Callable[[str], None]) -> RanksEnd:
-    """Until all ranks have ended; those that do not follow the first one in time are killed."""
+def _watch(handles: Sequence[_Handle], stop: StopFlag, say: Callable[[str], None]) -> RanksEnd:
+    """Wait until all ranks have ended; kill those that do not end in time after the first one."""
     ends: list[RankEnd] = []
-    left = list(hands)
+    left = list(handles)
     told = False
     kill_at = float("inf")
     killed_at: float | None = None
@@ -284,72 +292,73 @@ def _watch(hands: Sequence[_Hand], stop: StopFlag, say: Callable[[str], None]) -
         if now > kill_at and killed_at is None:
             killed_at = now
             _send(left, signal.SIGKILL)
-        for hand in left:
-            if hand.asked is None:
-                hand.asked, hand.since = hand.actor.look.remote(), now
-        ray.wait([hand.asked for hand in left], num_returns=len(left), timeout=LOOK_S)
-        for hand in list(left):
-            end = _hear(hand, told, killed_at, say)
+        for handle in left:
+            if handle.asked is None:
+                handle.asked, handle.since = handle.actor.look.remote(), now
+        ray.wait([handle.asked for handle in left], num_returns=len(left), timeout=LOOK_S)
+        for handle in list(left):
+            end = _hear(handle, told, killed_at, say)
             if end is not None:
-                left.remove(hand)
+                left.remove(handle)
                 ends.append(end)
                 kill_at = min(kill_at, time.monotonic() + (FOLLOW_S if end.failed else END_S))
         time.sleep(max(0.0, now + LOOK_S - time.monotonic()) if left else 0.0)
     return RanksEnd(tuple(ends))
 
 
-def _hear(hand: _Hand, told: bool, killed_at: float | None, say: Callable[[str], None]) -> RankEnd | None:
-    """How the rank ended, if it has; `told`: it was asked to."""
+def _hear(handle: _Handle, told: bool, killed_at: float | None, say: Callable[[str], None]) -> RankEnd | None:
+    """How the rank ended; None if it has not. `told`: it was asked to stop."""
     patience_s = LOST_S if killed_at is None else KILL_S
     try:
-        ready, _ = ray.wait([hand.asked], timeout=0)
+        ready, _ = ray.wait([handle.asked], timeout=0)
         if not ready:
-            if time.monotonic() - max(hand.since, killed_at or 0.0) < patience_s:
+            if time.monotonic() - max(handle.since, killed_at or 0.0) < patience_s:
                 return None
-            return RankEnd(hand.rank, None, f"no answer from its machine for {patience_s:g} s")
-        look: Look = ray.get(hand.asked, timeout=CALL_S)
+            return RankEnd(handle.rank, None, f"no answer from its machine for {patience_s:g} s")
+        look: Look = ray.get(handle.asked, timeout=CALL_S)
     except ray.exceptions.RayError as error:
-        return RankEnd(hand.rank, None, one_line(str(error))[:200])
-    hand.asked = None
+        return RankEnd(handle.rank, None, one_line(str(error), 200))
+    handle.asked = None
     for line in look.lines:
         say(line)
     if look.code is None:
         return None
     if killed_at is not None and look.code == -signal.SIGKILL:
-        return RankEnd(hand.rank, look.code, look.said, killed=True)
-    if told and look.code == -signal.SIGTERM:  # it had not begun to listen
-        return RankEnd(hand.rank, EXIT_AGAIN, look.said)
-    return RankEnd(hand.rank, look.code, look.said)
+        return RankEnd(handle.rank, look.code, look.said, killed=True)
+    if told and look.code == -signal.SIGTERM:  # it was stopped before it had installed its signal handler
+        return RankEnd(handle.rank, EXIT_AGAIN, look.said)
+    return RankEnd(handle.rank, look.code, look.said)
 
 
-def _send(hands: Sequence[_Hand], number: signal.Signals) -> None:
-    ray.wait([hand.actor.send.remote(int(number)) for hand in hands], num_returns=len(hands), timeout=LOOK_S)
+def _send(handles: Sequence[_Handle], number: signal.Signals) -> None:
+    ray.wait([handle.actor.send.remote(int(number)) for handle in handles], num_returns=len(handles), timeout=LOOK_S)
 
 
 class RankHost:
-    """The actor: holds one rank's cores and GPU, and its process, behind a keeper."""
+    """The actor: holds one rank's cores and GPU, and runs its process under a supervisor."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
         self._log: Path | None = None
         self._followed: BinaryIO | None = None  # rank 0's log, read as it is written
-        self._half = b""  # of a line
-        self._answer: BinaryIO = os.fdopen(os.memfd_create("answer"), "w+b")  # what it says on stdout
+        self._half = b""  # the beginning of a line whose end is not written yet
+        self._answer: BinaryIO = os.fdopen(os.memfd_create("answer"), "w+b")  # its stdout
 
     def place(self) -> Place:
+        """Node, address, a free port and versions; works before `start`."""
         node = ray.get_runtime_context().get_node_id()
         return Place(node, ray.util.get_node_ip_address(), free_port(), running_versions())
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], start_in: str, log: str) -> str:
-        """Start the rank; why it cannot be, or nothing."""
+        """Start the rank; returns why that failed, or ""."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}
         if environment["MASTER_ADDR"] != LOOPBACK and (name := _interface(ray.util.get_node_ip_address())):
-            own.setdefault("GLOO_SOCKET_IFNAME", name)  # gloo's own guess is what the host name resolves to
+            own.setdefault("GLOO_SOCKET_IFNAME", name)  # by itself gloo takes what the host name resolves to
         self._log = Path(log)
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("wb") as output:
-                self._child = start_kept(
+                self._child = start_supervised(
                     [sys.executable, *arguments],
                     home(),
                     Path(start_in),
@@ -364,6 +373,7 @@ class RankHost:
         return ""
 
     def look(self) -> Look:
+        """How the process does; once it has ended, its last line goes into its log."""
         assert self._child is not None, "look comes after start"
         assert self._log is not None
         code = self._child.poll()
@@ -388,13 +398,14 @@ class RankHost:
             whole += others
         if to_the_end:
             whole, self._half = [*whole, self._half], b""
-        return tuple(text for line in whole if (text := printable_line(line)))
+        return tuple(text for line in whole if (text := shown_line(line)))
 
     def send(self, number: int) -> None:
+        """Send a signal to the rank: SIGKILL to its whole group, any other through the supervisor."""
         assert self._child is not None, "send comes after start"
         if number == signal.SIGKILL and self._child.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._child.pid, signal.SIGKILL)  # the keeper cannot pass this one on
+                os.killpg(self._child.pid, signal.SIGKILL)  # the supervisor cannot pass SIGKILL on
         else:
             self._child.send_signal(number)
 

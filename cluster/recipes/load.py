@@ -29,7 +29,10 @@ Json = dict[str, Any] | list[Any] | str | int | float | bool | None
 
 
 class RecipeError(ValueError):
-    """One line for the person who wrote the recipe."""
+    """One line for the person who wrote the recipe; `path` and `model` are what `load_recipe` was called with."""
+
+    path: Path | None = None
+    model: type[BaseModel] | None = None
 
 
 def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
@@ -38,6 +41,14 @@ def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -
     Raises RecipeError: missing or oversized file, YAML that is not plain data (tags, aliases, duplicate keys),
     unknown keys, values that do not fit, overrides without `=`.
     """
+    try:
+        return _load(path, model, overrides)
+    except RecipeError as error:
+        error.path, error.model = path, model
+        raise
+
+
+def _load(path: Path, model: type[Model], overrides: Sequence[str]) -> Model:
     if path.is_dir():
         raise RecipeError(f"{path}: found a folder, expected a recipe; give a YAML file in it")
     if not path.is_file():

@@ -79,6 +79,7 @@ def in_plain_words(message: str) -> str:
 
 
 def short(value: object) -> str:
+    """A value as JSON, cut at `SHORT` characters, for a message."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
 

@@ -1,1 +1,1 @@
-"""The rows of `make bench` and `make bench-stream`, one file each; `measure.py` times, `page.py` prints and writes."""
+"""Programs that measure, and programs that write pages of docs/. `measure.py` times, `page.py` writes tables."""

@@ -26,6 +26,7 @@ from cluster.fan_out.progress import Progress
 from cluster.fan_out.work import JSON, Beat, FanOutSpec
 from cluster.process.stop_flag import StopFlag
 from shards.disk.home import home
+from shards.disk.replace import replace_file
 from train.report.statistics import mean_interval, paired_difference
 
 HOME = home()
@@ -156,9 +157,7 @@ def make_worker(work: Path, plan: Plan) -> Callable[[int, str, Beat], Mapping[st
             "vendi": by_class(vendi_score, rows, truth),
             "texts": len(set(texts)) / len(table.num_per_class()),
         }
-        temp = work / f"{attempt}.tmp"
-        temp.write_text(json.dumps(figures))
-        os.replace(temp, work / f"{unit:04d}.json")
+        replace_file(work / f"{unit:04d}.json", json.dumps(figures).encode())
         return {"images": len(texts)}
 
     return make

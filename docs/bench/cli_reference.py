@@ -9,13 +9,13 @@ import typer.main
 
 from shards.disk.home import home
 from sixfold import __doc__ as about
-from sixfold import app
+from sixfold import command_line
 
 PAGE = home() / "docs" / "cli.md"
 
 
 def reference() -> str:
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(command_line())
     lines = ["# Command line", "", *_paragraphs(str(about)), ""]
     for name, command in group.commands.items():
         usage = " ".join(["sixfold", name, *command.collect_usage_pieces(group.make_context("sixfold", [name]))])

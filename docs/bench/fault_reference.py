@@ -36,20 +36,26 @@ REQUIRED = {
 }
 INTRODUCTION = """# What happens when things break
 
-Every line is a test; its name is the promise. `make test` runs the short form of each, `make torture` the long one
-(marked *long*). A random test prints its seed. A run ends with exit code 0 (complete), 2 (a mistake in what was asked),
-3 (incomplete or damaged: what, is named), 75 (stopped on request: the same command continues), 1 (it could not go on).
+Every line is a test, and its name is the promise. `make test` runs the short form of each, `make torture` the long
+one (marked *long*). A random test prints its seed. A case is a letter, which names one of the groups below, and a
+number within the group: the test of case A8 is called `test_a8_...`. A run ends with exit code 0 (complete), 1 (it
+could not go on), 2 (a mistake in the request), 3 (incomplete or damaged; the output names what), 75 (stopped on
+request; the same command continues).
 
-Long runs of November 2026, two cores, the machine busy with other work: 1,000 SIGKILLs without Ray, 931 of them in the
-middle of a shard: nothing lost, nothing doubled, same bytes; 1,000 races of two attempts: one winner each, known to
-both; 50 of 50 stopped and woken attempts changed nothing; every call of the commit path x 12 faults: all done once; 100
-file size limits and one full disk; 10,000 mutated shards: 9,564 flagged, 436 unchanged, none unnoticed. With Ray:
-200 worker kills over 2,000 units (10 minutes): nothing lost, nothing doubled, at most the unit at hand lost per kill; 4
-node losses over 60 units; 10 killed drivers with clusters of their own over 200 units: no process left, every unit
-once; 50 of 50 signals to drivers ended cleanly. 10,000 single bit flips: all named. The whole path with the real
-sampler at 6x, the driver killed 3 times and 20 of its workers at random moments: 1,200 images with the bytes of an
-undisturbed run. Training: killed at 20 random moments, and on two ranks stopped at 20 random steps: the bits of an
-undisturbed training; 10,000 random layouts: exact quotas in every group of every rank.
+Long runs of November 2026, on two cores that were busy with other work:
+
+* without Ray: 1,000 SIGKILLs, 931 of them in the middle of a shard: nothing lost, nothing doubled, same bytes; 1,000
+  races of two attempts: one winner each, known to both; 50 of 50 attempts that were stopped and went on changed
+  nothing; every call of the commit path x 12 faults: every unit done once; 100 file size limits and one full disk:
+  the next attempt completed;
+* damage: 10,000 mutated shards: 9,564 flagged, 436 unchanged, none unnoticed; 10,000 single bit flips: all named;
+* with Ray: 200 killed workers over 2,000 units (10 minutes): nothing lost, nothing doubled, at most one unit lost per
+  kill; 4 lost nodes over 60 units; 10 killed drivers with clusters of their own over 200 units: no process left,
+  every unit done once; 50 of 50 signals to drivers ended cleanly;
+* the whole path with the real sampler at 6x, the driver killed 3 times and 20 of its workers at random moments: 1,200
+  images with the bytes of an undisturbed run;
+* training, killed at 20 random moments, and on two ranks stopped at 20 random steps: the bits of an undisturbed
+  training; 10,000 random layouts: exact quotas in every group of every rank.
 """
 
 

@@ -29,6 +29,7 @@ from cluster.fan_out.work import JSON, Beat, FanOutSpec, Worker
 from cluster.process.stop_flag import StopFlag
 from docs.bench.ablate import by_class, mean_distance, vendi_score
 from shards.disk.home import home
+from shards.disk.replace import replace_file
 from train.report.statistics import mean_interval, paired_difference
 
 HOME = home()
@@ -52,7 +53,6 @@ CONDITIONS: dict[str, list[str]] = {
         "sampler.reuse_every=2",
         "sampler.guidance_interval=[0.0, 0.5]",
     ],
-    "half of the tokens merged": ["sampler.merge_tokens=0.5"],
     "8 steps": ["sampler.steps=8"],
     "6 steps": ["sampler.steps=6"],
 }
@@ -131,9 +131,7 @@ def make_worker(work: Path, plan: Plan) -> Worker:
             "apart": float(np.abs(pixels.astype(np.int16) - exact).mean()),
             "rate": len(pixels) / seconds,
         }
-        temp = work / f"{attempt}.tmp"
-        temp.write_text(json.dumps(figures))
-        os.replace(temp, work / f"{unit:04d}.json")
+        replace_file(work / f"{unit:04d}.json", json.dumps(figures).encode())
         return {"images": len(pixels)}
 
     return make

@@ -24,7 +24,7 @@ import psutil
 from docs.bench.measure import Line, Result, Samples, Verdict, cpu_seconds, ratios
 from shards.stream.augment import AugmentSpec, crop_box
 from shards.stream.index import load_index
-from shards.stream.keyed_random import Draws
+from shards.stream.keyed_random import KeyedRandom
 from shards.stream.stream import DomainSpec, Stream, StreamSpec
 
 SIDE_PX = 224
@@ -203,11 +203,11 @@ def _fast(data: bytes) -> np.ndarray:
 
     cv2.setNumThreads(1)
     image = simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True)
-    draws = Draws(int.from_bytes(os.urandom(8), "little"))
+    rng = KeyedRandom(int.from_bytes(os.urandom(8), "little"))
     height, width = image.shape[:2]
-    top, left, high, wide = crop_box(height, width, (0.08, 1.0), (3 / 4, 4 / 3), draws)
+    top, left, high, wide = crop_box(height, width, (0.08, 1.0), (3 / 4, 4 / 3), rng)
     part = cv2.resize(image[top : top + high, left : left + wide], (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR)
-    return cv2.flip(part, 1) if draws.below(2) else part
+    return cv2.flip(part, 1) if rng.below(2) else part
 
 
 def _torchvision(as_float: bool) -> Callable[[bytes], Any]:

@@ -15,7 +15,7 @@ from shards.disk.layout import sample_key
 from shards.disk.store import FolderStore, open_store
 from shards.set.manifest import scan_records
 from shards.set.writer import ShardWriter
-from shards.stream.keyed_random import Draws
+from shards.stream.keyed_random import KeyedRandom
 
 WIDTH_PX, HEIGHT_PX = 500, 375
 FINGERPRINT = "7" * 64
@@ -58,17 +58,17 @@ def tile(number: int) -> np.ndarray:
     """uint8 [375, 500, 3]. The same number gives the same picture."""
     import cv2
 
-    draws = Draws(number)
+    rng = KeyedRandom(number)
     photograph = _photographs()[number % 2]
-    high = int(draws.uniform(300, 427))
+    high = int(rng.uniform(300, 427))
     wide = high * WIDTH_PX // HEIGHT_PX
-    top, left = draws.below(427 - high + 1), draws.below(640 - wide + 1)
+    top, left = rng.below(427 - high + 1), rng.below(640 - wide + 1)
     cut = cv2.resize(
         photograph[top : top + high, left : left + wide], (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_CUBIC
     )
-    if draws.below(2):
+    if rng.below(2):
         cut = cv2.flip(cut, 1)
-    shift = np.array([draws.uniform(-25, 25) for _ in range(3)])
+    shift = np.array([rng.uniform(-25, 25) for _ in range(3)])
     grain = np.random.Generator(np.random.PCG64(number)).normal(0, 3, (HEIGHT_PX, WIDTH_PX, 1))
-    image: np.ndarray = (cut * draws.uniform(0.8, 1.2) + shift + grain).clip(0, 255).astype(np.uint8)
+    image: np.ndarray = (cut * rng.uniform(0.8, 1.2) + shift + grain).clip(0, 255).astype(np.uint8)
     return image

@@ -1,1 +1,1 @@
-"""Language models: asks go in, checked JSON comes out; cached, bounded, local or behind a server."""
+"""Language models, local or behind a server: questions go in, checked JSON comes out; answers are cached."""

@@ -1,10 +1,10 @@
-"""From what a language model said to a JSON value that fits the schema; pure.
+"""A language model's text into a JSON value that fits a schema; pure.
 
 In: the text, the schema. Out: the value as canonical JSON, or BadAnswer with one of REASONS. On disk: nothing.
 
-The value may stand alone, in a fence or inside prose, and after a model's open thoughts (`</think>`). The first value
-that fits counts. Keys that occur twice, numbers that are not finite, and texts that are not Unicode are refused, so
-that a value can be written as JSON and read back unchanged.
+The value may be the whole text, or stand in a code fence, in prose, or after a model's thoughts (`</think>`). The first
+value that fits is taken. Refused are keys that occur twice, numbers that are not finite and texts that are not Unicode,
+so that every value can be written as JSON and read back unchanged.
 """
 
 import json
@@ -18,7 +18,7 @@ from gen.llm.call import BadAnswer, Said
 
 REASONS = ("empty", "refused", "truncated", "not_json", "not_text", "wrong_schema")
 
-MAX_PLACES = 64  # where a value may begin; bounds the work on a text of nothing but brackets
+MAX_PLACES = 64  # places at which a value may begin; limits the work on a text full of brackets
 _OPENING = re.compile(r"[\[{]")
 _REFUSAL = re.compile(
     r"\W*(i['’]?m (very )?sorry|sorry|i apologi[sz]e|i can ?not|i can['’]t|i am unable|as an ai)\b", re.I
@@ -26,7 +26,7 @@ _REFUSAL = re.compile(
 
 
 def read_answer(said: Said, schema: Mapping[str, Any]) -> str:
-    """The first JSON value in the text that fits, as canonical JSON. Raises BadAnswer."""
+    """The first JSON value in the text that fits the schema, as canonical JSON. Raises BadAnswer if none does."""
     from jsonschema import Draft202012Validator
 
     text = said.text.rpartition("</think>")[2].strip()
@@ -39,7 +39,7 @@ def read_answer(said: Said, schema: Mapping[str, Any]) -> str:
             written = _written(value)
         except (UnicodeEncodeError, RecursionError):
             reason = "not_text"
-        except TypeError:  # canonical JSON knows no _Unwritable
+        except TypeError:  # canonical JSON refuses an _Unwritable
             reason = "not_json"
         else:
             if validator.is_valid(value):
@@ -55,10 +55,10 @@ def read_answer(said: Said, schema: Mapping[str, Any]) -> str:
 
 
 def _values(text: str, num_places: int) -> Iterator[Any]:
-    """The JSON values of a text: the whole of it, else every outermost object or array.
+    """The JSON values of a text: the whole text if it is one, otherwise every outermost object or array in it.
 
-    What lies inside a broken value is no value of its own: the search goes on behind the break. Of an answer that was
-    cut off only the first place is looked at.
+    The inside of a broken value is skipped: the search continues behind the break. If the answer was cut off, only the
+    first place is tried.
     """
     try:
         yield _DECODER.decode(text)
@@ -89,7 +89,7 @@ def _written(value: Any) -> str:
 
 
 class _Unwritable:
-    """Stands where a number is not finite or a key occurs twice."""
+    """In the place of a number that is not finite, or of an object with a key that occurs twice."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Unwritable:

@@ -1,14 +1,16 @@
-"""Language models: asks go in, JSON that was checked comes out, or a named reason.
+"""Asks a language model: questions go in; for each, checked JSON or the reason for its absence comes out.
 
-In: an `LlmSpec` (the recipe's `llm`) and `Ask`s. Out: an `Answer` for each, in the order of the asks. On disk: the
-cache (gen.llm.cache), from which a second run takes the same bytes without a call.
+In: an `LlmSpec` (the recipe's `llm`) and `Ask`s. Out: an `Answer` for each, in their order. On disk: the cache
+(gen.llm.cache), from which a second run takes the same bytes without a call.
 
-An ask is tried up to `tries` times. After an answer of no use (gen.llm.answer) it is asked again at once with another
-seed; after a failure on the way (time-out, 429, 500, no server) the same call is made again after a wait that doubles,
-or that the server asked for. Which tries failed on the way never enters an answer, so equal input gives equal output as
-far as the model does. One `ask` of a thousand is as good as a thousand threads: at most `max_in_flight` calls are out
-at a time, over all threads. A stop (Ctrl-C, StopFlag) sends no more calls, gives those that are out DRAIN_S to come
-back, and keeps every answer that came.
+A question is tried up to `tries` times. If the answer cannot be used (gen.llm.answer), the model is asked again at once
+with another seed. If the call failed (time-out, 429, 500, no server), the same call is repeated after a wait, which
+doubles each time or is the one that the server asks for. Failed calls never change an answer, so equal questions give
+equal answers as far as the model does.
+
+At most `max_in_flight` calls run at a time, over all threads, whether one `ask` has a thousand questions or a thousand
+threads have one each. After a stop (Ctrl-C, StopFlag) no call is sent; running calls get DRAIN_S to finish, and every
+answer that came is stored.
 """
 
 import asyncio
@@ -33,18 +35,19 @@ from gen.llm.answer import read_answer
 from gen.llm.cache import LlmCache
 from gen.llm.call import BadAnswer, Call, CallFailed, LanguageModel, LlmError
 from gen.llm.spec import LlmSpec
+from shards.disk.safe_text import quoted
 
 DRAIN_S = 3.0
-POLL_S = 0.1  # how soon a stop is seen
+POLL_S = 0.1  # between two looks at the stop flag
 CLOSE_S = 5.0
-STOPPED = "stopped on request, all answers so far are kept"
+STOPPED = "stopped on request; all answers so far are in the cache"
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One question. Equal asks have equal answers; another seed is another ask."""
+    """One question. Equal questions have equal answers; another seed makes another question."""
 
-    purpose: str  # a word for the records, such as "meanings"; no part of the question
+    purpose: str  # what it is for, such as "meanings": stored with the answer, no part of the question
     system: str
     user: str
     schema: Mapping[str, JSON]  # JSON Schema (draft 2020-12) of the answer
@@ -53,7 +56,10 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """Exactly one of `value` and `reason` is None. A schema that allows null is refused, so that this can be told."""
+    """The answer, or the reason why there is none: exactly one of `value` and `reason` is None.
+
+    A schema must not allow null, so a `value` of None always means that there is no answer.
+    """
 
     value: JSON
     reason: str | None
@@ -63,15 +69,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class LlmUse:
-    """What was asked since the model was opened."""
+    """Counts since the model was opened."""
 
-    asked: int
-    cached: int
-    answered: int  # by a call of this time
-    failed: Mapping[str, int]  # asks without an answer, by reason
+    asked: int  # questions
+    cached: int  # of these: answered from the cache
+    answered: int  # of these: answered by a call
+    failed: Mapping[str, int]  # of these: without an answer, by reason
     calls: int
-    lost_calls: Mapping[str, int]  # calls that gave no answer, by reason
-    tokens_in: int  # where the server says so
+    lost_calls: Mapping[str, int]  # calls without a usable answer, by reason
+    tokens_in: int  # as far as the server reports them
     tokens_out: int
 
 
@@ -79,17 +85,21 @@ class Llm(Protocol):
     """An open language model. Any thread may ask."""
 
     def ask(self, asks: Sequence[Ask]) -> list[Answer]:
-        """Waits for all of them. Raises LlmError where no call can succeed, Draining where the run is to stop."""
+        """The answers, in the order of the questions. Raises LlmError if no call can succeed, Draining after a stop."""
 
     @property
-    def use(self) -> LlmUse: ...
+    def use(self) -> LlmUse:
+        """How many questions, calls and tokens so far."""
 
 
 @contextmanager
 def open_llm(
     spec: LlmSpec, stop: StopFlag | None = None, clock: Callable[[], float] = time.time
 ) -> Iterator[Llm | None]:
-    """The language model of a recipe, None when offline. `clock` dates the cache's rows."""
+    """The language model of a recipe; None for provider offline. `clock` gives the times in the cache's rows.
+
+    Raises LlmError if the model or the cache cannot be opened.
+    """
     model = _open_model(spec)
     if model is None:
         yield None
@@ -118,18 +128,18 @@ def _open_model(spec: LlmSpec) -> LanguageModel | None:
 
 
 def call_seed(seed: int, num_bad: int) -> int:
-    """The 31-bit seed of a call: a function of the ask's seed and of how many answers were of no use before."""
+    """The 31-bit seed of a call: a function of the question's seed and of the number of unusable answers before."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{num_bad}".encode()).digest()[:4], "big") >> 1
 
 
 def system_text(ask: Ask) -> str:
-    """What the model is told first. The form is always told: not every server can bind its model to a schema."""
+    """The system text of a call. It always contains the schema, because not every server can bind its model to one."""
     form = canonical_json(_plain(ask.schema)).decode()
     return f"{ask.system}\n\nAnswer with one JSON value and nothing else. It must fit this JSON Schema:\n{form}"
 
 
 def _plain(schema: Mapping[str, JSON]) -> dict[str, Any]:
-    """The schema as plain data with sorted keys: one spelling for the key, the text and the server."""
+    """The schema as plain data with sorted keys: the same in the cache's key, in the text and for the server."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(schema), sort_keys=True))
     return plain
 
@@ -144,29 +154,29 @@ def _check_asks(asks: Sequence[Ask]) -> None:
                 text.encode("utf-8")
             except UnicodeEncodeError:
                 raise ValueError(
-                    f"llm, ask for {ask.purpose}: found a lone surrogate in {ascii(text)[:60]}, expected Unicode text"
+                    f"llm, ask for {ask.purpose}: found a lone surrogate in {quoted(text, 60)}, expected Unicode text"
                 ) from None
         schema = _plain(ask.schema)
         name = fingerprint(schema)
-        if name not in checked:  # 1 ms each, and most asks of a run share one
+        if name not in checked:  # a check takes 1 ms, and most questions of a run share a schema
             Draft202012Validator.check_schema(schema)
             assert not Draft202012Validator(schema).is_valid(None), "a schema that allows null"
             checked.add(name)
 
 
 class _Asking:
-    """Owns the thread in which all calls are made; its event loop is the only place where state changes."""
+    """An open model. Owns the thread in which all calls run; only that thread's event loop changes state."""
 
     def __init__(self, spec: LlmSpec, model: LanguageModel, cache: LlmCache, stop: StopFlag | None) -> None:
         self._spec, self._model, self._cache, self._stop = spec, model, cache, stop
         self._identity = dict(model.identity)
         self._counts: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()  # of the counts
-        self._jobs: dict[str, asyncio.Task[Answer]] = {}  # by key: what is being asked now
+        self._jobs: dict[str, asyncio.Task[Answer]] = {}  # by key: questions that are being asked now
         self._lost_in_a_row = self._useless_in_a_row = 0
         self._fatal: LlmError | None = None
         self._loop = asyncio.new_event_loop()
-        self._ending: asyncio.Future[None] = self._loop.create_future()  # done: make no more calls
+        self._ending: asyncio.Future[None] = self._loop.create_future()  # once it is done, no call is sent
         self._ended_at = 0.0
         self._slots = asyncio.Semaphore(min(spec.max_in_flight, model.num_parallel))
         self._thread = threading.Thread(target=self._loop.run_forever, name="language-model", daemon=True)
@@ -174,6 +184,7 @@ class _Asking:
 
     @property
     def use(self) -> LlmUse:
+        """A copy of the counts so far."""
         with self._lock:
             counts = Counter(self._counts)
 
@@ -192,6 +203,7 @@ class _Asking:
         )
 
     def ask(self, asks: Sequence[Ask]) -> list[Answer]:
+        """Hand the questions to the loop and wait, looking at the stop flag every POLL_S."""
         _check_asks(asks)
         work = asyncio.run_coroutine_threadsafe(self._ask_all(list(asks)), self._loop)
         try:
@@ -207,7 +219,7 @@ class _Asking:
         return work.result(timeout=0)
 
     def close(self) -> None:
-        """Ends the calls that are out: after an orderly end there are none, else they get what is left of DRAIN_S."""
+        """End the thread. Calls that still run, as after a stop, get what is left of DRAIN_S."""
         shut = asyncio.run_coroutine_threadsafe(self._shut(), self._loop)
         wait([shut], timeout=DRAIN_S + CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -215,7 +227,7 @@ class _Asking:
         if not self._thread.is_alive():
             self._loop.close()
 
-    # all that follows runs in the loop
+    # everything below runs in the event loop
 
     def _end(self) -> None:
         if not self._ending.done():
@@ -251,7 +263,7 @@ class _Asking:
                     self._end()
                     return
 
-        # a few tasks for the whole list, or a million asks would be a million tasks
+        # a few tasks for the whole list, because a million questions would be a million tasks
         await asyncio.gather(*(go_on() for _ in range(min(len(asks), self._spec.max_in_flight))))
         if self._fatal is not None:
             raise self._fatal
@@ -260,7 +272,7 @@ class _Asking:
         return [found[place] for place in range(len(asks))]
 
     async def _settled(self, ask: Ask) -> Answer:
-        """The answer to one ask: from the cache, from whoever is asking the same now, or by calls."""
+        """The answer to one question: from the cache, from a job that asks the same now, or by calls."""
         if self._ending.done():
             raise Draining(STOPPED)
         call = Call(system_text(ask), ask.user, _plain(ask.schema), ask.seed)
@@ -274,7 +286,7 @@ class _Asking:
             if key not in self._jobs:
                 self._jobs[key] = asyncio.ensure_future(self._asked(key, ask, call))
                 self._jobs[key].add_done_callback(lambda job: self._put_away(key, job))
-            # one caller that goes away takes the job from no other
+            # shielded: a caller that goes away must not cancel the job of another one
             answer = await asyncio.shield(self._jobs[key])
         self._count("asked")
         if answer.reason is not None:
@@ -286,7 +298,7 @@ class _Asking:
     def _put_away(self, key: str, job: "asyncio.Task[Answer]") -> None:
         del self._jobs[key]
         if not job.cancelled():
-            job.exception()  # seen, also when nobody waits for it any more
+            job.exception()  # mark it as retrieved, in case that nobody waits for it any more
 
     async def _asked(self, key: str, ask: Ask, call: Call) -> Answer:
         num_bad = num_lost = 0
@@ -321,20 +333,20 @@ class _Asking:
             self._useless_in_a_row += 1
         if self._useless_in_a_row >= self._spec.give_up_after_useless:
             raise LlmError(
-                f"llm: found {self._useless_in_a_row} asks in a row that {self._spec.model} at {self._model.place} "
-                f"answered with nothing of use (the last: {reason}), expected JSON that fits; look at the table "
-                f"`failures` of {self._spec.cache}, and use another llm.model, or none with llm.provider=offline"
+                f"llm: found {self._useless_in_a_row} questions in a row to which {self._spec.model} at "
+                f"{self._model.place} gave no usable answer (the last: {reason}), expected JSON that fits; look at the "
+                f"table `failures` of {self._spec.cache}, and use another llm.model, or none with llm.provider=offline"
             )
         if self._lost_in_a_row >= self._spec.give_up_after:
             raise LlmError(
-                f"llm: found {self._lost_in_a_row} asks in a row without an answer of the model at "
-                f"{self._model.place} (the last: {reason}), expected one; see to the server and run the same command "
-                f"again: answers so far are kept in {self._spec.cache}"
+                f"llm: found {self._lost_in_a_row} questions in a row without an answer of the model at "
+                f"{self._model.place} (the last: {reason}), expected one; check the server and run the same command "
+                f"again: answers so far are in {self._spec.cache}"
             )
         return Answer(None, reason, number, False)
 
     async def _called(self, call: Call, seed: int, num_bad: int) -> str:
-        """One call within its deadline, and what came of it as canonical JSON."""
+        """One call, within its deadline; the answer as canonical JSON."""
         try:
             async with asyncio.timeout(self._spec.timeout_s):
                 said = await self._model.answer(Call(call.system, call.user, call.schema, call_seed(seed, num_bad)))

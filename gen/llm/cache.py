@@ -1,12 +1,12 @@
-"""What language models have said: kept, so that nothing is asked or paid for twice.
+"""The cache of language models' answers, so that nothing is asked or paid for twice.
 
-In: the key of a request and its answer. Out: the answer that was kept first. On disk, one SQLite file (WAL):
+In: the key of a request and its answer. Out: the answer that was stored first. On disk, one SQLite file (WAL):
 
     answers   key (sha256 of the request), value (canonical JSON), purpose, place, at_s (time of the answer)
     failures  key, purpose, try_number, reason, excerpt (escaped, at most 200 characters), at_s
 
-An answer is on the disk before it is handed on. Failures are only a record: what failed is asked again. Several
-processes of one machine may share a file; WAL does not work between machines. No key of any server is ever in it.
+An answer is on disk before anyone gets it. The table of failures is for people: what failed is asked again. Several
+processes of one machine may share a file; WAL does not work between machines. The file never holds a server's key.
 """
 
 import sqlite3
@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gen.llm.call import LlmError
-from shards.disk.store import printable
+from shards.disk.safe_text import visible
 
 APPLICATION_ID = 0x73697836
 VERSION = 1
 BUSY_S = 30.0
 MAX_EXCERPT_CHARS = 200
-MAX_FAILURES = 100_000  # the oldest go
+MAX_FAILURES = 100_000  # the oldest are deleted
 
 _TABLES = (
     "CREATE TABLE answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, purpose TEXT NOT NULL, place TEXT NOT NULL, "
@@ -36,14 +36,14 @@ _TABLES = (
 
 def escaped_excerpt(text: str) -> str:
     """The beginning of a text of unknown origin, on one line of printable characters."""
-    return printable(text[:MAX_EXCERPT_CHARS])[:MAX_EXCERPT_CHARS]
+    return visible(text[:MAX_EXCERPT_CHARS])[:MAX_EXCERPT_CHARS]
 
 
 class LlmCache:
     """An open cache file; any thread may use it. Raises LlmError if the file is damaged or not one of ours."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        self._name = printable(str(path))
+        self._name = visible(str(path))
         self._clock = clock
         self._lock = threading.Lock()
         try:
@@ -52,7 +52,7 @@ class LlmCache:
         except (OSError, sqlite3.Error) as error:
             raise LlmError(
                 f"llm.cache {self._name}: found no place for a file ({error}), expected a folder that can be written "
-                "to; set llm.cache"
+                "to; set llm.cache to another name"
             ) from None
         try:
             with self._told():
@@ -64,7 +64,7 @@ class LlmCache:
     def _prepare(self) -> None:
         one = self._connection.execute
         if not one("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            # another process may be making the same file: it is made whole, by whoever holds the lock
+            # another process may be making the same file: whoever has the lock makes all of it
             one("BEGIN EXCLUSIVE")
             if not one("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 for statement in _TABLES:
@@ -81,13 +81,13 @@ class LlmCache:
         one("DELETE FROM failures WHERE id <= (SELECT max(id) FROM failures) - ?", (MAX_FAILURES,))
 
     def get(self, key: str) -> str | None:
-        """The value as JSON text."""
+        """The stored answer as JSON text, or None."""
         with self._told():
             row = self._connection.execute("SELECT value FROM answers WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
     def put(self, key: str, value: str, purpose: str, place: str) -> str:
-        """Keep an answer; the value that counts, which is another's if another process was first."""
+        """Store an answer; returns the value that counts, which is another one if another process was first."""
         row = (key, value, purpose, place, self._clock())
         with self._told():
             self._connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)", row)
@@ -95,6 +95,7 @@ class LlmCache:
         return str(kept[0])
 
     def put_failure(self, key: str, purpose: str, try_number: int, reason: str, excerpt: str) -> None:
+        """Store that a call failed, with the beginning of what the model said (`excerpt`, raw text)."""
         row = (key, purpose, try_number, reason, escaped_excerpt(excerpt), self._clock())
         with self._told():
             self._connection.execute(
@@ -102,12 +103,13 @@ class LlmCache:
             )
 
     def close(self) -> None:
+        """Close the file. All answers are on disk already."""
         with self._lock:
             self._connection.close()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """SQLite's errors as one line for a person."""
+        """Under the lock, and with SQLite's errors as one line for people."""
         with self._lock:
             try:
                 yield

@@ -1,7 +1,7 @@
-"""One call of a language model: what goes in, what comes out, and how it fails.
+"""The types of one call of a language model: what goes in, what comes out, and how it fails.
 
-Nothing here touches a network, a file or a clock, so the loop that asks (gen.llm.ask), the check of what was said
-(gen.llm.answer) and the models themselves (gen.llm.openai, gen.llm.local) share it.
+Shared by the loop that asks (gen.llm.ask), the check of an answer (gen.llm.answer) and the models (gen.llm.openai,
+gen.llm.local). On disk: nothing.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Call:
-    """`schema` is what the answer must fit; `system` says so too, for a model that cannot be bound to a schema."""
+    """What a model is asked. `system` contains `schema` as text too, for models that cannot be bound to a schema."""
 
     system: str
     user: str
@@ -21,17 +21,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Said:
-    """What a model said, as text and at most `max_answer_bytes` long."""
+    """What a model answered: text of at most `max_answer_bytes`."""
 
     text: str
-    is_cut: bool = False  # the model came to max_tokens
-    is_refused: bool = False
+    is_cut: bool = False  # the answer reached max_tokens
+    is_refused: bool = False  # the model or the server declined to answer
     tokens_in: int = 0
     tokens_out: int = 0
 
 
 class BadAnswer(Exception):
-    """The model answered, with nothing of use; another seed may do better. `excerpt` is raw text."""
+    """The model answered, but the answer cannot be used; another seed may do better. `excerpt` is raw text."""
 
     def __init__(self, reason: str, excerpt: str) -> None:
         super().__init__(reason)
@@ -39,7 +39,7 @@ class BadAnswer(Exception):
 
 
 class CallFailed(Exception):
-    """The model did not answer. `again`: the same call may succeed later, in `after_s` if the server said when."""
+    """The model did not answer. `again`: the same call may succeed later, after `after_s` if the server says so."""
 
     def __init__(self, reason: str, excerpt: str, again: bool = True, after_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -47,23 +47,26 @@ class CallFailed(Exception):
 
 
 class LlmError(ValueError):
-    """No call can succeed until a person does something; the message is one line that says what."""
+    """No call can succeed until a person acts; the message is one line that says what to do."""
 
 
 class LanguageModel(Protocol):
+    """A model that answers one call at a time, or several at once."""
+
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Everything beside the call that an answer depends on, as plain JSON: part of the cache's key."""
+        """What an answer depends on besides the call, as plain JSON: part of the key in the cache."""
 
     @property
     def place(self) -> str:
-        """Where the model is, on one line, with no secret in it."""
+        """Where the model runs, for people: one line without a secret."""
 
     @property
     def num_parallel(self) -> int:
-        """Calls it can take at a time."""
+        """How many calls it can answer at a time."""
 
     async def answer(self, call: Call) -> Said:
-        """Raises BadAnswer, CallFailed or LlmError. Ends soon after it is cancelled."""
+        """The answer to one call. Raises BadAnswer, CallFailed or LlmError. Ends soon after it is cancelled."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Release the model or the connection; no call follows."""

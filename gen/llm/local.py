@@ -1,11 +1,12 @@
 """A language model in this process: a causal transformers model, one answer at a time.
 
-In: an `LlmSpec` with a folder, or with a hub id and a 40-hex commit that was downloaded before (this code never
-downloads). Out: what the model says. On disk (read only): config.json, tokenizer, *.safetensors.
+In: an `LlmSpec` with a folder, or with a hub id and a 40-hex commit that is downloaded already (this code never
+downloads). Out: answers. On disk (read only): config.json, tokenizer, *.safetensors.
 
-Answers are made one by one. In a batch, padding and the shape of the matrices change the last bits of the logits, and
-with them now and then a token: an answer would depend on who was asked beside it. Tokens are drawn with a generator of
-the call's own, so nothing else in the process enters. Nothing is imported from the folder and no pickle is opened.
+Answers are made one by one. In a batch, padding and the shapes of matrices change the last bits of the logits, and
+sometimes a token, so an answer would depend on the other questions of its batch. Tokens are drawn with a random
+generator of the call's own, so an answer depends on nothing else in the process. Nothing is imported from the folder,
+and no pickle is opened.
 """
 
 import asyncio
@@ -19,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
 from gen.llm.spec import LlmSpec
 from gen.model.folder import flat_digest, flat_model
-from shards.disk.store import printable
+from shards.disk.safe_text import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    """Tokenizer and model."""
+    """Tokenizer and model of the folder. Raises LlmError if transformers cannot load them."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -37,14 +38,14 @@ def _load(folder: Path) -> tuple[Any, Any]:
             ),
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = printable(" ".join(str(error).split()))[:200]
+        reason = one_line(str(error), 200)
         raise LlmError(
             f"{folder}: found no causal language model that transformers can load ({reason}); download it again"
         ) from None
 
 
 class LocalModel:
-    """A loaded model and the one thread in which it answers."""
+    """A loaded model, and the thread in which it answers; a `LanguageModel`. Raises LlmError."""
 
     def __init__(self, spec: LlmSpec) -> None:
         import torch
@@ -71,24 +72,29 @@ class LocalModel:
 
     @property
     def identity(self) -> Mapping[str, Any]:
+        """The commit of the weights, or the digest of the folder, and how tokens are drawn."""
         return self._identity
 
     @property
     def place(self) -> str:
+        """The words "this process"."""
         return "this process"
 
     @property
     def num_parallel(self) -> int:
+        """One: answers are made one by one."""
         return 1
 
     async def answer(self, call: Call) -> Said:
+        """The answer, made in the model's thread. Raises BadAnswer, CallFailed or LlmError."""
         stop = threading.Event()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._generate, call, stop)
         finally:
-            stop.set()  # cancelled: the thread ends after the token it is at
+            stop.set()  # if it was cancelled, the thread stops after the current token
 
     async def close(self) -> None:
+        """End the thread after the current answer."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _generate(self, call: Call, stop: threading.Event) -> Said:
@@ -124,7 +130,7 @@ class LocalModel:
         if self._tokenizer.chat_template is None:
             plain: list[int] = self._tokenizer(f"{call.system}\n\n{call.user}\n\n")["input_ids"]
             return plain
-        # in one message, since not every template has a place for a system's
+        # in one message, because not every template has a system message
         messages = [{"role": "user", "content": f"{call.system}\n\n{call.user}"}]
         from jinja2 import TemplateError
 
@@ -133,7 +139,7 @@ class LocalModel:
                 messages, add_generation_prompt=True, tokenize=True, return_dict=True
             )
         except (TemplateError, ValueError) as error:
-            reason = printable(" ".join(str(error).split()))[:200]
+            reason = one_line(str(error), 200)
             raise LlmError(
                 f"llm.model {self._spec.model}: found a chat template that fails ({reason}), expected one that takes a "
                 "user's message; use another model"
@@ -142,7 +148,7 @@ class LocalModel:
         return ids
 
     def _choose(self, logits_V: "Tensor", chance: float) -> int:
-        """A token of the V of the vocabulary, by temperature and top-p; `chance` in [0, 1) is all the luck there is."""
+        """A token of the vocabulary (size V), by temperature and top-p; `chance` in [0, 1) is the only random input."""
         import torch
 
         logits_V = logits_V.detach().to("cpu", torch.float64)

@@ -1,12 +1,11 @@
 """A language model behind an OpenAI-compatible server: vLLM, SGLang, Ollama, `transformers serve`, the hosted ones.
 
-In: an `LlmSpec`, the server's key. Out: what the model says. On disk: nothing.
+In: an `LlmSpec`, the server's key. Out: answers. On disk: nothing.
 
 The key is sent to the host of `base_url` and nowhere else: redirects are not followed, and plain http to another
-machine is refused where there is a key (without one nothing secret travels). The client's own retries are off;
-gen.llm.ask decides. A body is read in pieces and dropped as soon as it is too long. The answer's form is asked for
-with `response_format`; a server that refuses the field (400, 422) is asked without it from then on, since the form
-also stands in the text.
+machine is refused if there is a key. The client's own retries are off; gen.llm.ask decides. A body is read in pieces,
+and dropped as soon as it is too long. `response_format` asks for the schema; if a server refuses that field (400, 422),
+it is left out from then on, because the schema is also in the text.
 """
 
 import json
@@ -16,16 +15,16 @@ from typing import Any
 
 from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
 from gen.llm.spec import LlmSpec, check_base_url
-from shards.disk.store import printable
+from shards.disk.safe_text import one_line
 
 HOSTED = "https://api.openai.com/v1"
-NO_KEY = "none"  # what a server of one's own gets where no key is set
+NO_KEY = "none"  # sent to a server of one's own if no key is set
 LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1")
 MIN_KEY_CHARS = 8
 MAX_ERROR_BYTES = 4096
-MAX_ENVELOPE_BYTES = 65_536  # of a completion, without what the model said
+MAX_ENVELOPE_BYTES = 65_536  # of a completion, without the model's text
 MAX_ESCAPED = 6  # bytes of \u0000, the longest way to write one byte in JSON
-AGAIN = frozenset({408, 409, 425, 429})  # and everything from 500
+AGAIN = frozenset({408, 409, 425, 429})  # HTTP codes after which a call is repeated, and all from 500 on
 WHAT_TO_DO = {
     401: "set the environment variable {key_env} to a key of this server",
     403: "use a key that may use this model, or another llm.model",
@@ -34,7 +33,7 @@ WHAT_TO_DO = {
 
 
 class OpenAiModel:
-    """A client of one server. `environment` is where the key is looked up."""
+    """A client of one server; a `LanguageModel`. The key is looked up in `environment`. Raises LlmError."""
 
     def __init__(self, spec: LlmSpec, environment: Mapping[str, str]) -> None:
         import openai
@@ -60,7 +59,7 @@ class OpenAiModel:
             base_url=url,
             max_retries=0,
             timeout=spec.timeout_s,
-            # compressed answers are not asked for and not read: a small one can unpack to gigabytes
+            # compressed answers are refused: a small one can unpack to gigabytes
             default_headers={"Accept-Encoding": "identity"},
             http_client=openai.DefaultAsyncHttpxClient(
                 follow_redirects=False, trust_env=not is_here, event_hooks={"response": [self._check_head]}
@@ -69,20 +68,23 @@ class OpenAiModel:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Not the address: a server that is started again elsewhere goes on with the same cache."""
+        """Model and sampling, without the address: a server that is started again elsewhere uses the same cache."""
         spec = self._spec
         sampling = {"temperature": spec.temperature, "top_p": spec.top_p, "max_tokens": spec.max_tokens}
         return {"provider": "openai", "model": spec.model, **sampling}
 
     @property
     def place(self) -> str:
+        """Host and port of the server."""
         return self._place
 
     @property
     def num_parallel(self) -> int:
+        """As many as the recipe allows; the server has a queue."""
         return self._spec.max_in_flight
 
     async def answer(self, call: Call) -> Said:
+        """The server's answer. Raises BadAnswer, CallFailed or LlmError."""
         if self._is_plain:
             return await self._send(call, {})
         form = {"name": "answer", "strict": True, "schema": dict(call.schema)}
@@ -92,10 +94,11 @@ class OpenAiModel:
             if error.reason not in ("http_400", "http_422"):
                 raise
         said = await self._send(call, {})
-        self._is_plain = True  # only now: the call itself might have been what the server refused
+        self._is_plain = True  # set only now: the server might have refused the call for another reason
         return said
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._client.close()
 
     async def _send(self, call: Call, form: Mapping[str, Any]) -> Said:
@@ -125,12 +128,12 @@ class OpenAiModel:
             raise CallFailed("unreachable", self._hide_key(str(error.__cause__ or error))) from None
         except (BadAnswer, CallFailed, LlmError):
             raise
-        except Exception as error:  # the HTTP library's own, while the body is read; its name differs by version
+        except Exception as error:  # the HTTP library's error while the body is read; its type differs by version
             raise CallFailed("cut_off", self._hide_key(f"{type(error).__name__}: {error}")) from None
         return self._read(bytes(body))
 
     async def _check_head(self, response: Any) -> None:
-        """Before any body is read: everything but a plain 200 ends here."""
+        """Raise for every answer but a plain 200, before its body is read."""
         status = int(response.status_code)
         if status == 200:
             encoding = response.headers.get("content-encoding", "identity")
@@ -150,16 +153,16 @@ class OpenAiModel:
         excerpt = self._hide_key(_decoded(said[:MAX_ERROR_BYTES]))
         if status in WHAT_TO_DO:
             raise LlmError(
-                f"llm: found HTTP {status} from {self._place} ({printable(excerpt)[:120]}), expected an answer; "
+                f"llm: found HTTP {status} from {self._place} ({one_line(excerpt, 120)}), expected an answer; "
                 + WHAT_TO_DO[status].format(key_env=self._spec.key_env)
             )
         after = response.headers.get("retry-after", "")
-        # the other form, a date, is not looked at: the back-off stands in for it
+        # the other form of the field, a date, is ignored: the usual wait applies
         after_s = float(after) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", after) else 0.0
         raise CallFailed(f"http_{status}", excerpt, again=status in AGAIN or status >= 500, after_s=after_s)
 
     def _read(self, body: bytes) -> Said:
-        """What is in a completion."""
+        """The answer in the body of a completion. Raises BadAnswer."""
         try:
             completion = json.loads(body)
             choice = completion["choices"][0]
@@ -183,7 +186,7 @@ class OpenAiModel:
         )
 
     def _hide_key(self, text: str) -> str:
-        """A server may say back what it was sent. A word as short as EMPTY is a stand-in, and may be an answer."""
+        """The text without the key, which a server may repeat. A short key such as EMPTY stays: it may be a word."""
         return text.replace(self._key, "[key]") if len(self._key) >= MIN_KEY_CHARS else text
 
 

@@ -1,4 +1,4 @@
-"""Which language model is asked, how patiently, and where a key may be sent; pure.
+"""The recipe's choice of a language model: which one, how long to wait, how often to try; pure.
 
 In: the recipe's `llm` part. Out: a checked `LlmSpec`. On disk: nothing; keys come from the environment only.
 """
@@ -9,11 +9,13 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shards.disk.safe_text import quoted
+
 
 class LlmSpec(BaseModel):
-    """Which language model is asked, and how patiently."""
+    """The `llm` part of a recipe."""
 
-    # what was found is never shown: it may be a key, or an address with a password
+    # errors never show the value that was found: it may be a key, or an address with a password
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     provider: Literal["offline", "openai", "transformers"] = Field(
@@ -53,8 +55,8 @@ class LlmSpec(BaseModel):
             check_base_url(self.base_url)
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", self.key_env):
             raise ValueError(
-                "llm.key_env: expected the NAME of an environment variable in capitals, such as OPENAI_API_KEY; a key "
-                "itself never stands in a recipe"
+                "llm.key_env: expected the NAME of an environment variable in capitals, such as OPENAI_API_KEY; never "
+                "write a key itself into a recipe"
             )
         if self.provider != "offline" and self.model is None:
             raise ValueError(f"llm.model: found none for provider {self.provider}, expected its name")
@@ -68,7 +70,7 @@ class LlmSpec(BaseModel):
 
 
 def check_base_url(url: str) -> SplitResult:
-    """The parts of a server's address. Raises ValueError if it is none, or if a key could stand in it."""
+    """The parts of a server's address. Raises ValueError if it is no address, or if it may contain a key."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -82,6 +84,6 @@ def check_base_url(url: str) -> SplitResult:
         )
     if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
         raise ValueError(
-            f"llm.base_url: found {ascii(url)[:120]}, expected an address such as http://127.0.0.1:8000/v1"
+            f"llm.base_url: found {quoted(url, 120)}, expected an address such as http://127.0.0.1:8000/v1"
         )
     return parts

@@ -24,9 +24,7 @@ class Picture:
     image_HWC: np.ndarray | None  # uint8 RGB; None: there is nothing to see
     status: str = SUCCESS  # or the row's word for what went wrong, such as nan or failed_to_download
     error: str | None = None  # the row's text for a status that is not success
-    columns: Mapping[str, object] = field(
-        default_factory=dict
-    )  # of the row: what only the image tells
+    columns: Mapping[str, object] = field(default_factory=dict)  # of the row: what only the image tells
     jpeg: bytes | None = None  # the JPEG of this very image, stored as it is; None: it is encoded
 
 

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.fan_out.work import JSON, Beat
 from cluster.process.exit import WorkerBroken
+from cluster.process.failure import error_line
 from cluster.process.memory import free_memory, is_memory_error
 from gen.make.maker import Made, Maker, Sample
 from gen.make.screen import REASONS, ScreenSpec, screen
@@ -46,6 +47,9 @@ DEADLINE_S = 1800.0
 
 # A Maker whose first draws are all rejected is broken, not unlucky: stop before the whole unit is drawn for nothing.
 HOPELESS_DRAWS = 100
+
+
+MAX_ERROR = 300  # characters of an error that a row or a message keeps
 
 
 class ShardSpec(BaseModel):
@@ -142,7 +146,7 @@ class UnitWorker(Generic[Sample]):
         except (OSError, MemoryError):
             raise  # the machine's, not the image's
         except Exception as error:  # becomes the row of this draw
-            return _failed(one_line(error))
+            return _failed(error_line(error, MAX_ERROR))
 
     def encode(self, image_HWC: np.ndarray) -> bytes:
         """The JPEG of an image, as the job's `shards` and the Maker want it."""
@@ -228,13 +232,13 @@ class _UnitWork(Generic[Sample]):
             return [self._call(draws)]
         except IMAGE_ERRORS as error:
             if len(draws) == 1:
-                return [_Call(self.num_calls - 1, draws, None, one_line(error))]
+                return [_Call(self.num_calls - 1, draws, None, error_line(error, MAX_ERROR))]
         calls = []
         for draw in draws:
             try:
                 calls.append(self._call([draw]))
             except IMAGE_ERRORS as error:
-                calls.append(_Call(self.num_calls - 1, [draw], None, one_line(error)))
+                calls.append(_Call(self.num_calls - 1, [draw], None, error_line(error, MAX_ERROR)))
         return calls
 
     def _call(self, draws: list[Draw]) -> "_Call":
@@ -274,11 +278,13 @@ class _UnitWork(Generic[Sample]):
             self.worker.is_memory_full = True
             error.__traceback__ = None  # its frames hold the tensors of the failed call
             raise RuntimeError(
-                f"found no memory for a call ({one_line(error)}), {self.maker.advice_on_memory}"
+                f"found no memory for a call ({error_line(error, MAX_ERROR)}), {self.maker.advice_on_memory}"
             ) from None
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(error, torch.AcceleratorError):
-            raise WorkerBroken(f"the device failed ({one_line(error)}); check it with `nvidia-smi -q`") from error
+            raise WorkerBroken(
+                f"the device failed ({error_line(error, MAX_ERROR)}); check it with `nvidia-smi -q`"
+            ) from error
 
     def _settle(
         self, calls: "list[_Call]", developed: list[list[Developed]]
@@ -333,12 +339,6 @@ class _Call:
 
 def _failed(error: str | None) -> Developed:
     return Developed("error", None, error, {})
-
-
-def one_line(error: BaseException) -> str:
-    """Type and first 300 characters of an error, control characters escaped."""
-    text = f"{type(error).__name__}: {error}"[:300]
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _summary(record: Record, seconds: _Seconds, num_calls: int) -> dict[str, JSON]:

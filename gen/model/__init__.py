@@ -1,1 +1,1 @@
-"""A model on disk becomes a pipeline in memory: checked, loaded, tuned, compiled."""
+"""Model folders, checked before anything is loaded from them, and CLIP."""

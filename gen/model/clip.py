@@ -1,4 +1,4 @@
-"""CLIP: texts and images as unit vectors of one space, and what of a text a CLIP still sees.
+"""CLIP: texts and images as unit vectors of one space, and which part of a text a CLIP reads.
 
 In: a `ClipSpec`. Out: float32 rows of length 1, token counts, the end of a text that is cut off, a digest for caches.
 On disk (read only, never downloaded): a folder in transformers' format (config.json, model.safetensors, tokenizer,
@@ -10,8 +10,8 @@ processor) or in open_clip's (open_clip_config.json, open_clip_model.safetensors
     model: open_clip:laion/CLIP-ViT-B-32-laion2B-s34B-b79K   open_clip, a hub id with `revision`
     model: open_clip:ViT-B-16/laion2b_s34b_b88k       open_clip, a name from its own table, with the hub's `revision`
 
-Preprocessing is the model's own, and everything is computed in float32. Nothing is imported from the folder and no
-pickle is opened: what could ask for either is refused before a library sees the folder.
+Preprocessing is the model's own; everything is computed in float32. Nothing is imported from the folder and no pickle
+is opened: a folder that asks for either is refused before a library opens it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OPEN_CLIP = "open_clip:"
-MAX_SIDE_RATIO = 32  # preprocessing scales the short side up: a strip of 1 x 60,000 px would become gigabytes
+MAX_SIDE_RATIO = 32  # preprocessing enlarges the short side, so an image of 1 x 60,000 px would become gigabytes
 
 Image = NDArray[np.uint8]  # H W 3, RGB
 
 
 class ClipSpec(BaseModel):
-    """Which CLIP, and how it is run."""
+    """The recipe's choice of a CLIP, and how it is run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,14 +51,14 @@ class ClipSpec(BaseModel):
 class _Tower:
     """A loaded model, whichever library it comes from."""
 
-    texts: "Callable[[list[str]], Tensor]"  # N texts -> N D, any length
-    images: "Callable[[list[Image]], Tensor]"  # N images -> N D, any length
-    count: Callable[[str], tuple[int, str]]  # tokens of the whole text with both ends, and the text that is cut off
+    texts: "Callable[[list[str]], Tensor]"  # N texts -> rows N D, not normalised
+    images: "Callable[[list[Image]], Tensor]"  # N images -> rows N D, not normalised
+    count: Callable[[str], tuple[int, str]]  # tokens of the whole text, both end tokens included, and the cut-off end
     max_tokens: int
 
 
 class Clip:
-    """A loaded CLIP, for one thread at a time (its tokenizer keeps settings). Make one with `Clip.load`."""
+    """A loaded CLIP, from `Clip.load`. One thread at a time: the tokenizer stores settings."""
 
     def __init__(self, spec: ClipSpec, tower: _Tower) -> None:
         self.spec = spec
@@ -66,7 +66,7 @@ class Clip:
 
     @staticmethod
     def load(spec: ClipSpec) -> "Clip":
-        """Raises ModelError (a ValueError, one line) if the folder is missing, unsafe or no CLIP."""
+        """The CLIP of `spec`, on its device. Raises ModelError if the folder is missing, unsafe or no CLIP."""
         folder = clip_folder(spec)
         import torch
 
@@ -78,19 +78,20 @@ class Clip:
 
     @property
     def max_tokens(self) -> int:
-        """How many tokens of a text are seen, both ends included; 77 for most."""
+        """How many tokens of a text the model reads, both end tokens included; 77 for most models."""
         return self._tower.max_tokens
 
     @cached_property
     def digest(self) -> str:
+        """`clip_digest` of its spec: for keys of caches."""
         return clip_digest(self.spec)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit rows N D. A text over `max_tokens` is cut as the model's own tokenizer cuts it."""
+        """Unit rows N D of N texts. The model's tokenizer cuts a text that has more than `max_tokens`."""
         return self._embed(self._tower.texts, list(texts))
 
     def embed_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        """Unit rows N D of RGB images of any sizes. Raises ValueError for what is no RGB image, or a mere strip."""
+        """Unit rows N D of N RGB images, of any sizes. Raises ValueError for other arrays and for very long strips."""
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
                 raise ValueError(f"image: found {image.dtype} {list(image.shape)}, expected uint8 [height, width, 3]")
@@ -102,11 +103,11 @@ class Clip:
         return self._embed(self._tower.images, list(images))
 
     def num_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each whole text, both ends included; over `max_tokens` means that its end is not seen."""
+        """Tokens of each whole text, both end tokens included; of a text over `max_tokens` the end is not read."""
         return [self._tower.count(text)[0] for text in texts]
 
     def truncated(self, text: str) -> str:
-        """The end of the text that the model does not see; empty if it sees all of it."""
+        """The end of the text that the model does not read; "" if it reads all of it."""
         return self._tower.count(text)[1]
 
     def _embed(self, run: "Callable[[list[Any]], Tensor]", items: list[Any]) -> NDArray[np.float32]:
@@ -116,7 +117,7 @@ class Clip:
         with torch.inference_mode():
             for start in range(0, max(len(items), 1), self.spec.batch):
                 batch = items[start : start + self.spec.batch]
-                # no item still has a width: that of one made-up text
+                # without items the result has no rows, and the width of one made-up text
                 rows = run(batch).float() if batch else self._tower.texts(["nothing"])[:0].float()
                 blocks.append((rows / rows.norm(dim=-1, keepdim=True)).cpu().numpy())
         unit = np.concatenate(blocks)
@@ -126,14 +127,14 @@ class Clip:
 
 
 def clip_digest(spec: ClipSpec) -> str:
-    """Hex sha256 that pins weights, tokenizer and preprocessing: of the commit for a hub id, of the files else."""
+    """Hex sha256 that pins weights, tokenizer and preprocessing: of the commit for a hub id, of the files otherwise."""
     folder = clip_folder(spec)
     if spec.revision is not None:
         return hub_digest(spec.model, spec.revision)
     return flat_digest(folder, b"open_clip\n" if spec.model.startswith(OPEN_CLIP) else b"transformers\n")
 
 
-# where the model lies, and whether it is safe to load
+# where the model is, and whether it is safe to load
 
 
 def clip_folder(spec: ClipSpec) -> Path:
@@ -163,7 +164,7 @@ def _hub_id_of_tag(name: str) -> str | None:
 
 
 def _check_open_clip(folder: Path, config: Mapping[str, object]) -> None:
-    """open_clip fetches towers and tokenizers that a config names; only those that it brings itself are used."""
+    """Raises ModelError for a config that names towers or tokenizers which open_clip would download."""
     model = config.get("model_cfg")
     found = [model.get(part) for part in ("text_cfg", "vision_cfg")] if isinstance(model, dict) else []
     parts = [part for part in found if isinstance(part, dict)]
@@ -200,7 +201,7 @@ def _load_transformers(folder: Path, device: str) -> _Tower:
     max_tokens = min(int(tokenizer.model_max_length), int(model.config.text_config.max_position_embeddings))
 
     def texts(batch: list[str]) -> Tensor:
-        # always the full length: a text's vector does not depend on how long its neighbours are
+        # always padded to the full length, so that a text's vector does not depend on the other texts of its batch
         tokens = tokenizer(batch, padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt")
         asked = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
         return model.get_text_features(**{name: value.to(device) for name, value in asked.items()}).pooler_output

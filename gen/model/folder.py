@@ -1,13 +1,13 @@
-"""A model on disk: where it lies, whether it is safe to load, what it is, its digest.
+"""A model folder: where it is, whether it is safe to load, its family, its digest.
 
-In: a local folder, or a hub id with a 40-hex commit that was downloaded before (this code never downloads).
+In: a local folder, or a hub id with a 40-hex commit that is downloaded already (this code never downloads).
 Out: the folder's path, for a text-to-image model its family (sd, sdxl, sd3, flux), and a digest.
-On disk, read only, either diffusers' layout: ``model_index.json`` names the pipeline class and, for each component,
-``[library, class]``; each component is a sub-folder with a JSON config and, if it has weights, safetensors. Or a flat
-folder of transformers or open_clip: one JSON config, tokenizer and safetensors side by side.
+On disk, read only, one of two layouts. diffusers: ``model_index.json`` names the pipeline class and, for each
+component, ``[library, class]``; each component is a sub-folder with a JSON config and, if it has weights, safetensors.
+transformers and open_clip: one flat folder with a JSON config, tokenizer and safetensors.
 
-Nothing is imported from the folder and no pickle is opened: what could ask for either is refused here,
-before a library sees the folder.
+Nothing is imported from the folder and no pickle is opened: a folder that asks for either is refused here, before a
+library opens it.
 """
 
 import functools
@@ -17,6 +17,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from shards.disk.safe_text import quoted
 
 INDEX = "model_index.json"
 COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
@@ -29,8 +31,8 @@ PIPELINES = {
     "FluxPipeline": "flux",
 }
 
-# Libraries a component may come from. "stable_diffusion" is diffusers' own name for the pipeline module
-# that holds the safety checker. diffusers would import any other name it finds here.
+# Libraries a component may come from. "stable_diffusion" is diffusers' own name for the pipeline module of the safety
+# checker. diffusers would import any other name that stands here.
 LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
 
 CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib"})
@@ -44,8 +46,8 @@ DTYPE_BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
     "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
-MAX_HEADER_BYTES = 100_000_000  # the reference reader's own bound
-MAX_CONFIG_BYTES = 10_000_000  # configs of tokenizers with many words of their own have more than one
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference reader
+MAX_CONFIG_BYTES = 10_000_000  # configs of tokenizers with many added words have more than 1 MB
 
 
 class ModelError(ValueError):
@@ -54,14 +56,16 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelFolder:
+    """A checked folder of a text-to-image model."""
+
     path: Path
     family: str  # a value of PIPELINES
     components: tuple[str, ...]  # sub-folders that model_index.json names
-    decoder: Path | None = None  # checked, where a recipe names another one than the model's own
+    decoder: Path | None = None  # the checked folder of another decoder, if the recipe names one
 
 
 def open_model(model: str, revision: str | None, variant: str | None, home: Path) -> ModelFolder:
-    """The checked folder of ``model``; relative folders are looked for under the working folder, then ``home``.
+    """The checked folder of ``model``; a relative folder is searched in the working folder, then in ``home``.
 
     A revision makes ``model`` a hub id; without one it is a folder. Raises ModelError.
     """
@@ -70,10 +74,10 @@ def open_model(model: str, revision: str | None, variant: str | None, home: Path
 
 
 def model_digest(model: str, revision: str | None, home: Path) -> str:
-    """Hex sha256 that pins the weights: of the commit for a hub id, of every file that loading can read else.
+    """Hex sha256 that pins the weights: of the commit for a hub id, otherwise of every file that loading can read.
 
-    For a folder it is taken over the sorted lines ``name, size, sha256``, so a renamed, truncated or edited
-    file changes it, while a README does not. One core hashes 1.4 GB/s, if the disk gives as much.
+    For a folder it is the hash of the sorted lines ``name, size, sha256``, so a renamed, cut or edited file changes it,
+    and a README does not. One core hashes 1.4 GB/s, if the disk is as fast. Raises ModelError.
     """
     if revision is not None:
         _hub_folder("sampler", model, revision, INDEX)
@@ -85,11 +89,11 @@ def model_digest(model: str, revision: str | None, home: Path) -> str:
 def flat_model(
     what: str, model: str, revision: str | None, index: str, weights: str, homes: Sequence[Path] = (Path(),)
 ) -> Path:
-    """The checked folder of a model whose files lie side by side: a CLIP, a language model.
+    """The checked folder of a model whose files are in one flat folder: a CLIP, a language model.
 
-    ``index`` is the config that makes it one, ``weights`` its safetensors (whole, or several with an index of their
-    own), ``what`` the recipe's name for it. Without a revision ``model`` is a folder, looked for under ``homes``.
-    Raises ModelError.
+    ``index`` is the name of its config, ``weights`` that of its safetensors (one file, or several with an index),
+    ``what`` the recipe's name for the model. Without a revision ``model`` is a folder, searched in ``homes``. Raises
+    ModelError.
     """
     if revision is None:
         folder = _local_flat_folder(what, model, index, homes)
@@ -99,9 +103,7 @@ def flat_model(
     _check_files(folder, files)
     names = {path.name for path in files}
     if "adapter_config.json" in names:
-        raise ModelError(
-            f"{folder}: found an adapter, whose base lies elsewhere, expected a whole model; merge the two"
-        )
+        raise ModelError(f"{folder}: found an adapter without its base model, expected a whole model; merge the two")
     if not names & {weights, f"{weights}.index.json"}:
         pickles = [path.name for path in files if path.suffix in PICKLE_SUFFIXES]
         found = f"only {', '.join(pickles)[:120]}" if pickles else "no weights"
@@ -113,12 +115,12 @@ def flat_model(
 
 
 def flat_digest(folder: Path, heading: bytes = b"") -> str:
-    """Hex sha256 over ``heading``, then name, size and contents of all that loading can read of a flat folder."""
+    """Hex sha256 of ``heading``, then of name, size and contents of each file that loading a flat folder can read."""
     return _digest(folder, _flat_files(folder), heading)
 
 
 def hub_digest(model: str, revision: str) -> str:
-    """Hex sha256 of a commit, which pins the weights: hashing them would read gigabytes."""
+    """Hex sha256 of a hub id and its commit, which pin the weights without reading them."""
     return hashlib.sha256(f"hub\0{model}\0{revision}\n".encode()).hexdigest()
 
 
@@ -158,7 +160,7 @@ def _local_flat_folder(what: str, model: str, index: str, homes: Sequence[Path])
     for home in homes:
         if (home / model / index).is_file():
             return (home / model).resolve()
-    name = f"{what}.model {ascii(model)[:120]}"
+    name = f"{what}.model {quoted(model, 120)}"
     if any((home / model).is_dir() for home in homes):
         raise ModelError(f"{name}: found a folder without {index}, expected a model in its library's own format")
     hint = f"for a model of the hub also give its commit, {what}.revision=<40 hex digits>"
@@ -171,12 +173,12 @@ def _local_flat_folder(what: str, model: str, index: str, homes: Sequence[Path])
 def _hub_folder(what: str, model: str, revision: str, index: str) -> Path:
     if not COMMIT_PATTERN.fullmatch(revision):
         raise ModelError(
-            f"{what}.model {ascii(model)[:120]}: found revision {ascii(revision)[:80]}, expected a commit of 40 hex "
+            f"{what}.model {quoted(model, 120)}: found revision {quoted(revision, 80)}, expected a commit of 40 hex "
             f"digits; branches move, so open the model's page, copy the commit and set {what}.revision to it"
         )
     if not HUB_ID_PATTERN.fullmatch(model):
         raise ModelError(
-            f"{what}.model {ascii(model)[:120]}: expected a hub id (owner/name) beside a revision; drop the revision"
+            f"{what}.model {quoted(model, 120)}: expected a hub id (owner/name) beside a revision; drop the revision"
         )
     from huggingface_hub import try_to_load_from_cache
 
@@ -190,7 +192,7 @@ def _hub_folder(what: str, model: str, revision: str, index: str) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Regular files under ``folder`` in one order on every machine, without what git and the hub client keep."""
+    """Files under ``folder``, in the same order on every machine, without those of git and of the hub client."""
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -200,12 +202,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _flat_files(folder: Path) -> list[Path]:
-    """What libraries can read of a flat folder: files right in it, in one order on every machine."""
+    """Files directly in a flat folder, in the same order on every machine."""
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
 def _check_files(folder: Path, files: Sequence[Path]) -> None:
-    """Raises ModelError for code, for a config that asks for code, and for weights that are not sound."""
+    """Raises ModelError for code, for a config that asks for code, and for damaged weights."""
     for path in files:
         if path.suffix in CODE_SUFFIXES:
             raise ModelError(
@@ -247,7 +249,7 @@ def _check_folder(folder: Path, variant: str | None) -> ModelFolder:
 
 
 def _check_weights(component: Path, variant: str | None) -> None:
-    """A component with a ``config.json`` is a network: its weights must lie there as safetensors."""
+    """Raises ModelError for a component with a ``config.json``, hence a network, whose weights are no safetensors."""
     if not (component / "config.json").is_file():
         return
     names = [path.name for path in component.iterdir()]
@@ -291,7 +293,7 @@ def _keys(value: object) -> Iterator[str]:
 
 
 def read_config(path: Path) -> dict[str, object]:
-    """A JSON object of a model folder. Raises ModelError."""
+    """The JSON object in a file of a model folder. Raises ModelError if it is none, too large, or has a key twice."""
     size = path.stat().st_size
     if not path.name.endswith(".index.json") and size > MAX_CONFIG_BYTES:
         raise ModelError(f"{path}: found {size} bytes, expected at most {MAX_CONFIG_BYTES} of JSON; check the folder")
@@ -312,7 +314,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _check_weight_map(path: Path) -> None:
-    """The index of weights cut into several files may name only files beside it."""
+    """Raises ModelError for an index of weights that names a file which is not beside it."""
     weight_map = read_config(path).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ModelError(f"{path}: expected a weight_map; download the model again")

@@ -1,1 +1,1 @@
-"""Class names, each with its number of real images: where they come from, what is known about them."""
+"""What is known about a class name: its kind, how it is displayed, its senses in WordNet."""

@@ -1,7 +1,7 @@
-"""Display names: how a class is called when a caption is asked for, and whether a text says its name; pure.
+"""How a class is called in a question for a caption, and whether a text says its name; pure.
 
-In: a class name, and the noun that tells what kind of thing a bare label is ("car", "aircraft"). Out: the name with the
-noun behind it ("Audi TT Coupe 2012 car"), the label without it, and yes or no for a text. On disk: nothing.
+In: a class name, and a noun for what it is ("car", "aircraft"). Out: the name with the noun behind it ("Audi TT Coupe
+2012 car"), the name without it; whether a text says a name. On disk: nothing.
 """
 
 import re
@@ -12,30 +12,30 @@ _BRACKETS = re.compile(r"\([^()]*\)")
 
 
 def display_name(name: str, noun: str) -> str:
-    """`name` with `noun` behind it, unless there is none or the name has the word already."""
+    """`name` with `noun` behind it; `name` alone if `noun` is empty or the name already has the word."""
     if not noun or f" {plain_words(noun)} " in f" {plain_words(name)} ":
         return name
     return f"{name} {noun}"
 
 
 def label_name(shown: str, noun: str) -> str:
-    """What `display_name` was given: `shown` without a `noun` at its end; a name that is nothing else stays."""
+    """The name that `display_name` was given: `shown` without `noun` at its end. A name that is only the noun stays."""
     bare = shown.removesuffix(f" {noun}") if noun else shown
     return bare if bare.strip() else shown
 
 
 def plain_words(text: str) -> str:
-    """The words of a text in one case, one blank between them: "Great-White  shark!" is "great white shark"."""
+    """The words of a text in lower case, with one blank between them: "Great-White  shark!" is "great white shark"."""
     return " ".join(_WORD.findall(text.casefold()))
 
 
 def says(text: str, name: str) -> bool:
-    """Whether the words of `name` stand in `text` one after the other, the last one perhaps in its plural."""
+    """Whether the words of `name` stand in `text` side by side; the last one may be in the plural."""
     return says_words(text, plain_words(text), name)
 
 
 def says_words(text: str, words: str, name: str) -> bool:
-    """As `says`, for a text whose `plain_words` are known. A name without any word is looked for as it is."""
+    """As `says`, for a text whose `plain_words` are known. A name without any word is searched as it is."""
     forms = _forms(name)
     if not forms:
         return name.casefold() in text.casefold()
@@ -45,7 +45,7 @@ def says_words(text: str, words: str, name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _forms(name: str) -> tuple[str, ...]:
-    """What counts as saying the name: its words, any side of "or", with or without what stands in brackets."""
+    """The ways to say a name: its words, each side of an "or", with and without what is in brackets."""
     bare = _BRACKETS.sub(" ", name)
     found: dict[str, None] = {}
     for wording in (name, bare, *bare.split(" or ")):

@@ -1,11 +1,11 @@
-"""What kind of thing a class is, so that its surroundings fit: no violin in a misty marsh.
+"""What kind of thing a class is, so that its context fits: no violin in a misty marsh.
 
 In: a class, and its meaning if one was chosen. Out: one of KINDS. On disk: reads the table of WordNet's names and
-definitions that the installed timm carries; timm is not imported.
+definitions in the installed timm; timm is not imported.
 
-WordNet 3.0 numbers its nouns by subject: animals, then artifacts, food, landscapes, persons, plants. So an id alone
-tells those apart; among artifacts the first words of the definition do ("a small motor vehicle with ..."). A class
-without an id is looked up by what its meaning says it is, then by its name.
+WordNet 3.0 numbers its nouns by subject: animals, then artifacts, food, landscapes, persons, plants. So the id gives
+the subject. For an artifact the first words of its definition give the kind ("a small motor vehicle with ..."). A class
+without an id is looked up by its meaning, then by its name.
 """
 
 import re
@@ -14,7 +14,8 @@ from functools import cache
 from typing import Literal, get_args
 
 from shards.labels.classes import Class
-from shards.labels.sources import package_folder, read_lines, wordnet_lemmas
+from shards.labels.imagenet import package_folder, wordnet_lemmas
+from shards.labels.text_file import read_lines
 
 # building: also other structures and landscapes; plant: also fungi; instrument: only what makes music.
 Kind = Literal["animal", "vehicle", "food", "plant", "building", "instrument", "other"]
@@ -25,7 +26,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
-# WordNet's noun offsets: first, past the last, what lies between. What lies in none of them is other.
+# WordNet's noun offsets: the first, the one after the last, the kind of those between. All others are "other".
 _RANGES: tuple[tuple[int, int, Kind | None], ...] = (
     (15_388, 15_389, "animal"),
     (17_222, 17_223, "plant"),
@@ -36,7 +37,7 @@ _RANGES: tuple[tuple[int, int, Kind | None], ...] = (
     (9_186_000, 9_483_000, "building"),
     (11_529_000, 13_240_000, "plant"),
 )
-# Ids whose pictures show something else than their definition says, or whose definition says too little.
+# Ids whose pictures do not show what the definition says, or whose definition says too little.
 _EXCEPTIONS: Mapping[str, Kind] = {
     "n02782093": "vehicle",  # balloon: "large tough nonrigid bag filled with gas or heated air"
     "n02797295": "other",  # barrow: "a cart for carrying small loads"
@@ -55,20 +56,20 @@ _EXCEPTIONS: Mapping[str, Kind] = {
     "n04344873": "other",  # studio couch: "convertible consisting of an upholstered couch"
     "n04458633": "building",  # totem pole
     "n04501370": "other",  # turnstile: "a gate"
-    "n06794110": "building",  # street sign: stands where buildings stand
+    "n06794110": "building",  # street sign: stands among buildings
     "n06874185": "building",  # traffic light
     "n07565083": "other",  # menu: "the dishes making up a meal"; the pictures show the card
     "n09229709": "other",  # bubble: numbered among landscapes
 }
 # Fodder is numbered among food.
 _NO_FOOD = {"fodder", "feed", "grass"}
-# Plain names whose first sense in WordNet's order is a rare one, or that the table lacks.
+# Common names whose first sense in WordNet's order is a rare one, or that are not in the table.
 _PLAIN_NAMES: Mapping[str, Kind] = {
     **dict.fromkeys(_words("bowl can cup dish man plate table tray"), "other"),
     **dict.fromkeys(_words("fern flower lily rose tree"), "plant"),
     **dict.fromkeys(_words("field forest hill lake river road sea sky street"), "building"),
 }
-# What an artifact is called by the noun at the head of its definition, or by the last word of its name.
+# Kinds of artifacts by the noun at the head of the definition, or by the last word of the name.
 _HEADS: Mapping[Kind, set[str]] = {
     "vehicle": set(
         _words(
@@ -139,7 +140,7 @@ def _kind_of_id(wordnet_id: str) -> Kind:
 def _kind_of_artifact(lemmas: str, definition: str) -> Kind:
     if _MUSICAL.search(" ".join(_head(definition))):
         return "instrument"
-    # the definition goes before the name: an airplane wing is "one of the horizontal airfoils"
+    # the definition comes before the name: an airplane wing is "one of the horizontal airfoils"
     for words in (_head(definition), *(_words(lemma)[-1:] for lemma in lemmas.split(","))):
         for word in reversed(words):
             for kind, heads in _HEADS.items():
@@ -155,7 +156,7 @@ def _head(definition: str) -> list[str]:
 
 
 def _phrases(name: str, meaning: str | None) -> Iterator[str]:
-    """What a class may be looked up by, the most telling first: "crane, the bird" says bird, then crane."""
+    """Phrases to look a class up by, the best first: "crane, the bird" gives bird, then crane."""
     if meaning:
         rest = re.sub(re.escape(name), " ", meaning, flags=re.IGNORECASE)
         yield " ".join(_head(re.sub(r"^(\W|\b(the|a|an)\b)*", "", rest)))
@@ -163,7 +164,7 @@ def _phrases(name: str, meaning: str | None) -> Iterator[str]:
 
 
 def _kind_of_name(phrase: str) -> Kind | None:
-    """By the whole phrase, else by its last word, else by that word's singular; None if none of them is known."""
+    """The kind by the whole phrase, by its last word, or by that word's singular; None if none of them is known."""
     words = _words(phrase)
     if not words:
         return None
@@ -180,7 +181,7 @@ def _kind_of_name(phrase: str) -> Kind | None:
 
 @cache
 def _kinds_by_lemma() -> Mapping[str, Kind]:
-    """Lemma -> kind. Of several senses the first in WordNet's order that is not other: a mouse is an animal."""
+    """Lemma -> kind. Of several senses the first one in WordNet's order that is not "other": a mouse is an animal."""
     kinds: dict[str, Kind] = {}
     for wordnet_id, lemmas in sorted(wordnet_lemmas().items()):
         kind = _kind_of_id(wordnet_id)

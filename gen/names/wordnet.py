@@ -1,9 +1,9 @@
-"""WordNet: the senses of a noun, and what the sense behind a class's WordNet id says.
+"""WordNet: the senses of a noun, and the sense of a WordNet id.
 
 In: a name, or a WordNet id such as n02012849. Out: senses with their definitions, the most frequent first, and phrases
-such as "crane, lifts and moves heavy objects". On disk, read only and only if they are there: `index.noun` and
-`data.noun` of WordNet 3.0, as Debian's package wordnet-base installs them; and the definitions of ImageNet's ids in the
-installed timm, which is not imported.
+such as "crane, lifts and moves heavy objects". On disk, read only, and only if they are installed: `index.noun` and
+`data.noun` of WordNet 3.0, as in Debian's package wordnet-base; and the definitions of ImageNet's ids in timm, which is
+not imported.
 
     index.noun   crane n 5 4 @ ~ #m + 5 0 10914447 10914331 ...    the lemma, counts, pointer symbols, counts, offsets
     data.noun    02012849 05 n 01 crane 0 004 @ 02000954 n 0000 ... | large long-necked wading bird of ...
@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from shards.labels.sources import package_folder, read_lines
+from shards.labels.imagenet import package_folder
+from shards.labels.text_file import read_lines
 
-MAX_GLOSS_WORDS = 16  # CLIP sees 77 tokens and a prompt says more than the meaning
+MAX_GLOSS_WORDS = 16  # CLIP reads 77 tokens, and a prompt has more than the meaning
 
-# What a statement cut at its length must not end with.
+# Words that a shortened definition must not end with.
 DANGLING = frozenset(("a", "an", "and", "as", "at", "by", "for", "from", "in", "is",
                        "its", "of", "on", "or", "that", "the", "to", "when", "which", "with"))  # fmt: skip
-# Endings of plurals and what stands there in the singular, as WordNet's own look-up undoes them.
+# Endings of plurals and those of the singular, as in WordNet's own look-up.
 PLURALS = (("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"),
            ("ies", "y"))  # fmt: skip
 
@@ -31,6 +32,8 @@ _WORDNET_ID = re.compile(r"n([0-9]{8})")
 
 @dataclass(frozen=True)
 class Sense:
+    """One sense of a noun in WordNet."""
+
     wordnet_id: str
     words: tuple[str, ...]  # all names of this sense
     gloss: str  # the definition, then examples in quotes
@@ -38,7 +41,7 @@ class Sense:
 
 @dataclass(frozen=True)
 class WordNet:
-    """The noun files, whole (20 MB)."""
+    """The contents of the two noun files (20 MB), and the folder they come from."""
 
     index: bytes
     data: bytes
@@ -54,9 +57,9 @@ def open_wordnet(folder: Path) -> WordNet | None:
 
 
 def senses_of(name: str, wordnet: WordNet) -> tuple[Sense, ...]:
-    """The senses of a noun, the most frequent first; of its singular if the noun itself is not known; () for neither.
+    """The senses of a noun, the most frequent first; () for a word that is not in WordNet.
 
-    Raises ValueError if the two files do not belong together.
+    If the noun itself is not known, the senses of its singular. Raises ValueError if the two files do not fit together.
     """
     lemma = "_".join(name.lower().split())
     singulars = [lemma.removesuffix(many) + one for many, one in PLURALS if lemma.endswith(many) and lemma != many]
@@ -68,7 +71,7 @@ def senses_of(name: str, wordnet: WordNet) -> tuple[Sense, ...]:
 
 
 def sense_of_id(wordnet_id: str, wordnet: WordNet) -> Sense | None:
-    """The sense with this id, None if there is none. The id's digits are its place in WordNet 3.0's file."""
+    """The sense with this id; None if there is none. The digits of an id are its byte offset in WordNet 3.0's file."""
     match = _WORDNET_ID.fullmatch(wordnet_id)
     if match is None or not wordnet.data.startswith(match.group(1).encode() + b" ", int(match.group(1))):
         return None
@@ -100,12 +103,12 @@ def _sense_at(offset: str, wordnet: WordNet) -> Sense:
             f"{wordnet.where}/data.noun: found no sense at byte {offset}, expected one; index.noun is of another "
             "release: install both again"
         )
-    words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]  # each is followed by a number of its own
+    words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]  # after each word comes a number
     return Sense(f"n{offset}", tuple(word.replace("_", " ") for word in words), gloss.strip())
 
 
 def definition_of_id(wordnet_id: str) -> str | None:
-    """What timm's table says of an id of ImageNet; None if timm or the id is not there."""
+    """The definition of an ImageNet id in timm's table; None if timm is not installed or has no such id."""
     return _timm_definitions().get(wordnet_id)
 
 
@@ -113,14 +116,14 @@ def definition_of_id(wordnet_id: str) -> str | None:
 def _timm_definitions() -> Mapping[str, str]:
     try:
         info = package_folder("timm") / "data" / "_info"
-    except ValueError:  # not installed: one source less
+    except ValueError:  # timm is not installed
         return {}
     path = info / "imagenet_synset_to_definition.txt"
     return dict(line.split("\t", 1) for line in read_lines(path) if "\t" in line) if path.is_file() else {}
 
 
 def phrase(name: str, gloss: str) -> str:
-    """`name` and the first statement of its definition: without brackets, examples and what follows a semicolon."""
+    """`name`, a comma, and the first statement of its definition, without brackets, examples and later statements."""
     told = re.sub(r"\([^()]*\)", " ", gloss.partition('"')[0])
     statements = [" ".join(part.split()) for part in told.split(";")]
     first = next((part for part in statements if part), "")

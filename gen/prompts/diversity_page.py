@@ -6,7 +6,6 @@ lets nothing else be loaded or run. Every text is shown as data: escaped, its in
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from markupsafe import Markup
 
 from gen.prompts.diversity_figures import ClassDiversity, Diversity, share
 from gen.wording.flagged_words import flag_groups
+from shards.disk.replace import replace_file
 from shards.disk.safe_text import clip, visible
 from shards.views.gallery import TEMPLATES
 
@@ -81,9 +81,7 @@ def write_page(diversity: Diversity, path: Path) -> None:
         context_chars=CONTEXT_CHARS,
         text_chars=TEXT_CHARS,
     )
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
+    replace_file(path, page.encode())
 
 
 def figures(diversity: Diversity) -> list[Figure]:

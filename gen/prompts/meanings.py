@@ -17,7 +17,6 @@ a name:
 """
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,8 @@ from gen.prompts.candidates import CandidateSource, Offer, offers_of
 from gen.prompts.real_images import Image, read_real
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import check_text
+from shards.disk.replace import replace_file
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_CANDIDATES = 64
@@ -201,7 +202,7 @@ def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], wher
     chosen: dict[int, str] = {}
     unknown: list[str] = []
     for key, text in given.items():
-        check_text(text, f"{where}.{ascii(key)[:60]}")
+        check_text(text, f"{where}.{quoted(key, 60)}")
         named = by_name.get(key, []) if isinstance(key, str) else []
         if len(named) > 1:
             raise ValueError(f"{where}: found {key!r}, which names the classes {named}, expected an id; use one")
@@ -216,7 +217,7 @@ def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], wher
     for name in unknown:
         near = get_close_matches(name, without, n=1, cutoff=0.75)
         if near:
-            raise ValueError(f"{where}: found {ascii(name)[:60]}, expected a class name; did you mean {near[0]!r}?")
+            raise ValueError(f"{where}: found {quoted(name, 60)}, expected a class name; did you mean {near[0]!r}?")
     return chosen
 
 
@@ -284,15 +285,7 @@ def _plain(meaning: Meaning) -> dict[str, object]:
 
 def write_meanings(meanings: Sequence[Meaning], path: Path) -> None:
     """Write meanings.jsonl, all of it or nothing."""
-    temp = path.with_name(path.name + ".tmp")
-    try:
-        with temp.open("wb") as file:
-            file.write(dump_meanings(meanings))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
+    replace_file(path, dump_meanings(meanings))
 
 
 def read_meanings(path: Path) -> list[Meaning]:

@@ -109,4 +109,5 @@ def texts_at(source: Path | bytes, rows: Sequence[int]) -> list[str]:
 
 
 def table_name(source: Path | bytes) -> str:
+    """What messages call a prompt table."""
     return str(source) if isinstance(source, Path) else "prompts.parquet"

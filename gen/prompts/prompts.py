@@ -28,6 +28,7 @@ from gen.wording.lexicon import Lexicon
 from gen.wording.parts import PARTS, Wording, check_text
 from gen.wording.styles import add_styles, mix
 from gen.wording.templates import Wordings, builtin_templates, slots_of
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_PER_CLASS = 10_000
@@ -73,7 +74,7 @@ class PromptSpec(BaseModel):
         for template in self.texts:
             slots = slots_of(template)
             if "name" not in slots:
-                raise ValueError(f"prompts.templates: found {ascii(template)[:80]}, expected the slot {{name}} in it")
+                raise ValueError(f"prompts.templates: found {quoted(template, 80)}, expected the slot {{name}} in it")
             for slot in slots:
                 if slot != "name" and slot not in self.parts:
                     near = get_close_matches(slot, [*self.parts, "name"], n=1)
@@ -139,7 +140,7 @@ def _check_list(words: Sequence[str], where: str) -> None:
     for index, word in enumerate(words):
         check_text(word, where)
         if word in words[:index]:
-            raise ValueError(f"{where}: found {ascii(word)[:60]} twice, expected distinct texts; remove one")
+            raise ValueError(f"{where}: found {quoted(word, 60)} twice, expected distinct texts; remove one")
 
 
 # drawing

@@ -4,10 +4,9 @@ In: an ImageFolder, or a data set of ours (folder or URL, optionally one of its 
 ids ascending, at most so many images of each; a picture that cannot be used is handed out as its reason instead and
 another one of its class takes its place. On disk: nothing is written.
 
-Which folder is which class, first match wins: its WordNet id; the name that an export gives it (0007_seven); the class
-name; and if none of the folders matches any class, its position, provided there is one folder for each class. Samples
-of a data set belong to the class with the same id and name, else to the only one of that name. Only samples of the
-domain `real` are looked at.
+Which folder is which class: as shards.labels.folders says; if none of the folders names a class, by the ids that they
+have by themselves, provided these are the ids of all classes. Samples of a data set belong to the class with the same
+id and name, else to the only one of that name. Only samples of the domain `real` are looked at.
 
 Which images of a class: those whose names come first after hashing with the seed. So more images are a longer list of
 the same order, and neither the other classes nor the order of files or shards matter.
@@ -17,7 +16,6 @@ import hashlib
 import io
 import os
 import struct
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,15 +30,17 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import ImageOps
 
+from shards.disk.data_set import is_data_set
 from shards.disk.home import home
 from shards.disk.jpeg import MAX_PIXELS
 from shards.disk.layout import SUCCESS
-from shards.disk.store import Store, open_for_reading, printable, redact
+from shards.disk.pictures import DECODERS, is_picture, picture_format
+from shards.disk.safe_text import quoted, redact, visible
+from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
-from shards.labels.sources import IMAGE_SUFFIXES
+from shards.labels.folders import class_folder, class_folders_in, match_folders, own_classes
 from shards.set.manifest import iter_tables, read_member, read_subset, scan_records
-from shards.set.row_images import JPEG_COLUMNS
-from shards.views.image_folder import FORMATS, class_folder
+from shards.set.row_jpegs import JPEG_COLUMNS
 
 MAX_FILE_BYTES = 1 << 28
 MAX_SIDE_RATIO = 32  # a strip of 1 x 60,000 px is no picture of anything, and preprocessing would blow it up
@@ -75,7 +75,7 @@ def read_real(
     Raises ValueError (one line) if the source is neither kind, no class of the list is in it, or not one picture of
     all classes could be decoded.
     """
-    where = printable(redact(source))[:200]
+    where = visible(redact(source))[:200]
     items = _items(source, where, classes, max_per_class, seed, subset)
     reasons: Counter[str] = Counter()
     num_decoded = 0
@@ -104,7 +104,7 @@ def decode_picture(data: bytes) -> Image | str:
     Size is judged from the header, before anything is allocated; JPEG, PNG and WebP are the only decoders opened.
     """
     try:
-        with Picture.open(io.BytesIO(data), formats=tuple(set(FORMATS.values()))) as picture:
+        with Picture.open(io.BytesIO(data), formats=DECODERS) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 return "too_large"
@@ -117,34 +117,19 @@ def decode_picture(data: bytes) -> Image | str:
         return "failed_to_decode"  # Pillow's decoders raise all of these on broken files
 
 
-def match_folders(folders: Sequence[str], classes: Sequence[Class], where: str) -> dict[int, str]:
-    """Class id -> folder, as the file's head says. Raises ValueError if none matches, or a name means two classes."""
-    on_disk = {unicodedata.normalize("NFC", folder): folder for folder in folders}
-    times = Counter(one.name for one in classes)
-    matched: dict[int, str] = {}
-    for one in classes:
-        exported = class_folder(one.id, one.name)
-        if one.wordnet_id is not None and one.wordnet_id in on_disk:
-            matched[one.id] = on_disk[one.wordnet_id]
-        elif exported in on_disk:
-            matched[one.id] = on_disk[exported]
-        elif one.name in on_disk and times[one.name] == 1:
-            matched[one.id] = on_disk[one.name]
-        elif one.name in on_disk:
-            twins = [other.id for other in classes if other.name == one.name]
-            raise ValueError(
-                f"{where}: found the folder {ascii(one.name)[:60]}, which names the classes {twins}, expected a folder "
-                f"each; call them {', '.join(class_folder(twin, one.name) for twin in twins)}"
-            )
-    if not matched and [one.id for one in classes] == list(range(len(folders))):
-        return dict(enumerate(sorted(folders)))
+def folders_of(folders: Sequence[str], classes: Sequence[Class], where: str) -> dict[int, str]:
+    """Class id -> folder, ids ascending. Raises ValueError if no folder is one of the classes, or cannot be told."""
+    matched = {one.id: folder for folder, one in match_folders(folders, classes, where).items()}
+    if not matched and len(folders) == len(classes):
+        own = {one.id: folder for folder, one in own_classes(folders, where).items()}
+        matched = own if own.keys() == {one.id for one in classes} else {}
     if not matched:
-        some = ", ".join(ascii(folder)[:40] for folder in sorted(folders)[:3]) or "none"
+        some = ", ".join(quoted(folder, 40) for folder in sorted(folders)[:3]) or "none"
         raise ValueError(
             f"{where}: found the class folders {some} ({len(folders)} in all), expected the names of the classes, such "
-            f"as {ascii(classes[0].name)[:60]} or {class_folder(classes[0].id, classes[0].name)}"
+            f"as {quoted(classes[0].name, 60)} or {class_folder(classes[0].id, classes[0].name)}"
         )
-    return matched
+    return dict(sorted(matched.items()))
 
 
 # the two kinds of source
@@ -164,22 +149,21 @@ def _items(
             f"{where}: found no such folder, expected an ImageFolder or a data set of real images; check the path"
         )
     folder = found[0]
-    if any(folder.glob("[0-9][0-9][0-9][0-9][0-9]_stats.json")):
-        yield from _samples(open_for_reading(str(folder)), where, ordered, max_per_class, seed, subset)
+    store = open_for_reading(str(folder))
+    if is_data_set(store):
+        yield from _samples(store, where, ordered, max_per_class, seed, subset)
         return
     if subset is not None:
-        raise ValueError(f"{where}: found an ImageFolder, which has no subsets; remove subset: {ascii(subset)[:60]}")
-    with os.scandir(folder) as listing:
-        names = sorted(item.name for item in listing if item.is_dir() and not item.name.startswith("."))
-    for class_id, name in match_folders(names, ordered, where).items():
+        raise ValueError(f"{where}: found an ImageFolder, which has no subsets; remove subset: {quoted(subset, 60)}")
+    for class_id, name in folders_of(class_folders_in(folder), ordered, where).items():
         files = [
             (Path(parent) / file).relative_to(folder).as_posix()
             for parent, _, members in os.walk(folder / name)
             for file in members
-            if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES
+            if is_picture(file)
         ]
         files.sort(key=lambda file: _rank(seed, file))
-        yield class_id, [_Item(printable(file), partial(_read_file, folder / file)) for file in files]
+        yield class_id, [_Item(visible(file), partial(_read_file, folder / file)) for file in files]
 
 
 def _samples(
@@ -241,7 +225,7 @@ def _decoded(item: _Item) -> Image | str:
 
 
 def _read_file(path: Path) -> bytes | str:
-    if path.suffix.lower() not in FORMATS:
+    if picture_format(path) is None:
         return "unsupported_format"
     try:
         return path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else "too_large"

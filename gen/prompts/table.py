@@ -7,7 +7,6 @@ bytes.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.disk.layout import META
+from shards.disk.replace import whole_file
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 PROMPT_TABLE = f"{META}/prompts.parquet"  # where a data set keeps its own
@@ -65,15 +66,8 @@ def write_table(prompts: Iterable[Prompt], slots: Sequence[str], path: Path) -> 
 
     ``slots`` names the columns of words.
     """
-    temp = path.with_name(path.name + ".tmp")
-    try:
-        with temp.open("wb") as file:
-            _write_rows(prompts, slots, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        _write_rows(prompts, slots, file)
 
 
 def _write_rows(prompts: Iterable[Prompt], slots: Sequence[str], file: BinaryIO) -> None:
@@ -167,7 +161,7 @@ class PromptTable:
             found = self.prompt(class_id, 0).class_name
             if found != name:
                 raise ValueError(
-                    f"prompts.file: found {ascii(found)[:60]} as class {class_id}, expected {ascii(name)[:60]}; write "
+                    f"prompts.file: found {quoted(found, 60)} as class {class_id}, expected {quoted(name, 60)}; write "
                     "it with `sixfold prompts` of this recipe"
                 )
 

@@ -1,21 +1,20 @@
-"""`batch: auto`: images per second for batches of 1, 2, 4 and so on, measured once, and the batch that they speak for.
+"""`batch: auto`: measures images per second for batches of 1, 2, 4 and so on, once, and chooses a batch.
 
-In: a sampler spec in which only the batch is open. Out: the batch, and the curve. On disk: one JSON file per (weights,
-settings, device, share of it, versions) in the user's cache folder, written whole or not at all, with a lock beside it
-so that no two processes of a machine measure at once.
+In: a sampler spec in which only the batch is open. Out: the batch, and the curve of rates. On disk: one JSON file per
+(weights, settings, device, share of it, versions) in the user's cache folder, replaced as a whole, with a lock beside
+it, so that only one process of a machine measures at a time.
 
-The smallest batch within 3 % of the best is taken: more gains nothing, takes memory, and wastes more in a unit's last
-call. A curve ends where the memory is full, at the end of its time, or where doubling has twice gained nothing. The
-first call of every size compiles or warms up: it is neither timed nor paid from the time of the timed ones. A curve
-whose time ended while doubling still gained is true for what it measured, so a run takes its batch and says so, but it
-is not kept: the next run measures again, perhaps on a calmer machine. Nor is one that a memory ended of which other
-processes held a part when it began.
+The smallest batch within 3 % of the best rate is chosen: a larger one gains nothing, takes memory, and wastes more in
+the last call of a unit. A curve ends when the memory is full, when its time is over, or when doubling has gained
+nothing twice. The first call of every size compiles or warms up, so it is not timed and has a time budget of its own.
+
+Two kinds of curves are used, with a word in the log, but not stored, so that the next run measures again: one whose
+time was over while doubling still gained, and one that a full memory ended while other processes held a part of it.
 """
 
 import contextlib
 import importlib.metadata
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +24,10 @@ from pathlib import Path
 from cluster.fan_out.work import JSON
 from cluster.process.memory import free_memory, is_memory_error
 from cluster.recipes.load import fingerprint
-from gen.sampler.machine_cache import locked
 from gen.sampler.sampler import CACHED_TEXT_BYTES, Request, Sampler
 from gen.sampler.spec import SamplerSpec, sampler_digest, sampler_json
+from shards.disk.lock import locked
+from shards.disk.replace import replace_file
 
 SIZES = {"cuda": (1, 2, 4, 8, 16, 32, 64), "cpu": (1, 2, 4, 8, 16, 32)}
 BUDGET_S = {"cuda": 240.0, "cpu": 120.0}  # for the timed calls of a whole curve
@@ -39,19 +39,23 @@ FULL_SHARE = 0.9  # of a worker's share of a GPU's memory; the rest is for the c
 WAIT_S = 2400.0  # for another process that measures: more than a whole curve
 CALL_S = 600.0  # for the pixels of one call
 VERSIONS = ("torch", "diffusers", "transformers")
-TIME_OVER = "time"  # it ended while doubling still gained
+# Why a curve ended
+TIME_OVER = "time"  # while doubling still gained
 FULL = "memory"
 CROWDED = "memory, of which other processes hold a part"
-NOT_KEPT = (TIME_OVER, CROWDED)  # true of this hour, not of the device
+NOT_KEPT = (TIME_OVER, CROWDED)  # such curves are not stored: they say more about the hour than about the device
 
 
 @dataclass(frozen=True)
 class Curve:
+    """The measured rates."""
+
     rates: Mapping[int, float]  # batch -> images per second
     ended: str  # why there is no larger batch in it
 
     @property
     def batch(self) -> int:
+        """The batch that is chosen."""
         return smallest_within(self.rates, SHARE)
 
 
@@ -164,13 +168,8 @@ def _forget_model(spec: SamplerSpec) -> None:
 
 
 def _keep(place: Path, found: Mapping[str, JSON]) -> None:
-    temp = place.with_suffix(f".{os.getpid()}.tmp")
     with contextlib.suppress(OSError):  # a full disk costs the next run a measurement, not this one its batch
-        try:
-            temp.write_text(json.dumps(found, indent=1) + "\n")
-            os.replace(temp, place)
-        finally:
-            temp.unlink(missing_ok=True)
+        replace_file(place, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def _kept(place: Path, key: Mapping[str, str]) -> dict[str, JSON] | None:

@@ -117,6 +117,7 @@ def draw_noise(
 
 
 def require_xformers(on_gpu: bool) -> None:
+    """Raise ModelError if xformers is not installed, does not work here, or there is no GPU for it."""
     from importlib.util import find_spec
 
     if find_spec("xformers") is None:

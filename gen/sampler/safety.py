@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gen.model.folder import ModelError
+from shards.disk.safe_text import quoted
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ def check_extractor(extractor: Any) -> None:
     found = getattr(extractor, "backend", type(extractor).__name__)
     if found != "torchvision":
         raise ModelError(
-            f"safety_checker: found a feature extractor for {ascii(found)[:80]}, expected one that reads tensors; name "
+            f"safety_checker: found a feature extractor for {quoted(found, 80)}, expected one that reads tensors; name "
             "CLIPImageProcessor as feature_extractor in model_index.json"
         )
 

@@ -35,7 +35,6 @@ from gen.sampler.shortcuts import Shortcuts, quantise_linears
 from gen.sampler.spec import SamplerSpec, check_sampler, is_distilled, sampler_json
 from gen.sampler.text_once import TextOnce, text_readers
 from gen.sampler.texts import encode_texts
-from gen.sampler.token_merge import merge_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +46,8 @@ CACHED_TEXT_BYTES = 1 << 29  # of prompt embeddings kept: 1,600 texts of SDXL, 1
 
 @dataclass(frozen=True)
 class Request:
+    """One image to be drawn."""
+
     prompt: str
     negative: str  # "" = the spec's negative
     seed: int  # 0 .. 2**63 - 1
@@ -383,8 +384,6 @@ def _tune(pipeline: Any, spec: SamplerSpec, family: str, device: torch.device) -
             denoiser.to(memory_format=torch.channels_last)
     if spec.fuse_qkv:
         denoiser.fuse_qkv_projections()
-    if spec.merge_tokens is not None:
-        merge_tokens(denoiser, spec.merge_tokens)
     if spec.quantise is not None:
         quantise_linears(denoiser, spec.quantise)
     if spec.attention == "xformers":

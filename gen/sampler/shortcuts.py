@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gen.model.folder import ModelError, flat_model, read_config
+from shards.disk.safe_text import quoted
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +117,7 @@ def check_decoder(model: str, revision: str | None, home: Path) -> Path:
     kind = read_config(folder / "config.json").get("_class_name")
     if kind != "AutoencoderTiny":
         raise ModelError(
-            f"sampler.decoder {ascii(model)[:120]}: found {ascii(kind)[:80]}, expected an AutoencoderTiny; use the "
+            f"sampler.decoder {quoted(model, 120)}: found {quoted(kind, 80)}, expected an AutoencoderTiny; use the "
             "TAESD of the model's family, or leave sampler.decoder null"
         )
     return folder
@@ -137,6 +138,7 @@ def set_decoder(pipeline: Any, folder: Path, dtype: torch.dtype) -> None:
 
 
 def require_torchao(how: str) -> None:
+    """Raise ModelError if torchao is not installed; `how` is the recipe's way to quantise."""
     if find_spec("torchao") is None:
         raise ModelError(
             f"quantise {how}: torchao is not installed; `pip install -e .[gpu]`, or set sampler.quantise=null"

@@ -25,7 +25,6 @@ from gen.model.folder import (
     read_config,
 )
 from gen.sampler.shortcuts import check_decoder, require_torchao
-from gen.sampler.token_merge import MAX_SHARE
 from shards.disk.home import home
 
 # name in the recipe -> diffusers class, settings over the model's own scheduler config, families
@@ -49,6 +48,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 }
 
 
+# Fields of earlier versions. A data set of theirs keeps the null; a value made images that this version cannot make.
+GONE = {"merge_tokens"}
 # What shapes no image, and what each image's row names in a column of its own.
 ELSEWHERE = {"model", "revision", "family", "licence", "negative", "offload_text", "device"}
 
@@ -113,9 +114,6 @@ class SamplerSpec(BaseModel):
     reuse_every: int | None = Field(
         default=None, ge=2, le=100, description="run a U-Net's deep layers every n steps only; other images"
     )
-    merge_tokens: float | None = Field(
-        default=None, gt=0, le=MAX_SHARE, description="share of a U-Net's finest tokens merged; other images"
-    )
     decoder: str | None = Field(
         default=None, description="folder or hub id of a TAESD (AutoencoderTiny) instead of the VAE; other images"
     )
@@ -125,6 +123,19 @@ class SamplerSpec(BaseModel):
     )
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads of torch in each worker")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = cuda where there is one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_gone(cls, fields: Any) -> Any:
+        if not isinstance(fields, Mapping):
+            return fields
+        for name in GONE & fields.keys():
+            if fields[name] is not None:
+                raise ValueError(
+                    f"found {name}: {str(fields[name])[:60]}, which this version no longer has; remove it, or go on "
+                    "with the version that began the data set"
+                )
+        return {name: value for name, value in fields.items() if name not in GONE}
 
     @model_validator(mode="after")
     def _agree(self) -> SamplerSpec:
@@ -182,6 +193,7 @@ class SamplerSpec(BaseModel):
 
     @property
     def stored_px(self) -> int:
+        """The side of the stored image in pixels."""
         return self.size_px if self.saved_px is None else self.saved_px
 
 
@@ -234,8 +246,6 @@ def check_sampler(spec: SamplerSpec) -> ModelFolder:
             raise ModelError("guidance_interval: this model runs one pass a step; set sampler.guidance_interval=null")
     if folder.family in ("sd3", "flux") and spec.reuse_every is not None:
         raise ModelError(f"reuse_every: family {folder.family} has no U-Net; set sampler.reuse_every to null")
-    if folder.family in ("sd3", "flux") and spec.merge_tokens is not None:
-        raise ModelError(f"merge_tokens: family {folder.family} has no U-Net; set sampler.merge_tokens to null")
     if spec.decoder is not None:
         folder = replace(folder, decoder=check_decoder(spec.decoder, spec.decoder_revision, home()))
     if spec.quantise is not None:

@@ -1,1 +1,1 @@
-"""The words of a prompt: templates, contexts, styles, captions, and the lexicon they are drawn from."""
+"""The words of a prompt: templates, contexts, styles and captions, and the lexicon they come from."""

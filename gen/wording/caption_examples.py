@@ -1,6 +1,6 @@
-"""Worked examples for a captioner, and the words of captions that no language model writes; pure.
+"""Examples of captions that a language model is shown, and words for captions without a language model; pure.
 
-In: nothing. Out: pools of examples by mode, things, surfaces, names of textures. On disk: caption_examples.yaml.
+In: nothing. Out: examples by mode, things, surfaces, names of textures. On disk: caption_examples.yaml.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Mode = Literal["concept", "relation", "background", "texture"]
 
 @dataclass(frozen=True)
 class Example:
-    """A question, as far as its mode has it, and a good answer."""
+    """A question and a good answer; `background` and `relation` are None where the mode has none."""
 
     concept: str
     background: str | None
@@ -25,15 +25,18 @@ class Example:
 
 @dataclass(frozen=True)
 class CaptionPools:
+    """What caption_examples.yaml holds: examples of each mode, and words."""
+
     concept: tuple[Example, ...]
     relation: tuple[Example, ...]
     background: tuple[Example, ...]
     texture: tuple[Example, ...]
-    things: tuple[str, ...]  # what a subject may stand in relation to
-    surfaces: tuple[str, ...]  # what may have a texture
+    things: tuple[str, ...]  # things that a subject may be next to, above, behind …
+    surfaces: tuple[str, ...]  # things that may have a texture
     texture_names: frozenset[str]  # the classes of DTD
 
     def examples(self, mode: Mode) -> tuple[Example, ...]:
+        """The examples of one mode."""
         return {
             "concept": self.concept,
             "relation": self.relation,
@@ -44,9 +47,9 @@ class CaptionPools:
 
 @cache
 def caption_pools() -> CaptionPools:
-    """32 examples of a concept, 30 with a background, 20 with a relation, 21 of a texture; our own, all of them.
+    """The pools: 32 examples of a concept, 30 with a background, 20 with a relation, 21 of a texture, all our own.
 
-    The code of the paper has 52, 50, 20 and 21.
+    The code of the Unmet-Promise paper has 52, 50, 20 and 21.
     """
     data = yaml.safe_load((Path(__file__).parent / "caption_examples.yaml").read_text(encoding="utf-8"))
     return CaptionPools(

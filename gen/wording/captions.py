@@ -1,12 +1,12 @@
-"""Captions: sentences about a class as a captioner would write them, after the Unmet-Promise paper.
+"""Captions: sentences about a class such as a captioner writes, after the Unmet-Promise paper and its code.
 
-In: a class, its meaning, a `CaptionSpec`, a seed; a language model, or none. Out: `Wording`s with distinct texts. On
-disk: nothing.
+In: a class, its meaning, a `CaptionSpec`, a seed; a language model, or none. Out: `Wording`s with distinct texts.
+On disk: nothing.
 
-Every caption begins as a `Query`: 44 % ask for the concept alone, 11 % for it in a spatial relation, 45 % for it before
-one of the class's backgrounds (U.12); a texture is always asked for as one. A language model sees three worked examples
-of the same mode and then the query (U.11); without one, the query is filled into a sentence with words of the lexicon.
-Queries are drawn one after the other, so a larger count begins with the same ones.
+Every caption begins as a `Query`. As in the paper's code, 44 % ask for the concept alone, 11 % for the concept in a
+spatial relation, 45 % for the concept before one of the class's backgrounds; a texture has a mode of its own. A
+language model sees three examples of the same mode, then the query. Without one, words of the lexicon make the query a
+sentence. Queries are drawn one after the other, so a larger count begins with the same ones.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gen.llm.answer_text import one_line
+from gen.llm.answer_text import clean_line
 from gen.llm.ask import Ask, Llm
 from gen.names.display_name import display_name, plain_words, says
 from gen.names.kind import kind_of
@@ -29,6 +29,7 @@ from gen.wording.caption_examples import Example, Mode, caption_pools
 from gen.wording.flagged_words import flagged_words, group_of
 from gen.wording.lexicon import PLACES, Lexicon
 from gen.wording.parts import Wording
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_CAPTION_CHARS = 400
@@ -37,7 +38,7 @@ MAX_BACKGROUND_CHARS = 120
 TALK = "words of a language model"  # a group of gen/wording/flagged_words.yaml
 BACKGROUNDS_PER_ASK = 25
 BACKGROUND_ROUNDS = 3
-OFFLINE_TRIES = 1_000  # repeats in a row that show that the words are used up
+OFFLINE_TRIES = 1_000  # repeats in a row after which the words count as used up
 TASK = (
     "You write captions of photographs. A line names what the photograph shows, sometimes with its place or with how "
     "it stands to another object. Write one sentence that describes such a photograph: concrete, plain, with the name "
@@ -52,7 +53,7 @@ BACKGROUND_TASK = (
     "a short phrase with its preposition, such as: in a reed bed at the edge of a lake. All differ; none names the "
     "subject."
 )
-# The same frames before any caption that is written without a language model; "" = none.
+# Beginnings of captions that are written without a language model; "" = none.
 FRAMES = ("", "", "a picture of ", "a photo of ", "an image of ", "a close-up of ", "a snapshot of ")
 LINE_ENDS = re.compile("[\r\n\u2028\u2029]+")
 QUOTES = "\"'`“”‘’"
@@ -64,7 +65,7 @@ PLACE_WORDS = {
 
 
 class CaptionSpec(BaseModel):
-    """How captions are asked for. The defaults are those of the paper's code."""
+    """The `captions` part of a recipe. The defaults are those of the paper's code."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -98,7 +99,7 @@ class CaptionSpec(BaseModel):
 
 @dataclass(frozen=True)
 class Query:
-    """What one caption is asked to hold."""
+    """What one caption must say."""
 
     mode: Mode
     concept: str  # as shown: the meaning or the name, with the noun of its kind
@@ -115,7 +116,7 @@ def plan_captions(
     relations: Sequence[str],
     spec: CaptionSpec,
 ) -> Iterator[Query]:
-    """Queries without end, each drawn on its own. A mode whose words are missing asks for the concept alone."""
+    """Endless queries, each drawn on its own. A mode for which there are no words asks for the concept alone."""
     rng = _rng(seed, one.id, "plan")
     concept = _concept(one, meaning, spec)
     is_texture = texture(one, spec)
@@ -148,10 +149,10 @@ def draw_captions(
     spec: CaptionSpec,
     dropped: Counter[str] | None = None,
 ) -> list[Wording]:
-    """`count` captions with distinct texts; `dropped` counts, by reason, answers that came to nothing.
+    """`count` captions with distinct texts; `dropped` counts the model's unusable answers, by reason.
 
-    A meaning stands before the caption, unless the caption has it: the end is what an encoder cuts off. Raises
-    ValueError with the reasons if there are fewer.
+    The meaning stands before the caption unless the caption says it, because an encoder cuts off the end. Raises
+    ValueError, with the reasons, if there are fewer than `count`.
     """
     dropped = Counter() if dropped is None else dropped
     if llm is None:
@@ -167,7 +168,7 @@ def _wording(meaning: str | None, caption: str, others: Mapping[str, str]) -> Wo
 def _too_few(one: Class, found: int, count: int, dropped: Mapping[str, int], advice: str) -> ValueError:
     reasons = ", ".join(f"{times} {reason}" for reason, times in sorted(dropped.items())) or "none dropped"
     return ValueError(
-        f"captions of class {one.id} ({ascii(one.name)[:60]}): found {found} distinct ones ({reasons}), expected "
+        f"captions of class {one.id} ({quoted(one.name, 60)}): found {found} distinct ones ({reasons}), expected "
         f"{count}; {advice}"
     )
 
@@ -217,9 +218,9 @@ def _ask_for(
 def _captions(
     one: Class, queries: Sequence[Query], llm: Llm, spec: CaptionSpec, dropped: Counter[str]
 ) -> list[str | None]:
-    """An answer for each query; None where there was none of use.
+    """A caption for each query, or None if no answer was usable.
 
-    A caption without the class name is asked for again, with another seed; the last one is kept, name or not.
+    A caption without the class name is asked for again with another seed; the last one is used, with or without it.
     """
     captions: list[str | None] = [None] * len(queries)
     open_ones = list(range(len(queries)))
@@ -248,7 +249,7 @@ def _captions(
 
 
 def caption_ask(query: Query, spec: CaptionSpec) -> Ask:
-    """The task, `spec.shots` worked examples of the query's mode, the query."""
+    """The question for a language model: the task, `spec.shots` examples of the query's mode, the query."""
     pool = caption_pools().examples(query.mode)
     rng = Random(query.seed)
     order = sorted(range(len(pool)), key=[rng.random() for _ in pool].__getitem__)
@@ -280,7 +281,7 @@ def _line(asked: Query | Example) -> str:
 def _ask_backgrounds(
     one: Class, meaning: str | None, seed: int, llm: Llm, spec: CaptionSpec, dropped: Counter[str]
 ) -> list[str]:
-    """Up to `spec.backgrounds` places of the class, each once; what is missing after a few rounds is done without."""
+    """Up to `spec.backgrounds` distinct places of the class; there may be fewer after the last round."""
     rng = _rng(seed, one.id, "backgrounds")
     concept = _concept(one, meaning, spec)
     found: dict[str, str] = {}
@@ -328,7 +329,7 @@ def _texts_of(value: Any, key: str) -> list[str]:
 
 
 def clean_caption(value: Any) -> tuple[str | None, str]:
-    """The caption of an answer as one line, or None and the reason. Of several lines the first counts (U.11)."""
+    """The caption of an answer as one line and "", or None and the reason. Of several lines the first is taken."""
     caption, reason = _clean(value["caption"], MAX_CAPTION_CHARS)
     if caption is None:
         return None, reason
@@ -343,9 +344,9 @@ def clean_caption(value: Any) -> tuple[str | None, str]:
 
 
 def _clean(text: str, limit: int) -> tuple[str | None, str]:
-    """The first line that is not blank."""
+    """The first line that is not blank, as `one_line` gives it."""
     lines = [line for line in LINE_ENDS.split(text) if line.strip()]
-    return one_line(lines[0] if lines else "", QUOTES, limit)
+    return clean_line(lines[0] if lines else "", QUOTES, limit)
 
 
 # without one
@@ -365,7 +366,7 @@ def _write_offline(
         place: (lexicon.words("foreground", kind, {place, "any"}), lexicon.words("light", kind, {place, "any"}))
         for place in PLACES
     }
-    # a lexicon whose backgrounds are things, such as papers, offers them as what a subject stands in relation to
+    # backgrounds that are things, such as sheets of paper, become the things of spatial relations
     things = [word for word in place_of if not _is_place(word)] or caption_pools().things
     found: dict[str, Wording] = {}
     queries = plan_captions(one, meaning, seed, list(place_of), lexicon.relations, spec)
@@ -394,10 +395,10 @@ def _sentence(
     things: Sequence[str],
     rng: Random,
 ) -> tuple[str, dict[str, str]]:
-    """A caption and the parts that it has."""
+    """A caption, and the words of its parts."""
     frame, draw, lit, pick_foreground, pick_light, pick_thing = (rng.random() for _ in range(6))
     parts: dict[str, str] = {}
-    # what follows a meaning such as "crane, the bird" is set off from it
+    # a comma after a meaning such as "crane, the bird"
     text = _pick(FRAMES, frame) + query.concept + ("," if "," in query.concept else "")
     if query.mode == "texture":
         text = f"{_pick(FRAMES, frame)}{_pick(caption_pools().surfaces, pick_thing)}, {query.concept}"
@@ -425,12 +426,12 @@ def _pick(words: Sequence[str], where: float) -> str:
 
 
 def _concept(one: Class, meaning: str | None, spec: CaptionSpec) -> str:
-    """What is asked for: the meaning, which tells the sense, or else the name with the noun of its kind."""
+    """What a caption is about: the meaning, or the name with the recipe's noun if there is no meaning."""
     return " ".join((display_name(one.name, spec.noun) if meaning is None else meaning).split())
 
 
 def _rng(seed: int, class_id: int, purpose: str) -> Random:
-    """Only `random()` is used of it, whose sequence Python promises to keep."""
+    """A random generator. Call only `random()`: Python promises never to change that sequence."""
     digest = hashlib.blake2b(
         f"{seed} {class_id} {purpose}".encode(), digest_size=16, person=b"sixfold caption"
     ).digest()

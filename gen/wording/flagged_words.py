@@ -1,4 +1,4 @@
-"""Flagged words: what trips a safety checker or ruins a training image; pure.
+"""Flagged words: words in a prompt that trip a safety checker or spoil a training image; pure.
 
 In: texts. Out: the flagged words in them. On disk: flagged_words.yaml, groups of words, each with the reason.
 """
@@ -12,17 +12,18 @@ import yaml
 
 @cache
 def flag_groups() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Group -> (why its words are worth a look, the words), in the order of flagged_words.yaml."""
+    """Group -> (why its words are flagged, the words), in the order of flagged_words.yaml."""
     data = yaml.safe_load((Path(__file__).parent / "flagged_words.yaml").read_text(encoding="utf-8"))
     return {group: (entry["why"], tuple(entry["words"])) for group, entry in data.items()}
 
 
 def group_of(word: str) -> str:
+    """The group of a flagged word, such as "violence"."""
     return next(group for group, (_, words) in flag_groups().items() if word in words)
 
 
 def flagged_words(words: str) -> list[str]:
-    """The flagged words of a text, which is given as its `plain_words`, in the order in which they begin."""
+    """The flagged words of a text, in the order of their beginnings; `words` is the text's `plain_words`."""
     tokens = words.split()
     by_first = _by_first_word()
     if by_first.keys().isdisjoint(tokens):
@@ -33,7 +34,7 @@ def flagged_words(words: str) -> list[str]:
 
 
 def find_flag(text: str, word: str) -> tuple[int, int]:
-    """Where a flagged word stands in the text itself; (0, 0) where a letter's small form is not one letter."""
+    """Start and end of a flagged word in the original text; (0, 0) if lower case has changed the number of letters."""
     pattern = r"(?<!\w)" + r"\W+".join(map(re.escape, word.split())) + r"(?!\w)"
     match = re.search(pattern, text, re.IGNORECASE)
     return match.span() if match else (0, 0)

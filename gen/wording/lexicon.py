@@ -1,7 +1,7 @@
-"""The lexicon: words for the parts of a prompt, by kind of class and place, and the forms they are put into.
+"""The lexicon: words for the parts of a prompt, by kind of class and place, and the forms that they fill.
 
-In: "general", "sandbox" or the path of a file of the same form. Out: a `Lexicon`. On disk: gen/wording/lexicon.yaml and
-sandbox/lexicon.yaml, data only; the comment at the top of the first says how such a file is read.
+In: "general", "sandbox" or the path of a file of one's own. Out: a `Lexicon`. On disk: gen/wording/lexicon.yaml, whose
+first comment explains the format, and sandbox/lexicon.yaml.
 """
 
 import unicodedata
@@ -16,12 +16,13 @@ from gen.names.kind import KINDS, Kind
 from gen.wording.parts import PARTS
 from gen.wording.templates import slots_of
 from shards.disk.home import home
+from shards.disk.safe_text import quoted
 
 Place = Literal["indoor", "outdoor", "any"]
 PLACES: tuple[Place, ...] = get_args(Place)
-# Parts that the lexicon draws words for; relation and style have lists of their own, captions are whole sentences.
+# Parts that have groups of words; relation and style have lists of their own, captions are whole sentences.
 DRAWN_PARTS = tuple(part for part in PARTS if part not in ("relation", "caption", "style"))
-# Nothing of this can be seen indoors, and no light of sun or moon may speak against it.
+# Parts that cannot be seen indoors; a form with one of them has no light that speaks of sun or moon.
 SKY_PARTS = ("weather", "time")
 MAX_WORD_CHARS = 120
 
@@ -39,7 +40,7 @@ def _check_word(word: str) -> str:
 def _check_distinct(words: tuple[str, ...]) -> tuple[str, ...]:
     for index, word in enumerate(words):
         if word in words[:index]:
-            raise ValueError(f"{ascii(word)[:60]} stands twice; remove one")
+            raise ValueError(f"{quoted(word, 60)} stands twice; remove one")
     return words
 
 
@@ -47,7 +48,7 @@ Words = Annotated[tuple[Annotated[str, AfterValidator(_check_word)], ...], After
 
 
 class Form(BaseModel):
-    """How a context becomes a text, without a style and with one."""
+    """Two texts with the same slots: one for a photo, one with a style."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +57,7 @@ class Form(BaseModel):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The slots of `photo` but the name."""
+        """The slots of `photo`, without the name."""
         return tuple(slot for slot in slots_of(self.photo) if slot != "name")
 
     @model_validator(mode="after")
@@ -64,11 +65,11 @@ class Form(BaseModel):
         unknown = set(self.parts) - set(DRAWN_PARTS)
         if unknown or not {"name", "background"} <= set(slots_of(self.photo)):
             raise ValueError(
-                f"found {ascii(self.photo)[:80]}, expected {{name}}, {{background}} and slots of: "
+                f"found {quoted(self.photo, 80)}, expected {{name}}, {{background}} and slots of: "
                 f"{', '.join(DRAWN_PARTS)}"
             )
         if set(slots_of(self.styled)) != {"name", "style", *self.parts}:
-            raise ValueError(f"found {ascii(self.styled)[:80]}, expected the slots of photo and {{style}}")
+            raise ValueError(f"found {quoted(self.styled, 80)}, expected the slots of photo and {{style}}")
         return self
 
 
@@ -83,6 +84,8 @@ class Group(BaseModel):
 
 
 class Lexicon(BaseModel):
+    """A whole lexicon file."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     forms: tuple[Form, ...] = Field(min_length=1)
@@ -92,13 +95,13 @@ class Lexicon(BaseModel):
     senses: Mapping[str, Words] = Field(default={}, description="class name -> phrases, each one thing it may mean")
 
     def words(self, part: str, kind: str, places: Collection[str] = PLACES) -> tuple[str, ...]:
-        """The words of `part` for a kind of class, of groups whose place is one of `places`; may be none."""
+        """The words of `part` for a kind of class, from the groups whose place is in `places`; may be empty."""
         groups = self.parts.get(part, ())
         fitting = (word for one in groups if kind in one.kinds and one.place in places for word in one.words)
         return tuple(dict.fromkeys(fitting))
 
     def choices(self, form: Form, kind: str, place: Place) -> dict[str, tuple[str, ...]]:
-        """The words for each slot of `form` beside a background of `place`; a slot may have none."""
+        """The words for each slot of `form` when the background is of `place`; a slot may have none."""
         under_the_sky = not set(SKY_PARTS).isdisjoint(form.parts)
 
         def places(part: str) -> Sequence[Place]:
@@ -112,7 +115,7 @@ class Lexicon(BaseModel):
     def _every_kind_has_words(self) -> "Lexicon":
         for part, groups in self.parts.items():
             if part not in DRAWN_PARTS:
-                raise ValueError(f"found the part {ascii(part)[:40]}, expected one of: {', '.join(DRAWN_PARTS)}")
+                raise ValueError(f"found the part {quoted(part, 40)}, expected one of: {', '.join(DRAWN_PARTS)}")
             if part in SKY_PARTS and any(group.place != "outdoor" for group in groups):
                 raise ValueError(f"found {part} that is not outdoor, expected place: outdoor")
         if len({form.photo for form in self.forms}) < len(self.forms):
@@ -124,8 +127,8 @@ class Lexicon(BaseModel):
 
 
 def load_lexicon(name_or_path: str) -> Lexicon:
-    """A shipped lexicon by its name, or one's own by its path. Raises ValueError with one line."""
+    """A shipped lexicon by its name, or one's own by its path. Raises ValueError if it is missing or has a mistake."""
     path = SHIPPED.get(name_or_path, Path(name_or_path).expanduser())
     if not path.is_file():
-        raise ValueError(f"{ascii(name_or_path)[:80]}: found no such lexicon, expected {', '.join(SHIPPED)} or a file")
+        raise ValueError(f"{quoted(name_or_path, 80)}: found no such lexicon, expected {', '.join(SHIPPED)} or a file")
     return load_recipe(path, Lexicon)

@@ -1,17 +1,18 @@
-"""Parts: the words that make up a prompt, and the form they are put into; pure.
+"""The parts of a prompt: a form with slots, and the words that fill them; pure.
 
 In: a form such as "{name}, {foreground}, {background}" and a word for each slot. Out: the text. On disk: each part is a
-column of prompts.parquet, so that every text can be put together again from its row.
+column of prompts.parquet, so a text can be put together again from its row.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gen.wording.templates import fill
+from shards.disk.safe_text import quoted
 
 MAX_TEXT_BYTES = 8192
 
-# Everything a prompt may say beside the name, in the order in which it is said.
+# Everything that a prompt may say besides the name, in this order.
 PARTS = (
     "foreground",  # what the subject does, or stands with
     "background",
@@ -20,34 +21,37 @@ PARTS = (
     "distance",
     "weather",
     "time",
-    "relation",  # how subject and background stand to each other; captions only
-    "caption",  # a whole sentence by a captioner
+    "relation",  # of the subject to another thing: next to, above …; captions only
+    "caption",  # a whole sentence
     "style",
 )
 
 
 @dataclass(frozen=True)
 class Wording:
-    """A form and the words of its slots; words of other parts may stand beside them."""
+    """A form and the words of its slots; `words` may hold parts that the form has no slot for."""
 
     form: str
     words: Mapping[str, str]
 
     def text(self, name: str) -> str:
-        """The prompt. `name` is the class's meaning if it has one, else its name."""
+        """The text of the prompt. `name` is the meaning of the class, or its name if it has no meaning."""
         return fill(self.form, {"name": name, **self.words})
 
 
 def check_text(text: str, where: str, may_be_empty: bool = False) -> str:
-    """The law of all texts: something to read, UTF-8, no NUL, at most 8 KiB. Other characters are kept exactly."""
+    """The text, unchanged. Raises ValueError if it is empty, no Unicode, has a NUL, or has more than 8 KiB in UTF-8.
+
+    `where` begins the message; `may_be_empty` allows a text of blanks.
+    """
     if not may_be_empty and not text.strip():
         raise ValueError(f"{where}: found an empty text, expected some words")
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError:
-        raise ValueError(f"{where}: found a lone surrogate in {ascii(text)[:60]}, expected Unicode text") from None
+        raise ValueError(f"{where}: found a lone surrogate in {quoted(text, 60)}, expected Unicode text") from None
     if "\0" in text:
-        raise ValueError(f"{where}: found a NUL character in {ascii(text)[:60]}, expected text without it")
+        raise ValueError(f"{where}: found a NUL character in {quoted(text, 60)}, expected text without it")
     if size > MAX_TEXT_BYTES:
         raise ValueError(f"{where}: found a text of {size} bytes, expected at most {MAX_TEXT_BYTES}; shorten it")
     return text

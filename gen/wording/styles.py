@@ -1,10 +1,11 @@
-"""Styles: contexts as something else than a photo (kind sd), and how both kinds share a class's prompts.
+"""Styles: contexts as a painting, a woodcut or another rendition (kind sd), and their mix with plain photos.
 
 In: contexts of a class, the lexicon's styles, the run seed. Out: `Wording`s with distinct texts. On disk: nothing.
 
-Laws. Within a class every prefix uses each style, and each context, within one of equally often. Over the run the same
-holds for styles at the end of every class, since each class goes on in the run's ring of styles where the last one
-stopped. Every prefix of a mix keeps the share of its kinds within one.
+Words are used evenly. In every prefix of a class's prompts, each style is used equally often, within one, and so is
+each context. Styles are also even over the run at the end of every class, because the run has a ring of styles, in
+which each class continues where the class before it stopped. Every prefix of a mix has its share of both kinds within
+one.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,11 @@ from typing import Literal
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import Wording
 from gen.wording.templates import class_rng, draw_evenly, shuffled
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 _PAIRS, _RING = 3_000_000, 3_000_001
-_NO_CLASS = -1  # the ring is the run's
+_NO_CLASS = -1  # for the ring, which belongs to the run
 
 
 def add_styles(
@@ -28,12 +30,12 @@ def add_styles(
     seed: int,
     lexicon: Lexicon,
 ) -> list[Wording]:
-    """`count` distinct pairs of a context and a style; `first` is how many styled prompts came before this class.
+    """`count` distinct pairs of a context and a style; `first`: how many styled prompts the earlier classes have.
 
-    The contexts are those of `draw_contexts` with the same lexicon. Raises ValueError, in one line, if there are fewer
-    pairs, or if two of them make the same text.
+    The contexts come from `draw_contexts` with the same lexicon. Raises ValueError if there are fewer pairs, or if two
+    of them make the same text.
     """
-    where = f"styles of class {one.id} ({ascii(one.name)[:60]})"
+    where = f"styles of class {one.id} ({quoted(one.name, 60)})"
     num_styles = len(lexicon.styles)
     if count > len(contexts) * num_styles:
         raise ValueError(
@@ -56,14 +58,14 @@ def add_styles(
         text = wording.text(meaning or one.name)
         if text in texts:
             raise ValueError(
-                f"{where}: found {ascii(text)[:80]} twice, expected distinct texts; change words or styles"
+                f"{where}: found {quoted(text, 80)} twice, expected distinct texts; change words or styles"
             )
         texts.add(text)
     return styled
 
 
 def mix(contexts: Sequence[Wording], styled: Sequence[Wording]) -> list[tuple[Literal["cd", "sd"], Wording]]:
-    """Both in one list, each in its order, every prefix with its share of both within one."""
+    """Both kinds in one list, each in its order; every prefix has its share of both within one."""
     total = len(contexts) + len(styled)
     mixed: list[tuple[Literal["cd", "sd"], Wording]] = []
     for place in range(total):
@@ -74,9 +76,9 @@ def mix(contexts: Sequence[Wording], styled: Sequence[Wording]) -> list[tuple[Li
 
 
 def _follow_ring(drawn: Sequence[int], first: int, num_styles: int, seed: int) -> dict[int, int]:
-    """Drawn style -> style, so that those used once more than the others are the next ones of the run's ring.
+    """Drawn style -> style: the styles that are used once more than the others become the next ones of the run's ring.
 
-    What `draw_evenly` gives is even after each multiple of `num_styles`, so the rest at the end is distinct.
+    `draw_evenly` is even after each multiple of `num_styles`, so these styles, the rest at the end, are distinct.
     """
     ring = shuffled(range(num_styles), class_rng(seed, _NO_CLASS, _RING))
     rest = drawn[len(drawn) - len(drawn) % num_styles :]

@@ -1,11 +1,11 @@
-"""Templates: sentences with slots, and the combinations of them that a class uses; pure.
+"""Templates: sentences with slots, and the combinations of template and words that a class uses; pure.
 
 In: templates such as "{name}, {ink} ink on {paper} paper", the words of each slot but `name`, the run seed, a class id.
-Out: so many distinct combinations of template and words, in an order of the class's own. On disk: templates.txt, the
-80 that ship with the project, one a line.
+Out: distinct combinations of template and words, in an order of the class's own. On disk: templates.txt, the 80 that
+ship with the project, one a line.
 
-Law: where all templates have the same slots, every prefix of a class's combinations uses each template, and each word
-of each slot, within one of equally often. Templates with different slots form families, of which each keeps the law.
+Templates with the same slots form a family. In every prefix of a class's combinations, a family uses each of its
+templates, and each word of each slot, equally often, within one.
 """
 
 import hashlib
@@ -20,6 +20,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TypeVar
 
+from shards.disk.safe_text import quoted
+
 _SLOT = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _KEY = struct.Struct(">3q")
 
@@ -33,14 +35,14 @@ def builtin_templates() -> tuple[str, ...]:
 
 @cache
 def slots_of(template: str) -> tuple[str, ...]:
-    """Slot names in order of first use. Raises ValueError for a brace that belongs to no slot."""
+    """The names of a template's slots, in the order of their first use. Raises ValueError for any other brace."""
     if set("{}") & set(_SLOT.sub("", template)):
-        raise ValueError(f"template {ascii(template)[:80]}: found a stray brace, expected slots such as {{name}} only")
+        raise ValueError(f"template {quoted(template, 80)}: found a stray brace, expected slots such as {{name}} only")
     return tuple(dict.fromkeys(_SLOT.findall(template)))
 
 
 def fill(template: str, fillings: Mapping[str, str]) -> str:
-    """Each slot is replaced once; what is filled in is never looked at again, so braces in a name stay braces."""
+    """The template with its slots filled. Each slot is replaced once, so braces in a filling stay as they are."""
     return _SLOT.sub(lambda slot: fillings[slot[1]], template)
 
 
@@ -54,9 +56,11 @@ class _Family:
 
     @property
     def sizes(self) -> list[int]:
+        """How many templates there are, then how many words each slot has."""
         return [len(self.templates), *map(len, self.words)]
 
     def draw(self, count: int, rng: random.Random) -> Iterator[tuple[str, dict[str, str]]]:
+        """`count` distinct combinations, with templates and words used evenly."""
         for template, *picks in draw_evenly(self.sizes, count, rng):
             words = {slot: words[pick] for slot, words, pick in zip(self.slots, self.words, picks, strict=True)}
             yield self.templates[template], words
@@ -70,7 +74,7 @@ class Wordings:
 
     @staticmethod
     def of(templates: Sequence[str], parts: Mapping[str, Sequence[str]]) -> "Wordings":
-        """`parts` holds the words of every slot but `name`."""
+        """The templates, sorted into families; `parts` holds the words of every slot but `name`."""
         by_slots: dict[tuple[str, ...], list[str]] = {}
         for template in templates:
             by_slots.setdefault(tuple(sorted(set(slots_of(template)) - {"name"})), []).append(template)
@@ -82,12 +86,13 @@ class Wordings:
 
     @property
     def num_combinations(self) -> int:
+        """How many distinct combinations a class can have."""
         return sum(math.prod(family.sizes) for family in self.families)
 
     def draw(self, seed: int, class_id: int, count: int) -> Iterator[tuple[str, dict[str, str]]]:
-        """`count` distinct combinations, as (template, word of each slot).
+        """`count` distinct combinations, as (template, word of each slot); fewer if there are no more.
 
-        Families take turns, as often as each has templates, until they are used up.
+        Families take turns, each as often as it has templates, until they are used up.
         """
         rng = class_rng(seed, class_id, 0)
         every_turn = [index for index, family in enumerate(self.families) for _ in family.templates]
@@ -108,11 +113,11 @@ class Wordings:
 
 
 def draw_evenly(sizes: Sequence[int], count: int, rng: random.Random) -> list[tuple[int, ...]]:
-    """`count` distinct rows, column s drawn from range(sizes[s]) within one of evenly in every prefix.
+    """`count` distinct rows; in every prefix column s has each number of range(sizes[s]) equally often, within one.
 
-    Each column is a chain of shuffles of its range, which keeps it even and leaves the columns independent; a row that
-    was there before exchanges one entry with another row of the same shuffle. With more than half of all rows asked
-    for, where such repairs get rare, the rows follow diagonals instead.
+    Each column is a chain of shuffles of its range, so it is even, and independent of the others. A row that occurs
+    twice exchanges one entry with another row of the same shuffle. If more than half of all rows are asked for, such
+    exchanges are hard to find, and the rows follow diagonals instead.
     """
     if 2 * count <= math.prod(sizes):
         rows = _chain_shuffles(sizes, count, rng)
@@ -143,7 +148,7 @@ def _exchange(
     columns: list[list[int]],
     seen: set[tuple[int, ...]],
 ) -> bool:
-    """Make row `index` new by exchanging one entry with a later row of the same shuffle; False if none will do."""
+    """Make row `index` distinct: exchange one entry with a later row of the same shuffle. False if none helps."""
     for place, size in enumerate(sizes):
         column = columns[place]
         for other in range(index + 1, index - index % size + size):
@@ -158,9 +163,9 @@ def _exchange(
 
 
 def _walk_diagonals(sizes: Sequence[int], count: int, rng: random.Random) -> list[tuple[int, ...]]:
-    """From any start, the step (1, 1, ...) visits lcm(sizes) rows before it returns, and uses every column evenly.
+    """From any row, steps of (1, 1, ...) visit lcm(sizes) rows before they return, and use every column evenly.
 
-    The starts are one from each coset of that step, so all diagonals together are all rows.
+    The starts are one row of each coset of that step, so the diagonals together are all rows.
     """
     orders = [shuffled(range(size), rng) for size in sizes]
     period = math.lcm(*sizes)
@@ -180,11 +185,12 @@ def _walk_diagonals(sizes: Sequence[int], count: int, rng: random.Random) -> lis
 
 
 def class_rng(seed: int, class_id: int, salt: int) -> random.Random:
-    """A generator of a class's own; only `random()` is used of it, whose sequence Python promises to keep."""
+    """A random generator for one class and purpose. Call only `random()`: Python promises never to change it."""
     digest = hashlib.blake2b(_KEY.pack(seed, class_id, salt), digest_size=16, person=b"sixfold prompt").digest()
     return random.Random(int.from_bytes(digest, "big"))
 
 
 def shuffled(items: Sequence[Item], rng: random.Random) -> list[Item]:
+    """The items in random order, by `random()` alone, so that the order is the same in every version of Python."""
     keys = [rng.random() for _ in items]
     return [items[index] for index in sorted(range(len(items)), key=keys.__getitem__)]

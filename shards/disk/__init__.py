@@ -1,1 +1,1 @@
-"""Files of a data set: names, tars, pictures, records, stores, locks, files replaced whole."""
+"""Files of a data set: names, tars, JPEGs, records, stores, locks, and text made safe to show."""

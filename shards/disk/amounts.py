@@ -1,6 +1,6 @@
-"""Amounts as people write them; pure.
+"""Numbers as people write them, with a unit; pure.
 
-Comes in: a number. Goes out: a few characters of text with its unit.
+In: a number. Out: a short text. On disk: nothing.
 """
 
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -16,7 +16,7 @@ def size_text(num_bytes: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """``"42 s"``, ``"12.5 min"``, ``"138.2 hours"``: hours from two on, since they are what machines are paid by."""
+    """``"42 s"``, ``"12.5 min"``, ``"138.2 hours"``: hours from two on, because machines are paid by the hour."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"

@@ -1,9 +1,9 @@
-"""The file-system calls of the commit path, one small object between us and the kernel.
+"""The file-system calls of the commit protocol, one small object between us and the kernel.
 
-In: paths and bytes. Out: what the kernel answered. On disk: whatever the call says.
+In: paths and bytes. Out: the kernel's answers. On disk: what each call says.
 
-The commit protocol touches local folders only through a `Disk`, so a test can fail, cut short or kill before
-and after every single call (SQLite's way of testing) without patching anything.
+The commit protocol uses local folders only through a `Disk`. So a test can make any single call fail, cut it short, or
+kill the process before or after it, as SQLite's tests do, without patching anything.
 """
 
 import errno
@@ -13,22 +13,41 @@ from typing import Protocol
 
 
 class Disk(Protocol):
-    """What the commit path asks of a file system. Every method may raise OSError."""
+    """The calls of the commit protocol. Every method may raise OSError."""
 
-    def create(self, path: Path) -> int: ...  # exclusive; descriptor open for writing
-    def write(self, fd: int, data: bytes | memoryview) -> int: ...  # may accept fewer bytes
-    def fsync(self, fd: int) -> None: ...
-    def close(self, fd: int) -> None: ...
-    def link(self, source: Path, target: Path) -> None: ...  # FileExistsError if the target exists
-    def replace(self, source: Path, target: Path) -> None: ...
-    def unlink(self, path: Path) -> None: ...
-    def fsync_dir(self, path: Path) -> None: ...
-    def mkdir(self, path: Path) -> None: ...  # FileExistsError if something is there
-    def rmdir(self, path: Path) -> None: ...  # an empty folder
+    def create(self, path: Path) -> int:
+        """Create a file and return a descriptor open for writing. Raises FileExistsError if the name is taken."""
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """Write a part of `data`; returns how many bytes were taken."""
+
+    def fsync(self, fd: int) -> None:
+        """Return when the file's bytes are on the device."""
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor of `create`."""
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name. Raises FileExistsError if that name is taken."""
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename a file, over the target if there is one."""
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name. Raises FileNotFoundError if there is none."""
+
+    def fsync_dir(self, path: Path) -> None:
+        """Return when the names in a folder are on the device."""
+
+    def mkdir(self, path: Path) -> None:
+        """Make a folder. Raises FileExistsError if the name is taken."""
+
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty folder."""
 
 
 class OsDisk:
-    """The real one."""
+    """The `Disk` of the operating system."""
 
     def create(self, path: Path) -> int:
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
@@ -69,7 +88,7 @@ OS_DISK = OsDisk()
 
 
 def write_all(disk: Disk, fd: int, data: bytes) -> None:
-    """Write every byte of `data`; the kernel may take fewer at a time, and 0 at a time is an error."""
+    """Write every byte of `data`, in as many calls as it takes. Raises OSError if a call takes no byte."""
     view = memoryview(data)
     while len(view):
         taken = disk.write(fd, view)
@@ -79,7 +98,7 @@ def write_all(disk: Disk, fd: int, data: bytes) -> None:
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Whether both names lead to one inode; a name that is gone is the same as nothing."""
+    """Whether both names lead to the same inode; False if one of them does not exist."""
     try:
         return os.path.samestat(os.lstat(one), os.lstat(other))
     except FileNotFoundError:
@@ -87,10 +106,10 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 def link_once(disk: Disk, source: Path, target: Path) -> bool:
-    """Give `source` the further name `target` if nobody has it; False if somebody has.
+    """Give `source` the second name `target`; False if another file has that name.
 
-    A link that reports failure may have been made all the same (a lost NFS answer), so the outcome is read back
-    from the inode instead of from the error.
+    A link that reports failure may have been made nevertheless (a lost answer of NFS), so the inode decides and not the
+    error.
     """
     try:
         disk.link(source, target)
@@ -103,6 +122,7 @@ def link_once(disk: Disk, source: Path, target: Path) -> bool:
 
 
 def unlink_if_there(disk: Disk, path: Path) -> None:
+    """Remove a name if it exists."""
     try:
         disk.unlink(path)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""The checkout, or the installed folder, that this very code was imported from.
+"""The folder that this code was imported from: a checkout, or where it is installed.
 
-In: nothing. Out: a path. On disk: `recipes/`, `sandbox/` and the packages lie in it.
+In: nothing. Out: a path. On disk: `recipes/`, `sandbox/` and the packages are in it.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pixels to JPEG bytes and back, with the note that says where an image comes from.
+"""Pixels into JPEG bytes and back, with a note in the file that says where an image comes from.
 
 In: uint8 arrays [height, width, 3] in RGB order. Out: JPEG bytes with an XMP packet (APP1, after SOI and APP0) whose
 `Iptc4xmpExt:DigitalSourceType` is the IPTC address of the source type. The same pixels give the same bytes: no date, no
@@ -62,7 +62,7 @@ def decode_jpeg(data: bytes) -> np.ndarray:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
-    """(height, width) in pixels as the header says. Raises ValueError if this is not a whole JPEG file."""
+    """(height, width) in pixels, as the header says. Raises ValueError if `data` is not a whole JPEG file."""
     if data[:2] != b"\xff\xd8" or data[-2:] != b"\xff\xd9":
         raise ValueError("JPEG: expected bytes from the start mark FFD8 to the end mark FFD9 and nothing else")
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)

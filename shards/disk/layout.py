@@ -4,7 +4,7 @@ A data set is a folder (or fsspec URL):
 
     00000.tar            members {key}.cls .jpg .json .txt, key = 9 digits
     00000.parquet        one row per draw, SAMPLE_SCHEMA; rejected draws included
-    00000_stats.json     the record: written last, alone means "done"
+    00000_stats.json     the record: written last; a shard is done when it is there
     _meta/               everything else (recipe, prompts, subsets, logs, claims, quarantine, gallery)
 
 The layout and the key rule are img2dataset's (10,000 rows a shard, 5-digit shard numbers), so its tools,
@@ -23,7 +23,8 @@ SUCCESS = "success"
 DOMAINS = ("real", "synthetic", "retrieved", "edited")
 
 KEY_PATTERN = re.compile(r"[0-9]{9}")
-SHARD_PATTERN = re.compile(r"[0-9]{5}")
+TAR, TABLE, RECORD = ".tar", ".parquet", "_stats.json"  # how the names of a shard's files end
+_SHARD_FILE = re.compile(r"([0-9]{5})(\.tar|\.parquet|_stats\.json)")
 
 
 def shard_name(shard: int) -> str:
@@ -31,6 +32,12 @@ def shard_name(shard: int) -> str:
     if not 0 <= shard < MAX_SHARDS:
         raise ValueError(f"shard {shard}: found a number outside 0..{MAX_SHARDS - 1}; use larger shards")
     return f"{shard:05d}"
+
+
+def shard_of(name: str, ending: str | None = None) -> int | None:
+    """The shard whose file has this name, ``"00007.tar"`` -> 7; None for other names, or for another ending."""
+    found = _SHARD_FILE.fullmatch(name)
+    return int(found[1]) if found and ending in (None, found[2]) else None
 
 
 def sample_key(shard: int, row: int) -> str:
@@ -41,15 +48,18 @@ def sample_key(shard: int, row: int) -> str:
 
 
 def tar_name(shard: int) -> str:
-    return f"{shard_name(shard)}.tar"
+    """``7`` -> ``"00007.tar"``."""
+    return f"{shard_name(shard)}{TAR}"
 
 
 def table_name(shard: int) -> str:
-    return f"{shard_name(shard)}.parquet"
+    """``7`` -> ``"00007.parquet"``."""
+    return f"{shard_name(shard)}{TABLE}"
 
 
 def record_name(shard: int) -> str:
-    return f"{shard_name(shard)}_stats.json"
+    """``7`` -> ``"00007_stats.json"``."""
+    return f"{shard_name(shard)}{RECORD}"
 
 
 # What a producer must say about every draw. img2dataset's columns keep img2dataset's names and meaning;

@@ -1,23 +1,81 @@
-"""Locks of files (flock): held through an open descriptor, let go with it and by the end of its process.
+"""Locks of files (flock). A lock belongs to an open descriptor and ends with it, or with its process.
 
-In: descriptors, paths. Out: whether a lock was free. On disk: nothing, but for the file that `remove_if_free` removes.
+In: descriptors, paths. Out: whether a lock was free; blocks that run while one is held. On disk: the lock files that
+`locked` makes and leaves; `remove_if_free` removes a file.
 
-A file whose name goes, or leads to another file, only while its lock is held cannot be lost between a look and the
-deed: whoever takes the lock asks `is_named` once, and it stays true. Mounts without locks (NFS without a lock daemon,
-Lustre without flock) answer OSError, which is not caught here: what it means is for the caller to say.
+A process may remove or rename a file only while it holds the file's lock. So a process that takes the lock asks
+`is_named` once, and the answer stays true. Mounts without locks (NFS without a lock daemon, Lustre without flock) raise
+OSError; only `locked` catches it, and says that it holds nothing.
 """
 
+import contextlib
+import errno
 import fcntl
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-FIRST_PAUSE_S = 0.02  # each is half as long again as the one before
-LONGEST_PAUSE_S = 2.0  # many processes that ask often are a burden for a file server
+FIRST_PAUSE_S = 0.05  # each pause is 1.5 times as long as the one before
+LONGEST_PAUSE_S = 2.0  # shorter ones of many processes would load a file server
+# Lustre without flock, NFS without a lock daemon, FUSE file systems that know nothing of locks
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
+
+@contextlib.contextmanager
+def locked(
+    path: Path,
+    within_s: float = 0.0,
+    on_wait: Callable[[], None] = lambda: None,
+    longest_pause_s: float = LONGEST_PAUSE_S,
+) -> Iterator[bool]:
+    """Hold the lock of a file, made if it is not there; the block gets False where the file system has no locks.
+
+    `on_wait` is called before every wait; what it raises is raised. Raises TimeoutError if another holds the lock for
+    `within_s`, OSError if the file cannot be opened.
+    """
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        has_locks = True
+        try:
+            is_mine = lock_within(fd, time.monotonic() + within_s, longest_pause_s, on_wait)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            has_locks, is_mine = False, True
+        if not is_mine:
+            raise TimeoutError(
+                f"{path}: another process has held it for {within_s:.0f} s; end that one, or delete the file"
+            )
+        yield has_locks
+    finally:
+        os.close(fd)  # releases
+
+
+@contextlib.contextmanager
+def folder_locked(folder: Path, lock: str, who: str, advice: str) -> Iterator[None]:
+    """Make a folder in which one process at a time works, and hold its lock, the file `lock`.
+
+    Raises ValueError if it cannot be written, or if another `who` ("training") holds the lock; `advice` then says what
+    to do. Raises OSError where there are no locks.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            has_locks = held.enter_context(locked(folder / lock))
+        except TimeoutError:
+            raise ValueError(f"{folder}: found another {who} at work in this folder, expected none; {advice}") from None
+        except OSError as error:
+            raise ValueError(
+                f"{folder}: cannot be written ({error.strerror}); give a folder that can be written"
+            ) from None
+        if not has_locks:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(folder / lock))
+        yield
 
 
 def try_lock(fd: int) -> bool:
-    """Take the lock; False if another descriptor holds one. Raises OSError where there are no locks."""
+    """Take the lock; False if another descriptor holds it. Raises OSError if the mount has no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -25,29 +83,34 @@ def try_lock(fd: int) -> bool:
     return True
 
 
-def lock_within(fd: int, end: float, longest_pause_s: float = LONGEST_PAUSE_S) -> bool:
-    """Take the lock, until the moment `end` of `time.monotonic`; False if it was held all the time. Raises OSError
-    where there are no locks."""
+def lock_within(
+    fd: int, end: float, longest_pause_s: float = LONGEST_PAUSE_S, on_wait: Callable[[], None] = lambda: None
+) -> bool:
+    """Take the lock, or wait for it until `time.monotonic` reaches `end`; False if it was never free.
+
+    `on_wait` is called before every wait. Raises OSError if the mount has no locks.
+    """
     pause_s = FIRST_PAUSE_S
     while not try_lock(fd):
         left_s = end - time.monotonic()
         if left_s <= 0:
             return False
+        on_wait()
         time.sleep(min(pause_s, longest_pause_s, left_s))
         pause_s *= 1.5
     return True
 
 
 def open_to_lock(path: Path) -> int:
-    """A descriptor to lock an existing file with. Raises OSError, FileNotFoundError if there is none."""
+    """A descriptor with which an existing file can be locked. Raises OSError, as FileNotFoundError if there is none."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS gives its lock only to who may write
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS locks only descriptors that may write
     except PermissionError:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's file
 
 
 def is_named(fd: int, path: Path) -> bool:
-    """Whether the name leads to the descriptor's file."""
+    """Whether `path` is a name of the descriptor's file."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
@@ -55,10 +118,10 @@ def is_named(fd: int, path: Path) -> bool:
 
 
 def remove_if_free(path: Path) -> bool:
-    """Remove the file unless somebody holds a lock of it; True if this call removed it.
+    """Remove the file if no process holds its lock; True if this call removed it.
 
-    It goes while its lock is held: who takes the lock later finds no name (`is_named`, or `st_nlink` 0). Raises OSError
-    where there are no locks.
+    The lock is held during the removal, so a process that takes it later finds no name (`is_named`, or `st_nlink` 0).
+    Raises OSError if the mount has no locks.
     """
     try:
         fd = open_to_lock(path)

@@ -1,11 +1,11 @@
-"""The record of one shard, `NNNNN_stats.json`: written last, and alone it means "done".
+"""The record of one shard, `NNNNN_stats.json`: written last, so a shard is done when its record is there.
 
 In and out: a frozen `Record`. On disk: img2dataset's keys (`count`, `successes`, `failed_to_download`,
-`failed_to_resize`, `duration`, `start_time`, `end_time`, `status_dict`), so its tools read the file, and ours: unit and
-attempt, the run's fingerprint, size and sha256 of the tar and of the table, and a sha256 of the record itself.
+`failed_to_resize`, `duration`, `start_time`, `end_time`, `status_dict`), so its tools read the file; and ours: shard
+and attempt, the run's fingerprint, size and sha256 of tar and table, and a sha256 of the record itself.
 
-Unknown keys are kept out but do not make a record invalid (a newer minor version may add some, under the checksum);
-another `schema` number, another shard's number, a bad checksum or a missing key do.
+A record is invalid if its `schema` or shard number is another one, if a key is missing, or if the checksum is wrong.
+Unknown keys are ignored, because a newer minor version may add some.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class RecordError(ValueError):
-    """A record that cannot be believed; `kind` is "damaged", "misplaced" or "schema"."""
+    """An invalid record. `kind`: "damaged", "misplaced" (that of another shard), or "schema" (of another version)."""
 
     def __init__(self, message: str, kind: Literal["damaged", "misplaced", "schema"]) -> None:
         super().__init__(message)
@@ -44,6 +44,8 @@ class FileStamp:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
+    """What a record says: who made the shard, how many samples it has, which bytes belong to it."""
+
     shard: int
     attempt: str
     fingerprint: str
@@ -64,14 +66,15 @@ class Record:
 
     @property
     def duration(self) -> float:
+        """Seconds from the start of the attempt to its end."""
         return self.end_time - self.start_time
 
     def files(self) -> dict[str, FileStamp]:
-        """File name -> stamp, in the order they are published."""
+        """File name -> size and hash, in the order in which the files are published."""
         return {tar_name(self.shard): self.tar, table_name(self.shard): self.parquet}
 
     def to_bytes(self) -> bytes:
-        """The file's content. Raises ValueError if `extra` holds what JSON cannot carry exactly."""
+        """The contents of the file. Raises ValueError if JSON cannot hold `extra` exactly."""
         body = self.to_body()
         body["checksum"] = _checksum(body)
         return (json.dumps(body, indent=4, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
@@ -102,9 +105,9 @@ class Record:
 
 
 def parse_record(data: bytes, shard: int, where: str) -> Record:
-    """The record in `data`, which lies where shard `shard`'s record belongs; `where` is for messages.
+    """The record in `data`, the contents of shard `shard`'s record file; `where` begins the messages.
 
-    Raises RecordError if it is empty, torn, altered, of another schema or of another shard.
+    Raises RecordError if it is empty, cut short, altered, of another schema or of another shard.
     """
     if len(data) > MAX_RECORD_BYTES:
         raise RecordError(f"{where}: found {len(data)} bytes, a record has at most {MAX_RECORD_BYTES}", "damaged")
@@ -130,7 +133,7 @@ def parse_record(data: bytes, shard: int, where: str) -> Record:
 
 
 def record_of(body: Mapping[str, Any], shard: int, where: str) -> Record:
-    """The record in the JSON object `body`, whose bytes have been checked. Raises RecordError if it does not fit."""
+    """The record in a JSON object whose checksum is right. Raises RecordError if a field is missing or wrong."""
     try:
         record = Record(
             shard=_integer(body["shard"]),
@@ -163,7 +166,7 @@ def record_of(body: Mapping[str, Any], shard: int, where: str) -> Record:
 
 
 def read_record(store: Store, shard: int) -> Record | None:
-    """The published record of `shard`, None if there is none. Raises RecordError if it cannot be believed."""
+    """The published record of `shard`; None if there is none. Raises RecordError if it is invalid."""
     name = record_name(shard)
     try:
         data = store.read_bytes(name)

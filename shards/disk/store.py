@@ -1,12 +1,12 @@
-"""Where a data set lies: a local folder or any fsspec URL, behind one small interface.
+"""The store of a data set: a local folder or any fsspec URL, behind one small interface.
 
 In: `out/sandbox`, `file:///data/x`, `s3://bucket/x`, `memory://x`. Out: a `FolderStore` or an `ObjectStore`. On disk:
-nothing but `_meta/tmp`, `_meta/claims` and a probe that is removed again.
+only `_meta/tmp`, `_meta/claims` and a probe, which is removed again.
 
-Two properties are asked of a place and tried out when it is opened for writing: exclusive create (of two writers of one
-name exactly one succeeds) and read-after-write. A folder has it through hard links, S3 through the conditional put
-(`If-None-Match: *`). A place without it is refused unless the caller states that there is one writer only.
-No decision to publish is ever taken from a listing.
+A store must have exclusive create (of two writers of one name exactly one succeeds) and read-after-write; both are
+tested when it is opened for writing. A folder has them through hard links, S3 through the conditional put
+(`If-None-Match: *`). Any other store is refused, unless the caller states that there is only one writer. No listing
+decides what is published.
 
 Every address in a message is redacted: user info and query never reach a log.
 """
@@ -16,10 +16,8 @@ import errno
 import os
 import re
 import secrets
-import shlex
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +26,7 @@ import fsspec
 from shards.disk.file_calls import OS_DISK, Disk, link_once, unlink_if_there, write_all
 from shards.disk.layout import META, record_name
 from shards.disk.lock import try_lock
+from shards.disk.safe_text import one_line, redact, visible
 
 TMP = f"{META}/tmp"
 CLAIMS = f"{META}/claims"
@@ -36,49 +35,76 @@ EXCLUSIVE_CREATE = frozenset({"memory", "s3", "s3a"})
 _NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}){0,7}")
 _PUT_TRIES = 4
 _CHANGES_WITH_BYTES = ("ETag", "etag", "mtime", "LastModified", "created")  # of a listing; the first that is there
-_MAKE = "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")  # as `shards.views.image_folder` reads them
-_LOOK = 20  # folders, and files in each, that are looked at to tell what a place is
+HOW_TO_MAKE = (
+    "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
+)
 
 
 class Store(Protocol):
     """Files under one root. Names are relative, `/`-separated, of letters, digits, dot, dash and underscore."""
 
     @property
-    def url(self) -> str: ...  # redacted; for people and messages
+    def url(self) -> str:
+        """The address for people and messages, redacted."""
+
     @property
-    def single_writer(self) -> bool: ...
+    def single_writer(self) -> bool:
+        """Whether the caller has stated that no other run writes here."""
+
     @property
-    def read_only(self) -> bool: ...  # opened for reading: not even a cache is written
-    def read_bytes(self, name: str) -> bytes: ...  # FileNotFoundError
-    def read_range(self, name: str, start: int, size: int) -> bytes: ...  # short only at the end of the file
-    def size(self, name: str) -> int: ...  # FileNotFoundError
-    def exists(self, name: str) -> bool: ...
-    def list(self, prefix: str = "") -> list[str]: ...  # files directly in the folder `prefix` ("" or "a/b/"), sorted
-    def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]: ...  # name -> (bytes, changes when the file does)
-    def write_exclusive(self, name: str, data: bytes) -> bool: ...  # False: the name is taken by other bytes
-    def replace(self, name: str, data: bytes) -> None: ...  # atomic for readers; for _meta only
-    def move(self, name: str, new_name: str) -> None: ...  # FileNotFoundError
-    def delete(self, name: str) -> None: ...  # a name that is not there is fine
+    def read_only(self) -> bool:
+        """Whether it was opened for reading: then not even a cache is written."""
+
+    def read_bytes(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """`size` bytes from `start` on; fewer only at the end of the file. Raises FileNotFoundError."""
+
+    def size(self, name: str) -> int:
+        """The size of a file in bytes. Raises FileNotFoundError."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there now."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """The names of the files directly in the folder `prefix` ("" or "a/b/"), sorted."""
+
+    def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Of the files that `list` names: (size in bytes, a text that changes when the file does)."""
+
+    def write_exclusive(self, name: str, data: bytes) -> bool:
+        """Create a file with `data`; False, and nothing changed, if the name has other bytes."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file over what is there; readers see the old bytes or the new ones. For `_meta` only."""
+
+    def move(self, name: str, new_name: str) -> None:
+        """Rename a file. Raises FileNotFoundError."""
+
+    def delete(self, name: str) -> None:
+        """Remove a file if it is there."""
 
 
 class FolderStore:
-    """A local (or network-mounted) folder. `disk` is the seam for fault tests."""
+    """The `Store` of a local or mounted folder. Tests of faults pass a `disk` of their own."""
 
     def __init__(self, root: Path, single_writer: bool = False, disk: Disk = OS_DISK, read_only: bool = False) -> None:
         self.root = root
         self.read_only = read_only
-        self.url = printable(str(root))
+        self.url = visible(str(root))
         self.single_writer = single_writer
         self.disk = disk
 
     def path(self, name: str) -> Path:
+        """Where the file `name` is. Raises ValueError for a name that is not plain and relative."""
         return self.root / checked_name(name)
 
     def read_bytes(self, name: str) -> bytes:
         return self.path(name).read_bytes()
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
+        """One `pread`."""
         with self.path(name).open("rb") as file:
             return os.pread(file.fileno(), size, start)
 
@@ -89,6 +115,7 @@ class FolderStore:
         return self.path(name).exists()
 
     def list(self, prefix: str = "") -> list[str]:
+        """Names of files, sorted; a missing folder has none."""
         try:
             with os.scandir(self._folder(prefix)) as entries:
                 return sorted(prefix + entry.name for entry in entries if not entry.is_dir())
@@ -96,6 +123,7 @@ class FolderStore:
             return []
 
     def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Name -> (size, time of the last change and inode)."""
         stamps = {}
         try:
             with os.scandir(self._folder(prefix)) as entries:
@@ -109,12 +137,14 @@ class FolderStore:
         return stamps
 
     def write_exclusive(self, name: str, data: bytes) -> bool:
+        """Write a temporary, then `publish` it under the name."""
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._staged(name, data) as temp:
             return self.publish(temp, target)
 
     def replace(self, name: str, data: bytes) -> None:
+        """Write a temporary, rename it over the name, and sync the folder."""
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._staged(name, data) as temp:
@@ -130,9 +160,9 @@ class FolderStore:
         unlink_if_there(self.disk, self.path(name))
 
     def publish(self, source: Path, target: Path) -> bool:
-        """Give the finished file `source` the name `target` as well if nobody has it; False if somebody has.
+        """Give the finished file `source` the second name `target`; False if another file has that name.
 
-        Where the file system has no hard links (single-writer mode only) the file is moved instead.
+        With a single writer the file is moved instead, because the file system may have no hard links.
         """
         if not self.single_writer:
             return link_once(self.disk, source, target)
@@ -146,7 +176,7 @@ class FolderStore:
 
     @contextlib.contextmanager
     def _staged(self, name: str, data: bytes) -> Iterator[Path]:
-        """`data` in a temporary, whole and synced; its lock tells a collector that we are alive."""
+        """A temporary file that holds `data`, synced. Its lock shows `commit.recover` that its owner is alive."""
         (self.root / TMP).mkdir(parents=True, exist_ok=True)
         temp = self.root / TMP / f"{name.rpartition('/')[2]}.{secrets.token_hex(8)}.part"
         fd = self.disk.create(temp)
@@ -166,7 +196,7 @@ class FolderStore:
 
 
 class ObjectStore:
-    """An object store through fsspec. One put makes a whole object visible, so there are no temporaries."""
+    """The `Store` of an object store, through fsspec. A put makes a whole object visible, so it has no temporaries."""
 
     def __init__(self, fs: Any, root: str, url: str, single_writer: bool, read_only: bool = False) -> None:
         self.fs = fs
@@ -176,6 +206,7 @@ class ObjectStore:
         self.single_writer = single_writer
 
     def path(self, name: str) -> str:
+        """The object's path for fsspec. Raises ValueError for a name that is not plain and relative."""
         return f"{self.root}/{checked_name(name)}"
 
     def read_bytes(self, name: str) -> bytes:
@@ -189,10 +220,12 @@ class ObjectStore:
         return data
 
     def size(self, name: str) -> int:
+        """The size that the store gives now: nothing is cached."""
         self.fs.invalidate_cache()
         return int(self.fs.info(self.path(name))["size"])
 
     def exists(self, name: str) -> bool:
+        """What the store answers now: nothing is cached."""
         self.fs.invalidate_cache()
         return bool(self.fs.exists(self.path(name)))
 
@@ -200,6 +233,7 @@ class ObjectStore:
         return sorted(self.stamps(prefix))
 
     def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Name -> (size, ETag or time), by one listing."""
         folder = f"{self.root}/{checked_name(prefix.rstrip('/'))}" if prefix else self.root
         self.fs.invalidate_cache()
         try:
@@ -216,8 +250,8 @@ class ObjectStore:
         }
 
     def write_exclusive(self, name: str, data: bytes) -> bool:
-        """Put only if the name is free. True also if the object turns out to be exactly `data`: a put that was accepted
-        but whose answer was lost (and which a client library then repeats into a 412) is a success."""
+        """Put the object if the name is free. True also if the object there is exactly `data`: the answer to a put may
+        be lost, and the client library's repetition then meets a 412."""
         path = self.path(name)
         failure: Exception | None = None
         for wait_s in [0.0] + [0.2 * 3**n for n in range(_PUT_TRIES - 1)]:
@@ -244,6 +278,7 @@ class ObjectStore:
         self.fs.pipe_file(self.path(name), data)
 
     def move(self, name: str, new_name: str) -> None:
+        """Copy, then delete: a crash in between leaves both names."""
         source, target = self.path(name), self.path(new_name)
         self.fs.cp_file(source, target)
         self.fs.rm_file(source)
@@ -253,22 +288,22 @@ class ObjectStore:
             self.fs.rm_file(self.path(name))
 
     def _clean(self, error: Exception | None) -> str:
-        return "the name was taken, then free again" if error is None else printable(redact(str(error)))
+        return "the name was taken, then free again" if error is None else one_line(redact(str(error)), 200)
 
 
 def local_root(url: str) -> Path | None:
-    """The folder that `url` means, there or not; None for what lies in an object store. Raises ValueError for what is
-    no address."""
+    """The folder that `url` means, whether it exists or not; None for an object store. Raises ValueError for a text
+    that is no address."""
     if _protocol_of(url) != "file":
         return None
     return Path(url.removeprefix("file://").removeprefix("local://")).absolute()
 
 
 def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> FolderStore | ObjectStore:
-    """Open `url` for reading and writing, make the folder if it is missing, and try out that it can be written.
+    """Open `url` for reading and writing: make the folder if it is missing, and test that it can be written.
 
-    Raises ValueError with one line that says what to do: no address, a shell pipe or pattern, an unknown system, a file
-    or dangling link in the way, a read-only place, a place without exclusive create.
+    Raises ValueError, in one line, for a text that is no address, a shell pipe or pattern, an unknown system, a file or
+    dangling link in the way, a place that is read-only or has no exclusive create.
     """
     root = local_root(url)
     if root is not None:
@@ -278,7 +313,7 @@ def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> F
     protocol = _protocol_of(url)
     if protocol not in EXCLUSIVE_CREATE and not single_writer:
         raise ValueError(
-            f"{printable(redact(url))}: {protocol}:// has no exclusive create that was tested; write to a folder or to "
+            f"{visible(redact(url))}: {protocol}:// has no exclusive create that was tested; write to a folder or to "
             "s3://, or promise that one run writes there (`sixfold generate --single-writer`)"
         )
     objects = _open_objects(url, protocol, single_writer)
@@ -293,7 +328,7 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
     if root is not None:
         if not root.is_dir():
             found = "a file" if root.exists() else "no folder"
-            raise ValueError(f"{printable(str(root))}: found {found}, expected a data set; {_MAKE}")
+            raise ValueError(f"{visible(str(root))}: found {found}, expected a data set; {HOW_TO_MAKE}")
         return FolderStore(root, read_only=True)
     objects = _open_objects(url, _protocol_of(url), single_writer=False, read_only=True)
     try:
@@ -305,56 +340,15 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
     return objects
 
 
-def no_shards(store: Store) -> ValueError:
-    """The error of a place that holds no shards; it says what makes some of what is there."""
-    if isinstance(store, FolderStore) and _has_pictures(store.root):
-        folder = shlex.quote(store.url)
-        return ValueError(
-            f"{store.url}: found a folder of pictures, expected a data set of shards; make one with "
-            f"`sixfold export {folder} --to shards --out {folder}-shards`"
-        )
-    return ValueError(f"{store.url}: found no shards, expected a data set; {_MAKE}")
-
-
-def redact(text: str) -> str:
-    """`text` with user info and query taken out of every address in it."""
-    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s'\"<>]+", lambda match: _redact_url(match.group()), text)
-
-
-def printable(text: str) -> str:
-    """`text` on one line: control characters and lone surrogates as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
-
-
 def checked_name(name: str) -> str:
-    """`name` if it is a plain relative name. Raises ValueError otherwise; such a name never comes from data."""
+    """`name`, if it is plain and relative. Raises ValueError otherwise: no such name may come from data."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"file name: found {name[:80]!r}, expected parts of letters, digits, '.', '-' and '_'")
     return name
 
 
-def _has_pictures(root: Path) -> bool:
-    """Whether a sub-folder holds pictures, as far as a short look tells."""
-    folders = (path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
-    for folder in islice(folders, _LOOK):
-        with contextlib.suppress(OSError):  # lost+found
-            if any(file.suffix.lower() in _PICTURES for file in islice(folder.iterdir(), _LOOK)):
-                return True
-    return False
-
-
-def _redact_url(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    rest = re.split("[?#]", rest)[0]
-    user, _, place = rest.rpartition("@")
-    # a password may hold a slash; an '@' in a path without ':' before it is just a path
-    if ":" not in user and "/" in user:
-        return f"{scheme}://{rest}"
-    return f"{scheme}://{place}"
-
-
 def _protocol_of(url: str) -> str:
-    shown = printable(redact(url))[:200]
+    shown = visible(redact(url))[:200]
     if not url or url == "-" or url.startswith("pipe:") or "::" in url or any(c in url for c in "{}*\0\n\r"):
         raise ValueError(
             f"{shown or 'empty text'}: expected one folder or one address such as s3://bucket/name, no pipe, no pattern"
@@ -370,14 +364,16 @@ def _protocol_of(url: str) -> str:
 
 
 def _open_objects(url: str, protocol: str, single_writer: bool, read_only: bool = False) -> ObjectStore:
-    shown = printable(redact(url)).rstrip("/")
+    shown = visible(redact(url)).rstrip("/")
     try:
         # listings are never cached: another process may have published in between
         fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
-        raise ValueError(f"{shown}: {printable(str(error))}; install it with `uv pip install 'sixfold[s3]'`") from None
+        raise ValueError(
+            f"{shown}: {one_line(str(error), 200)}; install it with `uv pip install 'sixfold[s3]'`"
+        ) from None
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{shown}: cannot be opened ({printable(redact(str(error)))})") from None
+        raise ValueError(f"{shown}: cannot be opened ({one_line(redact(str(error)), 200)})") from None
     return ObjectStore(fs, root, shown, single_writer, read_only)
 
 
@@ -429,7 +425,7 @@ def _links_are_exclusive(store: FolderStore, one: Path, two: Path) -> bool:
 
 
 def _refused(store: ObjectStore, what: str, error: Exception) -> ValueError:
-    cause = printable(redact(str(error)))[:200] or type(error).__name__
+    cause = one_line(redact(str(error)), 200) or type(error).__name__
     return ValueError(f"{store.url}: cannot be {what} ({cause}); check the address and the credentials")
 
 

@@ -1,11 +1,11 @@
 """Our tar files, byte for byte: plain USTAR with fixed metadata.
 
 In: member names and bytes. Out: the blocks of a tar, which depend on nothing else (no clock, no user, no mode mask). On
-disk: for every member a header block and the data padded to 512 bytes; two zero blocks and padding to 10,240 bytes at
-the end, as tar(1) writes them.
+disk: for every member a header block and the data, padded to 512 bytes; at the end two zero blocks and padding to
+10,240 bytes, as tar(1) writes them.
 
-Reading needs no tar parser: the table says where every member lies, and because a header is a pure function of name and
-size, `verify` compares it with the only header we could have written. Links, devices, sparse files, long names and
+Reading needs no tar parser, because the table says where every member is. A header depends on name and size alone, so
+`verify` compares it with the only header that we could have written. Links, devices, sparse files, long names and
 extended headers cannot occur.
 """
 

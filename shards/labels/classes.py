@@ -15,8 +15,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shards.disk.store import printable, redact
-from shards.labels.sources import Entry, read_counts, read_source
+from shards.disk.safe_text import quoted, redact, visible
+from shards.labels.folders import Entry
+from shards.labels.sources import read_counts, read_source
 
 MAX_NAME_CHARS = 200
 MAX_ID = 2**31 - 1
@@ -58,7 +59,7 @@ class Class:
 
 def load_classes(spec: ClassSpec) -> list[Class]:
     """The classes of a recipe, ids ascending. Raises ValueError with one line for a person."""
-    entries, where = read_source(spec.source), printable(redact(spec.source))[:200]
+    entries, where = read_source(spec.source), visible(redact(spec.source))[:200]
     if not entries:
         raise ValueError(f"{where}: found no classes, expected at least one")
     for entry in entries:
@@ -66,7 +67,7 @@ def load_classes(spec: ClassSpec) -> list[Class]:
             raise ValueError(f"{where}: found class id {entry.id}, expected 0..{MAX_ID}")
     repeated = [class_id for class_id, times in Counter(entry.id for entry in entries).items() if times > 1]
     if repeated:
-        names = ", ".join(ascii(entry.name)[:40] for entry in entries if entry.id == repeated[0])[:200]
+        names = ", ".join(quoted(entry.name, 40) for entry in entries if entry.id == repeated[0])[:200]
         raise ValueError(f"{where}: found id {repeated[0]} for {names}, expected one class per id; renumber one")
     entries = [replace(entry, name=clean_name(entry.name, f"{where}, class {entry.id}")) for entry in entries]
     entries = sorted(entries, key=lambda entry: entry.id)[: spec.limit]
@@ -86,7 +87,7 @@ def clean_name(name: str, where: str) -> str:
     for char in name:
         if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
             raise ValueError(
-                f"{where}: found the control character U+{ord(char):04X} in {ascii(name)[:80]}, "
+                f"{where}: found the control character U+{ord(char):04X} in {quoted(name, 80)}, "
                 "expected plain text; remove it"
             )
     return name
@@ -106,7 +107,7 @@ def _choose_counts(spec: ClassSpec, entries: Sequence[Entry], source: str) -> li
         edges = [spec.total * index // len(entries) for index in range(len(entries) + 1)]
         return [after - before for before, after in pairwise(edges)]
     if spec.counts is not None:
-        where = "classes.counts" if isinstance(spec.counts, tuple) else printable(spec.counts)[:200]
+        where = "classes.counts" if isinstance(spec.counts, tuple) else visible(spec.counts)[:200]
         counts = list(spec.counts) if isinstance(spec.counts, tuple) else read_counts(Path(spec.counts))
         if len(counts) != len(entries):
             raise ValueError(f"{where}: found {len(counts)} counts, expected one for each of {len(entries)} classes")

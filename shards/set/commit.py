@@ -1,27 +1,28 @@
-"""The commit protocol: how one try at a shard becomes the shard, once, whatever dies in between.
+"""The commit protocol: how an attempt at a shard becomes the shard, exactly once, whatever is killed in between.
 
-In: a store, a shard number, an attempt id; tar bytes as they come, then the table and the record. Out: the record that
-is published, ours or that of the attempt that won. On disk, for a folder (object stores: `object_commit.py`):
+In: a store, a shard number, an attempt id; tar bytes as they come, then the table and the record. Out: the published
+record, that of this attempt or of the one that won. On disk, for a folder (object stores: `object_commit.py`):
 
     _meta/tmp/NNNNN.<attempt>.tar .parquet .json    private to the attempt, which holds a lock (flock) on the tar
     _meta/claims/NNNNN.json                         a claim: the winner's record, linked here exclusively
     NNNNN.tar NNNNN.parquet NNNNN_stats.json        published; the record is the claim under its final name
 
     1  write tar and table to the temporaries while hashing, fsync, compare sizes; the same for the record
-    2  claim: link the record's temporary to the claim; the first one wins and it names attempt and hashes
+    2  claim: link the record's temporary to the claim; the first attempt wins; the claim names attempt and hashes
     3  finish: link tar and table to their final names, fsync the folder, link the claim to the record's name, fsync
     4  remove the temporaries, then the claim
 
-Step 3 and 4 may be done by anybody for the winner, any number of times: a loser, the next run, a process that
-finds the claim. So a winner that is stopped or dead blocks nobody, and one that wakes up late finds its own work done.
-Final files without a record are debris and are replaced. A claim whose temporaries are gone or altered is void and is
-put aside. An attempt that saw an I/O error before its claim is thrown away as a whole: no fsync of data is ever
-repeated. After its claim all data is on disk, and whoever comes next finishes: `settle` in the next try, `recover` in
-the next run.
+Any process may do steps 3 and 4 for the winner, any number of times: a loser, the next run, any process that finds the
+claim. So a winner that is stopped or dead blocks nobody, and a winner that goes on late finds its work done.
 
-What is trusted: flock to tell live attempts from dead ones when temporaries are collected. Where it cannot (a network
-mount without locks) only temporaries older than a day are collected; were a live attempt's collected all the
-same, its commit would fail and the unit be made again. `repair` needs that no run is at work (the run's lease says so).
+* Final files without a record are left-overs, and are replaced.
+* A claim whose temporaries are gone or altered is void, and is put aside.
+* An attempt with an I/O error before its claim is thrown away as a whole: no fsync of data is ever repeated.
+* After the claim all data is on disk. `settle` finishes it in the next attempt, `recover` in the next run.
+
+flock tells live attempts from dead ones when temporaries are collected. On a network mount without locks only
+temporaries older than a day are collected; if one belonged to a live attempt, its commit would fail, and the unit would
+be made again. `repair` may run only while no run writes; the run's lease says so.
 """
 
 import contextlib
@@ -51,31 +52,38 @@ _TEMP = re.compile(r"(?P<shard>[0-9]{5})\.(?P<attempt>[0-9a-z-]{1,40})\.(tar|par
 
 
 class CommitError(OSError):
-    """The disk failed this attempt; the unit can be tried again, `settle` first says whether it is done after all."""
+    """The disk failed this attempt. The unit can be tried again; ask `settle` first, because it may be done."""
 
 
 class Attempt(Protocol):
-    """The private place of one try at a shard."""
+    """An open attempt at one shard, with files of its own."""
 
-    def write(self, data: bytes) -> None: ...  # the next bytes of the tar
-    def publish(self, table: bytes, make_record: Callable[[FileStamp, FileStamp], Record]) -> Record: ...
-    def abandon(self) -> None: ...  # remove the temporaries; fine after publish
+    def write(self, data: bytes) -> None:
+        """Append bytes to the tar. Raises OSError."""
+
+    def publish(self, table: bytes, make_record: Callable[[FileStamp, FileStamp], Record]) -> Record:
+        """Publish tar and table with the record that `make_record` makes of their sizes and hashes.
+
+        Returns the record of the shard, which is another attempt's if that one won. Raises OSError.
+        """
+
+    def abandon(self) -> None:
+        """Remove the temporaries; does nothing after `publish`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recovered:
-    """What `recover` found left over and did about it."""
+    """What `recover` found and what it did."""
 
-    finished: tuple[int, ...] = ()  # shards whose claim was carried out
-    void: tuple[int, ...] = ()  # shards whose claim could not be carried out and was put aside
+    finished: tuple[int, ...] = ()  # shards whose claim was finished
+    void: tuple[int, ...] = ()  # shards whose claim could not be finished and was put aside
     collected: tuple[str, ...] = ()  # temporaries of dead attempts, removed
-    alive: tuple[str, ...] = ()  # temporaries of live attempts, left
-    set_aside: tuple[int, ...] = ()  # shards whose record cannot be believed or whose files are gone or cut short
+    alive: tuple[str, ...] = ()  # temporaries of live attempts, left in place
+    set_aside: tuple[int, ...] = ()  # shards whose record is invalid, or whose files are gone or cut short
 
 
 def begin(store: FolderStore | ObjectStore, shard: int, attempt: str) -> Attempt:
-    """Open the private place of `attempt`. Raises ValueError for a bad attempt id, CommitError if it cannot be
-    written."""
+    """Open an attempt. Raises ValueError for a bad or used attempt id, CommitError if the disk fails."""
     shard_name(shard)
     if not ATTEMPT_PATTERN.fullmatch(attempt):
         raise ValueError(f"attempt id: found {attempt[:60]!r}, expected 1..40 of 0-9, a-z and '-'")
@@ -85,9 +93,9 @@ def begin(store: FolderStore | ObjectStore, shard: int, attempt: str) -> Attempt
 
 
 def settle(store: FolderStore | ObjectStore, shard: int) -> Record | None:
-    """The record of `shard` if it is done, after finishing a claim that is pending; None if the unit is to be made.
+    """The record of `shard` if it is done; finishes a claim if there is one. None if the unit must be made.
 
-    Cheap; a worker asks this before it makes images. Raises RecordError if a record is there that cannot be believed.
+    Cheap: a worker asks before it makes images. Raises RecordError if the record is invalid.
     """
     if isinstance(store, ObjectStore):
         return read_record(store, shard)
@@ -95,11 +103,10 @@ def settle(store: FolderStore | ObjectStore, shard: int) -> Record | None:
 
 
 def recover(store: FolderStore | ObjectStore, now_s: float | None = None) -> Recovered:
-    """Finish the claims, collect the temporaries and put aside the torn shards that an earlier run left.
+    """Finish the claims of earlier runs, remove their temporaries, and put their damaged shards aside.
 
-    Call it when a run starts; what it puts aside is made again. Sizes are compared, bytes are not (`verify` does that).
-    Never touches the temporaries of an attempt that is alive. `now_s` (seconds since 1970) judges the age of what
-    cannot be judged by a lock.
+    A run calls it at its start, and makes again what was put aside. It compares sizes, not bytes (`verify` does that).
+    It leaves the temporaries of live attempts. `now_s`, in seconds since 1970, serves for temporaries without locks.
     """
     if isinstance(store, ObjectStore):
         return Recovered(finished=object_commit.finish_claims(store), set_aside=_set_torn_aside(store))
@@ -123,7 +130,7 @@ def recover(store: FolderStore | ObjectStore, now_s: float | None = None) -> Rec
 
 
 class FolderAttempt:
-    """One try at one shard in a folder; owns the locked tar temporary."""
+    """An attempt at one shard in a folder; owns the temporary of the tar and its lock."""
 
     def __init__(self, store: FolderStore, shard: int, attempt: str) -> None:
         self.store, self.shard, self.attempt = store, shard, attempt
@@ -152,6 +159,7 @@ class FolderAttempt:
             )
 
     def write(self, data: bytes) -> None:
+        """Append bytes to the tar. Raises CommitError if the disk fails."""
         self._hash.update(data)
         self._size += len(data)
         self._buffer += data
@@ -159,7 +167,7 @@ class FolderAttempt:
             self._flush()
 
     def publish(self, table: bytes, make_record: Callable[[FileStamp, FileStamp], Record]) -> Record:
-        """Steps 1 to 4. Raises CommitError if the disk fails."""
+        """Steps 1 to 4 of the protocol. Raises CommitError if the disk fails."""
         try:
             self._flush()
             self._sync(self._fd, self._tar, self._size)
@@ -188,9 +196,9 @@ class FolderAttempt:
         )
 
     def abandon(self) -> None:
-        """Remove the temporaries unless they are claimed, release the lock; best effort on a failing disk.
+        """Remove the temporaries, unless they are claimed, and release the lock. A failing disk raises nothing here.
 
-        A claim is never withdrawn: somebody may be carrying it out.
+        A claim is never withdrawn, because another process may be finishing it.
         """
         if self._fd < 0:
             return
@@ -235,10 +243,9 @@ class FolderAttempt:
 
 
 def _finish(store: FolderStore, shard: int, trusted: str | None) -> Record | None:
-    """Carry out the pending claim on `shard`; the published record, or None if there is none (no claim, or a void one).
+    """Finish the claim on `shard`; returns the published record, or None if there is no claim or a void one.
 
-    The temporaries of attempt `trusted` (our own, just written and synced) are taken as they are; others are hashed
-    first.
+    The temporaries of attempt `trusted`, which this process has just written and synced, are not hashed again.
     """
     claim_path, record_path = _claim(store, shard), store.path(record_name(shard))
     try:
@@ -273,7 +280,7 @@ def _finish(store: FolderStore, shard: int, trusted: str | None) -> Record | Non
 
 
 def _place(store: FolderStore, temp: Path, final: Path, stamp: FileStamp, hashed: bool) -> bool:
-    """Give `temp` its final name, replacing debris; False if the claimed bytes are nowhere to be found."""
+    """Give `temp` its final name, over a left-over; False if the claimed bytes are in neither file."""
     if same_file(temp, final):
         return True
     try:
@@ -302,7 +309,7 @@ def _replace_debris(store: FolderStore, temp: Path, final: Path) -> None:
 
 
 def _void(store: FolderStore, shard: int, reason: str) -> Record | None:
-    """Put a claim aside that cannot be carried out, unless another process has just carried it out."""
+    """Put aside a claim that cannot be finished, unless another process has just finished it."""
     done = read_record(store, shard)
     if done is None:
         set_aside(store, [f"{CLAIMS}/{_claim(store, shard).name}"], f"void claim on shard {shard}: {reason}")
@@ -310,7 +317,7 @@ def _void(store: FolderStore, shard: int, reason: str) -> Record | None:
 
 
 def _collect(store: FolderStore, temps: list[str], now_s: float) -> tuple[list[str], list[str]]:
-    """Remove the temporaries whose owner is dead; (removed, left)."""
+    """Remove the temporaries of dead owners; returns (removed, left in place)."""
     owned: dict[str, list[str]] = {}  # the file that carries the owner's lock -> the owner's files
     for name in temps:
         match = _TEMP.fullmatch(name.rpartition("/")[2])
@@ -350,7 +357,7 @@ def _is_claimed(store: FolderStore, locked: str) -> bool:
 
 
 def _lock_of_dead(path: Path, now_s: float) -> int | None:
-    """A descriptor that holds the lock of a dead owner, -1 if there is nothing to lock, None if it may be alive."""
+    """A descriptor that holds the lock of a dead owner; -1 if there is no file to lock; None if the owner may live."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

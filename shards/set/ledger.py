@@ -1,12 +1,12 @@
-"""All records of a data set in one file, so that a resume reads one file instead of 10,000.
+"""The ledger: a copy of all records in one file, so that a resume reads one file instead of 10,000.
 
 In: records, and the stamps (size, time, inode or ETag) of their files. Out: records by shard. On disk:
 `_meta/records.jsonl`, one line per record: crc32 in hex, a blank, JSON `{"stamp": [...], "record": "..."}` with the
 record file's own bytes.
 
-The ledger is a cache and never decides: a line counts only while the record's file is there with the very stamp the
-line was made from; every other record is read from its file. A torn or altered line fails its crc and is left out.
-Deleting the ledger costs time and nothing else. `manifest.scan` rewrites it whole and atomically when it is behind.
+The ledger is a cache. A line counts only while the record's file has the same stamp as when the line was made;
+otherwise the file itself is read. A line whose crc is wrong is left out. Deleting the ledger costs time and nothing
+else. `manifest.scan` replaces it as a whole when it is out of date.
 """
 
 import json
@@ -23,14 +23,14 @@ LEDGER = f"{META}/records.jsonl"
 
 @dataclass(frozen=True)
 class Line:
-    """What the ledger remembers of one record file."""
+    """One record in the ledger, and the stamp that its file had."""
 
     stamp: tuple[int, str]
     record: Record
 
 
 def read_ledger(store: Store) -> dict[str, Line]:
-    """Record file name -> line; damaged lines are left out, of several lines the last one counts."""
+    """Name of each record file -> its line. Damaged lines are left out; of several lines the last one counts."""
     try:
         data = store.read_bytes(LEDGER)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""All shards of a data set as one table of samples: records, rows, members, subsets.
+"""The manifest: all shards of a data set as one table of samples; records, rows, members, subsets.
 
 In: a store. Out: records by shard, pyarrow tables after `TABLE_SCHEMA`, the bytes of single members. On disk: reads
 records and tables; writes `_meta/records.jsonl` (see `ledger.py`) and subsets, `_meta/subsets/<name>.parquet` (uid,
@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.disk.layout import META, SHARD_PATTERN, TABLE_SCHEMA, record_name, table_name, tar_name
+from shards.disk.layout import META, RECORD, TABLE_SCHEMA, record_name, shard_of, table_name, tar_name
 from shards.disk.record import JSON, Record, RecordError, parse_record, read_record
-from shards.disk.store import Store, printable
+from shards.disk.safe_text import one_line
+from shards.disk.store import Store
 from shards.set.ledger import Line, read_ledger, write_ledger
 
 SUBSETS = f"{META}/subsets"
@@ -34,17 +35,17 @@ _READ_THREADS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """One look at all records: those that can be believed, and what is wrong with the others (shard -> one line)."""
+    """All records of a data set: the valid ones, and what is wrong with the others (shard -> one line)."""
 
     records: dict[int, Record]
     problems: dict[int, str]
 
 
 def scan(store: Store) -> Scan:
-    """Read every record; compare the sizes of tar and table with it. Never raises for a damaged shard.
+    """Read every record and compare the sizes of tar and table with it. Never raises for a damaged shard.
 
-    With a ledger this is one listing, one stat per file and one read. The ledger is brought up to date on the way
-    unless the store was opened for reading; a shard counts as done from its record's file, never from the ledger.
+    With a ledger this is one listing, one stat per file and one read. The ledger is brought up to date, unless the
+    store was opened for reading. Whether a shard is done depends on its record's file, never on the ledger.
     """
     stamps = store.stamps()
     remembered = read_ledger(store)
@@ -53,10 +54,9 @@ def scan(store: Store) -> Scan:
     records: dict[int, Record] = {}
     problems: dict[int, str] = {}
     for name in sorted(stamps):
-        shard_text, is_record = name[:5], name[5:] == "_stats.json"
-        if not (is_record and SHARD_PATTERN.fullmatch(shard_text)):
+        shard = shard_of(name, RECORD)
+        if shard is None:
             continue
-        shard = int(shard_text)
         try:
             line = remembered.get(name)
             if line is None or line.stamp != stamps[name]:
@@ -91,10 +91,10 @@ def scan(store: Store) -> Scan:
 
 
 def scan_records(store: Store, fingerprint: str | None = None) -> dict[int, Record]:
-    """Shard -> record of everything that is done.
+    """Shard -> record, of all shards that are done.
 
-    Raises ValueError (one line) if a shard is damaged so that its record cannot be believed or its files are missing or
-    of another size, or if one was made by a run of another `fingerprint`.
+    Raises ValueError if a shard is damaged (an invalid record, files that are missing or of another size), or if a run
+    of another `fingerprint` made it.
     """
     found = scan(store)
     if found.problems:
@@ -125,7 +125,7 @@ def read_table(
 def iter_tables(
     store: Store, shards: Iterable[int] | Mapping[int, Record], columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
-    """As `read_table`, one table per shard; a few are read ahead, so memory stays flat over any number of shards."""
+    """As `read_table`, one table per shard. A few are read ahead; memory does not grow with the number of shards."""
     records = shards if isinstance(shards, Mapping) else {}
     numbers = list(shards)
     with ThreadPoolExecutor(_READ_THREADS) as pool:
@@ -158,8 +158,7 @@ def read_member(store: Store, row: Mapping[str, object], extension: str = "jpg",
 
 
 def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, JSON]) -> None:
-    """Store the list `samples` (uid, key, shard; other columns are left out) under `name` with the rule that made
-    it."""
+    """Store the samples (columns uid, key, shard) as the subset `name`, with the rule that chose them."""
     path = _subset_path(name)
     sink = pa.BufferOutputStream()
     pq.write_table(samples.select(SUBSET_SCHEMA.names).cast(SUBSET_SCHEMA), sink, compression="zstd")
@@ -170,8 +169,8 @@ def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, 
 
 
 def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
-    """(uid, key, shard) of subset `name`, and its rule. Raises ValueError if it is missing or its files do not belong
-    together."""
+    """The samples of subset `name` (uid, key, shard), and its rule. Raises ValueError if it is missing, or if the two
+    files do not belong together."""
     path = _subset_path(name)
     where = f"{store.url}/{path}"
     try:
@@ -219,5 +218,5 @@ def parse_table(data: bytes, record: Record, where: str, columns: Sequence[str] 
         pa.ArrowException,
         OSError,
     ) as error:  # pyarrow answers bad pages with OSError; nothing is read from disk here
-        raise ValueError(f"{where}: no parquet file ({printable(str(error))[:100]})") from None
+        raise ValueError(f"{where}: no parquet file ({one_line(str(error), 100)})") from None
     raise ValueError(f"{where}: found other columns or another number of rows than its record; it is not one of ours")

@@ -6,14 +6,14 @@ In: tar bytes, table, record. Out: the record that is published. On the store:
     NNNNN.tar NNNNN.parquet       put exclusively by the holder of the newest claim
     NNNNN_stats.json              put last
 
-An attempt lives in memory until it publishes (about 100 MB for 1,000 images of 512 px). Of several attempts the one
-that claims first goes on; one with the same bytes helps it; one with other bytes waits `PATIENCE_S` for the record,
-then takes over with claim K+1 and overwrites what the dead holder left. Overwriting, not deleting, keeps the names
-taken, so a holder that wakes up late cannot put its bytes under them. A time-out after the server accepted a put is
-settled by reading (`ObjectStore.write_exclusive`). Nothing here is decided from a listing.
+An attempt stays in memory until it publishes (about 100 MB for 1,000 images of 512 px). The attempt that claims first
+goes on. An attempt with the same bytes helps it. An attempt with other bytes waits `PATIENCE_S` for the record, then
+takes over with claim K+1 and overwrites what the dead holder left. It overwrites and never deletes, so the names stay
+taken, and a holder that goes on late cannot put its bytes there. If a put times out, reading the object tells whether
+it was accepted (`ObjectStore.write_exclusive`). A listing decides nothing here.
 
-Weaker than a folder: a holder that was taken over and whose overwrite was already on the wire can land after the new
-holder's; `verify` then names the shard and `repair` has it made again.
+This is weaker than a folder in one case: an overwrite of the old holder that is already on its way can arrive after
+that of the new holder. `verify` then names the shard, and after `repair` it is made again.
 """
 
 import hashlib
@@ -30,13 +30,14 @@ _MAX_GENERATIONS = 100
 
 
 class ObjectAttempt:
-    """One try at one shard on an object store."""
+    """An attempt at one shard on an object store; its tar is in memory."""
 
     def __init__(self, store: ObjectStore, shard: int, attempt: str, patience_s: float = PATIENCE_S) -> None:
         self.store, self.shard, self.attempt, self.patience_s = store, shard, attempt, patience_s
         self._tar = bytearray()
 
     def write(self, data: bytes) -> None:
+        """Append bytes to the tar in memory."""
         self._tar += data
 
     def publish(self, table: bytes, make_record: Callable[[FileStamp, FileStamp], Record]) -> Record:
@@ -67,6 +68,7 @@ class ObjectAttempt:
         return done
 
     def abandon(self) -> None:
+        """Forget the tar."""
         self._tar = bytearray()
 
     def _check_newest(self, generation: int) -> None:
@@ -74,7 +76,7 @@ class ObjectAttempt:
             raise OSError(f"{self.store.url}: shard {self.shard}: attempt {self.attempt} was taken over by a newer one")
 
     def _claim(self, ours: Record) -> tuple[int, Record | None]:
-        """The claim we act under: ours, or an equal one that we help. (…, None) once the record is published."""
+        """The claim to act under, that of this attempt or an equal one; (…, None) once the record is published."""
         data = ours.to_bytes()
         for generation in range(_MAX_GENERATIONS):
             name = _claim_name(self.shard, generation)
@@ -99,10 +101,9 @@ class ObjectAttempt:
 
 
 def finish_claims(store: ObjectStore) -> tuple[int, ...]:
-    """Publish the records of claims whose data arrived whole, drop the claims of published shards; for the start of a
-    run.
+    """Publish the records of claims whose data are complete, and remove the claims of published shards.
 
-    A claim without its data is left: the next attempt takes it over.
+    A run calls it at its start. A claim without its data stays: the next attempt takes it over.
     """
     finished = []
     for name in store.list(f"{CLAIMS}/"):
@@ -125,8 +126,8 @@ def finish_claims(store: ObjectStore) -> tuple[int, ...]:
 
 
 def _put_record(store: ObjectStore, record: Record) -> Record:
-    """Publish `record`; if a claim holder that was taken over got there first with other data, ours is what lies
-    there."""
+    """Publish `record` and return the record that counts. If an old holder put its record first, but the data in place
+    are those of `record`, `record` replaces it."""
     name = record_name(record.shard)
     if store.write_exclusive(name, record.to_bytes()):
         return record

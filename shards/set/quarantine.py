@@ -1,8 +1,8 @@
-"""Where damaged files are put aside: `_meta/quarantine/NNNNNN/`.
+"""The quarantine of damaged files: `_meta/quarantine/NNNNNN/`.
 
-In: a store, names, a reason. On disk: one numbered folder per incident with `reason.json` and the files under their own
-names. Nothing is ever deleted here, so a person can look; the unit counts as not done, and the same `generate` remakes
-it.
+In: a store, names, a reason. Out: the new names. On disk: one numbered folder per incident, with `reason.json` and the
+files under their own names. Nothing is ever deleted, so a person can look. The unit counts as not done, and the same
+`generate` makes it again.
 """
 
 import json
@@ -16,9 +16,9 @@ MAX_INCIDENTS = 1_000_000
 
 
 def set_aside(store: Store, names: Sequence[str], reason: str) -> list[str]:
-    """Move `names` (those that exist) to a fresh quarantine folder, in this order; returns their new names.
+    """Move the files that exist to a new quarantine folder, in this order; returns their new names.
 
-    Pass the record first: a crash in between then leaves a unit without a record, which is simply made again.
+    Give the record first: after a crash in between, the unit has no record and is made again.
     """
     text = json.dumps({"reason": reason, "files": list(names)}, indent=4).encode() + b"\n"
     for number in range(1, MAX_INCIDENTS):

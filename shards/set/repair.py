@@ -1,8 +1,7 @@
-"""Put damaged shards aside so that the same `generate` makes exactly these again.
+"""Puts damaged shards aside, so that the same `generate` makes exactly these again.
 
-In: a store and the `Report` of `verify`. Out: which file went where. On disk: record, tar and table of a damaged shard
-move to `_meta/quarantine/NNNNNN/` beside a `reason.json`; whole shards and files that are not ours stay. Only while no
-run is at work.
+In: a store and the `Report` of `verify`. Out: where each file went. On disk: record, tar and table of a damaged shard
+move to `_meta/quarantine/NNNNNN/`, beside a `reason.json`; all other files stay. No run may write meanwhile.
 """
 
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from shards.set.verify import Report
 
 
 def repair(store: Store, report: Report) -> Mapping[int, list[str]]:
-    """Shard -> new names of its files. A shard whose files are already gone is left out."""
+    """Put the damaged shards of the report aside; shard -> new names of its files, if it has any."""
     moved = {}
     for shard in report.damaged_shards():
         reason = "; ".join(str(damage) for damage in report.damages if damage.shard == shard)

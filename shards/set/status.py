@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shards.disk.amounts import counted, size_text
+from shards.disk.data_set import no_shards
 from shards.disk.layout import META, SUCCESS, shard_name
-from shards.disk.store import Store, no_shards
+from shards.disk.store import Store
 from shards.set.manifest import scan
 
 SUMMARY = f"{META}/summary.json"

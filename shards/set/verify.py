@@ -1,13 +1,12 @@
-"""Read every byte of a data set and name every damage.
+"""Reads every byte of a data set and names every damage.
 
 In: a store. Out: a `Report` with one `Damage` per finding: shard, file or member, kind, a line for people. On disk:
-only reads; nothing is extracted and no name from a file is followed.
+only reads; nothing is extracted, and no name from a file is followed.
 
-The chain of belief: the record checks itself, the record holds size and hash of tar and table, the table (parsed only
-when its hash is right) holds place and hash of every member, and a member's header, the padding, the end of the tar,
-`.cls`, `.json` and `.txt` can have only one content, which is made anew from the row and compared byte by byte. So no
-tar parser is involved, and links, devices, long names or members we did not write are damage like any other wrong byte.
-JPEGs are decoded in full.
+Each part vouches for the next. The record has a checksum of itself, and holds size and hash of tar and table. The table
+is parsed only if its hash is right, and holds place and hash of every member. Headers, padding, the end of the tar,
+`.cls`, `.json` and `.txt` are made again from the row and compared byte by byte. So no tar parser is needed, and a
+link, a device, a long name or a member of another tool is damage like any other wrong byte. JPEGs are decoded in full.
 """
 
 import hashlib
@@ -22,27 +21,28 @@ import pyarrow as pa
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, read_source_type
 from shards.disk.layout import (
     MEMBER_EXTENSIONS,
-    SHARD_PATTERN,
     SUCCESS,
     TABLE_SCHEMA,
     record_name,
     shard_name,
+    shard_of,
     table_name,
     tar_name,
 )
 from shards.disk.record import Record, RecordError, read_record
-from shards.disk.store import Store, printable
+from shards.disk.safe_text import one_line, visible
+from shards.disk.store import Store
 from shards.disk.tar import header, padding, trailer
 from shards.set.manifest import parse_table
 from shards.set.writer import checked_row, members_of
 
-# what a damage can be: the part that is wrong
+# kinds of damage: the part that is wrong
 KINDS = {
     "gap": "a shard number below the last one has no shard (brace ranges would break)",
     "missing": "a shard that should be there has none of its files",
     "unpublished": "a tar or table without a record: not done",
     "stray": "a file that does not belong beside the shards",
-    "record": "the record cannot be believed",
+    "record": "the record is invalid",
     "file": "the tar or the table is missing or cannot be read",
     "size": "the tar or the table has another size than the record says",
     "hash": "the tar or the table has other bytes than the record says",
@@ -56,11 +56,12 @@ KINDS = {
     "provenance": "a synthetic or edited image does not say so",
     "duplicate": "one sample (uid) occurs twice in the data set",
 }
-_SUFFIXES = (".tar", ".parquet", "_stats.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
+    """One finding."""
+
     shard: int | None
     member: str | None  # the file or tar member
     kind: str  # a key of KINDS
@@ -73,6 +74,8 @@ class Damage:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
+    """All findings, and how much was read."""
+
     damages: tuple[Damage, ...]
     shards: int  # with a record
     rows: int
@@ -80,7 +83,7 @@ class Report:
     bytes: int  # read
 
     def damaged_shards(self) -> list[int]:
-        """Numbers of shards with files that `repair` would put aside."""
+        """The shards whose files `repair` puts aside."""
         return sorted({d.shard for d in self.damages if d.shard is not None and d.kind not in ("gap", "missing")})
 
 
@@ -90,14 +93,13 @@ def verify(
     expected: Iterable[int] | None = None,
     num_threads: int = 2,
 ) -> Report:
-    """Check everything in `store`; never raises for damage. One shard per thread is in memory.
+    """Check everything in `store`; never raises for damage. Each thread holds one shard in memory.
 
-    `progress(done, total)` is called after every shard. `expected`: shard numbers that should be there (a finished
-    run's units).
+    `progress(done, total)` is called after every shard. `expected`: the shards that a finished run must have.
     """
     stamps = store.stamps()
     damages = [*_strays(stamps)]
-    present = sorted({int(name[:5]) for name in stamps if _is_ours(name)})
+    present = sorted({shard for name in stamps if (shard := shard_of(name)) is not None})
     recorded = [shard for shard in present if record_name(shard) in stamps]
     for shard in present:
         if record_name(shard) not in stamps:
@@ -209,7 +211,7 @@ def _check_rows(rows: list[dict[str, object]], record: Record) -> None:
 
 
 def _check_tar(shard: int, successes: list[dict[str, object]], tar: bytes) -> list[Damage]:
-    """Compare the tar with the only one these rows could have made."""
+    """Compare the tar with the only one that these rows can make."""
     damages: list[Damage] = []
     at = 0
     for row in successes:
@@ -289,20 +291,16 @@ def _duplicates(uids: list[np.ndarray], owners: list[np.ndarray]) -> list[Damage
 def _strays(stamps: Iterable[str]) -> list[Damage]:
     return [
         _damage(
-            None, printable(name), "stray", "does not belong beside the shards (img2dataset fails on it); move it away"
+            None, visible(name), "stray", "does not belong beside the shards (img2dataset fails on it); move it away"
         )
         for name in sorted(stamps)
-        if name.endswith((".json", ".tar", ".parquet")) and not _is_ours(name)
+        if name.endswith((".json", ".tar", ".parquet")) and shard_of(name) is None
     ]
-
-
-def _is_ours(name: str) -> bool:
-    return bool(SHARD_PATTERN.fullmatch(name[:5])) and name.isascii() and name[5:] in _SUFFIXES
 
 
 def _damage(shard: int | None, member: str | None, kind: str, message: str) -> Damage:
     assert kind in KINDS
-    return Damage(shard=shard, member=member, kind=kind, message=printable(message)[:300])
+    return Damage(shard=shard, member=member, kind=kind, message=one_line(message, 300))
 
 
 _MEMBER_FIELDS = [

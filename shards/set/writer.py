@@ -1,9 +1,9 @@
-"""Rows and JPEGs to one shard: `NNNNN.tar`, `NNNNN.parquet` and, last, the record `NNNNN_stats.json`.
+"""Rows and JPEGs into one shard: `NNNNN.tar`, `NNNNN.parquet` and, last, the record `NNNNN_stats.json`.
 
-In: rows after `SAMPLE_SCHEMA` (one per draw, rejected ones included) and the JPEG bytes of the successes, in rising key
-order. Out: the published `Record`. On disk: the files of `shards.set.commit`. Tar and table are pure functions of the
-rows and images: no clock, user, host or library version reaches their bytes (the table names the parquet library that
-wrote it).
+In: rows after `SAMPLE_SCHEMA` (one per draw, rejected draws included) and the JPEG bytes of the successes, in the order
+of their keys. Out: the published `Record`. On disk: the files of `shards.set.commit`. Tar and table depend on rows and
+images alone: no clock, user, host or version of a library reaches their bytes, except the name of the parquet library
+in the table.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ _JSON = json.JSONEncoder(separators=(",\n    ", ": "), sort_keys=True, ensure_as
 
 @dataclass(frozen=True)
 class _Column:
-    """What is asked of a value, looked up in the schema once: for every row it cost more than all the checks."""
+    """What a value of one column must be; read from the schema once, because that costs more than the checks."""
 
     name: str
     nullable: bool
@@ -66,7 +66,7 @@ _NAMES = frozenset(column.name for column in _COLUMNS)
 
 
 class ShardWriter:
-    """One try at one shard. A context manager: leaving it without `commit` removes what was written."""
+    """An attempt at one shard, row by row. A context manager: leaving it without `commit` removes what was written."""
 
     def __init__(self, store: FolderStore | ObjectStore, shard: int, attempt: str, fingerprint: str) -> None:
         if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
@@ -87,9 +87,9 @@ class ShardWriter:
         self._attempt.abandon()
 
     def add(self, row: Mapping[str, object], jpeg: bytes | None) -> None:
-        """One draw: `row` after SAMPLE_SCHEMA (absent = null) and its JPEG, which exactly the successes have.
+        """Add a draw: its row after SAMPLE_SCHEMA (absent = null), and its JPEG if it is a success.
 
-        Raises ValueError with one line, and leaves the shard as it was, if row or image do not fit.
+        Raises ValueError, and leaves the shard as it was, if row or image do not fit.
         """
         if self._committed:
             raise ValueError(f"shard {self.shard}: a row came after the commit")
@@ -181,8 +181,7 @@ class ShardWriter:
 
 
 def checked_row(row: Mapping[str, object], shard: int) -> dict[str, object]:
-    """`row` as plain values in the order of SAMPLE_SCHEMA, absent ones None. Raises ValueError in one line if it does
-    not fit."""
+    """`row` as plain values in the order of SAMPLE_SCHEMA, absent ones None. Raises ValueError if it does not fit."""
     key = row.get("key")
     where = f"shard {shard}, key {str(key)[:20]!r}"
     if not isinstance(key, str) or not KEY_PATTERN.fullmatch(key) or not key.isascii() or key[:5] != shard_name(shard):
@@ -205,7 +204,7 @@ def checked_row(row: Mapping[str, object], shard: int) -> dict[str, object]:
 
 
 def members_of(row: Mapping[str, object], jpeg: bytes, jpeg_sha256: str) -> dict[str, bytes]:
-    """Extension -> bytes of the four members of one success, in tar order. `row` is a checked row."""
+    """The four members of a success, extension -> bytes, in the order of the tar. `row` is a checked row."""
     facts = {column.name: row[column.name] for column in _COLUMNS if row[column.name] is not None}
     facts["sha256"] = jpeg_sha256
     return {
@@ -217,8 +216,8 @@ def members_of(row: Mapping[str, object], jpeg: bytes, jpeg_sha256: str) -> dict
 
 
 def table_bytes(rows: list[dict[str, object]]) -> bytes:
-    """The parquet file of a shard: one row group, so a column is one read; zstd; no dates, so equal rows give equal
-    bytes."""
+    """The bytes of the parquet file of a shard. One row group, so a column is one read; zstd; no date, so equal rows
+    give equal bytes."""
     table = pa.Table.from_pylist(rows, schema=TABLE_SCHEMA)
     sink = pa.BufferOutputStream()
     pq.write_table(

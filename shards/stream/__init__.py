@@ -1,1 +1,1 @@
-"""A data set as batches: order, index, bytes, pixels, augmentation."""
+"""Data sets as batches for training and evaluation: index, order, reading, pixels, augmentation."""

@@ -1,11 +1,11 @@
-"""Changes to a training picture that keep its class: crop, flip, RandAugment, TrivialAugment, jitter, erasing; pure.
+"""Augmentation of training pictures: crop, flip, RandAugment, TrivialAugment, jitter, erasing; pure.
 
-In: uint8 RGB arrays [H, W, 3], an `AugmentSpec` (from the recipe) and the sample's own `Draws`. Out: uint8 RGB
+In: uint8 RGB arrays [H, W, 3], an `AugmentSpec` (from the recipe) and the sample's own `KeyedRandom`. Out: uint8 RGB
 arrays of the same size. On disk: nothing.
 
-The operations and their ranges carry torchvision's names and meaning (31 levels, 0..30; the higher the level, the
-stronger the change). Blends and geometry use OpenCV, whose rounding differs from Pillow's by at most two levels; what
-`tests/shards/stream/test_augment.py` measures is the contract.
+The operations and their ranges are torchvision's (31 levels, 0..30; a higher level is a stronger change). Blends and
+geometry use OpenCV, whose rounding differs from Pillow's by at most two levels of 255;
+`tests/shards/stream/test_augment.py` measures the differences.
 """
 
 import math
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shards.stream.keyed_random import Draws
+from shards.stream.keyed_random import KeyedRandom
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 Colour: TypeAlias = tuple[int, int, int]
@@ -31,7 +31,7 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
 class AugmentSpec(BaseModel):
-    """How training pictures are changed, the same for all domains."""
+    """The `augment` part of a recipe; the same for all domains."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,17 +64,20 @@ class AugmentSpec(BaseModel):
         return self
 
 
-def crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], draws: Draws) -> Box:
-    """A random part of a picture: area uniform in `scale`, ratio uniform in its logarithm, ten tries; if none fits, the
-    largest centred part whose ratio is allowed. The law of torchvision's RandomResizedCrop."""
+def crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: KeyedRandom) -> Box:
+    """A random part of a picture, as torchvision's RandomResizedCrop draws it.
+
+    The area is uniform in `scale`, the logarithm of the ratio is uniform. If none of ten tries fits into the picture,
+    the largest centred part with an allowed ratio.
+    """
     area = height * width
     log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
     for _ in range(_TRIES):
-        wanted = area * draws.uniform(*scale)
-        shape = math.exp(draws.uniform(*log_ratio))
+        wanted = area * rng.uniform(*scale)
+        shape = math.exp(rng.uniform(*log_ratio))
         wide, high = round(math.sqrt(wanted * shape)), round(math.sqrt(wanted / shape))
         if 0 < wide <= width and 0 < high <= height:
-            return draws.below(height - high + 1), draws.below(width - wide + 1), high, wide
+            return rng.below(height - high + 1), rng.below(width - wide + 1), high, wide
     wide, high = width, height
     if width < ratio[0] * height:
         high = max(1, round(width / ratio[0]))
@@ -83,22 +86,22 @@ def crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[f
     return (height - high) // 2, (width - wide) // 2, high, wide
 
 
-def change(image: Image, spec: AugmentSpec, draws: Draws) -> Image:
-    """Policy, jitter and erasing on a picture that is cropped already. `image` itself may be changed or returned."""
+def change(image: Image, spec: AugmentSpec, rng: KeyedRandom) -> Image:
+    """Policy, jitter and erasing on a cropped picture. May change `image` in place, or return it."""
     if spec.policy == "rand":
         for _ in range(spec.num_ops):
-            name = RAND_NAMES[draws.below(len(RAND_NAMES))]
-            level = spec.magnitude + (spec.magnitude_std * draws.normal() if spec.magnitude_std else 0.0)
-            image = _act(image, RAND[name], min(max(level, 0.0), MAX_LEVEL), spec.fill, draws)
+            name = RAND_NAMES[rng.below(len(RAND_NAMES))]
+            level = spec.magnitude + (spec.magnitude_std * rng.normal() if spec.magnitude_std else 0.0)
+            image = _act(image, RAND[name], min(max(level, 0.0), MAX_LEVEL), spec.fill, rng)
     elif spec.policy == "trivial":
-        name = WIDE_NAMES[draws.below(len(WIDE_NAMES))]
-        image = _act(image, WIDE[name], float(draws.below(int(MAX_LEVEL) + 1)), spec.fill, draws)
+        name = WIDE_NAMES[rng.below(len(WIDE_NAMES))]
+        image = _act(image, WIDE[name], float(rng.below(int(MAX_LEVEL) + 1)), spec.fill, rng)
     if any(spec.jitter):
-        for number in draws.shuffled(range(3)):
-            factor = draws.uniform(1 - spec.jitter[number], 1 + spec.jitter[number])
+        for number in rng.shuffled(range(3)):
+            factor = rng.uniform(1 - spec.jitter[number], 1 + spec.jitter[number])
             image = (brightness, contrast, saturation)[number](image, factor)
-    if spec.erase and draws.uniform() < spec.erase:
-        image = _erase(image, spec.fill, draws)
+    if spec.erase and rng.uniform() < spec.erase:
+        image = _erase(image, spec.fill, rng)
     return image
 
 
@@ -113,6 +116,7 @@ def shear_y(image: Image, slope: float, fill: Colour = _MEAN_COLOUR) -> Image:
 
 
 def translate(image: Image, down_px: int, right_px: int, fill: Colour = _MEAN_COLOUR) -> Image:
+    """Move the picture down and to the right; negative numbers move it up and to the left."""
     out = np.empty_like(image)
     out[:] = fill
     height, width = image.shape[:2]
@@ -179,7 +183,7 @@ def autocontrast(image: Image) -> Image:
 
 
 def equalize(image: Image) -> Image:
-    """Spread the values of each channel so that all are about equally often. As Pillow's `ImageOps.equalize`."""
+    """Spread the values of each channel so that all are about equally frequent, as Pillow's `ImageOps.equalize`."""
     tables = []
     for channel in range(3):
         counts = np.bincount(image[..., channel].ravel(), minlength=256)
@@ -236,20 +240,20 @@ RAND_NAMES = tuple(RAND)
 WIDE_NAMES = tuple(WIDE)
 
 
-def _act(image: Image, operation: Operation, level: float, fill: Colour, draws: Draws) -> Image:
-    sign = -1 if draws.below(2) else 1
+def _act(image: Image, operation: Operation, level: float, fill: Colour, rng: KeyedRandom) -> Image:
+    sign = -1 if rng.below(2) else 1
     return operation(image, level / MAX_LEVEL, sign, fill)
 
 
-def _erase(image: Image, fill: Colour, draws: Draws) -> Image:
+def _erase(image: Image, fill: Colour, rng: KeyedRandom) -> Image:
     """Source: Zhong et al. 2017, with torchvision's ranges: area 2 to 33 %, ratio 0.3 to 3.3."""
     height, width = image.shape[:2]
     for _ in range(_TRIES):
-        wanted = height * width * draws.uniform(0.02, 0.33)
-        shape = math.exp(draws.uniform(math.log(0.3), math.log(3.3)))
+        wanted = height * width * rng.uniform(0.02, 0.33)
+        shape = math.exp(rng.uniform(math.log(0.3), math.log(3.3)))
         high, wide = round(math.sqrt(wanted * shape)), round(math.sqrt(wanted / shape))
         if 0 < high < height and 0 < wide < width:
-            top, left = draws.below(height - high + 1), draws.below(width - wide + 1)
+            top, left = rng.below(height - high + 1), rng.below(width - wide + 1)
             image = image.copy()
             image[top : top + high, left : left + wide] = fill
             break

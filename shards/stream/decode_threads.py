@@ -1,10 +1,10 @@
-"""Threads that fill batches slot by slot, first batch first.
+"""Threads that decode pictures into the slots of batches, the first batch first.
 
-In: how many slots a batch has and a function that fills one. Out: a `Job` to wait for, with a deadline; the error of a
-slot is raised there. On disk: nothing.
+In: how many slots a batch has, and a function that fills one. Out: a `Job` to wait for, with a deadline; it raises the
+error of a slot. On disk: nothing.
 
-Decoders release the interpreter's lock, so threads of one process share the work without copying a picture. Threads
-start with the first job: a crew that has not been used yet survives a fork, one that has been used says so.
+Decoders release the interpreter's lock, so threads of one process share the work and no picture is copied. The threads
+start with the first job, so an unused object survives a fork; a used one refuses to work in the child.
 """
 
 import os
@@ -18,8 +18,8 @@ Fill: TypeAlias = Callable[[int], None]
 
 _SLOTS_AT_ONCE = 8  # a hand-over costs 20 us, a picture about 1 ms
 _CLOSE_S = 1.0
-_LOOK_S = 1.0  # how often a waiting caller looks whether it is to stop
-_IDLE_S = 5.0  # how often an idle thread looks whether it is still needed
+_LOOK_S = 1.0  # between two looks at `is_stopped` of a caller that waits
+_IDLE_S = 5.0  # between two looks of an idle thread whether it is still needed
 
 
 class Job:
@@ -37,16 +37,17 @@ class Job:
 
     @property
     def filled(self) -> int:
+        """How many slots are filled."""
         return self._filled
 
     def work(self, first: int, is_wanted: Callable[[], bool]) -> None:
-        """Fill slots `first` .. `first` + `_SLOTS_AT_ONCE`; stops early once the job has failed."""
+        """Fill slots `first` .. `first` + `_SLOTS_AT_ONCE`; stop early if the job has failed or is not wanted."""
         for slot in range(first, min(first + _SLOTS_AT_ONCE, self.count)):
             if self._error is not None or not is_wanted():
                 return
             try:
                 self._fill(slot)
-            except Exception as error:  # handed to whoever waits for the batch
+            except Exception as error:  # raised in the thread that waits for the batch
                 with self._lock:
                     self._error = self._error or error
                 self._finished.set()
@@ -57,15 +58,15 @@ class Job:
                     self._finished.set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether all slots were filled in time. Raises what a slot raised."""
+        """Whether all slots are filled within `timeout_s`. Raises the error of a slot."""
         finished = self._finished.wait(timeout_s)
         if self._error is not None:
             raise self._error
         return finished
 
 
-class Crew:
-    """`num_threads` threads, or none: then a job is done by whoever waits for it."""
+class DecodeThreads:
+    """`num_threads` threads that do jobs. With 0, the thread that waits for a job does it."""
 
     def __init__(self, num_threads: int) -> None:
         self._num_threads = num_threads
@@ -75,7 +76,7 @@ class Crew:
         self._pid = 0
 
     def start(self, count: int, fill: Fill) -> Job:
-        """Begin to fill `count` slots, after all jobs that were started before."""
+        """Begin to fill `count` slots, after all earlier jobs. Raises ValueError in a forked child."""
         job = Job(count, fill)
         if self._num_threads:
             self._start_threads()
@@ -84,8 +85,8 @@ class Crew:
         return job
 
     def finish(self, job: Job, timeout_s: float, is_stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Wait for `job`; without threads, do it here. False if it took longer, or if `is_stopped()`, which is asked
-        about once a second, was true before the end. Raises what a slot raised."""
+        """Wait for `job`; without threads, do it here. False after `timeout_s`, or if `is_stopped()` is true before the
+        end; it is asked about once a second. Raises the error of a slot."""
         if not self._num_threads and not job.wait(0):
             for first in range(0, job.count, _SLOTS_AT_ONCE):
                 job.work(first, self._is_open)
@@ -96,8 +97,8 @@ class Crew:
         return True
 
     def close(self) -> None:
-        """End the threads: each finishes the slot it is at. One that hangs is left behind after a second; being a
-        daemon, it does not keep the process."""
+        """End the threads; each finishes its current slot. A thread that hangs is left behind after a second: it is a
+        daemon, so the process can end."""
         self._closed = True
         for _ in self._threads:
             self._tasks.put(None)

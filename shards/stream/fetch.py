@@ -1,15 +1,15 @@
-"""The bytes of single pictures by row number, wherever the tars lie.
+"""The bytes of single pictures by row number, from local or remote tars.
 
-In: an `Index`, the store its tars lie in, and hints of which rows come next. Out: a picture's bytes. On disk: nothing
+In: an `Index`, the store of its tars, and hints of which rows come next. Out: the bytes of a picture. On disk: nothing
 for local tars; with a cache folder, whole copies of remote tars (see `tar_cache.py`).
 
-Remote without a cache folder: every picture is one ranged read, hinted ones are read ahead into bounded memory. With
-one: hinted tars are fetched whole; until one is there, if it does not fit or cannot be had whole, its rows are read by
-ranges as well. All remote work runs in a few threads. A picture that has not come within `deadline_s` is an error.
+Remote tars without a cache folder: every picture is one ranged read, and hinted pictures are read ahead into bounded
+memory. With a cache folder: hinted tars are fetched whole, and a row of a tar that is not there is read by its range.
+All remote work runs in a few threads. A picture that does not come within `deadline_s` is an error.
 
-Local tars are read, not mapped: a page fault holds the interpreter's lock while the disk works, `pread` does not (8
-threads on a cold disk: 7,600 pictures/s instead of 2,300; on a warm one both cost the same), and the end of a file that
-was cut short is an error and not a signal that ends the process.
+Local tars are read and not mapped. A page fault holds the interpreter's lock while the disk works, `pread` does not (8
+threads on a cold disk: 7,600 pictures/s instead of 2,300; on a warm disk both cost the same). And the end of a file
+that was cut short is then an error, not a signal that ends the process.
 """
 
 import contextlib
@@ -27,7 +27,8 @@ from typing import Literal, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from shards.disk.store import FolderStore, Store, printable, redact
+from shards.disk.safe_text import one_line, redact
+from shards.disk.store import FolderStore, Store
 from shards.stream.index import Index
 from shards.stream.tar_cache import CacheFull, OtherBytes, TarCache
 
@@ -35,13 +36,13 @@ Int64: TypeAlias = npt.NDArray[np.int64]
 T = TypeVar("T")
 Reason: TypeAlias = Literal["missing", "changed", "failed", "timeout"]
 
-MAX_OPEN = 128  # tars; a process may have 1,024 files open, unless somebody allowed more
-MAX_COMING = 64  # tars asked for and not yet there
-IDLE_CALLS = 16  # a tar that so many hints in a row did not name is let go
+MAX_OPEN = 128  # open tars; a process may usually have 1,024 files open
+MAX_COMING = 64  # tars that are being fetched
+IDLE_CALLS = 16  # a tar is closed after so many hints in a row that do not name it
 TRIES = 3
 FIRST_PAUSE_S = 0.1
 _NO_TARS = np.empty(0, np.int64)
-_IDLE_S = 60.0  # how often a thread without work looks up; its queue wakes it before
+_IDLE_S = 60.0  # the longest wait of a thread without work; a task wakes it earlier
 
 
 class FetchError(OSError):
@@ -54,7 +55,7 @@ class FetchError(OSError):
 
 
 class _OpenTar:
-    """A tar that can be read; closed when the last thread that uses it lets it go."""
+    """An open tar; closed when the last thread has dropped it."""
 
     __slots__ = ("_fd",)
 
@@ -62,6 +63,7 @@ class _OpenTar:
         self._fd = fd
 
     def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on; fewer only at the end of the tar."""
         return os.pread(self._fd, size, offset)
 
     def __del__(self) -> None:
@@ -69,9 +71,9 @@ class _OpenTar:
 
 
 class Fetcher:
-    """Owns open tars, threads and what was read ahead; `read` may be called from many threads.
+    """Owns open tars, threads, and pictures that were read ahead. Many threads may call `read`.
 
-    A hint is a promise: each hinted row is read once, or it keeps its place in memory until `close`.
+    Each hinted row must be read once; otherwise it stays in memory until `close`.
     """
 
     def __init__(
@@ -86,8 +88,8 @@ class Fetcher:
         deadline_s: float = 60.0,
         max_ahead_bytes: int = 64 << 20,
     ) -> None:
-        """`cache_folder` and its limit are for remote tars; `sharers` fetchers of this process fill it. `threads`:
-        requests at a time, for pictures and for tars. Raises ValueError if a number makes no sense."""
+        """`cache_folder` and its limit are for remote tars; `sharers`: how many fetchers of this process use it.
+        `threads`: requests at a time, for pictures and for tars. Raises ValueError for a number out of range."""
         least_cache_bytes = 0 if cache_folder is None else 1
         if min(threads, sharers) < 1 or deadline_s <= 0 or max_ahead_bytes < 0 or max_cache_bytes < least_cache_bytes:
             raise ValueError(
@@ -159,9 +161,9 @@ class Fetcher:
         return data
 
     def prefetch(self, rows: Int64, later: Int64 = _NO_TARS) -> None:
-        """Say which rows come next, in their order, and which tars (their numbers) will be needed after that.
+        """Hints: the rows that come next, in their order, and the numbers of the tars that are needed after that.
 
-        Returns at once; what is beyond the bounds is left to `read`.
+        Returns at once. Hints beyond the limits are dropped; `read` then reads these rows itself.
         """
         if self._folder is not None or not len(rows):
             return
@@ -174,7 +176,7 @@ class Fetcher:
             self._read_ahead(row, tar)
 
     def grow(self, index: Index) -> None:
-        """Go on with a longer index of the same data set. Raises ValueError if it does not begin with this one."""
+        """Use a longer index of the same data set. Raises ValueError if it does not begin with the present one."""
         if index.prefix(min(len(self.index.tars), len(index.tars))).digest != self.index.digest:
             raise ValueError(
                 f"{index.url}: the new index does not begin with the old one ({self.index.digest[:16]}); "
@@ -183,16 +185,16 @@ class Fetcher:
         self.index = index
 
     def counters(self) -> dict[str, int]:
-        """What happened so far; what is not named did not happen.
+        """Counts since the start, without those that are 0.
 
         bytes_local (of local tars and copies), bytes_ranged, bytes_downloaded, reads_ahead, retries, timeouts,
-        hints_left (beyond the bounds), cache_corrupt, cache_evicted, cache_full, download_failed, other_bytes.
+        hints_left (dropped hints), cache_corrupt, cache_evicted, cache_full, download_failed, other_bytes.
         """
         with self._lock:
             return dict(sorted(self._counts.items()))
 
     def close(self) -> None:
-        """Let threads end and close the tars."""
+        """End the threads and close the tars."""
         self._is_closed.set()
         for threads in (self._now, self._soon, self._whole):
             threads.close()
@@ -282,7 +284,7 @@ class Fetcher:
             except FileNotFoundError:
                 raise FetchError(f"{where}: the tar is missing; run `sixfold repair`", "missing") from None
             except Exception as error:  # client libraries raise classes of their own; all mean "not now"
-                failure = printable(redact(str(error)))[:200] or type(error).__name__
+                failure = one_line(redact(str(error)), 200) or type(error).__name__
                 continue
             if len(data) == size:
                 return data
@@ -292,7 +294,7 @@ class Fetcher:
     # remote, as whole tars
 
     def _bring_all(self, tars: list[int], later: list[int]) -> None:
-        """Have the tars in use fetched, then those that come later as far as the cache holds both."""
+        """Fetch the tars in use, then the later ones as far as the cache has room for both."""
         self._hints += 1
         for tar in self._early.intersection(tars):
             self._early.discard(tar)
@@ -315,7 +317,7 @@ class Fetcher:
             self._bring(tar)
 
     def _bring(self, tar: int) -> None:
-        """Have a tar fetched if it is not there, not on its way, and did not fail a moment ago."""
+        """Fetch a tar, unless it is there, is being fetched, or has failed a moment ago."""
         cache, sha256 = self._cache, self.index.tar_sha256[tar]
         if cache is None or not sha256 or self._hints - self._given_up.get(tar, -IDLE_CALLS) < IDLE_CALLS:
             return
@@ -403,6 +405,7 @@ class _Threads:
         self._number = 0
 
     def submit(self, task: Callable[[], T]) -> "Future[T]":
+        """Do the task in one of the threads, after all earlier tasks."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -421,6 +424,7 @@ class _Threads:
         return future
 
     def close(self) -> None:
+        """End the threads, after the tasks that were submitted."""
         for _ in range(self._number):
             self._tasks.put(None)
 

@@ -21,14 +21,17 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from shards.disk.store import FolderStore, Store, no_shards, printable
+from shards.disk.data_set import no_shards
+from shards.disk.pictures import FORMATS
+from shards.disk.safe_text import quoted, visible
+from shards.disk.store import FolderStore, Store
 from shards.disk.tar import BLOCK
 
 Int64: TypeAlias = npt.NDArray[np.int64]
 Int32: TypeAlias = npt.NDArray[np.int32]
 UInt64: TypeAlias = npt.NDArray[np.uint64]
 
-PICTURES = ("jpg", "jpeg", "png", "webp")  # of two pictures of one key the first of these kinds is taken
+PICTURES = tuple(suffix[1:] for suffix in FORMATS)  # of two pictures of one key the first of these kinds is taken
 LABELS = ("label", "class_id", "target")  # keys of a .json, the first that is there counts
 MAX_PICTURE_BYTES = 1 << 28
 MAX_LABEL_BYTES = 1 << 20  # of a .cls or .json
@@ -54,6 +57,8 @@ class ForeignTar:
 
 
 class Member(NamedTuple):  # a frozen dataclass would take 2 us more for each sample
+    """One file in a tar."""
+
     name: str
     offset: int  # of its bytes
     size: int
@@ -65,8 +70,11 @@ class TarBytes(Protocol):
 
     size: int
 
-    def read(self, offset: int, size: int) -> bytes: ...  # short only at the end of the file
-    def sha256(self) -> str: ...  # "" if the bytes were not all read
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on; fewer only at the end of the tar."""
+
+    def sha256(self) -> str:
+        """The hash of the whole tar; "" if it is not read as a whole."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class Foreign:
 
     @property
     def tars(self) -> list[str]:
+        """The names of the tars, in their order."""
         return list(self.stamps)
 
     @staticmethod
@@ -91,15 +100,15 @@ class Foreign:
             stamps = {name: stamp for name, stamp in stamps.items() if name.startswith(begin)}
         elif len(kinds) > 1:
             raise ValueError(
-                f"{store.url}: found tars of {len(kinds)} kinds ({', '.join(printable(kind) for kind in kinds[:3])}), "
+                f"{store.url}: found tars of {len(kinds)} kinds ({', '.join(visible(kind) for kind in kinds[:3])}), "
                 "expected one; name the beginning of the right ones as the subset"
             )
         if not stamps and not kinds:
             raise no_shards(store)
         if not stamps:
             raise ValueError(
-                f"{store.url}: found no tar whose name begins with {ascii(begin)[:60]}, expected one of "
-                f"{', '.join(printable(kind) for kind in kinds[:3])}; name how the right ones begin as the subset"
+                f"{store.url}: found no tar whose name begins with {quoted(begin, 60)}, expected one of "
+                f"{', '.join(visible(kind) for kind in kinds[:3])}; name how the right ones begin as the subset"
             )
         return Foreign(stamps)
 
@@ -129,12 +138,12 @@ def scan_tar(store: Store, name: str, size: int) -> ForeignTar:
                 continue
             if not 0 < picture.size <= MAX_PICTURE_BYTES:
                 raise ValueError(
-                    f"{where}: offset {picture.offset}: found {printable(picture.name)[:80]!r} of {picture.size} "
+                    f"{where}: offset {picture.offset}: found {quoted(picture.name, 80)} of {picture.size} "
                     f"bytes, expected 1..{MAX_PICTURE_BYTES}"
                 )
             offsets.append(picture.offset)
             sizes.append(picture.size)
-            labels.append(_label(members, f"{where}: key {printable(key)[:80]!r}"))
+            labels.append(_label(members, f"{where}: key {quoted(key, 80)}"))
             uids.append(short_id(key))
         sha256, num_bytes = tar.sha256(), tar.size
     return ForeignTar(
@@ -209,7 +218,7 @@ def members_of(tar: TarBytes, where: str) -> Iterator[Member]:
                 yield Member(name, data, size)
         elif kind not in (b"5", b"K"):
             raise ValueError(
-                f"{place}: found a member of type {printable(kind.decode('latin-1'))!r} (a link, device or sparse "
+                f"{place}: found a member of type {quoted(kind.decode('latin-1'), 20)} (a link, device or sparse "
                 "file), expected regular files; write the tar without them"
             )
         if kind != b"K":  # the long target of a link; its name may still follow
@@ -299,7 +308,7 @@ def _by_key(tar: TarBytes, where: str) -> dict[str, dict[str, Member]]:
             member = Member(member.name, member.offset, member.size, tar.read(member.offset, member.size))
         if extension in found.setdefault(key, {}):
             raise ValueError(
-                f"{where}: offset {member.offset}: found {printable(member.name)[:80]!r} a second time, expected each "
+                f"{where}: offset {member.offset}: found {quoted(member.name, 80)} a second time, expected each "
                 "member once; write the tar again"
             )
         found[key][extension] = member
@@ -314,7 +323,7 @@ def _picture(members: Mapping[str, Member], where: str) -> Member | None:
     for extension, member in members.items():
         if extension.rpartition(".")[2] in PICTURES:
             raise ValueError(
-                f"{where}: offset {member.offset}: found {printable(member.name)[:80]!r}, whose key ends at the first "
+                f"{where}: offset {member.offset}: found {quoted(member.name, 80)}, whose key ends at the first "
                 "dot and has no picture; write the tar with names that have one dot"
             )
     return None

@@ -23,7 +23,6 @@ import json
 import mmap
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +33,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.disk.layout import MAX_ROWS_PER_SHARD, META, SHARD_PATTERN, SUCCESS, shard_name, tar_name
-from shards.disk.lock import lock_within, open_to_lock, try_lock
-from shards.disk.record import MAX_RECORD_BYTES, Record
-from shards.disk.store import CLAIMS, FolderStore, Store, open_for_reading
+from shards.disk.data_set import is_data_set
+from shards.disk.layout import MAX_ROWS_PER_SHARD, META, SUCCESS, TAR, shard_name, shard_of, tar_name
+from shards.disk.lock import locked, open_to_lock, try_lock
+from shards.disk.record import Record
+from shards.disk.store import FolderStore, Store, open_for_reading
 from shards.set.manifest import iter_tables, read_subset, read_table, scan_records
 from shards.stream.foreign_tars import Foreign, ForeignTar, keys_of, scan_foreign, short_id
 
@@ -107,9 +107,8 @@ class Index:
     def unbroken(self) -> int:
         """How many shards of ours there are before the first number that is missing: what a run over a data set that
         is still growing may use, because only more can come behind it."""
-        found = np.array([int(name[:5]) if name == tar_name(int(name[:5])) else -1 for name in self.tars], np.int64)
-        missing = np.flatnonzero(found != np.arange(len(found)))
-        return int(missing[0]) if len(missing) else len(found)
+        found = enumerate(shard_of(name, TAR) for name in self.tars)
+        return next((number for number, shard in found if shard != number), len(self.tars))
 
 
 def load_index(url: str, subset: str | None = None, cache: Path | None = None) -> Index:
@@ -120,7 +119,7 @@ def load_index(url: str, subset: str | None = None, cache: Path | None = None) -
     what is not there, an id or key that occurs twice, tars that are cut short or hold no labels.
     """
     store = open_for_reading(url)
-    wanted = _ours(store, subset) if _is_ours(store) else _foreign(store, subset)
+    wanted = _ours(store, subset) if is_data_set(store) else _foreign(store, subset)
     places = _places(store, subset, cache)
     saved = _read_saved(store.url, places, wanted.key)
     if saved is not None:
@@ -179,25 +178,6 @@ def make_index(url: str, tars: Sequence[str], tar_sha256: Sequence[str], arrays:
         digest=_digest(tars, tar_sha256, arrays),
         **arrays,
     )
-
-
-def _is_ours(store: Store) -> bool:
-    """Whether a record of ours lies there, or the place where our writers announce one."""
-    if isinstance(store, FolderStore) and store.path(CLAIMS).is_dir():
-        return True
-    for name in store.list():
-        if SHARD_PATTERN.fullmatch(name[:5]) and name[5:] == "_stats.json":
-            return _may_be_record(store.read_range(name, 0, MAX_RECORD_BYTES))
-    return bool(store.list(f"{CLAIMS}/"))
-
-
-def _may_be_record(data: bytes) -> bool:
-    """False only for the statistics of another tool, which have no `schema`; a damaged record is still ours to name."""
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError):
-        return True
-    return not isinstance(body, dict) or "schema" in body
 
 
 def _ours(store: Store, subset: str | None) -> _Wanted:
@@ -431,12 +411,14 @@ def _one_builder(places: Sequence[Path]) -> Iterator[None]:
     there are no locks, each builds for itself: the results are equal."""
     with contextlib.ExitStack() as held:
         for place in places:
-            with contextlib.suppress(OSError):
+            try:
                 place.mkdir(parents=True, exist_ok=True)
-                fd = os.open(place / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-                held.callback(os.close, fd)
-                lock_within(fd, time.monotonic() + BUILD_S)
+                if held.enter_context(locked(place / "lock", BUILD_S)):
+                    break
+            except TimeoutError:
                 break
+            except OSError:
+                continue
         yield
 
 

@@ -1,11 +1,10 @@
-"""Random numbers that belong to a key, not to a process: what augmentation draws from; pure.
+"""Random numbers that depend on a key and not on the process, for augmentation and mixing; pure.
 
-In: a key such as (seed, purpose, pass, sample id). Out: numbers that depend on the key and on how many were drawn
-before them. On disk: nothing.
+In: a key such as (seed, purpose, pass, sample id). Out: random numbers, the same for the same key. On disk: nothing.
 
-The numbers are splitmix64's, in Python's own integers: the same on every machine and in every version, and cheaper than
-a numpy generator when only a dozen are needed (1.3 us a key of four numbers, 0.4 us a draw; `numpy.random.Philox` takes
-7 us to make).
+The generator is splitmix64 in Python's own integers: the same on every machine and in every version, and cheaper than a
+generator of numpy if only a dozen numbers are needed (1.3 us for a key of four numbers, 0.4 us a number;
+`numpy.random.Philox` takes 7 us to make).
 """
 
 import math
@@ -16,8 +15,8 @@ _GOLDEN = 0x9E37_79B9_7F4A_7C15
 _MAX_TRIES = 1000  # of a rejection sampler that accepts at least one in six: fails once in 10**79
 
 
-class Draws:
-    """A stream of random numbers; two streams of the same key draw the same. Not for two threads at once."""
+class KeyedRandom:
+    """A stream of random numbers; two streams with the same key give the same numbers. For one thread."""
 
     __slots__ = ("_state",)
 

@@ -1,11 +1,10 @@
-"""Mixup and cutmix: which pictures of a batch are laid over which, and how much; pure.
+"""Mixup and cutmix: which pictures of a batch are mixed with which, and how much; pure.
 
 In: `MixSpec` (from the recipe), the quotas of a group, which groups of which step. Out: a `MixPlan` of arrays; the
-trainer applies it on the device. On disk: nothing.
+training applies it on the device. On disk: nothing.
 
-Pictures are mixed with others of the same domain and the same group only, so a slice of the batch stays what it is for
-batch normalisation, and the plan does not depend on the number of ranks: it is keyed by (seed, step, the group's number
-over all ranks).
+A picture is mixed only with one of the same domain and group, so batch normalisation sees no mixture of domains. The
+plan depends on (seed, step, number of the group over all ranks), and not on the number of ranks.
 """
 
 import math
@@ -17,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from shards.stream.keyed_random import Draws
+from shards.stream.keyed_random import KeyedRandom
 
-_PURPOSE = 0x6D6978  # keeps these draws apart from those of the pixels
+_PURPOSE = 0x6D6978  # part of the key: other random numbers than those of the pixels
 
 
 class MixSpec(BaseModel):
-    """Mixup and cutmix; with both alphas 0 there is neither."""
+    """The `mix` part of a recipe; with both alphas 0 nothing is mixed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,15 +34,16 @@ class MixSpec(BaseModel):
 
     @property
     def is_on(self) -> bool:
+        """Whether any picture is mixed."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
 @dataclass(frozen=True, eq=False)
 class MixPlan:
-    """For each of N pictures: another one, and how much of its own label is left.
+    """For each of N pictures: its partner, and the share of its own label.
 
-    Mixup: share * picture + (1 - share) * partner. Cutmix (where the box is not empty): the box comes from the partner.
-    The label is share * own + (1 - share) * partner's in both.
+    Mixup: share * picture + (1 - share) * partner. Cutmix (if the box is not empty): the box comes from the partner.
+    In both, the label is share * own + (1 - share) * partner's.
     """
 
     partner: npt.NDArray[np.int64]  # (N,) index into the batch, of the same slice
@@ -58,16 +58,16 @@ _PLAIN: Blend = (1.0, (0, 0, 0, 0))
 def plan_mix(
     spec: MixSpec, quotas: Sequence[int], size_px: int, seed: int, step: int, first_group: int, groups: int
 ) -> MixPlan:
-    """The plan for `groups` groups from number `first_group` of the step on; N = groups * sum(quotas)."""
+    """The plan of a rank: for the step's groups `first_group` .. `first_group` + `groups`; N = groups * sum(quotas)."""
     partner: list[int] = []
     blends: list[Blend] = []
     for group in range(first_group, first_group + groups):
-        draws = Draws(seed, _PURPOSE, step, group)
-        shared = _draw_blend(spec, size_px, draws)
+        rng = KeyedRandom(seed, _PURPOSE, step, group)
+        shared = _draw_blend(spec, size_px, rng)
         for quota in quotas:
             slice_of_batch = range(len(partner), len(partner) + quota)
-            partner += draws.shuffled(slice_of_batch)
-            blends += [_draw_blend(spec, size_px, draws) if spec.per == "sample" else shared for _ in range(quota)]
+            partner += rng.shuffled(slice_of_batch)
+            blends += [_draw_blend(spec, size_px, rng) if spec.per == "sample" else shared for _ in range(quota)]
     return MixPlan(
         partner=np.array(partner, np.int64),
         share=np.array([share for share, _ in blends], np.float32),
@@ -76,7 +76,7 @@ def plan_mix(
 
 
 def apply_mix(images: npt.NDArray[np.uint8], plan: MixPlan) -> npt.NDArray[np.float32]:
-    """The mixed pictures (N, H, W, 3) in 0..255: what a trainer must compute, in numpy."""
+    """The mixed pictures (N, H, W, 3) in 0..255, in numpy: the reference for what the training computes."""
     mixed = images.astype(np.float32)
     for number, (partner, share, box) in enumerate(zip(plan.partner, plan.share, plan.box, strict=True)):
         top, left, bottom, right = box
@@ -87,22 +87,24 @@ def apply_mix(images: npt.NDArray[np.uint8], plan: MixPlan) -> npt.NDArray[np.fl
     return mixed
 
 
-def _draw_blend(spec: MixSpec, size_px: int, draws: Draws) -> Blend:
-    if draws.uniform() >= spec.chance:
+def _draw_blend(spec: MixSpec, size_px: int, rng: KeyedRandom) -> Blend:
+    if rng.uniform() >= spec.chance:
         return _PLAIN
     part = spec.cutmix_part if spec.mixup_alpha else 1.0
-    if spec.cutmix_alpha and draws.uniform() < part:
-        return _draw_box(draws.beta(spec.cutmix_alpha), size_px, draws)
+    if spec.cutmix_alpha and rng.uniform() < part:
+        return _draw_box(rng.beta(spec.cutmix_alpha), size_px, rng)
     if spec.mixup_alpha:
-        return draws.beta(spec.mixup_alpha), (0, 0, 0, 0)
+        return rng.beta(spec.mixup_alpha), (0, 0, 0, 0)
     return _PLAIN
 
 
-def _draw_box(share: float, size_px: int, draws: Draws) -> Blend:
-    """A square of 1 - share of the area around a random pixel, cut off at the border, and the share that is left then.
-    Source: Yun et al. 2019, algorithm 1. A box without a pixel is no box."""
+def _draw_box(share: float, size_px: int, rng: KeyedRandom) -> Blend:
+    """A square with 1 - share of the area around a random pixel, cut off at the border, and the share that remains.
+
+    Without a pixel in the box nothing is mixed. Source: Yun et al. 2019, algorithm 1.
+    """
     half = int(size_px * math.sqrt(1 - share)) // 2
-    y, x = draws.below(size_px), draws.below(size_px)
+    y, x = rng.below(size_px), rng.below(size_px)
     top, bottom = max(0, y - half), min(size_px, y + half)
     left, right = max(0, x - half), min(size_px, x + half)
     area = (bottom - top) * (right - left)

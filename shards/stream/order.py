@@ -1,14 +1,14 @@
-"""Which sample comes when: an endless order over shards, and which part of it a rank takes at a step; pure.
+"""The order of samples: an endless sequence for each domain, and the part of it that a rank takes at a step; pure.
 
 In: the number of samples of each shard, a seed, quotas. Out: row numbers of an `Index` (see `index.py`). On disk:
 nothing; `Schedule.state` is a small JSON object for a checkpoint.
 
-Every pass over a domain visits each row once: the shards that hold rows are shuffled, cut into windows of
-`window_shards`, and the rows are shuffled inside each window. A position is found again without walking to it: one sort
-of the shards for a pass, one sort of the rows for a window.
+Every pass over a domain visits each row once. The shards that hold rows are shuffled and cut into windows of
+`window_shards`; the rows of each window are shuffled. To find a position takes one sort of the shards (for its pass)
+and one sort of the rows (of its window), and no walk through earlier positions.
 
-A shuffle is the stable argsort of hashed counters (splitmix64, written out below), so it does not change with the
-version of numpy as `Generator.permutation` may.
+A shuffle is the stable argsort of hashed counters (splitmix64, below), because numpy's `Generator.permutation` may
+change with a version.
 """
 
 import itertools
@@ -26,15 +26,14 @@ Int64: TypeAlias = npt.NDArray[np.int64]
 UInt64: TypeAlias = npt.NDArray[np.uint64]
 
 STATE_VERSION = 1
-_SHARDS, _ROWS, _SPARES, _DOMAIN = range(4)  # what a hash is for; two purposes never share a stream
+_SHARDS, _ROWS, _SPARES, _DOMAIN = range(4)  # the purpose of a hash, part of its key
 _SEGMENT_BITS = 32
 
 
 class Order:
-    """The endless sequence of one domain; position p belongs to pass p // n of its n rows.
+    """The endless sequence of one domain; position p belongs to pass p // n over its n rows.
 
-    The last pass and window that were asked for are kept, because positions are asked for in rising order; what is
-    returned does not depend on that.
+    The last pass and window are cached, because positions are mostly asked for in rising order.
     """
 
     def __init__(self, sizes: Sequence[int] | Int64, seed: int, window_shards: int) -> None:
@@ -70,9 +69,9 @@ class Order:
         return rows
 
     def spare(self, position: int, attempt: int) -> int:
-        """The row that takes the slot at `position` when its own and `attempt` spares before were bad.
+        """The row for the slot at `position` if its own row and the first `attempt` spares are bad.
 
-        Any other row of the domain, drawn anew for every attempt; the row itself only if it is the only one.
+        A random other row of the domain; the same row only if it is the only one.
         """
         row = int(self.rows(position, 1)[0])
         if self.num_rows == 1:
@@ -81,7 +80,7 @@ class Order:
         return (row + step) % self.num_rows
 
     def coming(self, position: int) -> Int64:
-        """The shards of the window behind the one that holds `position`: what is read after it."""
+        """The shards of the next window after that of `position`, which are read next."""
         number, offset = divmod(position, self.num_rows)
         shards, starts = self._shards_of(number)
         window = int(np.searchsorted(starts, offset, side="right")) - 1
@@ -93,7 +92,7 @@ class Order:
         return self._coming[2]
 
     def _window_at(self, number: int, offset: int) -> tuple[int, Int64]:
-        """(where it starts in the pass, its rows in order) of the window that holds `offset` in pass `number`."""
+        """Of the window that holds `offset` in pass `number`: (where it starts in the pass, its rows in order)."""
         shards, starts = self._shards_of(number)
         window = int(np.searchsorted(starts, offset, side="right")) - 1
         start = int(starts[window])
@@ -107,7 +106,7 @@ class Order:
         return start, rows
 
     def _shards_of(self, number: int) -> tuple[Int64, Int64]:
-        """(shards that hold rows, shuffled; where each window starts) of pass `number`."""
+        """Of pass `number`: (the shards that hold rows, shuffled; where each window starts)."""
         kept = self._pass
         if kept is not None and kept[0] == number:
             return kept[1:]
@@ -123,7 +122,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Segment:
-    """From `first_step` on a domain is the first `num_shards` shards of its index, whose digest is `digest`."""
+    """From `first_step` on a domain consists of the first `num_shards` shards of its index, with digest `digest`."""
 
     first_step: int
     num_shards: int
@@ -142,7 +141,7 @@ class Domain:
 
 @dataclass(frozen=True, eq=False)
 class Take:
-    """What one rank takes of one domain at one step: positions `first` .. `first` + groups * quota of `order`."""
+    """What a rank takes of a domain at a step: positions `first` .. `first` + groups * quota of `order`."""
 
     domain: str
     quota: int
@@ -153,6 +152,7 @@ class Take:
 
     @property
     def count(self) -> int:
+        """How many samples."""
         return self.groups * self.quota
 
     def rows(self) -> Int64:
@@ -160,15 +160,15 @@ class Take:
         return self.order.rows(self.first, self.count).reshape(self.groups, self.quota)
 
     def passes(self) -> Int64:
-        """For each slot the number of the pass it belongs to, int64 (groups, quota); no two segments share one.
+        """For each slot the number of its pass, int64 (groups, quota); different segments have different numbers.
 
-        Together with a sample's uid it is the key of everything random about that sample.
+        With the sample's uid it is the key of the random numbers for that sample.
         """
         positions = np.arange(self.first, self.first + self.count)
         return ((self.segment << _SEGMENT_BITS) + positions // self.order.num_rows).reshape(self.groups, self.quota)
 
     def coming(self) -> Int64:
-        """The shards of the window behind the last of these rows."""
+        """The shards of the next window after the last of these rows."""
         return self.order.coming(self.first + self.count - 1)
 
     def spare(self, slot: int, attempt: int) -> int:
@@ -179,9 +179,9 @@ class Take:
 class Schedule:
     """Which rows a rank takes at a step.
 
-    A group is `quota` samples of each domain, domain by domain; a step is `groups` groups over all ranks; rank r of R
-    takes groups r * groups / R .. (r + 1) * groups / R. So quotas are exact in every group of every rank, all ranks
-    take equally much, and the order over all ranks does not depend on how many there are.
+    A group is `quota` samples of each domain, domain by domain. A step is `groups` groups over all ranks. Rank r of R
+    takes groups r * groups / R .. (r + 1) * groups / R. So quotas are exact in every group, all ranks take equally
+    many, and the order over all ranks does not depend on their number.
     """
 
     def __init__(
@@ -203,8 +203,8 @@ class Schedule:
         self._orders: dict[tuple[int, int], Order] = {}
 
     def takes(self, step: int, rank: int = 0, world: int = 1) -> list[Take]:
-        """What `rank` of `world` takes at `step`, one `Take` for each domain. Raises ValueError if the groups cannot be
-        dealt out evenly."""
+        """What `rank` of `world` takes at `step`, one `Take` for each domain. Raises ValueError if the ranks cannot all
+        get equally many groups."""
         if world < 1 or not 0 <= rank < world:
             raise ValueError(f"rank: found {rank} of {world}, expected 0..{max(world, 1) - 1}")
         if self.groups % world:
@@ -224,10 +224,10 @@ class Schedule:
         return takes
 
     def grow(self, name: str, step: int, index: Index) -> "Schedule":
-        """The schedule in which domain `name` is the whole of `index` from `step` on.
+        """The schedule in which domain `name` consists of the whole `index` from `step` on.
 
-        Raises ValueError if `step` is no end of an epoch, lies before what was planned already, or if `index` does not
-        begin with the shards that are in use.
+        Raises ValueError if `step` is not the end of an epoch or is before an earlier growth, or if `index` does not
+        begin with the shards in use.
         """
         if name not in [domain.name for domain in self.domains]:
             raise ValueError(f"domain: found {name!r}, expected one of {[domain.name for domain in self.domains]}")
@@ -248,7 +248,7 @@ class Schedule:
         )
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint keeps so that the run goes on with `step`: a JSON object of a few numbers and hashes."""
+        """What a checkpoint stores so that the training can go on with `step`: a JSON object of numbers and hashes."""
         return {
             "version": STATE_VERSION,
             "step": step,
@@ -269,8 +269,8 @@ class Schedule:
     def resume(self, state: Mapping[str, Any]) -> tuple["Schedule", int]:
         """The schedule of `state` over the data of this one, and the step to go on with.
 
-        This schedule says what the recipe asks for now. Raises ValueError if that is not what the state was made with,
-        or if a domain's data are not those the state was made with (shards that came later are fine).
+        This schedule is that of the present recipe. Raises ValueError if the state belongs to another recipe or to
+        other data; later shards are allowed.
         """
         try:
             version, step = int(state["version"]), int(state["step"])
@@ -318,7 +318,7 @@ class Schedule:
 
 
 def _checked(domain: Domain, epoch_steps: int) -> Domain:
-    """`domain` with its segments written out. Raises ValueError as `Schedule` says."""
+    """`domain` with its segments. Raises ValueError as `Schedule` says."""
     if domain.quota < 1:
         raise ValueError(
             f"quota of domain {domain.name}: found {domain.quota}, expected at least 1; leave the domain out instead"
@@ -366,7 +366,7 @@ def _check_digest(name: str, index: Index, segment: Segment) -> None:
 
 
 def _shuffle(count: int, key: int) -> Int64:
-    """A permutation of 0 .. `count` that depends on nothing but the two numbers."""
+    """A permutation of 0 .. `count` that depends on the two numbers alone."""
     counters = _splitmix64(np.arange(count, dtype=np.uint64) + np.uint64(key))
     return np.argsort(_splitmix64(counters ^ np.uint64(key)), kind="stable").astype(np.int64, copy=False)
 

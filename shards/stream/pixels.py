@@ -1,7 +1,7 @@
-"""Bytes of a picture to pixels of a training or evaluation batch.
+"""Bytes of a picture into pixels of a training or evaluation batch.
 
 In: the bytes of a JPEG, PNG or WebP file (bytes or a view of them), the side of the result in pixels; for training an
-`AugmentSpec` and the sample's own `Draws`. Out: uint8 RGB [side, side, 3]. On disk: nothing.
+`AugmentSpec` and the sample's own `KeyedRandom`. Out: uint8 RGB [side, side, 3]. On disk: nothing.
 
 Training decodes with simplejpeg's fast settings and resizes with OpenCV. Evaluation decodes and resizes with Pillow, so
 that its pixels are exactly those of timm's evaluation transform. Files that simplejpeg refuses (CMYK, odd but readable
@@ -18,25 +18,25 @@ import numpy.typing as npt
 import simplejpeg
 
 from shards.disk.jpeg import MAX_PIXELS
+from shards.disk.pictures import DECODERS
 from shards.stream.augment import AugmentSpec, change, crop_box
-from shards.stream.keyed_random import Draws
+from shards.stream.keyed_random import KeyedRandom
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Data: TypeAlias = bytes | memoryview
 
-FORMATS = ("JPEG", "PNG", "WEBP")
 _HALVINGS = (8, 4, 2)  # other scales of libjpeg-turbo (6/8, 7/8) cost more than a full decode
 
 
 class UnreadablePicture(ValueError):
-    """These bytes are no picture that can be decoded; one line says why."""
+    """The bytes cannot be decoded to a picture; the message is one line and says why."""
 
 
-def train_pixels(data: Data, size_px: int, spec: AugmentSpec, draws: Draws, out: Pixels) -> bool:
-    """Decode, crop, resize, flip, change; the result is written to `out` [size_px, size_px, 3].
+def train_pixels(data: Data, size_px: int, spec: AugmentSpec, rng: KeyedRandom, out: Pixels) -> bool:
+    """Decode, crop, resize, flip and augment; writes the result to `out` [size_px, size_px, 3].
 
-    Where the crop is at least twice the result on both sides, a JPEG is decoded at a half, quarter or eighth of its
-    size. Returns whether the fast decoder did it. Raises `UnreadablePicture`.
+    If both sides of the crop are at least twice those of the result, a JPEG is decoded at a half, a quarter or an
+    eighth of its size. Returns whether the fast decoder was used. Raises `UnreadablePicture`.
     """
     size = _size_for_fast_decoder(data)
     slow = None
@@ -44,7 +44,7 @@ def train_pixels(data: Data, size_px: int, spec: AugmentSpec, draws: Draws, out:
         slow = decode_with_pillow(data)
         size = (slow.shape[0], slow.shape[1])
     height, width = size
-    top, left, high, wide = crop_box(height, width, spec.scale, spec.ratio, draws)
+    top, left, high, wide = crop_box(height, width, spec.scale, spec.ratio, rng)
     factor = next((part for part in _HALVINGS if min(high, wide) >= part * size_px), 1)
     fast = _decode_fast(data, height, width, factor) if slow is None else None
     if fast is not None:
@@ -53,9 +53,9 @@ def train_pixels(data: Data, size_px: int, spec: AugmentSpec, draws: Draws, out:
     else:
         image = decode_with_pillow(data) if slow is None else slow
     part = shrink(image[top : top + high, left : left + wide], size_px)
-    if draws.uniform() < spec.flip:
+    if rng.uniform() < spec.flip:
         part = _uint8(cv2.flip(part, 1))
-    out[:] = change(part, spec, draws)
+    out[:] = change(part, spec, rng)
     return fast is not None
 
 
@@ -81,9 +81,9 @@ def eval_pixels(data: Data, size_px: int, crop_pct: float) -> Pixels:
 def shrink(image: Pixels, size_px: int) -> Pixels:
     """Resize to [size_px, size_px, 3].
 
-    A side of twice the size or more is first averaged over whole pixels, then interpolated, so that no pixel is left
-    out. OpenCV's INTER_AREA at a broken factor would be a little nearer to Pillow's filter (375x500 to 224: mean
-    difference 1.1 instead of 3.0 levels on a noisy photograph) at 10 times the cost, as much as the decoding itself.
+    A side of twice the size or more is first averaged over whole pixels, then interpolated, so every pixel counts.
+    OpenCV's INTER_AREA at a factor that is no whole number is nearer to Pillow's filter (375x500 to 224: mean
+    difference 1.1 instead of 3.0 levels on a noisy photograph), but costs 10 times as much, as much as the decoding.
     """
     height, width = image.shape[:2]
     down, across = max(1, height // size_px), max(1, width // size_px)
@@ -100,7 +100,7 @@ def decode_with_pillow(data: Data) -> Pixels:
     from PIL import Image
 
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=DECODERS)
         width, height = picture.size
         _check_size(height, width)
         return np.asarray(picture.convert("RGB"))
@@ -111,7 +111,7 @@ def decode_with_pillow(data: Data) -> Pixels:
 
 
 def _size_for_fast_decoder(data: Data) -> tuple[int, int] | None:
-    """(height, width) of a JPEG; None if it is for Pillow. Raises `UnreadablePicture` above `MAX_PIXELS`."""
+    """(height, width) of a JPEG; None if Pillow must decode it. Raises `UnreadablePicture` above `MAX_PIXELS`."""
     if bytes(data[:2]) != b"\xff\xd8":
         return None
     try:

@@ -28,10 +28,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shards.disk.store import open_for_reading
 from shards.stream.augment import AugmentSpec
-from shards.stream.decode_threads import Crew, Job
+from shards.stream.decode_threads import DecodeThreads, Job
 from shards.stream.fetch import Fetcher, FetchError
 from shards.stream.index import Index, load_index
-from shards.stream.keyed_random import Draws
+from shards.stream.keyed_random import KeyedRandom
 from shards.stream.mix import MixPlan, MixSpec, plan_mix
 from shards.stream.order import Domain, Schedule, Take
 from shards.stream.pixels import UnreadablePicture, eval_pixels, train_pixels
@@ -43,7 +43,7 @@ Agree: TypeAlias = Callable[[Sequence[int]], Sequence[int]]
 
 DomainName = Literal["real", "synthetic", "retrieved", "edited"]
 
-_PIXELS = 0x706978  # keeps the draws for pixels apart from those for mixing
+_PIXELS = 0x706978  # part of the key: other random numbers than those of mixing
 _AGREED_DIGITS = 15  # hex digits of a digest that the ranks compare
 _MAX_SPARES = 16
 _EVAL_TARS = 4  # fetched ahead of an evaluation
@@ -228,7 +228,7 @@ class Stream:
         self._seed = seed
         self._agree: Agree = agree or (lambda numbers: numbers)
         self._sources: list[_Source] = []
-        self._crew = Crew(spec.threads)
+        self._decoders = DecodeThreads(spec.threads)
         self._flights: deque[tuple[_Flight, Job]] = deque()
         self._error: Exception | None = None
         try:
@@ -291,7 +291,7 @@ class Stream:
             while self._planned <= self._step + self._ahead:
                 self._plan()
             flight, job = self._flights[0]
-            is_there = self._crew.finish(job, self.spec.deadline_s, is_stopped)
+            is_there = self._decoders.finish(job, self.spec.deadline_s, is_stopped)
             self.counters.wait_s += time.perf_counter() - began
             if not is_there and not is_stopped():
                 raise TimeoutError(
@@ -327,7 +327,7 @@ class Stream:
 
     def close(self) -> None:
         """Within a second, even if a thread hangs in a read."""
-        self._crew.close()
+        self._decoders.close()
         for source in self._sources:
             source.fetcher.close()
         self._flights.clear()
@@ -358,7 +358,7 @@ class Stream:
         )
         for number, source in enumerate(self._sources):
             source.fetcher.prefetch(flight.rows[flight.domain == number], takes[number].coming())
-        self._flights.append((flight, self._crew.start(count, partial(self._fill, flight))))
+        self._flights.append((flight, self._decoders.start(count, partial(self._fill, flight))))
         self._planned = step + 1
 
     def _fill(self, flight: _Flight, slot: int) -> None:
@@ -370,8 +370,8 @@ class Stream:
             uid = int(source.index.uid[row])
             try:
                 data = source.fetcher.read(row)
-                draws = Draws(self._seed, _PIXELS, int(flight.passes[slot]), uid)
-                is_fast = train_pixels(data, self.spec.size_px, self.spec.augment, draws, flight.images[slot])
+                rng = KeyedRandom(self._seed, _PIXELS, int(flight.passes[slot]), uid)
+                is_fast = train_pixels(data, self.spec.size_px, self.spec.augment, rng, flight.images[slot])
             except (UnreadablePicture, FetchError) as error:
                 reason = _reason_of(error)
                 tar = source.index.tars[int(source.index.tar_of(np.array([row]))[0])]
@@ -498,7 +498,7 @@ def read_all(spec: EvalSpec, index: Index, batch: int, rank: int = 0, world: int
     if not len(index):
         raise ValueError(f"{index.url}: found no sample, expected a test set; check the folder and the subset")
     fetcher = _fetcher(spec.source, index, spec.cache, spec.deadline_s, 1)
-    crew = Crew(spec.threads)
+    decoders = DecodeThreads(spec.threads)
     num_batches = -(-len(index) // (batch * world))
     ahead = 2 if spec.threads else 0
     ring = [_new_buffer((batch, spec.size_px, spec.size_px, 3), False) for _ in range(ahead + 2)]
@@ -524,10 +524,10 @@ def read_all(spec: EvalSpec, index: Index, batch: int, rank: int = 0, world: int
                 images = ring[planned % len(ring)]
                 images[len(rows) :] = 0
                 fetcher.prefetch(rows, _tars_behind(index, rows))
-                jobs.append((rows, images, crew.start(len(rows), partial(fill, rows, images))))
+                jobs.append((rows, images, decoders.start(len(rows), partial(fill, rows, images))))
                 planned += 1
             rows, images, job = jobs.popleft()
-            if not crew.finish(job, spec.deadline_s):
+            if not decoders.finish(job, spec.deadline_s):
                 raise TimeoutError(
                     f"{index.url}: found {job.filled} of {job.count} pictures of a batch after {spec.deadline_s:g} s, "
                     "expected all; the storage is too slow or hangs (deadline_s)"
@@ -536,7 +536,7 @@ def read_all(spec: EvalSpec, index: Index, batch: int, rank: int = 0, world: int
             labels[: len(rows)], uids[: len(rows)] = index.label[rows], index.uid[rows]
             yield EvalBatch(images=images, labels=labels, uids=uids, valid=np.arange(batch) < len(rows))
     finally:
-        crew.close()
+        decoders.close()
         fetcher.close()
 
 

@@ -1,17 +1,19 @@
-"""A bounded folder of whole tars that lie elsewhere, each known by its hash; several processes may share it.
+"""A cache folder of remote tars, each named by its hash, with a size limit; several processes may share it.
 
-In: a tar's sha256, its size, and how to read its bytes. Out: the path of a local copy whose bytes have that hash. On
-disk: `<sha256>.tar`; `<sha256>.part` of the full size while it is fetched, locked by who fetches it;
-`<sha256>.checked` when a copy has been hashed; `lock`, held while room is made and while a part becomes a tar. Files
-are touched when used, the one untouched for longest goes first; one that a process reads, and therefore holds a shared
-lock of, stays. What makes room goes under its own lock, and a part becomes a tar under its own.
+In: a tar's sha256, its size, and a function that reads its bytes. Out: the path of a local copy with that hash. On
+disk: `<sha256>.tar`; `<sha256>.part`, of full size and locked, while a process fetches it; `<sha256>.checked` when a
+copy has been hashed; `lock`, held while room is made and while a part becomes a tar.
 
-A copy is hashed while it is fetched, and again by the first process that finds it after a day, a restart of the machine
-or a change of the file; one with another hash is removed and fetched again. A killed process leaves a part that nobody
-holds; it goes when room is needed or its tar is fetched.
+A copy is touched when it is used. To make room, the copy that was not used for longest is removed first; a copy that a
+process reads has a shared lock and stays. A file is removed under its own lock.
+
+A copy is hashed while it is fetched. The first process that finds it after a day, a restart of the machine or a change
+of the file hashes it again; a copy with another hash is removed and fetched again. A killed process leaves a part
+without a lock, which is removed when room is needed or when its tar is fetched.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -19,27 +21,29 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from shards.disk.lock import is_named, lock_within, remove_if_free, try_lock
+from shards.disk.lock import is_named, locked, remove_if_free, try_lock
+from shards.disk.replace import replace_file
 
 CHUNK_BYTES = 8 << 20
-CHECK_S = 86_400.0  # a copy that was hashed no longer ago is believed
-_BOOT = Path("/proc/sys/kernel/random/boot_id")  # bytes that a crash lost are missed after a restart only
+CHECK_S = 86_400.0  # a copy that was hashed within this time is not hashed again
+_BOOT = Path("/proc/sys/kernel/random/boot_id")  # a crash of the machine may lose bytes; a restart shows it
 _POLL_S = 0.05
 
 
 class CacheFull(OSError):
-    """The folder's limit, or the disk, leaves no room for this tar."""
+    """There is no room for this tar, by the folder's limit or on the disk."""
 
 
 class OtherBytes(OSError):
-    """What was fetched is not what the index was built from."""
+    """The fetched tar is not the one of the index."""
 
 
 class TarCache:
-    """Owns no open file between calls."""
+    """A cache folder. Has no open file between calls."""
 
     def __init__(self, folder: Path, max_bytes: int, on_event: Callable[[str], None] = lambda name: None) -> None:
-        """`on_event` hears "cache_corrupt" and "cache_evicted". Raises ValueError if the folder cannot be made."""
+        """`on_event` is called with "cache_corrupt" and "cache_evicted". Raises ValueError if the folder cannot be
+        made."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -67,7 +71,7 @@ class TarCache:
         return path
 
     def find_checked(self, sha256: str, size: int) -> Path | None:
-        """The local copy, touched, if some process hashed it a short while ago; reads nothing of it."""
+        """The local copy, touched, if a process has hashed it within `CHECK_S`; reads nothing of it. None otherwise."""
         path = self._path(sha256)
         marker = path.with_suffix(".checked")
         with contextlib.suppress(OSError, ValueError):
@@ -81,10 +85,10 @@ class TarCache:
     def fetch(
         self, sha256: str, size: int, read: Callable[[int, int], bytes], deadline_s: float, keep: frozenset[str]
     ) -> Path:
-        """The local copy, fetched with `read(offset, size)` unless another process is at it or has done it.
+        """The local copy; fetched with `read(offset, size)`, unless another process fetches it or has done so.
 
-        `keep` are hashes that must not go to make room. Raises CacheFull, OtherBytes, TimeoutError if another process
-        holds a lock for `deadline_s`, and whatever `read` raises.
+        Tars whose hashes are in `keep` are not removed to make room. Raises CacheFull, OtherBytes, TimeoutError if
+        another process holds a lock for `deadline_s`, and the errors of `read`.
         """
         end = time.monotonic() + deadline_s
         part = self.folder / f"{sha256}.part"
@@ -127,15 +131,13 @@ class TarCache:
         return path
 
     def _mark(self, path: Path, stat: os.stat_result) -> None:
-        """Note that these bytes of the copy have its hash. A full disk: then it is hashed once more."""
-        temp = path.with_suffix(f".{os.getpid()}.tmp")
+        """Note that the copy has been hashed. On a full disk nothing is noted, and it will be hashed again."""
         with contextlib.suppress(OSError):
-            temp.write_text(json.dumps(_facts(stat)), "ascii")
-            os.replace(temp, path.with_suffix(".checked"))
+            replace_file(path.with_suffix(".checked"), json.dumps(_facts(stat)).encode("ascii"))
 
     def _make_room(self, fd: int, size: int, end: float, keep: frozenset[str]) -> None:
-        """Remove what was unused for longest, abandoned parts included, until `size` more bytes fit; give the part `fd`
-        its size, so that other processes count it."""
+        """Remove the files that were not used for longest, abandoned parts included, until `size` more bytes fit. Then
+        give the part `fd` its full size, so that other processes count it."""
         if size > self.max_bytes:
             raise CacheFull(f"{self.folder}: a tar of {size} bytes, the cache may hold {self.max_bytes}")
         with self._locked(end):
@@ -166,13 +168,10 @@ class TarCache:
 
     @contextlib.contextmanager
     def _locked(self, end: float) -> Iterator[None]:
-        fd = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        try:
-            if not lock_within(fd, end, _POLL_S):
-                raise TimeoutError(f"{self.folder}/lock: held by another process")
+        with locked(self.folder / "lock", end - time.monotonic(), longest_pause_s=_POLL_S) as has_locks:
+            if not has_locks:
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), f"{self.folder}/lock")
             yield
-        finally:
-            os.close(fd)
 
     def _path(self, sha256: str) -> Path:
         return self.folder / f"{sha256}.tar"
@@ -180,7 +179,7 @@ class TarCache:
 
 @contextlib.contextmanager
 def _open_locked(part: Path) -> Iterator[int | None]:
-    """A descriptor of the part that nobody else holds; None if somebody does, or finished it this moment."""
+    """A descriptor of the part, locked; None if another process has the lock or has just finished the part."""
     fd = os.open(part, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
         yield fd if try_lock(fd) and is_named(fd, part) else None
@@ -189,7 +188,7 @@ def _open_locked(part: Path) -> Iterator[int | None]:
 
 
 def _facts(stat: os.stat_result) -> list[int | str]:
-    """What is another after a change of the file, or after a crash that may have lost a part of it."""
+    """Facts that change when the file changes, or when the machine restarts after a crash that may have lost bytes."""
     boot = _BOOT.read_text("ascii").strip() if _BOOT.is_file() else ""
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino, boot]
 

@@ -1,1 +1,1 @@
-"""A data set for people and for other tools: gallery, census, card, exports."""
+"""Data sets for people and for other tools: gallery, census, card, exports, imported image folders."""

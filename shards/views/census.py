@@ -1,8 +1,8 @@
-"""What a data set holds, counted: draws per class and status, models, licences, score histograms.
+"""Counts over a data set: draws by class and status, models, licences, score histograms.
 
-Comes in: a store and its records, optionally a subset. Goes out: a `Census`. Nothing is written. One shard's table
-is in memory at a time and the result grows with the number of classes, models and styles, not with the number of
-images, so it serves the gallery and the dataset card of a million images as well as those of ten.
+In: a store and its records, optionally a subset. Out: a `Census`, for the gallery and the dataset card. On disk:
+nothing. One shard's table is in memory at a time. The result grows with the number of classes, models and styles, and
+not with the number of images.
 """
 
 import json
@@ -30,16 +30,16 @@ SCORE_BINS = 400
 MAX_SLOTS = 12
 COUNTED = ("status", "domain", "licence", "prompt_kind", "style", "sampler")
 COLUMNS = ["uid", "class_id", "class_name", "meaning", "model", "revision", "context", *COUNTED, *SCORES]
-MAX_MEANINGS = 8  # kept per class, the rest is in the tables
-LONGEST_VALUE = 200  # characters of a value that is counted
-MAX_VALUES = 10_000  # distinct values counted per column; free text there must not fill the memory
+MAX_MEANINGS = 8  # of a class; the others are in the tables only
+LONGEST_VALUE = 200  # characters of a counted value
+MAX_VALUES = 10_000  # distinct values counted per column, so that free text cannot fill the memory
 
 Subset = Mapping[int, frozenset[str]]  # shard -> uids
 
 
 @dataclass
 class ClassCount:
-    """One class: how its draws ended, and the meanings its kept samples were drawn with."""
+    """One class: how its draws ended, and the meanings of its accepted samples."""
 
     class_id: int
     name: str
@@ -48,32 +48,37 @@ class ClassCount:
 
     @property
     def successes(self) -> int:
+        """Accepted draws."""
         return self.statuses[SUCCESS]
 
     @property
     def rejected(self) -> list[tuple[str, int]]:
-        """(status, number), most frequent first."""
+        """(status, number) of the rejected draws, the most frequent first."""
         return [(status, count) for status, count in self.statuses.most_common() if status != SUCCESS]
 
     @property
     def num_rejected(self) -> int:
+        """Rejected draws."""
         return self.statuses.total() - self.successes
 
 
 @dataclass
 class Scores:
-    """The values of one score column over kept samples, in `SCORE_BINS` equal bins of its range."""
+    """The values of one score column over the accepted samples, in `SCORE_BINS` equal bins of its range."""
 
     bins: np.ndarray
     total: float = 0.0
 
     @property
     def count(self) -> int:
+        """Samples that have this score."""
         return int(self.bins.sum())
 
 
 @dataclass
 class Census:
+    """All counts of a data set or a subset."""
+
     classes: dict[int, ClassCount] = field(default_factory=dict)
     values: dict[str, Counter[str]] = field(
         default_factory=lambda: {column: Counter() for column in (*COUNTED, "model")}
@@ -87,24 +92,28 @@ class Census:
 
     @property
     def successes(self) -> int:
+        """Accepted draws of all classes."""
         return sum(one.successes for one in self.classes.values())
 
     @property
     def rejected(self) -> int:
+        """Rejected draws of all classes."""
         return sum(one.num_rejected for one in self.classes.values())
 
     @property
     def unlicensed(self) -> int:
-        """Kept samples that may not be passed on."""
+        """Accepted samples that may not be passed on."""
         licences = self.values["licence"].items()
         return self.successes - sum(number for licence, number in licences if may_be_passed_on(licence))
 
     def sorted_classes(self) -> list[ClassCount]:
+        """The classes in the order of their ids."""
         return [self.classes[class_id] for class_id in sorted(self.classes)]
 
 
 def context_words(context: str | None) -> dict[str, str]:
-    """The words of a prompt's slots: `{"ink": "red"}` written as JSON comes back as it is, other text as `context`."""
+    """The words of a prompt's slots from the column `context`: slot -> word. Text that is no such JSON has the slot
+    `context`."""
     if not context:
         return {}
     try:
@@ -117,7 +126,7 @@ def context_words(context: str | None) -> dict[str, str]:
 
 
 def subset_of(samples: pa.Table) -> Subset:
-    """The samples of a saved list (columns uid and shard) by shard."""
+    """The samples of a stored subset (columns uid and shard), by shard."""
     uids: dict[int, set[str]] = {}
     for shard, uid in zip(samples["shard"].to_pylist(), samples["uid"].to_pylist(), strict=True):
         uids.setdefault(shard, set()).add(uid)
@@ -125,7 +134,7 @@ def subset_of(samples: pa.Table) -> Subset:
 
 
 def chosen_rows(table: pa.Table, shard: int, subset: Subset | None, licensed_only: bool = False) -> pa.Table:
-    """The rows of one shard that belong to the subset; without a subset all, rejected draws included."""
+    """The rows of one shard that are in the subset; without a subset all rows, rejected draws included."""
     if licensed_only:
         table = table.filter(pa.array([may_be_passed_on(one) for one in table["licence"].to_pylist()], pa.bool_()))
     if subset is None:
@@ -142,9 +151,9 @@ def take_census(
     on_damage: Callable[[int, str], None] | None = None,
     licensed_only: bool = False,
 ) -> Census:
-    """Count every shard with a record, in order; ``on_shard`` sees each table (`COLUMNS`) on the way.
+    """Count every shard with a record, in order; ``on_shard`` is called with each table (`COLUMNS`).
 
-    A table that cannot be believed is left out and told to ``on_damage``. Without one it raises ValueError.
+    A damaged table is left out, and ``on_damage`` is called; without ``on_damage`` it raises ValueError.
     """
     census = Census()
     for shard in sorted(records):

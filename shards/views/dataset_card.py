@@ -1,8 +1,8 @@
-"""The dataset card of the Hugging Face hub: README.md with a YAML header; pure.
+"""The dataset card for the Hugging Face hub: README.md with a YAML header; pure.
 
-Comes in: a `Census` and the run's fingerprints. Goes out: Markdown that says what the images are, what made them, under
-which licences, how many there are, and what they must not be taken for. Text from the data set is printed as itself:
-no Markdown, HTML or YAML in it takes effect.
+In: a `Census` and the run's fingerprints. Out: Markdown that says what the images are, what made them, under which
+licences, how many there are, and what they must not be used for. Text from the data set is escaped for Markdown, HTML
+and YAML. On disk: nothing.
 """
 
 from collections.abc import Sequence

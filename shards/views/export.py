@@ -1,17 +1,17 @@
-"""The data set as other tools want to find it: timm, open_clip, DALI and the Hugging Face hub.
+"""Exports for other tools: timm, open_clip, DALI and the Hugging Face hub.
 
-Comes in: a store with records and a `Choice` of samples. Goes out: a folder outside the data set's top level, because
+In: a store with records and a `Choice` of samples. Out and on disk: a folder outside the data set's top level, because
 any other JSON file there breaks img2dataset's resume:
 
-    00000.tar …       links to the data set's own tars (copies where it lies in an object store), numbered without gaps;
-                      of a tar with only some samples chosen, a new one with just these, byte for byte
+    00000.tar …       links to the data set's own tars (copies of those in an object store), numbered without gaps;
+                      if only some samples of a tar are chosen, a new tar with these, byte for byte
     _info.json        timm:       --dataset wds/NAME --data-dir FOLDER
     sizes.json        open_clip:  --train-data 'FOLDER/{00000..00011}.tar'
     00000.idx …       DALI:       fn.readers.webdataset(paths=…, index_paths=…)
     README.md         Hugging Face dataset card
 
-Samples without a licence that lets them be passed on stop the export, unless the choice says what to do with them.
-The data set itself is only read.
+A sample without a licence that lets it be passed on stops the export, unless the choice says what to do with it. The
+data set itself is only read.
 """
 
 import json
@@ -24,11 +24,12 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shards.disk.data_set import no_shards
 from shards.disk.layout import MEMBER_EXTENSIONS, META, SUCCESS, tar_name
 from shards.disk.record import Record
-from shards.disk.store import FolderStore, Store, no_shards
+from shards.disk.replace import whole_folder
+from shards.disk.store import FolderStore, Store
 from shards.disk.tar import BLOCK, padding, trailer
-from shards.disk.whole_folder import whole_folder
 from shards.set.manifest import read_table, scan_records
 from shards.views.census import Census, Subset, chosen_rows, take_census
 from shards.views.dataset_card import dataset_card
@@ -41,7 +42,7 @@ UnknownLicence = Literal["refuse", "leave_out", "keep"]
 
 @dataclass(frozen=True)
 class Choice:
-    """Which samples go out. ``unknown_licence`` says what happens to those that may not be passed on."""
+    """Which samples are exported. ``unknown_licence``: what to do with samples that may not be passed on."""
 
     subset: Subset | None = None
     unknown_licence: UnknownLicence = "refuse"
@@ -49,6 +50,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Exported:
+    """What an export wrote."""
+
     folder: Path
     num_samples: int
     num_left_out: int  # samples without a licence that were left out on request
@@ -72,6 +75,7 @@ class Selection:
         return table.filter(pc.equal(table["status"], SUCCESS))
 
     def shards(self) -> list[int]:
+        """The shards that hold chosen samples, sorted."""
         subset = self.choice.subset
         return [shard for shard in sorted(self.records) if subset is None or shard in subset]
 

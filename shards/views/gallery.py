@@ -1,16 +1,17 @@
-"""A data set as a folder of plain web pages that anyone can open and page through.
+"""The gallery: a data set as a folder of plain web pages.
 
-Comes in: a store with records, optionally a subset. Goes out: the path of ``index.html``. On disk, in a folder that is
-replaced as a whole:
+In: a store with records, optionally a subset. Out: the path of ``index.html``. On disk, in a folder that is replaced as
+a whole:
 
     index.html, index-2.html …        numbers, draws per class, one tile a class
     class-0007.html, class-0007-2.html …
-    rejected.html, rejected-2.html …  every draw that was not kept, with its reason, never its picture
-    thumbs/00012/000120034.jpg        small copies, re-encoded; they keep the source type of the original
-    gallery.css, .gallery             the style; the mark by which a later run knows the folder as its own
+    rejected.html, rejected-2.html …  every rejected draw with its reason, without its picture
+    thumbs/00012/000120034.jpg        small copies with the source type of the original
+    gallery.css, .gallery             the style; the mark that lets a later run replace the folder
 
-The pages hold no script, load nothing from elsewhere (strict CSP) and treat every text as data. Memory does not grow
-with the number of images: two passes over the shards, one shard's table at a time; finished cards wait in files.
+The pages have no script, load nothing from elsewhere (strict CSP) and escape every text. Memory does not grow with the
+number of images: there are two passes over the shards, with one shard's table at a time, and finished cards are in
+files.
 """
 
 import shutil
@@ -24,16 +25,17 @@ import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from shards.disk.data_set import no_shards
 from shards.disk.layout import SUCCESS
 from shards.disk.record import Record
+from shards.disk.replace import whole_folder
 from shards.disk.safe_text import clip, visible
-from shards.disk.store import Store, no_shards, redact
-from shards.disk.whole_folder import whole_folder
+from shards.disk.store import Store, redact
 from shards.set.manifest import read_table, scan
-from shards.set.row_images import read_jpegs
+from shards.set.row_jpegs import read_jpegs
 from shards.views.census import Census, ClassCount, Subset, chosen_rows, take_census
 from shards.views.overview import label, overview
-from shards.views.sample_view import CARD_COLUMNS, make_card
+from shards.views.sample_view import VIEW_COLUMNS, sample_view
 
 TEMPLATES = Path(__file__).parent / "templates"
 MARK = ".gallery"
@@ -58,13 +60,15 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Link:
+    """A page among those of one list: its number and its address."""
+
     number: int
     href: str
 
 
 @dataclass
 class Site:
-    """The folder being built, and the few things every page needs."""
+    """The folder that is being built, and what every page needs."""
 
     folder: Path
     name: str
@@ -92,10 +96,12 @@ class Site:
         self.environment.globals["rejected_count"] = self.census.rejected
 
     def write_page(self, file_name: str, template: str, values: Mapping[str, object]) -> None:
+        """Render a template and write it as a file of the folder."""
         page = self.environment.get_template(template).render(values)
         (self.folder / file_name).write_text(page, encoding="utf-8")
 
     def shown(self, one: ClassCount) -> int:
+        """How many images of a class have a card."""
         return min(one.successes, self.images_per_class)
 
 
@@ -163,7 +169,7 @@ def _write_draws(
     page = 1
     for done, shard in enumerate(records):
         progress(done, len(records))
-        table = chosen_rows(read_table(store, {shard: records[shard]}, CARD_COLUMNS), shard, subset)
+        table = chosen_rows(read_table(store, {shard: records[shard]}, VIEW_COLUMNS), shard, subset)
         rows: list[Row] = table.to_pylist()
         _write_cards(site, store, shard, [row for row in rows if row["status"] == SUCCESS])
         waiting.extend(_rejected_row(row) for row in rows if row["status"] != SUCCESS)
@@ -195,7 +201,7 @@ def _write_cards(site: Site, store: Store, shard: int, rows: Sequence[Row]) -> N
     template = site.environment.get_template("card.html")
     cards: dict[str, list[str]] = {}
     for (row, page), jpeg in zip(wanted, read_jpegs(store, shard, [row for row, _ in wanted]), strict=True):
-        card = make_card(site.folder, site.thumb_px, shard, row, jpeg)
+        card = sample_view(site.folder, site.thumb_px, shard, row, jpeg)
         cards.setdefault(f"{row['class_id']}-{page}", []).append(template.render(card=card))
         mosaic = site.mosaics.setdefault(row["class_id"], [])
         if card.image and len(mosaic) < MOSAIC_IMAGES:

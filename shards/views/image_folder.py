@@ -10,9 +10,7 @@ come back as they are when a decoder shows them as they are meant (no rotation n
 else is decoded and encoded anew. A JPEG that is kept keeps its EXIF, the place it was taken at included. What cannot be
 decoded becomes a row with its reason. The source folder is only read.
 
-Ids and names of the classes come from a table, whose classes the sub-folders name by WordNet id, name, number or as an
-export does; so a folder with a part of the classes (a test set, a held-out part) has the ids of the whole. Without a
-table the sub-folders' own numbers count, else their sorted order, as torchvision counts.
+Ids and names of the classes come from a list, else from the sub-folders themselves; shards.labels.folders says how.
 
 An image keeps the domain it was exported with; one that says in its own XMP that it was generated is `synthetic`,
 whatever folder it lies in; the rest is `real`.
@@ -21,9 +19,7 @@ whatever folder it lies in; the rest is `real`.
 import hashlib
 import io
 import json
-import re
 import time
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,42 +31,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from shards.disk.data_set import is_data_set
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
-from shards.disk.safe_text import clip
-from shards.disk.store import Store, local_root, open_store
-from shards.disk.whole_folder import whole_folder
+from shards.disk.pictures import DECODERS, FORMATS, picture_format
+from shards.disk.replace import whole_folder
+from shards.disk.safe_text import clip, quoted
+from shards.disk.store import Store, local_root, open_for_reading, open_store
+from shards.labels.classes import Class
+from shards.labels.folders import (
+    Named,
+    class_folder,
+    class_folders_in,
+    match_folders,
+    own_classes,
+    refuse_part_of_imagenet,
+)
 from shards.set.manifest import scan_records
-from shards.set.row_images import JPEG_COLUMNS, read_jpegs
+from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.set.writer import ShardWriter
 from shards.views.export import Choice, Exported, select
 
 METADATA = "metadata.parquet"
 METADATA_SCHEMA = pa.schema([pa.field("file_name", pa.string(), nullable=False), *SAMPLE_SCHEMA])
-FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}  # the only decoders that are ever opened
 ORIENTATION = 0x0112  # the EXIF field that asks viewers to turn the picture; training decoders do not
-LONGEST_SLUG = 40
-_CLASS_FOLDER = re.compile(r"(\d{4,9})_(.+)")
-_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
-_WORDNET_ID = re.compile(r"n\d{8}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Imported:
+    """What an import wrote, and what it left."""
+
     num_shards: int
     num_samples: int
     num_failed: int
     num_already_there: int  # shards that an earlier import of the same folder had finished
     ignored: tuple[str, ...]  # files that are no pictures
-
-
-@dataclass(frozen=True)
-class KnownClass:
-    """A class of a table that folders are matched with."""
-
-    id: int
-    name: str
-    wordnet_id: str | None = None  # n02012849
 
 
 @dataclass(frozen=True)
@@ -85,14 +80,8 @@ class Source:
 
     @property
     def path(self) -> Path:
+        """Where the picture is."""
         return self.root / self.name
-
-
-def class_folder(class_id: int, name: str) -> str:
-    """``(7, "Zebra / crossing")`` -> ``"0007_zebra_crossing"``; never empty, never a path."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii").lower()
-    slug = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:LONGEST_SLUG].strip("_")
-    return f"{class_id:04d}_{slug or 'class'}"
 
 
 def export_image_folder(store: Store, to: Path, choice: Choice) -> Exported:
@@ -122,26 +111,23 @@ def import_image_folder(
     samples_per_shard: int = 1_000,
     licence: str | None = None,
     quality: int = 95,
-    classes: Sequence[KnownClass] | None = None,
-    imagenet: Callable[[], Sequence[KnownClass]] = tuple,
+    classes: Sequence[Class] | None = None,
     clock: Callable[[], float] = time.time,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Imported:
     """Write the pictures of ``folder`` into shards in ``out``, a folder or URL; called again it goes on.
 
-    ``licence`` is written for pictures whose metadata names none. ``classes`` is the table that gives ids and names,
-    see `match_folders`. Without it ids are the numbers that begin all sub-folders' names (``7``, ``0007_seven``), else
-    their places in the sorted order, as torchvision counts; ``imagenet`` gives ImageNet-1k's table, which is asked for
-    when all sub-folders are WordNet ids: all of its classes are named by it, a part of them is refused.
-    ``quality`` is for pictures that have to be encoded anew. Raises ValueError if there is no picture, a sub-folder is
-    not in ``classes``, or ``out`` lies in ``folder`` or holds something else; nothing is written then.
+    ``licence`` is written for pictures whose metadata names none. ``classes`` is the list that gives ids and names;
+    without it the sub-folders do, and a part of ImageNet-1k is refused (shards.labels.folders). ``quality`` is for
+    pictures that have to be encoded anew. Raises ValueError if there is no picture, a sub-folder is not in ``classes``,
+    or ``out`` lies in ``folder`` or holds something else; nothing is written then.
     """
     if not 1 <= samples_per_shard <= MAX_ROWS_PER_SHARD:
         raise ValueError(f"samples_per_shard: found {samples_per_shard}, expected 1..{MAX_ROWS_PER_SHARD}")
     root = local_root(out)
     if root is not None and root.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out}: found the folder of pictures or one in it, expected one outside; choose another")
-    sources, ignored = find_pictures(folder, classes, imagenet)
+    sources, ignored = find_pictures(folder, classes)
     store = open_store(out)
     plan = {
         "import": [[source.name, source.path.stat().st_size, source.class_id, source.class_name] for source in sources],
@@ -169,38 +155,30 @@ def import_image_folder(
     return Imported(len(done), num_samples, len(sources) - num_samples, already, tuple(ignored))
 
 
-def find_pictures(
-    folder: Path,
-    classes: Sequence[KnownClass] | None = None,
-    imagenet: Callable[[], Sequence[KnownClass]] = tuple,
-) -> tuple[list[Source], list[str]]:
+def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple[list[Source], list[str]]:
     """The pictures of a folder, mixed over the classes in an order that depends on their names only, and other files.
 
     A folder that was exported keeps its order by key. Raises ValueError as `import_image_folder` does.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: found no folder, expected one with a sub-folder for each class; check the path")
-    if any(folder.glob("[0-9][0-9][0-9][0-9][0-9]_stats.json")):
+    if is_data_set(open_for_reading(str(folder))):
         raise ValueError(f"{folder}: found a data set of shards, expected a folder of pictures; use it as it is")
-    sub_folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    known = (
-        _classes_of(sub_folders, imagenet, str(folder))
-        if classes is None
-        else match_folders(sub_folders, classes, str(folder))
-    )
+    sub_folders = class_folders_in(folder)
+    known = _classes_of(sub_folders, classes, str(folder))
     facts = _read_metadata(folder / METADATA)
     sources = []
     ignored = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != METADATA)
     for sub_folder in sub_folders:
-        class_id, class_name = known[sub_folder]
+        one = known[sub_folder]
         for path in _files_below(folder / sub_folder):
             name = path.relative_to(folder).as_posix()
-            if path.suffix.lower() not in FORMATS:
+            if picture_format(path) is None:
                 ignored.append(name)
                 continue
             row = facts.get(name, {})
             kept = row.get("class_name") if classes is None else None
-            sources.append(Source(folder, name, class_id, kept or class_name, row))
+            sources.append(Source(folder, name, one.id, kept or one.name, row))
     if not sources:
         raise ValueError(
             f"{folder}: found no picture in {len(sub_folders)} sub-folders, expected {', '.join(FORMATS)} files; put "
@@ -210,71 +188,19 @@ def find_pictures(
     return sources, ignored
 
 
-def match_folders(sub_folders: Sequence[str], classes: Sequence[KnownClass], where: str) -> dict[str, tuple[int, str]]:
-    """Sub-folder -> (id, name) of the class that it names: by WordNet id (``n01440764``), as an export names it
-    (``0007_seven``), by name (case, blanks, ``_`` and ``-`` do not count), or by number.
-
-    Raises ValueError for a folder that names no class or several, and for two that name one class.
-    """
-    by_word: dict[str, dict[int, str]] = {}
-    for one in classes:
-        for word in (one.wordnet_id, class_folder(one.id, one.name), fold_name(one.name)):
-            if word:
-                by_word.setdefault(word, {})[one.id] = one.name
-    by_number = {one.id: {one.id: one.name} for one in classes}
-    found: dict[str, tuple[int, str]] = {}
-    taken: dict[int, str] = {}
+def _classes_of(sub_folders: Sequence[str], classes: Sequence[Class] | None, where: str) -> Mapping[str, Named]:
+    """Raises ValueError if a sub-folder's class cannot be told."""
+    if classes is None:
+        refuse_part_of_imagenet(sub_folders, where)
+        return own_classes(sub_folders, where)
+    known = match_folders(sub_folders, classes, where)
     for folder in sub_folders:
-        meant = by_word.get(folder) or by_word.get(fold_name(folder))
-        if not meant and _NUMBER.fullmatch(folder):
-            meant = by_number.get(int(folder))
-        if not meant:
+        if folder not in known:
             raise ValueError(
-                f"{where}: found the class folder {clip(folder, 60)!r}, expected the WordNet id, name or number of one "
+                f"{where}: found the class folder {quoted(folder, 60)}, expected the WordNet id, name or number of one "
                 f"of the {len(classes)} classes given; rename it, or give the right list"
             )
-        if len(meant) > 1:
-            raise ValueError(
-                f"{where}: found the class folder {clip(folder, 60)!r}, which names the classes "
-                f"{', '.join(map(str, sorted(meant)))}, expected one; name it by WordNet id, or "
-                f"{class_folder(min(meant), folder)}"
-            )
-        [(class_id, name)] = meant.items()
-        if class_id in taken:
-            raise ValueError(
-                f"{where}: found the class folders {clip(taken[class_id], 60)!r} and {clip(folder, 60)!r} for class "
-                f"{class_id} ({clip(name, 60)}), expected one; put their pictures together"
-            )
-        taken[class_id], found[folder] = folder, (class_id, name)
-    return found
-
-
-def fold_name(name: str) -> str:
-    """A class name in the form in which names are compared: case, blanks, ``_`` and ``-`` do not count."""
-    return " ".join(re.sub("[_-]", " ", unicodedata.normalize("NFC", name).casefold()).split())
-
-
-def _classes_of(
-    sub_folders: list[str], imagenet: Callable[[], Sequence[KnownClass]], where: str
-) -> dict[str, tuple[int, str]]:
-    """Raises ValueError for a part of ImageNet-1k's classes: their order among themselves says nothing of their ids."""
-    matches = {name: _CLASS_FOLDER.fullmatch(name) for name in sub_folders}
-    ids = [int(match.group(1)) for match in matches.values() if match]
-    if len(ids) == len(sub_folders) and len(set(ids)) == len(ids):
-        return {name: (int(m.group(1)), m.group(2).replace("_", " ")) for name, m in matches.items() if m}
-    if len({int(name) for name in sub_folders if _NUMBER.fullmatch(name)}) == len(sub_folders):
-        return {name: (int(name), name) for name in sub_folders}  # ImageNet-V2: 10 comes before 2 among the names
-    if sub_folders and all(_WORDNET_ID.fullmatch(name) for name in sub_folders):
-        table = {one.wordnet_id: (one.id, one.name) for one in imagenet()}
-        if table.keys() == set(sub_folders):
-            return {name: table[name] for name in sub_folders}
-        if table.keys() > set(sub_folders):
-            raise ValueError(
-                f"{where}: found {len(sub_folders)} of ImageNet-1k's {len(table)} classes, expected all: the order of "
-                "a part gives other ids than the whole has; give `--classes imagenet-1k` for its ids, or `--classes` "
-                "with a list of your own"
-            )
-    return {name: (index, name) for index, name in enumerate(sub_folders)}
+    return known
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -319,7 +245,7 @@ def _row(source: Source, key: str, licence: str | None, quality: int) -> tuple[d
     try:
         jpeg, (height, width), (original_height, original_width) = _as_jpeg(data, source, quality, source_type)
     except UnidentifiedImageError:
-        message = f"{source.name}: found no picture of the kinds {', '.join(sorted(set(FORMATS.values())))}"
+        message = f"{source.name}: found no picture of the kinds {', '.join(DECODERS)}"
         return {**row, "status": "failed_to_decode", "error_message": message}, None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         message = f"{source.name}: {clip(str(error), 300)}"
@@ -334,9 +260,9 @@ def _as_jpeg(
     data: bytes, source: Source, quality: int, source_type: SourceType | None
 ) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
     """JPEG bytes, their (height, width) and those of the file. Raises what a decoder raises."""
-    kind = FORMATS[source.path.suffix.lower()]
+    kind = picture_format(source.name)
     with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-        opened = Image.open(io.BytesIO(data), formats=tuple(set(FORMATS.values())))
+        opened = Image.open(io.BytesIO(data), formats=DECODERS)
     with opened as image:
         width, height = image.size
         if width * height > MAX_PIXELS:

@@ -1,7 +1,7 @@
-"""One kept sample as a page of the gallery shows it: a small picture, its prompt, and every fact of its row.
+"""One accepted sample as a page of the gallery shows it: a small picture, its prompt, and the facts of its row.
 
-Comes in: a row of the table and its JPEG bytes. Goes out: a `Card` of plain texts; nothing in it is escaped yet.
-On disk: `thumbs/00012/000120034.jpg`, decoded and encoded anew, with the source type of the original.
+In: a row of the table and its JPEG bytes. Out: a `SampleView` of plain texts; the template escapes them. On disk:
+`thumbs/00012/000120034.jpg`, a small copy with the source type of the original.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source
 from shards.disk.layout import SAMPLE_SCHEMA, shard_name
 from shards.disk.safe_text import clip
 from shards.disk.store import redact
-from shards.set.row_images import JPEG_COLUMNS
+from shards.set.row_jpegs import JPEG_COLUMNS
 from shards.views.census import SCORES, context_words
 
 SMALL_PX = 128  # an original this small is enlarged with crisp pixels
 LONGEST_TEXT = 1_200  # characters of a prompt on a page
-FACTS = {  # what the fold-out of a card lists, if the row has it
+FACTS = {  # label -> column: what the details of a card list, if the row has it
     "class": "class_name",
     "meaning": "meaning",
     "kind": "prompt_kind",
@@ -41,12 +41,12 @@ FACTS = {  # what the fold-out of a card lists, if the row has it
     "sha256": "sha256",
     "uid": "uid",
 }
-CARD_COLUMNS = [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS]
+VIEW_COLUMNS = [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS]
 
 
 @dataclass(frozen=True)
-class Card:
-    """One kept sample on a page; ``image`` is None when the picture cannot be shown, and ``problem`` says why."""
+class SampleView:
+    """A sample on a page. ``image`` is None if the picture cannot be shown, and ``problem`` then says why."""
 
     key: str
     alt: str
@@ -60,8 +60,8 @@ class Card:
     facts: tuple[tuple[str, str], ...]
 
 
-def make_card(folder: Path, thumb_px: int, shard: int, row: Mapping[str, Any], jpeg: bytes | str) -> Card:
-    """The card of a kept sample, its thumbnail written below ``folder``; a `str` says why there are no JPEG bytes."""
+def sample_view(folder: Path, thumb_px: int, shard: int, row: Mapping[str, Any], jpeg: bytes | str) -> SampleView:
+    """The card of a sample; writes its thumbnail below ``folder``. ``jpeg`` as a `str` says why it cannot be read."""
     image, problem = None, ""
     width, height = row["width"] or thumb_px, row["height"] or thumb_px
     if isinstance(jpeg, str):
@@ -77,7 +77,7 @@ def make_card(folder: Path, thumb_px: int, shard: int, row: Mapping[str, Any], j
     facts = [
         (label, clip(str(row[column]), LONGEST_TEXT)) for label, column in FACTS.items() if row[column] is not None
     ]
-    return Card(
+    return SampleView(
         key=row["key"],
         alt=f"{row['class_name']}: {clip(row['caption'], 200)}",
         caption=clip(row["caption"], LONGEST_TEXT),

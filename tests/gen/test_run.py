@@ -228,6 +228,27 @@ def test_a_field_that_only_the_earlier_version_knew_is_named(whole: Path, tmp_pa
         regenerate_images(open_for_reading(str(out)), 1, seed=0)
 
 
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_a_data_set_that_knew_token_merging_goes_on_if_it_merged_none(
+    whole: Path, tmp_path: Path, share: float | None
+) -> None:
+    out = begun_earlier(whole, tmp_path / "out", lambda identity: identity["sampler"].update(merge_tokens=share))
+    recipe = out / "_meta" / "recipe.yaml"
+    field = f"  merge_tokens: {json.dumps(share)}\n"
+    recipe.write_text(recipe.read_text().replace("  reuse_every:", f"{field}  reuse_every:"))
+    if share is None:
+        before = files_of(out)
+        assert generate(out, "0.2", HERE).made_units == 0
+        assert all(one.same_bytes for one in regenerate_images(open_for_reading(str(out)), 2, seed=0))
+        assert "merge_tokens" not in read_recipe(recipe, []).sampler.model_dump()
+        assert files_of(out) == before
+    else:
+        with pytest.raises(ValueError, match=r"another recipe \(sampler\.merge_tokens: 0\.5 before, null now\)"):
+            generate(out, "0.2", HERE)
+        with pytest.raises(ValueError, match=r"`sampler`: found merge_tokens: 0\.5, which this version no longer has"):
+            regenerate_images(open_for_reading(str(out)), 1, seed=0)
+
+
 def test_an_output_whose_recipe_this_version_cannot_read_says_so_in_one_line(whole: Path, tmp_path: Path) -> None:
     out = begun_earlier(whole, tmp_path / "out", lambda identity: None)
     with (out / "_meta" / "recipe.yaml").open("a") as file:

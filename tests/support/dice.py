@@ -6,7 +6,7 @@ import numpy as np
 
 from sandbox.world import CLASS_NAMES, INKS, LIGHTS, PAPERS, Scene, render
 from shards.disk.jpeg import encode_jpeg
-from shards.views.image_folder import class_folder
+from shards.labels.folders import class_folder
 
 
 def write_dice(root: Path, per_class: int) -> Path:

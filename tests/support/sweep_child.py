@@ -9,14 +9,13 @@ from pathlib import Path
 import yaml
 
 from cluster.recipes.load import load_recipe
+from tests.support.sweep_recipe import SmallRecipe
 from tests.support.training_results import result
 from train.evaluate.results import RESULTS, append_results
 from train.recipe import recipe_digest
 
 
 def main(recipe_file: Path, folder: Path) -> int:
-    from tests.train.sweep.test_sweep import SmallRecipe
-
     recipe = load_recipe(recipe_file, SmallRecipe)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"started-{os.getpid()}").touch()

@@ -1,1 +1,1 @@
-"""How often a model is right, on which sets, and the lines that keep it."""
+"""Test sets, accuracy, and the lines of results.jsonl."""

@@ -1,17 +1,18 @@
-"""Evaluation: how often a model is right on any number of sets, and which of its checkpoints is its result.
+"""Evaluation: the accuracy of a model on labelled sets, and the choice of the checkpoint that is the result.
 
 In: scores of a model (`train.evaluate.measure`), sets of labelled pictures (folders or URLs of shards, ours or others',
-see `shards.stream.index`). Out: `Counts` for each set: right at top 1 and top 5 of each class; as `Result` lines
-through `train.evaluate.results`. On disk: nothing is written; the label map of a set is a JSON file.
+see `shards.stream.index`). Out: `Counts` for each set: right at top 1 and at top 5, by class; as `Result` lines through
+`train.evaluate.results`. On disk: nothing is written; the label map of a set is a JSON file.
 
 Every sample is counted exactly once, whatever the batch, the number of ranks and the threads: a rank reads each
 world-th batch, padding is masked, and counts are integers, added over the ranks.
 
-A label's place among the scores is the number of competing outputs with a higher score, plus those of equal score and
-lower number; it is right at top k if its place is below k. So ties have one outcome on every machine, and a model that
-gives all classes one score is right for class 0 only. Scores that are not finite are wrong, and counted by name.
+A label's place among the scores is the number of competing outputs with a higher score, plus those with an equal score
+and a lower number. The label is right at top k if its place is below k. So ties have one outcome on every machine, and
+a model that gives all classes the same score is right for class 0 only. Scores that are not finite are wrong, and are
+counted apart.
 
-The result of a run is chosen by `select`, which takes validation results only.
+`select` chooses the result of a run. It takes validation results only, so a test set never chooses.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shards.disk.safe_text import quoted
 from shards.stream.index import load_index
 from train.evaluate.results import Result, Role, SweepPlace
 from train.session.data_check import Opened, refuse_shared
@@ -58,7 +60,7 @@ class SetSpec(BaseModel):
 
 
 class EvaluateSpec(BaseModel):
-    """What is measured while a model trains and when it is done."""
+    """The `evaluate` part of a recipe: the sets, and when they are measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,20 +87,21 @@ class EvaluateSpec(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class AnswerKey:
-    """For a set: which outputs compete, and which of them are right for each of its class ids."""
+    """Of a set: which outputs compete, and which of them are right for each of its class ids."""
 
     accepted: Mapping[int, tuple[int, ...]]  # class id of the set -> outputs
     competes_C: npt.NDArray[np.bool_]
 
     @property
     def ids(self) -> tuple[int, ...]:
+        """The class ids of the set for which some output is right, sorted."""
         return tuple(sorted(self.accepted))
 
 
 def answer_key(
     spec: SetSpec, present: Iterable[int], num_outputs: int, label_map: Mapping[int, tuple[int, ...]] | None
 ) -> AnswerKey:
-    """The key of a set that holds the class ids `present`. Raises ValueError for ids that no output stands for."""
+    """The key of a set that has the class ids `present`. Raises ValueError for an id without an output."""
     ids = sorted(set(present))
     if label_map is None:
         accepted: dict[int, tuple[int, ...]] = {class_id: (class_id,) for class_id in ids}
@@ -138,7 +141,7 @@ def answer_key(
 
 
 def read_label_map(path: Path) -> dict[int, tuple[int, ...]]:
-    """A JSON object, class id of the set -> output or list of outputs. Raises ValueError with one line."""
+    """The label map in a JSON file: class id of the set -> outputs. Raises ValueError if it is something else."""
     advice = f"{path}: expected a JSON object of class id -> output or list of outputs"
     try:
         if path.stat().st_size > MAX_MAP_BYTES:
@@ -152,7 +155,7 @@ def read_label_map(path: Path) -> dict[int, tuple[int, ...]]:
     for key, value in data.items():
         outputs = value if isinstance(value, list) else [value]
         if not (key.isascii() and key.isdecimal()) or not all(type(output) is int for output in outputs):
-            raise ValueError(f"{advice}, found {ascii(key)[:40]}: {ascii(value)[:40]}")
+            raise ValueError(f"{advice}, found {quoted(key, 40)}: {quoted(value, 40)}")
         found[int(key)] = tuple(outputs)
     return found
 
@@ -162,7 +165,7 @@ def read_label_map(path: Path) -> dict[int, tuple[int, ...]]:
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """What one pass over a set counted. Arrays are by class, in the order of `ids`."""
+    """The counts of one pass over a set. Arrays are by class, in the order of `ids`."""
 
     ids: tuple[int, ...]
     seen: Int64
@@ -173,19 +176,23 @@ class Counts:
 
     @staticmethod
     def none(ids: Sequence[int]) -> "Counts":
+        """Counts of zero, to add to."""
         zeros = np.zeros(len(ids), np.int64)
         return Counts(tuple(ids), zeros, zeros, zeros, 0, 0)
 
     @property
     def n(self) -> int:
+        """Samples counted, without those that were left out."""
         return int(self.seen.sum())
 
     @property
     def top1(self) -> float:
+        """The share of samples that are right at top 1."""
         return int(self.right.sum()) / self.n
 
     @property
     def top5(self) -> float:
+        """The share of samples that are right at top 5."""
         return int(self.right_top5.sum()) / self.n
 
     def as_array(self) -> Int64:
@@ -195,6 +202,7 @@ class Counts:
         )
 
     def from_array(self, array: Int64) -> "Counts":
+        """The counts in a vector of `as_array`, for the same class ids."""
         seen, right, right_top5 = array[:-2].reshape(3, len(self.ids))
         return Counts(self.ids, seen, right, right_top5, int(array[-2]), int(array[-1]))
 
@@ -204,14 +212,14 @@ class Counts:
 
 
 def count(scores_NC: Floats, labels_N: Int64, key: AnswerKey) -> Counts:
-    """One batch: N samples, C outputs, labels are the set's class ids."""
+    """The counts of one batch: scores of N samples for C outputs, and labels, which are the set's class ids."""
     ids = np.array(key.ids, np.int64)
     known_N = np.isin(labels_N, ids)
     scores, labels = scores_NC[known_N], labels_N[known_N]
     finite = np.isfinite(scores[:, key.competes_C]).all(axis=1)
     competing = np.where(key.competes_C, scores, -np.inf)
     width = max(len(outputs) for outputs in key.accepted.values())
-    # rows of unequal length are filled with their own first output: naming it twice changes nothing
+    # shorter rows are filled with their own first output: naming it twice changes nothing
     table = np.array([outputs + outputs[:1] * (width - len(outputs)) for _, outputs in sorted(key.accepted.items())])
     of_class = np.searchsorted(ids, labels)
     numbers = np.arange(scores.shape[1])
@@ -236,18 +244,23 @@ def count(scores_NC: Floats, labels_N: Int64, key: AnswerKey) -> Counts:
 
 
 class LabelledBatch(Protocol):
-    """What a reader gives: pictures N H W C, class ids N, and which of them are samples and not padding."""
+    """A batch of a test set, as `shards.stream` reads it."""
 
     @property
-    def images(self) -> Pixels: ...
+    def images(self) -> Pixels:
+        """Pictures, N H W C."""
+
     @property
-    def labels(self) -> Int64: ...
+    def labels(self) -> Int64:
+        """Class ids, N."""
+
     @property
-    def valid(self) -> npt.NDArray[np.bool_]: ...
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Which of the N are samples; the others are padding."""
 
 
 def count_batches(batches: Iterable[LabelledBatch], scores: Callable[[Pixels], Floats], key: AnswerKey) -> Counts:
-    """One pass: `scores` gives C numbers for each picture of a batch, padding included."""
+    """The counts of one pass over a set; `scores` gives C numbers for each picture of a batch, padding included."""
     total = Counts.none(key.ids)
     for batch in batches:
         found = scores(batch.images)
@@ -260,7 +273,7 @@ def count_batches(batches: Iterable[LabelledBatch], scores: Callable[[Pixels], F
 
 @dataclass(frozen=True, eq=False)
 class OpenSet:
-    """A set of a recipe that was looked at: it is there, and the model has outputs for it."""
+    """A set of a recipe that was opened: it exists, and the model has outputs for it."""
 
     name: str
     role: Role
@@ -270,17 +283,17 @@ class OpenSet:
 
     @property
     def digest(self) -> str:
-        """Of its index."""
+        """The digest of its index."""
         return self.opened.index.digest
 
     @property
     def n(self) -> int:
-        """Samples, those of unknown classes included."""
+        """How many samples it has, those of unknown classes included."""
         return len(self.opened.index)
 
 
 def open_set(name: str, role: Role, spec: SetSpec, num_outputs: int, cache: Path | None = None) -> OpenSet:
-    """Raises ValueError for a set that is missing or that the model has no outputs for."""
+    """Open a set. Raises ValueError if it is missing, or if the model has no outputs for it."""
     index = load_index(spec.source, spec.subset, cache)
     field = f"evaluate.{role}" + (f"s.{name}" if role == "test" else "")
     label_map = None if spec.labels is None else read_label_map(spec.labels)
@@ -291,9 +304,10 @@ def open_set(name: str, role: Role, spec: SetSpec, num_outputs: int, cache: Path
 def open_sets(
     spec: EvaluateSpec, num_outputs: int, cache: Path | None = None, domains: Sequence[Opened] = ()
 ) -> list[OpenSet]:
-    """The validation set, if there is one, then the tests. Raises ValueError for one that is missing or does not fit,
-    for samples that are both in the validation set and a test (what is reported must not choose), and for samples of
-    either that are trained on: those of `domains`.
+    """The validation set, if there is one, then the test sets.
+
+    Raises ValueError for a set that is missing or does not fit, for a sample that is both in the validation set and in
+    a test set, and for a sample of either that is trained on, hence in one of `domains`.
     """
     wanted: list[tuple[str, Role, SetSpec]] = [(name, "test", one) for name, one in spec.tests.items()]
     if spec.validation is not None:
@@ -302,16 +316,16 @@ def open_sets(
     for name, role, wish in wanted:
         one = open_set(name, role, wish, num_outputs, cache)
         if role == "test" and found and found[0].role == "validation":
-            refuse_shared(one.opened, found[0].opened, "what is reported must not choose")
+            refuse_shared(one.opened, found[0].opened, "a test set must not choose the checkpoint")
         for domain in domains:
-            refuse_shared(one.opened, domain, "what is measured must not be trained on")
+            refuse_shared(one.opened, domain, "a model must not be tested on pictures it was trained on")
         found.append(one)
     return found
 
 
 @contextlib.contextmanager
 def evaluating(model: "nn.Module") -> Iterator[None]:
-    """The model in evaluation mode; afterwards every module is as it was, frozen ones included."""
+    """Put the model into evaluation mode; afterwards every module is as it was, frozen ones included."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -326,7 +340,7 @@ def evaluating(model: "nn.Module") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What all result lines of a run share."""
+    """What all result lines of a run have in common."""
 
     run: str
     recipe: str  # fingerprint
@@ -339,7 +353,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where in its training a model was evaluated."""
+    """When in its training a model was evaluated, and with which weights."""
 
     step: int
     weights: Literal["ema", "last"]
@@ -350,6 +364,7 @@ class Moment:
 
 
 def make_result(facts: RunFacts, moment: Moment, name: str, role: Role, counts: Counts, selected: bool) -> Result:
+    """The result line of one evaluation; `selected`: of the checkpoint that is the run's result."""
     per_class = {
         class_id: (int(right), int(seen))
         for class_id, right, seen in zip(counts.ids, counts.right, counts.seen, strict=True)
@@ -386,24 +401,24 @@ def make_result(facts: RunFacts, moment: Moment, name: str, role: Role, counts: 
 
 @dataclass(frozen=True)
 class Validation:
-    """Accuracy on the validation set at one step: all that may choose a checkpoint."""
+    """Accuracy on the validation set at one step; nothing else may choose a checkpoint."""
 
     step: int
     top1: float
 
     @staticmethod
     def of(result: Result) -> "Validation":
-        """Raises ValueError for a line of a test set: what is reported must not choose."""
+        """The validation result in a line. Raises ValueError for a line of a test set, which must not choose."""
         if result.role != "validation":
             raise ValueError(
-                f"step {result.step}: found a result on the test set {ascii(result.set)[:60]}, expected validation; "
+                f"step {result.step}: found a result on the test set {quoted(result.set, 60)}, expected validation; "
                 "a checkpoint that was chosen by a test set has no test result"
             )
         return Validation(result.step, result.top1)
 
 
 def select(history: Sequence[Validation]) -> int:
-    """The step with the best accuracy on the validation set, the earliest of equals."""
+    """The step with the best accuracy on the validation set, the earliest of equals. Raises ValueError without one."""
     best = None
     for one in history:
         if not isinstance(one, Validation):

@@ -1,11 +1,10 @@
 """Results: one line of JSON for each evaluation of a run, appended and never changed.
 
-In: what an evaluation counted, and of what. Out: `Result`s read back, and what could not be read, by name. On disk:
-`results.jsonl` in the run's own folder, canonical JSON, written by one call and synced before the next step is taken;
-a torn last line (power loss) is reported, skipped, and never glued to the next one.
+In: `Result`s of evaluations. Out: `Result`s read back, and a line about each that could not be read. On disk:
+`results.jsonl` in the run's own folder, canonical JSON, written by one call and synced before the next step. A last
+line that was cut short by a power loss is reported and skipped; the next line begins after it.
 """
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.recipes.load import canonical_json
+from shards.disk.replace import replace_file, sync_folder
 from shards.disk.safe_text import clip
 
 RESULTS = "results.jsonl"
@@ -38,6 +38,8 @@ class PointPlace(BaseModel):
 
 
 class SweepPlace(BaseModel):
+    """The sweep of a run, and its point in it."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
@@ -86,15 +88,17 @@ class Result(BaseModel):
 
     @property
     def key(self) -> Key:
-        """What is measured once: a later line with the same key replaces an earlier one (a resumed run). Lines of other
-        data are other measurements, also where run and recipe have the same names."""
+        """What identifies a measurement: of two lines with the same key the later counts, as after a resume.
+
+        Lines about other data are other measurements, even if run and recipe have the same names.
+        """
         data = tuple(sorted(self.data.items()))
         return (self.run, self.recipe, self.seed, self.set, self.step, self.weights, data)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a file of results holds; ``problems`` has one line for each line that is not a result."""
+    """The results in a file; ``problems`` has one line for each line that is not a result."""
 
     results: tuple[Result, ...]
     problems: tuple[str, ...]
@@ -106,7 +110,7 @@ def result_line(result: Result) -> bytes:
 
 
 def append_results(path: Path, results: Sequence[Result]) -> None:
-    """Add lines with one write and wait until they are on the disk. Raises OSError if they are not, whole."""
+    """Append lines with one write and return when they are on disk. Raises OSError if they are not, completely."""
     data = b"".join(result_line(result) for result in results)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR | os.O_CLOEXEC, 0o644)
@@ -119,26 +123,12 @@ def append_results(path: Path, results: Sequence[Result]) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
-    """Replace a whole file, all of it or nothing: what a sweep gathers from its runs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temp.open("wb") as file:
-            file.writelines(result_line(result) for result in results)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
+    """Replace a file as a whole: the results that a sweep gathers from its runs."""
+    replace_file(path, b"".join(map(result_line, results)))
 
 
 def read_results(path: Path) -> Found:

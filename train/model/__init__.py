@@ -1,1 +1,1 @@
-"""What is trained: networks, auxiliary BN, averages, optimiser, one step."""
+"""Networks, auxiliary BN, the average of weights, engines, optimisers, one step."""

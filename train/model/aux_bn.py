@@ -1,15 +1,15 @@
-"""Auxiliary batch normalisation: each domain of a mixed batch has statistics and an affine map of its own.
+"""Auxiliary batch normalisation: each domain of a mixed batch has its own statistics and its own affine map.
 
-In: a model with batch normalisation and the quotas of a group, the main domain first: (16, 16) is 16 real samples, then
-16 synthetic ones. Out: the same model, its BN layers replaced in place. On disk: nothing; in a state dict the main
-layer keeps its plain names and domain d > 0 lies under `<layer>.aux_bn.<d - 1>.`.
+In: a model with batch normalisation, and the quotas of a group, the main domain first: (16, 16) is 16 real samples,
+then 16 synthetic ones. Out: the same model, its BN layers replaced in place. On disk: nothing; in a state dict the main
+layer keeps its plain names, and domain d > 0 is under `<layer>.aux_bn.<d - 1>.`.
 
-In training a batch is a whole number of groups and a sample's domain is its position in its group: the main layer sees
-the first domain only, auxiliary layer d - 1 domain d only. In evaluation everything goes through the main layer, so the
-names without `.aux_bn.` are the whole of a plain model.
+In training a batch is a whole number of groups, and a sample's place in its group says its domain. The main layer sees
+only the first domain, auxiliary layer d - 1 only domain d. In evaluation everything goes through the main layer, so the
+tensors without `.aux_bn.` in their names are a complete plain model.
 
-Statistics are those of a rank's slice (all its groups together), of one group (`per_group`: a sample's output then does
-not depend on how many groups a rank has) or of all ranks (`convert_sync`).
+Statistics are taken over a rank's slice (all its groups together), over one group (`per_group`: then a sample's output
+does not depend on the number of groups), or over all ranks (`convert_sync`).
 
 Shapes: N samples of a rank's batch, C channels, R ranks.
 """
@@ -28,27 +28,28 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 class AuxBatchNorm(_BatchNorm):
-    """One BN layer of a converted model: itself the main domain's, with one layer more for each other domain."""
+    """A BN layer of a converted model: that of the main domain, which holds one more layer for each other domain."""
 
     def __init__(self, plain: _BatchNorm, where: str, quotas: tuple[int, ...], per_group: bool) -> None:
-        """Takes over the tensors of `plain` (the same objects) and copies them for every further domain."""
+        """Uses the tensors of `plain` themselves, and copies of them for every other domain."""
         super().__init__(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
         self.where = where
         self.quotas = quotas
         self.per_group = per_group
         self.sync = False
-        self.process_group: dist.ProcessGroup | None = None  # with sync; None is all ranks
+        self.process_group: dist.ProcessGroup | None = None  # for sync; None: all ranks
         self.affine, self.track_running_stats = plain.affine, plain.track_running_stats
         self.weight, self.bias = plain.weight, plain.bias
         self.running_mean, self.running_var = plain.running_mean, plain.running_var
         self.num_batches_tracked = plain.num_batches_tracked
-        self.drop = getattr(plain, "drop", nn.Identity())  # timm's BatchNormAct2d ends in these two
+        self.drop = getattr(plain, "drop", nn.Identity())  # timm's BatchNormAct2d ends with these two
         self.act = getattr(plain, "act", nn.Identity())
         self.aux_bn = nn.ModuleList(_copy(plain) for _ in quotas[1:])
         self.training = plain.training
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape (N, C, ...). Raises ValueError if N is not a whole number of groups or a slice is too small."""
+        """x normalised, of any shape (N, C, ...). In training raises ValueError if N is no whole number of groups, or
+        if a slice is too small."""
         if self.training:
             y = self._by_domain(x)
         else:
@@ -87,10 +88,11 @@ class AuxBatchNorm(_BatchNorm):
         return _normalise_over_ranks(x, layer, self.process_group) if self.sync else _normalise(x, layer)
 
     def branches(self) -> list[_BatchNorm]:
-        """The layer of each domain; the first is the main one, this module itself."""
+        """The layer of each domain; the first is this module itself."""
         return [self, *self.aux_bn]
 
     def extra_repr(self) -> str:
+        """What `print(model)` shows of this layer."""
         return f"{super().extra_repr()}, quotas={self.quotas}, per_group={self.per_group}, sync={self.sync}"
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -98,11 +100,11 @@ class AuxBatchNorm(_BatchNorm):
 
 
 def convert(model: nn.Module, quotas: Sequence[int], per_group: bool = False) -> nn.Module:
-    """The model with an AuxBatchNorm for each of its BN layers, changed in place; once more changes nothing.
+    """Replace each BN layer of the model by an AuxBatchNorm, in place; a second call changes nothing.
 
-    Training flags, requires_grad, dtype, device, momentum, eps, activation and dropout stay; InstanceNorm and frozen BN
-    (`Survey.frozen`) are left alone. Create the optimiser and the EMA afterwards. Raises ValueError for a model without
-    BN, for one that was converted to another split, and for layers with running statistics of a kind not known here.
+    Training flags, requires_grad, dtype, device, momentum, eps, activation and dropout stay. InstanceNorm and frozen BN
+    (`Survey.frozen`) are not replaced. Create the optimiser and the EMA afterwards. Raises ValueError for a model
+    without BN, for one converted with other quotas, and for an unknown kind of layer with running statistics.
     """
     split = tuple(quotas)
     if not split or min(split) < 1:
@@ -130,10 +132,10 @@ def convert(model: nn.Module, quotas: Sequence[int], per_group: bool = False) ->
 
 
 def convert_sync(model: nn.Module, process_group: dist.ProcessGroup | None = None) -> nn.Module:
-    """The converted model with every domain's statistics taken over all ranks, changed in place.
+    """Let a converted model take every domain's statistics over all ranks, in place.
 
     Every rank must have the same number of groups. Raises ValueError if a layer was not converted or is `per_group`.
-    torch's own converter would put one shared layer in place of the split.
+    torch's own converter would replace the split by one shared layer.
     """
     found = survey(model)
     layers = aux_layers(model)
@@ -150,7 +152,7 @@ def convert_sync(model: nn.Module, process_group: dist.ProcessGroup | None = Non
 
 @dataclass(frozen=True)
 class Survey:
-    """The layers with running statistics by name: what conversion did, would do and leaves alone."""
+    """The names of the layers with running statistics: converted, to be converted, left as they are, unknown."""
 
     aux: tuple[str, ...]
     plain: tuple[str, ...]
@@ -159,7 +161,7 @@ class Survey:
 
 
 def survey(model: nn.Module) -> Survey:
-    """Sort every layer that keeps running statistics, InstanceNorm excepted."""
+    """Sort all layers with running statistics, except InstanceNorm."""
     aux, plain, frozen, unknown = [], [], [], []
     for name, module in _walk(model):
         shown = name or "model"
@@ -182,9 +184,10 @@ def aux_layers(model: nn.Module) -> dict[str, AuxBatchNorm]:
 
 
 def check_aux(model: nn.Module, num_layers: int) -> None:
-    """Raise ValueError unless the model still has `num_layers` split layers and no BN beside them.
+    """Raise ValueError unless the model still has `num_layers` split layers and no other BN.
 
-    torch's and timm's `convert_sync_batchnorm` remove the split without a word; a loop calls this after all wrapping.
+    torch's and timm's `convert_sync_batchnorm` remove the split without an error, so a training calls this after all
+    wrapping.
     """
     found = survey(model)
     others = found.plain + found.unknown
@@ -197,7 +200,7 @@ def check_aux(model: nn.Module, num_layers: int) -> None:
 
 
 def aux_keys(model: nn.Module) -> frozenset[str]:
-    """The names in the model's state dict that belong to auxiliary layers."""
+    """The names of the auxiliary layers' tensors in the model's state dict."""
     return frozenset(
         f"{name}.aux_bn.{key}" if name else f"aux_bn.{key}"
         for name, layer in aux_layers(model).items()
@@ -206,7 +209,7 @@ def aux_keys(model: nn.Module) -> frozenset[str]:
 
 
 def export_plain(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the tensors that the plain model has, under its names: loads strictly, same output in evaluation."""
+    """Copies of the plain model's tensors, under its names: they load strictly, and evaluate to the same output."""
     dropped = aux_keys(model)
     return {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -226,7 +229,7 @@ def one_group(batch: Tensor, quotas: Sequence[int]) -> Tensor:
 
 
 def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, with the first of its names, those inside an AuxBatchNorm excepted."""
+    """Every module once, with the first of its names, except those inside an AuxBatchNorm."""
     inside = {module for layer in aux_layers(model).values() for module in layer.modules() if module is not layer}
     return ((name, module) for name, module in model.named_modules() if module not in inside)
 
@@ -239,7 +242,7 @@ def _plain_types() -> frozenset[type]:
 
 
 def _copy(plain: _BatchNorm) -> nn.BatchNorm2d:
-    """A layer with equal tensors of its own; only its tensors are used, so 2d stands for every shape."""
+    """A layer with copies of the tensors; only its tensors are used, so BatchNorm2d serves for every shape."""
     layer = nn.BatchNorm2d(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
     layer.affine, layer.track_running_stats = plain.affine, plain.track_running_stats
     for name, parameter in plain._parameters.items():
@@ -252,7 +255,7 @@ def _copy(plain: _BatchNorm) -> nn.BatchNorm2d:
 
 
 def _advance(layer: _BatchNorm) -> float:
-    """Count a step; the weight of its statistics in the running ones."""
+    """Count a step, and return the weight of its statistics in the running ones."""
     if not layer.track_running_stats or layer.num_batches_tracked is None:
         return 0.0
     layer.num_batches_tracked.add_(1)
@@ -260,7 +263,7 @@ def _advance(layer: _BatchNorm) -> float:
 
 
 def _normalise(x: Tensor, layer: _BatchNorm) -> Tensor:
-    """By the statistics of x; they enter the running ones."""
+    """x normalised by its own statistics, which also enter the running ones."""
     weight = _advance(layer)
     tracked = layer.track_running_stats
     mean, var = (layer.running_mean, layer.running_var) if tracked else (None, None)
@@ -268,7 +271,7 @@ def _normalise(x: Tensor, layer: _BatchNorm) -> Tensor:
 
 
 def _normalise_each(groups: Sequence[Tensor], layer: _BatchNorm) -> list[Tensor]:
-    """Each group by its own statistics; their means over the groups enter the running ones."""
+    """Each group normalised by its own statistics; the means over the groups enter the running ones."""
     share = _advance(layer)
     dtype = groups[0].dtype if layer.running_mean is None else layer.running_mean.dtype
     shape = (len(groups), layer.num_features)
@@ -283,9 +286,9 @@ def _normalise_each(groups: Sequence[Tensor], layer: _BatchNorm) -> list[Tensor]
 
 
 def _normalise_over_ranks(x: Tensor, layer: _BatchNorm, process_group: dist.ProcessGroup | None) -> Tensor:
-    """By the statistics of all ranks' x, of equal size on each; computed in fp32 or wider.
+    """x normalised by the statistics of all ranks' x, which have equal sizes; in fp32 or wider.
 
-    torch's SyncBatchNorm refuses tensors on the CPU, so this is the form for every device.
+    Works on every device; torch's SyncBatchNorm refuses tensors on the CPU.
     """
     if not dist.is_initialized() or dist.get_world_size(process_group) == 1:
         return _normalise(x, layer)
@@ -314,7 +317,7 @@ def _track(layer: _BatchNorm, mean: Tensor, var: Tensor, share: float) -> None:
 
 
 class _Gather(torch.autograd.Function):
-    """One tensor of each rank, stacked; the gradient of a rank's row is the sum of what all ranks have for it."""
+    """A tensor of each rank, stacked; the gradient of a rank's row is the sum of all ranks' gradients for it."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor, process_group: dist.ProcessGroup | None) -> Tensor:

@@ -1,10 +1,10 @@
-"""Running statistics of batch normalisation over ranks, and how far those of two domains lie apart.
+"""Running statistics of batch normalisation: combined over ranks, and compared between domains.
 
 In: a model with BN layers, converted by train.model.aux_bn or not, on every rank of a process group. Out: the same
-tensors, changed in place, equal on all ranks; a table of distances. Nothing on disk.
+tensors, changed in place, equal on all ranks; a table of distances. On disk: nothing.
 
-DDP copies one rank's buffers and DeepSpeed none, so each rank's running statistics are those of its own samples.
-`combine` is due before evaluation, before the EMA is exported and before saving; training goes on from its result.
+DDP copies one rank's buffers and DeepSpeed none, so each rank's running statistics are those of its own samples. Call
+`combine` before evaluation, before the EMA is exported and before saving; training goes on from its result.
 
 Shapes: C channels.
 """
@@ -21,7 +21,7 @@ from train.model.aux_bn import aux_layers
 
 
 def broadcast_buffers(model: nn.Module, process_group: dist.ProcessGroup | None = None) -> None:
-    """Give every rank the buffers of the first one; due once, before the first step."""
+    """Give every rank the buffers of rank 0; call it once, before the first step."""
     if not _several_ranks(process_group):
         return
     for buffer in model.buffers():
@@ -33,11 +33,11 @@ def combine(
 ) -> None:
     """Replace each rank's running statistics, main and auxiliary, by those of all ranks' samples together.
 
-    `state`: tensors under the model's names to change instead of the model's own (an EMA's). Ranks saw equally many
-    samples, so the mean is E[x] and the variance E[x^2] - E[x]^2 over ranks, in fp64 and as the mean of var + (mean -
-    E[x])^2, which is the same and does not cancel. With statistics per group the variance is the mean of the groups',
-    whose number must not matter. A second call changes nothing. Raises ValueError on every rank if they counted
-    different numbers of batches.
+    `state`: tensors under the model's names, such as an EMA's, to change instead of the model's own. Ranks saw equally
+    many samples, so the mean is E[x] and the variance E[x^2] - E[x]^2 over ranks; it is computed in fp64 as the mean of
+    var + (mean - E[x])^2, which is the same without cancellation. With statistics per group the variance is the mean
+    over groups, so that the number of groups does not matter. A second call changes nothing. Raises ValueError on every
+    rank if ranks have counted different numbers of batches.
     """
     if not _several_ranks(process_group):
         return
@@ -65,7 +65,7 @@ def combine(
 
 @dataclass(frozen=True)
 class Distance:
-    """How far an auxiliary domain's statistics of one layer lie from the main ones; means over the channels."""
+    """How far the statistics of an auxiliary domain are from the main ones, in one layer; means over channels."""
 
     layer: str
     domain: int  # 1 is the first auxiliary one
@@ -75,10 +75,10 @@ class Distance:
 
 
 def distances(model: nn.Module) -> list[Distance]:
-    """Layer by layer in the model's order, each auxiliary domain against the main one.
+    """The distances in all layers with running statistics, in the model's order, of each auxiliary domain.
 
-    What enters a layer has passed the domain's own affine maps before it, so a late layer shows what is left of the
-    shift. Layers without running statistics are left out.
+    The input of a layer has passed the domain's own affine maps in earlier layers, so a late layer shows what remains
+    of the shift.
     """
     rows = []
     for name, layer in aux_layers(model).items():
@@ -105,7 +105,7 @@ def distances(model: nn.Module) -> list[Distance]:
 
 
 def _running(model: nn.Module) -> Iterator[tuple[str, bool]]:
-    """Prefix of the names of each layer with running statistics, and whether those are of single groups."""
+    """For each layer with running statistics: the prefix of its names, and whether its statistics are per group."""
     per_group: set[nn.Module] = set()
     for layer in aux_layers(model).values():
         if layer.per_group:
@@ -126,7 +126,7 @@ def _average(tensor: Tensor, process_group: dist.ProcessGroup | None) -> Tensor:
 
 
 def _check_counts(counts: list[Tensor], process_group: dist.ProcessGroup | None) -> None:
-    """Raise ValueError on every rank alike unless all counted the same batches."""
+    """Raise ValueError, the same on every rank, unless all ranks have counted the same number of batches."""
     own = torch.stack([count.reshape(()) for count in counts])
     least, most = own.clone(), own.clone()
     dist.all_reduce(least, dist.ReduceOp.MIN, group=process_group)

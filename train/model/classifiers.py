@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shards.disk.safe_text import quoted
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -74,7 +76,7 @@ def _create(spec: ModelSpec, size_px: int) -> nn.Module:
         known = [SANDBOX, *timm.list_models()]
         near = get_close_matches(spec.name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "see timm.list_models()"
-        raise ValueError(f"model.name: found {ascii(spec.name)[:80]}, expected {SANDBOX} or a model of timm; {hint}")
+        raise ValueError(f"model.name: found {quoted(spec.name, 80)}, expected {SANDBOX} or a model of timm; {hint}")
     settings: dict[str, Any] = {"num_classes": spec.num_classes}
     if spec.drop_path:
         settings["drop_path_rate"] = spec.drop_path
@@ -116,7 +118,7 @@ def _load(model: nn.Module, path: Path) -> None:
             there = list(given[name].shape) if name in given else "nothing"
             here = list(wanted[name].shape) if name in wanted else "nothing"
             raise ValueError(
-                f"model.pretrained: found {there} for {ascii(name)[:80]} in {file.name}, expected {here}; choose "
+                f"model.pretrained: found {there} for {quoted(name, 80)} in {file.name}, expected {here}; choose "
                 "weights of this architecture and image size"
             )
     with torch.no_grad():

@@ -1,10 +1,10 @@
-"""The exponential moving average of a model: every parameter and buffer, by name.
+"""The exponential moving average (EMA) of a model: every parameter and buffer, by name.
 
 In: a model after conversion by train.model.aux_bn, and a call after each step. Out: averaged tensors under the model's
-names, auxiliary BN included. On disk: nothing of its own; a checkpoint keeps `tensors` and `num_updates`.
+names, auxiliary BN included. On disk: nothing of its own; a checkpoint stores `tensors` and `num_updates`.
 
-Running statistics are averaged too, on each rank its own: train.model.bn_statistics.combine with `tensors` comes before
-they are used. Whole numbers (counted batches) are copied.
+Running statistics are averaged too, on each rank its own, so call train.model.bn_statistics.combine with `tensors`
+before they are used. Whole numbers (counted batches) are copied.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ class Ema:
     """The averaged tensors, in fp32 at least and on the model's device."""
 
     def __init__(self, model: nn.Module, decay: float, warm_up: bool = True) -> None:
-        """Starts from the model as it is; with `warm_up` update n decays by at most (1 + n) / (10 + n)."""
+        """Start from the model as it is now. With `warm_up` the decay of update n is at most (1 + n) / (10 + n)."""
         if not 0 <= decay < 1:
             raise ValueError(f"EMA: found the decay {decay}, expected at least 0 and below 1")
         self.decay = decay
@@ -30,7 +30,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the model as it is now. Raises ValueError if its names are no longer those of the start."""
+        """Average in the model as it is now. Raises ValueError if its names have changed since the start."""
         live = model.state_dict()
         _check_names(self.tensors, live)
         n = self.num_updates
@@ -46,7 +46,7 @@ class Ema:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], num_updates: int) -> None:
-        """Go on from a checkpoint's tensors. Raises ValueError unless names and shapes are the model's."""
+        """Go on from a checkpoint's tensors. Raises ValueError unless names, shapes and types are the model's."""
         _check_names(self.tensors, tensors)
         for name, tensor in self.tensors.items():
             if tensor.shape != tensors[name].shape or tensor.dtype != tensors[name].dtype:
@@ -60,7 +60,7 @@ class Ema:
 
     @contextmanager
     def swapped(self, model: nn.Module) -> Iterator[None]:
-        """The model with the averaged tensors in it; its own are back afterwards, bit for bit."""
+        """Put the averaged tensors into the model; afterwards its own are back, bit for bit."""
         live = model.state_dict()
         _check_names(self.tensors, live)
         kept = {name: tensor.clone() for name, tensor in live.items()}
@@ -71,7 +71,7 @@ class Ema:
             _copy_into(live, kept)
 
     def export_plain(self, model: nn.Module) -> dict[str, Tensor]:
-        """Copies of the averaged tensors that the plain model has, under its names and in its types."""
+        """Copies of the averaged tensors of the plain model, under its names and in its types."""
         live = model.state_dict()
         _check_names(self.tensors, live)
         dropped = aux_keys(model)
@@ -83,7 +83,7 @@ class Ema:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """fp32 for half types: at decay 0.9999 bf16 would round every update away."""
+    """The tensor in fp32 if its type is smaller: with decay 0.9999 bf16 would round every update away."""
     return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shards.disk.safe_text import quoted
 from train.model.optim import COUNTED, KEPT, OptimSpec, make_optimizer
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ def _check_whole(
         expected = str(shapes[name]) if name in shapes else "nothing"
         if found != expected:
             raise ValueError(
-                f"state of the optimiser: found {found} for {ascii(name)[:100]}, expected {expected}; resume with the "
+                f"state of the optimiser: found {found} for {quoted(name, 100)}, expected {expected}; resume with the "
                 "model and the optimiser that the checkpoint was made with"
             )
 

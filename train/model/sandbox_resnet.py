@@ -1,7 +1,7 @@
 """A small residual network with batch normalisation, for experiments that run on a laptop.
 
-In: images (N, 3, H, W), H and W multiples of 16 (64 px is what it was sized for). Out: logits (N, num_classes).
-The shape of a ResNet at a hundredth of the cost: a 3 x 3 stem with stride 2 and three stages of one basic block.
+In: images (N, 3, H, W), H and W multiples of 16; made for 64 px. Out: logits (N, num_classes). On disk: nothing.
+A ResNet at a hundredth of the cost: a 3 x 3 stem with stride 2, and three stages of one basic block each.
 """
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ WIDTHS = (32, 64, 128)
 
 
 def sandbox_resnet(num_classes: int, drop_path: float = 0.0) -> nn.Module:
-    """About 0.3 M parameters; the classifier is called `fc` as in every ResNet."""
+    """A network with about 0.3 M parameters; its classifier is called `fc`, as in every ResNet."""
     from timm.layers import DropPath
 
     stages: list[nn.Module] = []

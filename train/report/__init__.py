@@ -1,1 +1,1 @@
-"""What results say together, as tables and as a page."""
+"""Results compared with each other: statistics, tables, and report.html."""

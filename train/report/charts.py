@@ -1,10 +1,10 @@
-"""Geometry of the report's figures; pure.
+"""The geometry of the report's figures; pure.
 
-In: rows of a `Sweep`. Out: plain numbers and texts that a template draws as SVG. Nothing is escaped here and no colour
-is chosen: the page's style does that, so the figures follow light and dark.
+In: rows of a `Sweep`. Out: numbers and texts, which a template draws as SVG. The template escapes texts, and the page's
+style chooses colours, so figures follow light and dark. On disk: nothing.
 
-A curve has one panel a set. All panels of a sweep span the same number of points, so that equal slopes are equal gains;
-each is shifted to its own accuracies. What a point is called stands beside it, so no legend and no colour is needed.
+A curve has one panel for each test set. All panels of a sweep span the same number of points, so equal slopes are equal
+gains; each panel begins at its own accuracies. The name of a point stands beside it, so there is no legend.
 """
 
 import itertools
@@ -22,12 +22,16 @@ STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # between grid lines,
 
 @dataclass(frozen=True)
 class Dot:
+    """A place in a panel, in SVG units."""
+
     x: float
     y: float
 
 
 @dataclass(frozen=True)
 class Tick:
+    """A text on an axis, and its place along that axis in SVG units."""
+
     at: float
     text: str
 
@@ -63,12 +67,12 @@ class Bar:
 
 
 def panels(sweep: Sweep) -> list[Panel]:
-    """One panel for each set that has two points at least."""
+    """One panel for each set with at least two points."""
     chosen = {name: [row for row in sweep.rows if name in row.cells] for name in sweep.sets}
     chosen = {name: sorted(rows, key=_x) for name, rows in chosen.items() if len({row.x for row in rows}) > 1}
     ranges = {name: _range(name, rows) for name, rows in chosen.items()}
     span = max((high - low for low, high in ranges.values()), default=0.0)
-    span = max(span * 1.16, 0.01)  # air above and below; never magnify differences of a tenth of a point
+    span = max(span * 1.16, 0.01)  # room above and below; a difference of a tenth of a point is never magnified
     step = next((step for step in STEPS if span / step <= 6), STEPS[-1])
     return [_panel(sweep, name, rows, ranges[name], span, step) for name, rows in chosen.items()]
 
@@ -130,12 +134,12 @@ def _panel(
 
 
 def _above(dots: Sequence[Dot]) -> float:
-    """Where the last point's value stands: over everything in the right third, so that it hides nothing."""
+    """The place of the last point's value: above everything in the right third, so that it hides nothing."""
     return max(12.0, round(min((dot.y for dot in dots if dot.x >= LABEL_LEFT), default=TOP) - 9, 1))
 
 
 def _entering(means: Sequence[Dot]) -> list[Dot]:
-    """Where the line comes into the right third: with few points its highest place there may be none of them."""
+    """The place where the line enters the right third: with few points its highest place there may be between two."""
     for one, other in itertools.pairwise(means):
         if one.x < LABEL_LEFT < other.x:
             return [Dot(LABEL_LEFT, one.y + (other.y - one.y) * (LABEL_LEFT - one.x) / (other.x - one.x))]
@@ -153,7 +157,7 @@ def _grid(bottom: float, span: float, step: float, up: Callable[[float], float])
 
 
 def _thinned(ticks: list[Tick]) -> list[Tick]:
-    """Labels that do not run into each other: about 6 units a character."""
+    """The labels that do not overlap, at about 6 units a character."""
     kept: list[Tick] = []
     for tick in ticks:
         text = tick.text if len(tick.text) <= 12 else tick.text[:11] + "…"
@@ -168,7 +172,7 @@ def _svg_points(pairs: Sequence[tuple[float, float]]) -> str:
 
 
 def bars(rows: Sequence[tuple[str, str, Estimate]], beside: Sequence[Estimate] = ()) -> list[Bar]:
-    """Label, value in words and difference of each row, on a scale that holds 0 and all, also `beside`."""
+    """A bar for each (label, value in words, difference), on a scale that holds 0, all rows and `beside`."""
     ends = [0.0]
     for one in (*(row[2] for row in rows), *beside):
         ends.extend(end for end in (one.value, one.low, one.high) if end is not None)

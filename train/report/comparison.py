@@ -1,11 +1,11 @@
-"""What several runs say together: sweeps as tables, differences against a baseline, one sentence; pure.
+"""Results compared: sweeps as tables, differences to a baseline, a verdict in one sentence; pure.
 
-In: `Result`s. Out: a `Sweep` for each name, its rows in the sweep's order, its sets in the order of the results; the
+In: `Result`s. Out: a `Sweep` for each name, its rows in the sweep's order, its sets in the order of the results; a
 sentence on whether synthetic images paid off; the same tables as Markdown. On disk: nothing.
 
-Accuracies are top-1 of the selected weights on test sets, means over seeds with 95 % intervals. A difference is paired:
-seed by seed against the baseline point of the same sweep, over the seeds that both have, and only if all of them were
-measured on the same pictures: results on others have no difference, and are named.
+Accuracies are top-1 of the selected weights on test sets: means over seeds with 95 % intervals. A difference is taken
+seed by seed, against the baseline point of the same sweep, over the seeds that both have. Results that were measured on
+different pictures are not compared, and are named.
 """
 
 import re
@@ -30,12 +30,12 @@ _FORMULA = re.compile(r"[=+\-@]")
 
 @dataclass(frozen=True)
 class Cell:
-    """One point on one set."""
+    """The accuracy of one point on one test set."""
 
     accuracy: Estimate
     std: float | None
     by_seed: Mapping[int, float]
-    difference: Estimate | None  # against the baseline; None for itself, without a common seed or on other pictures
+    difference: Estimate | None  # to the baseline; None for the baseline, without a common seed or on other pictures
     runs: tuple[Result, ...]
 
 
@@ -45,7 +45,7 @@ class Row:
 
     label: str
     x: float | None
-    baseline: str  # label of the point it is compared with; its own for a baseline
+    baseline: str  # the label of the point it is compared with; its own for a baseline
     cells: Mapping[str, Cell]  # set -> cell
     images_per_s: float
     wait_share: float
@@ -53,17 +53,21 @@ class Row:
 
     @property
     def is_baseline(self) -> bool:
+        """Whether other points are compared with this one."""
         return self.label == self.baseline
 
 
 @dataclass(frozen=True)
 class Sweep:
+    """All results of one sweep."""
+
     name: str
     sets: tuple[str, ...]
     rows: tuple[Row, ...]
 
     @property
     def title(self) -> str:
+        """The heading of the sweep in a report."""
         return TITLES.get(self.name, self.name)
 
     @property
@@ -74,22 +78,25 @@ class Sweep:
 
     @property
     def is_curve(self) -> bool:
-        """Whether every point has a place on an axis, and there are two at least."""
+        """Whether the points can be drawn along an axis: each has an x, and there are at least two."""
         return len({row.x for row in self.rows}) > 1 and all(row.x is not None for row in self.rows)
 
     def row(self, label: str) -> Row | None:
+        """The row of a point; None if it has no result."""
         return next((row for row in self.rows if row.label == label), None)
 
 
 @dataclass(frozen=True)
 class Compared:
+    """Everything that a report compares."""
+
     sweeps: tuple[Sweep, ...]
     singles: tuple[Result, ...]  # selected test results outside of any sweep
-    problems: tuple[str, ...]  # what was counted once although it is there twice, what is missing
+    problems: tuple[str, ...]  # results that occur twice or are missing, one line each
 
 
 def compare(results: Iterable[Result]) -> Compared:
-    """Group selected test results by sweep, point, set and seed; of two for one place the later one counts."""
+    """Group selected test results by sweep, point, set and seed; of two equal ones the later counts."""
     singles: list[Result] = []
     places: dict[str, dict[tuple[int, str], dict[str, dict[int, Result]]]] = {}
     problems: list[str] = []
@@ -157,12 +164,12 @@ def _on_same_pictures(results: Sequence[Result]) -> bool:
 
 
 def _pictures_of(result: Result) -> tuple[str, int]:
-    """What a figure was measured on, as far as its line says: digest of the set's index and number of samples."""
+    """On what a result was measured, as its line says: digest of the set's index, number of samples."""
     return (result.data.get(result.set, ""), result.n)
 
 
 def _other_pictures(sweep: Sweep) -> list[str]:
-    """Results that cannot be compared, because they were measured on different pictures."""
+    """A line for each point whose results cannot be compared, because they were measured on different pictures."""
     found = []
     for name in sweep.sets:
         for row in sweep.rows:
@@ -203,7 +210,7 @@ def _gaps(sweep: Sweep) -> list[str]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A sentence, and how it may be coloured."""
+    """A sentence, and how it is coloured."""
 
     tone: Literal["good", "lost", "open"]
     head: str
@@ -211,7 +218,7 @@ class Verdict:
 
 
 def verdicts(sweep: Sweep) -> list[Verdict]:
-    """One for each set: the highest point of the curve (the last point otherwise) against the baseline."""
+    """One for each set: the last point of the sweep (`last_point`) against its baseline."""
     row = last_point(sweep)
     control = sweep.row(row.baseline)
     if control is None or row.is_baseline:
@@ -225,7 +232,7 @@ def verdicts(sweep: Sweep) -> list[Verdict]:
 
 
 def last_point(sweep: Sweep) -> Row:
-    """The point that a sweep is about: the largest on a curve, else the last."""
+    """The point that the verdict is about: the one with the largest x on a curve, otherwise the last one."""
     return max(sweep.rows, key=lambda row: row.x or 0.0) if sweep.is_curve else sweep.rows[-1]
 
 
@@ -247,6 +254,7 @@ def _verdict(label: str, name: str, control: Row, difference: Estimate) -> Verdi
 
 
 def percent(share: float) -> str:
+    """0.9031 -> "90.3", without the sign."""
     return f"{100 * share:.1f}"
 
 
@@ -257,12 +265,14 @@ def points(share: float) -> str:
 
 
 def interval(estimate: Estimate) -> str:
+    """The ends of the 95 % interval of a difference, in percentage points: "[3.3, 5.5]"."""
     if estimate.low is None or estimate.high is None:
         return "[one seed]"
     return f"[{points(estimate.low)}, {points(estimate.high)}]".replace("+", "")
 
 
 def accuracy_text(cell: Cell) -> str:
+    """The mean in per cent with its standard deviation over seeds: "90.3 ± 1.1"."""
     return percent(cell.accuracy.value) + (f" ± {percent(cell.std)}" if cell.std is not None else "")
 
 
@@ -270,7 +280,7 @@ def accuracy_text(cell: Cell) -> str:
 
 
 def results_table(compared: Compared) -> str:
-    """The tables of all sweeps, and of the runs outside of them, in Markdown. Every name in it is only text."""
+    """The tables of all sweeps, and of the runs outside of them, in Markdown. Names are escaped."""
     blocks = []
     for sweep in compared.sweeps:
         rows = []
@@ -298,6 +308,7 @@ def results_table(compared: Compared) -> str:
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; its texts are escaped, and cut at `LONGEST_NAME` characters."""
     lines = [heads, ["---"] * len(heads), *rows]
     rendered = []
     for number, line in enumerate(lines):
@@ -307,6 +318,6 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _markdown_cell(text: str) -> str:
-    """Text that neither Markdown nor a spreadsheet takes for anything else."""
+    """Text that is no Markdown, and no formula for a spreadsheet."""
     cell = markdown(clip(text, LONGEST_NAME)).strip()
     return f"'{cell}" if _FORMULA.match(cell) else cell or " "

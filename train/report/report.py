@@ -1,20 +1,18 @@
-"""The report: what the runs in some folders say, on one page that anyone can open.
+"""The report: one page with the results of runs, which anyone can open.
 
-Comes in: folders that `sixfold train` and `sixfold sweep` wrote. Goes out, on disk: `report.html`, replaced as a whole,
-and the same tables as Markdown (`train.report.comparison.results_table`). Beside `results.jsonl` a run's folder may
-hold `recipe.yaml` (names the data whose samples are shown), `model.json` (names of classes) and `bn_distances.json`
-(its `layers`: a list of layer, domain, symmetric_kl); what is missing or damaged is said and left out.
+In: folders that `sixfold train` and `sixfold sweep` wrote. Out and on disk: `report.html`, replaced as a whole.
+(`train.report.comparison.results_table` gives the same tables as Markdown.) Beside `results.jsonl`, the page reads
+`recipe.yaml` (the data whose samples it shows), `model.json` (names of classes) and `bn_distances.json` (its `layers`:
+a list of layer, domain, symmetric_kl). It names files that are missing or damaged, and does without them.
 
-The page is static: no script, nothing loaded from elsewhere (strict CSP, the one style by its hash), pictures embedded
-and bounded in number, every text treated as data. It holds no clock: the same results give the same bytes.
+The page is static: no script, nothing loaded from elsewhere (strict CSP, its one style by hash), a limited number of
+embedded pictures, every text escaped. It shows no date, so the same results give the same bytes.
 """
 
 import base64
-import contextlib
 import hashlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,10 +26,11 @@ from markupsafe import Markup
 
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SUCCESS
+from shards.disk.replace import replace_file
 from shards.disk.safe_text import clip, visible
 from shards.disk.store import local_root, open_for_reading, redact
 from shards.set.manifest import read_subset, read_table, scan
-from shards.set.row_images import JPEG_COLUMNS, read_jpegs
+from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.views.census import chosen_rows, subset_of
 from shards.views.gallery import NOTICES
 from shards.views.gallery import TEMPLATES as HOUSE_STYLE
@@ -68,7 +67,9 @@ __all__ = ["results_table", "write_report"]
 
 @dataclass(frozen=True)
 class Picture:
-    address: str  # data:
+    """An embedded picture."""
+
+    address: str  # a data: address
     alt: str
 
 
@@ -95,7 +96,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Figures:
-    """A sweep with all that is drawn of it."""
+    """A sweep, and everything that the page draws of it."""
 
     sweep: Sweep
     verdicts: tuple[Verdict, ...]
@@ -105,7 +106,8 @@ class Figures:
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
-    """Write the page to `out` (a file) and return it. Raises ValueError if a folder is not there."""
+    """Write the page to the file `out` and return it. Raises ValueError if a folder is missing or `out` cannot be
+    written."""
     found = find_results(folders)
     compared = compare(found.results)
     runs = _run_folders(folders)
@@ -134,21 +136,15 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         "notices": [NOTICES[domain] for domain in NOTICES if domain in {source[0] for source in about}],
     }
     page = _environment().get_template("report.html").render(values)
-    temp = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temp.write_text(page, encoding="utf-8")
-        os.replace(temp, out)
+        replace_file(out, page.encode())
     except OSError as error:
         raise ValueError(f"{out}: cannot be written ({error.strerror}); give another file for the page") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temp.unlink()
     return out
 
 
 def _environment() -> Environment:
-    # visible() runs on every text that the template prints, so the template cannot forget it; escaping comes after it
+    # every text that the template prints goes through visible(), then is escaped
     environment = Environment(
         loader=FileSystemLoader(PAGES),
         autoescape=True,
@@ -167,7 +163,7 @@ def _style() -> str:
 
 
 def _headline(figures: Sequence[Figures], num_results: int) -> Verdict:
-    """The first sentence of the page: of the scale curve if there is one, else of the first sweep that compares."""
+    """The first sentence of the page: of the scale sweep if it has a verdict, otherwise of the first sweep with one."""
     for one in sorted(figures, key=lambda one: one.sweep.name != "scale"):
         if one.verdicts:
             return one.verdicts[0]
@@ -205,7 +201,7 @@ def _compared(sweep: Sweep, row: Row) -> str:
 
 
 def _changes(sweep: Sweep, names: Mapping[int, str]) -> Changes | None:
-    """Class by class on the first set, paired by seed: the point of the sweep's verdict against the baseline."""
+    """Differences of each class on the first set, paired by seed: the point of the verdict against its baseline."""
     row = last_point(sweep)
     control = sweep.row(row.baseline)
     name = sweep.sets[0]
@@ -227,7 +223,7 @@ def _changes(sweep: Sweep, names: Mapping[int, str]) -> Changes | None:
         found.append((label, f"{points(one.value)} {interval(one)}", one))
     if not found:
         return None
-    # an extreme of many leaves zero out by chance alone, so none of them is coloured
+    # of many classes some lie far from zero by chance, so none is coloured
     drawn = [replace(bar, tone="open") for bar in bars(found)]
     ranked = sorted(range(len(found)), key=lambda place: (-found[place][2].value, place))
     better = [drawn[place] for place in ranked if found[place][2].value > 0]
@@ -269,7 +265,7 @@ def _single_rows(compared: Compared) -> list[dict[str, str]]:
 
 
 def _run_rows(results: Sequence[Result]) -> list[dict[str, str]]:
-    """One line a run: its place, its recipe and how fast it was."""
+    """One row for each run: its folder, its recipe, its speed."""
     last: dict[tuple[str, str, int], Result] = {}
     for result in results:
         there = last.get(result.key[:3])
@@ -292,7 +288,7 @@ def _run_rows(results: Sequence[Result]) -> list[dict[str, str]]:
 
 
 def _made_by(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Code, versions and data of all results; more than one value for a name means that runs differ in it."""
+    """Code, versions and data of all results; a name with several values means that runs differ in it."""
     found: dict[str, Counter[str]] = {}
     for result in results:
         pairs = {"code": result.code[:12]}
@@ -316,7 +312,7 @@ Source = tuple[str, str, str | None]  # domain, place, subset
 
 
 def _facts_of_runs(runs: Sequence[Path]) -> tuple[dict[int, str], dict[Source, None], list[Bar], list[str]]:
-    """Class names, data sources, distances of BN layers, and what could not be read."""
+    """Class names, data sources, distances of BN layers, and the files that could not be read."""
     names: dict[int, str] = {}
     sources: dict[Source, None] = {}
     distances: dict[str, list[float]] = {}
@@ -346,12 +342,12 @@ def _facts_of_runs(runs: Sequence[Path]) -> tuple[dict[int, str], dict[Source, N
 
 
 def _widest(sources: dict[Source, None]) -> dict[Source, None]:
-    """One entry a place: pictures of 1x are also pictures of 6x."""
+    """One entry for each data set: pictures of 1x are also pictures of 6x."""
     return dict.fromkeys({source[:2]: source for source in sources}.values())
 
 
 def _layer_bars(distances: Mapping[str, Sequence[float]]) -> list[Bar]:
-    """Mean over the runs of each layer's distance, in the model's order."""
+    """The mean distance of each layer over the runs, in the model's order."""
     means = {name: math.fsum(values) / len(values) for name, values in list(distances.items())[:MAX_LAYERS]}
     most = max(means.values(), default=0.0)
     return [
@@ -361,7 +357,7 @@ def _layer_bars(distances: Mapping[str, Sequence[float]]) -> list[Bar]:
 
 
 def _read(path: Path, problems: list[str]) -> Any:
-    """Parsed JSON or YAML; None for a missing file, and for one that cannot be read, which is then named."""
+    """Parsed JSON or YAML; None for a missing file, and for an unreadable one, which `problems` then names."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes")
@@ -379,8 +375,10 @@ def _read(path: Path, problems: list[str]) -> Any:
 
 
 def _samples(source: Source) -> Samples:
-    """A few pictures of a data set, classes in turn; one that is gone or not on this machine leaves a line that says
-    so: a recipe that came with the results must not decide which addresses this machine calls."""
+    """Some pictures of a data set, classes in turn, or a line that says why there are none.
+
+    Only local data sets are read: a recipe that came with the results must not choose which addresses are called.
+    """
     domain, url, subset = source
     place = redact(url).rstrip("/").rpartition("/")[2]
     title = f"{domain}: {place}" + (f", {subset}" if subset else "")
@@ -397,7 +395,7 @@ def _pictures(url: str, subset: str | None) -> tuple[tuple[Picture, ...], str]:
     store = open_for_reading(url)
     records = scan(store).records
     if not records:
-        return (), "holds no shard of ours to show"
+        return (), "has no shard of ours to show"
     chosen = subset_of(read_subset(store, subset)[0]) if subset else None
     shard = min(chosen) if chosen else min(records)
     if shard not in records:
@@ -421,7 +419,7 @@ def _pictures(url: str, subset: str | None) -> tuple[tuple[Picture, ...], str]:
 
 
 def _small(jpeg: bytes) -> bytes:
-    """A small copy, encoded anew, with the source type of the original."""
+    """A small copy of a JPEG, with the source type of the original."""
     pixels = decode_jpeg(jpeg)
     height, width = pixels.shape[:2]
     scale = PICTURE_PX / max(height, width)

@@ -1,9 +1,9 @@
-"""The few statistics that a result needs: means with intervals, paired differences, one proportion; pure.
+"""Statistics of results: means with intervals, paired differences, a proportion; pure.
 
 In: numbers. Out: an `Estimate`, a value with the ends of its two-sided 95 % interval. On disk: nothing.
 
-Seeds are few, so intervals over seeds are Student's. They say how far other seeds would move the mean, on the same
-test images; how far other images would move one accuracy is `wilson_interval`. Nothing here is corrected for the
+Intervals over seeds are Student's, because seeds are few. They say how far other seeds would move the mean, on the same
+test images. `wilson_interval` says how far other images would move one accuracy. No interval is corrected for the
 number of comparisons.
 """
 
@@ -17,7 +17,7 @@ NORMAL_QUANTILE = 1.959963984540054  # of (1 + CONFIDENCE) / 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval; ``low`` and ``high`` are None where one observation leaves the spread unknown."""
+    """A value with its interval; ``low`` and ``high`` are None for a single observation."""
 
     value: float
     low: float | None
@@ -26,21 +26,21 @@ class Estimate:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves 0 out. Equal observations (few test images) have no width and show nothing."""
+        """Whether the interval excludes 0. False for an interval of width 0, as of equal observations on few images."""
         if self.low is None or self.high is None or self.high - self.low < 1e-9:
             return False
         return self.low > 0 or self.high < 0
 
 
 def mean(values: Sequence[float]) -> float:
-    """Raises ValueError if there are none or one is not finite."""
+    """The arithmetic mean. Raises ValueError if there is no value, or if one is not finite."""
     if not values or not all(math.isfinite(value) for value in values):
         raise ValueError(f"mean: found {len(values)} values {list(values)[:3]}, expected at least one, all finite")
     return math.fsum(values) / len(values)
 
 
 def sample_std(values: Sequence[float]) -> float | None:
-    """Standard deviation with n - 1 below; None for a single value."""
+    """The standard deviation, with n - 1 in the denominator; None for a single value."""
     centre = mean(values)
     if len(values) < 2:
         return None
@@ -88,15 +88,15 @@ def mean_interval(values: Sequence[float]) -> Estimate:
 def paired_difference(treated: Mapping[int, float], control: Mapping[int, float]) -> Estimate | None:
     """Mean of treated - control over the seeds that both have, with its interval; None if they share no seed.
 
-    Pairing takes out what a seed does to both (initial weights, order), so the interval is usually narrower than that
-    of two independent means.
+    A pair has the same initial weights and order, so the interval is usually narrower than that of two independent
+    means.
     """
     shared = sorted(treated.keys() & control.keys())
     return mean_interval([treated[seed] - control[seed] for seed in shared]) if shared else None
 
 
 def wilson_interval(right: int, n: int) -> Estimate:
-    """A proportion of ``n`` independent samples. Source: Wilson 1927; keeps inside 0..1 and works at both ends."""
+    """A proportion of ``n`` independent samples, with an interval inside 0..1. Source: Wilson 1927."""
     if not 0 <= right <= n or n == 0:
         raise ValueError(f"proportion: found {right} of {n}, expected 0 <= right <= n and n > 0")
     share, square = right / n, NORMAL_QUANTILE**2

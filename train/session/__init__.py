@@ -1,1 +1,1 @@
-"""The life of a training: ranks, stream, checkpoints, stop, log, resume."""
+"""One training from start to end: ranks, stream, checkpoints, stop, log, resume."""

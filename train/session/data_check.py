@@ -13,17 +13,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shards.disk.layout import TAR, shard_of
 from shards.disk.record import Record, RecordError, read_record
-from shards.disk.safe_text import clip
+from shards.disk.safe_text import clip, quoted
 from shards.disk.store import open_for_reading
+from shards.labels.folders import fold_name
+from shards.labels.imagenet import is_wordnet_id
 from shards.set.manifest import read_table
 from shards.stream.index import Index, load_index
 from shards.stream.stream import DomainSpec
-from shards.views.image_folder import fold_name
 
 MAX_TABLES = 32  # of one data set that are read for names; where classes are mixed over shards one or two hold all
-_OUR_TAR = re.compile(r"\d{5}\.tar", re.ASCII)
-_WORDNET_ID = re.compile(r"n\d{8}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +57,11 @@ def open_domains(domains: Sequence[DomainSpec], cache: Path | None) -> list[Open
 
 def _first_record(one: Opened) -> Record | None:
     """The record of the set's first tar; None for tars that others wrote."""
-    if not one.index.tars or not _OUR_TAR.fullmatch(one.index.tars[0]):
+    shard = shard_of(one.index.tars[0], TAR) if one.index.tars else None
+    if shard is None:
         return None
     try:
-        return read_record(open_for_reading(one.source), int(one.index.tars[0][:5]))
+        return read_record(open_for_reading(one.source), shard)
     except RecordError:  # the statistics of another tool: a damaged record of ours would have given no index
         return None
 
@@ -68,19 +70,19 @@ def _first_record(one: Opened) -> Record | None:
 
 
 def refuse_shared(one: Opened, other: Opened, why: str) -> None:
-    """Raises ValueError if the two hold a sample in common; `why` says what must not be."""
+    """Raises ValueError if the two data sets have a sample in common; `why` says why they must not."""
     num = num_shared(one.index, other.index)
     if num:
         raise ValueError(
-            f"{one.place}: found {num} samples that {other.place} has too, expected none: {why}; give other pictures, "
-            "or take them out by a subset"
+            f"{one.place}: found {num} samples that are also in {other.place}, expected none, because {why}; give "
+            "other pictures, or leave these out by a subset"
         )
 
 
 def num_shared(one: Index, other: Index) -> int:
-    """Samples that lie in both: in tars with the same bytes, or the same tars; by the index where no hash is known.
+    """How many samples are in both: in tars with equal bytes, or in the same tars if no hash is known.
 
-    Ids alone say nothing across data sets: an import makes them of file names.
+    Equal ids alone do not count across data sets, because an import makes them of file names.
     """
     if one.digest == other.digest:
         return len(one)
@@ -117,7 +119,8 @@ class _Names:
         found: dict[str, set[int]] = {}
         for class_id, names in self.names.items():
             for name in names:
-                found.setdefault(fold_name(name), set()).add(class_id)
+                word = name.lstrip("0") or "0" if _NUMBER.fullmatch(name) else fold_name(name)
+                found.setdefault(word, set()).add(class_id)
         return found
 
 
@@ -125,8 +128,8 @@ def check_names(sets: Sequence[Opened]) -> list[str]:
     """Lines about sets whose names could not be compared.
 
     Raises ValueError if an id has two names, or a name two ids that no data set has side by side. Words are compared
-    with words and WordNet ids with WordNet ids; the number of a class is not a name. Reads at most `MAX_TABLES` tables
-    of each set.
+    with words and WordNet ids with WordNet ids. A name that is the class's own number says nothing of other names, but
+    it does say that no other class has that number for a name. Reads at most `MAX_TABLES` tables of each set.
     """
     said = [f"{one.place}: has a label map, its class names were not compared" for one in sets if one.has_own_ids]
     found: list[_Names] = []
@@ -143,7 +146,7 @@ def check_names(sets: Sequence[Opened]) -> list[str]:
         found.append(_Names(one, names))
     for is_wordnet in (False, True):
         _compare([_Names(one.one, dict(_of_kind(one.names, is_wordnet))) for one in found])
-    kinds = [{bool(_WORDNET_ID.fullmatch(name)) for names in one.names.values() for name in names} for one in found]
+    kinds = [{is_wordnet_id(name) for names in one.names.values() for name in names} for one in found]
     if {False} in kinds and {True} in kinds:
         first = found[kinds.index({True})].one
         said.append(f"{first.place}: calls classes by WordNet ids, which were not compared with the others' names")
@@ -152,11 +155,7 @@ def check_names(sets: Sequence[Opened]) -> list[str]:
 
 def _of_kind(names: dict[int, set[str]], is_wordnet: bool) -> Iterable[tuple[int, set[str]]]:
     for class_id, all_names in names.items():
-        kept = {
-            name
-            for name in all_names
-            if bool(_WORDNET_ID.fullmatch(name)) == is_wordnet and name.lstrip("0") != str(class_id).lstrip("0")
-        }
+        kept = {name for name in all_names if is_wordnet_id(name) == is_wordnet}
         if kept:
             yield class_id, kept
 
@@ -176,17 +175,19 @@ def _compare(sets: Sequence[_Names]) -> None:
     for one in sets:
         for class_id, names in sorted(one.names.items()):
             for name in sorted(names):
+                if name.lstrip("0") == str(class_id).lstrip("0"):
+                    continue
                 before, where = name_of.setdefault(class_id, (name, one.one))
                 if fold_name(name) != fold_name(before):
                     raise ValueError(
-                        f"{one.one.place}: found class {class_id} under the name {clip(name, 60)!r}, and "
-                        f"{clip(before, 60)!r} in {where.place}, expected one name for an id; {advice}"
+                        f"{one.one.place}: found class {class_id} under the name {quoted(name, 60)}, and "
+                        f"{quoted(before, 60)} in {where.place}, expected one name for an id; {advice}"
                     )
         for folded, ids in sorted(one.ids.items()):
             known, where = ids_of.setdefault(folded, (ids, one.one))
             if not known & ids and not known | ids <= side_by_side.get(folded, set()):
                 raise ValueError(
-                    f"{one.one.place}: found the class {clip(folded, 60)!r} under the id {min(ids)}, and under "
+                    f"{one.one.place}: found the class {quoted(folded, 60)} under the id {min(ids)}, and under "
                     f"{min(known)} in {where.place}, expected one id for a name; {advice}"
                 )
             ids_of[folded] = (known | ids, where)

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cluster.fan_out.progress import PLAIN_EVERY_S, duration
+from shards.disk.safe_text import one_line
 
 if TYPE_CHECKING:
     from shards.stream.stream import Replaced
@@ -80,7 +81,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """To the person at the terminal, one line."""
-        self._say("".join(char if char.isprintable() else " " for char in text))
+        self._say(one_line(text))
 
     def __enter__(self) -> Self:
         return self

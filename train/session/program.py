@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 from cluster.process.exit import EXIT_FOLLOWED, EXIT_MISTAKE
-from cluster.process.failure import one_line
 from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import RankFailed, Ranks, find_place
 from cluster.recipes.load import load_recipe
 from shards.disk.home import home
+from shards.disk.safe_text import one_line
 from train.recipe import TrainRecipe
 
 LOOK_S = 2.0

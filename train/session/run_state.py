@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from cluster.ranks.group import Ranks
 from cluster.recipes.load import canonical_json
+from shards.disk.safe_text import quoted
 from train.model.bn_statistics import combine
 from train.model.ema import Ema
 from train.model.engine import Engine
@@ -204,6 +205,6 @@ def _check(given: Mapping[str, Tensor], live: Mapping[str, Tensor], where: str) 
         expected = f"{live[name].dtype} {list(live[name].shape)}" if name in live else "nothing"
         if found != expected:
             raise ValueError(
-                f"checkpoint: found {found} for {ascii(name)[:100]} in {where}, expected {expected}; resume with the "
+                f"checkpoint: found {found} for {quoted(name, 100)} in {where}, expected {expected}; resume with the "
                 f"model that the checkpoint was made with"
             )

@@ -38,6 +38,8 @@ from cluster.ranks.group import Ranks, device_of
 from cluster.recipes.load import dump_recipe, load_recipe
 from shards.disk.amounts import counted
 from shards.disk.file_calls import OS_DISK, Disk
+from shards.disk.lock import folder_locked
+from shards.disk.replace import replace_file
 from shards.stream.keyed_random import hashed
 from shards.stream.stream import Batch, Stream
 from train.evaluate.evaluate import (
@@ -65,7 +67,6 @@ from train.model.step import Descent, KeptBuffers
 from train.recipe import TrainRecipe, check_ranks, deciding, recipe_digest, refuse_other
 from train.session import checkpoint
 from train.session.data_check import Opened, check_names, open_domains
-from train.session.folder_lock import folder_locked
 from train.session.logs import Pace, ReplacedLog, RunLog
 from train.session.run_state import VERSION, RunState, pack, part_names, read_state, unpack
 from train.task.export import ABOUT, check_same_output, plain_model, write_export
@@ -172,9 +173,7 @@ def _claim(recipe: TrainRecipe, out: Path) -> None:
     path = out / RECIPE
     if path.is_file() and ((out / CHECKPOINTS).exists() or (out / RESULTS).exists() or (out / ABOUT).exists()):
         refuse_other(recipe, deciding(load_recipe(path, TrainRecipe)), str(out))
-    temp = out / f".{RECIPE}.{os.getpid()}.tmp"
-    temp.write_text(dump_recipe(recipe), encoding="utf-8")
-    os.replace(temp, path)
+    replace_file(path, dump_recipe(recipe).encode())
 
 
 def _open_data(recipe: TrainRecipe) -> list[Opened]:

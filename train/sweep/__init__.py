@@ -1,1 +1,1 @@
-"""Grids of trainings."""
+"""Grids of trainings: recipe changes times seeds."""

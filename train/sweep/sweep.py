@@ -43,10 +43,11 @@ from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import RecipeError, dump_recipe, fingerprint
 from cluster.recipes.mistake import first_mistake
 from shards.disk.amounts import counted, time_text
+from shards.disk.lock import folder_locked
+from shards.disk.replace import replace_file
 from shards.stream.index import load_index
 from train.evaluate.results import RESULTS, PointPlace, Result, SweepPlace, read_results, write_results
 from train.recipe import TrainRecipe, recipe_digest
-from train.session.folder_lock import folder_locked
 from train.sweep.worker import RunJob, SweepJob, make_sweep_worker
 
 LOCK = "sweep.lock"
@@ -137,6 +138,8 @@ class Digests:
 
 @dataclass(frozen=True)
 class SweepOutcome:
+    """How a call of a sweep ended."""
+
     name: str
     titles: Sequence[str]  # of all runs, by number
     asked: int
@@ -147,9 +150,11 @@ class SweepOutcome:
 
     @property
     def exit_code(self) -> int:
+        """The code that `sixfold sweep` ends with."""
         return EXIT_COMPLETE if self.work is None else self.work.exit_code
 
     def sentence(self) -> str:
+        """The outcome for people; a second line says what is missing."""
         there = f"sweep {self.name}: {self.done} of {counted(self.asked, 'run')} done"
         if self.work is None:
             return f"{there}; nothing was left to train"
@@ -465,12 +470,9 @@ def _hashable(make: MakeSpec) -> str:
 
 
 def _write_plan(spec: SweepSpec, runs: Sequence[Run], out: Path) -> None:
-    (out / "recipes").mkdir(parents=True, exist_ok=True)
     files = {"sweep.yaml": dump_recipe(spec)} | {f"recipes/{run.name}.yaml": dump_recipe(run.recipe) for run in runs}
     for name, text in files.items():
-        temp = out / f"{name}.{os.getpid()}.tmp"
-        temp.write_text(text, encoding="utf-8")
-        os.replace(temp, out / name)
+        replace_file(out / name, text.encode())
 
 
 def _threads_of(recipe: BaseModel) -> int:

@@ -26,8 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.fan_out.work import JSON, Beat
 from cluster.process.exit import EXIT_AGAIN
+from cluster.process.failure import last_line
 from cluster.process.identity import ProcessId, alive, kill_here, session_members, start_ticks, this_place, this_process
-from cluster.process.supervised import last_line, start_kept
+from cluster.process.supervisor import start_supervised
 from cluster.ranks.group import without_ranks
 from train.evaluate.results import RESULTS, read_results
 
@@ -38,6 +39,8 @@ MAX_CAUSE = 300
 
 
 class RunJob(BaseModel):
+    """One run of a sweep: its name, the digest of its recipe, its test sets."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
@@ -99,7 +102,7 @@ class SweepWorker:
         command = [*program, str(self.folder / "recipes" / f"{run.name}.yaml"), str(self.folder / run.name)]
         home, start_in, environment = Path(self.job.home), Path(self.job.start_in), without_ranks(os.environ)
         with log.open("wb") as output:
-            child = start_kept(command, home, start_in, environment, output, subprocess.STDOUT)
+            child = start_supervised(command, home, start_in, environment, output, subprocess.STDOUT)
         identity = ProcessId(this_place(), child.pid, start_ticks(child.pid) or 0)
         try:
             worker = dataclasses.asdict(this_process())
@@ -159,7 +162,7 @@ def _end_earlier(note: Path) -> None:
                 "expected none; wait for the other sweep, or take another folder"
             )
         time.sleep(0.05)
-    if alive(earlier):  # a run whose keeper is gone has been asked; asked twice it would not save
+    if alive(earlier):  # a run whose supervisor is gone has been asked to stop; a second SIGTERM would prevent its save
         with contextlib.suppress(ProcessLookupError):
             os.kill(earlier.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_S

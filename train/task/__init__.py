@@ -1,1 +1,1 @@
-"""What a training trains and what comes out of it."""
+"""What is trained, step by step, and what is exported at the end."""

@@ -11,7 +11,6 @@ weights. On disk, in the run's folder, each replaced as a whole:
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from shards.disk.replace import replace_file
 from train.evaluate.evaluate import evaluating
 from train.model.bn_statistics import Distance
 from train.model.classifiers import build
@@ -79,11 +79,11 @@ def write_export(
         "class_names": class_names(recipe),
         **facts,
     }
-    _replace(folder / MODEL, to_safetensors(dict(tensors)))
+    replace_file(folder / MODEL, to_safetensors(dict(tensors)))
     if layers:
         measured = {"step": last_step, "weights": "last", "layers": [dataclasses.asdict(layer) for layer in layers]}
-        _replace(folder / DISTANCES, (json.dumps(measured, indent=1) + "\n").encode())
-    _replace(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+        replace_file(folder / DISTANCES, (json.dumps(measured, indent=1) + "\n").encode())
+    replace_file(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
 
 
 def class_names(recipe: TrainRecipe) -> dict[str, str]:
@@ -96,15 +96,3 @@ def class_names(recipe: TrainRecipe) -> dict[str, str]:
         for class_id, found in sorted((read_names(one) or {}).items()):
             names.setdefault(str(class_id), min(found))
     return names
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temp.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)

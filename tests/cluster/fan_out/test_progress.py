@@ -69,7 +69,7 @@ def test_troubles_get_a_line_of_their_own_that_controls_nothing():
     feed(progress, clock, 1, "worker_lost", worker=0, message="killed\x1b[2J\nfor memory [bold]x[/bold]")
     feed(progress, clock, 2, "unit_quarantined", unit=7, message="m" * 5000)
     lines = out.getvalue().splitlines()
-    assert lines[0] == "worker_lost: killed [2J for memory [bold]x[/bold]"
+    assert lines[0] == "worker_lost: killed⟨U+001B⟩[2J for memory [bold]x[/bold]"
     assert lines[1].startswith("unit_quarantined: unit 7: mmm")
     assert len(lines[1]) <= 300
 

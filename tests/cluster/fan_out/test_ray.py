@@ -451,5 +451,5 @@ def test_b10_a_death_is_told_in_one_line_that_says_what_to_do():
     )
     assert "smaller batches" in death_cause(memory, None)
     crash = RuntimeError("Worker unexpectedly exits with a connection error code 2. End of file. (1) the OOM killer …")
-    assert death_cause(crash, None).startswith("its process died without a word")
+    assert death_cause(crash, None).startswith("its process died without an error")
     assert "\n" not in death_cause(RuntimeError("a\nb"), None)

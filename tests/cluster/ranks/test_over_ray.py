@@ -40,7 +40,7 @@ if what == "fail" and rank == 1:
         time.sleep(0.05)
     while os.path.exists("/proc/" + open(mark + "0-ends").read()):
         time.sleep(0.05)
-    time.sleep(1.0)  # until its keeper has said so
+    time.sleep(1.0)  # until its supervisor has said so
     sys.exit("Traceback ...\\nValueError: found no shards,\\x1b[31m expected some")
 if what == "fail":
     print("rank 1: found no shards, expected some")
@@ -183,10 +183,10 @@ def test_d5_a_killed_rank_and_a_lost_one_are_named(
     for name in ("die", "lose"):
         (tmp_path / name).mkdir()
     ran = Ran(tmp_path / "die", "die")
-    assert ran.cause() == "rank 0: was ended by SIGKILL (the kernel short of memory, or somebody's hand)"
+    assert ran.cause() == "rank 0: was ended by SIGKILL (out of memory, or killed by hand)"
     assert ran.end.exit_code == 1
     ran = Ran(tmp_path / "lose", "lose")
-    assert ran.cause().startswith("rank 1: the cluster lost it (")
+    assert ran.cause().startswith("rank 1: its machine or actor is lost (")
     assert ran.end.exit_code == 1
     assert soon((tmp_path / "lose" / "began-1-saved").exists), "the rank itself was told to end"
 
@@ -207,27 +207,27 @@ def test_too_many_ranks_for_the_cluster_are_refused_in_time(
     assert Ran(tmp_path, "end").end.exit_code == 0, "nothing of it is left"
 
 
-def test_c1_a_program_that_ends_as_its_keeper_is_told_has_ended_as_it_says(tmp_path: Path) -> None:
-    """The keeper is stopped while both happen, so that it learns of both at once."""
+def test_c1_a_program_that_ends_as_its_supervisor_is_told_has_ended_as_it_says(tmp_path: Path) -> None:
+    """The supervisor is stopped while both happen, so that it learns of both at once."""
     program = "import sys; sys.stdout.write('ready'); sys.stdout.close(); sys.stdin.read(); sys.exit(7)"
-    keeper = subprocess.Popen(
+    supervisor = subprocess.Popen(
         [sys.executable, "-m", "cluster.process.supervisor", sys.executable, "-c", program],
         cwd=home(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     try:
-        assert keeper.stdin is not None
-        assert keeper.stdout is not None
-        assert keeper.stdout.read(5) == b"ready"
-        [child] = psutil.Process(keeper.pid).children()
-        keeper.send_signal(signal.SIGSTOP)
-        keeper.stdin.close()
+        assert supervisor.stdin is not None
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.read(5) == b"ready"
+        [child] = psutil.Process(supervisor.pid).children()
+        supervisor.send_signal(signal.SIGSTOP)
+        supervisor.stdin.close()
         assert soon(lambda: child.status() == psutil.STATUS_ZOMBIE)
-        keeper.send_signal(signal.SIGTERM)
-        keeper.send_signal(signal.SIGCONT)
-        assert keeper.wait(timeout=60) == 7
+        supervisor.send_signal(signal.SIGTERM)
+        supervisor.send_signal(signal.SIGCONT)
+        assert supervisor.wait(timeout=60) == 7
     finally:
-        keeper.kill()
-        keeper.wait(timeout=60)
+        supervisor.kill()
+        supervisor.wait(timeout=60)
 
 
 def soon(condition: Callable[[], bool]) -> bool:
@@ -247,9 +247,9 @@ def soon(condition: Callable[[], bool]) -> bool:
         ([RankEnd(0, 4, "rank 1: bad"), RankEnd(1, 2, "bad")], 2, "rank 1: bad"),
         ([RankEnd(0, 4, "rank 1: bad"), RankEnd(1, -11, "")], 1, "rank 1: was ended by SIGSEGV (no word)"),
         ([RankEnd(0, 4, "rank 2: bad"), RankEnd(1, 4, "rank 2: bad")], 1, "rank 2: bad"),
-        ([RankEnd(1, None, "node gone"), RankEnd(0, 4, "rank 1: lost")], 1, "rank 1: the cluster lost it"),
+        ([RankEnd(1, None, "node gone"), RankEnd(0, 4, "rank 1: lost")], 1, "rank 1: its machine or actor is lost"),
         ([RankEnd(0, 75, ""), RankEnd(1, -9, "", killed=True)], 1, "rank 1: did not end in time, and was killed"),
-        ([RankEnd(0, 1, "")], 1, "rank 0: ended with 1, without a word"),
+        ([RankEnd(0, 1, "")], 1, "rank 0: ended with 1 and printed nothing"),
     ],
 )
 def test_the_code_of_all_is_that_of_the_cause(ends: list[RankEnd], code: int, cause: str | None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from gen.prompts.real_images import RealImage, decode_picture, match_folders, read_real
+from gen.prompts.real_images import RealImage, decode_picture, folders_of, read_real
 from sandbox.real_folder import FOLDER, write_real_folder
 from sandbox.sets import set_images, write_set
 from shards.disk.store import open_store
@@ -96,28 +96,29 @@ def test_the_shipped_folder_belongs_to_the_sandboxs_classes_also_to_the_first_th
 
 def test_folders_are_found_by_wordnet_id_export_name_and_class_name() -> None:
     zebra = Class(0, "zebra", "n02391049", 1)
-    assert match_folders(["n02391049", "n00000000"], [zebra], "x") == {0: "n02391049"}
-    assert match_folders(["zebra", "yak"], [zebra], "x") == {0: "zebra"}
-    assert match_folders(["0000_zebra", "zebra"], [zebra], "x") == {0: "0000_zebra"}
-    assert match_folders(["n02391049", "0000_zebra", "zebra"], [zebra], "x") == {0: "n02391049"}
+    assert folders_of(["n02391049", "n00000000"], [zebra], "x") == {0: "n02391049"}
+    assert folders_of(["zebra", "yak"], [zebra], "x") == {0: "zebra"}
+    assert folders_of(["0000_zebra", "yak"], [zebra], "x") == {0: "0000_zebra"}
+    with pytest.raises(ValueError, match=r"folders '0000_zebra' and 'n02391049' for class 0 \(zebra\), expected one"):
+        folders_of(["0000_zebra", "n02391049"], [zebra], "x")
 
 
 def test_folders_that_name_no_class_are_taken_in_order_if_there_is_one_for_each_class() -> None:
     classes = [Class(0, "Black footed Albatross", None, 1), Class(1, "Laysan Albatross", None, 1)]
     folders = ["002.Laysan", "001.Black"]
-    assert match_folders(folders, classes, "x") == {0: "001.Black", 1: "002.Laysan"}
+    assert folders_of(folders, classes, "x") == {0: "001.Black", 1: "002.Laysan"}
     for others in (["001.Black"], [*folders, "003.Sooty"]):
         with pytest.raises(ValueError, match="expected the names of the classes"):
-            match_folders(others, classes, "x")
+            folders_of(others, classes, "x")
     with pytest.raises(ValueError, match="expected the names of the classes"):
-        match_folders(folders, classes[1:], "x")
+        folders_of(folders, classes[1:], "x")
 
 
 def test_u95_two_classes_of_one_name_are_told_apart_by_id_only(tmp_path: Path) -> None:
-    assert match_folders(["n03126707", "n02012849"], CRANES, "x") == {3: "n02012849", 4: "n03126707"}
-    assert match_folders(["0003_crane", "0004_crane"], CRANES, "x") == {3: "0003_crane", 4: "0004_crane"}
-    with pytest.raises(ValueError, match=r"names the classes \[3, 4\].*0003_crane, 0004_crane"):
-        match_folders(["crane"], CRANES, "x")
+    assert folders_of(["n03126707", "n02012849"], CRANES, "x") == {3: "n02012849", 4: "n03126707"}
+    assert folders_of(["0003_crane", "0004_crane"], CRANES, "x") == {3: "0003_crane", 4: "0004_crane"}
+    with pytest.raises(ValueError, match=r"names the classes 3, 4, .*0003_crane, 0004_crane"):
+        folders_of(["crane"], CRANES, "x")
 
 
 def test_a_class_without_a_folder_and_a_folder_without_a_class_are_left_out(tmp_path: Path) -> None:

@@ -318,7 +318,7 @@ def test_killed_in_the_middle_only_what_was_out_is_asked_again(run: Run, calm: C
     ("reply", "words"),
     [
         (Reply(status=401, body=b"bad key"), "set the environment variable OPENAI_API_KEY to a key of this server"),
-        (Reply(status=503), "see to the server and run the same command again"),
+        (Reply(status=503), "check the server and run the same command again"),
         (Reply("I'm sorry, but I can't help with that."), "use another llm.model, or none with llm.provider=offline"),
         (Reply(status=404), "check llm.base_url"),
     ],
@@ -345,7 +345,7 @@ def test_a_server_that_is_not_there_is_one_line(run: Run, tmp_path: Path) -> Non
     said = run(*prompts(tmp_path / "out", *ask))
     assert said.code == 2
     assert said.err.count("\n") == 1
-    assert "(the last: unreachable), expected one; see to the server" in said.err
+    assert "(the last: unreachable), expected one; check the server" in said.err
 
 
 # what a run of images takes from it

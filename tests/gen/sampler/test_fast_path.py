@@ -29,10 +29,11 @@ from torch._dynamo.utils import counters
 from gen.model.folder import ModelError
 from gen.sampler.compiled import first_compiles, share_kernels
 from gen.sampler.device import is_memory_short
-from gen.sampler.machine_cache import cache_folder, locked
+from gen.sampler.machine_cache import cache_folder
 from gen.sampler.sampler import Request, Sampler
 from gen.sampler.spec import SamplerSpec, check_sampler, sampler_digest, sampler_json
 from shards.disk.home import home
+from shards.disk.lock import locked
 from tests.gen.sampler.test_families import ONE_CALL_TOLERANCE, recorded_rows, recorded_text_rows, relative_l2
 from tests.support.tiny_pipelines import tiny_pipeline
 
@@ -410,36 +411,6 @@ def test_without_a_compiler_a_first_call_that_fails_says_what_to_install(
     assert "\n" not in str(error.value)
     with first_compiles(tmp_path, "key", 0):
         pass  # whose kernels are there already
-
-
-def test_a_lock_is_asked_for_ever_more_rarely_and_says_so_before_every_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Simulated waits: a minute of them within a moment."""
-    now, waits, beats = [0.0], list[float](), list[float]()
-
-    def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        now[0] += seconds
-
-    monkeypatch.setattr("gen.sampler.machine_cache.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("gen.sampler.machine_cache.time.sleep", sleep)
-    lock, line = tmp_path / "lock", "held it for 60 s"
-    with locked(lock, 0), pytest.raises(TimeoutError, match=line), locked(lock, 60, lambda: beats.append(now[0])):
-        pass
-    assert (waits[0], waits[-1], waits) == (0.1, 2.0, sorted(waits))
-    assert len(beats) == len(waits) < 40
-
-
-def test_what_a_wait_raises_ends_it_and_frees_nothing_of_others(tmp_path: Path) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    with locked(tmp_path / "lock", 0):
-        with pytest.raises(KeyboardInterrupt), locked(tmp_path / "lock", 60, stop):
-            pass
-        with pytest.raises(TimeoutError), locked(tmp_path / "lock", 0):
-            pass
 
 
 def test_a_cache_that_cannot_be_written_becomes_a_private_temporary_one_in_one_line(

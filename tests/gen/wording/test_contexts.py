@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gen.llm.answer_text import JOINERS
 from gen.llm.ask import open_llm
 from gen.llm.spec import LlmSpec
 from gen.wording.contexts import ContextSpec, clean_phrase, draw_contexts
@@ -301,7 +300,7 @@ def test_what_is_of_no_use_is_dropped_with_a_reason_and_made_up_for(tmp_path: Pa
 
 def shown(text: str) -> str:
     """Without the characters that have no look of their own but join or part their neighbours."""
-    return text.translate(dict.fromkeys(map(ord, JOINERS)))
+    return text.translate(dict.fromkeys(map(ord, "\u200c\u200d\u00ad")))
 
 
 def test_lines_and_outer_punctuation_of_an_answer_are_cleaned_away() -> None:

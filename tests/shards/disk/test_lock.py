@@ -1,12 +1,23 @@
 """Locks of files: one holder, bounded waits, and nothing that is held is removed."""
 
+import errno
 import os
 import time
 from pathlib import Path
 
 import pytest
 
-from shards.disk.lock import is_named, lock_within, open_to_lock, remove_if_free, try_lock
+from shards.disk.lock import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    folder_locked,
+    is_named,
+    lock_within,
+    locked,
+    open_to_lock,
+    remove_if_free,
+    try_lock,
+)
 
 
 @pytest.fixture
@@ -70,3 +81,61 @@ def test_a_file_that_lost_its_name_or_gave_it_up_is_not_named(file: Path) -> Non
     file.write_bytes(b"another")
     assert not is_named(fd, file)
     os.close(fd)
+
+
+def test_a_lock_is_asked_for_ever_more_rarely_and_says_so_before_every_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated waits: a minute of them within a moment."""
+    now, waits, beats = [0.0], list[float](), list[float]()
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr("shards.disk.lock.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("shards.disk.lock.time.sleep", sleep)
+    lock, line = tmp_path / "lock", "held it for 60 s"
+    with locked(lock, 0), pytest.raises(TimeoutError, match=line), locked(lock, 60, lambda: beats.append(now[0])):
+        pass
+    assert (waits[0], max(waits), waits[:-1]) == (FIRST_PAUSE_S, LONGEST_PAUSE_S, sorted(waits[:-1]))
+    assert sum(waits) == pytest.approx(60)
+    assert len(beats) == len(waits) < 40
+
+
+def test_what_a_wait_raises_ends_it_and_frees_nothing_of_others(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with locked(tmp_path / "lock", 0):
+        with pytest.raises(KeyboardInterrupt), locked(tmp_path / "lock", 60, stop):
+            pass
+        with pytest.raises(TimeoutError), locked(tmp_path / "lock", 0):
+            pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_the_block_is_told_and_a_folder_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Simulated: Lustre without flock, NFS without a lock daemon."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with locked(tmp_path / "any.lock") as has_locks:
+        assert has_locks
+    monkeypatch.setattr("fcntl.flock", flock)
+    with locked(tmp_path / "any.lock") as has_locks, locked(tmp_path / "any.lock"):
+        assert not has_locks
+    with pytest.raises(OSError, match="No locks available"), folder_locked(tmp_path, "lock", "training", "wait"):
+        pass
+
+
+def test_a_folder_has_one_worker_at_a_time(tmp_path: Path) -> None:
+    asked = (tmp_path / "run", "lock", "training", "wait for it")
+    line = r"run: found another training at work .*; wait for it"
+    with folder_locked(*asked), pytest.raises(ValueError, match=line), folder_locked(*asked):
+        pass
+    with folder_locked(*asked):
+        pass

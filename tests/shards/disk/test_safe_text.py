@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.disk.safe_text import clip, markdown, visible
+from shards.disk.safe_text import clip, markdown, one_line, quoted, redact, visible
 from tests.support.hostile_text import PAYLOADS
 
 TEXTS = st.one_of(st.sampled_from(PAYLOADS), st.text(st.characters(codec=None)))
@@ -16,7 +16,7 @@ TEXTS = st.one_of(st.sampled_from(PAYLOADS), st.text(st.characters(codec=None)))
 def test_nothing_invisible_and_no_line_break_is_left(text: str) -> None:
     for character in visible(text):
         category = unicodedata.category(character)
-        assert category not in ("Cc", "Cs", "Zl", "Zp")
+        assert category not in ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")
         assert category != "Cf" or character in "\u200c\u200d\u00ad"
 
 
@@ -46,3 +46,45 @@ def test_markdown_keeps_every_sign_with_a_meaning_behind_a_backslash(text: str) 
 def test_a_long_text_is_cut_and_says_how_long_it_was() -> None:
     assert clip("x" * 1_300, 10) == "xxxxxxxxxx… (1,300 characters)"
     assert clip("x" * 10, 10) == "x" * 10
+
+
+@given(TEXTS, st.integers(1, 60))
+def test_an_error_is_one_bounded_line_and_a_value_stands_between_quotes(text: str, limit: int) -> None:
+    line, value = one_line(text, limit), quoted(text, limit)
+    assert visible(line) == line
+    assert len(line) <= limit
+    assert visible(value) == value
+    assert value[0] == value[-1] == "'"
+    assert len(value) <= limit + 3
+
+
+def test_a_line_has_no_colours_and_single_blanks_and_a_value_is_shown_as_it_was_found() -> None:
+    assert one_line("\x1b[31mno\n  room\x1b[0m\t\u202e", 100) == "no room ⟨U+202E⟩"
+    assert one_line("x" * 2_000) == "x" * 1_500
+    assert quoted("a\nb", 20) == "'a⟨U+000A⟩b'"
+    assert quoted("crane bird", 5) == "'crane…'"
+    assert quoted({"id": [1, "\u202e"]}, 40) == "{'id': [1, '\\u202e']}"
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("s3://bucket/x", "s3://bucket/x"),
+        ("s3://key:CANARY@bucket/x", "s3://bucket/x"),
+        ("https://h/x?X-Amz-Signature=CANARY&y=1", "https://h/x"),
+        ("https://u:CANARY@h/x#CANARY and more", "https://h/x and more"),
+        ("see 'https://h?t=CANARY' and s3://k:CANARY@b", "see 'https://h' and s3://b"),
+        ("https://u:CANARY/x@h/y", None),
+        ("no address", "no address"),
+        ("see https://example.org/a/b.", "see https://example.org/a/b."),
+        ("s3://me:CANARY@bucket/a?b=c d", "s3://bucket/a d"),
+    ],
+)
+def test_k1_no_message_holds_user_info_or_query(text: str, clean: str | None) -> None:
+    if clean is not None:
+        assert redact(text) == clean
+    assert "CANARY" not in redact(text)
+
+
+def test_k1_a_secret_is_replaced_wherever_it_stands() -> None:
+    assert redact("Bearer CANARY at s3://CANARY@b/x", ["CANARY"]) == "Bearer [secret] at s3://b/x"

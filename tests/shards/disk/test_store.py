@@ -20,11 +20,8 @@ from shards.disk.store import (
     ObjectStore,
     checked_name,
     local_root,
-    no_shards,
     open_for_reading,
     open_store,
-    printable,
-    redact,
 )
 from shards.set import object_commit
 from shards.set.commit import recover, settle
@@ -452,23 +449,6 @@ def test_what_lies_in_an_object_store_is_no_folder() -> None:
         local_root("nothing://out")
 
 
-def test_a_sub_folder_that_cannot_be_read_hides_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated: lost+found, which only root may list."""
-    for name in ("lost+found", "zebra"):
-        (tmp_path / name).mkdir()
-    listed = Path.iterdir
-
-    def iterdir(path: Path) -> Iterator[Path]:
-        if path.name == "lost+found":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return iter(sorted(listed(path)))
-
-    monkeypatch.setattr(Path, "iterdir", iterdir)
-    assert "found no shards, expected a data set" in str(no_shards(open_for_reading(str(tmp_path))))
-    (tmp_path / "zebra" / "a.jpg").write_bytes(b"")
-    assert "found a folder of pictures" in str(no_shards(open_for_reading(str(tmp_path))))
-
-
 def test_an_unknown_system_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="unknown system 'gopher'"):
         open_store("gopher://x/y")
@@ -484,24 +464,6 @@ def test_h2_a_name_never_leaves_the_folder(name: str, tmp_path: Path) -> None:
             call(name)
 
 
-@pytest.mark.parametrize(
-    ("text", "clean"),
-    [
-        ("s3://bucket/x", "s3://bucket/x"),
-        ("s3://key:CANARY@bucket/x", "s3://bucket/x"),
-        ("https://h/x?X-Amz-Signature=CANARY&y=1", "https://h/x"),
-        ("https://u:CANARY@h/x#CANARY and more", "https://h/x and more"),
-        ("see 'https://h?t=CANARY' and s3://k:CANARY@b", "see 'https://h' and s3://b"),
-        ("https://u:CANARY/x@h/y", None),
-        ("no address", "no address"),
-    ],
-)
-def test_k1_no_message_holds_user_info_or_query(text: str, clean: str | None) -> None:
-    if clean is not None:
-        assert redact(text) == clean
-    assert "CANARY" not in redact(text)
-
-
 def test_k1_an_address_that_fails_to_open_is_named_without_its_secrets() -> None:
     for url in (
         "gopher://key:CANARY@host/x?sig=CANARY",
@@ -512,10 +474,6 @@ def test_k1_an_address_that_fails_to_open_is_named_without_its_secrets() -> None
             open_store(url)
         assert "CANARY" not in str(caught.value)
         assert caught.value.__suppress_context__ or caught.value.__context__ is None, "--debug shows no secret either"
-
-
-def test_k2_a_message_is_one_line_whatever_is_in_it() -> None:
-    assert printable("a\nb\x1b[31m\u202e\ud800é") == "a\\nb\\x1b[31m\\u202e\\ud800é"
 
 
 def test_nothing_is_printed_when_a_store_is_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

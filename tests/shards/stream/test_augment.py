@@ -1,4 +1,4 @@
-"""Augmentation: operations beside torchvision's or Pillow's, the laws of the random draws, the fields of the spec."""
+"""Augmentation: operations beside torchvision's or Pillow's, the laws of the random rng, the fields of the spec."""
 
 import math
 import random
@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from shards.stream import augment
 from shards.stream.augment import RAND, WIDE, AugmentSpec, change, crop_box
-from shards.stream.keyed_random import Draws
+from shards.stream.keyed_random import KeyedRandom
 from tests.support.photographs import photographs
 
 FILL = (124, 116, 104)
@@ -118,7 +118,9 @@ def test_the_policies_have_the_operations_and_ranges_of_torchvision(table: dict,
 def test_crops_follow_the_law_of_random_resized_crop() -> None:
     """Mean area, ratio and place of 4,000 crops beside torchvision's, each within 4 standard errors."""
     count, height, width = 4_000, 375, 500
-    ours = np.array([crop_box(height, width, (0.08, 1.0), (3 / 4, 4 / 3), Draws(7, n)) for n in range(count)], float)
+    ours = np.array(
+        [crop_box(height, width, (0.08, 1.0), (3 / 4, 4 / 3), KeyedRandom(7, n)) for n in range(count)], float
+    )
     torch.manual_seed(7)
     picture = torch.empty(1, height, width)
     transform = v2.RandomResizedCrop(224)
@@ -138,7 +140,7 @@ def test_crops_follow_the_law_of_random_resized_crop() -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 900), (900, 1), (7, 3), (375, 500)])
 def test_every_crop_lies_inside_the_picture(height: int, width: int) -> None:
     for number in range(200):
-        top, left, high, wide = crop_box(height, width, (0.08, 1.0), (3 / 4, 4 / 3), Draws(number))
+        top, left, high, wide = crop_box(height, width, (0.08, 1.0), (3 / 4, 4 / 3), KeyedRandom(number))
         assert 0 <= top <= top + high <= height
         assert 0 <= left <= left + wide <= width
         assert high >= 1
@@ -160,8 +162,8 @@ def test_the_same_key_gives_the_same_picture_and_other_keys_give_others(spec: Au
     print(f"seed {seed}")
     results = {}
     for number in range(40):
-        first = change(PHOTO.copy(), spec, Draws(seed, number))
-        assert np.array_equal(first, change(PHOTO.copy(), spec, Draws(seed, number)))
+        first = change(PHOTO.copy(), spec, KeyedRandom(seed, number))
+        assert np.array_equal(first, change(PHOTO.copy(), spec, KeyedRandom(seed, number)))
         assert first.shape == PHOTO.shape
         assert first.dtype == np.uint8
         results[first.tobytes()] = number
@@ -169,13 +171,13 @@ def test_the_same_key_gives_the_same_picture_and_other_keys_give_others(spec: Au
 
 
 def test_without_policy_jitter_and_erasing_nothing_changes() -> None:
-    assert np.array_equal(change(PHOTO.copy(), AugmentSpec(), Draws(1)), PHOTO)
+    assert np.array_equal(change(PHOTO.copy(), AugmentSpec(), KeyedRandom(1)), PHOTO)
 
 
 def test_erasing_fills_one_rectangle_of_2_to_33_percent() -> None:
     spec = AugmentSpec(erase=1.0, fill=(1, 2, 3))
     for number in range(50):
-        erased = (change(np.full((64, 64, 3), 200, np.uint8), spec, Draws(number)) != 200).all(axis=-1)
+        erased = (change(np.full((64, 64, 3), 200, np.uint8), spec, KeyedRandom(number)) != 200).all(axis=-1)
         rows, columns = np.flatnonzero(erased.any(axis=1)), np.flatnonzero(erased.any(axis=0))
         assert erased[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
         assert 0.015 < erased.mean() < 0.35
@@ -207,23 +209,23 @@ def test_a_spec_that_means_nothing_is_refused(field: str, value: object) -> None
 
 def test_draws_are_the_published_numbers_of_splitmix64() -> None:
     """State 0, then the first outputs of the reference implementation for it."""
-    draws = Draws()
-    assert [draws.bits() for _ in range(3)] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    rng = KeyedRandom()
+    assert [rng.bits() for _ in range(3)] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
 def test_draws_have_the_moments_of_their_distributions() -> None:
-    count, draws = 20_000, Draws(5)
+    count, rng = 20_000, KeyedRandom(5)
     error = 5 / math.sqrt(count)
-    normal = np.array([draws.normal() for _ in range(count)])
+    normal = np.array([rng.normal() for _ in range(count)])
     assert abs(normal.mean()) < error
     assert abs(normal.var() - 1) < error * math.sqrt(2)
     for alpha in (0.01, 0.2, 1.0, 2.0):
-        beta = np.array([draws.beta(alpha) for _ in range(count)])
+        beta = np.array([rng.beta(alpha) for _ in range(count)])
         assert abs(beta.mean() - 0.5) < error * beta.std()
         assert abs(beta.var() - 1 / (4 * (2 * alpha + 1))) < error * ((beta - 0.5) ** 2).std()
-    counts = np.bincount([draws.below(7) for _ in range(count)], minlength=7)
+    counts = np.bincount([rng.below(7) for _ in range(count)], minlength=7)
     assert len(counts) == 7
     assert np.abs(counts - count / 7).max() < 5 * math.sqrt(count / 7)
-    firsts = np.bincount([draws.shuffled(range(5))[0] for _ in range(5000)], minlength=5)
+    firsts = np.bincount([rng.shuffled(range(5))[0] for _ in range(5000)], minlength=5)
     assert np.abs(firsts - 1000).max() < 5 * math.sqrt(1000)
-    assert sorted(draws.shuffled(range(10))) == list(range(10))
+    assert sorted(rng.shuffled(range(10))) == list(range(10))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from shards.disk.jpeg import MAX_PIXELS
 from shards.stream.augment import AugmentSpec
-from shards.stream.keyed_random import Draws
+from shards.stream.keyed_random import KeyedRandom
 from shards.stream.pixels import UnreadablePicture, decode_with_pillow, eval_pixels, shrink, train_pixels
 from tests.support.photographs import encoded, photographs
 
@@ -23,7 +23,7 @@ WHOLE = AugmentSpec(scale=(1.0, 1.0), ratio=(1e-3, 1e3), flip=0.0)
 
 def trained(data: bytes | memoryview, size_px: int = 224, spec: AugmentSpec = WHOLE, key: int = 0) -> np.ndarray:
     out = np.zeros((size_px, size_px, 3), np.uint8)
-    train_pixels(data, size_px, spec, Draws(key), out)
+    train_pixels(data, size_px, spec, KeyedRandom(key), out)
     return out
 
 
@@ -68,7 +68,7 @@ def test_evaluation_pixels_equal_timms_in_every_value(
 def test_files_of_every_kind_become_rgb(kind: str, mode: str, is_fast: bool) -> None:
     data = encoded(PHOTO[:64, :64], kind, mode)
     out = np.zeros((64, 64, 3), np.uint8)
-    assert train_pixels(memoryview(data), 64, WHOLE, Draws(0), out) == is_fast
+    assert train_pixels(memoryview(data), 64, WHOLE, KeyedRandom(0), out) == is_fast
     plain = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     assert np.abs(out.astype(int) - plain).mean() < 4, "the fast decoder is less exact with colour"
     assert eval_pixels(data, 64, 1.0).shape == (64, 64, 3)
@@ -80,7 +80,7 @@ def test_a_jpeg_that_the_strict_decoder_refuses_is_read_by_pillow() -> None:
     with pytest.raises(ValueError, match="Corrupt JPEG data"):
         simplejpeg.decode_jpeg(odd)
     out = np.zeros((32, 32, 3), np.uint8)
-    assert not train_pixels(odd, 32, WHOLE, Draws(0), out)
+    assert not train_pixels(odd, 32, WHOLE, KeyedRandom(0), out)
     assert np.abs(out.astype(int) - trained(data, 32)).mean() < 2
 
 
@@ -101,7 +101,7 @@ def test_a_scaled_decode_shows_the_same_part_of_the_picture() -> None:
     for key in range(10):
         scaled = trained(data, 100, spec, key)
         full = np.zeros((100, 100, 3), np.uint8)
-        train_pixels(encoded(decode_with_pillow(data), "PNG", compress_level=0), 100, spec, Draws(key), full)
+        train_pixels(encoded(decode_with_pillow(data), "PNG", compress_level=0), 100, spec, KeyedRandom(key), full)
         assert np.abs(scaled.astype(int) - full)[..., :2].max() <= 3
 
 

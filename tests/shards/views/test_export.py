@@ -18,16 +18,12 @@ from PIL import Image
 from shards.disk.jpeg import decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SAMPLE_SCHEMA
 from shards.disk.store import FolderStore, Store, open_for_reading, open_store
+from shards.labels.classes import Class, ClassSpec, load_classes
+from shards.labels.folders import class_folder
 from shards.set.manifest import read_member, read_table, scan_records
 from shards.views.census import subset_of
 from shards.views.export import Choice, Exported, export_dali, export_hugging_face, export_open_clip, export_timm
-from shards.views.image_folder import (
-    KnownClass,
-    class_folder,
-    export_image_folder,
-    find_pictures,
-    import_image_folder,
-)
+from shards.views.image_folder import export_image_folder, find_pictures, import_image_folder
 from shards.views.licence import may_be_passed_on
 from tests.support.hostile_text import PAYLOADS
 from tests.support.small_data_set import picture, write_data_set
@@ -439,21 +435,20 @@ def folders(root: Path, *names: str) -> Path:
     return root
 
 
-def ids_of(folder: Path, classes: list[KnownClass] | None = None) -> dict[str, tuple[int, str]]:
+def ids_of(folder: Path, classes: list[Class] | None = None) -> dict[str, tuple[int, str]]:
     """Sub-folder -> id and name of its pictures."""
-    sources, _ = find_pictures(folder, classes, lambda: SIX)
+    sources, _ = find_pictures(folder, classes)
     return {source.name.partition("/")[0]: (source.class_id, source.class_name) for source in sources}
 
 
 SIX = [
-    KnownClass(0, "tench", "n01440764"),
-    KnownClass(1, "goldfish", "n01443537"),
-    KnownClass(2, "great white shark", "n01484850"),
-    KnownClass(3, "crane", "n02012849"),
-    KnownClass(4, "crane", "n03126707"),
-    KnownClass(11, "t-shirt", None),
+    Class(0, "tench", "n01440764", 1),
+    Class(1, "goldfish", "n01443537", 1),
+    Class(2, "great white shark", "n01484850", 1),
+    Class(3, "crane", "n02012849", 1),
+    Class(4, "crane", "n03126707", 1),
+    Class(11, "t-shirt", None, 1),
 ]
-WITH_IDS = SIX[:5]
 
 
 def test_a_part_of_the_classes_has_the_ids_of_the_whole_table(tmp_path: Path) -> None:
@@ -486,18 +481,17 @@ def test_a_folder_that_names_no_class_of_the_table_or_two_is_refused(tmp_path: P
 
 def test_a_part_of_imagenet_is_refused_without_a_table_and_the_whole_gets_its_names(tmp_path: Path) -> None:
     part = folders(tmp_path / "part", "n01443537", "n03126707")
-    with pytest.raises(ValueError, match=r"found 2 of ImageNet-1k's 5 classes, expected all: .*--classes imagenet-1k"):
-        import_image_folder(part, str(tmp_path / "out"), imagenet=lambda: WITH_IDS)
+    with pytest.raises(ValueError, match=r"found 2 of ImageNet-1k's 1000 classes, expected all: .*--classes imagenet"):
+        import_image_folder(part, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-    whole = folders(tmp_path / "whole", *(str(one.wordnet_id) for one in WITH_IDS))
-    import_image_folder(whole, str(tmp_path / "set"), imagenet=lambda: WITH_IDS)
-    rows = kept(open_for_reading(str(tmp_path / "set"))).values()
-    assert sorted((row["class_id"], row["class_name"]) for row in rows) == [(o.id, o.name) for o in WITH_IDS]
+    imagenet = load_classes(ClassSpec(source="imagenet-1k", per_class=1))
+    whole = folders(tmp_path / "whole", *(str(one.wordnet_id) for one in imagenet))
+    assert ids_of(whole) == {one.wordnet_id: (one.id, one.name) for one in imagenet}
 
 
 def test_wordnet_ids_that_are_no_part_of_imagenet_keep_their_sorted_order(tmp_path: Path) -> None:
     folder = folders(tmp_path / "photos", "n01440764", "n00000001")
-    assert ids_of(folder) == {"n00000001": (0, "n00000001"), "n01440764": (1, "n01440764")}
+    assert ids_of(folder) == {"n00000001": (0, "n00000001"), "n01440764": (1, "tench")}
 
 
 def test_folders_that_are_numbers_are_their_ids_and_not_their_places_in_the_sorted_order(tmp_path: Path) -> None:
@@ -508,7 +502,7 @@ def test_the_table_names_the_class_even_if_the_folders_metadata_names_another(
     store: FolderStore, tmp_path: Path
 ) -> None:
     export_image_folder(store, tmp_path / "folder", Choice())
-    table = [KnownClass(number, word) for number, word in enumerate(("ZERO", "one", "two", "crane", "crane"))]
+    table = [Class(number, word, None, 1) for number, word in enumerate(("ZERO", "one", "two", "crane", "crane"))]
     assert ids_of(tmp_path / "folder")["0000_zero"] == (0, "zero")
     assert ids_of(tmp_path / "folder", table)["0000_zero"] == (0, "ZERO")
 

@@ -343,7 +343,7 @@ def test_pages_can_be_used_without_seeing_them(tmp_path: Path) -> None:
 
 
 def test_every_text_colour_stands_out_from_every_ground_in_light_and_dark() -> None:
-    css = (home() / "shards" / "templates" / "gallery.css").read_text(encoding="utf-8")
+    css = (home() / "shards" / "views" / "templates" / "gallery.css").read_text(encoding="utf-8")
     for scheme in css.split("prefers-color-scheme: dark")[0:2]:
         colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", scheme)[:16])
         for ground in ("paper", "card", "well"):

@@ -371,7 +371,7 @@ def test_v60_tests_that_share_samples_with_the_validation_set_are_refused(tmp_pa
     ]
     bad = EvaluateSpec(validation=validation, tests={"t": SetSpec(source=source, subset="both")})
     with pytest.raises(
-        ValueError, match=r"evaluate\.tests\.t .*: found 1 samples that evaluate\.validation .* has too"
+        ValueError, match=r"evaluate\.tests\.t .*: found 1 samples that are also in evaluate\.validation "
     ):
         open_sets(bad, 5)
 
@@ -391,7 +391,7 @@ def test_v60_a_copy_of_the_validation_set_or_a_link_to_it_is_no_test(tmp_path, w
         validation=SetSpec(source=str(tmp_path / "val")), tests={"t": SetSpec(source=str(tmp_path / "test"))}
     )
     with pytest.raises(
-        ValueError, match=r"samples that evaluate\.validation .*/val\) has too, expected none"
+        ValueError, match=r"samples that are also in evaluate\.validation .*/val\), expected none"
     ) as caught:
         open_sets(spec, 5)
     assert "evaluate.tests.t (" in str(caught.value)
@@ -416,7 +416,7 @@ def test_v60_pictures_that_are_trained_on_measure_nothing(tmp_path, role):
     one = SetSpec(source=str(tmp_path / "again"))
     spec = EvaluateSpec(validation=one) if role == "validation" else EvaluateSpec(tests={"t": one})
     field = "evaluate.validation" if role == "validation" else r"evaluate\.tests\.t"
-    with pytest.raises(ValueError, match=rf"{field} .*: found 20 samples that data\.domains\.real .* has too"):
+    with pytest.raises(ValueError, match=rf"{field} .*: found 20 samples that are also in data\.domains\.real "):
         open_sets(spec, 5, domains=domains)
 
 

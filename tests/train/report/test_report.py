@@ -294,8 +294,8 @@ def test_the_page_can_be_used_without_seeing_it(tmp_path):
 
 def test_text_stands_out_from_its_ground_in_light_and_dark():
     root = home()
-    house = (root / "shards" / "templates" / "gallery.css").read_text(encoding="utf-8").split("scheme: dark)")
-    own = (root / "train" / "pages" / "report.css").read_text(encoding="utf-8").split("scheme: dark)")
+    house = (root / "shards" / "views" / "templates" / "gallery.css").read_text(encoding="utf-8").split("scheme: dark)")
+    own = (root / "train" / "report" / "pages" / "report.css").read_text(encoding="utf-8").split("scheme: dark)")
     for scheme in (0, 1):
         colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", house[scheme])[:16])
         [ink] = re.findall(r"--good-ink: (#[0-9a-f]{6})", own[scheme])[:1]

@@ -166,7 +166,7 @@ def test_d5_a_killed_rank_ends_all_in_time_and_is_named(cluster: dict[str, str],
     assert time.monotonic() - began < 100
     (life,) = (folder / "killed" / "logs").iterdir()
     assert said.splitlines()[-1] == (
-        "sixfold: rank 1: was ended by SIGKILL (the kernel short of memory, or somebody's hand); see "
+        "sixfold: rank 1: was ended by SIGKILL (out of memory, or killed by hand); see "
         f"{life.relative_to(folder)}/rank-001.txt"
     )
 

@@ -8,12 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict
 
 from cluster.fan_out.events import Event
 from cluster.fan_out.work import FanOutSpec
@@ -24,6 +22,7 @@ from cluster.recipes.load import dump_recipe, load_recipe
 from shards.disk.home import home
 from shards.stream.index import load_index
 from tests.support.small_training import small_recipe, write_sets
+from tests.support.sweep_recipe import SmallRecipe
 from train.evaluate.results import RESULTS, find_results, read_results, write_results
 from train.recipe import recipe_digest
 from train.report.comparison import compare
@@ -42,25 +41,6 @@ from train.sweep.worker import RunJob, SweepJob, SweepWorker
 
 REPO = home()
 CHILD = (sys.executable, "-m", "tests.support.sweep_child")
-
-
-class Sets(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tests: Mapping[str, str] = {"real-test": "a", "sketch": "b"}
-
-
-class SmallRecipe(BaseModel):
-    """As much of a training recipe as a sweep looks at."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int = 7
-    lr: float = 1.0
-    behaviour: Literal["good", "fail", "die", "hang", "silent"] = "good"
-    domains: tuple[Mapping[str, Any], ...] = ({"name": "real", "quota": 16}, {"name": "synthetic", "quota": 16})
-    evaluate: Sets = Sets()
-    engine: Mapping[str, float] = {"deadline_s": 600.0}
 
 
 def spec_of(points: dict[str, dict[str, Any]], seeds: int = 2, **changes: Any) -> SweepSpec:

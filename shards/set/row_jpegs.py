@@ -1,7 +1,8 @@
-"""The JPEG bytes of rows, read from a shard's tar by offset and checked against the table.
+"""The JPEG bytes of rows, read from a shard's tar by offset and checked against the hashes in the table.
 
-In: a store, a shard, rows with `jpg_offset`, `jpg_size` and `sha256`, in rising offset order. Out: bytes, or one line
-that says why they cannot be had, so that a viewer can go on. Neighbours come in one read; nothing is written.
+In: a store, a shard, rows with `jpg_offset`, `jpg_size` and `sha256`, in the order of their offsets. Out: bytes, or one
+line that says why they cannot be read, so that a page can be made nevertheless. Neighbours come in one read.
+On disk: nothing is written.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ MAX_READ_BYTES = 16 << 20  # at 150 KB a picture, one request of an object store
 
 
 def read_jpegs(store: Store, shard: int, rows: Sequence[Mapping[str, Any]]) -> Iterator[bytes | str]:
-    """For each row its JPEG bytes; a `str` instead is the reason why there are none."""
+    """For each row its JPEG bytes, or a `str` with the reason why they cannot be read."""
     name = tar_name(shard)
     start, block = 0, b""
     for index, row in enumerate(rows):

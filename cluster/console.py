@@ -1,0 +1,54 @@
+"""What the verbs of the command line share: their arguments, warnings, a progress bar, a check of an output file.
+
+In: texts and paths. Out: what a person sees on standard error. On disk: nothing. It imports no model library.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe fields to replace, values in YAML.", show_default="none"),
+]
+Folder = Annotated[
+    str, typer.Argument(metavar="FOLDER", help="The data set: a folder or a URL such as s3://bucket/name.")
+]
+
+
+def check_file(path: Path) -> None:
+    """Raises ValueError before long work if the file `path` cannot be written after it."""
+    if path.is_dir():
+        raise ValueError(f"{path}: found a folder, expected the name of a file; give one in it")
+    in_the_way = next((parent for parent in path.parents if parent.is_file()), None)
+    if in_the_way is not None:
+        raise ValueError(f"{path}: {in_the_way} is a file, expected a folder; give another place")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror}); give another place") from None
+
+
+def warn(message: str) -> None:
+    """One line on standard error that begins with our name."""
+    typer.echo(f"sixfold: {message}", err=True)
+
+
+@contextlib.contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,168 @@
+"""The verbs before and at the making of images: generate, meanings, prompts, plan."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.console import Overrides, RecipeFile, check_file, warn
+from cluster.recipes.load import load_recipe
+from shards.disk.home import home
+
+Scale = Annotated[str, typer.Option(help="Multiple of the real set: 0.5x, 1x, 6x.")]
+SingleWriter = Annotated[
+    bool,
+    typer.Option("--single-writer", help="For stores without exclusive create: you promise that one run writes to it."),
+]
+
+
+def generate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    scale: Scale = "6x",
+    out: Annotated[str, typer.Option(help="Where the shards go: a folder or a URL.")] = "out/sandbox",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, space and cost; touch nothing.")] = False,
+    in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
+    gallery: Annotated[bool, typer.Option(help="Write the gallery page when images were made.")] = True,
+    single_writer: SingleWriter = False,
+) -> None:
+    """Make the images, on every GPU (or core) there is. Run it again to continue or to raise the scale.
+
+    Example: `sixfold generate recipes/sandbox.yaml --scale 6x --out out/sandbox-20 sampler.steps=20`
+    """
+    from cluster.process.stop_flag import StopFlag
+    from gen.describe import describe
+    from gen.make.plan import parse_scale
+    from gen.recipe import Recipe
+    from gen.run import run
+    from shards.labels.classes import load_classes
+
+    chosen = load_recipe(recipe, Recipe, [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])])
+    asked = parse_scale(scale)
+    if dry_run:
+        typer.echo(describe(chosen, load_classes(chosen.classes), asked))
+        return
+    with StopFlag() as stop:
+        outcome = run(chosen, asked, out, home(), stop, single_writer, warn)
+    if gallery and outcome.made_units:
+        from shards.verbs import gallery_page
+
+        typer.echo(f"gallery: {gallery_page(out)}")
+    typer.echo(outcome.sentence())
+    raise typer.Exit(outcome.exit_code)
+
+
+def meanings(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the choice, one line of JSON a class.", show_default="none")
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="How many classes to print, the least certain first.")] = 50,
+) -> None:
+    """Choose which sense of each class name is meant and print the choice, the least certain first.
+
+    What is wrong is corrected by hand, in a YAML file of lines `name or id: phrase` (`meanings.overrides=FILE`).
+
+    Example: `sixfold meanings recipes/sandbox.yaml --out out/meanings.jsonl`
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from cluster.process.stop_flag import StopFlag
+    from gen.prompts.meanings import TABLE_COLUMNS, meaning_table, write_meanings
+    from gen.prompts.write import meanings_only
+    from gen.recipe import Recipe
+    from shards.disk.safe_text import visible
+    from shards.labels.classes import load_classes
+
+    chosen = load_recipe(recipe, Recipe, overrides or ())
+    if out is not None:
+        check_file(out)
+    with StopFlag() as stop:
+        found = meanings_only(chosen, load_classes(chosen.classes.uncounted()), warn, stop)
+    table = Table(*TABLE_COLUMNS)
+    for row in meaning_table(found)[:show]:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    if out is not None:
+        write_meanings(found, out)
+    sources = Counter(meaning.source for meaning in found)
+    parts = ", ".join(f"{count:,} {source.replace('_', ' ')}" for source, count in sorted(sources.items()))
+    typer.echo(f"{len(found):,} {'class' if len(found) == 1 else 'classes'}: {parts}" + (f"; in {out}" if out else ""))
+
+
+def prompts(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("out/prompts"),
+    show: Annotated[int, typer.Option(min=0, help="How many classes to print a prompt of.")] = 10,
+    report: Annotated[bool, typer.Option(help="Measure how much the prompts differ, and write diversity.html.")] = True,
+) -> None:
+    """Choose meanings, draw all prompts and tell how much they differ, before any GPU hour is spent.
+
+    Writes meanings.jsonl, prompts.parquet and diversity.html. A run takes the table with `prompts.file=…`. Which sense
+    of a name is meant is chosen by `meanings.choose=clip` (candidates from `llm`, a lexicon or WordNet; `meanings.real`
+    and `meanings.clip` compare them with real images); `prompts.kind` is name, template, caption, cd, sd or cd+sd.
+
+    Example: `sixfold prompts recipes/sandbox.yaml --out out/prompts --show 20`
+    """
+    from cluster.process.stop_flag import StopFlag
+    from gen.prompts.diversity_figures import report_lines
+    from gen.prompts.diversity_page import write_page
+    from gen.prompts.table import PromptTable
+    from gen.prompts.write import PROMPTS, measure, write_prompts
+    from gen.recipe import Recipe
+    from shards.disk.safe_text import visible
+    from shards.labels.classes import load_classes
+
+    chosen = load_recipe(recipe, Recipe, overrides or ())
+    classes = load_classes(chosen.classes.uncounted())
+    out.mkdir(parents=True, exist_ok=True)
+    with StopFlag() as stop:
+        made = write_prompts(chosen, classes, out, warn, stop)
+    for sentence in made.sentences():
+        typer.echo(sentence)
+    table = PromptTable.load(out / PROMPTS)
+    for one in classes[:show]:
+        typer.echo(visible(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}"))
+    if report:
+        measured = measure(out / PROMPTS, chosen.seed, chosen.meanings.clip, chosen.sampler, warn)
+        write_page(measured, out / "diversity.html")
+        for line in report_lines(measured):
+            typer.echo(line)
+        typer.echo(f"page: {out / 'diversity.html'}")
+    typer.echo(f"{len(table):,} prompts for {len(classes):,} classes in {out / PROMPTS}")
+
+
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    scale: Scale = "6x",
+    out: Annotated[
+        Path | None, typer.Option(help="Write one row per sample to this parquet file.", show_default="none")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Walk the whole plan and print it; write nothing.")
+    ] = False,
+) -> None:
+    """Print what a scale means: folds, shards, images, bytes, hours; optionally write every sample to a file.
+
+    Example: `sixfold plan recipes/imagenet-sd15-6x.yaml --scale 6x --dry-run`
+    """
+    from gen.describe import describe, walk_plan
+    from gen.make.plan import parse_scale
+    from gen.recipe import Recipe
+    from shards.labels.classes import load_classes
+
+    chosen = load_recipe(recipe, Recipe, overrides or ())
+    asked = parse_scale(scale)
+    if out is not None and not dry_run:
+        check_file(out)
+    classes = load_classes(chosen.classes)
+    typer.echo(describe(chosen, classes, asked))
+    if dry_run or out:
+        typer.echo(walk_plan(chosen, classes, asked, None if dry_run else out))

@@ -1,0 +1,172 @@
+"""Class folders: which class each means. The one rule for class lists, imports, exports and real images.
+
+In: names of folders, and classes if there is a list. Out: the class of each folder. On disk: names are read, and the
+tables of ImageNet's classes where folders are WordNet ids.
+
+Folders alone (`own_classes`); the first line that fits all of them counts:
+
+    0007_seven, 0012_zebra    as `class_folder` writes them: the number is the id, the rest the name
+    1, 2, 10 (or 001, 002)    numbers: the number is the id, whatever their order as text
+    n01440764, n02012849      WordNet ids: ids 0, 1, ... in sorted order, which is that of ImageNet-1k for all of it;
+                              names as ImageNet-1k or WordNet has them
+    crane, zebra, Ant         names: ids 0, 1, ... in the order of their characters (Ant, crane, zebra; c1, c10, c2),
+                              as torchvision counts
+
+One id for two folders (`1` and `01`) is refused, and so are numbers among names, whose ids nobody could tell.
+
+With a list (`match_folders`) a folder has the id of the class that it names: by WordNet id, as `class_folder` writes
+it, by name (case, blanks, ``_`` and ``-`` do not count), or by number. So a part of the classes (a test set, a
+held-out part) has the ids of the whole. A part of ImageNet-1k is a class list of its own, but no data set without a
+list: whether its ids are its own or those of the 1000 only its owner knows (`refuse_part_of_imagenet`).
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from shards.disk.safe_text import clip, quoted
+from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
+
+LONGEST_SLUG = 40
+_EXPORTED = re.compile(r"([0-9]{4,10})_([a-z0-9_]+)")
+_NUMBER = re.compile(r"[0-9]{1,10}")
+
+
+class Named(Protocol):
+    """What a folder is matched with."""
+
+    @property
+    def id(self) -> int:
+        """The class id that the folder gets."""
+
+    @property
+    def name(self) -> str:
+        """The name of the class."""
+
+    @property
+    def wordnet_id(self) -> str | None:
+        """Such as n02012849; None if the class has none."""
+
+
+Known = TypeVar("Known", bound=Named)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A class as its source tells it; ids and names are not yet checked."""
+
+    id: int
+    name: str
+    wordnet_id: str | None = None
+    count: int | None = None
+
+
+def class_folder(class_id: int, name: str) -> str:
+    """``(7, "Zebra / crossing")`` -> ``"0007_zebra_crossing"``; never empty, never a path."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii").lower()
+    slug = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:LONGEST_SLUG].strip("_")
+    return f"{class_id:04d}_{slug or 'class'}"
+
+
+def fold_name(name: str) -> str:
+    """A class name in the form in which names are compared: case, blanks, ``_`` and ``-`` do not count."""
+    return " ".join(re.sub("[_-]", " ", unicodedata.normalize("NFC", name).casefold()).split())
+
+
+def class_folders_in(folder: Path) -> list[str]:
+    """Names of the class folders, sorted; hidden ones are none."""
+    with os.scandir(folder) as listing:
+        return sorted(item.name for item in listing if item.is_dir() and not item.name.startswith("."))
+
+
+def own_classes(folders: Sequence[str], where: str) -> dict[str, Entry]:
+    """Folder -> the class that it is by itself, in the order of `folders`.
+
+    Raises ValueError for two folders of one id, and for numbers among other names.
+    """
+    if exported := _all_match(_EXPORTED, folders):
+        return _by_number({name: Entry(int(found[1]), found[2].replace("_", " ")) for name, found in exported}, where)
+    if numbers := _all_match(_NUMBER, folders):
+        return _by_number({name: Entry(int(name), name) for name, _ in numbers}, where)
+    strays = [name for name in folders if _NUMBER.fullmatch(name)]
+    if strays:
+        other = next(name for name in folders if name not in strays)
+        raise ValueError(
+            f"{where}: found the class folder {strays[0]!r}, a number, beside {quoted(other, 60)}, expected numbers "
+            "only or names only: ids of such a mix cannot be told; rename one kind, or give a class list"
+        )
+    place = {name: number for number, name in enumerate(sorted(folders))}
+    if all(map(is_wordnet_id, folders)):
+        names = {name: wordnet_name(name) for name in folders}
+        return {name: Entry(place[name], names[name] or name, name if names[name] else None) for name in folders}
+    return {name: Entry(place[name], name) for name in folders}
+
+
+def match_folders(folders: Sequence[str], classes: Sequence[Known], where: str) -> dict[str, Known]:
+    """Folder -> the class of a list that it names; folders that name none are left out.
+
+    Raises ValueError for a folder that names several, and for two that name one.
+    """
+    by_word: dict[str, dict[int, Known]] = {}
+    for one in classes:
+        for word in (one.wordnet_id, class_folder(one.id, one.name), fold_name(one.name)):
+            if word:
+                by_word.setdefault(word, {})[one.id] = one
+    by_number = {one.id: {one.id: one} for one in classes}
+    found: dict[str, Known] = {}
+    taken: dict[int, str] = {}
+    for folder in folders:
+        meant = by_word.get(folder) or by_word.get(fold_name(folder))
+        if not meant and _NUMBER.fullmatch(folder):
+            meant = by_number.get(int(folder))
+        if not meant:
+            continue
+        if len(meant) > 1:
+            raise ValueError(
+                f"{where}: found the class folder {quoted(folder, 60)}, which names the classes "
+                f"{', '.join(map(str, sorted(meant)))}, expected one; name it by WordNet id, or "
+                f"{', '.join(class_folder(class_id, folder) for class_id in sorted(meant))}"
+            )
+        [one] = meant.values()
+        if one.id in taken:
+            raise ValueError(
+                f"{where}: found the class folders {quoted(taken[one.id], 60)} and {quoted(folder, 60)} for class "
+                f"{one.id} ({clip(one.name, 60)}), expected one; put their pictures together"
+            )
+        taken[one.id], found[folder] = folder, one
+    return found
+
+
+def refuse_part_of_imagenet(folders: Sequence[str], where: str) -> None:
+    """Raises ValueError for some, but not all, of ImageNet-1k's classes, named by WordNet id."""
+    if not folders or not all(map(is_wordnet_id, folders)):
+        return
+    whole = imagenet_names().keys()
+    if whole > set(folders):
+        raise ValueError(
+            f"{where}: found {len(folders)} of ImageNet-1k's {len(whole)} classes, expected all: the order of a part "
+            "gives other ids than the whole has; give `--classes imagenet-1k` for its ids, or `--classes` with a list "
+            "of your own"
+        )
+
+
+def _all_match(pattern: re.Pattern[str], folders: Sequence[str]) -> list[tuple[str, re.Match[str]]]:
+    """Each folder with its match; [] unless all of them match."""
+    found = [(name, pattern.fullmatch(name)) for name in folders]
+    return [(name, match) for name, match in found if match] if all(match for _, match in found) else []
+
+
+def _by_number(entries: dict[str, Entry], where: str) -> dict[str, Entry]:
+    folder_of: dict[int, str] = {}
+    for folder, one in entries.items():
+        first = folder_of.setdefault(one.id, folder)
+        if first != folder:
+            raise ValueError(
+                f"{where}: found the class folders {first!r} and {folder!r}, both with the id {one.id}, expected one "
+                "for an id; rename one, or put their pictures together"
+            )
+    return entries

@@ -1,0 +1,215 @@
+"""The verbs of a data set that is there: verify, repair, show, export, status."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cluster.console import Folder, bar, warn
+
+if TYPE_CHECKING:
+    from shards.disk.store import Store
+    from shards.views.census import Subset
+
+REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
+
+
+def verify(
+    folder: Folder,
+    regenerate: Annotated[int, typer.Option(min=0, help="Make this many images again and compare.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which images --regenerate draws.")] = 0,
+) -> None:
+    """Read every byte, compare with hashes and tables, name every damage. Exit 3 if there is any.
+
+    Example: `sixfold verify out/sandbox --regenerate 20`
+    """
+    from cluster.process.exit import EXIT_INCOMPLETE
+    from shards.disk.amounts import counted, size_text
+    from shards.disk.data_set import is_data_set, no_shards
+    from shards.disk.store import open_for_reading
+    from shards.set.status import asked_units
+    from shards.set.verify import verify as verify_all
+
+    store = open_for_reading(folder)
+    if not is_data_set(store):
+        raise no_shards(store)
+    with bar("verify") as advance:
+        report = verify_all(store, advance, expected=asked_units(store))
+    if not report.shards and not report.damages:
+        raise no_shards(store)
+    for damage in report.damages:
+        typer.echo(str(damage))
+    typer.echo(
+        f"{counted(report.shards, 'shard')}, {counted(report.samples, 'sample')}, {counted(report.rows, 'row')}, "
+        f"{size_text(report.bytes)}: "
+        + (f"{counted(len(report.damages), 'damage')}; `sixfold repair {folder}`" if report.damages else "no damage")
+    )
+    if report.damages:
+        raise typer.Exit(EXIT_INCOMPLETE)
+    if regenerate:
+        from gen.remake import regenerate_images
+
+        compared = regenerate_images(store, regenerate, seed)
+        others = [one for one in compared if not one.same_bytes]
+        for one in others:
+            typer.echo(f"{one.key}: made again it differs by {one.mean_difference:.3f} of 255 in the mean")
+        same = len(compared) - len(others)
+        typer.echo(f"{counted(len(compared), 'image')} made again: {same:,} with the same bytes")
+        if any(one.mean_difference > REGENERATE_TOLERANCE for one in compared):
+            raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def repair(
+    folder: Folder,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be moved; move nothing.")] = False,
+) -> None:
+    """Move damaged shards to _meta/quarantine, so that the same `generate` makes exactly these again.
+
+    Example: `sixfold repair out/sandbox --dry-run`
+    """
+    from cluster.process.lease import Lease
+    from shards.disk.amounts import counted
+    from shards.disk.data_set import is_data_set, no_shards
+    from shards.disk.store import FolderStore, open_for_reading, open_store
+    from shards.set.repair import repair as repair_all
+    from shards.set.verify import verify as verify_all
+
+    there = open_for_reading(folder)
+    if not is_data_set(there):
+        raise no_shards(there)  # before a folder that is no data set gets a _meta
+    store = open_store(folder)
+    lock_folder = store.root if isinstance(store, FolderStore) else None
+    with Lease.take(store, "repair", warn, lock_folder=lock_folder), bar("verify") as advance:
+        report = verify_all(store, advance)
+        damaged = report.damaged_shards()
+        moved = {} if dry_run else repair_all(store, report)
+    for shard in damaged:
+        where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else "damaged"
+        typer.echo(f"shard {shard:05d}: {where}")
+    typer.echo(
+        "nothing to repair"
+        if not damaged
+        else f"{counted(len(damaged), 'shard')} "
+        + ("would be moved" if dry_run else "moved; run the same generate again")
+    )
+
+
+def show(
+    folder: Folder,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the page goes.", show_default="_meta/gallery of the data set")
+    ] = None,
+    subset: Annotated[str | None, typer.Option(help="A subset's name such as 2x.", show_default="everything")] = None,
+) -> None:
+    """Write a static page of the images by class, with prompt, seed and status; it opens from disk.
+
+    Example: `sixfold show out/sandbox`
+    """
+    typer.echo(gallery_page(folder, out, subset))
+
+
+def export(
+    folder: Folder,
+    to: Annotated[
+        Literal["timm", "open_clip", "dali", "huggingface", "image_folder", "shards"],
+        typer.Option(help="Who shall read it; shards: FOLDER is an image folder that becomes shards."),
+    ],
+    out: Annotated[str, typer.Option(help="The folder to write; must not exist yet (shards: may be a URL).")],
+    subset: Annotated[str | None, typer.Option(help="A subset's name such as 2x.", show_default="everything")] = None,
+    unlicensed: Annotated[
+        Literal["refuse", "leave_out", "keep"],
+        typer.Option(help="Samples without a known licence; keep is for your own use."),
+    ] = "refuse",
+    licence: Annotated[
+        str | None, typer.Option(help="With --to shards: the licence of the pictures.", show_default="none")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="With --to shards: where ids and names of the classes come from: imagenet-1k, a list, or another "
+            "data set. Needed for a folder with a part of the classes.",
+            show_default="the folders' numbers or sorted order",
+        ),
+    ] = None,
+) -> None:
+    """Write what another tool wants beside links to the shards, or turn an image folder into shards.
+
+    Example: `sixfold export out/sandbox --to timm --out out/sandbox-timm --subset 6x`
+    """
+    from cluster.process.exit import EXIT_INCOMPLETE
+    from shards.disk.amounts import counted
+    from shards.disk.store import open_for_reading
+    from shards.labels.classes import ClassSpec, load_classes
+    from shards.views import export as exports
+    from shards.views.image_folder import export_image_folder, import_image_folder
+
+    if to == "shards":
+        if subset is not None or unlicensed != "refuse":
+            raise ValueError("--subset and --unlicensed choose among the samples of a data set; not with --to shards")
+        with bar("import") as advance:
+            known = None if classes is None else load_classes(ClassSpec(source=classes, per_class=1))
+            done = import_image_folder(Path(folder), out, licence=licence, classes=known, progress=advance)
+        typer.echo(
+            f"{counted(done.num_samples, 'image')} in {counted(done.num_shards, 'shard')} in {out}; "
+            f"{done.num_failed:,} not readable"
+        )
+        raise typer.Exit(EXIT_INCOMPLETE if done.num_failed else 0)
+    if licence is not None:
+        raise ValueError("--licence is written when pictures become shards; give it with --to shards only")
+    if classes is not None:
+        raise ValueError("--classes gives ids to pictures that become shards; give it with --to shards only")
+    formats = {
+        "timm": exports.export_timm,
+        "open_clip": exports.export_open_clip,
+        "dali": exports.export_dali,
+        "huggingface": exports.export_hugging_face,
+        "image_folder": export_image_folder,
+    }
+    store = open_for_reading(folder)
+    choice = exports.Choice(named_subset(store, subset), unlicensed)
+    exported = formats[to](store, Path(out), choice)
+    left_out = f", {exported.num_left_out:,} without licence left out" if exported.num_left_out else ""
+    typer.echo(f"{counted(exported.num_samples, 'sample')} for {to} in {out}{left_out}")
+
+
+def status(folder: Folder) -> None:
+    """How far a run is: shards, images, rejected draws, the last summary, who writes now.
+
+    Exit 3 if shards are known to be damaged, or if some that the last call was asked for are missing or short.
+
+    Example: `sixfold status out/sandbox`
+    """
+    from cluster.process.exit import EXIT_INCOMPLETE
+    from cluster.process.lease import writer_of
+    from shards.disk.store import open_for_reading
+    from shards.set.status import status_of
+
+    store = open_for_reading(folder)
+    state = status_of(store, writer_of(store))
+    typer.echo(state.text)
+    raise typer.Exit(0 if state.is_whole else EXIT_INCOMPLETE)
+
+
+def gallery_page(folder: str, out: Path | None = None, subset: str | None = None) -> Path:
+    """Write the gallery of a data set, by default below its `_meta`, and return its first page."""
+    from shards.disk.layout import META
+    from shards.disk.store import FolderStore, open_for_reading
+    from shards.views.gallery import write_gallery
+
+    store = open_for_reading(folder)
+    if out is None:
+        if not isinstance(store, FolderStore):
+            raise ValueError(f"{store.url}: a page for a store is written to a folder; give one with --out")
+        out = store.root / META / "gallery"
+    with bar("gallery") as advance:
+        return write_gallery(store, out, subset=named_subset(store, subset), subset_name=subset or "", progress=advance)
+
+
+def named_subset(store: "Store", name: str | None) -> "Subset | None":
+    """The samples of a stored subset; None, which stands for all of them, without a name."""
+    if name is None:
+        return None
+    from shards.set.manifest import read_subset
+    from shards.views.census import subset_of
+
+    return subset_of(read_subset(store, name)[0])

@@ -1,0 +1,169 @@
+"""The verbs of training: train, sweep, report."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from cluster.console import Overrides, RecipeFile, check_file, warn
+from cluster.recipes.load import load_recipe
+from shards.disk.home import home
+
+if TYPE_CHECKING:
+    from cluster.fan_out.events import Event
+    from cluster.process.stop_flag import StopFlag
+    from train.recipe import TrainRecipe
+    from train.sweep.sweep import MakeSpec, Run
+
+SAID_OF_RUNS = {
+    "unit_started": "began",
+    "unit_done": "done",
+    "unit_failed": "failed",
+    "unit_quarantined": "given up",
+}
+
+
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run.", show_default="out/train/<name of the recipe>")
+    ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Start this many ranks over Ray (RAY_ADDRESS, or this machine), each with a GPU where there are GPUs.",
+            show_default="none: this process is all, or one rank of torchrun's or srun's",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe and print it resolved; train nothing.")
+    ] = False,
+) -> None:
+    """Train on shards as they stream: exact quotas of real and synthetic images, auxiliary BatchNorm, resumable.
+
+    Run it again to continue. With `--ranks`, or under `torchrun` or `srun`, several processes train one model.
+
+    Example: `sixfold train recipes/sandbox-train.yaml --out out/train/slow optim.lr=0.002`
+    """
+    from cluster.process.stop_flag import StopFlag
+    from cluster.ranks.group import Ranks, find_place
+    from cluster.recipes.load import dump_recipe
+    from train.recipe import TrainRecipe
+
+    with StopFlag() as stop, Ranks(find_place(os.environ)) as met:  # an error on one rank now ends all with its cause
+        chosen = load_recipe(recipe, TrainRecipe, overrides or ())
+        folder = out or Path("out/train") / chosen.name
+        if ranks is not None:
+            _train_over_ray(chosen, folder, ranks, stop, dry_run)
+        elif dry_run:
+            typer.echo(dump_recipe(chosen).rstrip())
+            return
+        from train.session.session import train as train_one  # seconds: torch and timm
+
+        outcome = train_one(chosen, folder, home(), stop, met)
+    if met.rank == 0:  # the other ranks would say the same
+        typer.echo(outcome.sentence())
+    raise typer.Exit(outcome.exit_code)
+
+
+def _train_over_ray(recipe: "TrainRecipe", folder: Path, ranks: int, stop: "StopFlag", dry_run: bool) -> NoReturn:
+    from cluster.recipes.load import dump_recipe
+    from train.session.over_ray import check_start, describe_start, start
+
+    check_start(recipe, ranks, os.environ)
+    if dry_run:
+        typer.echo(f"# {describe_start(recipe, ranks, folder, os.environ)}\n{dump_recipe(recipe).rstrip()}")
+        raise typer.Exit(0)
+    outcome = start(recipe, folder, ranks, stop, say=partial(typer.echo, err=True))
+    typer.echo(outcome.line if outcome.is_good else f"sixfold: {outcome.line}", err=not outcome.is_good)
+    raise typer.Exit(outcome.exit_code)
+
+
+def sweep(
+    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="A YAML file; see recipes/sweeps/.")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the sweep.", show_default="out/sweeps/<name of the sweep>")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print points, runs and minutes; train nothing.")] = False,
+) -> None:
+    """Train a grid of recipe changes times seeds, make the data sets it needs, and write its report.
+
+    Run it again to continue.
+
+    Example: `sixfold sweep recipes/sweeps/scale.yaml --dry-run`
+    """
+    from cluster.process.stop_flag import StopFlag
+    from train.recipe import TrainRecipe
+    from train.report.report import write_report
+    from train.sweep.sweep import SweepSpec, describe_sweep, plan_runs, run_sweep
+
+    for key in [override.partition("=")[0] for override in overrides or ()]:
+        if key.partition(".")[0] in TrainRecipe.model_fields.keys() - SweepSpec.model_fields.keys():
+            raise ValueError(f"command line: `{key}` is a field of runs; for all runs of a sweep set `changes.{key}`")
+    spec = load_recipe(sweep, SweepSpec, overrides or ())
+    base = load_recipe(spec.base, TrainRecipe)
+    folder = out or Path("out/sweeps") / spec.name
+    runs = plan_runs(spec, base)
+    if dry_run:
+        typer.echo(describe_sweep(spec, runs, folder))
+        return
+    check_file(folder / "sweep.yaml")
+    with StopFlag() as stop:
+        outcome = run_sweep(spec, base, folder, home(), stop, partial(_make_data, stop), partial(_say_run, runs))
+    if outcome.done:
+        typer.echo(f"report: {write_report([folder], folder / 'report.html')}")
+    typer.echo(outcome.sentence())
+    raise typer.Exit(outcome.exit_code)
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of runs or sweeps.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("out/report.html"),
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown instead.")] = False,
+) -> None:
+    """Write a page that says whether synthetic images paid off: accuracy against scale, ablations, intervals.
+
+    Example: `sixfold report out/sweeps/scale --out out/report.html`
+    """
+    from train.evaluate.results import find_results
+    from train.report.comparison import compare, results_table
+    from train.report.report import write_report
+
+    found = find_results(folders)
+    if not found.results:
+        raise ValueError(
+            f"{', '.join(map(str, folders))}: found no results, expected folders of `sixfold train` or `sixfold sweep`"
+        )
+    if markdown:
+        typer.echo(results_table(compare(found.results)))
+        return
+    typer.echo(f"report: {write_report(folders, out)}")
+
+
+def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
+    """A data set that a sweep needs; raises unless it is whole, Draining if `stop` ended it before."""
+    from cluster.process.exit import EXIT_AGAIN, Draining
+    from gen.make.plan import parse_scale
+    from gen.recipe import Recipe
+    from gen.run import run
+
+    recipe = load_recipe(make.recipe, Recipe, make.overrides)
+    typer.echo(f"data: {make.out}: {make.recipe} at {make.scale}")
+    outcome = run(recipe, parse_scale(make.scale), make.out, home(), stop, say=warn)
+    if outcome.exit_code == EXIT_AGAIN:
+        raise Draining(f"{make.out}: stopped on request while the sweep's data was being made")
+    if outcome.exit_code:
+        raise ValueError(f"{make.out}: {' '.join(outcome.sentence().split())}")
+
+
+def _say_run(runs: "Sequence[Run]", event: "Event") -> None:
+    """A line for every run of a sweep that began, ended or failed."""
+    if event.unit is not None and event.kind in SAID_OF_RUNS:
+        told = f": {event.message}" if event.message else ""
+        typer.echo(f"{event.at_s:7.0f} s  {runs[event.unit].title} {SAID_OF_RUNS[event.kind]}{told}")
