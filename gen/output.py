@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.process.stop_flag import StopFlag
-from cluster.recipes.load import differences, dump_recipe, fingerprint, with_defaults
+from cluster.recipes.folder import changes, listing
+from cluster.recipes.load import dump_recipe, fingerprint
 from gen.make.plan import Plan
 from gen.outcome import scale_name
 from gen.prompts.table import PROMPT_TABLE, PromptTable
@@ -39,7 +40,6 @@ from shards.set.status import SUMMARY
 
 RUN = f"{META}/run.json"
 RECIPE = f"{META}/recipe.yaml"
-MAX_LISTED = 20  # differences in one message
 MAX_NAME = 60  # characters of a class name in one
 
 Store = FolderStore | ObjectStore
@@ -75,7 +75,7 @@ def open_output(
     listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
     identified = identified | {"class_list": fingerprint(listed)}
     if known is not None:
-        changed = changes(known, identified)
+        changed = changes(known["identity"], identified, Recipe)
         if changed:
             words = [_class_change(store, classes) if line.startswith("class_list:") else line for line in changed]
             raise ValueError(
@@ -128,11 +128,6 @@ def write_summary(store: Store, summary: Mapping[str, Any]) -> None:
     store.replace(SUMMARY, _json_bytes(summary))
 
 
-def changes(known: Mapping[str, Any], identified: Mapping[str, Any]) -> list[str]:
-    """In what the identity of a run is not the one that it began with, one line each."""
-    return differences(with_defaults(known["identity"], identified, Recipe), dict(identified))
-
-
 def _class_change(store: Store, classes: Sequence[Class]) -> str:
     """In what the class list is not the one that this output began with."""
     table = PromptTable.load(store.read_bytes(PROMPT_TABLE))
@@ -152,12 +147,6 @@ def version_note(known: Mapping[str, Any], code: str) -> str:
     if known["code"] == code:
         return ""
     return f", by another version of sixfold (code {known['code'][:12]}, here {code[:12]})"
-
-
-def listing(lines: list[str]) -> str:
-    """The first of many lines as one."""
-    more = f"; and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
-    return "; ".join(lines[:MAX_LISTED]) + more
 
 
 def _json_bytes(value: Mapping[str, Any]) -> bytes:

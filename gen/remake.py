@@ -4,16 +4,15 @@ In: a store. Out: one `Comparison` per image; nothing is written.
 """
 
 import json
-import tempfile
-from pathlib import Path
 
 from cluster.code import code_hash
-from cluster.recipes.load import RecipeError
+from cluster.recipes.folder import changes, listing
+from cluster.recipes.load import RecipeError, parse_recipe
 from gen.make.refill import UnitWorker
 from gen.make.regenerate import Comparison, regenerate_some
-from gen.output import RECIPE, RUN, Store, changes, listing, version_note
+from gen.output import RECIPE, RUN, Store, version_note
 from gen.prompts.table import PROMPT_TABLE, PromptTable
-from gen.recipe import identity, job_of, read_recipe
+from gen.recipe import Recipe, identity, job_of
 from gen.sampler.sampler import Sampler
 from gen.sampler.text_to_image import TextToImage
 from shards.disk.home import home
@@ -33,16 +32,12 @@ def regenerate_images(store: Store, num: int, seed: int) -> list[Comparison]:
     except FileNotFoundError as error:
         raise ValueError(f"{store.url}: was not made by `sixfold generate` ({error} is missing)") from None
     code = code_hash(home())
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "recipe.yaml"
-        file.write_bytes(resolved)
-        try:
-            recipe = read_recipe(file, [])
-        except RecipeError as error:
-            problem = str(error).replace(str(file), RECIPE)
-            raise ValueError(f"{store.url}: {problem}{version_note(known, code)}; use that version") from None
+    try:
+        recipe = parse_recipe(resolved, Recipe, RECIPE)
+    except RecipeError as error:
+        raise ValueError(f"{store.url}: {error}{version_note(known, code)}; use that version") from None
     here = identity(recipe) | {"class_list": known["identity"]["class_list"]}
-    changed = changes(known, here)
+    changed = changes(known["identity"], here, Recipe)
     if changed:
         raise ValueError(
             f"{store.url}: cannot be made again here: found other settings, models or versions ({listing(changed)})"

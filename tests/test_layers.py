@@ -60,11 +60,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "retrieve": {*BELOW_GEN, "gen.make", "gen.model"},
     "train.model": {*BELOW_GEN, "gen.model", "gen.names"},
-    "train.evaluate": {*BELOW_GEN, "gen.model", "gen.names", "train.model", "train.recipe", "train.session"},
-    "train.task": {*BELOW_GEN, "train.evaluate", "train.model", "train.recipe", "train.session"},
-    "train.session": {*BELOW_GEN, "train.evaluate", "train.model", "train.recipe", "train.task"},
+    "train.evaluate": {*BELOW_GEN, "gen.model", "gen.names", "train.model"},
     "train.recipe": {*BELOW_GEN, "train.evaluate", "train.model"},
-    "train.sweep": {*BELOW_GEN, "train.evaluate", "train.recipe", "train.session"},
+    "train.task": {*BELOW_GEN, "gen.model", "gen.names", "train.evaluate", "train.model", "train.recipe"},
+    "train.session": {*BELOW_GEN, "train.evaluate", "train.model", "train.recipe", "train.task"},
+    "train.run": {*BELOW_GEN, "train.recipe", "train.session", "train.task"},
+    "train.program": {*BELOW_GEN, "train.recipe", "train.run"},
+    "train.sweep": {*BELOW_GEN, "train.evaluate", "train.recipe"},
     "train.report": {*BELOW_GEN, "train.evaluate"},
     "sandbox": {"shards", "cluster", "gen", "retrieve", "train"},
     # the roof: the command line and the verbs that stand beside their owners
@@ -244,6 +246,18 @@ def test_no_two_files_need_each_other() -> None:
     while free := {name for name, needs in waiting.items() if not needs & waiting.keys()}:
         waiting = {name: needs for name, needs in waiting.items() if name not in free}
     assert not waiting, f"found a cycle among {sorted(waiting)}"
+
+
+def test_a_session_knows_of_its_task_only_what_every_task_has() -> None:
+    """No Task by name, no model: these are for `train.run` to bring together."""
+    for name, needs in imports_by_file().items():
+        if room_of(name) == "train.session":
+            assert {one for one in needs if room_of(one) == "train.task"} <= {"train.task.task"}
+    assert not {
+        one
+        for one in imports_by_file()["train.session.session"]
+        if one in ("train.model.aux_bn", "train.model.bn_statistics", "train.model.classifiers", "train.model.input")
+    }
 
 
 def test_only_cluster_imports_ray() -> None:
