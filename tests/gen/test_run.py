@@ -42,6 +42,7 @@ from shards.labels.classes import ClassSpec, load_classes
 from shards.set.manifest import read_subset, read_table, scan_records
 from shards.set.status import status_of
 from shards.set.verify import verify
+from tests.support import warm
 from tests.support.tiny_pipelines import tiny_pipeline
 
 pytestmark = pytest.mark.timeout(1800)  # workers that are killed again and again
@@ -60,6 +61,11 @@ def command(out: Path, scale: str, *overrides: str) -> list[str]:
     recipe = str(HOME / "recipes" / "sandbox.yaml")
     options = ["--scale", f"{scale}x", "--out", str(out), "--no-gallery"]
     return [sys.executable, "-m", "sixfold", "generate", recipe, *options, *SMALL, *overrides]
+
+
+def start_warm(said: Path, out: Path) -> warm.Child:
+    """`sixfold generate` of a fifth of a fold in a process of its own, which makes the images itself."""
+    return warm.start("sixfold", command(out, "0.2", HERE)[3:], said, os.environ, HOME)
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -393,7 +399,10 @@ def test_b1_e5_two_workers_over_ray_that_are_killed_make_the_same_bytes(whole: P
 
 def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    kill_driver_after_shards(command(out, "0.2", HERE), out, 1)
+    process = start_warm(tmp_path / "said", out)
+    wait_for_shards(out, 1, process)
+    process.kill()
+    process.wait(timeout=60)
     assert (out / "00000_stats.json").exists()
     assert generate(out, "0.2", HERE).exit_code == 0
     assert files_of(out) == files_of(whole)
@@ -402,21 +411,18 @@ def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path
 
 def test_a28_c1_r9_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        command(out, "0.2", HERE), cwd=HOME, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = start_warm(tmp_path / "said", out)
     wait_for_shards(out, 1, process)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=200)
-    assert process.returncode == 75, said
-    assert "run the same command again" in said
+    assert process.wait(timeout=200) == 75, process.said()
+    assert "run the same command again" in process.said()
     assert generate(out, "0.2", HERE).exit_code == 0
     assert files_of(out) == files_of(whole)
 
 
 def test_a17_a_second_run_on_the_same_output_is_refused_by_name(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = subprocess.Popen(command(out, "0.2", HERE), cwd=HOME, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    first = start_warm(tmp_path / "first", out)
     try:
         deadline = time.monotonic() + 200
         while not (out / "_meta" / "lease.json").exists():
@@ -424,11 +430,11 @@ def test_a17_a_second_run_on_the_same_output_is_refused_by_name(whole: Path, tmp
             assert first.poll() is None
             time.sleep(0.05)
         first.send_signal(signal.SIGSTOP)  # it shall not be done before the second one looks
-        second = subprocess.run(command(out, "0.2", HERE), cwd=HOME, capture_output=True, text=True, timeout=280)
-        assert second.returncode == 2, second.stdout + second.stderr
-        assert "another run is writing here" in second.stderr
-        assert str(first.pid) in second.stderr
-        assert len(second.stderr.strip().splitlines()) == 1
+        second = start_warm(tmp_path / "second", out)
+        assert second.wait(timeout=280) == 2, second.said()
+        assert "another run is writing here" in second.said()
+        assert str(first.pid) in second.said()
+        assert len(second.said().strip().splitlines()) == 1
     finally:
         first.send_signal(signal.SIGCONT)
         assert first.wait(timeout=280) == 0
@@ -470,7 +476,7 @@ def test_torture_20_worker_kills_and_3_driver_kills_end_in_the_same_bytes(tmp_pa
     assert files_of(out) == files_of(tmp_path / "calm")
 
 
-def wait_for_shards(out: Path, num: int, process: subprocess.Popen[str]) -> None:
+def wait_for_shards(out: Path, num: int, process: "subprocess.Popen[str] | warm.Child") -> None:
     deadline = time.monotonic() + 280
     while len(list(out.glob("*_stats.json"))) < num:
         assert process.poll() is None, f"ended early with {process.returncode}"
