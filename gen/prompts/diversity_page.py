@@ -4,20 +4,14 @@ Comes in: a `Diversity`. Goes out and lies on disk: one HTML file, with its styl
 lets nothing else be loaded or run. Every text is shown as data: escaped, its invisible characters made visible.
 """
 
-import base64
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from gen.prompts.diversity_figures import ClassDiversity, Diversity, share
 from gen.wording.flagged_words import flag_groups
 from shards.disk.replace import replace_file
-from shards.disk.safe_text import clip, visible
-from shards.views.gallery import TEMPLATES
+from shards.views.page import one_file_page, page_environment
 
 PAGES = Path(__file__).parent / "pages"
 MAX_BARS = 44
@@ -56,31 +50,18 @@ class ClassLine:
 
 def write_page(diversity: Diversity, path: Path) -> None:
     """Write the page; an older one is replaced in one step."""
-    css = (TEMPLATES / "gallery.css").read_text(encoding="utf-8") + (PAGES / "diversity.css").read_text("utf-8")
-    style = f"\n{css}"
-    environment = Environment(
-        loader=FileSystemLoader(PAGES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # as in the gallery: visible() runs on every text that a template prints, and escaping comes after it
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
-    environment.filters["clip"] = clip
-    page = environment.get_template("diversity.html").render(
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        diversity=diversity,
-        figures=figures(diversity),
-        bars=bars(diversity),
-        lines=doubtful_classes(diversity),
-        named=[one for one in diversity.classes if one.flags_of_name][:MAX_NAMES],
-        num_named=sum(bool(one.flags_of_name) for one in diversity.classes),
-        groups=_flag_sections(diversity),
-        context_chars=CONTEXT_CHARS,
-        text_chars=TEXT_CHARS,
-    )
+    values = {
+        "diversity": diversity,
+        "figures": figures(diversity),
+        "bars": bars(diversity),
+        "lines": doubtful_classes(diversity),
+        "named": [one for one in diversity.classes if one.flags_of_name][:MAX_NAMES],
+        "num_named": sum(bool(one.flags_of_name) for one in diversity.classes),
+        "groups": _flag_sections(diversity),
+        "context_chars": CONTEXT_CHARS,
+        "text_chars": TEXT_CHARS,
+    }
+    page = one_file_page(page_environment(PAGES), "diversity.html", PAGES / "diversity.css", values)
     replace_file(path, page.encode())
 
 

@@ -6,14 +6,13 @@ and YAML. On disk: nothing.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from shards.disk.safe_text import clip, markdown
+from shards.disk.safe_text import clip
 from shards.views.census import Census
+from shards.views.page import markdown_environment
 
 HUB_LICENCES = frozenset(
     {"afl-3.0", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0"}
@@ -44,33 +43,33 @@ def dataset_card(
 
     ``num_left_out`` others are not in the export for that reason.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=StrictUndefined,
-        autoescape=False,  # this is Markdown: markdown() runs on every text that the template prints
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: markdown(value) if type(value) is str else value,
-    )
     domains = census.values["domain"]
     tables = [(*TABLES[column], census.values[column].most_common()) for column in TABLES]
     classes = [(f"{one.name} ({one.class_id})", one.successes) for one in census.sorted_classes()]
     tables.append(("Classes", "class (id)", classes))
-    return environment.get_template("dataset_card.md").render(
-        header=Markup(yaml.safe_dump(_header(census, title, num_unlicensed), sort_keys=False, allow_unicode=False)),
-        title=clip(title, 200),
-        census=census,
-        generated=domains["synthetic"] + domains["edited"],
-        origins=[(count, Markup(ORIGINS[domain])) for domain, count in domains.most_common() if domain in ORIGINS],
-        tables=[
-            (Markup(name), Markup(column), [(clip(label, 300), count) for label, count in rows[:MAX_LINES]], len(rows))
-            for name, column, rows in tables
-            if rows
-        ],
-        fingerprints=[fingerprint[:16] for fingerprint in fingerprints[:MAX_LINES]],
-        num_left_out=num_left_out,
-        num_unlicensed=num_unlicensed,
+    return (
+        markdown_environment()
+        .get_template("dataset_card.md")
+        .render(
+            header=Markup(yaml.safe_dump(_header(census, title, num_unlicensed), sort_keys=False, allow_unicode=False)),
+            title=clip(title, 200),
+            census=census,
+            generated=domains["synthetic"] + domains["edited"],
+            origins=[(count, Markup(ORIGINS[domain])) for domain, count in domains.most_common() if domain in ORIGINS],
+            tables=[
+                (
+                    Markup(name),
+                    Markup(column),
+                    [(clip(label, 300), count) for label, count in rows[:MAX_LINES]],
+                    len(rows),
+                )
+                for name, column, rows in tables
+                if rows
+            ],
+            fingerprints=[fingerprint[:16] for fingerprint in fingerprints[:MAX_LINES]],
+            num_left_out=num_left_out,
+            num_unlicensed=num_unlicensed,
+        )
     )
 
 

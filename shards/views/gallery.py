@@ -22,22 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from shards.disk.data_set import no_shards
 from shards.disk.layout import SUCCESS
 from shards.disk.record import Record
 from shards.disk.replace import whole_folder
-from shards.disk.safe_text import clip, visible
-from shards.disk.store import Store, redact
+from shards.disk.safe_text import clip, redact
+from shards.disk.store import Store
 from shards.set.manifest import read_table, scan
 from shards.set.row_jpegs import read_jpegs
 from shards.views.census import Census, ClassCount, Subset, chosen_rows, take_census
 from shards.views.overview import label, overview
+from shards.views.page import NOTICES, STYLE, page_environment
 from shards.views.sample_view import VIEW_COLUMNS, sample_view
 
-TEMPLATES = Path(__file__).parent / "templates"
 MARK = ".gallery"
 IMAGES_PER_PAGE = 60
 IMAGES_PER_CLASS = 480  # 1,000 classes are then 480,000 thumbnails of about 6 KB, 3 GB: more than anyone clicks through
@@ -47,14 +46,8 @@ REJECTED_LISTED = 20_000
 CLASSES_PER_PAGE = 400
 MOSAIC_IMAGES = 4
 HERO_IMAGES = 40
-HERO_COLUMNS = 8  # as in gallery.css
+HERO_COLUMNS = 8  # as in page.css
 MAX_PROBLEMS = 20  # named on the first page, the rest counted
-NOTICES = {
-    "synthetic": "Synthetic pictures: made by a generative model, showing nothing that happened.",
-    "edited": "Edited pictures: real photographs changed by a generative model.",
-    "real": "Real pictures.",
-    "retrieved": "Retrieved pictures: found on the web, each with its source in the table.",
-}
 Row = Mapping[str, Any]
 
 
@@ -82,15 +75,7 @@ class Site:
     placed: Counter[int] = field(default_factory=Counter)  # class id -> cards written so far
 
     def __post_init__(self) -> None:
-        # visible() runs on every text that a template prints, so no template can forget it; escaping comes after it
-        self.environment = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            finalize=lambda value: visible(value) if type(value) is str else value,
-        )
+        self.environment = page_environment()
         self.environment.globals["name"] = self.name
         self.environment.globals["notice"] = self.notice
         self.environment.globals["rejected_count"] = self.census.rejected
@@ -148,7 +133,7 @@ def write_gallery(
         notice = " ".join(NOTICES[domain] for domain in NOTICES if census.values["domain"][domain])
         problems = [damage[shard] for shard in sorted(damage)]
         site = Site(folder, name, notice, census, problems, images_per_page, images_per_class, thumb_px)
-        shutil.copyfile(TEMPLATES / "gallery.css", folder / "gallery.css")
+        shutil.copyfile(STYLE, folder / "gallery.css")
         (folder / "cards").mkdir()
         _write_draws(site, store, {s: found.records[s] for s in sorted(second_look)}, subset, progress)
         _write_class_pages(site)

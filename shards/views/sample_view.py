@@ -13,8 +13,7 @@ import cv2
 
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SAMPLE_SCHEMA, shard_name
-from shards.disk.safe_text import clip
-from shards.disk.store import redact
+from shards.disk.safe_text import clip, redact
 from shards.set.row_jpegs import JPEG_COLUMNS
 from shards.views.census import SCORES, context_words
 

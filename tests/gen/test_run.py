@@ -25,11 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.process.lease import writer_of
 from cluster.process.stop_flag import StopFlag
-from gen.output import describe_output, regenerate_images
-from gen.prompts.prompts import PromptSpec, Sources, write_prompts
+from gen.describe import describe
+from gen.outcome import Outcome
+from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.recipe import read_recipe
-from gen.run import Outcome, describe, run
+from gen.remake import regenerate_images
+from gen.run import run
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from shards.disk.home import home
@@ -37,6 +40,7 @@ from shards.disk.layout import SUCCESS
 from shards.disk.store import open_for_reading
 from shards.labels.classes import ClassSpec, load_classes
 from shards.set.manifest import read_subset, read_table, scan_records
+from shards.set.status import status_of
 from shards.set.verify import verify
 from tests.support.tiny_pipelines import tiny_pipeline
 
@@ -296,7 +300,7 @@ def test_a_run_may_take_finished_prompts_and_refuses_others_later(whole: Path, t
     assert (tmp_path / "out" / "00000.tar").read_bytes() == (whole / "00000.tar").read_bytes()
     assert not (tmp_path / "out" / "_meta" / "meanings.jsonl").exists()
     classes, sources = load_classes(ClassSpec(source="sandbox")), Sources(load_lexicon("sandbox"))
-    write_prompts(classes, {}, PromptSpec(kind="name"), 0, sources, tmp_path / "other.parquet")
+    draw_table(classes, {}, PromptSpec(kind="name"), 0, sources, tmp_path / "other.parquet")
     with pytest.raises(ValueError, match=r"another recipe.*prompts\.file"):
         generate(tmp_path / "out", "0.05", HERE, f"prompts.file={tmp_path / 'other.parquet'}")
 
@@ -333,18 +337,24 @@ def test_what_is_set_aside_is_said(whole: Path, tmp_path: Path) -> None:
 def test_the_state_of_an_output_names_what_is_damaged_and_what_is_missing(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    state = describe_output(open_for_reading(str(out)))
+    store = open_for_reading(str(out))
+    assert writer_of(store) is None
+    state = status_of(store, None)
     assert state.is_whole
+    assert "writer    nobody now" in state.text
     assert "4 done, 0 damaged" in state.text
     (out / "00001.tar").write_bytes(b"torn")
     for path in out.glob("00003*"):
         path.unlink()
-    state = describe_output(open_for_reading(str(out)))
+    state = status_of(store, None)
     assert not state.is_whole
     assert "2 done, 1 damaged: 00001" in state.text
     assert "asked for 4 shards, 1 of them missing: 00003" in state.text
     assert "00001.tar: found 4 bytes" in state.text
     assert "run the same `sixfold generate` again" in state.text
+    busy = status_of(store, "host a, pid 1").text
+    assert "writer    host a, pid 1" in busy
+    assert "sixfold generate" not in busy, "who writes now is making them"
 
 
 @pytest.mark.parametrize(
@@ -355,7 +365,8 @@ def test_the_state_of_an_output_names_what_is_damaged_and_what_is_missing(whole:
     ],
 )
 def test_amounts_of_a_description_have_units_that_fit(scale: str, words: list[str]) -> None:
-    said = describe(read_recipe(HOME / "recipes" / "sandbox.yaml", SMALL), Fraction(scale))
+    recipe = read_recipe(HOME / "recipes" / "sandbox.yaml", SMALL)
+    said = describe(recipe, load_classes(recipe.classes), Fraction(scale))
     for word in words:
         assert word in said
     assert "0.00" not in said

@@ -10,7 +10,6 @@ embedded pictures, every text escaped. It shows no date, so the same results giv
 """
 
 import base64
-import hashlib
 import json
 import math
 from collections import Counter
@@ -21,19 +20,16 @@ from typing import Any
 
 import cv2
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SUCCESS
 from shards.disk.replace import replace_file
-from shards.disk.safe_text import clip, visible
-from shards.disk.store import local_root, open_for_reading, redact
+from shards.disk.safe_text import clip, redact
+from shards.disk.store import local_root, open_for_reading
 from shards.set.manifest import read_subset, read_table, scan
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.views.census import chosen_rows, subset_of
-from shards.views.gallery import NOTICES
-from shards.views.gallery import TEMPLATES as HOUSE_STYLE
+from shards.views.page import NOTICES, one_file_page, page_environment
 from train.evaluate.results import RESULTS, Result, find_results
 from train.report.charts import Bar, Panel, bars, panels
 from train.report.comparison import (
@@ -114,12 +110,9 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     names, about, layers, problems = _facts_of_runs(runs)
     figures = [_figures(sweep, names) for sweep in compared.sweeps]
     samples = [_samples(source) for source in list(about)[:MAX_SOURCES]]
-    css = _style()
     problems = [*found.problems, *compared.problems, *problems]
     values = {
         "title": ", ".join(folder.absolute().name for folder in folders),
-        "style": Markup(css),  # our own two files
-        "style_hash": base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
         "headline": _headline(figures, len(found.results)),
         "figures": figures,
         "singles": _single_rows(compared),
@@ -135,31 +128,14 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         "made_by": _made_by(found.results),
         "notices": [NOTICES[domain] for domain in NOTICES if domain in {source[0] for source in about}],
     }
-    page = _environment().get_template("report.html").render(values)
+    environment = page_environment(PAGES)
+    environment.filters.update({function.__name__: function for function in (percent, points, interval, accuracy_text)})
+    page = one_file_page(environment, "report.html", PAGES / "report.css", values)
     try:
         replace_file(out, page.encode())
     except OSError as error:
         raise ValueError(f"{out}: cannot be written ({error.strerror}); give another file for the page") from None
     return out
-
-
-def _environment() -> Environment:
-    # every text that the template prints goes through visible(), then is escaped
-    environment = Environment(
-        loader=FileSystemLoader(PAGES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
-    formats = (clip, percent, points, interval, accuracy_text)
-    environment.filters.update({function.__name__: function for function in formats})
-    return environment
-
-
-def _style() -> str:
-    return "".join(path.read_text(encoding="utf-8") for path in (HOUSE_STYLE / "gallery.css", PAGES / "report.css"))
 
 
 def _headline(figures: Sequence[Figures], num_results: int) -> Verdict:

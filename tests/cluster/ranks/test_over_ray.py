@@ -278,7 +278,8 @@ for _ in range(2):
 ray.init(address=cluster.address, log_to_driver=False, runtime_env=runtime_env(1))
 program = '''
 import os, torch
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
+from cluster.ranks.place import find_place
 place = find_place(os.environ)
 with Ranks(place) as ranks:
     ranks.open(torch.device("cpu"), 60)

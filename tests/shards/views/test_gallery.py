@@ -22,6 +22,7 @@ from shards.set.manifest import read_table
 from shards.set.writer import ShardWriter
 from shards.views.census import subset_of
 from shards.views.gallery import write_gallery
+from shards.views.page import STYLE
 from tests.support.hostile_text import BENIGN, PAYLOADS
 from tests.support.small_data_set import CLASS_NAMES, FINGERPRINT, picture, sample, write_data_set
 from tests.support.traced import peak_bytes
@@ -343,7 +344,7 @@ def test_pages_can_be_used_without_seeing_them(tmp_path: Path) -> None:
 
 
 def test_every_text_colour_stands_out_from_every_ground_in_light_and_dark() -> None:
-    css = (home() / "shards" / "views" / "templates" / "gallery.css").read_text(encoding="utf-8")
+    css = STYLE.read_text(encoding="utf-8")
     for scheme in css.split("prefers-color-scheme: dark")[0:2]:
         colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", scheme)[:16])
         for ground in ("paper", "card", "well"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.disk.home import home
+from shards.views.page import STYLE
 from tests.shards.views.test_gallery import Page, chromium, contrast, needs_chromium, pixel
 from tests.support.hostile_text import BENIGN, PAYLOADS
 from tests.support.small_data_set import write_data_set
@@ -14,7 +14,7 @@ from tests.support.training_results import result
 from train.evaluate.results import RESULTS, Result, append_results
 from train.report.charts import panels
 from train.report.comparison import compare, markdown_table, points, results_table, verdicts
-from train.report.report import MAX_RUNS, _changes, write_report
+from train.report.report import MAX_RUNS, PAGES, _changes, write_report
 
 N = 1000
 
@@ -293,9 +293,8 @@ def test_the_page_can_be_used_without_seeing_it(tmp_path):
 
 
 def test_text_stands_out_from_its_ground_in_light_and_dark():
-    root = home()
-    house = (root / "shards" / "views" / "templates" / "gallery.css").read_text(encoding="utf-8").split("scheme: dark)")
-    own = (root / "train" / "report" / "pages" / "report.css").read_text(encoding="utf-8").split("scheme: dark)")
+    house = STYLE.read_text(encoding="utf-8").split("scheme: dark)")
+    own = (PAGES / "report.css").read_text(encoding="utf-8").split("scheme: dark)")
     for scheme in (0, 1):
         colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", house[scheme])[:16])
         [ink] = re.findall(r"--good-ink: (#[0-9a-f]{6})", own[scheme])[:1]

@@ -13,8 +13,8 @@ from shards.stream.index import load_index
 from shards.stream.stream import DomainSpec
 from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set, write_foreign
 from tests.support.small_training import small_recipe, train_alone, write_sets
+from train.evaluate.data_check import MAX_TABLES, Opened, check_names, open_domains
 from train.recipe import deciding
-from train.session.data_check import MAX_TABLES, Opened, check_names, open_domains
 
 
 def write_named(folder: Path, names: Mapping[int, str], mixed: bool = True) -> Opened:
