@@ -21,7 +21,8 @@ from typing import Any
 from cluster.code import code_hash
 from cluster.process.lease import LEASE, Holder
 from cluster.process.stop_flag import StopFlag
-from cluster.recipes.load import RecipeError, differences, dump_recipe, fingerprint, with_defaults
+from cluster.recipes.load import differences, dump_recipe, fingerprint, with_defaults
+from cluster.recipes.mistake import RecipeError
 from gen.make.regenerate import Comparison, regenerate_some
 from gen.make.unit import UnitJob, UnitWorker
 from gen.prompts.prompts import PromptTable

@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cluster.ranks.group import Ranks, find_place
+from cluster.recipes.overrides import lay_over
 from shards.disk.file_calls import OS_DISK, Disk
 from shards.disk.home import home
 from tests.support.small_data_set import write_data_set
 from train.recipe import TrainRecipe
 from train.session.session import TrainOutcome, train
-from train.sweep.sweep import lay_over
 
 NEVER = 10**9
 
@@ -61,7 +61,9 @@ def small_recipe(data: Path, **changes: Any) -> TrainRecipe:
         },
         "log": "none",
     }
-    changed = lay_over(plain, {name.replace("__", "."): value for name, value in changes.items()}, "small recipe")
+    changed = lay_over(
+        plain, {name.replace("__", "."): value for name, value in changes.items()}, TrainRecipe, "small recipe"
+    )
     return TrainRecipe.model_validate(changed)
 
 
