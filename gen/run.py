@@ -60,7 +60,7 @@ MAX_LISTED = 20  # units and shards in one message
 
 
 @dataclass(frozen=True)
-class Outcome:
+class GenerateOutcome:
     """How a call of `run` ended, for people (`sentence`) and for scripts (`as_json`, `exit_code`)."""
 
     scale: str
@@ -134,12 +134,12 @@ def run(
     stop: StopFlag,
     single_writer: bool = False,
     say: Say = print,
-) -> Outcome:
+) -> GenerateOutcome:
     """Make what is missing of `scale` in `out`, a folder or URL. `home` is the checkout whose code runs, `say` hears
     in one line what takes long before the first image.
 
     Raises ValueError, OSError or RuntimeError with one line: an output of another recipe, a second run on the same
-    output, a place that cannot be written, a missing model, damaged shards. What goes wrong later is in the Outcome.
+    output, a place that cannot be written, a missing model, damaged shards. What goes wrong later is in the outcome.
     """
     started = time.monotonic()
     url = out if "://" in out or not out else str(Path(out).absolute())  # an empty one is refused, not the folder here
@@ -294,13 +294,13 @@ def _outcome(
     records: Mapping[int, Record],
     work: Summary | None,
     seconds: float,
-) -> Outcome:
+) -> GenerateOutcome:
     there = {unit: records[unit] for unit in plan.units(scale) if unit in records}
     statuses: Counter[str] = Counter()
     for record in there.values():
         statuses.update(record.status_dict)
     images = statuses.pop(SUCCESS, 0)
-    return Outcome(
+    return GenerateOutcome(
         scale=scale_name(scale),
         asked_images=plan.num_samples(scale),
         asked_units=plan.num_units(scale),

@@ -112,7 +112,7 @@ def prompts(
     from gen.prompts.diversity_figures import report_lines
     from gen.prompts.diversity_page import write_page
     from gen.prompts.prompts import PromptTable
-    from gen.prompts.write import PROMPTS, diversify, measure
+    from gen.prompts.write import PROMPTS, diversify, measure_prompts
     from gen.recipe import Recipe
     from shards.disk.safe_text import visible
     from shards.labels.classes import load_classes
@@ -128,7 +128,7 @@ def prompts(
     for one in classes[:show]:
         typer.echo(visible(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}"))
     if report:
-        measured = measure(chosen, out / PROMPTS, warn)
+        measured = measure_prompts(chosen, out / PROMPTS, warn)
         write_page(measured, out / "diversity.html")
         for line in report_lines(measured):
             typer.echo(line)

@@ -1,7 +1,7 @@
 """The ranks of one training: which rank this process is, how the ranks meet, and how one failure ends all of them.
 
 In: the environment that a plain start, `torchrun` (or a tool that sets the same names, such as Ray Train) or `srun`
-leaves. Out: a `Place`; from it `Ranks`, the open process group. On disk: nothing.
+leaves. Out: a `RankPlace`; from it `Ranks`, the open process group. On disk: nothing.
 
 An error on one rank ends all ranks within seconds, and each names the cause. The rank that failed writes the cause to
 the store at which the ranks met. A thread of each rank reads there twice a second, and ends its rank if that hangs in a
@@ -38,7 +38,7 @@ PARTED_S = 60.0  # after a good end rank 0 waits this long for the others to lea
 GRACE_S = 10.0  # from a known cause until a rank that hangs is ended
 MEET_S = 300.0  # for all ranks to come together
 MAX_HOSTS = 100_000
-FIRST_PORT, NUM_PORTS = 20_000, 12_000  # below the ports that Linux gives out by itself
+PORTS = range(20_000, 32_000)  # below those that Linux gives out by itself
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _RESTART = "TORCHELASTIC_RESTART_COUNT"
@@ -56,7 +56,7 @@ class RankFailed(ValueError):
 
 
 @dataclass(frozen=True)
-class Place:
+class RankPlace:
     """Which of `world` processes this one is, and where they meet."""
 
     launcher: Launcher
@@ -80,7 +80,7 @@ class Place:
         return LOOPBACK if self.one_machine and not self.store_is_there else self.host
 
 
-def find_place(environment: Mapping[str, str]) -> Place:
+def find_place(environment: Mapping[str, str]) -> RankPlace:
     """This process's place by the environment. Raises ValueError if it is incomplete or contradicts itself."""
     torchrun = [name for name in _TORCHRUN if name in environment]
     in_step = "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1"
@@ -102,7 +102,7 @@ def find_place(environment: Mapping[str, str]) -> Place:
         return place
     if in_step:
         return _of_srun(environment)
-    return Place("plain", 0, 1, 0, LOOPBACK, 0, one_machine=True)
+    return RankPlace("plain", 0, 1, 0, LOOPBACK, 0, one_machine=True)
 
 
 def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
@@ -110,14 +110,14 @@ def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not _OF_A_RANK.fullmatch(name)}
 
 
-def _of_torchrun(environment: Mapping[str, str]) -> Place:
+def _of_torchrun(environment: Mapping[str, str]) -> RankPlace:
     rank, world, local_rank, port = (
         _number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
     )
     local_world = _number(environment, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environment else None
     _check(rank, world, local_rank, local_world, "RANK, WORLD_SIZE and LOCAL_RANK")
     host = environment["MASTER_ADDR"]
-    return Place(
+    return RankPlace(
         "torchrun",
         rank,
         world,
@@ -130,7 +130,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Place:
     )
 
 
-def _of_srun(environment: Mapping[str, str]) -> Place:
+def _of_srun(environment: Mapping[str, str]) -> RankPlace:
     missing = [name for name in _SLURM if name not in environment]
     if missing:
         raise ValueError(
@@ -148,9 +148,9 @@ def _of_srun(environment: Mapping[str, str]) -> Place:
         port = _number(environment, "MASTER_PORT")
     else:
         job, step = (_number(environment, name) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-        port = FIRST_PORT + (job * 131 + step) % NUM_PORTS  # all ranks come to the same one
+        port = PORTS[(job * 131 + step) % len(PORTS)]  # all ranks come to the same one
     host = environment.get("MASTER_ADDR") or (LOOPBACK if one_machine else hosts[0])
-    return Place("srun", rank, world, local_rank, host, port, one_machine)
+    return RankPlace("srun", rank, world, local_rank, host, port, one_machine)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
@@ -211,7 +211,7 @@ class Ranks:
     Inside it an error on one rank ends all ranks, with its cause, also before `open`. One process alone never waits.
     """
 
-    def __init__(self, place: Place, meet_s: float = MEET_S) -> None:
+    def __init__(self, place: RankPlace, meet_s: float = MEET_S) -> None:
         """`meet_s`: how long to wait for the other ranks, in seconds."""
         self.place = place
         self.rank, self.world = place.rank, place.world
@@ -366,7 +366,7 @@ def _close_group(keep: bool) -> None:
     deepspeed.comm.comm.cdb = None
 
 
-def _open_store(place: Place, limit_s: float, leads: bool) -> "dist.Store":
+def _open_store(place: RankPlace, limit_s: float, leads: bool) -> "dist.Store":
     """A connection to the store of all ranks. `leads`: start the store too, on the loopback device if it is for one
     machine."""
     import torch.distributed as dist
@@ -393,7 +393,7 @@ class _Watch:
     Every wait for the thread has a deadline, because a store whose process is stopped neither answers nor refuses.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RankPlace) -> None:
         self._place = place
         self._store = _open_store(place, HEARD_S, leads=False)
         self._own = ""  # the cause that this rank has to write
@@ -472,7 +472,7 @@ def _is_echo(error: BaseException) -> bool:
     )
 
 
-def device_of(place: Place, environment: Mapping[str, str]) -> Any:
+def device_of(place: RankPlace, environment: Mapping[str, str]) -> Any:
     """The GPU of this rank, or the CPU if there is none; makes the GPU torch's current one.
 
     A process that sees one GPU only (`srun --gpus-per-task=1`, Ray) uses that one.
@@ -488,7 +488,7 @@ def device_of(place: Place, environment: Mapping[str, str]) -> Any:
     return device
 
 
-def gpu_number(place: Place, num_gpus: int, visible: str | None) -> int:
+def gpu_number(place: RankPlace, num_gpus: int, visible: str | None) -> int:
     """Which of the GPUs this rank uses. Raises ValueError if this machine has fewer GPUs than ranks."""
     if num_gpus == 1 and visible is not None:
         return 0

@@ -41,6 +41,7 @@ from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FO
 from cluster.process.failure import TEXT_BYTES, last_line, shown_line
 from cluster.process.stop_flag import StopFlag
 from cluster.process.supervisor import start_supervised
+from cluster.ranks.group import PORTS
 from shards.disk.home import home
 from shards.disk.safe_text import one_line
 
@@ -52,7 +53,6 @@ LOST_S = 120.0  # an actor that has not answered for so long is lost
 END_S = 120.0  # for the ranks to save and end, after a stop request or when one has ended well
 FOLLOW_S = 30.0  # for the other ranks to end when one has failed; they cannot save without it
 KILL_S = 10.0  # for a rank to end after SIGKILL
-PORTS = range(20_000, 32_000)  # below those that Linux gives out by itself
 LOOPBACK = "127.0.0.1"
 OF_OTHERS = ("SLURM_", "TORCHELASTIC_")  # variables of the job in which the Ray cluster was started, not of our ranks
 
@@ -197,7 +197,7 @@ def _room(spec: RanksSpec, ours: bool, stop: StopFlag) -> Iterator[list[Any]]:
 
 
 @dataclass(frozen=True)
-class Place:
+class NodePlace:
     """Where an actor runs, and which versions it has."""
 
     node: str
@@ -234,7 +234,7 @@ def _start(
     start_in: Path,
     logs: Path,
 ) -> list[_Handle]:
-    places: list[Place] = ray.get([host.place.remote() for host in hosts], timeout=START_S)
+    places: list[NodePlace] = ray.get([host.place.remote() for host in hosts], timeout=START_S)
     for place in places:
         if wrong := difference(versions, place.versions):
             raise ClusterError(
@@ -344,10 +344,10 @@ class RankHost:
         self._half = b""  # the beginning of a line whose end is not written yet
         self._answer: BinaryIO = os.fdopen(os.memfd_create("answer"), "w+b")  # its stdout
 
-    def place(self) -> Place:
+    def place(self) -> NodePlace:
         """Node, address, a free port and versions; works before `start`."""
         node = ray.get_runtime_context().get_node_id()
-        return Place(node, ray.util.get_node_ip_address(), free_port(), running_versions())
+        return NodePlace(node, ray.util.get_node_ip_address(), free_port(), running_versions())
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], start_in: str, log: str) -> str:
         """Start the rank; returns why that failed, or ""."""

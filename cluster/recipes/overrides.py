@@ -15,10 +15,10 @@ from pydantic import BaseModel
 from cluster.recipes.mistake import RecipeError, fields_at
 
 COMMAND_LINE = "command line"
-Place = tuple[str, ...]
+Keys = tuple[str, ...]
 
 
-def read_override(text: str, model: type[BaseModel]) -> tuple[Place, Any]:
+def read_override(text: str, model: type[BaseModel]) -> tuple[Keys, Any]:
     """``"sampler.steps=20"`` -> its place and value, which is YAML. Raises RecipeError."""
     key, equals, value = text.partition("=")
     place = place_of(key, model)
@@ -32,7 +32,7 @@ def read_override(text: str, model: type[BaseModel]) -> tuple[Place, Any]:
         ) from None
 
 
-def place_of(key: str, model: type[BaseModel]) -> Place:
+def place_of(key: str, model: type[BaseModel]) -> Keys:
     """The names of a dotted key; below a field of free names and values (`changes.lr.warmup`) the rest is one name."""
     parts = tuple(key.strip().split("."))
     for depth in range(1, len(parts)):

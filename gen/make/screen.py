@@ -19,7 +19,8 @@ those are not counted as a tail.
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-SUCCESS = "success"
+from shards.disk.layout import SUCCESS
+
 MIN_STRUCTURE_PX = 4  # in small images the share would be less than a pixel
 STATUSES = (SUCCESS, "nan", "wrong_size", "flagged", "black", "blank", "flat")
 

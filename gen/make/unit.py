@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.fan_out.work import JSON, Beat
+from cluster.fan_out.work import Beat
 from cluster.process.exit import WorkerBroken
 from cluster.process.failure import error_line
 from cluster.process.memory import free_memory, is_memory_error
@@ -34,8 +34,7 @@ from gen.sampler.sampler import Model, Request, Sampled, Sampler
 from gen.sampler.spec import SamplerSpec, sampler_digest, sampler_json
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import SUCCESS, sample_key
-from shards.disk.record import JSON as RecordJSON
-from shards.disk.record import Record
+from shards.disk.record import JSON, Record
 from shards.disk.store import FolderStore, ObjectStore, open_store
 from shards.set.commit import settle
 from shards.set.writer import ShardWriter
@@ -267,7 +266,7 @@ class _UnitWork:
                 raise
             assert self._next_slot == len(self.samples), "every slot ends as a success or short"
             self._refuse_hopeless(0)
-            extra: dict[str, RecordJSON] = {**worker.job.extra, "batches": self.num_calls}
+            extra: dict[str, JSON] = {**worker.job.extra, "batches": self.num_calls}
             record = writer.commit(started, worker.clock(), extra, slots=len(self.samples))
         return _summary(record, self.seconds, self.num_calls)
 

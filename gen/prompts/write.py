@@ -115,7 +115,7 @@ def meanings_only(recipe: Recipe, classes: Sequence[Class], say: Say, stop: Stop
         return _choose(recipe, classes, llm, say, stop)
 
 
-def measure(recipe: Recipe, table: Path, say: Say) -> Diversity:
+def measure_prompts(recipe: Recipe, table: Path, say: Say) -> Diversity:
     """How much the prompts of a table differ, and what the recipe's generator will not see of them.
 
     Lengths are in words where the generator is not on this machine, and prompts are compared by their words where the

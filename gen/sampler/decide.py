@@ -16,7 +16,7 @@ from typing import Any
 
 from cluster.fan_out.events import Event
 from cluster.fan_out.fan_out import fan_out, stays_here
-from cluster.fan_out.work import JSON, FanOutSpec
+from cluster.fan_out.work import FanOutSpec
 from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
 from gen.output import RUN, Store
@@ -27,6 +27,7 @@ from gen.sampler.device import has_gpu_files
 from gen.sampler.probe import make_probe_worker
 from gen.sampler.shortcuts import check_quantise
 from gen.sampler.spec import SamplerSpec
+from shards.disk.record import JSON
 
 AUTO_FIELDS = ("dtype", "compile", "batch")
 ATTEMPTS = 2  # at the one question

@@ -8,11 +8,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.fan_out.work import JSON, Beat
+from cluster.fan_out.work import Beat
 from gen.sampler.batch_curve import find_batch
 from gen.sampler.device import for_device
 from gen.sampler.machine_cache import cache_folder
 from gen.sampler.spec import SamplerSpec
+from shards.disk.record import JSON
 
 
 def make_probe_worker(spec: Mapping[str, object], gpu_share: float) -> "ProbeWorker":

@@ -29,7 +29,7 @@ from cluster.process.stop_flag import StopFlag
 from gen.output import describe_output, regenerate_images
 from gen.prompts.prompts import PromptSpec, Sources, write_prompts
 from gen.recipe import read_recipe
-from gen.run import Outcome, describe, run
+from gen.run import GenerateOutcome, describe, run
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from shards.disk.home import home
@@ -47,7 +47,7 @@ HERE = "cluster.in_process=true"
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
-def generate(out: Path, scale: str, *overrides: str, say: Callable[[str], None] = print) -> Outcome:
+def generate(out: Path, scale: str, *overrides: str, say: Callable[[str], None] = print) -> GenerateOutcome:
     recipe = read_recipe(HOME / "recipes" / "sandbox.yaml", [*SMALL, *overrides])
     return run(recipe, Fraction(scale), str(out), HOME, StopFlag(), say=say)
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from cluster.ranks.group import FIRST_PORT, NUM_PORTS, Place, Ranks, find_place, gpu_number, host_names
+from cluster.ranks.group import PORTS, RankPlace, Ranks, find_place, gpu_number, host_names
 from cluster.ranks.over_ray import free_port
 from shards.disk.home import home
 from shards.stream.mix import MixSpec, apply_mix, plan_mix
@@ -29,7 +29,7 @@ SLURM = {
     "SLURM_LOCALID": "1",
     "SLURM_STEP_NODELIST": "gpu[003-004]",
 }
-ALONE = Place("plain", 0, 1, 0, "127.0.0.1", 0, one_machine=True)
+ALONE = RankPlace("plain", 0, 1, 0, "127.0.0.1", 0, one_machine=True)
 
 # the environment
 
@@ -41,7 +41,7 @@ def test_a_plain_process_is_alone() -> None:
 
 def test_torchrun_says_everything() -> None:
     place = find_place({**TORCHRUN, "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_USE_AGENT_STORE": "True"})
-    assert place == Place("torchrun", 3, 8, 1, "n1", 29500, one_machine=False, store_is_there=True)
+    assert place == RankPlace("torchrun", 3, 8, 1, "n1", 29500, one_machine=False, store_is_there=True)
 
 
 def test_a_life_that_torchrun_starts_again_does_not_see_what_ended_the_one_before() -> None:
@@ -59,7 +59,7 @@ def test_ranks_of_one_machine_meet_on_its_loopback_device_whatever_it_is_called(
 def test_srun_is_led_by_its_first_machine() -> None:
     place = find_place(SLURM)
     assert (place.launcher, place.rank, place.world, place.local_rank, place.host) == ("srun", 5, 8, 1, "gpu003")
-    assert FIRST_PORT <= place.port < FIRST_PORT + NUM_PORTS
+    assert place.port in PORTS
     assert find_place({**SLURM, "SLURM_PROCID": "0"}).port == place.port
     assert find_place({**SLURM, "SLURM_STEP_ID": "1"}).port != place.port
     assert find_place({**SLURM, "MASTER_PORT": "4000"}).port == 4000
@@ -253,7 +253,7 @@ def test_d5_a_stopped_rank_is_noticed_at_the_deadline(stopped: int) -> None:
 
 def test_nobody_there_is_one_line() -> None:
     port = free_port()
-    place = Place("torchrun", 1, 2, 1, "127.0.0.1", port, one_machine=True)
+    place = RankPlace("torchrun", 1, 2, 1, "127.0.0.1", port, one_machine=True)
     with pytest.raises(ValueError, match=rf"rank 1: found nobody at 127\.0\.0\.1:{port}"), Ranks(place, meet_s=1):
         pass
 
