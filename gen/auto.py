@@ -20,7 +20,7 @@ from typing import Any
 
 from cluster.fan_out.events import Event
 from cluster.fan_out.fan_out import fan_out, stays_here
-from cluster.fan_out.work import JSON, Beat, FanOutSpec
+from cluster.fan_out.work import Beat, FanOutSpec
 from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
 from gen.sampler.batch_curve import CROWDED, TIME_OVER, find_batch
@@ -28,6 +28,7 @@ from gen.sampler.device import for_device, has_gpu_files
 from gen.sampler.machine_cache import cache_folder
 from gen.sampler.shortcuts import check_quantise
 from gen.sampler.spec import SamplerSpec
+from shards.disk.record import JSON
 
 AUTO_FIELDS = ("dtype", "compile", "batch")
 ATTEMPTS = 2  # at the one question

@@ -1,6 +1,6 @@
 """How a call of `gen.run.run` ended: counts from the records of a scale's shards, and what to do about what is missing.
 
-In: the plan, the records before and after the call, the summary of the fan-out. Out: an `Outcome`. Nothing is written.
+In: the plan, the records before and after the call, the summary of the fan-out. Out: an `GenerateOutcome`. Nothing is written.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ def scale_name(scale: Fraction) -> str:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class GenerateOutcome:
     """How a call of `run` ended, for people (`sentence`) and for scripts (`as_json`, `exit_code`)."""
 
     scale: str
@@ -98,14 +98,14 @@ def outcome_of(
     records: Mapping[int, Record],
     work: Summary | None,
     seconds: float,
-) -> Outcome:
+) -> GenerateOutcome:
     """What there is of a scale after a call. `before` and `records`: shard -> record, before the call and after it."""
     there = {unit: records[unit] for unit in plan.units(scale) if unit in records}
     statuses: Counter[str] = Counter()
     for record in there.values():
         statuses.update(record.status_dict)
     images = statuses.pop(SUCCESS, 0)
-    return Outcome(
+    return GenerateOutcome(
         scale=scale_name(scale),
         asked_images=plan.num_samples(scale),
         asked_units=plan.num_units(scale),

@@ -26,7 +26,7 @@ from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
 from gen.auto import fill_auto
 from gen.make.plan import Plan
-from gen.outcome import Outcome, outcome_of
+from gen.outcome import GenerateOutcome, outcome_of
 from gen.output import Store, open_output, read_run, write_scale, write_summary
 from gen.prompts.write import Say
 from gen.recipe import Recipe, check_negatives, identity, job_of, sizes_of
@@ -49,12 +49,12 @@ def run(
     stop: StopFlag,
     single_writer: bool = False,
     say: Say = print,
-) -> Outcome:
+) -> GenerateOutcome:
     """Make what is missing of `scale` in `out`, a folder or URL. `home` is the checkout whose code runs, `say` hears
     in one line what takes long before the first image.
 
     Raises ValueError, OSError or RuntimeError with one line: an output of another recipe, a second run on the same
-    output, a place that cannot be written, a missing model, damaged shards. What goes wrong later is in the Outcome.
+    output, a place that cannot be written, a missing model, damaged shards. What goes wrong later is in the outcome.
     """
     started = time.monotonic()
     url = out if "://" in out or not out else str(Path(out).absolute())  # an empty one is refused, not the folder here

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from cluster.fan_out.fan_out import fan_out
 from cluster.fan_out.progress import Progress
-from cluster.fan_out.work import JSON, Beat, FanOutSpec
+from cluster.fan_out.work import Beat, FanOutSpec
 from cluster.process.stop_flag import StopFlag
 from shards.disk.home import home
+from shards.disk.record import JSON
 from shards.disk.replace import replace_file
 from train.report.statistics import mean_interval, paired_difference
 

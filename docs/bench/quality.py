@@ -25,10 +25,11 @@ import numpy as np
 
 from cluster.fan_out.fan_out import fan_out
 from cluster.fan_out.progress import Progress
-from cluster.fan_out.work import JSON, Beat, FanOutSpec, Worker
+from cluster.fan_out.work import Beat, FanOutSpec, Worker
 from cluster.process.stop_flag import StopFlag
 from docs.bench.ablate import by_class, mean_distance, vendi_score
 from shards.disk.home import home
+from shards.disk.record import JSON
 from shards.disk.replace import replace_file
 from train.report.statistics import mean_interval, paired_difference
 

@@ -23,7 +23,7 @@ from typing import Generic, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.fan_out.work import JSON, Beat
+from cluster.fan_out.work import Beat
 from cluster.process.exit import WorkerBroken
 from cluster.process.failure import error_line
 from cluster.process.memory import free_memory, is_memory_error
@@ -32,8 +32,7 @@ from gen.make.screen import REASONS, ScreenSpec, screen
 from gen.make.slots import Draw, Slots
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import SUCCESS, sample_key
-from shards.disk.record import JSON as RecordJSON
-from shards.disk.record import Record
+from shards.disk.record import JSON, Record
 from shards.disk.store import FolderStore, ObjectStore
 from shards.set.commit import settle
 from shards.set.writer import ShardWriter
@@ -192,7 +191,7 @@ class _UnitWork(Generic[Sample]):
                 raise
             assert self._next_slot == len(self.samples), "every slot ends as a success or short"
             self._refuse_hopeless(0)
-            extra: dict[str, RecordJSON] = {**worker.job.extra, "batches": self.num_calls}
+            extra: dict[str, JSON] = {**worker.job.extra, "batches": self.num_calls}
             record = writer.commit(started, worker.clock(), extra, slots=len(self.samples))
         return _summary(record, self.seconds, self.num_calls)
 

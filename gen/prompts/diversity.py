@@ -29,7 +29,7 @@ from gen.prompts.diversity_figures import (
     FlaggedWord,
     LongPrompt,
     Pair,
-    Place,
+    PromptPlace,
     SharedText,
 )
 from gen.prompts.encoder_limit import CLIP_TOKENS, CountTokens, kept_ends, token_lengths
@@ -58,7 +58,7 @@ class _Sums:
     pairs: list[Pair] = field(default_factory=list)
     longest: list[LongPrompt] = field(default_factory=list)
     flags: Counter[str] = field(default_factory=Counter)
-    first_flagged: dict[str, tuple[Place, str]] = field(default_factory=dict)
+    first_flagged: dict[str, tuple[PromptPlace, str]] = field(default_factory=dict)
     digests: "array[int]" = field(default_factory=lambda: array("Q"))
     class_ids: "array[int]" = field(default_factory=lambda: array("I"))
 
@@ -287,5 +287,5 @@ def _digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-def _place(group: ClassRows, index: int) -> Place:
-    return Place(group.class_id, group.prompt_ids[index], group.class_name)
+def _place(group: ClassRows, index: int) -> PromptPlace:
+    return PromptPlace(group.class_id, group.prompt_ids[index], group.class_name)

@@ -14,7 +14,7 @@ MAX_LISTED = 12  # pairs, long prompts, shared texts, words in one line
 
 
 @dataclass(frozen=True)
-class Place:
+class PromptPlace:
     """Where a prompt stands."""
 
     class_id: int
@@ -27,8 +27,8 @@ class Pair:
     """Two different prompts of one class that are as alike as any of its sample."""
 
     alike: float  # cosine of embeddings, or shared words and word pairs over all of both
-    one: Place
-    other: Place
+    one: PromptPlace
+    other: PromptPlace
     text: str
     other_text: str
 
@@ -38,7 +38,7 @@ class LongPrompt:
     """A prompt with the part that the encoder reads and the part that it never sees."""
 
     length: int
-    place: Place
+    place: PromptPlace
     kept: str
     lost: str
 
@@ -50,7 +50,7 @@ class FlaggedWord:
     word: str
     group: str
     count: int  # prompts
-    place: Place
+    place: PromptPlace
     before: str
     found: str
     after: str

@@ -16,18 +16,17 @@ a name:
     none              not asked for: no phrase
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from cluster.recipes.load import canonical_json, load_recipe
 from gen.llm.ask import Llm
@@ -286,32 +285,6 @@ def _plain(meaning: Meaning) -> dict[str, object]:
 def write_meanings(meanings: Sequence[Meaning], path: Path) -> None:
     """Write meanings.jsonl, all of it or nothing."""
     replace_file(path, dump_meanings(meanings))
-
-
-def read_meanings(path: Path) -> list[Meaning]:
-    """Raises ValueError (one line) if a line is not one of ours, or a class stands twice."""
-    known = {field.name for field in fields(Meaning)}
-    reader = TypeAdapter(Meaning)
-    meanings: dict[int, Meaning] = {}
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: found no such file, expected one; write it with `sixfold meanings`") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            data = json.loads(line)
-            if not isinstance(data, dict) or data.keys() != known:
-                raise ValueError("other keys")
-            meaning = reader.validate_json(line)
-        except (ValueError, ValidationError, RecursionError):
-            raise ValueError(
-                f"{path}, line {number}: found no meaning, expected JSON with {', '.join(sorted(known))}; write the "
-                "file again with `sixfold meanings`"
-            ) from None
-        if meaning.class_id in meanings:
-            raise ValueError(f"{path}, line {number}: found class {meaning.class_id} twice, expected it once")
-        meanings[meaning.class_id] = meaning
-    return [meanings[class_id] for class_id in sorted(meanings)]
 
 
 def meaning_table(meanings: Sequence[Meaning]) -> list[tuple[str, ...]]:

@@ -33,7 +33,7 @@ from shards.stream.fetch import Fetcher, FetchError
 from shards.stream.index import Index, load_index
 from shards.stream.keyed_random import KeyedRandom
 from shards.stream.mix import MixPlan, MixSpec, plan_mix
-from shards.stream.order import Domain, Schedule, Take
+from shards.stream.order import Domain, SampleOrder, Take
 from shards.stream.pixels import UnreadablePicture, eval_pixels, train_pixels
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -217,7 +217,7 @@ class Stream:
         and returns for each the smallest that a rank has, as an all-reduce does; all ranks call it here, and at the
         same `wait()` or `next()` where a data set grows. `pin`: page-locked buffers, if there is CUDA.
 
-        Raises ValueError for what `Schedule` and `load_index` refuse, and if another rank has found other data.
+        Raises ValueError for what `SampleOrder` and `load_index` refuse, and if another rank has found other data.
         """
         cv2.setNumThreads(1)  # the threads here share the cores already
         if world > 1 and agree is None:
@@ -233,7 +233,7 @@ class Stream:
         self._error: Exception | None = None
         try:
             indexes = self._look(spec.domains)
-            self._schedule = Schedule(
+            self._schedule = SampleOrder(
                 [
                     Domain(name=domain.name, quota=domain.quota, index=index)
                     for domain, index in zip(spec.domains, indexes, strict=True)

@@ -28,7 +28,6 @@ import pytest
 from cluster.process.lease import writer_of
 from cluster.process.stop_flag import StopFlag
 from gen.describe import describe
-from gen.outcome import Outcome
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.recipe import read_recipe
 from gen.remake import regenerate_images
@@ -52,7 +51,7 @@ HERE = "cluster.in_process=true"
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
-def generate(out: Path, scale: str, *overrides: str, say: Callable[[str], None] = print) -> Outcome:
+def generate(out: Path, scale: str, *overrides: str, say: Callable[[str], None] = print) -> GenerateOutcome:
     recipe = read_recipe(HOME / "recipes" / "sandbox.yaml", [*SMALL, *overrides])
     return run(recipe, Fraction(scale), str(out), HOME, StopFlag(), say=say)
 

@@ -24,12 +24,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.fan_out.work import JSON, Beat
+from cluster.fan_out.work import Beat
 from cluster.process.exit import EXIT_AGAIN
 from cluster.process.failure import last_line
 from cluster.process.identity import ProcessId, alive, kill_here, session_members, start_ticks, this_place, this_process
 from cluster.process.supervisor import start_supervised
 from cluster.ranks.place import without_ranks
+from shards.disk.record import JSON
 from train.evaluate.results import RESULTS, read_results
 
 LOOK_S = 0.5  # between two looks at the process

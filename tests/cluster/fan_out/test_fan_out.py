@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cluster.fan_out.attempt import ATTEMPT_PATTERN, attempt_id, life_id
+from cluster.fan_out.attempt import attempt_id, life_id
 from cluster.fan_out.events import Event
-from cluster.fan_out.fan_out import JSON, Beat, FanOutSpec, Summary, Worker, fan_out
+from cluster.fan_out.fan_out import Beat, FanOutSpec, Summary, Worker, fan_out
 from cluster.process.stop_flag import StopFlag
 from shards.disk.home import home
+from shards.disk.record import ATTEMPT_PATTERN, JSON
 from tests.support import workers
 
 HERE = FanOutSpec(in_process=True, attempts=2)
