@@ -28,6 +28,7 @@ import pytest
 from cluster.process.lease import writer_of
 from cluster.process.stop_flag import StopFlag
 from gen.describe import describe
+from gen.outcome import GenerateOutcome
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.recipe import read_recipe
 from gen.remake import regenerate_images

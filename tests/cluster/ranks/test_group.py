@@ -10,6 +10,7 @@ import pytest
 
 from cluster.ranks.group import Ranks
 from cluster.ranks.over_ray import free_port
+from cluster.ranks.place import RankPlace
 from shards.disk.home import home
 
 CHILD = """

@@ -167,7 +167,7 @@ def test_a_broken_model_is_given_up_after_a_hundred_draws_not_after_all(tmp_path
     painter = Painter(lambda seed: "raises")
     shards = ShardSpec(samples_per_shard=1000, max_draws=10)
     one = worker(tmp_path, painter, num_per_class={0: 500, 1: 300, 7: 200}, shards=shards)
-    with pytest.raises(ValueError, match=r"the last one: ValueError: cannot draw\\n"):
+    with pytest.raises(ValueError, match=r"the last one: ValueError: cannot draw [0-9]"):
         one(0, "t-1", no_beat)
     assert len(painter.calls) < 150
 
@@ -320,7 +320,7 @@ def test_b9_a_python_error_in_one_image_rejects_that_image_only(tmp_path: Path) 
     result = one(0, "t-1", no_beat)
     assert (result["images"], result["short"], result["rejected"]) == (200, 0, {"error": 2})
     errors = [row["error_message"] for row in rows_of(one, 0) if row["status"] == "error"]
-    assert errors == ["RuntimeError: codec\\nfell over \\x1b[31m"] * 2
+    assert errors == ["RuntimeError: codec fell over"] * 2
 
 
 def test_b9_what_the_maker_cannot_make_costs_only_its_own_image(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_b9_what_the_maker_cannot_make_costs_only_its_own_image(tmp_path: Path) 
     result = one(0, "t-1", no_beat)
     assert (result["images"], result["short"], result["rejected"]) == (19, 1, {"error": 4})
     rows = {row["key"]: row for row in rows_of(one, 0)}
-    assert rows[sample_key(0, 5)]["error_message"].startswith("ValueError: cannot draw\\n")
+    assert rows[sample_key(0, 5)]["error_message"].startswith("ValueError: cannot draw ")
     batches = Counter(row["batch"] for row in rows.values())
     assert [batches[number] for number in range(9)] == [0, 1, 1, 1, 1, 1, 1, 1, 1]  # call 0 failed, each alone then
 
