@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipes.load import differences, fingerprint, with_defaults
-from shards.stream.stream import StreamSpec
+from shards.stream.spec import StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
 from train.model.classifiers import ModelSpec
 from train.model.engine import EngineSpec

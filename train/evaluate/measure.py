@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from cluster.ranks.group import Ranks
-from shards.stream.stream import EvalSpec, read_all
+from shards.stream.read_all import read_all
+from shards.stream.spec import EvalSpec
 from train.evaluate.evaluate import Counts, OpenSet, count_batches, evaluating
 from train.model.engine import EngineSpec, autocast
 from train.model.input import to_input
