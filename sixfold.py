@@ -104,7 +104,7 @@ def _recipe_of_another_verb(error: "RecipeError") -> str:
     from cluster.recipes.load import kind_of
     from gen.recipe import Recipe
     from train.recipe import TrainRecipe
-    from train.sweep.sweep import SweepSpec
+    from train.sweep.plan import SweepSpec
 
     kinds: dict[str, type[BaseModel]] = {"generate": Recipe, "train": TrainRecipe, "sweep": SweepSpec}
     asked = next((verb for verb, model in kinds.items() if model is error.model), None)

@@ -24,7 +24,7 @@ from shards.disk.store import FolderStore
 from shards.set.commit import recover
 from tests.support.small_data_set import write_data_set
 from train.recipe import TrainRecipe
-from train.sweep.sweep import SweepSpec
+from train.sweep.plan import SweepSpec
 
 HOME = home()
 APP = sixfold.command_line()

@@ -4,17 +4,19 @@ In: a YAML file and `key.sub=value` overrides (`cluster.recipes.load.load_recipe
 recipes must share so that one goes on with the other's checkpoint.
 """
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cluster.recipes.load import differences, fingerprint, with_defaults
+from cluster.recipes.load import fingerprint
 from shards.stream.spec import StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
-from train.model.classifiers import ModelSpec
+from train.model.classifiers import ModelSpec, normalisation_of
 from train.model.engine import EngineSpec
+from train.model.normalisation import IMAGENET
 from train.model.optim import OptimSpec
+
+TaskName = Literal["classify"]  # the keys of train.run.TASKS
 
 # How the work is done, for how long it is kept and shown: none of it decides what comes out.
 _FREE: Any = {
@@ -23,6 +25,9 @@ _FREE: Any = {
     "log": True,
     "data": {"threads", "prefetch_steps", "deadline_s", "cache", "check_names"},
 }
+# Fields that came after the first results: at these values they are left out of digests, so that a run of before keeps
+# its name and is not trained again.
+_LATER: dict[tuple[str, ...], Any] = {("task",): "classify", ("model", "mean"): None, ("model", "std"): None}
 MAX_STEP_IMAGES = 1 << 20  # published steps of CLIP have 160,000; what is typed by mistake would fill the memory
 
 
@@ -59,6 +64,7 @@ class TrainRecipe(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,79}$", description="lower-case letters, digits, dashes")
     seed: int = Field(0, ge=0, lt=2**63, description="of initial weights, order, augmentation and dropout")
+    task: TaskName = Field("classify", description="what is trained; see train/task")
     model: ModelSpec
     data: StreamSpec
     optim: OptimSpec
@@ -113,25 +119,32 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
     chosen = recipe.model_dump(mode="json", exclude=_FREE)
     for domain in chosen["data"]["domains"]:
         del domain["source"]  # data may move; the stream compares their digests
+    # what the pictures are normalised with, wherever that is said; versions that did not write it down took ImageNet's
+    normal = normalisation_of(recipe.model)
+    for name, value, imagenet in (("mean", normal.mean, IMAGENET.mean), ("std", normal.std, IMAGENET.std)):
+        if value == imagenet:
+            del chosen["model"][name]
+        else:
+            chosen["model"][name] = list(value)
     return chosen
 
 
 def recipe_digest(recipe: BaseModel) -> str:
     """What `Result.recipe` holds: the fingerprint of what decides, and of where the data are, since two runs may differ
     in nothing else."""
-    return fingerprint(recipe.model_dump(mode="json", exclude=_FREE))
+    return _fingerprint(recipe.model_dump(mode="json", exclude=_FREE))
 
 
-def refuse_other(recipe: TrainRecipe, before: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError with the list of differences unless `before`, as `deciding` gave it, asked for the same.
+def whole_digest(recipe: BaseModel) -> str:
+    """The fingerprint of all of it, for runs that differ in what does not decide."""
+    return _fingerprint(recipe.model_dump(mode="json"))
 
-    A field that the version behind `before` did not know yet is no difference while it stands at its default.
-    """
-    now = deciding(recipe)
-    changed = differences(with_defaults(before, now, TrainRecipe), now)
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise ValueError(
-            f"{where}: found a training with another recipe ({'; '.join(changed[:3])}{more}); use that recipe, or "
-            f"another folder"
-        )
+
+def _fingerprint(dumped: dict[str, Any]) -> str:
+    for path, usual in _LATER.items():
+        inner: Any = dumped
+        for name in path[:-1]:
+            inner = inner.get(name, {})
+        if inner.get(path[-1], usual) == usual:
+            inner.pop(path[-1], None)
+    return fingerprint(dumped)

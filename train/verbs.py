@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cluster.fan_out.events import Event
     from cluster.process.stop_flag import StopFlag
     from train.recipe import TrainRecipe
-    from train.sweep.sweep import MakeSpec, Run
+    from train.sweep.plan import MakeSpec, Run
 
 SAID_OF_RUNS = {
     "unit_started": "began",
@@ -51,7 +51,8 @@ def train(
     Example: `sixfold train recipes/sandbox-train.yaml --out out/train/slow optim.lr=0.002`
     """
     from cluster.process.stop_flag import StopFlag
-    from cluster.ranks.group import Ranks, find_place
+    from cluster.ranks.group import Ranks
+    from cluster.ranks.place import find_place
     from cluster.recipes.load import dump_recipe
     from train.recipe import TrainRecipe
 
@@ -63,7 +64,7 @@ def train(
         elif dry_run:
             typer.echo(dump_recipe(chosen).rstrip())
             return
-        from train.session.session import train as train_one  # seconds: torch and timm
+        from train.run import train as train_one  # seconds: torch and timm
 
         outcome = train_one(chosen, folder, home(), stop, met)
     if met.rank == 0:  # the other ranks would say the same
@@ -73,13 +74,13 @@ def train(
 
 def _train_over_ray(recipe: "TrainRecipe", folder: Path, ranks: int, stop: "StopFlag", dry_run: bool) -> NoReturn:
     from cluster.recipes.load import dump_recipe
-    from train.session.over_ray import check_start, describe_start, start
+    from train.session.over_ray import check_over_ray, describe_over_ray, train_over_ray
 
-    check_start(recipe, ranks, os.environ)
+    check_over_ray(recipe, ranks, os.environ)
     if dry_run:
-        typer.echo(f"# {describe_start(recipe, ranks, folder, os.environ)}\n{dump_recipe(recipe).rstrip()}")
+        typer.echo(f"# {describe_over_ray(recipe, ranks, folder, os.environ)}\n{dump_recipe(recipe).rstrip()}")
         raise typer.Exit(0)
-    outcome = start(recipe, folder, ranks, stop, say=partial(typer.echo, err=True))
+    outcome = train_over_ray(recipe, folder, ranks, stop, say=partial(typer.echo, err=True))
     typer.echo(outcome.line if outcome.is_good else f"sixfold: {outcome.line}", err=not outcome.is_good)
     raise typer.Exit(outcome.exit_code)
 
@@ -101,7 +102,9 @@ def sweep(
     from cluster.process.stop_flag import StopFlag
     from train.recipe import TrainRecipe
     from train.report.report import write_report
-    from train.sweep.sweep import SweepSpec, describe_sweep, plan_runs, run_sweep
+    from train.sweep.done import describe_sweep
+    from train.sweep.plan import SweepSpec, plan_runs
+    from train.sweep.run import run_sweep
 
     for key in [override.partition("=")[0] for override in overrides or ()]:
         if key.partition(".")[0] in TrainRecipe.model_fields.keys() - SweepSpec.model_fields.keys():

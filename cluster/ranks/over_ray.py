@@ -41,7 +41,7 @@ from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FO
 from cluster.process.failure import TEXT_BYTES, last_line, shown_line
 from cluster.process.stop_flag import StopFlag
 from cluster.process.supervisor import start_supervised
-from cluster.ranks.group import PORTS
+from cluster.ranks.place import LOOPBACK, PORTS
 from shards.disk.home import home
 from shards.disk.safe_text import one_line
 
@@ -53,7 +53,6 @@ LOST_S = 120.0  # an actor that has not answered for so long is lost
 END_S = 120.0  # for the ranks to save and end, after a stop request or when one has ended well
 FOLLOW_S = 30.0  # for the other ranks to end when one has failed; they cannot save without it
 KILL_S = 10.0  # for a rank to end after SIGKILL
-LOOPBACK = "127.0.0.1"
 OF_OTHERS = ("SLURM_", "TORCHELASTIC_")  # variables of the job in which the Ray cluster was started, not of our ranks
 
 

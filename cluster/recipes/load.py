@@ -52,8 +52,13 @@ def _load(path: Path, model: type[Model], overrides: Sequence[str]) -> Model:
         raise RecipeError(f"{path}: no such recipe; {hint}")
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path}: found {path.stat().st_size} bytes, expected at most {MAX_RECIPE_BYTES}")
+    return parse_recipe(path.read_bytes(), model, str(path), overrides)
+
+
+def parse_recipe(content: bytes, model: type[Model], path: str, overrides: Sequence[str] = ()) -> Model:
+    """As `load_recipe`, for content that was read already; `path` names it in messages."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
         where = {loc: f"{path}:{line}" for loc, line in _lines(text)}
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -69,7 +74,7 @@ def _load(path: Path, model: type[Model], overrides: Sequence[str]) -> Model:
         set_at(data, loc, value, COMMAND_LINE)
         where |= {loc[: depth + 1]: COMMAND_LINE for depth in range(len(loc)) if loc[: depth + 1] not in where}
         where[loc] = COMMAND_LINE
-    return _validate(data, model, where, str(path))
+    return _validate(data, model, where, path)
 
 
 def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:

@@ -118,8 +118,8 @@ def make_worker(work: Path, plan: Plan) -> Callable[[int, str, Beat], Mapping[st
     import torch
 
     from gen.model.clip import Clip
-    from gen.prompts.prompts import PromptTable
-    from gen.prompts.write import diversify
+    from gen.prompts.table import PromptTable
+    from gen.prompts.write import write_prompts
     from gen.recipe import read_recipe
     from sandbox.generator import draw, load_generator
     from sandbox.judge import judge, load_judge
@@ -137,7 +137,7 @@ def make_worker(work: Path, plan: Plan) -> Callable[[int, str, Beat], Mapping[st
         chosen = read_recipe(RECIPE, [f"prompts.per_class={plan.per_class}", f"seed={seed}", *condition.overrides])
         folder = work / f"prompts-{attempt}"
         folder.mkdir()
-        diversify(chosen, load_classes(chosen.classes), folder, lambda line: None)
+        write_prompts(chosen, load_classes(chosen.classes), folder, lambda line: None)
         table = PromptTable.load(folder / "prompts.parquet")
         texts, labels = [], []
         for class_id, num in table.num_per_class().items():

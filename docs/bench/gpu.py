@@ -12,7 +12,7 @@ Time depends on shapes, but clocks depend on data: every network is scaled until
 finite values with such a spread are demanded between all stages. The U-Nets predict v, not noise: a random network
 that "predicts noise" would send latents with a spread of 15 into the decoder. A step costs the same either way.
 
-Our written side is `gen.make.unit.UnitWorker` with the settings of a recipe that names no others: screen, JPEG 4:4:4
+Our written side is `gen.make.refill.UnitWorker` with the settings of a recipe that names no others: screen, JPEG 4:4:4
 with its XMP, tar, table, hashes, fsync and record; a turn is one unit and has all that happens at a unit's ends.
 
 How: the sides of a row take turns in one process (A B A B ...) after a warm-up; a cell is the median of the repeats
@@ -559,23 +559,23 @@ def ours_turn(bench: Bench, ours: Ours, work: Work, written: bool) -> Turn:
 
     if not written:
         return discarded
-    from gen.make.unit import ShardSpec, UnitJob, UnitWorker
+    from gen.make.refill import ShardSpec, UnitJob, UnitWorker
+    from gen.sampler.text_to_image import TextToImage, TextToImageJob
     from shards.disk.store import open_store
 
-    job = UnitJob(
-        out="",
-        fingerprint="0" * 64,
+    job = TextToImageJob(
+        unit=UnitJob(out="", fingerprint="0" * 64, shards=ShardSpec(samples_per_shard=count)),
         num_per_class={0: count},
         seed=0,
         sampler=ours.sampler.spec,
         model_digest="0" * 64,
-        shards=ShardSpec(samples_per_shard=count),
     )
     shown = bench.photographs(work.size_px)
     model = Shown(ours.sampler, np.stack([shown[place % len(shown)] for place in range(work.batch)]))
 
     def turn(folder: Path) -> int:
-        worker = UnitWorker(job, model, Prompts(texts), open_store(str(folder)))  # type: ignore[arg-type]
+        maker = TextToImage(job, model, Prompts(texts))  # type: ignore[arg-type]
+        worker = UnitWorker(job.unit, maker, open_store(str(folder)))
         made = worker(0, "bench-0", lambda done, rejected: None)
         if made["images"] != count or made["rejected"]:
             raise ValueError(
@@ -615,7 +615,7 @@ class Prompts:
         return {0: len(self.texts)}
 
     def prompt(self, class_id: int, prompt_id: int) -> Any:
-        from gen.prompts.prompts import Prompt
+        from gen.prompts.table import Prompt
 
         return Prompt(class_id, prompt_id, "picture", None, "template", "number", self.texts[prompt_id], "", {})
 

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from docs.bench.measure import Line, Result, Samples, Side, Size, alternate
-from gen.make.unit import ShardSpec, UnitJob, UnitWorker
-from gen.prompts.prompts import PromptSpec, PromptTable, Sources, write_prompts
+from gen.make.refill import ShardSpec, UnitJob, UnitWorker
+from gen.prompts.prompts import PromptSpec, Sources, draw_table
+from gen.prompts.table import PromptTable
 from gen.sampler.sampler import Sampler
 from gen.sampler.spec import SamplerSpec
+from gen.sampler.text_to_image import TextToImage, TextToImageJob
 from gen.wording.lexicon import load_lexicon
 from shards.disk.store import open_store
 from shards.labels.classes import Class
@@ -159,7 +161,7 @@ def _prompts(num: int, scratch: Path) -> PromptTable:
     """One class and one prompt for each image, as in a shard of ImageNet, where all prompts differ."""
     classes = [Class(number, f"number {number}", None, 1) for number in range(num)]
     sources = Sources(load_lexicon("general"))
-    write_prompts(classes, {}, PromptSpec(per_class=1), 0, sources, scratch / "prompts.parquet")
+    draw_table(classes, {}, PromptSpec(per_class=1), 0, sources, scratch / "prompts.parquet")
     return PromptTable.load(scratch / "prompts.parquet")
 
 
@@ -167,19 +169,17 @@ def _ours(model: Path, prompts: PromptTable, num: int, steps: int) -> Side:
     spec = SamplerSpec(
         model=str(model), scheduler="dpm++", steps=steps, guidance=GUIDANCE, size_px=SIZE_PX, batch=BATCH, device="cpu"
     )
-    job = UnitJob(
-        out="",
-        fingerprint="0" * 64,
+    job = TextToImageJob(
+        unit=UnitJob(out="", fingerprint="0" * 64, shards=ShardSpec(samples_per_shard=num)),
         num_per_class=dict.fromkeys(range(num), 1),
         seed=0,
         sampler=spec,
         model_digest="0" * 64,
-        shards=ShardSpec(samples_per_shard=num),
     )
-    sampler = Sampler.load(spec)
+    maker = TextToImage(job, Sampler.load(spec), prompts)
 
     def run(folder: Path) -> int:
-        made = UnitWorker(job, sampler, prompts, open_store(str(folder)))(0, "bench-0", lambda done, rejected: None)
+        made = UnitWorker(job.unit, maker, open_store(str(folder)))(0, "bench-0", lambda done, rejected: None)
         if made["images"] != num or made["rejected"]:
             raise RuntimeError(
                 f"C3: found {made['images']} images, rejected: {made['rejected']}, expected {num} and none"

@@ -78,8 +78,8 @@ class Plan:
 def make_worker(work: Path, plan: Plan) -> Worker:
     """A worker with judge and CLIP loaded; it leaves one file per unit in `work`."""
     from gen.model.clip import Clip
-    from gen.prompts.prompts import PromptTable
-    from gen.prompts.write import diversify
+    from gen.prompts.table import PromptTable
+    from gen.prompts.write import write_prompts
     from gen.recipe import Recipe, read_recipe
     from gen.sampler.sampler import Request, Sampler
     from sandbox.judge import judge, load_judge
@@ -98,7 +98,7 @@ def make_worker(work: Path, plan: Plan) -> Worker:
         """The same prompts and noise for every condition, and the classes asked for."""
         chosen = read(seed, CONDITIONS[EXACT])
         with tempfile.TemporaryDirectory() as folder:
-            diversify(chosen, load_classes(chosen.classes), Path(folder), lambda line: None)
+            write_prompts(chosen, load_classes(chosen.classes), Path(folder), lambda line: None)
             table = PromptTable.load(Path(folder) / "prompts.parquet")
         texts, labels = [], []
         for class_id, num in table.num_per_class().items():

@@ -46,7 +46,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster.ranks.group import device_of, find_place
+from cluster.ranks.place import device_of, find_place
 from docs.bench.device import (
     Samples,
     Verdict,
@@ -66,7 +66,7 @@ from docs.bench.page import replaced
 from train.model.classifiers import ModelSpec, build
 from train.model.ema import Ema
 from train.model.engine import EngineSpec, make_engine
-from train.model.optim import Optimizer, OptimSpec, make_optimizer
+from train.model.optim import Optimizer, OptimSpec, loss_of, make_optimizer
 from train.model.step import Descent, KeptBuffers
 
 if TYPE_CHECKING:
@@ -163,10 +163,11 @@ def our_side(bench: Bench, setting: Setting, quotas: Sequence[int]) -> Side:
     how = EngineSpec(kind="single", dtype=setting.dtype, compile=setting.compile, channels_last=setting.channels_last)
     optim = setting.optim()
     engine = make_engine(how, optim, model, bench.device, setting.batch)
-    descent = Descent(engine, optim, quotas, Ema(model, EMA_DECAY), KeptBuffers(model))
+    descent = Descent(engine, Ema(model, EMA_DECAY), KeptBuffers(model))
+    sizes = {str(domain): quota for domain, quota in enumerate(quotas)}
 
     def step(pictures: Tensor, labels: Tensor) -> Callable[[], float]:
-        stepped = descent.step(pictures, labels, None, setting.lr)
+        stepped = descent.step(lambda forward: loss_of(optim, forward(pictures), labels, None, sizes), setting.lr)
         return lambda: stepped.loss if stepped.moved else math.nan  # read now and then, as the loop does for its log
 
     return Side(model, step)
@@ -188,13 +189,13 @@ def timm_side(bench: Bench, setting: Setting) -> Side:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(setting.optim(), model)  # timm's own create_optimizer_v2
     average = ModelEmaV3(model, decay=EMA_DECAY)
-    loss_of = LabelSmoothingCrossEntropy(smoothing=SMOOTHING).to(bench.device)
+    smoothed = LabelSmoothingCrossEntropy(smoothing=SMOOTHING).to(bench.device)
     called = torch.compile(model, backend="inductor") if setting.compile else model
     model.train()
 
     def step(pictures: Tensor, labels: Tensor) -> Callable[[], float]:
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=setting.dtype == "bf16"):
-            loss = loss_of(called(pictures), labels)
+            loss = smoothed(called(pictures), labels)
         loss.backward()
         optimizer.step()
         value = loss.item()  # in every step, as train.py does in one process

@@ -10,6 +10,7 @@ Nothing is imported from the folder and no pickle is opened: a folder that asks 
 library opens it.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -122,10 +123,17 @@ def _digest(folder: Path, files: Sequence[Path], heading: bytes) -> str:
     digest = hashlib.sha256(heading)
     for path in files:
         if path.suffix in LOADED_SUFFIXES:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0{content}\n".encode())
+            about = path.stat()
+            content = _sha256(path, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{about.st_size}\0{content}\n".encode())
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(path: Path, size: int, modified_ns: int, changed_ns: int) -> str:
+    """Hex sha256 of a file; its bytes are read once in a process, and again only where its size or times changed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _local_folder(model: str, home: Path) -> Path:

@@ -132,10 +132,11 @@ def test_it_needs_little_more_than_torch_diffusers_and_the_sampler() -> None:
     ours = {name for name in others if (HOME.parent / name.partition(".")[0]).exists()}
     generation = {
         "gen.sampler.batch_curve",
-        "gen.prompts.prompts",
+        "gen.make.refill",
+        "gen.prompts.table",
         "gen.sampler.sampler",
         "gen.sampler.spec",
-        "gen.make.unit",
+        "gen.sampler.text_to_image",
     }
     assert ours == generation | {"shards.disk.jpeg", "shards.disk.store", "docs.bench.device"}
     known = {"torch", "diffusers", "transformers", "numpy", "simplejpeg", "PIL", "torchvision"}

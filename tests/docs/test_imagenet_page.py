@@ -18,8 +18,8 @@ from shards.disk.jpeg import encode_jpeg
 from shards.disk.store import open_for_reading
 from shards.set.manifest import read_table, scan_records
 from tests.support.small_data_set import picture
+from train.evaluate.data_check import check_names
 from train.evaluate.evaluate import EvaluateSpec, open_sets
-from train.session.data_check import check_names
 
 REPO = home()
 PAGE = (REPO / "docs" / "IMAGENET.md").read_text()

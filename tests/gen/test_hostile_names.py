@@ -30,7 +30,7 @@ from gen.names.kind import kind_of
 from gen.prompts.diversity import measure_diversity
 from gen.prompts.diversity_page import PAGES, write_page
 from gen.prompts.meanings import resolve_given
-from gen.prompts.prompts import Prompt, PromptTable
+from gen.prompts.table import Prompt, PromptTable
 from gen.wording.parts import Wording, check_text
 from shards.disk.home import home
 from shards.disk.layout import SUCCESS

@@ -5,16 +5,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
+from cluster.ranks.place import find_place
 from cluster.recipes.overrides import lay_over
 from shards.disk.file_calls import OS_DISK, Disk
 from shards.disk.home import home
 from tests.support.small_data_set import write_data_set
+from train.evaluate.evaluate import Counts, OpenSet
+from train.evaluate.measure import logits_of, measure
+from train.model.normalisation import IMAGENET
 from train.recipe import TrainRecipe
-from train.session.session import TrainOutcome, train
+from train.run import train
+from train.session.outcome import TrainOutcome
 
 NEVER = 10**9
 
@@ -87,6 +93,19 @@ def train_alone(recipe: TrainRecipe, out: Path, looks: int = NEVER, disk: Disk =
     """One process, asked to stop when it has looked so often."""
     with Ranks(find_place({})) as ranks:
         return train(recipe, out, home(), StopAfter(looks), ranks, disk)
+
+
+def measured(model: nn.Module, one: OpenSet, recipe: TrainRecipe, ranks: Ranks) -> Counts:
+    """One set on the CPU, as the recipe says."""
+    cpu = torch.device("cpu")
+    return measure(
+        model,
+        one,
+        recipe.evaluate,
+        recipe.data,
+        lambda images: logits_of(model, images, recipe.engine, IMAGENET, cpu),
+        ranks,
+    )
 
 
 def last_state(run: Path, part: str = "model.safetensors") -> dict[str, Tensor]:

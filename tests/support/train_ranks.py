@@ -11,13 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
+from cluster.ranks.place import find_place
 from cluster.recipes.load import load_recipe
 from shards.disk.home import home
 from tests.support.faulty_disk import DISKS
 from tests.support.small_training import StopAfter
 from train.recipe import TrainRecipe
-from train.session.session import train
+from train.run import train
 
 NUM_RANKS = 2
 

@@ -1,12 +1,22 @@
 """What a training asks for: when a folder goes on with it, and what does not fit together."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from cluster.recipes.folder import refuse_other
 from tests.support.small_training import small_recipe
-from train.recipe import deciding, refuse_other
+from train.recipe import TrainRecipe, deciding, recipe_digest, whole_digest
+
+# of the small recipe, as the version before those fields computed them
+DIGEST = "c2a06ecd8656cec00f1624fc60101ca3705faa8639987caef9b3cd016fd8138e"
+WHOLE = "9e485333ef679aba8e4c6a8c00145c387c556a63f51a9955ea16ba69e5ef7648"
+
+
+def refuse(before: dict[str, Any], now: TrainRecipe) -> None:
+    refuse_other(before, deciding(now), TrainRecipe, "here", "training")
 
 
 def test_a_training_of_an_earlier_version_goes_on_while_new_fields_stand_at_their_defaults(tmp_path: Path) -> None:
@@ -14,16 +24,16 @@ def test_a_training_of_an_earlier_version_goes_on_while_new_fields_stand_at_thei
     del before["evaluate"]["crop_pct"], before["optim"]["lam"], before["data"]["mix"]
     for domain in before["data"]["domains"]:
         del domain["grow"]
-    refuse_other(small_recipe(tmp_path), before, "here")
+    refuse(before, small_recipe(tmp_path))
     with pytest.raises(
         ValueError, match=r"data\.domains\.1\.grow: false before, true now; optim\.lam: 1\.0 before, 2\.0 now\)"
     ):
-        refuse_other(small_recipe(tmp_path, optim__lam=2.0, data__domains__1__grow=True), before, "here")
+        refuse(before, small_recipe(tmp_path, optim__lam=2.0, data__domains__1__grow=True))
 
 
 def test_another_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"here: found a training with another recipe \(seed: 3 before, 4 now\); use"):
-        refuse_other(small_recipe(tmp_path, seed=4), deciding(small_recipe(tmp_path)), "here")
+        refuse(deciding(small_recipe(tmp_path)), small_recipe(tmp_path, seed=4))
 
 
 def test_a_warm_up_that_is_longer_than_the_training_says_what_to_change(tmp_path: Path) -> None:
@@ -40,3 +50,24 @@ def test_a_warm_up_that_is_longer_than_the_training_says_what_to_change(tmp_path
 def test_a_step_that_no_memory_holds_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match=r"expected steps of at most 1,048,576; lower it or the quotas"):
         small_recipe(tmp_path, **change)
+
+
+def test_a_checkpoint_that_does_not_say_how_pictures_were_normalised_was_made_with_imagenets_numbers(
+    tmp_path: Path,
+) -> None:
+    """So did the versions before the field; timm's ViT wants others."""
+    before = deciding(small_recipe(tmp_path))
+    assert not {"mean", "std"} & before["model"].keys()
+    before["model"]["name"] = "vit_base_patch16_224"
+    own = small_recipe(tmp_path, model__name="vit_base_patch16_224")
+    with pytest.raises(ValueError, match=r"model\.mean: null before, \[0\.5, 0\.5, 0\.5\] now"):
+        refuse(before, own)
+    imagenet = {"model__mean": [0.485, 0.456, 0.406], "model__std": [0.229, 0.224, 0.225]}
+    refuse(before, small_recipe(tmp_path, model__name="vit_base_patch16_224", **imagenet))
+
+
+def test_fields_that_came_later_leave_the_digests_of_recipes_without_them_as_they_were(tmp_path: Path) -> None:
+    recipe = small_recipe(Path("sets"))
+    assert recipe_digest(recipe) == DIGEST
+    assert recipe_digest(small_recipe(Path("sets"), model__mean=[0.5, 0.5, 0.5])) != DIGEST
+    assert whole_digest(recipe) == WHOLE

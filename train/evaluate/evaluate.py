@@ -29,8 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shards.disk.safe_text import quoted
 from shards.stream.index import load_index
+from train.evaluate.data_check import Opened, refuse_shared
 from train.evaluate.results import Result, Role, SweepPlace
-from train.session.data_check import Opened, refuse_shared
 
 if TYPE_CHECKING:
     from torch import nn
@@ -401,10 +401,10 @@ def make_result(facts: RunFacts, moment: Moment, name: str, role: Role, counts: 
 
 @dataclass(frozen=True)
 class Validation:
-    """Accuracy on the validation set at one step; nothing else may choose a checkpoint."""
+    """The score on the validation set at one step; nothing else may choose a checkpoint."""
 
     step: int
-    top1: float
+    score: float  # higher is better
 
     @staticmethod
     def of(result: Result) -> "Validation":
@@ -414,17 +414,17 @@ class Validation:
                 f"step {result.step}: found a result on the test set {quoted(result.set, 60)}, expected validation; "
                 "a checkpoint that was chosen by a test set has no test result"
             )
-        return Validation(result.step, result.top1)
+        return Validation(result.step, result.score)
 
 
 def select(history: Sequence[Validation]) -> int:
-    """The step with the best accuracy on the validation set, the earliest of equals. Raises ValueError without one."""
+    """The step with the best score on the validation set, the earliest of equals. Raises ValueError without one."""
     best = None
     for one in history:
         if not isinstance(one, Validation):
             raise TypeError(f"select: found {type(one).__name__}, expected Validation")
-        if math.isfinite(one.top1) and (best is None or (one.top1, -one.step) > (best.top1, -best.step)):
+        if math.isfinite(one.score) and (best is None or (one.score, -one.step) > (best.score, -best.step)):
             best = one
     if best is None:
-        raise ValueError("select: found no validation result with a finite accuracy, expected at least one")
+        raise ValueError("select: found no validation result with a finite score, expected at least one")
     return best.step

@@ -87,6 +87,11 @@ class Result(BaseModel):
         return self
 
     @property
+    def score(self) -> float:
+        """The one number of this evaluation, as people compare it."""
+        return self.top1
+
+    @property
     def key(self) -> Key:
         """What identifies a measurement: of two lines with the same key the later counts, as after a resume.
 

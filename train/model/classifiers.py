@@ -1,8 +1,8 @@
 """Classifiers by name: timm's, and a small ResNet for experiments on a laptop.
 
 In: `ModelSpec` (from the recipe), the quotas of a group, the image size and a seed; weights from a local safetensors
-file if the recipe names one. Out: a model in training mode, its BN layers converted as the recipe says. Nothing is
-written and nothing downloaded.
+file if the recipe names one. Out: a model in training mode, its BN layers converted as the recipe says, and how it
+wants its pictures. Nothing is written and nothing downloaded.
 
 Initial weights depend on the spec and the seed alone; the process's random state is left as it was.
 """
@@ -13,11 +13,12 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shards.disk.safe_text import quoted
+from train.model.normalisation import IMAGENET, Normalisation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 SANDBOX = "sandbox_resnet"
 NAME_PATTERN = re.compile(r"[a-z0-9_]+")  # no hub address, no tag of weights: those come from a file
 WEIGHTS = "model.safetensors"
+
+Mean = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
 
 
 class ModelSpec(BaseModel):
@@ -44,6 +48,15 @@ class ModelSpec(BaseModel):
     bn: Literal["rank", "group", "world"] = Field(
         default="rank", description="whose samples batch statistics are taken over: a rank's, one group's, all ranks'"
     )
+    mean: tuple[Mean, Mean, Mean] | None = Field(
+        default=None, description="of the pictures' channels in 0..1; null = as timm says of the model, else ImageNet's"
+    )
+    std: tuple[Deviation, Deviation, Deviation] | None = Field(default=None, description="likewise")
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether layers of batch normalisation are replaced by those of `train.model.aux_bn`."""
+        return self.aux == "bn" or self.bn != "rank"
 
 
 def build(spec: ModelSpec, quotas: Sequence[int], seed: int, size_px: int) -> nn.Module:
@@ -60,9 +73,23 @@ def build(spec: ModelSpec, quotas: Sequence[int], seed: int, size_px: int) -> nn
         model = _create(spec, size_px)
     if spec.pretrained is not None:
         _load(model, spec.pretrained)
-    if spec.aux == "bn" or spec.bn != "rank":
+    if spec.is_converted:
         model = convert(model, quotas if spec.aux == "bn" else (sum(quotas),), per_group=spec.bn == "group")
     return convert_sync(model) if spec.bn == "world" else model
+
+
+def normalisation_of(spec: ModelSpec) -> Normalisation:
+    """What the recipe says; else what timm says of the model; else ImageNet's."""
+    own = IMAGENET
+    if None in (spec.mean, spec.std) and spec.name != SANDBOX and NAME_PATTERN.fullmatch(spec.name):
+        import timm
+
+        config = timm.models.get_pretrained_cfg(spec.name)
+        if config is not None:
+            (r, g, b), (sr, sg, sb) = config.mean, config.std
+            own = Normalisation((r, g, b), (sr, sg, sb))
+    mean = own.mean if spec.mean is None else spec.mean
+    return Normalisation(mean, own.std if spec.std is None else spec.std)
 
 
 def _create(spec: ModelSpec, size_px: int) -> nn.Module:

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from train.model.aux_bn import aux_keys
-
 
 class Ema:
     """The averaged tensors, in fp32 at least and on the model's device."""
@@ -69,17 +67,6 @@ class Ema:
             yield
         finally:
             _copy_into(live, kept)
-
-    def export_plain(self, model: nn.Module) -> dict[str, Tensor]:
-        """Copies of the averaged tensors of the plain model, under its names and in its types."""
-        live = model.state_dict()
-        _check_names(self.tensors, live)
-        dropped = aux_keys(model)
-        return {
-            name: tensor.to(live[name].dtype).clone(memory_format=torch.contiguous_format)
-            for name, tensor in self.tensors.items()
-            if name not in dropped
-        }
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Kind = Literal["single", "ddp", "deepspeed"]
+Forward = Callable[..., Any]  # what the model takes -> what it gives, in the engine's precision
 
 
 class EngineSpec(BaseModel):
@@ -54,7 +55,7 @@ class Engine:
     """What the loop needs of an engine. `model` is the bare one: its names are those of every file."""
 
     model: nn.Module
-    forward: Callable[[Tensor], Tensor]  # pictures to logits
+    forward: Forward
     step: Callable[[Tensor, float], bool]  # loss, learning rate; False: the gradient was not finite, nothing changed
     optimizer_state: Callable[[], dict[str, Tensor]]  # on the CPU; called by all ranks
     load_optimizer: Callable[[Mapping[str, Tensor]], None]
@@ -100,10 +101,9 @@ def _ddp(spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: torch.dev
 def _plain(spec: EngineSpec, optim: OptimSpec, model: nn.Module, called: nn.Module, device: torch.device) -> Engine:
     optimizer = make_optimizer(optim, model)
 
-    def forward(pictures: Tensor) -> Tensor:
+    def forward(*inputs: Any) -> Any:
         with autocast(spec, device):
-            logits: Tensor = called(pictures)
-        return logits
+            return called(*inputs)
 
     def step(loss: Tensor, rate: float) -> bool:
         optimizer.zero_grad(set_to_none=True)

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from shards.stream.mix import MixPlan
-
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet's pictures in 0..1, as almost all published weights expect
-STD = (0.229, 0.224, 0.225)
+from train.model.normalisation import Normalisation
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +36,18 @@ class DeviceMix:
 
 
 def to_input(
-    images: npt.NDArray[np.uint8], device: torch.device, mix: DeviceMix | None = None, channels_last: bool = False
+    images: npt.NDArray[np.uint8],
+    device: torch.device,
+    normal: Normalisation,
+    mix: DeviceMix | None = None,
+    channels_last: bool = False,
 ) -> Tensor:
     """fp32 (N, 3, H, W). `images` may be overwritten as soon as the device has finished what was asked of it so far."""
     pixels_NHWC = torch.from_numpy(images).to(device, non_blocking=True).float()
     if mix is not None:
         pixels_NHWC = mixed(pixels_NHWC, mix)
-    mean_3 = torch.tensor(MEAN, device=device) * 255
-    std_3 = torch.tensor(STD, device=device) * 255
+    mean_3 = torch.tensor(normal.mean, device=device) * 255
+    std_3 = torch.tensor(normal.std, device=device) * 255
     pixels_N3HW = pixels_NHWC.sub(mean_3).div_(std_3).permute(0, 3, 1, 2)
     return pixels_N3HW if channels_last else pixels_N3HW.contiguous()
 

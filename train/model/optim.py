@@ -12,7 +12,7 @@ Shapes: N samples of a batch, G groups of it, Q samples of a group, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -71,11 +71,16 @@ class Loss:
     """The loss to descend, and what it is made of, for the log."""
 
     total: Tensor
-    parts: tuple[Tensor, ...]  # mean over the samples of each domain, detached
+    parts: Mapping[str, Tensor]  # detached, by name; the same names in every step
 
 
-def loss_of(spec: OptimSpec, logits_NC: Tensor, labels_N: Tensor, mix: DeviceMix | None, quotas: Sequence[int]) -> Loss:
-    """Cross-entropy in nats; of a mixed sample, that of its own label and of its partner's by their shares."""
+def loss_of(
+    spec: OptimSpec, logits_NC: Tensor, labels_N: Tensor, mix: DeviceMix | None, quotas: Mapping[str, int]
+) -> Loss:
+    """Cross-entropy in nats; of a mixed sample, that of its own label and of its partner's by their shares.
+
+    `quotas`: domain -> its samples in a group, in the group's order. The parts are the means over each domain.
+    """
     from torch.nn import functional as F
 
     wide_NC = logits_NC.float()
@@ -85,12 +90,13 @@ def loss_of(spec: OptimSpec, logits_NC: Tensor, labels_N: Tensor, mix: DeviceMix
             wide_NC, labels_N[mix.partner_N], reduction="none", label_smoothing=spec.label_smoothing
         )
         each_N = mix.share_N * each_N + (1 - mix.share_N) * other_N
-    each_GQ = each_N.view(-1, sum(quotas))
-    parts = tuple(part.mean() for part in each_GQ.split(list(quotas), dim=1))
+    sizes = list(quotas.values())
+    each_GQ = each_N.view(-1, sum(sizes))
+    parts = [part.mean() for part in each_GQ.split(sizes, dim=1)]
     if spec.loss == "pooled":
         total = each_N.mean()
-    elif len(quotas) == 1:
+    elif len(sizes) == 1:
         total = parts[0]
     else:
-        total = parts[0] + spec.lam * each_GQ[:, quotas[0] :].mean()
-    return Loss(total, tuple(part.detach() for part in parts))
+        total = parts[0] + spec.lam * each_GQ[:, sizes[0] :].mean()
+    return Loss(total, {name: part.detach() for name, part in zip(quotas, parts, strict=True)})

@@ -1,28 +1,28 @@
-"""One step of a training on pictures that are on the device: forward, loss, backward, the weights and their average.
+"""One step of a training: forward, loss, backward, the weights and their average.
 
-In: what all steps have in common (`Descent`), then pictures, labels and a learning rate. Out: `Stepped`. On disk:
+In: what all steps have in common (`Descent`), then what makes the loss, and a learning rate. Out: `Stepped`. On disk:
 nothing.
 
 Knows neither the stream nor what decodes pictures, so that a step can be timed where these are not installed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from train.model.ema import Ema
-from train.model.engine import Engine
-from train.model.input import DeviceMix
-from train.model.optim import OptimSpec, loss_of
+from train.model.engine import Engine, Forward
+from train.model.optim import Loss
 
 
 @dataclass(frozen=True)
 class Stepped:
     """What came of a step."""
 
-    numbers: Tensor  # (1 + domains,) on the device: the loss, and its mean over the samples of each domain
+    numbers: Tensor  # (1 + parts,) on the device: the loss and its parts
+    names: tuple[str, ...]  # of the parts
     moved: bool  # False: loss or gradient was not finite, and the weights and their average stayed as they were
 
     @property
@@ -54,24 +54,22 @@ class Descent:
     """What all steps of a training have in common."""
 
     engine: Engine
-    optim: OptimSpec
-    quotas: Sequence[int]
     ema: Ema | None
     kept: KeptBuffers | None  # None: a step that does not move leaves the running statistics it has made
 
-    def step(self, pictures: Tensor, labels: Tensor, mix: DeviceMix | None, rate: float) -> Stepped:
-        """A rank's batch of whole groups: fp32 (N, 3, H, W) and (N,), both on the model's device."""
+    def step(self, loss_of: Callable[[Forward], Loss], rate: float) -> Stepped:
+        """`loss_of` makes the loss of this rank's batch; the forward pass it is given is the engine's."""
         model = self.engine.model
         if self.kept is not None:
             self.kept.take(model)
-        loss = loss_of(self.optim, self.engine.forward(pictures), labels, mix, self.quotas)
+        loss = loss_of(self.engine.forward)
         moved = self.engine.step(loss.total, rate)
         if not moved and self.kept is not None:
             self.kept.put_back(model)
         if moved and self.ema is not None:
             self.ema.update(model)
         # left on the device: a step waits for one number only, the norm of its gradient
-        return Stepped(torch.stack([loss.total.detach(), *loss.parts]), moved)
+        return Stepped(torch.stack([loss.total.detach(), *loss.parts.values()]), tuple(loss.parts), moved)
 
 
 def _of_sort(model: nn.Module, is_float: bool) -> list[Tensor]:

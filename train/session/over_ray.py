@@ -1,6 +1,6 @@
 """A training started as several ranks over Ray.
 
-In: a recipe, the run's folder, how many ranks, a stop flag. Out: a `StartOutcome`. On disk, below `<run>/logs/<life>/`:
+In: a recipe, the run's folder, how many ranks, a stop flag. Out: a `RayOutcome`. On disk, below `<run>/logs/<life>/`:
 `recipe.yaml`, resolved, which all ranks read, and what each of them said, `rank-NNN.txt` (on its own machine, if the
 folder is not shared); the rest is the training's, see `train.session.session`.
 
@@ -17,18 +17,18 @@ from pathlib import Path
 from cluster.fan_out.attempt import life_id
 from cluster.process.environment import named_cluster
 from cluster.process.stop_flag import StopFlag
-from cluster.ranks.group import find_place
 from cluster.ranks.over_ray import RanksSpec, log_of, run_ranks
+from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from train.recipe import TrainRecipe, check_ranks
 
 LOGS = "logs"
 # -P: modules come from the checkout alone, never from the folder it starts in
-PROGRAM = ("-P", "-m", "train.session.program")
+PROGRAM = ("-P", "-m", "train.program")
 
 
 @dataclass(frozen=True)
-class StartOutcome:
+class RayOutcome:
     """How the ranks ended, as the command line says it."""
 
     exit_code: int
@@ -36,7 +36,7 @@ class StartOutcome:
     is_good: bool  # done, or stopped as asked
 
 
-def check_start(recipe: TrainRecipe, ranks: int, environment: Mapping[str, str]) -> None:
+def check_over_ray(recipe: TrainRecipe, ranks: int, environment: Mapping[str, str]) -> None:
     """Raises ValueError for ranks that cannot be started here, or that the recipe does not fit."""
     place = find_place(environment)
     if place.launcher != "plain":
@@ -47,8 +47,8 @@ def check_start(recipe: TrainRecipe, ranks: int, environment: Mapping[str, str])
     check_ranks(recipe, ranks)
 
 
-def describe_start(recipe: TrainRecipe, ranks: int, out: Path, environment: Mapping[str, str]) -> str:
-    """What `start` would do, in a line."""
+def describe_over_ray(recipe: TrainRecipe, ranks: int, out: Path, environment: Mapping[str, str]) -> str:
+    """What `train_over_ray` would do, in a line."""
     spec = _spec(recipe, ranks)
     where = named_cluster(environment)
     cluster = f"the cluster at {where}" if where else "a cluster on this machine"
@@ -60,7 +60,9 @@ def describe_start(recipe: TrainRecipe, ranks: int, out: Path, environment: Mapp
     )
 
 
-def start(recipe: TrainRecipe, out: Path, ranks: int, stop: StopFlag, say: Callable[[str], None]) -> StartOutcome:
+def train_over_ray(
+    recipe: TrainRecipe, out: Path, ranks: int, stop: StopFlag, say: Callable[[str], None]
+) -> RayOutcome:
     """Train until the end or until `stop`; `say` gets the lines of rank 0.
 
     Raises ClusterError if the ranks cannot be started, OSError if the folder cannot be written.
@@ -73,9 +75,9 @@ def start(recipe: TrainRecipe, out: Path, ranks: int, stop: StopFlag, say: Calla
     ended = run_ranks([*PROGRAM, str(asked), str(out)], _spec(recipe, ranks), here, here / life, stop, say)
     if ended.cause is not None:
         line = f"{ended.cause.sentence()}; see {log_of(life, ended.cause.rank)}"
-        return StartOutcome(ended.exit_code, line, is_good=False)
+        return RayOutcome(ended.exit_code, line, is_good=False)
     line = ended.said or f"{out}: stopped before the ranks had begun ({stop.reason}); the same command goes on"
-    return StartOutcome(ended.exit_code, line, is_good=True)
+    return RayOutcome(ended.exit_code, line, is_good=True)
 
 
 def _spec(recipe: TrainRecipe, ranks: int) -> RanksSpec:

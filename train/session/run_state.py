@@ -1,13 +1,13 @@
 """All that a training needs to go on: from the live objects to the parts of a checkpoint and back.
 
-In: an engine, the moving average, `RunState`. Out: named parts for `train.session.checkpoint`, and the live objects
+In: the live `Weights`, `RunState`. Out: named parts for `train.session.checkpoint`, and the live objects
 filled from them. On disk, in a checkpoint's folder:
 
     model.safetensors       the model, auxiliary layers included; running statistics combined over the ranks
     ema.safetensors         the moving average, likewise, if there is one
     ranks.safetensors       each rank's own running statistics before they were combined: [rank, all numbers end to end]
     optimizer.safetensors   see train.model.engine
-    chosen.safetensors      the plain weights with the best validation so far, if there are some
+    chosen.safetensors      what the Task keeps of the weights with the best validation so far, if there are some
     state.json              `RunState`
 
 With as many ranks as before, training goes on exactly; with another number, from the combined statistics. There is no
@@ -30,8 +30,7 @@ from cluster.ranks.group import Ranks
 from cluster.recipes.load import canonical_json
 from shards.disk.safe_text import quoted
 from train.model.bn_statistics import combine
-from train.model.ema import Ema
-from train.model.engine import Engine
+from train.session.weights import Weights
 
 VERSION = 2
 
@@ -48,7 +47,7 @@ class RunState(BaseModel):
     skipped_in_row: int = Field(ge=0)
     ema_updates: int | None
     stream: dict[str, Any]
-    history: tuple[tuple[int, float], ...] = Field(description="step and top-1 on the validation set")
+    history: tuple[tuple[int, float], ...] = Field(description="step and score on the validation set")
     chosen: int | None = Field(description="step of the weights in chosen.safetensors")
     seconds: float = Field(ge=0, description="of training, over all lives")
     wait_s: float = Field(ge=0, description="of them waiting for data, on rank 0")
@@ -63,19 +62,20 @@ def part_names(has_ema: bool) -> tuple[str, ...]:
 
 
 def pack(
-    engine: Engine, ema: Ema | None, chosen: Mapping[str, Tensor] | None, state: RunState, ranks: Ranks
+    weights: Weights, chosen: Mapping[str, Tensor] | None, state: RunState, ranks: Ranks
 ) -> Iterator[tuple[str, bytes]]:
     """The parts, made one by one; nothing live is changed. All ranks call it, only rank 0 gets any. What the ranks have
     to say to each other is said before it returns: a disk that fails on rank 0 keeps nobody waiting.
 
     Raises ValueError for weights that are not finite: they are no state to go on from.
     """
-    model = _combined(engine.model, None)
-    averaged = None if ema is None else _combined(engine.model, ema.tensors)
-    own = {"model": ranks.rows(_flat(engine.model, engine.model.state_dict()))}
+    live, ema = weights.model, weights.ema
+    model = _combined(live, None)
+    averaged = None if ema is None else _combined(live, ema.tensors)
+    own = {"model": ranks.rows(_flat(live, live.state_dict()))}
     if ema is not None:
-        own["ema"] = ranks.rows(_flat(engine.model, ema.tensors))
-    optimizer = engine.optimizer_state()
+        own["ema"] = ranks.rows(_flat(live, ema.tensors))
+    optimizer = weights.engine.optimizer_state()
     if ranks.rank != 0:
         return iter(())
     for name, tensor in [*model.items(), *(averaged or {}).items()]:
@@ -124,12 +124,10 @@ def _check_version(data: bytes) -> None:
             )
 
 
-def unpack(
-    parts: Mapping[str, bytes], state: RunState, engine: Engine, ema: Ema | None, ranks: Ranks
-) -> dict[str, Tensor] | None:
+def unpack(parts: Mapping[str, bytes], state: RunState, weights: Weights, ranks: Ranks) -> dict[str, Tensor] | None:
     """Fill model, average and optimiser; the chosen weights. Raises ValueError for a tensor that is missing or does not
     fit."""
-    model = engine.model
+    model, ema = weights.model, weights.ema
     tensors = _tensors(parts, "model.safetensors")
     _check(tensors, model.state_dict(), "model.safetensors")
     with torch.no_grad():
@@ -150,7 +148,7 @@ def unpack(
         raise ValueError(
             f"checkpoint: found no state of the optimiser after {state.moved} steps, expected one; take an earlier one"
         )
-    engine.load_optimizer(optimizer)
+    weights.engine.load_optimizer(optimizer)
     if state.chosen is None:
         return None
     if "chosen.safetensors" not in parts:

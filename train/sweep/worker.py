@@ -29,7 +29,7 @@ from cluster.process.exit import EXIT_AGAIN
 from cluster.process.failure import last_line
 from cluster.process.identity import ProcessId, alive, kill_here, session_members, start_ticks, this_place, this_process
 from cluster.process.supervisor import start_supervised
-from cluster.ranks.group import without_ranks
+from cluster.ranks.place import without_ranks
 from shards.disk.record import JSON
 from train.evaluate.results import RESULTS, read_results
 
@@ -57,7 +57,7 @@ class SweepJob(BaseModel):
     folder: str = Field(description="absolute; the sweep's")
     home: str = Field(description="checkout whose code runs")
     start_in: str = Field(description="absolute; what relative paths in recipes count from")
-    program: tuple[str, ...] = Field(description="what trains a run, given recipe file and folder; empty: one_run")
+    program: tuple[str, ...] = Field(description="trains a run, given recipe file and folder; empty: train.program")
     deadline_s: float
     runs: tuple[RunJob, ...]
 
@@ -99,7 +99,7 @@ class SweepWorker:
         _end_earlier(note)
         log = logs / f"{run.name}-{attempt}.txt"
         # -P: modules come from `home` alone, never from the folder that the run starts in
-        program = self.job.program or (sys.executable, "-P", "-m", "train.session.program")
+        program = self.job.program or (sys.executable, "-P", "-m", "train.program")
         command = [*program, str(self.folder / "recipes" / f"{run.name}.yaml"), str(self.folder / run.name)]
         home, start_in, environment = Path(self.job.home), Path(self.job.start_in), without_ranks(os.environ)
         with log.open("wb") as output:

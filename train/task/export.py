@@ -1,7 +1,7 @@
 """The result of a training as others read it: plain weights that timm loads.
 
-In: plain tensors (`train.model.aux_bn.export_plain`, `Ema.export_plain`), the recipe. Out: the plain model with these
-weights. On disk, in the run's folder, each replaced as a whole:
+In: plain tensors (`train.model.aux_bn.export_plain`), the recipe. Out: the plain model with these weights. On disk, in
+the run's folder, each replaced as a whole:
 
     model.safetensors   names and shapes of the plain model
     model.json          its name in timm, classes, picture size, normalisation, which step and weights these are
@@ -20,12 +20,12 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from shards.disk.replace import replace_file
+from train.evaluate.data_check import open_domains, read_names
 from train.evaluate.evaluate import evaluating
 from train.model.bn_statistics import Distance
 from train.model.classifiers import build
-from train.model.input import MEAN, STD
+from train.model.normalisation import Normalisation
 from train.recipe import TrainRecipe
-from train.session.data_check import open_domains, read_names
 
 MODEL, ABOUT, DISTANCES = "model.safetensors", "model.json", "bn_distances.json"
 TOLERANCE = 1e-4  # of logits: fused and plain kernels may round differently
@@ -39,12 +39,12 @@ def plain_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Module
     return model.eval()
 
 
-def check_same_output(trained: nn.Module, plain: nn.Module, recipe: TrainRecipe, device: torch.device) -> None:
-    """Raises ValueError unless both models, with the same weights, answer the same; `trained` is on `device`.
+def check_same_output(trained: nn.Module, plain: nn.Module, size: int, device: torch.device) -> None:
+    """Raises ValueError unless both models, with the same weights, answer the same about pictures of `size` px;
+    `trained` is on `device`.
 
     In full precision and uncompiled: what is compared are the models, not two ways to round.
     """
-    size = recipe.data.size_px
     pictures = torch.linspace(-2, 2, 2 * 3 * size * size).sin_().view(2, 3, size, size)
     plain = plain.to(device)
     whole_fp32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 is torch's default for convolutions
@@ -64,24 +64,25 @@ def write_export(
     recipe: TrainRecipe,
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
+    normal: Normalisation,
     layers: Sequence[Distance],
-    last_step: int,
 ) -> None:
-    """`facts` go into model.json beside what the recipe says; `layers` are those of the live model at `last_step`."""
+    """`facts` go into model.json beside what the recipe says; `layers` are those of the last step's model."""
     about = {
         "model": recipe.model.name,
         "num_classes": recipe.model.num_classes,
         "size_px": recipe.data.size_px,
         "crop_pct": recipe.evaluate.crop_pct,
         "interpolation": "bicubic",
-        "mean": list(MEAN),
-        "std": list(STD),
+        "mean": list(normal.mean),
+        "std": list(normal.std),
         "class_names": class_names(recipe),
         **facts,
     }
     replace_file(folder / MODEL, to_safetensors(dict(tensors)))
     if layers:
-        measured = {"step": last_step, "weights": "last", "layers": [dataclasses.asdict(layer) for layer in layers]}
+        rows = [dataclasses.asdict(layer) for layer in layers]
+        measured = {"step": recipe.schedule.steps, "weights": "last", "layers": rows}
         replace_file(folder / DISTANCES, (json.dumps(measured, indent=1) + "\n").encode())
     replace_file(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
 

@@ -20,14 +20,12 @@ from gen.llm.ask import open_llm
 from gen.llm.spec import LlmSpec
 from gen.model.clip import Clip, ClipSpec
 from gen.names.wordnet import senses_of
+from gen.prompts.candidates import MAX_PHRASE_CHARS, MAX_PHRASE_WORDS, clean_candidates
 from gen.prompts.meanings import (
-    MAX_PHRASE_CHARS,
-    MAX_PHRASE_WORDS,
     TABLE_COLUMNS,
     Meaning,
     MeaningSpec,
     choose_meanings,
-    clean_candidates,
     dump_meanings,
     given_meanings,
     meaning_table,

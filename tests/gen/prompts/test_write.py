@@ -24,7 +24,7 @@ import torch
 import yaml
 
 import sixfold
-from gen.prompts.prompts import Prompt, PromptTable
+from gen.prompts.table import Prompt, PromptTable
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from sandbox.captions import NUMERAL_MEANINGS

@@ -15,7 +15,7 @@ from shards.set.writer import ShardWriter
 from shards.stream.index import load_index
 from shards.views.image_folder import import_image_folder
 from tests.support.small_data_set import FINGERPRINT, picture, sample
-from train.session.data_check import Opened, check_names
+from train.evaluate.data_check import Opened, check_names
 
 Ids = Mapping[str, tuple[int, str]]  # folder -> id and name
 

@@ -19,16 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
 from cluster.ranks.over_ray import free_port
+from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe, load_recipe
 from shards.disk.home import home
 from shards.set.manifest import read_table, write_subset
 from shards.stream.read_all import read_all
 from shards.stream.spec import DomainSpec, EvalSpec
 from tests.support.small_data_set import write_data_set, write_foreign
-from tests.support.small_training import small_recipe, write_sets
+from tests.support.small_training import measured, small_recipe, write_sets
 from tests.support.training_results import result
+from train.evaluate.data_check import open_domains
 from train.evaluate.evaluate import (
     AnswerKey,
     Counts,
@@ -45,11 +47,9 @@ from train.evaluate.evaluate import (
     read_label_map,
     select,
 )
-from train.evaluate.measure import measure
 from train.evaluate.results import read_results, write_results
-from train.model.input import MEAN, STD
+from train.model.normalisation import IMAGENET
 from train.recipe import TrainRecipe
-from train.session.data_check import open_domains
 
 REPO = home()
 CPU = torch.device("cpu")
@@ -202,7 +202,7 @@ class Brightest(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         assert not self.training
         self.shown.append(images)
-        mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+        mean, std = torch.tensor(IMAGENET.mean).view(1, 3, 1, 1), torch.tensor(IMAGENET.std).view(1, 3, 1, 1)
         pixels = (images * std + mean).mul(255).round().to(torch.uint8)
         return torch.from_numpy(brightest(pixels.permute(0, 2, 3, 1).numpy()))
 
@@ -230,17 +230,17 @@ def test_a_model_sees_the_pictures_normalised_and_shown_as_the_recipe_says(tmp_p
     [one] = open_sets(recipe.evaluate, 5)
     model = Brightest()
     with Ranks(find_place({})) as ranks:
-        counts = measure(model, one, recipe, CPU, ranks)
+        counts = measured(model, one, recipe, ranks)
     spec = EvalSpec(source=one.spec.source, size_px=32, crop_pct=1.0)
     batches = list(read_all(spec, one.opened.index, recipe.evaluate.batch))
     assert counts.as_array().tolist() == count_batches(batches, brightest, one.key).as_array().tolist()
     for seen, batch in zip(model.shown, batches, strict=True):
-        expected = (batch.images / 255.0 - np.array(MEAN)) / np.array(STD)
+        expected = (batch.images / 255.0 - np.array(IMAGENET.mean)) / np.array(IMAGENET.std)
         assert np.abs(seen.permute(0, 2, 3, 1).numpy() - expected)[batch.valid].max() < 1e-5
     assert model.training
     narrow = small_recipe(tmp_path, evaluate__crop_pct=0.5, evaluate__validation=None)
     with Ranks(find_place({})) as ranks:
-        measure(model, one, narrow, CPU, ranks)
+        measured(model, one, narrow, ranks)
     assert not torch.equal(model.shown[0], model.shown[len(batches)])
 
 
@@ -249,13 +249,13 @@ def test_a_set_that_grew_or_was_relabelled_meanwhile_is_measured_as_it_was_opene
     recipe = small_recipe(tmp_path, evaluate__validation=None)
     [one] = open_sets(recipe.evaluate, 5)
     with Ranks(find_place({})) as ranks:
-        before = measure(Brightest(), one, recipe, CPU, ranks).as_array().tolist()
+        before = measured(Brightest(), one, recipe, ranks).as_array().tolist()
         write_data_set(tmp_path / "more", num_shards=3)
         for file in (tmp_path / "more").glob("00002*"):
             shutil.copy(file, tmp_path / "held-out")
-        assert measure(Brightest(), one, recipe, CPU, ranks).as_array().tolist() == before
+        assert measured(Brightest(), one, recipe, ranks).as_array().tolist() == before
         exchange(tmp_path / "held-out", lambda row: {**row, "class_id": (row["class_id"] + 1) % 5})
-        assert measure(Brightest(), one, recipe, CPU, ranks).as_array().tolist() == before
+        assert measured(Brightest(), one, recipe, ranks).as_array().tolist() == before
 
 
 def exchange(folder: Path, change) -> None:
@@ -270,7 +270,7 @@ def test_a_set_of_equal_size_that_was_exchanged_meanwhile_is_refused(tmp_path):
     [one] = open_sets(recipe.evaluate, 5)
     exchange(tmp_path / "held-out", lambda row: {**row, "caption": "a picture of something else " * 40})
     with Ranks(find_place({})) as ranks, pytest.raises(ValueError, match="every sample of a test set is needed"):
-        measure(Brightest(), one, recipe, CPU, ranks)
+        measured(Brightest(), one, recipe, ranks)
 
 
 COUNTING_RANK = """
@@ -279,14 +279,15 @@ from pathlib import Path
 from cluster.recipes.load import load_recipe
 from tests.train.evaluate.test_evaluate import CPU, Brightest
 from train.evaluate.evaluate import open_sets
-from cluster.ranks.group import Ranks, find_place
-from train.evaluate.measure import measure
+from cluster.ranks.group import Ranks
+from cluster.ranks.place import find_place
+from tests.support.small_training import measured
 from train.recipe import TrainRecipe
 recipe = load_recipe(Path(sys.argv[1]), TrainRecipe)
 [one] = open_sets(recipe.evaluate, 5)
 with Ranks(find_place(os.environ)) as ranks:
     ranks.open(CPU, 60)
-    print(json.dumps(measure(Brightest(), one, recipe, CPU, ranks).as_array().tolist()))
+    print(json.dumps(measured(Brightest(), one, recipe, ranks).as_array().tolist()))
 """
 
 
@@ -334,7 +335,7 @@ def test_two_processes_count_what_one_counts(tmp_path):
     recipe = load_recipe(tmp_path / "recipe.yaml", TrainRecipe)
     [one] = open_sets(recipe.evaluate, 5)
     with Ranks(find_place({})) as ranks:
-        alone = measure(Brightest(), one, recipe, CPU, ranks).as_array().tolist()
+        alone = measured(Brightest(), one, recipe, ranks).as_array().tolist()
     assert [json.loads(output.splitlines()[-1]) for output, _ in said] == [alone, alone]
 
 
@@ -405,7 +406,7 @@ def test_v60_a_copy_of_tars_that_others_wrote_is_found_by_its_index(tmp_path):
     spec = EvaluateSpec(
         validation=SetSpec(source=str(tmp_path / "val")), tests={"t": SetSpec(source=str(tmp_path / "test"))}
     )
-    with pytest.raises(ValueError, match=r"found 3 samples that evaluate\.validation"):
+    with pytest.raises(ValueError, match=r"found 3 samples that are also in evaluate\.validation"):
         open_sets(spec, 5)
 
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from cluster.process.exit import EXIT_FOLLOWED
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
 from cluster.ranks.over_ray import free_port
+from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from shards.disk.home import home
 from shards.stream.index import load_index
@@ -366,7 +367,7 @@ def start_pair(folder: Path, out: Path) -> list["subprocess.Popen[bytes]"]:
     port = str(free_port())
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "train.session.program", str(folder / "recipe.yaml"), str(out)],
+            [sys.executable, "-m", "train.program", str(folder / "recipe.yaml"), str(out)],
             cwd=home(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

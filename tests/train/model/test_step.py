@@ -9,19 +9,23 @@ from torch.nn import functional
 from train.model.classifiers import ModelSpec, build
 from train.model.ema import Ema
 from train.model.engine import EngineSpec, make_engine
-from train.model.optim import OptimSpec
-from train.model.step import Descent, KeptBuffers
+from train.model.optim import OptimSpec, loss_of
+from train.model.step import Descent, KeptBuffers, Stepped
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
 OPTIM = OptimSpec(optimizer="sgd", lr=0.1, weight_decay=0.0, lam=0.5)
-QUOTAS = (4, 4)
+QUOTAS = {"real": 4, "synthetic": 4}
 
 
 def a_descent(kept: bool = True) -> Descent:
-    model = build(ModelSpec(name="sandbox_resnet", num_classes=5), QUOTAS, 0, 32)
-    engine = make_engine(EngineSpec(kind="single"), OPTIM, model, CPU, sum(QUOTAS))
-    return Descent(engine, OPTIM, QUOTAS, Ema(model, 0.9), KeptBuffers(model) if kept else None)
+    model = build(ModelSpec(name="sandbox_resnet", num_classes=5), tuple(QUOTAS.values()), 0, 32)
+    engine = make_engine(EngineSpec(kind="single"), OPTIM, model, CPU, sum(QUOTAS.values()))
+    return Descent(engine, Ema(model, 0.9), KeptBuffers(model) if kept else None)
+
+
+def step(descent: Descent, pictures: Tensor, labels: Tensor) -> Stepped:
+    return descent.step(lambda forward: loss_of(OPTIM, forward(pictures), labels, None, QUOTAS), 0.1)
 
 
 def a_batch() -> tuple[Tensor, Tensor]:
@@ -42,7 +46,7 @@ def test_a_step_moves_weights_statistics_and_average() -> None:
     model, ema = descent.engine.model, descent.ema
     assert ema is not None
     before, average = copies(model.state_dict()), copies(ema.tensors)
-    stepped = descent.step(*a_batch(), None, 0.1)
+    stepped = step(descent, *a_batch())
     assert stepped.moved
     assert changed(before, model.state_dict()) == set(before)
     assert changed(average, ema.tensors) == set(average)
@@ -56,7 +60,8 @@ def test_a_step_says_the_loss_and_that_of_each_domain() -> None:
     real, synthetic = (
         float(functional.cross_entropy(logits[rows], labels[rows])) for rows in (slice(0, 4), slice(4, 8))
     )
-    stepped = descent.step(pictures, labels, None, 0.1)
+    stepped = step(descent, pictures, labels)
+    assert stepped.names == ("real", "synthetic")
     assert torch.allclose(stepped.numbers[1:], torch.tensor([real, synthetic]))
     assert math.isclose(stepped.loss, real + 0.5 * synthetic, rel_tol=1e-6)
 
@@ -67,7 +72,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_at_all() -> None:
     assert ema is not None
     before, average = copies(model.state_dict()), copies(ema.tensors)
     pictures, labels = a_batch()
-    stepped = descent.step(pictures * math.inf, labels, None, 0.1)
+    stepped = step(descent, pictures * math.inf, labels)
     assert not stepped.moved
     assert math.isnan(stepped.loss)
     assert changed(before, model.state_dict()) == set()
@@ -79,6 +84,6 @@ def test_without_kept_buffers_only_the_running_statistics_show_such_a_step() -> 
     model = descent.engine.model
     before = copies(model.state_dict())
     pictures, labels = a_batch()
-    assert not descent.step(pictures * math.inf, labels, None, 0.1).moved
+    assert not step(descent, pictures * math.inf, labels).moved
     statistics = {name for name, _ in model.named_buffers()}
     assert changed(before, model.state_dict()) == statistics

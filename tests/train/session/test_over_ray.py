@@ -23,7 +23,7 @@ from cluster.recipes.load import dump_recipe
 from shards.disk.home import home
 from tests.support.small_training import last_state, small_recipe, train_alone, write_sets
 from train.recipe import check_ranks
-from train.session.over_ray import StartOutcome, start
+from train.session.over_ray import RayOutcome, train_over_ray
 
 pytestmark = pytest.mark.timeout(1200)  # some wait for three commands in turn
 TOLERANCE = 2e-6  # of weights, after six steps in fp32: sums over ranks are taken in another order
@@ -42,7 +42,7 @@ def test_ray_that_does_not_start_is_said_with_a_way_that_a_training_has(
     with pytest.raises(
         ClusterError, match=r"no room in /dev/shm.*, or start the ranks with torchrun or srun"
     ) as caught:
-        start(recipe(), tmp_path / "run", 2, StopFlag(), lambda line: None)
+        train_over_ray(recipe(), tmp_path / "run", 2, StopFlag(), lambda line: None)
     assert "in_process" not in str(caught.value)
 
 
@@ -72,7 +72,7 @@ def whole(cluster: dict[str, str], folder: Path) -> Path:
     """A training over Ray that nobody disturbed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        outcome = start(recipe(), Path("whole"), 2, StopFlag(), lambda line: None)
+        outcome = train_over_ray(recipe(), Path("whole"), 2, StopFlag(), lambda line: None)
     assert (outcome.exit_code, outcome.is_good) == (0, True), outcome.line
     return folder / "whole"
 
@@ -113,7 +113,7 @@ def test_two_ranks_over_ray_train_what_one_process_trains(
     monkeypatch.chdir(folder)
     lines: list[str] = []
     short = {"schedule__steps": 6, "schedule__epoch_steps": 3}
-    outcome = start(recipe(**short), Path("two"), 2, StopFlag(), lines.append)
+    outcome = train_over_ray(recipe(**short), Path("two"), 2, StopFlag(), lines.append)
     assert outcome.line.startswith("two: 6 steps, ")
     assert any(line.startswith("step 3: validation top-1") for line in lines)
     assert train_alone(recipe(**short, engine__kind="single"), Path("one")).exit_code == 0
@@ -231,6 +231,6 @@ def test_a_stop_before_the_ranks_begin_is_said(
     monkeypatch.chdir(folder)
     stop = StopFlag()
     stop.request("SIGUSR1")
-    outcome = start(recipe(), Path("early"), 2, stop, print)
+    outcome = train_over_ray(recipe(), Path("early"), 2, stop, print)
     line = "early: stopped before the ranks had begun (SIGUSR1); the same command goes on"
-    assert outcome == StartOutcome(75, line, is_good=True)
+    assert outcome == RayOutcome(75, line, is_good=True)

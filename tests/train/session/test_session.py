@@ -19,19 +19,19 @@ import yaml
 from safetensors.torch import load_file
 
 from cluster.process.stop_flag import StopFlag
-from cluster.ranks.group import Ranks, find_place
+from cluster.ranks.group import Ranks
+from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from shards.disk.home import home
 from shards.stream.index import load_index
 from tests.support.small_data_set import write_data_set
-from tests.support.small_training import NEVER, StopAfter, last_state, small_recipe, train_alone, write_sets
+from tests.support.small_training import NEVER, StopAfter, last_state, measured, small_recipe, train_alone, write_sets
 from train.evaluate.evaluate import Validation, open_set, select
-from train.evaluate.measure import measure
 from train.evaluate.results import read_results
 from train.model.aux_bn import aux_keys
 from train.model.classifiers import ModelSpec, build
 from train.recipe import TrainRecipe
-from train.session.session import train
+from train.run import train
 from train.task.export import class_names
 
 
@@ -146,10 +146,9 @@ def test_a_measured_model_has_every_module_in_the_mode_it_was_in(data: Path) -> 
     model = build(recipe.model, recipe.quotas, 0, 32)
     model.get_submodule("bn1").eval()  # frozen
     before = {name: module.training for name, module in model.named_modules()}
-    cpu = torch.device("cpu")
     one = open_set("one", "test", recipe.evaluate.tests["one"], recipe.model.num_classes)
     with Ranks(find_place({})) as ranks:
-        assert measure(model, one, recipe, cpu, ranks).n == 20
+        assert measured(model, one, recipe, ranks).n == 20
     assert {name: module.training for name, module in model.named_modules()} == before
     assert set(before.values()) == {True, False}
 
@@ -182,7 +181,7 @@ def test_sets_to_measure_on_are_looked_at_before_the_training(data: Path, tmp_pa
     with pytest.raises(ValueError, match="gone: found no folder"):
         run(small_recipe(data, evaluate__tests={"gone": {"source": str(data / "gone")}}), tmp_path / "gone")
     shared = str(data / "test") + "/"  # the validation set under another spelling
-    with pytest.raises(ValueError, match=r"found 13 samples that evaluate\.validation"):
+    with pytest.raises(ValueError, match=r"found 13 samples that are also in evaluate\.validation"):
         run(small_recipe(data, evaluate__tests={"same": {"source": shared}}), tmp_path / "same")
     for out in (tmp_path / "gone", tmp_path / "same"):
         assert lines(out, "train") == []
@@ -338,7 +337,7 @@ def test_d12_a_signal_to_the_process_saves_and_ends_with_75(data: Path, tmp_path
 
 def start(recipe: Path, out: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-m", "train.session.program", str(recipe), str(out)],
+        [sys.executable, "-m", "train.program", str(recipe), str(out)],
         cwd=home(),
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(home())},

@@ -27,16 +27,9 @@ from tests.support.sweep_recipe import SmallRecipe
 from train.evaluate.results import RESULTS, find_results, read_results, write_results
 from train.recipe import recipe_digest
 from train.report.comparison import compare
-from train.sweep.sweep import (
-    DataOf,
-    Digests,
-    MakeSpec,
-    SweepOutcome,
-    SweepSpec,
-    describe_sweep,
-    plan_runs,
-    run_sweep,
-)
+from train.sweep.done import DataOf, Digests, describe_sweep
+from train.sweep.plan import MakeSpec, SweepSpec, plan_runs
+from train.sweep.run import SweepOutcome, run_sweep
 from train.sweep.worker import RunJob, SweepJob, SweepWorker
 
 REPO = home()
@@ -211,7 +204,7 @@ def test_a_run_is_no_rank_of_the_job_in_which_the_sweep_runs(tmp_path, monkeypat
         monkeypatch.setenv(name, value)
     for name, value in {"JOB_ID": "7", "STEP_ID": "0", "PROCID": "1", "NTASKS": "2", "LOCALID": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    tell = "import os, sys; from cluster.ranks.group import find_place; "
+    tell = "import os, sys; from cluster.ranks.place import find_place; "
     tell += "print(find_place(os.environ).launcher); sys.exit(3)"
     spec = spec_of(TWO_POINTS, seeds=1, cluster=FanOutSpec(in_process=True, attempts=1))
     program = (sys.executable, "-c", tell)
@@ -423,6 +416,14 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path):
 
 
 # data that changed
+
+
+def test_a_folder_of_another_sweep_is_refused_and_left_as_it_is(tmp_path):
+    sweep(spec_of(TWO_POINTS, seeds=1), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r'found a sweep with another recipe \(name: "scale" before, "other" now\)'):
+        sweep(spec_of(TWO_POINTS, seeds=1, name="other"), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_results_over_data_that_were_made_anew_stop_the_sweep_before_it_trains(tmp_path):

@@ -1,8 +1,8 @@
-"""The program of one rank, or of a run that is one process: `python -m train.session.program RECIPE FOLDER`.
+"""The program of one rank, or of a run that is one process: `python -m train.program RECIPE FOLDER`.
 
 In: a resolved recipe and the run's folder; the environment says which rank this is. Out: on stdout one line, how it
 ended; the exit code, as that of `sixfold train`, or `EXIT_FOLLOWED` if only another rank knows why. On disk: what
-`train.session.session` writes into the folder.
+`train.session.in_folder` writes into the folder.
 
 A run whose starter is gone (killed, machine taken back) saves and ends too: nobody waits for it any more.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from cluster.process.exit import EXIT_FOLLOWED, EXIT_MISTAKE
 from cluster.process.stop_flag import StopFlag
-from cluster.ranks.group import RankFailed, Ranks, find_place
+from cluster.ranks.group import RankFailed, Ranks
+from cluster.ranks.place import find_place
 from cluster.recipes.load import load_recipe
 from shards.disk.home import home
 from shards.disk.safe_text import one_line
@@ -30,7 +31,7 @@ def main(recipe: Path, folder: Path) -> int:
             threading.Thread(target=_stop_without, args=(os.getppid(), stop), daemon=True).start()
             with Ranks(find_place(os.environ)) as ranks:
                 chosen = load_recipe(recipe, TrainRecipe)
-                from train.session.session import train  # seconds: torch and timm
+                from train.run import train  # seconds: torch and timm
 
                 outcome = train(chosen, folder, home(), stop, ranks)
     except (ValueError, OSError) as error:

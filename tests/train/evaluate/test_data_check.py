@@ -13,8 +13,8 @@ from shards.stream.index import load_index
 from shards.stream.spec import DomainSpec
 from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set, write_foreign
 from tests.support.small_training import small_recipe, train_alone, write_sets
+from train.evaluate.data_check import MAX_TABLES, Opened, check_names, open_domains
 from train.recipe import deciding
-from train.session.data_check import MAX_TABLES, Opened, check_names, open_domains
 
 
 def write_named(folder: Path, names: Mapping[int, str], mixed: bool = True) -> Opened:
@@ -154,6 +154,8 @@ def test_a_training_compares_the_names_first_unless_its_recipe_says_otherwise(tm
 def test_a_training_that_would_be_measured_on_its_own_pictures_does_not_start(tmp_path: Path) -> None:
     write_sets(tmp_path)
     recipe = small_recipe(tmp_path, evaluate__tests={"one": {"source": str(tmp_path / "real")}})
-    with pytest.raises(ValueError, match=r"evaluate\.tests\.one .*: found 20 samples that data\.domains\.real"):
+    with pytest.raises(
+        ValueError, match=r"evaluate\.tests\.one .*: found 20 samples that are also in data\.domains\.real"
+    ):
         train_alone(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "results.jsonl").exists()

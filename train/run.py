@@ -1,0 +1,22 @@
+"""A training from its recipe: the place where the Tasks have their names."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster.process.stop_flag import StopFlag
+from cluster.ranks.group import Ranks
+from shards.disk.file_calls import OS_DISK, Disk
+from train.recipe import TaskName, TrainRecipe
+from train.session.in_folder import train_in_folder
+from train.session.outcome import TrainOutcome
+from train.task.classify import classify
+from train.task.task import Task
+
+TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify}
+
+
+def train(
+    recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag, ranks: Ranks, disk: Disk = OS_DISK
+) -> TrainOutcome:
+    """See `train.session.in_folder.train_in_folder`."""
+    return train_in_folder(recipe, TASKS[recipe.task](recipe), out, home, stop, ranks, disk)

@@ -1,0 +1,89 @@
+"""A training in its folder: one call that claims and locks the folder, opens the ranks and lets a Session live.
+
+In: `TrainRecipe`, its Task, the run's folder, the checkout whose code runs, a stop flag, the `Ranks` that have met.
+Out: a `TrainOutcome`. On disk, in the run's folder (all ranks see it; rank 0 alone writes):
+
+    recipe.yaml             as asked, resolved
+    run.lock                held by the training at work
+    log.jsonl tensorboard/  see train.session.logs, as for the one file that every rank writes, replaced-<rank>.jsonl
+    ...                     see train.session.session
+
+The same command goes on where the last one ended.
+"""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from cluster.code import code_hash
+from cluster.process.stop_flag import StopFlag
+from cluster.ranks.group import Ranks
+from cluster.ranks.place import device_of
+from cluster.recipes.folder import LocalFolder, claim
+from shards.disk.file_calls import OS_DISK, Disk
+from shards.disk.lock import folder_locked
+from train.evaluate.data_check import open_domains
+from train.evaluate.results import RESULTS, Result, read_results
+from train.recipe import TrainRecipe, check_ranks, deciding, recipe_digest
+from train.session.logs import ReplacedLog, RunLog
+from train.session.outcome import TrainOutcome
+from train.session.session import Session
+from train.task.task import Task
+
+CHECKPOINTS = "checkpoints"
+RECIPE = "recipe.yaml"
+LOCK = "run.lock"
+
+
+def train_in_folder(
+    recipe: TrainRecipe, task: Task, out: Path, home: Path, stop: StopFlag, ranks: Ranks, disk: Disk = OS_DISK
+) -> TrainOutcome:
+    """Train until the end or until `stop`. Raises ValueError or OSError with one line for what cannot go on; `ranks`
+    then ends the others with the cause. `disk` takes the checkpoints."""
+    began = time.monotonic()
+    check_ranks(recipe, ranks.world)
+    device = device_of(ranks.place, os.environ)
+    torch.set_num_threads(recipe.engine.threads)
+    ranks.open(device, recipe.engine.deadline_s, alone_too=recipe.engine.kind != "single")
+    stop.arm()
+    with contextlib.ExitStack() as owned:
+        log = None
+        if ranks.rank == 0:
+            owned.enter_context(folder_locked(out, LOCK, "training", "wait for it, or take another folder"))
+            is_used = (out / CHECKPOINTS).exists() or (out / RESULTS).exists() or task.is_exported(out)
+            claim(LocalFolder(out), RECIPE, recipe, deciding, "training", is_used)
+            log = owned.enter_context(RunLog(out, recipe.log, recipe_digest(recipe)))
+        done = _finished(recipe, task, out) if ranks.rank == 0 else ()
+        if ranks.agree(bool(done))[0]:
+            steps = recipe.schedule.steps
+            return TrainOutcome(out, steps, steps, 0.0, 0.0, task.metric, done, "")
+        # now, and not after days of training: are all sets there, and do they fit? Every rank opens them, with no
+        # collective call pending: one builds an index, for up to an hour, and the others wait at its lock
+        for line in task.check_data(open_domains(recipe.data.domains, recipe.data.cache.folder), ranks):
+            if log is not None:
+                log.say(line)
+        names = owned.enter_context(ReplacedLog(out, ranks.rank))
+        session = Session(recipe, task, out, out / CHECKPOINTS, code_hash(home), stop, ranks, device, log, names, disk)
+        if log is not None:
+            log.line(
+                "started",
+                0,
+                engine=recipe.engine.kind,
+                ranks=ranks.world,
+                launcher=ranks.place.launcher,
+                device=str(device),
+                seconds=round(time.monotonic() - began, 3),
+            )
+        return session.run()
+
+
+def _finished(recipe: TrainRecipe, task: Task, out: Path) -> tuple[Result, ...]:
+    """The results on all test sets, if they and the exported model are there."""
+    tests = recipe.evaluate.tests
+    if not task.is_exported(out) or not tests:
+        return ()
+    found = {line.set: line for line in read_results(out / RESULTS).results if line.selected and line.role == "test"}
+    return tuple(found[name] for name in tests) if found.keys() >= set(tests) else ()

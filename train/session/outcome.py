@@ -1,0 +1,46 @@
+"""How a call of a training ended, as people and other programs are told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE
+from shards.disk.amounts import counted
+from train.evaluate.results import Result
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What a call did, and how far the training is."""
+
+    folder: Path
+    step: int  # steps done, over all lives
+    steps: int  # asked for
+    images_per_s: float  # over all lives and ranks; 0 if none was trained on
+    wait_share: float
+    metric: str  # what the results' score is called
+    results: tuple[Result, ...]  # the run's, on its test sets
+    stopped: str  # why it ended early; empty if it did not
+    replaced: int = 0  # samples that could not be read, over all lives and ranks
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_AGAIN if self.stopped else EXIT_COMPLETE
+
+    def sentence(self) -> str:
+        if self.stopped:
+            return (
+                f"{self.folder}: stopped at step {self.step} of {self.steps} ({self.stopped}) and saved; the same "
+                f"command goes on{self._bad()}"
+            )
+        tests = "; ".join(f"{one.set} {100 * one.score:.2f} %" for one in self.results) or "no test set"
+        if not self.images_per_s:
+            return f"{self.folder}: {self.steps} steps, finished before; nothing was left to do; {self.metric}: {tests}"
+        return (
+            f"{self.folder}: {self.steps} steps, {self.images_per_s:,.0f} images/s, {self.wait_share:.0%} waiting for "
+            f"data; {self.metric}: {tests}{self._bad()}"
+        )
+
+    def _bad(self) -> str:
+        if not self.replaced:
+            return ""
+        return f"; {counted(self.replaced, 'sample')} could not be read and gave way to others, see replaced-*.jsonl"

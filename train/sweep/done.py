@@ -1,0 +1,114 @@
+"""Which runs of a sweep are done, over the data that are there now.
+
+In: the runs of a plan, the sweep's folder. Out: their result lines, a description. On disk: the sweep's own
+results.jsonl, replaced as a whole; indexes that are saved beside data.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from shards.disk.amounts import counted, time_text
+from shards.stream.index import load_index
+from train.evaluate.results import RESULTS, Result, read_results, write_results
+from train.recipe import TrainRecipe
+from train.sweep.plan import Run, SweepSpec, changes_text
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Of the data sets that a recipe reads, by the names that result lines have for them."""
+
+    domains: Mapping[str, str]
+    sets: Mapping[str, str]  # validation and tests
+
+
+class DataOf:
+    """The digests of the data sets of recipes as they are now; each set is looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str | None], str | None] = {}
+
+    def __call__(self, recipe: BaseModel) -> Digests:
+        """A data set that cannot be read now is left out, and one that may grow: nothing is known of them."""
+        if not isinstance(recipe, TrainRecipe):
+            return Digests({}, {})
+        cache = recipe.data.cache.folder
+        sets = dict(recipe.evaluate.tests)
+        if recipe.evaluate.validation is not None:
+            sets["validation"] = recipe.evaluate.validation
+        return Digests(
+            self._present({one.name: (one.source, one.subset) for one in recipe.data.domains if not one.grow}, cache),
+            self._present({name: (one.source, one.subset) for name, one in sets.items()}, cache),
+        )
+
+    def _present(self, sets: Mapping[str, tuple[str, str | None]], cache: Path | None) -> dict[str, str]:
+        for one in sets.values():
+            if one not in self._known:
+                try:
+                    self._known[one] = load_index(*one, cache).digest
+                except (ValueError, OSError):
+                    self._known[one] = None
+        return {name: digest for name, one in sets.items() if (digest := self._known[one]) is not None}
+
+
+def finished(run: Run, folder: Path, data_of: Callable[[BaseModel], Digests]) -> list[Result]:
+    """All result lines of a run with its place filled in, if it is done; else nothing.
+
+    Raises ValueError for lines over other data than there are now.
+    """
+    lines = [line for line in read_results(folder / run.name / RESULTS).results if line.recipe == run.digest]
+    there = {line.set for line in lines if line.selected and line.role == "test"}
+    if not lines or not there >= set(run.tests):
+        return []
+    now = data_of(run.recipe)
+    for line in lines:
+        if line.selected:
+            _refuse_other_data(run, line, {**now.domains, **{line.set: now.sets.get(line.set, "")}}, folder)
+    return [line.model_copy(update={"sweep": run.place}) for line in lines]
+
+
+def _refuse_other_data(run: Run, line: Result, now: Mapping[str, str], folder: Path) -> None:
+    for name, digest in line.data.items():
+        if now.get(name) and now[name] != digest:
+            raise ValueError(
+                f"{folder / run.name}: found results over other data than there are now ({name}: digest {digest[:12]}, "
+                f"now {now[name][:12]}), expected the same for all runs of a sweep; give another folder with --out, or "
+                "move this one away"
+            )
+
+
+def describe_sweep(
+    spec: SweepSpec, runs: Sequence[Run], out: Path, data_of: Callable[[BaseModel], Digests] | None = None
+) -> str:
+    """Points, runs and expected minutes; reads what is done, changes nothing but indexes that are saved beside data.
+
+    Raises ValueError for results over other data than there are now.
+    """
+    data_of = data_of or DataOf()
+    lines = [f"sweep     {spec.name}, {len(spec.points)} points x {spec.seeds} seeds, baseline {spec.baseline}"]
+    num_left = 0
+    for label, point in spec.points.items():
+        own = [run for run in runs if run.place.point.label == label]
+        done = sum(bool(finished(run, out, data_of)) for run in own)
+        num_left += len(own) - done
+        changes = changes_text(point.changes) or "the base recipe"
+        lines.append(f"point     {label}: {done} of {counted(len(own), 'run')} done; {changes}")
+        lines.extend(f"  needs   {make.out}: {make.recipe} at {make.scale}" for make in point.make)
+    workers = spec.cluster.workers
+    seconds = 60 * num_left * spec.minutes_each
+    rate = ""
+    if isinstance(workers, int) and workers > 1:
+        rate = f", {time_text(seconds / workers)} with {workers} workers"
+    lines.append(f"to train  {num_left} of {counted(len(runs), 'run')}, about {time_text(seconds)} of one worker{rate}")
+    return "\n".join(lines)
+
+
+def gather(runs: Sequence[Run], out: Path, data_of: Callable[[BaseModel], Digests]) -> int:
+    """Write the sweep's own results from those of its finished runs; the number of these."""
+    lines = [finished(run, out, data_of) for run in runs]
+    if any(lines):
+        write_results(out / RESULTS, [line for found in lines for line in found])
+    return sum(bool(found) for found in lines)

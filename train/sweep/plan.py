@@ -1,0 +1,173 @@
+"""What a sweep asks for: a grid of recipe changes times seeds, as a list of runs.
+
+In: a `SweepSpec` (a YAML in recipes/sweeps/), the base recipe it changes. Out: `Run`s, each a whole recipe with a name
+of its own. Pure: nothing is read or written.
+
+A run's name is the point's number, the seed and the recipe's digest (`train.recipe.recipe_digest`: of what decides the
+result, not the engine, the threads, the cache, the checkpoints), and the fingerprint of the whole recipe where two
+points share a digest.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cluster.fan_out.work import FanOutSpec
+from cluster.recipes.mistake import RecipeError, first_mistake
+from cluster.recipes.overrides import lay_over
+from train.evaluate.results import PointPlace, SweepPlace
+from train.recipe import recipe_digest, whole_digest
+
+
+class MakeSpec(BaseModel):
+    """A data set that a point needs: what `sixfold generate` would be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Path = Field(description="of the generator, such as recipes/sandbox.yaml")
+    scale: str = Field("6x", description="multiple of the real set")
+    out: str = Field(min_length=1, description="folder or URL of the data set; the point's domains name it as source")
+    changes: Mapping[str, Any] = Field(default={}, description="recipe fields to replace, dotted")
+
+    @property
+    def overrides(self) -> list[str]:
+        """As `cluster.recipes.load.load_recipe` takes them; JSON is YAML."""
+        return [f"{path}={json.dumps(value)}" for path, value in self.changes.items()]
+
+
+class PointSpec(BaseModel):
+    """One point of the grid."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    x: float | None = Field(None, description="place on the axis, if the sweep is a curve")
+    baseline: str | None = Field(None, description="label to compare this point with; null = the sweep's")
+    changes: Mapping[str, Any] = Field(
+        default={}, description="fields of the base recipe to replace; a.0.b reaches into lists, a.0: null takes it out"
+    )
+    make: tuple[MakeSpec, ...] = Field((), description="data sets to make first")
+
+
+class SweepSpec(BaseModel):
+    """The grid and how it is worked off."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="lower-case letters, digits, dashes")
+    base: Path = Field(description="the training recipe that every point starts from")
+    seeds: int = Field(5, ge=1, le=1000, description="runs of a point: seeds 0, 1, ... replace the recipe's")
+    baseline: str = Field(description="label of the point that the others are compared with")
+    changes: Mapping[str, Any] = Field(default={}, description="recipe fields that all points replace")
+    points: Mapping[str, PointSpec] = Field(min_length=2, max_length=1000, description="label -> point, in order")
+    minutes_each: float = Field(gt=0, description="of one run, as the author expects; for estimates only")
+    deadline_min: float = Field(600.0, gt=0, description="a run that takes longer is ended and counts as failed")
+    cluster: FanOutSpec = FanOutSpec()
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> "SweepSpec":
+        if self.baseline not in self.points:
+            raise ValueError(f"baseline: found {self.baseline!r}, expected one of {', '.join(self.points)[:200]}")
+        for label, point in self.points.items():
+            if point.baseline is not None and point.baseline not in self.points:
+                raise ValueError(f"points.{label}.baseline: found {point.baseline!r}, expected the label of a point")
+        if any(not 1 <= len(label) <= 80 for label in self.points):
+            raise ValueError("points: found a label that is empty or longer than 80 characters; shorten it")
+        return self
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its place in the sweep and its whole recipe."""
+
+    name: str
+    place: SweepPlace
+    varied: Mapping[str, Any]  # the changes of its point alone
+    seed: int
+    recipe: BaseModel
+    digest: str  # of what decides, as its result lines have it
+    tests: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """For people: `6x, seed 1 (data.domains.1.subset=6x)`."""
+        varied = changes_text(self.varied)
+        return f"{self.place.point.label}, seed {self.seed}" + (f" ({varied})" if varied else "")
+
+
+def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
+    """All runs, seeds of the first point first. The base's model validates each changed recipe; `seed` and
+    `evaluate.tests` are the two fields that a sweep must find in it."""
+    model = type(base)
+    runs: list[Run] = []
+    for number, (label, point) in enumerate(spec.points.items()):
+        for seed in range(spec.seeds):
+            where = f"sweep {spec.name}, point {label}"
+            changes = {**spec.changes, **point.changes, "seed": seed}
+            changed = lay_over(base.model_dump(mode="json"), changes, model, where)
+            try:
+                recipe = model.model_validate(changed)
+            except ValidationError as invalid:
+                raise RecipeError(f"{where}: {first_mistake(invalid, model, changed)[1]}") from None
+            digest = recipe_digest(recipe)
+            place = PointPlace(
+                label=label,
+                number=number,
+                x=point.x,
+                baseline=point.baseline or spec.baseline,
+                changes={**spec.changes, **point.changes},
+            )
+            runs.append(
+                Run(
+                    name=f"{number:03d}-s{seed:03d}-{digest[:12]}",
+                    place=SweepPlace(name=spec.name, point=place),
+                    varied=point.changes,
+                    seed=seed,
+                    recipe=recipe,
+                    digest=digest,
+                    tests=_tests_of(recipe, where),
+                )
+            )
+    _refuse_twins(spec, runs)
+    return _apart(runs)
+
+
+def _tests_of(recipe: BaseModel, where: str) -> tuple[str, ...]:
+    tests = recipe.model_dump(mode="json").get("evaluate", {}).get("tests", {})
+    if not tests:
+        raise RecipeError(f"{where}: found no test set, expected some under `evaluate.tests`: a sweep compares tests")
+    return tuple(tests)
+
+
+def _refuse_twins(spec: SweepSpec, runs: Sequence[Run]) -> None:
+    """Two points with one recipe would compare a thing with itself."""
+    seen: dict[str, Run] = {}
+    for run in runs:
+        other = seen.setdefault(whole_digest(run.recipe), run)
+        if other is not run:
+            raise RecipeError(
+                f"sweep {spec.name}: found the same recipe at the points {other.place.point.label} and "
+                f"{run.place.point.label}, expected different ones; change one of them"
+            )
+
+
+def _apart(runs: Sequence[Run]) -> list[Run]:
+    """Points that differ only in the engine, or in what else decides nothing, do not meet when they change places."""
+    count = Counter(run.digest for run in runs)
+    return [
+        run if count[run.digest] == 1 else replace(run, name=f"{run.name}-{whole_digest(run.recipe)[:12]}")
+        for run in runs
+    ]
+
+
+def changes_text(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_short(value)}" for name, value in changes.items())
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,187 @@
+"""Sweeps: the runs of a plan, trained one by one, resumable at any point.
+
+In: a `SweepSpec` (a YAML in recipes/sweeps/), the base recipe it changes, an output folder. Out: a `SweepOutcome`.
+On disk:
+
+    sweep.yaml                  what was asked, resolved; the folder belongs to the sweep of this name
+    recipes/<run>.yaml          the resolved recipe of each run
+    <run>/                      as a training writes it
+    logs/<run>-<attempt>.txt    what the run's process printed
+    results.jsonl               the lines of all finished runs, with their place in the sweep; replaced as a whole
+    sweep.lock                  held by the call at work: one at a time works in a folder
+
+A run is done when its own results hold, for its recipe's digest, a selected line for every test set. So the same
+command continues a sweep, also with another engine, with more seeds or points; and a recipe that decides otherwise is
+another run in another folder. Results over data that have changed since count for nothing and are in the way: the sweep
+is refused. A point may name the data sets it needs; they are made (or found finished) before the first run, by a
+function that the caller gives.
+
+Runs go through `cluster.fan_out.fan_out`: a unit is one run, in a process of its own (see `train.sweep.worker`).
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from cluster.fan_out.events import Event, EventLog
+from cluster.fan_out.fan_out import fan_out
+from cluster.fan_out.work import Summary
+from cluster.process.exit import EXIT_COMPLETE
+from cluster.process.stop_flag import StopFlag
+from cluster.recipes.folder import LocalFolder, claim
+from cluster.recipes.load import dump_recipe
+from shards.disk.amounts import counted, time_text
+from shards.disk.lock import folder_locked
+from shards.disk.replace import replace_file
+from train.evaluate.results import RESULTS
+from train.sweep.done import DataOf, Digests, finished, gather
+from train.sweep.plan import MakeSpec, Run, SweepSpec, plan_runs
+from train.sweep.worker import RunJob, SweepJob, make_sweep_worker
+
+LOCK = "sweep.lock"
+PLAN = "sweep.yaml"
+RECIPES = "recipes"
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a call of a sweep ended."""
+
+    name: str
+    titles: Sequence[str]  # of all runs, by number
+    asked: int
+    done: int
+    made: int  # by this call
+    work: Summary | None  # of the fan-out; None if there was nothing to do
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """The code that `sixfold sweep` ends with."""
+        return EXIT_COMPLETE if self.work is None else self.work.exit_code
+
+    def sentence(self) -> str:
+        """The outcome for people; a second line says what is missing."""
+        there = f"sweep {self.name}: {self.done} of {counted(self.asked, 'run')} done"
+        if self.work is None:
+            return f"{there}; nothing was left to train"
+        there += f"; this call trained {self.made} in {time_text(self.seconds)}"
+        if self.work.error:
+            return f"{there}\nnot complete: {self.work.error}"
+        if self.work.drained:
+            return f"{there}\nnot complete: stopped on request; run the same command again to continue"
+        if self.work.quarantined:
+            first = self.work.quarantined[0]
+            return (
+                f"{there}\nnot complete: gave up {counted(len(self.work.quarantined), 'run')} "
+                f"({self.titles[first.unit]}: {first.cause}); run the same command again to try once more"
+            )
+        return there
+
+
+def run_sweep(
+    spec: SweepSpec,
+    base: BaseModel,
+    out: Path,
+    home: Path,
+    stop: StopFlag,
+    make_data: Callable[[MakeSpec], None],
+    on_event: Callable[[Event], None] = lambda event: None,
+    program: Sequence[str] = (),
+    data_of: Callable[[BaseModel], Digests] | None = None,
+) -> SweepOutcome:
+    """Train what is missing. `home` is the checkout whose code runs; `make_data` makes one data set or raises.
+
+    `program` is the command that trains one run, called with recipe file and folder; empty means `train.program`.
+    `data_of` tells the digests of a recipe's data as they are now, by default a new `DataOf`.
+    Raises ValueError with one line for a sweep that cannot be planned, a folder that belongs to another sweep or in
+    which one is at work, and results over other data; OSError if the results cannot be written in the end. What else
+    goes wrong later is in the outcome.
+    """
+    out = out.absolute()
+    runs = plan_runs(spec, base)
+    with folder_locked(out, LOCK, "sweep", "wait for it, or give another folder with --out"):
+        is_used = (out / RESULTS).exists() or (out / RECIPES).exists()
+        claim(LocalFolder(out), PLAN, spec, lambda asked: {"name": asked.name}, "sweep", is_used)
+        return _run(spec, runs, out, home, stop, make_data, on_event, program, data_of)
+
+
+def _run(
+    spec: SweepSpec,
+    runs: Sequence[Run],
+    out: Path,
+    home: Path,
+    stop: StopFlag,
+    make_data: Callable[[MakeSpec], None],
+    on_event: Callable[[Event], None],
+    program: Sequence[str],
+    data_of: Callable[[BaseModel], Digests] | None,
+) -> SweepOutcome:
+    started = time.monotonic()
+    before = data_of or DataOf()
+    todo = [number for number, run in enumerate(runs) if not finished(run, out, before)]
+    work = None
+    if todo:
+        for make in dict.fromkeys(_hashable(make) for number in todo for make in _needs(spec, runs[number])):
+            if stop.requested:
+                break
+            make_data(MakeSpec.model_validate_json(make))
+        for run in runs:
+            replace_file(out / RECIPES / f"{run.name}.yaml", dump_recipe(run.recipe).encode())
+        after = data_of or DataOf()  # what was missing or short before may have been made
+        for run in runs:
+            finished(run, out, after)
+        job = SweepJob(
+            folder=str(out),
+            home=str(home),
+            start_in=str(Path.cwd()),  # a worker's own folder is a copy of the code, without data
+            program=tuple(program),
+            deadline_s=60 * spec.deadline_min,
+            runs=tuple(RunJob(name=run.name, digest=run.digest, tests=run.tests) for run in runs),
+        )
+        # a run is long and has one folder: never start it twice because it is slower than the others
+        cluster = spec.cluster.model_copy(update={"straggler_factor": 0.0})
+        with EventLog(out / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl") as log:
+
+            def heard(event: Event) -> None:
+                log(event)
+                on_event(event)
+                if event.kind == "unit_done":
+                    try:
+                        gather(runs, out, after)
+                    except (OSError, ValueError) as error:  # the other runs go on, and the last gathering has the word
+                        lost = f"the sweep's results were not gathered yet: {error}"
+                        said = Event(kind="warning", at_s=event.at_s, message=lost, unit=event.unit)
+                        log(said)
+                        on_event(said)
+
+            make_worker = partial(make_sweep_worker, job.model_dump(mode="json"))
+            work = fan_out(todo, make_worker, cluster, heard, stop, _threads_of(runs[0].recipe))
+    done = gather(runs, out, after if todo else before)
+    return SweepOutcome(
+        name=spec.name,
+        titles=[run.title for run in runs],
+        asked=len(runs),
+        done=done,
+        made=done - (len(runs) - len(todo)),
+        work=work,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _needs(spec: SweepSpec, run: Run) -> tuple[MakeSpec, ...]:
+    return spec.points[run.place.point.label].make
+
+
+def _hashable(make: MakeSpec) -> str:
+    return make.model_dump_json()
+
+
+def _threads_of(recipe: BaseModel) -> int:
+    threads = recipe.model_dump(mode="json").get("engine", {}).get("threads")
+    return threads if isinstance(threads, int) and threads > 0 else 1

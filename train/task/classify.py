@@ -1,0 +1,112 @@
+"""Classification on several domains, with auxiliary batch normalisation: the Task of `sixfold train`.
+
+In: a `TrainRecipe`. Out: a `Classify`. On disk: what `train.task.export` writes.
+
+The main statistics of batch normalisation see the first domain only, each other domain has layers of its own
+(`train.model.aux_bn`), and what is kept and exported is the plain model without those. The loss is cross-entropy, by
+domain (`train.model.optim.loss_of`). Right answers are counted on every set (`train.evaluate.evaluate`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cluster.ranks.group import Ranks
+from shards.stream.stream import Batch
+from train.evaluate.data_check import Opened, check_names
+from train.evaluate.evaluate import open_set, open_sets
+from train.evaluate.measure import logits_of, measure
+from train.evaluate.results import Role
+from train.model.aux_bn import check_aux, export_plain, survey
+from train.model.bn_statistics import distances
+from train.model.classifiers import build, normalisation_of
+from train.model.engine import Forward
+from train.model.input import DeviceMix, to_input
+from train.model.normalisation import Normalisation
+from train.model.optim import Loss, loss_of
+from train.recipe import TrainRecipe
+from train.task.export import ABOUT, check_same_output, plain_model, write_export
+from train.task.task import Measured
+
+
+def classify(recipe: TrainRecipe) -> "Classify":
+    """The Task of this recipe."""
+    return Classify(recipe, normalisation_of(recipe.model))
+
+
+@dataclass(frozen=True)
+class Classify:
+    """See `train.task.task.Task` for what each function is asked for."""
+
+    recipe: TrainRecipe
+    normal: Normalisation
+    metric: str = "top-1"
+
+    def check_data(self, domains: Sequence[Opened], ranks: Ranks) -> list[str]:
+        """All sets are there, have classes that the model knows, and share no sample; names agree about ids."""
+        recipe = self.recipe
+        sets = open_sets(recipe.evaluate, recipe.model.num_classes, recipe.data.cache.folder, domains)
+        if ranks.rank != 0 or not recipe.data.check_names:
+            return []
+        return check_names([*domains, *(one.opened for one in sets)])
+
+    def build(self, device: torch.device) -> nn.Module:
+        recipe = self.recipe
+        model = build(recipe.model, recipe.quotas, recipe.seed, recipe.data.size_px)
+        return _on(model, device, recipe.engine.channels_last)
+
+    def loss(self, forward: Forward, batch: Batch, device: torch.device, ranks: Ranks) -> Loss:
+        recipe = self.recipe
+        if int(batch.labels.max()) >= recipe.model.num_classes or int(batch.labels.min()) < 0:
+            raise ValueError(
+                f"step {batch.step}: found class id {int(batch.labels.max())}, expected below "
+                f"{recipe.model.num_classes}; set model.num_classes to what the data has"
+            )
+        mix = None if batch.mix is None else DeviceMix.of(batch.mix, device)
+        pictures = to_input(batch.images, device, self.normal, mix, recipe.engine.channels_last)
+        labels = torch.from_numpy(batch.labels).to(device, non_blocking=True)
+        quotas: dict[str, int] = {domain.name: domain.quota for domain in recipe.data.domains}
+        return loss_of(recipe.optim, forward(pictures), labels, mix, quotas)
+
+    def measure(self, model: nn.Module, name: str, role: Role, device: torch.device, ranks: Ranks) -> Measured:
+        recipe = self.recipe
+        spec = recipe.evaluate.validation if role == "validation" else recipe.evaluate.tests[name]
+        assert spec is not None
+        one = open_set(name, role, spec, recipe.model.num_classes, recipe.data.cache.folder)
+        counts = measure(
+            model,
+            one,
+            recipe.evaluate,
+            recipe.data,
+            lambda images: logits_of(model, images, recipe.engine, self.normal, device),
+            ranks,
+        )
+        return Measured(name, role, one.digest, counts, counts.top1, {"top1": counts.top1, "top5": counts.top5})
+
+    def keep(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: tensor.cpu() for name, tensor in export_plain(model).items()}
+
+    def finished(self, kept: Mapping[str, Tensor], device: torch.device) -> nn.Module:
+        return _on(plain_model(self.recipe, kept), device, self.recipe.engine.channels_last)
+
+    def check_export(self, model: nn.Module, device: torch.device) -> None:
+        recipe = self.recipe
+        plain = plain_model(recipe, self.keep(model))
+        if recipe.model.is_converted:
+            check_aux(model, len(survey(plain).plain))
+        check_same_output(model, plain, recipe.data.size_px, device)
+
+    def export(self, folder: Path, kept: Mapping[str, Tensor], facts: Mapping[str, Any], last: nn.Module) -> None:
+        write_export(folder, self.recipe, kept, facts, self.normal, distances(last))
+
+    def is_exported(self, folder: Path) -> bool:
+        return (folder / ABOUT).is_file()
+
+
+def _on(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
