@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipes.load import fingerprint
-from shards.stream.stream import StreamSpec
+from shards.stream.spec import StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
 from train.model.classifiers import ModelSpec, normalisation_of
 from train.model.engine import EngineSpec

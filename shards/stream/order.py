@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from shards.stream.index import Index
+from shards.stream.index_arrays import Index
 from shards.stream.keyed_random import hashed
 
 Int64: TypeAlias = npt.NDArray[np.int64]

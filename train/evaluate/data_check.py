@@ -20,8 +20,9 @@ from shards.disk.store import open_for_reading
 from shards.labels.folders import fold_name
 from shards.labels.imagenet import is_wordnet_id
 from shards.set.manifest import read_table
-from shards.stream.index import Index, load_index
-from shards.stream.stream import DomainSpec
+from shards.stream.index import load_index
+from shards.stream.index_arrays import Index
+from shards.stream.spec import DomainSpec
 
 MAX_TABLES = 32  # of one data set that are read for names; where classes are mixed over shards one or two hold all
 _NUMBER = re.compile(r"[0-9]+")

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from cluster.ranks.group import Ranks
-from shards.stream.stream import EvalSpec, StreamSpec, read_all
+from shards.stream.read_all import read_all
+from shards.stream.spec import EvalSpec, StreamSpec
 from train.evaluate.evaluate import Counts, EvaluateSpec, Floats, OpenSet, Pixels, count_batches, evaluating
 from train.model.engine import EngineSpec, autocast
 from train.model.input import to_input

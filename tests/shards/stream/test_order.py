@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.stream.index import Index, make_index
+from shards.stream.index_arrays import Index, make_index
 from shards.stream.keyed_random import hashed
 from shards.stream.order import Domain, Order, SampleOrder, Segment
 

@@ -25,7 +25,8 @@ from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe, load_recipe
 from shards.disk.home import home
 from shards.set.manifest import read_table, write_subset
-from shards.stream.stream import DomainSpec, EvalSpec, read_all
+from shards.stream.read_all import read_all
+from shards.stream.spec import DomainSpec, EvalSpec
 from tests.support.small_data_set import write_data_set, write_foreign
 from tests.support.small_training import measured, small_recipe, write_sets
 from tests.support.training_results import result
