@@ -1,4 +1,4 @@
-"""A training in its folder: one call that claims and locks the folder, opens the ranks and lets a Session live.
+"""A training in its folder: locks and claims the folder, opens the ranks, checks the data, then runs a Session.
 
 In: `TrainRecipe`, its Task, the run's folder, the checkout whose code runs, a stop flag, the `Ranks` that have met.
 Out: a `TrainOutcome`. On disk, in the run's folder (all ranks see it; rank 0 alone writes):
