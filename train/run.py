@@ -1,4 +1,7 @@
-"""A training from its recipe: the place where the Tasks have their names."""
+"""A training from its recipe: chooses the Task and runs it.
+
+In: a recipe, the run's folder, a stop flag, the ranks. Out: a `TrainOutcome`. On disk: see `train.session.in_folder`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Recipes: one YAML file in, one frozen pydantic model out; knows no field of any of them.
+"""Recipes: reads a YAML file into a frozen pydantic model; knows no field of any of them.
 
-The model classes live beside their owners. A mistake is refused with its line in the file (`cluster.recipes.mistake`),
-`key.sub=value` overrides fields, `canonical_json` is what fingerprints are made of, and `with_defaults` lets what an
-earlier version kept be compared with what is asked for now.
+In: a YAML file, overrides such as `key.sub=value`, the model class, which its owner defines. Out: the model; a mistake
+is refused with its line in the file (`cluster.recipes.mistake`). On disk: nothing is written. A fingerprint is the hash
+of `canonical_json`. `with_defaults` makes a recipe that an earlier version stored comparable with one of today.
 """
 
 import hashlib

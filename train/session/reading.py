@@ -1,4 +1,4 @@
-"""What the data cost a training: samples that could not be read, and trouble of the fetchers.
+"""Counts of trouble with the data of a training: samples that could not be read, failures of the fetchers.
 
 In: the batches of this rank's stream, the ranks. Out: counts of all ranks; lines in the log. On disk: see
 `train.session.logs` for the file that names each sample.

@@ -1,4 +1,4 @@
-"""The weights of a training while it lives: the model's, their moving average, and what ranks keep for themselves.
+"""The weights of a training in memory: the model's, their moving average, and each rank's own running statistics.
 
 In: a Task, a recipe, the ranks. Out: `Weights`. On disk: nothing; `train.session.run_state` takes them into a
 checkpoint.

@@ -1,10 +1,10 @@
-"""What a training trains: the matter inside a Session, which is its life (`train.session.session`).
+"""The protocol `Task`: what a training trains. The Session (`train.session.session`) does everything else.
 
-A Task is a frozen object made of a recipe, equal on every rank. It says what the model is, what a step descends, how
-the model is measured and what is left of it. It knows nothing of steps, epochs, checkpoints, stop signals or logs. The
-Session hands it what it needs: the ranks that have met, the device of this rank, the batches of the stream.
+A Task is a frozen object made of a recipe, equal on every rank. It builds the model, computes the loss of a batch,
+measures the model, and exports the result. It knows nothing of steps, epochs, checkpoints, stop signals or logs. The
+Session gives it what it needs: the ranks that have met, the device of this rank, the batches of the stream.
 
-The second smallest Task there is stands in `tests/support/brightness.py`.
+`train.task.classify` is the first Task. A small one is in `tests/support/brightness.py`.
 """
 
 from collections.abc import Mapping, Sequence
