@@ -1,14 +1,14 @@
 """`auto` in a recipe's sampler: `dtype`, `compile` and `batch` get their values before a run has an identity.
 
 In: the sampler's settings, how the work is spread, and the settings that the run began with, if it has begun. Out: the
-same settings without any `auto`. Nothing is written here but what `gen.sampler.batch_curve` keeps for the next run; the
-values go into the output's `_meta/recipe.yaml` and fingerprint.
+same settings without any `auto`; they go into the output's `_meta/recipe.yaml` and fingerprint. On disk: only what
+`gen.sampler.batch_curve` stores for the next run.
 
-    1. A run that has begun keeps the values it began with, whatever a machine would say today.
-    2. Where no worker can have a GPU, dtype and compile are those of a CPU, and nobody is asked.
-    3. What is still open, one worker of the run's own kind answers: a driver without a GPU may start a run on a cluster
-       that has some, and only a worker knows whether its GPU computes in bf16, how fast a batch is there, or whether it
-       can do what `quantise` wants.
+    1. A run that has begun keeps the values that it began with.
+    2. If no worker can have a GPU, dtype and compile are those of a CPU.
+    3. One worker of the run's own kind decides the rest. A driver without a GPU may start a run on a cluster that has
+       some, and only a worker knows whether its GPU computes in bf16, how fast a batch is, and whether it can do what
+       `quantise` asks for.
 """
 
 import json

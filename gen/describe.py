@@ -1,7 +1,7 @@
-"""What a run would make and take, before it makes anything.
+"""What a run would make, and how much space and time it would take.
 
-In: a recipe, its classes, a scale. Out: a few lines for people. On disk: nothing, or one row per sample of the plan in
-a parquet file of the caller's.
+In: a recipe, its classes, a scale. Out: a few lines for people. On disk: nothing; on request one row per sample of the
+plan, in a parquet file.
 """
 
 import contextlib

@@ -41,6 +41,7 @@ class GenerateOutcome:
 
     @property
     def exit_code(self) -> int:
+        """The code that `sixfold generate` ends with."""
         if self.work is not None and self.work.exit_code != EXIT_COMPLETE:
             return self.work.exit_code
         return EXIT_INCOMPLETE if self.short or self.done_units < self.asked_units else EXIT_COMPLETE
@@ -78,6 +79,7 @@ class GenerateOutcome:
         return ""
 
     def as_json(self) -> dict[str, Any]:
+        """The contents of summary.json."""
         return {
             "scale": self.scale,
             "asked": {"images": self.asked_images, "units": self.asked_units},

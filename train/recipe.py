@@ -1,7 +1,7 @@
 """The recipe of a training: one frozen model made of the parts that live beside their owners.
 
-In: a YAML file and `key.sub=value` overrides (`cluster.recipes.load.load_recipe`). Out: `TrainRecipe`, and what two
-recipes must share so that one goes on with the other's checkpoint.
+In: a YAML file and `key.sub=value` overrides (`cluster.recipes.load.load_recipe`). Out: `TrainRecipe`, and the part of
+it that must not change if a training is continued. On disk: nothing.
 """
 
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Where a process stands among the ranks of one training: which of how many, where rank 0 is, which GPU is its own.
+"""The place of a process among the ranks of one training: which of how many, where rank 0 is, which GPU it uses.
 
 In: the environment, as a plain start, `torchrun` (and whatever sets the same names, such as Ray Train) or `srun` leaves
 it. Out: a `RankPlace`; the device of a place. On disk: nothing.

@@ -1,4 +1,4 @@
-"""A folder that belongs to a recipe: the first run claims it, and every later one must ask for the same.
+"""A folder that belongs to a recipe: the first run claims it, and later runs must have the same recipe.
 
 In: a recipe, a function that gives the part of it that decides the result, a folder or an object store. Out: nothing,
 or a ValueError with the list of differences. On disk: one file with the resolved recipe; the owner gives its name
@@ -22,12 +22,17 @@ MAX_LISTED = 20  # differences in one message
 
 
 class Folder(Protocol):
-    """Where the file lies: a `LocalFolder`, or any store of `shards.disk.store`."""
+    """Where the file is: a `LocalFolder`, or a store of `shards.disk.store`."""
 
     @property
-    def url(self) -> str: ...  # for people
-    def read_bytes(self, name: str) -> bytes: ...  # FileNotFoundError
-    def replace(self, name: str, data: bytes) -> None: ...  # whole or not at all
+    def url(self) -> str:
+        """The folder's address, for people."""
+
+    def read_bytes(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write the file as a whole over what is there."""
 
 
 class LocalFolder:
@@ -38,9 +43,11 @@ class LocalFolder:
         self.url = str(path)
 
     def read_bytes(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
         return (self.path / name).read_bytes()
 
     def replace(self, name: str, data: bytes) -> None:
+        """Write the file as a whole over what is there."""
         replace_file(self.path / name, data)
 
 

@@ -1,4 +1,4 @@
-"""Recipes: one YAML file in, one frozen pydantic model out; knows no field of any of them.
+"""Recipes: reads a YAML file into a frozen pydantic model; knows no field of any of them.
 
 The model classes live beside their owners. A mistake is refused with its line in the file (`cluster.recipes.mistake`),
 `canonical_json` is what fingerprints are made of, and `with_defaults` lets what an

@@ -1,8 +1,10 @@
-"""What makes images, as the refill loop sees it: the protocol `Maker`, and what one call of it gives.
+"""The protocol `Maker`: what makes images inside the refill loop (`gen.make.refill`).
 
-A Maker knows its samples, makes images of them and says what their rows tell. It knows nothing of slots, screens, files
-and threads, which are those of `gen.make.refill`. In: samples of a type of its own. Out: `Made`, one `Picture` for each
-(sample, draw) pair. Draw k of a sample is its k-th try: another seed for a generator, the next candidate for retrieval.
+In: samples, of a type of the Maker's own. Out: `Made`, one `Picture` for each (sample, draw) pair, and the columns of
+its row. On disk: nothing.
+
+A Maker knows its samples and makes images of them. It knows nothing of slots, screening, files and threads: the refill
+loop owns these. Draw k of a sample is its k-th try: another seed for a generator, the next candidate for retrieval.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,15 +1,14 @@
-"""The refill loop: a unit becomes a shard. Draw, screen, draw again, encode, write, commit; whoever makes the images.
+"""The refill loop makes a shard of a unit: it draws, screens, draws again, encodes, writes and commits.
 
-In: a unit number, a job, a `Maker` (`gen.make.maker`), a store. Out: a small summary.
-On disk: one shard through `shards.set.writer`, in which every draw has a row and every success its image.
+In: a unit number, a job, a `Maker` (`gen.make.maker`), a store. Out: a small summary. On disk: one shard through
+`shards.set.writer`, in which every draw has a row and every success its image.
 
-The bytes of a shard are a function of (job, Maker, unit). Draws go to the Maker in batches, and what is rejected is
+The bytes of a shard depend on (job, Maker, unit) alone. Draws go to the Maker in batches, and rejected samples are
 drawn again. Batch i is formed before batch i-1 has been screened: it knows the verdicts up to batch i-2, and those of
-i-1 only if nothing else is left to do. So the Maker never waits for the screen, and the composition of every batch is
-still the same in every run. Row column ``batch`` is the number of the Maker's call, which is enough to make any image
-again.
+i-1 only if nothing else is left to do. So the Maker never waits for the screen, and every batch holds the same draws in
+every run. The column ``batch`` of a row is the number of the Maker's call, which is enough to make any image again.
 
-Two threads: the caller's runs the Maker, the other one waits for pictures, screens, encodes and writes, in order.
+Two threads work: the caller's runs the Maker; the other one waits for pictures, screens, encodes and writes, in order.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""Make published images again and compare: the proof that a shard is what its rows say.
+"""Makes published images again and compares them: this proves that a shard is what its rows say.
 
-In: a worker (Maker, store), shards and keys. Out: one `Comparison` per image; nothing is written.
+In: a worker (Maker, store), shards and keys. Out: one `Comparison` per image. On disk: nothing is written.
 
-Whole batches are made again, from the rows' ``batch`` column, because another batch shape rounds differently.
-On a CPU with the same library versions and thread count the JPEG bytes are equal; on a GPU, where kernels may be
-chosen anew, the mean absolute difference of the pixels is what counts.
+Whole batches are made again, by the rows' ``batch`` column, because another batch shape rounds differently. On a CPU
+with the same library versions and number of threads the JPEG bytes are equal. On a GPU other kernels may be chosen, so
+there the mean absolute difference of the pixels decides.
 """
 
 import random

@@ -1,23 +1,22 @@
-"""Is this an image or an accident? One status per image, before anything is stored.
+"""The screen: tells an image from an accident of the generator, before anything is stored.
 
-In: an image (uint8 HWC), and for one that a model made what the model knows of it. Out: ``success`` or the name of the
-accident. `check_generated` looks at what is known, for every Maker that has a model:
+In: an image (uint8 HWC), and what a model that made it says of it. Out: ``success``, or the name of the accident. On
+disk: nothing. `check_generated` looks at what the model says, for every Maker that has a model:
 
 * ``nan``         NaN or Inf in the float image (its uint8 cast would be black and look like a dark photo)
 * ``wrong_size``  not the side, channel count or type that was asked for
 * ``flagged``     the model's own safety checker objects (diffusers blacks such images out)
 
-`screen` then looks at the pixels, of every image from wherever:
+`screen` then looks at the pixels of every image:
 
 * ``black``       nothing to see, and dark
 * ``blank``       nothing to see, one colour
 * ``flat``        a tail of exactly constant rows, as a decode that stopped half-way leaves
 
-"Nothing to see" means that fewer than ``min_structure`` of the pixels differ from the image's middle colour by
-more than ``blank_levels``: it counts pixels, not their brightness, so a night sky with a few dozen stars, a
-lit window or a dark gradient of 16 levels stays. Decoders leave a little noise everywhere, so rows that are constant to
-the last bit are no picture unless they are clipped to black or white (a shadow, a studio background), and
-those are not counted as a tail.
+"Nothing to see" means that fewer than ``min_structure`` of the pixels differ from the image's middle colour by more
+than ``blank_levels``. This counts pixels and not their brightness, so a night sky with a few dozen stars, a lit window
+or a dark gradient of 16 levels is an image. Decoders leave a little noise everywhere, so rows that are constant to the
+last bit are an accident. Rows clipped to black or white (a shadow, a studio background) are not counted.
 """
 
 import numpy as np

@@ -1,10 +1,10 @@
 """The slots of a unit: which draw is made next, and which row each draw gets; pure.
 
-In: for each slot the draws that it has, and the status of each draw once it is known.
-Out: batches of draws, and a row index per draw: a slot's last draw (its success, or its last failure) has
-the slot's own number, draws rejected before it get num_slots, num_slots + 1, … in the order of rejection.
+In: for each slot the number of draws it has, and the status of each draw once it is known. Out: batches of draws, and a
+row number for each draw. A slot's last draw (its success, or its last failure) has the slot's own number; draws
+rejected before it get num_slots, num_slots + 1, … in the order of rejection. On disk: nothing.
 
-Low slots go first, so a redraw is made before fresh slots and what is finished can be written in slot order.
+Low slots come first. So a rejected slot is drawn again before new slots, and finished ones can be written in order.
 """
 
 import heapq

@@ -1,8 +1,8 @@
-"""Text to images: the Maker of `sixfold generate`. Prompts from a table, seeds from the plan, pixels from a sampler.
+"""The Maker of `sixfold generate`: prompts from a table, seeds from the plan, pixels from a sampler.
 
-In: a `TextToImageJob`. Out: a worker of `fan_out` that makes shards of synthetic images (`gen.make.refill`). Reads the
-prompt table of the data set; writes nothing of its own. An image's row says all that made it: prompt, seed, model, hash
-of its weights, settings.
+In: a `TextToImageJob`. Out: a worker of `fan_out` that makes shards of synthetic images (`gen.make.refill`). On disk:
+reads the prompt table of the data set, writes nothing of its own. The row of an image says everything that made it:
+prompt, seed, model, hash of its weights, settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,16 +80,19 @@ class TextToImage:
 
     @property
     def call_size(self) -> int:
+        """The recipe's `sampler.batch`."""
         return self.job.sampler.call_size
 
     @property
     def advice_on_memory(self) -> str:
+        """Which batches to lower."""
         return (
             f"expected room for sampler.batch = {self.call_size} and sampler.vae_batch = {self.job.sampler.vae_batch}; "
             "lower one of them in a new output"
         )
 
     def samples(self, unit: int) -> Sequence[Sample]:
+        """Those of the plan."""
         return self.plan.unit(unit).samples
 
     def prepare(self, samples: Sequence[Sample]) -> None:
@@ -100,9 +103,11 @@ class TextToImage:
         self.model.prepare([one.text for one in prompts], [one.negative for one in prompts])
 
     def num_draws(self, sample: Sample) -> None:
-        return None  # there is always another seed
+        """No limit: there is always another seed."""
+        return None
 
     def make(self, pairs: Sequence[tuple[Sample, int]]) -> Made:
+        """One call of the sampler, with the seed of each (sample, draw)."""
         requests = []
         for sample, draw in pairs:
             prompt = self._prompts[sample.class_id, sample.prompt_id]
@@ -119,6 +124,7 @@ class TextToImage:
         return Picture(image_HWC, columns={"original_width": spec.size_px, "original_height": spec.size_px})
 
     def row(self, sample: Sample, draw: int) -> Mapping[str, object]:
+        """The prompt and its parts, the seed, the model and its settings; the domain is synthetic."""
         identity = self._identity(sample, draw)
         prompt, spec = self._prompts[sample.class_id, sample.prompt_id], self.job.sampler
         return {

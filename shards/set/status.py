@@ -1,7 +1,7 @@
-"""How far a data set is, from its records alone: sizes are compared, no byte of an image is read.
+"""The status of a data set, from its records: sizes are compared, no image is read.
 
-In: a store, and who writes there now. Out: a few lines for people, and whether the set is whole. On disk, read only:
-the records, and `_meta/summary.json`, how the last call that made the set ended.
+In: a store, and who writes there now. Out: a few lines for people, and whether the set is complete. On disk, read only:
+the records, and `_meta/summary.json`, which says how the last call ended.
 """
 
 import json

@@ -265,7 +265,7 @@ def _foreign_ids(store: Store, foreign: Foreign, number: int) -> list[tuple[str,
 
 
 def _refuse_twins(index: Index, ids_of: Callable[[int], list[tuple[str, str]]]) -> None:
-    """Raises ValueError that names two samples with the same id (D18).
+    """Raises ValueError that names two samples with the same id.
 
     Only 64 bits are compared first; that two different ids share them is possible, and no fault.
     """

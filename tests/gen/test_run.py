@@ -409,7 +409,7 @@ def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path
     assert not list((out / "_meta" / "tmp").iterdir()), "what the dead driver left was collected"
 
 
-def test_a28_c1_r9_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tmp_path: Path) -> None:
+def test_a28_c1_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start_warm(tmp_path / "said", out)
     wait_for_shards(out, 1, process)

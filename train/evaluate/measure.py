@@ -1,7 +1,7 @@
-"""One pass of a model over a labelled set, by all ranks together.
+"""Measures a model on a labelled set, with all ranks.
 
-In: a model with its statistics combined, an `OpenSet`, what makes scores of pictures. Out: `Counts` over all ranks,
-equal on each. On disk: nothing but what the stream caches.
+In: a model with its statistics combined, an `OpenSet`, a function from pictures to scores. Out: `Counts` over all
+ranks, equal on each. On disk: only what the stream caches.
 """
 
 from collections.abc import Callable

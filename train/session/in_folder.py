@@ -8,7 +8,7 @@ Out: a `TrainOutcome`. On disk, in the run's folder (all ranks see it; rank 0 al
     log.jsonl tensorboard/  see train.session.logs, as for the one file that every rank writes, replaced-<rank>.jsonl
     ...                     see train.session.session
 
-The same command goes on where the last one ended.
+The same command continues where the last one ended.
 """
 
 import contextlib

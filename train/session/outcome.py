@@ -45,4 +45,4 @@ class TrainOutcome:
     def _bad(self) -> str:
         if not self.replaced:
             return ""
-        return f"; {counted(self.replaced, 'sample')} could not be read and gave way to others, see replaced-*.jsonl"
+        return f"; {counted(self.replaced, 'sample')} could not be read and were replaced, see replaced-*.jsonl"

@@ -6,11 +6,11 @@ In: `TrainRecipe`, its Task, folders, a stop flag, the open `Ranks`. Out: a `Tra
     <folder>/results.jsonl  see train.evaluate.results: the validation set at the ends of epochs, the test sets once
     <folder>/...            the Task's export
 
-A Session goes on from the newest complete checkpoint. A signal (`StopFlag`) to any rank saves and ends all.
+A Session continues from the newest complete checkpoint. After a signal (`StopFlag`) to any rank all ranks save and end.
 
-A step: a batch of the stream, forward, loss, backward, the gradient's norm; if it is finite, the weights move and the
-average follows. At the end of an epoch the ranks' running statistics are combined in place and the validation set is
-measured. Statistics for a checkpoint are combined in copies, so when one is written does not change the training.
+A step is: a batch of the stream, forward, loss, backward, the gradient's norm; if the norm is finite, the weights and
+their average are updated. At the end of an epoch the running statistics of all ranks are combined in place, and the
+validation set is measured. For a checkpoint they are combined in copies, so the time of a checkpoint changes nothing.
 """
 
 import time

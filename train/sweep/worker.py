@@ -4,11 +4,10 @@ In: a `SweepJob` (plain data) and the number of a run. Out: that run's top-1 on 
 process writes into its folder, its output in `logs/<run>-<attempt>.txt`, and in `logs/<run>.process.json` which process
 trains it.
 
-A process per run keeps runs apart (threads, compiled code, GPU memory, a crash in C code). It is no rank of the job in
-which the sweep runs, whatever the environment says of the worker. A worker that was killed may leave its run training;
-the next attempt ends that process, by its identity, before it starts its own. The process of a worker that is still
-there is left alone: it belongs to another sweep. Whatever ends a worker, its run is asked to save
-(`cluster.process.supervisor`).
+A process of its own separates a run from the others (threads, compiled code, GPU memory, a crash in C code). It is no
+rank of the job in which the sweep runs, whatever the worker's environment says. A killed worker may leave its run
+training: the next attempt ends that process, by its identity, before it starts its own. The process of a living worker
+is left alone, because it belongs to another sweep. If a worker ends, its run saves (`cluster.process.supervisor`).
 """
 
 import contextlib

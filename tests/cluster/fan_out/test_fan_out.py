@@ -202,13 +202,13 @@ def assert_no_half_state(folder: Path) -> None:
         assert path.read_bytes() == workers.contents(int(path.stem)), path
 
 
-def test_r9_a28_signals_at_random_moments_end_in_75_and_leave_no_half_file(tmp_path):
+def test_a28_signals_at_random_moments_end_in_75_and_leave_no_half_file(tmp_path):
     """Four of them here; fifty in the long form."""
     end_by_signals(tmp_path, workers.printed_seed(), 4)
 
 
 @pytest.mark.torture
-def test_r9_50_of_50_signals_end_cleanly(tmp_path):
+def test_50_of_50_signals_end_cleanly(tmp_path):
     end_by_signals(tmp_path, workers.printed_seed(), 50)
 
 

@@ -111,7 +111,7 @@ def test_a_rejected_slot_is_drawn_again_with_a_new_seed_and_every_draw_has_a_row
     assert len({row["seed"] for row in rows}) == len(rows)
 
 
-def test_r12_1000_injected_accidents_none_is_published(tmp_path: Path) -> None:
+def test_1000_injected_accidents_none_is_published(tmp_path: Path) -> None:
     """Half of all draws go wrong, until a thousand have; every stored image is one that the painter painted well."""
     fault = sometimes(0.5)
     one = worker(

@@ -1,6 +1,6 @@
 """The screen: no accident is published, no dark photograph is lost.
 
-R12: 1,000 injected accidents, none passes, each with its reason; at most 0.1 % of true dark images are refused (here:
+1,000 injected accidents, none passes, each with its reason; at most 0.1 % of true dark images are refused (here:
 none of 500 synthetic night scenes, dark gradients, low-key interiors and starfields).
 """
 
@@ -95,7 +95,7 @@ def low_key(side: int, rng: np.random.Generator) -> np.ndarray:
     return as_uint8(image)
 
 
-def test_r12_1000_injected_accidents_none_is_published_each_has_its_reason() -> None:
+def test_1000_injected_accidents_none_is_published_each_has_its_reason() -> None:
     rng = np.random.default_rng(12)
     cases: list[tuple[str, Callable[[int, np.random.Generator], np.ndarray], bool, bool]] = [
         ("nan", picture, False, False),
