@@ -17,7 +17,7 @@ READY := .venv/.ready-$(LOCK)
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help generate train sweep show verify test lint torture bench bench-gpu bench-train-gpu bench-stream quality ablate sandbox sandbox-score lock clean
+.PHONY: help generate train sweep show verify test lint torture bench bench-gpu bench-stream quality ablate sandbox sandbox-score lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,11 +64,8 @@ torture: $(READY) ## the long fault and load runs
 bench: $(READY) ## time the CPU side against what people use today, side by side (about 17 minutes on 2 cores)
 	@$(RUN)python -m docs.bench.cpu
 
-bench-gpu: $(READY) ## time a GPU's images against the stock diffusers loop (nine minutes of an H200; what is left: ROWS=rest)
+bench-gpu: $(READY) ## time a GPU's images and training steps, side by side (six minutes; what is left: ROWS=rest)
 	@$(RUN)python -m docs.bench.gpu $(if $(ROWS),--rows $(ROWS))
-
-bench-train-gpu: $(READY) ## time a GPU's training steps against timm's (less than eight minutes on an H200)
-	@$(RUN)python -m docs.bench.train_gpu
 
 bench-stream: $(READY) ## time streaming into training beside webdataset and litData (about 25 minutes)
 	@$(RUN)python -m docs.bench.stream

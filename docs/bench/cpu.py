@@ -46,11 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         parser.error(f"--rows: found {','.join(unknown)}, expected some of {','.join(ROWS)}")
     size = Size(chosen.quick, chosen.scratch)
-    where = {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "quick": chosen.quick,
-        **facts(chosen.scratch or Path(tempfile.gettempdir())),
-    }
+    where = {"quick": chosen.quick, **facts(chosen.scratch or Path(tempfile.gettempdir()))}
     out = chosen.out or (None if chosen.quick else HOME)
     met = True
     for name in names:

@@ -1,65 +1,109 @@
-"""What the benchmarks of a GPU share: ceilings, the facts of the machine, files that are replaced whole.
-
-In: a device, samples. Out: figures and text. On disk: what `replace_files` is given. Needs nothing but torch.
-"""
+"""What the rows of a GPU share: its ceilings, a limit of time, rates of sides in turn. Leaves nothing on disk."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import json
-import os
-import platform
-import statistics
+import signal
 import tempfile
-import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
+
+from docs.bench.measure import Samples, Side, Verdict
 
 if TYPE_CHECKING:
     import torch
 
-Samples: TypeAlias = tuple[float, ...]
+IMAGES, SHARE = "images/s", "% of the matmul ceiling"
+MATMUL, COPY = "matmul TFLOP/s", "copy TB/s"
+
+
+class OutOfTime(BaseException):
+    """The time of a row is over. No `Exception`, so that no library keeps it to itself."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises OutOfTime in the main thread when the time is over, and every second until it is heard."""
+
+    def over(*_: object) -> None:
+        raise OutOfTime
+
+    heard = signal.signal(signal.SIGALRM, over)
+    timer = signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, heard)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    target: str
-    found: str
-    met: bool | None  # None: nothing is judged (in miniature, or a figure that is only reported)
+class Bench:
+    """What all rows share. `dry`: tiny networks on the CPU, and no speed is judged."""
 
-    @property
-    def word(self) -> str:
-        return {True: "yes", False: "**missed**", None: "not judged"}[self.met]
+    dry: bool
+    device: torch.device
+    deadline: float  # of `clock`, in seconds
+    matmul_tflops: float
+    clock: Callable[[], float]
+
+    def now(self) -> float:
+        """The clock, once the device has done all it was asked to do."""
+        synchronize(self.device)
+        return self.clock()
+
+    def judge(self, target: str, found: str, met: bool) -> Verdict:
+        return Verdict(target, found, None if self.dry else met)
+
+    def share(self, images_per_s: Samples, tflop: float) -> Samples:
+        """Per cent of the ceiling; `tflop` is the arithmetic of one image."""
+        return tuple(100 * one * tflop / self.matmul_tflops for one in images_per_s)
+
+    def rates(self, sides: Mapping[str, Side], budget_s: float) -> dict[str, Samples]:
+        """Images per second of every side, in turns. Call it warm: the first turn counts.
+
+        Five rounds, or fewer where a further one would outlast the budget; one at least.
+        """
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        begun = self.now()
+        for done in range(1 if self.dry else 5):
+            passed = self.now() - begun
+            if done and passed / done * (done + 1) > min(budget_s, self.deadline - begun):
+                break
+            for name, side in sides.items():
+                with tempfile.TemporaryDirectory() as folder:
+                    started = self.now()
+                    images = side(Path(folder))
+                    rates[name].append(images / (self.now() - started))
+        return {name: tuple(samples) for name, samples in rates.items()}
 
 
-def synchronize(device: str) -> None:
-    if device == "cuda":
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
         import torch
 
         torch.cuda.synchronize()
 
 
-def ceilings(device: str, dtype: torch.dtype, dry: bool, clock: Callable[[], float]) -> dict[str, Samples]:
-    """TFLOP/s of a large matrix product of random numbers, TB/s of a large copy (read and written)."""
+def ceilings(device: torch.device, dry: bool, clock: Callable[[], float]) -> dict[str, Samples]:
+    """TFLOP/s of a large bf16 product of random numbers, TB/s of a large copy (read and written)."""
     import torch
 
     side, count, num_bytes = (128, 2, 2**20) if dry else (8192, 10, 2**32)
     rng = torch.Generator(device).manual_seed(0)
-    a, b = (torch.randn(side, side, generator=rng, device=device, dtype=dtype) for _ in range(2))
+    a, b = (torch.randn(side, side, generator=rng, device=device, dtype=torch.bfloat16) for _ in range(2))
     source = torch.ones(num_bytes // 2, device=device, dtype=torch.bfloat16)
     target = torch.empty_like(source)
     jobs: dict[str, tuple[float, Callable[[], Any]]] = {
-        "matmul TFLOP/s": (2 * side**3, lambda: a @ b),
-        "copy TB/s": (2 * num_bytes, lambda: target.copy_(source)),
+        MATMUL: (2 * side**3, lambda: a @ b),
+        COPY: (2 * num_bytes, lambda: target.copy_(source)),
     }
     found = {}
     for name, (amount, job) in jobs.items():
         samples = []
-        for repeat in range(2 if dry else 6):
+        for repeat in range(6):
             synchronize(device)
             begun = clock()
             for _ in range(count):
@@ -69,101 +113,3 @@ def ceilings(device: str, dtype: torch.dtype, dry: bool, clock: Callable[[], flo
                 samples.append(count * amount / (clock() - begun) / 1e12)
         found[name] = tuple(samples)
     return found
-
-
-def over(ours: Samples, theirs: Samples) -> Samples:
-    """Repeat by repeat: both ran within the same seconds."""
-    return tuple(a / b for a, b in zip(ours, theirs, strict=True))
-
-
-def spread(samples: Samples, unit: str = "") -> str:
-    """`1.522 (1.493 - 1.601)`: median, least, most."""
-    middle = f"{statistics.median(samples):.4g}{unit}"
-    return middle if len(samples) == 1 else f"{middle} ({min(samples):.4g} - {max(samples):.4g})"
-
-
-def told(where: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    top = ", ".join(f"{name} {spread(tuple(one))}" for name, one in where["ceilings"].items())
-    extras = f" Extras: {', '.join(where['extras'])}." if where.get("extras") else ""
-    small = " In miniature: no figure says anything." * where["dry"]
-    return (
-        f"{where['date']}, {where['device']}, {where['cores']} CPU cores; {versions}. Ceilings: {top}.{extras}{small}"
-    )
-
-
-def facts(dry: bool, libraries: Sequence[str]) -> dict[str, Any]:
-    """Of the machine, and nothing that names it; versions of those libraries that are installed."""
-    import torch
-
-    installed = {one.metadata["Name"].lower() for one in importlib.metadata.distributions() if one.metadata["Name"]}
-    device = "CPU, tiny networks"
-    if not dry:
-        gigabytes = torch.cuda.get_device_properties(0).total_memory / 2**30
-        device = f"{torch.cuda.get_device_name(0)}, {gigabytes:.0f} GiB, CUDA {torch.version.cuda}"
-    return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "dry": dry,
-        "device": device,
-        "cores": len(os.sched_getaffinity(0)),
-        "versions": {
-            "Python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in libraries if name in installed},
-        },
-    }
-
-
-def failure(error: Exception) -> str:
-    traceback.print_exception(error)
-    cause = (str(error).strip().splitlines() or [""])[0][:300]
-    return f"FAILED, {type(error).__name__}: {cause}"
-
-
-def kept(file: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The rows of a JSON file by name, samples and verdicts as they were; none if there is no file."""
-    if not file.is_file():
-        return []
-    rows = json.loads(file.read_text(encoding="utf-8"))
-    for row in rows.values():
-        row["verdicts"] = [Verdict(**one) for one in row["verdicts"]]
-        for line in row["lines"]:
-            line["figures"] = {name: tuple(samples) for name, samples in line["figures"].items()}
-    return list(rows.items())
-
-
-def replace_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Name -> text. Each file is replaced whole, so that a kill leaves what was there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        partial_file = folder / f"{name}.part"
-        partial_file.write_text(text, encoding="utf-8")
-        partial_file.replace(folder / name)
-
-
-@contextlib.contextmanager
-def empty_compile_cache() -> Iterator[None]:
-    """An empty place for compiled code, so that a first call is a first call; the caller's own is put back."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    before = os.environ.get(name)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as empty:
-        os.environ[name] = empty
-        try:
-            yield
-        finally:
-            del os.environ[name]
-            if before is not None:
-                os.environ[name] = before
-
-
-@contextlib.contextmanager
-def in_miniature() -> Iterator[None]:
-    """One thread, and what asks to be compiled runs uncompiled: compiling would take minutes and say nothing."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        torch.set_num_threads(threads)

@@ -70,23 +70,23 @@ def measure(size: Size) -> Result:
     )
 
 
-def photograph(seed: int) -> np.ndarray:
-    """uint8 [512, 512, 3]: 1/f noise under shaded ellipses. The same seed gives the same array."""
+def photograph(seed: int, side_px: int = SIDE_PX) -> np.ndarray:
+    """uint8 [side_px, side_px, 3]: 1/f noise under shaded ellipses. The same seed gives the same array."""
     rng = np.random.default_rng(seed)
-    across = np.fft.rfftfreq(SIDE_PX)
-    down = np.fft.fftfreq(SIDE_PX)[:, None]
-    amplitude = 1 / np.maximum(np.hypot(across, down), 1 / SIDE_PX)
+    across = np.fft.rfftfreq(side_px)
+    down = np.fft.fftfreq(side_px)[:, None]
+    amplitude = 1 / np.maximum(np.hypot(across, down), 1 / side_px)
     layers = []
     for _ in range(3):
         phase = rng.uniform(0, 2 * np.pi, amplitude.shape)
-        layer = np.fft.irfft2(amplitude * np.exp(1j * phase), s=(SIDE_PX, SIDE_PX))
+        layer = np.fft.irfft2(amplitude * np.exp(1j * phase), s=(side_px, side_px))
         layers.append(layer / layer.std())
     shared = layers[0]
     image = np.stack([128 + 40 * (0.9 * shared + 0.3 * layer) for layer in layers], axis=-1)
-    y, x = np.mgrid[0:SIDE_PX, 0:SIDE_PX]
+    y, x = np.mgrid[0:side_px, 0:side_px]
     for _ in range(12):
-        x0, y0 = rng.uniform(0, SIDE_PX, 2)
-        wide, high = rng.uniform(20, 140, 2)
+        x0, y0 = rng.uniform(0, side_px, 2)
+        wide, high = rng.uniform(20, 140, 2) * (side_px / SIDE_PX)
         inside = ((x - x0) / wide) ** 2 + ((y - y0) / high) ** 2 < 1
         shade = 1 + 0.3 * (x - x0) / wide
         colour = rng.uniform(20, 235, 3)

@@ -1,12 +1,13 @@
 """The facts of a machine that a figure depends on, and nothing that names it.
 
-In: the system and the folder the benchmarks write to. Out: a JSON object: cores, CPU model, memory, kind of file
-system, load, versions. No host, user or path is in it.
+In: the system and the folder the benchmarks write to. Out: a JSON object: date, cores, CPU model, memory, kind of file
+system, load, versions of the libraries that are installed. No host, user or path is in it.
 """
 
 import importlib.metadata
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pyarrow", "pillow",
 
 def facts(scratch: Path) -> dict[str, Any]:
     return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cores": len(os.sched_getaffinity(0)),
         "cpu": _cpu_model(),
         "memory_GiB": round(psutil.virtual_memory().total / 2**30),
@@ -24,9 +26,13 @@ def facts(scratch: Path) -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "versions": {
             "Python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in LIBRARIES},
+            **{name: importlib.metadata.version(name) for name in LIBRARIES if _is_installed(name)},
         },
     }
+
+
+def _is_installed(library: str) -> bool:
+    return next(importlib.metadata.distributions(name=library), None) is not None
 
 
 def _cpu_model() -> str:

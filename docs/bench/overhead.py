@@ -18,15 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from docs.bench.measure import Line, Result, Samples, Side, Size, alternate
-from gen.make.refill import ShardSpec, UnitJob, UnitWorker
-from gen.prompts.prompts import PromptSpec, Sources, draw_table
-from gen.prompts.table import PromptTable
+from docs.bench.unit import prompt_table, unit_side
+from gen.prompts.prompts import PromptTable
 from gen.sampler.sampler import Sampler
 from gen.sampler.spec import SamplerSpec
-from gen.sampler.text_to_image import TextToImage, TextToImageJob
-from gen.wording.lexicon import load_lexicon
-from shards.disk.store import open_store
-from shards.labels.classes import Class
 
 BATCH = 16
 GUIDANCE = 2.0
@@ -57,10 +52,10 @@ def measure(size: Size) -> Result:
     inside: dict[str, list[Spent]] = {}
     with tempfile.TemporaryDirectory(dir=size.scratch) as scratch, _timed_forwards(spent):
         model = tiny_pipeline("sd", Path(scratch) / "model")
-        prompts = _prompts(num, Path(scratch))
+        prompts = prompt_table(num)
         sides: dict[str, Side] = {}
         for steps in (few, many):
-            sides[f"{OURS} {steps}"] = _ours(model, prompts, num, steps)
+            sides[f"{OURS} {steps}"] = _ours(model, num, steps)
             for name, batch in ((STOCK_1, 1), (STOCK_16, BATCH)):
                 sides[f"{name} {steps}"] = _stock(model, prompts, images[name], steps, batch)
         timed = alternate({name: _noting(side, name, spent, inside) for name, side in sides.items()}, size)
@@ -157,36 +152,11 @@ def _less(total_ms: Samples, inside_s: Sequence[float], num: int) -> Samples:
     return tuple(ms - seconds / num * 1e3 for ms, seconds in zip(total_ms, inside_s[1:], strict=True))
 
 
-def _prompts(num: int, scratch: Path) -> PromptTable:
-    """One class and one prompt for each image, as in a shard of ImageNet, where all prompts differ."""
-    classes = [Class(number, f"number {number}", None, 1) for number in range(num)]
-    sources = Sources(load_lexicon("general"))
-    draw_table(classes, {}, PromptSpec(per_class=1), 0, sources, scratch / "prompts.parquet")
-    return PromptTable.load(scratch / "prompts.parquet")
-
-
-def _ours(model: Path, prompts: PromptTable, num: int, steps: int) -> Side:
+def _ours(model: Path, num: int, steps: int) -> Side:
     spec = SamplerSpec(
         model=str(model), scheduler="dpm++", steps=steps, guidance=GUIDANCE, size_px=SIZE_PX, batch=BATCH, device="cpu"
     )
-    job = TextToImageJob(
-        unit=UnitJob(out="", fingerprint="0" * 64, shards=ShardSpec(samples_per_shard=num)),
-        num_per_class=dict.fromkeys(range(num), 1),
-        seed=0,
-        sampler=spec,
-        model_digest="0" * 64,
-    )
-    maker = TextToImage(job, Sampler.load(spec), prompts)
-
-    def run(folder: Path) -> int:
-        made = UnitWorker(job.unit, maker, open_store(str(folder)))(0, "bench-0", lambda done, rejected: None)
-        if made["images"] != num or made["rejected"]:
-            raise RuntimeError(
-                f"C3: found {made['images']} images, rejected: {made['rejected']}, expected {num} and none"
-            )
-        return num
-
-    return run
+    return unit_side(Sampler.load(spec), spec, num)
 
 
 def _stock(model: Path, prompts: PromptTable, num: int, steps: int, batch: int) -> Side:

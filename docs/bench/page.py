@@ -1,12 +1,13 @@
 """Results to text: the tables on the terminal and in docs/BENCHMARKS.md, the samples in a JSON file beside it.
 
-In: results and the facts of the machine. Out and on disk: `bench_cpu.json` (`bench_stream.json`), every sample of the
-last run of every row with its date, machine and versions; `BENCHMARKS.md`, where the text between the two marks of a
-row is written anew.
+In: results and the facts of the machine. Out and on disk: `bench_cpu.json` (`bench_stream.json`, `bench_gpu.json`),
+every sample of the last run of every row with its date, machine and versions; `BENCHMARKS.md`, where the text between
+the two marks of a row is written anew.
 """
 
 import dataclasses
 import json
+import re
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,13 +63,13 @@ def write(folder: Path, numbers: str, command: str, results: Mapping[str, Result
     for row, result in results.items():
         known[row] = {**facts, **dataclasses.asdict(result)}
         page = replaced(page, row, command, section(row, result, facts))
-    ordered = {row: known[row] for row in sorted(known, key=_letter_and_number)}
+    ordered = {row: known[row] for row in sorted(known, key=_words_and_numbers)}
     samples.write_text(json.dumps(ordered, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (folder / PAGE).write_text(page, encoding="utf-8")
 
 
-def _letter_and_number(row: str) -> tuple[str, int]:
-    return row[0], int(row[1:])
+def _words_and_numbers(row: str) -> list[str | int]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", row)]
 
 
 def replaced(page: str, row: str, command: str, text: str) -> str:
@@ -91,8 +92,9 @@ def _ratio(line: Line, first: Line, column: str) -> str:
 
 def _where(facts: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    gpu = f"{facts['gpu']}, " if "gpu" in facts else ""
     return (
-        f"{facts['date']}, {facts['cores']} cores of {facts['cpu']}, {facts['memory_GiB']} GiB, "
+        f"{facts['date']}, {gpu}{facts['cores']} cores of {facts['cpu']}, {facts['memory_GiB']} GiB, "
         f"{facts['file_system']}, load {facts['load']:.2f} at the start; {versions}"
     )
 

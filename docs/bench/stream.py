@@ -11,7 +11,6 @@ Run it on a machine that does nothing else; about 25 minutes on two cores, the p
 import argparse
 import importlib.metadata
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     count, rounds = (200, 1) if chosen.quick else (chosen.count, chosen.rounds)
     folder: Path = chosen.pictures / str(count)
     tiles.make_tiles(folder, count, per_shard=100 if chosen.quick else 1000)
-    where = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "quick": chosen.quick, **facts(folder)}
+    where = {"quick": chosen.quick, **facts(folder)}
     where["versions"] |= {name: importlib.metadata.version(name) for name in LIBRARIES}
     result = streaming.measure(Plan(folder, count, rounds, chosen.quick, chosen.litdata_python))
     print(page.section("S1", result, where), flush=True)

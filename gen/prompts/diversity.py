@@ -1,70 +1,113 @@
-"""Measuring the diversity of prompts before any image is made.
+"""How much the prompts of a table differ, before any image is made.
 
-In: a prompt table, and optionally the text encoder's token counts and its embeddings. Out: a `Diversity`. On disk: only
-reads.
+In: a prompt table, and optionally the text encoder's token counts and its embeddings. Out: a `Diversity`, and lines for
+a terminal. On disk: nothing; gen.prompts.diversity_page writes the page.
 
 Counts (missing names, cut prompts, flagged words, repeats) are of every prompt. What compares prompts with each other
-(distinct-n, self-BLEU, distance, the most alike pair) is of a sample drawn from each class with the seed: so its cost
-is bounded, and tables of different sizes can be compared. Rows are streamed: one class and 12 bytes a prompt are held,
-some 80 bytes a prompt while texts of several classes are sought at the end.
+(distinct word pairs, distance, the most alike pair) is of a sample drawn from each class with the seed: so its cost is
+bounded, and tables of different sizes can be compared.
 """
 
 import hashlib
 import heapq
-from array import array
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import pairwise
 from random import Random
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gen.names.display_name import plain_words, says, says_words
-from gen.prompts.diversity_figures import (
-    MAX_LISTED,
-    ClassDiversity,
-    Diversity,
-    FlaggedWord,
-    LongPrompt,
-    Pair,
-    PromptPlace,
-    SharedText,
-)
-from gen.prompts.encoder_limit import CLIP_TOKENS, CountTokens, kept_ends, token_lengths
-from gen.prompts.prompt_rows import ClassRows, rows_by_class, table_name, texts_at
-from gen.prompts.word_overlap import distinct_n, most_alike, self_bleu
-from gen.wording.flagged_words import find_flag, flagged_words, group_of
+from gen.prompts.table import PromptTable
+from gen.wording.flagged_words import flagged_words
+from shards.disk.safe_text import clip, visible
 
 SAMPLE = 50
+CLIP_TOKENS = 77  # that the encoder reads, with the marks of beginning and end, as tokenizers count
+MAX_LISTED = 12  # pairs, long prompts, words in one line
 MAX_CUT = 10_000  # long prompts whose lost end is looked at
 MAX_LENGTH = 2_000  # longer prompts are counted as this long in the histogram
 
+CountTokens = Callable[[Sequence[str]], Sequence[int]]
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # one unit row a text
 
 
-@dataclass
-class _Sums:
-    """What is kept of the classes that have gone by."""
+@dataclass(frozen=True)
+class Extreme:
+    """Prompts that stand out: two that are alike, a long one in two parts (read, lost), one with a flagged word."""
 
+    value: float  # cosine or share of words that both have; tokens; prompts with the word
+    class_id: int
+    class_name: str
+    prompt_ids: tuple[int, ...]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClassDiversity:
+    """The figures of one class. A figure is None where it has no meaning, as the distance of a single prompt."""
+
+    class_id: int
+    class_name: str
+    meaning: str | None
+    num_prompts: int
+    num_distinct: int
+    distinct_pairs: float | None  # of neighbouring words: different ones over all, of the sample
+    distance: float | None  # mean cosine distance between embeddings of two prompts of the sample
+    num_nameless: int  # prompts in which the class name is missing
+    num_cut: int  # prompts over the encoder's limit
+    num_flagged: int  # prompts with a flagged word that is not in the name
+
+    @property
+    def alikeness(self) -> float:
+        """1 = all the same; by embeddings if there are any, else by words."""
+        alike = self.distinct_pairs if self.distance is None else self.distance
+        return 0.0 if alike is None else 1 - alike
+
+    @property
+    def num_doubts(self) -> int:
+        """Prompts that repeat another, miss the name, are cut or flagged; one may count several times."""
+        return self.num_prompts - self.num_distinct + self.num_nameless + self.num_cut + self.num_flagged
+
+
+@dataclass
+class Diversity:
+    """What a table of prompts is like; filled class by class."""
+
+    sample: int
+    seed: int
+    limit: int | None  # tokens that the encoder reads; None = no tokenizer was given, and lengths are in words
+    num_distinct: int  # texts, over all classes
     classes: list[ClassDiversity] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
     styles: Counter[str] = field(default_factory=Counter)
-    lengths: Counter[int] = field(default_factory=Counter)
-    num_tokens_lost: int = 0
-    num_cut_seen: int = 0
-    num_name_lost: int = 0
-    num_style_lost: int = 0
-    pairs: list[Pair] = field(default_factory=list)
-    longest: list[LongPrompt] = field(default_factory=list)
-    flags: Counter[str] = field(default_factory=Counter)
-    first_flagged: dict[str, tuple[PromptPlace, str]] = field(default_factory=dict)
-    digests: "array[int]" = field(default_factory=lambda: array("Q"))
-    class_ids: "array[int]" = field(default_factory=lambda: array("I"))
+    lengths: Counter[int] = field(default_factory=Counter)  # tokens or words -> prompts
+    lost: Counter[str] = field(default_factory=Counter)  # tokens; of the cut prompts looked at: names, styles
+    pairs: list[Extreme] = field(default_factory=list)  # the most alike of a class, the closest first
+    longest: list[Extreme] = field(default_factory=list)
+    flags: Counter[str] = field(default_factory=Counter)  # word -> prompts
+    first_flagged: dict[str, Extreme] = field(default_factory=dict)
+
+    def total(self, figure: str) -> int:
+        """Over all classes, of `num_prompts`, `num_distinct`, `num_nameless`, `num_cut` or `num_flagged`."""
+        return sum(getattr(one, figure) for one in self.classes)
+
+    def mean(self, figure: str) -> float | None:
+        """Over the classes that have it, of `distinct_pairs` or `distance`."""
+        known = [value for one in self.classes if (value := getattr(one, figure)) is not None]
+        return fmean(known) if known else None
+
+    @property
+    def mean_length(self) -> float:
+        return sum(length * count for length, count in self.lengths.items()) / self.lengths.total()
 
 
 def measure_diversity(
-    source: Path | bytes,
+    table: PromptTable,
     *,
     seed: int,
     count_tokens: CountTokens | None = None,
@@ -77,92 +120,56 @@ def measure_diversity(
     `count_tokens` tells how many tokens the encoder makes of each text, `limit` how many it reads; without it, lengths
     are in words and nothing is called cut. `embed` gives unit rows; without it there is no distance, and pairs are
     compared by their words. `sample` prompts a class are compared with each other.
-    Raises ValueError if the table is empty, damaged or not sorted by class, or a callable answers in another shape.
+    Raises ValueError if a callable answers in another shape, or `sample` is below 2.
     """
     if sample < 2:
         raise ValueError(f"sample: found {sample}, expected at least 2 prompts to compare")
-    kinds: Counter[str] = Counter()
-    sums = _Sums()
-    for group in rows_by_class(source, kinds):
-        _look_at_class(group, sums, seed, count_tokens, limit, embed, sample)
-    if not sums.classes:
-        raise ValueError(
-            f"{table_name(source)}: found no prompt, expected at least one; write it with `sixfold prompts`"
-        )
-    num_distinct, num_shared, shared = _shared_texts(source, sums)
-    by_use = sorted(sums.styles.items(), key=lambda item: (-item[1], item[0]))
-    return Diversity(
-        classes=tuple(sums.classes),
-        kinds=tuple(sorted(kinds.items())),
-        styles=tuple(by_use),
-        num_distinct=num_distinct,
-        sample=sample,
-        seed=seed,
-        unit="words" if count_tokens is None else "tokens",
-        limit=None if count_tokens is None else limit,
-        lengths=tuple(sorted(sums.lengths.items())),
-        num_tokens_lost=sums.num_tokens_lost,
-        num_cut_seen=sums.num_cut_seen,
-        num_name_lost=sums.num_name_lost,
-        num_style_lost=sums.num_style_lost,
-        pairs=tuple(sums.pairs),
-        longest=tuple(sums.longest),
-        flagged=_flagged(sums),
-        num_shared=num_shared,
-        shared=shared,
-    )
-
-
-def _look_at_class(
-    group: ClassRows,
-    sums: _Sums,
-    seed: int,
-    count_tokens: CountTokens | None,
-    limit: int,
-    embed: Embed | None,
-    sample: int,
-) -> None:
-    texts = group.texts
-    plain = [plain_words(text) for text in texts]
-    digests = [_digest(text) for text in texts]
-    sums.digests.extend(digests)
-    sums.class_ids.extend([group.class_id] * len(texts))
-    sums.styles.update(style for style in group.styles if style is not None)
-    of_name = set(flagged_words(plain_words(f"{group.class_name} {group.meaning or ''}")))
-    num_flagged = _count_flags(group, plain, of_name, sums)
-    if count_tokens is None:
-        sums.lengths.update(min(len(words.split()), MAX_LENGTH) for words in plain)
+    found = Diversity(sample, seed, None if count_tokens is None else limit, table.num_distinct_texts())
+    for class_id in table.num_per_class():
+        kinds, texts, styles = (table.of_class(class_id, column) for column in ("kind", "text", "style"))
+        first = table.prompt(class_id, 0)
+        plain = [plain_words(text) for text in texts]
+        found.kinds.update(kinds)
+        found.styles.update(style for style in styles if style is not None)
+        one = _Class(class_id, first.class_name, first.meaning, texts, styles, plain)
         num_cut = 0
-    else:
-        num_cut = _count_cut(group, sums, count_tokens, limit)
-    picks = _pick(len(texts), sample, seed, group.class_id)
-    words = [plain[index].split() for index in picks]
-    distance, pair = _compare(group, picks, words, embed)
-    if pair is not None:
-        sums.pairs = heapq.nsmallest(MAX_LISTED, [*sums.pairs, pair], key=lambda one: (-one.alike, one.one.class_id))
-    sums.classes.append(
-        ClassDiversity(
-            class_id=group.class_id,
-            class_name=group.class_name,
-            meaning=group.meaning,
-            num_prompts=len(texts),
-            num_distinct=len(set(digests)),
-            num_sampled=len(picks),
-            distinct_1=distinct_n(words, 1),
-            distinct_2=distinct_n(words, 2),
-            self_bleu=self_bleu(words),
-            distance=distance,
-            num_nameless=sum(
-                not says_words(text, words, group.class_name) for text, words in zip(texts, plain, strict=True)
-            ),
-            num_cut=num_cut,
-            num_flagged=num_flagged,
-            flags_of_name=tuple(sorted(of_name)),
+        if count_tokens is None:
+            found.lengths.update(min(len(words.split()), MAX_LENGTH) for words in plain)
+        else:
+            num_cut = _count_cut(one, found, count_tokens, limit)
+        picks = _pick(len(texts), sample, seed, class_id)
+        words = [plain[index].split() for index in picks]
+        pairs = [pair for of_text in words for pair in pairwise(of_text)]
+        found.classes.append(
+            ClassDiversity(
+                class_id=class_id,
+                class_name=one.name,
+                meaning=one.meaning,
+                num_prompts=len(texts),
+                num_distinct=len(set(texts)),
+                distinct_pairs=len(set(pairs)) / len(pairs) if pairs else None,
+                distance=_compare(one, found, picks, words, embed),
+                num_nameless=sum(not says_words(*both, one.name) for both in zip(texts, plain, strict=True)),
+                num_cut=num_cut,
+                num_flagged=_count_flags(one, found),
+            )
         )
-    )
+    return found
 
 
-# what is compared with each other
+@dataclass(frozen=True)
+class _Class:
+    """The prompts of one class."""
+
+    id: int
+    name: str
+    meaning: str | None
+    texts: Sequence[str]
+    styles: Sequence[str | None]
+    plain: Sequence[str]  # the `plain_words` of each text
+
+    def extreme(self, value: float, prompt_ids: tuple[int, ...], texts: tuple[str, ...]) -> Extreme:
+        return Extreme(value, self.id, self.name, prompt_ids, texts)
 
 
 def _pick(count: int, sample: int, seed: int, class_id: int) -> list[int]:
@@ -170,122 +177,161 @@ def _pick(count: int, sample: int, seed: int, class_id: int) -> list[int]:
     if count <= sample:
         return list(range(count))
     digest = hashlib.blake2b(f"{seed} {class_id}".encode(), digest_size=16, person=b"sixfold sample").digest()
-    rng = Random(int.from_bytes(digest, "big"))
-    keys = [rng.random() for _ in range(count)]
-    return sorted(heapq.nsmallest(sample, range(count), key=keys.__getitem__))
+    return sorted(Random(int.from_bytes(digest, "big")).sample(range(count), sample))
 
 
 def _compare(
-    group: ClassRows, picks: Sequence[int], words: Sequence[Sequence[str]], embed: Embed | None
-) -> tuple[float | None, Pair | None]:
-    """Mean pairwise distance of the sample, and its most alike pair of different texts."""
-    texts = [group.texts[index] for index in picks]
-    first_of = {text: index for index, text in reversed(list(enumerate(texts)))}
-    different = sorted(first_of.values())
+    one: _Class, found: Diversity, picks: Sequence[int], words: Sequence[Sequence[str]], embed: Embed | None
+) -> float | None:
+    """Mean pairwise distance of the sample; its most alike pair of different texts is kept."""
+    texts = [one.texts[index] for index in picks]
+    different = sorted({text: index for index, text in reversed(list(enumerate(texts)))}.values())
     distance = None
-    found: tuple[int, int, float] | None
     if embed is None:
-        found = most_alike([words[index] for index in different])
+        alike = _shared_words([words[index] for index in different])
     else:
         rows = np.asarray(embed(texts), np.float64)
         if rows.ndim != 2 or len(rows) != len(texts) or not np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-2):
             raise ValueError(
-                f"embeddings of class {group.class_id}: found an array of shape {rows.shape}, expected {len(texts)} "
-                "rows of length 1; normalise them"
+                f"embeddings of class {one.id}: found an array of shape {rows.shape}, expected {len(texts)} rows of "
+                "length 1; normalise them"
             )
         cosines = rows @ rows.T
         if len(texts) > 1:
-            num_pairs = len(texts) * (len(texts) - 1)
-            distance = 1 - float(cosines.sum() - np.trace(cosines)) / num_pairs
-        found = _nearest(cosines[np.ix_(different, different)])
-    if found is None:
-        return distance, None
-    one, other = different[found[0]], different[found[1]]
-    pair = Pair(found[2], _place(group, picks[one]), _place(group, picks[other]), texts[one], texts[other])
-    return distance, pair
+            distance = 1 - float(cosines.sum() - np.trace(cosines)) / (len(texts) * (len(texts) - 1))
+        alike = cosines[np.ix_(different, different)]
+    if len(different) > 1:
+        alike[np.tril_indices(len(alike))] = -2
+        first, second = (different[place] for place in divmod(int(alike.argmax()), len(alike)))
+        pair = one.extreme(float(alike.max()), (picks[first], picks[second]), (texts[first], texts[second]))
+        found.pairs = heapq.nsmallest(MAX_LISTED, [*found.pairs, pair], key=lambda pair: -pair.value)
+    return distance
 
 
-def _nearest(cosines: NDArray[np.float64]) -> tuple[int, int, float] | None:
-    if len(cosines) < 2:
-        return None
-    cosines = cosines.copy()
-    cosines[np.tril_indices(len(cosines))] = -2
-    first, second = divmod(int(cosines.argmax()), len(cosines))
-    return first, second, float(cosines[first, second])
+def _shared_words(texts: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """The share of words and pairs of words that two texts have in common, over all of both; 1 for two empty ones."""
+    numbers: dict[object, int] = {}
+    rows = [[numbers.setdefault(run, len(numbers)) for run in (*words, *pairwise(words))] for words in texts]
+    used = np.zeros((len(texts), len(numbers)))
+    for index, row in enumerate(rows):
+        used[index, row] = 1
+    shared = np.einsum("ag,bg->ab", used, used)  # one thread; BLAS would wake all of them for so little
+    sizes = used.sum(1)
+    either = sizes[:, None] + sizes[None, :] - shared
+    result: NDArray[np.float64] = np.where(either > 0, shared / np.maximum(either, 1), 1.0)
+    return result
 
 
-# what the encoder does not read
-
-
-def _count_cut(group: ClassRows, sums: _Sums, count_tokens: CountTokens, limit: int) -> int:
-    lengths = token_lengths(group.texts, count_tokens)
-    sums.lengths.update(min(length, MAX_LENGTH) for length in lengths)
+def _count_cut(one: _Class, found: Diversity, count_tokens: CountTokens, limit: int) -> int:
+    """How many prompts the encoder does not read to the end; what they lose is kept."""
+    lengths = _token_lengths(one.texts, count_tokens)
+    found.lengths.update(min(length, MAX_LENGTH) for length in lengths)
     cut = [index for index, length in enumerate(lengths) if length > limit]
-    sums.num_tokens_lost += sum(lengths[index] - limit for index in cut)
-    seen = cut[: MAX_CUT - sums.num_cut_seen]
-    sums.num_cut_seen += len(seen)
-    ends = kept_ends([group.texts[index] for index in seen], count_tokens, limit)
+    found.lost["tokens"] += sum(lengths[index] - limit for index in cut)
+    seen = cut[: MAX_CUT - found.lost["looked at"]]
+    found.lost["looked at"] += len(seen)
+    ends = _kept_ends([one.texts[index] for index in seen], count_tokens, limit)
     for index, end in zip(seen, ends, strict=True):
-        text, style = group.texts[index], group.styles[index]
+        text, style = one.texts[index], one.styles[index]
         kept = text[:end]
-        sums.num_name_lost += says(text, group.class_name) and not says(kept, group.class_name)
-        sums.num_style_lost += style is not None and style in text and style not in kept
-        long = LongPrompt(lengths[index], _place(group, index), kept, text[end:])
-        if len(sums.longest) < MAX_LISTED or long.length > sums.longest[-1].length:
-            sums.longest = sorted([*sums.longest, long], key=lambda one: -one.length)[:MAX_LISTED]
+        found.lost["names"] += says(text, one.name) and not says(kept, one.name)
+        found.lost["styles"] += style is not None and style in text and style not in kept
+        if len(found.longest) < MAX_LISTED or lengths[index] > found.longest[-1].value:
+            long = one.extreme(lengths[index], (index,), (kept, text[end:]))
+            found.longest = sorted([*found.longest, long], key=lambda long: -long.value)[:MAX_LISTED]
     return len(cut)
 
 
-# flagged words
+def _token_lengths(texts: Sequence[str], count_tokens: CountTokens) -> list[int]:
+    lengths = [int(length) for length in count_tokens(texts)]
+    if len(lengths) != len(texts):
+        raise ValueError(f"count_tokens: found {len(lengths)} numbers for {len(texts)} texts, expected one each")
+    return lengths
 
 
-def _count_flags(group: ClassRows, plain: Sequence[str], of_name: set[str], sums: _Sums) -> int:
+def _kept_ends(texts: Sequence[str], count_tokens: CountTokens, limit: int) -> list[int]:
+    """How many characters of each text, in whole words, fit into `limit` tokens; every text is known to be longer.
+
+    The place is found by halves, for all texts in the same calls.
+    """
+    ends = [[0, *(match.end() for match in re.finditer(r"\S+", text))] for text in texts]
+    fits = [0] * len(texts)  # words
+    too_many = [len(of_text) - 1 for of_text in ends]
+    while open_ones := [index for index in range(len(texts)) if too_many[index] - fits[index] > 1]:
+        middles = [(fits[index] + too_many[index]) // 2 for index in open_ones]
+        parts = [texts[index][: ends[index][middle]] for index, middle in zip(open_ones, middles, strict=True)]
+        for index, middle, length in zip(open_ones, middles, _token_lengths(parts, count_tokens), strict=True):
+            (fits if length <= limit else too_many)[index] = middle
+    return [of_text[words] for of_text, words in zip(ends, fits, strict=True)]
+
+
+def _count_flags(one: _Class, found: Diversity) -> int:
+    """How many prompts have a flagged word that the class's own name and meaning do not have."""
+    of_name = set(flagged_words(plain_words(f"{one.name} {one.meaning or ''}")))
     num_flagged = 0
-    for index, words in enumerate(plain):
-        found = [word for word in flagged_words(words) if word not in of_name]
-        num_flagged += bool(found)
-        for word in found:
-            sums.flags[word] += 1
-            sums.first_flagged.setdefault(word, (_place(group, index), group.texts[index]))
+    for index, words in enumerate(one.plain):
+        flags = [word for word in flagged_words(words) if word not in of_name]
+        num_flagged += bool(flags)
+        for word in flags:
+            found.flags[word] += 1
+            found.first_flagged.setdefault(word, one.extreme(1, (index,), (one.texts[index],)))
     return num_flagged
 
 
-def _flagged(sums: _Sums) -> tuple[FlaggedWord, ...]:
-    result = []
-    for word, count in sorted(sums.flags.items(), key=lambda item: (-item[1], item[0])):
-        place, text = sums.first_flagged[word]
-        start, end = find_flag(text, word)
-        result.append(FlaggedWord(word, group_of(word), count, place, text[:start], text[start:end], text[end:]))
-    return tuple(result)
+def report_lines(found: Diversity) -> list[str]:
+    """The report for a terminal: a figure, then what it means. Texts of the table are not quoted."""
+    total, num_classes = found.total("num_prompts"), len(found.classes)
+    lines = [
+        f"{total:,} {'prompt' if total == 1 else 'prompts'} of {num_classes:,} "
+        f"{'class' if num_classes == 1 else 'classes'}, {found.num_distinct:,} distinct "
+        f"{'text' if found.num_distinct == 1 else 'texts'}",
+        "kinds: " + ", ".join(f"{visible(clip(kind, 40))} {count:,}" for kind, count in sorted(found.kinds.items())),
+    ]
+    if found.styles:
+        lines.append(f"{len(found.styles):,} styles, each used {style_uses(found)}")
+    compared = f"mean over classes, up to {found.sample} prompts each"
+    for label, figure in (
+        ("distinct word pairs (distinct-2)", "distinct_pairs"),
+        ("mean distance of embeddings, 0 = all alike", "distance"),
+    ):
+        value = found.mean(figure)
+        if value is not None:
+            lines.append(f"{label}: {value:.3f} ({compared})")
+    lines.append(f"class name missing: {share(found.total('num_nameless'), total)}")
+    if found.limit is None:
+        lines.append(f"mean length: {found.mean_length:.1f} words (no tokenizer was given, so no limit is known)")
+    else:
+        cut = share(found.total("num_cut"), total)
+        lines.append(f"over {found.limit} tokens: {cut}, {found.lost['tokens']:,} tokens lost")
+        if found.longest:
+            lines.append(what_cut_prompts_lost(found))
+    words = ", ".join(f"{word} {count:,}" for word, count in found.flags.most_common(MAX_LISTED))
+    lines.append(f"flagged words: {share(found.total('num_flagged'), total)}{f' ({words})' if words else ''}")
+    lines.append(what_repeats(found))
+    return lines
 
 
-def _shared_texts(source: Path | bytes, sums: _Sums) -> tuple[int, int, tuple[SharedText, ...]]:
-    """Distinct texts in all, texts that more than one class has, and the first few of those.
-
-    The texts are known by 64 bits of a hash: among 1.28 million, two different ones meet with probability 4e-8.
-    """
-    digests = np.frombuffer(sums.digests, np.uint64)
-    class_ids = np.frombuffer(sums.class_ids, np.uint32)
-    order = np.lexsort((class_ids, digests))
-    digests, class_ids = digests[order], class_ids[order]
-    is_new = np.concatenate([[True], digests[1:] != digests[:-1]])
-    starts = np.flatnonzero(is_new)
-    ends = np.append(starts[1:], len(digests))
-    is_shared = class_ids[starts] != class_ids[ends - 1]
-    first_rows = np.minimum.reduceat(order, starts)[is_shared]
-    listed = np.argsort(first_rows)[:MAX_LISTED]
-    names = {one.class_id: one.class_name for one in sums.classes}
-    texts = texts_at(source, first_rows[listed].tolist())
-    shared = []
-    for start, end, text in zip(starts[is_shared][listed], ends[is_shared][listed], texts, strict=True):
-        of_text = np.unique(class_ids[start:end]).tolist()
-        shared.append(SharedText(text, int(end - start), tuple((one, names[one]) for one in of_text[:MAX_LISTED])))
-    return len(starts), int(is_shared.sum()), tuple(shared)
+def style_uses(found: Diversity) -> str:
+    """ "twice", "3 to 5 times": the least and the most."""
+    least, most = min(found.styles.values()), max(found.styles.values())
+    return f"{least:,} to {most:,} times" if least < most else "once" if most == 1 else f"{most:,} times"
 
 
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+def what_cut_prompts_lost(found: Diversity) -> str:
+    lost = found.lost
+    return (
+        f"of {lost['looked at']:,} cut prompts looked at, {lost['names']:,} lost the class name and "
+        f"{lost['styles']:,} their style"
+    )
 
 
-def _place(group: ClassRows, index: int) -> PromptPlace:
-    return PromptPlace(group.class_id, group.prompt_ids[index], group.class_name)
+def what_repeats(found: Diversity) -> str:
+    inside = found.total("num_prompts") - found.total("num_distinct")
+    return f"repeats inside a class: {inside:,}; of another class: {found.total('num_distinct') - found.num_distinct:,}"
+
+
+def share(count: int, total: int) -> str:
+    """ "12 of 3,000 prompts (0.4 %)"; only nothing reads as 0 and only everything as 100."""
+    percent = 100 * count / total
+    shown = "under 0.1" if 0 < percent < 0.05 else "over 99.9" if 99.95 <= percent < 100 else f"{percent:.1f}"
+    return f"{count:,} of {total:,} prompts ({shown} %)"

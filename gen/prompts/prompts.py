@@ -143,9 +143,6 @@ def _check_list(words: Sequence[str], where: str) -> None:
             raise ValueError(f"{where}: found {quoted(word, 60)} twice, expected distinct texts; remove one")
 
 
-# drawing
-
-
 def draw_prompts(
     one: Class, meaning: str | None, spec: PromptSpec, seed: int, sources: Sources, place: int = 0
 ) -> Drawn:
@@ -193,8 +190,7 @@ def _fill_templates(one: Class, meaning: str | None, spec: PromptSpec, seed: int
             f"prompts: found {available} combinations a class, expected at most {MAX_PER_CLASS}; set prompts.per_class"
         )
     wanted = available if spec.per_class is None else spec.per_class
-    name = one.name if meaning is None else meaning
-    count = wanted
+    name, count = one.name if meaning is None else meaning, wanted
     while True:
         # two combinations may read the same: "a {x}" with "b c", "a b {x}" with "c"
         drawn: dict[str, Wording] = {}

@@ -10,10 +10,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.disk.layout import META
@@ -135,6 +136,16 @@ class PromptTable:
     def num_per_class(self) -> dict[int, int]:
         """Class id -> number of prompts, ids ascending."""
         return {class_id: count for class_id, (_, count) in self._starts.items()}
+
+    def num_distinct_texts(self) -> int:
+        """Over all classes."""
+        return int(pc.count_distinct(self._table.column("text")).as_py())
+
+    def of_class(self, class_id: int, column: str) -> list[Any]:
+        """A column of a class's prompts, in order; all None if the table has no such column."""
+        first, count = self._starts[class_id]
+        is_there = column in self._table.column_names
+        return self._table.column(column).slice(first, count).to_pylist() if is_there else [None] * count
 
     def negatives(self) -> set[str]:
         """What any prompt of the table tells the generator to avoid; "" where one has nothing to say."""

@@ -26,9 +26,7 @@ from gen.llm.ask import Llm, LlmUse, open_llm
 from gen.llm.spec import LlmSpec
 from gen.model.clip import Clip, ClipSpec
 from gen.model.folder import ModelError, open_model
-from gen.prompts.diversity import measure_diversity
-from gen.prompts.diversity_figures import Diversity
-from gen.prompts.encoder_limit import CLIP_TOKENS, CountTokens
+from gen.prompts.diversity import CLIP_TOKENS, CountTokens, Diversity, measure_diversity
 from gen.prompts.meanings import Meaning, MeaningSpec, choose_meanings, write_meanings
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.prompts.table import PromptTable
@@ -149,7 +147,7 @@ class GeneratorSettings(Protocol):
     def variant(self) -> str | None: ...
 
 
-def measure(table: Path, seed: int, clip: ClipSpec | None, generator: GeneratorSettings, say: Say) -> Diversity:
+def measure(table: PromptTable, seed: int, clip: ClipSpec | None, generator: GeneratorSettings, say: Say) -> Diversity:
     """How much the prompts of a table differ, and what the generator will not see of them.
 
     Lengths are in words where the generator is not on this machine, and prompts are compared by their words where

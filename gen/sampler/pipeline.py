@@ -32,7 +32,7 @@ def load_pipeline(folder: ModelFolder, spec: SamplerSpec, decoder: Path | None) 
     dtype = getattr(torch, TORCH_TYPES[spec.dtype])
     names = {family: name for name, family in PIPELINES.items()}
     try:
-        pipeline = _in_one_place(getattr(diffusers, names[folder.family])).from_pretrained(
+        pipeline = in_one_place(getattr(diffusers, names[folder.family])).from_pretrained(
             str(folder.path),
             dtype=dtype,
             variant=spec.variant,
@@ -49,7 +49,7 @@ def load_pipeline(folder: ModelFolder, spec: SamplerSpec, decoder: Path | None) 
     return pipeline
 
 
-def _in_one_place(kind: type) -> Any:
+def in_one_place(kind: type) -> Any:
     """`kind` for networks that compute where the decoder lies.
 
     diffusers looks for the device of every call by walking through all modules of all networks, some of them several

@@ -96,21 +96,30 @@ class Sampler:
         if spec.attention == "xformers":
             require_xformers(on_gpu)
         torch.set_num_threads(spec.threads)
-        device = torch.device("cuda" if on_gpu else "cpu")
         pipeline = load_pipeline(folder, spec, folder.decoder)
-        set_scheduler(pipeline, spec, folder.family)
+        return Sampler.around(pipeline, spec, folder.family, torch.device("cuda" if on_gpu else "cpu"))
+
+    @staticmethod
+    def around(pipeline: Any, spec: SamplerSpec, family: str, device: torch.device) -> Sampler:
+        """Takes over a pipeline whose weights are in memory, and compiles it if it is to be.
+
+        ``spec`` has no ``auto`` that the kind of ``device`` decides. Raises ModelError for what does not go together.
+        """
+        import torch
+
+        set_scheduler(pipeline, spec, family)
         if getattr(pipeline, "safety_checker", None) is not None:
             check_extractor(pipeline.feature_extractor)
         pipeline.to(device)
         vae_fp32 = None
-        if spec.retry_fp32 and _vae_dtype(pipeline, spec, folder.family) != torch.float32:
+        if spec.retry_fp32 and _vae_dtype(pipeline, spec, family) != torch.float32:
             vae_fp32 = copy.deepcopy(pipeline.vae).float()
         if spec.offload_text == "auto":  # changes no image, so that every worker may decide for itself
             spec = spec.model_copy(update={"offload_text": is_memory_short(device)})
-        _tune(pipeline, spec, folder.family, device)
-        sampler = Sampler(pipeline, spec, folder.family, device, vae_fp32)
+        _tune(pipeline, spec, family, device)
+        sampler = Sampler(pipeline, spec, family, device, vae_fp32)
         if spec.compile != "none":
-            with first_compiles(share_kernels(os.environ), _compile_key(spec, folder.family, device)):
+            with first_compiles(share_kernels(os.environ), _compile_key(spec, family, device)):
                 sampler._with_seen_shapes().sample([Request("the first picture", "", 0)]).wait(COMPILE_S)
         return sampler
 

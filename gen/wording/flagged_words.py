@@ -3,7 +3,6 @@
 In: texts. Out: the flagged words in them. On disk: flagged_words.yaml, groups of words, each with the reason.
 """
 
-import re
 from functools import cache
 from pathlib import Path
 
@@ -31,13 +30,6 @@ def flagged_words(words: str) -> list[str]:
     padded = f" {words} "
     starts = dict.fromkeys(token for token in tokens if token in by_first)
     return [word for first in starts for word in by_first[first] if f" {word} " in padded]
-
-
-def find_flag(text: str, word: str) -> tuple[int, int]:
-    """Start and end of a flagged word in the original text; (0, 0) if lower case has changed the number of letters."""
-    pattern = r"(?<!\w)" + r"\W+".join(map(re.escape, word.split())) + r"(?!\w)"
-    match = re.search(pattern, text, re.IGNORECASE)
-    return match.span() if match else (0, 0)
 
 
 @cache
