@@ -149,7 +149,7 @@ class GeneratorSettings(Protocol):
     def variant(self) -> str | None: ...
 
 
-def measure(table: Path, seed: int, clip: ClipSpec | None, generator: GeneratorSettings, say: Say) -> Diversity:
+def measure_prompts(table: Path, seed: int, clip: ClipSpec | None, generator: GeneratorSettings, say: Say) -> Diversity:
     """How much the prompts of a table differ, and what the generator will not see of them.
 
     Lengths are in words where the generator is not on this machine, and prompts are compared by their words where
