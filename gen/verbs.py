@@ -114,7 +114,7 @@ def prompts(
     from gen.prompts.diversity import report_lines
     from gen.prompts.diversity_page import write_page
     from gen.prompts.table import PromptTable
-    from gen.prompts.write import PROMPTS, measure, write_prompts
+    from gen.prompts.write import PROMPTS, measure_prompts, write_prompts
     from gen.recipe import Recipe
     from shards.disk.safe_text import visible
     from shards.labels.classes import load_classes
@@ -130,7 +130,7 @@ def prompts(
     for one in classes[:show]:
         typer.echo(visible(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}"))
     if report:
-        measured = measure(table, chosen.seed, chosen.meanings.clip, chosen.sampler, warn)
+        measured = measure_prompts(table, chosen.seed, chosen.meanings.clip, chosen.sampler, warn)
         write_page(measured, out / "diversity.html")
         for line in report_lines(measured):
             typer.echo(line)

@@ -147,7 +147,9 @@ class GeneratorSettings(Protocol):
     def variant(self) -> str | None: ...
 
 
-def measure(table: PromptTable, seed: int, clip: ClipSpec | None, generator: GeneratorSettings, say: Say) -> Diversity:
+def measure_prompts(
+    table: PromptTable, seed: int, clip: ClipSpec | None, generator: GeneratorSettings, say: Say
+) -> Diversity:
     """How much the prompts of a table differ, and what the generator will not see of them.
 
     Lengths are in words where the generator is not on this machine, and prompts are compared by their words where
