@@ -19,7 +19,7 @@ import typer
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from cluster.recipes.load import RecipeError
+    from cluster.recipes.mistake import RecipeError
 
 HOME = Path(__file__).resolve().parent
 PACKAGES = ("cluster", "gen", "retrieve", "shards", "train")
@@ -149,7 +149,7 @@ def _explain(error: Exception) -> int:
 
 def _message(error: Exception) -> str:
     """What the error says; of one of the operating system its file and our words for it."""
-    from cluster.recipes.load import RecipeError
+    from cluster.recipes.mistake import RecipeError
 
     if isinstance(error, RecipeError):
         return _recipe_of_another_verb(error)

@@ -1,6 +1,6 @@
-"""What the verbs of the command line share: their arguments, warnings, a progress bar, a check of an output file.
+"""Arguments and output that the verbs of the command line share: warnings, a progress bar, a check of an output file.
 
-In: texts and paths. Out: what a person sees on standard error. On disk: nothing. It imports no model library.
+In: texts and paths. Out: lines on standard error. On disk: nothing. Imports no model library.
 """
 
 import contextlib

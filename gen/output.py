@@ -1,88 +1,92 @@
-"""What a run keeps under `_meta/` of its output, and what can be told from it later.
+"""What a run keeps under `_meta/` of its output.
 
-In: a store and what a run depends on. Out: the run's fingerprint, its state in words, images made again. On disk:
+In: a store and what a run depends on. Out: the run's fingerprint. On disk:
 
     run.json          the identity (recipe without `cluster`, class list, model digest, versions) and its fingerprint
     recipe.yaml       the resolved recipe, which `sixfold generate` reads back
     meanings.jsonl    which sense of each class name is meant, and how sure the choice was
     prompts.parquet   every prompt of every class
+    subsets/          `6x.parquet` and the like: exactly the samples of a scale
     summary.json      how the last call ended
 """
 
+import contextlib
 import hashlib
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cluster.code import code_hash
-from cluster.process.lease import LEASE, Holder
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.folder import changes, listing
-from cluster.recipes.load import RecipeError, dump_recipe, fingerprint
-from gen.make.regenerate import Comparison, regenerate_some
-from gen.make.unit import UnitJob, UnitWorker
-from gen.prompts.prompts import PromptTable
-from gen.prompts.write import MEANINGS, PROMPTS, Say, diversify
-from gen.recipe import Recipe, identity, read_recipe
-from gen.sampler.sampler import Sampler
-from shards.disk.amounts import counted, size_text
-from shards.disk.data_set import no_shards
-from shards.disk.home import home
-from shards.disk.layout import META, SUCCESS, shard_name
+from cluster.recipes.load import dump_recipe, fingerprint
+from gen.make.plan import Plan
+from gen.outcome import scale_name
+from gen.prompts.table import PROMPT_TABLE, PromptTable
+from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
+from gen.recipe import Recipe
+from shards.disk.layout import META, SUCCESS
+from shards.disk.record import JSON, Record
 from shards.disk.safe_text import quoted
 from shards.disk.store import FolderStore, ObjectStore
-from shards.labels.classes import Class, load_classes
-from shards.set.manifest import scan, scan_records
+from shards.labels.classes import Class
+from shards.set.manifest import iter_tables, read_subset, write_subset
+from shards.set.status import SUMMARY
 
 RUN = f"{META}/run.json"
 RECIPE = f"{META}/recipe.yaml"
-PROMPT_TABLE = f"{META}/{PROMPTS}"
-SUMMARY = f"{META}/summary.json"
-MAX_LISTED = 20  # differences, damages and the like in one message
 MAX_NAME = 60  # characters of a class name in one
 
 Store = FolderStore | ObjectStore
 
 
+def read_run(store: Store) -> dict[str, Any] | None:
+    """What `run.json` says of the run that began here; None if none did."""
+    try:
+        known: dict[str, Any] = json.loads(store.read_bytes(RUN))
+    except FileNotFoundError:
+        return None
+    return known
+
+
 def open_output(
     store: Store,
+    known: Mapping[str, Any] | None,
     recipe: Recipe,
     identified: dict[str, Any],
     classes: list[Class],
     code: str,
     say: Say,
-    stop: StopFlag | None = None,
+    stop: StopFlag,
 ) -> str:
     """The run's fingerprint. Writes `run.json` and its company the first time, compares every later time.
 
-    `identified` is `identity(recipe)`, `code` the code hash. Meanings are chosen and prompts drawn the first time
-    only: `run.json`, written last, says that they are whole. Raises ValueError with the list of differences if the
-    output was made by another recipe, other weights or other library versions; Draining on a stop. A field that the
+    `known` is `read_run(store)`, `identified` `identity(recipe)`, `code` the code hash. Meanings are chosen and prompts
+    drawn the first time only: `run.json`, written last, says that they are whole. Raises ValueError with the list of
+    differences if the output was made by another recipe, other weights or other library versions; Draining on a stop.
+    A field that the
     version of sixfold behind the output did not know yet is no difference while it stands at its default.
     """
     listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
     identified = identified | {"class_list": fingerprint(listed)}
-    try:
-        known = json.loads(store.read_bytes(RUN))
-    except FileNotFoundError:
-        known = None
     if known is not None:
         changed = changes(known["identity"], identified, Recipe)
         if changed:
             words = [_class_change(store, classes) if line.startswith("class_list:") else line for line in changed]
             raise ValueError(
-                f"{store.url}: was made by another recipe ({listing(words)}){_version_note(known, code)}; use another "
+                f"{store.url}: was made by another recipe ({listing(words)}){version_note(known, code)}; use another "
                 f"output folder, or the recipe in its {RECIPE}"
             )
         if hashlib.sha256(store.read_bytes(PROMPT_TABLE)).hexdigest() != known["prompts_sha256"]:
             raise ValueError(f"{store.url}/{PROMPT_TABLE}: is not the file this run began with; bring that file back")
         return str(known["fingerprint"])
     with tempfile.TemporaryDirectory() as scratch:
-        made = diversify(recipe, classes, Path(scratch), say, stop)
+        made = write_prompts(recipe, classes, Path(scratch), say, stop)
         for sentence in made.sentences():
             say(sentence)
         prompts = (Path(scratch) / PROMPTS).read_bytes()
@@ -99,116 +103,29 @@ def open_output(
     return mark
 
 
-def unit_job(
-    recipe: Recipe, classes: Sequence[Class], url: str, single_writer: bool, about: Mapping[str, Any]
-) -> UnitJob:
-    """What workers are given. `about` has `fingerprint`, `code` and `identity`, as `run.json` does."""
-    return UnitJob(
-        out=url,
-        single_writer=single_writer,
-        fingerprint=about["fingerprint"],
-        prompts=PROMPT_TABLE,
-        num_per_class={one.id: one.count for one in classes},
-        seed=recipe.seed,
-        sampler=recipe.sampler,
-        model_digest=about["identity"]["model_digest"],
-        screen=recipe.screen,
-        shards=recipe.shards,
-        extra={"code": about["code"], **about["identity"]["versions"]},
-    )
+def write_scale(store: Store, plan: Plan, scale: Fraction, records: Mapping[int, Record]) -> None:
+    """The subset of exactly this scale: the successes among the leading slots of its shards."""
+    slots = dict(plan.subset(scale))
+    name = scale_name(scale)
+    rule: dict[str, JSON] = {
+        "scale": name,
+        "images": plan.num_samples(scale),
+        "tables": fingerprint({str(unit): records[unit].parquet.sha256 for unit in slots}),
+    }
+    with contextlib.suppress(ValueError):  # not there yet, or torn: it is written anew
+        if read_subset(store, name)[1] == rule:
+            return
+    parts = []
+    tables = iter_tables(store, {unit: records[unit] for unit in slots}, ["uid", "key", "shard", "status"])
+    for num_slots, table in zip(slots.values(), tables, strict=True):
+        slot = pc.cast(pc.utf8_slice_codeunits(table["key"], 5), pa.int32())  # a key is the shard, then the slot
+        parts.append(table.filter(pc.and_(pc.less(slot, num_slots), pc.equal(table["status"], SUCCESS))))
+    write_subset(store, name, pa.concat_tables(parts), rule)
 
 
 def write_summary(store: Store, summary: Mapping[str, Any]) -> None:
+    """How a call ended; `shards.set.status` reads it."""
     store.replace(SUMMARY, _json_bytes(summary))
-
-
-def asked_units(store: Store) -> range | None:
-    """The units that the last call was asked for; None if there was none."""
-    try:
-        return range(json.loads(store.read_bytes(SUMMARY))["asked"]["units"])
-    except FileNotFoundError:
-        return None
-
-
-def regenerate_images(store: Store, num: int, seed: int) -> list[Comparison]:
-    """Make `num` images of a data set again, from its own `_meta`, and compare; publishes nothing.
-
-    Raises ValueError if the output is not ours, or if model or versions here are not those it was made with.
-    """
-    try:
-        known = json.loads(store.read_bytes(RUN))
-        resolved = store.read_bytes(RECIPE)
-        prompts = PromptTable.load(store.read_bytes(PROMPT_TABLE))
-    except FileNotFoundError as error:
-        raise ValueError(f"{store.url}: was not made by `sixfold generate` ({error} is missing)") from None
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "recipe.yaml"
-        file.write_bytes(resolved)
-        try:
-            recipe = read_recipe(file, [])
-        except RecipeError as error:
-            problem = str(error).replace(str(file), RECIPE)
-            raise ValueError(
-                f"{store.url}: {problem}{_version_note(known, code_hash(home()))}; use that version"
-            ) from None
-    here = identity(recipe) | {"class_list": known["identity"]["class_list"]}
-    changed = changes(known["identity"], here, Recipe)
-    if changed:
-        raise ValueError(
-            f"{store.url}: cannot be made again here: found other settings, models or versions ({listing(changed)})"
-            f"{_version_note(known, code_hash(home()))}; make them as they were"
-        )
-    job = unit_job(recipe, load_classes(recipe.classes), store.url, False, known)
-    worker = UnitWorker(job, Sampler.load(recipe.sampler), prompts, store)
-    return regenerate_some(worker, sorted(scan_records(store, known["fingerprint"])), num, seed)
-
-
-@dataclass(frozen=True)
-class OutputState:
-    """How far a data set is."""
-
-    text: str  # a few lines
-    is_whole: bool  # no shard is known to be damaged or short, and none of the last call is missing
-
-
-def describe_output(store: Store) -> OutputState:
-    """How far the data set is; sizes are compared, bytes are not. Raises ValueError if there are no shards."""
-    found = scan(store)
-    if not found.records and not found.problems:
-        raise no_shards(store)
-    records = found.records.values()
-    statuses: Counter[str] = Counter()
-    for record in records:
-        statuses.update(record.status_dict)
-    short = sum(record.short for record in records)
-    damaged = sorted(found.problems)
-    asked = asked_units(store)
-    missing = [unit for unit in asked or () if unit not in found.records and unit not in found.problems]
-    rejected = [f"{num:,} {status}" for status, num in sorted(statuses.items()) if status != SUCCESS]
-    space = sum(record.tar.bytes + record.parquet.bytes for record in records)
-    rows = [
-        ("shards", f"{len(records):,} done, {len(damaged):,} damaged{_names(damaged)}"),
-        ("images", f"{statuses[SUCCESS]:,}"),
-        ("rejected", ", ".join(rejected) or "none"),
-        ("short", f"{counted(short, 'sample')} without an image"),
-        ("space", size_text(space)),
-    ]
-    if asked is not None:
-        text = f"asked for {counted(len(asked), 'shard')}, {len(missing):,} of them missing{_names(missing)}"
-        rows.append(("last call", text))
-    holder = Holder.from_json(store.read_bytes(LEASE)) if store.exists(LEASE) else None
-    is_free = holder is None or holder.released
-    rows.append(("writer", "nobody now" if is_free else str(holder)))
-    rows += [("damage", found.problems[shard]) for shard in damaged[:MAX_LISTED]]
-    if is_free and (damaged or missing):
-        rows.append(("to do", "run the same `sixfold generate` again: it makes exactly these"))
-    lines = [f"{name:<10}{text}" for name, text in rows]
-    return OutputState("\n".join(lines), is_whole=not damaged and not missing and not short)
-
-
-def _names(shards: Sequence[int]) -> str:
-    more = f" and {len(shards) - MAX_LISTED} more" if len(shards) > MAX_LISTED else ""
-    return f": {', '.join(shard_name(shard) for shard in shards[:MAX_LISTED])}{more}" if shards else ""
 
 
 def _class_change(store: Store, classes: Sequence[Class]) -> str:
@@ -225,7 +142,7 @@ def _class_change(store: Store, classes: Sequence[Class]) -> str:
     return "classes: the same names with other counts or WordNet ids"
 
 
-def _version_note(known: Mapping[str, Any], code: str) -> str:
+def version_note(known: Mapping[str, Any], code: str) -> str:
     """Says so if other code than `code` began the run."""
     if known["code"] == code:
         return ""

@@ -1,13 +1,13 @@
 """The recipe of a generated data set: one frozen model made of the parts that live beside their owners.
 
-In: a YAML file and `key.sub=value` overrides. Out: `Recipe`, and its identity: everything that decides what the
-images are. `cluster` (how the work is spread) and `expect` are no part of it: any number of workers may make one data
-set.
+In: a YAML file and `key.sub=value` overrides. Out: `Recipe`; its identity, which is everything that decides what the
+images are; its plan, and the job of its workers. `cluster` (how the work is spread) and `expect` are no part of the
+identity: any number of workers may make one data set.
 """
 
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cluster.fan_out.work import FanOutSpec
 from cluster.recipes.load import load_recipe
 from gen.llm.spec import LlmSpec
+from gen.make.plan import Plan
+from gen.make.refill import ShardSpec, UnitJob
 from gen.make.screen import ScreenSpec
-from gen.make.unit import ShardSpec
+from gen.model.folder import ModelFolder
 from gen.prompts.meanings import MeaningSpec
 from gen.prompts.prompts import PromptSpec
-from gen.sampler.spec import SamplerSpec, sampler_digest
+from gen.prompts.table import PromptTable
+from gen.sampler.spec import SamplerSpec, is_guided, sampler_digest
+from gen.sampler.text_to_image import TextToImageJob
 from gen.wording.lexicon import SHIPPED
-from shards.labels.classes import ClassSpec
+from shards.labels.classes import Class, ClassSpec
 
 # Libraries whose version decides the bytes of an image.
 DECIDING_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "simplejpeg", "pyarrow")
@@ -88,6 +92,55 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     libraries = (*DECIDING_LIBRARIES, *(["torchao"] if recipe.sampler.quantise is not None else []))
     chosen["versions"] = {name: importlib.metadata.version(name) for name in libraries}
     return chosen
+
+
+def check_negatives(recipe: Recipe, model: ModelFolder) -> None:
+    """Raises ValueError for a negative text that the model would never look at."""
+    if is_guided(recipe.sampler, model):
+        return
+    file, spec = recipe.prompts.file, recipe.sampler
+    if ({recipe.prompts.negative} if file is None else PromptTable.load(Path(file)).negatives()) - {""}:
+        raise ValueError(
+            f"{'prompts.negative' if file is None else file}: a negative text has no effect with model {spec.model} at "
+            f"guidance {spec.guidance:g}; leave it empty, or set sampler.guidance above 1 (FLUX takes none)"
+        )
+
+
+def sizes_of(recipe: Recipe, classes: Sequence[Class]) -> Plan:
+    """The plan as far as sizes go, with one prompt a class: prompts do not decide how many samples a shard has."""
+    return Plan(
+        {one.id: one.count for one in classes},
+        dict.fromkeys((one.id for one in classes), 1),
+        recipe.seed,
+        recipe.shards.samples_per_shard,
+        recipe.shards.max_draws,
+    )
+
+
+def job_of(
+    recipe: Recipe,
+    classes: Sequence[Class],
+    url: str,
+    single_writer: bool,
+    mark: str,
+    code: str,
+    identified: Mapping[str, Any],
+) -> TextToImageJob:
+    """What workers are given. `mark` is the run's fingerprint, `code` the code hash, `identified` its identity."""
+    return TextToImageJob(
+        unit=UnitJob(
+            out=url,
+            single_writer=single_writer,
+            fingerprint=mark,
+            screen=recipe.screen,
+            shards=recipe.shards,
+            extra={"code": code, **identified["versions"]},
+        ),
+        num_per_class={one.id: one.count for one in classes},
+        seed=recipe.seed,
+        sampler=recipe.sampler,
+        model_digest=identified["model_digest"],
+    )
 
 
 def _content(path: str | None) -> str | None:

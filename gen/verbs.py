@@ -33,14 +33,16 @@ def generate(
     Example: `sixfold generate recipes/sandbox.yaml --scale 6x --out out/sandbox-20 sampler.steps=20`
     """
     from cluster.process.stop_flag import StopFlag
+    from gen.describe import describe
     from gen.make.plan import parse_scale
     from gen.recipe import Recipe
-    from gen.run import describe, run
+    from gen.run import run
+    from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])])
     asked = parse_scale(scale)
     if dry_run:
-        typer.echo(describe(chosen, asked))
+        typer.echo(describe(chosen, load_classes(chosen.classes), asked))
         return
     with StopFlag() as stop:
         outcome = run(chosen, asked, out, home(), stop, single_writer, warn)
@@ -111,8 +113,8 @@ def prompts(
     from cluster.process.stop_flag import StopFlag
     from gen.prompts.diversity import report_lines
     from gen.prompts.diversity_page import write_page
-    from gen.prompts.prompts import PromptTable
-    from gen.prompts.write import PROMPTS, diversify, measure
+    from gen.prompts.table import PromptTable
+    from gen.prompts.write import PROMPTS, measure_prompts, write_prompts
     from gen.recipe import Recipe
     from shards.disk.safe_text import visible
     from shards.labels.classes import load_classes
@@ -121,14 +123,14 @@ def prompts(
     classes = load_classes(chosen.classes.uncounted())
     out.mkdir(parents=True, exist_ok=True)
     with StopFlag() as stop:
-        made = diversify(chosen, classes, out, warn, stop)
+        made = write_prompts(chosen, classes, out, warn, stop)
     for sentence in made.sentences():
         typer.echo(sentence)
     table = PromptTable.load(out / PROMPTS)
     for one in classes[:show]:
         typer.echo(visible(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}"))
     if report:
-        measured = measure(chosen, table, warn)
+        measured = measure_prompts(table, chosen.seed, chosen.meanings.clip, chosen.sampler, warn)
         write_page(measured, out / "diversity.html")
         for line in report_lines(measured):
             typer.echo(line)
@@ -151,14 +153,16 @@ def plan(
 
     Example: `sixfold plan recipes/imagenet-sd15-6x.yaml --scale 6x --dry-run`
     """
+    from gen.describe import describe, walk_plan
     from gen.make.plan import parse_scale
     from gen.recipe import Recipe
-    from gen.run import describe, walk_plan
+    from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, overrides or ())
     asked = parse_scale(scale)
     if out is not None and not dry_run:
         check_file(out)
-    typer.echo(describe(chosen, asked))
+    classes = load_classes(chosen.classes)
+    typer.echo(describe(chosen, classes, asked))
     if dry_run or out:
-        typer.echo(walk_plan(chosen, asked, None if dry_run else out))
+        typer.echo(walk_plan(chosen, classes, asked, None if dry_run else out))

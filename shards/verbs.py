@@ -24,10 +24,10 @@ def verify(
     Example: `sixfold verify out/sandbox --regenerate 20`
     """
     from cluster.process.exit import EXIT_INCOMPLETE
-    from gen.output import asked_units, regenerate_images
     from shards.disk.amounts import counted, size_text
     from shards.disk.data_set import is_data_set, no_shards
     from shards.disk.store import open_for_reading
+    from shards.set.status import asked_units
     from shards.set.verify import verify as verify_all
 
     store = open_for_reading(folder)
@@ -47,6 +47,8 @@ def verify(
     if report.damages:
         raise typer.Exit(EXIT_INCOMPLETE)
     if regenerate:
+        from gen.remake import regenerate_images
+
         compared = regenerate_images(store, regenerate, seed)
         others = [one for one in compared if not one.same_bytes]
         for one in others:
@@ -178,10 +180,12 @@ def status(folder: Folder) -> None:
     Example: `sixfold status out/sandbox`
     """
     from cluster.process.exit import EXIT_INCOMPLETE
-    from gen.output import describe_output
+    from cluster.process.lease import writer_of
     from shards.disk.store import open_for_reading
+    from shards.set.status import status_of
 
-    state = describe_output(open_for_reading(folder))
+    store = open_for_reading(folder)
+    state = status_of(store, writer_of(store))
     typer.echo(state.text)
     raise typer.Exit(0 if state.is_whole else EXIT_INCOMPLETE)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from shards.disk.home import home
+from tests.support.small_data_set import write_data_set
 
 ROOT = home()
 # Who may import whom, room by room, from the bottom up. A name without a dot is a whole package. Files that lie beside
@@ -44,12 +45,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gen.model": {"shards.disk"},
     "gen.llm": {*BELOW_GEN, "gen.model"},
     "gen.wording": {*BELOW_GEN, "gen.llm", "gen.names"},
-    "gen.prompts": {*BELOW_GEN, "gen.llm", "gen.model", "gen.names", "gen.recipe", "gen.wording"},
-    "gen.sampler": {*BELOW_GEN, "gen.model", "gen.output", "gen.prompts", "gen.recipe"},
-    "gen.make": {*BELOW_GEN, "gen.prompts", "gen.sampler"},
-    "gen.recipe": {*BELOW_GEN, "gen.llm", "gen.make", "gen.prompts", "gen.sampler", "gen.wording"},
-    "gen.output": {*BELOW_GEN, "gen.make", "gen.prompts", "gen.recipe", "gen.sampler"},
-    "gen.run": {*BELOW_GEN, "gen.make", "gen.model", "gen.output", "gen.prompts", "gen.recipe", "gen.sampler"},
+    "gen.prompts": {*BELOW_GEN, "gen.llm", "gen.model", "gen.names", "gen.wording"},
+    "gen.make": {"shards.disk", "shards.set", "cluster.fan_out", "cluster.process"},
+    "gen.sampler": {*BELOW_GEN, "gen.make", "gen.model", "gen.prompts"},
+    "gen.auto": {*BELOW_GEN, "gen.sampler"},
+    "gen.recipe": {*BELOW_GEN, "gen.llm", "gen.make", "gen.model", "gen.prompts", "gen.sampler", "gen.wording"},
+    "gen.outcome": {*BELOW_GEN, "gen.make"},
+    "gen.describe": {*BELOW_GEN, "gen.make", "gen.outcome", "gen.prompts", "gen.recipe"},
+    "gen.output": {*BELOW_GEN, "gen.make", "gen.outcome", "gen.prompts", "gen.recipe"},
+    "gen.remake": {*BELOW_GEN, "gen.make", "gen.output", "gen.prompts", "gen.recipe", "gen.sampler"},
+    "gen.run": {
+        *BELOW_GEN,
+        *("gen.auto", "gen.make", "gen.outcome", "gen.output", "gen.prompts", "gen.recipe", "gen.sampler"),
+    },
     "retrieve": {*BELOW_GEN, "gen.make", "gen.model"},
     "train.model": {*BELOW_GEN, "gen.model", "gen.names"},
     "train.evaluate": {*BELOW_GEN, "gen.model", "gen.names", "train.model"},
@@ -264,6 +272,14 @@ def test_the_sampler_runs_on_a_machine_without_ray_deepspeed_and_faiss() -> None
 def test_shards_need_no_model_library() -> None:
     modules = ", ".join(module_of(path) for path in sources() if owner(path) == "shards")
     assert not modules_after(f"import {modules}") & set(HEAVY)
+
+
+def test_the_status_of_a_data_set_is_told_from_records_without_what_makes_images(tmp_path: Path) -> None:
+    store = write_data_set(tmp_path / "set", num_shards=1, num_slots=1, num_rejected=0)
+    verb = "import contextlib, typer, shards.verbs\nwith contextlib.suppress(typer.Exit): shards.verbs.status"
+    loaded = modules_after(f"{verb}({str(store.root)!r})")
+    assert "shards" in loaded
+    assert not loaded & {"gen", "retrieve", "train", *HEAVY}
 
 
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:

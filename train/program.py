@@ -1,10 +1,10 @@
 """The program of one rank, or of a run that is one process: `python -m train.program RECIPE FOLDER`.
 
-In: a resolved recipe and the run's folder; the environment says which rank this is. Out: on stdout one line, how it
-ended; the exit code, as that of `sixfold train`, or `EXIT_FOLLOWED` if only another rank knows why. On disk: what
+In: a resolved recipe and the run's folder; the environment says which rank this is. Out: one line on stdout, how it
+ended; the exit code of `sixfold train`, or `EXIT_FOLLOWED` if another rank knows the cause. On disk: what
 `train.session.in_folder` writes into the folder.
 
-A run whose starter is gone (killed, machine taken back) saves and ends too: nobody waits for it any more.
+A run also saves and ends if the process that started it is gone (killed, or its machine taken away).
 """
 
 import os
@@ -26,6 +26,7 @@ LOOK_S = 2.0
 
 
 def main(recipe: Path, folder: Path) -> int:
+    """Train, print how it ended, and return the exit code."""
     try:
         with StopFlag() as stop:
             threading.Thread(target=_stop_without, args=(os.getppid(), stop), daemon=True).start()

@@ -1,7 +1,7 @@
 """The recipe of a training: one frozen model made of the parts that live beside their owners.
 
-In: a YAML file and `key.sub=value` overrides (`cluster.recipes.load.load_recipe`). Out: `TrainRecipe`, and what two
-recipes must share so that one goes on with the other's checkpoint.
+In: a YAML file and `key.sub=value` overrides (`cluster.recipes.load.load_recipe`). Out: `TrainRecipe`, and the part of
+it that must not change if a training is continued. On disk: nothing.
 """
 
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipes.load import fingerprint
-from shards.stream.stream import StreamSpec
+from shards.stream.spec import StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
 from train.model.classifiers import ModelSpec, normalisation_of
 from train.model.engine import EngineSpec

@@ -1,4 +1,8 @@
-"""A training from its recipe: the place where the Tasks have their names."""
+"""A training from its recipe alone: `TASKS` says which Task a recipe means.
+
+In: a `TrainRecipe`, the run's folder, the checkout, a stop flag, the ranks. Out: a `TrainOutcome`. On disk: see
+`train.session.in_folder`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,5 +22,5 @@ TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify}
 def train(
     recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag, ranks: Ranks, disk: Disk = OS_DISK
 ) -> TrainOutcome:
-    """See `train.session.in_folder.train_in_folder`."""
+    """Train the recipe's Task. Errors are those of `train.session.in_folder.train_in_folder`."""
     return train_in_folder(recipe, TASKS[recipe.task](recipe), out, home, stop, ranks, disk)

@@ -4,10 +4,10 @@ In: the environment, the clock, random bytes. Out: ids. On disk: attempt ids are
 records. SLURM restarts a requeued job under its old job id, so the restart count is part of a life's id.
 """
 
-import re
 from collections.abc import Mapping
 
-ATTEMPT_PATTERN = re.compile(r"[0-9a-z-]{1,40}")
+from shards.disk.record import ATTEMPT_PATTERN
+
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
-from cluster.fan_out.work import JSON
+from shards.disk.record import JSON
 from shards.disk.safe_text import clip, redact
 
 Kind: TypeAlias = Literal[

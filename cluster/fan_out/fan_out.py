@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterable, Mapping
 from cluster.fan_out.attempt import life_id
 from cluster.fan_out.events import Event
 from cluster.fan_out.scheduler import Schedule
-from cluster.fan_out.work import JSON, Beat, FanOutSpec, MakeWorker, Quarantined, Summary, Worker
+from cluster.fan_out.work import Beat, FanOutSpec, MakeWorker, Quarantined, Summary, Worker
 from cluster.process.environment import named_cluster
 from cluster.process.exit import Draining, WorkerBroken
 from cluster.process.stop_flag import StopFlag
 
 __all__ = [
-    "JSON",
     "Beat",
     "Draining",
     "FanOutSpec",

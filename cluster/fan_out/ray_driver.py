@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.code import difference
 from cluster.fan_out.events import Event
 from cluster.fan_out.ray_session import Session
-from cluster.fan_out.ray_worker import Hello, Look, Outcome, RayWorker
+from cluster.fan_out.ray_worker import Hello, Look, RayWorker, WorkerAnswer
 from cluster.fan_out.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
 from cluster.fan_out.work import FanOutSpec, MakeWorker
 from cluster.process.failure import describe
@@ -224,15 +224,15 @@ class _Driver:
             handle.asking = False
             if answer.attempt is not None:
                 self._do(self._schedule.heard(number, answer.attempt, answer.beats, answer.done, answer.rejected, now))
-        elif isinstance(answer, Outcome) and question == "load":
+        elif isinstance(answer, WorkerAnswer) and question == "load":
             if answer.kind == "fine":
                 self._do(self._schedule.ready(number, now))
             else:
                 self._do(self._schedule.refused(number, answer.cause, now))
-        elif isinstance(answer, Outcome):
+        elif isinstance(answer, WorkerAnswer):
             self._do(self._outcome(number, handle.attempt, answer, now))
 
-    def _outcome(self, number: int, attempt: str, answer: Outcome, now: float) -> list[Action]:
+    def _outcome(self, number: int, attempt: str, answer: WorkerAnswer, now: float) -> list[Action]:
         match answer.kind:
             case "fine":
                 return self._schedule.finished(number, attempt, answer.result, answer.done, answer.rejected, now)

@@ -1,6 +1,6 @@
 """The actor that runs a worker in its own process.
 
-In: a ``make_worker``, then units, one at a time. Out: an ``Outcome`` for each. On disk: what the worker writes.
+In: a ``make_worker``, then units, one at a time. Out: a ``WorkerAnswer`` for each. On disk: what the worker writes.
 An error of the work is a value in the outcome, so whatever Ray raises is a fault of Ray or of the machine. ``look`` and
 ``drop`` run in a second thread: they answer during a long model call, but not in a stopped or dead process.
 """
@@ -15,12 +15,13 @@ from typing import Literal
 import ray
 
 from cluster.code import code_hash, library_versions
-from cluster.fan_out.work import JSON, MakeWorker, Worker
+from cluster.fan_out.work import MakeWorker, Worker
 from cluster.process.environment import set_allocator, set_compile_processes
 from cluster.process.exit import Draining
 from cluster.process.failure import describe, is_broken
 from cluster.process.identity import ProcessId, this_process
 from shards.disk.home import home
+from shards.disk.record import JSON
 
 LIBRARIES = ("ray", "torch", "numpy")
 
@@ -47,7 +48,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class WorkerAnswer:
     """How ``load`` or an attempt ended."""
 
     kind: Literal["fine", "raised", "broken", "dropped"]
@@ -83,15 +84,15 @@ class RayWorker:
             versions=running_versions(),
         )
 
-    def load(self, make_worker: MakeWorker) -> Outcome:
+    def load(self, make_worker: MakeWorker) -> WorkerAnswer:
         """Build the worker; "fine", or "raised" with the cause."""
         try:
             self._worker = make_worker()
         except Exception as error:  # the driver gets the cause as a value
-            return Outcome("raised", describe(error), {}, 0, 0)
-        return Outcome("fine", "", {}, 0, 0)
+            return WorkerAnswer("raised", describe(error), {}, 0, 0)
+        return WorkerAnswer("fine", "", {}, 0, 0)
 
-    def run(self, unit: int, attempt: str) -> Outcome:
+    def run(self, unit: int, attempt: str) -> WorkerAnswer:
         """Make one unit; returns how it ended, whatever the worker raises."""
         assert self._worker is not None, "run comes after load"
         self._look = Look(attempt, 0, 0, 0)
@@ -110,7 +111,7 @@ class RayWorker:
         finally:
             self._unwanted.discard(attempt)
         look, self._look = self._look, Look(None, 0, 0, 0)
-        return Outcome(kind, cause, dict(result), look.done, look.rejected)  # type: ignore[arg-type]
+        return WorkerAnswer(kind, cause, dict(result), look.done, look.rejected)  # type: ignore[arg-type]
 
     def look(self) -> Look:
         """How far the current attempt is, as of its last beat."""

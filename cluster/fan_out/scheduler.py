@@ -27,7 +27,8 @@ from typing import Literal, TypeAlias
 
 from cluster.fan_out.attempt import attempt_id
 from cluster.fan_out.events import Event, Kind
-from cluster.fan_out.work import JSON, FanOutSpec, Quarantined, Summary
+from cluster.fan_out.work import FanOutSpec, Quarantined, Summary
+from shards.disk.record import JSON
 
 AVOID_S = 300.0
 MAX_NODE_FAULTS = 6

@@ -1,7 +1,7 @@
 """A simulated cluster: the real schedule in simulated time, for the benchmark of the fan-out and the property tests.
 
-In: a ``World`` (how many workers, how fast, how often they die) and a seed. Out: an ``Outcome`` (makespan beside the
-ideal one, work lost, summary). On disk: nothing.
+In: a ``World`` (how many workers, how fast, how often they die) and a seed. Out: a ``SimulatedRun`` (makespan beside
+the ideal one, work lost, summary). On disk: nothing.
 """
 
 import heapq
@@ -35,7 +35,7 @@ class World:
 
 
 @dataclass
-class Outcome:
+class SimulatedRun:
     """How a simulated run ended: ``makespan_s / ideal_s`` is the figure of the benchmark."""
 
     makespan_s: float
@@ -71,7 +71,7 @@ class _Cluster:
         return {name: self.world.workers_per_node for name in self.nodes if name not in self.down}
 
 
-def simulate(world: World, spec: FanOutSpec) -> Outcome:
+def simulate(world: World, spec: FanOutSpec) -> SimulatedRun:
     """Run the units ``0 … world.num_units - 1`` to the end; equal arguments give equal outcomes."""
     rng = random.Random(world.seed)
     num_nodes = -(-world.num_workers // world.workers_per_node)
@@ -122,7 +122,7 @@ def simulate(world: World, spec: FanOutSpec) -> Outcome:
         now, _, what, number, attempt = heapq.heappop(cluster.agenda)
         actions = _happen(cluster, what, number, attempt, now, done, lost)
     summary = cluster.schedule.summary()
-    return Outcome(now, ideal_s, lost, started, done, most, summary, events)
+    return SimulatedRun(now, ideal_s, lost, started, done, most, summary, events)
 
 
 def _happen(

@@ -4,15 +4,14 @@ In: nothing. Out: the protocols ``Beat`` and ``Worker``, the recipe's ``FanOutSp
 Uses neither Ray nor files nor clocks, so the scheduler, both drivers and the command line share it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_INCOMPLETE
-
-JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+from shards.disk.record import JSON
 
 
 class Beat(Protocol):

@@ -178,6 +178,12 @@ class Lease:
         self._lock.close()
 
 
+def writer_of(store: LeaseStore) -> str | None:
+    """Who writes to the output of ``store`` now, in words; None if nobody does."""
+    found = _read(store)
+    return None if found is None or found.released else str(found)
+
+
 def _read(store: LeaseStore) -> Holder | None:
     return Holder.from_json(store.read_bytes(LEASE)) if store.exists(LEASE) else None
 

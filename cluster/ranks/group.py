@@ -1,6 +1,6 @@
 """The ranks of one training: how they meet, and how one failure ends all of them.
 
-In: a `Place`. Out: `Ranks`, the open process group. On disk: nothing.
+In: a `RankPlace`. Out: `Ranks`, the open process group. On disk: nothing.
 
 An error on one rank ends all ranks within seconds, and each names the cause. The rank that failed writes the cause to
 the store at which the ranks met. A thread of each rank reads there twice a second, and ends its rank if that hangs in a
@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from cluster.process.exit import EXIT_FOLLOWED
-from cluster.ranks.place import LOOPBACK, Place
+from cluster.ranks.place import LOOPBACK, RankPlace
 from shards.disk.safe_text import one_line
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Ranks:
     Inside it an error on one rank ends all ranks, with its cause, also before `open`. One process alone never waits.
     """
 
-    def __init__(self, place: Place, meet_s: float = MEET_S) -> None:
+    def __init__(self, place: RankPlace, meet_s: float = MEET_S) -> None:
         """`meet_s`: how long to wait for the other ranks, in seconds."""
         self.place = place
         self.rank, self.world = place.rank, place.world
@@ -201,7 +201,7 @@ def _close_group(keep: bool) -> None:
     deepspeed.comm.comm.cdb = None
 
 
-def _open_store(place: Place, limit_s: float, leads: bool) -> "dist.Store":
+def _open_store(place: RankPlace, limit_s: float, leads: bool) -> "dist.Store":
     """A connection to the store of all ranks. `leads`: start the store too, on the loopback device if it is for one
     machine."""
     import torch.distributed as dist
@@ -228,7 +228,7 @@ class _Watch:
     Every wait for the thread has a deadline, because a store whose process is stopped neither answers nor refuses.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RankPlace) -> None:
         self._place = place
         self._store = _open_store(place, HEARD_S, leads=False)
         self._own = ""  # the cause that this rank has to write

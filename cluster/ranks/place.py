@@ -1,7 +1,7 @@
-"""Where a process stands among the ranks of one training: which of how many, where rank 0 is, which GPU is its own.
+"""The place of a process among the ranks of one training: which of how many, where rank 0 is, which GPU it uses.
 
 In: the environment, as a plain start, `torchrun` (and whatever sets the same names, such as Ray Train) or `srun` leaves
-it. Out: a `Place`; the device of a place. On disk: nothing.
+it. Out: a `RankPlace`; the device of a place. On disk: nothing.
 """
 
 import re
@@ -27,7 +27,7 @@ _OF_A_RANK = re.compile(
 
 
 @dataclass(frozen=True)
-class Place:
+class RankPlace:
     """Which of `world` processes this one is, and where they meet."""
 
     launcher: Launcher
@@ -51,7 +51,7 @@ class Place:
         return LOOPBACK if self.one_machine and not self.store_is_there else self.host
 
 
-def find_place(environment: Mapping[str, str]) -> Place:
+def find_place(environment: Mapping[str, str]) -> RankPlace:
     """This process's place by the environment. Raises ValueError if it is incomplete or contradicts itself."""
     torchrun = [name for name in _TORCHRUN if name in environment]
     in_step = "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1"
@@ -73,7 +73,7 @@ def find_place(environment: Mapping[str, str]) -> Place:
         return place
     if in_step:
         return _of_srun(environment)
-    return Place("plain", 0, 1, 0, LOOPBACK, 0, one_machine=True)
+    return RankPlace("plain", 0, 1, 0, LOOPBACK, 0, one_machine=True)
 
 
 def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
@@ -81,14 +81,14 @@ def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not _OF_A_RANK.fullmatch(name)}
 
 
-def _of_torchrun(environment: Mapping[str, str]) -> Place:
+def _of_torchrun(environment: Mapping[str, str]) -> RankPlace:
     rank, world, local_rank, port = (
         _number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
     )
     local_world = _number(environment, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environment else None
     _check(rank, world, local_rank, local_world, "RANK, WORLD_SIZE and LOCAL_RANK")
     host = environment["MASTER_ADDR"]
-    return Place(
+    return RankPlace(
         "torchrun",
         rank,
         world,
@@ -101,7 +101,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Place:
     )
 
 
-def _of_srun(environment: Mapping[str, str]) -> Place:
+def _of_srun(environment: Mapping[str, str]) -> RankPlace:
     missing = [name for name in _SLURM if name not in environment]
     if missing:
         raise ValueError(
@@ -121,7 +121,7 @@ def _of_srun(environment: Mapping[str, str]) -> Place:
         job, step = (_number(environment, name) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
         port = PORTS[(job * 131 + step) % len(PORTS)]  # all ranks come to the same one
     host = environment.get("MASTER_ADDR") or (LOOPBACK if one_machine else hosts[0])
-    return Place("srun", rank, world, local_rank, host, port, one_machine)
+    return RankPlace("srun", rank, world, local_rank, host, port, one_machine)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
@@ -176,7 +176,7 @@ def _rebuilt_badly(nodelist: str) -> bool:
     return any(not re.fullmatch(r"[A-Za-z0-9_.-]+", part) for part in bare.split(","))
 
 
-def device_of(place: Place, environment: Mapping[str, str]) -> Any:
+def device_of(place: RankPlace, environment: Mapping[str, str]) -> Any:
     """The GPU of this rank, or the CPU if there is none; makes the GPU torch's current one.
 
     A process that sees one GPU only (`srun --gpus-per-task=1`, Ray) uses that one.
@@ -192,7 +192,7 @@ def device_of(place: Place, environment: Mapping[str, str]) -> Any:
     return device
 
 
-def gpu_number(place: Place, num_gpus: int, visible: str | None) -> int:
+def gpu_number(place: RankPlace, num_gpus: int, visible: str | None) -> int:
     """Which of the GPUs this rank uses. Raises ValueError if this machine has fewer GPUs than ranks."""
     if num_gpus == 1 and visible is not None:
         return 0

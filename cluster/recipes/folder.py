@@ -1,11 +1,12 @@
-"""A folder that belongs to a recipe: the first run claims it, and every later one must ask for the same.
+"""A folder that belongs to a recipe: the first run claims it, and later runs must have the same recipe.
 
-In: a recipe, what of it decides the result, the folder or the object store. Out: nothing, or a refusal with the list of
-differences. On disk: one file, whose name the owner gives (`recipe.yaml`, `sweep.yaml`): the recipe, resolved. An owner
-that keeps more than the recipe (the data set's `_meta/run.json`) writes its file itself and compares with `changes`.
+In: a recipe, a function that gives the part of it that decides the result, a folder or an object store. Out: nothing,
+or a ValueError with the list of differences. On disk: one file with the resolved recipe; the owner gives its name
+(`recipe.yaml`, `sweep.yaml`). A data set keeps more than its recipe in `_meta/run.json`: it writes that file itself and
+compares with `changes`.
 
-What does not decide (threads, engine, how long something is kept) may change from run to run. A field that the version
-behind the file did not know yet is no difference while it stands at its default.
+The other fields (threads, engine, how many checkpoints are kept) may change from run to run. If the file comes from a
+version that did not know a field yet, the field counts as its default.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,37 +22,44 @@ MAX_LISTED = 20  # differences in one message
 
 
 class Folder(Protocol):
-    """Where the file lies: a `LocalFolder`, or any store of `shards.disk.store`."""
+    """Where the file is: a `LocalFolder`, or a store of `shards.disk.store`."""
 
     @property
-    def url(self) -> str: ...  # for people
-    def read_bytes(self, name: str) -> bytes: ...  # FileNotFoundError
-    def replace(self, name: str, data: bytes) -> None: ...  # whole or not at all
+    def url(self) -> str:
+        """The folder's address, for people."""
+
+    def read_bytes(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write the file as a whole over what is there."""
 
 
 class LocalFolder:
-    """A folder that keeps nothing but what its owner puts there."""
+    """A folder on this machine; unlike a `FolderStore` it puts nothing else into the folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.url = str(path)
 
     def read_bytes(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
         return (self.path / name).read_bytes()
 
     def replace(self, name: str, data: bytes) -> None:
+        """Write the file as a whole over what is there."""
         replace_file(self.path / name, data)
 
 
 def claim(
     folder: Folder, file: str, recipe: Model, decides: Callable[[Model], Mapping[str, Any]], what: str, is_used: bool
 ) -> None:
-    """Make the folder the recipe's; the file then says how this run works. The caller alone writes there meanwhile.
+    """Claim the folder, or go on in it, and write this run's recipe into `file`. No other process may write there.
 
-    `what` says what lies there ("training"); `decides` gives the part of a recipe that must stay, as plain data.
-    `is_used`: whether anything is there that a run made; a recipe that failed before that owns nothing, and the mended
-    one takes its place. Raises ValueError if the folder belongs to another recipe, RecipeError if its file cannot be
-    read.
+    `decides` gives the part of a recipe that must stay the same, as plain data. `what` names the owner ("training").
+    `is_used`: whether a run has made anything there. If none has, the folder is free, whatever its file says: a recipe
+    that failed at once can be mended. Raises ValueError if the folder belongs to another recipe, RecipeError if its
+    file cannot be read.
     """
     if is_used:
         try:
@@ -76,7 +84,7 @@ def refuse_other(
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], model: type[BaseModel]) -> list[str]:
-    """A line for each field in which the two differ. Both are plain data that `model` dumped, whole or in part."""
+    """A line for each field in which the two differ. Both are plain data of `model`, whole or in part."""
     return differences(with_defaults(before, now, model), dict(now))
 
 

@@ -1,7 +1,7 @@
-"""Recipes: one YAML file in, one frozen pydantic model out; knows no field of any of them.
+"""Recipes: reads a YAML file into a frozen pydantic model; knows no field of any of them.
 
 The model classes live beside their owners. A mistake is refused with its line in the file (`cluster.recipes.mistake`),
-`key.sub=value` overrides fields, `canonical_json` is what fingerprints are made of, and `with_defaults` lets what an
+`canonical_json` is what fingerprints are made of, and `with_defaults` lets what an
 earlier version kept be compared with what is asked for now.
 """
 
@@ -18,21 +18,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
-from cluster.recipes.mistake import fields_at, first_mistake, model_in, short
+from cluster.recipes.mistake import RecipeError, first_mistake, model_in, short
+from cluster.recipes.overrides import COMMAND_LINE, read_override, set_at
 
 MAX_RECIPE_BYTES = 1_000_000
-COMMAND_LINE = "command line"
 SHIPPED_NAMED = 6  # recipes that a message names
 
 Model = TypeVar("Model", bound=BaseModel)
 Json = dict[str, Any] | list[Any] | str | int | float | bool | None
-
-
-class RecipeError(ValueError):
-    """One line for the person who wrote the recipe; `path` and `model` are what `load_recipe` was called with."""
-
-    path: Path | None = None
-    model: type[BaseModel] | None = None
 
 
 def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
@@ -77,7 +70,8 @@ def parse_recipe(content: bytes, model: type[Model], path: str, overrides: Seque
         found = "nothing" if data is None else "a list" if isinstance(data, list) else "text"
         raise RecipeError(f"{path}: found {found}, expected `key: value` lines, as in recipes/sandbox.yaml")
     for override in overrides:
-        loc = _apply(data, override, model)
+        loc, value = read_override(override, model)
+        set_at(data, loc, value, COMMAND_LINE)
         where |= {loc[: depth + 1]: COMMAND_LINE for depth in range(len(loc)) if loc[: depth + 1] not in where}
         where[loc] = COMMAND_LINE
     return _validate(data, model, where, path)
@@ -198,50 +192,6 @@ def _lines(text: str) -> list[tuple[tuple[str, ...], int]]:
 
     walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
     return found
-
-
-def _path(key: str, model: type[BaseModel]) -> tuple[str, ...]:
-    """The names of a dotted key; below a field of free names and values (`changes.lr.warmup`) the rest is one name."""
-    parts = tuple(key.strip().split("."))
-    for depth in range(1, len(parts)):
-        field = fields_at(model, parts[: depth - 1]).get(parts[depth - 1])
-        if field is not None and typing.get_args(field.annotation) == (str, Any):
-            return (*parts[:depth], ".".join(parts[depth:]))
-    return parts
-
-
-def _apply(data: dict[str, Any], override: str, model: type[BaseModel]) -> tuple[str, ...]:
-    key, equals, value = override.partition("=")
-    loc = _path(key, model)
-    if not equals or not all(loc):
-        raise RecipeError(f"{COMMAND_LINE}: found {override!r}, expected key.sub=value, for example sampler.steps=20")
-    try:
-        chosen = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(
-            f"{COMMAND_LINE}: `{key}`: {value!r} is not a YAML value ({error.__class__.__name__})"
-        ) from None
-    inner: Any = data
-    for depth, name in enumerate(loc):
-        last = depth == len(loc) - 1
-        at: Any = name
-        if isinstance(inner, list):
-            if not (name.isascii() and name.isdecimal() and int(name) < len(inner)):
-                whole = ".".join(loc[:depth])
-                raise RecipeError(
-                    f"{COMMAND_LINE}: `{key}`: `{whole}` is a list of {len(inner)}; give a number below {len(inner)}, "
-                    f"or all of it with `{whole}=[…]`"
-                )
-            at = int(name)
-        elif not isinstance(inner, dict):
-            raise RecipeError(
-                f"{COMMAND_LINE}: `{key}`: `{loc[depth - 1]}` is a plain value and has no fields below it"
-            )
-        if last:
-            inner[at] = chosen
-        else:
-            inner = inner[at] if isinstance(inner, list) else inner.setdefault(at, {})
-    return loc
 
 
 def _validate(data: dict[str, Any], model: type[Model], where: Mapping[tuple[str, ...], str], path: str) -> Model:

@@ -9,6 +9,7 @@ import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -31,6 +32,13 @@ _WORDS = {  # pydantic's words -> those of a person who writes YAML
     "less than or equal to": "at most",
     "greater than": "more than",
 }
+
+
+class RecipeError(ValueError):
+    """One line for the person who wrote the recipe; `path` and `model` are what `load_recipe` was called with."""
+
+    path: Path | None = None
+    model: type[BaseModel] | None = None
 
 
 def first_mistake(invalid: ValidationError, model: type[BaseModel], data: object) -> tuple[tuple[str, ...], str]:

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from cluster.fan_out.fan_out import fan_out
 from cluster.fan_out.progress import Progress
-from cluster.fan_out.work import JSON, Beat, FanOutSpec, Worker
+from cluster.fan_out.work import Beat, FanOutSpec, Worker
 from cluster.process.stop_flag import StopFlag
-from gen.prompts.prompts import PromptTable
-from gen.prompts.write import diversify
+from gen.prompts.table import PromptTable
+from gen.prompts.write import write_prompts
 from gen.recipe import Recipe, read_recipe
 from shards.disk.home import home
+from shards.disk.record import JSON
 from shards.disk.replace import replace_file
 from shards.labels.classes import load_classes
 
@@ -62,7 +63,7 @@ def recipe_of(seed: int, per_class: int, overrides: Sequence[str]) -> Recipe:
 def asked(recipe: Recipe, per_class: int) -> tuple[list[str], NDArray[np.int64]]:
     """A prompt for each image, and the classes asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        diversify(recipe, load_classes(recipe.classes), Path(folder), lambda line: None)
+        write_prompts(recipe, load_classes(recipe.classes), Path(folder), lambda line: None)
         table = PromptTable.load(Path(folder) / "prompts.parquet")
     texts, labels = [], []
     for class_id, num in table.num_per_class().items():

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from cluster.fan_out.simulate import Outcome, World, simulate
+from cluster.fan_out.simulate import SimulatedRun, World, simulate
 from cluster.fan_out.work import FanOutSpec
 from docs.bench.measure import Line, Result, Size
 
@@ -65,7 +65,7 @@ def measure(size: Size) -> Result:
     )
 
 
-def _static_makespan_s(world: World, undisturbed: Outcome) -> float:
+def _static_makespan_s(world: World, undisturbed: SimulatedRun) -> float:
     """Equal blocks at the speeds of this world, which are read off its undisturbed outcome."""
     started: dict[str, float] = {}
     unit_s: dict[int, float] = {}
@@ -79,7 +79,7 @@ def _static_makespan_s(world: World, undisturbed: Outcome) -> float:
     return world.start_s + max(block * unit_s[worker] for worker, block in zip(sorted(unit_s), blocks, strict=True))
 
 
-def _most_units_lost_by_a_worker(outcome: Outcome) -> int:
+def _most_units_lost_by_a_worker(outcome: SimulatedRun) -> int:
     """Attempts that ended without a result because their worker was killed, of the worker that lost most."""
     dead = {event.worker for event in outcome.events if event.kind == "worker_lost"}
     failed = Counter(event.worker for event in outcome.events if event.kind == "unit_failed" and event.worker in dead)

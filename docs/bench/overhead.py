@@ -19,7 +19,7 @@ from typing import Any
 
 from docs.bench.measure import Line, Result, Samples, Side, Size, alternate
 from docs.bench.unit import prompt_table, unit_side
-from gen.prompts.prompts import PromptTable
+from gen.prompts.table import PromptTable
 from gen.sampler.sampler import Sampler
 from gen.sampler.spec import SamplerSpec
 

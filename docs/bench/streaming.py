@@ -25,7 +25,8 @@ from docs.bench.measure import Line, Result, Samples, Verdict, cpu_seconds, rati
 from shards.stream.augment import AugmentSpec, crop_box
 from shards.stream.index import load_index
 from shards.stream.keyed_random import KeyedRandom
-from shards.stream.stream import DomainSpec, Stream, StreamSpec
+from shards.stream.spec import DomainSpec, StreamSpec
+from shards.stream.stream import Stream
 
 SIDE_PX = 224
 BATCH = 64

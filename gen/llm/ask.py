@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.fan_out.work import JSON
 from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import canonical_json, fingerprint
@@ -35,6 +34,7 @@ from gen.llm.answer import read_answer
 from gen.llm.cache import LlmCache
 from gen.llm.call import BadAnswer, Call, CallFailed, LanguageModel, LlmError
 from gen.llm.spec import LlmSpec
+from shards.disk.record import JSON
 from shards.disk.safe_text import quoted
 
 DRAIN_S = 3.0

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gen.llm.call import LlmError
-from shards.disk.safe_text import visible
+from shards.disk.safe_text import one_line, visible
 
 APPLICATION_ID = 0x73697836
 VERSION = 1
@@ -32,11 +32,6 @@ _TABLES = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
-
-
-def escaped_excerpt(text: str) -> str:
-    """The beginning of a text of unknown origin, on one line of printable characters."""
-    return visible(text[:MAX_EXCERPT_CHARS])[:MAX_EXCERPT_CHARS]
 
 
 class LlmCache:
@@ -96,7 +91,7 @@ class LlmCache:
 
     def put_failure(self, key: str, purpose: str, try_number: int, reason: str, excerpt: str) -> None:
         """Store that a call failed, with the beginning of what the model said (`excerpt`, raw text)."""
-        row = (key, purpose, try_number, reason, escaped_excerpt(excerpt), self._clock())
+        row = (key, purpose, try_number, reason, one_line(excerpt, MAX_EXCERPT_CHARS), self._clock())
         with self._told():
             self._connection.execute(
                 "INSERT INTO failures (key, purpose, try_number, reason, excerpt, at_s) VALUES (?, ?, ?, ?, ?, ?)", row

@@ -106,6 +106,7 @@ class Unit:
 
     @property
     def samples(self) -> list[Sample]:
+        """The samples one by one, in slot order."""
         return list(self)
 
 
@@ -166,6 +167,7 @@ class Plan:
 
     @cached_property
     def units_per_fold(self) -> int:
+        """How many shards a fold has."""
         return -(-self.fold_size // self.samples_per_shard)
 
     @property
@@ -208,6 +210,7 @@ class Plan:
             left -= slots
 
     def unit_size(self, shard: int) -> int:
+        """How many samples a shard holds."""
         first, last = self._ranks(shard)
         return last - first
 

@@ -1,10 +1,10 @@
-"""Make published images again and compare: the proof that a shard is what its rows say.
+"""Makes published images again and compares them: this proves that a shard is what its rows say.
 
-In: a worker (plan, prompts, loaded model, store), shards and keys. Out: one `Comparison` per image; nothing is written.
+In: a worker (Maker, store), shards and keys. Out: one `Comparison` per image. On disk: nothing is written.
 
-Whole batches are made again, from the rows' ``batch`` column, because another batch shape rounds differently.
-On a CPU with the same library versions and thread count the JPEG bytes are equal; on a GPU, where kernels may be
-chosen anew, the mean absolute difference of the pixels is what counts.
+Whole batches are made again, by the rows' ``batch`` column, because another batch shape rounds differently. On a CPU
+with the same library versions and number of threads the JPEG bytes are equal. On a GPU other kernels may be chosen, so
+there the mean absolute difference of the pixels decides.
 """
 
 import random
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gen.make.maker import Sample
+from gen.make.refill import DEADLINE_S, UnitWorker
 from gen.make.slots import Draw
-from gen.make.unit import DEADLINE_S, UnitWorker
 from shards.disk.jpeg import decode_jpeg
 from shards.disk.layout import SUCCESS
 from shards.set.manifest import read_member, read_table
@@ -29,34 +30,39 @@ class Comparison:
     mean_difference: float  # of pixel values, 0..255; 0 for the same bytes
 
 
-def regenerate(worker: UnitWorker, unit: int, keys: Sequence[str]) -> dict[str, bytes]:
-    """Key -> JPEG, made again. Raises ValueError if a key is no success of shard ``unit``."""
-    columns = ["key", "status", "class_id", "prompt_id", "replicate", "draw", "batch"]
-    rows = read_table(worker.store, [unit], columns).to_pylist()
+def regenerate(worker: UnitWorker[Sample], unit: int, keys: Sequence[str]) -> dict[str, bytes]:
+    """Key -> JPEG, made again.
+
+    Raises ValueError if a key is no success of shard ``unit``, or if the Maker has no image for it any more.
+    """
+    rows = read_table(worker.store, [unit], ["key", "uid", "status", "draw", "batch"]).to_pylist()
     batch_of = {row["key"]: row["batch"] for row in rows if row["status"] == SUCCESS}
     unknown = [key for key in keys if key not in batch_of]
     if unknown:
         raise ValueError(f"shard {unit}: found no success with key {unknown[0]!r}, expected keys of its table")
-    samples = worker.plan.unit(unit).samples
-    slot_of = {(sample.class_id, sample.prompt_id, sample.replicate): sample.slot for sample in samples}
-    prompts = worker.prepare(samples)
-    wanted, made = set(keys), {}
+    maker, wanted, made = worker.maker, set(keys), {}
+    samples = maker.samples(unit)
+    maker.prepare(samples)
+    draws = range(1 + max((row["draw"] for row in rows), default=0))
+    draw_of = {
+        maker.row(sample, draw)["uid"]: Draw(slot, draw)
+        for slot, sample in enumerate(samples)
+        for draw in draws[: worker.num_draws(sample)]
+    }
     for batch in sorted({batch_of[key] for key in keys}):
-        members = sorted(
-            (Draw(slot_of[row["class_id"], row["prompt_id"], row["replicate"]], row["draw"]), row["key"])
-            for row in rows
-            if row["batch"] == batch
-        )
-        requests = [worker.request(samples[draw.slot], prompts, draw.draw) for draw, _ in members]
-        sampled = worker.model.sample(requests)
-        sampled.wait(DEADLINE_S)
+        members = sorted((draw_of[row["uid"]], row["key"]) for row in rows if row["batch"] == batch)
+        call = maker.make([(samples[draw.slot], draw.draw) for draw, _ in members])
+        call.wait(DEADLINE_S)
         for place, (_, key) in enumerate(members):
             if key in wanted:
-                made[key] = worker.encode(sampled.image_NHWC[place])
+                picture = call.picture(place)
+                if picture.image_HWC is None:
+                    raise ValueError(f"shard {unit}, key {key}: found no image any more ({picture.error})")
+                made[key] = picture.jpeg or worker.encode(picture.image_HWC)
     return made
 
 
-def compare(worker: UnitWorker, unit: int, made: Mapping[str, bytes]) -> list[Comparison]:
+def compare(worker: UnitWorker[Sample], unit: int, made: Mapping[str, bytes]) -> list[Comparison]:
     """The stored images of shard ``unit`` against ``made``. Raises ValueError if a stored one is damaged."""
     rows = {row["key"]: row for row in read_table(worker.store, [unit]).to_pylist()}
     comparisons = []
@@ -67,7 +73,7 @@ def compare(worker: UnitWorker, unit: int, made: Mapping[str, bytes]) -> list[Co
     return comparisons
 
 
-def regenerate_some(worker: UnitWorker, shards: Sequence[int], num: int, seed: int) -> list[Comparison]:
+def regenerate_some(worker: UnitWorker[Sample], shards: Sequence[int], num: int, seed: int) -> list[Comparison]:
     """``num`` successes drawn from ``shards`` by ``seed`` (all, if there are fewer), made again and compared."""
     rows = read_table(worker.store, shards, ["key", "status", "shard"]).to_pylist()
     keys = sorted((row["shard"], row["key"]) for row in rows if row["status"] == SUCCESS)

@@ -1,27 +1,38 @@
-"""Is this an image or an accident? One status per image, before anything is stored.
+"""The screen: tells an image from an accident of the generator, before anything is stored.
 
-In: an image (uint8 HWC) and what the sampler knows about it. Out: ``success`` or the name of the accident:
+In: an image (uint8 HWC), and what a model that made it says of it. Out: ``success``, or the name of the accident. On
+disk: nothing. `check_generated` looks at what the model says, for every Maker that has a model:
 
 * ``nan``         NaN or Inf in the float image (its uint8 cast would be black and look like a dark photo)
 * ``wrong_size``  not the side, channel count or type that was asked for
 * ``flagged``     the model's own safety checker objects (diffusers blacks such images out)
+
+`screen` then looks at the pixels of every image:
+
 * ``black``       nothing to see, and dark
 * ``blank``       nothing to see, one colour
 * ``flat``        a tail of exactly constant rows, as a decode that stopped half-way leaves
 
-"Nothing to see" means that fewer than ``min_structure`` of the pixels differ from the image's middle colour by
-more than ``blank_levels``: it counts pixels, not their brightness, so a night sky with a few dozen stars, a
-lit window or a dark gradient of 16 levels stays. Decoders leave a little noise everywhere, so rows that are constant to
-the last bit are no picture unless they are clipped to black or white (a shadow, a studio background), and
-those are not counted as a tail.
+"Nothing to see" means that fewer than ``min_structure`` of the pixels differ from the image's middle colour by more
+than ``blank_levels``. This counts pixels and not their brightness, so a night sky with a few dozen stars, a lit window
+or a dark gradient of 16 levels is an image. Decoders leave a little noise everywhere, so rows that are constant to the
+last bit are an accident. Rows clipped to black or white (a shadow, a studio background) are not counted.
 """
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-SUCCESS = "success"
+from shards.disk.layout import SUCCESS
+
 MIN_STRUCTURE_PX = 4  # in small images the share would be less than a pixel
-STATUSES = (SUCCESS, "nan", "wrong_size", "flagged", "black", "blank", "flat")
+REASONS = {
+    "nan": "NaN or Inf in the float image",
+    "wrong_size": "not the size, channel count or type that was asked for",
+    "flagged": "the model's safety checker objects",
+    "black": "dark and without structure",
+    "blank": "one colour",
+    "flat": "a tail of constant rows",
+}
 
 
 class ScreenSpec(BaseModel):
@@ -36,18 +47,26 @@ class ScreenSpec(BaseModel):
     clip_levels: int = Field(default=8, ge=0, le=127, description="rows this near to 0 or 255 are clipped")
 
 
-def screen(image_HWC: np.ndarray, finite: bool, flagged: bool, spec: ScreenSpec, want_px: int) -> str:
-    """The status of one image. On one core 0.03 ms at 64 px, 0.4 ms at 512 px; 0.1 and 5 ms if nearly empty."""
+def check_generated(image_HWC: np.ndarray, finite: bool, flagged: bool, want_px: int) -> str:
+    """What is known of an image that a model made as a square of ``want_px``: nan, wrong_size, flagged or success."""
     if not finite:
         return "nan"
     if image_HWC.dtype != np.uint8 or image_HWC.shape != (want_px, want_px, 3):
         return "wrong_size"
-    if flagged:
-        return "flagged"
+    return "flagged" if flagged else SUCCESS
+
+
+def screen(image_HWC: np.ndarray, spec: ScreenSpec) -> str:
+    """What the pixels show: black, blank, flat or success. Raises ValueError if it is not uint8 HWC with 3 channels.
+
+    On one core 0.03 ms at 64 px, 0.4 ms at 512 px; 0.1 and 5 ms if nearly empty.
+    """
+    if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
+        raise ValueError(f"image: found {image_HWC.dtype} {list(image_HWC.shape)}, expected uint8 [height, width, 3]")
     middle_C = np.median(image_HWC[::4, ::4].reshape(-1, 3), axis=0).astype(np.int16)
     if not _has_structure(image_HWC, middle_C, spec):
         return "black" if middle_C.max() <= spec.dark_levels else "blank"
-    if _tail_rows(image_HWC, spec.clip_levels) >= max(2, round(spec.tail_share * want_px)):
+    if _tail_rows(image_HWC, spec.clip_levels) >= max(2, round(spec.tail_share * len(image_HWC))):
         return "flat"
     return SUCCESS
 

@@ -1,10 +1,10 @@
 """The slots of a unit: which draw is made next, and which row each draw gets; pure.
 
-In: the number of slots, the draws allowed per slot, and the status of each draw once it is known.
-Out: batches of draws, and a row index per draw: a slot's last draw (its success, or its last failure) has
-the slot's own number, draws rejected before it get num_slots, num_slots + 1, … in the order of rejection.
+In: for each slot the number of draws it has, and the status of each draw once it is known. Out: batches of draws, and a
+row number for each draw. A slot's last draw (its success, or its last failure) has the slot's own number; draws
+rejected before it get num_slots, num_slots + 1, … in the order of rejection. On disk: nothing.
 
-Low slots go first, so a redraw is made before fresh slots and what is finished can be written in slot order.
+Low slots come first. So a rejected slot is drawn again before new slots, and finished ones can be written in order.
 """
 
 import heapq
@@ -25,14 +25,14 @@ class Draw:
 class Slots:
     """The queue of a unit. The same calls with the same statuses give the same draws and rows."""
 
-    def __init__(self, num_slots: int, max_draws: int) -> None:
-        self.num_slots = num_slots
-        self.max_draws = max_draws
+    def __init__(self, num_draws: Sequence[int]) -> None:
+        """``num_draws``: of each slot, 1 or more."""
+        self.num_draws = num_draws
         self.num_filled = 0
         self.num_short = 0
         self.num_rejected = 0  # draws, those of short slots included
-        self._waiting = [Draw(slot, 0) for slot in range(num_slots)]
-        self._next_row = num_slots
+        self._waiting = [Draw(slot, 0) for slot in range(len(num_draws))]
+        self._next_row = len(num_draws)
 
     @property
     def exhausted(self) -> bool:
@@ -52,7 +52,7 @@ class Slots:
                 rows.append(draw.slot)
                 continue
             self.num_rejected += 1
-            if draw.draw + 1 < self.max_draws:
+            if draw.draw + 1 < self.num_draws[draw.slot]:
                 heapq.heappush(self._waiting, Draw(draw.slot, draw.draw + 1))
                 rows.append(self._next_row)
                 self._next_row += 1

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen.names.display_name import plain_words, says, says_words
-from gen.prompts.prompts import PromptTable
+from gen.prompts.table import PromptTable
 from gen.wording.flagged_words import flagged_words
 from shards.disk.safe_text import clip, visible
 

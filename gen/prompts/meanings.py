@@ -4,10 +4,9 @@ In: classes, a `MeaningSpec`, a lexicon, a language model or None, the run seed.
 such as "crane, the bird" that stands for the name in every prompt, or None. On disk: meanings.jsonl, one line of
 canonical JSON a class, ids ascending; the same bytes for the same input.
 
-Candidates come from the first of these that has any: the language model, the lexicon's `senses`, WordNet where it is
-installed, the definitions that timm ships. A class with a WordNet id has one sense by that id, so WordNet and timm give
-it one candidate. Of several candidates the one wins whose CLIP vector has the highest cosine with the mean of the unit
-vectors of the class's real images; the earlier one wins a tie, and its margin is 0. What is no such choice has a name:
+Of several candidates (`gen.prompts.candidates`) the one wins whose CLIP vector has the highest cosine with the mean of
+the unit vectors of the class's real images; the earlier one wins a tie, and its margin is 0. What is no such choice has
+a name:
 
     given             written by hand, in the recipe or in a file of overrides; beats everything
     only_candidate    nothing to choose from
@@ -17,25 +16,22 @@ vectors of the class's real images; the earlier one wins a tie, and its margin i
     none              not asked for: no phrase
 """
 
-import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
-from cluster.fan_out.work import JSON
 from cluster.recipes.load import canonical_json, load_recipe
-from gen.llm.ask import Ask, Llm
+from gen.llm.ask import Llm
 from gen.model.clip import Clip, ClipSpec
-from gen.names.wordnet import WordNet, definition_of_id, open_wordnet, phrase, sense_of_id, senses_of
+from gen.prompts.candidates import CandidateSource, Offer, offers_of
 from gen.prompts.real_images import Image, read_real
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import check_text
@@ -43,21 +39,11 @@ from shards.disk.replace import replace_file
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
-MAX_PHRASE_CHARS = 300  # a longer candidate is no phrase
-MAX_PHRASE_WORDS = 20
 MAX_CANDIDATES = 64
 NUM_DECIMALS = 6  # of a similarity: float32 rounds the seventh differently from one batch size to another
 
 Source = Literal["given", "clip", "only_candidate", "no_real_images", "no_candidates", "none"]
-CandidateSource = Literal["llm", "lexicon", "wordnet", "timm"]
-SYSTEM = (
-    "You list the different things that a name can stand for. Each answer is a short phrase that starts with the name, "
-    'then a comma, then what kind of thing is meant, such as "crane, the bird" and "crane, the lifting machine". Only '
-    "things that a photograph can show, the most common first, no two the same."
-)
 TABLE_COLUMNS = ("id", "name", "meaning", "source", "similarity", "margin", "runner-up", "images")
-
-_BULLET = re.compile(r"^(?:[-*\u2022]|[0-9]{1,2}[.)])\s+")
 
 
 class MeaningSpec(BaseModel):
@@ -112,15 +98,6 @@ class Meaning:
     dropped: tuple[tuple[str, int], ...]  # what was not used: candidate_<reason>, image_<reason>, llm_<reason>
 
 
-@dataclass(frozen=True)
-class _Offer:
-    """The candidates of one class."""
-
-    phrases: tuple[str, ...]
-    source: CandidateSource | None
-    dropped: Counter[str]
-
-
 def choose_meanings(
     classes: Sequence[Class],
     spec: MeaningSpec,
@@ -138,7 +115,7 @@ def choose_meanings(
         return [_without_choice(one, None, "none") for one in ordered]
     by_hand = given_meanings(ordered, spec)
     open_ones = [one for one in ordered if one.id not in by_hand] if spec.choose == "clip" else []
-    offers = _offers(open_ones, spec, lexicon, llm, seed)
+    offers = offers_of(open_ones, spec.candidates, spec.wordnet, lexicon, llm, seed)
     contested = [one for one in open_ones if len(offers[one.id].phrases) > 1]
     cosines, images = _compare(contested, offers, spec, seed, on_progress)
     meanings = []
@@ -156,7 +133,7 @@ def _without_choice(one: Class, chosen: str | None, source: Source) -> Meaning:
     return Meaning(one.id, one.name, chosen, source, None, None, None, (), None, 0, ())
 
 
-def _meaning(one: Class, offer: _Offer, cosines: NDArray[np.float64] | None, images: Counter[str]) -> Meaning:
+def _meaning(one: Class, offer: Offer, cosines: NDArray[np.float64] | None, images: Counter[str]) -> Meaning:
     """The choice itself; `cosines` are those of the offer's phrases, None without images."""
     num_images = images["success"]
     dropped = offer.dropped + Counter(
@@ -243,141 +220,12 @@ def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], wher
     return chosen
 
 
-# candidates
-
-
-def _offers(
-    classes: Sequence[Class], spec: MeaningSpec, lexicon: Lexicon, llm: Llm | None, seed: int
-) -> dict[int, _Offer]:
-    asked: list[tuple[list[str], str | None]] = [([], None)] * len(classes)
-    if llm is not None and classes:
-        answers = llm.ask([meaning_ask(one.name, spec.candidates, seed) for one in classes])
-        asked = [(_listed(answer.value), answer.reason) for answer in answers]
-    wordnet = open_wordnet(Path(spec.wordnet)) if classes and spec.wordnet is not None else None
-    return {
-        one.id: _offer(one, listed, failure, spec.candidates, lexicon, wordnet)
-        for one, (listed, failure) in zip(classes, asked, strict=True)
-    }
-
-
-def _offer(
-    one: Class, listed: Sequence[str], failure: str | None, limit: int, lexicon: Lexicon, wordnet: WordNet | None
-) -> _Offer:
-    dropped = Counter({f"llm_{failure}": 1} if failure else {})
-    sources: tuple[tuple[CandidateSource, Callable[[], Sequence[str]]], ...] = (
-        ("llm", lambda: listed),
-        ("lexicon", lambda: lexicon.senses.get(one.name, ())),
-        ("wordnet", lambda: _wordnet_phrases(one, wordnet)),
-        ("timm", lambda: _timm_phrases(one)),
-    )
-    for source, read in sources:
-        phrases, refused = clean_candidates(one.name, read(), limit)
-        dropped += refused
-        if phrases:
-            return _Offer(phrases, source, dropped)
-    return _Offer((), None, dropped)
-
-
-def meaning_ask(name: str, count: int, seed: int) -> Ask:
-    """The question for one name."""
-    schema: dict[str, JSON] = {
-        "type": "object",
-        "properties": {
-            "meanings": {
-                "type": "array",
-                "items": {"type": "string", "maxLength": 4 * MAX_PHRASE_CHARS},
-                "minItems": 1,
-                "maxItems": 4 * count,
-            }
-        },
-        "required": ["meanings"],
-        "additionalProperties": False,
-    }
-    # the name is quoted as JSON: it is data, whatever it says
-    user = f"The name is {json.dumps(name, ensure_ascii=False)}. List up to {count} things that it can stand for."
-    return Ask(purpose="meanings", system=SYSTEM, user=user, schema=schema, seed=seed)
-
-
-def _listed(value: object) -> list[str]:
-    """The phrases in an answer that kept to the schema; none in a failed one."""
-    found = value.get("meanings") if isinstance(value, dict) else None
-    return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
-
-
-def _wordnet_phrases(one: Class, wordnet: WordNet | None) -> list[str]:
-    if wordnet is None:
-        return []
-    known = sense_of_id(one.wordnet_id, wordnet) if one.wordnet_id is not None else None
-    senses = (known,) if known is not None else senses_of(one.name, wordnet)
-    return [phrase(one.name, sense.gloss) for sense in senses]
-
-
-def _timm_phrases(one: Class) -> list[str]:
-    definition = definition_of_id(one.wordnet_id) if one.wordnet_id is not None else None
-    return [phrase(one.name, definition)] if definition is not None else []
-
-
-def clean_candidates(name: str, texts: Sequence[str], limit: int) -> tuple[tuple[str, ...], Counter[str]]:
-    """At most `limit` distinct phrases that hold the name, one line each, and what was dropped, by reason.
-
-    Control and format characters go, a list's bullet goes, words after the twentieth go, and a phrase without the name
-    gets it in front.
-    """
-    kept: dict[tuple[str, ...], str] = {}
-    dropped: Counter[str] = Counter()
-    bare = _words(name)
-    for text in texts:
-        if len(text) > 4 * MAX_PHRASE_CHARS:
-            dropped["candidate_too_long"] += 1
-            continue
-        candidate = _one_line(text)
-        if len(candidate) > MAX_PHRASE_CHARS:
-            dropped["candidate_too_long"] += 1
-            continue
-        candidate = " ".join(_BULLET.sub("", candidate).split(" ")[:MAX_PHRASE_WORDS]).rstrip(" ,;:.")
-        if not _holds(candidate, name):
-            candidate = f"{name}, {candidate}" if candidate else ""
-        words = _words(candidate)
-        if not words or words == bare:
-            dropped["candidate_says_nothing"] += 1
-        elif words in kept:
-            dropped["candidate_duplicate"] += 1
-        elif len(kept) == limit:
-            dropped["candidate_surplus"] += 1
-        else:
-            kept[words] = candidate
-    return tuple(kept.values()), dropped
-
-
-def _one_line(text: str) -> str:
-    kept = []
-    for char in unicodedata.normalize("NFC", text):
-        category = unicodedata.category(char)
-        if category in ("Cc", "Zl", "Zp"):
-            kept.append(" ")
-        elif category not in ("Cf", "Cs", "Co", "Cn"):
-            kept.append(char)
-    return " ".join("".join(kept).split())
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """What a text says, without case and punctuation; its characters if it has no letter or digit at all."""
-    return tuple(re.findall(r"\w+", text.casefold())) or tuple("".join(text.split()))
-
-
-def _holds(text: str, name: str) -> bool:
-    if not re.search(r"\w", name):
-        return name in text
-    words, wanted = _words(text), _words(name)
-    return any(words[at : at + len(wanted)] == wanted for at in range(len(words) - len(wanted) + 1))
-
-
 # the comparison
 
 
 def _compare(
     classes: Sequence[Class],
-    offers: Mapping[int, _Offer],
+    offers: Mapping[int, Offer],
     spec: MeaningSpec,
     seed: int,
     on_progress: Callable[[int, int], None],
@@ -437,32 +285,6 @@ def _plain(meaning: Meaning) -> dict[str, object]:
 def write_meanings(meanings: Sequence[Meaning], path: Path) -> None:
     """Write meanings.jsonl, all of it or nothing."""
     replace_file(path, dump_meanings(meanings))
-
-
-def read_meanings(path: Path) -> list[Meaning]:
-    """Raises ValueError (one line) if a line is not one of ours, or a class stands twice."""
-    known = {field.name for field in fields(Meaning)}
-    reader = TypeAdapter(Meaning)
-    meanings: dict[int, Meaning] = {}
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: found no such file, expected one; write it with `sixfold meanings`") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            data = json.loads(line)
-            if not isinstance(data, dict) or data.keys() != known:
-                raise ValueError("other keys")
-            meaning = reader.validate_json(line)
-        except (ValueError, ValidationError, RecursionError):
-            raise ValueError(
-                f"{path}, line {number}: found no meaning, expected JSON with {', '.join(sorted(known))}; write the "
-                "file again with `sixfold meanings`"
-            ) from None
-        if meaning.class_id in meanings:
-            raise ValueError(f"{path}, line {number}: found class {meaning.class_id} twice, expected it once")
-        meanings[meaning.class_id] = meaning
-    return [meanings[class_id] for class_id in sorted(meanings)]
 
 
 def meaning_table(meanings: Sequence[Meaning]) -> list[tuple[str, ...]]:

@@ -1,15 +1,12 @@
 """Prompts: the texts a generator is given, drawn without repeats for each class.
 
-In: classes, their meanings, a `PromptSpec`, the run seed, and for some kinds a lexicon or a language model. Out and on
-disk: prompts.parquet, one row per prompt, sorted by (class_id, prompt_id), prompt_id counting from 0 within a class;
-BASE_SCHEMA, then one column per slot with the words that went into it, so every text can be put together again:
-`Wording(form, words).text(meaning or class_name)`. The same input gives the same bytes.
+In: classes, their meanings, a `PromptSpec`, the run seed, and for some kinds a lexicon or a language model. Out: the
+prompts of a class. On disk: prompts.parquet (`gen.prompts.table`). The same input gives the same bytes.
 
 A form is text with slots: `{name}` is filled with the class's meaning if it has one, else with its name; any other
 slot takes a word. No text occurs twice in a class, and its first prompts are already varied.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -18,64 +15,23 @@ from difflib import get_close_matches
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gen.llm.ask import Llm
 from gen.llm.call import LlmError
+from gen.prompts.table import BASE_SCHEMA, MAX_LISTED, Prompt, PromptTable, write_table
 from gen.wording.captions import CaptionSpec, draw_captions
 from gen.wording.contexts import ContextSpec, Embed, draw_contexts
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import PARTS, Wording, check_text
 from gen.wording.styles import add_styles, mix
 from gen.wording.templates import Wordings, builtin_templates, slots_of
-from shards.disk.replace import whole_file
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_PER_CLASS = 10_000
-ROWS_PER_GROUP = 16_384
-MAX_LISTED = 5  # classes in one message
-
-BASE_SCHEMA = pa.schema(
-    [
-        pa.field("class_id", pa.int32(), nullable=False),
-        pa.field("prompt_id", pa.int32(), nullable=False),
-        pa.field("class_name", pa.string(), nullable=False),
-        pa.field("meaning", pa.string()),  # which sense of the name; null = none was chosen
-        pa.field("kind", pa.string(), nullable=False),  # name | template | caption | cd | sd
-        pa.field("form", pa.string(), nullable=False),  # the text with its slots
-        pa.field("text", pa.string(), nullable=False),  # what the generator sees
-        pa.field("negative", pa.string(), nullable=False),
-    ]
-)
-_ONCE_ONLY = {"class_id", "prompt_id", "text", "caption"}  # all other columns repeat themselves
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One row of prompts.parquet. `words` has the slots that are not null."""
-
-    class_id: int
-    prompt_id: int
-    class_name: str
-    meaning: str | None
-    kind: str
-    form: str
-    text: str
-    negative: str
-    words: Mapping[str, str]
-
-    @property
-    def context(self) -> str | None:
-        """The words of all slots but the style's, as JSON: how rows of shards keep them."""
-        words = {slot: word for slot, word in self.words.items() if slot != "style"}
-        return json.dumps(words, ensure_ascii=False) if words else None
 
 
 class PromptSpec(BaseModel):
@@ -262,7 +218,10 @@ def count_prompts(classes: Sequence[Class], spec: PromptSpec, seed: int) -> dict
     return {one.id: len(_fill_templates(one, None, spec, seed)) for one in classes}
 
 
-def write_prompts(
+# all classes
+
+
+def draw_table(
     classes: Sequence[Class],
     meanings: Mapping[int, str],
     spec: PromptSpec,
@@ -271,47 +230,32 @@ def write_prompts(
     path: Path,
     on_class: Callable[[], None] = lambda: None,
 ) -> Counter[str]:
-    """Write prompts.parquet, all of it or nothing; returns what was said in vain, by reason. Holds one row group.
+    """Draw the prompts of all classes into prompts.parquet, all of it or nothing; returns what was said in vain, by
+    reason.
 
     `meanings` is class id -> phrase; `on_class` hears of every class that is drawn. Raises ValueError in one line that
     names the classes without enough prompts, after all others were tried.
     """
-    with whole_file(path) as file:
-        return _write_table(classes, meanings, spec, seed, sources, file, on_class)
-
-
-def _write_table(
-    classes: Sequence[Class],
-    meanings: Mapping[int, str],
-    spec: PromptSpec,
-    seed: int,
-    sources: Sources,
-    file: BinaryIO,
-    on_class: Callable[[], None],
-) -> Counter[str]:
-    schema = pa.schema([*BASE_SCHEMA, *(pa.field(slot, pa.string()) for slot in spec.slots)])
     jobs = [
         partial(draw_prompts, one, meanings.get(one.id), spec, seed, sources, place)
         for place, one in enumerate(sorted(classes, key=lambda one: one.id))
     ]
-    rows: list[Prompt] = []
     dropped: Counter[str] = Counter()
-    failed: list[str] = []
-    with pq.ParquetWriter(file, schema, compression="zstd", compression_level=3) as writer:
+
+    def prompts() -> Iterator[Prompt]:
+        failed: list[str] = []
         for drawn in _in_order(jobs, sources.num_threads):
             if isinstance(drawn, ValueError):
                 failed.append(str(drawn))
                 continue
             on_class()
-            dropped += drawn.dropped
-            rows += drawn.prompts
-            while len(rows) >= ROWS_PER_GROUP:
-                writer.write_batch(_batch(rows[:ROWS_PER_GROUP], schema))
-                del rows[:ROWS_PER_GROUP]
-        writer.write_batch(_batch(rows, schema))
-    if failed:
-        more = f"; and {len(failed) - MAX_LISTED} more classes" if len(failed) > MAX_LISTED else ""
-        raise ValueError("; ".join(failed[:MAX_LISTED]) + more)
+            dropped.update(drawn.dropped)
+            yield from drawn.prompts
+        if failed:
+            more = f"; and {len(failed) - MAX_LISTED} more classes" if len(failed) > MAX_LISTED else ""
+            raise ValueError("; ".join(failed[:MAX_LISTED]) + more)
+
+    write_table(prompts(), spec.slots, path)
     return dropped
 
 
@@ -342,102 +286,3 @@ def _in_order(jobs: Sequence[Callable[[], Drawn]], num_threads: int) -> Iterator
             ahead += [pool.submit(attempt, job) for job in islice(left, 1)]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _batch(rows: Sequence[Prompt], schema: pa.Schema) -> pa.RecordBatch:
-    base = {name: [getattr(row, name) for row in rows] for name in BASE_SCHEMA.names}
-    words = {name: [row.words.get(name) for row in rows] for name in schema.names[len(base) :]}
-    return pa.RecordBatch.from_pydict(base | words, schema=schema)
-
-
-class PromptTable:
-    """prompts.parquet in memory: texts as one Arrow buffer, everything that repeats as a dictionary."""
-
-    def __init__(self, table: pa.Table, starts: Mapping[int, tuple[int, int]]) -> None:
-        self._table = table
-        self._starts = starts  # class id -> (first row, rows)
-        self._slots = table.column_names[len(BASE_SCHEMA) :]
-
-    @staticmethod
-    def load(source: Path | bytes) -> "PromptTable":
-        """Read and check a table. Raises ValueError if it is not a whole, sorted prompt table."""
-        where = str(source) if isinstance(source, Path) else "prompts.parquet"
-        try:
-            schema = pq.read_schema(_open(source))
-            names, base = schema.names, len(BASE_SCHEMA)
-            if names[:base] != BASE_SCHEMA.names or len(set(names)) < len(names) or not _all_text(schema, base):
-                raise ValueError(
-                    f"{where}: found the columns {', '.join(names)[:120]}, expected {', '.join(BASE_SCHEMA.names)} and "
-                    "one of text per slot; write it again with `sixfold prompts`"
-                )
-            repetitive = [name for name in names if name not in _ONCE_ONLY]
-            table = pq.ParquetFile(_open(source), read_dictionary=repetitive).read()
-        except FileNotFoundError:
-            raise ValueError(f"{where}: found no prompt table, expected one; write it with `sixfold prompts`") from None
-        except (pa.ArrowInvalid, OSError) as error:
-            why = " ".join(str(error).split())[:120]
-            raise ValueError(f"{where}: found a damaged table ({why}); write it again with `sixfold prompts`") from None
-        class_ids = table.column("class_id").to_numpy()
-        ids, first, sizes = np.unique(class_ids, return_index=True, return_counts=True)
-        numbers = np.arange(len(class_ids)) - np.repeat(first, sizes)
-        ascending = bool((np.diff(class_ids) >= 0).all())
-        if not len(ids) or not ascending or not np.array_equal(table.column("prompt_id").to_numpy(), numbers):
-            raise ValueError(
-                f"{where}: found rows out of order or missing, expected prompt_id 0, 1, ... within ascending class_id; "
-                "write it again with `sixfold prompts`"
-            )
-        rows = zip(first.tolist(), sizes.tolist(), strict=True)
-        return PromptTable(table, dict(zip(ids.tolist(), rows, strict=True)))
-
-    def __len__(self) -> int:
-        return self._table.num_rows
-
-    def num_per_class(self) -> dict[int, int]:
-        """Class id -> number of prompts, ids ascending."""
-        return {class_id: count for class_id, (_, count) in self._starts.items()}
-
-    def num_distinct_texts(self) -> int:
-        return int(pc.count_distinct(self._table.column("text")).as_py())
-
-    def of_class(self, class_id: int, column: str) -> list[str | None]:
-        """A column of a class's prompts, in order; all None if the table has no such column."""
-        first, count = self._starts[class_id]
-        is_there = column in self._table.column_names
-        return self._table.column(column).slice(first, count).to_pylist() if is_there else [None] * count
-
-    def negatives(self) -> set[str]:
-        """What any prompt of the table tells the generator to avoid; "" where one has nothing to say."""
-        return set(self._table.column("negative").unique().to_pylist())
-
-    def prompt(self, class_id: int, prompt_id: int) -> Prompt:
-        first, count = self._starts.get(class_id, (0, 0))
-        if not 0 <= prompt_id < count:
-            raise KeyError(f"prompt {prompt_id} of class {class_id}: the table has {count} for this class")
-        row = {name: self._table.column(name)[first + prompt_id].as_py() for name in self._table.column_names}
-        words = {slot: word for slot in self._slots if (word := row.pop(slot)) is not None}
-        return Prompt(**row, words=words)
-
-    def check_classes(self, classes: Sequence[Class]) -> None:
-        """Raise ValueError unless the table has exactly these classes by id and name."""
-        ours = {one.id: one.name for one in classes}
-        if ours.keys() != self._starts.keys():
-            odd = sorted(ours.keys() ^ self._starts.keys())
-            raise ValueError(
-                f"prompts.file: found {len(self._starts)} classes, expected the {len(ours)} of the recipe; they differ "
-                f"in {', '.join(map(str, odd[:MAX_LISTED]))}; write it with `sixfold prompts` of this recipe"
-            )
-        for class_id, name in ours.items():
-            found = self.prompt(class_id, 0).class_name
-            if found != name:
-                raise ValueError(
-                    f"prompts.file: found {quoted(found, 60)} as class {class_id}, expected {quoted(name, 60)}; write "
-                    "it with `sixfold prompts` of this recipe"
-                )
-
-
-def _all_text(schema: pa.Schema, base: int) -> bool:
-    return all(schema.field(place).type == pa.string() for place in range(base, len(schema.names)))
-
-
-def _open(source: Path | bytes) -> Path | pa.BufferReader:
-    return source if isinstance(source, Path) else pa.BufferReader(source)

@@ -1,15 +1,15 @@
-"""The real images of each class, as pixels, for what has to look at them (meanings, style inversion, reports).
+"""The real images of each class, as pixels, for meanings, style inversion and reports.
 
 In: an ImageFolder, or a data set of ours (folder or URL, optionally one of its subsets); classes. Out: class by class,
-ids ascending, at most so many images of each; a picture that cannot be used is handed out as its reason instead and
-another one of its class takes its place. On disk: nothing is written.
+ids ascending, a limited number of images of each. For a picture that cannot be used, its reason comes out, and another
+picture of the class takes its place. On disk: nothing is written.
 
-Which folder is which class: as shards.labels.folders says; if none of the folders names a class, by the ids that they
-have by themselves, provided these are the ids of all classes. Samples of a data set belong to the class with the same
-id and name, else to the only one of that name. Only samples of the domain `real` are looked at.
+Folders are matched with classes as shards.labels.folders says. If no folder names a class, the folders' own ids count,
+provided they are the ids of all classes. A sample of a data set belongs to the class with the same id and name,
+otherwise to the only class of that name. Only samples of the domain `real` are used.
 
-Which images of a class: those whose names come first after hashing with the seed. So more images are a longer list of
-the same order, and neither the other classes nor the order of files or shards matter.
+The images of a class are those whose names come first after hashing with the seed. So a larger number gives a longer
+list in the same order, and neither other classes nor the order of files or shards matter.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Diversify: from class names to meanings to prompts; all that happens before the first image.
+"""From class names to meanings to prompts: all that happens before the first image.
 
 In: a recipe and its classes. Out: what was chosen and drawn. On disk, in a folder of the caller's:
 
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +23,15 @@ from numpy.typing import NDArray
 from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
 from gen.llm.ask import Llm, LlmUse, open_llm
+from gen.llm.spec import LlmSpec
 from gen.model.clip import Clip, ClipSpec
 from gen.model.folder import ModelError, open_model
 from gen.prompts.diversity import CLIP_TOKENS, CountTokens, Diversity, measure_diversity
-from gen.prompts.meanings import Meaning, choose_meanings, write_meanings
-from gen.prompts.prompts import PromptTable, Sources, write_prompts
-from gen.recipe import Recipe
+from gen.prompts.meanings import Meaning, MeaningSpec, choose_meanings, write_meanings
+from gen.prompts.prompts import PromptSpec, Sources, draw_table
+from gen.prompts.table import PromptTable
 from gen.wording.contexts import Embed
-from gen.wording.lexicon import load_lexicon
+from gen.wording.lexicon import Lexicon, load_lexicon
 from shards.disk.home import home
 from shards.labels.classes import Class
 
@@ -41,9 +43,23 @@ EVERY_S = 5.0  # between two lines of progress
 Say = Callable[[str], None]
 
 
+class TextSettings(Protocol):
+    """The part of a recipe that decides the texts of a run (`gen.recipe.Recipe` has all of it)."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def meanings(self) -> MeaningSpec: ...
+    @property
+    def llm(self) -> LlmSpec: ...
+    @property
+    def prompts(self) -> PromptSpec: ...
+
+
 @dataclass(frozen=True)
-class Diversified:
-    """`meanings` is None where prompts came from a file; `use` is None where no language model was asked."""
+class Written:
+    """What `write_prompts` chose. `meanings` is None where prompts came from a file, `use` where no language model was
+    asked."""
 
     meanings: list[Meaning] | None
     use: LlmUse | None = None
@@ -62,31 +78,35 @@ class Diversified:
         return [line] + ([f"not used: {', '.join(lost)}"] if lost else [])
 
 
-def diversify(
-    recipe: Recipe, classes: Sequence[Class], folder: Path, say: Say, stop: StopFlag | None = None
-) -> Diversified:
+def write_prompts(
+    recipe: TextSettings, classes: Sequence[Class], folder: Path, say: Say, stop: StopFlag | None = None
+) -> Written:
     """Write both files. `say` hears in one line what takes long. Raises ValueError in one line, Draining on a stop."""
     spec = recipe.prompts
     if spec.file is not None:
         PromptTable.load(Path(spec.file)).check_classes(classes)
         shutil.copyfile(spec.file, folder / PROMPTS)
-        return Diversified(None)
+        return Written(None)
     lexicon = load_lexicon(spec.lexicon)
     with open_llm(recipe.llm, stop) as llm:
-        meanings = _choose(recipe, classes, llm, say, stop)
+        meanings = _choose(recipe, classes, lexicon, llm, say, stop)
         write_meanings(meanings, folder / MEANINGS)
         phrases = {meaning.class_id: meaning.phrase for meaning in meanings if meaning.phrase is not None}
         embed = None if llm is None or recipe.meanings.clip is None else _text_embedding(recipe.meanings.clip)
         sources = Sources(lexicon, llm, embed, 1 if llm is None else recipe.llm.max_in_flight)
         one_more = _progress(len(classes), say, stop)
-        dropped = write_prompts(classes, phrases, spec, recipe.seed, sources, folder / PROMPTS, one_more)
-        return Diversified(meanings, None if llm is None else llm.use, dropped)
+        dropped = draw_table(classes, phrases, spec, recipe.seed, sources, folder / PROMPTS, one_more)
+        return Written(meanings, None if llm is None else llm.use, dropped)
 
 
 def _choose(
-    recipe: Recipe, classes: Sequence[Class], llm: Llm | None, say: Say, stop: StopFlag | None
+    recipe: TextSettings,
+    classes: Sequence[Class],
+    lexicon: Lexicon,
+    llm: Llm | None,
+    say: Say,
+    stop: StopFlag | None,
 ) -> list[Meaning]:
-    lexicon = load_lexicon(recipe.prompts.lexicon)
     told: float | None = None
 
     def on_progress(done: int, most: int) -> None:
@@ -107,27 +127,43 @@ def _choose(
     return meanings
 
 
-def meanings_only(recipe: Recipe, classes: Sequence[Class], say: Say, stop: StopFlag | None = None) -> list[Meaning]:
-    """What `diversify` would choose, and nothing more."""
+def meanings_only(
+    recipe: TextSettings, classes: Sequence[Class], say: Say, stop: StopFlag | None = None
+) -> list[Meaning]:
+    """The meanings that `write_prompts` would choose, and nothing more."""
+    lexicon = load_lexicon(recipe.prompts.lexicon)
     with open_llm(recipe.llm, stop) as llm:
-        return _choose(recipe, classes, llm, say, stop)
+        return _choose(recipe, classes, lexicon, llm, say, stop)
 
 
-def measure(recipe: Recipe, table: PromptTable, say: Say) -> Diversity:
-    """How much the prompts of a table differ, and what the recipe's generator will not see of them.
+class GeneratorSettings(Protocol):
+    """Which generator will read the prompts (`gen.sampler.spec.SamplerSpec` has all of it)."""
 
-    Lengths are in words where the generator is not on this machine, and prompts are compared by their words where the
-    recipe names no CLIP.
+    @property
+    def model(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def variant(self) -> str | None: ...
+
+
+def measure_prompts(
+    table: PromptTable, seed: int, clip: ClipSpec | None, generator: GeneratorSettings, say: Say
+) -> Diversity:
+    """How much the prompts of a table differ, and what the generator will not see of them.
+
+    Lengths are in words where the generator is not on this machine, and prompts are compared by their words where
+    there is no CLIP.
     """
     try:
-        folder = open_model(recipe.sampler.model, recipe.sampler.revision, recipe.sampler.variant, home())
+        folder = open_model(generator.model, generator.revision, generator.variant, home())
     except ModelError as error:
         say(f"lengths are in words, not tokens: {error}")
         count_tokens, limit = None, CLIP_TOKENS
     else:
         count_tokens, limit = _tokenizer(folder.path)
-    embed = None if recipe.meanings.clip is None else _text_embedding(recipe.meanings.clip)
-    return measure_diversity(table, seed=recipe.seed, count_tokens=count_tokens, limit=limit, embed=embed)
+    embed = None if clip is None else _text_embedding(clip)
+    return measure_diversity(table, seed=seed, count_tokens=count_tokens, limit=limit, embed=embed)
 
 
 def _tokenizer(model: Path) -> tuple[CountTokens, int]:

@@ -21,12 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.fan_out.work import JSON
 from cluster.process.memory import free_memory, is_memory_error
 from cluster.recipes.load import fingerprint
 from gen.sampler.sampler import CACHED_TEXT_BYTES, Request, Sampler
 from gen.sampler.spec import SamplerSpec, sampler_digest, sampler_json
 from shards.disk.lock import locked
+from shards.disk.record import JSON
 from shards.disk.replace import replace_file
 
 SIZES = {"cuda": (1, 2, 4, 8, 16, 32, 64), "cpu": (1, 2, 4, 8, 16, 32)}

@@ -1,12 +1,12 @@
-"""A loaded pipeline's networks through `torch.compile`, and one place on a machine for what that makes.
+"""Compiles a pipeline's networks with `torch.compile`, and shares the kernels between processes.
 
-In: a pipeline whose weights are on their device. Out: the same pipeline, whose first call compiles. On disk: the
-folder of Inductor's cache, shared by all processes of a user, with ``<key>.lock`` and ``<key>.done`` beside it: one
-process compiles a key first, the others wait and then find its kernels. Where a file system has no locks, or a folder
-cannot be written, every process compiles for itself: slower and no less right.
+In: a pipeline whose weights are on their device. Out: the same pipeline, whose first call compiles. On disk: the folder
+of Inductor's cache, shared by all processes of a user, with ``<key>.lock`` and ``<key>.done`` beside it. One process
+compiles a key first; the others wait, and then find its kernels. Without file locks or a writable folder every process
+compiles for itself, which takes longer and gives the same.
 
-Every graph is compiled for exact shapes: a call is always filled up to its batch, so a graph for any shape would only
-be slower.
+Every graph is compiled for exact shapes, because every call is filled up to its batch; a graph for any shape would be
+slower.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""On which device a process makes images, and what number type and compilation that means.
+"""The device on which a process makes images, and the number type and compilation that follow from it.
 
-In: a sampler spec. Out: the same without ``auto`` in what the device decides. Nothing is written. torch is imported
-where there may be a GPU only.
+In: a sampler spec. Out: the same spec, without ``auto`` in the fields that the device decides. On disk: nothing. torch
+is imported only if there may be a GPU.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Activations of a U-Net or decoder written over what they read: half the memory to touch, the same bits.
+"""Lets activations of a U-Net or decoder write over their input: half the memory traffic, the same bits.
 
-In: a loaded network that is not compiled (a compiled one fuses them). Out: the same network. Nothing is written to
-disk.
+In: a loaded network that is not compiled (a compiled one fuses activations). Out: the same network. On disk: nothing.
 
-What an activation reads is the output of the norm before it, which nothing else reads. On a CPU a new tensor of this
-size is often memory that the system has just taken back and clears again: a step of the sandbox's U-Net takes a tenth
-less time so.
+The input of such an activation is the output of a norm, which nothing else reads. On a CPU a new tensor of this size is
+often memory that the system has just taken back and must clear again. Without it a step of the sandbox's U-Net takes a
+tenth less time.
 """
 
 from __future__ import annotations

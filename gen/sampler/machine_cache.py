@@ -1,8 +1,8 @@
-"""What a machine finds out once and keeps for all runs: compiled kernels, batch curves.
+"""The cache folder of a user on this machine, for results that all runs share: compiled kernels, batch curves.
 
-In: the environment. Out: a folder of the user's. On disk:
-``$XDG_CACHE_HOME/sixfold/<what>`` (``~/.cache/sixfold/<what>`` where that is not set), readable by its owner only;
-where that cannot be written, a private folder in the system's temporary one. All of it may be deleted at any time.
+In: the environment. Out: a folder. On disk: ``$XDG_CACHE_HOME/sixfold/<what>`` (``~/.cache/sixfold/<what>`` if that is
+not set), readable by its owner only; if that cannot be written, a private folder in the system's temporary one. All of
+it may be deleted at any time.
 """
 
 import contextlib

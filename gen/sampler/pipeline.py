@@ -1,7 +1,7 @@
-"""A checked model folder becomes a pipeline in memory, with the scheduler that the recipe names.
+"""Loads a checked model folder as a pipeline, with the scheduler of the recipe.
 
-In: a `ModelFolder`, and the sampler's spec with ``dtype`` decided. Out: a diffusers pipeline on the CPU. Weights are
-read from the folder only, never from the network; nothing is written.
+In: a `ModelFolder`, and the sampler's spec with ``dtype`` decided. Out: a diffusers pipeline on the CPU. On disk:
+nothing is written; weights are read from the folder only, never from the network.
 """
 
 from __future__ import annotations

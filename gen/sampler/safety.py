@@ -1,11 +1,12 @@
-"""The safety checker that comes with a Stable Diffusion model, where the images are: none leaves the device for it.
+"""The safety checker of a Stable Diffusion model, run on the device of the images.
 
-In: checker and feature extractor of a loaded pipeline; per call a batch of images. Out: one flag an image, on the
-images' device, so that nobody waits for it. Nothing is written.
+In: checker and feature extractor of a loaded pipeline; for each call a batch of images. Out: a flag for each image, on
+the same device. On disk: nothing.
 
-diffusers' own way leads over the CPU, a PIL picture each and a loop over concepts: 6 to 10 ms an image at 512 px in
-which nothing is launched. Here the extractor reads the same 8-bit pixels as tensors. On a CPU the scores are the same
-to the last bit; on a GPU torchvision resizes in floats before it rounds, which moves a pixel by a few levels of 255.
+diffusers itself goes through the CPU, with a PIL picture for each image and a loop over concepts: 6 to 10 ms an image
+at 512 px, while the GPU waits. Here the extractor reads the same 8-bit pixels as tensors. On a CPU the scores are the
+same to the last bit. On a GPU torchvision resizes in floats before it rounds, which moves a pixel by a few levels of
+255.
 
 Shapes: N images, C channels, H height and W width, D width of the projection, K concepts.
 """

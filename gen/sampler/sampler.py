@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,16 +61,6 @@ class Sampled:
     finite_N: np.ndarray  # bool: no NaN or Inf in the float image
     flagged_N: np.ndarray  # bool: the model's own safety checker objects
     wait: Callable[[float], None]  # seconds -> TimeoutError if the pixels are not there by then
-
-
-class Model(Protocol):
-    """What a unit needs of a sampler; tests paint pictures behind it."""
-
-    def prepare(self, texts: Sequence[str], negatives: Sequence[str]) -> None:
-        """Name the texts of the calls to come, in a fixed order; a model may encode them at once."""
-
-    def sample(self, requests: Sequence[Request]) -> Sampled:
-        """One image per request, in order."""
 
 
 class Sampler:

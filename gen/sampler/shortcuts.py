@@ -1,10 +1,10 @@
-"""Shortcuts that make other images, each chosen in a recipe: guidance interval, feature reuse, tiny decoder, low-bit
-linears.
+"""Shortcuts of the sampler that change images: guidance interval, feature reuse, tiny decoder, low-bit linears.
 
-In: a loaded pipeline. Out: the same pipeline, whose calls do less. Nothing is written to disk.
+In: a loaded pipeline. Out: the same pipeline, whose calls do less work. On disk: nothing. A recipe asks for each of
+them; by default there is none.
 
-What is skipped follows from the number of the step alone, never from pixels: a cache that decides by how far features
-have moved decides for a whole batch at once, and an image would depend on its neighbours.
+The number of the step alone decides what is skipped. A cache that looks at how far features have moved decides for a
+whole batch, so an image would depend on its neighbours.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The settings of a sampler: every choice that shapes an image, and whether the model at hand can take them.
+"""The settings of a sampler: every choice that shapes an image, checked against the model.
 
 In: the recipe's `sampler`. Out: a checked `SamplerSpec`, its digest for the run's fingerprint, one line for every row.
-Reads the model's configs and hashes its weights; loads no torch. Nothing is written.
+On disk: reads the model's configs and hashes its weights; nothing is written. Does not import torch.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""What a U-Net makes of the text alone, once a call instead of once a step: keys and values of its cross-attention.
+"""Computes keys and values of a U-Net's cross-attention once a call instead of once a step.
 
-In: the layers of a loaded U-Net that read nothing but the text. Out: the same layers and the same bits. Nothing is
-written to disk.
+In: the layers of a loaded U-Net that read only the text. Out: the same layers, with the same bits. On disk: nothing.
 
-The text stays what it is through all steps of a call, and so do its keys and values. What is kept is found again by
-the tensor itself: another one, such as a guidance interval cuts off at every step, is computed anew.
+The text is the same in all steps of a call, and so are its keys and values. They are stored for the text's tensor
+itself; for another tensor, such as a guidance interval makes at every step, they are computed again.
 """
 
 from __future__ import annotations

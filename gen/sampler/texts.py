@@ -1,4 +1,4 @@
-"""Texts become the embeddings that a denoiser takes, by the text encoders of the pipeline.
+"""Encodes texts with the text encoders of the pipeline, as embeddings for the denoiser.
 
 In: a loaded pipeline and texts, encoded as one batch. Out: ``prompt_embeds`` NTD and, where the family has them,
 ``pooled_prompt_embeds`` ND: N texts, T tokens, D embedding width. The values are those of diffusers' ``encode_prompt``

@@ -24,13 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.fan_out.work import JSON
 from gen.llm.answer_text import clean_line
 from gen.llm.ask import Ask, Llm
 from gen.names.kind import Kind, kind_of
 from gen.wording.lexicon import MAX_WORD_CHARS, PLACES, Form, Lexicon
 from gen.wording.parts import Wording
 from gen.wording.templates import class_rng, draw_evenly, shuffled
+from shards.disk.record import JSON
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 

@@ -18,8 +18,8 @@ from gen.wording.templates import slots_of
 from shards.disk.home import home
 from shards.disk.safe_text import quoted
 
-Place = Literal["indoor", "outdoor", "any"]
-PLACES: tuple[Place, ...] = get_args(Place)
+PlaceKind = Literal["indoor", "outdoor", "any"]
+PLACES: tuple[PlaceKind, ...] = get_args(PlaceKind)
 # Parts that have groups of words; relation and style have lists of their own, captions are whole sentences.
 DRAWN_PARTS = tuple(part for part in PARTS if part not in ("relation", "caption", "style"))
 # Parts that cannot be seen indoors; a form with one of them has no light that speaks of sun or moon.
@@ -79,7 +79,7 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kinds: tuple[Kind, ...] = Field(KINDS, min_length=1, description="the kinds of class it is for")
-    place: Place = Field("any", description="of a background: where it is; else: which backgrounds it goes with")
+    place: PlaceKind = Field("any", description="of a background: where it is; else: which backgrounds it goes with")
     words: Words = Field(min_length=1)
 
 
@@ -100,11 +100,11 @@ class Lexicon(BaseModel):
         fitting = (word for one in groups if kind in one.kinds and one.place in places for word in one.words)
         return tuple(dict.fromkeys(fitting))
 
-    def choices(self, form: Form, kind: str, place: Place) -> dict[str, tuple[str, ...]]:
+    def choices(self, form: Form, kind: str, place: PlaceKind) -> dict[str, tuple[str, ...]]:
         """The words for each slot of `form` when the background is of `place`; a slot may have none."""
         under_the_sky = not set(SKY_PARTS).isdisjoint(form.parts)
 
-        def places(part: str) -> Sequence[Place]:
+        def places(part: str) -> Sequence[PlaceKind]:
             if part == "background":
                 return (place,)
             return ("any",) if part == "light" and under_the_sky else (place, "any")

@@ -1,6 +1,6 @@
-"""Whether a place holds a data set of ours: asked before anything there is read as one, moved or written.
+"""Whether a store holds a data set of ours; asked before it is read, repaired or written.
 
-In: a store. Out: yes or no, or the error of a place that holds none. On disk: a listing and at most one file are read.
+In: a store. Out: yes or no, or the error for a place without one. On disk: reads a listing and at most one file.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ def is_data_set(store: Store) -> bool:
 
 
 def no_shards(store: Store) -> ValueError:
-    """The error of a place that holds no shards; it says what makes some of what is there."""
+    """The error for a place without shards; it says how to make shards of what is there."""
     if isinstance(store, FolderStore) and _has_pictures(store.root):
         folder = shlex.quote(store.url)
         return ValueError(
@@ -51,7 +51,7 @@ def _may_be_record(data: bytes) -> bool:
 
 
 def _has_pictures(root: Path) -> bool:
-    """Whether a sub-folder holds pictures, as far as a short look tells."""
+    """Whether one of the first sub-folders has a picture among its first files."""
     folders = (path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
     for folder in islice(folders, _LOOK):
         with contextlib.suppress(OSError):  # lost+found

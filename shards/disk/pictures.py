@@ -1,8 +1,7 @@
-"""What a picture file is, told by the end of its name; pure.
+"""Picture files, recognised by the ends of their names; pure.
 
-Comes in: a file's name or path. Goes out: whether it is a picture, and which of Pillow's decoders may open it. No other
-decoder is ever opened. A picture of another kind counts as a picture, and whoever wanted its pixels says that it is
-not read.
+In: a file's name or path. Out: whether it is a picture, and which of Pillow's decoders may open it; no other decoder is
+ever used. A file of another picture format counts as a picture that cannot be read. On disk: nothing.
 """
 
 import os

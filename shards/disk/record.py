@@ -11,14 +11,14 @@ Unknown keys are ignored, because a newer minor version may add some.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from shards.disk.layout import SUCCESS, record_name, shard_name, table_name, tar_name
 from shards.disk.store import Store
 
-JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 SCHEMA = 1
 MAX_RECORD_BYTES = 1 << 20

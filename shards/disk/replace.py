@@ -1,10 +1,10 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear as a whole or not at all.
 
-In: the final name, and bytes or a block that writes. Out: nothing, a file to write into, a folder to build. On disk:
-the file or folder under its final name; while it is written `.NAME.PID.tmp` or `.NAME.PID.new` beside it (same depth,
-so relative links stay true). A file is on the disk, and not only in memory, before it takes the name.
+In: the final name, and bytes or a block of code that writes. Out: nothing, a file to write into, or a folder to build.
+On disk: the file or folder under its final name; while it is written, `.NAME.PID.tmp` or `.NAME.PID.new` beside it (at
+the same depth, so relative links stay right). A file is synced to the disk before it gets its name.
 
-Shards and checkpoints have their own, stricter ways (`shards.set.commit`, `train.session.checkpoint`).
+Shards and checkpoints have stricter protocols of their own (`shards.set.commit`, `train.session.checkpoint`).
 """
 
 import contextlib

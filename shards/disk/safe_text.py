@@ -51,12 +51,12 @@ def quoted(value: object, limit: int) -> str:
 
 
 def clip(text: str, limit: int) -> str:
-    """The first ``limit`` characters, with the full length named when some are left off."""
+    """The first ``limit`` characters; if some are left off, the full length stands behind them."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
 
 
 def markdown(text: str) -> str:
-    """Text that Markdown renders as itself: visible, every character with a meaning escaped, no HTML."""
+    """Text that Markdown shows as it is: visible, with every special character escaped, without HTML."""
     return _MARKDOWN.sub(r"\\\1", visible(text))
 
 

@@ -1,9 +1,8 @@
-"""Classes: the labels a data set is made for, each with the number of real images it stands beside.
+"""Classes: the labels that a data set is made for, each with its number of real images.
 
-In: a `ClassSpec`, whose source is a shipped name, a file, an ImageFolder or a data set of ours.
-Out: a list of `Class`, ids ascending. The id is the label written into shards and never changes; two classes may share
-a name (ImageNet has two "missile" and two "sunglasses"), never an id.
-On disk: nothing; shards.labels.sources says what a source looks like.
+In: a `ClassSpec`, whose source is a shipped name, a file, an ImageFolder or a data set of ours. Out: a list of `Class`,
+ids ascending. The id is the label written into shards, and never changes. Two classes may share a name (ImageNet has
+two "missile" and two "sunglasses"), never an id. On disk: nothing; shards.labels.sources says what a source looks like.
 """
 
 import unicodedata

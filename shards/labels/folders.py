@@ -1,7 +1,7 @@
-"""Class folders: which class each means. The one rule for class lists, imports, exports and real images.
+"""Class folders: the one rule that says which class a folder means, for class lists, imports, exports, real images.
 
-In: names of folders, and classes if there is a list. Out: the class of each folder. On disk: names are read, and the
-tables of ImageNet's classes where folders are WordNet ids.
+In: names of folders, and classes if there is a list. Out: the class of each folder. On disk: names of folders are read,
+and the tables of ImageNet's classes if folders are WordNet ids.
 
 Folders alone (`own_classes`); the first line that fits all of them counts:
 
@@ -12,12 +12,12 @@ Folders alone (`own_classes`); the first line that fits all of them counts:
     crane, zebra, Ant         names: ids 0, 1, ... in the order of their characters (Ant, crane, zebra; c1, c10, c2),
                               as torchvision counts
 
-One id for two folders (`1` and `01`) is refused, and so are numbers among names, whose ids nobody could tell.
+Two folders with one id (`1` and `01`) are refused, and so is a mixture of numbers and names, which has no clear ids.
 
 With a list (`match_folders`) a folder has the id of the class that it names: by WordNet id, as `class_folder` writes
 it, by name (case, blanks, ``_`` and ``-`` do not count), or by number. So a part of the classes (a test set, a
-held-out part) has the ids of the whole. A part of ImageNet-1k is a class list of its own, but no data set without a
-list: whether its ids are its own or those of the 1000 only its owner knows (`refuse_part_of_imagenet`).
+held-out part) has the ids of the whole. A part of ImageNet-1k can be a class list of its own. As a data set it needs a
+list, because only its owner knows whether its ids are its own or those of the 1000 (`refuse_part_of_imagenet`).
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Where class lists come from: shipped names, files, ImageFolders, data sets of ours.
+"""Sources of class lists: shipped names, files, ImageFolders, data sets of ours.
 
-In: the `source` of a recipe's classes. Out: entries as the source tells them, in its order. On disk, one of
+In: the `source` of a recipe's classes. Out: entries as the source has them, in its order. On disk, one of
     names.txt     one name a line; ids count from 0
     classes.csv   a header line with `name` and any of `id`, `wordnet_id`, `count`
     classes.json  a list of names, or of objects with those keys

@@ -1,4 +1,4 @@
-"""Text files that people give us: read whole, with one line of advice for one that cannot be read.
+"""Reads text files that people give us; the error for one that cannot be read is one line with advice.
 
 In: a path. Out: its text or its lines. On disk: nothing is written.
 """

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from shards.disk.safe_text import one_line, redact
 from shards.disk.store import FolderStore, Store
-from shards.stream.index import Index
+from shards.stream.index_arrays import Index
 from shards.stream.tar_cache import CacheFull, OtherBytes, TarCache
 
 Int64: TypeAlias = npt.NDArray[np.int64]

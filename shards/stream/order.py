@@ -1,7 +1,7 @@
 """The order of samples: an endless sequence for each domain, and the part of it that a rank takes at a step; pure.
 
 In: the number of samples of each shard, a seed, quotas. Out: row numbers of an `Index` (see `index.py`). On disk:
-nothing; `Schedule.state` is a small JSON object for a checkpoint.
+nothing; `SampleOrder.state` is a small JSON object for a checkpoint.
 
 Every pass over a domain visits each row once. The shards that hold rows are shuffled and cut into windows of
 `window_shards`; the rows of each window are shuffled. To find a position takes one sort of the shards (for its pass)
@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from shards.stream.index import Index
+from shards.stream.index_arrays import Index
 from shards.stream.keyed_random import hashed
 
 Int64: TypeAlias = npt.NDArray[np.int64]
@@ -176,7 +176,7 @@ class Take:
         return self.order.spare(self.first + slot, attempt)
 
 
-class Schedule:
+class SampleOrder:
     """Which rows a rank takes at a step.
 
     A group is `quota` samples of each domain, domain by domain. A step is `groups` groups over all ranks. Rank r of R
@@ -223,7 +223,7 @@ class Schedule:
             takes.append(Take(domain.name, domain.quota, share, order, group * domain.quota, segment))
         return takes
 
-    def grow(self, name: str, step: int, index: Index) -> "Schedule":
+    def grow(self, name: str, step: int, index: Index) -> "SampleOrder":
         """The schedule in which domain `name` consists of the whole `index` from `step` on.
 
         Raises ValueError if `step` is not the end of an epoch or is before an earlier growth, or if `index` does not
@@ -239,7 +239,7 @@ class Schedule:
                 new = Segment(step, len(index.tars), index.digest)
                 domain = replace(domain, index=index, segments=(*domain.segments, new))
             domains.append(domain)
-        return Schedule(
+        return SampleOrder(
             domains,
             groups=self.groups,
             seed=self.seed,
@@ -266,7 +266,7 @@ class Schedule:
             ],
         }
 
-    def resume(self, state: Mapping[str, Any]) -> tuple["Schedule", int]:
+    def resume(self, state: Mapping[str, Any]) -> tuple["SampleOrder", int]:
         """The schedule of `state` over the data of this one, and the step to go on with.
 
         This schedule is that of the present recipe. Raises ValueError if the state belongs to another recipe or to
@@ -306,7 +306,7 @@ class Schedule:
                 )
             _check_digest(domain.name, domain.index, segments[domain.name][-1])
             domains.append(replace(domain, segments=segments[domain.name]))
-        return Schedule(domains, **plan), step
+        return SampleOrder(domains, **plan), step
 
     def _order(self, number: int, segment: int) -> Order:
         if (number, segment) not in self._orders:
@@ -318,7 +318,7 @@ class Schedule:
 
 
 def _checked(domain: Domain, epoch_steps: int) -> Domain:
-    """`domain` with its segments. Raises ValueError as `Schedule` says."""
+    """`domain` with its segments. Raises ValueError as `SampleOrder` says."""
     if domain.quota < 1:
         raise ValueError(
             f"quota of domain {domain.name}: found {domain.quota}, expected at least 1; leave the domain out instead"

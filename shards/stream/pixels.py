@@ -110,6 +110,17 @@ def decode_with_pillow(data: Data) -> Pixels:
         raise UnreadablePicture(f"found no picture that Pillow can decode ({type(error).__name__})") from None
 
 
+def new_buffer(shape: tuple[int, ...], pin: bool) -> Pixels:
+    """Zeros to decode into; `pin`: in memory that a GPU copies from at once, where there is a GPU."""
+    if pin:
+        import torch
+
+        if torch.cuda.is_available():
+            pinned: Pixels = torch.zeros(shape, dtype=torch.uint8, pin_memory=True).numpy()
+            return pinned
+    return np.zeros(shape, np.uint8)
+
+
 def _size_for_fast_decoder(data: Data) -> tuple[int, int] | None:
     """(height, width) of a JPEG; None if Pillow must decode it. Raises `UnreadablePicture` above `MAX_PIXELS`."""
     if bytes(data[:2]) != b"\xff\xd8":

@@ -2,7 +2,7 @@
 
 In: `StreamSpec` (from the recipe), the groups of a step, a seed, this rank's number; data sets by folder or URL. Out:
 `Batch` after `Batch`, for ever: uint8 pictures [N, H, W, 3], labels, sample ids, the plan of mixup and cutmix; a state
-of a few numbers and hashes that any later run goes on from at once. `read_all` gives every sample of a test set once.
+of a few numbers and hashes that any later run goes on from at once.
 On disk: what `index.py` and `fetch.py` keep in their caches.
 
 The N pictures of a rank are its groups one after the other, each group domain by domain, exactly `quota` of each. Order
@@ -17,98 +17,29 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 
-from shards.disk.store import open_for_reading
-from shards.stream.augment import AugmentSpec
 from shards.stream.decode_threads import DecodeThreads, Job
 from shards.stream.fetch import Fetcher, FetchError
-from shards.stream.index import Index, load_index
+from shards.stream.index import load_index
+from shards.stream.index_arrays import Index, Int64, UInt64
 from shards.stream.keyed_random import KeyedRandom
-from shards.stream.mix import MixPlan, MixSpec, plan_mix
-from shards.stream.order import Domain, Schedule, Take
-from shards.stream.pixels import UnreadablePicture, eval_pixels, train_pixels
+from shards.stream.mix import MixPlan, plan_mix
+from shards.stream.order import Domain, SampleOrder, Take
+from shards.stream.pixels import Pixels, UnreadablePicture, new_buffer, train_pixels
+from shards.stream.spec import DomainSpec, StreamSpec
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-Int64: TypeAlias = npt.NDArray[np.int64]
-UInt64: TypeAlias = npt.NDArray[np.uint64]
 Agree: TypeAlias = Callable[[Sequence[int]], Sequence[int]]
-
-DomainName = Literal["real", "synthetic", "retrieved", "edited"]
 
 _PIXELS = 0x706978  # part of the key: other random numbers than those of mixing
 _AGREED_DIGITS = 15  # hex digits of a digest that the ranks compare
 _MAX_SPARES = 16
-_EVAL_TARS = 4  # fetched ahead of an evaluation
 _FREE_BAD = 8  # replaced samples of a rank that are fine in a short run, whatever the rate
-
-
-class CacheSpec(BaseModel):
-    """How remote data sets are read; local ones are read in place."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    folder: Path | None = Field(default=None, description="of this machine, for whole shards; null: nothing is kept")
-    max_bytes: int = Field(default=200 * 2**30, gt=0, description="the folder never holds more")
-    fetch_threads: int = Field(
-        default=16, ge=1, le=256, description="requests of each rank and domain at a time; they only wait"
-    )
-
-
-class DomainSpec(BaseModel):
-    """One source of pictures and its share of a group."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: DomainName = Field(description="where the pictures come from")
-    source: str = Field(description="folder or URL of a data set of ours, or of tars that others wrote")
-    subset: str | None = Field(default=None, description="name of a subset of it; null = all samples")
-    quota: int = Field(ge=1, description="samples of each group")
-    grow: bool = Field(
-        default=False, description="more shards may come while it is read; taken in at the end of an epoch"
-    )
-
-
-class StreamSpec(BaseModel):
-    """What a training run reads, and how."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    domains: tuple[DomainSpec, ...] = Field(min_length=1, description="in the order they have in a group")
-    size_px: int = Field(ge=8, le=2048, description="side of the pictures in a batch")
-    augment: AugmentSpec = Field(default=AugmentSpec(), description="how pictures are changed")
-    mix: MixSpec = Field(default=MixSpec(), description="mixup and cutmix")
-    window_shards: int = Field(default=16, ge=1, description="shards whose samples are shuffled with each other")
-    threads: int = Field(default=2, ge=0, le=256, description="of this rank that decode; 0: in the training thread")
-    prefetch_steps: int = Field(default=4, ge=1, le=64, description="batches that are decoded ahead")
-    bad_rate: float = Field(default=0.001, ge=0, le=1, description="part of unreadable samples above which it stops")
-    deadline_s: float = Field(default=300.0, gt=0, description="longest wait for a batch")
-    cache: CacheSpec = Field(default=CacheSpec(), description="for remote data sets")
-    check_names: bool = Field(
-        default=True,
-        description="refuse data whose class names disagree about an id; false for names in other words, such as "
-        "synonyms or another language, that you have compared yourself",
-    )
-
-
-class EvalSpec(BaseModel):
-    """How a test or validation set is read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str = Field(description="folder or URL of a data set of ours, or of tars that others wrote")
-    size_px: int = Field(ge=8, le=2048, description="side of the pictures in a batch")
-    crop_pct: float = Field(default=0.875, gt=0, le=1, description="side of the centre that is shown / short side")
-    threads: int = Field(default=2, ge=0, le=256, description="of this rank that decode; 0: in the calling thread")
-    deadline_s: float = Field(default=300.0, gt=0, description="longest wait for a batch")
-    cache: CacheSpec = Field(default=CacheSpec(), description="for remote data sets")
 
 
 @dataclass(frozen=True, order=True)
@@ -137,16 +68,6 @@ class Batch:
     quotas: tuple[int, ...]
     mix: MixPlan | None
     replaced: tuple[Replaced, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class EvalBatch:
-    """Samples of a test set, in the order of its index."""
-
-    images: Pixels  # (N, H, W, 3); overwritten by the next but one batch
-    labels: Int64  # (N,)
-    uids: UInt64  # (N,)
-    valid: npt.NDArray[np.bool_]  # (N,) False: padding, all zero
 
 
 @dataclass
@@ -217,7 +138,7 @@ class Stream:
         and returns for each the smallest that a rank has, as an all-reduce does; all ranks call it here, and at the
         same `wait()` or `next()` where a data set grows. `pin`: page-locked buffers, if there is CUDA.
 
-        Raises ValueError for what `Schedule` and `load_index` refuse, and if another rank has found other data.
+        Raises ValueError for what `SampleOrder` and `load_index` refuse, and if another rank has found other data.
         """
         cv2.setNumThreads(1)  # the threads here share the cores already
         if world > 1 and agree is None:
@@ -233,7 +154,7 @@ class Stream:
         self._error: Exception | None = None
         try:
             indexes = self._look(spec.domains)
-            self._schedule = Schedule(
+            self._schedule = SampleOrder(
                 [
                     Domain(name=domain.name, quota=domain.quota, index=index)
                     for domain, index in zip(spec.domains, indexes, strict=True)
@@ -247,7 +168,7 @@ class Stream:
                 self._schedule, start_step = self._schedule.resume(state)
             self._schedule.takes(start_step, rank, world)  # refuses what cannot be dealt out
             for domain, index in zip(spec.domains, indexes, strict=True):
-                fetcher = _fetcher(domain.source, index, spec.cache, spec.deadline_s, len(spec.domains))
+                fetcher = spec.cache.fetcher(domain.source, index, spec.deadline_s, len(spec.domains))
                 self._sources.append(_Source(domain, index, fetcher))
         except BaseException:
             self.close()
@@ -257,7 +178,7 @@ class Stream:
         self._num_samples = groups // world * sum(domain.quota for domain in spec.domains)
         shape = (self._num_samples, spec.size_px, spec.size_px, 3)
         # the batch that is handed out, the one before it, and those that are being filled
-        self._ring = [_new_buffer(shape, pin) for _ in range(self._ahead + 2)]
+        self._ring = [new_buffer(shape, pin) for _ in range(self._ahead + 2)]
 
     def __enter__(self) -> "Stream":
         return self
@@ -485,61 +406,6 @@ class Stream:
                 self._sources[number] = _Source(spec, index, fetcher)
 
 
-def read_all(spec: EvalSpec, index: Index, batch: int, rank: int = 0, world: int = 1) -> Iterator[EvalBatch]:
-    """Every sample of `index`, of the set at `spec.source`, once over all ranks: rank r gets its batches r, r + world,
-    ...; all get equally many.
-
-    Pixels are those of timm's evaluation transform. Raises ValueError for a sample that cannot be read, also because
-    the set is another one by now: a figure over less than the whole set would not be comparable.
-    """
-    if batch < 1 or world < 1 or not 0 <= rank < world:
-        raise ValueError(f"read_all: found batch {batch}, rank {rank} of {world}, expected a batch and a rank of them")
-    cv2.setNumThreads(1)
-    if not len(index):
-        raise ValueError(f"{index.url}: found no sample, expected a test set; check the folder and the subset")
-    fetcher = _fetcher(spec.source, index, spec.cache, spec.deadline_s, 1)
-    decoders = DecodeThreads(spec.threads)
-    num_batches = -(-len(index) // (batch * world))
-    ahead = 2 if spec.threads else 0
-    ring = [_new_buffer((batch, spec.size_px, spec.size_px, 3), False) for _ in range(ahead + 2)]
-    jobs: deque[tuple[Int64, Pixels, Job]] = deque()
-    planned = 0
-
-    def fill(rows: Int64, images: Pixels, slot: int) -> None:
-        row = int(rows[slot])
-        try:
-            images[slot] = eval_pixels(fetcher.read(row), spec.size_px, spec.crop_pct)
-        except (UnreadablePicture, FetchError) as error:
-            tar = index.tars[int(index.tar_of(np.array([row]))[0])]
-            raise ValueError(
-                f"{index.url}: {tar}, id {int(index.uid[row]):016x}: {error}; every sample of a test set is needed, "
-                "run `sixfold verify`"
-            ) from error
-
-    try:
-        for number in range(num_batches):
-            while planned < min(number + ahead + 1, num_batches):
-                first = (planned * world + rank) * batch
-                rows = np.arange(first, min(first + batch, len(index)), dtype=np.int64)
-                images = ring[planned % len(ring)]
-                images[len(rows) :] = 0
-                fetcher.prefetch(rows, _tars_behind(index, rows))
-                jobs.append((rows, images, decoders.start(len(rows), partial(fill, rows, images))))
-                planned += 1
-            rows, images, job = jobs.popleft()
-            if not decoders.finish(job, spec.deadline_s):
-                raise TimeoutError(
-                    f"{index.url}: found {job.filled} of {job.count} pictures of a batch after {spec.deadline_s:g} s, "
-                    "expected all; the storage is too slow or hangs (deadline_s)"
-                )
-            labels, uids = np.zeros(batch, np.int64), np.zeros(batch, np.uint64)
-            labels[: len(rows)], uids[: len(rows)] = index.label[rows], index.uid[rows]
-            yield EvalBatch(images=images, labels=labels, uids=uids, valid=np.arange(batch) < len(rows))
-    finally:
-        decoders.close()
-        fetcher.close()
-
-
 def _reason_of(error: UnreadablePicture | FetchError) -> str:
     """Why a sample is replaced. Raises the error again where the storage is to blame and all others would fail too."""
     if isinstance(error, UnreadablePicture):
@@ -549,34 +415,6 @@ def _reason_of(error: UnreadablePicture | FetchError) -> str:
     return f"{error.reason} shard"
 
 
-def _fetcher(source: str, index: Index, cache: CacheSpec, deadline_s: float, sharers: int) -> Fetcher:
-    return Fetcher(
-        index,
-        open_for_reading(source),
-        cache.folder,
-        cache.max_bytes if cache.folder else 0,
-        sharers=sharers,
-        threads=cache.fetch_threads,
-        deadline_s=deadline_s,
-    )
-
-
-def _tars_behind(index: Index, rows: Int64) -> Int64:
-    """The next few tars behind the last of `rows`, which rise."""
-    first = int(index.tar_of(rows[-1:])[0]) + 1 if len(rows) else 0
-    return np.arange(first, min(first + _EVAL_TARS, len(index.tars)), dtype=np.int64)
-
-
 def _in_batch(parts: Sequence[Int64]) -> Int64:
     """(groups, quota) of each domain, to (N,): group by group, in each domain by domain."""
     return np.concatenate(parts, axis=1).reshape(-1)
-
-
-def _new_buffer(shape: tuple[int, ...], pin: bool) -> Pixels:
-    if pin:
-        import torch
-
-        if torch.cuda.is_available():
-            pinned: Pixels = torch.zeros(shape, dtype=torch.uint8, pin_memory=True).numpy()
-            return pinned
-    return np.zeros(shape, np.uint8)

@@ -1,19 +1,19 @@
-"""Shards to a folder of pictures by class, and back.
+"""Exports shards as a folder of pictures by class, and imports such folders as shards.
 
-On disk, as torchvision's and Hugging Face's image folders want it:
+On disk, as the image folders of torchvision and Hugging Face:
 
     0007_seven/000120034.jpg   the stored JPEG, byte for byte; the folder is class id and name in plain letters
-    metadata.parquet           file_name and every fact of the row; its absence on import is fine
+    metadata.parquet           file_name and every fact of the row; an import does without it if it is missing
 
-Export: a store and a `Choice` in, the folder out. Import: any folder with one sub-folder a class in, shards out. JPEGs
-come back as they are when a decoder shows them as they are meant (no rotation note, no bytes behind the end); anything
-else is decoded and encoded anew. A JPEG that is kept keeps its EXIF, the place it was taken at included. What cannot be
-decoded becomes a row with its reason. The source folder is only read.
+Export: in comes a store and a `Choice`, out goes the folder. Import: in comes any folder with one sub-folder for each
+class, out go shards. The source folder is only read.
 
-Ids and names of the classes come from a list, else from the sub-folders themselves; shards.labels.folders says how.
+On import a JPEG is stored as it is, with its EXIF (which may hold the place where it was taken), if every decoder shows
+it correctly: no rotation note, no bytes behind the end. Any other picture is decoded and encoded again. A picture that
+cannot be decoded becomes a row with the reason.
 
-An image keeps the domain it was exported with; one that says in its own XMP that it was generated is `synthetic`,
-whatever folder it lies in; the rest is `real`.
+Ids and names of the classes come from a list, or from the sub-folders; shards.labels.folders says how. An image keeps
+the domain of its export. Otherwise it is `synthetic` if its XMP says that it was generated, and `real` if not.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Which licences let an image be passed on; pure.
 
-In: the text of the column `licence`. Out: whether a licence is named and is not one that forbids it. What a licence
-asks for in return (attribution, use limits) is the reader's to check.
+In: the text of the column `licence`. Out: whether it names a licence, and not one that forbids passing on. Its
+conditions (attribution, limits of use) are for the user to check. On disk: nothing.
 """
 
 UNKNOWN = frozenset({"", "?", "n/a", "none", "unknown"})

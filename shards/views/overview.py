@@ -1,7 +1,7 @@
-"""The first screen of the gallery in numbers; pure.
+"""The numbers on the first page of the gallery; pure.
 
-Comes in: a `Census`. Goes out: what `templates/index.html` draws, with every length in per cent of its drawing. The
-size is bounded: many classes share a column, rare values share a line.
+In: a `Census`. Out: what `templates/index.html` draws, with every length in per cent of its drawing. The size is
+limited: many classes share a column, rare values share a line. On disk: nothing.
 """
 
 import re

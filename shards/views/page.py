@@ -1,6 +1,6 @@
 """Web pages and Markdown that show data of others: one environment, one layout, one style, for all packages.
 
-Comes in: a folder of templates and values. Goes out: text. On disk: `templates/page.html`, the layout that every page
+In: a folder of templates, and values. Out: text. On disk: `templates/page.html`, the layout that every page
 extends, and `templates/page.css`, the style of all of them: light and dark, phone to wall screen.
 
 Every text that a template prints is made visible and then escaped, so no template can forget either. A name that is

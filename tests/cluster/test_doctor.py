@@ -20,7 +20,7 @@ def test_a_cluster_that_runs_would_join_is_one_that_was_named(tmp_path: Path, ad
     assert said in check.found
 
 
-def test_r21_installed_versions_are_above_the_floors() -> None:
+def test_installed_versions_are_above_the_floors() -> None:
     for package, floor in FLOORS.items():
         numbers = tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
         assert numbers >= floor, package

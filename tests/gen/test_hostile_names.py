@@ -29,8 +29,8 @@ import sixfold
 from gen.names.kind import kind_of
 from gen.prompts.diversity import measure_diversity
 from gen.prompts.diversity_page import PAGES, write_page
-from gen.prompts.meanings import read_meanings, resolve_given
-from gen.prompts.prompts import Prompt, PromptTable
+from gen.prompts.meanings import resolve_given
+from gen.prompts.table import Prompt, PromptTable
 from gen.wording.parts import Wording, check_text
 from shards.disk.home import home
 from shards.disk.layout import SUCCESS
@@ -44,6 +44,7 @@ from shards.views.gallery import write_gallery
 from shards.views.image_folder import export_image_folder
 from tests.shards.views.test_gallery import Page
 from tests.support.hostile_text import HOSTILE
+from tests.support.meanings_file import meanings_in
 from tests.support.scripted_server import Reply, ScriptedServer
 from tests.support.small_data_set import write_data_set
 
@@ -238,7 +239,7 @@ def test_j1_names_meanings_and_what_a_model_said_come_back_from_the_tables_exact
         prompt = by_id[row["class_id"], row["prompt_id"]]
         assert (row["class_name"], row["meaning"], row["caption"]) == (prompt.class_name, prompt.meaning, prompt.text)
         assert (row["context"], row["style"]) == (prompt.context, None)
-    assert [one.phrase for one in read_meanings(made.folder / "out" / "_meta" / "meanings.jsonl")] == [
+    assert [one.phrase for one in meanings_in(made.folder / "out" / "_meta" / "meanings.jsonl")] == [
         prompt.meaning for prompt in prompts if prompt.prompt_id == 0
     ]
     said = {word for prompt in prompts for word in prompt.words.values()}

@@ -25,11 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.process.lease import writer_of
 from cluster.process.stop_flag import StopFlag
-from gen.output import describe_output, regenerate_images
-from gen.prompts.prompts import PromptSpec, Sources, write_prompts
+from gen.describe import describe
+from gen.outcome import GenerateOutcome
+from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.recipe import read_recipe
-from gen.run import Outcome, describe, run
+from gen.remake import regenerate_images
+from gen.run import run
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from shards.disk.home import home
@@ -37,7 +40,9 @@ from shards.disk.layout import SUCCESS
 from shards.disk.store import open_for_reading
 from shards.labels.classes import ClassSpec, load_classes
 from shards.set.manifest import read_subset, read_table, scan_records
+from shards.set.status import status_of
 from shards.set.verify import verify
+from tests.support import warm
 from tests.support.tiny_pipelines import tiny_pipeline
 
 pytestmark = pytest.mark.timeout(1800)  # workers that are killed again and again
@@ -47,7 +52,7 @@ HERE = "cluster.in_process=true"
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
-def generate(out: Path, scale: str, *overrides: str, say: Callable[[str], None] = print) -> Outcome:
+def generate(out: Path, scale: str, *overrides: str, say: Callable[[str], None] = print) -> GenerateOutcome:
     recipe = read_recipe(HOME / "recipes" / "sandbox.yaml", [*SMALL, *overrides])
     return run(recipe, Fraction(scale), str(out), HOME, StopFlag(), say=say)
 
@@ -56,6 +61,11 @@ def command(out: Path, scale: str, *overrides: str) -> list[str]:
     recipe = str(HOME / "recipes" / "sandbox.yaml")
     options = ["--scale", f"{scale}x", "--out", str(out), "--no-gallery"]
     return [sys.executable, "-m", "sixfold", "generate", recipe, *options, *SMALL, *overrides]
+
+
+def start_warm(said: Path, out: Path) -> warm.Child:
+    """`sixfold generate` of a fifth of a fold in a process of its own, which makes the images itself."""
+    return warm.start("sixfold", command(out, "0.2", HERE)[3:], said, os.environ, HOME)
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -296,7 +306,7 @@ def test_a_run_may_take_finished_prompts_and_refuses_others_later(whole: Path, t
     assert (tmp_path / "out" / "00000.tar").read_bytes() == (whole / "00000.tar").read_bytes()
     assert not (tmp_path / "out" / "_meta" / "meanings.jsonl").exists()
     classes, sources = load_classes(ClassSpec(source="sandbox")), Sources(load_lexicon("sandbox"))
-    write_prompts(classes, {}, PromptSpec(kind="name"), 0, sources, tmp_path / "other.parquet")
+    draw_table(classes, {}, PromptSpec(kind="name"), 0, sources, tmp_path / "other.parquet")
     with pytest.raises(ValueError, match=r"another recipe.*prompts\.file"):
         generate(tmp_path / "out", "0.05", HERE, f"prompts.file={tmp_path / 'other.parquet'}")
 
@@ -333,18 +343,24 @@ def test_what_is_set_aside_is_said(whole: Path, tmp_path: Path) -> None:
 def test_the_state_of_an_output_names_what_is_damaged_and_what_is_missing(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    state = describe_output(open_for_reading(str(out)))
+    store = open_for_reading(str(out))
+    assert writer_of(store) is None
+    state = status_of(store, None)
     assert state.is_whole
+    assert "writer    nobody now" in state.text
     assert "4 done, 0 damaged" in state.text
     (out / "00001.tar").write_bytes(b"torn")
     for path in out.glob("00003*"):
         path.unlink()
-    state = describe_output(open_for_reading(str(out)))
+    state = status_of(store, None)
     assert not state.is_whole
     assert "2 done, 1 damaged: 00001" in state.text
     assert "asked for 4 shards, 1 of them missing: 00003" in state.text
     assert "00001.tar: found 4 bytes" in state.text
     assert "run the same `sixfold generate` again" in state.text
+    busy = status_of(store, "host a, pid 1").text
+    assert "writer    host a, pid 1" in busy
+    assert "sixfold generate" not in busy, "who writes now is making them"
 
 
 @pytest.mark.parametrize(
@@ -355,7 +371,8 @@ def test_the_state_of_an_output_names_what_is_damaged_and_what_is_missing(whole:
     ],
 )
 def test_amounts_of_a_description_have_units_that_fit(scale: str, words: list[str]) -> None:
-    said = describe(read_recipe(HOME / "recipes" / "sandbox.yaml", SMALL), Fraction(scale))
+    recipe = read_recipe(HOME / "recipes" / "sandbox.yaml", SMALL)
+    said = describe(recipe, load_classes(recipe.classes), Fraction(scale))
     for word in words:
         assert word in said
     assert "0.00" not in said
@@ -382,30 +399,30 @@ def test_b1_e5_two_workers_over_ray_that_are_killed_make_the_same_bytes(whole: P
 
 def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    kill_driver_after_shards(command(out, "0.2", HERE), out, 1)
+    process = start_warm(tmp_path / "said", out)
+    wait_for_shards(out, 1, process)
+    process.kill()
+    process.wait(timeout=60)
     assert (out / "00000_stats.json").exists()
     assert generate(out, "0.2", HERE).exit_code == 0
     assert files_of(out) == files_of(whole)
     assert not list((out / "_meta" / "tmp").iterdir()), "what the dead driver left was collected"
 
 
-def test_a28_c1_r9_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tmp_path: Path) -> None:
+def test_a28_c1_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        command(out, "0.2", HERE), cwd=HOME, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = start_warm(tmp_path / "said", out)
     wait_for_shards(out, 1, process)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=200)
-    assert process.returncode == 75, said
-    assert "run the same command again" in said
+    assert process.wait(timeout=200) == 75, process.said()
+    assert "run the same command again" in process.said()
     assert generate(out, "0.2", HERE).exit_code == 0
     assert files_of(out) == files_of(whole)
 
 
 def test_a17_a_second_run_on_the_same_output_is_refused_by_name(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = subprocess.Popen(command(out, "0.2", HERE), cwd=HOME, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    first = start_warm(tmp_path / "first", out)
     try:
         deadline = time.monotonic() + 200
         while not (out / "_meta" / "lease.json").exists():
@@ -413,11 +430,11 @@ def test_a17_a_second_run_on_the_same_output_is_refused_by_name(whole: Path, tmp
             assert first.poll() is None
             time.sleep(0.05)
         first.send_signal(signal.SIGSTOP)  # it shall not be done before the second one looks
-        second = subprocess.run(command(out, "0.2", HERE), cwd=HOME, capture_output=True, text=True, timeout=280)
-        assert second.returncode == 2, second.stdout + second.stderr
-        assert "another run is writing here" in second.stderr
-        assert str(first.pid) in second.stderr
-        assert len(second.stderr.strip().splitlines()) == 1
+        second = start_warm(tmp_path / "second", out)
+        assert second.wait(timeout=280) == 2, second.said()
+        assert "another run is writing here" in second.said()
+        assert str(first.pid) in second.said()
+        assert len(second.said().strip().splitlines()) == 1
     finally:
         first.send_signal(signal.SIGCONT)
         assert first.wait(timeout=280) == 0
@@ -459,7 +476,7 @@ def test_torture_20_worker_kills_and_3_driver_kills_end_in_the_same_bytes(tmp_pa
     assert files_of(out) == files_of(tmp_path / "calm")
 
 
-def wait_for_shards(out: Path, num: int, process: subprocess.Popen[str]) -> None:
+def wait_for_shards(out: Path, num: int, process: "subprocess.Popen[str] | warm.Child") -> None:
     deadline = time.monotonic() + 280
     while len(list(out.glob("*_stats.json"))) < num:
         assert process.poll() is None, f"ended early with {process.returncode}"

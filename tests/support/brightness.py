@@ -19,7 +19,9 @@ from cluster.ranks.place import find_place
 from cluster.recipes.load import load_recipe
 from shards.disk.home import home
 from shards.stream.index import load_index
-from shards.stream.stream import Batch, EvalSpec, read_all
+from shards.stream.read_all import read_all
+from shards.stream.spec import EvalSpec
+from shards.stream.stream import Batch
 from train.evaluate.data_check import Opened
 from train.evaluate.evaluate import Counts, evaluating
 from train.evaluate.results import Role

@@ -1,27 +1,27 @@
-"""A model that paints: pictures as a function of the request, accidents on demand, and units on top. No torch.
+"""A Maker that paints: pictures as a function of the seed, accidents on demand, and units on top. No torch, no prompts.
 
-In: a folder. Out: `Painter` (the model), `worker` (a `UnitWorker` with prompts for three classes, over that folder).
+In: a folder. Out: `Painter` (a Maker), `worker` (a `UnitWorker` of one, for three classes, over that folder).
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from gen.make.unit import ShardSpec, UnitJob, UnitWorker
-from gen.prompts.prompts import PromptSpec, PromptTable, Sources, write_prompts
-from gen.sampler.sampler import Request, Sampled
-from gen.sampler.spec import SamplerSpec
-from gen.wording.lexicon import load_lexicon
-from shards.disk.layout import META
+from gen.make.maker import Made, Picture
+from gen.make.plan import Plan, Sample, sample_seed, sample_uid
+from gen.make.refill import ShardSpec, UnitJob, UnitWorker
+from gen.make.screen import REASONS, check_generated
+from shards.disk.jpeg import SourceType
+from shards.disk.layout import SUCCESS
 from shards.disk.store import FolderStore, open_store
-from shards.labels.classes import Class
 
 SIDE = 32
 FINGERPRINT = "f" * 64
-CLASSES = [Class(0, "zero", None, 12), Class(1, "one", None, 12), Class(7, "seven", None, 11)]
+RUN_SEED = 11
+NUM_PER_CLASS = {0: 12, 1: 12, 7: 11}
+NAMES = {0: "zero", 1: "one", 7: "seven"}
 
 
 def paint(seed: int) -> np.ndarray:
@@ -29,80 +29,87 @@ def paint(seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     waves = np.sin(x * rng.uniform(3, 20) + y * rng.uniform(3, 20) + rng.uniform(0, 6))
-    return np.clip(waves[..., None] * rng.uniform(30, 110, 3) + 128 + rng.normal(0, 3, (SIDE, SIDE, 3)), 0, 255).astype(
-        np.uint8
-    )
+    image = waves[..., None] * rng.uniform(30, 110, 3) + 128 + rng.normal(0, 3, (SIDE, SIDE, 3))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def seed_of(sample: Sample, draw: int) -> int:
+    return sample_seed(RUN_SEED, sample.class_id, sample.prompt_id, sample.replicate, draw)
 
 
 class Painter:
-    """A model whose image is a function of the request; `fault` says which accident a request has."""
+    """A Maker whose image is a function of the seed; `fault` says which accident a seed has."""
 
-    def __init__(self, fault: Callable[[Request], str | None] = lambda request: None) -> None:
+    call_size = 8
+    source_type: SourceType | None = "trainedAlgorithmicMedia"
+    advice_on_memory = "expected room for 8 pictures; paint fewer"
+    advice_on_failure = "buy other paint"
+
+    def __init__(self, fault: Callable[[int], str | None] = lambda seed: None) -> None:
         self.fault = fault
-        self.batches: list[list[Request]] = []
-        self.prepared: list[list[str]] = []
+        self.calls: list[list[int]] = []  # the seeds of each call
+        self.plan: Plan
 
-    def prepare(self, texts: Sequence[str], negatives: Sequence[str]) -> None:
-        self.prepared.append(list(texts))
+    def samples(self, unit: int) -> Sequence[Sample]:
+        return self.plan.unit(unit).samples
 
-    def sample(self, requests: Sequence[Request]) -> Sampled:
-        self.batches.append(list(requests))
-        faults = [self.fault(request) for request in requests]
+    def prepare(self, samples: Sequence[Sample]) -> None:
+        pass
+
+    def num_draws(self, sample: Sample) -> None:
+        return None
+
+    def make(self, pairs: Sequence[tuple[Sample, int]]) -> Made:
+        seeds = [seed_of(*pair) for pair in pairs]
+        self.calls.append(seeds)
+        faults = [self.fault(seed) for seed in seeds]
         if "raises" in faults:
-            raise ValueError(f"cannot draw\n{requests[faults.index('raises')].prompt}")
-        images = [paint(request.seed) for request in requests]
-        for image, fault in zip(images, faults, strict=True):
-            if fault in ("nan", "black", "flagged"):
-                image[:] = 0
-            elif fault == "blank":
-                image[:] = (200, 180, 90)
-            elif fault == "flat":
-                image[SIDE // 2 :] = 128
-        return Sampled(
-            np.stack(images),
-            np.array([fault != "nan" for fault in faults]),
-            np.array([fault == "flagged" for fault in faults]),
-            wait=lambda timeout_s: None,
-        )
+            raise ValueError(f"cannot draw\n{seeds[faults.index('raises')]}")
+        return Made(lambda timeout_s: None, lambda place: self._picture(seeds[place], faults[place]))
+
+    def _picture(self, seed: int, fault: str | None) -> Picture:
+        image = paint(seed)
+        if fault in ("nan", "black", "flagged"):
+            image[:] = 0
+        elif fault == "blank":
+            image[:] = (200, 180, 90)
+        elif fault == "flat":
+            image[SIDE // 2 :] = 128
+        status = check_generated(image, fault != "nan", fault == "flagged", SIDE)
+        size = {"original_width": SIDE, "original_height": SIDE} if status == SUCCESS else {}
+        return Picture(image, status, REASONS.get(status), size)
+
+    def row(self, sample: Sample, draw: int) -> Mapping[str, object]:
+        identity = (sample.class_id, sample.prompt_id, sample.replicate)
+        names = dict(zip(("class_id", "prompt_id", "replicate"), identity, strict=True))
+        about = {"uid": sample_uid(RUN_SEED, *identity, draw), "seed": seed_of(sample, draw), "domain": "synthetic"}
+        return {**names, **about, "class_name": NAMES[sample.class_id], "caption": f"{NAMES[sample.class_id]}, painted"}
 
 
-def sometimes(share: float, salt: str = "") -> Callable[[Request], str | None]:
+def sometimes(share: float, salt: str = "") -> Callable[[int], str | None]:
     """Accidents of every kind in `share` of all draws, as a function of the seed."""
 
-    def fault(request: Request) -> str | None:
-        number = int.from_bytes(hashlib.blake2b(f"{salt}{request.seed}".encode(), digest_size=8).digest(), "big")
-        if number / 2**64 >= share:
-            return None
-        return ("nan", "black", "flagged", "blank", "flat")[number % 5]
+    def fault(seed: int) -> str | None:
+        number = int.from_bytes(hashlib.blake2b(f"{salt}{seed}".encode(), digest_size=8).digest(), "big")
+        return ("nan", "black", "flagged", "blank", "flat")[number % 5] if number / 2**64 < share else None
 
     return fault
 
 
-def job(out: Path, **fields: Any) -> UnitJob:
-    defaults: dict[str, Any] = {
-        "out": str(out),
-        "fingerprint": FINGERPRINT,
-        "num_per_class": {one.id: one.count for one in CLASSES},
-        "seed": 11,
-        "sampler": SamplerSpec(model="painter", size_px=SIDE, batch=8, licence="CC0-1.0", negative="blurry"),
-        "model_digest": "d" * 64,
-        "shards": ShardSpec(samples_per_shard=20, max_draws=4),
-    }
-    return UnitJob(**{**defaults, **fields})
-
-
 def worker(
-    out: Path, model: Any = None, templates: tuple[str, ...] | None = None, negative: str = "", **fields: Any
-) -> UnitWorker:
+    out: Path,
+    painter: Painter | None = None,
+    num_per_class: Mapping[int, int] = NUM_PER_CLASS,
+    shards: ShardSpec = ShardSpec(samples_per_shard=20, max_draws=4),
+    fingerprint: str = FINGERPRINT,
+) -> UnitWorker[Sample]:
+    maker = painter or Painter()
+    maker.plan = Plan(
+        num_per_class, dict.fromkeys(num_per_class, 3), RUN_SEED, shards.samples_per_shard, shards.max_draws
+    )
     store = open_store(str(out))
     assert isinstance(store, FolderStore)
-    table = out / META / "prompts.parquet"
-    table.parent.mkdir(exist_ok=True)
-    prompts = PromptSpec(
-        kind="template", templates=templates or ("a {name}", "one {name}", "{name} on paper"), negative=negative
-    )
-    write_prompts(CLASSES, {}, prompts, 3, Sources(load_lexicon("general")), table)
-    return UnitWorker(job(out, **fields), model or Painter(), PromptTable.load(table), store)
+    return UnitWorker(UnitJob(out=str(out), fingerprint=fingerprint, shards=shards), maker, store)
 
 
 def no_beat(done: int, rejected: int) -> None:

@@ -49,7 +49,7 @@ def make_units(root: Path, attempt: str, salt: str = "") -> None:
 
 
 def kills(root: Path, times: int, rng: random.Random) -> None:
-    """A1, R1, M24: SIGKILL at random moments, until all units are done; then over in a fresh folder."""
+    """A1: SIGKILL at random moments, until all units are done; then over in a fresh folder."""
     open_store(str(root / "reference"))
     warm_up(root)
     start = time.monotonic()
@@ -124,7 +124,7 @@ def races(root: Path, times: int, rng: random.Random) -> None:
 
 
 def zombies(root: Path, times: int, rng: random.Random) -> None:
-    """A14, R4, M19: an attempt is stopped at some call, a replacement with other bytes runs, the attempt wakes up."""
+    """A14: an attempt is stopped at some call, a replacement with other bytes runs, the attempt wakes up."""
     disk = FaultyDisk(-1, "none")
     open_store(str(root / "calls"))
     write_shard(FolderStore(root / "calls", disk=disk), 0)

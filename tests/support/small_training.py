@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cluster.ranks.group import Ranks
 from cluster.ranks.place import find_place
+from cluster.recipes.overrides import lay_over
 from shards.disk.file_calls import OS_DISK, Disk
 from shards.disk.home import home
 from tests.support.small_data_set import write_data_set
@@ -20,7 +21,6 @@ from train.model.normalisation import IMAGENET
 from train.recipe import TrainRecipe
 from train.run import train
 from train.session.outcome import TrainOutcome
-from train.sweep.plan import lay_over
 
 NEVER = 10**9
 
@@ -67,7 +67,9 @@ def small_recipe(data: Path, **changes: Any) -> TrainRecipe:
         },
         "log": "none",
     }
-    changed = lay_over(plain, {name.replace("__", "."): value for name, value in changes.items()}, "small recipe")
+    changed = lay_over(
+        plain, {name.replace("__", "."): value for name, value in changes.items()}, TrainRecipe, "small recipe"
+    )
     return TrainRecipe.model_validate(changed)
 
 

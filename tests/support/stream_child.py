@@ -13,7 +13,8 @@ import time
 
 import numpy as np
 
-from shards.stream.stream import Batch, Stream, StreamSpec
+from shards.stream.spec import StreamSpec
+from shards.stream.stream import Batch, Stream
 
 PAUSE_S = 0.005  # so that a test's random moments fall anywhere in a step
 

@@ -14,8 +14,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.fan_out.work import JSON, Beat, Worker
+from cluster.fan_out.work import Beat, Worker
 from cluster.process.exit import WorkerBroken
+from shards.disk.record import JSON
 
 SEEN = ("OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "TORCHINDUCTOR_COMPILE_THREADS", "CUDA_VISIBLE_DEVICES")
 

@@ -1,8 +1,8 @@
-"""What a training is about to read, looked at before its first step: no sample both trains and tests, and an id means
-the same class everywhere.
+"""Checks the data of a training before its first step: no sample both trains and tests, an id is the same class
+everywhere.
 
-In: the data sets that a recipe names, as `Opened`s. Out: lines that say what could not be compared; ValueError with one
-line for what must not be trained on. On disk: nothing but the indexes that `shards.stream.index` saves.
+In: the data sets of a recipe, as `Opened`s. Out: lines that say what could not be compared; a ValueError for data that
+must not be trained on. On disk: only the indexes that `shards.stream.index` saves.
 """
 
 import re
@@ -20,8 +20,9 @@ from shards.disk.store import open_for_reading
 from shards.labels.folders import fold_name
 from shards.labels.imagenet import is_wordnet_id
 from shards.set.manifest import read_table
-from shards.stream.index import Index, load_index
-from shards.stream.stream import DomainSpec
+from shards.stream.index import load_index
+from shards.stream.index_arrays import Index
+from shards.stream.spec import DomainSpec
 
 MAX_TABLES = 32  # of one data set that are read for names; where classes are mixed over shards one or two hold all
 _NUMBER = re.compile(r"[0-9]+")

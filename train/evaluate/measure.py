@@ -1,7 +1,7 @@
-"""One pass of a model over a labelled set, by all ranks together.
+"""Measures a model on a labelled set, with all ranks.
 
-In: a model with its statistics combined, an `OpenSet`, what makes scores of pictures. Out: `Counts` over all ranks,
-equal on each. On disk: nothing but what the stream caches.
+In: a model with its statistics combined, an `OpenSet`, a function from pictures to scores. Out: `Counts` over all
+ranks, equal on each. On disk: only what the stream caches.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from cluster.ranks.group import Ranks
-from shards.stream.stream import EvalSpec, StreamSpec, read_all
+from shards.stream.read_all import read_all
+from shards.stream.spec import EvalSpec, StreamSpec
 from train.evaluate.evaluate import Counts, EvaluateSpec, Floats, OpenSet, Pixels, count_batches, evaluating
 from train.model.engine import EngineSpec, autocast
 from train.model.input import to_input

@@ -218,16 +218,6 @@ def export_plain(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def one_group(batch: Tensor, quotas: Sequence[int]) -> Tensor:
-    """A batch of groups reordered into one group, domain by domain: N samples, N a multiple of the quotas' sum.
-
-    A model converted with quotas num_groups times as large then computes the same statistics without gathering each
-    domain's slices anew in every layer.
-    """
-    pieces = batch.split(list(quotas) * (batch.shape[0] // sum(quotas)))
-    return torch.cat([piece for domain in range(len(quotas)) for piece in pieces[domain :: len(quotas)]])
-
-
 def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every module once, with the first of its names, except those inside an AuxBatchNorm."""
     inside = {module for layer in aux_layers(model).values() for module in layer.modules() if module is not layer}

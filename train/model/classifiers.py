@@ -85,7 +85,9 @@ def normalisation_of(spec: ModelSpec) -> Normalisation:
         import timm
 
         config = timm.models.get_pretrained_cfg(spec.name)
-        own = IMAGENET if config is None else Normalisation(config.mean, config.std)
+        if config is not None:
+            (r, g, b), (sr, sg, sb) = config.mean, config.std
+            own = Normalisation((r, g, b), (sr, sg, sb))
     mean = own.mean if spec.mean is None else spec.mean
     return Normalisation(mean, own.std if spec.std is None else spec.std)
 

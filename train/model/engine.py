@@ -1,12 +1,12 @@
-"""Engines: one step of descent for one process, for DDP, for DeepSpeed; the same numbers from each.
+"""Engines: forward pass and update of the weights with one process, with DDP or with DeepSpeed; the same numbers.
 
-In: a model (its own names, no wrapper), `EngineSpec` and `OptimSpec`, the open process group. Out: an `Engine` of four
-functions. On disk: nothing; the state of the optimiser is tensors under the parameters' names, `<what>/<parameter>`, in
-full, so a checkpoint of one engine, ZeRO stage or number of ranks goes on in another.
+In: a model without a wrapper, `EngineSpec` and `OptimSpec`, the open process group. Out: an `Engine` of four functions.
+On disk: nothing. The state of the optimiser is given as whole tensors under the parameters' names,
+`<what>/<parameter>`, so a checkpoint can be continued with another engine, ZeRO stage or number of ranks.
 
-A step whose gradient is not finite changes no weight. DDP's and DeepSpeed's gradients are means over the ranks, so all
-ranks see the same norm. DeepSpeed gets the gradients in fp32 under bf16 too: what it would save in traffic is little at
-these model sizes, and its twin stays one.
+A step whose gradient is not finite changes no weight. Gradients of DDP and DeepSpeed are means over the ranks, so all
+ranks have the same norm. DeepSpeed gets gradients in fp32 under bf16 too: it would save little traffic at these model
+sizes, and so it equals DDP.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class EngineSpec(BaseModel):
     deadline_s: float = Field(600.0, gt=0, description="longest wait of a rank for the others")
 
     def model_post_init(self, context: object, /) -> None:
+        """Raises ValueError for fields that do not fit together."""
         if self.zero and self.kind != "deepspeed":
             raise ValueError(f"engine.zero: found {self.zero} with kind {self.kind}, expected 0; set kind: deepspeed")
 

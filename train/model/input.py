@@ -1,4 +1,4 @@
-"""A batch of the stream to the input of a model, on the device: copied, mixed, normalised.
+"""Makes a batch of the stream a model's input: copies it to the device, mixes and normalises it.
 
 In: uint8 pictures (N, H, W, 3) and a `MixPlan`, numpy on the CPU. Out: fp32 (N, 3, H, W). On disk: nothing.
 
@@ -28,6 +28,7 @@ class DeviceMix:
 
     @staticmethod
     def of(plan: MixPlan, device: torch.device) -> "DeviceMix":
+        """Copy a plan to the device."""
         return DeviceMix(
             torch.from_numpy(plan.partner).to(device, non_blocking=True),
             torch.from_numpy(plan.share).to(device, non_blocking=True),

@@ -1,4 +1,4 @@
-"""How a model wants its pictures: mean and standard deviation of each channel. In: nothing. On disk: nothing."""
+"""The normalisation of a model's input: mean and standard deviation of each channel. On disk: nothing."""
 
 from dataclasses import dataclass
 

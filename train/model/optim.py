@@ -3,8 +3,8 @@
 In: `OptimSpec` (from the recipe), logits and labels of a rank's batch of whole groups. Out: a loss to descend, a
 learning rate for each step, an optimiser of timm's factory. On disk: nothing.
 
-The loss is the mean over the real samples plus lambda times the mean over all others, so that another ratio of a batch
-does not silently change what the others weigh. `pooled` is the mean over the whole batch, as naive mixing has it.
+The loss is the mean over the real samples plus lambda times the mean over all others, so the weight of the others does
+not depend on their share of a batch. `pooled` is the mean over the whole batch, as in naive mixing.
 
 Shapes: N samples of a batch, G groups of it, Q samples of a group, C classes.
 """

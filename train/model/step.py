@@ -38,12 +38,14 @@ class KeptBuffers:
         self._copies = [[buffer.clone() for buffer in _of_sort(model, is_float)] for is_float in (True, False)]
 
     def take(self, model: nn.Module) -> None:
+        """Copy the model's buffers as they are now."""
         for copies, is_float in zip(self._copies, (True, False), strict=True):
             if copies:
                 torch._foreach_copy_(copies, _of_sort(model, is_float))
 
     @torch.no_grad()
     def put_back(self, model: nn.Module) -> None:
+        """Give the model the buffers of the last `take`."""
         for copies, is_float in zip(self._copies, (True, False), strict=True):
             if copies:
                 torch._foreach_copy_(_of_sort(model, is_float), copies)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there.
+"""Checkpoints, each complete or ignored.
 
 In: named parts (bytes of safetensors or JSON). Out: the newest complete checkpoint, read back and checked. On disk,
 below the folder of a run:
@@ -6,10 +6,10 @@ below the folder of a run:
     checkpoints/step-000123/<part> ...      written, synced, closed
     checkpoints/step-000123/hashes.json     size and sha256 of every part; comes last, under its name at once
 
-A save that the disk refused takes away what it wrote. A folder without hashes.json is what a killed process left: it is
-passed over, named, and cleared away by the next start. With it every byte must be right, or the run is refused: to go
-on from older weights is a person's decision. An older checkpoint loses its hashes.json first and its parts then, and
-only after a newer one is complete.
+A save that fails removes what it has written. A folder without hashes.json was left by a killed process: it is ignored,
+named, and removed by the next start. With a hashes.json every byte must be right. Otherwise the run is refused, because
+a person must decide whether to go on from older weights. An older checkpoint is removed only after a newer one is
+complete, and its hashes.json first.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A training in its folder: one call that claims and locks the folder, opens the ranks and lets a Session live.
+"""A training in its folder: locks and claims the folder, opens the ranks, checks the data, then runs a Session.
 
 In: `TrainRecipe`, its Task, the run's folder, the checkout whose code runs, a stop flag, the `Ranks` that have met.
 Out: a `TrainOutcome`. On disk, in the run's folder (all ranks see it; rank 0 alone writes):
@@ -8,7 +8,7 @@ Out: a `TrainOutcome`. On disk, in the run's folder (all ranks see it; rank 0 al
     log.jsonl tensorboard/  see train.session.logs, as for the one file that every rank writes, replaced-<rank>.jsonl
     ...                     see train.session.session
 
-The same command goes on where the last one ended.
+The same command continues where the last one ended.
 """
 
 import contextlib

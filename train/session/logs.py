@@ -1,4 +1,4 @@
-"""What a training says while it runs.
+"""The log of a training.
 
 In: lines (a kind and numbers) from rank 0, samples that could not be read from every rank. Out: on stderr a plain line
 every ten seconds. On disk, in the run's folder:
@@ -7,8 +7,8 @@ every ten seconds. On disk, in the run's folder:
     replaced-<rank>.jsonl   the samples that a rank could not read, if any: a bounded number, then how many more
     tensorboard/            if the recipe asks for it
 
-W&B gets the numbers of log.jsonl when it is asked and installed. A number that is not finite is written as text. A
-training goes on when its log cannot be written: that is said, and how many lines are lost stands in the log later.
+W&B gets the numbers of log.jsonl if the recipe asks for it and it is installed. A number that is not finite is written
+as text. If the log cannot be written, the training goes on and says so; the number of lost lines is logged later.
 """
 
 import dataclasses

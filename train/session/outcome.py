@@ -1,4 +1,4 @@
-"""How a call of a training ended, as people and other programs are told."""
+"""How a call of a training ended: exit code and sentence. In and on disk: nothing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from train.evaluate.results import Result
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """What a call did, and how far the training is."""
+    """How far the training is, and what this call did."""
 
     folder: Path
     step: int  # steps done, over all lives
@@ -24,9 +24,11 @@ class TrainOutcome:
 
     @property
     def exit_code(self) -> int:
+        """The code that `sixfold train` ends with."""
         return EXIT_AGAIN if self.stopped else EXIT_COMPLETE
 
     def sentence(self) -> str:
+        """The outcome for people, in one line."""
         if self.stopped:
             return (
                 f"{self.folder}: stopped at step {self.step} of {self.steps} ({self.stopped}) and saved; the same "
@@ -43,4 +45,4 @@ class TrainOutcome:
     def _bad(self) -> str:
         if not self.replaced:
             return ""
-        return f"; {counted(self.replaced, 'sample')} could not be read and gave way to others, see replaced-*.jsonl"
+        return f"; {counted(self.replaced, 'sample')} could not be read and were replaced, see replaced-*.jsonl"

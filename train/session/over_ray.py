@@ -1,10 +1,10 @@
 """A training started as several ranks over Ray.
 
 In: a recipe, the run's folder, how many ranks, a stop flag. Out: a `RayOutcome`. On disk, below `<run>/logs/<life>/`:
-`recipe.yaml`, resolved, which all ranks read, and what each of them said, `rank-NNN.txt` (on its own machine, if the
-folder is not shared); the rest is the training's, see `train.session.session`.
+`recipe.yaml`, resolved, which all ranks read, and the output of each rank, `rank-NNN.txt` (on its own machine, if the
+folder is not shared); everything else is the training's, see `train.session.session`.
 
-The ranks start in the caller's folder, so relative paths mean what they meant to the caller.
+The ranks start in the caller's folder, so relative paths lead to the same files.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""What the data cost a training: samples that could not be read, and trouble of the fetchers.
+"""Trouble with reading data: samples that could not be read, and what the fetchers had to do.
 
-In: the batches of this rank's stream, the ranks. Out: counts of all ranks; lines in the log. On disk: see
-`train.session.logs` for the file that names each sample.
+In: the batches of this rank's stream, the ranks. Out: counts over all ranks, and lines in the log. On disk: nothing;
+`train.session.logs` writes the file that names each sample.
 """
 
 import json
@@ -25,7 +25,7 @@ FETCH_ADVICE = {
 
 
 class Reading:
-    """Counts of this rank; `share` and `share_fetched` are called by all ranks together."""
+    """The counts of this rank. All ranks call `share` and `share_fetched` together."""
 
     def __init__(self, ranks: Ranks, log: RunLog | None, names: ReplacedLog) -> None:
         """`log`: of rank 0."""
@@ -35,8 +35,7 @@ class Reading:
         self._advised: set[str] = set()  # keys of FETCH_ADVICE
 
     def resume(self, by_rank: Sequence[Mapping[str, int]]) -> None:
-        """Go on from what the ranks of an earlier life had counted; with another number of ranks each takes an equal
-        part of it."""
+        """Start from the counts of an earlier run; with another number of ranks each takes an equal part of them."""
         rank, world = self._ranks.rank, self._ranks.world
         total = _sum(by_rank)
         shares = {reason: (count + world - 1 - rank) // world for reason, count in total.items()}
@@ -44,12 +43,12 @@ class Reading:
         self.replaced_by_all = total.total()
 
     def add(self, samples: Sequence[Replaced]) -> None:
-        """Of one batch."""
+        """Count and name the samples of one batch that could not be read."""
         self.replaced.update(bad.reason for bad in samples)
         self._names.add(samples)
 
     def share(self, step: int) -> tuple[dict[str, int], ...]:
-        """What each rank could not read, by reason; said when it has become more."""
+        """The counts of each rank, by reason; logged when they have grown."""
         by_rank = tuple(json.loads(text) for text in self._ranks.texts(json.dumps(self.replaced)))
         before, self.replaced_by_all = self.replaced_by_all, _sum(by_rank).total()
         if self._log is not None and self.replaced_by_all > before:
@@ -58,7 +57,7 @@ class Reading:
         return by_rank
 
     def share_fetched(self, step: int, stream: Stream) -> None:
-        """Log what the fetchers of all ranks counted in this life; say once of each trouble what to do about it."""
+        """Log what the fetchers of all ranks have counted since this start; give advice once for each trouble."""
         by_rank = [json.loads(text) for text in self._ranks.texts(json.dumps(stream.fetched()))]
         domains = {name: _sum([own[name] for own in by_rank]) for name in by_rank[0]}
         if self._log is None or not any(domains.values()):

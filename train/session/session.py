@@ -1,4 +1,4 @@
-"""The life of a training: a Session lives it, a Task (`train.task.task`) says what is trained.
+"""A Session: one training from its newest checkpoint to its end. A Task (`train.task.task`) says what is trained.
 
 In: `TrainRecipe`, its Task, folders, a stop flag, the open `Ranks`. Out: a `TrainOutcome`. On disk:
 
@@ -6,11 +6,11 @@ In: `TrainRecipe`, its Task, folders, a stop flag, the open `Ranks`. Out: a `Tra
     <folder>/results.jsonl  see train.evaluate.results: the validation set at the ends of epochs, the test sets once
     <folder>/...            the Task's export
 
-A Session goes on from the newest complete checkpoint. A signal (`StopFlag`) to any rank saves and ends all.
+A Session continues from the newest complete checkpoint. After a signal (`StopFlag`) to any rank all ranks save and end.
 
-A step: a batch of the stream, forward, loss, backward, the gradient's norm; if it is finite, the weights move and the
-average follows. At the end of an epoch the ranks' running statistics are combined in place and the validation set is
-measured. Statistics for a checkpoint are combined in copies, so when one is written does not change the training.
+A step is: a batch of the stream, forward, loss, backward, the gradient's norm; if the norm is finite, the weights and
+their average are updated. At the end of an epoch the running statistics of all ranks are combined in place, and the
+validation set is measured. For a checkpoint they are combined in copies, so the time of a checkpoint changes nothing.
 """
 
 import time
@@ -49,7 +49,7 @@ _DROPOUT = 0x64726F70  # keeps these seeds apart from those of order and pixels
 
 
 class Session:
-    """The live objects of one call: weights, stream, and how far it is. All ranks do the same, each with its own."""
+    """The live objects of one training: weights, stream, counters. Each rank has a Session; they work in step."""
 
     def __init__(
         self,
@@ -88,6 +88,7 @@ class Session:
         self.descent = Descent(self.weights.engine, self.weights.ema, kept)
 
     def run(self) -> TrainOutcome:
+        """Train until the end or until the stop flag is raised; measure and export at the end."""
         state = self._resume()
         recipe = self.recipe
         self._check_export()  # now, and not after days of training
@@ -257,7 +258,7 @@ class Session:
         self.weights.combine()
         epoch = -(-self.step // schedule.epoch_steps)
         if spec.validation is not None and (epoch % spec.every_epochs == 0 or self.step == schedule.steps):
-            with self.weights.counting():
+            with self.weights.averaged():
                 found = self.task.measure(self.weights.model, VALIDATION, "validation", self.device, self.ranks)
             self.history.append(Validation(self.step, found.score))
             if self.log is not None:
@@ -272,11 +273,11 @@ class Session:
         self.closed = self.step
 
     def _keep(self) -> dict[str, Tensor]:
-        with self.weights.counting():
+        with self.weights.averaged():
             return self.task.keep(self.weights.model)
 
     def _check_export(self) -> None:
-        with self.weights.counting():
+        with self.weights.averaged():
             self.task.check_export(self.weights.model, self.device)
 
     def _finish(self, state: dict[str, object]) -> tuple[Result, ...] | None:

@@ -1,6 +1,6 @@
-"""The weights of a training while it lives: the model's, their moving average, and what ranks keep for themselves.
+"""The live weights of a training: the model in its engine, and the moving average.
 
-In: a Task, a recipe, the ranks. Out: `Weights`. On disk: nothing; `train.session.run_state` takes them into a
+In: a Task, a recipe, the ranks. Out: `Weights`. On disk: nothing; `train.session.run_state` puts them into a
 checkpoint.
 """
 
@@ -21,34 +21,34 @@ from train.task.task import Task
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Live objects. Each rank has running statistics of its own until they are combined."""
+    """The model and its average. Each rank's running statistics differ until they are combined."""
 
     engine: Engine
     ema: Ema | None
 
     @property
     def model(self) -> nn.Module:
-        """In no wrapper."""
+        """The bare model, without the wrapper of DDP or DeepSpeed."""
         return self.engine.model
 
     @property
     def which(self) -> Literal["ema", "last"]:
-        """The weights that count: those that are measured, chosen and exported."""
+        """Which weights are measured, chosen and exported: the average, if there is one."""
         return "last" if self.ema is None else "ema"
 
-    def counting(self) -> contextlib.AbstractContextManager[None]:
-        """Within it the model holds the weights that count; afterwards it is as before, bit for bit."""
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block the model holds the average, if there is one; afterwards its own weights, bit for bit."""
         return contextlib.nullcontext() if self.ema is None else self.ema.swapped(self.model)
 
     def combine(self) -> None:
-        """Make the running statistics of all ranks one. All ranks call it."""
+        """Give every rank the running statistics of all ranks together. All ranks call it."""
         combine(self.model)
         if self.ema is not None:
             combine(self.model, self.ema.tensors)
 
 
 def make_weights(task: Task, recipe: TrainRecipe, device: torch.device, ranks: Ranks) -> Weights:
-    """As they are before the first step, equal on all ranks, which all call it."""
+    """The weights before the first step, equal on all ranks. All ranks call it."""
     model = task.build(device)
     rank_batch = recipe.schedule.groups // ranks.world * sum(recipe.quotas)
     engine = make_engine(recipe.engine, recipe.optim, model, device, rank_batch)

@@ -1,7 +1,7 @@
-"""Which runs of a sweep are done, over the data that are there now.
+"""Finds out which runs of a sweep are done, on the data as they are now.
 
 In: the runs of a plan, the sweep's folder. Out: their result lines, a description. On disk: the sweep's own
-results.jsonl, replaced as a whole; indexes that are saved beside data.
+results.jsonl, replaced as a whole; indexes that are saved beside the data.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -8,20 +8,18 @@ result, not the engine, the threads, the cache, the checkpoints), and the finger
 points share a digest.
 """
 
-import copy
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.fan_out.work import FanOutSpec
-from cluster.recipes.load import RecipeError
-from cluster.recipes.mistake import first_mistake
+from cluster.recipes.mistake import RecipeError, first_mistake
+from cluster.recipes.overrides import lay_over
 from train.evaluate.results import PointPlace, SweepPlace
 from train.recipe import recipe_digest, whole_digest
 
@@ -109,7 +107,8 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
     for number, (label, point) in enumerate(spec.points.items()):
         for seed in range(spec.seeds):
             where = f"sweep {spec.name}, point {label}"
-            changed = lay_over(base.model_dump(mode="json"), {**spec.changes, **point.changes, "seed": seed}, where)
+            changes = {**spec.changes, **point.changes, "seed": seed}
+            changed = lay_over(base.model_dump(mode="json"), changes, model, where)
             try:
                 recipe = model.model_validate(changed)
             except ValidationError as invalid:
@@ -163,39 +162,6 @@ def _apart(runs: Sequence[Run]) -> list[Run]:
         run if count[run.digest] == 1 else replace(run, name=f"{run.name}-{whole_digest(run.recipe)[:12]}")
         for run in runs
     ]
-
-
-def lay_over(data: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`data` with `changes` laid over it: `data.domains.1.subset: 3x` goes into fields and lists that are there.
-
-    Raises RecipeError naming the nearest field for a path that leads nowhere.
-    """
-    result = copy.deepcopy(data)
-    for path, value in changes.items():
-        parts = path.split(".")
-        inner: Any = result
-        for depth, part in enumerate(parts):
-            last = depth == len(parts) - 1
-            name = ".".join(parts[: depth + 1])
-            if isinstance(inner, list):
-                if not (part.isascii() and part.isdecimal() and int(part) < len(inner)):
-                    raise RecipeError(f"{where}: found `{name}`, expected a number below {len(inner)}: it is a list")
-                key: Any = int(part)
-            elif isinstance(inner, dict):
-                if part not in inner and (not last or depth == 0):
-                    near = get_close_matches(part, [str(known) for known in inner], n=1)
-                    hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(map(str, inner))[:200]}"
-                    raise RecipeError(f"{where}: found `{name}`, which the recipe does not have; {hint}")
-                key = part
-            else:
-                raise RecipeError(f"{where}: found `{name}`, but `{'.'.join(parts[:depth])}` has no fields below it")
-            if last and isinstance(inner, list) and value is None:
-                del inner[key]
-            elif last:
-                inner[key] = copy.deepcopy(value)
-            else:
-                inner = inner[key]
-    return result
 
 
 def changes_text(changes: Mapping[str, Any]) -> str:

@@ -10,11 +10,10 @@ On disk:
     results.jsonl               the lines of all finished runs, with their place in the sweep; replaced as a whole
     sweep.lock                  held by the call at work: one at a time works in a folder
 
-A run is done when its own results hold, for its recipe's digest, a selected line for every test set. So the same
-command continues a sweep, also with another engine, with more seeds or points; and a recipe that decides otherwise is
-another run in another folder. Results over data that have changed since count for nothing and are in the way: the sweep
-is refused. A point may name the data sets it needs; they are made (or found finished) before the first run, by a
-function that the caller gives.
+A run is done when its results have, for its recipe's digest, a selected line for every test set. So the same command
+continues a sweep, also with another engine, more seeds or more points. A recipe with another digest is another run, in
+another folder. If data have changed since results were made, the sweep is refused. A point may name the data sets it
+needs; a function of the caller makes them, or finds them finished, before the first run.
 
 Runs go through `cluster.fan_out.fan_out`: a unit is one run, in a process of its own (see `train.sweep.worker`).
 """

@@ -4,11 +4,10 @@ In: a `SweepJob` (plain data) and the number of a run. Out: that run's top-1 on 
 process writes into its folder, its output in `logs/<run>-<attempt>.txt`, and in `logs/<run>.process.json` which process
 trains it.
 
-A process per run keeps runs apart (threads, compiled code, GPU memory, a crash in C code). It is no rank of the job in
-which the sweep runs, whatever the environment says of the worker. A worker that was killed may leave its run training;
-the next attempt ends that process, by its identity, before it starts its own. The process of a worker that is still
-there is left alone: it belongs to another sweep. Whatever ends a worker, its run is asked to save
-(`cluster.process.supervisor`).
+A process of its own separates a run from the others (threads, compiled code, GPU memory, a crash in C code). It is no
+rank of the job in which the sweep runs, whatever the worker's environment says. A killed worker may leave its run
+training: the next attempt ends that process, by its identity, before it starts its own. The process of a living worker
+is left alone, because it belongs to another sweep. If a worker ends, its run saves (`cluster.process.supervisor`).
 """
 
 import contextlib
@@ -24,12 +23,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.fan_out.work import JSON, Beat
+from cluster.fan_out.work import Beat
 from cluster.process.exit import EXIT_AGAIN
 from cluster.process.failure import last_line
 from cluster.process.identity import ProcessId, alive, kill_here, session_members, start_ticks, this_place, this_process
 from cluster.process.supervisor import start_supervised
 from cluster.ranks.place import without_ranks
+from shards.disk.record import JSON
 from train.evaluate.results import RESULTS, read_results
 
 LOOK_S = 0.5  # between two looks at the process
@@ -56,7 +56,7 @@ class SweepJob(BaseModel):
     folder: str = Field(description="absolute; the sweep's")
     home: str = Field(description="checkout whose code runs")
     start_in: str = Field(description="absolute; what relative paths in recipes count from")
-    program: tuple[str, ...] = Field(description="what trains a run, given recipe file and folder; empty: one_run")
+    program: tuple[str, ...] = Field(description="trains a run, given recipe file and folder; empty: train.program")
     deadline_s: float
     runs: tuple[RunJob, ...]
 

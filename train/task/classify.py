@@ -1,10 +1,10 @@
-"""Classification on several domains, with auxiliary batch normalisation: the Task of `sixfold train`.
+"""The Task of classification, with auxiliary batch normalisation for mixed domains.
 
 In: a `TrainRecipe`. Out: a `Classify`. On disk: what `train.task.export` writes.
 
-The main statistics of batch normalisation see the first domain only, each other domain has layers of its own
-(`train.model.aux_bn`), and what is kept and exported is the plain model without those. The loss is cross-entropy, by
-domain (`train.model.optim.loss_of`). Right answers are counted on every set (`train.evaluate.evaluate`).
+The main batch normalisation sees the first domain only; each other domain has layers of its own
+(`train.model.aux_bn`). The plain model without those layers is kept and exported. The loss is cross-entropy by domain
+(`train.model.optim.loss_of`). A set is measured by counting right answers (`train.evaluate.evaluate`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,14 +40,15 @@ def classify(recipe: TrainRecipe) -> "Classify":
 
 @dataclass(frozen=True)
 class Classify:
-    """See `train.task.task.Task` for what each function is asked for."""
+    """`train.task.task.Task` says what each function is for."""
 
     recipe: TrainRecipe
     normal: Normalisation
     metric: str = "top-1"
 
     def check_data(self, domains: Sequence[Opened], ranks: Ranks) -> list[str]:
-        """All sets are there, have classes that the model knows, and share no sample; names agree about ids."""
+        """Raises ValueError if a set is missing, has classes that the model does not know, shares a sample with another
+        or calls an id by another name."""
         recipe = self.recipe
         sets = open_sets(recipe.evaluate, recipe.model.num_classes, recipe.data.cache.folder, domains)
         if ranks.rank != 0 or not recipe.data.check_names:
@@ -69,7 +70,7 @@ class Classify:
         mix = None if batch.mix is None else DeviceMix.of(batch.mix, device)
         pictures = to_input(batch.images, device, self.normal, mix, recipe.engine.channels_last)
         labels = torch.from_numpy(batch.labels).to(device, non_blocking=True)
-        quotas = {domain.name: domain.quota for domain in recipe.data.domains}
+        quotas: dict[str, int] = {domain.name: domain.quota for domain in recipe.data.domains}
         return loss_of(recipe.optim, forward(pictures), labels, mix, quotas)
 
     def measure(self, model: nn.Module, name: str, role: Role, device: torch.device, ranks: Ranks) -> Measured:
@@ -109,4 +110,4 @@ class Classify:
 
 def _on(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
     model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload,no-any-return]
+    return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]

@@ -1,12 +1,12 @@
-"""The result of a training as others read it: plain weights that timm loads.
+"""Exports the result of a training: plain weights that timm loads.
 
 In: plain tensors (`train.model.aux_bn.export_plain`), the recipe. Out: the plain model with these weights. On disk, in
 the run's folder, each replaced as a whole:
 
     model.safetensors   names and shapes of the plain model
     model.json          its name in timm, classes, picture size, normalisation, which step and weights these are
-    bn_distances.json   {step, weights, layers}: layer by layer, how far the auxiliary statistics lie from the main
-                        ones, if there are some; of the last step's weights, since the chosen ones are plain
+    bn_distances.json   {step, weights, layers}: how far the auxiliary statistics of each layer are from the main ones,
+                        if there are some; of the last step's weights, because the chosen ones are plain
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
-"""What a training trains: the matter inside a Session, which is its life (`train.session.session`).
+"""The Task protocol: what is trained. A Session (`train.session.session`) does everything else.
 
-A Task is a frozen object made of a recipe, equal on every rank. It says what the model is, what a step descends, how
-the model is measured and what is left of it. It knows nothing of steps, epochs, checkpoints, stop signals or logs. The
-Session hands it what it needs: the ranks that have met, the device of this rank, the batches of the stream.
+A Task is a frozen object, made from a recipe and equal on every rank. It says what the model is, which loss a step
+reduces, how the model is measured, and what is exported. It knows nothing of steps, epochs, checkpoints, stop signals
+or logs. The Session passes it the ranks, the device of this rank and the batches of the stream.
 
-The second smallest Task there is stands in `tests/support/brightness.py`.
+`train/task/classify.py` is the first Task; `tests/support/brightness.py` is one of less than 100 lines.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from train.model.optim import Loss
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a model did on one set, over all ranks and equal on each."""
+    """The result of a model on one set. It covers all ranks and is equal on each."""
 
     set: str  # its name in the recipe
     role: Role
@@ -37,63 +37,63 @@ class Measured:
 
 
 class Task(Protocol):
-    """See above. Every rank calls every function, at the same time, unless it says otherwise."""
+    """What a Session asks of a Task. All ranks call each function together, unless it says otherwise."""
 
     @property
     def metric(self) -> str:
-        """What `Measured.score` is called, for people."""
+        """The name of `Measured.score`, for people."""
         ...
 
     def check_data(self, domains: Sequence[Opened], ranks: Ranks) -> list[str]:
-        """Look at the data before the first step; lines that say what could not be compared.
+        """Check the data before the first step. Returns lines that say what could not be compared.
 
-        `domains` are trained on; the sets to measure on are the Task's to open. No call may wait for other ranks here:
-        one of them may build an index for an hour. Raises ValueError for data that must not be trained or measured on.
+        `domains` are the data to train on; the Task opens the sets to measure on. It must not wait for other ranks
+        here: one of them may build an index for an hour. Raises ValueError for data that must not be used.
         """
         ...
 
     def build(self, device: torch.device) -> nn.Module:
-        """The model with its initial weights, on the device. The recipe's seed alone decides them."""
+        """The model with its initial weights, on the device. The weights depend on the recipe alone."""
         ...
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device, ranks: Ranks) -> Loss:
-        """What to descend of one batch.
+        """The loss of this rank's batch.
 
-        `forward` is the model in the engine's wrapper. It must make the forward pass: it is what brings the gradients
-        of the ranks together, as their mean. A loss over the samples of all ranks gathers what it needs through
-        `torch.distributed`; `ranks` says whether there are others. torch's generator stands at a seed of (the recipe's
-        seed, step, rank), so what is drawn from it is drawn again after a kill. Raises ValueError for a batch that
-        does not fit the model.
+        `forward` calls the model through the engine's wrapper, which averages the gradients over the ranks: make the
+        forward pass with it. A loss over the samples of all ranks gathers what it needs through `torch.distributed`;
+        `ranks` says whether there are others. torch's generator has a seed that depends on (recipe's seed, step, rank),
+        so a training that goes on draws the same numbers. Raises ValueError for a batch that does not fit the model.
         """
         ...
 
     def measure(self, model: nn.Module, name: str, role: Role, device: torch.device, ranks: Ranks) -> Measured:
-        """One set of `recipe.evaluate`. `model`: of `build`, with the weights that count, or of `finished`."""
+        """Measure on one set of `recipe.evaluate`. `model` came from `build` (and holds the average of its weights, if
+        the recipe asks for one) or from `finished`."""
         ...
 
     def keep(self, model: nn.Module) -> dict[str, Tensor]:
-        """What is left of the model when it is chosen: copies on the CPU. Goes into checkpoints and into the export."""
+        """The tensors to keep when this model is chosen: copies on the CPU, for checkpoints and for the export."""
         ...
 
     def finished(self, kept: Mapping[str, Tensor], device: torch.device) -> nn.Module:
-        """The model that a reader of the export has, in evaluation mode."""
+        """The model that a reader of the export gets, in evaluation mode."""
         ...
 
     def check_export(self, model: nn.Module, device: torch.device) -> None:
-        """Before the first step and before the last word: is what `keep` keeps of this model all there is to it?
+        """Raises ValueError unless the tensors of `keep` are all that the model's output depends on.
 
-        Raises ValueError if not. `model` is that of `build`, in no wrapper, with the weights that count.
+        Called before the first step, so that a training of days does not end without a result, and at the end.
         """
         ...
 
     def export(self, folder: Path, kept: Mapping[str, Tensor], facts: Mapping[str, Any], last: nn.Module) -> None:
-        """Write the result's files; rank 0 calls it alone. `last` is the model of the last step, without
-        its average.
+        """Write the files of the result. Only rank 0 calls it.
 
-        `facts` say which step and weights these are. The file that `is_exported` asks for comes last.
+        `facts` say which step and weights these are; `last` is the model of the last step, not its average. Write last
+        the file that `is_exported` looks for.
         """
         ...
 
     def is_exported(self, folder: Path) -> bool:
-        """Whether `export` has ended there."""
+        """Whether `export` has written all files there."""
         ...

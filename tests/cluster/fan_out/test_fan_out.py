@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cluster.fan_out.attempt import ATTEMPT_PATTERN, attempt_id, life_id
+from cluster.fan_out.attempt import attempt_id, life_id
 from cluster.fan_out.events import Event
-from cluster.fan_out.fan_out import JSON, Beat, FanOutSpec, Summary, Worker, fan_out
+from cluster.fan_out.fan_out import Beat, FanOutSpec, Summary, Worker, fan_out
 from cluster.process.stop_flag import StopFlag
 from shards.disk.home import home
+from shards.disk.record import ATTEMPT_PATTERN, JSON
 from tests.support import workers
 
 HERE = FanOutSpec(in_process=True, attempts=2)
@@ -201,13 +202,13 @@ def assert_no_half_state(folder: Path) -> None:
         assert path.read_bytes() == workers.contents(int(path.stem)), path
 
 
-def test_r9_a28_signals_at_random_moments_end_in_75_and_leave_no_half_file(tmp_path):
+def test_a28_signals_at_random_moments_end_in_75_and_leave_no_half_file(tmp_path):
     """Four of them here; fifty in the long form."""
     end_by_signals(tmp_path, workers.printed_seed(), 4)
 
 
 @pytest.mark.torture
-def test_r9_50_of_50_signals_end_cleanly(tmp_path):
+def test_50_of_50_signals_end_cleanly(tmp_path):
     end_by_signals(tmp_path, workers.printed_seed(), 50)
 
 

@@ -105,7 +105,7 @@ def test_units_are_made_by_several_processes_with_the_environment_of_a_share_of_
     assert wait_until(lambda: not any(running(pid) for pid in pids_of(tmp_path)), 60), "no worker outlives its run"
 
 
-def test_m23_our_own_cluster_asks_for_a_token_that_only_we_can_read(session):
+def test_our_own_cluster_asks_for_a_token_that_only_we_can_read(session):
     token = private_folder() / "token"
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
@@ -169,7 +169,7 @@ def test_b1_200_sigkills_lose_nothing_and_double_nothing(session, tmp_path):
     survive_kills(tmp_path, 2000, 200, workers.printed_seed())
 
 
-def test_b7_r8_stopped_and_looping_workers_are_replaced_in_time(session, tmp_path):
+def test_b7_stopped_and_looping_workers_are_replaced_in_time(session, tmp_path):
     """Unit 1 stops its process, unit 2 loops."""
     kinds = {1: "stops once", 2: "loops once"}
     summary, events = run(range(1, 10), functools.partial(workers.misbehaving, tmp_path, kinds), stall_deadline_s=15.0)
@@ -265,7 +265,7 @@ def test_b9_b12_b20_many_units_with_bad_images_leave_the_drivers_memory_flat(ses
     assert told["result of 2"] == {"failures": [{"image": 2, "status": "image 2 is black"}]}
 
 
-def test_c1_r9_a_signal_ends_the_run_within_drain_s_and_says_run_me_again(session, tmp_path):
+def test_c1_a_signal_ends_the_run_within_drain_s_and_says_run_me_again(session, tmp_path):
     asked = 0.0
 
     def ask(event: Event) -> None:
@@ -306,7 +306,7 @@ def start_driver(folder: Path, num_units: int, address: str | None) -> "subproce
     return subprocess.Popen([sys.executable, "-c", DRIVER, str(folder), str(num_units)], cwd=home(), env=env)
 
 
-def test_b3_m22_a_killed_driver_leaves_no_worker_and_the_same_units_go_on(session, tmp_path):
+def test_b3_a_killed_driver_leaves_no_worker_and_the_same_units_go_on(session, tmp_path):
     """A second driver joins the cluster through RAY_ADDRESS and the token, and is killed at work."""
     child = start_driver(tmp_path, 24, ray.get_runtime_context().gcs_address)
     assert wait_until(lambda: len(list(tmp_path.glob("*.txt"))) >= 4, 240)
@@ -407,7 +407,7 @@ def test_b2_b19_nodes_lost_without_warning_cost_no_unit_and_new_ones_are_used(tm
 
 @pytest.mark.torture
 @pytest.mark.timeout(900)
-def test_r9_signals_to_a_driver_with_its_own_cluster_end_within_10_s_in_75_and_leave_nothing(tmp_path):
+def test_signals_to_a_driver_with_its_own_cluster_end_within_10_s_in_75_and_leave_nothing(tmp_path):
     rng = random.Random(workers.printed_seed())
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         child = start_driver(tmp_path, 10_000, None)
@@ -422,7 +422,7 @@ def test_r9_signals_to_a_driver_with_its_own_cluster_end_within_10_s_in_75_and_l
 
 
 def test_b13_no_wait_for_ray_lacks_a_deadline():
-    """R8: in the whole package, every ray.get and ray.wait names its timeout."""
+    """In the whole package, every ray.get and ray.wait names its timeout."""
     for file in (home() / "cluster").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if (

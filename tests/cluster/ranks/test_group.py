@@ -10,7 +10,7 @@ import pytest
 
 from cluster.ranks.group import Ranks
 from cluster.ranks.over_ray import free_port
-from cluster.ranks.place import Place
+from cluster.ranks.place import RankPlace
 from shards.disk.home import home
 
 CHILD = """
@@ -130,6 +130,6 @@ def test_d5_a_stopped_rank_is_noticed_at_the_deadline(stopped: int) -> None:
 
 def test_nobody_there_is_one_line() -> None:
     port = free_port()
-    place = Place("torchrun", 1, 2, 1, "127.0.0.1", port, one_machine=True)
+    place = RankPlace("torchrun", 1, 2, 1, "127.0.0.1", port, one_machine=True)
     with pytest.raises(ValueError, match=rf"rank 1: found nobody at 127\.0\.0\.1:{port}"), Ranks(place, meet_s=1):
         pass

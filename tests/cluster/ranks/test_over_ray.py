@@ -245,7 +245,7 @@ def soon(condition: Callable[[], bool]) -> bool:
         ([RankEnd(1, 0, "")], 0, None),
         ([RankEnd(0, 75, "saved"), RankEnd(1, 75, "")], 75, None),
         ([RankEnd(0, 4, "rank 1: bad"), RankEnd(1, 2, "bad")], 2, "rank 1: bad"),
-        ([RankEnd(0, 4, "rank 1: bad"), RankEnd(1, -11, "")], 1, "rank 1: was ended by SIGSEGV (no word)"),
+        ([RankEnd(0, 4, "rank 1: bad"), RankEnd(1, -11, "")], 1, "rank 1: was ended by SIGSEGV (it printed nothing)"),
         ([RankEnd(0, 4, "rank 2: bad"), RankEnd(1, 4, "rank 2: bad")], 1, "rank 2: bad"),
         ([RankEnd(1, None, "node gone"), RankEnd(0, 4, "rank 1: lost")], 1, "rank 1: its machine or actor is lost"),
         ([RankEnd(0, 75, ""), RankEnd(1, -9, "", killed=True)], 1, "rank 1: did not end in time, and was killed"),

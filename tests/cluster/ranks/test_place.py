@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.ranks.place import PORTS, Place, find_place, gpu_number, host_names
+from cluster.ranks.place import PORTS, RankPlace, find_place, gpu_number, host_names
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"}
 SLURM = {
@@ -15,7 +15,7 @@ SLURM = {
     "SLURM_LOCALID": "1",
     "SLURM_STEP_NODELIST": "gpu[003-004]",
 }
-ALONE = Place("plain", 0, 1, 0, "127.0.0.1", 0, one_machine=True)
+ALONE = RankPlace("plain", 0, 1, 0, "127.0.0.1", 0, one_machine=True)
 
 
 def test_a_plain_process_is_alone() -> None:
@@ -25,7 +25,7 @@ def test_a_plain_process_is_alone() -> None:
 
 def test_torchrun_says_everything() -> None:
     place = find_place({**TORCHRUN, "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_USE_AGENT_STORE": "True"})
-    assert place == Place("torchrun", 3, 8, 1, "n1", 29500, one_machine=False, store_is_there=True)
+    assert place == RankPlace("torchrun", 3, 8, 1, "n1", 29500, one_machine=False, store_is_there=True)
 
 
 def test_a_life_that_torchrun_starts_again_does_not_see_what_ended_the_one_before() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from gen.llm.cache import MAX_FAILURES, LlmCache
 from gen.llm.call import LlmError
+from shards.disk.safe_text import visible
 from tests.support.hostile_text import PAYLOADS
 
 
@@ -47,8 +48,8 @@ def test_failures_are_kept_escaped_and_short_and_the_oldest_go(tmp_path: Path) -
     database = sqlite3.connect(path)
     kept = [row[0] for row in database.execute("SELECT excerpt FROM failures ORDER BY id")]
     assert len(kept) == len(PAYLOADS) + 2
-    assert all(len(text) <= 200 and text.isprintable() for text in kept)
-    assert kept[-1] == "\\x00\\x1b[2J\\r\\n"
+    assert all(len(text) <= 200 and visible(text) == text for text in kept)
+    assert kept[-1] == "⟨U+0000⟩⟨U+001B⟩[2J"
     database.execute("UPDATE failures SET id = ? WHERE id = (SELECT max(id) FROM failures)", (MAX_FAILURES + 5,))
     database.commit()
     database.close()

@@ -86,7 +86,7 @@ def test_no_unit_straddles_two_folds_and_only_the_last_of_a_fold_is_smaller(coun
 
 
 @pytest.mark.parametrize(("num_samples", "num_jobs"), [(16, 8), (1000, 7), (16, 5), (1, 1), (999, 10)])
-def test_u22_work_is_split_evenly_and_completely(num_samples, num_jobs):
+def test_work_is_split_evenly_and_completely(num_samples, num_jobs):
     """Blocks of N // n + 1, with the rest for the last job, leave jobs without work; shards differ in the last only."""
     plan = plan_of([num_samples], samples_per_shard=-(-num_samples // num_jobs))
     sizes = [len(plan.unit(shard)) for shard in plan.units(Fraction(1))]
@@ -320,7 +320,7 @@ def test_e8_seeds_names_and_order_never_change_between_versions():
     assert fold_order(plan_of([3, 1, 5, 3], seed=5)) == [3, 2, 0, 2, 3, 2, 0, 1, 2, 0, 2, 3]
 
 
-def test_u24_no_two_draws_of_a_run_share_a_seed_or_a_name():
+def test_no_two_draws_of_a_run_share_a_seed_or_a_name():
     """One seed for all jobs gave the k-th batch of every job the same noise."""
     plan = plan_of([40] * 10, prompts=7, samples_per_shard=50)
     draws = [

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gen.prompts.diversity import Diversity, measure_diversity, report_lines, share
 from gen.prompts.diversity_page import bars, doubtful_classes, write_page
-from gen.prompts.prompts import BASE_SCHEMA, PromptTable
+from gen.prompts.table import BASE_SCHEMA, PromptTable
 from gen.wording.flagged_words import flag_groups, flagged_words, group_of
 from shards.disk.home import home
 from shards.disk.safe_text import visible

@@ -20,18 +20,15 @@ from gen.llm.ask import open_llm
 from gen.llm.spec import LlmSpec
 from gen.model.clip import Clip, ClipSpec
 from gen.names.wordnet import senses_of
+from gen.prompts.candidates import MAX_PHRASE_CHARS, MAX_PHRASE_WORDS, clean_candidates
 from gen.prompts.meanings import (
-    MAX_PHRASE_CHARS,
-    MAX_PHRASE_WORDS,
     TABLE_COLUMNS,
     Meaning,
     MeaningSpec,
     choose_meanings,
-    clean_candidates,
     dump_meanings,
     given_meanings,
     meaning_table,
-    read_meanings,
     resolve_given,
     write_meanings,
 )
@@ -43,6 +40,7 @@ from shards.labels.classes import Class, ClassSpec, load_classes
 from tests.gen.names.test_wordnet import write_wordnet
 from tests.support.dice import write_dice
 from tests.support.hostile_text import PAYLOADS
+from tests.support.meanings_file import meanings_in
 from tests.support.scripted_server import Reply, ScriptedServer, answering
 
 CLIP = ClipSpec(model="sandbox/models/clip")
@@ -297,7 +295,7 @@ def test_hostile_answers_end_as_one_clean_line_or_are_dropped(lexicon: Lexicon, 
         assert phrase.isprintable()
     path = tmp_path / "meanings.jsonl"
     write_meanings([one], path)
-    assert read_meanings(path) == [one]
+    assert meanings_in(path) == [one]
 
 
 # cleaning
@@ -441,7 +439,7 @@ def test_the_file_reads_back_what_was_written_and_the_same_input_gives_the_same_
     for _ in range(2):
         meanings = choose_meanings(ten, spec, lexicon, None, 0)
         write_meanings(meanings, path)
-        assert read_meanings(path) == meanings
+        assert meanings_in(path) == meanings
         assert path.read_bytes() == dump_meanings(meanings)
     assert path.read_bytes().count(b"\n") == 10
     assert path.read_bytes().isascii()
@@ -462,18 +460,6 @@ def test_another_process_gives_the_same_bytes(ten: list[Class], lexicon: Lexicon
         [sys.executable, "-c", program, spec.model_dump_json()], capture_output=True, timeout=120, check=True
     )
     assert done.stdout == dump_meanings(choose_meanings(ten, spec, lexicon, None, 0))
-
-
-def test_a_file_that_is_not_one_of_ours_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "meanings.jsonl"
-    assert "write it with `sixfold meanings`" in refused(lambda: read_meanings(path))
-    line = dump_meanings([meaning(0)]).decode()
-    more = json.dumps({**json.loads(line), "extra": 1})
-    for text in ("{}\n", "[]\n", "[" * 100_000, more, line.replace('"clip"', '"guess"'), line + "\xff", line + line):
-        path.write_bytes(text.encode("latin-1"))
-        message = refused(lambda: read_meanings(path))
-        assert "meanings.jsonl, line" in message
-        assert len(message) < 500
 
 
 def test_the_table_shows_the_least_certain_first() -> None:

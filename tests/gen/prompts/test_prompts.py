@@ -16,16 +16,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gen.prompts.meanings import MeaningSpec, choose_meanings
-from gen.prompts.prompts import (
-    BASE_SCHEMA,
-    Prompt,
-    PromptSpec,
-    PromptTable,
-    Sources,
-    count_prompts,
-    draw_prompts,
-    write_prompts,
-)
+from gen.prompts.prompts import PromptSpec, Sources, count_prompts, draw_prompts, draw_table
+from gen.prompts.table import BASE_SCHEMA, Prompt, PromptTable
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import MAX_TEXT_BYTES, PARTS, Wording
 from gen.wording.templates import builtin_templates, draw_evenly, slots_of
@@ -57,7 +49,7 @@ def draw(one: Class, spec: PromptSpec, seed: int = 0, meaning: str | None = None
 def write(
     path: Path, classes: list[Class], spec: PromptSpec, seed: int = 0, meanings: dict[int, str] | None = None
 ) -> None:
-    write_prompts(classes, meanings or {}, spec, seed, GENERAL, path)
+    draw_table(classes, meanings or {}, spec, seed, GENERAL, path)
 
 
 def table_of(
@@ -285,11 +277,11 @@ def test_e6_the_same_recipe_writes_the_same_bytes_in_every_process(tmp_path):
         "import sys; from pathlib import Path\n"
         "from shards.labels.classes import ClassSpec, load_classes\n"
         "from gen.wording.lexicon import load_lexicon\n"
-        "from gen.prompts.prompts import PromptSpec, Sources, write_prompts\n"
+        "from gen.prompts.prompts import PromptSpec, Sources, draw_table\n"
         "parts = {'b': tuple('xyz'), 'a': tuple('pqrst')}\n"
         "spec = PromptSpec(templates=('{name} {a} {b}',), parts=parts, per_class=7)\n"
         "sources = Sources(load_lexicon('general'))\n"
-        "write_prompts(load_classes(ClassSpec(source='sandbox')), {}, spec, 5, sources, Path(sys.argv[1]))\n"
+        "draw_table(load_classes(ClassSpec(source='sandbox')), {}, spec, 5, sources, Path(sys.argv[1]))\n"
     )
     files = [tmp_path / "one", tmp_path / "two"]
     for file, hash_seed in zip(files, ["0", "777"], strict=True):
@@ -446,7 +438,7 @@ def test_all_classes_without_enough_prompts_are_named_and_no_table_is_left(tmp_p
     classes = [Class(number, f"class {number}", None, 1) for number in range(9)]
     spec = PromptSpec(kind="cd", per_class=9000, lexicon="sandbox")
     with pytest.raises(ValueError, match=r"class 0 .*class 4 .*and 4 more classes") as caught:
-        write_prompts(classes, {}, spec, 0, Sources(load_lexicon("sandbox")), tmp_path / "p")
+        draw_table(classes, {}, spec, 0, Sources(load_lexicon("sandbox")), tmp_path / "p")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -114,7 +114,7 @@ def test_folders_that_name_no_class_are_taken_in_order_if_there_is_one_for_each_
         folders_of(folders, classes[1:], "x")
 
 
-def test_u95_two_classes_of_one_name_are_told_apart_by_id_only(tmp_path: Path) -> None:
+def test_two_classes_of_one_name_are_told_apart_by_id_only(tmp_path: Path) -> None:
     assert folders_of(["n03126707", "n02012849"], CRANES, "x") == {3: "n02012849", 4: "n03126707"}
     assert folders_of(["0003_crane", "0004_crane"], CRANES, "x") == {3: "0003_crane", 4: "0004_crane"}
     with pytest.raises(ValueError, match=r"names the classes 3, 4, .*0003_crane, 0004_crane"):

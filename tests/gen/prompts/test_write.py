@@ -24,8 +24,7 @@ import torch
 import yaml
 
 import sixfold
-from gen.prompts.meanings import read_meanings
-from gen.prompts.prompts import Prompt, PromptTable
+from gen.prompts.table import Prompt, PromptTable
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from sandbox.captions import NUMERAL_MEANINGS
@@ -35,6 +34,7 @@ from shards.disk.layout import SUCCESS
 from shards.disk.store import open_for_reading
 from shards.set.manifest import read_table, scan_records
 from tests.support.dice import write_dice
+from tests.support.meanings_file import meanings_in
 from tests.support.scripted_server import Reply, ScriptedServer
 from tests.support.workers import printed_seed
 
@@ -169,7 +169,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
 
 def test_a_language_model_gives_meanings_contexts_and_a_report(calm: Calm) -> None:
     assert sorted(calm.files) == FILES
-    meanings = read_meanings(calm.out / "meanings.jsonl")
+    meanings = meanings_in(calm.out / "meanings.jsonl")
     assert {one.class_name: one.phrase for one in meanings} == NUMERALS
     assert {(one.source, one.candidate_source, one.num_images) for one in meanings} == {("clip", "llm", 20)}
     rows = rows_of(PromptTable.load(calm.out / "prompts.parquet"))
@@ -248,7 +248,7 @@ def test_images_of_dice_choose_the_other_sense_and_a_file_of_overrides_corrects_
         assert server.num_calls == 9, "the one that is given needs no candidates"
     assert said.code == 0, said.err
     assert f"10 classes: 9 clip, 1 given; in {tmp_path / 'm.jsonl'}" in said.out
-    for one in read_meanings(tmp_path / "m.jsonl"):
+    for one in meanings_in(tmp_path / "m.jsonl"):
         if one.class_name == "four":
             assert (one.phrase, one.source) == ("four, the rowing crew", "given")
         else:

@@ -1,33 +1,22 @@
-"""`auto`: which batch a curve speaks for, when a curve ends, who is asked, and that a run never changes its mind.
+"""`batch: auto`: which batch a curve of speeds means, when a curve ends, and what is kept of it.
 
 Devices are simulated where a curve is measured (a clock that calls move on), real where a batch is asked for: tiny
-pipelines and the sandbox, on the CPU. A GPU's memory and its number types are simulated by what torch would say of it.
+pipelines on the CPU.
 """
 
 import gc
-import json
 import subprocess
 import sys
 import weakref
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.fan_out.fan_out import stays_here
-from cluster.fan_out.ray_session import ray_session
-from cluster.fan_out.work import FanOutSpec
-from cluster.process.stop_flag import StopFlag
-from gen.output import RUN
-from gen.recipe import Recipe, read_recipe
-from gen.run import run
 from gen.sampler import batch_curve
-from gen.sampler import device as model_device
 from gen.sampler.batch_curve import (
     CROWDED,
     SHARE,
@@ -40,16 +29,13 @@ from gen.sampler.batch_curve import (
     room_bytes,
     smallest_within,
 )
-from gen.sampler.decide import decide_open_fields, may_have_gpu
 from gen.sampler.sampler import CACHED_TEXT_BYTES, Sampler
 from gen.sampler.spec import SamplerSpec
 from shards.disk.home import home
-from shards.disk.store import open_store
 from tests.support.tiny_pipelines import tiny_pipeline
 
 BUDGET_S = batch_curve.BUDGET_S["cuda"]
 ROOT = home()
-RECIPE = ROOT / "recipes" / "sandbox.yaml"
 
 # diffusers' own, under NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -231,21 +217,6 @@ def test_a_full_memory_of_which_others_hold_a_part_says_so(ended: str, free: int
     assert in_company(Curve({1: 2.0}, ended), free, 80, share) == Curve({1: 2.0}, expected)
 
 
-def test_a_curve_that_others_cut_short_is_said_and_not_kept(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A simulated GPU: 60 of 80 GB are free, and four images fill it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    crowded = in_company(Device(1.0, 0.001, memory=2).curve(), 60, 80, 1.0)
-    monkeypatch.setattr(batch_curve, "_measure", lambda *arguments: crowded)
-    said: list[str] = []
-    with StopFlag() as stop:
-        decided = decide_open_fields(recipe(model), open_store(str(tmp_path / "out"), False), said.append, stop)
-    assert decided.sampler.batch == 2
-    assert "other processes hold a part of the GPU's memory, so this one is for this run only" in said[-1]
-    assert list((tmp_path / "cache").rglob("*.json")) == []
-
-
 def test_the_measured_model_is_gone_when_its_curve_is_there(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: None
 ) -> None:
@@ -269,133 +240,10 @@ def test_the_measured_model_is_gone_when_its_curve_is_there(
     assert len(modules) > 10
 
 
-def recipe(model: Path, *overrides: str) -> Recipe:
-    small = [f"sampler.model={model}", "sampler.steps=1", "sampler.batch=auto", "sampler.device=cpu"]
-    return read_recipe(RECIPE, [*small, "cluster.in_process=true", *overrides])
-
-
-def test_a_curve_that_ended_by_time_is_said_and_not_kept(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: None
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(batch_curve.BUDGET_S, "cpu", 0.0)
-    said: list[str] = []
-    with StopFlag() as stop:
-        for out in ("one", "two"):
-            decided = decide_open_fields(recipe(model), open_store(str(tmp_path / out), False), said.append, stop)
-            assert decided.sampler.batch == 1
-    assert [line.startswith("sampler.batch: 1 (") and "was not kept" in line for line in said] == [False, True] * 2
-    assert list((tmp_path / "cache").rglob("*.json")) == []
-
-
-def test_a_run_begins_with_a_number_and_keeps_it_whatever_a_curve_would_say_later(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: None
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    store = open_store(str(tmp_path / "out"), False)
-    said: list[str] = []
-    with StopFlag() as stop:
-        decided = decide_open_fields(recipe(model), store, said.append, stop)
-        assert decided.sampler.batch in SIZES["cpu"]
-        assert (decided.sampler.dtype, decided.sampler.compile) == ("fp32", "none")
-        assert f"sampler.batch: {decided.sampler.batch} " in said[-1]
-        assert decide_open_fields(decided, store, said.append, stop) == decided
-        store.replace(RUN, json.dumps({"identity": {"sampler": {"batch": 7, "dtype": "bf16"}}}).encode())
-        kept = decide_open_fields(recipe(model), store, said.append, stop).sampler
-        assert (kept.batch, kept.dtype, kept.compile) == (7, "bf16", "none")
-        assert decide_open_fields(recipe(model, "sampler.batch=3"), store, said.append, stop).sampler.batch == 3
-
-
-def test_a_batch_that_cannot_be_measured_ends_the_run_in_one_line(model: Path, tmp_path: Path) -> None:
-    broken = recipe(model, "sampler.size_px=64", "sampler.text_tokens=3")  # a fixed text length
-    with StopFlag() as stop, pytest.raises(ValueError, match=r"auto could not be decided .*text_tokens") as error:
-        decide_open_fields(broken, open_store(str(tmp_path / "out"), False), lambda line: None, stop)
-    assert "\n" not in str(error.value)
-
-
-# who is asked
-
-
-@pytest.mark.parametrize(
-    ("device", "cluster", "here", "possible"),
-    [
-        ("cuda", {}, True, True),
-        ("cpu", {"gpus_per_worker": 1}, False, False),
-        ("auto", {"gpus_per_worker": 0.5}, True, True),
-        ("auto", {"gpus_per_worker": 0}, False, False),
-        ("auto", {}, True, False),
-        ("auto", {}, False, True),
-        ("auto", {"in_process": True, "gpus_per_worker": 1}, True, False),
-    ],
-)
-def test_a_worker_is_asked_unless_it_cannot_have_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, device: str, cluster: dict[str, Any], here: bool, possible: bool
-) -> None:
-    """On a driver without a GPU (simulated where there is one)."""
-    monkeypatch.setattr("gen.sampler.decide.has_gpu_files", lambda: False)
-    spec = SamplerSpec.model_validate({"model": "m", "device": device})
-    assert may_have_gpu(spec, FanOutSpec(**cluster), here) is possible
-
-
-def test_workers_are_elsewhere_only_on_a_cluster_that_was_named() -> None:
-    assert stays_here(FanOutSpec(in_process=True), {"RAY_ADDRESS": "head:6379"})
-    assert stays_here(FanOutSpec(), {})
-    assert stays_here(FanOutSpec(), {"RAY_ADDRESS": "local"})
-    assert not stays_here(FanOutSpec(), {"RAY_ADDRESS": "head:6379"})
-
-
-def test_where_no_worker_can_have_a_gpu_nobody_is_asked(model: Path, tmp_path: Path) -> None:
-    """A cluster that does not exist cannot answer."""
-    spec = recipe(model, "sampler.batch=4", "cluster.in_process=false", "cluster.gpus_per_worker=0")
-    with StopFlag() as stop:
-        decided = decide_open_fields(spec, open_store(str(tmp_path / "out"), False), lambda line: None, stop).sampler
-    assert (decided.dtype, decided.compile, decided.batch) == ("fp32", "none", 4)
-
-
-def test_on_a_cluster_one_worker_is_asked(model: Path, tmp_path: Path) -> None:
-    """A real Ray that is already there, as a cluster that the driver has joined; without GPUs."""
-    spec = recipe(model, "sampler.batch=4", "sampler.device=auto", "cluster.in_process=false")
-    with ray_session(FanOutSpec(gpus_per_worker=0), 1), StopFlag() as stop:
-        assert not stays_here(spec.cluster, {})
-        decided = decide_open_fields(spec, open_store(str(tmp_path / "out"), False), lambda line: None, stop).sampler
-    assert (decided.dtype, decided.compile, decided.batch) == ("fp32", "none", 4)
-
-
-@pytest.mark.parametrize(("has_bf16", "dtype"), [(True, "bf16"), (False, "fp16")])
-def test_the_answer_of_a_worker_with_a_gpu_settles_a_run_whose_driver_has_none(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bf16: bool, dtype: str
-) -> None:
-    """A simulated GPU, asked in this process: what torch says there is all that counts."""
-    monkeypatch.setattr(model_device, "has_gpu_files", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    monkeypatch.setattr("gen.sampler.decide.has_gpu_files", lambda: False)
-    open_recipe = recipe(model, "sampler.batch=4", "sampler.device=cuda")
-    with StopFlag() as stop:
-        decided = decide_open_fields(
-            open_recipe, open_store(str(tmp_path / "out"), False), lambda line: None, stop
-        ).sampler
-    assert (decided.dtype, decided.compile, decided.batch) == (dtype, "regional", 4)
-
-
-def test_a_device_that_was_named_and_is_not_there_ends_the_run_in_one_line(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    open_recipe = recipe(model, "sampler.batch=4", "sampler.device=cuda")
-    with (
-        StopFlag() as stop,
-        pytest.raises(ValueError, match=r"dtype, sampler\.compile: .*torch sees no GPU") as error,
-    ):
-        decide_open_fields(open_recipe, open_store(str(tmp_path / "out"), False), lambda line: None, stop)
-    assert "\n" not in str(error.value)
-
-
 def test_without_a_gpu_everything_is_decided_without_torch() -> None:
     """In a process of its own, where torch would be seen."""
     code = (
-        "import sys; from gen.model import device; from gen.sampler.sampler import SamplerSpec\n"
+        "import sys; from gen.sampler import device; from gen.sampler.spec import SamplerSpec\n"
         "device.has_gpu_files = lambda: False\n"
         "print(device.for_device(SamplerSpec(model='m'))[0].dtype, 'torch' in sys.modules)"
     )
@@ -403,42 +251,3 @@ def test_without_a_gpu_everything_is_decided_without_torch() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )
     assert made.stdout.split() == ["fp32", "False"]
-
-
-# what no device here can do is said before the output begins
-
-
-@pytest.fixture
-def torchao(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if it were installed: it is asked for by name before anything is loaded."""
-    monkeypatch.setattr("gen.sampler.shortcuts.find_spec", lambda name: object())
-
-
-QUANTISED = ("sampler.batch=4", "sampler.device=auto", "sampler.quantise=int8", "sampler.compile=regional")
-
-
-@pytest.mark.parametrize("fields", [(), ("sampler.dtype=fp32",)], ids=["open", "all given"])
-def test_quantising_without_a_gpu_begins_no_output(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchao: None, fields: tuple[str, ...]
-) -> None:
-    monkeypatch.setattr("gen.sampler.decide.has_gpu_files", lambda: False)
-    asked = recipe(model, *QUANTISED, *fields)
-    with StopFlag() as stop, pytest.raises(ValueError, match="quantise int8: needs a GPU, found none; set"):
-        run(asked, Fraction("0.2"), str(tmp_path / "out"), ROOT, stop)
-    assert not (tmp_path / "out" / RUN).exists()
-
-
-def test_quantising_with_a_gpu_that_cannot_begins_no_output(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchao: None
-) -> None:
-    """A simulated A100, which has no fp8."""
-    for module in ("gen.sampler.decide", "gen.sampler.device"):
-        monkeypatch.setattr(f"{module}.has_gpu_files", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    asked = recipe(model, *QUANTISED, "sampler.quantise=fp8", "sampler.dtype=bf16")
-    expected = r"sampler\.quantise: no worker can do it \(.*compute capability 8\.0, expected 8\.9"
-    with StopFlag() as stop, pytest.raises(ValueError, match=expected):
-        run(asked, Fraction("0.2"), str(tmp_path / "out"), ROOT, stop)
-    assert not (tmp_path / "out" / RUN).exists()

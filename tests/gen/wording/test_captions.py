@@ -55,7 +55,7 @@ def chi_square(spec: CaptionSpec, seed: int) -> float:
     return sum((modes[mode] - share) ** 2 / share for mode, share in expected.items())
 
 
-def test_u12_the_mode_mix_is_44_11_45_by_a_chi_square_test_over_20_000_queries() -> None:
+def test_the_mode_mix_is_44_11_45_by_a_chi_square_test_over_20_000_queries() -> None:
     assert chi_square(SPEC, seed=7) < 13.8  # p = 0.001 at 2 degrees of freedom
 
 
@@ -85,7 +85,7 @@ def test_shares_that_are_no_whole_are_refused() -> None:
 # what a class is called
 
 
-def test_u16_the_noun_of_its_kind_is_behind_the_name_that_is_asked_and_not_in_the_label() -> None:
+def test_the_noun_of_its_kind_is_behind_the_name_that_is_asked_and_not_in_the_label() -> None:
     for name, noun, shown in (
         ("Audi TT Hatchback 2011", "car", "Audi TT Hatchback 2011 car"),
         ("707-320", "aircraft", "707-320 aircraft"),
@@ -103,7 +103,7 @@ def test_u16_the_noun_of_its_kind_is_behind_the_name_that_is_asked_and_not_in_th
 
 
 @given(names, st.sampled_from(["car", "aircraft", "sports car"]))
-def test_u16_taking_the_noun_away_gives_the_name_that_it_was_put_behind(name: str, noun: str) -> None:
+def test_taking_the_noun_away_gives_the_name_that_it_was_put_behind(name: str, noun: str) -> None:
     shown = display_name(name, noun)
     assert label_name(shown, noun) == name or shown == name
 
@@ -168,7 +168,7 @@ def test_the_parts_of_a_caption_are_told_beside_it() -> None:
             assert word in wording.words["caption"], part
 
 
-def test_u18_every_class_of_dtd_yields_captions_of_its_texture() -> None:
+def test_every_class_of_dtd_yields_captions_of_its_texture() -> None:
     textures = sorted(caption_pools().texture_names)
     assert len(textures) == 47
     for class_id, name in enumerate(textures):
@@ -240,7 +240,7 @@ def numbered(sentence: str) -> Callable[[dict[str, Any]], Reply]:
     return lambda request: Reply(json.dumps({"caption": f"{sentence} {request['seed']}"}))
 
 
-def test_u11_a_question_shows_three_examples_of_its_mode_and_ends_with_the_concept(tmp_path: Path) -> None:
+def test_a_question_shows_three_examples_of_its_mode_and_ends_with_the_concept(tmp_path: Path) -> None:
     found, requests = ask(numbered("A crane stands, number"), tmp_path, CRANE, BIRD, 40, FEW)
     assert len(found) == 40
     assert all(wording.text(BIRD) == f"{BIRD}: {wording.words['caption']}" for wording in found)
@@ -345,7 +345,7 @@ def test_repeated_captions_are_made_up_for_and_counted(tmp_path: Path) -> None:
     assert dropped["repeat"] == 10 - 3 + 7 * (FEW.rounds - 1)
 
 
-def test_u18_a_language_model_is_asked_for_textures_and_answers_become_captions(tmp_path: Path) -> None:
+def test_a_language_model_is_asked_for_textures_and_answers_become_captions(tmp_path: Path) -> None:
     for class_id, name in enumerate(["banded", "polka-dotted", "zigzagged"]):
         (tmp_path / name).mkdir()
         one = Class(class_id, name, None, 40)

@@ -54,7 +54,7 @@ def test_imagenet_has_1000_sorted_wordnet_ids_and_the_size_of_the_real_set():
     assert (classes[999].name, classes[999].wordnet_id) == ("toilet paper", "n15075141")
 
 
-def test_u95_two_classes_with_one_name_keep_two_ids():
+def test_two_classes_with_one_name_keep_two_ids():
     classes = load_classes(ClassSpec(source="imagenet-1k", per_class=1))
     twins = {name: [one.id for one in classes if one.name == name] for name in ("missile", "sunglasses")}
     assert twins == {"missile": [657, 744], "sunglasses": [836, 837]}

@@ -243,7 +243,7 @@ def test_a14_a_stale_attempt_that_wakes_up_changes_nothing(tmp_path: Path) -> No
 
 
 @pytest.mark.torture
-def test_a14_r4_fifty_stale_attempts_change_nothing(tmp_path: Path) -> None:
+def test_a14_fifty_stale_attempts_change_nothing(tmp_path: Path) -> None:
     run_children("zombies", tmp_path, 50)
 
 
@@ -252,7 +252,7 @@ def test_a1_killed_at_random_moments_every_unit_is_done_once_with_the_same_bytes
 
 
 @pytest.mark.torture
-def test_a1_r1_a_thousand_kills_lose_and_double_nothing(tmp_path: Path) -> None:
+def test_a1_a_thousand_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     run_children("kills", tmp_path, 1000)
 
 

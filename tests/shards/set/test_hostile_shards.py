@@ -81,12 +81,12 @@ def mutated_shards(store: FolderStore, times: int) -> None:
     assert verify(store).damages == ()
 
 
-def test_h1_r6_mutated_shards_are_flagged_or_byte_equal(store: FolderStore) -> None:
+def test_h1_mutated_shards_are_flagged_or_byte_equal(store: FolderStore) -> None:
     mutated_shards(store, 400)
 
 
 @pytest.mark.torture
-def test_h1_r6_ten_thousand_mutated_shards_are_flagged_or_byte_equal(store: FolderStore) -> None:
+def test_h1_ten_thousand_mutated_shards_are_flagged_or_byte_equal(store: FolderStore) -> None:
     mutated_shards(store, 10_000)
 
 

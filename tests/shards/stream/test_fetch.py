@@ -21,7 +21,8 @@ from shards.disk.home import home
 from shards.disk.lock import remove_if_free
 from shards.disk.store import FolderStore, ObjectStore
 from shards.stream.fetch import Fetcher, FetchError
-from shards.stream.index import Index, load_index
+from shards.stream.index import load_index
+from shards.stream.index_arrays import Index
 from shards.stream.tar_cache import TarCache
 from tests.support.small_data_set import write_data_set
 

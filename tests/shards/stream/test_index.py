@@ -33,7 +33,8 @@ from shards.disk.record import FileStamp, Record
 from shards.disk.store import FolderStore, ObjectStore, open_store
 from shards.set.manifest import read_member, read_table, scan_records, write_subset
 from shards.set.writer import ShardWriter
-from shards.stream.index import Index, load_index, make_index
+from shards.stream.index import load_index
+from shards.stream.index_arrays import Index, make_index
 from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set
 from tests.support.traced import peak_bytes
 
@@ -225,7 +226,7 @@ def test_a_builder_that_never_ends_is_not_waited_for_for_ever(
     (lock,) = store.root.rglob("lock")
     for folder in indexes_of(store.root):
         shutil.rmtree(folder)
-    monkeypatch.setattr("shards.stream.index.BUILD_S", 0.2)
+    monkeypatch.setattr("shards.stream.saved_index.BUILD_S", 0.2)
     with lock.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert load_index(store.url).digest == digest
@@ -263,7 +264,7 @@ WRONG_BYTES = {
 def test_a_damaged_saved_index_is_built_again(
     store: FolderStore, damage: str, small_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shards.stream.index._SMALL_BYTES", small_bytes)
+    monkeypatch.setattr("shards.stream.saved_index._SMALL_BYTES", small_bytes)
     built = load_index(store.url)
     files = saved_files(store.root)
     for path in [one for one in files if one.stem in ("index", "label")] if damage in WRONG_BYTES else files:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.stream.index import Index, make_index
+from shards.stream.index_arrays import Index, make_index
 from shards.stream.keyed_random import hashed
-from shards.stream.order import Domain, Order, Schedule, Segment
+from shards.stream.order import Domain, Order, SampleOrder, Segment
 
 MASK = 2**64 - 1
 SEED = int(os.environ.get("SIXFOLD_ORDER_SEED", random.SystemRandom().randrange(2**32)))
@@ -42,16 +42,16 @@ def index_of(sizes: list[int], salt: int = 0) -> Index:
 
 def schedule_of(
     sizes: list[list[int]], quotas: list[int], groups: int = 4, seed: int = 0, window: int = 2, epoch: int = 5
-) -> Schedule:
+) -> SampleOrder:
     names = ("real", "synthetic", "retrieved", "edited")
     domains = [
         Domain(name=name, quota=quota, index=index_of(counts))
         for name, quota, counts in zip(names, quotas, sizes, strict=False)
     ]
-    return Schedule(domains, groups=groups, seed=seed, window_shards=window, epoch_steps=epoch)
+    return SampleOrder(domains, groups=groups, seed=seed, window_shards=window, epoch_steps=epoch)
 
 
-def global_step(schedule: Schedule, step: int, world: int = 1) -> list[list[list[int]]]:
+def global_step(schedule: SampleOrder, step: int, world: int = 1) -> list[list[list[int]]]:
     """[domain][group][slot]: all rows of a step, gathered from all ranks in rank order."""
     dealt = [schedule.takes(step, rank, world) for rank in range(world)]
     return [
@@ -377,7 +377,7 @@ def test_a_spare_of_a_take_is_that_of_its_position() -> None:
 
 def test_a_larger_index_is_taken_in_at_the_end_of_an_epoch() -> None:
     small, large = index_of([4, 4]), index_of([4, 4, 8])
-    before = Schedule(
+    before = SampleOrder(
         [Domain(name="synthetic", quota=2, index=small)], groups=2, seed=1, window_shards=2, epoch_steps=4
     )
     after = before.grow("synthetic", 8, large)
@@ -391,9 +391,9 @@ def test_a_larger_index_is_taken_in_at_the_end_of_an_epoch() -> None:
 def test_a_run_that_grew_is_resumed_in_either_segment_and_while_more_comes() -> None:
     small, large, larger = index_of([4, 4]), index_of([4, 4, 8]), index_of([4, 4, 8, 5])
 
-    def fresh(index: Index) -> Schedule:
+    def fresh(index: Index) -> SampleOrder:
         domain = Domain(name="synthetic", quota=2, index=index)
-        return Schedule([domain], groups=2, seed=1, window_shards=2, epoch_steps=4)
+        return SampleOrder([domain], groups=2, seed=1, window_shards=2, epoch_steps=4)
 
     grown = fresh(small).grow("synthetic", 4, large)
     for stop in (0, 3, 4, 7):
@@ -420,7 +420,7 @@ def test_a_run_that_grew_is_resumed_in_either_segment_and_while_more_comes() -> 
 def test_growth_that_would_change_what_was_planned_is_refused(
     name: str, step: int, sizes: list[int], salt: int, message: str
 ) -> None:
-    schedule = Schedule(
+    schedule = SampleOrder(
         [Domain(name="synthetic", quota=2, index=index_of([4, 4]))], groups=2, seed=1, window_shards=2, epoch_steps=4
     )
     with pytest.raises(ValueError, match=message):
@@ -456,10 +456,10 @@ def test_domains_without_names_of_their_own_are_refused() -> None:
     twice = [Domain(name="real", quota=1, index=index_of([2]))] * 2
     for domains in ([], twice):
         with pytest.raises(ValueError, match="domains: found the names"):
-            Schedule(domains, groups=1, seed=0, window_shards=1, epoch_steps=1)
+            SampleOrder(domains, groups=1, seed=0, window_shards=1, epoch_steps=1)
     late = Domain(name="real", quota=1, index=index_of([2]), segments=(Segment(4, 1, "x"),))
     with pytest.raises(ValueError, match="first segment begins at step 4"):
-        Schedule([late], groups=1, seed=0, window_shards=1, epoch_steps=4)
+        SampleOrder([late], groups=1, seed=0, window_shards=1, epoch_steps=4)
 
 
 @pytest.mark.parametrize(

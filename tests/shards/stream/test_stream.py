@@ -33,7 +33,9 @@ from shards.stream.augment import AugmentSpec
 from shards.stream.index import load_index
 from shards.stream.mix import MixSpec
 from shards.stream.pixels import eval_pixels
-from shards.stream.stream import Batch, CacheSpec, DomainSpec, EvalSpec, Replaced, Stream, StreamSpec, read_all
+from shards.stream.read_all import read_all
+from shards.stream.spec import CacheSpec, DomainSpec, EvalSpec, StreamSpec
+from shards.stream.stream import Batch, Replaced, Stream
 from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set
 from tests.support.stream_child import groups_of
 
@@ -560,7 +562,7 @@ def test_ctrl_c_ends_a_waiting_program(tmp_path: Path) -> None:
     program = (
         "import sys, os, signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job's children would ignore it
-        "from shards.stream.stream import *\n"
+        "from shards.stream.spec import *\nfrom shards.stream.stream import *\n"
         "folder = sys.argv[1]\n"
         "spec = StreamSpec(domains=(DomainSpec(name='real', source=folder, quota=2),), size_px=8)\n"
         "with Stream(spec, groups=1, seed=3, epoch_steps=6) as stream:\n"

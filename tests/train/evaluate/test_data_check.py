@@ -10,7 +10,7 @@ from shards.disk.jpeg import encode_jpeg
 from shards.disk.store import open_store
 from shards.set.writer import ShardWriter
 from shards.stream.index import load_index
-from shards.stream.stream import DomainSpec
+from shards.stream.spec import DomainSpec
 from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set, write_foreign
 from tests.support.small_training import small_recipe, train_alone, write_sets
 from train.evaluate.data_check import MAX_TABLES, Opened, check_names, open_domains

@@ -25,7 +25,8 @@ from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe, load_recipe
 from shards.disk.home import home
 from shards.set.manifest import read_table, write_subset
-from shards.stream.stream import DomainSpec, EvalSpec, read_all
+from shards.stream.read_all import read_all
+from shards.stream.spec import DomainSpec, EvalSpec
 from tests.support.small_data_set import write_data_set, write_foreign
 from tests.support.small_training import measured, small_recipe, write_sets
 from tests.support.training_results import result
@@ -357,7 +358,7 @@ def test_a_manifest_of_labels_maps_the_ids_of_a_set_to_outputs_and_counts_what_i
     assert (counts.n, counts.left_out, counts.ids) == (8, 12, (0, 1))
 
 
-def test_v60_tests_that_share_samples_with_the_validation_set_are_refused(tmp_path):
+def test_tests_that_share_samples_with_the_validation_set_are_refused(tmp_path):
     store = write_data_set(tmp_path / "set")
     table = read_table(store, [0, 1], ["uid", "key", "shard", "status"])
     kept = table.filter(pc.equal(table["status"], "success"))
@@ -378,7 +379,7 @@ def test_v60_tests_that_share_samples_with_the_validation_set_are_refused(tmp_pa
 
 
 @pytest.mark.parametrize("way", ["copy", "link", "one shard"])
-def test_v60_a_copy_of_the_validation_set_or_a_link_to_it_is_no_test(tmp_path, way):
+def test_a_copy_of_the_validation_set_or_a_link_to_it_is_no_test(tmp_path, way):
     write_data_set(tmp_path / "val")
     if way == "link":
         (tmp_path / "test").symlink_to(tmp_path / "val")
@@ -399,7 +400,7 @@ def test_v60_a_copy_of_the_validation_set_or_a_link_to_it_is_no_test(tmp_path, w
     assert ("found 10 samples" in str(caught.value)) == (way == "one shard")
 
 
-def test_v60_a_copy_of_tars_that_others_wrote_is_found_by_its_index(tmp_path):
+def test_a_copy_of_tars_that_others_wrote_is_found_by_its_index(tmp_path):
     for name in ("val", "test"):
         write_foreign(tmp_path / name, [0, 1, 2])
     spec = EvaluateSpec(
@@ -410,7 +411,7 @@ def test_v60_a_copy_of_tars_that_others_wrote_is_found_by_its_index(tmp_path):
 
 
 @pytest.mark.parametrize("role", ["validation", "test"])
-def test_v60_pictures_that_are_trained_on_measure_nothing(tmp_path, role):
+def test_pictures_that_are_trained_on_measure_nothing(tmp_path, role):
     write_data_set(tmp_path / "real")
     shutil.copytree(tmp_path / "real", tmp_path / "again")
     domains = open_domains([DomainSpec(name="real", source=str(tmp_path / "real"), quota=1)], None)
@@ -456,7 +457,7 @@ def test_the_best_validation_step_is_selected_and_the_earliest_of_equals():
     assert select([Validation(10, float("nan")), Validation(20, 0.1)]) == 20
 
 
-def test_v60_no_test_set_can_choose_a_checkpoint():
+def test_no_test_set_can_choose_a_checkpoint():
     """Selection has one argument, a list of validation accuracies; a line of a test set cannot become one."""
     assert [str(p.annotation) for p in inspect.signature(select).parameters.values()] == [
         "collections.abc.Sequence[train.evaluate.evaluate.Validation]"
@@ -468,7 +469,7 @@ def test_v60_no_test_set_can_choose_a_checkpoint():
     assert Validation.of(result(role="validation", step=5)).step == 5
 
 
-def test_v60_a_recipe_cannot_name_one_set_for_validation_and_test():
+def test_a_recipe_cannot_name_one_set_for_validation_and_test():
     one = SetSpec(source="out/real-val")
     with pytest.raises(ValueError, match="found the validation set"):
         EvaluateSpec(validation=one, tests={"val": SetSpec(source="out/real-val", classes="own")})

@@ -20,7 +20,6 @@ from train.model.aux_bn import (
     convert,
     convert_sync,
     export_plain,
-    one_group,
     survey,
 )
 from train.model.sandbox_resnet import sandbox_resnet
@@ -122,13 +121,6 @@ def test_statistics_per_group_make_a_sample_independent_of_the_other_groups() ->
         var = torch.stack([branch.running_var for branch in branches]).mean(0)
         torch.testing.assert_close(whole.branches()[domain].running_mean, mean, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(whole.branches()[domain].running_var, var, rtol=1e-6, atol=1e-6)
-
-
-def test_one_group_per_rank_computes_the_same_statistics_in_another_order() -> None:
-    x = numbers(3 * 6, 4, 2, 2)
-    split, joined = convert(a_layer(), (4, 2)), convert(a_layer(), (12, 6))
-    torch.testing.assert_close(joined(one_group(x, (4, 2))), one_group(split(x), (4, 2)), rtol=1e-13, atol=1e-13)
-    assert one_group(torch.arange(12), (4, 2)).tolist() == [0, 1, 2, 3, 6, 7, 8, 9, 4, 5, 10, 11]
 
 
 @pytest.mark.parametrize("per_group", [False, True])

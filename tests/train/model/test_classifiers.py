@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from train.model.aux_bn import aux_layers, export_plain
-from train.model.classifiers import ModelSpec, build
+from train.model.classifiers import ModelSpec, build, normalisation_of
+from train.model.normalisation import IMAGENET, Normalisation
 from train.model.sandbox_resnet import sandbox_resnet
 
 torch.set_num_threads(1)
@@ -192,3 +193,12 @@ def test_drop_path_grows_to_the_last_block_and_is_off_in_evaluation() -> None:
         assert torch.equal(model.eval()(x), plain.eval()(x))
         torch.manual_seed(0)
         assert not torch.equal(model.train()(x), plain.train()(x))
+
+
+def test_pictures_are_normalised_as_the_recipe_says_else_as_the_model_wants_else_as_imagenet_is() -> None:
+    assert normalisation_of(ModelSpec(name="sandbox_resnet", num_classes=5)) == IMAGENET
+    assert normalisation_of(ModelSpec(name="resnet50", num_classes=5)) == IMAGENET
+    half = (0.5, 0.5, 0.5)
+    assert normalisation_of(ModelSpec(name="vit_base_patch16_224", num_classes=5)) == Normalisation(half, half)
+    given = ModelSpec(name="vit_base_patch16_224", num_classes=5, mean=(0.1, 0.2, 0.3))
+    assert normalisation_of(given) == Normalisation((0.1, 0.2, 0.3), half)

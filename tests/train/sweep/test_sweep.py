@@ -19,6 +19,7 @@ from cluster.process.exit import Draining
 from cluster.process.identity import start_ticks, this_place, this_process
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import dump_recipe, load_recipe
+from cluster.recipes.overrides import lay_over
 from shards.disk.home import home
 from shards.stream.index import load_index
 from tests.support.small_training import small_recipe, write_sets
@@ -27,7 +28,7 @@ from train.evaluate.results import RESULTS, find_results, read_results, write_re
 from train.recipe import recipe_digest
 from train.report.comparison import compare
 from train.sweep.done import DataOf, Digests, describe_sweep
-from train.sweep.plan import MakeSpec, SweepSpec, lay_over, plan_runs
+from train.sweep.plan import MakeSpec, SweepSpec, plan_runs
 from train.sweep.run import SweepOutcome, run_sweep
 from train.sweep.worker import RunJob, SweepJob, SweepWorker
 
@@ -97,7 +98,7 @@ def test_a_run_is_named_by_what_varies_and_its_seed():
 
 def test_changes_reach_into_lists_and_null_takes_an_element_out():
     data = SmallRecipe().model_dump(mode="json")
-    changed = lay_over(data, {"domains.1.quota": 3, "domains.0": None, "evaluate.tests.new": "c"}, "here")
+    changed = lay_over(data, {"domains.1.quota": 3, "domains.0": None, "evaluate.tests.new": "c"}, SmallRecipe, "here")
     assert changed["domains"] == [{"name": "synthetic", "quota": 3}]
     assert changed["evaluate"]["tests"] == {"real-test": "a", "sketch": "b", "new": "c"}
     assert data == SmallRecipe().model_dump(mode="json")
@@ -106,11 +107,11 @@ def test_changes_reach_into_lists_and_null_takes_an_element_out():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"lrr": 1}, "found `lrr`, which the recipe does not have; did you mean `lr`"),
-        ({"evalute.tests": {}}, "did you mean `evaluate`"),
-        ({"domains.2.quota": 1}, "expected a number below 2"),
-        ({"domains.x": 1}, "expected a number below 2"),
-        ({"lr.deep": 1}, "`lr` has no fields below it"),
+        ({"lrr": 1}, "unknown key `lrr`; did you mean `lr`"),
+        ({"evalute.tests": {}}, "unknown key `evalute`; did you mean `evaluate`"),
+        ({"domains.2.quota": 1}, "`domains` is a list of 2; give a number below 2"),
+        ({"domains.x": 1}, "`domains` is a list of 2; give a number below 2"),
+        ({"lr.deep": 1}, "`lr` is a plain value, it has no fields below it"),
         ({"behaviour": "odd"}, "`behaviour`: found \"odd\", expected 'good', 'fail'"),
         ({"evaluate.surprise": 1}, "unknown key `evaluate.surprise`; known here: tests"),
         ({"evaluate.tests": {}}, "found no test set"),

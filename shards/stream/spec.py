@@ -1,0 +1,90 @@
+"""What a training or an evaluation reads, and how: the parts of a recipe that `Stream` and `read_all` are given.
+
+In: fields of a recipe. Out: frozen models. On disk: nothing.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shards.disk.store import open_for_reading
+from shards.stream.augment import AugmentSpec
+from shards.stream.fetch import Fetcher
+from shards.stream.index_arrays import Index
+from shards.stream.mix import MixSpec
+
+DomainName = Literal["real", "synthetic", "retrieved", "edited"]
+
+
+class CacheSpec(BaseModel):
+    """How remote data sets are read; local ones are read in place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path | None = Field(default=None, description="of this machine, for whole shards; null: nothing is kept")
+    max_bytes: int = Field(default=200 * 2**30, gt=0, description="the folder never holds more")
+    fetch_threads: int = Field(
+        default=16, ge=1, le=256, description="requests of each rank and domain at a time; they only wait"
+    )
+
+    def fetcher(self, source: str, index: Index, deadline_s: float, sharers: int) -> Fetcher:
+        """What reads the data set; `sharers` of this machine share the folder."""
+        return Fetcher(
+            index,
+            open_for_reading(source),
+            self.folder,
+            self.max_bytes if self.folder else 0,
+            sharers=sharers,
+            threads=self.fetch_threads,
+            deadline_s=deadline_s,
+        )
+
+
+class DomainSpec(BaseModel):
+    """One source of pictures and its share of a group."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: DomainName = Field(description="where the pictures come from")
+    source: str = Field(description="folder or URL of a data set of ours, or of tars that others wrote")
+    subset: str | None = Field(default=None, description="name of a subset of it; null = all samples")
+    quota: int = Field(ge=1, description="samples of each group")
+    grow: bool = Field(
+        default=False, description="more shards may come while it is read; taken in at the end of an epoch"
+    )
+
+
+class StreamSpec(BaseModel):
+    """What a training run reads, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    domains: tuple[DomainSpec, ...] = Field(min_length=1, description="in the order they have in a group")
+    size_px: int = Field(ge=8, le=2048, description="side of the pictures in a batch")
+    augment: AugmentSpec = Field(default=AugmentSpec(), description="how pictures are changed")
+    mix: MixSpec = Field(default=MixSpec(), description="mixup and cutmix")
+    window_shards: int = Field(default=16, ge=1, description="shards whose samples are shuffled with each other")
+    threads: int = Field(default=2, ge=0, le=256, description="of this rank that decode; 0: in the training thread")
+    prefetch_steps: int = Field(default=4, ge=1, le=64, description="batches that are decoded ahead")
+    bad_rate: float = Field(default=0.001, ge=0, le=1, description="part of unreadable samples above which it stops")
+    deadline_s: float = Field(default=300.0, gt=0, description="longest wait for a batch")
+    cache: CacheSpec = Field(default=CacheSpec(), description="for remote data sets")
+    check_names: bool = Field(
+        default=True,
+        description="refuse data whose class names disagree about an id; false for names in other words, such as "
+        "synonyms or another language, that you have compared yourself",
+    )
+
+
+class EvalSpec(BaseModel):
+    """How a test or validation set is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(description="folder or URL of a data set of ours, or of tars that others wrote")
+    size_px: int = Field(ge=8, le=2048, description="side of the pictures in a batch")
+    crop_pct: float = Field(default=0.875, gt=0, le=1, description="side of the centre that is shown / short side")
+    threads: int = Field(default=2, ge=0, le=256, description="of this rank that decode; 0: in the calling thread")
+    deadline_s: float = Field(default=300.0, gt=0, description="longest wait for a batch")
+    cache: CacheSpec = Field(default=CacheSpec(), description="for remote data sets")
