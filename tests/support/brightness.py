@@ -1,5 +1,4 @@
-"""A second Task: a line over coarse pixels guesses how bright a picture is. `python -m tests.support.brightness
-RECIPE FOLDER` trains it; all that is here is matter, the life is the Session's."""
+"""A second Task: how bright is a picture? `python -m tests.support.brightness RECIPE FOLDER` trains it."""
 
 import os
 import sys
@@ -49,8 +48,7 @@ class Brightness:
     def loss(self, forward: Forward, batch: Batch, device: torch.device, ranks: Ranks) -> Loss:
         """The convex mix of the two domains, and the bias over the batches of all ranks together."""
         pixels, lam = _pixels(batch.images, device), self.recipe.optim.lam
-        noisy = pixels + self.recipe.model.drop_path * torch.randn_like(pixels)
-        error = forward(noisy)[:, 0] - pixels.mean((1, 2, 3))
+        error = forward(pixels + self.recipe.model.drop_path * torch.randn_like(pixels))[:, 0] - pixels.mean((1, 2, 3))
         real, synthetic = error.square().view(-1, sum(batch.quotas)).split(list(batch.quotas), dim=1)
         own = error.mean()  # the value over all ranks, with the gradient of this one: the engine takes their mean
         bias = own + (ranks.add_up(own.detach().cpu()) / ranks.world - own.detach())
