@@ -7,10 +7,12 @@ bytes.
 """
 
 import json
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,11 +69,15 @@ def write_table(prompts: Iterable[Prompt], slots: Sequence[str], path: Path) -> 
 
     ``slots`` names the columns of words.
     """
-    with whole_file(path) as file:
-        _write_rows(prompts, slots, file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent) as drawn:  # drawing may take hours; a kill leaves nothing behind
+        _write_rows(prompts, slots, drawn)
+        drawn.seek(0)
+        with whole_file(path) as file:
+            shutil.copyfileobj(drawn, file)
 
 
-def _write_rows(prompts: Iterable[Prompt], slots: Sequence[str], file: BinaryIO) -> None:
+def _write_rows(prompts: Iterable[Prompt], slots: Sequence[str], file: IO[bytes]) -> None:
     schema = pa.schema([*BASE_SCHEMA, *(pa.field(slot, pa.string()) for slot in slots)])
     rows: list[Prompt] = []
     with pq.ParquetWriter(file, schema, compression="zstd", compression_level=3) as writer:
