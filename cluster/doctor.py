@@ -56,46 +56,37 @@ def clear_unsafe_switches(environ: MutableMapping[str, str]) -> list[str]:
 def examine(environ: Mapping[str, str], folder: Path) -> Iterator[Check]:
     """All checks, cheap ones first. With a GPU it takes some seconds, because torch is imported."""
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Check("python", "ok" if sys.version_info >= (3, 11) else "bad", version, "needs 3.11 or newer")
+    yield _check("python", sys.version_info >= (3, 11), version, "needs 3.11 or newer")
     yield from _floors()
-    yield _cores()
-    yield _memory()
+    cores = len(os.sched_getaffinity(0))
+    yield _check("cores", cores > 1, f"{cores} usable", "one worker at a time", "note")
+    free = psutil.virtual_memory().available
+    yield _check("memory", free > 4e9, f"{free / 1e9:.1f} GB free", "use one worker", "note")
     yield _shared_memory()
     yield _disk(folder)
-    yield _descriptors()
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = soft == resource.RLIM_INFINITY or soft >= 1024
+    yield _check("open files", enough, f"at most {soft}", "ulimit -n 65536", "note")
     yield from _gpus(environ)
     yield from _ray(environ)
     unsafe = [name for name in environ if name in UNSAFE_SWITCHES or UNSAFE_PATTERN.fullmatch(name)]
-    yield Check(
-        "safety switches",
-        "bad" if unsafe else "ok",
-        ", ".join(unsafe) or "none is off",
-        "unset them; every run clears them" if unsafe else "",
-    )
+    said = ", ".join(unsafe) or "none is off"
+    yield _check("safety switches", not unsafe, said, "unset them; every run clears them")
+
+
+def _check(name: str, is_good: bool, found: str, advice: str, otherwise: Literal["note", "bad"] = "bad") -> Check:
+    return Check(name, "ok", found) if is_good else Check(name, otherwise, found, advice)
 
 
 def _floors() -> Iterator[Check]:
     for package, floor in FLOORS.items():
-        wanted = ".".join(map(str, floor))
         try:
             found = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             yield Check(package, "bad", "not installed", "run `make test` once: it sets up .venv")
             continue
         numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
-        yield Check(package, "ok" if numbers >= floor else "bad", found, "" if numbers >= floor else f"needs {wanted}")
-
-
-def _cores() -> Check:
-    cores = len(os.sched_getaffinity(0))
-    return Check("cores", "ok" if cores > 1 else "note", f"{cores} usable", "" if cores > 1 else "one worker at a time")
-
-
-def _memory() -> Check:
-    free = psutil.virtual_memory().available
-    return Check(
-        "memory", "ok" if free > 4e9 else "note", f"{free / 1e9:.1f} GB free", "" if free > 4e9 else "use one worker"
-    )
+        yield _check(package, numbers >= floor, found, f"needs {'.'.join(map(str, floor))}")
 
 
 def _shared_memory() -> Check:
@@ -103,28 +94,16 @@ def _shared_memory() -> Check:
         free = shutil.disk_usage("/dev/shm").free
     except OSError:
         return Check("/dev/shm", "note", "missing", "Ray falls back to /tmp; in a container give --shm-size=1g")
-    enough = free > 200e6
-    return Check(
-        "/dev/shm", "ok" if enough else "note", f"{free / 1e9:.1f} GB free", "" if enough else "give --shm-size=1g"
-    )
+    return _check("/dev/shm", free > 200e6, f"{free / 1e9:.1f} GB free", "give --shm-size=1g", "note")
 
 
 def _disk(folder: Path) -> Check:
     place = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
     if not place.is_dir():
-        return Check(
-            "disk", "bad", f"{place} is a file, nothing can be written below it", "give another folder as --out"
-        )
+        said = f"{place} is a file, nothing can be written below it"
+        return Check("disk", "bad", said, "give another folder as --out")
     free = shutil.disk_usage(place).free
-    return Check(
-        "disk", "ok" if free > 2e9 else "bad", f"{free / 1e9:.1f} GB free at {place}", "" if free > 2e9 else "free some"
-    )
-
-
-def _descriptors() -> Check:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = soft == resource.RLIM_INFINITY or soft >= 1024
-    return Check("open files", "ok" if enough else "note", f"at most {soft}", "" if enough else "ulimit -n 65536")
+    return _check("disk", free > 2e9, f"{free / 1e9:.1f} GB free at {place}", "free some")
 
 
 def _gpus(environ: Mapping[str, str]) -> Iterator[Check]:
@@ -141,19 +120,11 @@ def _gpus(environ: Mapping[str, str]) -> Iterator[Check]:
     import torch
 
     visible = torch.cuda.device_count()
-    yield Check(
-        "torch CUDA",
-        "ok" if visible else "bad",
-        f"{visible} visible",
-        "" if visible else "driver too old for this torch?",
-    )
+    yield _check("torch CUDA", bool(visible), f"{visible} visible", "driver too old for this torch?")
     missing = missing_build_tools(environ)
-    yield Check(
-        "torch.compile",
-        "bad" if missing else "ok",
-        f"no {' and no '.join(missing)}" if missing else "a C compiler and Python.h are here",
-        "install gcc and the headers of this Python (python3-dev), or set sampler.compile=none" if missing else "",
-    )
+    said = f"no {' and no '.join(missing)}" if missing else "a C compiler and Python.h are here"
+    advice = "install gcc and the headers of this Python (python3-dev), or set sampler.compile=none"
+    yield _check("torch.compile", not missing, said, advice)
 
 
 def missing_build_tools(environ: Mapping[str, str]) -> list[str]:
@@ -177,8 +148,7 @@ def _ray(environ: Mapping[str, str]) -> Iterator[Check]:
     token = Path(environ.get("RAY_AUTH_TOKEN_PATH", str(Path.home() / ".ray" / "auth_token")))
     if token.is_file():
         mode = stat.S_IMODE(token.stat().st_mode)
-        private = not mode & 0o077
-        yield Check("Ray token file", "ok" if private else "bad", oct(mode), "" if private else f"chmod 600 {token}")
+        yield _check("Ray token file", not mode & 0o077, oct(mode), f"chmod 600 {token}")
     elif address and "RAY_AUTH_TOKEN" not in environ:
         yield Check(
             "Ray token",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.bench.measure import Line, Result, Samples, Side, Size, alternate
+from docs.bench.stock_side import SIDE_PX, draw
 from docs.bench.unit import prompt_table, unit_side
 from gen.prompts.table import PromptTable
 from gen.sampler.sampler import Sampler
@@ -25,7 +26,6 @@ from gen.sampler.spec import SamplerSpec
 
 BATCH = 16
 GUIDANCE = 2.0
-SIZE_PX = 64
 SHOWN_STEPS = 30
 OURS = f"sixfold, a unit at batch {BATCH}"
 STOCK_1, STOCK_16 = "diffusers loop, batch 1, PNG files", f"diffusers loop, batch {BATCH}, PNG files"
@@ -84,7 +84,7 @@ def measure(size: Size) -> Result:
     fixed_ms, step_ms, call_ms = (statistics.median(lines[0].figures[column]) for column in (FIXED, STEP, CALL))
     return Result(
         title="time outside the model",
-        method=f"a tiny random Stable Diffusion, {SIZE_PX} px, dpm++, guidance {GUIDANCE:g}, one torch thread, {num} "
+        method=f"a tiny random Stable Diffusion, {SIDE_PX} px, dpm++, guidance {GUIDANCE:g}, one torch thread, {num} "
         f"images ({num_alone} at batch 1) with as many different prompts a repeat; time outside the forwards at {few} "
         f"and {many} steps gives the fixed part and the part per step. The step is that of diffusers' own pipeline, "
         f"which all sides call: a call's step costs about the same for 1 image and for {BATCH}, so batches divide it. "
@@ -154,14 +154,13 @@ def _less(total_ms: Samples, inside_s: Sequence[float], num: int) -> Samples:
 
 def _ours(model: Path, num: int, steps: int) -> Side:
     spec = SamplerSpec(
-        model=str(model), scheduler="dpm++", steps=steps, guidance=GUIDANCE, size_px=SIZE_PX, batch=BATCH, device="cpu"
+        model=str(model), scheduler="dpm++", steps=steps, guidance=GUIDANCE, size_px=SIDE_PX, batch=BATCH, device="cpu"
     )
     return unit_side(Sampler.load(spec), spec, num)
 
 
 def _stock(model: Path, prompts: PromptTable, num: int, steps: int, batch: int) -> Side:
     """What diffusers' documentation does, in a loop: call, then save every picture."""
-    import torch
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(str(model), safety_checker=None, local_files_only=True)
@@ -171,17 +170,7 @@ def _stock(model: Path, prompts: PromptTable, num: int, steps: int, batch: int) 
 
     def run(folder: Path) -> int:
         for first in range(0, num, batch):
-            part = texts[first : first + batch]
-            images = pipeline(
-                part,
-                height=SIZE_PX,
-                width=SIZE_PX,
-                num_inference_steps=steps,
-                guidance_scale=GUIDANCE,
-                generator=[torch.Generator("cpu").manual_seed(first + place) for place in range(len(part))],
-            ).images
-            for place, image in enumerate(images):
-                image.save(folder / f"{first + place:06d}.png")
+            draw(pipeline, texts[first : first + batch], first, steps, GUIDANCE, folder)
         return num
 
     return run

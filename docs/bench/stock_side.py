@@ -10,14 +10,31 @@ What diffusers' documentation does: load, call, save. Torch takes all cores, whi
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 SIDE_PX = 64
 
 
+def draw(pipeline: Any, texts: Sequence[str], first: int, steps: int, guidance: float, folder: Path) -> None:
+    """One call, image `first` and those after it; each is saved as a PNG file where it was made."""
+    import torch
+
+    images = pipeline(
+        list(texts),
+        height=SIDE_PX,
+        width=SIDE_PX,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=[torch.Generator("cpu").manual_seed(first + place) for place in range(len(texts))],
+    ).images
+    for place, image in enumerate(images):
+        image.save(folder / f"{first + place:06d}.png")
+
+
 def main(model: str, out: str, texts: str, steps: int, guidance: float, loops: str) -> None:
     begun = time.perf_counter()
-    import torch
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, local_files_only=True)
@@ -25,28 +42,15 @@ def main(model: str, out: str, texts: str, steps: int, guidance: float, loops: s
     load_s = time.perf_counter() - begun
     prompts: list[str] = json.loads(Path(texts).read_text(encoding="utf-8"))
 
-    def make(first: int, size: int, folder: Path) -> None:
-        part = prompts[first : first + size]
-        images = pipeline(
-            part,
-            height=SIDE_PX,
-            width=SIDE_PX,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=[torch.Generator("cpu").manual_seed(first + place) for place in range(len(part))],
-        ).images
-        for place, image in enumerate(images):
-            image.save(folder / f"{first + place:06d}.png")
-
     rates = {}
     for loop in loops.split(","):
         batch, num = map(int, loop.split(":"))
         folder = Path(out) / str(batch)
         folder.mkdir()
-        make(0, batch, folder)
+        draw(pipeline, prompts[:batch], 0, steps, guidance, folder)
         started = time.perf_counter()
         for first in range(0, num, batch):
-            make(first, min(batch, num - first), folder)
+            draw(pipeline, prompts[first : min(first + batch, num)], first, steps, guidance, folder)
         rates[batch] = num / (time.perf_counter() - started)
     print(json.dumps({"load_s": load_s, "images_per_s": rates}))
 

@@ -80,7 +80,7 @@ def test_reading_imagenet_imports_no_model_library():
         ("sandbx", "did you mean sandbox?"),
         ("/no/such/place", "shipped lists are sandbox, imagenet-1k"),
         ("no-such-file.csv", "expected a shipped list, a file or a folder"),
-        ("a\nb\x1b[31m", r"'a\nb\x1b[31m'"),
+        ("a\nb\x1b[31m", "'a⟨U+000A⟩b⟨U+001B⟩[31m'"),
     ],
 )
 def test_an_unknown_source_is_refused_with_the_nearest_name(source, words, tmp_path, monkeypatch):
