@@ -298,8 +298,9 @@ def test_j3_pages_have_no_element_or_attribute_of_a_hostile_text(made: Made, tmp
 def test_j3_the_page_of_diversity_has_none_either(made: Made, tmp_path: Path) -> None:
     table = PromptTable.load(made.folder / "out" / "_meta" / "prompts.parquet")
     write_page(measure_diversity(table, seed=0), tmp_path / "hostile.html")
-    # which parts of the page are shown depends on the prompts; what can be shown at all stands in its template
-    template = (PAGES / "diversity.html").read_text(encoding="utf-8")
+    # which parts of the page are shown depends on the prompts; what can be shown at all stands in its two templates
+    layout = HOME / "shards" / "views" / "templates" / "page.html"
+    template = "".join(path.read_text(encoding="utf-8") for path in (layout, PAGES / "diversity.html"))
     tags = set(re.findall(r"<([a-z][a-z0-9]*)", template))
     attributes = set(re.findall(r"\s([a-z-]+)=", template.lower()))
     for tag, names in shapes(tmp_path / "hostile.html"):
