@@ -88,6 +88,11 @@ LONGEST_FILE = 450  # lines; a longer file gives its reason in a sentence of its
 REASON = re.compile(r"(^|[.:]\s+|\n)Long because\b")
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def sources() -> list[Path]:
     return [*(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))), ROOT / "sixfold.py"]
 
@@ -135,7 +140,7 @@ def module_of(path: Path) -> str:
 def imports_by_file() -> dict[str, set[str]]:
     """Of each of our files, by dotted name: those of ours that it imports; itself and docstrings of rooms left out."""
     ours = {module_of(path) for path in sources() if path.name != "__init__.py"}
-    trees = {module_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in sources()}
+    trees = {module_of(path): tree_of(path) for path in sources()}
     return {name: (imported_modules(tree) & ours) - {name} for name, tree in trees.items()}
 
 
@@ -261,7 +266,7 @@ def test_a_session_knows_of_its_task_only_what_every_task_has() -> None:
 
 
 def test_only_cluster_imports_ray() -> None:
-    users = {owner(path) for path in sources() if "ray" in imported(ast.parse(path.read_text(encoding="utf-8")))}
+    users = {owner(path) for path in sources() if "ray" in imported(tree_of(path))}
     assert users <= {"cluster"}
 
 
@@ -288,17 +293,17 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_turns_data_into_code(path: Path) -> None:
-    assert list(dangers(ast.parse(path.read_text(encoding="utf-8")))) == []
+    assert list(dangers(tree_of(path))) == []
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_b13_no_file_waits_without_a_time_out(path: Path) -> None:
-    assert list(endless_waits(ast.parse(path.read_text(encoding="utf-8")))) == []
+    assert list(endless_waits(tree_of(path))) == []
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_says_what_it_is_for_and_has_a_name_of_its_own(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert ast.get_docstring(tree_of(path))
     assert path.stem not in ("utils", "util", "helpers", "common", "misc")
 
 
@@ -306,7 +311,7 @@ def test_nine_in_ten_public_functions_classes_and_methods_have_a_docstring() -> 
     bare: list[str] = []
     num = 0
     for path in sources():
-        for name, node in public_definitions(ast.parse(path.read_text(encoding="utf-8"))):
+        for name, node in public_definitions(tree_of(path)):
             num += 1
             if not ast.get_docstring(node):  # type: ignore[arg-type]
                 bare.append(f"{path.relative_to(ROOT)}: {name}")

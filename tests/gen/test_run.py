@@ -6,12 +6,9 @@ shards of 10.
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -60,12 +57,12 @@ def generate(out: Path, scale: str, *overrides: str, say: Callable[[str], None] 
 def command(out: Path, scale: str, *overrides: str) -> list[str]:
     recipe = str(HOME / "recipes" / "sandbox.yaml")
     options = ["--scale", f"{scale}x", "--out", str(out), "--no-gallery"]
-    return [sys.executable, "-m", "sixfold", "generate", recipe, *options, *SMALL, *overrides]
+    return ["-m", "sixfold", "generate", recipe, *options, *SMALL, *overrides]
 
 
-def start_warm(said: Path, out: Path) -> warm.Child:
+def start_warm(out: Path) -> warm.Child:
     """`sixfold generate` of a fifth of a fold in a process of its own, which makes the images itself."""
-    return warm.start("sixfold", command(out, "0.2", HERE)[3:], said, os.environ, HOME)
+    return warm.start(command(out, "0.2", HERE))
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -390,16 +387,16 @@ def test_b23_a_unit_that_never_succeeds_is_named_and_the_exit_is_not_zero(tmp_pa
     assert not list((tmp_path / "out").glob("*.tar"))
 
 
-def test_b1_e5_two_workers_over_ray_that_are_killed_make_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+def test_b1_e5_two_workers_over_ray_of_which_one_is_killed_make_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     seed = random.randrange(1 << 30)
     print("seed", seed)
-    kill_workers_while_running(tmp_path / "out", "0.2", num_kills=2, seed=seed, steps=[], min_cpu_s=2)
+    kill_workers_while_running(tmp_path / "out", "0.2", num_kills=1, seed=seed, steps=[], min_cpu_s=1.5)
     assert files_of(tmp_path / "out") == files_of(whole)
 
 
 def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start_warm(tmp_path / "said", out)
+    process = start_warm(out)
     wait_for_shards(out, 1, process)
     process.kill()
     process.wait(timeout=60)
@@ -411,7 +408,7 @@ def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path
 
 def test_a28_c1_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start_warm(tmp_path / "said", out)
+    process = start_warm(out)
     wait_for_shards(out, 1, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=200) == 75, process.said()
@@ -422,7 +419,7 @@ def test_a28_c1_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tm
 
 def test_a17_a_second_run_on_the_same_output_is_refused_by_name(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = start_warm(tmp_path / "first", out)
+    first = start_warm(out)
     try:
         deadline = time.monotonic() + 200
         while not (out / "_meta" / "lease.json").exists():
@@ -430,7 +427,7 @@ def test_a17_a_second_run_on_the_same_output_is_refused_by_name(whole: Path, tmp
             assert first.poll() is None
             time.sleep(0.05)
         first.send_signal(signal.SIGSTOP)  # it shall not be done before the second one looks
-        second = start_warm(tmp_path / "second", out)
+        second = start_warm(out)
         assert second.wait(timeout=280) == 2, second.said()
         assert "another run is writing here" in second.said()
         assert str(first.pid) in second.said()
@@ -450,12 +447,10 @@ def test_k1_no_secret_of_the_environment_reaches_a_file_or_the_screen(tmp_path: 
         f"sampler.model=https://user:{canary}@example.invalid/x?sig={canary}",
     ]
     for line in (good, bad):
-        ended = subprocess.run(
-            line, cwd=HOME, env={**os.environ, **secrets}, capture_output=True, text=True, timeout=280
-        )
-        assert canary not in ended.stdout
+        out, err = warm.start(line, environment=secrets).communicate(timeout=280)
+        assert canary not in out
         if line is good:
-            assert canary not in ended.stderr
+            assert canary not in err
     for path in (tmp_path / "out").rglob("*"):
         if path.is_file():
             assert canary.encode() not in path.read_bytes(), path
@@ -476,7 +471,7 @@ def test_torture_20_worker_kills_and_3_driver_kills_end_in_the_same_bytes(tmp_pa
     assert files_of(out) == files_of(tmp_path / "calm")
 
 
-def wait_for_shards(out: Path, num: int, process: "subprocess.Popen[str] | warm.Child") -> None:
+def wait_for_shards(out: Path, num: int, process: warm.Child) -> None:
     deadline = time.monotonic() + 280
     while len(list(out.glob("*_stats.json"))) < num:
         assert process.poll() is None, f"ended early with {process.returncode}"
@@ -485,7 +480,7 @@ def wait_for_shards(out: Path, num: int, process: "subprocess.Popen[str] | warm.
 
 
 def kill_driver_after_shards(line: list[str], out: Path, num: int) -> None:
-    process = subprocess.Popen(line, cwd=HOME, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, text=True)
+    process = warm.start(line)
     wait_for_shards(out, num, process)
     process.kill()
     process.wait(timeout=60)
@@ -507,9 +502,7 @@ def kill_workers_while_running(
     """
     rng = random.Random(seed)
     spread = ["cluster.workers=2", "cluster.attempts=50", "cluster.straggler_factor=0"]
-    process = subprocess.Popen(
-        command(out, scale, *steps, *spread), cwd=HOME, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = warm.start(command(out, scale, *steps, *spread))
     killed: list[int] = []
 
     def kill() -> None:
@@ -521,7 +514,7 @@ def kill_workers_while_running(
                 victim = rng.choice(busy)
                 victim.kill()
                 killed.append(victim.pid)
-            time.sleep(rng.uniform(0.5, 3.0))
+            time.sleep(rng.uniform(0.1, 0.6))
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()

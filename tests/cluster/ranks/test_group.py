@@ -1,9 +1,6 @@
 """Ranks that meet, agree and end each other."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -11,7 +8,8 @@ import pytest
 from cluster.ranks.group import Ranks
 from cluster.ranks.over_ray import free_port
 from cluster.ranks.place import RankPlace
-from shards.disk.home import home
+from tests.support import warm
+from tests.support.rank_environment import rank_environment
 
 CHILD = """
 import os, sys, time, torch
@@ -36,6 +34,7 @@ with Ranks(find_place(os.environ), meet_s=deadline_s) as ranks:
     perhaps_end("late")
     ranks.wait_for_all()
 """
+OPEN = "met\n(True, False)\n"
 
 
 class Children:
@@ -45,18 +44,8 @@ class Children:
     def __init__(self, who: int, when: str, end: str, world: int = 2, deadline_s: float = 300) -> None:
         port = free_port()
         self.ranks = [
-            subprocess.Popen(
-                [sys.executable, "-c", CHILD, str(deadline_s), str(who), when, end],
-                cwd=home(),
-                env={
-                    **os.environ,
-                    **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)},
-                    **{"LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-                    **{"PYTHONPATH": str(home()), "OMP_NUM_THREADS": "1"},
-                },
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+            warm.start(
+                ["-c", CHILD, str(deadline_s), str(who), when, end], environment=rank_environment(rank, world, port)
             )
             for rank in range(world)
         ]
@@ -69,10 +58,12 @@ class Children:
             child.kill()
             child.communicate(timeout=60)
 
-    def wait_for_line(self, rank: int) -> str:
-        stdout = self.ranks[rank].stdout
-        assert stdout is not None
-        return stdout.readline().strip()
+    def wait_for(self, rank: int, text: str) -> None:
+        """Until it has said so."""
+        deadline = time.monotonic() + 280
+        while text not in self.ranks[rank].out():
+            assert time.monotonic() < deadline, self.ranks[rank].said()
+            time.sleep(0.02)
 
     def last_words(self, rank: int) -> str:
         """The last line of its traceback; torch's own warnings may come after it."""
@@ -83,7 +74,7 @@ class Children:
 
 def test_d5_a_rank_that_dies_without_a_word_ends_the_other_in_time() -> None:
     with Children(who=1, when="late", end="die") as children:
-        assert [children.wait_for_line(0) for _ in range(2)] == ["met", "(True, False)"]
+        children.wait_for(0, OPEN)
         assert "RankFailed: rank 0: another rank ended without a word" in children.last_words(0)
         assert children.ranks[0].returncode == 1
         assert children.ranks[1].wait(timeout=60) == 9
@@ -93,8 +84,7 @@ def test_d5_a_rank_that_dies_without_a_word_ends_the_other_in_time() -> None:
 def test_d5_the_cause_waits_for_a_rank_that_is_slow_to_hear_it(who: int, slow: int, world: int) -> None:
     """The store ends with rank 0, which neither its own failure nor another's may take away too early."""
     with Children(who, "late", "fail", world) as children:
-        for _ in range(2):
-            children.wait_for_line(slow)
+        children.wait_for(slow, OPEN)
         children.ranks[slow].send_signal(signal.SIGSTOP)
         time.sleep(3)
         children.ranks[slow].send_signal(signal.SIGCONT)
@@ -105,7 +95,8 @@ def test_d5_the_cause_waits_for_a_rank_that_is_slow_to_hear_it(who: int, slow: i
 @pytest.mark.parametrize("who", [0, 1])
 def test_d5_a_rank_that_fails_before_the_group_is_open_ends_the_other_with_its_cause(who: int) -> None:
     with Children(who, "early", "fail") as children:
-        assert [children.wait_for_line(rank) for rank in (1 - who, who)] == ["met", "met"]
+        for rank in (1 - who, who):
+            children.wait_for(rank, "met\n")
         met = time.monotonic()
         assert children.last_words(1 - who).endswith(f"RankFailed: rank {who}: no space left")
         assert time.monotonic() - met < 150, "long before the deadline"
@@ -120,8 +111,7 @@ def test_d5_a_rank_that_does_not_come_is_named() -> None:
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_d5_a_stopped_rank_is_noticed_at_the_deadline(stopped: int) -> None:
     with Children(stopped, "late", "never", deadline_s=8) as children:
-        for _ in range(2):
-            children.wait_for_line(stopped)
+        children.wait_for(stopped, OPEN)
         children.ranks[stopped].send_signal(signal.SIGSTOP)
         began = time.monotonic()
         assert "did not come in time" in children.last_words(1 - stopped)

@@ -7,8 +7,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from gen.llm.call import LlmError
 from gen.llm.spec import LlmSpec
 from shards.disk.home import home
 from shards.disk.safe_text import visible
+from tests.support import warm
 from tests.support.hostile_text import PAYLOADS
 from tests.support.scripted_server import Reply, ScriptedServer, answering
 from tests.support.workers import printed_seed
@@ -75,10 +74,8 @@ def in_turn(*replies: Reply) -> Script:
     return lambda request: left.pop(0) if len(left) > 1 else left[0]
 
 
-def in_a_child(program: str, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments], cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def in_a_child(program: str, *arguments: str) -> warm.Child:
+    return warm.start(["-c", program, *arguments])
 
 
 # what is asked, and what is kept

@@ -5,12 +5,10 @@ Everything else is real.
 """
 
 import json
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -33,6 +31,7 @@ from shards.disk.home import home
 from shards.disk.layout import SUCCESS
 from shards.disk.store import open_for_reading
 from shards.set.manifest import read_table, scan_records
+from tests.support import warm
 from tests.support.dice import write_dice
 from tests.support.meanings_file import meanings_in
 from tests.support.scripted_server import Reply, ScriptedServer
@@ -122,15 +121,8 @@ def prompts(out: Path, *overrides: str) -> list[str]:
     return ["prompts", RECIPE, "--out", str(out), *SMALL, *overrides]
 
 
-def child(*arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "sixfold", *arguments],
-        cwd=HOME,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+def child(*arguments: str) -> warm.Child:
+    return warm.start(["-m", "sixfold", *arguments])
 
 
 def contents(folder: Path) -> dict[str, bytes]:

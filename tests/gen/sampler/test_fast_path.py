@@ -469,7 +469,9 @@ def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["sd", "flux", *(pytest.param(one, marks=pytest.mark.torture) for one in ("sdxl", "sd3"))]
+)
 def test_loading_compiles_all_that_a_call_needs_in_two_steps(
     folders: dict[str, Path], graphs: Callable[[], int], family: str
 ) -> None:
@@ -497,9 +499,8 @@ def test_a_thread_that_did_not_load_the_model_compiles_as_many_shapes_as_the_one
     sampler = load(folders["sd"], steps=1, batch=1, vae_batch=8, compile="regional")
     each = graphs()
     with ThreadPoolExecutor(1) as other:
-        for batch in (2, 3):
-            other.submit(sampler.with_batch(batch).sample, REQUESTS[:1]).result(timeout=300)
-            assert graphs() == batch * each
+        other.submit(sampler.with_batch(2).sample, REQUESTS[:1]).result(timeout=300)
+        assert graphs() == 2 * each
 
 
 # texts kept

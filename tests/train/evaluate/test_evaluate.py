@@ -2,12 +2,9 @@
 
 import inspect
 import json
-import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +24,8 @@ from shards.disk.home import home
 from shards.set.manifest import read_table, write_subset
 from shards.stream.read_all import read_all
 from shards.stream.spec import DomainSpec, EvalSpec
+from tests.support import warm
+from tests.support.rank_environment import rank_environment
 from tests.support.small_data_set import write_data_set, write_foreign
 from tests.support.small_training import measured, small_recipe, write_sets
 from tests.support.training_results import result
@@ -293,20 +292,9 @@ with Ranks(find_place(os.environ)) as ranks:
 
 def counting_ranks(*recipes: Path) -> list[tuple[str, str]]:
     """A process for each recipe, all ranks of one job: (stdout, stderr)."""
-    port = str(free_port())
+    port = free_port()
     children = [
-        subprocess.Popen(
-            [sys.executable, "-c", COUNTING_RANK, str(recipe)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=REPO,
-            env={
-                **os.environ,
-                **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-                **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
-            },
-        )
+        warm.start(["-c", COUNTING_RANK, str(recipe)], environment=rank_environment(rank, len(recipes), port))
         for rank, recipe in enumerate(recipes)
     ]
     try:

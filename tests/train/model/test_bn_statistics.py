@@ -1,8 +1,6 @@
 """Running statistics over ranks, against arithmetic in fp64 and against one process that has the whole batch."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shards.disk.home import home
+from tests.support import warm
 from tests.support.bn_ranks import NUM_RANKS, QUOTAS, a_net, batch, part, results
 from train.model.aux_bn import AuxBatchNorm, convert, convert_sync
 from train.model.bn_statistics import broadcast_buffers, combine, distances
@@ -22,11 +20,7 @@ torch.set_num_threads(1)
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks left behind; tests/support/bn_ranks.py is their program."""
     folder = tmp_path_factory.mktemp("ranks")
-    program = [sys.executable, "-m", "tests.support.bn_ranks"]
-    children = [
-        subprocess.Popen([*program, str(rank), str(folder)], cwd=home(), stderr=subprocess.PIPE, text=True)
-        for rank in range(NUM_RANKS)
-    ]
+    children = [warm.start(["-m", "tests.support.bn_ranks", str(rank), str(folder)]) for rank in range(NUM_RANKS)]
     try:
         said = [child.communicate(timeout=120)[1] for child in children]
     finally:

@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ from cluster.ranks.group import Ranks
 from cluster.ranks.over_ray import free_port
 from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
-from shards.disk.home import home
 from shards.stream.index import load_index
 from tests.shards.stream.test_stream import damage
+from tests.support import warm
+from tests.support.rank_environment import rank_environment
 from tests.support.small_training import NEVER, last_state, small_recipe, train_alone, write_sets
 from train.model.classifiers import ModelSpec, build
 from train.model.engine import ENGINES, EngineSpec, make_engine
@@ -73,18 +72,11 @@ class Pair:
 
     def run(self) -> None:
         (self.folder / "jobs.json").write_text(json.dumps(self.jobs))
-        environment = {**os.environ, "PYTHONPATH": str(home()), "OMP_NUM_THREADS": "1"}
         children = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.support.train_ranks", str(rank), str(self.folder)],
-                cwd=home(),
-                env=environment,
-                stderr=subprocess.PIPE,
-            )
-            for rank in range(NUM_RANKS)
+            warm.start(["-m", "tests.support.train_ranks", str(rank), str(self.folder)]) for rank in range(NUM_RANKS)
         ]
         try:
-            said = [child.communicate(timeout=1000)[1].decode() for child in children]
+            said = [child.communicate(timeout=1000)[1] for child in children]
         finally:
             for child in children:
                 child.kill()
@@ -300,7 +292,7 @@ def test_d6_too_many_bad_samples_on_any_rank_end_all_with_the_cause(data: Path, 
     damage(tmp_path / "damaged" / "synthetic", [2, 5, 11, 16, 22, 27])
     few = small_recipe(tmp_path / "damaged", engine__kind="ddp", schedule__steps=60)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(few))
-    said = [child.communicate(timeout=300)[0].decode() for child in start_pair(tmp_path, tmp_path / "run")]
+    said = [child.communicate(timeout=300)[0] for child in start_pair(tmp_path, tmp_path / "run")]
     assert all("unreadable of" in text and "run `sixfold verify`" in text for text in said)
 
 
@@ -337,7 +329,7 @@ def killed(data: Path, folder: Path, kills: int, seed: int) -> None:
     )
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     undisturbed = start_pair(folder, folder / "whole")
-    assert [child.communicate(timeout=300) and child.returncode for child in undisturbed] == [0, 0]
+    assert [child.wait(timeout=300) for child in undisturbed] == [0, 0]
     log = folder / "again" / "log.jsonl"
     for _ in range(kills):
         before = log.read_text().count('"saved"') if log.exists() else 0
@@ -352,33 +344,21 @@ def killed(data: Path, folder: Path, kills: int, seed: int) -> None:
         victims = [(0,), (1,), (0, 1)][int(rng.random() * 3)]
         for rank in victims:
             children[rank].kill()
-        codes = [child.communicate(timeout=200) and child.returncode for child in children]
+        codes = [child.wait(timeout=200) for child in children]
         assert all(
             codes[rank] == (-signal.SIGKILL if rank in victims else EXIT_FOLLOWED) for rank in range(NUM_RANKS)
         ), codes
     last = start_pair(folder, folder / "again")
-    assert [child.communicate(timeout=300) and child.returncode for child in last] == [0, 0]
+    assert [child.wait(timeout=300) for child in last] == [0, 0]
     for part in ("model", "ema", "optimizer", "ranks", "chosen"):
         name = f"{part}.safetensors"
         assert difference(last_state(folder / "again", name), last_state(folder / "whole", name)) == 0, part
 
 
-def start_pair(folder: Path, out: Path) -> list["subprocess.Popen[bytes]"]:
-    port = str(free_port())
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "train.program", str(folder / "recipe.yaml"), str(out)],
-            cwd=home(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={
-                **os.environ,
-                **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-                **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(home()), "OMP_NUM_THREADS": "1"},
-            },
-        )
-        for rank in range(NUM_RANKS)
-    ]
+def start_pair(folder: Path, out: Path) -> list[warm.Child]:
+    port = free_port()
+    words = ["-m", "train.program", str(folder / "recipe.yaml"), str(out)]
+    return [warm.start(words, environment=rank_environment(rank, NUM_RANKS, port)) for rank in range(NUM_RANKS)]
 
 
 def test_d5_an_index_that_takes_longer_to_build_than_ranks_wait_for_each_other_ends_none(
@@ -402,7 +382,7 @@ def test_d5_an_index_that_takes_longer_to_build_than_ranks_wait_for_each_other_e
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             fcntl.flock(held, fcntl.LOCK_UN)
-            said = [child.communicate(timeout=300)[1].decode() for child in children]
+            said = [child.communicate(timeout=300)[1] for child in children]
         finally:
             for child in children:
                 child.kill()

@@ -2,10 +2,7 @@
 
 import fcntl
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +16,17 @@ import torch
 from cluster.fan_out.ray_session import ClusterError, ray_session
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.stop_flag import StopFlag
+from cluster.ranks.over_ray import free_port
 from cluster.recipes.load import dump_recipe
-from shards.disk.home import home
+from tests.support import warm
+from tests.support.rank_environment import rank_environment
 from tests.support.small_training import last_state, small_recipe, train_alone, write_sets
 from train.recipe import check_ranks
 from train.session.over_ray import RayOutcome, train_over_ray
 
 pytestmark = pytest.mark.timeout(1200)  # some wait for three commands in turn
 TOLERANCE = 2e-6  # of weights, after six steps in fp32: sums over ranks are taken in another order
-LONG = {"schedule__steps": 400, "schedule__epoch_steps": 200}
+LONG = {"schedule__steps": 150, "schedule__epoch_steps": 75}
 PARTS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 
 
@@ -50,7 +49,7 @@ def test_ray_that_does_not_start_is_said_with_a_way_that_a_training_has(
 def cluster() -> Iterator[dict[str, str]]:
     """What a command needs in its environment to join it."""
     with ray_session(FanOutSpec(workers=2, gpus_per_worker=0), 1):
-        yield {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": str(home())}
+        yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
 @pytest.fixture(scope="module")
@@ -68,31 +67,25 @@ def recipe(**changes: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(cluster: dict[str, str], folder: Path) -> Path:
-    """A training over Ray that nobody disturbed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        outcome = train_over_ray(recipe(), Path("whole"), 2, StopFlag(), lambda line: None)
-    assert (outcome.exit_code, outcome.is_good) == (0, True), outcome.line
+def whole(folder: Path) -> Path:
+    """A training that nobody disturbed; the ranks are started as torchrun would."""
+    port, words = free_port(), ["-m", "train.program", "recipe.yaml", "whole"]
+    ranks = [warm.start(words, folder, rank_environment(rank, 2, port)) for rank in range(2)]
+    assert [rank.wait(timeout=280) for rank in ranks] == [0, 0], ranks[0].said()
     return folder / "whole"
 
 
-def command(folder: Path, out: str, environment: dict[str, str], *overrides: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "sixfold", "train", "recipe.yaml", "--ranks", "2", "--out", out, *overrides],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def command(folder: Path, out: str, environment: dict[str, str], *overrides: str) -> warm.Child:
+    words = ["-m", "sixfold", "train", "recipe.yaml", "--ranks", "2", "--out", out, *overrides]
+    return warm.start(words, folder, environment)
 
 
-def wait_for_steps(out: Path) -> None:
+def wait_for_steps(out: Path, child: warm.Child) -> None:
     deadline = time.monotonic() + 280
     log = out / "log.jsonl"
     while not (log.is_file() and '"kind": "train"' in log.read_text()):
         assert time.monotonic() < deadline
+        assert child.poll() is None, child.said()
         time.sleep(0.02)
 
 
@@ -128,17 +121,17 @@ def test_c1_d11_a_signal_to_the_command_saves_and_the_same_command_goes_on_to_th
     cluster: dict[str, str], folder: Path, whole: Path
 ) -> None:
     child = command(folder, "stopped", cluster)
-    wait_for_steps(folder / "stopped")
+    wait_for_steps(folder / "stopped", child)
     child.send_signal(signal.SIGTERM)
     out, said = child.communicate(timeout=280)
     assert child.returncode == 75, said
-    assert "of 400 (SIGTERM) and saved; the same command goes on" in out
+    assert "of 150 (SIGTERM) and saved; the same command goes on" in out
     (state,) = (folder / "stopped" / "checkpoints").glob("*/state.json")
-    assert 1 <= json.loads(state.read_text())["step"] < 400
+    assert 1 <= json.loads(state.read_text())["step"] < 150
     child = command(folder, "stopped", cluster)
     out, said = child.communicate(timeout=280)
     assert child.returncode == 0, said
-    assert out.startswith("stopped: 400 steps, ")
+    assert out.startswith("stopped: 150 steps, ")
     assert "going on from stopped/checkpoints/step-" in said
     for part in (*PARTS, "ranks.safetensors"):
         again, once = last_state(folder / "stopped", part), last_state(whole, part)
@@ -148,7 +141,7 @@ def test_c1_d11_a_signal_to_the_command_saves_and_the_same_command_goes_on_to_th
 
 def test_b3_ranks_of_a_killed_command_save_and_end(cluster: dict[str, str], folder: Path) -> None:
     child = command(folder, "left", cluster, "schedule.steps=100000", "schedule.epoch_steps=100000")
-    wait_for_steps(folder / "left")
+    wait_for_steps(folder / "left", child)
     ranks = [rank_process("left", rank) for rank in (0, 1)]
     child.kill()
     child.communicate(timeout=60)
@@ -156,9 +149,10 @@ def test_b3_ranks_of_a_killed_command_save_and_end(cluster: dict[str, str], fold
     assert len(list((folder / "left" / "checkpoints").glob("*/state.json"))) == 1
 
 
+@pytest.mark.torture  # the same of any program: tests/cluster/ranks/test_over_ray.py
 def test_d5_a_killed_rank_ends_all_in_time_and_is_named(cluster: dict[str, str], folder: Path) -> None:
     child = command(folder, "killed", cluster, "schedule.steps=100000", "schedule.epoch_steps=100000")
-    wait_for_steps(folder / "killed")
+    wait_for_steps(folder / "killed", child)
     rank_process("killed", 1).kill()
     began = time.monotonic()
     out, said = child.communicate(timeout=280)
@@ -171,6 +165,7 @@ def test_d5_a_killed_rank_ends_all_in_time_and_is_named(cluster: dict[str, str],
     )
 
 
+@pytest.mark.torture  # the same of any program: tests/cluster/ranks/test_over_ray.py
 def test_d5_what_one_rank_finds_ends_all_with_its_line_and_code(cluster: dict[str, str], folder: Path) -> None:
     """Rank 0 alone sees that the folder is taken, before the others are at work."""
     (folder / "taken").mkdir()
@@ -205,7 +200,7 @@ def test_ranks_that_cannot_share_a_recipe_are_refused(ranks: int, changes: dict[
 
 
 def test_a_mistake_is_one_line_and_a_dry_run_says_what_would_be_done(folder: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(home()), "RAY_ADDRESS": "nowhere:1"}
+    environment = {"RAY_ADDRESS": "nowhere:1"}
     rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     child = command(folder, "never", {**environment, **rank})
     assert child.communicate(timeout=200) == (

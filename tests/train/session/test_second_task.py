@@ -1,11 +1,8 @@
 """What a Task inherits from the Session, shown on one of under a hundred lines: `tests.support.brightness`."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +16,9 @@ from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from shards.disk.home import home
 from shards.stream.index import load_index
+from tests.support import warm
 from tests.support.brightness import Brightness
+from tests.support.rank_environment import rank_environment
 from tests.support.small_data_set import write_data_set
 from tests.support.small_training import NEVER, StopAfter, last_state, small_recipe, write_sets
 from train.evaluate.results import read_results
@@ -59,13 +58,8 @@ def brightness(recipe: TrainRecipe, out: Path, looks: int = NEVER) -> TrainOutco
         return train_in_folder(recipe, Brightness(recipe), out, home(), StopAfter(looks), ranks)
 
 
-def started(recipe: Path, out: Path, **environment: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.brightness", str(recipe), str(out)],
-        cwd=home(),
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(home()), "OMP_NUM_THREADS": "1", **environment},
-    )
+def started(recipe: Path, out: Path, environment: dict[str, str]) -> warm.Child:
+    return warm.start(["-m", "tests.support.brightness", str(recipe), str(out)], environment=environment)
 
 
 def lines(out: Path, kind: str) -> list[dict[str, object]]:
@@ -113,7 +107,7 @@ def test_killed_it_goes_on_to_the_same_bits(data: Path, tmp_path: Path) -> None:
     recipe = asked(data, **long, model__drop_path=0.1)
     assert brightness(recipe, tmp_path / "whole").exit_code == 0
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
-    child = started(tmp_path / "recipe.yaml", tmp_path / "run")
+    child = started(tmp_path / "recipe.yaml", tmp_path / "run", {})
     deadline = time.monotonic() + 300
     while len(lines(tmp_path / "run", "saved")) < 5:
         assert time.monotonic() < deadline
@@ -130,20 +124,8 @@ def test_killed_it_goes_on_to_the_same_bits(data: Path, tmp_path: Path) -> None:
 def test_two_ranks_train_what_one_process_trains(data: Path, whole: Path, tmp_path: Path) -> None:
     """The loss has a part over the batches of both ranks together."""
     (tmp_path / "recipe.yaml").write_text(dump_recipe(asked(data, engine__kind="ddp")))
-    port = str(free_port())
-    ranks = [
-        started(
-            tmp_path / "recipe.yaml",
-            tmp_path / "run",
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE="2",
-            LOCAL_WORLD_SIZE="2",
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-        )
-        for rank in range(2)
-    ]
+    port = free_port()
+    ranks = [started(tmp_path / "recipe.yaml", tmp_path / "run", rank_environment(rank, 2, port)) for rank in range(2)]
     assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     assert lines(tmp_path / "run", "started")[0]["ranks"] == 2
     for part in PARTS[:3]:

@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from shards.disk.home import home
 from shards.stream.index import load_index
+from tests.support import warm
 from tests.support.small_data_set import write_data_set
 from tests.support.small_training import NEVER, StopAfter, last_state, measured, small_recipe, train_alone, write_sets
 from train.evaluate.evaluate import Validation, open_set, select
@@ -335,13 +334,8 @@ def test_d12_a_signal_to_the_process_saves_and_ends_with_75(data: Path, tmp_path
     assert lines(tmp_path / "run", "stopped")[0]["reason"] == name
 
 
-def start(recipe: Path, out: Path) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "train.program", str(recipe), str(out)],
-        cwd=home(),
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(home())},
-    )
+def start(recipe: Path, out: Path) -> warm.Child:
+    return warm.start(["-m", "train.program", str(recipe), str(out)])
 
 
 def wait_for(path: Path, text: str) -> None:
