@@ -13,8 +13,12 @@ SWEEP ?= recipes/sweeps/scale.yaml
 
 # one lock for laptops, one for machines with an NVIDIA driver (adds xformers, faiss-gpu, torchao)
 LOCK := $(if $(shell command -v nvidia-smi 2>/dev/null),requirements-gpu.lock,requirements.lock)
+# the caller's own choices of where packages go: set-up touches .venv alone
+unexport UV_SYSTEM_PYTHON UV_PYTHON UV_PROJECT_ENVIRONMENT UV_BREAK_SYSTEM_PACKAGES UV_TARGET UV_PREFIX UV_PROJECT
+unexport VIRTUAL_ENV CONDA_PREFIX PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_REQUIRE_VIRTUALENV PYTHONHOME
 unexport PYTHONDONTWRITEBYTECODE  # each of a hundred programs would compile our packages anew
-READY := .venv/.ready-$(LOCK)
+# a checkout that was moved or copied is set up again: its environment names the old place
+READY := .venv/.ready-$(LOCK)-$(shell pwd | cksum | cut -d ' ' -f 1)
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
@@ -25,10 +29,10 @@ help: ## show this list
 
 $(READY): $(LOCK) pyproject.toml
 	@echo "setting up .venv from $(LOCK) (about a minute with a warm cache; 6 GB with the CUDA libraries)"
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check uv
-	@cp .venv/bin/uv .venv/uv && VIRTUAL_ENV=$(CURDIR)/.venv .venv/uv pip sync --quiet --compile-bytecode $(LOCK)
-	@VIRTUAL_ENV=$(CURDIR)/.venv .venv/uv pip install --quiet --no-deps --editable .
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@cp .venv/bin/uv .venv/uv && .venv/uv pip sync --python .venv/bin/python --quiet --compile-bytecode $(LOCK)
+	@.venv/uv pip install --python .venv/bin/python --quiet --no-deps --editable .
 	@rm -f .venv/.ready-* && touch $@
 
 generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/sandbox SET="key.sub=value"
@@ -84,7 +88,7 @@ sandbox-score: $(READY) ## measure the sandbox's generator and CLIP against thei
 	@$(RUN)python -m sandbox.score
 
 lock: ## resolve the dependencies anew (names, versions, hashes; no address)
-	@test -x .venv/uv || { $(PYTHON) -m venv .venv && .venv/bin/pip install --quiet uv && cp .venv/bin/uv .venv/uv; }
+	@test -x .venv/uv || { "$(PYTHON)" -m venv .venv && .venv/bin/python -m pip install --quiet uv && cp .venv/bin/uv .venv/uv; }
 	@.venv/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra dev --extra s3 \
 		--generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
 	@.venv/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --extra dev --extra s3 --extra gpu \

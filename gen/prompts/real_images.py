@@ -28,13 +28,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from PIL import ImageOps
 
 from shards.disk.data_set import is_data_set
 from shards.disk.home import home
 from shards.disk.jpeg import MAX_PIXELS
 from shards.disk.layout import SUCCESS
-from shards.disk.pictures import DECODERS, is_picture, picture_format
+from shards.disk.pictures import DECODERS, is_picture, picture_format, rgb_pixels
 from shards.disk.safe_text import quoted, redact, visible
 from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
@@ -110,7 +109,7 @@ def decode_picture(data: bytes) -> Image | str:
                 return "too_large"
             if max(width, height) > MAX_SIDE_RATIO * min(width, height):
                 return "too_narrow"
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+            return np.array(rgb_pixels(picture, upright=True))
     except (Picture.DecompressionBombError, Picture.DecompressionBombWarning):
         return "too_large"
     except (OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, KeyError, OverflowError, struct.error):

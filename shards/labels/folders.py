@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from shards.disk.pictures import is_system_folder
 from shards.disk.safe_text import clip, quoted
 from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
 
@@ -65,11 +66,14 @@ class Entry:
     count: int | None = None
 
 
-def class_folder(class_id: int, name: str) -> str:
-    """``(7, "Zebra / crossing")`` -> ``"0007_zebra_crossing"``; never empty, never a path."""
+def class_folder(class_id: int, name: str, digits: int = 4) -> str:
+    """``(7, "Zebra / crossing")`` -> ``"0007_zebra_crossing"``; never empty, never a path.
+
+    ``digits`` of the id, so that names sort by id: of all folders side by side the widest one's, and at least 4.
+    """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii").lower()
     slug = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:LONGEST_SLUG].strip("_")
-    return f"{class_id:04d}_{slug or 'class'}"
+    return f"{class_id:0{max(4, digits)}d}_{slug or 'class'}"
 
 
 def fold_name(name: str) -> str:
@@ -78,9 +82,10 @@ def fold_name(name: str) -> str:
 
 
 def class_folders_in(folder: Path) -> list[str]:
-    """Names of the class folders, sorted; hidden ones are none."""
+    """Names of the class folders, sorted; hidden ones and those of an operating system (``__MACOSX``) are none."""
     with os.scandir(folder) as listing:
-        return sorted(item.name for item in listing if item.is_dir() and not item.name.startswith("."))
+        names = [item.name for item in listing if item.is_dir() and not item.name.startswith(".")]
+    return sorted(name for name in names if not is_system_folder(name))
 
 
 def own_classes(folders: Sequence[str], where: str) -> dict[str, Entry]:
@@ -120,7 +125,9 @@ def match_folders(folders: Sequence[str], classes: Sequence[Known], where: str) 
     found: dict[str, Known] = {}
     taken: dict[int, str] = {}
     for folder in folders:
-        meant = by_word.get(folder) or by_word.get(fold_name(folder))
+        exported = _EXPORTED.fullmatch(folder)
+        plain = f"{int(exported[1]):04d}_{exported[2]}" if exported else folder
+        meant = by_word.get(plain) or by_word.get(fold_name(folder))
         if not meant and _NUMBER.fullmatch(folder):
             meant = by_number.get(int(folder))
         if not meant:

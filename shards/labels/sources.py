@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from shards.disk.data_set import is_data_set
 from shards.disk.home import home
 from shards.disk.layout import SUCCESS
-from shards.disk.pictures import is_picture
+from shards.disk.pictures import picture_format
 from shards.disk.safe_text import quoted, redact
 from shards.disk.store import open_for_reading
 from shards.labels.folders import Entry, class_folders_in, own_classes
@@ -147,7 +147,7 @@ def _read_image_folder(folder: Path) -> list[Entry]:
         raise ValueError(f"{folder}: found no class folders, expected one folder of images per class")
     entries = []
     for name, entry in own_classes(names, str(folder)).items():
-        count = sum(is_picture(file) for _, _, files in os.walk(folder / name) for file in files)
+        count = sum(picture_format(file) is not None for _, _, files in os.walk(folder / name) for file in files)
         if not count:
             raise ValueError(f"{folder / name}: found no images, expected at least one; remove the folder or fill it")
         entries.append(replace(entry, count=count))

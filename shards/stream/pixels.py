@@ -18,7 +18,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from shards.disk.jpeg import MAX_PIXELS
-from shards.disk.pictures import DECODERS
+from shards.disk.pictures import DECODERS, rgb_pixels
 from shards.stream.augment import AugmentSpec, change, crop_box
 from shards.stream.keyed_random import KeyedRandom
 
@@ -103,7 +103,7 @@ def decode_with_pillow(data: Data) -> Pixels:
         picture = Image.open(io.BytesIO(data), formats=DECODERS)
         width, height = picture.size
         _check_size(height, width)
-        return np.asarray(picture.convert("RGB"))
+        return rgb_pixels(picture)
     except (UnreadablePicture, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins answer damaged files with errors of many types

@@ -26,15 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from shards.disk.data_set import is_data_set
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
-from shards.disk.pictures import DECODERS, FORMATS, picture_format
+from shards.disk.pictures import DECODERS, FORMATS, is_system_folder, picture_format, rgb_pixels
 from shards.disk.replace import whole_folder
 from shards.disk.safe_text import clip, quoted
 from shards.disk.store import Store, local_root, open_for_reading, open_store
@@ -87,6 +86,7 @@ class Source:
 def export_image_folder(store: Store, to: Path, choice: Choice) -> Exported:
     """Write the chosen samples as pictures by class. Raises ValueError if one is damaged, and leaves no folder then."""
     selection = select(store, to, choice)
+    digits = len(str(max(selection.census.classes, default=0)))
     with whole_folder(to) as folder, pq.ParquetWriter(folder / METADATA, METADATA_SCHEMA) as metadata:
         for shard in selection.shards():
             table = selection.rows(shard, [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS])
@@ -95,7 +95,7 @@ def export_image_folder(store: Store, to: Path, choice: Choice) -> Exported:
             for row, jpeg in zip(rows, read_jpegs(store, shard, rows), strict=True):
                 if isinstance(jpeg, str):
                     raise ValueError(f"{store.url}: sample {row['key']}: {jpeg}; nothing was exported")
-                names.append(f"{class_folder(row['class_id'], row['class_name'])}/{row['key']}.jpg")
+                names.append(f"{class_folder(row['class_id'], row['class_name'], digits)}/{row['key']}.jpg")
                 target = folder / names[-1]
                 target.parent.mkdir(exist_ok=True)
                 target.write_bytes(jpeg)
@@ -169,6 +169,7 @@ def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple
     facts = _read_metadata(folder / METADATA)
     sources = []
     ignored = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != METADATA)
+    ignored += sorted(f"{path.name}/" for path in folder.iterdir() if is_system_folder(path.name))
     for sub_folder in sub_folders:
         one = known[sub_folder]
         for path in _files_below(folder / sub_folder):
@@ -272,7 +273,7 @@ def _as_jpeg(
         if is_plain and is_upright and (source_type is None or read_source_type(data) is not None):
             decode_jpeg(data)
             return data, (height, width), (height, width)
-        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        pixels = rgb_pixels(image, upright=True)
     jpeg = encode_jpeg(pixels, quality, "444", source_type)
     return jpeg, (pixels.shape[0], pixels.shape[1]), (height, width)
 

@@ -183,8 +183,8 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "half.jpg": (jpeg[: len(jpeg) // 2], "failed_to_decode"),
         "strip.png": (png((0, 0, 0), (1, 900)), "too_narrow"),
         "bomb.png": (bomb, "too_large"),
-        "old.bmp": (saved(Picture.new("RGB", (4, 4)), "BMP"), "unsupported_format"),
-        "bmp.png": (saved(Picture.new("RGB", (4, 4)), "BMP"), "failed_to_decode"),
+        "scan.tif": (saved(Picture.new("RGB", (4, 4)), "TIFF"), "unsupported_format"),
+        "tif.png": (saved(Picture.new("RGB", (4, 4)), "TIFF"), "failed_to_decode"),
     }
 
 

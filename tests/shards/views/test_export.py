@@ -19,7 +19,7 @@ from shards.disk.jpeg import decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SAMPLE_SCHEMA
 from shards.disk.store import FolderStore, Store, open_for_reading, open_store
 from shards.labels.classes import Class, ClassSpec, load_classes
-from shards.labels.folders import class_folder
+from shards.labels.folders import class_folder, class_folders_in, own_classes
 from shards.set.manifest import read_member, read_table, scan_records
 from shards.views.census import subset_of
 from shards.views.export import Choice, Exported, export_dali, export_hugging_face, export_open_clip, export_timm
@@ -564,6 +564,22 @@ def test_a_picture_that_claims_to_be_huge_is_refused_from_its_header_h7(tmp_path
     assert import_image_folder(tmp_path / "photos", str(tmp_path / "set")).num_failed == 1
     store = open_for_reading(str(tmp_path / "set"))
     assert "pixels" in "".join(row["error_message"] or "" for row in read_table(store, [0]).to_pylist())
+
+
+def test_exported_folders_of_ids_with_five_digits_sort_by_id(tmp_path: Path) -> None:
+    """As torchvision numbers them; with four digits 10000 would stand before 3."""
+    ids = (3, 9_999, 10_000)
+    store = write_data_set(
+        tmp_path / "set",
+        num_shards=1,
+        num_slots=6,
+        num_rejected=0,
+        change=lambda shard, index, row: {**row, "class_id": ids[index % 3], "class_name": "crane"},
+    )
+    export_image_folder(store, tmp_path / "folder", Choice())
+    folders = class_folders_in(tmp_path / "folder")
+    assert [int(name.partition("_")[0]) for name in folders] == list(ids)
+    assert [one.id for one in own_classes(folders, "here").values()] == list(ids)
 
 
 @given(class_id=st.integers(0, 10**9 - 1), name=st.one_of(st.sampled_from(PAYLOADS), st.text()))

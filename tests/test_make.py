@@ -1,0 +1,101 @@
+"""What `make` does to a machine: it sets up the environment of the checkout, wherever that lies, and no other."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from shards.disk.home import home
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed here")
+# where packages would go instead, for pip and for uv
+ELSEWHERE = {
+    **dict.fromkeys(("VIRTUAL_ENV", "CONDA_PREFIX", "UV_PYTHON", "UV_PROJECT_ENVIRONMENT", "UV_TARGET"), "/elsewhere"),
+    **dict.fromkeys(("UV_PREFIX", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PYTHONHOME"), "/elsewhere"),
+    **dict.fromkeys(("UV_SYSTEM_PYTHON", "UV_BREAK_SYSTEM_PACKAGES", "PIP_USER", "PIP_REQUIRE_VIRTUALENV"), "1"),
+}
+# Simulated: a Python and a uv that write down how they were called, since a real set-up takes gigabytes.
+RECORDER = """#!{python} -I
+import json, os, shutil, sys
+from pathlib import Path
+with open({log!r}, "a") as log:
+    log.write(json.dumps([sys.argv, dict(os.environ)]) + "\\n")
+if sys.argv[1:3] == ["-m", "venv"]:
+    Path(".venv/bin").mkdir(parents=True, exist_ok=True)
+    shutil.copy(__file__, ".venv/bin/python")
+if sys.argv[1:4] == ["-m", "pip", "install"]:
+    shutil.copy(__file__, ".venv/bin/uv")
+"""
+
+
+class Checkout:
+    """A folder with our Makefile and locks, and what was called there."""
+
+    def __init__(self, folder: Path, tools: Path) -> None:
+        folder.mkdir(parents=True)
+        tools.mkdir()
+        for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-gpu.lock"):
+            shutil.copy(home() / name, folder)
+        self.folder = folder
+        self.log = tools / "calls.jsonl"
+        self.python = tools / "python"
+        python = os.path.realpath("/proc/self/exe")
+        self.python.write_text(RECORDER.format(python=python, log=str(self.log)))
+        self.python.chmod(0o755)
+
+    def make(self, **environment: str) -> list[list[str]]:
+        """The words of each call during `make test`. None of them may have heard of an environment elsewhere."""
+        self.log.unlink(missing_ok=True)
+        said = subprocess.run(
+            ["make", "test", f"PYTHON={self.python}"],
+            cwd=self.folder,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert said.returncode == 0, said.stdout + said.stderr
+        calls = [json.loads(line) for line in self.log.read_text().splitlines()]
+        assert not {name for _, heard in calls for name in heard} & ELSEWHERE.keys()
+        return [words for words, _ in calls]
+
+
+def set_ups(calls: list[list[str]]) -> int:
+    return sum(words[1:3] == ["-m", "venv"] for words in calls)
+
+
+@pytest.mark.parametrize("name", ["plain", "with a blank", "Übung 'one' $HOME \"two\""])
+def test_set_up_touches_the_environment_of_the_checkout_alone_wherever_it_lies(tmp_path: Path, name: str) -> None:
+    calls = Checkout(tmp_path / name, tmp_path / "tools").make(**ELSEWHERE)
+    assert set_ups(calls) == 1
+    installs = [words for words in calls if words[0].endswith("/uv")]
+    assert [words[2] for words in installs] == ["sync", "install"]
+    for words in installs:
+        assert words[words.index("--python") + 1] == ".venv/bin/python"
+    assert calls[-1][:3] == [".venv/bin/python", "-m", "pytest"]
+
+
+def test_what_is_set_up_is_not_set_up_again(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "here", tmp_path / "tools")
+    checkout.make()
+    assert [words[1:3] for words in checkout.make()] == [["-m", "pytest"]]
+
+
+def test_an_environment_without_pip_is_completed(tmp_path: Path) -> None:
+    """It was left by a set-up that was interrupted."""
+    checkout = Checkout(tmp_path / "here", tmp_path / "tools")
+    half = checkout.folder / ".venv" / "bin" / "python"
+    half.parent.mkdir(parents=True)
+    half.write_text("#!/bin/sh\nexit 1\n")
+    half.chmod(0o755)
+    assert set_ups(checkout.make()) == 1
+
+
+def test_a_checkout_that_was_moved_is_set_up_again(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "old", tmp_path / "tools")
+    checkout.make()
+    checkout.folder = checkout.folder.rename(tmp_path / "new")
+    assert [words[2] for words in checkout.make() if words[0].endswith("/uv")] == ["sync", "install"]
