@@ -506,20 +506,22 @@ def kill_workers_while_running(
     killed: list[int] = []
 
     def kill() -> None:
-        while len(killed) < num_kills and process.poll() is None:
-            family = psutil.Process(process.pid).children(recursive=True) if psutil.pid_exists(process.pid) else []
-            # Ray's own helpers are called ray::DashboardAgent and the like; without them the node is gone
-            busy = [child for child in family if is_worker(child) and child.cpu_times().user > min_cpu_s]
-            if busy:
-                victim = rng.choice(busy)
-                victim.kill()
-                killed.append(victim.pid)
+        driver = psutil.Process(process.pid)
+        while len(killed) < num_kills and driver.is_running():
             time.sleep(rng.uniform(0.1, 0.6))
+            with contextlib.suppress(psutil.Error):  # whoever is looked at may end meanwhile
+                # Ray's own helpers are called ray::DashboardAgent and the like; without them the node is gone
+                family = [child for child in driver.children(recursive=True) if is_worker(child)]
+                busy = [child for child in family if child.cpu_times().user > min_cpu_s]
+                if busy:
+                    victim = rng.choice(busy)
+                    victim.kill()
+                    killed.append(victim.pid)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     said, errors = process.communicate(timeout=1500)
     killer.join(timeout=30)
     assert process.returncode == 0, said + errors
-    assert len(killed) >= 1, "the run ended before anybody was killed"
+    assert len(killed) >= 1, f"the run ended before anybody was killed; it said: {said + errors}"
     return len(killed)

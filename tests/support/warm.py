@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -48,6 +49,7 @@ class Child:
     def __init__(self, connection: socket.socket, out: int, err: int) -> None:
         self._connection = connection
         self._out, self._err = out, err
+        self._reading = threading.Lock()
         self.returncode: int | None = None
         self.pid = int(self._heard())
 
@@ -58,21 +60,18 @@ class Child:
         return said.decode()
 
     def poll(self) -> int | None:
-        """The exit code, negative for the signal that ended it; None while it runs."""
-        with contextlib.suppress(BlockingIOError, TimeoutError):
+        """The exit code, negative for the signal that ended it; None while it runs. Any thread may ask."""
+        with contextlib.suppress(TimeoutError):
             self.wait(0)
         return self.returncode
 
     def wait(self, timeout: float) -> int:
         """The exit code. Raises TimeoutError after `timeout` seconds."""
-        if self.returncode is None:
-            self._connection.settimeout(timeout)
-            try:
+        if self.returncode is None and not select.select([self._connection], [], [], timeout)[0]:
+            raise TimeoutError(f"process {self.pid} still runs after {timeout} s; it said: {self.said()[-2000:]}")
+        with self._reading:
+            if self.returncode is None:
                 self.returncode = int(self._heard())
-            except TimeoutError:
-                said = self.said()[-2000:]
-                raise TimeoutError(f"process {self.pid} still runs after {timeout} s; it said: {said}") from None
-            self._connection.close()
         return self.returncode
 
     def communicate(self, timeout: float) -> tuple[str, str]:
