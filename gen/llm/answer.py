@@ -29,7 +29,7 @@ def read_answer(said: Said, schema: Mapping[str, Any]) -> str:
     """The first JSON value in the text that fits the schema, as canonical JSON. Raises BadAnswer if none does."""
     from jsonschema import Draft202012Validator
 
-    text = said.text.rpartition("</think>")[2].strip()
+    text = _behind_thoughts(said.text.strip())
     if said.is_refused:
         raise BadAnswer("refused", said.text)
     validator = Draft202012Validator(schema)
@@ -52,6 +52,15 @@ def read_answer(said: Said, schema: Mapping[str, Any]) -> str:
     if not reason:
         raise BadAnswer("refused" if _REFUSAL.match(text) else "not_json", said.text)
     raise BadAnswer(reason, said.text)
+
+
+def _behind_thoughts(text: str) -> str:
+    """What follows a reasoning model's thoughts; a text that is one JSON value is all of it, whatever its strings say."""
+    try:
+        _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return text.rpartition("</think>")[2].strip()
+    return text
 
 
 def _values(text: str, num_places: int) -> Iterator[Any]:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cluster.recipes.load import canonical_json
@@ -50,6 +50,8 @@ def test_every_other_text_has_a_reason(text: str, is_cut: bool) -> None:
 
 
 @given(containers)
+@example(["</think>"])
+@example({"0": [["</think>"]], "": []})
 @settings(max_examples=100, deadline=None)
 def test_one_value_is_written_in_one_way(value: Any) -> None:
     written = read_answer(Said(json.dumps(value, indent=2)), ANY)
