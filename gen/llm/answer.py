@@ -55,7 +55,7 @@ def read_answer(said: Said, schema: Mapping[str, Any]) -> str:
 
 
 def _behind_thoughts(text: str) -> str:
-    """What follows a reasoning model's thoughts; a text that is one JSON value is all of it, whatever its strings say."""
+    """What follows a reasoning model's thoughts; all of a text that is one JSON value, whatever its strings say."""
     try:
         _DECODER.decode(text)
     except (ValueError, RecursionError):
