@@ -37,14 +37,6 @@ EXPLAINED = {
     errno.ENOSPC: "found no room there; make some, and run the same command again",
     errno.EDQUOT: "found no room there; make some, and run the same command again",
 }
-app = typer.Typer(
-    name="sixfold",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    help="From a list of class names to a training set several times the size of your real one, on every GPU you have.",
-)
 
 
 def check_home(root: Path) -> None:
@@ -68,8 +60,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def options(
+def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks instead of one line.")] = False,
     version: Annotated[
         bool,
@@ -91,6 +82,15 @@ def command_line() -> typer.Typer:
     from shards.verbs import export, repair, show, status, verify
     from train.verbs import report, sweep, train
 
+    app = typer.Typer(
+        name="sixfold",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        rich_markup_mode="markdown",
+        help="From a list of class names to a training set several times the size of your real one, on every GPU you have.",
+    )
+    app.callback()(_options)
     for verb in (
         *(generate, meanings, prompts, plan, verify, repair, show, export),
         *(train, sweep, report, status, doctor),

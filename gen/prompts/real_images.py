@@ -100,7 +100,7 @@ def read_real(
 def decode_picture(data: bytes) -> Image | str:
     """RGB pixels, the right way up; a `str` is the reason why there are none.
 
-    Size is judged from the header, before anything is allocated; JPEG, PNG and WebP are the only decoders opened.
+    Size is judged from the header, before anything is allocated; only shards.disk.pictures' decoders are opened.
     """
     try:
         with Picture.open(io.BytesIO(data), formats=DECODERS) as picture:

@@ -20,8 +20,8 @@ FORMATS = {  # of two pictures of a sample the first
 DECODERS = tuple(dict.fromkeys(FORMATS.values()))
 _OTHER_KINDS = frozenset({".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".pfm"})
 _SYSTEM_FOLDERS = frozenset({"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"})
-_PLAIN = frozenset({"1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV"})  # modes whose values have 8 bits or fewer
-_WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+_PLAIN = frozenset({"1", "L", "P", "RGB", "CMYK"})  # Pillow's modes of 8 bits or fewer, as our decoders give them
+_WITH_ALPHA = frozenset({"LA", "PA", "RGBA"})
 
 
 def is_picture(name: str | os.PathLike[str]) -> bool:
@@ -49,12 +49,12 @@ def rgb_pixels(picture: "Image", upright: bool = False) -> np.ndarray:
     from PIL import Image as pil
     from PIL import ImageOps
 
-    is_deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
+    is_deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM")
     picture = ImageOps.exif_transpose(picture) if upright else picture
     mode = picture.mode
     if is_deep:
-        deep = np.asarray(picture).astype(np.int64)
-        grey = np.clip((deep * 255 + 32_767) // 65_535, 0, 255).astype(np.uint8)
+        deep = np.asarray(picture).astype(np.uint32)
+        grey = ((deep * 255 + 32_767) // 65_535).astype(np.uint8)
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
     if mode in _WITH_ALPHA or "transparency" in picture.info:
         layered = picture.convert("RGBA")

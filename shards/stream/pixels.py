@@ -1,6 +1,6 @@
 """Bytes of a picture into pixels of a training or evaluation batch.
 
-In: the bytes of a JPEG, PNG or WebP file (bytes or a view of them), the side of the result in pixels; for training an
+In: the bytes of a picture file (bytes or a view of them), the side of the result in pixels; for training an
 `AugmentSpec` and the sample's own `KeyedRandom`. Out: uint8 RGB [side, side, 3]. On disk: nothing.
 
 Training decodes with simplejpeg's fast settings and resizes with OpenCV. Evaluation decodes and resizes with Pillow, so
@@ -63,7 +63,8 @@ def eval_pixels(data: Data, size_px: int, crop_pct: float) -> Pixels:
     """Short side to size_px / crop_pct by Pillow's bicubic filter, then the centre, [size_px, size_px, 3].
 
     Equal in every value to `timm.data.create_transform(size_px, is_training=False, interpolation="bicubic",
-    crop_pct=crop_pct)` before its normalisation. Raises `UnreadablePicture`.
+    crop_pct=crop_pct)` before its normalisation, but for 16-bit and transparent pictures: `shards.disk.pictures` says
+    what becomes of those. Raises `UnreadablePicture`.
     """
     from PIL import Image
 

@@ -16,6 +16,7 @@ from cluster.ranks.place import find_place
 from cluster.recipes.load import load_recipe
 from shards.disk.home import home
 from tests.support.faulty_disk import DISKS
+from tests.support.rank_environment import rank_environment
 from tests.support.small_training import StopAfter
 from train.recipe import TrainRecipe
 from train.run import train
@@ -25,14 +26,7 @@ NUM_RANKS = 2
 
 def main(rank: int, folder: Path) -> None:
     for job in json.loads((folder / "jobs.json").read_text()):
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(NUM_RANKS),
-            "LOCAL_WORLD_SIZE": str(NUM_RANKS),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(job["port"]),
-        }
+        os.environ |= rank_environment(rank, NUM_RANKS, job["port"])
         began = time.monotonic()
         try:
             with Ranks(find_place(os.environ)) as ranks:

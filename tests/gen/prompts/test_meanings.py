@@ -455,7 +455,7 @@ def test_another_process_gives_the_same_bytes(ten: list[Class], lexicon: Lexicon
         "classes = load_classes(ClassSpec(source='sandbox'))\n"
         "sys.stdout.buffer.write(dump_meanings(choose_meanings(classes, spec, load_lexicon('sandbox'), None, 0)))\n"
     )
-    spec = by_clip(max_images=5)
+    spec = by_clip()
     done = subprocess.run(
         [sys.executable, "-c", program, spec.model_dump_json()], capture_output=True, timeout=120, check=True
     )

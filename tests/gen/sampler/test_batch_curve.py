@@ -166,7 +166,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_curve_is_measured_once_for_the_same_settings_on_a_machine(model: Path, tmp_path: Path, short: None) -> None:
-    spec = SamplerSpec(model=str(model), steps=1, size_px=32, device="cpu", batch="auto").decided(False)
+    spec = SamplerSpec(model=str(model), steps=1, size_px=64, device="cpu", batch="auto").decided(False)
     calls: list[int] = []
     beat: Callable[[], None] = lambda: calls.append(1)  # noqa: E731
     first = find_batch(spec, tmp_path, 1.0, beat)
@@ -188,7 +188,7 @@ def test_a_curve_is_measured_once_for_the_same_settings_on_a_machine(model: Path
 
 
 def test_a_measurement_survives_a_cache_that_cannot_be_written(model: Path, tmp_path: Path, short: None) -> None:
-    spec = SamplerSpec(model=str(model), steps=1, size_px=32, device="cpu", batch="auto").decided(False)
+    spec = SamplerSpec(model=str(model), steps=1, size_px=64, device="cpu", batch="auto").decided(False)
     find_batch(spec, tmp_path, 1.0, lambda: None)
     for file in tmp_path.glob("*.json"):
         file.unlink()

@@ -57,7 +57,7 @@ def test_every_door_asks_the_same_test(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", ["verify", "repair"])
 def test_tars_that_others_wrote_are_not_called_damaged_and_nothing_is_left_among_them(tmp_path: Path, verb) -> None:
     write_foreign(tmp_path / "foreign", [0, 1], "00000.tar")
-    done = CliRunner().invoke(sixfold.app, [verb, str(tmp_path / "foreign")])
+    done = CliRunner().invoke(sixfold.command_line(), [verb, str(tmp_path / "foreign")])
     assert isinstance(done.exception, ValueError)
     assert "found no shards, expected a data set" in str(done.exception)
     assert os.listdir(tmp_path / "foreign") == ["00000.tar"]

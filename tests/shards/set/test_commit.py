@@ -257,7 +257,7 @@ def test_a1_a_thousand_kills_lose_and_double_nothing(tmp_path: Path) -> None:
 
 
 def test_a13_of_two_attempts_at_once_exactly_one_wins_and_both_know_it(tmp_path: Path) -> None:
-    run_children("races", tmp_path, 40)
+    run_children("races", tmp_path, 100)
 
 
 @pytest.mark.torture
@@ -266,7 +266,7 @@ def test_a13_a_thousand_races_have_a_thousand_winners(tmp_path: Path) -> None:
 
 
 def test_a27_a_thousand_units_need_no_more_descriptors_than_one(tmp_path: Path) -> None:
-    run_children("descriptors", tmp_path, 60)
+    run_children("descriptors", tmp_path, 150)
 
 
 def run_children(mode: str, path: Path, times: int) -> None:

@@ -288,10 +288,10 @@ def random_layout(rng: random.Random) -> tuple[list[list[int]], list[int], int, 
 
 
 def test_d4_quotas_are_exact_in_every_group_of_every_rank() -> None:
-    """Uneven and empty shards, fewer shards than ranks: 100 random layouts."""
+    """Uneven and empty shards, fewer shards than ranks: 300 random layouts."""
     print(f"SIXFOLD_ORDER_SEED={SEED}")
     rng = random.Random(SEED)
-    for _ in range(100):
+    for _ in range(300):
         check_quotas(*random_layout(rng))
 
 

@@ -357,7 +357,7 @@ def test_every_text_colour_stands_out_from_every_ground_in_light_and_dark() -> N
 def test_j7_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     peaks = []
     for num_shards in (3, 12):
-        store = write_data_set(tmp_path / f"set{num_shards}", num_shards=num_shards, num_slots=30, num_rejected=5)
+        store = write_data_set(tmp_path / f"set{num_shards}", num_shards=num_shards, num_slots=60, num_rejected=10)
         write_gallery(store, tmp_path / "warm", images_per_class=9)  # imports and template caches
         peaks.append(peak_bytes(lambda turn, store=store: write_gallery(store, tmp_path / f"{store.root.name}-{turn}")))
     assert peaks[1] < 1.5 * peaks[0], peaks
