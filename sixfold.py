@@ -88,7 +88,8 @@ def command_line() -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
         rich_markup_mode="markdown",
-        help="From a list of class names to a training set several times the size of your real one, on every GPU you have.",
+        help="From a list of class names to a training set several times the size of your real one, on every GPU you "
+        "have.",
     )
     app.callback()(_options)
     for verb in (
