@@ -153,6 +153,8 @@ def export(
             f"{counted(done.num_samples, 'image')} in {counted(done.num_shards, 'shard')} in {out}; "
             f"{done.num_failed:,} not readable"
         )
+        if done.ignored:
+            typer.echo(f"left out: {done.left_out()}")
         raise typer.Exit(EXIT_INCOMPLETE if done.num_failed else 0)
     if licence is not None:
         raise ValueError("--licence is written when pictures become shards; give it with --to shards only")

@@ -21,9 +21,10 @@ import io
 import json
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -35,7 +36,7 @@ from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, 
 from shards.disk.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
 from shards.disk.pictures import DECODERS, FORMATS, is_system_folder, picture_format, rgb_pixels
 from shards.disk.replace import whole_folder
-from shards.disk.safe_text import clip, quoted
+from shards.disk.safe_text import clip, quoted, visible
 from shards.disk.store import Store, local_root, open_for_reading, open_store
 from shards.labels.classes import Class
 from shards.labels.folders import (
@@ -64,7 +65,12 @@ class Imported:
     num_samples: int
     num_failed: int
     num_already_there: int  # shards that an earlier import of the same folder had finished
-    ignored: tuple[str, ...]  # files that are no pictures
+    ignored: tuple[str, ...]  # files that are no pictures of a kind we read, and folders of an operating system
+
+    def left_out(self) -> str:
+        """``"2 .tif, 1 .txt, 1 __MACOSX/"``: what was not read, by suffix, most first; "" for nothing."""
+        kinds = Counter(map(_kind_of_file, self.ignored))
+        return ", ".join(f"{count:,} {visible(kind)[:20]}" for kind, count in kinds.most_common(10))
 
 
 @dataclass(frozen=True)
@@ -276,6 +282,14 @@ def _as_jpeg(
         pixels = rgb_pixels(image, upright=True)
     jpeg = encode_jpeg(pixels, quality, "444", source_type)
     return jpeg, (pixels.shape[0], pixels.shape[1]), (height, width)
+
+
+def _kind_of_file(name: str) -> str:
+    """``"a/b.TIF"`` -> ``".tif"``; ``"._*.png"`` for what macOS leaves beside a picture; folders by name."""
+    path = PurePosixPath(name)
+    if name.endswith("/"):
+        return name
+    return ("._*" if path.name.startswith("._") else "") + path.suffix.lower() or "without a suffix"
 
 
 def _digest(text: str) -> str:

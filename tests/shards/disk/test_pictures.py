@@ -156,6 +156,8 @@ def test_what_an_operating_system_leaves_is_no_class_and_no_picture(tmp_path: Pa
     pictures, left_out = find_pictures(tmp_path)
     assert sorted(one.name for one in pictures) == ["crane/a.png", "zebra/b.bmp"]
     assert left_out == ["@eaDir/", "__MACOSX/", "crane/._a.png"]
+    imported = import_image_folder(tmp_path, str(tmp_path.parent / "set"))
+    assert imported.left_out() == "1 @eaDir/, 1 __MACOSX/, 1 ._*.png"
     assert is_system_folder("__MACOSX")
     assert not is_system_folder("macosx")
 
