@@ -103,7 +103,7 @@ def command_line() -> typer.Typer:
 def _recipe_of_another_verb(error: "RecipeError") -> str:
     """What the error says, or, of a recipe that fits another verb better, which verb that is."""
     from cluster.recipes.load import kind_of
-    from gen.recipe import Recipe
+    from gen.run.recipe import Recipe
     from train.recipe import TrainRecipe
     from train.sweep.plan import SweepSpec
 

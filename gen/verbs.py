@@ -33,10 +33,10 @@ def generate(
     Example: `sixfold generate recipes/sandbox.yaml --scale 6x --out out/sandbox-20 sampler.steps=20`
     """
     from cluster.process.stop_flag import StopFlag
-    from gen.describe import describe
     from gen.make.plan import parse_scale
-    from gen.recipe import Recipe
-    from gen.run import run
+    from gen.run.describe import describe
+    from gen.run.recipe import Recipe
+    from gen.run.run import run
     from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])])
@@ -75,7 +75,7 @@ def meanings(
     from cluster.process.stop_flag import StopFlag
     from gen.prompts.meanings import TABLE_COLUMNS, meaning_table, write_meanings
     from gen.prompts.write import meanings_only
-    from gen.recipe import Recipe
+    from gen.run.recipe import Recipe
     from shards.disk.safe_text import visible
     from shards.labels.classes import load_classes
 
@@ -115,7 +115,7 @@ def prompts(
     from gen.prompts.diversity_page import write_page
     from gen.prompts.table import PromptTable
     from gen.prompts.write import PROMPTS, measure_prompts, write_prompts
-    from gen.recipe import Recipe
+    from gen.run.recipe import Recipe
     from shards.disk.safe_text import visible
     from shards.labels.classes import load_classes
 
@@ -153,9 +153,9 @@ def plan(
 
     Example: `sixfold plan recipes/imagenet-sd15-6x.yaml --scale 6x --dry-run`
     """
-    from gen.describe import describe, walk_plan
     from gen.make.plan import parse_scale
-    from gen.recipe import Recipe
+    from gen.run.describe import describe, walk_plan
+    from gen.run.recipe import Recipe
     from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, overrides or ())

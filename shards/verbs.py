@@ -47,7 +47,7 @@ def verify(
     if report.damages:
         raise typer.Exit(EXIT_INCOMPLETE)
     if regenerate:
-        from gen.remake import regenerate_images
+        from gen.run.remake import regenerate_images
 
         compared = regenerate_images(store, regenerate, seed)
         others = [one for one in compared if not one.same_bytes]

@@ -14,10 +14,10 @@ LONGEST = (
     *(
         "train/session/test_over_ray.py",
         "train/model/test_engine.py",
-        "gen/test_run.py",
+        "gen/run/test_run.py",
         "gen/sampler/test_fast_path.py",
     ),
-    *("cluster/fan_out/test_ray.py", "gen/test_hostile_names.py", "train/sweep/test_sweep.py"),
+    *("cluster/fan_out/test_ray.py", "gen/run/test_hostile_names.py", "train/sweep/test_sweep.py"),
     *("cluster/ranks/test_over_ray.py", "docs/test_bench_gpu.py", "train/session/test_second_task.py"),
     *("train/session/test_session.py", "gen/prompts/test_write.py", "shards/views/test_readers.py"),
     *("cluster/ranks/test_group.py", "gen/sampler/test_families.py", "shards/set/test_commit.py"),

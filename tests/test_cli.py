@@ -18,7 +18,7 @@ import shards.set.verify
 import sixfold
 from cluster.recipes.load import load_recipe
 from docs.bench.cli_reference import PAGE, reference
-from gen.recipe import Recipe
+from gen.run.recipe import Recipe
 from shards.disk.home import home
 from shards.disk.store import FolderStore
 from shards.set.commit import recover
@@ -306,7 +306,7 @@ def test_c1_a_stop_while_a_sweep_makes_its_data_is_exit_75(
         os.kill(os.getpid(), signal.SIGTERM)
         return recover(store)
 
-    monkeypatch.setattr("gen.run.recover", recover_then)
+    monkeypatch.setattr("gen.run.run.recover", recover_then)
     monkeypatch.chdir(tmp_path)
     base = f"base={HOME / 'recipes/sandbox-train.yaml'}"
     small = {

@@ -15,7 +15,7 @@ from tests.support.small_data_set import write_data_set
 
 ROOT = home()
 # Who may import whom, room by room, from the bottom up. A name without a dot is a whole package. Files that lie beside
-# the rooms of a package (`gen.run`) are rooms of their own.
+# the rooms of a package (`train.run`) are rooms of their own.
 SHARDS = {"shards.disk", "shards.labels", "shards.set", "shards.stream", "shards.views"}
 CLUSTER = {
     "cluster.code",
@@ -48,15 +48,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gen.prompts": {*BELOW_GEN, "gen.llm", "gen.model", "gen.names", "gen.wording"},
     "gen.make": {"shards.disk", "shards.set", "cluster.fan_out", "cluster.process"},
     "gen.sampler": {*BELOW_GEN, "gen.make", "gen.model", "gen.prompts"},
-    "gen.auto": {*BELOW_GEN, "gen.sampler"},
-    "gen.recipe": {*BELOW_GEN, "gen.llm", "gen.make", "gen.model", "gen.prompts", "gen.sampler", "gen.wording"},
-    "gen.outcome": {*BELOW_GEN, "gen.make"},
-    "gen.describe": {*BELOW_GEN, "gen.make", "gen.outcome", "gen.prompts", "gen.recipe"},
-    "gen.output": {*BELOW_GEN, "gen.make", "gen.outcome", "gen.prompts", "gen.recipe"},
-    "gen.remake": {*BELOW_GEN, "gen.make", "gen.output", "gen.prompts", "gen.recipe", "gen.sampler"},
     "gen.run": {
         *BELOW_GEN,
-        *("gen.auto", "gen.make", "gen.outcome", "gen.output", "gen.prompts", "gen.recipe", "gen.sampler"),
+        *("gen.llm", "gen.make", "gen.model", "gen.prompts", "gen.sampler", "gen.wording"),
     },
     "retrieve": {*BELOW_GEN, "gen.make", "gen.model"},
     "train.model": {*BELOW_GEN, "gen.model", "gen.names"},

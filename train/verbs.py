@@ -153,8 +153,8 @@ def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
     """A data set that a sweep needs; raises unless it is whole, Draining if `stop` ended it before."""
     from cluster.process.exit import EXIT_AGAIN, Draining
     from gen.make.plan import parse_scale
-    from gen.recipe import Recipe
-    from gen.run import run
+    from gen.run.recipe import Recipe
+    from gen.run.run import run
 
     recipe = load_recipe(make.recipe, Recipe, make.overrides)
     typer.echo(f"data: {make.out}: {make.recipe} at {make.scale}")

@@ -25,7 +25,7 @@ from cluster.fan_out.work import Beat, FanOutSpec, Worker
 from cluster.process.stop_flag import StopFlag
 from gen.prompts.table import PromptTable
 from gen.prompts.write import write_prompts
-from gen.recipe import Recipe, read_recipe
+from gen.run.recipe import Recipe, read_recipe
 from shards.disk.home import home
 from shards.disk.record import JSON
 from shards.disk.replace import replace_file

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from docs.bench.measure import Line, Result, Size, alternate
 from gen.make.plan import Plan, sample_seed
-from gen.recipe import read_recipe
+from gen.run.recipe import read_recipe
 from shards.disk.home import home
 from shards.labels.classes import load_classes
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docs.bench.measure import Line, Result, Size, ratios
-from gen.recipe import Recipe, read_recipe
+from gen.run.recipe import Recipe, read_recipe
 from shards.disk.home import home
 from shards.disk.store import open_for_reading
 from shards.set.manifest import iter_tables, scan_records

@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 
 
 class TextSettings(Protocol):
-    """The part of a recipe that decides the texts of a run (`gen.recipe.Recipe` has all of it)."""
+    """The part of a recipe that decides the texts of a run (`gen.run.recipe.Recipe` has all of it)."""
 
     @property
     def seed(self) -> int: ...

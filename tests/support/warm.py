@@ -36,7 +36,7 @@ from shards.disk.home import home
 
 PRELOADED = [
     *("torch", "torchvision", "diffusers", "transformers", "timm", "deepspeed", "sixfold"),
-    *("gen.run", "gen.sampler.sampler", "gen.make.regenerate", "gen.prompts.write", "shards.views.gallery"),
+    *("gen.run.run", "gen.sampler.sampler", "gen.make.regenerate", "gen.prompts.write", "shards.views.gallery"),
     *("train.run", "train.program", "train.sweep.run"),
 ]
 START_S = 120.0

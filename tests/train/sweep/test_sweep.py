@@ -471,7 +471,7 @@ def test_the_digests_of_a_recipe_are_those_of_its_data_and_missing_and_growing_d
 
 @pytest.mark.parametrize("path", sorted((REPO / "recipes" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_sweep_reads_and_its_data_sets_have_valid_recipes(path, monkeypatch):
-    from gen.recipe import read_recipe
+    from gen.run.recipe import read_recipe
 
     monkeypatch.chdir(REPO)
     spec = load_recipe(path, SweepSpec)

@@ -24,12 +24,12 @@ import pytest
 
 from cluster.process.lease import writer_of
 from cluster.process.stop_flag import StopFlag
-from gen.describe import describe
-from gen.outcome import GenerateOutcome
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
-from gen.recipe import read_recipe
-from gen.remake import regenerate_images
-from gen.run import run
+from gen.run.describe import describe
+from gen.run.outcome import GenerateOutcome
+from gen.run.recipe import read_recipe
+from gen.run.remake import regenerate_images
+from gen.run.run import run
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from shards.disk.home import home

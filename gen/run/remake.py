@@ -10,9 +10,9 @@ from cluster.recipes.folder import changes, listing
 from cluster.recipes.load import RecipeError, parse_recipe
 from gen.make.refill import UnitWorker
 from gen.make.regenerate import Comparison, regenerate_some
-from gen.output import RECIPE, RUN, Store, version_note
 from gen.prompts.table import PROMPT_TABLE, PromptTable
-from gen.recipe import Recipe, identity, job_of
+from gen.run.output import RECIPE, RUN, Store, version_note
+from gen.run.recipe import Recipe, identity, job_of
 from gen.sampler.sampler import Sampler
 from gen.sampler.text_to_image import TextToImage
 from shards.disk.home import home

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen.make.plan import estimate
-from gen.outcome import scale_name
 from gen.prompts.prompts import count_prompts
-from gen.recipe import Recipe, sizes_of
+from gen.run.outcome import scale_name
+from gen.run.recipe import Recipe, sizes_of
 from shards.disk.amounts import counted, size_text, time_text
 from shards.disk.replace import whole_file
 from shards.labels.classes import Class

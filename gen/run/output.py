@@ -26,10 +26,10 @@ from cluster.process.stop_flag import StopFlag
 from cluster.recipes.folder import changes, listing
 from cluster.recipes.load import dump_recipe, fingerprint
 from gen.make.plan import Plan
-from gen.outcome import scale_name
 from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
-from gen.recipe import Recipe
+from gen.run.outcome import scale_name
+from gen.run.recipe import Recipe
 from shards.disk.layout import META, SUCCESS
 from shards.disk.record import JSON, Record
 from shards.disk.safe_text import quoted

@@ -1,4 +1,4 @@
-"""How a call of `gen.run.run` ended: counts from the records of a scale's shards, and what to do about what is missing.
+"""How a run ended: counts from the records of a scale's shards, and what to do about what is missing.
 
 In: the plan, the records before and after the call, the summary of the fan-out. Out: a `GenerateOutcome`.
 """

@@ -16,10 +16,10 @@ from cluster.fan_out.fan_out import stays_here
 from cluster.fan_out.ray_session import ray_session
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.stop_flag import StopFlag
-from gen.auto import fill_auto, may_have_gpu
-from gen.output import RUN
-from gen.recipe import Recipe, read_recipe
-from gen.run import run
+from gen.run.auto import fill_auto, may_have_gpu
+from gen.run.output import RUN
+from gen.run.recipe import Recipe, read_recipe
+from gen.run.run import run
 from gen.sampler import batch_curve
 from gen.sampler import device as model_device
 from gen.sampler.batch_curve import CROWDED, SIZES, Curve
@@ -141,7 +141,7 @@ def test_a_worker_is_asked_unless_it_cannot_have_a_gpu(
     monkeypatch: pytest.MonkeyPatch, device: str, cluster: dict[str, Any], here: bool, possible: bool
 ) -> None:
     """On a driver without a GPU (simulated where there is one)."""
-    monkeypatch.setattr("gen.auto.has_gpu_files", lambda: False)
+    monkeypatch.setattr("gen.run.auto.has_gpu_files", lambda: False)
     spec = SamplerSpec.model_validate({"model": "m", "device": device})
     assert may_have_gpu(spec, FanOutSpec(**cluster), here) is possible
 
@@ -178,7 +178,7 @@ def test_the_answer_of_a_worker_with_a_gpu_settles_a_run_whose_driver_has_none(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    monkeypatch.setattr("gen.auto.has_gpu_files", lambda: False)
+    monkeypatch.setattr("gen.run.auto.has_gpu_files", lambda: False)
     open_recipe = recipe(model, "sampler.batch=4", "sampler.device=cuda")
     decided = filled(open_recipe, None)
     assert (decided.dtype, decided.compile, decided.batch) == (dtype, "regional", 4)
@@ -210,7 +210,7 @@ QUANTISED = ("sampler.batch=4", "sampler.device=auto", "sampler.quantise=int8", 
 def test_quantising_without_a_gpu_begins_no_output(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchao: None, fields: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("gen.auto.has_gpu_files", lambda: False)
+    monkeypatch.setattr("gen.run.auto.has_gpu_files", lambda: False)
     asked = recipe(model, *QUANTISED, *fields)
     with StopFlag() as stop, pytest.raises(ValueError, match="quantise int8: needs a GPU, found none; set"):
         run(asked, Fraction("0.2"), str(tmp_path / "out"), ROOT, stop)
@@ -221,7 +221,7 @@ def test_quantising_with_a_gpu_that_cannot_begins_no_output(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchao: None
 ) -> None:
     """A simulated A100, which has no fp8."""
-    for module in ("gen.auto", "gen.sampler.device"):
+    for module in ("gen.run.auto", "gen.sampler.device"):
         monkeypatch.setattr(f"{module}.has_gpu_files", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)

@@ -5,8 +5,8 @@ The whole path in one place:
     recipe ─▶ classes ─▶ prompts.parquet ─▶ plan ─▶ units that have no record yet ─▶ fan_out ─▶ subset, summary
 
 The same call continues an interrupted run; a recipe that would make other images is refused with the list of
-differences (`gen.output`); a scale that is already there makes nothing. On disk, under the output's `_meta/`: what
-`gen.output` keeps, and `logs/<start>-<pid>.jsonl`.
+differences (`gen.run.output`); a scale that is already there makes nothing. On disk, under the output's `_meta/`: what
+`gen.run.output` keeps, and `logs/<start>-<pid>.jsonl`.
 """
 
 import os
@@ -24,12 +24,12 @@ from cluster.fan_out.progress import Progress
 from cluster.fan_out.work import Summary
 from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
-from gen.auto import fill_auto
 from gen.make.plan import Plan
-from gen.outcome import GenerateOutcome, outcome_of
-from gen.output import Store, open_output, read_run, write_scale, write_summary
 from gen.prompts.write import Say
-from gen.recipe import Recipe, check_negatives, identity, job_of, sizes_of
+from gen.run.auto import fill_auto
+from gen.run.outcome import GenerateOutcome, outcome_of
+from gen.run.output import Store, open_output, read_run, write_scale, write_summary
+from gen.run.recipe import Recipe, check_negatives, identity, job_of, sizes_of
 from gen.sampler.spec import check_sampler
 from gen.sampler.text_to_image import TextToImageJob, make_text_to_image_worker
 from shards.disk.amounts import counted
