@@ -23,11 +23,16 @@ _FREE: Any = {
     "engine": True,
     "checkpoint": True,
     "log": True,
-    "data": {"threads", "prefetch_steps", "deadline_s", "cache", "check_names"},
+    "data": {"threads", "prefetch_steps", "deadline_s", "cache", "verify", "check_names"},
 }
 # Fields that came after the first results: at these values they are left out of digests, so that a run of before keeps
 # its name and is not trained again.
-_LATER: dict[tuple[str, ...], Any] = {("task",): "classify", ("model", "mean"): None, ("model", "std"): None}
+_LATER: dict[tuple[str, ...], Any] = {
+    ("task",): "classify",
+    ("model", "mean"): None,
+    ("model", "std"): None,
+    ("data", "verify"): "first",
+}
 MAX_STEP_IMAGES = 1 << 20  # published steps of CLIP have 160,000; what is typed by mistake would fill the memory
 
 

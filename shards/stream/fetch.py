@@ -14,6 +14,7 @@ that was cut short is then an error, not a signal that ends the process.
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import queue
 import threading
@@ -34,7 +35,8 @@ from shards.stream.tar_cache import CacheFull, OtherBytes, TarCache
 
 Int64: TypeAlias = npt.NDArray[np.int64]
 T = TypeVar("T")
-Reason: TypeAlias = Literal["missing", "changed", "failed", "timeout"]
+Reason: TypeAlias = Literal["missing", "changed", "damaged", "failed", "timeout"]
+Verify: TypeAlias = Literal["never", "first", "always"]
 
 MAX_OPEN = 128  # open tars; a process may usually have 1,024 files open
 MAX_COMING = 64  # tars that are being fetched
@@ -47,7 +49,7 @@ _IDLE_S = 60.0  # the longest wait of a thread without work; a task wakes it ear
 
 class FetchError(OSError):
     """One line; `reason` is "missing" (no such tar), "changed" (not the tar of the index: another size or too short),
-    "failed" (the store's error, after retries) or "timeout"."""
+    "damaged" (not the bytes whose hash the index has), "failed" (the store's error, after retries) or "timeout"."""
 
     def __init__(self, message: str, reason: Reason) -> None:
         super().__init__(message)
@@ -87,9 +89,11 @@ class Fetcher:
         threads: int = 16,
         deadline_s: float = 60.0,
         max_ahead_bytes: int = 64 << 20,
+        verify: Verify = "first",
     ) -> None:
         """`cache_folder` and its limit are for remote tars; `sharers`: how many fetchers of this process use it.
-        `threads`: requests at a time, for pictures and for tars. Raises ValueError for a number out of range."""
+        `threads`: requests at a time, for pictures and for tars. `verify`: when the bytes of a picture are compared
+        with its hash. Raises ValueError for a number out of range."""
         least_cache_bytes = 0 if cache_folder is None else 1
         if min(threads, sharers) < 1 or deadline_s <= 0 or max_ahead_bytes < 0 or max_cache_bytes < least_cache_bytes:
             raise ValueError(
@@ -112,6 +116,8 @@ class Fetcher:
         self._given_up: dict[int, int] = {}  # tar -> number of the hint after which it could not be had whole
         self._changed: dict[int, str] = {}
         self._hints = 0
+        self._verify = verify
+        self._is_known = np.zeros(len(index), np.bool_)  # rows whose bytes had their hash once
         self._is_closed = threading.Event()
         is_cached = self._folder is None and cache_folder is not None
         self._cache = TarCache(cache_folder, max_cache_bytes, self._count) if is_cached and cache_folder else None
@@ -125,6 +131,21 @@ class Fetcher:
         if not 0 <= row < len(self.index):
             raise IndexError(f"row {row}: expected 0..{len(self.index) - 1}")
         tar = int(np.searchsorted(self.index.first, row, side="right")) - 1
+        data = self._read(row, tar)
+        expected = int(self.index.picture_hash[row])
+        if not expected or self._verify == "never" or (self._verify == "first" and self._is_known[row]):
+            return data
+        if int.from_bytes(hashlib.sha256(data).digest()[:8], "big") != expected:
+            self._count("damaged")
+            raise FetchError(
+                f"{self._place(tar)}: found other bytes than the table's hash at {int(self.index.offset[row])}; "
+                "run `sixfold verify`",
+                "damaged",
+            )
+        self._is_known[row] = True
+        return data
+
+    def _read(self, row: int, tar: int) -> bytes:
         offset, size = int(self.index.offset[row]), int(self.index.size[row])
         opened: _OpenTar | None
         if self._folder is not None:
@@ -182,13 +203,14 @@ class Fetcher:
                 f"{index.url}: the new index does not begin with the old one ({self.index.digest[:16]}); "
                 "a data set may only grow while it is read"
             )
+        self._is_known = np.concatenate([self._is_known, np.zeros(len(index) - len(self.index), np.bool_)])
         self.index = index
 
     def counters(self) -> dict[str, int]:
         """Counts since the start, without those that are 0.
 
         bytes_local (of local tars and copies), bytes_ranged, bytes_downloaded, reads_ahead, retries, timeouts,
-        hints_left (dropped hints), cache_corrupt, cache_evicted, cache_full, download_failed, other_bytes.
+        hints_left (dropped hints), damaged, cache_corrupt, cache_evicted, cache_full, download_failed, other_bytes.
         """
         with self._lock:
             return dict(sorted(self._counts.items()))

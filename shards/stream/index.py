@@ -27,12 +27,12 @@ from shards.disk.record import Record
 from shards.disk.store import Store, open_for_reading
 from shards.set.manifest import iter_tables, read_subset, read_table, scan_records
 from shards.stream.foreign_tars import Foreign, ForeignTar, keys_of, scan_foreign, short_id
-from shards.stream.index_arrays import ARRAYS, Index, Int64, UInt64, hash_of_arrays, make_index
+from shards.stream.index_arrays import ARRAYS, ROWS, Index, Int64, UInt64, hash_of_arrays, make_index
 from shards.stream.saved_index import Before, key_of, newest_saved, one_builder, places_of, read_saved, save_index
 
 T = TypeVar("T", int, str)
 
-COLUMNS = ("key", "uid", "status", "class_id", "jpg_offset", "jpg_size")
+COLUMNS = ("key", "uid", "status", "class_id", "jpg_offset", "jpg_size", "sha256")
 
 
 def load_index(url: str, subset: str | None = None, cache: Path | None = None) -> Index:
@@ -130,6 +130,7 @@ def _build_foreign(store: Store, foreign: Foreign, entries: Sequence[str], befor
             "size": _joined([tar.size for tar in scanned], np.int64),
             "label": _joined([tar.label for tar in scanned], np.int32),
             "uid": _joined([tar.uid for tar in scanned], np.uint64),
+            "picture_hash": np.zeros(sum(len(tar.offset) for tar in scanned), np.uint64),
         },
     )
 
@@ -158,14 +159,14 @@ def _build_ours(
         "tar_bytes": np.array([record.tar.bytes for record in records.values()], np.int64),
         "left_out": np.array([record.count for record in records.values()], np.int64) - np.array(counts, np.int64),
     }
-    arrays |= {name: np.empty(sum(counts), ARRAYS[name]) for name in ("offset", "size", "label", "uid")}
+    arrays |= {name: np.empty(sum(counts), ARRAYS[name]) for name in ROWS}
     tables = iter_tables(store, {shard: records[shard] for shard in records if shard not in known}, COLUMNS)
     stop = 0
     for shard, count in zip(records, counts, strict=True):
         start, stop = stop, stop + count
         if shard in known:
             old, number = known[shard]
-            for name in ("offset", "size", "label", "uid"):
+            for name in ROWS:
                 arrays[name][start:stop] = old.rows(name, number)
             continue
         table = next(tables)
@@ -185,6 +186,7 @@ def _build_ours(
                 raise ValueError(f"{where}: found a success without a picture; run `sixfold verify`")
             arrays[name][start:stop] = table[column].to_numpy()
         arrays["uid"][start:stop] = uids
+        arrays["picture_hash"][start:stop] = _first_bits(table["sha256"], where)
     return make_index(
         store.url,
         tuple(tar_name(shard) for shard in records),
@@ -251,6 +253,15 @@ def _short_ids(column: pa.ChunkedArray, where: str) -> UInt64:
             halves = np.frombuffer(binascii.unhexlify("".join(column.to_pylist())), ">u8").reshape(-1, 2)
             return np.bitwise_xor(halves[:, 0], halves[:, 1]).astype(np.uint64)
     raise ValueError(f"{where}: found a sample id that has not 32 hex digits; run `sixfold verify`")
+
+
+def _first_bits(column: pa.ChunkedArray, where: str) -> UInt64:
+    """The first 64 bits of each sha256. Raises ValueError if one has not the 64 hex digits that our writer gives."""
+    with contextlib.suppress(ValueError):
+        if not column.null_count and pc.all(pc.equal(pc.binary_length(column), 64)).as_py() is not False:
+            digits = "".join(pc.utf8_slice_codeunits(column, 0, 16).to_pylist())
+            return np.frombuffer(binascii.unhexlify(digits), ">u8").astype(np.uint64)
+    raise ValueError(f"{where}: found a picture's hash that has not 64 hex digits; run `sixfold verify`")
 
 
 def _ids_of(store: Store, shard: int) -> list[tuple[str, str]]:

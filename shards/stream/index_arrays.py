@@ -27,7 +27,10 @@ ARRAYS: dict[str, type[np.generic]] = {
     "size": np.int64,
     "label": np.int32,
     "uid": np.uint64,
+    "picture_hash": np.uint64,
 }
+_DIGESTED = tuple(name for name in ARRAYS if name != "picture_hash")  # as checkpoints of earlier versions have it
+ROWS = ("offset", "size", "label", "uid", "picture_hash")  # those with one value for each sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,8 @@ class Index:
     size: Int64  # (n,)
     label: Int32  # (n,)
     uid: UInt64  # (n,) 64 bits of the sample id
-    digest: str  # sha256 of all of it but the url
+    picture_hash: UInt64  # (n,) the first 64 bits of the sha256 of the picture's bytes; 0: nobody has said it
+    digest: str  # sha256 of all of it but the url and the pictures' hashes, which follow from those of the tars
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -85,7 +89,7 @@ def make_index(url: str, tars: Sequence[str], tar_sha256: Sequence[str], arrays:
     first = arrays["first"]
     num = len(tars)
     per_tar = {len(tar_sha256), len(arrays["tar_bytes"]), len(arrays["left_out"]), len(first) - 1}
-    per_row = {len(arrays[name]) for name in ("offset", "size", "label", "uid")}
+    per_row = {len(arrays[name]) for name in ROWS}
     if per_tar != {num} or per_row != {int(first[-1])} or int(first[0]) or (np.diff(first) < 0).any():
         raise ValueError(f"{url}: found arrays of different lengths, expected {num} tars and {int(first[-1])} rows")
     return Index(
@@ -104,7 +108,7 @@ def arrays_of(index: Index) -> dict[str, npt.NDArray[Any]]:
 
 def _digest(tars: Sequence[str], tar_sha256: Sequence[str], arrays: dict[str, npt.NDArray[Any]]) -> str:
     names = {"version": VERSION, "tars": list(tars), "tar_sha256": list(tar_sha256)}
-    return hash_of({**names, "arrays": [[name, hash_of_arrays(arrays[name])] for name in ARRAYS]})
+    return hash_of({**names, "arrays": [[name, hash_of_arrays(arrays[name])] for name in _DIGESTED]})
 
 
 def hash_of(body: object) -> str:

@@ -44,7 +44,7 @@ def read_all(spec: EvalSpec, index: Index, batch: int, rank: int = 0, world: int
     cv2.setNumThreads(1)
     if not len(index):
         raise ValueError(f"{index.url}: found no sample, expected a test set; check the folder and the subset")
-    fetcher = spec.cache.fetcher(spec.source, index, spec.deadline_s, 1)
+    fetcher = spec.cache.fetcher(spec.source, index, spec.deadline_s, 1, spec.verify)
     decoders = DecodeThreads(spec.threads)
     num_batches = -(-len(index) // (batch * world))
     ahead = 2 if spec.threads else 0

@@ -30,9 +30,9 @@ import numpy.typing as npt
 from shards.disk.layout import META
 from shards.disk.lock import locked, open_to_lock, try_lock
 from shards.disk.store import FolderStore, Store
-from shards.stream.index_arrays import ARRAYS, Index, arrays_of, hash_of, make_index
+from shards.stream.index_arrays import ARRAYS, Index, arrays_of, hash_of, hash_of_arrays, make_index
 
-SAVED = 2  # version of the files
+SAVED = 3  # version of the files
 KEPT = 2
 BUILD_S = 3600.0  # longest wait for another process that builds the same index
 INDEXES = "index"
@@ -98,6 +98,7 @@ def save_index(places: Sequence[Path], entries: Sequence[str], index: Index) -> 
                 "version": SAVED,
                 "key": key,
                 "digest": index.digest,
+                "picture_hash": hash_of_arrays(index.picture_hash),
                 "entries": list(entries),
                 "tars": index.tars,
                 "tar_sha256": index.tar_sha256,
@@ -139,8 +140,9 @@ def _open_saved(url: str, folder: Path) -> Before | None:
         arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
         index = make_index(url, about["tars"], about["tar_sha256"], arrays)
         entries = [str(entry) for entry in about["entries"]]
-        said = (about["version"], about["key"], about["digest"])
-        is_whole = said == (SAVED, folder.name, index.digest) and len(entries) == len(index.tars)
+        said = (about["version"], about["key"], about["digest"], about["picture_hash"])
+        found = (SAVED, folder.name, index.digest, hash_of_arrays(index.picture_hash))
+        is_whole = said == found and len(entries) == len(index.tars)
         if is_whole and key_of(entries) == folder.name:
             return Before(index, {entry: number for number, entry in enumerate(entries)})
     return None

@@ -10,11 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shards.disk.store import open_for_reading
 from shards.stream.augment import AugmentSpec
-from shards.stream.fetch import Fetcher
+from shards.stream.fetch import Fetcher, Verify
 from shards.stream.index_arrays import Index
 from shards.stream.mix import MixSpec
 
 DomainName = Literal["real", "synthetic", "retrieved", "edited"]
+
+
+VERIFY = (
+    "when a picture's bytes are compared with the hash in its table: the first time that a process reads it, each "
+    "time, or never; tars that others wrote have none"
+)
 
 
 class CacheSpec(BaseModel):
@@ -28,7 +34,7 @@ class CacheSpec(BaseModel):
         default=16, ge=1, le=256, description="requests of each rank and domain at a time; they only wait"
     )
 
-    def fetcher(self, source: str, index: Index, deadline_s: float, sharers: int) -> Fetcher:
+    def fetcher(self, source: str, index: Index, deadline_s: float, sharers: int, verify: Verify) -> Fetcher:
         """What reads the data set; `sharers` of this machine share the folder."""
         return Fetcher(
             index,
@@ -38,6 +44,7 @@ class CacheSpec(BaseModel):
             sharers=sharers,
             threads=self.fetch_threads,
             deadline_s=deadline_s,
+            verify=verify,
         )
 
 
@@ -70,6 +77,7 @@ class StreamSpec(BaseModel):
     bad_rate: float = Field(default=0.001, ge=0, le=1, description="part of unreadable samples above which it stops")
     deadline_s: float = Field(default=300.0, gt=0, description="longest wait for a batch")
     cache: CacheSpec = Field(default=CacheSpec(), description="for remote data sets")
+    verify: Verify = Field(default="first", description=VERIFY)
     check_names: bool = Field(
         default=True,
         description="refuse data whose class names disagree about an id; false for names in other words, such as "
@@ -88,3 +96,4 @@ class EvalSpec(BaseModel):
     threads: int = Field(default=2, ge=0, le=256, description="of this rank that decode; 0: in the calling thread")
     deadline_s: float = Field(default=300.0, gt=0, description="longest wait for a batch")
     cache: CacheSpec = Field(default=CacheSpec(), description="for remote data sets")
+    verify: Verify = Field(default="first", description=VERIFY)

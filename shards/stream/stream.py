@@ -168,7 +168,7 @@ class Stream:
                 self._schedule, start_step = self._schedule.resume(state)
             self._schedule.takes(start_step, rank, world)  # refuses what cannot be dealt out
             for domain, index in zip(spec.domains, indexes, strict=True):
-                fetcher = spec.cache.fetcher(domain.source, index, spec.deadline_s, len(spec.domains))
+                fetcher = spec.cache.fetcher(domain.source, index, spec.deadline_s, len(spec.domains), spec.verify)
                 self._sources.append(_Source(domain, index, fetcher))
         except BaseException:
             self.close()
@@ -412,7 +412,7 @@ def _reason_of(error: UnreadablePicture | FetchError) -> str:
         return "no picture"
     if error.reason == "timeout":
         raise error
-    return f"{error.reason} shard"
+    return "other bytes" if error.reason == "damaged" else f"{error.reason} shard"
 
 
 def _in_batch(parts: Sequence[Int64]) -> Int64:

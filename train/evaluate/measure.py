@@ -47,6 +47,7 @@ def measure(
         threads=data.threads,
         deadline_s=data.deadline_s,
         cache=data.cache,
+        verify=data.verify,
     )
     with evaluating(model), torch.inference_mode():
         batches = read_all(chosen, one.opened.index, spec.batch, ranks.rank, ranks.world)

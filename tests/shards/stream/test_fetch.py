@@ -147,6 +147,63 @@ def test_a_tar_that_is_cut_short_while_it_is_read_is_an_error_and_not_the_end(st
         assert bytes(fetcher.read(0)) == expected_first(store, index)
 
 
+def flip_a_bit(store: FolderStore, index: Index, row: int) -> None:
+    path = store.path(index.tars[int(index.tar_of(np.array([row]))[0])])
+    with path.open("r+b") as file:
+        file.seek(int(index.offset[row]) + int(index.size[row]) // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+
+
+def damaged_rows(fetcher: Fetcher) -> list[int]:
+    """The rows whose read says that the bytes are others than the table's hash."""
+    found = []
+    for row in range(len(fetcher.index)):
+        with contextlib.suppress(FetchError):
+            fetcher.read(row)
+            continue
+        with pytest.raises(FetchError, match=r"found other bytes than the table's hash at \d+; run `sixf") as error:
+            fetcher.read(row)
+        assert error.value.reason == "damaged"
+        found.append(row)
+    return found
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_d6_a_bit_that_is_flipped_in_a_picture_is_noticed_when_it_is_first_read(
+    store: FolderStore, index: Index, is_local: bool
+) -> None:
+    """Most such pictures decode without a word; so the hash is compared, not the decoder asked."""
+    rows = list(range(0, len(index), 3))
+    for row in rows:
+        flip_a_bit(store, index, row)
+    with Fetcher(index, store if is_local else remote(RemoteFiles(store.root))) as fetcher:
+        assert damaged_rows(fetcher) == rows
+        assert damaged_rows(fetcher) == rows
+        assert fetcher.counters()["damaged"] == 4 * len(rows)
+
+
+def test_bytes_are_compared_at_the_first_read_at_each_or_never_as_asked(store: FolderStore, index: Index) -> None:
+    with (
+        Fetcher(index, store) as first,
+        Fetcher(index, store, verify="always") as always,
+        Fetcher(index, store, verify="never") as never,
+    ):
+        assert [damaged_rows(fetcher) for fetcher in (first, always, never)] == [[], [], []]
+        flip_a_bit(store, index, 1)
+        assert [damaged_rows(fetcher) for fetcher in (first, always, never)] == [[], [1], []]
+
+
+def test_samples_that_came_while_reading_are_compared_too(store: FolderStore, index: Index) -> None:
+    last = len(index) - 1
+    flip_a_bit(store, index, last)
+    with Fetcher(index.prefix(1), store) as fetcher:
+        assert damaged_rows(fetcher) == []
+        fetcher.grow(index)
+        assert damaged_rows(fetcher) == [last]
+
+
 def test_tars_beyond_the_bound_are_closed(store: FolderStore, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shards.stream.fetch.MAX_OPEN", 2)
     with Fetcher(index, store) as fetcher:

@@ -36,6 +36,7 @@ def index_of(sizes: list[int], salt: int = 0) -> Index:
             "size": np.full(num, 100, np.int64),
             "label": np.zeros(num, np.int32),
             "uid": np.arange(num, dtype=np.uint64),
+            "picture_hash": np.zeros(num, np.uint64),
         },
     )
 

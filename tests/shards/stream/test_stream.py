@@ -338,10 +338,12 @@ def damage(folder: Path, rows: list[int]) -> set[int]:
     return {int(index.uid[row]) for row in rows}
 
 
-@pytest.mark.parametrize("threads", [0, 3])
-def test_d6_a_bad_sample_keeps_its_slot_and_another_of_its_domain_takes_it(tmp_path: Path, threads: int) -> None:
+@pytest.mark.parametrize(("threads", "verify", "reason"), [(0, "never", "no picture"), (3, "first", "other bytes")])
+def test_d6_a_bad_sample_keeps_its_slot_and_another_of_its_domain_takes_it(
+    tmp_path: Path, threads: int, verify: str, reason: str
+) -> None:
     folders = write_both(tmp_path)
-    spec = make_spec(folders, threads=threads)
+    spec = make_spec(folders, threads=threads, verify=verify)
     with open_stream(spec) as stream:
         sound = [next(stream).uids.copy() for _ in range(EPOCH)]
     (bad,) = damage(folders["synthetic"], [13])
@@ -358,8 +360,8 @@ def test_d6_a_bad_sample_keeps_its_slot_and_another_of_its_domain_takes_it(tmp_p
             ]
             names += batch.replaced
         assert names
-        assert {(item.tar, item.reason) for item in names} == {(tar_name(1), "no picture")}
-        assert stream.counters.replaced == {"no picture": len(names)}
+        assert {(item.tar, item.reason) for item in names} == {(tar_name(1), reason)}
+        assert stream.counters.replaced == {reason: len(names)}
 
 
 def test_d6_a_missing_tar_is_replaced_with_equal_steps_and_stops_the_run_above_the_rate(tmp_path: Path) -> None:
