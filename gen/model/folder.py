@@ -7,12 +7,14 @@ component, ``[library, class]``; each component is a sub-folder with a JSON conf
 transformers and open_clip: one flat folder with a JSON config, tokenizer and safetensors.
 
 Nothing is imported from the folder and no pickle is opened: a folder that asks for either is refused here, before a
-library opens it.
+library opens it. Links are followed, to files as the hub's cache has them and to folders, and what lies behind them is
+checked and hashed as everything else: what a library can open is never left out.
 """
 
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from shards.disk.safe_text import one_line, quoted
+from shards.disk.stand_in import HEAD_BYTES, stand_in
 
 INDEX = "model_index.json"
 COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
@@ -39,9 +42,16 @@ LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
 
 CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib"})
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"})
-LOADED_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})  # what loading can read
+# what loading can read; the last four are tokenizers'
+LOADED_SUFFIXES = frozenset(
+    {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab"}
+)
+TEMPLATES = "additional_chat_templates"
+ADAPTER = "adapter_config.json"  # the libraries load what it names instead of the folder
 REMOTE_CODE_KEYS = frozenset({"auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code"})
 
+MAX_DEPTH = 8  # folders in each other
+MAX_FILES = 10_000  # of a folder, links followed; the largest pipelines have some hundred
 MAX_CONFIG_BYTES = 10_000_000  # configs of tokenizers with many added words have more than 1 MB
 
 
@@ -97,8 +107,6 @@ def flat_model(
     files = _flat_files(folder)
     _check_files(folder, files)
     names = {path.name for path in files}
-    if "adapter_config.json" in names:
-        raise ModelError(f"{folder}: found an adapter without its base model, expected a whole model; merge the two")
     if not names & {weights, f"{weights}.index.json"}:
         pickles = [path.name for path in files if path.suffix in PICKLE_SUFFIXES]
         found = f"only {', '.join(pickles)[:120]}" if pickles else "no weights"
@@ -187,18 +195,36 @@ def _hub_folder(what: str, model: str, revision: str, index: str) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Files under ``folder``, in the same order on every machine, without those of git and of the hub client."""
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    return [folder / name for name in names]
+    """Files under ``folder``, in the same order on every machine, without those of git and of the hub client.
+
+    Raises ModelError for more than `MAX_FILES`, which a link to a folder above them or to another place brings.
+    """
+    names: list[str] = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        here = Path(place).relative_to(folder)
+        names += [(here / name).as_posix() for name in files if not name.startswith(".")]
+        if len(names) > MAX_FILES or len(here.parts) > MAX_DEPTH:
+            raise ModelError(
+                f"{folder}: found more than {MAX_FILES:,} files or {MAX_DEPTH} folders in each other, expected those "
+                "of one model; look for a link to another folder"
+            )
+    return _regular([folder / name for name in sorted(names)])
 
 
 def _flat_files(folder: Path) -> list[Path]:
-    """Files directly in a flat folder, in the same order on every machine."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    """Files that loading a flat folder can read, in the same order on every machine: those directly in it, and the
+    templates that transformers reads from one folder below it."""
+    found = [*folder.iterdir(), *(folder / TEMPLATES).glob("*.jinja")]
+    return _regular(sorted(path for path in found if not path.is_dir() and not path.name.startswith(".")))
+
+
+def _regular(paths: Sequence[Path]) -> list[Path]:
+    """Those that are files. Raises ModelError for another thing under the name of a file that a library would open."""
+    for path in paths:
+        if path.suffix in LOADED_SUFFIXES and not path.is_file():
+            raise ModelError(f"{path}: found a link that leads nowhere, a pipe or a device, expected a file")
+    return [path for path in paths if path.is_file()]
 
 
 def _check_files(folder: Path, files: Sequence[Path]) -> None:
@@ -208,6 +234,11 @@ def _check_files(folder: Path, files: Sequence[Path]) -> None:
             raise ModelError(
                 f"{folder}: found code in the model folder ({path.relative_to(folder)}), expected none; "
                 "use a model that loads without remote code, or remove the file"
+            )
+        if path.name == ADAPTER:
+            raise ModelError(
+                f"{path.parent}: found an adapter, whose base model lies elsewhere, expected a whole model; merge the "
+                "two"
             )
         if path.suffix == ".json" and (path.name == INDEX or path.name.endswith("config.json")):
             _refuse_remote_code(path, folder)
@@ -236,7 +267,7 @@ def _check_folder(folder: Path, variant: str | None) -> ModelFolder:
                 f"{', '.join(sorted(LIBRARIES))}; components with code of their own are never loaded"
             )
         component = folder / name
-        if component.parent != folder or not component.is_dir():
+        if component.parent != folder or name.startswith(".") or not component.is_dir():
             raise ModelError(f"{folder}: found no folder {name!r}, which {INDEX} names; download the model again")
         _check_weights(component, variant)
         components.append(name)
@@ -289,11 +320,13 @@ def _keys(value: object) -> Iterator[str]:
 
 def read_config(path: Path) -> dict[str, object]:
     """The JSON object in a file of a model folder. Raises ModelError if it is none, too large, or has a key twice."""
-    size = path.stat().st_size
-    if not path.name.endswith(".index.json") and size > MAX_CONFIG_BYTES:
-        raise ModelError(f"{path}: found {size} bytes, expected at most {MAX_CONFIG_BYTES} of JSON; check the folder")
+    size, most = path.stat().st_size, MAX_CONFIG_BYTES * (10 if path.name.endswith(".index.json") else 1)
+    if size > most:
+        raise ModelError(f"{path}: found {size} bytes, expected at most {most} of JSON; check the folder")
+    data = path.read_bytes()
+    _refuse_stand_in(path, data)
     try:
-        value = json.loads(path.read_bytes(), object_pairs_hook=_unique_keys)
+        value = json.loads(data, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: expected JSON with unique keys, found {error}; download the model again") from None
     if not isinstance(value, dict):
@@ -314,7 +347,12 @@ def _check_weight_map(path: Path) -> None:
     if not isinstance(weight_map, dict):
         raise ModelError(f"{path}: expected a weight_map; download the model again")
     for name in sorted({str(value) for value in weight_map.values()}):
-        if Path(name).name != name or not name.endswith(".safetensors") or not (path.parent / name).is_file():
+        if (
+            Path(name).name != name
+            or name.startswith(".")
+            or not name.endswith(".safetensors")
+            or not (path.parent / name).is_file()
+        ):
             raise ModelError(
                 f"{path}: found {name!r} in weight_map, expected a file beside it; download the model again"
             )
@@ -326,7 +364,15 @@ def check_safetensors(path: Path) -> None:
         with safe_open(path, framework="numpy"):
             pass
     except SafetensorError as error:
+        with path.open("rb") as file:
+            _refuse_stand_in(path, file.read(HEAD_BYTES))
         raise ModelError(
             f"{path}: found another file ({one_line(str(error), 160)}), expected a sound safetensors file; "
             "download the model again"
         ) from None
+
+
+def _refuse_stand_in(path: Path, head: bytes) -> None:
+    found = stand_in(head)
+    if found is not None:
+        raise ModelError(f"{path}: found {found}")

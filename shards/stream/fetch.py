@@ -16,10 +16,8 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import queue
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +29,7 @@ import numpy.typing as npt
 from shards.disk.safe_text import one_line, redact
 from shards.disk.store import FolderStore, Store
 from shards.stream.index_arrays import Index
+from shards.stream.request_threads import RequestThreads
 from shards.stream.tar_cache import CacheFull, OtherBytes, TarCache
 
 Int64: TypeAlias = npt.NDArray[np.int64]
@@ -44,7 +43,6 @@ IDLE_CALLS = 16  # a tar is closed after so many hints in a row that do not name
 TRIES = 3
 FIRST_PAUSE_S = 0.1
 _NO_TARS = np.empty(0, np.int64)
-_IDLE_S = 60.0  # the longest wait of a thread without work; a task wakes it earlier
 
 
 class FetchError(OSError):
@@ -122,9 +120,9 @@ class Fetcher:
         is_cached = self._folder is None and cache_folder is not None
         self._cache = TarCache(cache_folder, max_cache_bytes, self._count) if is_cached and cache_folder else None
         self._planned_bytes = max_cache_bytes // sharers  # of tars in use and named as coming later
-        self._now = _Threads(threads)  # for rows somebody waits for
-        self._soon = _Threads(threads)  # for rows that were hinted
-        self._whole = _Threads(threads)  # for tars
+        self._now = RequestThreads(threads)  # for rows somebody waits for
+        self._soon = RequestThreads(threads)  # for rows that were hinted
+        self._whole = RequestThreads(threads)  # for tars
 
     def read(self, row: int) -> bytes:
         """The bytes of the picture in `row` of the index. Raises FetchError."""
@@ -414,46 +412,3 @@ class Fetcher:
     def _count(self, name: str, number: int = 1) -> None:
         with self._lock:
             self._counts[name] += number
-
-
-class _Threads:
-    """Up to `most` daemon threads, started with the first tasks, that take tasks in order; unlike an executor's, a
-    stuck one does not hold up the exit."""
-
-    def __init__(self, most: int) -> None:
-        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._most = most
-        self._lock = threading.Lock()
-        self._number = 0
-
-    def submit(self, task: Callable[[], T]) -> "Future[T]":
-        """Do the task in one of the threads, after all earlier tasks."""
-        future: Future[T] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(task())
-            except BaseException as error:  # handed to whoever waits
-                future.set_exception(error)
-
-        self._tasks.put(run)
-        with self._lock:
-            if self._number < self._most:
-                self._number += 1
-                threading.Thread(target=self._run, daemon=True, name="fetch").start()
-        return future
-
-    def close(self) -> None:
-        """End the threads, after the tasks that were submitted."""
-        for _ in range(self._number):
-            self._tasks.put(None)
-
-    def _run(self) -> None:
-        while True:
-            with contextlib.suppress(queue.Empty):
-                task = self._tasks.get(timeout=_IDLE_S)
-                if task is None:
-                    return
-                task()

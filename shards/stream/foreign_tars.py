@@ -24,6 +24,7 @@ import numpy.typing as npt
 from shards.disk.data_set import no_shards
 from shards.disk.pictures import FORMATS
 from shards.disk.safe_text import quoted, visible
+from shards.disk.stand_in import stand_in
 from shards.disk.store import FolderStore, Store
 from shards.disk.tar import BLOCK
 
@@ -173,6 +174,8 @@ def members_of(tar: TarBytes, where: str) -> Iterator[Member]:
     for_all: dict[str, str] = {}
     while True:
         block = tar.read(at, BLOCK)
+        if at == 0 and (found := stand_in(block)) is not None:
+            raise ValueError(f"{where}: found {found}")
         if len(block) < BLOCK:
             raise ValueError(
                 f"{where}: offset {at}: the tar ends here without its end mark, so it was cut short; "
