@@ -27,7 +27,7 @@ from gen.llm.spec import LlmSpec
 from gen.model.clip import Clip, ClipSpec
 from gen.model.folder import ModelError, open_model
 from gen.prompts.diversity import CLIP_TOKENS, CountTokens, Diversity, measure_diversity
-from gen.prompts.meanings import Meaning, MeaningSpec, choose_meanings, write_meanings
+from gen.prompts.meanings import Meaning, MeaningSpec, bare_names, choose_meanings, write_meanings
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.prompts.table import PromptTable
 from gen.wording.contexts import Embed
@@ -88,6 +88,7 @@ def write_prompts(
         shutil.copyfile(spec.file, folder / PROMPTS)
         return Written(None)
     lexicon = load_lexicon(spec.lexicon)
+    _say_of_bare_names(recipe, classes, say)
     with open_llm(recipe.llm, stop) as llm:
         meanings = _choose(recipe, classes, lexicon, llm, say, stop)
         write_meanings(meanings, folder / MEANINGS)
@@ -97,6 +98,11 @@ def write_prompts(
         one_more = _progress(len(classes), say, stop)
         dropped = draw_table(classes, phrases, spec, recipe.seed, sources, folder / PROMPTS, one_more)
         return Written(meanings, None if llm is None else llm.use, dropped)
+
+
+def _say_of_bare_names(recipe: TextSettings, classes: Sequence[Class], say: Say) -> None:
+    if (line := bare_names(recipe.meanings, classes, recipe.llm.provider != "offline")) is not None:
+        say(f"meanings: {line}")
 
 
 def _choose(
@@ -124,6 +130,12 @@ def _choose(
             f"meanings: nobody knows a sense of {unknown:,} of {len(meanings):,} names; ask a language model "
             "(llm.provider), install WordNet (apt install wordnet-base), or write phrases by hand (meanings.overrides)"
         )
+    unseen = sum(meaning.source == "no_real_images" for meaning in meanings)
+    if unseen and recipe.meanings.real is not None:
+        say(
+            f"meanings: {unseen:,} of {len(meanings):,} names have several senses and no real image: they stay bare; "
+            "put pictures of theirs beside the others (meanings.real), or write phrases by hand (meanings.overrides)"
+        )
     return meanings
 
 
@@ -132,6 +144,7 @@ def meanings_only(
 ) -> list[Meaning]:
     """The meanings that `write_prompts` would choose, and nothing more."""
     lexicon = load_lexicon(recipe.prompts.lexicon)
+    _say_of_bare_names(recipe, classes, say)
     with open_llm(recipe.llm, stop) as llm:
         return _choose(recipe, classes, lexicon, llm, say, stop)
 

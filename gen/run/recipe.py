@@ -83,7 +83,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     A file that the recipe names stands here by its content, not by its path.
     """
     chosen = recipe.model_dump(mode="json", exclude={"cluster", "expect", "llm"})
-    chosen["llm"] = recipe.llm.model_dump(mode="json", include=DECIDING_LLM_FIELDS)
+    asked = DECIDING_LLM_FIELDS | ({"extra"} if recipe.llm.extra else set())  # older runs know no such field
+    chosen["llm"] = recipe.llm.model_dump(mode="json", include=asked)
     chosen["prompts"]["file"] = _content(recipe.prompts.file)
     if recipe.prompts.lexicon not in SHIPPED:
         chosen["prompts"]["lexicon"] = _content(recipe.prompts.lexicon)
