@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.process.exit import Draining
@@ -34,8 +33,9 @@ from gen.llm.answer import read_answer
 from gen.llm.cache import LlmCache
 from gen.llm.call import BadAnswer, Call, CallFailed, LanguageModel, LlmError
 from gen.llm.spec import LlmSpec
+from shards.disk.address import file_path
 from shards.disk.record import JSON
-from shards.disk.safe_text import one_line, quoted, redact
+from shards.disk.safe_text import one_line, quoted
 
 DRAIN_S = 3.0
 POLL_S = 0.1  # between two looks at the stop flag
@@ -106,7 +106,7 @@ def open_llm(
     if model is None:
         yield None
         return
-    cache = LlmCache(Path(spec.cache), clock)
+    cache = LlmCache(file_path(spec.cache), clock)
     try:
         asking = _Asking(spec, model, cache, stop)
         try:
@@ -329,7 +329,7 @@ class _Asking:
                     break
                 if wait_s:
                     await asyncio.wait([self._ending], timeout=wait_s)
-        told = quoted(one_line(redact(excerpt)), MAX_TOLD) if excerpt else ""
+        told = quoted(one_line(excerpt), MAX_TOLD) if excerpt else ""
         last = f"{reason}, {told}" if told else reason
         if num_bad == 0:
             self._lost_in_a_row += 1

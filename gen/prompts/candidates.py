@@ -12,7 +12,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from cluster.fan_out.work import JSON
@@ -20,6 +19,7 @@ from gen.llm.ask import Ask, Llm
 from gen.llm.call import LlmError
 from gen.names.wordnet import WordNet, definition_of_id, open_wordnet, phrase, sense_of_id, senses_of
 from gen.wording.lexicon import Lexicon
+from shards.disk.address import file_path
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
@@ -51,7 +51,7 @@ def offers_of(
     """Class id -> its candidates, at most ``limit``. ``wordnet_folder`` is used if it is there. Raises LlmError."""
     if llm is not None:
         return _asked(classes, limit, llm, seed)
-    wordnet = open_wordnet(Path(wordnet_folder)) if classes and wordnet_folder is not None else None
+    wordnet = open_wordnet(file_path(wordnet_folder)) if classes and wordnet_folder is not None else None
     return {one.id: _known(one, limit, lexicon, wordnet) for one in classes}
 
 

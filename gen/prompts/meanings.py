@@ -35,6 +35,7 @@ from gen.prompts.candidates import CandidateSource, Offer, offers_of
 from gen.prompts.real_images import Image, read_real
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import check_text
+from shards.disk.address import file_path
 from shards.disk.replace import replace_file
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
@@ -204,7 +205,7 @@ def given_meanings(classes: Sequence[Class], spec: MeaningSpec) -> dict[int, str
     """Class id -> phrase, from the recipe and, stronger, from the file of overrides."""
     chosen = resolve_given(classes, spec.given, "meanings.given")
     if spec.overrides is not None:
-        path = Path(spec.overrides)
+        path = file_path(spec.overrides)
         if not path.is_file():
             raise ValueError(f"meanings.overrides: found no file {path}, expected lines `name or id: phrase`; write it")
         chosen |= resolve_given(classes, load_recipe(path, _Overrides).root, str(path))

@@ -32,6 +32,7 @@ from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.prompts.table import PromptTable
 from gen.wording.contexts import Embed
 from gen.wording.lexicon import Lexicon, load_lexicon
+from shards.disk.address import file_path
 from shards.disk.home import home
 from shards.labels.classes import Class
 
@@ -84,8 +85,9 @@ def write_prompts(
     """Write both files. `say` hears in one line what takes long. Raises ValueError in one line, Draining on a stop."""
     spec = recipe.prompts
     if spec.file is not None:
-        PromptTable.load(Path(spec.file)).check_classes(classes)
-        shutil.copyfile(spec.file, folder / PROMPTS)
+        file = file_path(spec.file)
+        PromptTable.load(file).check_classes(classes)
+        shutil.copyfile(file, folder / PROMPTS)
         return Written(None)
     lexicon = load_lexicon(spec.lexicon)
     _say_of_bare_names(recipe, classes, say)
