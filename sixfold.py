@@ -55,8 +55,9 @@ def check_home(root: Path) -> None:
 def _version(asked: bool) -> None:
     if asked:
         from cluster.code import code_hash
+        from cluster.console import say
 
-        typer.echo(f"sixfold {importlib.metadata.version('sixfold')}, code {code_hash(HOME)[:12]}")
+        say(f"sixfold {importlib.metadata.version('sixfold')}, code {code_hash(HOME)[:12]}")
         raise typer.Exit
 
 
@@ -67,10 +68,11 @@ def _options(
         typer.Option("--version", help="Print the version and the hash of the code.", callback=_version, is_eager=True),
     ] = False,
 ) -> None:
+    from cluster.console import say
     from cluster.doctor import clear_unsafe_switches
 
     for name in clear_unsafe_switches(os.environ):
-        typer.echo(f"sixfold: {name} was set and is ignored: it would switch off a safety check", err=True)
+        say(f"sixfold: {name} was set and is ignored: it would switch off a safety check", err=True)
 
 
 @functools.cache
@@ -122,6 +124,7 @@ def _recipe_of_another_verb(error: "RecipeError") -> str:
 
 def _explain(error: Exception) -> int:
     """One line on stderr; the exit code."""
+    from cluster.console import say
     from cluster.process.exit import EXIT_AGAIN, EXIT_FAILED, EXIT_MISTAKE, Draining
 
     if isinstance(error, typer.Exit):
@@ -131,7 +134,7 @@ def _explain(error: Exception) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
         return 0
     if isinstance(error, Draining):
-        typer.echo(f"sixfold: {error}; run the same command again to continue", err=True)
+        say(f"sixfold: {error}; run the same command again to continue", err=True)
         return EXIT_AGAIN
     from cluster.recipes.mistake import in_plain_words
 
@@ -142,9 +145,9 @@ def _explain(error: Exception) -> int:
     # LeaseHeld and ClusterError are the RuntimeErrors that are written for people
     ours = type(error).__module__.startswith("cluster.")
     if ours or isinstance(error, (ValueError, OSError, ImportError, typer.TyperException)):
-        typer.echo(f"sixfold: {line}", err=True)
+        say(f"sixfold: {line}", err=True)
         return EXIT_MISTAKE
-    typer.echo(f"sixfold: {type(error).__name__}: {line}; this is a fault of ours, see `sixfold --debug …`", err=True)
+    say(f"sixfold: {type(error).__name__}: {line}; this is a fault of ours, see `sixfold --debug …`", err=True)
     return EXIT_FAILED
 
 
@@ -172,9 +175,10 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:  # in a verb that has nothing to finish first
+        from cluster.console import say
         from cluster.process.exit import EXIT_AGAIN
 
-        typer.echo("sixfold: stopped on request; run the same command again", err=True)
+        say("sixfold: stopped on request; run the same command again", err=True)
         code = EXIT_AGAIN
     sys.exit(code or 0)
 

@@ -1,6 +1,6 @@
-"""Arguments and output that the verbs of the command line share: warnings, a progress bar, a check of an output file.
+"""Arguments and output that the verbs of the command line share: lines, a progress bar, a check of an output file.
 
-In: texts and paths. Out: lines on standard error. On disk: nothing. Imports no model library.
+In: texts and paths. Out: lines on standard output and standard error. On disk: nothing. Imports no model library.
 """
 
 import contextlib
@@ -11,7 +11,20 @@ from typing import Annotated
 
 import typer
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.")]
+from shards.disk.safe_text import for_screen
+
+
+def local_path(text: str) -> Path:
+    """The value of an argument that names a file or folder of this machine. Raises typer.BadParameter for another."""
+    from shards.disk.address import file_path
+
+    try:
+        return file_path(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", parser=local_path, help="A YAML file; see recipes/.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe fields to replace, values in YAML.", show_default="none"),
@@ -36,9 +49,17 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path}: cannot be written ({error.strerror}); give another place") from None
 
 
+def say(text: object, err: bool = False) -> None:
+    """Lines on standard output, or on standard error: all that a verb prints goes through here.
+
+    Whatever the text quotes, a terminal shows every character of it and obeys none, and no key is shown.
+    """
+    typer.echo(for_screen(str(text)), err=err)
+
+
 def warn(message: str) -> None:
     """One line on standard error that begins with our name."""
-    typer.echo(f"sixfold: {message}", err=True)
+    say(f"sixfold: {message}", err=True)
 
 
 @contextlib.contextmanager

@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from cluster.console import local_path, say
 from shards.disk.home import home
 
 
 def doctor(
-    out: Annotated[Path, typer.Option(help="The folder that a run would write.")] = Path("out"),
+    out: Annotated[
+        Path, typer.Option(parser=local_path, metavar="PATH", help="The folder that a run would write.")
+    ] = Path("out"),
 ) -> None:
     """Check this machine: versions, GPUs, memory, disk, Ray, safety switches, the sandbox. Exit 3 if one is bad.
 
@@ -25,5 +28,5 @@ def doctor(
     checks = [*examine(os.environ, out), sandbox]
     for check in checks:
         advice = f"  -> {check.advice}" if check.verdict != "ok" else ""
-        typer.echo(f"{check.verdict:<5}{check.name:<18}{check.found}{advice}")
+        say(f"{check.verdict:<5}{check.name:<18}{check.found}{advice}")
     raise typer.Exit(EXIT_INCOMPLETE if any(check.verdict == "bad" for check in checks) else 0)

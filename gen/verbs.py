@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.console import Overrides, RecipeFile, check_file, warn
+from cluster.console import Overrides, RecipeFile, check_file, local_path, say, warn
 from cluster.recipes.load import load_recipe
 from shards.disk.home import home
 
@@ -42,15 +42,15 @@ def generate(
     chosen = load_recipe(recipe, Recipe, [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])])
     asked = parse_scale(scale)
     if dry_run:
-        typer.echo(describe(chosen, load_classes(chosen.classes), asked))
+        say(describe(chosen, load_classes(chosen.classes), asked))
         return
     with StopFlag() as stop:
         outcome = run(chosen, asked, out, home(), stop, single_writer, warn)
     if gallery and outcome.made_units:
         from shards.verbs import gallery_page
 
-        typer.echo(f"gallery: {gallery_page(out)}")
-    typer.echo(outcome.sentence())
+        say(f"gallery: {gallery_page(out)}")
+    say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 
 
@@ -58,7 +58,13 @@ def meanings(
     recipe: RecipeFile,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="Also write the choice, one line of JSON a class.", show_default="none")
+        Path | None,
+        typer.Option(
+            parser=local_path,
+            metavar="PATH",
+            help="Also write the choice, one line of JSON a class.",
+            show_default="none",
+        ),
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="How many classes to print, the least certain first.")] = 50,
 ) -> None:
@@ -92,13 +98,15 @@ def meanings(
         write_meanings(found, out)
     sources = Counter(meaning.source for meaning in found)
     parts = ", ".join(f"{count:,} {source.replace('_', ' ')}" for source, count in sorted(sources.items()))
-    typer.echo(f"{len(found):,} {'class' if len(found) == 1 else 'classes'}: {parts}" + (f"; in {out}" if out else ""))
+    say(f"{len(found):,} {'class' if len(found) == 1 else 'classes'}: {parts}" + (f"; in {out}" if out else ""))
 
 
 def prompts(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("out/prompts"),
+    out: Annotated[Path, typer.Option(parser=local_path, metavar="PATH", help="The folder to write.")] = Path(
+        "out/prompts"
+    ),
     show: Annotated[int, typer.Option(min=0, help="How many classes to print a prompt of.")] = 10,
     report: Annotated[bool, typer.Option(help="Measure how much the prompts differ, and write diversity.html.")] = True,
 ) -> None:
@@ -116,7 +124,6 @@ def prompts(
     from gen.prompts.table import PromptTable
     from gen.prompts.write import PROMPTS, measure_prompts, write_prompts
     from gen.run.recipe import Recipe
-    from shards.disk.safe_text import visible
     from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, overrides or ())
@@ -125,17 +132,17 @@ def prompts(
     with StopFlag() as stop:
         made = write_prompts(chosen, classes, out, warn, stop)
     for sentence in made.sentences():
-        typer.echo(sentence)
+        say(sentence)
     table = PromptTable.load(out / PROMPTS)
     for one in classes[:show]:
-        typer.echo(visible(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}"))
+        say(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}")
     if report:
         measured = measure_prompts(table, chosen.seed, chosen.meanings.clip, chosen.sampler, warn)
         write_page(measured, out / "diversity.html")
         for line in report_lines(measured):
-            typer.echo(line)
-        typer.echo(f"page: {out / 'diversity.html'}")
-    typer.echo(f"{len(table):,} prompts for {len(classes):,} classes in {out / PROMPTS}")
+            say(line)
+        say(f"page: {out / 'diversity.html'}")
+    say(f"{len(table):,} prompts for {len(classes):,} classes in {out / PROMPTS}")
 
 
 def plan(
@@ -143,7 +150,13 @@ def plan(
     overrides: Overrides = None,
     scale: Scale = "6x",
     out: Annotated[
-        Path | None, typer.Option(help="Write one row per sample to this parquet file.", show_default="none")
+        Path | None,
+        typer.Option(
+            parser=local_path,
+            metavar="PATH",
+            help="Write one row per sample to this parquet file.",
+            show_default="none",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Walk the whole plan and print it; write nothing.")
@@ -163,6 +176,6 @@ def plan(
     if out is not None and not dry_run:
         check_file(out)
     classes = load_classes(chosen.classes)
-    typer.echo(describe(chosen, classes, asked))
+    say(describe(chosen, classes, asked))
     if dry_run or out:
-        typer.echo(walk_plan(chosen, classes, asked, None if dry_run else out))
+        say(walk_plan(chosen, classes, asked, None if dry_run else out))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Folder, bar, warn
+from cluster.console import Folder, bar, local_path, say, warn
 
 if TYPE_CHECKING:
     from shards.disk.store import Store
@@ -38,8 +38,8 @@ def verify(
     if not report.shards and not report.damages:
         raise no_shards(store)
     for damage in report.damages:
-        typer.echo(str(damage))
-    typer.echo(
+        say(str(damage))
+    say(
         f"{counted(report.shards, 'shard')}, {counted(report.samples, 'sample')}, {counted(report.rows, 'row')}, "
         f"{size_text(report.bytes)}: "
         + (f"{counted(len(report.damages), 'damage')}; `sixfold repair {folder}`" if report.damages else "no damage")
@@ -52,9 +52,9 @@ def verify(
         compared = regenerate_images(store, regenerate, seed)
         others = [one for one in compared if not one.same_bytes]
         for one in others:
-            typer.echo(f"{one.key}: made again it differs by {one.mean_difference:.3f} of 255 in the mean")
+            say(f"{one.key}: made again it differs by {one.mean_difference:.3f} of 255 in the mean")
         same = len(compared) - len(others)
-        typer.echo(f"{counted(len(compared), 'image')} made again: {same:,} with the same bytes")
+        say(f"{counted(len(compared), 'image')} made again: {same:,} with the same bytes")
         if any(one.mean_difference > REGENERATE_TOLERANCE for one in compared):
             raise typer.Exit(EXIT_INCOMPLETE)
 
@@ -85,8 +85,8 @@ def repair(
         moved = {} if dry_run else repair_all(store, report)
     for shard in damaged:
         where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else "damaged"
-        typer.echo(f"shard {shard:05d}: {where}")
-    typer.echo(
+        say(f"shard {shard:05d}: {where}")
+    say(
         "nothing to repair"
         if not damaged
         else f"{counted(len(damaged), 'shard')} "
@@ -97,7 +97,10 @@ def repair(
 def show(
     folder: Folder,
     out: Annotated[
-        Path | None, typer.Option(help="Where the page goes.", show_default="_meta/gallery of the data set")
+        Path | None,
+        typer.Option(
+            parser=local_path, metavar="PATH", help="Where the page goes.", show_default="_meta/gallery of the data set"
+        ),
     ] = None,
     subset: Annotated[str | None, typer.Option(help="A subset's name such as 2x.", show_default="everything")] = None,
 ) -> None:
@@ -105,7 +108,7 @@ def show(
 
     Example: `sixfold show out/sandbox`
     """
-    typer.echo(gallery_page(folder, out, subset))
+    say(gallery_page(folder, out, subset))
 
 
 def export(
@@ -137,6 +140,7 @@ def export(
     Example: `sixfold export out/sandbox --to timm --out out/sandbox-timm --subset 6x`
     """
     from cluster.process.exit import EXIT_INCOMPLETE
+    from shards.disk.address import file_path
     from shards.disk.amounts import counted
     from shards.disk.store import open_for_reading
     from shards.labels.classes import ClassSpec, load_classes
@@ -148,13 +152,13 @@ def export(
             raise ValueError("--subset and --unlicensed choose among the samples of a data set; not with --to shards")
         with bar("import") as advance:
             known = None if classes is None else load_classes(ClassSpec(source=classes, per_class=1))
-            done = import_image_folder(Path(folder), out, licence=licence, classes=known, progress=advance)
-        typer.echo(
+            done = import_image_folder(file_path(folder), out, licence=licence, classes=known, progress=advance)
+        say(
             f"{counted(done.num_samples, 'image')} in {counted(done.num_shards, 'shard')} in {out}; "
             f"{done.num_failed:,} not readable"
         )
         if done.ignored:
-            typer.echo(f"left out: {done.left_out()}")
+            say(f"left out: {done.left_out()}")
         raise typer.Exit(EXIT_INCOMPLETE if done.num_failed else 0)
     if licence is not None:
         raise ValueError("--licence is written when pictures become shards; give it with --to shards only")
@@ -169,9 +173,9 @@ def export(
     }
     store = open_for_reading(folder)
     choice = exports.Choice(named_subset(store, subset), unlicensed)
-    exported = formats[to](store, Path(out), choice)
+    exported = formats[to](store, file_path(out), choice)
     left_out = f", {exported.num_left_out:,} without licence left out" if exported.num_left_out else ""
-    typer.echo(f"{counted(exported.num_samples, 'sample')} for {to} in {out}{left_out}")
+    say(f"{counted(exported.num_samples, 'sample')} for {to} in {out}{left_out}")
 
 
 def status(folder: Folder) -> None:
@@ -188,7 +192,7 @@ def status(folder: Folder) -> None:
 
     store = open_for_reading(folder)
     state = status_of(store, writer_of(store))
-    typer.echo(state.text)
+    say(state.text)
     raise typer.Exit(0 if state.is_whole else EXIT_INCOMPLETE)
 
 

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster.code": {"shards.disk"},
     "cluster.process": {"shards.disk"},
     "cluster.recipes": {"shards.disk"},
-    "cluster.console": set(),
+    "cluster.console": {"shards.disk"},
     "cluster.doctor": {"cluster.process"},
     "cluster.fan_out": {"cluster.code", "cluster.process", "shards.disk"},
     "cluster.ranks": {"cluster.code", "cluster.fan_out", "cluster.process", "shards.disk"},

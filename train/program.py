@@ -19,7 +19,7 @@ from cluster.ranks.group import RankFailed, Ranks
 from cluster.ranks.place import find_place
 from cluster.recipes.load import load_recipe
 from shards.disk.home import home
-from shards.disk.safe_text import one_line
+from shards.disk.safe_text import for_screen, one_line
 from train.recipe import TrainRecipe
 
 LOOK_S = 2.0
@@ -39,7 +39,7 @@ def main(recipe: Path, folder: Path) -> int:
         print(one_line(str(error)), flush=True)
         return EXIT_FOLLOWED if isinstance(error, RankFailed) else EXIT_MISTAKE
     if ranks.rank == 0:
-        print(outcome.sentence(), flush=True)
+        print(for_screen(outcome.sentence()), flush=True)
     return outcome.exit_code
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cluster.console import Overrides, RecipeFile, check_file, warn
+from cluster.console import Overrides, RecipeFile, check_file, local_path, say, warn
 from cluster.recipes.load import load_recipe
 from shards.disk.home import home
 
@@ -30,7 +30,10 @@ def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run.", show_default="out/train/<name of the recipe>")
+        Path | None,
+        typer.Option(
+            parser=local_path, metavar="PATH", help="Folder of the run.", show_default="out/train/<name of the recipe>"
+        ),
     ] = None,
     ranks: Annotated[
         int | None,
@@ -62,13 +65,13 @@ def train(
         if ranks is not None:
             _train_over_ray(chosen, folder, ranks, stop, dry_run)
         elif dry_run:
-            typer.echo(dump_recipe(chosen).rstrip())
+            say(dump_recipe(chosen).rstrip())
             return
         from train.run import train as train_one  # seconds: torch and timm
 
         outcome = train_one(chosen, folder, home(), stop, met)
     if met.rank == 0:  # the other ranks would say the same
-        typer.echo(outcome.sentence())
+        say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 
 
@@ -78,18 +81,26 @@ def _train_over_ray(recipe: "TrainRecipe", folder: Path, ranks: int, stop: "Stop
 
     check_over_ray(recipe, ranks, os.environ)
     if dry_run:
-        typer.echo(f"# {describe_over_ray(recipe, ranks, folder, os.environ)}\n{dump_recipe(recipe).rstrip()}")
+        say(f"# {describe_over_ray(recipe, ranks, folder, os.environ)}\n{dump_recipe(recipe).rstrip()}")
         raise typer.Exit(0)
-    outcome = train_over_ray(recipe, folder, ranks, stop, say=partial(typer.echo, err=True))
-    typer.echo(outcome.line if outcome.is_good else f"sixfold: {outcome.line}", err=not outcome.is_good)
+    outcome = train_over_ray(recipe, folder, ranks, stop, say=partial(say, err=True))
+    say(outcome.line if outcome.is_good else f"sixfold: {outcome.line}", err=not outcome.is_good)
     raise typer.Exit(outcome.exit_code)
 
 
 def sweep(
-    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="A YAML file; see recipes/sweeps/.")],
+    sweep: Annotated[
+        Path, typer.Argument(parser=local_path, metavar="SWEEP", help="A YAML file; see recipes/sweeps/.")
+    ],
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the sweep.", show_default="out/sweeps/<name of the sweep>")
+        Path | None,
+        typer.Option(
+            parser=local_path,
+            metavar="PATH",
+            help="Folder of the sweep.",
+            show_default="out/sweeps/<name of the sweep>",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print points, runs and minutes; train nothing.")] = False,
 ) -> None:
@@ -114,20 +125,24 @@ def sweep(
     folder = out or Path("out/sweeps") / spec.name
     runs = plan_runs(spec, base)
     if dry_run:
-        typer.echo(describe_sweep(spec, runs, folder))
+        say(describe_sweep(spec, runs, folder))
         return
     check_file(folder / "sweep.yaml")
     with StopFlag() as stop:
         outcome = run_sweep(spec, base, folder, home(), stop, partial(_make_data, stop), partial(_say_run, runs))
     if outcome.done:
-        typer.echo(f"report: {write_report([folder], folder / 'report.html')}")
-    typer.echo(outcome.sentence())
+        say(f"report: {write_report([folder], folder / 'report.html')}")
+    say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of runs or sweeps.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("out/report.html"),
+    folders: Annotated[
+        list[Path], typer.Argument(parser=local_path, metavar="FOLDER...", help="Folders of runs or sweeps.")
+    ],
+    out: Annotated[Path, typer.Option(parser=local_path, metavar="PATH", help="The page to write.")] = Path(
+        "out/report.html"
+    ),
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown instead.")] = False,
 ) -> None:
     """Write a page that says whether synthetic images paid off: accuracy against scale, ablations, intervals.
@@ -144,9 +159,9 @@ def report(
             f"{', '.join(map(str, folders))}: found no results, expected folders of `sixfold train` or `sixfold sweep`"
         )
     if markdown:
-        typer.echo(results_table(compare(found.results)))
+        say(results_table(compare(found.results)))
         return
-    typer.echo(f"report: {write_report(folders, out)}")
+    say(f"report: {write_report(folders, out)}")
 
 
 def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
@@ -157,7 +172,7 @@ def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
     from gen.run.run import run
 
     recipe = load_recipe(make.recipe, Recipe, make.overrides)
-    typer.echo(f"data: {make.out}: {make.recipe} at {make.scale}")
+    say(f"data: {make.out}: {make.recipe} at {make.scale}")
     outcome = run(recipe, parse_scale(make.scale), make.out, home(), stop, say=warn)
     if outcome.exit_code == EXIT_AGAIN:
         raise Draining(f"{make.out}: stopped on request while the sweep's data was being made")
@@ -169,4 +184,4 @@ def _say_run(runs: "Sequence[Run]", event: "Event") -> None:
     """A line for every run of a sweep that began, ended or failed."""
     if event.unit is not None and event.kind in SAID_OF_RUNS:
         told = f": {event.message}" if event.message else ""
-        typer.echo(f"{event.at_s:7.0f} s  {runs[event.unit].title} {SAID_OF_RUNS[event.kind]}{told}")
+        say(f"{event.at_s:7.0f} s  {runs[event.unit].title} {SAID_OF_RUNS[event.kind]}{told}")

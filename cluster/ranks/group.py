@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from cluster.process.exit import EXIT_FOLLOWED
 from cluster.ranks.place import LOOPBACK, RankPlace
-from shards.disk.safe_text import one_line
+from shards.disk.safe_text import for_screen, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -252,7 +252,8 @@ class _Watch:
                 self._cause = _GONE
         self._known.set()
         if not self._done.wait(timeout=GRACE_S):
-            print(f"sixfold: rank {self._place.rank} hangs after: {self._cause}", file=sys.stderr, flush=True)
+            told = for_screen(f"sixfold: rank {self._place.rank} hangs after: {self._cause}")
+            print(told, file=sys.stderr, flush=True)
             os._exit(EXIT_FOLLOWED)
 
     def _look(self) -> str:

@@ -20,6 +20,7 @@ from pydantic_core import to_jsonable_python
 
 from cluster.recipes.mistake import RecipeError, first_mistake, model_in, short
 from cluster.recipes.overrides import COMMAND_LINE, read_override, set_at
+from shards.disk.safe_text import has_secret, quoted, redact
 
 MAX_RECIPE_BYTES = 1_000_000
 SHIPPED_NAMED = 6  # recipes that a message names
@@ -74,7 +75,26 @@ def parse_recipe(content: bytes, model: type[Model], path: str, overrides: Seque
         set_at(data, loc, value, COMMAND_LINE)
         where |= {loc[: depth + 1]: COMMAND_LINE for depth in range(len(loc)) if loc[: depth + 1] not in where}
         where[loc] = COMMAND_LINE
+    _refuse_secrets(data, (), where, path)
     return _validate(data, model, where, path)
+
+
+def _refuse_secrets(value: Any, loc: tuple[str, ...], where: Mapping[tuple[str, ...], str], path: str) -> None:
+    """Raises RecipeError, which does not show it, for a key or a password: a recipe is stored beside what it makes."""
+    if isinstance(value, str) and has_secret(value):
+        place = f"{_place_of(loc, where, path)}: {'.'.join(loc)}"
+        raise RecipeError(
+            f"{place}: found a key or a password in {quoted(redact(value), 80)}, "
+            "expected none, for recipes are stored; keys come from the environment"
+        )
+    if isinstance(value, Mapping):
+        value = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list):
+        value = [(str(at), item) for at, item in enumerate(value)]
+    else:
+        return
+    for name, item in value:
+        _refuse_secrets(item, (*loc, name), where, path)
 
 
 def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
@@ -199,5 +219,9 @@ def _validate(data: dict[str, Any], model: type[Model], where: Mapping[tuple[str
         return model.model_validate(data)
     except ValidationError as invalid:
         loc, line = first_mistake(invalid, model, data)
-        place = next((where[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in where), path)
-        raise RecipeError(f"{place}: {line}") from None
+        raise RecipeError(f"{_place_of(loc, where, path)}: {line}") from None
+
+
+def _place_of(loc: tuple[str, ...], where: Mapping[tuple[str, ...], str], path: str) -> str:
+    """File and line of a value, or of what it is in."""
+    return next((where[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in where), path)

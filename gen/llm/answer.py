@@ -3,8 +3,8 @@
 In: the text, the schema. Out: the value as canonical JSON, or BadAnswer with one of REASONS. On disk: nothing.
 
 The value may be the whole text, or stand in a code fence, in prose, or after a model's thoughts (`</think>`). The first
-value that fits is taken. Refused are keys that occur twice, numbers that are not finite and texts that are not Unicode,
-so that every value can be written as JSON and read back unchanged.
+value that fits is taken; a comma behind its last item is let pass. Refused are keys that occur twice, numbers that are
+not finite and texts that are not Unicode, so that every value can be written as JSON and read back unchanged.
 """
 
 import json
@@ -18,8 +18,9 @@ from gen.llm.call import BadAnswer, Said
 
 REASONS = ("empty", "refused", "truncated", "not_json", "not_text", "wrong_schema")
 
-MAX_PLACES = 64  # places at which a value may begin; limits the work on a text full of brackets
+MAX_PLACES = 64  # places at which a value may begin, and trailing commas; limits the work on a text full of brackets
 _OPENING = re.compile(r"[\[{]")
+_TRAILING_COMMA = re.compile(r",\s*[\]}]")
 _REFUSAL = re.compile(
     r"\W*(i['’]?m (very )?sorry|sorry|i apologi[sz]e|i can ?not|i can['’]t|i am unable|as an ai)\b", re.I
 )
@@ -82,12 +83,27 @@ def _values(text: str, num_places: int) -> Iterator[Any]:
         try:
             value, at = _DECODER.raw_decode(text, opening.start())
         except json.JSONDecodeError as error:
+            comma = _trailing_comma(text, error.pos)
+            if comma is not None:
+                text, at = text[:comma] + text[comma + 1 :], opening.start()
+                continue
             at = max(opening.end(), error.pos)
             continue
         except (ValueError, RecursionError):
             at = opening.end()
             continue
         yield value
+
+
+def _trailing_comma(text: str, broken_at: int) -> int | None:
+    """The place of the comma between an item and the closing bracket at which a decoder gave up, if there is one.
+
+    Some versions give up at the comma itself.
+    """
+    at = broken_at if text[broken_at : broken_at + 1] == "," else len(text[:broken_at].rstrip()) - 1
+    if at < 0 or not _TRAILING_COMMA.match(text, at):
+        return None
+    return None if text[:at].rstrip().endswith(("[", "{", ",", ":")) else at
 
 
 def _written(value: Any) -> str:

@@ -23,8 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cluster.process.exit import Draining
@@ -34,12 +33,14 @@ from gen.llm.answer import read_answer
 from gen.llm.cache import LlmCache
 from gen.llm.call import BadAnswer, Call, CallFailed, LanguageModel, LlmError
 from gen.llm.spec import LlmSpec
+from shards.disk.address import file_path
 from shards.disk.record import JSON
-from shards.disk.safe_text import quoted
+from shards.disk.safe_text import one_line, quoted
 
 DRAIN_S = 3.0
 POLL_S = 0.1  # between two looks at the stop flag
 CLOSE_S = 5.0
+MAX_TOLD = 200  # characters of what was said instead of an answer
 STOPPED = "stopped on request; all answers so far are in the cache"
 
 
@@ -65,6 +66,7 @@ class Answer:
     reason: str | None
     tries: int  # calls made now; 0 if it was cached
     cached: bool
+    told: str = field(default="", compare=False)  # what was said instead, for people: one line; "" with a value
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def open_llm(
     if model is None:
         yield None
         return
-    cache = LlmCache(Path(spec.cache), clock)
+    cache = LlmCache(file_path(spec.cache), clock)
     try:
         asking = _Asking(spec, model, cache, stop)
         try:
@@ -302,7 +304,7 @@ class _Asking:
 
     async def _asked(self, key: str, ask: Ask, call: Call) -> Answer:
         num_bad = num_lost = 0
-        reason = ""
+        reason = excerpt = ""
         async with self._slots:
             for number in range(1, self._spec.tries + 1):
                 if self._ending.done():
@@ -327,6 +329,8 @@ class _Asking:
                     break
                 if wait_s:
                     await asyncio.wait([self._ending], timeout=wait_s)
+        told = quoted(one_line(excerpt), MAX_TOLD) if excerpt else ""
+        last = f"{reason}, {told}" if told else reason
         if num_bad == 0:
             self._lost_in_a_row += 1
         else:
@@ -334,16 +338,16 @@ class _Asking:
         if self._useless_in_a_row >= self._spec.give_up_after_useless:
             raise LlmError(
                 f"llm: found {self._useless_in_a_row} questions in a row to which {self._spec.model} at "
-                f"{self._model.place} gave no usable answer (the last: {reason}), expected JSON that fits; look at the "
+                f"{self._model.place} gave no usable answer (the last: {last}), expected JSON that fits; look at the "
                 f"table `failures` of {self._spec.cache}, and use another llm.model, or none with llm.provider=offline"
             )
         if self._lost_in_a_row >= self._spec.give_up_after:
             raise LlmError(
                 f"llm: found {self._lost_in_a_row} questions in a row without an answer of the model at "
-                f"{self._model.place} (the last: {reason}), expected one; check the server and run the same command "
+                f"{self._model.place} (the last: {last}), expected one; check the server and run the same command "
                 f"again: answers so far are in {self._spec.cache}"
             )
-        return Answer(None, reason, number, False)
+        return Answer(None, reason, number, False, told)
 
     async def _called(self, call: Call, seed: int, num_bad: int) -> str:
         """One call, within its deadline; the answer as canonical JSON."""

@@ -5,17 +5,19 @@ In: an `LlmSpec`, the server's key. Out: answers. On disk: nothing.
 The key is sent to the host of `base_url` and nowhere else: redirects are not followed, and plain http to another
 machine is refused if there is a key. The client's own retries are off; gen.llm.ask decides. A body is read in pieces,
 and dropped as soon as it is too long. `response_format` asks for the schema; if a server refuses that field (400, 422),
-it is left out from then on, because the schema is also in the text.
+it is left out from then on, because the schema is also in the text. An error that comes as HTTP 200 counts as the code
+that it names, or as 429. What a server says of a refusal is quoted, with the recipe's field that would change it.
 """
 
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
 from gen.llm.spec import LlmSpec, check_base_url
-from shards.disk.safe_text import one_line
+from shards.disk.safe_text import one_line, quoted, redact
 
 HOSTED = "https://api.openai.com/v1"
 NO_KEY = "none"  # sent to a server of one's own if no key is set
@@ -24,12 +26,27 @@ MIN_KEY_CHARS = 8
 MAX_ERROR_BYTES = 4096
 MAX_ENVELOPE_BYTES = 65_536  # of a completion, without the model's text
 MAX_ESCAPED = 6  # bytes of \u0000, the longest way to write one byte in JSON
-AGAIN = frozenset({408, 409, 425, 429})  # HTTP codes after which a call is repeated, and all from 500 on
+AGAIN = frozenset({200, 408, 409, 425, 429})  # HTTP codes after which a call is repeated, and all from 500 on
+REFUSALS = frozenset({400, 422})  # what was sent does not please
+MAX_QUOTED = 300  # characters of a server's words in a message
+_ROLE = re.compile(
+    r"\b(system|developer)\b.{0,40}\b(role|message|prompt|instruction)"
+    r"|\broles?\b.{0,60}\b(support|alternate|user|system|developer)",
+    re.I,
+)
 WHAT_TO_DO = {
     401: "set the environment variable {key_env} to a key of this server",
     403: "use a key that may use this model, or another llm.model",
     404: "check llm.base_url (it often ends in /v1) and llm.model",
 }
+
+
+class _Refused(Exception):
+    """An answer that is no 200, with the beginning of its body."""
+
+    def __init__(self, status: int, body: str, headers: Mapping[str, str]) -> None:
+        super().__init__(status)
+        self.status, self.body, self.headers = status, body, headers
 
 
 class OpenAiModel:
@@ -52,7 +69,7 @@ class OpenAiModel:
                 f"which could be read on the way; unset {spec.key_env} if the server needs none, or use https or a "
                 f"tunnel (`ssh -L 8000:{host[:80]}:{parts.port or 80} {host[:80]}` and http://127.0.0.1:8000/v1)"
             )
-        self._is_plain = False  # the server does not know response_format
+        self._is_plain = not spec.send_schema  # also once the server turned out not to know response_format
         self._limit_bytes = MAX_ESCAPED * spec.max_answer_bytes + MAX_ENVELOPE_BYTES
         self._client = openai.AsyncOpenAI(
             api_key=self._key,
@@ -71,7 +88,8 @@ class OpenAiModel:
         """Model and sampling, without the address: a server that is started again elsewhere uses the same cache."""
         spec = self._spec
         sampling = {"temperature": spec.temperature, "top_p": spec.top_p, "max_tokens": spec.max_tokens}
-        return {"provider": "openai", "model": spec.model, **sampling}
+        extra = {"extra": dict(spec.extra)} if spec.extra else {}
+        return {"provider": "openai", "model": spec.model, **sampling, **extra}
 
     @property
     def place(self) -> str:
@@ -109,15 +127,14 @@ class OpenAiModel:
             "temperature": spec.temperature,
             "top_p": spec.top_p,
             spec.max_tokens_field: spec.max_tokens,
-            "seed": call.seed,
+            "seed": call.seed if spec.send_seed else None,
         }
+        sent = {name: wish for name, wish in wishes.items() if wish is not None} | dict(form) | dict(spec.extra)
         try:
             async with self._client.chat.completions.with_streaming_response.create(
-                model=spec.model or "",
-                messages=[{"role": "system", "content": call.system}, {"role": "user", "content": call.user}],
-                extra_body={name: wish for name, wish in wishes.items() if wish is not None} | dict(form),
+                model=spec.model or "", messages=self._messages(call), extra_body=sent
             ) as response:
-                body = bytearray()
+                headers, body = response.headers, bytearray()
                 async for piece in response.iter_bytes():
                     body += piece
                     if len(body) > self._limit_bytes:
@@ -126,11 +143,23 @@ class OpenAiModel:
             raise CallFailed("timeout", "") from None
         except openai.APIConnectionError as error:
             raise CallFailed("unreachable", self._hide_key(str(error.__cause__ or error))) from None
+        except _Refused as error:
+            raise self._failure(error.status, error.body, error.headers, sent, call) from None
         except (BadAnswer, CallFailed, LlmError):
             raise
         except Exception as error:  # the HTTP library's error while the body is read; its type differs by version
             raise CallFailed("cut_off", self._hide_key(f"{type(error).__name__}: {error}")) from None
+        told = _read_error(_decoded(body[:MAX_ENVELOPE_BYTES]))
+        if told is not None:
+            raise self._failure(told.status or 200, _decoded(body[:MAX_ENVELOPE_BYTES]), headers, sent, call)
         return self._read(bytes(body))
+
+    def _messages(self, call: Call) -> Any:
+        """The two texts of a call; in one message for a model that knows users only."""
+        role = self._spec.system_role
+        if role == "user":
+            return [{"role": "user", "content": f"{call.system}\n\n{call.user}"}]
+        return [{"role": role, "content": call.system}, {"role": "user", "content": call.user}]
 
     async def _check_head(self, response: Any) -> None:
         """Raise for every answer but a plain 200, before its body is read."""
@@ -150,16 +179,27 @@ class OpenAiModel:
             said += piece
             if len(said) >= MAX_ERROR_BYTES:
                 break
-        excerpt = self._hide_key(_decoded(said[:MAX_ERROR_BYTES]))
+        raise _Refused(status, _decoded(said[:MAX_ERROR_BYTES]), response.headers)
+
+    def _failure(
+        self, status: int, body: str, headers: Mapping[str, str], sent: Mapping[str, Any], call: Call
+    ) -> CallFailed | LlmError:
+        """What an error of the server means. `status` is 200 where it names no code: then it counts as 429."""
+        told = _read_error(body)
+        words = redact(self._hide_key(body if told is None else told.words))
+        said = quoted(one_line(words), MAX_QUOTED)
+        found = f"llm: found HTTP {status} from {self._place} ({said}), expected an answer; "
         if status in WHAT_TO_DO:
-            raise LlmError(
-                f"llm: found HTTP {status} from {self._place} ({one_line(excerpt, 120)}), expected an answer; "
-                + WHAT_TO_DO[status].format(key_env=self._spec.key_env)
-            )
-        after = response.headers.get("retry-after", "")
+            return LlmError(found + WHAT_TO_DO[status].format(key_env=self._spec.key_env))
+        if status in REFUSALS and "response_format" not in sent:
+            advice = _switch(words, self._spec, sent, call.user)
+            if advice is not None:
+                return LlmError(f"{found}set {advice}")
+        after = headers.get("retry-after", "")
         # the other form of the field, a date, is ignored: the usual wait applies
         after_s = float(after) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", after) else 0.0
-        raise CallFailed(f"http_{status}", excerpt, again=status in AGAIN or status >= 500, after_s=after_s)
+        again = status in AGAIN or status >= 500
+        return CallFailed(f"http_{status}", words, again=again, after_s=after_s)
 
     def _read(self, body: bytes) -> Said:
         """The answer in the body of a completion. Raises BadAnswer."""
@@ -167,12 +207,12 @@ class OpenAiModel:
             completion = json.loads(body)
             choice = completion["choices"][0]
             message = choice["message"]
-            text, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
+            text, refusal = _joined(message.get("content")), message.get("refusal")
+            finish = choice.get("finish_reason")
             usage = completion.get("usage") or {}
             tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
             raise BadAnswer("not_a_completion", self._hide_key(_decoded(body[:MAX_ERROR_BYTES]))) from None
-        text = text if isinstance(text, str) else ""
         if len(text.encode("utf-8", "surrogatepass")) > self._spec.max_answer_bytes:
             raise BadAnswer("too_long", self._hide_key(text[:MAX_ERROR_BYTES]))
         is_refused = bool(refusal) or finish == "content_filter"
@@ -205,6 +245,76 @@ def _key(name: str, environment: Mapping[str, str], may_be_missing: bool, place:
             "word of plain letters; export it again"
         )
     return key
+
+
+@dataclass(frozen=True)
+class _Told:
+    """An error as the body of an answer tells it."""
+
+    status: int | None  # the HTTP code that it names
+    words: str
+
+
+def _read_error(text: str) -> _Told | None:
+    """The error in a JSON body, in the forms of OpenAI, vLLM, Mistral, Ollama, OpenRouter, Google, FastAPI; None if
+    there is none."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]
+    if not isinstance(body, dict):
+        return None
+    choices = body.get("choices")
+    if choices:
+        first = choices[0] if isinstance(choices, list) else None
+        error = first.get("error") if isinstance(first, dict) else None
+    else:
+        is_bare = body.get("object") == "error" or ("choices" not in body and isinstance(body.get("message"), str))
+        error = body if is_bare else body.get("error") or body.get("errors") or body.get("detail")
+    if not error:
+        return None
+    facts = error if isinstance(error, dict) else {}
+    said = next((facts[name] for name in ("message", "detail") if isinstance(facts.get(name), str)), None)
+    words = said or (error if isinstance(error, str) else json.dumps(error))
+    for code in (facts.get(name, body.get(name)) for name in ("code", "status", "status_code")):
+        if re.fullmatch("[45][0-9]{2}", str(code)):
+            return _Told(int(str(code)), words)
+    return _Told(None, words)
+
+
+def _switch(words: str, spec: LlmSpec, sent: Mapping[str, Any], question: str) -> str | None:
+    """The change of the recipe that leaves out, or renames, what the server's words refuse; None if they name nothing
+    of ours. A word of the question itself names nothing."""
+    other = "max_tokens" if spec.max_tokens_field == "max_completion_tokens" else "max_completion_tokens"
+    switches = {
+        spec.max_tokens_field: f"llm.max_tokens_field={other}, or a smaller llm.max_tokens",
+        "seed": "llm.send_seed=false",
+        "temperature": "llm.temperature=null (or a value that it takes)",
+        "top_p": "llm.top_p=null (or a value that it takes)",
+        "response_format": "llm.send_schema=false",
+        **{name: f"llm.extra without {quoted(name, 60)}" for name in spec.extra},
+    }
+    for name, advice in switches.items():
+        if name in sent and _names(name, words) and not _names(name, question):
+            return advice
+    if spec.system_role != "user" and _ROLE.search(words) and not _ROLE.search(question):
+        return "llm.system_role=user"
+    return None
+
+
+def _names(name: str, text: str) -> bool:
+    return re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", text) is not None
+
+
+def _joined(content: Any) -> str:
+    """A message's text; of a list of parts those that are text, not the model's thoughts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part if isinstance(part, str) else part.get("text") for part in parts if isinstance(part, (str, dict))]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _decoded(body: bytes | bytearray) -> str:

@@ -4,12 +4,19 @@ In: the recipe's `llm` part. Out: a checked `LlmSpec`. On disk: nothing; keys co
 """
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from shards.disk.safe_text import quoted
+
+# fields of a request that have a field of their own in the recipe, or none at all
+OWN_FIELDS = frozenset(
+    {"model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "response_format"}
+    | {"stream", "n"}
+)
 
 
 class LlmSpec(BaseModel):
@@ -35,6 +42,14 @@ class LlmSpec(BaseModel):
     max_tokens: int = Field(2048, ge=1, le=100_000, description="of one answer")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="openai: what the server calls it"
+    )
+    send_seed: bool = Field(True, description="openai: whether the server is sent a seed")
+    send_schema: bool = Field(True, description="openai: whether the server is sent response_format (the text says it)")
+    system_role: Literal["system", "developer", "user"] = Field(
+        "system", description="openai: who says the instructions; user: they stand before the question"
+    )
+    extra: Mapping[str, JsonValue] = Field(
+        default={}, description="openai: more fields of a request, such as {top_k: 20}; never a key"
     )
     max_answer_bytes: int = Field(65_536, ge=100, le=10_000_000, description="a longer answer is dropped")
     max_in_flight: int = Field(16, ge=1, le=1024, description="calls that are out at a time")
@@ -66,6 +81,10 @@ class LlmSpec(BaseModel):
             raise ValueError(f"llm.base_url: found one for provider {self.provider}, expected provider openai")
         if self.revision is not None and self.provider != "transformers":
             raise ValueError(f"llm.revision: found one for provider {self.provider}, expected provider transformers")
+        if self.extra and self.provider != "openai":
+            raise ValueError(f"llm.extra: found fields for provider {self.provider}, expected provider openai")
+        if ours := sorted(OWN_FIELDS & self.extra.keys()):
+            raise ValueError(f"llm.extra: found {ours[0]}, which sixfold sets itself; remove it there")
         return self
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from shards.disk.address import file_path
 from shards.disk.safe_text import one_line, quoted
 from shards.disk.stand_in import HEAD_BYTES, stand_in
 
@@ -145,10 +146,11 @@ def _sha256(path: Path, size: int, modified_ns: int, changed_ns: int) -> str:
 
 
 def _local_folder(model: str, home: Path) -> Path:
-    for folder in (Path(model), home / model):
+    path = file_path(model)
+    for folder in (path, home / path):
         if (folder / INDEX).is_file():
             return folder.resolve()
-    if Path(model).is_dir() or (home / model).is_dir():
+    if path.is_dir() or (home / path).is_dir():
         raise ModelError(f"model {model}: found a folder without {INDEX}; expected a diffusers pipeline folder")
     if model.replace("\\", "/").startswith("sandbox/"):
         hint = "make it with `python -m sandbox.build`"
@@ -160,11 +162,12 @@ def _local_folder(model: str, home: Path) -> Path:
 
 
 def _local_flat_folder(what: str, model: str, index: str, homes: Sequence[Path]) -> Path:
-    for home in homes:
-        if (home / model / index).is_file():
-            return (home / model).resolve()
+    folders = [home / file_path(model) for home in homes]
+    for folder in folders:
+        if (folder / index).is_file():
+            return folder.resolve()
     name = f"{what}.model {quoted(model, 120)}"
-    if any((home / model).is_dir() for home in homes):
+    if any(folder.is_dir() for folder in folders):
         raise ModelError(f"{name}: found a folder without {index}, expected a model in its library's own format")
     hint = f"for a model of the hub also give its commit, {what}.revision=<40 hex digits>"
     raise ModelError(

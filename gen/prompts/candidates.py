@@ -1,8 +1,9 @@
 """Candidates: the senses that a class name may have, as phrases such as "crane, the bird".
 
-In: classes, a lexicon, a language model or None, the run seed. Out: one `Offer` a class, from the first of these that
-has any: the language model, the lexicon's `senses`, WordNet where it is installed, the definitions that timm ships. A
-class with a WordNet id has one sense by that id, so WordNet and timm give it one candidate. Nothing is written.
+In: classes, a lexicon, a language model or None, the run seed. Out: one `Offer` a class. With a language model all come
+from it: where it names no sense, nothing stands in, and the caller gets an error. Without one they come from the first
+of these that has any: the lexicon's `senses`, WordNet where it is installed, the definitions that timm ships. A class
+with a WordNet id has one sense by that id, so WordNet and timm give it one candidate. Nothing is written.
 """
 
 import json
@@ -11,17 +12,20 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from cluster.fan_out.work import JSON
 from gen.llm.ask import Ask, Llm
+from gen.llm.call import LlmError
 from gen.names.wordnet import WordNet, definition_of_id, open_wordnet, phrase, sense_of_id, senses_of
 from gen.wording.lexicon import Lexicon
+from shards.disk.address import file_path
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_PHRASE_CHARS = 300  # a longer candidate is no phrase
 MAX_PHRASE_WORDS = 20
+MAX_LISTED = 3  # names in a message
 CandidateSource = Literal["llm", "lexicon", "wordnet", "timm"]
 SYSTEM = (
     "You list the different things that a name can stand for. Each answer is a short phrase that starts with the name, "
@@ -44,24 +48,35 @@ class Offer:
 def offers_of(
     classes: Sequence[Class], limit: int, wordnet_folder: str | None, lexicon: Lexicon, llm: Llm | None, seed: int
 ) -> dict[int, Offer]:
-    """Class id -> its candidates, at most ``limit``. ``wordnet_folder`` is used if it is there."""
-    asked: list[tuple[list[str], str | None]] = [([], None)] * len(classes)
-    if llm is not None and classes:
-        answers = llm.ask([meaning_ask(one.name, limit, seed) for one in classes])
-        asked = [(_listed(answer.value), answer.reason) for answer in answers]
-    wordnet = open_wordnet(Path(wordnet_folder)) if classes and wordnet_folder is not None else None
-    return {
-        one.id: _offer(one, listed, failure, limit, lexicon, wordnet)
-        for one, (listed, failure) in zip(classes, asked, strict=True)
-    }
+    """Class id -> its candidates, at most ``limit``. ``wordnet_folder`` is used if it is there. Raises LlmError."""
+    if llm is not None:
+        return _asked(classes, limit, llm, seed)
+    wordnet = open_wordnet(file_path(wordnet_folder)) if classes and wordnet_folder is not None else None
+    return {one.id: _known(one, limit, lexicon, wordnet) for one in classes}
 
 
-def _offer(
-    one: Class, listed: Sequence[str], failure: str | None, limit: int, lexicon: Lexicon, wordnet: WordNet | None
-) -> Offer:
-    dropped = Counter({f"llm_{failure}": 1} if failure else {})
+def _asked(classes: Sequence[Class], limit: int, llm: Llm, seed: int) -> dict[int, Offer]:
+    """The model's candidates. Raises LlmError unless it named a sense of every class."""
+    offers: dict[int, Offer] = {}
+    without: list[str] = []
+    for one, answer in zip(classes, llm.ask([meaning_ask(one.name, limit, seed) for one in classes]), strict=True):
+        phrases, dropped = clean_candidates(one.name, _listed(answer.value), limit)
+        offers[one.id] = Offer(phrases, "llm", dropped)
+        if not phrases:
+            told = f", {answer.told}" if answer.told else ""
+            without.append(f"{quoted(one.name, 40)}: {answer.reason or 'no more than the name'}{told}")
+    if without:
+        raise LlmError(
+            f"meanings: found no sense from the language model for {len(without):,} of {len(classes):,} names "
+            f"({'; '.join(without[:MAX_LISTED])}), expected some for each; check the server and run the same command "
+            "again, write these by hand (meanings.given), use another llm.model, or none with llm.provider=offline"
+        )
+    return offers
+
+
+def _known(one: Class, limit: int, lexicon: Lexicon, wordnet: WordNet | None) -> Offer:
+    dropped: Counter[str] = Counter()
     sources: tuple[tuple[CandidateSource, Callable[[], Sequence[str]]], ...] = (
-        ("llm", lambda: listed),
         ("lexicon", lambda: lexicon.senses.get(one.name, ())),
         ("wordnet", lambda: _wordnet_phrases(one, wordnet)),
         ("timm", lambda: _timm_phrases(one)),

@@ -35,6 +35,7 @@ from gen.prompts.candidates import CandidateSource, Offer, offers_of
 from gen.prompts.real_images import Image, read_real
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import check_text
+from shards.disk.address import file_path
 from shards.disk.replace import replace_file
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
@@ -95,7 +96,7 @@ class Meaning:
     candidates: tuple[tuple[str, float | None], ...]  # in the order in which they came, each with its cosine
     candidate_source: CandidateSource | None
     num_images: int  # looked at
-    dropped: tuple[tuple[str, int], ...]  # what was not used: candidate_<reason>, image_<reason>, llm_<reason>
+    dropped: tuple[tuple[str, int], ...]  # what was not used: candidate_<reason>, image_<reason>
 
 
 def choose_meanings(
@@ -127,6 +128,29 @@ def choose_meanings(
         else:
             meanings.append(_meaning(one, offers[one.id], cosines.get(one.id), images.get(one.id, Counter())))
     return meanings
+
+
+def bare_names(spec: MeaningSpec, classes: Sequence[Class], asks_model: bool) -> str | None:
+    """Why names will stand in prompts without a sense, and what to do, in a line; None if the recipe chooses senses.
+
+    Known before anything is made. `asks_model`: whether a language model gives the candidates. Names of WordNet ids
+    have one sense without it. A `choose: none` that was written is a choice.
+    """
+    example = quoted(f"a photo of {classes[0].name}", 60)
+    if spec.choose == "none" and "choose" not in spec.model_fields_set:
+        return (
+            f"prompts say the bare name ({example}), whichever thing is meant, because nothing is set in "
+            "meanings.choose; set meanings.choose=clip with meanings.real and meanings.clip, or write the senses by "
+            "hand (meanings.choose=given)"
+        )
+    if spec.choose == "clip" and spec.real is None:
+        by_hand = given_meanings(classes, spec)
+        if not all(one.id in by_hand or (one.wordnet_id and not asks_model) for one in classes):
+            return (
+                f"a name of several senses stays bare ({example}), because meanings.choose=clip has no real images to "
+                "compare with; set meanings.real and meanings.clip, or write the senses by hand (meanings.given)"
+            )
+    return None
 
 
 def _without_choice(one: Class, chosen: str | None, source: Source) -> Meaning:
@@ -181,7 +205,7 @@ def given_meanings(classes: Sequence[Class], spec: MeaningSpec) -> dict[int, str
     """Class id -> phrase, from the recipe and, stronger, from the file of overrides."""
     chosen = resolve_given(classes, spec.given, "meanings.given")
     if spec.overrides is not None:
-        path = Path(spec.overrides)
+        path = file_path(spec.overrides)
         if not path.is_file():
             raise ValueError(f"meanings.overrides: found no file {path}, expected lines `name or id: phrase`; write it")
         chosen |= resolve_given(classes, load_recipe(path, _Overrides).root, str(path))

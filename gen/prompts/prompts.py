@@ -28,6 +28,7 @@ from gen.wording.lexicon import Lexicon
 from gen.wording.parts import PARTS, Wording, check_text
 from gen.wording.styles import add_styles, mix
 from gen.wording.templates import Wordings, builtin_templates, slots_of
+from shards.disk.address import file_path
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
@@ -210,7 +211,7 @@ def _fill_templates(one: Class, meaning: str | None, spec: PromptSpec, seed: int
 def count_prompts(classes: Sequence[Class], spec: PromptSpec, seed: int) -> dict[int, int]:
     """Class id -> prompts it will have. Asks no model: only names and templates are drawn for it."""
     if spec.file is not None:
-        table = PromptTable.load(Path(spec.file))
+        table = PromptTable.load(file_path(spec.file))
         table.check_classes(classes)
         return table.num_per_class()
     if spec.per_class is not None:

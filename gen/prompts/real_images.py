@@ -29,8 +29,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
+from shards.disk.address import local_root, places_of
 from shards.disk.data_set import is_data_set
-from shards.disk.home import home
 from shards.disk.jpeg import MAX_PIXELS
 from shards.disk.layout import SUCCESS
 from shards.disk.pictures import DECODERS, is_picture, picture_format, rgb_pixels
@@ -139,10 +139,10 @@ def _items(
 ) -> Iterator[tuple[int, list[_Item]]]:
     """Class by class, ids ascending, the pictures that may be read, in the order in which to try them."""
     ordered = sorted(classes, key=lambda one: one.id)
-    if "://" in source:
+    if local_root(source) is None:
         yield from _samples(open_for_reading(source), where, ordered, max_per_class, seed, subset)
         return
-    found = [path for path in (Path(source).expanduser(), home() / source) if path.is_dir()]
+    found = [path for path in places_of(source) if path.is_dir()]
     if not found:
         raise ValueError(
             f"{where}: found no such folder, expected an ImageFolder or a data set of real images; check the path"

@@ -27,11 +27,12 @@ from gen.llm.spec import LlmSpec
 from gen.model.clip import Clip, ClipSpec
 from gen.model.folder import ModelError, open_model
 from gen.prompts.diversity import CLIP_TOKENS, CountTokens, Diversity, measure_diversity
-from gen.prompts.meanings import Meaning, MeaningSpec, choose_meanings, write_meanings
+from gen.prompts.meanings import Meaning, MeaningSpec, bare_names, choose_meanings, write_meanings
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.prompts.table import PromptTable
 from gen.wording.contexts import Embed
 from gen.wording.lexicon import Lexicon, load_lexicon
+from shards.disk.address import file_path
 from shards.disk.home import home
 from shards.labels.classes import Class
 
@@ -84,10 +85,12 @@ def write_prompts(
     """Write both files. `say` hears in one line what takes long. Raises ValueError in one line, Draining on a stop."""
     spec = recipe.prompts
     if spec.file is not None:
-        PromptTable.load(Path(spec.file)).check_classes(classes)
-        shutil.copyfile(spec.file, folder / PROMPTS)
+        file = file_path(spec.file)
+        PromptTable.load(file).check_classes(classes)
+        shutil.copyfile(file, folder / PROMPTS)
         return Written(None)
     lexicon = load_lexicon(spec.lexicon)
+    _say_of_bare_names(recipe, classes, say)
     with open_llm(recipe.llm, stop) as llm:
         meanings = _choose(recipe, classes, lexicon, llm, say, stop)
         write_meanings(meanings, folder / MEANINGS)
@@ -97,6 +100,11 @@ def write_prompts(
         one_more = _progress(len(classes), say, stop)
         dropped = draw_table(classes, phrases, spec, recipe.seed, sources, folder / PROMPTS, one_more)
         return Written(meanings, None if llm is None else llm.use, dropped)
+
+
+def _say_of_bare_names(recipe: TextSettings, classes: Sequence[Class], say: Say) -> None:
+    if (line := bare_names(recipe.meanings, classes, recipe.llm.provider != "offline")) is not None:
+        say(f"meanings: {line}")
 
 
 def _choose(
@@ -124,6 +132,12 @@ def _choose(
             f"meanings: nobody knows a sense of {unknown:,} of {len(meanings):,} names; ask a language model "
             "(llm.provider), install WordNet (apt install wordnet-base), or write phrases by hand (meanings.overrides)"
         )
+    unseen = sum(meaning.source == "no_real_images" for meaning in meanings)
+    if unseen and recipe.meanings.real is not None:
+        say(
+            f"meanings: {unseen:,} of {len(meanings):,} names have several senses and no real image: they stay bare; "
+            "put pictures of theirs beside the others (meanings.real), or write phrases by hand (meanings.overrides)"
+        )
     return meanings
 
 
@@ -132,6 +146,7 @@ def meanings_only(
 ) -> list[Meaning]:
     """The meanings that `write_prompts` would choose, and nothing more."""
     lexicon = load_lexicon(recipe.prompts.lexicon)
+    _say_of_bare_names(recipe, classes, say)
     with open_llm(recipe.llm, stop) as llm:
         return _choose(recipe, classes, lexicon, llm, say, stop)
 

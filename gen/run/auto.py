@@ -27,7 +27,7 @@ from gen.sampler.batch_curve import CROWDED, TIME_OVER, find_batch
 from gen.sampler.device import for_device, has_gpu_files
 from gen.sampler.machine_cache import cache_folder
 from gen.sampler.shortcuts import check_quantise
-from gen.sampler.spec import SamplerSpec
+from gen.sampler.spec import SamplerSpec, model_places
 from shards.disk.record import JSON
 
 AUTO_FIELDS = ("dtype", "compile", "batch")
@@ -127,7 +127,7 @@ def _ask_worker(
     if "batch" in fields:
         say("sampler.batch: measuring how fast batches of 1, 2, 4, ... are (once for these settings and this device)")
     share = 1.0 if cluster.in_process or cluster.gpus_per_worker == "auto" else min(1.0, cluster.gpus_per_worker)
-    worker = partial(make_device_worker, spec.model_dump(mode="json"), share)
+    worker = partial(make_device_worker, spec.model_dump(mode="json") | model_places(spec), share)
     summary = fan_out([0], worker, alone, on_event, stop, spec.threads)
     if summary.drained:
         raise Draining("stopped on request while a worker was asked what its device can do")

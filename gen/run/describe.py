@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen.make.plan import estimate
+from gen.prompts.meanings import bare_names
 from gen.prompts.prompts import count_prompts
 from gen.run.outcome import scale_name
 from gen.run.recipe import Recipe, sizes_of
@@ -42,6 +43,9 @@ def describe(recipe: Recipe, classes: Sequence[Class], scale: Fraction) -> str:
         ("prompts", _describe_prompts(recipe, len(classes))),
         ("model", f"{recipe.sampler.model}, {recipe.sampler.steps} steps, guidance {recipe.sampler.guidance:g}"),
     ]
+    bare = bare_names(recipe.meanings, classes, recipe.llm.provider != "offline")
+    if bare is not None and recipe.prompts.file is None:
+        rows.append(("meanings", bare))
     if recipe.expect is not None:
         rate = f"{recipe.expect.images_per_s:g} images/s each, as the recipe expects"
         one, eight = time_text(3600 * cost.hours), time_text(3600 * cost.hours / 8)

@@ -23,19 +23,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.process.stop_flag import StopFlag
-from cluster.recipes.folder import changes, listing
+from cluster.recipes.folder import listing
 from cluster.recipes.load import dump_recipe, fingerprint
 from gen.make.plan import Plan
 from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
 from gen.run.outcome import scale_name
-from gen.run.recipe import Recipe
+from gen.run.recipe import Recipe, changes_of
 from shards.disk.layout import META, SUCCESS
 from shards.disk.record import JSON, Record
 from shards.disk.safe_text import quoted
 from shards.disk.store import FolderStore, ObjectStore
 from shards.labels.classes import Class
-from shards.set.manifest import iter_tables, read_subset, write_subset
+from shards.set.manifest import iter_tables, read_subset, scan_records, write_subset
 from shards.set.status import SUMMARY
 
 RUN = f"{META}/run.json"
@@ -63,28 +63,34 @@ def open_output(
     code: str,
     say: Say,
     stop: StopFlag,
-) -> str:
-    """The run's fingerprint. Writes `run.json` and its company the first time, compares every later time.
+) -> tuple[str, Mapping[str, Any]]:
+    """The run's fingerprint, and its identity as it began.
 
+    Writes `run.json` and its company the first time, compares every later time.
     `known` is `read_run(store)`, `identified` `identity(recipe)`, `code` the code hash. Meanings are chosen and prompts
     drawn the first time only: `run.json`, written last, says that they are whole. Raises ValueError with the list of
     differences if the output was made by another recipe, other weights or other library versions; Draining on a stop.
-    A field that the
-    version of sixfold behind the output did not know yet is no difference while it stands at its default.
+    If nothing was made yet, the other recipe takes its place. A field that the version of sixfold behind the output did
+    not know yet is no difference while it stands at its default.
     """
     listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
     identified = identified | {"class_list": fingerprint(listed)}
     if known is not None:
-        changed = changes(known["identity"], identified, Recipe)
-        if changed:
+        changed = changes_of(known["identity"], identified)
+        if changed and not scan_records(store):
+            say(f"{store.url}: nothing was made there yet, so it begins anew with this recipe ({listing(changed)})")
+            store.delete(RUN)
+            known = None
+        elif changed:
             words = [_class_change(store, classes) if line.startswith("class_list:") else line for line in changed]
             raise ValueError(
                 f"{store.url}: was made by another recipe ({listing(words)}){version_note(known, code)}; use another "
                 f"output folder, or the recipe in its {RECIPE}"
             )
+    if known is not None:
         if hashlib.sha256(store.read_bytes(PROMPT_TABLE)).hexdigest() != known["prompts_sha256"]:
             raise ValueError(f"{store.url}/{PROMPT_TABLE}: is not the file this run began with; bring that file back")
-        return str(known["fingerprint"])
+        return str(known["fingerprint"]), known["identity"]
     with tempfile.TemporaryDirectory() as scratch:
         made = write_prompts(recipe, classes, Path(scratch), say, stop)
         for sentence in made.sentences():
@@ -100,7 +106,7 @@ def open_output(
     about = {"fingerprint": mark, "prompts_sha256": digest, "code": code, "identity": identified}
     if not store.write_exclusive(RUN, _json_bytes(about)):
         raise ValueError(f"{store.url}: another run began here at this moment; run the same command again")
-    return mark
+    return mark, identified
 
 
 def write_scale(store: Store, plan: Plan, scale: Fraction, records: Mapping[int, Record]) -> None:

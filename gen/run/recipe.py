@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.fan_out.work import FanOutSpec
+from cluster.recipes.folder import changes
 from cluster.recipes.load import load_recipe
 from gen.llm.spec import LlmSpec
 from gen.make.plan import Plan
@@ -23,9 +24,10 @@ from gen.model.folder import ModelFolder
 from gen.prompts.meanings import MeaningSpec
 from gen.prompts.prompts import PromptSpec
 from gen.prompts.table import PromptTable
-from gen.sampler.spec import SamplerSpec, is_guided, sampler_digest
+from gen.sampler.spec import SamplerSpec, is_guided, model_places, sampler_digest
 from gen.sampler.text_to_image import TextToImageJob
 from gen.wording.lexicon import SHIPPED
+from shards.disk.address import file_path
 from shards.labels.classes import Class, ClassSpec
 
 # Libraries whose version decides the bytes of an image.
@@ -83,7 +85,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     A file that the recipe names stands here by its content, not by its path.
     """
     chosen = recipe.model_dump(mode="json", exclude={"cluster", "expect", "llm"})
-    chosen["llm"] = recipe.llm.model_dump(mode="json", include=DECIDING_LLM_FIELDS)
+    asked = DECIDING_LLM_FIELDS | ({"extra"} if recipe.llm.extra else set())  # older runs know no such field
+    chosen["llm"] = recipe.llm.model_dump(mode="json", include=asked)
     chosen["prompts"]["file"] = _content(recipe.prompts.file)
     if recipe.prompts.lexicon not in SHIPPED:
         chosen["prompts"]["lexicon"] = _content(recipe.prompts.lexicon)
@@ -94,12 +97,23 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     return chosen
 
 
+def changes_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each difference between two identities. A model or a class list that moved is the same: its path
+    counts only where its content changed."""
+    kept = {part: dict(before[part]) for part in ("sampler", "classes")}
+    if before["model_digest"] == now["model_digest"]:
+        kept["sampler"] |= {name: now["sampler"][name] for name in ("model", "decoder")}
+    if before["class_list"] == now["class_list"]:
+        kept["classes"]["source"] = now["classes"]["source"]
+    return changes({**before, **kept}, now, Recipe)
+
+
 def check_negatives(recipe: Recipe, model: ModelFolder) -> None:
     """Raises ValueError for a negative text that the model would never look at."""
     if is_guided(recipe.sampler, model):
         return
     file, spec = recipe.prompts.file, recipe.sampler
-    if ({recipe.prompts.negative} if file is None else PromptTable.load(Path(file)).negatives()) - {""}:
+    if ({recipe.prompts.negative} if file is None else PromptTable.load(file_path(file)).negatives()) - {""}:
         raise ValueError(
             f"{'prompts.negative' if file is None else file}: a negative text has no effect with model {spec.model} at "
             f"guidance {spec.guidance:g}; leave it empty, or set sampler.guidance above 1 (FLUX takes none)"
@@ -126,7 +140,11 @@ def job_of(
     code: str,
     identified: Mapping[str, Any],
 ) -> TextToImageJob:
-    """What workers are given. `mark` is the run's fingerprint, `code` the code hash, `identified` its identity."""
+    """What workers are given. `mark` is the run's fingerprint, `code` the code hash, `identified` its identity.
+
+    Images are made by the folders that `recipe` names now; their rows name them as the run began.
+    """
+    begun = identified["sampler"]
     return TextToImageJob(
         unit=UnitJob(
             out=url,
@@ -138,13 +156,14 @@ def job_of(
         ),
         num_per_class={one.id: one.count for one in classes},
         seed=recipe.seed,
-        sampler=recipe.sampler,
+        sampler=recipe.sampler.model_copy(update={name: begun[name] for name in ("model", "decoder") if name in begun}),
+        model_places=model_places(recipe.sampler),
         model_digest=identified["model_digest"],
     )
 
 
 def _content(path: str | None) -> str | None:
     """Hex sha256 of a file; a missing one is named where it is read."""
-    if path is None or not Path(path).is_file():
+    if path is None or not file_path(path).is_file():
         return path
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return hashlib.sha256(file_path(path).read_bytes()).hexdigest()

@@ -6,13 +6,13 @@ In: a store. Out: one `Comparison` per image; nothing is written.
 import json
 
 from cluster.code import code_hash
-from cluster.recipes.folder import changes, listing
+from cluster.recipes.folder import listing
 from cluster.recipes.load import RecipeError, parse_recipe
 from gen.make.refill import UnitWorker
 from gen.make.regenerate import Comparison, regenerate_some
 from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.run.output import RECIPE, RUN, Store, version_note
-from gen.run.recipe import Recipe, identity, job_of
+from gen.run.recipe import Recipe, changes_of, identity, job_of
 from gen.sampler.sampler import Sampler
 from gen.sampler.text_to_image import TextToImage
 from shards.disk.home import home
@@ -37,7 +37,7 @@ def regenerate_images(store: Store, num: int, seed: int) -> list[Comparison]:
     except RecipeError as error:
         raise ValueError(f"{store.url}: {error}{version_note(known, code)}; use that version") from None
     here = identity(recipe) | {"class_list": known["identity"]["class_list"]}
-    changed = changes(known["identity"], here, Recipe)
+    changed = changes_of(known["identity"], here)
     if changed:
         raise ValueError(
             f"{store.url}: cannot be made again here: found other settings, models or versions ({listing(changed)})"

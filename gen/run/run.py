@@ -32,6 +32,7 @@ from gen.run.output import Store, open_output, read_run, write_scale, write_summ
 from gen.run.recipe import Recipe, check_negatives, identity, job_of, sizes_of
 from gen.sampler.spec import check_sampler
 from gen.sampler.text_to_image import TextToImageJob, make_text_to_image_worker
+from shards.disk.address import one_spelling
 from shards.disk.amounts import counted
 from shards.disk.layout import META, shard_name
 from shards.disk.store import FolderStore, open_store
@@ -57,7 +58,7 @@ def run(
     output, a place that cannot be written, a missing model, damaged shards. What goes wrong later is in the outcome.
     """
     started = time.monotonic()
-    url = out if "://" in out or not out else str(Path(out).absolute())  # an empty one is refused, not the folder here
+    url = one_spelling(out)
     classes = load_classes(recipe.classes)
     plan = sizes_of(recipe, classes)
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
@@ -71,8 +72,7 @@ def run(
         begun = None if known is None else known["identity"]["sampler"]
         sampler = fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)
         recipe = recipe.model_copy(update={"sampler": sampler})
-        identified = identity(recipe)
-        mark = open_output(store, known, recipe, identified, classes, code, say, stop)
+        mark, identified = open_output(store, known, recipe, identity(recipe), classes, code, say, stop)
         _set_torn_aside(store, say)
         before = scan_records(store, mark)
         todo = [unit for unit in units if unit not in before]

@@ -25,6 +25,7 @@ from gen.model.folder import (
     read_config,
 )
 from gen.sampler.shortcuts import check_decoder, require_torchao
+from shards.disk.address import places_of
 from shards.disk.home import home
 
 # name in the recipe -> diffusers class, settings over the model's own scheduler config, families
@@ -215,6 +216,22 @@ def sampler_digest(spec: SamplerSpec) -> str:
     else:
         decoder = flat_digest(check_decoder(spec.decoder, None, home()))
     return hashlib.sha256(f"{digest}\0{decoder}\n".encode()).hexdigest()
+
+
+def model_places(spec: SamplerSpec) -> dict[str, str | None]:
+    """Where a worker finds what `spec` names, as values of its fields `model` and `decoder`.
+
+    Workers start in other folders: a folder that is relative to the working folder gets its whole path. What ships with
+    sixfold keeps its name, because every node has its own.
+    """
+    return {"model": _place(spec.model, spec.revision), "decoder": _place(spec.decoder, spec.decoder_revision)}
+
+
+def _place(model: str | None, revision: str | None) -> str | None:
+    if model is None or revision is not None:
+        return model
+    here, *shipped = (place.resolve() for place in places_of(model))
+    return str(here) if here.is_dir() and here not in shipped else model
 
 
 def check_sampler(spec: SamplerSpec) -> ModelFolder:

@@ -41,7 +41,8 @@ class TextToImageJob(BaseModel):
     unit: UnitJob
     num_per_class: dict[int, int] = Field(description="class id -> images of one fold")
     seed: int
-    sampler: SamplerSpec
+    sampler: SamplerSpec = Field(description="as the rows of images say it")
+    model_places: dict[str, str | None] = Field(default={}, description="fields of it that lead workers to the folders")
     model_digest: str = Field(description="what `sampler_digest` said where the run was planned")
 
 
@@ -51,13 +52,14 @@ def make_text_to_image_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     checked = TextToImageJob.model_validate(job)
     store = open_store(checked.unit.out, checked.unit.single_writer)
     prompts = PromptTable.load(store.read_bytes(PROMPT_TABLE))
-    found = sampler_digest(checked.sampler)
+    spec = checked.sampler.model_copy(update=checked.model_places)
+    found = sampler_digest(spec)
     if found != checked.model_digest:
         raise ValueError(
-            f"model {checked.sampler.model}: found other weights here (digest {found[:12]}) than the run was planned "
+            f"model {spec.model}: found other weights here (digest {found[:12]}) than the run was planned "
             f"with ({checked.model_digest[:12]}); copy the same model folder to every node"
         )
-    return UnitWorker(checked.unit, TextToImage(checked, Sampler.load(checked.sampler), prompts), store)
+    return UnitWorker(checked.unit, TextToImage(checked, Sampler.load(spec), prompts), store)
 
 
 class TextToImage:

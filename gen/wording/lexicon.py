@@ -15,6 +15,7 @@ from cluster.recipes.load import load_recipe
 from gen.names.kind import KINDS, Kind
 from gen.wording.parts import PARTS
 from gen.wording.templates import slots_of
+from shards.disk.address import file_path
 from shards.disk.home import home
 from shards.disk.safe_text import quoted
 
@@ -128,7 +129,7 @@ class Lexicon(BaseModel):
 
 def load_lexicon(name_or_path: str) -> Lexicon:
     """A shipped lexicon by its name, or one's own by its path. Raises ValueError if it is missing or has a mistake."""
-    path = SHIPPED.get(name_or_path, Path(name_or_path).expanduser())
+    path = SHIPPED.get(name_or_path, file_path(name_or_path))
     if not path.is_file():
         raise ValueError(f"{quoted(name_or_path, 80)}: found no such lexicon, expected {', '.join(SHIPPED)} or a file")
     return load_recipe(path, Lexicon)

@@ -1,14 +1,14 @@
 """The store of a data set: a local folder or any fsspec URL, behind one small interface.
 
-In: `out/sandbox`, `file:///data/x`, `s3://bucket/x`, `memory://x`. Out: a `FolderStore` or an `ObjectStore`. On disk:
-only `_meta/tmp`, `_meta/claims` and a probe, which is removed again.
+In: an address (shards.disk.address). Out: a `FolderStore` or an `ObjectStore`. On disk: only `_meta/tmp`,
+`_meta/claims` and a probe, which is removed again.
 
 A store must have exclusive create (of two writers of one name exactly one succeeds) and read-after-write; both are
 tested when it is opened for writing. A folder has them through hard links, S3 through the conditional put
 (`If-None-Match: *`). Any other store is refused, unless the caller states that there is only one writer. No listing
 decides what is published.
 
-Every address in a message is redacted: user info and query never reach a log.
+An address with a key in it is refused, and what a client library says is redacted: no key reaches a log.
 """
 
 import contextlib
@@ -23,10 +23,11 @@ from typing import Any, Protocol
 
 import fsspec
 
+from shards.disk.address import local_root, one_spelling, protocol_of
 from shards.disk.file_calls import OS_DISK, Disk, link_once, unlink_if_there, write_all
 from shards.disk.layout import META, record_name
 from shards.disk.lock import try_lock
-from shards.disk.safe_text import one_line, redact, visible
+from shards.disk.safe_text import one_line, visible
 
 TMP = f"{META}/tmp"
 CLAIMS = f"{META}/claims"
@@ -288,15 +289,7 @@ class ObjectStore:
             self.fs.rm_file(self.path(name))
 
     def _clean(self, error: Exception | None) -> str:
-        return "the name was taken, then free again" if error is None else one_line(redact(str(error)), 200)
-
-
-def local_root(url: str) -> Path | None:
-    """The folder that `url` means, whether it exists or not; None for an object store. Raises ValueError for a text
-    that is no address."""
-    if _protocol_of(url) != "file":
-        return None
-    return Path(url.removeprefix("file://").removeprefix("local://")).absolute()
+        return "the name was taken, then free again" if error is None else one_line(str(error), 200)
 
 
 def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> FolderStore | ObjectStore:
@@ -310,13 +303,13 @@ def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> F
         store = FolderStore(root, single_writer, disk)
         _try_folder(store)
         return store
-    protocol = _protocol_of(url)
+    protocol = protocol_of(url)
     if protocol not in EXCLUSIVE_CREATE and not single_writer:
         raise ValueError(
-            f"{visible(redact(url))}: {protocol}:// has no exclusive create that was tested; write to a folder or to "
+            f"{one_spelling(url)}: {protocol}:// has no exclusive create that was tested; write to a folder or to "
             "s3://, or promise that one run writes there (`sixfold generate --single-writer`)"
         )
-    objects = _open_objects(url, protocol, single_writer)
+    objects = _open_objects(url, single_writer)
     _try_objects(objects)
     return objects
 
@@ -330,7 +323,7 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
             found = "a file" if root.exists() else "no folder"
             raise ValueError(f"{visible(str(root))}: found {found}, expected a data set; {HOW_TO_MAKE}")
         return FolderStore(root, read_only=True)
-    objects = _open_objects(url, _protocol_of(url), single_writer=False, read_only=True)
+    objects = _open_objects(url, single_writer=False, read_only=True)
     try:
         objects.size(record_name(0))
     except FileNotFoundError:
@@ -347,24 +340,9 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _protocol_of(url: str) -> str:
-    shown = visible(redact(url))[:200]
-    if not url or url == "-" or url.startswith("pipe:") or "::" in url or any(c in url for c in "{}*\0\n\r"):
-        raise ValueError(
-            f"{shown or 'empty text'}: expected one folder or one address such as s3://bucket/name, no pipe, no pattern"
-        )
-    if "://" not in url:
-        return "file"
-    protocol = url.partition("://")[0]
-    if protocol in ("file", "local"):
-        return "file"
-    if protocol not in fsspec.available_protocols():
-        raise ValueError(f"{shown}: found the unknown system {protocol!r}, expected a folder, s3:// or memory://")
-    return protocol
-
-
-def _open_objects(url: str, protocol: str, single_writer: bool, read_only: bool = False) -> ObjectStore:
-    shown = visible(redact(url)).rstrip("/")
+def _open_objects(url: str, single_writer: bool, read_only: bool = False) -> ObjectStore:
+    url = one_spelling(url)
+    shown = visible(url)
     try:
         # listings are never cached: another process may have published in between
         fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
@@ -373,7 +351,7 @@ def _open_objects(url: str, protocol: str, single_writer: bool, read_only: bool 
             f"{shown}: {one_line(str(error), 200)}; install it with `uv pip install 'sixfold[s3]'`"
         ) from None
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{shown}: cannot be opened ({one_line(redact(str(error)), 200)})") from None
+        raise ValueError(f"{shown}: cannot be opened ({one_line(str(error), 200)})") from None
     return ObjectStore(fs, root, shown, single_writer, read_only)
 
 
@@ -425,7 +403,7 @@ def _links_are_exclusive(store: FolderStore, one: Path, two: Path) -> bool:
 
 
 def _refused(store: ObjectStore, what: str, error: Exception) -> ValueError:
-    cause = one_line(redact(str(error)), 200) or type(error).__name__
+    cause = one_line(str(error), 200) or type(error).__name__
     return ValueError(f"{store.url}: cannot be {what} ({cause}); check the address and the credentials")
 
 

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shards.disk.address import file_path
 from shards.disk.safe_text import quoted, redact, visible
 from shards.labels.folders import Entry
 from shards.labels.sources import read_counts, read_source
@@ -107,7 +107,7 @@ def _choose_counts(spec: ClassSpec, entries: Sequence[Entry], source: str) -> li
         return [after - before for before, after in pairwise(edges)]
     if spec.counts is not None:
         where = "classes.counts" if isinstance(spec.counts, tuple) else visible(spec.counts)[:200]
-        counts = list(spec.counts) if isinstance(spec.counts, tuple) else read_counts(Path(spec.counts))
+        counts = list(spec.counts) if isinstance(spec.counts, tuple) else read_counts(file_path(spec.counts))
         if len(counts) != len(entries):
             raise ValueError(f"{where}: found {len(counts)} counts, expected one for each of {len(entries)} classes")
         return [_check_count(count, f"{where}, class {entry.id}") for count, entry in zip(counts, entries, strict=True)]

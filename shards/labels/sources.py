@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from shards.disk.address import local_root
 from shards.disk.data_set import is_data_set
 from shards.disk.home import home
 from shards.disk.layout import SUCCESS
@@ -39,9 +40,9 @@ def read_source(source: str) -> list[Entry]:
     """The classes of a source as it tells them, unchecked but for their form. Raises ValueError with one line."""
     if source in SHIPPED:
         return SHIPPED[source]()
-    if "://" in source:
+    path = local_root(source)
+    if path is None:
         return _read_data_set(source)
-    path = Path(source).expanduser()
     if path.is_dir():
         return _read_data_set(str(path)) if is_data_set(open_for_reading(str(path))) else _read_image_folder(path)
     if path.is_file():

@@ -3,11 +3,11 @@
 In: fields of a recipe. Out: frozen models. On disk: nothing.
 """
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shards.disk.address import LocalPath
 from shards.disk.store import open_for_reading
 from shards.stream.augment import AugmentSpec
 from shards.stream.fetch import Fetcher, Verify
@@ -28,7 +28,9 @@ class CacheSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: Path | None = Field(default=None, description="of this machine, for whole shards; null: nothing is kept")
+    folder: LocalPath | None = Field(
+        default=None, description="of this machine, for whole shards; null: nothing is kept"
+    )
     max_bytes: int = Field(default=200 * 2**30, gt=0, description="the folder never holds more")
     fetch_threads: int = Field(
         default=16, ge=1, le=256, description="requests of each rank and domain at a time; they only wait"

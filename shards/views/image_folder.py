@@ -31,13 +31,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from shards.disk.address import local_root
 from shards.disk.data_set import is_data_set
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
 from shards.disk.pictures import DECODERS, FORMATS, is_system_folder, picture_format, rgb_pixels
 from shards.disk.replace import whole_folder
 from shards.disk.safe_text import clip, quoted, visible
-from shards.disk.store import Store, local_root, open_for_reading, open_store
+from shards.disk.store import Store, open_for_reading, open_store
 from shards.labels.classes import Class
 from shards.labels.folders import (
     Named,

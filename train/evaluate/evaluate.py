@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shards.disk.address import LocalPath
 from shards.disk.safe_text import quoted
 from shards.stream.index import load_index
 from train.evaluate.data_check import Opened, refuse_shared
@@ -54,7 +55,7 @@ class SetSpec(BaseModel):
         "all",
         description="outputs that compete: all; own: of the classes in the set (ImageNet-R, -A); or their numbers",
     )
-    labels: Path | None = Field(
+    labels: LocalPath | None = Field(
         None, description="JSON file, class id of the set -> output or list of outputs (ObjectNet); null = the same ids"
     )
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shards.disk.address import LocalPath
 from shards.disk.safe_text import quoted
 from train.model.normalisation import IMAGENET, Normalisation
 
@@ -38,7 +39,7 @@ class ModelSpec(BaseModel):
 
     name: str = Field(description=f"of timm (resnet50, convnext_tiny, vit_base_patch16_224) or {SANDBOX}")
     num_classes: int = Field(ge=2, description="outputs; as many as the data has classes")
-    pretrained: Path | None = Field(
+    pretrained: LocalPath | None = Field(
         default=None, description=f"safetensors file, or folder with {WEIGHTS}; null = train from nothing"
     )
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="chance to skip a residual branch, at the last block")

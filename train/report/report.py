@@ -21,11 +21,12 @@ from typing import Any
 import cv2
 import yaml
 
+from shards.disk.address import local_root
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SUCCESS
 from shards.disk.replace import replace_file
 from shards.disk.safe_text import clip, redact
-from shards.disk.store import local_root, open_for_reading
+from shards.disk.store import open_for_reading
 from shards.set.manifest import read_subset, read_table, scan
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.views.census import chosen_rows, subset_of

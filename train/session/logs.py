@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cluster.fan_out.progress import PLAIN_EVERY_S, duration
-from shards.disk.safe_text import one_line
+from shards.disk.safe_text import for_screen, one_line
 
 if TYPE_CHECKING:
     from shards.stream.stream import Replaced
@@ -43,7 +43,7 @@ class RunLog:
         folder: Path,
         kind: Literal["tensorboard", "wandb", "none"],
         digest: str,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+        say: Callable[[str], None] = lambda text: print(for_screen(text), file=sys.stderr, flush=True),
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`digest`: of the recipe; W&B tells runs in folders of one name apart by it. Raises ValueError if W&B is asked

@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cluster.fan_out.work import FanOutSpec
 from cluster.recipes.mistake import RecipeError, first_mistake
 from cluster.recipes.overrides import lay_over
+from shards.disk.address import LocalPath
 from train.evaluate.results import PointPlace, SweepPlace
 from train.recipe import recipe_digest, whole_digest
 
@@ -29,7 +29,7 @@ class MakeSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recipe: Path = Field(description="of the generator, such as recipes/sandbox.yaml")
+    recipe: LocalPath = Field(description="of the generator, such as recipes/sandbox.yaml")
     scale: str = Field("6x", description="multiple of the real set")
     out: str = Field(min_length=1, description="folder or URL of the data set; the point's domains name it as source")
     changes: Mapping[str, Any] = Field(default={}, description="recipe fields to replace, dotted")
@@ -59,7 +59,7 @@ class SweepSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="lower-case letters, digits, dashes")
-    base: Path = Field(description="the training recipe that every point starts from")
+    base: LocalPath = Field(description="the training recipe that every point starts from")
     seeds: int = Field(5, ge=1, le=1000, description="runs of a point: seeds 0, 1, ... replace the recipe's")
     baseline: str = Field(description="label of the point that the others are compared with")
     changes: Mapping[str, Any] = Field(default={}, description="recipe fields that all points replace")

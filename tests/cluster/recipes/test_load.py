@@ -54,6 +54,25 @@ def test_a_recipe_is_read_with_defaults_and_overrides(tmp_path: Path) -> None:
     assert recipe == Recipe(name="a", sampler=Inner(steps=5, guidance=10), words={"ink": ["red", "blue"]})
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "s3://KEY:CANARY@bucket/x",
+        "https://h.example/x?X-Amz-Signature=CANARY",
+        "https://h.example/x?token=CANARY",
+        "s3%3A%2F%2FKEY%3ACANARY%40bucket",
+        "Authorization: Bearer CANARYCANARY",
+    ],
+)
+def test_k1_a_key_is_refused_before_a_recipe_could_be_stored_with_it(value: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f"name: a\nwords:\n  ink:\n  - {value!r}\n")
+    with pytest.raises(RecipeError, match=r"recipe.yaml:4: words\.ink\.0: found a key or a password in") as caught:
+        load_recipe(path, Recipe)
+    with pytest.raises(RecipeError, match=r"command line: words\.ink.*: found a key") as overridden:
+        load_recipe(write(tmp_path, "name: a\n"), Recipe, [f"words.ink={value}"])
+    assert "CANARY" not in str(caught.value) + str(overridden.value)
+
+
 def test_an_override_reaches_into_a_list(tmp_path: Path) -> None:
     path = write(tmp_path, "name: a\nwords: {ink: [red, blue]}\nstages: [{steps: 1}, {steps: 2}]\n")
     recipe = load_recipe(path, Recipe, ["stages.1.steps=9", "words.ink.0=green"])

@@ -65,6 +65,9 @@ def test_one_value_is_written_in_one_way(value: Any) -> None:
         ('{"names": 1} or rather {"names": ["b"]}', ["b"]),
         ('{"names": ["a"]} {"names": ["b"]}', ["a"]),
         ('{"names": ["{not} [json]"]}', ["{not} [json]"]),
+        ('{"names": ["a", "b",],}', ["a", "b"]),
+        ('So: [\n1,\n] or {"names": ["a,]", ",}" , ] , }', ["a,]", ",}"]),
+        ('[a, ] " {"names": ["a,]",]}', ["a,]"]),
     ],
 )
 def test_the_first_value_that_fits_counts(text: str, found: list[str]) -> None:
@@ -87,6 +90,9 @@ def test_the_first_value_that_fits_counts(text: str, found: list[str]) -> None:
         ("As an AI I have no names.", "refused"),
         ("Sorry names: {}", "wrong_schema"),
         ("I cannoli", "not_json"),
+        ('{"names": ["a",, "b"]}', "not_json"),
+        ('{"names": [,]}', "not_json"),
+        ('{"names": ["a"' + "," * 1_000 + "]}", "not_json"),
         (" \n", "empty"),
         ("<think>hm</think>", "empty"),
     ],

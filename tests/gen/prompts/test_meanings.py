@@ -265,22 +265,41 @@ def test_the_language_models_candidates_come_first_and_a_second_run_makes_no_cal
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("reply", "told"),
     [
-        "I cannot help with that.",
-        '{"meanings": "one"}',
-        '{"meanings": []}',
-        "[1, 2",
-        '{"senses": ["one, the numeral"]}',
+        (Reply("I cannot help with that."), "one: refused, 'I cannot help with that.'"),
+        (Reply('{"meanings": "one"}'), "one: wrong_schema"),
+        (Reply('{"meanings": []}'), "one: wrong_schema"),
+        (Reply("[1, 2"), "one: not_json"),
+        (Reply('{"meanings": ["one", "One."]}'), "one: no more than the name"),
+        (Reply(status=503, body=b"starting"), "one: http_503, 'starting'"),
+        (Reply(body=b'{"error": {"message": "rate limit"}}'), "one: http_200, 'rate limit'"),
+        (Reply(hangs_up=True), "one: cut_off"),
     ],
 )
-def test_a_model_that_says_nothing_of_use_is_counted_and_the_lexicon_stands_in(
-    content: str, ten: list[Class], lexicon: Lexicon, tmp_path: Path
+def test_where_the_language_model_names_no_sense_nothing_else_stands_in(
+    reply: Reply, told: str, ten: list[Class], lexicon: Lexicon, tmp_path: Path
 ) -> None:
-    one = ask_of(lambda request: Reply(content), tmp_path, by_clip(), ten[1:2], lexicon)[0][0]
-    assert one.candidate_source == "lexicon"
-    assert one.phrase == NUMERALS["one"]
-    assert [count for reason, count in one.dropped if reason.startswith("llm_")] == [1]
+    """The lexicon and WordNet know senses of "one"; they were not asked for."""
+    with pytest.raises(ValueError, match="found no sense from the language model for 1 of 1 names") as caught:
+        ask_of(lambda request: reply, tmp_path, by_clip(), ten[1:2], lexicon)
+    said = str(caught.value)
+    assert told.replace("one:", "'one':") in said
+    assert "run the same command again" in said
+    assert "\n" not in said
+
+
+def test_a_name_without_an_answer_ends_the_choice_unless_it_was_written_by_hand(
+    ten: list[Class], lexicon: Lexicon, tmp_path: Path
+) -> None:
+    def reply(request: dict[str, Any]) -> Reply:
+        name = next(name for name in CLASS_NAMES if json.dumps(name) in request["messages"][-1]["content"])
+        return Reply("no" if name == "two" else json.dumps({"meanings": [NUMERALS[name], PIPS[name]]}))
+
+    with pytest.raises(ValueError, match=r"for 1 of 4 names \('two': not_json, 'no'\).*meanings\.given"):
+        ask_of(reply, tmp_path, by_clip(), ten[:4], lexicon)
+    found, _ = ask_of(reply, tmp_path, by_clip(given={"two": "two, by hand"}), ten[:4], lexicon)
+    assert [one.source for one in found] == ["clip", "clip", "given", "clip"]
 
 
 def test_hostile_answers_end_as_one_clean_line_or_are_dropped(lexicon: Lexicon, tmp_path: Path) -> None:

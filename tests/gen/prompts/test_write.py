@@ -254,7 +254,8 @@ def test_names_that_nobody_knows_are_counted_with_what_can_be_done(run: Run, tmp
     mine = [f"classes.source={tmp_path / 'names.txt'}", "classes.per_class=1", "meanings.wordnet=null"]
     said = run("meanings", RECIPE, *mine, "meanings.real=null", "meanings.clip=null")
     assert said.code == 0, said.err
-    assert said.err == (
+    assert said.err.splitlines()[0].startswith("sixfold: meanings: a name of several senses stays bare")
+    assert said.err.partition("\n")[2] == (
         "sixfold: meanings: nobody knows a sense of 1 of 2 names; ask a language model (llm.provider), install "
         "WordNet (apt install wordnet-base), or write phrases by hand (meanings.overrides)\n"
     )
@@ -337,7 +338,40 @@ def test_a_server_that_is_not_there_is_one_line(run: Run, tmp_path: Path) -> Non
     said = run(*prompts(tmp_path / "out", *ask))
     assert said.code == 2
     assert said.err.count("\n") == 1
-    assert "(the last: unreachable), expected one; check the server" in said.err
+    assert "(the last: unreachable, '" in said.err
+
+
+# names without a sense
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "prompts say the bare name ('a photo of zero'), whichever thing is meant, because nothing is set"),
+        (
+            {"choose": "clip"},
+            "a name of several senses stays bare ('a photo of zero'), because meanings.choose=clip has",
+        ),
+        ({"choose": "none"}, None),
+        ({"choose": "given", "given": {"one": "one, by hand"}}, None),
+        ({"choose": "clip", "given": {name: f"{name}, by hand" for name in CLASS_NAMES}}, None),
+    ],
+    ids=["not set", "clip without images", "none on purpose", "by hand", "clip, and all by hand"],
+)
+def test_names_that_stay_bare_are_told_once_before_anything_is_made(
+    changes: dict[str, Any], said: str | None, run: Run, tmp_path: Path
+) -> None:
+    recipe = yaml.safe_load(Path(RECIPE).read_text())
+    del recipe["meanings"]
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(recipe | ({"meanings": changes} if changes else {})))
+    planned = run("generate", str(own), "--dry-run", "--out", str(tmp_path / "out"))
+    chosen = run("meanings", str(own))
+    drawn = run("prompts", str(own), "--no-report", "--out", str(tmp_path / "out"), *SMALL[:1])
+    assert (planned.code, chosen.code, drawn.code) == (0, 0, 0), (planned.err, chosen.err, drawn.err)
+    told = [planned.out, chosen.err, drawn.err]
+    assert [text.count(said or "bare") for text in told] == [1 if said else 0] * 3
+    assert [("meanings.real and meanings.clip" in text) for text in told] == [said is not None] * 3
 
 
 # what a run of images takes from it

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.disk.safe_text import clip, markdown, one_line, quoted, redact, visible
+from shards.disk.safe_text import clip, for_screen, has_secret, markdown, one_line, quoted, redact, visible
 from tests.support.hostile_text import PAYLOADS
 
 TEXTS = st.one_of(st.sampled_from(PAYLOADS), st.text(st.characters(codec=None)))
@@ -84,6 +84,57 @@ def test_k1_no_message_holds_user_info_or_query(text: str, clean: str | None) ->
     if clean is not None:
         assert redact(text) == clean
     assert "CANARY" not in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Invalid bucket name "KEY:CANARY@bucket": Bucket name must match',
+        "s3%3A%2F%2FKEY%3ACANARY%40bucket%2Fx",
+        "GET /x?a=1&X-Amz-Signature=CANARY&b=2 failed",
+        "X-Amz-Security-Token%3DCANARY%26x",
+        "https%3A%2F%2Fh%2Fx%3Fsig%3DCANARY",
+        "headers: {'Authorization': 'Bearer CANARY', 'Host': 'h'}",
+        "Authorization: Basic CANARY",
+        "{'aws_secret_access_key': 'CANARY'}",
+        '{"token": "CANARY"}',
+        "aws_session_token=CANARY",
+        "token=CANARY, expired",
+        "password=CANARY",
+    ],
+)
+def test_k1_a_secret_in_a_librarys_words_is_known_by_its_form(text: str) -> None:
+    assert has_secret(text)
+    for shown in (redact(text), one_line(text), for_screen(f"first\n{text}\nlast")):
+        assert "CANARY" not in shown
+        assert redact(shown) == shown, "what was redacted stays as it is"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "max_tokens=5, 3 tokens: a b c",
+        "found token: crane",
+        "see https://example.org/a/b and s3://bucket/a at 12:30:45",
+        "unit.py:88 < plan.py:12",
+        "crane, the bird (Grus grus): 'signature'",
+        "seed=3 key=000120034",
+    ],
+)
+def test_words_that_only_sound_like_a_secret_stay(text: str) -> None:
+    assert not has_secret(text)
+    assert redact(text) == text
+
+
+def test_keys_are_known_by_their_form_where_no_word_stands_before_them() -> None:
+    for key in ("AKIAIOSFODNN7EXAMPLE", "hf_" + "aB3" * 10, "sk-" + "aB3" * 10):
+        assert redact(f"found {key}, expected a name") == "found [secret], expected a name"
+
+
+@given(TEXTS)
+def test_lines_for_a_screen_are_lines_of_visible_text(text: str) -> None:
+    for line in for_screen(text).split("\n"):
+        assert visible(line) == line
 
 
 def test_k1_a_secret_is_replaced_wherever_it_stands() -> None:
