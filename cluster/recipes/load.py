@@ -20,9 +20,11 @@ from pydantic_core import to_jsonable_python
 
 from cluster.recipes.mistake import RecipeError, first_mistake, model_in, short
 from cluster.recipes.overrides import COMMAND_LINE, read_override, set_at
+from shards.disk.regular import read_regular
 from shards.disk.safe_text import has_secret, quoted, redact
 
-MAX_RECIPE_BYTES = 1_000_000
+MAX_RECIPE_BYTES = 300_000  # PyYAML reads 60 KB a second
+MAX_DEPTH = 50
 SHIPPED_NAMED = 6  # recipes that a message names
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -53,19 +55,18 @@ def _load(path: Path, model: type[Model], overrides: Sequence[str]) -> Model:
         raise RecipeError(f"{path}: no such recipe; {hint}")
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path}: found {path.stat().st_size} bytes, expected at most {MAX_RECIPE_BYTES}")
-    return parse_recipe(path.read_bytes(), model, str(path), overrides)
+    return parse_recipe(read_regular(path, MAX_RECIPE_BYTES), model, str(path), overrides)
 
 
 def parse_recipe(content: bytes, model: type[Model], path: str, overrides: Sequence[str] = ()) -> Model:
     """As `load_recipe`, for content that was read already; `path` names it in messages."""
     try:
-        text = content.decode("utf-8")
-        where = {loc: f"{path}:{line}" for loc, line in _lines(text)}
-        data = yaml.safe_load(text)
+        data, lines = plain_yaml(content)
+        where = {loc: f"{path}:{line}" for loc, line in lines}
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(f"{path}:{line}: not a plain YAML recipe: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a plain YAML recipe: {str(error).splitlines()[0]}") from None
     if not isinstance(data, dict):
         found = "nothing" if data is None else "a list" if isinstance(data, list) else "text"
@@ -103,8 +104,8 @@ def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
     None for a file that has no such keys: it cannot be read, or is no mapping.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) if path.stat().st_size <= MAX_RECIPE_BYTES else None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        data, _ = plain_yaml(read_regular(path, MAX_RECIPE_BYTES))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return None
     if not isinstance(data, dict):
         return None
@@ -188,11 +189,43 @@ def _filled(old: Any, new: Any, annotation: object) -> Any:
     return with_defaults(old, new, model)
 
 
-def _lines(text: str) -> list[tuple[tuple[str, ...], int]]:
-    """Line number (from 1) of every key; refuses aliases and duplicate keys."""
-    for token in yaml.scan(text, Loader=yaml.SafeLoader):
-        if isinstance(token, yaml.AliasToken):
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not used in recipes", problem_mark=token.start_mark)
+class _PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader without what would take all memory or hours: aliases, and a level for each character."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """One value. Raises yaml.MarkedYAMLError."""
+        mark = self.peek_event().start_mark
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not used in recipes", problem_mark=mark)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels", problem_mark=mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def plain_yaml(content: bytes) -> tuple[Any, list[tuple[tuple[str, ...], int]]]:
+    """The data in YAML, and of every key its place and line number (from 1).
+
+    Raises yaml.YAMLError or UnicodeDecodeError for what is no plain data: tags, aliases, a key twice, more than
+    `MAX_DEPTH` levels.
+    """
+    loader = _PlainLoader(content.decode("utf-8"))
+    try:
+        node = loader.get_single_node()
+        lines = _lines(node)
+        return None if node is None else loader.construct_document(node), lines
+    finally:
+        loader.dispose()
+
+
+def _lines(root: yaml.Node | None) -> list[tuple[tuple[str, ...], int]]:
+    """Line number (from 1) of every key; refuses duplicate keys."""
     found: list[tuple[tuple[str, ...], int]] = []
 
     def walk(node: yaml.Node | None, loc: tuple[str, ...]) -> None:
@@ -210,7 +243,7 @@ def _lines(text: str) -> list[tuple[tuple[str, ...], int]]:
                 found.append(((*loc, str(index)), value.start_mark.line + 1))
                 walk(value, (*loc, str(index)))
 
-    walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
+    walk(root, ())
     return found
 
 

@@ -31,8 +31,9 @@ from gen.make.screen import REASONS, ScreenSpec, screen
 from gen.make.slots import Draw, Slots
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import SUCCESS, sample_key
+from shards.disk.object_store import ObjectStore
 from shards.disk.record import JSON, Record
-from shards.disk.store import FolderStore, ObjectStore
+from shards.disk.store import FolderStore
 from shards.set.commit import settle
 from shards.set.writer import ShardWriter
 

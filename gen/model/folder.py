@@ -23,6 +23,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from shards.disk.address import file_path
+from shards.disk.regular import read_regular, sha256_of
 from shards.disk.safe_text import one_line, quoted
 from shards.disk.stand_in import HEAD_BYTES, stand_in
 
@@ -141,8 +142,7 @@ def _digest(folder: Path, files: Sequence[Path], heading: bytes) -> str:
 @functools.lru_cache(maxsize=4096)
 def _sha256(path: Path, size: int, modified_ns: int, changed_ns: int) -> str:
     """Hex sha256 of a file; its bytes are read once in a process, and again only where its size or times changed."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _local_folder(model: str, home: Path) -> Path:
@@ -326,7 +326,7 @@ def read_config(path: Path) -> dict[str, object]:
     size, most = path.stat().st_size, MAX_CONFIG_BYTES * (10 if path.name.endswith(".index.json") else 1)
     if size > most:
         raise ModelError(f"{path}: found {size} bytes, expected at most {most} of JSON; check the folder")
-    data = path.read_bytes()
+    data = read_regular(path)
     _refuse_stand_in(path, data)
     try:
         value = json.loads(data, object_pairs_hook=_unique_keys)

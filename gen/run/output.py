@@ -31,9 +31,10 @@ from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
 from gen.run.outcome import scale_name
 from gen.run.recipe import Recipe, changes_of
 from shards.disk.layout import META, SUCCESS
+from shards.disk.object_store import ObjectStore
 from shards.disk.record import JSON, Record
 from shards.disk.safe_text import quoted
-from shards.disk.store import FolderStore, ObjectStore
+from shards.disk.store import FolderStore
 from shards.labels.classes import Class
 from shards.set.manifest import iter_tables, read_subset, scan_records, write_subset
 from shards.set.status import SUMMARY

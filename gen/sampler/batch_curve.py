@@ -27,6 +27,7 @@ from gen.sampler.sampler import CACHED_TEXT_BYTES, Request, Sampler
 from gen.sampler.spec import SamplerSpec, sampler_digest, sampler_json
 from shards.disk.lock import locked
 from shards.disk.record import JSON
+from shards.disk.regular import read_regular
 from shards.disk.replace import replace_file
 
 SIZES = {"cuda": (1, 2, 4, 8, 16, 32, 64), "cpu": (1, 2, 4, 8, 16, 32)}
@@ -175,7 +176,7 @@ def _keep(place: Path, found: Mapping[str, JSON]) -> None:
 def _kept(place: Path, key: Mapping[str, str]) -> dict[str, JSON] | None:
     """What the file says; a file that says something else than a curve of this key is measured anew."""
     try:
-        kept = json.loads(place.read_bytes())
+        kept = json.loads(read_regular(place, 1 << 20))
         sound = kept["key"] == key and type(kept["batch"]) is int and 1 <= kept["batch"] <= max(SIZES["cuda"])
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -24,6 +24,8 @@ DOMAINS = ("real", "synthetic", "retrieved", "edited")
 
 KEY_PATTERN = re.compile(r"[0-9]{9}")
 TAR, TABLE, RECORD = ".tar", ".parquet", "_stats.json"  # how the names of a shard's files end
+# every name in a store is such: plain, relative, no part that begins a way out
+_NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}){0,7}")
 _SHARD_FILE = re.compile(r"([0-9]{5})(\.tar|\.parquet|_stats\.json)")
 
 
@@ -38,6 +40,13 @@ def shard_of(name: str, ending: str | None = None) -> int | None:
     """The shard whose file has this name, ``"00007.tar"`` -> 7; None for other names, or for another ending."""
     found = _SHARD_FILE.fullmatch(name)
     return int(found[1]) if found and ending in (None, found[2]) else None
+
+
+def checked_name(name: str) -> str:
+    """`name`, if it is plain and relative. Raises ValueError otherwise: no such name may come from data."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"file name: found {name[:80]!r}, expected parts of letters, digits, '.', '-' and '_'")
+    return name
 
 
 def sample_key(shard: int, row: int) -> str:

@@ -14,28 +14,25 @@ An address with a key in it is refused, and what a client library says is redact
 import contextlib
 import errno
 import os
-import re
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import fsspec
 
 from shards.disk.address import local_root, one_spelling, protocol_of
 from shards.disk.file_calls import OS_DISK, Disk, link_once, unlink_if_there, write_all
-from shards.disk.layout import META, record_name
+from shards.disk.layout import META, checked_name, record_name
 from shards.disk.lock import try_lock
+from shards.disk.object_store import ObjectStore
+from shards.disk.regular import MAX_BYTES, open_regular, read_regular
 from shards.disk.safe_text import one_line, visible
 
 TMP = f"{META}/tmp"
 CLAIMS = f"{META}/claims"
 # fsspec systems whose mode="create" is atomic; the base class's is a look followed by a write
 EXCLUSIVE_CREATE = frozenset({"memory", "s3", "s3a"})
-_NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,200}){0,7}")
-_PUT_TRIES = 4
-_CHANGES_WITH_BYTES = ("ETag", "etag", "mtime", "LastModified", "created")  # of a listing; the first that is there
 HOW_TO_MAKE = (
     "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
 )
@@ -56,8 +53,9 @@ class Store(Protocol):
     def read_only(self) -> bool:
         """Whether it was opened for reading: then not even a cache is written."""
 
-    def read_bytes(self, name: str) -> bytes:
-        """The whole file. Raises FileNotFoundError."""
+    def read_bytes(self, name: str, at_most: int = MAX_BYTES) -> bytes:
+        """The whole file. Raises FileNotFoundError, and OSError for one of more than `at_most` bytes, or that is no
+        regular file."""
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
         """`size` bytes from `start` on; fewer only at the end of the file. Raises FileNotFoundError."""
@@ -101,13 +99,16 @@ class FolderStore:
         """Where the file `name` is. Raises ValueError for a name that is not plain and relative."""
         return self.root / checked_name(name)
 
-    def read_bytes(self, name: str) -> bytes:
-        return self.path(name).read_bytes()
+    def read_bytes(self, name: str, at_most: int = MAX_BYTES) -> bytes:
+        return read_regular(self.path(name), at_most)
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
         """One `pread`."""
-        with self.path(name).open("rb") as file:
-            return os.pread(file.fileno(), size, start)
+        fd = open_regular(self.path(name))
+        try:
+            return os.pread(fd, size, start)
+        finally:
+            os.close(fd)
 
     def size(self, name: str) -> int:
         return self.path(name).stat().st_size
@@ -196,102 +197,6 @@ class FolderStore:
                 self.disk.close(fd)
 
 
-class ObjectStore:
-    """The `Store` of an object store, through fsspec. A put makes a whole object visible, so it has no temporaries."""
-
-    def __init__(self, fs: Any, root: str, url: str, single_writer: bool, read_only: bool = False) -> None:
-        self.fs = fs
-        self.root = root.rstrip("/")
-        self.read_only = read_only
-        self.url = url
-        self.single_writer = single_writer
-
-    def path(self, name: str) -> str:
-        """The object's path for fsspec. Raises ValueError for a name that is not plain and relative."""
-        return f"{self.root}/{checked_name(name)}"
-
-    def read_bytes(self, name: str) -> bytes:
-        data: bytes = self.fs.cat_file(self.path(name))
-        return data
-
-    def read_range(self, name: str, start: int, size: int) -> bytes:
-        if size == 0:
-            return b""
-        data: bytes = self.fs.cat_file(self.path(name), start=start, end=start + size)
-        return data
-
-    def size(self, name: str) -> int:
-        """The size that the store gives now: nothing is cached."""
-        self.fs.invalidate_cache()
-        return int(self.fs.info(self.path(name))["size"])
-
-    def exists(self, name: str) -> bool:
-        """What the store answers now: nothing is cached."""
-        self.fs.invalidate_cache()
-        return bool(self.fs.exists(self.path(name)))
-
-    def list(self, prefix: str = "") -> list[str]:
-        return sorted(self.stamps(prefix))
-
-    def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
-        """Name -> (size, ETag or time), by one listing."""
-        folder = f"{self.root}/{checked_name(prefix.rstrip('/'))}" if prefix else self.root
-        self.fs.invalidate_cache()
-        try:
-            entries = self.fs.ls(folder, detail=True)
-        except FileNotFoundError:
-            return {}
-        return {
-            prefix + entry["name"].rstrip("/").rpartition("/")[2]: (
-                int(entry["size"]),
-                str(next((entry[word] for word in _CHANGES_WITH_BYTES if entry.get(word)), "")),
-            )
-            for entry in entries
-            if entry["type"] == "file" and entry["name"].rstrip("/") != folder
-        }
-
-    def write_exclusive(self, name: str, data: bytes) -> bool:
-        """Put the object if the name is free. True also if the object there is exactly `data`: the answer to a put may
-        be lost, and the client library's repetition then meets a 412."""
-        path = self.path(name)
-        failure: Exception | None = None
-        for wait_s in [0.0] + [0.2 * 3**n for n in range(_PUT_TRIES - 1)]:
-            time.sleep(wait_s)
-            try:
-                if self.single_writer:
-                    if not self.exists(name):
-                        self.fs.pipe_file(path, data)
-                        return True
-                else:
-                    self.fs.pipe_file(path, data, mode="create")
-                    return True
-            except FileExistsError:
-                failure = None
-            except (OSError, TimeoutError) as error:
-                failure = error  # a conflict (409), a time-out, a lost connection: what is stored decides
-            try:
-                return self.read_bytes(name) == data
-            except FileNotFoundError:
-                continue
-        raise OSError(f"{self.url}/{name}: could not be written in {_PUT_TRIES} tries ({self._clean(failure)})")
-
-    def replace(self, name: str, data: bytes) -> None:
-        self.fs.pipe_file(self.path(name), data)
-
-    def move(self, name: str, new_name: str) -> None:
-        """Copy, then delete: a crash in between leaves both names."""
-        source, target = self.path(name), self.path(new_name)
-        self.fs.cp_file(source, target)
-        self.fs.rm_file(source)
-
-    def delete(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(self.path(name))
-
-    def _clean(self, error: Exception | None) -> str:
-        return "the name was taken, then free again" if error is None else one_line(str(error), 200)
-
-
 def open_store(url: str, single_writer: bool = False, disk: Disk = OS_DISK) -> FolderStore | ObjectStore:
     """Open `url` for reading and writing: make the folder if it is missing, and test that it can be written.
 
@@ -331,13 +236,6 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
     except Exception as error:  # of the client library's own classes, as in `_try_objects`
         raise _refused(objects, "read", error) from None
     return objects
-
-
-def checked_name(name: str) -> str:
-    """`name`, if it is plain and relative. Raises ValueError otherwise: no such name may come from data."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"file name: found {name[:80]!r}, expected parts of letters, digits, '.', '-' and '_'")
-    return name
 
 
 def _open_objects(url: str, single_writer: bool, read_only: bool = False) -> ObjectStore:

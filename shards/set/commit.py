@@ -39,8 +39,18 @@ from typing import Protocol
 from shards.disk.file_calls import same_file, unlink_if_there, write_all
 from shards.disk.layout import record_name, shard_name, table_name, tar_name
 from shards.disk.lock import try_lock
-from shards.disk.record import ATTEMPT_PATTERN, FileStamp, Record, RecordError, parse_record, read_record
-from shards.disk.store import CLAIMS, TMP, FolderStore, ObjectStore
+from shards.disk.object_store import ObjectStore
+from shards.disk.record import (
+    ATTEMPT_PATTERN,
+    MAX_RECORD_BYTES,
+    FileStamp,
+    Record,
+    RecordError,
+    parse_record,
+    read_record,
+)
+from shards.disk.regular import read_regular, sha256_of
+from shards.disk.store import CLAIMS, TMP, FolderStore
 from shards.set import object_commit
 from shards.set.manifest import scan
 from shards.set.quarantine import set_aside
@@ -249,7 +259,7 @@ def _finish(store: FolderStore, shard: int, trusted: str | None) -> Record | Non
     """
     claim_path, record_path = _claim(store, shard), store.path(record_name(shard))
     try:
-        data = claim_path.read_bytes()
+        data = read_regular(claim_path, MAX_RECORD_BYTES)
     except FileNotFoundError:
         return read_record(store, shard)
     done = read_record(store, shard)
@@ -284,14 +294,14 @@ def _place(store: FolderStore, temp: Path, final: Path, stamp: FileStamp, hashed
     if same_file(temp, final):
         return True
     try:
-        if temp.stat().st_size == stamp.bytes and (hashed or _sha256(temp) == stamp.sha256):
+        if temp.stat().st_size == stamp.bytes and (hashed or sha256_of(temp) == stamp.sha256):
             if not store.publish(temp, final):
                 _replace_debris(store, temp, final)
             return True
     except FileNotFoundError:
         pass  # another process finished this claim; the final file then has the claimed bytes
     try:
-        return final.stat().st_size == stamp.bytes and _sha256(final) == stamp.sha256
+        return final.stat().st_size == stamp.bytes and sha256_of(final) == stamp.sha256
     except FileNotFoundError:
         return False
 
@@ -394,8 +404,3 @@ def _claim_name(shard: int) -> str:
 
 def _claim(store: FolderStore, shard: int) -> Path:
     return store.root / _claim_name(shard)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

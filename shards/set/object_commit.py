@@ -21,8 +21,9 @@ import time
 from collections.abc import Callable
 
 from shards.disk.layout import record_name, shard_name, table_name, tar_name
+from shards.disk.object_store import ObjectStore
 from shards.disk.record import FileStamp, Record, RecordError, parse_record, read_record
-from shards.disk.store import CLAIMS, ObjectStore
+from shards.disk.store import CLAIMS
 
 PATIENCE_S = 60.0
 _POLL_S = 0.5

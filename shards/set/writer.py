@@ -30,8 +30,9 @@ from shards.disk.layout import (
     TABLE_SCHEMA,
     shard_name,
 )
+from shards.disk.object_store import ObjectStore
 from shards.disk.record import JSON, FileStamp, Record
-from shards.disk.store import FolderStore, ObjectStore
+from shards.disk.store import FolderStore
 from shards.disk.tar import header, padding, trailer
 from shards.set.commit import begin
 

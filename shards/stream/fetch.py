@@ -26,6 +26,7 @@ from typing import Literal, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from shards.disk.regular import open_regular
 from shards.disk.safe_text import one_line
 from shards.disk.store import FolderStore, Store
 from shards.stream.index_arrays import Index
@@ -253,7 +254,7 @@ class Fetcher:
             raise FetchError(f"{self._place(tar)}: cannot be read ({error.strerror})", "failed") from None
 
     def _opened(self, tar: int, path: Path) -> _OpenTar:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path)
         opened = _OpenTar(fd)
         if self._cache is not None:
             fcntl.flock(fd, fcntl.LOCK_SH)  # no process removes it to make room while it is read

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import mmap
+import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ import numpy.typing as npt
 
 from shards.disk.data_set import no_shards
 from shards.disk.pictures import FORMATS
+from shards.disk.regular import open_regular
 from shards.disk.safe_text import quoted, visible
 from shards.disk.stand_in import stand_in
 from shards.disk.store import FolderStore, Store
@@ -283,7 +285,7 @@ def _open_tar(store: Store, name: str, size: int) -> Iterator[TarBytes]:
     if not isinstance(store, FolderStore):
         yield _RemoteTar(store, name, size)
         return
-    with store.path(name).open("rb") as file:
+    with os.fdopen(open_regular(store.path(name)), "rb") as file:
         if size == 0:
             yield _MappedTar(None, 0)
             return

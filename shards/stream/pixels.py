@@ -73,9 +73,17 @@ def eval_pixels(data: Data, size_px: int, crop_pct: float) -> Pixels:
     short_px = math.floor(size_px / crop_pct)
     long_px = int(short_px * max(width, height) / min(width, height))
     wide, high = (short_px, long_px) if width <= height else (long_px, short_px)
+    left, top = round((wide - size_px) / 2.0), round((high - size_px) / 2.0)
+    if wide * high > MAX_PIXELS:  # a strip: enlarged as a whole it would take all memory for its centre
+        box = (
+            left * width / wide,
+            top * height / high,
+            (left + size_px) * width / wide,
+            (top + size_px) * height / high,
+        )
+        return np.asarray(picture.resize((size_px, size_px), Image.Resampling.BICUBIC, box=box))
     if (wide, high) != (width, height):
         picture = picture.resize((wide, high), Image.Resampling.BICUBIC)
-    left, top = round((wide - size_px) / 2.0), round((high - size_px) / 2.0)
     return np.asarray(picture.crop((left, top, left + size_px, top + size_px)))
 
 

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from shards.disk.layout import META
 from shards.disk.lock import locked, open_to_lock, try_lock
+from shards.disk.regular import open_regular, read_regular
 from shards.disk.store import FolderStore, Store
 from shards.stream.index_arrays import ARRAYS, Index, arrays_of, hash_of, hash_of_arrays, make_index
 
@@ -136,7 +137,7 @@ def newest_saved(url: str, places: Sequence[Path]) -> Before | None:
 
 def _open_saved(url: str, folder: Path) -> Before | None:
     with contextlib.suppress(Exception):  # numpy, ast and tokenize raise a dozen kinds for bytes that are no array
-        about = json.loads((folder / "index.json").read_bytes())
+        about = json.loads(read_regular(folder / "index.json"))
         arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
         index = make_index(url, about["tars"], about["tar_sha256"], arrays)
         entries = [str(entry) for entry in about["entries"]]
@@ -154,7 +155,7 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
     A map keeps the file's descriptor, and with it the shared lock that keeps the file from being removed: on a network
     mount a map of a removed file ends the process.
     """
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         is_small = os.fstat(file.fileno()).st_size <= _SMALL_BYTES
         if not is_small:
             try:

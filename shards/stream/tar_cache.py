@@ -22,10 +22,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shards.disk.lock import is_named, locked, remove_if_free, try_lock
+from shards.disk.regular import read_regular, sha256_of
 from shards.disk.replace import replace_file
 
 CHUNK_BYTES = 8 << 20
 CHECK_S = 86_400.0  # a copy that was hashed within this time is not hashed again
+_MARKER_BYTES = 4096
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # a crash of the machine may lose bytes; a restart shows it
 _POLL_S = 0.05
 
@@ -60,7 +62,7 @@ class TarCache:
         try:
             if self.find_checked(sha256, size) is None:
                 stat = path.stat()
-                if stat.st_size != size or _sha256(path) != sha256:
+                if stat.st_size != size or sha256_of(path) != sha256:
                     self._on_event("cache_corrupt")
                     path.unlink()
                     return None
@@ -77,7 +79,7 @@ class TarCache:
         with contextlib.suppress(OSError, ValueError):
             stat = path.stat()
             is_recent = 0 <= time.time() - marker.stat().st_mtime < CHECK_S
-            if is_recent and stat.st_size == size and json.loads(marker.read_text("ascii")) == _facts(stat):
+            if is_recent and stat.st_size == size and json.loads(read_regular(marker, _MARKER_BYTES)) == _facts(stat):
                 _touch(path, stat)
                 return path
         return None
@@ -196,8 +198,3 @@ def _facts(stat: os.stat_result) -> list[int | str]:
 def _touch(path: Path, stat: os.stat_result) -> None:
     """Set the time of last use; that of the last change stays, it says which bytes were hashed."""
     os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

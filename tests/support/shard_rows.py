@@ -7,8 +7,9 @@ import numpy as np
 
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import sample_key
+from shards.disk.object_store import ObjectStore
 from shards.disk.record import Record
-from shards.disk.store import FolderStore, ObjectStore
+from shards.disk.store import FolderStore
 from shards.set.writer import ShardWriter
 
 FINGERPRINT = "ab" * 32

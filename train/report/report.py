@@ -21,9 +21,11 @@ from typing import Any
 import cv2
 import yaml
 
+from cluster.recipes.load import plain_yaml
 from shards.disk.address import local_root
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SUCCESS
+from shards.disk.regular import read_regular
 from shards.disk.replace import replace_file
 from shards.disk.safe_text import clip, redact
 from shards.disk.store import open_for_reading
@@ -336,10 +338,8 @@ def _layer_bars(distances: Mapping[str, Sequence[float]]) -> list[Bar]:
 def _read(path: Path, problems: list[str]) -> Any:
     """Parsed JSON or YAML; None for a missing file, and for an unreadable one, which `problems` then names."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        data = read_regular(path, MAX_FILE_BYTES)
+        return json.loads(data) if path.suffix == ".json" else plain_yaml(data)[0]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

@@ -7,7 +7,8 @@ from pydantic import BaseModel
 
 from shards.disk.address import LocalPath, file_path, local_root, one_spelling, places_of
 from shards.disk.home import home
-from shards.disk.store import ObjectStore, open_for_reading, open_store
+from shards.disk.object_store import ObjectStore
+from shards.disk.store import open_for_reading, open_store
 from shards.labels.classes import ClassSpec, load_classes
 from shards.set.manifest import scan_records
 from shards.set.verify import verify

@@ -13,12 +13,11 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shards.disk.layout import record_name, tar_name
+from shards.disk.layout import checked_name, record_name, tar_name
+from shards.disk.object_store import ObjectStore
 from shards.disk.record import read_record
 from shards.disk.store import (
     FolderStore,
-    ObjectStore,
-    checked_name,
     local_root,
     open_for_reading,
     open_store,

@@ -19,7 +19,8 @@ import pytest
 
 from shards.disk.home import home
 from shards.disk.lock import remove_if_free
-from shards.disk.store import FolderStore, ObjectStore
+from shards.disk.object_store import ObjectStore
+from shards.disk.store import FolderStore
 from shards.stream.fetch import Fetcher, FetchError
 from shards.stream.index import load_index
 from shards.stream.index_arrays import Index
@@ -310,7 +311,7 @@ def test_d16_a_stuck_read_does_not_hold_up_the_end_of_the_process(store: FolderS
         "import sys, time\n"
         "from shards.stream.fetch import Fetcher, FetchError\n"
         "from shards.stream.index import load_index\n"
-        "from shards.disk.store import ObjectStore\n"
+        "from shards.disk.object_store import ObjectStore\n"
         "class Stuck:\n"
         "    def cat_file(self, path, start, end): time.sleep(600)\n"
         "index = load_index(sys.argv[1])\n"

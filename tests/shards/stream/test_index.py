@@ -29,8 +29,9 @@ from hypothesis import strategies as st
 
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import SAMPLE_SCHEMA, TABLE_SCHEMA, record_name, sample_key, table_name, tar_name
+from shards.disk.object_store import ObjectStore
 from shards.disk.record import FileStamp, Record
-from shards.disk.store import FolderStore, ObjectStore, open_store
+from shards.disk.store import FolderStore, open_store
 from shards.set.manifest import read_member, read_table, scan_records, write_subset
 from shards.set.writer import ShardWriter
 from shards.stream.index import load_index

@@ -2,6 +2,7 @@
 
 import io
 import random
+import resource
 import struct
 import zlib
 
@@ -50,6 +51,26 @@ def test_evaluation_pixels_equal_timms_in_every_value(
     )
     theirs = transform(Image.open(io.BytesIO(data)).convert("RGB")).numpy().transpose(1, 2, 0)
     assert np.array_equal(eval_pixels(data, size_px, crop_pct), theirs)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 400), (400, 4), (7, 333)])
+def test_the_centre_of_a_strip_is_the_same_whether_all_of_it_is_enlarged_or_not(
+    height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(PHOTO[:height, :width], "PNG")
+    whole = eval_pixels(data, 64, 0.875)
+    monkeypatch.setattr("shards.stream.pixels.MAX_PIXELS", height * width)
+    part = eval_pixels(data, 64, 0.875)
+    assert np.abs(part.astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])
+def test_h7_a_strip_is_evaluated_in_the_memory_of_its_centre(size: tuple[int, int]) -> None:
+    """Enlarged as a whole to a short side of 256 it would take 12 GB."""
+    strip = encoded(np.full((*size, 3), (200, 100, 50), np.uint8), "JPEG")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert np.abs(eval_pixels(strip, 224, 0.875).astype(int) - (200, 100, 50)).max() <= 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
 
 
 @pytest.mark.parametrize(

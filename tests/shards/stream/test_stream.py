@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import record_name, table_name, tar_name
+from shards.disk.regular import open_regular
 from shards.disk.store import open_store
 from shards.set import manifest
 from shards.set.writer import ShardWriter
@@ -476,24 +477,34 @@ def test_threads_are_no_further_ahead_than_asked(tmp_path: Path) -> None:
             assert read <= (step + 3) * 4 * sizes.max()
 
 
-def test_d16_storage_that_does_not_answer_is_an_error_within_the_deadline(tmp_path: Path) -> None:
-    """A named pipe in the place of a tar: opening it hangs, as a dead network mount does."""
+@pytest.fixture
+def dead_mount(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Opening a local file hangs, as on a dead network mount, until the event is set."""
+    answers = threading.Event()
+
+    def hang(path: Path) -> int:
+        answers.wait(120)
+        return open_regular(path)
+
+    monkeypatch.setattr("shards.stream.fetch.open_regular", hang)
+    yield answers
+    answers.set()
+
+
+def test_d16_storage_that_does_not_answer_is_an_error_within_the_deadline(
+    tmp_path: Path, dead_mount: threading.Event
+) -> None:
     write_data_set(tmp_path, num_shards=1, num_slots=5)
     load_index(str(tmp_path))
     spec = StreamSpec(
         domains=(DomainSpec(name="real", source=str(tmp_path), quota=2),), size_px=8, threads=1, deadline_s=0.3
     )
     stream = Stream(spec, groups=1, seed=3, epoch_steps=6)
-    tar = tmp_path / tar_name(0)
-    tar.unlink()
-    os.mkfifo(tar)
     began = time.monotonic()
     with pytest.raises(TimeoutError, match=r"found 0 of 2 pictures of step 0 after 0.3 s"):
         next(stream)
     stream.close()
     assert time.monotonic() - began < 20
-    with open(tar, "wb"):
-        pass  # lets the thread go
 
 
 def test_closing_with_batches_in_flight_ends_all_threads_within_seconds(folders: dict[str, Path]) -> None:
@@ -511,7 +522,7 @@ def test_closing_with_batches_in_flight_ends_all_threads_within_seconds(folders:
             next(stream)
 
 
-def test_a_stop_during_a_stall_is_heard_within_seconds(tmp_path: Path) -> None:
+def test_a_stop_during_a_stall_is_heard_within_seconds(tmp_path: Path, dead_mount: threading.Event) -> None:
     """As a SIGTERM while the storage does not answer; the state is that before the batch that did not come."""
     write_data_set(tmp_path, num_shards=1, num_slots=5)
     load_index(str(tmp_path))
@@ -525,20 +536,13 @@ def test_a_stop_during_a_stall_is_heard_within_seconds(tmp_path: Path) -> None:
         return asked[-1] - asked[0] > 0.2
 
     with Stream(spec, groups=1, seed=3, epoch_steps=6, start_step=4) as stream:
-        tar = tmp_path / tar_name(0)
-        data = tar.read_bytes()
-        tar.unlink()
-        os.mkfifo(tar)
         before = stream.state()
         began = time.monotonic()
         assert not stream.wait(is_stopped)
         assert time.monotonic() - began < 20
         assert stream.state() == before
         assert 0.1 < stream.counters.wait_s < 20
-        with open(tar, "wb"):
-            pass  # lets the thread go: it finds another file than the index knows
-    tar.unlink()
-    tar.write_bytes(data)
+    dead_mount.set()
     with Stream(spec, groups=1, seed=3, epoch_steps=6, state=before) as stream:
         assert stream.wait(is_stopped), "a batch that is there is given even then"
         assert next(stream).step == 4
@@ -562,14 +566,14 @@ def test_ctrl_c_ends_a_waiting_program(tmp_path: Path) -> None:
     write_data_set(tmp_path, num_shards=1, num_slots=5)
     load_index(str(tmp_path))
     program = (
-        "import sys, os, signal\n"
+        "import sys, signal, time\n"
+        "import shards.stream.fetch\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job's children would ignore it
         "from shards.stream.spec import *\nfrom shards.stream.stream import *\n"
         "folder = sys.argv[1]\n"
         "spec = StreamSpec(domains=(DomainSpec(name='real', source=folder, quota=2),), size_px=8)\n"
         "with Stream(spec, groups=1, seed=3, epoch_steps=6) as stream:\n"
-        "    os.unlink(folder + '/00000.tar')\n"
-        "    os.mkfifo(folder + '/00000.tar')\n"
+        "    shards.stream.fetch.open_regular = lambda path: time.sleep(100)\n"
         "    print('waiting', flush=True)\n"
         "    next(stream)\n"
     )

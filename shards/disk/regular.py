@@ -1,0 +1,48 @@
+"""Files from elsewhere, opened so that none can hang or fill the memory: regular files only, their size known first.
+
+In: a path, the most bytes that are read. Out: an open file, or its bytes. On disk: only reads.
+
+A pipe or a device under the name of a file would wait for ever or never end; a sparse file of 20 GB takes no room on
+the disk and all of it in memory. Links are followed, because exports are links to shards.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+MAX_BYTES = 1 << 30  # of a file whose size nothing else says
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor of the file, for reading. Raises OSError, also for what is no regular file."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe that nobody writes to is opened at once
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return fd
+    os.close(fd)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "found a pipe, a device or a socket, expected a file", str(path))
+
+
+def read_regular(path: Path, at_most: int = MAX_BYTES) -> bytes:
+    """All bytes of the file. Raises OSError, also for a file of more than `at_most` bytes, which is not read."""
+    fd = open_regular(path)
+    try:
+        left = os.fstat(fd).st_size
+        if left > at_most:
+            raise OSError(errno.EFBIG, f"found {left:,} bytes, expected at most {at_most:,}", str(path))
+        parts = [os.read(fd, left)]
+        while parts[-1] and (left := left - len(parts[-1])) > 0:  # one call gives at most 2 GiB
+            parts.append(os.read(fd, left))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of the file's bytes, in little memory. Raises OSError."""
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
