@@ -23,7 +23,7 @@ list, because only its owner knows whether its ids are its own or those of the 1
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -82,10 +82,38 @@ def fold_name(name: str) -> str:
 
 
 def class_folders_in(folder: Path) -> list[str]:
-    """Names of the class folders, sorted; hidden ones and those of an operating system (``__MACOSX``) are none."""
+    """Names of the class folders, sorted; hidden ones and those of an operating system (``__MACOSX``) are none.
+
+    Raises ValueError for a link that leads nowhere and may have been one: without it the ids of others would be wrong.
+    """
     with os.scandir(folder) as listing:
-        names = [item.name for item in listing if item.is_dir() and not item.name.startswith(".")]
-    return sorted(name for name in names if not is_system_folder(name))
+        items = [item for item in listing if not item.name.startswith(".") and not is_system_folder(item.name)]
+    for item in items:
+        if not os.path.splitext(item.name)[1] and trouble_with(Path(item.path)):
+            raise ValueError(
+                f"{folder}: found the link {quoted(item.name, 60)}, which leads nowhere, expected a class folder; mend "
+                "or remove it"
+            )
+    return sorted(item.name for item in items if item.is_dir())
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files of a class folder, sorted folder by folder; links to folders, and links that lead nowhere, stand among
+    them, and `trouble_with` tells them apart."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            yield from files_below(path)
+        elif path.is_file() or path.is_symlink():
+            yield path
+
+
+def trouble_with(path: Path) -> str:
+    """Why a link cannot be read as a file: in words; "" for what is no such link."""
+    if not path.is_symlink():
+        return ""
+    if path.is_dir():
+        return "found a link to a folder, which is not followed, expected a file"
+    return "" if path.exists() else "found a link that leads nowhere, expected a file"
 
 
 def own_classes(folders: Sequence[str], where: str) -> dict[str, Entry]:

@@ -11,7 +11,6 @@ In: the `source` of a recipe's classes. Out: entries as the source has them, in 
 import csv
 import io
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,14 +20,14 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from shards.disk.address import local_root
+from shards.disk.address import file_path, is_remote
 from shards.disk.data_set import is_data_set
 from shards.disk.home import home
 from shards.disk.layout import SUCCESS
 from shards.disk.pictures import picture_format
 from shards.disk.safe_text import quoted, redact
 from shards.disk.store import open_for_reading
-from shards.labels.folders import Entry, class_folders_in, own_classes
+from shards.labels.folders import Entry, class_folders_in, files_below, own_classes, trouble_with
 from shards.labels.imagenet import imagenet_names, is_wordnet_id
 from shards.labels.text_file import read_lines, read_text
 from shards.set.manifest import iter_tables, scan_records
@@ -40,9 +39,9 @@ def read_source(source: str) -> list[Entry]:
     """The classes of a source as it tells them, unchecked but for their form. Raises ValueError with one line."""
     if source in SHIPPED:
         return SHIPPED[source]()
-    path = local_root(source)
-    if path is None:
+    if is_remote(source):
         return _read_data_set(source)
+    path = file_path(source)
     if path.is_dir():
         return _read_data_set(str(path)) if is_data_set(open_for_reading(str(path))) else _read_image_folder(path)
     if path.is_file():
@@ -148,7 +147,7 @@ def _read_image_folder(folder: Path) -> list[Entry]:
         raise ValueError(f"{folder}: found no class folders, expected one folder of images per class")
     entries = []
     for name, entry in own_classes(names, str(folder)).items():
-        count = sum(picture_format(file) is not None for _, _, files in os.walk(folder / name) for file in files)
+        count = sum(picture_format(file) is not None and not trouble_with(file) for file in files_below(folder / name))
         if not count:
             raise ValueError(f"{folder / name}: found no images, expected at least one; remove the folder or fill it")
         entries.append(replace(entry, count=count))
