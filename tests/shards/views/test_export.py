@@ -256,7 +256,8 @@ def test_j3_j8_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
     store = write_data_set(tmp_path / "set", num_shards=9, num_slots=12, num_rejected=0, change=change)
     header, body = card_of(store, tmp_path / "--- x: y", Choice(unknown_licence="keep"))
     assert set(header) == {
-        *("pretty_name", "license", "license_name", "task_categories", "size_categories", "tags", "configs")
+        *("pretty_name", "license", "license_name", "task_categories", "size_categories", "tags", "dataset_info"),
+        "configs",
     }
     assert header["license"] == "other"
     assert header["pretty_name"] == "--- x: y"
