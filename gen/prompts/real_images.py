@@ -36,7 +36,7 @@ from shards.disk.pictures import DECODERS, is_picture, picture_format, rgb_pixel
 from shards.disk.safe_text import quoted, redact, visible
 from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
-from shards.labels.folders import class_folder, class_folders_in, files_below, match_folders, own_classes
+from shards.labels.folders import class_folder, class_folders_in, files_below, fold_name, match_folders, own_classes
 from shards.set.manifest import iter_tables, read_member, read_subset, scan_records
 from shards.set.row_jpegs import JPEG_COLUMNS
 
@@ -171,8 +171,8 @@ def _samples(
         wanted = set(listed["shard"].to_pylist())
         records = {shard: record for shard, record in records.items() if shard in wanted}
     by_id = {one.id: one for one in classes}
-    times = Counter(one.name for one in classes)
-    by_name = {one.name: one for one in classes if times[one.name] == 1}
+    times = Counter(fold_name(one.name) for one in classes)
+    by_name = {fold_name(one.name): one for one in classes if times[fold_name(one.name)] == 1}
     columns = ["uid", "key", "shard", "class_id", "class_name", "status", "domain", *JPEG_COLUMNS]
     kept: dict[int, list[tuple[bytes, dict[str, object]]]] = {}
     domains: Counter[str] = Counter()
@@ -184,7 +184,8 @@ def _samples(
         domains.update(table["domain"].to_pylist())
         for row in _rows(table.filter(pc.equal(table["domain"], "real"))):
             same_id = by_id.get(int(str(row["class_id"])))
-            one = same_id if same_id and same_id.name == row["class_name"] else by_name.get(str(row["class_name"]))
+            name = fold_name(str(row["class_name"]))
+            one = same_id if same_id and fold_name(same_id.name) == name else by_name.get(name)
             if one is None:
                 continue
             rows = kept.setdefault(one.id, [])

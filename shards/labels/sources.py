@@ -1,7 +1,7 @@
 """Sources of class lists: shipped names, files, ImageFolders, data sets of ours.
 
 In: the `source` of a recipe's classes. Out: entries as the source has them, in its order. On disk, one of
-    names.txt     one name a line; ids count from 0
+    names.txt     one name a line; ids count from 0; also LOC_synset_mapping.txt, and lists of WordNet ids
     classes.csv   a header line with `name` and any of `id`, `wordnet_id`, `count`
     classes.json  a list of names, or of objects with those keys
     folder/       an ImageFolder: one folder of images per class; ids as shards.labels.folders says, counts from files
@@ -27,12 +27,18 @@ from shards.disk.layout import SUCCESS
 from shards.disk.pictures import picture_format
 from shards.disk.safe_text import quoted, redact
 from shards.disk.store import open_for_reading
-from shards.labels.folders import Entry, class_folders_in, files_below, own_classes, trouble_with
-from shards.labels.imagenet import imagenet_names, is_wordnet_id
+from shards.labels.folders import Entry, class_folders_in, files_below, names_beside, own_classes, trouble_with
+from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
+from shards.labels.spoken import wordnet_pairs
 from shards.labels.text_file import read_lines, read_text
 from shards.set.manifest import iter_tables, scan_records
 
 COLUMNS = ("id", "name", "wordnet_id", "count")
+HEADINGS = frozenset(
+    {"name", "names", "class", "classes", "class name", "class_name", "classname", "label", "labels", "category"}
+    | {"categories", "id,name", "name,id", "class_id,class_name", "synset", "wnid"}
+)
+_FIELDS = re.compile(r"[0-9]+\s*[,;:\t]\s*\S")
 
 
 def read_source(source: str) -> list[Entry]:
@@ -67,7 +73,25 @@ SHIPPED: dict[str, Callable[[], list[Entry]]] = {"sandbox": _read_sandbox, "imag
 
 
 def _read_text(path: Path) -> list[Entry]:
-    return [Entry(index, name) for index, name in enumerate(read_lines(path))]
+    """One name a line. Lines that begin with `# ` are remarks. Lines of other forms than names are refused."""
+    lines = [(number, line.strip()) for number, line in enumerate(read_text(path).split("\n"), 1)]
+    lines = [(number, line) for number, line in lines if line and not re.match(r"#(\s|$)", line)]
+    names = [line for _, line in lines]
+    if names and names[0].casefold() in HEADINGS:
+        raise ValueError(
+            f"{path}, line {lines[0][0]}: found {quoted(names[0], 40)}, which looks like a heading, expected a class "
+            "name; remove the line, or save the list as .csv"
+        )
+    if len(names) > 1 and all(map(_FIELDS.match, names)):
+        raise ValueError(
+            f"{path}, line {lines[0][0]}: found {quoted(names[0], 40)}, a number before each name, expected one name a "
+            "line; save the list as .csv with the heading id,name"
+        )
+    if names and all(map(is_wordnet_id, names)):
+        return [Entry(index, wordnet_name(name) or name, name) for index, name in enumerate(names)]
+    if pairs := wordnet_pairs(names):
+        return [Entry(index, name, wordnet_id) for index, (wordnet_id, name) in enumerate(pairs)]
+    return [Entry(index, name) for index, name in enumerate(names)]
 
 
 def read_counts(path: Path) -> list[int]:
@@ -146,7 +170,7 @@ def _read_image_folder(folder: Path) -> list[Entry]:
     if not names:
         raise ValueError(f"{folder}: found no class folders, expected one folder of images per class")
     entries = []
-    for name, entry in own_classes(names, str(folder)).items():
+    for name, entry in own_classes(names, str(folder), names_beside(folder)).items():
         count = sum(picture_format(file) is not None and not trouble_with(file) for file in files_below(folder / name))
         if not count:
             raise ValueError(f"{folder / name}: found no images, expected at least one; remove the folder or fill it")

@@ -98,11 +98,12 @@ def _header(census: Census, title: str, num_unlicensed: int) -> dict[str, object
 def _features(census: Census) -> list[dict[str, object]]:
     """The fields of a sample as Hugging Face `datasets` reads them from the tars, with the names of the labels."""
     facts = [{"name": field.name, "dtype": str(field.type)} for field in SAMPLE_SCHEMA]
+    texts: list[dict[str, object]] = [{"name": name, "dtype": "string"} for name in ("txt", "__key__", "__url__")]
     return [
         {"name": "cls", "dtype": _label_type(census)},
         {"name": "jpg", "dtype": "image"},
         {"name": "json", "struct": [*facts, {"name": "sha256", "dtype": "string"}]},
-        *({"name": name, "dtype": "string"} for name in ("txt", "__key__", "__url__")),
+        *texts,
     ]
 
 

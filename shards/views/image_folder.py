@@ -41,6 +41,7 @@ from shards.disk.safe_text import clip, quoted, visible
 from shards.disk.store import Store, open_for_reading, open_store
 from shards.labels.classes import Class
 from shards.labels.folders import (
+    METADATA,
     Named,
     class_folder,
     class_folders_in,
@@ -55,7 +56,6 @@ from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.set.writer import ShardWriter
 from shards.views.export import Choice, Exported, select
 
-METADATA = "metadata.parquet"
 METADATA_SCHEMA = pa.schema([pa.field("file_name", pa.string(), nullable=False), *SAMPLE_SCHEMA])
 ORIENTATION = 0x0112  # the EXIF field that asks viewers to turn the picture; training decoders do not
 
@@ -174,8 +174,9 @@ def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple
     if is_data_set(open_for_reading(str(folder))):
         raise ValueError(f"{folder}: found a data set of shards, expected a folder of pictures; use it as it is")
     sub_folders = class_folders_in(folder)
-    known = _classes_of(sub_folders, classes, str(folder))
     facts = _read_metadata(folder / METADATA)
+    names = {row["class_id"]: row["class_name"] for row in facts.values() if {"class_id", "class_name"} <= row.keys()}
+    known = _classes_of(sub_folders, classes, names, str(folder))
     sources = []
     ignored = sorted(path.name for path in folder.iterdir() if not path.is_dir() and path.name != METADATA)
     ignored += sorted(f"{path.name}/" for path in folder.iterdir() if is_system_folder(path.name))
@@ -198,11 +199,13 @@ def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple
     return sources, ignored
 
 
-def _classes_of(sub_folders: Sequence[str], classes: Sequence[Class] | None, where: str) -> Mapping[str, Named]:
+def _classes_of(
+    sub_folders: Sequence[str], classes: Sequence[Class] | None, names: Mapping[int, str], where: str
+) -> Mapping[str, Named]:
     """Raises ValueError if a sub-folder's class cannot be told."""
     if classes is None:
         refuse_part_of_imagenet(sub_folders, where)
-        return own_classes(sub_folders, where)
+        return own_classes(sub_folders, where, names)
     known = match_folders(sub_folders, classes, where)
     for folder in sub_folders:
         if folder not in known:
