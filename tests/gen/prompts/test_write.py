@@ -341,6 +341,32 @@ def test_a_server_that_is_not_there_is_one_line(run: Run, tmp_path: Path) -> Non
     assert "(the last: unreachable, '" in said.err
 
 
+@pytest.mark.parametrize("verb", ["meanings", "generate"])
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(status=503, body=b"starting"), "http_503, 'starting'"),
+        (Reply(body=b'{"error": {"message": "rate limit", "code": 429}}'), "http_429, 'rate limit'"),
+        (Reply("Cranes are lovely."), "not_json, 'Cranes are lovely.'"),
+        (Reply(status=400, body=b'{"error": {"message": "Unknown field: seed"}}'), "set llm.send_seed=false"),
+    ],
+    ids=["down", "limited", "nonsense", "picky"],
+)
+def test_for_a_few_names_too_a_server_without_an_answer_is_an_error_and_no_other_sense_is_taken(
+    verb: str, reply: Reply, words: str, run: Run, tmp_path: Path
+) -> None:
+    few = ["classes.limit=2", "llm.tries=2"]
+    with ScriptedServer(lambda request: reply) as server:
+        ask = [*asking(server, tmp_path / "c.sqlite"), *few]
+        out = ["--out", str(tmp_path / "out")]
+        said = run(verb, RECIPE, *(out if verb == "generate" else ()), *ask)
+    assert said.code == 2
+    assert words in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert not (tmp_path / "out" / "_meta" / "run.json").exists()
+
+
 # names without a sense
 
 
