@@ -26,6 +26,7 @@ def verify(
     from cluster.process.exit import EXIT_INCOMPLETE
     from shards.disk.amounts import counted, size_text
     from shards.disk.data_set import is_data_set, no_shards
+    from shards.disk.safe_text import visible
     from shards.disk.store import open_for_reading
     from shards.set.status import asked_units
     from shards.set.verify import verify as verify_all
@@ -38,7 +39,7 @@ def verify(
     if not report.shards and not report.damages:
         raise no_shards(store)
     for damage in report.damages:
-        say(str(damage))
+        say(visible(str(damage)))
     say(
         f"{counted(report.shards, 'shard')}, {counted(report.samples, 'sample')}, {counted(report.rows, 'row')}, "
         f"{size_text(report.bytes)}: "

@@ -16,11 +16,14 @@ from typer.testing import CliRunner
 
 import shards.set.verify
 import sixfold
+from cluster.console import warn
+from cluster.process.lease import LEASE, Lease
 from cluster.recipes.load import load_recipe
 from docs.bench.cli_reference import PAGE, reference
 from gen.run.recipe import Recipe
 from shards.disk.home import home
-from shards.disk.store import FolderStore
+from shards.disk.safe_text import visible
+from shards.disk.store import FolderStore, open_store
 from shards.set.commit import recover
 from tests.support.small_data_set import write_data_set
 from train.recipe import TrainRecipe
@@ -63,6 +66,50 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     assert len(said.err.strip().splitlines()) == 1, said.err
     assert "Traceback" not in said.err
     return said.err
+
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202e\u2066\x85\nwriter    nobody now"
+
+
+def hostile(value: object) -> object:
+    """The same JSON with escapes in every text."""
+    if isinstance(value, dict):
+        return {key: hostile(item) for key, item in value.items()}
+    return f"{value}{ESCAPES}" if isinstance(value, str) else value
+
+
+def test_what_files_say_is_shown_and_never_obeyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fields of a lease, of a record, of a summary; names of files in a folder of pictures; arguments."""
+    out = tmp_path / "out"
+    write_data_set(out)
+    with Lease.take(open_store(str(out)), "life", warn, lock_folder=out):
+        lease = json.loads((out / LEASE).read_text())
+        (out / LEASE).write_text(json.dumps(hostile(lease)))
+        (out / "00001_stats.json").write_text(json.dumps(hostile(json.loads((out / "00000_stats.json").read_text()))))
+        pictures = tmp_path / "pictures"
+        (pictures / f"a{ESCAPES[:-20]}").mkdir(parents=True)
+        (pictures / f"a{ESCAPES[:-20]}" / f"x.t{ESCAPES[:-20]}").write_bytes(b"x")
+        for arguments in (
+            ["status", str(out)],
+            ["verify", str(out)],
+            ["export", str(pictures), "--to", "shards", "--out", str(tmp_path / "made")],
+            ["plan", f"recipes/sandbox{ESCAPES}.yaml"],
+            ["generate", "recipes/sandbox.yaml", f"name={ESCAPES}"],
+            [ESCAPES],
+        ):
+            monkeypatch.chdir(HOME)
+            monkeypatch.setattr(sys, "argv", ["sixfold", *arguments])
+            with pytest.raises(SystemExit):
+                sixfold.main()
+            said = capsys.readouterr()
+            told = said.out + said.err
+            assert told
+            assert [line for line in told.split("\n") if visible(line) != line] == [], arguments
+            assert told.count("\nwriter ") == (arguments[0] == "status")
+            if arguments[0] == "status":
+                assert "⟨U+001B⟩]0;owned" in told
 
 
 def test_all_verbs_are_there() -> None:

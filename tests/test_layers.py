@@ -295,6 +295,26 @@ def test_b13_no_file_waits_without_a_time_out(path: Path) -> None:
     assert list(endless_waits(tree_of(path))) == []
 
 
+def printed_raw(tree: ast.Module) -> list[str]:
+    """Calls that print a text as it is, without a function of `shards.disk.safe_text` around it."""
+    found = []
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        first = call.args[0] if call.args else None
+        is_safe = isinstance(first, ast.Call) and ast.unparse(first.func) in ("for_screen", "one_line", "visible")
+        if (name in ("print", "typer.echo") or name.endswith(("stdout.write", "stderr.write"))) and not is_safe:
+            found.append(ast.unparse(call))
+    return found
+
+
+def test_what_a_verb_or_worker_prints_passes_the_one_place_that_makes_text_safe() -> None:
+    assert len(printed_raw(ast.parse("print(name)\ntyper.echo(f'{x}')\nsys.stdout.write(x)\nprint()"))) == 4
+    assert printed_raw(ast.parse("print(for_screen(name), flush=True)\nsay(name)")) == []
+    ours = [path for path in sources() if path.relative_to(ROOT).parts[0] in {*ROOF, "sixfold.py"}]
+    raw = {str(path.relative_to(ROOT)): found for path in ours if (found := printed_raw(tree_of(path)))}
+    assert raw == {}, "use `say` of cluster.console, or for_screen"
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_says_what_it_is_for_and_has_a_name_of_its_own(path: Path) -> None:
     assert ast.get_docstring(tree_of(path))

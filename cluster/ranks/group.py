@@ -252,8 +252,8 @@ class _Watch:
                 self._cause = _GONE
         self._known.set()
         if not self._done.wait(timeout=GRACE_S):
-            told = for_screen(f"sixfold: rank {self._place.rank} hangs after: {self._cause}")
-            print(told, file=sys.stderr, flush=True)
+            told = f"sixfold: rank {self._place.rank} hangs after: {self._cause}"
+            print(for_screen(told), file=sys.stderr, flush=True)
             os._exit(EXIT_FOLLOWED)
 
     def _look(self) -> str:

@@ -14,7 +14,6 @@ list in the same order, and neither other classes nor the order of files or shar
 
 import hashlib
 import io
-import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from shards.disk.address import local_root, places_of
+from shards.disk.address import is_remote, places_of
 from shards.disk.data_set import is_data_set
 from shards.disk.jpeg import MAX_PIXELS
 from shards.disk.layout import SUCCESS
@@ -37,7 +36,7 @@ from shards.disk.pictures import DECODERS, is_picture, picture_format, rgb_pixel
 from shards.disk.safe_text import quoted, redact, visible
 from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
-from shards.labels.folders import class_folder, class_folders_in, match_folders, own_classes
+from shards.labels.folders import class_folder, class_folders_in, files_below, fold_name, match_folders, own_classes
 from shards.set.manifest import iter_tables, read_member, read_subset, scan_records
 from shards.set.row_jpegs import JPEG_COLUMNS
 
@@ -139,7 +138,7 @@ def _items(
 ) -> Iterator[tuple[int, list[_Item]]]:
     """Class by class, ids ascending, the pictures that may be read, in the order in which to try them."""
     ordered = sorted(classes, key=lambda one: one.id)
-    if local_root(source) is None:
+    if is_remote(source):
         yield from _samples(open_for_reading(source), where, ordered, max_per_class, seed, subset)
         return
     found = [path for path in places_of(source) if path.is_dir()]
@@ -155,12 +154,7 @@ def _items(
     if subset is not None:
         raise ValueError(f"{where}: found an ImageFolder, which has no subsets; remove subset: {quoted(subset, 60)}")
     for class_id, name in folders_of(class_folders_in(folder), ordered, where).items():
-        files = [
-            (Path(parent) / file).relative_to(folder).as_posix()
-            for parent, _, members in os.walk(folder / name)
-            for file in members
-            if is_picture(file)
-        ]
+        files = [file.relative_to(folder).as_posix() for file in files_below(folder / name) if is_picture(file)]
         files.sort(key=lambda file: _rank(seed, file))
         yield class_id, [_Item(visible(file), partial(_read_file, folder / file)) for file in files]
 
@@ -177,8 +171,8 @@ def _samples(
         wanted = set(listed["shard"].to_pylist())
         records = {shard: record for shard, record in records.items() if shard in wanted}
     by_id = {one.id: one for one in classes}
-    times = Counter(one.name for one in classes)
-    by_name = {one.name: one for one in classes if times[one.name] == 1}
+    times = Counter(fold_name(one.name) for one in classes)
+    by_name = {fold_name(one.name): one for one in classes if times[fold_name(one.name)] == 1}
     columns = ["uid", "key", "shard", "class_id", "class_name", "status", "domain", *JPEG_COLUMNS]
     kept: dict[int, list[tuple[bytes, dict[str, object]]]] = {}
     domains: Counter[str] = Counter()
@@ -190,7 +184,8 @@ def _samples(
         domains.update(table["domain"].to_pylist())
         for row in _rows(table.filter(pc.equal(table["domain"], "real"))):
             same_id = by_id.get(int(str(row["class_id"])))
-            one = same_id if same_id and same_id.name == row["class_name"] else by_name.get(str(row["class_name"]))
+            name = fold_name(str(row["class_name"]))
+            one = same_id if same_id and fold_name(same_id.name) == name else by_name.get(name)
             if one is None:
                 continue
             rows = kept.setdefault(one.id, [])

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -34,7 +34,9 @@ from gen.wording.contexts import Embed
 from gen.wording.lexicon import Lexicon, load_lexicon
 from shards.disk.address import file_path
 from shards.disk.home import home
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
+from shards.labels.imagenet import is_wordnet_id
 
 MEANINGS = "meanings.jsonl"
 PROMPTS = "prompts.parquet"
@@ -95,6 +97,7 @@ def write_prompts(
         meanings = _choose(recipe, classes, lexicon, llm, say, stop)
         write_meanings(meanings, folder / MEANINGS)
         phrases = {meaning.class_id: meaning.phrase for meaning in meanings if meaning.phrase is not None}
+        _check_names(classes, phrases, say)
         embed = None if llm is None or recipe.meanings.clip is None else _text_embedding(recipe.meanings.clip)
         sources = Sources(lexicon, llm, embed, 1 if llm is None else recipe.llm.max_in_flight)
         one_more = _progress(len(classes), say, stop)
@@ -105,6 +108,24 @@ def write_prompts(
 def _say_of_bare_names(recipe: TextSettings, classes: Sequence[Class], say: Say) -> None:
     if (line := bare_names(recipe.meanings, classes, recipe.llm.provider != "offline")) is not None:
         say(f"meanings: {line}")
+
+
+def _check_names(classes: Sequence[Class], phrases: Mapping[int, str], say: Say) -> None:
+    """Raises ValueError for a WordNet id that prompts would say, and tells of numbers."""
+    open_ones = [one for one in classes if one.id not in phrases]
+    ids = [one.name for one in open_ones if is_wordnet_id(one.name)]
+    if ids:
+        raise ValueError(
+            f"classes: found the WordNet id {ids[0]} for a name ({len(ids):,} such), which no table here knows, "
+            "expected a name; give a .csv list with name and wordnet_id, or its meaning (meanings.given)"
+        )
+    numbers = [one.name for one in open_ones if one.name.isdecimal()]
+    if numbers:
+        say(
+            f"classes: prompts will say a number for {len(numbers):,} of {len(classes):,} names, such as "
+            f"{quoted(f'a photo of {numbers[0]}', 60)}; give a list with names (classes.source), or their meanings "
+            "(meanings.given)"
+        )
 
 
 def _choose(

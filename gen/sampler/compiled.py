@@ -22,6 +22,7 @@ from cluster.process.memory import is_memory_error
 from gen.model.folder import ModelError
 from gen.sampler.machine_cache import cache_folder
 from shards.disk.lock import locked
+from shards.disk.safe_text import for_screen
 
 WAIT_S = 900.0  # for another process that compiles the same; FLUX as a whole took 67 s on an H100 (published)
 # Shapes of one block class in one network: a U-Net's residual blocks have 14, and twice as many under a guidance
@@ -69,7 +70,9 @@ def share_kernels(environ: MutableMapping[str, str]) -> Path:
     if by_hand:
         os.makedirs(by_hand, exist_ok=True)
         return Path(by_hand)
-    folder = cache_folder(environ, "inductor", lambda line: print(f"sixfold: {line}", file=sys.stderr, flush=True))
+    folder = cache_folder(
+        environ, "inductor", lambda line: print(for_screen(f"sixfold: {line}"), file=sys.stderr, flush=True)
+    )
     environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     return folder
 

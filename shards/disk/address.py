@@ -33,12 +33,14 @@ def file_path(text: str | Path) -> Path:
     Raises ValueError for the address of another system.
     """
     place = str(text)
-    if "://" in place or _ONE_SLASH.match(place):
-        local = _local(place) if protocol_of(place) == "file" else None
-        if local is None:
-            raise ValueError(f"{shown(place)}: found an address, expected a path of this machine; give a local one")
-        return local
+    if is_remote(place):
+        raise ValueError(f"{shown(place)}: found an address, expected a path of this machine; give a local one")
     return _local(place)
+
+
+def is_remote(text: str) -> bool:
+    """Whether the text is the address of another system. Raises ValueError for one that no one may use."""
+    return ("://" in text or _ONE_SLASH.match(text) is not None) and protocol_of(text) != "file"
 
 
 def _plain(value: object) -> object:

@@ -17,6 +17,7 @@ from shards.disk.address import file_path
 from shards.disk.safe_text import quoted, redact, visible
 from shards.labels.folders import Entry
 from shards.labels.sources import read_counts, read_source
+from shards.labels.spoken import spoken_names
 
 MAX_NAME_CHARS = 200
 MAX_ID = 2**31 - 1
@@ -69,6 +70,8 @@ def load_classes(spec: ClassSpec) -> list[Class]:
         names = ", ".join(quoted(entry.name, 40) for entry in entries if entry.id == repeated[0])[:200]
         raise ValueError(f"{where}: found id {repeated[0]} for {names}, expected one class per id; renumber one")
     entries = [replace(entry, name=clean_name(entry.name, f"{where}, class {entry.id}")) for entry in entries]
+    said = spoken_names([entry.name for entry in entries])
+    entries = [replace(entry, name=name) for entry, name in zip(entries, said, strict=True)]
     entries = sorted(entries, key=lambda entry: entry.id)[: spec.limit]
     return [
         Class(entry.id, entry.name, entry.wordnet_id, count)

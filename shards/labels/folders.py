@@ -5,12 +5,14 @@ and the tables of ImageNet's classes if folders are WordNet ids.
 
 Folders alone (`own_classes`); the first line that fits all of them counts:
 
-    0007_seven, 0012_zebra    as `class_folder` writes them: the number is the id, the rest the name
+    0007_seven, 0012_zebra    as `class_folder` writes them: the number is the id, the rest the name; the whole name,
+                              which may have no plain letter at all, stands in the metadata beside them
     1, 2, 10 (or 001, 002)    numbers: the number is the id, whatever their order as text
     n01440764, n02012849      WordNet ids: ids 0, 1, ... in sorted order, which is that of ImageNet-1k for all of it;
                               names as ImageNet-1k or WordNet has them
+    n02085620-Chihuahua       WordNet ids and names: ids 0, 1, ... in sorted order
     crane, zebra, Ant         names: ids 0, 1, ... in the order of their characters (Ant, crane, zebra; c1, c10, c2),
-                              as torchvision counts
+                              as torchvision counts; the names are as people say them (shards.labels.spoken)
 
 Two folders with one id (`1` and `01`) are refused, and so is a mixture of numbers and names, which has no clear ids.
 
@@ -23,16 +25,25 @@ list, because only its owner knows whether its ids are its own or those of the 1
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from shards.disk.pictures import is_system_folder
-from shards.disk.safe_text import clip, quoted
+from shards.disk.safe_text import clip, one_line, quoted
 from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
+from shards.labels.spoken import folded_form, spoken_names, wordnet_pairs
 
 LONGEST_SLUG = 40
+NO_LETTERS = "class"  # in a folder's name for a class name without plain letters
+METADATA = "metadata.parquet"  # beside exported class folders: file_name and every fact of a row
+NOT_KNOWN: Mapping[int, str] = MappingProxyType({})
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 _EXPORTED = re.compile(r"([0-9]{4,10})_([a-z0-9_]+)")
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
@@ -73,7 +84,7 @@ def class_folder(class_id: int, name: str, digits: int = 4) -> str:
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii").lower()
     slug = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:LONGEST_SLUG].strip("_")
-    return f"{class_id:0{max(4, digits)}d}_{slug or 'class'}"
+    return f"{class_id:0{max(4, digits)}d}_{slug or NO_LETTERS}"
 
 
 def fold_name(name: str) -> str:
@@ -82,19 +93,86 @@ def fold_name(name: str) -> str:
 
 
 def class_folders_in(folder: Path) -> list[str]:
-    """Names of the class folders, sorted; hidden ones and those of an operating system (``__MACOSX``) are none."""
+    """Names of the class folders, sorted; hidden ones and those of an operating system (``__MACOSX``) are none.
+
+    Raises ValueError for a link that leads nowhere and may have been one: without it the ids of others would be wrong.
+    """
     with os.scandir(folder) as listing:
-        names = [item.name for item in listing if item.is_dir() and not item.name.startswith(".")]
-    return sorted(name for name in names if not is_system_folder(name))
+        items = [item for item in listing if not item.name.startswith(".") and not is_system_folder(item.name)]
+    for item in items:
+        if not os.path.splitext(item.name)[1] and trouble_with(Path(item.path)):
+            raise ValueError(
+                f"{folder}: found the link {quoted(item.name, 60)}, which leads nowhere, expected a class folder; mend "
+                "or remove it"
+            )
+    names = sorted(item.name for item in items if item.is_dir())
+    if names and SPLITS.issuperset(map(str.casefold, names)) and all(_has_folders(folder / name) for name in names):
+        raise ValueError(
+            f"{folder}: found the folders {', '.join(names)}, which hold class folders themselves, expected class "
+            f"folders; give one of these, such as {folder / names[0]}"
+        )
+    return names
 
 
-def own_classes(folders: Sequence[str], where: str) -> dict[str, Entry]:
-    """Folder -> the class that it is by itself, in the order of `folders`.
+def _has_folders(folder: Path) -> bool:
+    with os.scandir(folder) as listing:
+        return any(item.is_dir() for item in listing)
 
-    Raises ValueError for two folders of one id, and for numbers among other names.
+
+def names_beside(folder: Path) -> dict[int, str]:
+    """Class id -> name, from the metadata that an export wrote beside its class folders; {} without any.
+
+    Raises ValueError for a table that cannot be used.
+    """
+    path = folder / METADATA
+    if not path.is_file():
+        return {}
+    try:
+        table = pq.read_table(path, columns=["class_id", "class_name"])
+        pairs = table.group_by(["class_id", "class_name"]).aggregate([]).to_pylist()
+        return {int(row["class_id"]): str(row["class_name"]) for row in pairs}
+    except (KeyError, TypeError, pa.ArrowException) as error:
+        if "class_id" in str(error) or "class_name" in str(error):
+            return {}  # of pictures whose classes the folders tell
+        raise ValueError(
+            f"{path}: found a table that cannot be read ({one_line(str(error), 200)}); move it away"
+        ) from None
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files of a class folder, sorted folder by folder; links to folders, and links that lead nowhere, stand among
+    them, and `trouble_with` tells them apart."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            yield from files_below(path)
+        elif path.is_file() or path.is_symlink():
+            yield path
+
+
+def trouble_with(path: Path) -> str:
+    """Why a link cannot be read as a file: in words; "" for what is no such link."""
+    if not path.is_symlink():
+        return ""
+    if path.is_dir():
+        return "found a link to a folder, which is not followed, expected a file"
+    return "" if path.exists() else "found a link that leads nowhere, expected a file"
+
+
+def own_classes(folders: Sequence[str], where: str, names: Mapping[int, str] = NOT_KNOWN) -> dict[str, Entry]:
+    """Folder -> the class that it is by itself, in the order of `folders`; `names` are those beside an export.
+
+    Raises ValueError for two folders of one id, for numbers among other names, and for folders of an export whose names
+    have no plain letter and are not known.
     """
     if exported := _all_match(_EXPORTED, folders):
-        return _by_number({name: Entry(int(found[1]), found[2].replace("_", " ")) for name, found in exported}, where)
+        nameless = [name for name, found in exported if found[2] == NO_LETTERS and int(found[1]) not in names]
+        if len(nameless) > 1:
+            raise ValueError(
+                f"{where}: found the class folders {nameless[0]} and {nameless[1]}, whose names have no plain letters, "
+                f"expected {METADATA} beside them, as the export wrote it; bring it back, or give a class list"
+            )
+        told = {name: names.get(int(found[1]), found[2].replace("_", " ")) for name, found in exported}
+        return _by_number({name: Entry(int(found[1]), told[name]) for name, found in exported}, where)
     if numbers := _all_match(_NUMBER, folders):
         return _by_number({name: Entry(int(name), name) for name, _ in numbers}, where)
     strays = [name for name in folders if _NUMBER.fullmatch(name)]
@@ -106,9 +184,11 @@ def own_classes(folders: Sequence[str], where: str) -> dict[str, Entry]:
         )
     place = {name: number for number, name in enumerate(sorted(folders))}
     if all(map(is_wordnet_id, folders)):
-        names = {name: wordnet_name(name) for name in folders}
-        return {name: Entry(place[name], names[name] or name, name if names[name] else None) for name in folders}
-    return {name: Entry(place[name], name) for name in folders}
+        known = {name: wordnet_name(name) for name in folders}
+        return {name: Entry(place[name], known[name] or name, name if known[name] else None) for name in folders}
+    if pairs := wordnet_pairs(folders):
+        return {name: Entry(place[name], said, key) for name, (key, said) in zip(folders, pairs, strict=True)}
+    return {name: Entry(place[name], said) for name, said in zip(folders, spoken_names(folders), strict=True)}
 
 
 def match_folders(folders: Sequence[str], classes: Sequence[Known], where: str) -> dict[str, Known]:
@@ -127,7 +207,7 @@ def match_folders(folders: Sequence[str], classes: Sequence[Known], where: str) 
     for folder in folders:
         exported = _EXPORTED.fullmatch(folder)
         plain = f"{int(exported[1]):04d}_{exported[2]}" if exported else folder
-        meant = by_word.get(plain) or by_word.get(fold_name(folder))
+        meant = by_word.get(plain) or by_word.get(fold_name(folder)) or by_word.get(fold_name(folded_form(folder)))
         if not meant and _NUMBER.fullmatch(folder):
             meant = by_number.get(int(folder))
         if not meant:

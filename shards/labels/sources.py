@@ -1,7 +1,7 @@
 """Sources of class lists: shipped names, files, ImageFolders, data sets of ours.
 
 In: the `source` of a recipe's classes. Out: entries as the source has them, in its order. On disk, one of
-    names.txt     one name a line; ids count from 0
+    names.txt     one name a line; ids count from 0; also LOC_synset_mapping.txt, and lists of WordNet ids
     classes.csv   a header line with `name` and any of `id`, `wordnet_id`, `count`
     classes.json  a list of names, or of objects with those keys
     folder/       an ImageFolder: one folder of images per class; ids as shards.labels.folders says, counts from files
@@ -11,7 +11,6 @@ In: the `source` of a recipe's classes. Out: entries as the source has them, in 
 import csv
 import io
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,28 +20,34 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from shards.disk.address import local_root
+from shards.disk.address import file_path, is_remote
 from shards.disk.data_set import is_data_set
 from shards.disk.home import home
 from shards.disk.layout import SUCCESS
 from shards.disk.pictures import picture_format
 from shards.disk.safe_text import quoted, redact
 from shards.disk.store import open_for_reading
-from shards.labels.folders import Entry, class_folders_in, own_classes
-from shards.labels.imagenet import imagenet_names, is_wordnet_id
+from shards.labels.folders import Entry, class_folders_in, files_below, names_beside, own_classes, trouble_with
+from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
+from shards.labels.spoken import wordnet_pairs
 from shards.labels.text_file import read_lines, read_text
 from shards.set.manifest import iter_tables, scan_records
 
 COLUMNS = ("id", "name", "wordnet_id", "count")
+HEADINGS = frozenset(
+    {"name", "names", "class", "classes", "class name", "class_name", "classname", "label", "labels", "category"}
+    | {"categories", "id,name", "name,id", "class_id,class_name", "synset", "wnid"}
+)
+_FIELDS = re.compile(r"[0-9]+\s*[,;:\t]\s*\S")
 
 
 def read_source(source: str) -> list[Entry]:
     """The classes of a source as it tells them, unchecked but for their form. Raises ValueError with one line."""
     if source in SHIPPED:
         return SHIPPED[source]()
-    path = local_root(source)
-    if path is None:
+    if is_remote(source):
         return _read_data_set(source)
+    path = file_path(source)
     if path.is_dir():
         return _read_data_set(str(path)) if is_data_set(open_for_reading(str(path))) else _read_image_folder(path)
     if path.is_file():
@@ -68,7 +73,25 @@ SHIPPED: dict[str, Callable[[], list[Entry]]] = {"sandbox": _read_sandbox, "imag
 
 
 def _read_text(path: Path) -> list[Entry]:
-    return [Entry(index, name) for index, name in enumerate(read_lines(path))]
+    """One name a line. Lines that begin with `# ` are remarks. Lines of other forms than names are refused."""
+    lines = [(number, line.strip()) for number, line in enumerate(read_text(path).split("\n"), 1)]
+    lines = [(number, line) for number, line in lines if line and not re.match(r"#(\s|$)", line)]
+    names = [line for _, line in lines]
+    if names and names[0].casefold() in HEADINGS:
+        raise ValueError(
+            f"{path}, line {lines[0][0]}: found {quoted(names[0], 40)}, which looks like a heading, expected a class "
+            "name; remove the line, or save the list as .csv"
+        )
+    if len(names) > 1 and all(map(_FIELDS.match, names)):
+        raise ValueError(
+            f"{path}, line {lines[0][0]}: found {quoted(names[0], 40)}, a number before each name, expected one name a "
+            "line; save the list as .csv with the heading id,name"
+        )
+    if names and all(map(is_wordnet_id, names)):
+        return [Entry(index, wordnet_name(name) or name, name) for index, name in enumerate(names)]
+    if pairs := wordnet_pairs(names):
+        return [Entry(index, name, wordnet_id) for index, (wordnet_id, name) in enumerate(pairs)]
+    return [Entry(index, name) for index, name in enumerate(names)]
 
 
 def read_counts(path: Path) -> list[int]:
@@ -147,8 +170,8 @@ def _read_image_folder(folder: Path) -> list[Entry]:
     if not names:
         raise ValueError(f"{folder}: found no class folders, expected one folder of images per class")
     entries = []
-    for name, entry in own_classes(names, str(folder)).items():
-        count = sum(picture_format(file) is not None for _, _, files in os.walk(folder / name) for file in files)
+    for name, entry in own_classes(names, str(folder), names_beside(folder)).items():
+        count = sum(picture_format(file) is not None and not trouble_with(file) for file in files_below(folder / name))
         if not count:
             raise ValueError(f"{folder / name}: found no images, expected at least one; remove the folder or fill it")
         entries.append(replace(entry, count=count))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from shards.disk.amounts import counted, size_text
 from shards.disk.data_set import no_shards
 from shards.disk.layout import META, SUCCESS, shard_name
+from shards.disk.safe_text import visible
 from shards.disk.store import Store
 from shards.set.manifest import scan
 
@@ -64,7 +65,7 @@ def status_of(store: Store, writer: str | None) -> Status:
     rows += [("damage", found.problems[shard]) for shard in damaged[:MAX_LISTED]]
     if writer is None and (damaged or missing):
         rows.append(("to do", "run the same `sixfold generate` again: it makes exactly these"))
-    lines = [f"{name:<10}{text}" for name, text in rows]
+    lines = [f"{name:<10}{visible(text)}" for name, text in rows]
     return Status("\n".join(lines), is_whole=not damaged and not missing and not short)
 
 

@@ -5,12 +5,14 @@ licences, how many there are, and what they must not be used for. Text from the 
 and YAML. On disk: nothing.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import yaml
 from markupsafe import Markup
 
-from shards.disk.safe_text import clip
+from shards.disk.layout import SAMPLE_SCHEMA
+from shards.disk.safe_text import clip, visible
 from shards.views.census import Census
 from shards.views.page import markdown_environment
 
@@ -20,6 +22,7 @@ HUB_LICENCES = frozenset(
     | {"creativeml-openrail-m", "gpl-3.0", "mit", "odbl", "odc-by", "openrail", "openrail++", "pddl", "unlicense"}
 )
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+SPARSE = 2  # so many ids for a class at most, or labels stay numbers
 HUGE = "10M<n<100M"
 MAX_LINES = 40  # of one table on the card
 ORIGINS = {
@@ -86,5 +89,33 @@ def _header(census: Census, title: str, num_unlicensed: int) -> dict[str, object
         "task_categories": ["image-classification", "text-to-image"],
         "size_categories": [next((name for limit, name in SIZES.items() if census.successes < limit), HUGE)],
         "tags": ["webdataset", "sixfold", *domains],
+        # without them a reader takes what the first samples have for all, and loses or refuses the rest
+        "dataset_info": {"features": _features(census)},
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "*.tar"}]}],
     }
+
+
+def _features(census: Census) -> list[dict[str, object]]:
+    """The fields of a sample as Hugging Face `datasets` reads them from the tars, with the names of the labels."""
+    facts = [{"name": field.name, "dtype": str(field.type)} for field in SAMPLE_SCHEMA]
+    texts: list[dict[str, object]] = [{"name": name, "dtype": "string"} for name in ("txt", "__key__", "__url__")]
+    return [
+        {"name": "cls", "dtype": _label_type(census)},
+        {"name": "jpg", "dtype": "image"},
+        {"name": "json", "struct": [*facts, {"name": "sha256", "dtype": "string"}]},
+        *texts,
+    ]
+
+
+def _label_type(census: Census) -> object:
+    """Names by id. Two classes of one name get their ids behind it; an id without a class is called by its number."""
+    names = {one.class_id: visible(one.name) for one in census.sorted_classes()}
+    size = max(names, default=-1) + 1
+    if size > SPARSE * len(names):
+        return "int64"
+    times = Counter(names.values())
+    shown = {number: names.get(number, str(number)) for number in range(size)}
+    shown |= {number: f"{name} ({number})" for number, name in names.items() if times[name] > 1}
+    if len(set(shown.values())) < size:
+        shown = {number: f"{name} ({number})" for number, name in shown.items()}
+    return {"class_label": {"names": {str(number): name for number, name in shown.items()}}}

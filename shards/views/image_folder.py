@@ -10,7 +10,7 @@ class, out go shards. The source folder is only read.
 
 On import a JPEG is stored as it is, with its EXIF (which may hold the place where it was taken), if every decoder shows
 it correctly: no rotation note, no bytes behind the end. Any other picture is decoded and encoded again. A picture that
-cannot be decoded becomes a row with the reason.
+cannot be decoded becomes a row with the reason, and so does a link that leads nowhere or to a folder.
 
 Ids and names of the classes come from a list, or from the sub-folders; shards.labels.folders says how. An image keeps
 the domain of its export. Otherwise it is `synthetic` if its XMP says that it was generated, and `real` if not.
@@ -22,7 +22,7 @@ import json
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,19 +41,21 @@ from shards.disk.safe_text import clip, quoted, visible
 from shards.disk.store import Store, open_for_reading, open_store
 from shards.labels.classes import Class
 from shards.labels.folders import (
+    METADATA,
     Named,
     class_folder,
     class_folders_in,
+    files_below,
     match_folders,
     own_classes,
     refuse_part_of_imagenet,
+    trouble_with,
 )
 from shards.set.manifest import scan_records
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.set.writer import ShardWriter
 from shards.views.export import Choice, Exported, select
 
-METADATA = "metadata.parquet"
 METADATA_SCHEMA = pa.schema([pa.field("file_name", pa.string(), nullable=False), *SAMPLE_SCHEMA])
 ORIENTATION = 0x0112  # the EXIF field that asks viewers to turn the picture; training decoders do not
 
@@ -137,7 +139,7 @@ def import_image_folder(
     sources, ignored = find_pictures(folder, classes)
     store = open_store(out)
     plan = {
-        "import": [[source.name, source.path.stat().st_size, source.class_id, source.class_name] for source in sources],
+        "import": [[source.name, _size_of(source.path), source.class_id, source.class_name] for source in sources],
         "samples_per_shard": samples_per_shard,
         "licence": licence,
         "quality": quality,
@@ -172,16 +174,17 @@ def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple
     if is_data_set(open_for_reading(str(folder))):
         raise ValueError(f"{folder}: found a data set of shards, expected a folder of pictures; use it as it is")
     sub_folders = class_folders_in(folder)
-    known = _classes_of(sub_folders, classes, str(folder))
     facts = _read_metadata(folder / METADATA)
+    names = {row["class_id"]: row["class_name"] for row in facts.values() if {"class_id", "class_name"} <= row.keys()}
+    known = _classes_of(sub_folders, classes, names, str(folder))
     sources = []
-    ignored = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != METADATA)
+    ignored = sorted(path.name for path in folder.iterdir() if not path.is_dir() and path.name != METADATA)
     ignored += sorted(f"{path.name}/" for path in folder.iterdir() if is_system_folder(path.name))
     for sub_folder in sub_folders:
         one = known[sub_folder]
-        for path in _files_below(folder / sub_folder):
+        for path in files_below(folder / sub_folder):
             name = path.relative_to(folder).as_posix()
-            if picture_format(path) is None:
+            if picture_format(path) is None and not trouble_with(path):
                 ignored.append(name)
                 continue
             row = facts.get(name, {})
@@ -196,11 +199,13 @@ def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple
     return sources, ignored
 
 
-def _classes_of(sub_folders: Sequence[str], classes: Sequence[Class] | None, where: str) -> Mapping[str, Named]:
+def _classes_of(
+    sub_folders: Sequence[str], classes: Sequence[Class] | None, names: Mapping[int, str], where: str
+) -> Mapping[str, Named]:
     """Raises ValueError if a sub-folder's class cannot be told."""
     if classes is None:
         refuse_part_of_imagenet(sub_folders, where)
-        return own_classes(sub_folders, where)
+        return own_classes(sub_folders, where, names)
     known = match_folders(sub_folders, classes, where)
     for folder in sub_folders:
         if folder not in known:
@@ -209,14 +214,6 @@ def _classes_of(sub_folders: Sequence[str], classes: Sequence[Class] | None, whe
                 f"of the {len(classes)} classes given; rename it, or give the right list"
             )
     return known
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            yield from _files_below(path)
-        elif path.is_file():
-            yield path
 
 
 def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
@@ -237,7 +234,8 @@ def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
 
 def _row(source: Source, key: str, licence: str | None, quality: int) -> tuple[dict[str, Any], bytes | None]:
     """The row of one picture and its JPEG; without a JPEG when it cannot be decoded."""
-    data = source.path.read_bytes()
+    trouble = trouble_with(source.path)
+    data = b"" if trouble else source.path.read_bytes()
     row: dict[str, Any] = {name: value for name, value in source.facts.items() if value is not None}
     found = read_source_type(data)
     generated = "edited" if found == SOURCE_TYPES[1] else "synthetic" if found == SOURCE_TYPES[0] else None
@@ -250,6 +248,8 @@ def _row(source: Source, key: str, licence: str | None, quality: int) -> tuple[d
     if licence is not None:
         row.setdefault("licence", licence)
     source_type: SourceType | None = {"synthetic": SOURCE_TYPES[0], "edited": SOURCE_TYPES[1]}.get(row["domain"])
+    if trouble:
+        return {**row, "status": "failed_to_decode", "error_message": f"{source.name}: {trouble}"}, None
     try:
         jpeg, (height, width), (original_height, original_width) = _as_jpeg(data, source, quality, source_type)
     except UnidentifiedImageError:
@@ -283,6 +283,10 @@ def _as_jpeg(
         pixels = rgb_pixels(image, upright=True)
     jpeg = encode_jpeg(pixels, quality, "444", source_type)
     return jpeg, (pixels.shape[0], pixels.shape[1]), (height, width)
+
+
+def _size_of(path: Path) -> int:
+    return 0 if trouble_with(path) else path.stat().st_size
 
 
 def _kind_of_file(name: str) -> str:

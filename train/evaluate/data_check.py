@@ -140,6 +140,12 @@ def check_names(sets: Sequence[Opened]) -> list[str]:
         names = read_names(one)
         if names is None:
             said.append(f"{one.place}: tars of others hold no class names, so its ids were not compared")
+            labels = np.unique(one.index.label)
+            if len(labels) > 1 and labels[0] == 1 and labels[-1] == len(labels):
+                said.append(
+                    f"{one.place}: found the labels 1 to {len(labels)} and no 0; if they count from 1, every label is "
+                    "one too high: write the tars again with labels from 0, or give a label map (labels)"
+                )
             continue
         num = len(np.unique(one.index.label))
         if len(names) < num:

@@ -341,6 +341,32 @@ def test_a_server_that_is_not_there_is_one_line(run: Run, tmp_path: Path) -> Non
     assert "(the last: unreachable, '" in said.err
 
 
+@pytest.mark.parametrize("verb", ["meanings", "generate"])
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(status=503, body=b"starting"), "http_503, 'starting'"),
+        (Reply(body=b'{"error": {"message": "rate limit", "code": 429}}'), "http_429, 'rate limit'"),
+        (Reply("Cranes are lovely."), "not_json, 'Cranes are lovely.'"),
+        (Reply(status=400, body=b'{"error": {"message": "Unknown field: seed"}}'), "set llm.send_seed=false"),
+    ],
+    ids=["down", "limited", "nonsense", "picky"],
+)
+def test_for_a_few_names_too_a_server_without_an_answer_is_an_error_and_no_other_sense_is_taken(
+    verb: str, reply: Reply, words: str, run: Run, tmp_path: Path
+) -> None:
+    few = ["classes.limit=2", "llm.tries=2"]
+    with ScriptedServer(lambda request: reply) as server:
+        ask = [*asking(server, tmp_path / "c.sqlite"), *few]
+        out = ["--out", str(tmp_path / "out")]
+        said = run(verb, RECIPE, *(out if verb == "generate" else ()), *ask)
+    assert said.code == 2
+    assert words in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert not (tmp_path / "out" / "_meta" / "run.json").exists()
+
+
 # names without a sense
 
 
@@ -372,6 +398,28 @@ def test_names_that_stay_bare_are_told_once_before_anything_is_made(
     told = [planned.out, chosen.err, drawn.err]
     assert [text.count(said or "bare") for text in told] == [1 if said else 0] * 3
     assert [("meanings.real and meanings.clip" in text) for text in told] == [said is not None] * 3
+
+
+def test_a_prompt_never_says_a_wordnet_id_and_a_number_only_when_it_was_told(run: Run, tmp_path: Path) -> None:
+    kind = ["classes.per_class=1", "prompts.kind=template", "prompts.per_class=null", "--no-report"]
+    bare = ["meanings.choose=none", "meanings.real=null", "meanings.clip=null"]
+    (tmp_path / "ids.txt").write_text("n00000001\nn01440764\n")
+    lists = [f"classes.source={tmp_path / 'ids.txt'}"]
+    said = run("prompts", RECIPE, "--out", str(tmp_path / "out"), *kind, *bare, *lists)
+    assert said.code == 2
+    assert "found the WordNet id n00000001 for a name (1 such)" in said.err
+    by_hand = ["meanings.choose=given", "meanings.given.0=a thing", "meanings.real=null", "meanings.clip=null"]
+    said = run("prompts", RECIPE, "--out", str(tmp_path / "out"), *kind, *by_hand, *lists)
+    assert said.code == 0, said.err
+    table = PromptTable.load(tmp_path / "out" / "prompts.parquet")
+    texts = [table.prompt(class_id, at).text for class_id, num in table.num_per_class().items() for at in range(num)]
+    assert not [text for text in texts if re.search("n[0-9]{8}", text)]
+    assert [text for text in texts if "tench" in text]
+    (tmp_path / "numbers.txt").write_text("1\n2\n10\n")
+    numbers = f"classes.source={tmp_path / 'numbers.txt'}"
+    said = run("prompts", RECIPE, "--out", str(tmp_path / "out"), *kind, *bare, numbers)
+    assert said.code == 0, said.err
+    assert said.err.count("prompts will say a number for 3 of 3 names, such as 'a photo of 1'") == 1
 
 
 # what a run of images takes from it

@@ -27,9 +27,10 @@ from cluster.process.stop_flag import StopFlag
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.run.describe import describe
 from gen.run.outcome import GenerateOutcome
-from gen.run.recipe import read_recipe
+from gen.run.recipe import job_of, read_recipe
 from gen.run.remake import regenerate_images
 from gen.run.run import run
+from gen.sampler.text_to_image import make_text_to_image_worker
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from shards.disk.home import home
@@ -162,6 +163,50 @@ def test_a16_another_recipe_is_refused_with_the_difference(whole: Path, change: 
         generate(whole, "0.2", HERE, "cluster.cpus_per_worker=2", change)
     assert named in str(caught.value)
     assert files_of(whole) == before
+
+
+def test_a_model_counts_by_its_content_however_its_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative, absolute or moved: the same run goes on, its rows say the same, and workers elsewhere find it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(HOME / "sandbox" / "models" / "generator", "my-sd")
+    assert generate(Path("out"), "0.05", HERE, "sampler.model=my-sd").exit_code == 0
+    assert generate(Path("out"), "0.1", HERE, f"sampler.model={tmp_path / 'my-sd'}").made_units == 1
+    shutil.copytree("my-sd", "moved")
+    assert generate(Path("out"), "0.15", HERE, "sampler.model=moved").made_units == 1
+    store = open_for_reading("out")
+    assert set(read_table(store, scan_records(store))["model"].to_pylist()) == {"my-sd"}
+    assert generate(Path("once"), "0.15", HERE, "sampler.model=my-sd").made_units == 3
+    assert files_of(Path("out")) == files_of(Path("once"))
+    known = json.loads(Path("out/_meta/run.json").read_text())
+    recipe = read_recipe(HOME / "recipes" / "sandbox.yaml", [*SMALL, "sampler.model=my-sd"])
+    classes = load_classes(recipe.classes)
+    job = job_of(recipe, classes, str(tmp_path / "out"), False, known["fingerprint"], "code", known["identity"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    make_text_to_image_worker(json.loads(job.model_dump_json()))
+    other = tmp_path / "moved" / "scheduler" / "scheduler_config.json"
+    other.write_text(other.read_text() + " ")
+    with pytest.raises(ValueError, match=r"by another recipe \(sampler\.model: .my-sd. before, .*; model_digest"):
+        generate(tmp_path / "out", "0.15", HERE, f"sampler.model={tmp_path / 'moved'}")
+
+
+def test_a_class_list_counts_by_its_content_wherever_it_lies(whole: Path, tmp_path: Path) -> None:
+    moved = shutil.copy(HOME / "sandbox" / "classes.csv", tmp_path / "moved.csv")
+    assert generate(whole, "0.2", HERE, f"classes.source={moved}").made_units == 0
+
+
+def test_an_output_in_which_nothing_was_made_takes_a_corrected_recipe(whole: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+    for path in out.glob("0*"):
+        path.unlink()
+    told: list[str] = []
+    assert generate(out, "0.05", HERE, "seed=1", say=told.append).exit_code == 0
+    assert [line for line in told if "begins anew with this recipe (seed: 0 before, 1 now)" in line]
+    with pytest.raises(ValueError, match=r"was made by another recipe \(seed: 1 before, 0 now\)"):
+        generate(out, "0.05", HERE)
+    assert not verify(open_for_reading(str(out))).damages
 
 
 def test_a_negative_text_that_would_be_ignored_is_refused_before_anything_is_written(

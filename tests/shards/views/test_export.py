@@ -14,7 +14,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+import sixfold
 from shards.disk.jpeg import decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SAMPLE_SCHEMA
 from shards.disk.store import FolderStore, Store, open_for_reading, open_store
@@ -254,7 +256,8 @@ def test_j3_j8_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
     store = write_data_set(tmp_path / "set", num_shards=9, num_slots=12, num_rejected=0, change=change)
     header, body = card_of(store, tmp_path / "--- x: y", Choice(unknown_licence="keep"))
     assert set(header) == {
-        *("pretty_name", "license", "license_name", "task_categories", "size_categories", "tags", "configs")
+        *("pretty_name", "license", "license_name", "task_categories", "size_categories", "tags", "dataset_info"),
+        "configs",
     }
     assert header["license"] == "other"
     assert header["pretty_name"] == "--- x: y"
@@ -397,6 +400,49 @@ def test_a_foreign_folder_becomes_real_samples_and_no_file_is_lost_in_silence(tm
     assert sorted((row["width"], row["height"]) for row in good) == [(20, 32), *([(32, 32)] * 4)]
     pixels = [decode_jpeg(data).astype(int) for data in images]
     assert [np.abs(image - picture(1, 2)).mean() < 4 for image in pixels if image.shape == (32, 32, 3)].count(True) == 1
+
+
+def test_links_that_lead_nowhere_or_to_a_folder_are_rows_and_are_not_counted_as_pictures(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.jpg").write_bytes(encode_jpeg(picture(0, 1), source_type=None))
+    elsewhere.mkdir()
+    (elsewhere / "b.jpg").write_bytes(encode_jpeg(picture(0, 2), source_type=None))
+    (folder / "cat" / "good.jpg").symlink_to(elsewhere / "b.jpg")
+    (folder / "cat" / "gone.jpg").symlink_to(elsewhere / "never.jpg")
+    (folder / "cat" / "loop.png").symlink_to(folder / "cat" / "loop.png")
+    (folder / "dog" / "more").symlink_to(elsewhere)
+    (folder / "list.txt").symlink_to("nowhere")
+    assert [one.count for one in load_classes(ClassSpec(source=str(folder)))] == [2, 1]
+
+    done = import_image_folder(folder, str(tmp_path / "set"))
+    assert (done.num_samples, done.num_failed, done.ignored) == (3, 3, ("list.txt",))
+    rows = read_table(open_for_reading(str(tmp_path / "set")), [0]).to_pylist()
+    assert {row["error_message"] for row in rows if row["status"] != "success"} == {
+        "cat/gone.jpg: found a link that leads nowhere, expected a file",
+        "cat/loop.png: found a link that leads nowhere, expected a file",
+        "dog/more: found a link to a folder, which is not followed, expected a file",
+    }
+    said = CliRunner().invoke(
+        sixfold.command_line(), ["export", str(folder), "--to", "shards", "--out", str(tmp_path / "again")]
+    )
+    assert said.exit_code == 3
+    assert "3 not readable" in said.stdout
+
+
+def test_a_class_folder_that_is_a_link_to_nowhere_is_refused_because_ids_would_shift(tmp_path: Path) -> None:
+    for name in ("ant", "cat"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "a.jpg").write_bytes(encode_jpeg(picture(0, 1), source_type=None))
+    (tmp_path / "photos" / "bee").symlink_to(tmp_path / "away")
+    for use in (
+        lambda: import_image_folder(tmp_path / "photos", str(tmp_path / "set")),
+        lambda: load_classes(ClassSpec(source=str(tmp_path / "photos"))),
+    ):
+        with pytest.raises(ValueError, match="found the link 'bee', which leads nowhere, expected a class folder"):
+            use()
+    assert not (tmp_path / "set").exists()
 
 
 def test_k7_a_generated_picture_is_not_taken_for_a_real_one_whatever_folder_it_lies_in(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ import pytest
 from PIL import Image
 
 from shards.disk.jpeg import decode_jpeg, encode_jpeg
+from shards.disk.layout import SAMPLE_SCHEMA
 from shards.disk.store import FolderStore, open_store
 from shards.set.manifest import read_member, read_table
 from shards.set.writer import ShardWriter
 from shards.views.export import Choice, export_hugging_face, export_timm
-from tests.support.small_data_set import FINGERPRINT, picture, sample
+from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set
 
 SIZES = (12, 7, 1)
 CAPTIONS = (
@@ -130,6 +131,33 @@ def test_hugging_face_datasets_finds_the_tars_through_the_header_of_the_card(
     export_hugging_face(data_set.store, tmp_path / "card", Choice())
     loaded = datasets.load_dataset(str(tmp_path / "card"), split="train", cache_dir=str(tmp_path / "cache"))
     assert {one["__key__"] for one in loaded} == set(data_set.samples)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hugging_face_datasets_reads_every_fact_also_one_that_the_first_samples_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    """As contexts and styles are made: the first half of the samples has no style, the second no context."""
+    import datasets
+
+    def half(shard: int, index: int, row: dict[str, object]) -> dict[str, object]:
+        return {**row, "context" if index < 6 else "style": f"word {index}"}
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    store = write_data_set(tmp_path / "set", num_slots=12, change=half)
+    export_hugging_face(store, tmp_path / "card", Choice())
+    loaded = datasets.load_dataset(
+        str(tmp_path / "card"), split="train", cache_dir=str(tmp_path / "cache"), streaming=streaming
+    )
+    label = loaded.features["cls"]
+    assert label.names == ["zero", "one", "two", "crane (3)", "crane (4)"]
+    rows = [row for row in read_table(store, [0, 1]).to_pylist() if row["status"] == "success"]
+    found = {one["__key__"]: one for one in loaded}
+    assert sorted(found) == [row["key"] for row in rows]
+    for row in rows:
+        one = found[row["key"]]
+        assert (one["cls"], one["txt"]) == (row["class_id"], row["caption"])
+        assert one["json"] == {name: pytest.approx(row[name]) for name in [*SAMPLE_SCHEMA.names, "sha256"]}
 
 
 def test_timm_reads_what_the_manifest_says(data_set: DataSet, tmp_path: Path) -> None:

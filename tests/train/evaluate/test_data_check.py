@@ -56,6 +56,22 @@ def test_case_underscores_and_hyphens_do_not_count_and_a_number_is_no_name(tmp_p
     assert check_names(sets) == []
 
 
+@pytest.mark.parametrize(("labels", "is_told"), [((1, 2, 3), True), ((0, 1, 2), False), ((1, 3), False), ((1,), False)])
+def test_labels_of_others_that_seem_to_count_from_1_are_told(tmp_path: Path, labels, is_told: bool) -> None:
+    write_foreign(tmp_path / "theirs", labels)
+    theirs = Opened("data.domains.real", str(tmp_path / "theirs"), load_index(str(tmp_path / "theirs")))
+    said = check_names([theirs, write_named(tmp_path / "ours", REAL)])
+    told = [line for line in said if "found the labels 1 to 3 and no 0; if they count from 1" in line]
+    assert len(told) == is_told
+
+
+def test_one_key_in_two_tars_of_others_is_refused_by_both_names(tmp_path: Path) -> None:
+    for tar in ("test-0000.tar", "test-0001.tar"):
+        write_foreign(tmp_path / "theirs", [0, 1], tar)
+    with pytest.raises(ValueError, match=r"test-0000\.tar key 0 and test-0001\.tar key 0 are the same sample"):
+        load_index(str(tmp_path / "theirs"))
+
+
 def test_two_classes_may_share_a_name_if_one_data_set_has_them_side_by_side(tmp_path: Path) -> None:
     whole = write_named(tmp_path / "whole", {3: "crane", 4: "crane"})
     parts = [write_named(tmp_path / f"part{class_id}", {class_id: "crane"}) for class_id in (3, 4)]
