@@ -108,7 +108,7 @@ def decode_picture(data: bytes) -> Image | str:
                 return "too_large"
             if max(width, height) > MAX_SIDE_RATIO * min(width, height):
                 return "too_narrow"
-            return np.array(rgb_pixels(picture, upright=True))
+            return np.array(rgb_pixels(picture))
     except (Picture.DecompressionBombError, Picture.DecompressionBombWarning):
         return "too_large"
     except (OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, KeyError, OverflowError, struct.error):

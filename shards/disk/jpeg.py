@@ -18,6 +18,7 @@ SUBSAMPLINGS = ("444", "420")
 MAX_PIXELS = 1 << 26  # 8192 x 8192; a larger claim in a header is refused before anything is allocated
 
 _VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+_ORIENTATION = 0x0112  # the tag of EXIF
 _XMP_MARK = b"http://ns.adobe.com/xap/1.0/\x00"
 _SOURCE = re.compile(rb"Iptc4xmpExt:DigitalSourceType(?:=[\"']|>\s*)" + _VOCABULARY.encode() + rb"([A-Za-z]{1,80})")
 
@@ -82,6 +83,42 @@ def read_source_type(data: bytes) -> str | None:
             return None
         at += 2 + length
     return None
+
+
+def may_be_turned(data: bytes | memoryview) -> bool:
+    """Whether EXIF or XMP of a JPEG may ask for another orientation than the one in which it lies.
+
+    False only if they say that it is upright, or nothing; what cannot be read is True, and Pillow's to judge.
+    """
+    at = 2
+    while bytes(data[at : at + 1]) == b"\xff" and bytes(data[at + 1 : at + 2]) not in (b"", b"\xda", b"\xd9"):
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if length < 2:
+            return False
+        if data[at + 1] == 0xE1:
+            segment = bytes(data[at + 4 : at + 2 + length])
+            if b"tiff:Orientation" in segment or (segment.startswith(b"Exif\0\0") and _exif_turns(segment[6:])):
+                return True
+        at += 2 + length
+    return False
+
+
+def _exif_turns(tiff: bytes) -> bool:
+    """Whether the first directory of EXIF has an orientation that is not 1, or cannot be read."""
+    if tiff[:4] not in (b"II*\0", b"MM\0*"):
+        return True
+    order: Literal["little", "big"] = "little" if tiff[:1] == b"I" else "big"
+    start = int.from_bytes(tiff[4:8], order)
+    count = int.from_bytes(tiff[start : start + 2], order)
+    entries = tiff[start + 2 : start + 2 + 12 * count]
+    if len(entries) < 12 * count or start < 8:
+        return True
+    for at in range(0, len(entries), 12):
+        if int.from_bytes(entries[at : at + 2], order) == _ORIENTATION:
+            return entries[at + 2 : at + 8] + entries[at + 8 : at + 10] != (
+                (3).to_bytes(2, order) + (1).to_bytes(4, order) + (1).to_bytes(2, order)
+            )
+    return False
 
 
 @cache

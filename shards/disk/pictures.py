@@ -6,6 +6,7 @@ leave beside pictures (`._a.jpg`, `__MACOSX/`) is no picture and no class. On di
 """
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,16 @@ DECODERS = tuple(dict.fromkeys(FORMATS.values()))
 _OTHER_KINDS = frozenset({".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".pfm"})
 _SYSTEM_FOLDERS = frozenset({"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"})
 _PLAIN = frozenset({"1", "L", "P", "RGB", "CMYK"})  # Pillow's modes of 8 bits or fewer, as our decoders give them
+_ORIENTATION = 0x0112  # the tag of EXIF
+_UPRIGHT = {
+    **{2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270"},
+    **{7: "TRANSVERSE", 8: "ROTATE_90"},
+}
 _WITH_ALPHA = frozenset({"LA", "PA", "RGBA"})
+
+
+# of damaged EXIF; `orientation_of` says what becomes of it
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 def is_picture(name: str | os.PathLike[str]) -> bool:
@@ -39,18 +49,28 @@ def is_system_folder(name: str) -> bool:
     return name.lower() in _SYSTEM_FOLDERS
 
 
-def rgb_pixels(picture: "Image", upright: bool = False) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of an opened picture; ``upright``: turned as its EXIF asks, else as it lies in the file.
+def orientation_of(picture: "Image") -> int:
+    """1 to 8, as EXIF or XMP say how the picture lies in the file; 1, upright, where they say nothing readable."""
+    try:
+        value = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow answers damaged EXIF with errors of many types
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def rgb_pixels(picture: "Image") -> np.ndarray:
+    """uint8 RGB [H, W, 3] of an opened picture, upright as its EXIF asks.
 
     16 bits of grey are scaled to 8. Transparent parts show white, as on a page. Of an animation it is the first
     picture. Raises ValueError for pixels whose white is not known (32-bit whole numbers and floating point), and what
     Pillow raises for a damaged file.
     """
     from PIL import Image as pil
-    from PIL import ImageOps
 
     is_deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM")
-    picture = ImageOps.exif_transpose(picture) if upright else picture
+    orientation = orientation_of(picture)
+    if orientation != 1:
+        picture = picture.transpose(pil.Transpose[_UPRIGHT[orientation]])
     mode = picture.mode
     if is_deep:
         deep = np.asarray(picture).astype(np.uint32)

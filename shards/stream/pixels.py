@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from shards.disk.jpeg import MAX_PIXELS
+from shards.disk.jpeg import MAX_PIXELS, may_be_turned
 from shards.disk.pictures import DECODERS, rgb_pixels
 from shards.stream.augment import AugmentSpec, change, crop_box
 from shards.stream.keyed_random import KeyedRandom
@@ -63,8 +63,8 @@ def eval_pixels(data: Data, size_px: int, crop_pct: float) -> Pixels:
     """Short side to size_px / crop_pct by Pillow's bicubic filter, then the centre, [size_px, size_px, 3].
 
     Equal in every value to `timm.data.create_transform(size_px, is_training=False, interpolation="bicubic",
-    crop_pct=crop_pct)` before its normalisation, but for 16-bit and transparent pictures: `shards.disk.pictures` says
-    what becomes of those. Raises `UnreadablePicture`.
+    crop_pct=crop_pct)` before its normalisation, but for 16-bit and transparent pictures and those that lie on a side:
+    `shards.disk.pictures` says what becomes of those. Raises `UnreadablePicture`.
     """
     from PIL import Image
 
@@ -139,7 +139,7 @@ def _size_for_fast_decoder(data: Data) -> tuple[int, int] | None:
     except ValueError:
         return None
     _check_size(height, width)
-    return None if colours in ("CMYK", "YCCK") else (int(height), int(width))
+    return None if colours in ("CMYK", "YCCK") or may_be_turned(data) else (int(height), int(width))
 
 
 def _decode_fast(data: Data, height: int, width: int, factor: int) -> Pixels | None:

@@ -35,7 +35,7 @@ from shards.disk.address import local_root
 from shards.disk.data_set import is_data_set
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
-from shards.disk.pictures import DECODERS, FORMATS, is_system_folder, picture_format, rgb_pixels
+from shards.disk.pictures import DECODERS, FORMATS, is_system_folder, orientation_of, picture_format, rgb_pixels
 from shards.disk.replace import whole_folder
 from shards.disk.safe_text import clip, quoted, visible
 from shards.disk.store import Store, open_for_reading, open_store
@@ -57,7 +57,6 @@ from shards.set.writer import ShardWriter
 from shards.views.export import Choice, Exported, select
 
 METADATA_SCHEMA = pa.schema([pa.field("file_name", pa.string(), nullable=False), *SAMPLE_SCHEMA])
-ORIENTATION = 0x0112  # the EXIF field that asks viewers to turn the picture; training decoders do not
 
 
 @dataclass(frozen=True)
@@ -276,11 +275,10 @@ def _as_jpeg(
         if width * height > MAX_PIXELS:
             raise ValueError(f"the header says {width} x {height} pixels, at most {MAX_PIXELS} are decoded")
         is_plain = kind == image.format == "JPEG" and image.mode in ("RGB", "L") and data.endswith(b"\xff\xd9")
-        is_upright = image.getexif().get(ORIENTATION, 1) == 1
-        if is_plain and is_upright and (source_type is None or read_source_type(data) is not None):
+        if is_plain and orientation_of(image) == 1 and (source_type is None or read_source_type(data) is not None):
             decode_jpeg(data)
             return data, (height, width), (height, width)
-        pixels = rgb_pixels(image, upright=True)
+        pixels = rgb_pixels(image)
     jpeg = encode_jpeg(pixels, quality, "444", source_type)
     return jpeg, (pixels.shape[0], pixels.shape[1]), (height, width)
 

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, decode_jpeg, encode_jpeg, jpeg_size, read_source_type
+from shards.disk.jpeg import (
+    MAX_PIXELS,
+    SOURCE_TYPES,
+    decode_jpeg,
+    encode_jpeg,
+    jpeg_size,
+    may_be_turned,
+    read_source_type,
+)
+from shards.disk.pictures import orientation_of
 
 ADDRESS = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
@@ -91,3 +100,36 @@ def test_h11_bytes_behind_the_end_of_the_image_are_refused() -> None:
 def test_reading_the_source_type_of_any_bytes_never_fails(data: bytes) -> None:
     assert read_source_type(data) is None
     assert read_source_type(b"\xff\xd8\xff\xe1" + data) in (None, "trainedAlgorithmicMedia")
+
+
+def pillow_turns(jpeg: bytes) -> bool:
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        return orientation_of(picture) != 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as shards.disk.pictures has it
+@settings(max_examples=300, deadline=None)
+@given(
+    orientation=st.integers(0, 10),
+    others=st.lists(st.sampled_from([0x010F, 0x0131, 0x0213, 0x0100]), unique=True),
+    big=st.booleans(),
+    changes=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), max_size=3),
+    length=st.none() | st.integers(0, 60),
+)
+def test_a_jpeg_that_pillow_would_turn_is_never_taken_for_an_upright_one(
+    orientation: int, others: list[int], big: bool, changes: list[tuple[int, int]], length: int | None
+) -> None:
+    exif = Image.Exif()
+    exif.endian = ">" if big else "<"
+    for tag in others:
+        exif[tag] = "a camera" if tag in (0x010F, 0x0131) else 1
+    exif[0x0112] = orientation
+    body = bytearray(exif.tobytes()[:length])
+    for at, value in changes:
+        if at < len(body):
+            body[at] = value
+    plain = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    jpeg = plain[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + bytes(body) + plain[2:]
+    assert may_be_turned(jpeg) or not pillow_turns(jpeg)
+    if not changes and length is None and orientation in range(1, 9):
+        assert may_be_turned(jpeg) == pillow_turns(jpeg) == (orientation != 1)
