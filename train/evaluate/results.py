@@ -69,7 +69,7 @@ class Result(BaseModel):
     code: str = Field(description="hash of the code that ran")
     versions: Mapping[str, str]
     images_seen: int = Field(ge=0)
-    images_per_s: float = Field(ge=0, description="of training up to here, over all ranks")
+    images_per_s: float = Field(ge=0, le=1e15, description="of training up to here, over all ranks")
     wait_share: float = Field(ge=0, le=1, description="share of the training time spent waiting for data")
     selected: bool = Field(description="whether these weights are the run's result")
     time: float = Field(description="seconds since 1970, UTC")

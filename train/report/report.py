@@ -60,6 +60,7 @@ CHANGED_CLASSES = 6  # best and worst
 MAX_PROBLEMS = 20
 MAX_RUNS = 400  # lines of the table of runs
 MAX_LAYERS = 120
+MAX_DISTANCE = 1e100  # in nats; a sum of larger ones is no number
 
 __all__ = ["results_table", "write_report"]
 
@@ -314,7 +315,7 @@ def _facts_of_runs(runs: Sequence[Path]) -> tuple[dict[int, str], dict[Source, N
         layers = measured.get("layers") if isinstance(measured, dict) else None
         for layer in layers if isinstance(layers, list) else ():
             value = layer.get("symmetric_kl") if isinstance(layer, dict) else None
-            if isinstance(value, int | float) and math.isfinite(value):
+            if isinstance(value, int | float) and abs(value) <= MAX_DISTANCE:
                 name = str(layer.get("layer")) + (f", domain {layer['domain']}" if layer.get("domain", 1) != 1 else "")
                 distances.setdefault(name, []).append(float(value))
     return names, _widest(sources), _layer_bars(distances), problems

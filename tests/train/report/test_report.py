@@ -1,6 +1,7 @@
 """The report: says what the results say and no more, on a page where every text is only text."""
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.shards.views.test_gallery import Page, chromium, contrast, needs_chro
 from tests.support.hostile_text import BENIGN, PAYLOADS
 from tests.support.small_data_set import write_data_set
 from tests.support.training_results import result
-from train.evaluate.results import RESULTS, Result, append_results
+from train.evaluate.results import RESULTS, Result, append_results, result_line
 from train.report.charts import panels
 from train.report.comparison import compare, markdown_table, points, results_table, verdicts
 from train.report.report import MAX_RUNS, PAGES, _changes, write_report
@@ -199,6 +200,49 @@ def test_distances_of_batch_norm_layers_are_drawn_as_means_over_runs(tmp_path):
     text = text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
     assert "stem.bn 0.300" in text
     assert "head.bn" not in text
+
+
+@pytest.mark.parametrize("value", ["1e308", "9" * 400, "9" * 5000, "-1e308", "1e999", "true", "[]"])
+def test_a_distance_that_is_no_measured_number_is_left_out_and_the_page_is_there(tmp_path, value):
+    for seed in (0, 1):
+        folder = tmp_path / f"run-{seed}"
+        append_results(folder / RESULTS, [line("6x", 1, seed, 700, 6.0)])
+        layers = '{"layers": [{"layer": "stem.bn", "symmetric_kl": 0.3}, {"layer": "head.bn", "symmetric_kl": @}]}'
+        (folder / "bn_distances.json").write_text(layers.replace("@", value))
+    text = text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
+    assert ("stem.bn 0.300" in text) != ("found a file that cannot be read" in text)
+
+
+POISON = ("1e308", "-1e308", "9" * 400, "9" * 5000, "1e-320", "9223372036854775808", "null", '"\\u202e"', "1e999", "[]")
+
+
+def leaves(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The places of all values in JSON."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = [place for key, below in items for place in leaves(below, (*path, key))]
+    return inner or [path]
+
+
+def test_a_poisoned_line_is_left_out_and_named_or_shown_and_never_ends_the_report(tmp_path):
+    """Twice in each file: two numbers that are fine alone may have no sum."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    lines = [json.loads(result_line(one)) for one in curve({0: [600, 610], 6: [700, 710]})]
+    places = leaves(lines[0])
+    for number, place in enumerate(random.Random(seed).sample([(p, x) for p in places for x in POISON], 80)):
+        (*above, last), poison = place
+        changed = json.loads(json.dumps(lines))
+        for one in changed[:2]:
+            for key in above:
+                one = one[key]
+            one[last] = "POISON"
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        text = "".join(json.dumps(one) + "\n" for one in changed).replace('"POISON"', poison)
+        (folder / RESULTS).write_text(text)
+        page = text_of(Page(write_report([folder], folder / "report.html")))
+        named = page.count("it is left out")
+        assert named in (0, 2), (place, page)
 
 
 def test_runs_outside_of_sweeps_have_wilson_intervals(tmp_path):
