@@ -26,7 +26,7 @@ def life_id(environ: Mapping[str, str], seconds: float, noise: bytes) -> str:
     if job.isdecimal() and len(job) <= 12:
         restarts = environ.get("SLURM_RESTART_COUNT", "0")
         return f"s{job}-{restarts if restarts.isdecimal() and len(restarts) <= 5 else '0'}-{tail}"
-    return f"t{base36(int(seconds))}-{tail}"
+    return f"t{base36(max(0, int(seconds)))}-{tail}"  # a clock may be set before 1970
 
 
 def attempt_id(life: str, number: int) -> str:

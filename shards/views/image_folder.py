@@ -153,7 +153,7 @@ def import_image_folder(
             continue
         chunk = sources[start : start + samples_per_shard]
         started = clock()
-        with ShardWriter(store, shard, f"import-{int(started * 1e6):x}", fingerprint) as writer:
+        with ShardWriter(store, shard, f"import-{max(0, int(started * 1e6)):x}", fingerprint) as writer:
             for index, source in enumerate(chunk):
                 writer.add(*_row(source, sample_key(shard, index), licence, quality))
             records[shard] = writer.commit(started, clock(), {"source": "image folder"}, len(chunk), allow_empty=True)

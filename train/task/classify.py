@@ -8,7 +8,7 @@ The main batch normalisation sees the first domain only; each other domain has l
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from train.model.input import DeviceMix, to_input
 from train.model.normalisation import Normalisation
 from train.model.optim import Loss, loss_of
 from train.recipe import TrainRecipe
-from train.task.export import ABOUT, check_same_output, plain_model, write_export
+from train.task.export import ABOUT, check_same_output, class_names, plain_model, write_export
 from train.task.task import Measured
 
 
@@ -45,13 +45,17 @@ class Classify:
     recipe: TrainRecipe
     normal: Normalisation
     metric: str = "top-1"
+    names: dict[str, str] = field(default_factory=dict)  # class id -> name, of the export; the data may be gone by then
 
     def check_data(self, domains: Sequence[Opened], ranks: Ranks) -> list[str]:
         """Raises ValueError if a set is missing, has classes that the model does not know, shares a sample with another
         or calls an id by another name."""
         recipe = self.recipe
         sets = open_sets(recipe.evaluate, recipe.model.num_classes, recipe.data.cache.folder, domains)
-        if ranks.rank != 0 or not recipe.data.check_names:
+        if ranks.rank != 0:
+            return []
+        self.names.update(class_names(domains))
+        if not recipe.data.check_names:
             return []
         return check_names([*domains, *(one.opened for one in sets)])
 
@@ -102,7 +106,7 @@ class Classify:
         check_same_output(model, plain, recipe.data.size_px, device)
 
     def export(self, folder: Path, kept: Mapping[str, Tensor], facts: Mapping[str, Any], last: nn.Module) -> None:
-        write_export(folder, self.recipe, kept, facts, self.normal, distances(last))
+        write_export(folder, self.recipe, kept, {"class_names": self.names, **facts}, self.normal, distances(last))
 
     def is_exported(self, folder: Path) -> bool:
         return (folder / ABOUT).is_file()

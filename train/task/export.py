@@ -20,7 +20,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from shards.disk.replace import replace_file
-from train.evaluate.data_check import open_domains, read_names
+from train.evaluate.data_check import Opened, read_names
 from train.evaluate.evaluate import evaluating
 from train.model.bn_statistics import Distance
 from train.model.classifiers import build
@@ -76,7 +76,6 @@ def write_export(
         "interpolation": "bicubic",
         "mean": list(normal.mean),
         "std": list(normal.std),
-        "class_names": class_names(recipe),
         **facts,
     }
     replace_file(folder / MODEL, to_safetensors(dict(tensors)))
@@ -87,13 +86,13 @@ def write_export(
     replace_file(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
 
 
-def class_names(recipe: TrainRecipe) -> dict[str, str]:
+def class_names(domains: Sequence[Opened]) -> dict[str, str]:
     """Class id -> name, as the first data set of ours that has names says; empty for others' tars.
 
     `read_names` reads a few tables of each data set: where each shard holds few classes, some have no name here.
     """
     names: dict[str, str] = {}
-    for one in open_domains(recipe.data.domains, recipe.data.cache.folder):
+    for one in domains:
         for class_id, found in sorted((read_names(one) or {}).items()):
             names.setdefault(str(class_id), min(found))
     return names

@@ -159,6 +159,8 @@ def test_c3_a_requeued_slurm_job_has_other_attempt_ids():
     assert first.startswith("s8123456-0-")
     assert second.startswith("s8123456-1-")
     assert life_id({}, 1.8e9, noise) != life_id({}, 1.8e9, bytes(5)), "two starts within one second"
+    for seconds in (-1.0, -2e9, 0.0):
+        assert attempt_id(life_id({}, seconds, noise), 1), "a clock may be set before 1970"
     for life in (first, second, life_id({"SLURM_JOB_ID": "../x"}, 1e12, b"\xff" * 5)):
         assert ATTEMPT_PATTERN.fullmatch(attempt_id(life, 10**9))
 

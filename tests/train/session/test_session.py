@@ -25,12 +25,14 @@ from shards.stream.index import load_index
 from tests.support import warm
 from tests.support.small_data_set import write_data_set
 from tests.support.small_training import NEVER, StopAfter, last_state, measured, small_recipe, train_alone, write_sets
+from train.evaluate.data_check import open_domains
 from train.evaluate.evaluate import Validation, open_set, select
 from train.evaluate.results import read_results
 from train.model.aux_bn import aux_keys
 from train.model.classifiers import ModelSpec, build
 from train.recipe import TrainRecipe
 from train.run import train
+from train.session.session import Session
 from train.task.export import class_names
 
 
@@ -56,6 +58,10 @@ def run(recipe: TrainRecipe, out: Path, looks: int = NEVER) -> int:
 def lines(out: Path, kind: str) -> list[dict[str, object]]:
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [row for row in rows if row["kind"] == kind]
+
+
+def names_of(recipe: TrainRecipe) -> dict[str, str]:
+    return class_names(open_domains(recipe.data.domains, None))
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -94,6 +100,25 @@ def test_the_exported_model_is_a_plain_one_with_the_chosen_weights(whole: Path) 
     assert {row["domain"] for row in measured["layers"]} == {1}
 
 
+def test_the_export_needs_no_training_data(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scratch space may be cleared after the last step; the sets to measure on are elsewhere."""
+    sets = Path(shutil.copytree(data, tmp_path / "sets"))
+    finish = Session._finish
+
+    def finish_without_data(self: Session, state: dict[str, object]) -> object:
+        shutil.rmtree(sets / "real")
+        shutil.rmtree(sets / "synthetic")
+        return finish(self, state)
+
+    monkeypatch.setattr(Session, "_finish", finish_without_data)
+    assert run(small_recipe(sets), tmp_path / "run") == 0
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    names = [json.loads((run / "model.json").read_text())["class_names"] for run in (tmp_path / "run", whole)]
+    assert names[0] == names[1]
+
+
 def test_a_shard_that_is_recorded_while_the_names_are_read_does_no_harm(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +146,7 @@ def test_a_shard_that_is_recorded_while_the_names_are_read_does_no_harm(
             return plain_ls(self, *args, **options)
 
         monkeypatch.setattr(type(remote), "ls", ls)
-        names = class_names(small_recipe(data, data__domains__1__source=url))
+        names = names_of(small_recipe(data, data__domains__1__source=url))
         monkeypatch.undo()
         assert names in (old, {**old, "5": "five"})
         found.append(len(names))
@@ -137,7 +162,7 @@ def test_class_names_are_read_from_as_few_tables_as_hold_them(data: Path, tmp_pa
         load_index(domain.source)
         for table in sorted(Path(domain.source).glob("*.parquet"))[1:]:
             table.write_bytes(bytes(table.stat().st_size))
-    assert class_names(recipe) == {"0": "zero", "1": "one", "2": "two", "3": "crane", "4": "crane"}
+    assert names_of(recipe) == {"0": "zero", "1": "one", "2": "two", "3": "crane", "4": "crane"}
 
 
 def test_a_measured_model_has_every_module_in_the_mode_it_was_in(data: Path) -> None:
