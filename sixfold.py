@@ -37,6 +37,7 @@ EXPLAINED = {
     errno.ENOSPC: "found no room there; make some, and run the same command again",
     errno.EDQUOT: "found no room there; make some, and run the same command again",
 }
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a write to an open file names no path
 
 
 def check_home(root: Path) -> None:
@@ -157,10 +158,12 @@ def _message(error: Exception) -> str:
 
     if isinstance(error, RecipeError):
         return _recipe_of_another_verb(error)
-    if not isinstance(error, OSError) or error.errno is None or error.filename is None:
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    if error.filename is None and error.errno not in FULL:  # a client library's own words
         return str(error)
     words = EXPLAINED.get(error.errno, f"{error.strerror}; `sixfold --debug …` shows where")
-    return f"{error.filename}: {words}"
+    return f"{error.filename or 'the disk that was written to'}: {words}"
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The command line explains itself, and a mistake is one line that says what to do."""
 
+import errno
 import json
 import os
 import re
@@ -412,6 +413,18 @@ def test_ctrl_c_is_a_line_and_exit_75(
         sixfold.main()
     assert ended.value.code == 75
     assert capsys.readouterr().err == "sixfold: stopped on request; run the same command again\n"
+
+
+def test_a_full_disk_is_named_even_where_the_system_names_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shards.set.verify, "_check_shard", full)
+    assert "the disk that was written to: found no room there; make some" in mistake(
+        monkeypatch, capsys, "verify", str(write_data_set(tmp_path / "set").root)
+    )
 
 
 def test_the_version_names_the_code() -> None:
