@@ -33,8 +33,9 @@ from gen.run.recipe import Recipe, check_negatives, identity, job_of, sizes_of
 from gen.sampler.spec import check_sampler
 from gen.sampler.text_to_image import TextToImageJob, make_text_to_image_worker
 from shards.disk.amounts import counted
+from shards.disk.data_set import open_to_write
 from shards.disk.layout import META, shard_name
-from shards.disk.store import FolderStore, open_store
+from shards.disk.store import FolderStore
 from shards.labels.classes import load_classes
 from shards.set.commit import recover
 from shards.set.manifest import scan_records
@@ -63,7 +64,7 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     check_negatives(recipe, check_sampler(recipe.sampler))
     code = code_hash(home)
-    store = open_store(url, single_writer)
+    store = open_to_write(url, single_writer)
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     lock_folder = store.root if isinstance(store, FolderStore) else None
     with Lease.take(store, life, stop.request, lock_folder=lock_folder):

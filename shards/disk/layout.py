@@ -18,6 +18,7 @@ import pyarrow as pa
 MAX_ROWS_PER_SHARD = 10_000
 MAX_SHARDS = 100_000
 META = "_meta"
+RUN = f"{META}/run.json"  # which run began the data set: its fingerprint is that of every record
 MEMBER_EXTENSIONS = ("cls", "jpg", "json", "txt")
 SUCCESS = "success"
 DOMAINS = ("real", "synthetic", "retrieved", "edited")

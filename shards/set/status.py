@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shards.disk.amounts import counted, size_text
-from shards.disk.data_set import no_shards
+from shards.disk.data_set import no_data_set
 from shards.disk.layout import META, SUCCESS, shard_name
 from shards.disk.store import Store
 from shards.set.manifest import scan
@@ -39,7 +39,7 @@ def status_of(store: Store, writer: str | None) -> Status:
     """`writer`: who holds the data set's lease now, None if nobody does. Raises ValueError if there are no shards."""
     found = scan(store)
     if not found.records and not found.problems:
-        raise no_shards(store)
+        raise no_data_set(store)
     records = found.records.values()
     statuses: Counter[str] = Counter()
     for record in records:

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 from markupsafe import Markup
 
-from shards.disk.data_set import no_shards
+from shards.disk.data_set import no_data_set
 from shards.disk.layout import SUCCESS
 from shards.disk.record import Record
 from shards.disk.replace import whole_folder
@@ -116,7 +116,7 @@ def write_gallery(
             raise ValueError(f"{what}: found {number}, expected at least 1")
     found = scan(store)
     if not found.records and not found.problems:
-        raise no_shards(store)
+        raise no_data_set(store)
     damage = dict(found.problems)
     second_look: set[int] = set()
     seen: Counter[int] = Counter()

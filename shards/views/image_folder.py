@@ -31,13 +31,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from shards.disk.data_set import is_data_set
+from shards.disk.data_set import is_data_set, open_to_write
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
 from shards.disk.pictures import DECODERS, FORMATS, is_system_folder, picture_format, rgb_pixels
 from shards.disk.replace import whole_folder
 from shards.disk.safe_text import clip, quoted, visible
-from shards.disk.store import Store, local_root, open_for_reading, open_store
+from shards.disk.store import Store, local_root, open_for_reading
 from shards.labels.classes import Class
 from shards.labels.folders import (
     Named,
@@ -134,7 +134,7 @@ def import_image_folder(
     if root is not None and root.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out}: found the folder of pictures or one in it, expected one outside; choose another")
     sources, ignored = find_pictures(folder, classes)
-    store = open_store(out)
+    store = open_to_write(out)
     plan = {
         "import": [[source.name, source.path.stat().st_size, source.class_id, source.class_name] for source in sources],
         "samples_per_shard": samples_per_shard,

@@ -740,6 +740,7 @@ def test_a_tar_of_ours_that_is_not_finished_is_not_read_as_somebody_elses(tmp_pa
     store = open_store(str(tmp_path / "new"))
     assert isinstance(store, FolderStore)
     write_tar(store.root / "00000.tar", imagenet())
+    store.replace("_meta/claims/00000.json", b"the record that is not published yet")
     assert len(load_index(store.url)) == 0
 
 
