@@ -38,6 +38,8 @@ def verify(
         raise no_data_set(store)
     for damage in report.damages:
         typer.echo(str(damage))
+    for note in report.notes:
+        typer.echo(f"note: {note}")
     typer.echo(
         f"{counted(report.shards, 'shard')}, {counted(report.samples, 'sample')}, {counted(report.rows, 'row')}, "
         f"{size_text(report.bytes)}: "
@@ -62,13 +64,14 @@ def repair(
     folder: Folder,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be moved; move nothing.")] = False,
 ) -> None:
-    """Move damaged shards to _meta/quarantine, so that the same `generate` makes exactly these again.
+    """Move what is damaged to _meta/quarantine, so that the same `generate` makes exactly that again.
 
     Example: `sixfold repair out/sandbox --dry-run`
     """
     from shards.disk.amounts import counted
     from shards.disk.data_set import open_data_set
     from shards.set.repair import repair as repair_all
+    from shards.set.repair import repair_meta
     from shards.set.verify import verify as verify_all
 
     there = open_data_set(folder)
@@ -76,16 +79,21 @@ def repair(
         store = there if dry_run else held.enter_context(_held_for_repair(folder))
         with bar("verify") as advance:
             report = verify_all(store, advance)
-        damaged = report.damaged_shards()
+        damaged, files = report.damaged_shards(), report.damaged_files()
         moved = {} if dry_run else repair_all(store, report)
+        moved_files = {} if dry_run else repair_meta(store, report)
     for shard in damaged:
         where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else "damaged"
         typer.echo(f"shard {shard:05d}: {where}")
+    for name in files:
+        typer.echo(f"{name}: {'moved to ' + moved_files[name][0] if name in moved_files else 'damaged or missing'}")
+    what = " and ".join(
+        counted(num, word) for num, word in ((len(damaged), "shard"), (len(files), "_meta file")) if num
+    )
     typer.echo(
-        "nothing to repair"
-        if not damaged
-        else f"{counted(len(damaged), 'shard')} "
-        + ("would be moved" if dry_run else "moved; run the same generate again")
+        f"{what} {'would be moved' if dry_run else 'moved; run the same generate again'}"
+        if what
+        else "nothing to repair"
     )
 
 
@@ -208,7 +216,7 @@ def gallery_page(folder: str, out: Path | None = None, subset: str | None = None
     if out is None:
         if not isinstance(store, FolderStore):
             raise ValueError(f"{store.url}: a page for a store is written to a folder; give one with --out")
-        out = store.root / META / "gallery"
+        out = store.path_to_write(f"{META}/gallery")
     with bar("gallery") as advance:
         return write_gallery(store, out, subset=named_subset(store, subset), subset_name=subset or "", progress=advance)
 

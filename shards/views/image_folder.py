@@ -33,7 +33,7 @@ from PIL import Image, UnidentifiedImageError
 
 from shards.disk.data_set import is_data_set, open_to_write
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
-from shards.disk.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
+from shards.disk.layout import MAX_ROWS_PER_SHARD, RUN, SAMPLE_SCHEMA, SUCCESS, sample_key
 from shards.disk.pictures import DECODERS, FORMATS, is_system_folder, picture_format, rgb_pixels
 from shards.disk.replace import whole_folder
 from shards.disk.safe_text import clip, quoted, visible
@@ -48,6 +48,7 @@ from shards.labels.folders import (
     refuse_part_of_imagenet,
 )
 from shards.set.manifest import scan_records
+from shards.set.origin import origin_bytes, read_origin
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.set.writer import ShardWriter
 from shards.views.export import Choice, Exported, select
@@ -143,6 +144,11 @@ def import_image_folder(
     }
     fingerprint = hashlib.sha256(json.dumps(plan, sort_keys=True).encode("ascii")).hexdigest()
     records = scan_records(store, fingerprint)
+    begun = read_origin(store)
+    if begun is None:
+        store.write_exclusive(RUN, origin_bytes(fingerprint, {}, {"made_by": "sixfold export --to shards"}))
+    elif begun.fingerprint != fingerprint:
+        raise ValueError(f"{out}: was begun with other pictures or settings; use another output folder")
     starts = range(0, len(sources), samples_per_shard)
     already = len(records)
     for shard, start in enumerate(starts):
