@@ -40,6 +40,7 @@ from shards.labels.classes import load_classes
 from shards.set.commit import recover
 from shards.set.manifest import scan_records
 from shards.set.quarantine import QUARANTINE
+from shards.views.dataset_card import write_folder_card
 
 
 def run(
@@ -74,6 +75,7 @@ def run(
         recipe = recipe.model_copy(update={"sampler": sampler})
         identified = identity(recipe)
         mark = open_output(store, known, recipe, identified, classes, code, say, stop)
+        write_folder_card(store, recipe.name)
         _set_torn_aside(store, say)
         before = scan_records(store, mark)
         todo = [unit for unit in units if unit not in before]

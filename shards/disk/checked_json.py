@@ -37,9 +37,13 @@ def parse_checked(data: bytes, where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: found {what}, expected a JSON object") from None
     if not isinstance(body, dict):
         raise ValueError(f"{where}: found a JSON {type(body).__name__}, expected a JSON object")
-    said = body.get(CHECKSUM)
-    if CHECKSUM in body and said != checksum_of({name: value for name, value in body.items() if name != CHECKSUM}):
-        raise ValueError(
-            f"{where}: found other content than its own checksum says, expected the file as it was written"
-        )
+    if CHECKSUM in body and not _is_whole(body):
+        raise ValueError(f"{where}: found other content than its checksum says, expected the file as it was written")
     return body
+
+
+def _is_whole(body: Mapping[str, object]) -> bool:
+    try:
+        return body[CHECKSUM] == checksum_of({name: value for name, value in body.items() if name != CHECKSUM})
+    except (ValueError, RecursionError):  # 1e400, or nested as deep as it can be read
+        return False

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, read_source_type
 from shards.disk.layout import (
+    CARD,
     MEMBER_EXTENSIONS,
     SUCCESS,
     TABLE_SCHEMA,
@@ -37,6 +38,7 @@ from shards.set.manifest import parse_table, strangers_among
 from shards.set.verify_meta import Samples, verify_meta
 from shards.set.writer import checked_row, members_of
 
+_DATA = (".json", ".tar", ".parquet")
 # kinds of damage: the part that is wrong
 KINDS = {
     "gap": "a shard number below the last one has no shard (brace ranges would break)",
@@ -153,7 +155,7 @@ def verify(
         rows=rows,
         samples=sum(map(len, samples.keys)),
         bytes=num_bytes,
-        notes=meta.notes,
+        notes=(*meta.notes, *_notes(stamps)),
     )
 
 
@@ -318,13 +320,20 @@ def _duplicates(uids: list[np.ndarray], owners: list[np.ndarray]) -> list[Damage
     ]
 
 
+def _notes(stamps: Iterable[str]) -> list[str]:
+    """A line on files that nobody takes for data; a reader that guesses might."""
+    others = [name for name in sorted(stamps) if shard_of(name) is None and not name.endswith(_DATA) and name != CARD]
+    shown = ", ".join(visible(name)[:60] for name in others[:5])
+    return [f"{len(others)} other files beside the shards: {shown}"] if others else []
+
+
 def _strays(stamps: Iterable[str]) -> list[Damage]:
     return [
         _damage(
             None, visible(name), "stray", "does not belong beside the shards (img2dataset fails on it); move it away"
         )
         for name in sorted(stamps)
-        if name.endswith((".json", ".tar", ".parquet")) and shard_of(name) is None
+        if name.endswith(_DATA) and shard_of(name) is None
     ]
 
 

@@ -51,6 +51,7 @@ from shards.set.manifest import scan_records
 from shards.set.origin import origin_bytes, read_origin
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.set.writer import ShardWriter
+from shards.views.dataset_card import write_folder_card
 from shards.views.export import Choice, Exported, select
 
 METADATA = "metadata.parquet"
@@ -149,6 +150,7 @@ def import_image_folder(
         store.write_exclusive(RUN, origin_bytes(fingerprint, {}, {"made_by": "sixfold export --to shards"}))
     elif begun.fingerprint != fingerprint:
         raise ValueError(f"{out}: was begun with other pictures or settings; use another output folder")
+    write_folder_card(store, folder.name)
     starts = range(0, len(sources), samples_per_shard)
     already = len(records)
     for shard, start in enumerate(starts):

@@ -119,6 +119,16 @@ def test_a_summary_that_says_nothing_sensible_is_named_and_breaks_nothing(store:
     assert status_of(store, None).is_whole
 
 
+def test_files_that_nobody_takes_for_data_are_told_and_are_no_damage(store: FolderStore) -> None:
+    (store.root / "README.md").write_text("the card of the set")
+    assert verify(store).notes == ()
+    (store.root / "notes\u202e.txt").write_text("")
+    (store.root / "a.jpg").write_bytes(b"")
+    report = verify(store)
+    assert report.damages == ()
+    assert report.notes == ("2 other files beside the shards: a.jpg, notes⟨U+202E⟩.txt",)
+
+
 LINKED = ("_meta", "_meta/tmp", "_meta/claims", "_meta/quarantine", "_meta/leases", "_meta/logs", "_meta/subsets")
 
 
