@@ -18,7 +18,7 @@ the fingerprint, which every record has, is a hash of the identity and of the pr
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -116,20 +116,33 @@ def open_output(
     if torn:
         texts = _drawn(recipe, classes, say, stop) if torn.keys() & {PROMPTS, MEANINGS} else {}
         if texts and _sha256(texts[PROMPTS]) != known.files[PROMPTS]:
-            raise ValueError(
-                f"{store.url}/{PROMPT_TABLE}: is not the file this run began with, and this recipe draws other prompts "
-                "now (a language model answers anew); bring that file back, or go on in another output folder"
-            )
-        files = company(known.fingerprint, texts)
-        mended = {name: files[name] for name in torn if name in files}
-        for name, data in mended.items():
-            store.replace(f"{META}/{name}", data)
-        if "files" in known.body:
-            hashes = {**known.body["files"], **{name: _sha256(data) for name, data in mended.items()}}
-            rest = {name: value for name, value in known.body.items() if name != CHECKSUM}
-            store.replace(RUN, to_checked({**rest, "files": hashes}))
-        say(f"written again below {store.url}/{META}, because they were damaged or gone: {', '.join(sorted(mended))}")
+            if PROMPTS in torn:
+                raise ValueError(
+                    f"{store.url}/{PROMPT_TABLE}: is not the file this run began with, and this recipe draws others "
+                    "now (a language model answers anew); bring that file back, or go on in another output folder"
+                )
+            texts = {}  # the prompts are there; how their meanings were chosen is lost
+        _mend(store, known, torn, company(known.fingerprint, texts), say)
     return known.fingerprint
+
+
+def _mend(store: Store, known: Origin, torn: Iterable[str], files: Mapping[str, bytes], say: Say) -> None:
+    """Write the torn files again, as far as `files` has them, and their hashes; what it has not is covered no more."""
+    mended = sorted(name for name in torn if name in files)
+    for name in mended:
+        store.replace(f"{META}/{name}", files[name])
+    if "files" in known.body:
+        hashes = {name: sha256 for name, sha256 in known.body["files"].items() if name not in torn}
+        hashes |= {name: _sha256(files[name]) for name in mended}
+        rest = {name: value for name, value in known.body.items() if name != CHECKSUM}
+        store.replace(
+            RUN, to_checked({**rest, "files": {name: hashes[name] for name in known.files if name in hashes}})
+        )
+    lost = sorted(set(torn) - set(mended))
+    say(
+        f"{store.url}/{META}: found damaged or missing files; written again: {', '.join(mended) or 'none'}"
+        + (f"; lost: {', '.join(lost)}" if lost else "")
+    )
 
 
 def _texts_to_begin(

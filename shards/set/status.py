@@ -107,7 +107,7 @@ def status_of(store: Store, writer: str | None) -> Status:
     if last is not None:
         told = f"asked for {counted(len(last.units), 'shard')}, {len(missing):,} of them missing{_names(missing)}"
         if not last.has_ended:
-            told += "; it has not ended" if writer is not None else "; it never ended: it was killed"
+            told += "; it has not ended" if writer is not None else "; it never came to its end"
     rows.append(("last call", told))
     rows.append(("writer", writer or "nobody now"))
     rows += [("damage", what) for what in list(wrong.values())[:MAX_LISTED]]

@@ -1,5 +1,6 @@
 """What a run keeps in `_meta`: whatever happens to it, it is named, and the same command writes it again."""
 
+import hashlib
 import http.server
 import json
 import shutil
@@ -90,7 +91,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", [*KEPT, "summary.json", "subsets/0.1x.json", "subsets/0.1x.parquet"])
-def test_what_is_damaged_in_meta_is_named_set_aside_and_written_again(
+def test_k11_what_is_damaged_in_meta_is_named_set_aside_and_written_again(
     whole: Path, out: Path, name: str, damage: str
 ) -> None:
     path = out / "_meta" / name
@@ -118,7 +119,7 @@ def test_the_same_command_mends_meta_without_a_repair_and_says_so(whole: Path, o
         (out / "_meta" / name).write_bytes(b"torn")
     said: list[str] = []
     assert generate(out, say=said.append).made_units == 0
-    assert any("written again below" in line and "prompts.parquet" in line for line in said)
+    assert any("written again: " in line and "prompts.parquet" in line for line in said)
     assert not named(out)
     (out / "_meta" / "run.json").write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"run\.json: found no whole JSON text.*; run `sixfold repair`, then the same"):
@@ -131,6 +132,21 @@ def test_prompts_that_are_not_drawn_the_same_again_are_asked_for_and_the_way_out
     (out / "_meta" / "run.json").write_text(json.dumps({**known, "prompts_sha256": "0" * 64}))
     with pytest.raises(ValueError, match="bring that file back, or go on in another output folder"):
         generate(out)
+
+
+def test_meanings_that_nobody_can_choose_again_are_lost_and_the_run_goes_on(whole: Path, out: Path) -> None:
+    """Simulated: a model that answers anew, by a table of other prompts under a hash of its own."""
+    (out / "_meta" / "meanings.jsonl").unlink()
+    known = json.loads((out / "_meta" / "run.json").read_text())
+    del known["checksum"]
+    other = (out / "_meta" / "prompts.parquet").read_bytes() + b"PAR1"
+    (out / "_meta" / "prompts.parquet").write_bytes(other)
+    known["prompts_sha256"] = known["files"]["prompts.parquet"] = hashlib.sha256(other).hexdigest()
+    (out / "_meta" / "run.json").write_text(json.dumps(known))
+    said: list[str] = []
+    assert generate(out, say=said.append).made_units == 0
+    assert any("written again: none; lost: meanings.jsonl" in line for line in said)
+    assert not named(out)
 
 
 def test_a_run_json_that_was_lost_is_made_again_only_by_the_recipe_of_the_shards(whole: Path, out: Path) -> None:
@@ -174,7 +190,7 @@ def test_a_whole_shard_of_another_run_is_named_set_aside_and_made_again(whole: P
     assert not named(out)
 
 
-def test_a_subset_copied_under_another_name_is_refused_and_written_again(out: Path) -> None:
+def test_k11_a_subset_copied_under_another_name_is_refused_and_written_again(out: Path) -> None:
     """Also by its rule alone, for sets of earlier versions, which stored no name."""
     store = open_for_reading(str(out))
     folder = out / "_meta" / "subsets"
@@ -226,7 +242,7 @@ def test_a_killed_call_is_known_by_what_it_was_asked_for_and_nobody_trains_on_th
     state = status_of(store, writer_of(store))
     assert not state.is_whole
     assert "of them missing" in state.text
-    assert "it never ended: it was killed" in state.text
+    assert "it never came to its end" in state.text
     assert "writer    nobody now" in state.text
     with pytest.raises(
         ValueError, match=r"data\.domains\.x .*found \d of the 4 shards that the last `sixfold generate`"

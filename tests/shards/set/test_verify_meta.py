@@ -65,7 +65,7 @@ def test_shards_of_two_runs_with_nothing_to_tell_which_is_right_are_named_and_no
         scan_records(store)
 
 
-def test_a_subset_of_samples_that_are_not_in_the_shards_is_named(store: FolderStore) -> None:
+def test_k11_a_subset_of_samples_that_are_not_in_the_shards_is_named(store: FolderStore) -> None:
     table = read_table(store, [0, 1])
     write_subset(store, "good", table.filter([status == "success" for status in table["status"].to_pylist()]), {})
     assert not named(store)
@@ -78,7 +78,7 @@ def test_a_subset_of_samples_that_are_not_in_the_shards_is_named(store: FolderSt
     assert len(read_subset(store, "good")[0]) == 8
 
 
-def test_a_ledger_that_says_something_else_than_a_record_is_named_and_set_aside(store: FolderStore) -> None:
+def test_k11_a_ledger_that_says_something_else_than_a_record_is_named_and_set_aside(store: FolderStore) -> None:
     """Each line whole by its own crc, and with the stamp of the record's file."""
     scan_records(store)
     lines = store.read_bytes(LEDGER).splitlines()

@@ -210,7 +210,7 @@ def test_an_index_that_nobody_read_for_a_season_goes_when_another_is_saved(
     assert old not in indexes_of(cache)
 
 
-def test_an_index_that_lies_in_a_data_set_decides_nothing(tmp_path: Path, store: FolderStore, cache: Path) -> None:
+def test_k11_an_index_that_lies_in_a_data_set_decides_nothing(tmp_path: Path, store: FolderStore, cache: Path) -> None:
     """One with all labels turned by one, whole by its own digest, where earlier versions looked for it."""
     load_index(store.url)
     (folder,) = indexes_of(cache)
