@@ -23,7 +23,7 @@ from shards.disk.layout import META, RECORD, RUN, TABLE_SCHEMA, record_name, sha
 from shards.disk.record import JSON, Record, RecordError, parse_record, read_record
 from shards.disk.safe_text import one_line, quoted
 from shards.disk.store import Store
-from shards.set.ledger import Line, read_ledger, write_ledger
+from shards.set.ledger import LEDGER, Line, read_ledger, write_ledger
 from shards.set.origin import read_origin, run_of
 
 SUBSETS = f"{META}/subsets"
@@ -246,10 +246,16 @@ def _subset_path(name: str) -> str:
     return f"{SUBSETS}/{name}"
 
 
-def _read_one(store: Store, shard: int, record: Record | None, columns: Sequence[str] | None) -> pa.Table:
-    record = record or read_record(store, shard)
+def _read_one(store: Store, shard: int, known: Record | None, columns: Sequence[str] | None) -> pa.Table:
+    """`known`: what a scan says of the shard, perhaps from the ledger; the record's own file has the last word."""
+    record = read_record(store, shard)
     if record is None:
         raise ValueError(f"{store.url}: shard {shard} has no record ({record_name(shard)}), so it is not done")
+    if known is not None and known != record:
+        raise ValueError(
+            f"{store.url}/{record_name(shard)}: found another record than {LEDGER} has, or it was replaced just now; "
+            "run the same command again, and `sixfold repair` if it says this again"
+        )
     return parse_table(store.read_bytes(table_name(shard)), record, f"{store.url}/{table_name(shard)}", columns)
 
 

@@ -1,14 +1,17 @@
 """What lies below `_meta` is part of the data set: it is checked, and it never decides against the records."""
 
+import hashlib
 import json
 import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from shards.disk.layout import record_name
+from shards.disk.layout import TABLE_SCHEMA, record_name
 from shards.disk.record import parse_record
 from shards.disk.store import FolderStore, open_store
 from shards.set.ledger import LEDGER
@@ -17,6 +20,7 @@ from shards.set.origin import origin_bytes
 from shards.set.repair import repair, repair_meta
 from shards.set.status import SUMMARY, asked_units, status_of
 from shards.set.verify import verify
+from shards.stream.index import load_index
 from tests.support.shard_rows import FINGERPRINT, write_shard
 
 OTHER = "cd" * 32
@@ -90,6 +94,26 @@ def test_k11_a_ledger_that_says_something_else_than_a_record_is_named_and_set_as
     repair_meta(store, verify(store))
     assert not named(store)
     assert scan_records(store)[1].parquet.sha256 != "0" * 64
+
+
+def test_k11_a_table_that_only_the_ledger_vouches_for_is_not_read(store: FolderStore) -> None:
+    """Labels turned by one in a table, its hash renewed in the ledger; the record knows the true one."""
+    scan_records(store)
+    path = store.root / "00001.parquet"
+    rows = pq.read_table(path).to_pylist()
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "class_id": (row["class_id"] + 1) % 3} for row in rows], schema=TABLE_SCHEMA),
+        path,
+    )
+    lines = store.read_bytes(LEDGER).splitlines()
+    entry = json.loads(lines[1].partition(b" ")[2])
+    data = path.read_bytes()
+    entry["record"]["files"]["parquet"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    body = json.dumps(entry, separators=(",", ":")).encode()
+    store.replace(LEDGER, b"\n".join([lines[0], b"%08x %s" % (zlib.crc32(body), body), lines[2]]) + b"\n")
+    with pytest.raises(ValueError, match=r"00001_stats\.json: found another record than _meta/records\.jsonl has"):
+        load_index(store.url)
+    assert {(1, "size", "00001.parquet"), (None, "meta", LEDGER)} <= named(store)
 
 
 @pytest.mark.parametrize(
