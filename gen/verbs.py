@@ -124,9 +124,11 @@ def prompts(
     from gen.prompts.table import PromptTable
     from gen.prompts.write import PROMPTS, measure_prompts, write_prompts
     from gen.run.recipe import Recipe
+    from shards.disk.data_set import refuse_foreign_folder
     from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, overrides or ())
+    refuse_foreign_folder(out)
     classes = load_classes(chosen.classes.uncounted())
     out.mkdir(parents=True, exist_ok=True)
     with StopFlag() as stop:

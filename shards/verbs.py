@@ -1,5 +1,7 @@
 """The verbs of a data set that is there: verify, repair, show, export, status."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -25,21 +27,20 @@ def verify(
     """
     from cluster.process.exit import EXIT_INCOMPLETE
     from shards.disk.amounts import counted, size_text
-    from shards.disk.data_set import is_data_set, no_shards
+    from shards.disk.data_set import no_data_set, open_data_set
     from shards.disk.safe_text import visible
-    from shards.disk.store import open_for_reading
     from shards.set.status import asked_units
     from shards.set.verify import verify as verify_all
 
-    store = open_for_reading(folder)
-    if not is_data_set(store):
-        raise no_shards(store)
+    store = open_data_set(folder)
     with bar("verify") as advance:
         report = verify_all(store, advance, expected=asked_units(store))
     if not report.shards and not report.damages:
-        raise no_shards(store)
+        raise no_data_set(store)
     for damage in report.damages:
         say(visible(str(damage)))
+    for note in report.notes:
+        say(f"note: {visible(note)}")
     say(
         f"{counted(report.shards, 'shard')}, {counted(report.samples, 'sample')}, {counted(report.rows, 'row')}, "
         f"{size_text(report.bytes)}: "
@@ -64,35 +65,47 @@ def repair(
     folder: Folder,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be moved; move nothing.")] = False,
 ) -> None:
-    """Move damaged shards to _meta/quarantine, so that the same `generate` makes exactly these again.
+    """Move what is damaged to _meta/quarantine, so that the same `generate` makes exactly that again.
 
     Example: `sixfold repair out/sandbox --dry-run`
     """
-    from cluster.process.lease import Lease
     from shards.disk.amounts import counted
-    from shards.disk.data_set import is_data_set, no_shards
-    from shards.disk.store import FolderStore, open_for_reading, open_store
+    from shards.disk.data_set import open_data_set
     from shards.set.repair import repair as repair_all
+    from shards.set.repair import repair_meta
     from shards.set.verify import verify as verify_all
 
-    there = open_for_reading(folder)
-    if not is_data_set(there):
-        raise no_shards(there)  # before a folder that is no data set gets a _meta
-    store = open_store(folder)
-    lock_folder = store.root if isinstance(store, FolderStore) else None
-    with Lease.take(store, "repair", warn, lock_folder=lock_folder), bar("verify") as advance:
-        report = verify_all(store, advance)
-        damaged = report.damaged_shards()
+    there = open_data_set(folder)
+    with contextlib.ExitStack() as held:
+        store = there if dry_run else held.enter_context(_held_for_repair(folder))
+        with bar("verify") as advance:
+            report = verify_all(store, advance)
+        damaged, files = report.damaged_shards(), report.damaged_files()
         moved = {} if dry_run else repair_all(store, report)
+        moved_files = {} if dry_run else repair_meta(store, report)
     for shard in damaged:
         where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else "damaged"
         say(f"shard {shard:05d}: {where}")
-    say(
-        "nothing to repair"
-        if not damaged
-        else f"{counted(len(damaged), 'shard')} "
-        + ("would be moved" if dry_run else "moved; run the same generate again")
+    for name in files:
+        say(f"{name}: {'moved to ' + moved_files[name][0] if name in moved_files else 'damaged or missing'}")
+    what = " and ".join(
+        counted(num, word) for num, word in ((len(damaged), "shard"), (len(files), "_meta file")) if num
     )
+    typer.echo(
+        f"{what} {'would be moved' if dry_run else 'moved; run the same generate again'}"
+        if what
+        else "nothing to repair"
+    )
+
+
+@contextlib.contextmanager
+def _held_for_repair(folder: str) -> Iterator["Store"]:
+    from cluster.process.lease import Lease
+    from shards.disk.store import FolderStore, open_store
+
+    store = open_store(folder)
+    with Lease.take(store, "repair", warn, lock_folder=store.root if isinstance(store, FolderStore) else None):
+        yield store
 
 
 def show(
@@ -143,7 +156,7 @@ def export(
     from cluster.process.exit import EXIT_INCOMPLETE
     from shards.disk.address import file_path
     from shards.disk.amounts import counted
-    from shards.disk.store import open_for_reading
+    from shards.disk.data_set import open_data_set
     from shards.labels.classes import ClassSpec, load_classes
     from shards.views import export as exports
     from shards.views.image_folder import export_image_folder, import_image_folder
@@ -172,7 +185,7 @@ def export(
         "huggingface": exports.export_hugging_face,
         "image_folder": export_image_folder,
     }
-    store = open_for_reading(folder)
+    store = open_data_set(folder)
     choice = exports.Choice(named_subset(store, subset), unlicensed)
     exported = formats[to](store, file_path(out), choice)
     left_out = f", {exported.num_left_out:,} without licence left out" if exported.num_left_out else ""
@@ -188,10 +201,10 @@ def status(folder: Folder) -> None:
     """
     from cluster.process.exit import EXIT_INCOMPLETE
     from cluster.process.lease import writer_of
-    from shards.disk.store import open_for_reading
+    from shards.disk.data_set import open_data_set
     from shards.set.status import status_of
 
-    store = open_for_reading(folder)
+    store = open_data_set(folder)
     state = status_of(store, writer_of(store))
     say(state.text)
     raise typer.Exit(0 if state.is_whole else EXIT_INCOMPLETE)
@@ -199,15 +212,16 @@ def status(folder: Folder) -> None:
 
 def gallery_page(folder: str, out: Path | None = None, subset: str | None = None) -> Path:
     """Write the gallery of a data set, by default below its `_meta`, and return its first page."""
+    from shards.disk.data_set import open_data_set
     from shards.disk.layout import META
-    from shards.disk.store import FolderStore, open_for_reading
+    from shards.disk.store import FolderStore
     from shards.views.gallery import write_gallery
 
-    store = open_for_reading(folder)
+    store = open_data_set(folder)
     if out is None:
         if not isinstance(store, FolderStore):
             raise ValueError(f"{store.url}: a page for a store is written to a folder; give one with --out")
-        out = store.root / META / "gallery"
+        out = store.path_to_write(f"{META}/gallery")
     with bar("gallery") as advance:
         return write_gallery(store, out, subset=named_subset(store, subset), subset_name=subset or "", progress=advance)
 

@@ -1,6 +1,10 @@
 """Settings of all tests, loaded by pytest before any of them; processes that tests start do not load it."""
 
+import atexit
 import gc
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,11 @@ from hypothesis import settings
 
 settings.register_profile("tests", deadline=None, print_blob=True)  # shared machines stutter
 settings.load_profile("tests")
+
+# What a program keeps for this user on this machine (indexes, batch curves) stays out of the user's own folder.
+CACHE = tempfile.mkdtemp(prefix="sixfold-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = CACHE
 
 # Files that take longest, the longest first (seconds on two cores): begun last, they would be waited for alone.
 LONGEST = (

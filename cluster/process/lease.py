@@ -179,9 +179,13 @@ class Lease:
 
 
 def writer_of(store: LeaseStore) -> str | None:
-    """Who writes to the output of ``store`` now, in words; None if nobody does."""
+    """Who writes to the output of ``store`` now, in words; None if nobody does, or if who did has ended."""
     found = _read(store)
-    return None if found is None or found.released else str(found)
+    if found is None or found.released:
+        return None
+    if found.process.place != this_place():
+        return f"{found}; on another machine, where nobody here can tell whether it still works"
+    return str(found) if alive(found.process) else None
 
 
 def _read(store: LeaseStore) -> Holder | None:

@@ -25,9 +25,9 @@ from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
 from gen.sampler.batch_curve import CROWDED, TIME_OVER, find_batch
 from gen.sampler.device import for_device, has_gpu_files
-from gen.sampler.machine_cache import cache_folder
 from gen.sampler.shortcuts import check_quantise
 from gen.sampler.spec import SamplerSpec, model_places
+from shards.disk.machine_cache import cache_folder
 from shards.disk.record import JSON
 
 AUTO_FIELDS = ("dtype", "compile", "batch")

@@ -93,6 +93,12 @@ class GenerateOutcome:
         }
 
 
+def asked_of(plan: Plan, scale: Fraction) -> dict[str, Any]:
+    """The contents of summary.json while a call is at work: what it was asked for, and no exit code."""
+    asked = {"images": plan.num_samples(scale), "units": plan.num_units(scale)}
+    return {"scale": scale_name(scale), "asked": asked, "exit_code": None}
+
+
 def outcome_of(
     plan: Plan,
     scale: Fraction,

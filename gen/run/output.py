@@ -2,19 +2,23 @@
 
 In: a store and what a run depends on. Out: the run's fingerprint. On disk:
 
-    run.json          the identity (recipe without `cluster`, class list, model digest, versions) and its fingerprint
+    run.json          the identity (recipe without `cluster`, class list, model digest, versions), its fingerprint, and
+                      the hashes of the next four
     recipe.yaml       the resolved recipe, which `sixfold generate` reads back
+    classes.json      id, name, WordNet id and count of each class
     meanings.jsonl    which sense of each class name is meant, and how sure the choice was
     prompts.parquet   every prompt of every class
     subsets/          `6x.parquet` and the like: exactly the samples of a scale
-    summary.json      how the last call ended
+    summary.json      what the last call was asked for, and how it ended
+
+A file that is gone or damaged is written again by the same recipe; hashes tell that it is the same. Even `run.json` is:
+the fingerprint, which every record has, is a hash of the identity and of the prompts.
 """
 
 import contextlib
 import hashlib
-import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,40 +28,51 @@ import pyarrow.compute as pc
 
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.folder import listing
-from cluster.recipes.load import dump_recipe, fingerprint
+from cluster.recipes.load import canonical_json, dump_recipe, fingerprint
 from gen.make.plan import Plan
 from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
 from gen.run.outcome import scale_name
 from gen.run.recipe import Recipe, changes_of
-from shards.disk.layout import META, SUCCESS
+from shards.disk.amounts import counted
+from shards.disk.checked_json import CHECKSUM, to_checked
+from shards.disk.layout import META, RUN, SUCCESS
 from shards.disk.object_store import ObjectStore
 from shards.disk.record import JSON, Record
 from shards.disk.safe_text import quoted
 from shards.disk.store import FolderStore
 from shards.labels.classes import Class
-from shards.set.manifest import iter_tables, read_subset, scan_records, write_subset
+from shards.set.manifest import iter_tables, read_subset, scan, write_subset
+from shards.set.origin import Origin, changed_files, origin_bytes, read_origin
 from shards.set.status import SUMMARY
 
-RUN = f"{META}/run.json"
-RECIPE = f"{META}/recipe.yaml"
+RECIPE_NAME = "recipe.yaml"
+RECIPE = f"{META}/{RECIPE_NAME}"
+CLASSES = "classes.json"
 MAX_NAME = 60  # characters of a class name in one
 
 Store = FolderStore | ObjectStore
 
 
-def read_run(store: Store) -> dict[str, Any] | None:
-    """What `run.json` says of the run that began here; None if none did."""
-    try:
-        known: dict[str, Any] = json.loads(store.read_bytes(RUN))
-    except FileNotFoundError:
-        return None
+def begun_by(store: Store) -> Origin | None:
+    """The run that began here; None if none did. Raises ValueError if `run.json` is damaged or is that of an import."""
+    known = read_origin(store)
+    if known is not None and not known.body.keys() >= {"identity", "code", "prompts_sha256"}:
+        raise ValueError(
+            f"{store.url}: found a data set that was imported, expected one that `sixfold generate` began; use another "
+            "output folder"
+        )
     return known
+
+
+def rows_of(classes: Sequence[Class]) -> list[list[str | int | None]]:
+    """The classes as `classes.json` holds them."""
+    return [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
 
 
 def open_output(
     store: Store,
-    known: Mapping[str, Any] | None,
+    known: Origin | None,
     recipe: Recipe,
     identified: dict[str, Any],
     classes: list[Class],
@@ -65,20 +80,27 @@ def open_output(
     say: Say,
     stop: StopFlag,
 ) -> tuple[str, Mapping[str, Any]]:
-    """The run's fingerprint, and its identity as it began.
+    """The run's fingerprint, and its identity as it began. Writes `run.json` and its company the first time, compares
+    every later time, and writes again what is damaged.
 
-    Writes `run.json` and its company the first time, compares every later time.
-    `known` is `read_run(store)`, `identified` `identity(recipe)`, `code` the code hash. Meanings are chosen and prompts
+    `known` is `begun_by(store)`, `identified` `identity(recipe)`, `code` the code hash. Meanings are chosen and prompts
     drawn the first time only: `run.json`, written last, says that they are whole. Raises ValueError with the list of
     differences if the output was made by another recipe, other weights or other library versions; Draining on a stop.
     If nothing was made yet, the other recipe takes its place. A field that the version of sixfold behind the output did
     not know yet is no difference while it stands at its default.
     """
-    listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
+    listed = rows_of(classes)
     identified = identified | {"class_list": fingerprint(listed)}
+
+    def company(mark: str, texts: Mapping[str, bytes]) -> dict[str, bytes]:
+        heading = f"# the resolved recipe of run {mark[:12]}; versions and hashes are in run.json\n"
+        resolved = (heading + dump_recipe(recipe)).encode()
+        return {**texts, RECIPE_NAME: resolved, CLASSES: canonical_json(listed) + b"\n"}
+
     if known is not None:
-        changed = changes_of(known["identity"], identified)
-        if changed and not scan_records(store):
+        changed = changes_of(known.body["identity"], identified)
+        found = scan(store)
+        if changed and not found.records and not found.problems:
             say(f"{store.url}: nothing was made there yet, so it begins anew with this recipe ({listing(changed)})")
             store.delete(RUN)
             known = None
@@ -88,26 +110,92 @@ def open_output(
                 f"{store.url}: was made by another recipe ({listing(words)}){version_note(known, code)}; use another "
                 f"output folder, or the recipe in its {RECIPE}"
             )
-    if known is not None:
-        if hashlib.sha256(store.read_bytes(PROMPT_TABLE)).hexdigest() != known["prompts_sha256"]:
-            raise ValueError(f"{store.url}/{PROMPT_TABLE}: is not the file this run began with; bring that file back")
-        return str(known["fingerprint"]), known["identity"]
+    if known is None:
+        texts, mark = _texts_to_begin(store, recipe, identified, classes, say, stop)
+        files = company(mark, texts)
+        for name, data in files.items():
+            store.replace(f"{META}/{name}", data)
+        about = {"prompts_sha256": _sha256(texts[PROMPTS]), "code": code, "identity": identified}
+        if not store.write_exclusive(RUN, origin_bytes(mark, files, about)):
+            raise ValueError(f"{store.url}: another run began here at this moment; run the same command again")
+        return mark, identified
+    torn = changed_files(store, known)
+    if torn:
+        texts = _drawn(recipe, classes, say, stop) if torn.keys() & {PROMPTS, MEANINGS} else {}
+        if texts and _sha256(texts[PROMPTS]) != known.files[PROMPTS]:
+            if PROMPTS in torn:
+                raise ValueError(
+                    f"{store.url}/{PROMPT_TABLE}: is not the file this run began with, and this recipe draws others "
+                    "now (a language model answers anew); bring that file back, or go on in another output folder"
+                )
+            texts = {}  # the prompts are there; how their meanings were chosen is lost
+        _mend(store, known, torn, company(known.fingerprint, texts), say)
+    return known.fingerprint, known.body["identity"]
+
+
+def _mend(store: Store, known: Origin, torn: Iterable[str], files: Mapping[str, bytes], say: Say) -> None:
+    """Write the torn files again, as far as `files` has them, and their hashes; what it has not is covered no more."""
+    mended = sorted(name for name in torn if name in files)
+    for name in mended:
+        store.replace(f"{META}/{name}", files[name])
+    if "files" in known.body:
+        hashes = {name: sha256 for name, sha256 in known.body["files"].items() if name not in torn}
+        hashes |= {name: _sha256(files[name]) for name in mended}
+        rest = {name: value for name, value in known.body.items() if name != CHECKSUM}
+        store.replace(
+            RUN, to_checked({**rest, "files": {name: hashes[name] for name in known.files if name in hashes}})
+        )
+    lost = sorted(set(torn) - set(mended))
+    say(
+        f"{store.url}/{META}: found damaged or missing files; written again: {', '.join(mended) or 'none'}"
+        + (f"; lost: {', '.join(lost)}" if lost else "")
+    )
+
+
+def _texts_to_begin(
+    store: Store, recipe: Recipe, identified: Mapping[str, Any], classes: Sequence[Class], say: Say, stop: StopFlag
+) -> tuple[dict[str, bytes], str]:
+    """Prompts and meanings of a run without a `run.json`, and its fingerprint.
+
+    If there are shards, it was lost; then the texts that lie there are taken, or drawn again, if with them the
+    fingerprint is that of the shards. Raises ValueError if it is not.
+    """
+    found = scan(store)
+    before = {record.fingerprint for record in found.records.values()}
+    if before:
+        texts = {}
+        for name in (PROMPTS, MEANINGS):
+            with contextlib.suppress(FileNotFoundError):
+                texts[name] = store.read_bytes(f"{META}/{name}")
+        if PROMPTS in texts and _mark_of(identified, texts) in before:
+            return texts, _mark_of(identified, texts)
+    texts = _drawn(recipe, classes, say, stop)
+    mark = _mark_of(identified, texts)
+    if before - {mark}:
+        raise ValueError(
+            f"{store.url}: found {counted(len(found.records), 'shard')} of run {min(before)[:12]} and no {RUN}, "
+            f"expected shards of this recipe (run {mark[:12]}); bring that file back, or use another output folder"
+        )
+    return texts, mark
+
+
+def _drawn(recipe: Recipe, classes: Sequence[Class], say: Say, stop: StopFlag) -> dict[str, bytes]:
+    """The table of prompts and, unless it was a finished one, the meanings behind it."""
     with tempfile.TemporaryDirectory() as scratch:
         made = write_prompts(recipe, classes, Path(scratch), say, stop)
         for sentence in made.sentences():
             say(sentence)
-        prompts = (Path(scratch) / PROMPTS).read_bytes()
-        if made.meanings is not None:
-            store.replace(f"{META}/{MEANINGS}", (Path(scratch) / MEANINGS).read_bytes())
-    digest = hashlib.sha256(prompts).hexdigest()
-    mark = fingerprint({"identity": identified, "prompts_sha256": digest})
-    store.replace(PROMPT_TABLE, prompts)
-    heading = f"# the resolved recipe of run {mark[:12]}; versions and hashes are in run.json\n"
-    store.replace(RECIPE, (heading + dump_recipe(recipe)).encode())
-    about = {"fingerprint": mark, "prompts_sha256": digest, "code": code, "identity": identified}
-    if not store.write_exclusive(RUN, _json_bytes(about)):
-        raise ValueError(f"{store.url}: another run began here at this moment; run the same command again")
-    return mark, identified
+        names = [PROMPTS, *([MEANINGS] if made.meanings is not None else [])]
+        return {name: (Path(scratch) / name).read_bytes() for name in names}
+
+
+def _mark_of(identified: Mapping[str, Any], texts: Mapping[str, bytes]) -> str:
+    """The fingerprint of a run, which every record of it has."""
+    return fingerprint({"identity": dict(identified), "prompts_sha256": _sha256(texts[PROMPTS])})
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def write_scale(store: Store, plan: Plan, scale: Fraction, records: Mapping[int, Record]) -> None:
@@ -131,8 +219,8 @@ def write_scale(store: Store, plan: Plan, scale: Fraction, records: Mapping[int,
 
 
 def write_summary(store: Store, summary: Mapping[str, Any]) -> None:
-    """How a call ended; `shards.set.status` reads it."""
-    store.replace(SUMMARY, _json_bytes(summary))
+    """What a call was asked for and, at its end, how it ended; `shards.set.status` reads it."""
+    store.replace(SUMMARY, to_checked(summary))
 
 
 def _class_change(store: Store, classes: Sequence[Class]) -> str:
@@ -149,12 +237,7 @@ def _class_change(store: Store, classes: Sequence[Class]) -> str:
     return "classes: the same names with other counts or WordNet ids"
 
 
-def version_note(known: Mapping[str, Any], code: str) -> str:
+def version_note(known: Origin, code: str) -> str:
     """Says so if other code than `code` began the run."""
-    if known["code"] == code:
-        return ""
-    return f", by another version of sixfold (code {known['code'][:12]}, here {code[:12]})"
-
-
-def _json_bytes(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("ascii")
+    before = str(known.body["code"])
+    return "" if before == code else f", by another version of sixfold (code {before[:12]}, here {code[:12]})"

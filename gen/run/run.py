@@ -27,19 +27,21 @@ from cluster.process.stop_flag import StopFlag
 from gen.make.plan import Plan
 from gen.prompts.write import Say
 from gen.run.auto import fill_auto
-from gen.run.outcome import GenerateOutcome, outcome_of
-from gen.run.output import Store, open_output, read_run, write_scale, write_summary
+from gen.run.outcome import GenerateOutcome, asked_of, outcome_of
+from gen.run.output import Store, begun_by, open_output, write_scale, write_summary
 from gen.run.recipe import Recipe, check_negatives, identity, job_of, sizes_of
 from gen.sampler.spec import check_sampler
 from gen.sampler.text_to_image import TextToImageJob, make_text_to_image_worker
 from shards.disk.address import one_spelling
 from shards.disk.amounts import counted
+from shards.disk.data_set import open_to_write
 from shards.disk.layout import META, shard_name
-from shards.disk.store import FolderStore, open_store
+from shards.disk.store import FolderStore
 from shards.labels.classes import load_classes
 from shards.set.commit import recover
 from shards.set.manifest import scan_records
 from shards.set.quarantine import QUARANTINE
+from shards.views.dataset_card import write_folder_card
 
 
 def run(
@@ -64,20 +66,23 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     check_negatives(recipe, check_sampler(recipe.sampler))
     code = code_hash(home)
-    store = open_store(url, single_writer)
+    store = open_to_write(url, single_writer)
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     lock_folder = store.root if isinstance(store, FolderStore) else None
     with Lease.take(store, life, stop.request, lock_folder=lock_folder):
-        known = read_run(store)
-        begun = None if known is None else known["identity"]["sampler"]
+        known = begun_by(store)
+        begun = None if known is None else known.body["identity"]["sampler"]
         sampler = fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)
         recipe = recipe.model_copy(update={"sampler": sampler})
         mark, identified = open_output(store, known, recipe, identity(recipe), classes, code, say, stop)
+        write_folder_card(store, recipe.name)
         _set_torn_aside(store, say)
         before = scan_records(store, mark)
         todo = [unit for unit in units if unit not in before]
         work = None
         if todo:
+            # before the first image, so that a call that is killed is known by what is missing of it
+            write_summary(store, asked_of(plan, scale))
             job = job_of(recipe, classes, url, single_writer, mark, code, identified)
             work = _make(todo, plan, job, recipe, store, stop)
         records = scan_records(store, mark)
@@ -99,8 +104,10 @@ def _set_torn_aside(store: Store, say: Say) -> None:
 
 def _make(todo: list[int], plan: Plan, job: TextToImageJob, recipe: Recipe, store: Store, stop: StopFlag) -> Summary:
     """Fan the missing units out, with a log and a progress display."""
-    logs = store.root / META / "logs" if isinstance(store, FolderStore) else Path("out/logs")
-    log_file = logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
+    log_file = Path("out/logs") / name
+    if isinstance(store, FolderStore):
+        log_file = store.path_to_write(f"{META}/logs/{name}")
     num_images = sum(plan.unit_size(unit) for unit in todo)
     with EventLog(log_file) as log, Progress(len(todo), num_images) as progress:
 

@@ -20,8 +20,8 @@ from typing import Any, Literal
 from cluster.doctor import missing_build_tools
 from cluster.process.memory import is_memory_error
 from gen.model.folder import ModelError
-from gen.sampler.machine_cache import cache_folder
 from shards.disk.lock import locked
+from shards.disk.machine_cache import cache_folder
 from shards.disk.safe_text import for_screen
 
 WAIT_S = 900.0  # for another process that compiles the same; FLUX as a whole took 67 s on an H100 (published)

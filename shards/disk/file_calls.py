@@ -8,8 +8,11 @@ kill the process before or after it, as SQLite's tests do, without patching anyt
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+
+from shards.disk.safe_text import visible
 
 
 class Disk(Protocol):
@@ -127,3 +130,40 @@ def unlink_if_there(disk: Disk, path: Path) -> None:
         disk.unlink(path)
     except FileNotFoundError:
         return
+
+
+def links_are_exclusive(disk: Disk, one: Path, two: Path) -> bool:
+    """Whether a second name can be given to the file `one`, and only once; leaves the name `two`. Raises OSError."""
+    try:
+        first = link_once(disk, one, two)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK):
+            return False
+        raise
+    try:
+        disk.link(one, two)
+    except FileExistsError:
+        return first
+    return False
+
+
+def make_folders(root: Path, parts: Sequence[str]) -> None:
+    """Make `root`, and in it the folders `parts`, each in the one before. Raises ValueError if one of them is a link;
+    `root` may be one."""
+    root.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        root /= part
+        _refuse_link(root)
+        root.mkdir(exist_ok=True)
+
+
+def refuse_linked_folders(folder: Path) -> None:
+    """Raises ValueError if the folder holds a link to a folder, or one that leads nowhere."""
+    for entry in folder.iterdir():
+        if not entry.is_file():
+            _refuse_link(entry)
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise ValueError(f"{visible(str(path))}: found a link, expected a folder of the data set; remove the link")

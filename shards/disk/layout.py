@@ -5,6 +5,7 @@ A data set is a folder (or fsspec URL):
     00000.tar            members {key}.cls .jpg .json .txt, key = 9 digits
     00000.parquet        one row per draw, SAMPLE_SCHEMA; rejected draws included
     00000_stats.json     the record: written last; a shard is done when it is there
+    README.md            which files are data, for Hugging Face
     _meta/               everything else (recipe, prompts, subsets, logs, claims, quarantine, gallery)
 
 The layout and the key rule are img2dataset's (10,000 rows a shard, 5-digit shard numbers), so its tools,
@@ -18,7 +19,9 @@ import pyarrow as pa
 MAX_ROWS_PER_SHARD = 10_000
 MAX_SHARDS = 100_000
 META = "_meta"
+RUN = f"{META}/run.json"  # which run began the data set: its fingerprint is that of every record
 MEMBER_EXTENSIONS = ("cls", "jpg", "json", "txt")
+CARD = "README.md"
 SUCCESS = "success"
 DOMAINS = ("real", "synthetic", "retrieved", "edited")
 

@@ -1,7 +1,7 @@
 """Locks of files (flock). A lock belongs to an open descriptor and ends with it, or with its process.
 
 In: descriptors, paths. Out: whether a lock was free; blocks that run while one is held. On disk: the lock files that
-`locked` makes and leaves; `remove_if_free` removes a file.
+`locked` makes and leaves, never through a link; `remove_if_free` removes a file.
 
 A process may remove or rename a file only while it holds the file's lock. So a process that takes the lock asks
 `is_named` once, and the answer stays true. Mounts without locks (NFS without a lock daemon, Lustre without flock) raise
@@ -34,7 +34,7 @@ def locked(
     `on_wait` is called before every wait; what it raises is raised. Raises TimeoutError if another holds the lock for
     `within_s`, OSError if the file cannot be opened.
     """
-    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         has_locks = True
         try:

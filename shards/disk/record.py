@@ -8,13 +8,13 @@ A record is invalid if its `schema` or shard number is another one, if a key is 
 Unknown keys are ignored, because a newer minor version may add some.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from shards.disk.checked_json import CHECKSUM, checksum_of
 from shards.disk.layout import SUCCESS, record_name, shard_name, table_name, tar_name
 from shards.disk.store import Store
 
@@ -76,7 +76,7 @@ class Record:
     def to_bytes(self) -> bytes:
         """The contents of the file. Raises ValueError if JSON cannot hold `extra` exactly."""
         body = self.to_body()
-        body["checksum"] = _checksum(body)
+        body[CHECKSUM] = checksum_of(body)
         return (json.dumps(body, indent=4, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
 
     def to_body(self) -> dict[str, object]:
@@ -126,8 +126,8 @@ def parse_record(data: bytes, shard: int, where: str) -> Record:
             "folder was written by another version or another tool, use another output folder",
             "schema",
         )
-    checksum = body.pop("checksum", None)
-    if checksum != _checksum(body):
+    checksum = body.pop(CHECKSUM, None)
+    if checksum != checksum_of(body):
         raise RecordError(f"{where}: the content does not match its own checksum", "damaged")
     return record_of(body, shard, where)
 
@@ -173,11 +173,6 @@ def read_record(store: Store, shard: int) -> Record | None:
     except FileNotFoundError:
         return None
     return parse_record(data, shard, f"{store.url}/{name}")
-
-
-def _checksum(body: Mapping[str, object]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def _integer(value: object) -> int:

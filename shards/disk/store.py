@@ -22,7 +22,16 @@ from typing import Protocol
 import fsspec
 
 from shards.disk.address import local_root, one_spelling, protocol_of
-from shards.disk.file_calls import OS_DISK, Disk, link_once, unlink_if_there, write_all
+from shards.disk.file_calls import (
+    OS_DISK,
+    Disk,
+    link_once,
+    links_are_exclusive,
+    make_folders,
+    refuse_linked_folders,
+    unlink_if_there,
+    write_all,
+)
 from shards.disk.layout import META, checked_name, record_name
 from shards.disk.lock import try_lock
 from shards.disk.object_store import ObjectStore
@@ -99,6 +108,12 @@ class FolderStore:
         """Where the file `name` is. Raises ValueError for a name that is not plain and relative."""
         return self.root / checked_name(name)
 
+    def path_to_write(self, name: str) -> Path:
+        """As `path`, with its folders made. Raises ValueError if one of them is a link: what is written, moved or
+        removed there would be outside of the data set."""
+        make_folders(self.root, checked_name(name).split("/")[:-1])
+        return self.path(name)
+
     def read_bytes(self, name: str, at_most: int = MAX_BYTES) -> bytes:
         return read_regular(self.path(name), at_most)
 
@@ -140,26 +155,23 @@ class FolderStore:
 
     def write_exclusive(self, name: str, data: bytes) -> bool:
         """Write a temporary, then `publish` it under the name."""
-        target = self.path(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self.path_to_write(name)
         with self._staged(name, data) as temp:
             return self.publish(temp, target)
 
     def replace(self, name: str, data: bytes) -> None:
         """Write a temporary, rename it over the name, and sync the folder."""
-        target = self.path(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self.path_to_write(name)
         with self._staged(name, data) as temp:
             self.disk.replace(temp, target)
             self.disk.fsync_dir(target.parent)
 
     def move(self, name: str, new_name: str) -> None:
-        target = self.path(new_name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.disk.replace(self.path(name), target)
+        target = self.path_to_write(new_name)
+        self.disk.replace(self.path_to_write(name), target)
 
     def delete(self, name: str) -> None:
-        unlink_if_there(self.disk, self.path(name))
+        unlink_if_there(self.disk, self.path_to_write(name))
 
     def publish(self, source: Path, target: Path) -> bool:
         """Give the finished file `source` the second name `target`; False if another file has that name.
@@ -179,8 +191,7 @@ class FolderStore:
     @contextlib.contextmanager
     def _staged(self, name: str, data: bytes) -> Iterator[Path]:
         """A temporary file that holds `data`, synced. Its lock shows `commit.recover` that its owner is alive."""
-        (self.root / TMP).mkdir(parents=True, exist_ok=True)
-        temp = self.root / TMP / f"{name.rpartition('/')[2]}.{secrets.token_hex(8)}.part"
+        temp = self.path_to_write(f"{TMP}/{name.rpartition('/')[2]}.{secrets.token_hex(8)}.part")
         fd = self.disk.create(temp)
         try:
             with contextlib.suppress(OSError):  # a mount without locks: temporaries are then collected by age
@@ -264,7 +275,8 @@ def _try_folder(store: FolderStore) -> None:
         if root.exists() and not root.is_dir():
             raise ValueError(f"{shown}: found a file, expected a folder; give another output folder")
         for folder in (TMP, CLAIMS):
-            (root / folder).mkdir(parents=True, exist_ok=True)
+            store.path_to_write(f"{folder}/probe")
+        refuse_linked_folders(root / META)
         if any((root / folder).stat().st_dev != root.stat().st_dev for folder in (TMP, CLAIMS)):
             raise ValueError(
                 f"{shown}: {META}/ lies on another device than the folder, so nothing can be published whole; "
@@ -272,7 +284,7 @@ def _try_folder(store: FolderStore) -> None:
             )
         store.disk.close(store.disk.create(one))
         try:
-            if not store.single_writer and not _links_are_exclusive(store, one, two):
+            if not store.single_writer and not links_are_exclusive(store.disk, one, two):
                 raise ValueError(
                     f"{shown}: this file system has no hard links, so two writers could not be kept apart; use another "
                     "folder, or promise that one run writes there (`sixfold generate --single-writer`)"
@@ -284,20 +296,6 @@ def _try_folder(store: FolderStore) -> None:
         raise ValueError(
             f"{shown}: cannot be written ({error.strerror or error}); give a folder that can be written"
         ) from None
-
-
-def _links_are_exclusive(store: FolderStore, one: Path, two: Path) -> bool:
-    try:
-        first = link_once(store.disk, one, two)
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK):
-            return False
-        raise
-    try:
-        store.disk.link(one, two)
-    except FileExistsError:
-        return first
-    return False
 
 
 def _refused(store: ObjectStore, what: str, error: Exception) -> ValueError:

@@ -151,7 +151,7 @@ class FolderAttempt:
         self._claimed = False
         self._fd = -1
         try:
-            self._tar.parent.mkdir(parents=True, exist_ok=True)
+            store.path_to_write(f"{TMP}/{self._tar.name}")
             self._fd = store.disk.create(self._tar)
         except FileExistsError:
             raise ValueError(
@@ -187,8 +187,7 @@ class FolderAttempt:
                 FileStamp(bytes=len(table), sha256=hashlib.sha256(table).hexdigest()),
             )
             self._write_temp(self._record, ours.to_bytes())
-            claim = _claim(self.store, self.shard)
-            claim.parent.mkdir(parents=True, exist_ok=True)
+            claim = self.store.path_to_write(_claim_name(self.shard))
             for _ in range(_CLAIM_ROUNDS):
                 done = read_record(self.store, self.shard)
                 if done is None:

@@ -10,7 +10,6 @@ hash in the record is refused before it is parsed.
 
 import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.disk.layout import META, RECORD, TABLE_SCHEMA, record_name, shard_of, table_name, tar_name
+from shards.disk.checked_json import parse_checked, to_checked
+from shards.disk.layout import META, RECORD, RUN, TABLE_SCHEMA, record_name, shard_of, table_name, tar_name
 from shards.disk.record import JSON, Record, RecordError, parse_record, read_record
-from shards.disk.safe_text import one_line
+from shards.disk.safe_text import one_line, quoted
 from shards.disk.store import Store
-from shards.set.ledger import Line, read_ledger, write_ledger
+from shards.set.ledger import LEDGER, Line, read_ledger, write_ledger
+from shards.set.origin import read_origin, run_of
 
 SUBSETS = f"{META}/subsets"
 SUBSET_SCHEMA = pa.schema(
@@ -35,10 +36,15 @@ _READ_THREADS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """All records of a data set: the valid ones, and what is wrong with the others (shard -> one line)."""
+    """All records of a data set: the valid ones of its run, and what is wrong with the others (shard -> one line)."""
 
     records: dict[int, Record]
     problems: dict[int, str]
+    strangers: dict[int, str]  # whole shards of another run, copied in
+
+    def wrong(self) -> dict[int, str]:
+        """Shard -> one line, of all that `repair` sets aside."""
+        return dict(sorted({**self.problems, **self.strangers}.items()))
 
 
 def scan(store: Store) -> Scan:
@@ -87,21 +93,47 @@ def scan(store: Store) -> Scan:
     if (is_behind or lines.keys() != remembered.keys()) and not store.read_only:
         with contextlib.suppress(OSError):  # the ledger is a cache; a full disk is found where it matters
             write_ledger(store, lines)
-    return Scan(records=records, problems=problems)
+    strangers = strangers_among(store, {shard: record.fingerprint for shard, record in records.items()})
+    own = {shard: record for shard, record in records.items() if shard not in strangers}
+    return Scan(records=own, problems=problems, strangers=strangers)
+
+
+def strangers_among(store: Store, fingerprints: Mapping[int, str]) -> dict[int, str]:
+    """Shard -> one line, of the shards whose record has another fingerprint than the run of the data set.
+
+    Empty if nobody can tell which run that is.
+    """
+    origin = None
+    with contextlib.suppress(ValueError, OSError):  # damaged: `verify` names it, and most of the records decide
+        origin = read_origin(store)
+    run = run_of(origin, fingerprints.values())
+    return {
+        shard: f"{store.url}/{record_name(shard)}: found a shard of run {mark[:12]}, expected run {run[:12]}; it was "
+        "copied here from another data set"
+        for shard, mark in fingerprints.items()
+        if run is not None and mark != run
+    }
 
 
 def scan_records(store: Store, fingerprint: str | None = None) -> dict[int, Record]:
     """Shard -> record, of all shards that are done.
 
-    Raises ValueError if a shard is damaged (an invalid record, files that are missing or of another size), or if a run
-    of another `fingerprint` made it.
+    Raises ValueError if a shard is damaged (an invalid record, files that are missing or of another size) or was copied
+    here from another data set, or if a run of another `fingerprint` made them all.
     """
     found = scan(store)
-    if found.problems:
-        first = found.problems[min(found.problems)]
-        more = f" (and {len(found.problems) - 1} more shards)" if len(found.problems) > 1 else ""
+    wrong = found.wrong()
+    if wrong:
+        first = next(iter(wrong.values()))
+        more = f" (and {len(wrong) - 1} more shards)" if len(wrong) > 1 else ""
         raise RecordError(f"{first}{more}; run `sixfold repair`, then the same command again", "damaged")
     foreign = [record for record in found.records.values() if fingerprint not in (None, record.fingerprint)]
+    several = {record.fingerprint[:12] for record in found.records.values()}
+    if fingerprint is None and len(several) > 1:
+        raise ValueError(
+            f"{store.url}: found shards of {len(several)} runs ({', '.join(sorted(several)[:3])}), and nothing says "
+            f"which one is right, expected those of one; bring the right {RUN} back, or move the others away"
+        )
     if foreign:
         raise ValueError(
             f"{store.url}: {len(foreign)} of {len(found.records)} shards were made by another recipe (fingerprint "
@@ -158,37 +190,52 @@ def read_member(store: Store, row: Mapping[str, object], extension: str = "jpg",
 
 
 def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, JSON]) -> None:
-    """Store the samples (columns uid, key, shard) as the subset `name`, with the rule that chose them."""
+    """Store the samples (columns uid, key, shard) as the subset `name`, with its name and the rule that chose them."""
     path = _subset_path(name)
     sink = pa.BufferOutputStream()
     pq.write_table(samples.select(SUBSET_SCHEMA.names).cast(SUBSET_SCHEMA), sink, compression="zstd")
     table: bytes = sink.getvalue().to_pybytes()
-    about = {"rule": dict(rule), "count": samples.num_rows, "sha256": hashlib.sha256(table).hexdigest()}
+    about = {"name": name, "rule": dict(rule), "count": samples.num_rows, "sha256": hashlib.sha256(table).hexdigest()}
     store.replace(f"{path}.parquet", table)
-    store.replace(f"{path}.json", (json.dumps(about, indent=4, sort_keys=True, allow_nan=False) + "\n").encode("ascii"))
+    store.replace(f"{path}.json", to_checked(about))
 
 
 def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
-    """The samples of subset `name` (uid, key, shard), and its rule. Raises ValueError if it is missing, or if the two
-    files do not belong together."""
+    """The samples of subset `name` (uid, key, shard), and its rule. Raises ValueError if it is missing or damaged, if
+    its two files do not belong together, or if they are those of another subset."""
     path = _subset_path(name)
     where = f"{store.url}/{path}"
     try:
-        about = json.loads(store.read_bytes(f"{path}.json"))
+        about = parse_checked(store.read_bytes(f"{path}.json"), f"{where}.json")
         table = store.read_bytes(f"{path}.parquet")
     except FileNotFoundError:
-        known = sorted(
-            file.rpartition("/")[2].removesuffix(".json")
-            for file in store.list(f"{SUBSETS}/")
-            if file.endswith(".json")
-        )
+        known = subset_names(store)
         raise ValueError(
             f"{where}: found no such subset, expected one of: {', '.join(known) or 'none yet'}; that of a scale is "
             "written by `sixfold generate … --scale`"
         ) from None
-    if hashlib.sha256(table).hexdigest() != about["sha256"]:
-        raise ValueError(f"{where}: the list does not belong to its rule (another hash); write the subset again")
-    return pq.read_table(pa.BufferReader(table), schema=SUBSET_SCHEMA), about["rule"]
+    again = "; run `sixfold repair` and the same `sixfold generate`, which write the subset again"
+    rule = about.get("rule")
+    if not isinstance(rule, dict):
+        raise ValueError(f"{where}.json: found no rule, expected the one that chose the samples{again}")
+    said = about.get("name", rule.get("scale", name))  # earlier versions stored no name; a scale's rule has it
+    if said != name:
+        raise ValueError(f"{where}: found the subset {quoted(said, 60)} under this name, expected {name!r}{again}")
+    if hashlib.sha256(table).hexdigest() != about.get("sha256"):
+        raise ValueError(f"{where}: the list does not belong to its rule (another hash){again}")
+    try:
+        samples = pq.read_table(pa.BufferReader(table), schema=SUBSET_SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{where}: no list of samples ({one_line(str(error), 100)}){again}") from None
+    if samples.num_rows != about.get("count"):
+        raise ValueError(f"{where}: found {samples.num_rows} samples, its rule says {about.get('count')}{again}")
+    return samples, rule
+
+
+def subset_names(store: Store) -> list[str]:
+    """The names of the stored subsets."""
+    files = {file.rpartition("/")[2] for file in store.list(f"{SUBSETS}/")}
+    return sorted({file.rpartition(".")[0] for file in files if file.endswith((".json", ".parquet"))})
 
 
 def _subset_path(name: str) -> str:
@@ -199,10 +246,16 @@ def _subset_path(name: str) -> str:
     return f"{SUBSETS}/{name}"
 
 
-def _read_one(store: Store, shard: int, record: Record | None, columns: Sequence[str] | None) -> pa.Table:
-    record = record or read_record(store, shard)
+def _read_one(store: Store, shard: int, known: Record | None, columns: Sequence[str] | None) -> pa.Table:
+    """`known`: what a scan says of the shard, perhaps from the ledger; the record's own file has the last word."""
+    record = read_record(store, shard)
     if record is None:
         raise ValueError(f"{store.url}: shard {shard} has no record ({record_name(shard)}), so it is not done")
+    if known is not None and known != record:
+        raise ValueError(
+            f"{store.url}/{record_name(shard)}: found another record than {LEDGER} has, or it was replaced just now; "
+            "run the same command again, and `sixfold repair` if it says this again"
+        )
     return parse_table(store.read_bytes(table_name(shard)), record, f"{store.url}/{table_name(shard)}", columns)
 
 

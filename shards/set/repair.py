@@ -1,13 +1,15 @@
-"""Puts damaged shards aside, so that the same `generate` makes exactly these again.
+"""Puts damaged shards and files of `_meta` aside, so that the same `generate` makes exactly these again.
 
-In: a store and the `Report` of `verify`. Out: where each file went. On disk: record, tar and table of a damaged shard
-move to `_meta/quarantine/NNNNNN/`, beside a `reason.json`; all other files stay. No run may write meanwhile.
+In: a store and the `Report` of `verify`. Out: where each file went. On disk: record, tar and table of a damaged
+shard, and damaged files below `_meta`, move to `_meta/quarantine/NNNNNN/`, beside a `reason.json`; other files stay. No
+run may write meanwhile.
 """
 
 from collections.abc import Mapping
 
 from shards.disk.layout import record_name, table_name, tar_name
 from shards.disk.store import Store
+from shards.set.manifest import SUBSETS
 from shards.set.quarantine import set_aside
 from shards.set.verify import Report
 
@@ -22,4 +24,19 @@ def repair(store: Store, report: Report) -> Mapping[int, list[str]]:
         new_names = set_aside(store, [name for name in names if store.exists(name)], reason[:10_000])
         if new_names:
             moved[shard] = new_names
+    return moved
+
+
+def repair_meta(store: Store, report: Report) -> Mapping[str, list[str]]:
+    """Put damaged files below `_meta` aside; file -> new names of what was there. The two of a subset go together."""
+    moved = {}
+    for damage in report.damages:
+        if damage.kind != "meta" or damage.member is None:
+            continue
+        names = [damage.member]
+        if damage.member.startswith(f"{SUBSETS}/"):
+            names.append(damage.member.removesuffix(".json") + ".parquet")
+        there = [name for name in names if store.exists(name)]
+        if there:
+            moved[damage.member] = set_aside(store, there, damage.message)
     return moved

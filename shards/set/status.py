@@ -1,22 +1,24 @@
 """The status of a data set, from its records: sizes are compared, no image is read.
 
 In: a store, and who writes there now. Out: a few lines for people, and whether the set is complete. On disk, read only:
-the records, and `_meta/summary.json`, which says how the last call ended.
+the records, and `_meta/summary.json`, which says what the last call was asked for and how it ended.
 """
 
-import json
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shards.disk.amounts import counted, size_text
-from shards.disk.data_set import no_shards
-from shards.disk.layout import META, SUCCESS, shard_name
-from shards.disk.safe_text import visible
-from shards.disk.store import Store
-from shards.set.manifest import scan
+from shards.disk.checked_json import parse_checked
+from shards.disk.data_set import is_data_set, no_data_set
+from shards.disk.layout import MAX_SHARDS, META, SUCCESS, shard_name
+from shards.disk.safe_text import quoted, visible
+from shards.disk.store import Store, open_for_reading
+from shards.set.manifest import scan, scan_records
 
 SUMMARY = f"{META}/summary.json"
+MAX_SUMMARY_BYTES = 1 << 24
 MAX_LISTED = 20  # shards in one line
 
 
@@ -28,45 +30,94 @@ class Status:
     is_whole: bool  # no shard is known to be damaged or short, and none of the last call is missing
 
 
-def asked_units(store: Store) -> range | None:
-    """The units that the last call was asked for; None if there was none."""
+@dataclass(frozen=True)
+class LastCall:
+    """What the last `generate` was asked for; `has_ended`: whether it came to its end and said how."""
+
+    scale: str
+    units: range
+    has_ended: bool
+
+
+def read_summary(store: Store) -> LastCall | None:
+    """The last call; None if there was none. Raises ValueError if the file is damaged."""
+    where = f"{store.url}/{SUMMARY}"
     try:
-        return range(json.loads(store.read_bytes(SUMMARY))["asked"]["units"])
+        body = parse_checked(store.read_range(SUMMARY, 0, MAX_SUMMARY_BYTES), where)
     except FileNotFoundError:
         return None
+    asked = body.get("asked")
+    units = asked.get("units") if isinstance(asked, dict) else None
+    if type(units) is not int or not 0 <= units <= MAX_SHARDS:
+        raise ValueError(f"{where}: found {quoted(units, 40)} units, expected a number of shards; run `sixfold repair`")
+    return LastCall(str(body.get("scale", "")), range(units), body.get("exit_code") is not None)
+
+
+def asked_units(store: Store) -> range:
+    """The units that the last call was asked for; none if nobody knows of one."""
+    with contextlib.suppress(ValueError, OSError):  # damaged: `verify` names it
+        last = read_summary(store)
+        return range(0) if last is None else last.units
+    return range(0)
+
+
+def refuse_unfinished(url: str, field: str) -> None:
+    """Raises ValueError if the data set at `url` misses shards that its last call was asked for; `field`: who names it.
+    Tars that others wrote are never unfinished."""
+    store = open_for_reading(url)
+    if not is_data_set(store):
+        return
+    records = scan_records(store)
+    missing = [unit for unit in asked_units(store) if unit not in records]
+    if missing:
+        raise ValueError(
+            f"{field} ({store.url}): found {len(records)} of the {len(records) + len(missing)} shards that the last "
+            f"`sixfold generate` was asked for, first missing {shard_name(missing[0])}, expected all; run the same "
+            "generate to its end, or name a subset (a training's domain may also set grow to true)"
+        )
 
 
 def status_of(store: Store, writer: str | None) -> Status:
-    """`writer`: who holds the data set's lease now, None if nobody does. Raises ValueError if there are no shards."""
+    """`writer`: who holds the data set's lease now, None if nobody does. Raises ValueError if there is no data set."""
+    if not is_data_set(store):
+        raise no_data_set(store)
     found = scan(store)
-    if not found.records and not found.problems:
-        raise no_shards(store)
+    wrong = found.wrong()
+    last: LastCall | None = None
+    try:
+        last = read_summary(store)
+        told = "none yet" if last is None else ""
+    except (OSError, ValueError) as error:
+        told = str(error)
     records = found.records.values()
     statuses: Counter[str] = Counter()
     for record in records:
         statuses.update(record.status_dict)
     short = sum(record.short for record in records)
-    damaged = sorted(found.problems)
-    asked = asked_units(store)
-    missing = [unit for unit in asked or () if unit not in found.records and unit not in found.problems]
+    missing = [unit for unit in last.units if unit not in found.records and unit not in wrong] if last else []
     rejected = [f"{num:,} {status}" for status, num in sorted(statuses.items()) if status != SUCCESS]
     space = sum(record.tar.bytes + record.parquet.bytes for record in records)
     rows = [
-        ("shards", f"{len(records):,} done, {len(damaged):,} damaged{_names(damaged)}"),
+        ("shards", f"{len(records):,} done, {len(wrong):,} damaged{_names(list(wrong))}"),
         ("images", f"{statuses[SUCCESS]:,}"),
         ("rejected", ", ".join(rejected) or "none"),
         ("short", f"{counted(short, 'sample')} without an image"),
         ("space", size_text(space)),
     ]
-    if asked is not None:
-        text = f"asked for {counted(len(asked), 'shard')}, {len(missing):,} of them missing{_names(missing)}"
-        rows.append(("last call", text))
+    if last is not None:
+        told = f"asked for {counted(len(last.units), 'shard')}, {len(missing):,} of them missing{_names(missing)}"
+        if not last.has_ended:
+            told += "; it has not ended" if writer is not None else "; it never came to its end"
+    rows.append(("last call", told))
     rows.append(("writer", writer or "nobody now"))
-    rows += [("damage", found.problems[shard]) for shard in damaged[:MAX_LISTED]]
-    if writer is None and (damaged or missing):
+    rows += [("damage", what) for what in list(wrong.values())[:MAX_LISTED]]
+    if found.strangers:
+        rows.append(("to do", "run `sixfold repair`, then the same `sixfold generate`"))
+    elif writer is None and (wrong or missing):
         rows.append(("to do", "run the same `sixfold generate` again: it makes exactly these"))
     lines = [f"{name:<10}{visible(text)}" for name, text in rows]
-    return Status("\n".join(lines), is_whole=not damaged and not missing and not short)
+    is_told = last is not None or told == "none yet"
+    return Status("\n".join(lines), is_whole=is_told and not wrong and not missing and not short)
 
 
 def _names(shards: Sequence[int]) -> str:

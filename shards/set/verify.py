@@ -13,13 +13,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, read_source_type
 from shards.disk.layout import (
+    CARD,
     MEMBER_EXTENSIONS,
     SUCCESS,
     TABLE_SCHEMA,
@@ -33,9 +34,11 @@ from shards.disk.record import Record, RecordError, read_record
 from shards.disk.safe_text import one_line, visible
 from shards.disk.store import Store
 from shards.disk.tar import header, padding, trailer
-from shards.set.manifest import parse_table
+from shards.set.manifest import parse_table, strangers_among
+from shards.set.verify_meta import Samples, verify_meta
 from shards.set.writer import checked_row, members_of
 
+_DATA = (".json", ".tar", ".parquet")
 # kinds of damage: the part that is wrong
 KINDS = {
     "gap": "a shard number below the last one has no shard (brace ranges would break)",
@@ -55,6 +58,8 @@ KINDS = {
     "jpeg": "an image does not decode to the size in the row",
     "provenance": "a synthetic or edited image does not say so",
     "duplicate": "one sample (uid) occurs twice in the data set",
+    "stranger": "the shard is whole, but another run made it",
+    "meta": "a file below _meta is missing, or is not as it was written",
 }
 
 
@@ -81,6 +86,11 @@ class Report:
     rows: int
     samples: int
     bytes: int  # read
+    notes: tuple[str, ...] = ()  # no damage: what nobody can check, what lies there and is not ours
+
+    def damaged_files(self) -> list[str]:
+        """The files below `_meta` that `repair` puts aside."""
+        return sorted({d.member for d in self.damages if d.kind == "meta" and d.member is not None})
 
     def damaged_shards(self) -> list[int]:
         """The shards whose files `repair` puts aside."""
@@ -111,7 +121,9 @@ def verify(
     for shard in sorted(set(expected or ()) - wanted - set(present)):
         damages.append(_damage(shard, None, "missing", "expected by the plan, found nothing"))
 
-    rows = samples = num_bytes = 0
+    rows = num_bytes = 0
+    records: dict[int, Record] = {}
+    samples = Samples()
     uids: list[np.ndarray] = []
     owners: list[np.ndarray] = []
     with ThreadPoolExecutor(num_threads) as pool:
@@ -122,36 +134,49 @@ def verify(
             ):
                 damages += checked.damages
                 rows += checked.rows
-                samples += checked.samples
                 num_bytes += checked.bytes
+                samples.keys.append(checked.keys)
+                samples.uids.append(checked.uids[checked.is_sample])
+                if checked.record is not None:
+                    records[recorded[at + done]] = checked.record
                 uids.append(checked.uids)
                 owners.append(np.full(len(checked.uids), recorded[at + done]))
                 if progress is not None:
                     progress(at + done + 1, len(recorded))
     damages += _duplicates(uids, owners)
+    for shard, what in strangers_among(store, {shard: one.fingerprint for shard, one in records.items()}).items():
+        damages.append(_damage(shard, record_name(shard), "stranger", what))
+    meta = verify_meta(store, records, samples)
+    damages += [_damage(None, name, "meta", what) for name, what in meta.wrong.items()]
     damages.sort(key=lambda d: -1 if d.shard is None else d.shard)
-    return Report(damages=tuple(damages), shards=len(recorded), rows=rows, samples=samples, bytes=num_bytes)
+    return Report(
+        damages=tuple(damages),
+        shards=len(recorded),
+        rows=rows,
+        samples=sum(map(len, samples.keys)),
+        bytes=num_bytes,
+        notes=(*meta.notes, *_notes(stamps)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Checked:
     damages: list[Damage]
+    record: Record | None = None  # a valid one
     rows: int = 0
-    samples: int = 0
     bytes: int = 0
-    uids: np.ndarray  # 16 raw bytes each
-
-
-_NO_UIDS = np.empty(0, dtype="V16")
+    uids: np.ndarray = field(default_factory=lambda: np.empty(0, "V16"))  # of all rows, 16 raw bytes each
+    is_sample: np.ndarray = field(default_factory=lambda: np.empty(0, bool))  # of all rows
+    keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # of the samples
 
 
 def _check_shard(store: Store, shard: int) -> _Checked:
     try:
         record = read_record(store, shard)
     except (RecordError, OSError) as error:
-        return _Checked(damages=[_damage(shard, record_name(shard), "record", str(error))], uids=_NO_UIDS)
+        return _Checked(damages=[_damage(shard, record_name(shard), "record", str(error))])
     if record is None:
-        return _Checked(damages=[_damage(shard, record_name(shard), "record", "vanished while reading")], uids=_NO_UIDS)
+        return _Checked(damages=[_damage(shard, record_name(shard), "record", "vanished while reading")])
     damages: list[Damage] = []
     contents: dict[str, bytes | None] = {}
     whole: set[str] = set()
@@ -173,21 +198,28 @@ def _check_shard(store: Store, shard: int) -> _Checked:
     num_bytes = sum(len(data) for data in contents.values() if data is not None)
     if table is None or table_name(shard) not in whole:
         # a table with a wrong hash is never parsed; without it members cannot be named
-        return _Checked(damages=damages, bytes=num_bytes, uids=_NO_UIDS)
+        return _Checked(damages=damages, record=record, bytes=num_bytes)
     try:
         rows = parse_table(table, record, table_name(shard)).to_pylist()
         _check_rows(rows, record)
     except (ValueError, pa.ArrowException) as error:
         damages.append(_damage(shard, table_name(shard), "table", str(error)))
-        return _Checked(damages=damages, bytes=num_bytes, uids=_NO_UIDS)
+        return _Checked(damages=damages, record=record, bytes=num_bytes)
     successes = [row for row in rows if row["status"] == SUCCESS]
     if tar is not None:
         try:
             damages += _check_tar(shard, successes, tar)
         except ValueError as error:  # a size no tar can hold
             damages.append(_damage(shard, table_name(shard), "table", str(error)))
-    uids = np.frombuffer(b"".join(bytes.fromhex(row["uid"]) for row in rows), dtype="V16")
-    return _Checked(damages=damages, rows=len(rows), samples=len(successes), bytes=num_bytes, uids=uids)
+    return _Checked(
+        damages=damages,
+        record=record,
+        rows=len(rows),
+        bytes=num_bytes,
+        uids=np.frombuffer(b"".join(bytes.fromhex(row["uid"]) for row in rows), "V16"),
+        is_sample=np.array([row["status"] == SUCCESS for row in rows], bool),
+        keys=np.array([int(row["key"]) for row in successes], np.int64),
+    )
 
 
 def _check_rows(rows: list[dict[str, object]], record: Record) -> None:
@@ -288,13 +320,20 @@ def _duplicates(uids: list[np.ndarray], owners: list[np.ndarray]) -> list[Damage
     ]
 
 
+def _notes(stamps: Iterable[str]) -> list[str]:
+    """A line on files that nobody takes for data; a reader that guesses might."""
+    others = [name for name in sorted(stamps) if shard_of(name) is None and not name.endswith(_DATA) and name != CARD]
+    shown = ", ".join(visible(name)[:60] for name in others[:5])
+    return [f"{len(others)} other files beside the shards: {shown}"] if others else []
+
+
 def _strays(stamps: Iterable[str]) -> list[Damage]:
     return [
         _damage(
             None, visible(name), "stray", "does not belong beside the shards (img2dataset fails on it); move it away"
         )
         for name in sorted(stamps)
-        if name.endswith((".json", ".tar", ".parquet")) and shard_of(name) is None
+        if name.endswith(_DATA) and shard_of(name) is None
     ]
 
 

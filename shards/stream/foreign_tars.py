@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from shards.disk.data_set import no_shards
+from shards.disk.data_set import no_data_set
 from shards.disk.pictures import FORMATS
 from shards.disk.regular import open_regular
 from shards.disk.safe_text import quoted, visible
@@ -107,7 +107,7 @@ class Foreign:
                 "expected one; name the beginning of the right ones as the subset"
             )
         if not stamps and not kinds:
-            raise no_shards(store)
+            raise no_data_set(store)
         if not stamps:
             raise ValueError(
                 f"{store.url}: found no tar whose name begins with {quoted(begin, 60)}, expected one of "

@@ -1,15 +1,18 @@
 """Indexes that were saved, so that the second start takes a moment.
 
-In: an index and what it was built from. Out: the same index, its arrays mapped. On disk, in `_meta/index/<set>/` of a
-local data set that can be written, else in `index/<set>/` of the cache folder given:
+In: an index and what it was built from. Out: the same index, its arrays mapped. On disk, in `index/<set>/` of the cache
+folder given, else of this user's on this machine (`shards.disk.machine_cache`):
 
     lock                    held by the process that builds; the others wait for what it saves
     <key>/index.json        what each tar was when it was read, the digest; written last
     <key>/first.npy ...     the arrays, no pickles
 
-The set is a hash of the subset's name (in a cache also of the address), the key one of the entries: for each tar, all
-that its part of the index depends on. An index whose bytes do not give its digest is built again. The newest `KEPT` of
-a set stay, and those that a process still reads.
+Never in the data set: an index decides which label a picture has, so it is believed only where nobody but its user
+writes. One that came with a data set would be the word of whoever made it, and no record's hash vouches for it.
+
+The set is a hash of address and subset, the key one of the entries: for each tar, all that its part of the index
+depends on. An index whose bytes do not give its digest is built again. The newest `KEPT` of a set stay, and those that
+a process still reads; what nobody read for `UNUSED_S` goes when another is saved.
 """
 
 import contextlib
@@ -19,6 +22,7 @@ import json
 import mmap
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +31,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.disk.layout import META
 from shards.disk.lock import locked, open_to_lock, try_lock
+from shards.disk.machine_cache import cache_folder
 from shards.disk.regular import open_regular, read_regular
 from shards.disk.store import FolderStore, Store
 from shards.stream.index_arrays import ARRAYS, Index, arrays_of, hash_of, hash_of_arrays, make_index
 
 SAVED = 3  # version of the files
 KEPT = 2
+UNUSED_S = 90 * 86_400.0
 BUILD_S = 3600.0  # longest wait for another process that builds the same index
 INDEXES = "index"
 _SMALL_BYTES = 4096  # a map costs more than such a read
@@ -60,12 +65,10 @@ def key_of(entries: Sequence[str]) -> str:
 
 def places_of(store: Store, subset: str | None, cache: Path | None) -> list[Path]:
     """The folders where an index of this set may be saved, in the order of preference."""
-    places = []
-    if isinstance(store, FolderStore) and os.access(store.root, os.W_OK):
-        places.append(store.root / META / INDEXES / hash_of([subset])[:16])
-    if cache is not None:
-        places.append(cache.absolute() / INDEXES / hash_of([store.url, subset])[:16])
-    return places
+    bases = [] if cache is None else [cache.absolute() / INDEXES]
+    with contextlib.suppress(OSError):  # a machine without a place to write: each start builds
+        bases.append(cache_folder(os.environ, INDEXES, lambda line: None))
+    return [base / hash_of([store.url, subset])[:16] for base in bases]
 
 
 @contextlib.contextmanager
@@ -105,7 +108,7 @@ def save_index(places: Sequence[Path], entries: Sequence[str], index: Index) -> 
                 "tar_sha256": index.tar_sha256,
             }
             files.replace(f"{key}/index.json", (json.dumps(about, indent=1) + "\n").encode("ascii"))
-            for folder in _newest_first(place)[KEPT:]:
+            for folder in [*_newest_first(place)[KEPT:], *_unused(place.parent)]:
                 _remove_unread(folder)
             return
         except OSError:
@@ -117,6 +120,14 @@ def _newest_first(place: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         found = [path for path in place.iterdir() if (path / "index.json").is_file()]
         return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return []
+
+
+def _unused(base: Path) -> list[Path]:
+    """The saved indexes of all sets that were not read for `UNUSED_S`."""
+    oldest = time.time() - UNUSED_S
+    with contextlib.suppress(OSError):
+        return [about.parent for about in base.glob("*/*/index.json") if about.stat().st_mtime < oldest]
     return []
 
 
@@ -145,6 +156,8 @@ def _open_saved(url: str, folder: Path) -> Before | None:
         found = (SAVED, folder.name, index.digest, hash_of_arrays(index.picture_hash))
         is_whole = said == found and len(entries) == len(index.tars)
         if is_whole and key_of(entries) == folder.name:
+            with contextlib.suppress(OSError):  # read-only, or another user's
+                os.utime(folder / "index.json")
             return Before(index, {entry: number for number, entry in enumerate(entries)})
     return None
 

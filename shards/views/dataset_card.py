@@ -1,8 +1,8 @@
-"""The dataset card for the Hugging Face hub: README.md with a YAML header; pure.
+"""The dataset card for the Hugging Face hub: README.md with a YAML header.
 
 In: a `Census` and the run's fingerprints. Out: Markdown that says what the images are, what made them, under which
 licences, how many there are, and what they must not be used for. Text from the data set is escaped for Markdown, HTML
-and YAML. On disk: nothing.
+and YAML. On disk: only the short README.md in a data set's own folder.
 """
 
 from collections import Counter
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import yaml
 from markupsafe import Markup
 
-from shards.disk.layout import SAMPLE_SCHEMA
-from shards.disk.safe_text import clip, visible
+from shards.disk.layout import CARD, SAMPLE_SCHEMA
+from shards.disk.safe_text import clip, markdown, visible
+from shards.disk.store import Store
 from shards.views.census import Census
 from shards.views.page import markdown_environment
 
@@ -25,6 +26,7 @@ SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "1
 SPARSE = 2  # so many ids for a class at most, or labels stay numbers
 HUGE = "10M<n<100M"
 MAX_LINES = 40  # of one table on the card
+CONFIGS = [{"config_name": "default", "data_files": [{"split": "train", "path": "*.tar"}]}]
 ORIGINS = {
     "synthetic": "made by a generative model; they show nothing that happened and nobody who exists",
     "edited": "real pictures that a generative model has changed",
@@ -37,6 +39,20 @@ TABLES = {
     "prompt_kind": ("Kinds of prompt", "kind"),
     "sampler": ("Settings", "sampler"),
 }
+
+
+def write_folder_card(store: Store, title: str) -> None:
+    """Write a data set's own README.md, unless there is one. Its header tells Hugging Face `datasets` which files are
+    data: without it that library guesses, and takes pictures of pages for data."""
+    if store.exists(CARD):
+        return
+    body = (
+        f"# {markdown(title)}\n\nA data set made by sixfold: the images are in `NNNNN.tar`, a row for each draw in "
+        "`NNNNN.parquet`. `sixfold verify` checks\nevery byte; `sixfold export --to huggingface` writes a card with "
+        "origins, licences and counts.\n"
+    )
+    header = yaml.safe_dump({"configs": CONFIGS}, sort_keys=False)
+    store.write_exclusive(CARD, f"---\n{header}---\n{body}".encode())
 
 
 def dataset_card(
@@ -91,7 +107,7 @@ def _header(census: Census, title: str, num_unlicensed: int) -> dict[str, object
         "tags": ["webdataset", "sixfold", *domains],
         # without them a reader takes what the first samples have for all, and loses or refuses the rest
         "dataset_info": {"features": _features(census)},
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "*.tar"}]}],
+        "configs": CONFIGS,
     }
 
 

@@ -24,7 +24,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.disk.data_set import no_shards
+from shards.disk.data_set import no_data_set
 from shards.disk.layout import MEMBER_EXTENSIONS, META, SUCCESS, tar_name
 from shards.disk.record import Record
 from shards.disk.replace import whole_folder
@@ -95,7 +95,7 @@ def select(store: Store, to: Path, choice: Choice) -> Selection:
             )
     records = scan_records(store)
     if not records:
-        raise no_shards(store)
+        raise no_data_set(store)
     census = take_census(store, records, choice.subset)
     if census.unlicensed and choice.unknown_licence == "refuse":
         raise ValueError(

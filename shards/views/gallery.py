@@ -6,7 +6,7 @@ a whole:
     index.html, index-2.html …        numbers, draws per class, one tile a class
     class-0007.html, class-0007-2.html …
     rejected.html, rejected-2.html …  every rejected draw with its reason, without its picture
-    thumbs/00012/000120034.jpg        small copies with the source type of the original
+    __thumbs/00012/000120034.jpg        small copies with the source type of the original
     gallery.css, .gallery             the style; the mark that lets a later run replace the folder
 
 The pages have no script, load nothing from elsewhere (strict CSP) and escape every text. Memory does not grow with the
@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 from markupsafe import Markup
 
-from shards.disk.data_set import no_shards
+from shards.disk.data_set import no_data_set
 from shards.disk.layout import SUCCESS
 from shards.disk.record import Record
 from shards.disk.replace import whole_folder
@@ -115,9 +115,9 @@ def write_gallery(
         if number < 1:
             raise ValueError(f"{what}: found {number}, expected at least 1")
     found = scan(store)
-    if not found.records and not found.problems:
-        raise no_shards(store)
-    damage = dict(found.problems)
+    damage = found.wrong()
+    if not found.records and not damage:
+        raise no_data_set(store)
     second_look: set[int] = set()
     seen: Counter[int] = Counter()
 

@@ -32,13 +32,13 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from shards.disk.address import local_root
-from shards.disk.data_set import is_data_set
+from shards.disk.data_set import is_data_set, open_to_write
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
-from shards.disk.layout import MAX_ROWS_PER_SHARD, SAMPLE_SCHEMA, SUCCESS, sample_key
+from shards.disk.layout import MAX_ROWS_PER_SHARD, RUN, SAMPLE_SCHEMA, SUCCESS, sample_key
 from shards.disk.pictures import DECODERS, FORMATS, is_system_folder, orientation_of, picture_format, rgb_pixels
 from shards.disk.replace import whole_folder
 from shards.disk.safe_text import clip, quoted, visible
-from shards.disk.store import Store, open_for_reading, open_store
+from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
 from shards.labels.folders import (
     METADATA,
@@ -52,8 +52,10 @@ from shards.labels.folders import (
     trouble_with,
 )
 from shards.set.manifest import scan_records
+from shards.set.origin import origin_bytes, read_origin
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.set.writer import ShardWriter
+from shards.views.dataset_card import write_folder_card
 from shards.views.export import Choice, Exported, select
 
 METADATA_SCHEMA = pa.schema([pa.field("file_name", pa.string(), nullable=False), *SAMPLE_SCHEMA])
@@ -136,7 +138,7 @@ def import_image_folder(
     if root is not None and root.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out}: found the folder of pictures or one in it, expected one outside; choose another")
     sources, ignored = find_pictures(folder, classes)
-    store = open_store(out)
+    store = open_to_write(out)
     plan = {
         "import": [[source.name, _size_of(source.path), source.class_id, source.class_name] for source in sources],
         "samples_per_shard": samples_per_shard,
@@ -145,6 +147,12 @@ def import_image_folder(
     }
     fingerprint = hashlib.sha256(json.dumps(plan, sort_keys=True).encode("ascii")).hexdigest()
     records = scan_records(store, fingerprint)
+    begun = read_origin(store)
+    if begun is None:
+        store.write_exclusive(RUN, origin_bytes(fingerprint, {}, {"made_by": "sixfold export --to shards"}))
+    elif begun.fingerprint != fingerprint:
+        raise ValueError(f"{out}: was begun with other pictures or settings; use another output folder")
+    write_folder_card(store, folder.name)
     starts = range(0, len(sources), samples_per_shard)
     already = len(records)
     for shard, start in enumerate(starts):

@@ -1,7 +1,7 @@
 """One accepted sample as a page of the gallery shows it: a small picture, its prompt, and the facts of its row.
 
 In: a row of the table and its JPEG bytes. Out: a `SampleView` of plain texts; the template escapes them. On disk:
-`thumbs/00012/000120034.jpg`, a small copy with the source type of the original.
+`__thumbs/00012/000120034.jpg`, a small copy with the source type of the original.
 """
 
 from collections.abc import Mapping
@@ -100,7 +100,7 @@ def _write_thumbnail(folder: Path, thumb_px: int, shard: int, key: str, jpeg: by
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     found = read_source_type(jpeg)
     source_type = next((known for known in SOURCE_TYPES if known == found), None)
-    address = f"thumbs/{shard_name(shard)}/{key}.jpg"
+    address = f"__thumbs/{shard_name(shard)}/{key}.jpg"
     target = folder / address
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(encode_jpeg(pixels, 93, "444", source_type))

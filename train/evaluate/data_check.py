@@ -20,6 +20,7 @@ from shards.disk.store import open_for_reading
 from shards.labels.folders import fold_name
 from shards.labels.imagenet import is_wordnet_id
 from shards.set.manifest import read_table
+from shards.set.status import refuse_unfinished
 from shards.stream.index import load_index
 from shards.stream.index_arrays import Index
 from shards.stream.spec import DomainSpec
@@ -43,9 +44,12 @@ class Opened:
 
 
 def open_domains(domains: Sequence[DomainSpec], cache: Path | None) -> list[Opened]:
-    """The data that are trained on. Raises ValueError for a domain that shall grow and is not made of our shards."""
+    """The data that are trained on. Raises ValueError for a domain that shall grow and is not made of our shards, and
+    for one that shall not grow and is not finished."""
     found = []
     for domain in domains:
+        if not domain.grow and domain.subset is None:
+            refuse_unfinished(domain.source, f"data.domains.{domain.name}")
         one = Opened(f"data.domains.{domain.name}", domain.source, load_index(domain.source, domain.subset, cache))
         if domain.grow and one.index.tars and _first_record(one) is None:
             raise ValueError(

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shards.disk.address import LocalPath
 from shards.disk.safe_text import quoted
+from shards.set.status import refuse_unfinished
 from shards.stream.index import load_index
 from train.evaluate.data_check import Opened, refuse_shared
 from train.evaluate.results import Result, Role, SweepPlace
@@ -294,9 +295,11 @@ class OpenSet:
 
 
 def open_set(name: str, role: Role, spec: SetSpec, num_outputs: int, cache: Path | None = None) -> OpenSet:
-    """Open a set. Raises ValueError if it is missing, or if the model has no outputs for it."""
-    index = load_index(spec.source, spec.subset, cache)
+    """Open a set. Raises ValueError if it is missing or not finished, or if the model has no outputs for it."""
     field = f"evaluate.{role}" + (f"s.{name}" if role == "test" else "")
+    if spec.subset is None:
+        refuse_unfinished(spec.source, field)
+    index = load_index(spec.source, spec.subset, cache)
     label_map = None if spec.labels is None else read_label_map(spec.labels)
     key = answer_key(spec, np.unique(index.label).tolist(), num_outputs, label_map)
     return OpenSet(name, role, spec, key, Opened(field, spec.source, index, has_own_ids=spec.labels is not None))

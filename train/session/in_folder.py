@@ -23,6 +23,7 @@ from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import Ranks
 from cluster.ranks.place import device_of
 from cluster.recipes.folder import LocalFolder, claim
+from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.file_calls import OS_DISK, Disk
 from shards.disk.lock import folder_locked
 from train.evaluate.data_check import open_domains
@@ -52,6 +53,7 @@ def train_in_folder(
     with contextlib.ExitStack() as owned:
         log = None
         if ranks.rank == 0:
+            refuse_foreign_folder(out, "training")
             owned.enter_context(folder_locked(out, LOCK, "training", "wait for it, or take another folder"))
             is_used = (out / CHECKPOINTS).exists() or (out / RESULTS).exists() or task.is_exported(out)
             claim(LocalFolder(out), RECIPE, recipe, deciding, "training", is_used)

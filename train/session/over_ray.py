@@ -20,6 +20,7 @@ from cluster.process.stop_flag import StopFlag
 from cluster.ranks.over_ray import RanksSpec, log_of, run_ranks
 from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
+from shards.disk.data_set import refuse_foreign_folder
 from train.recipe import TrainRecipe, check_ranks
 
 LOGS = "logs"
@@ -65,8 +66,10 @@ def train_over_ray(
 ) -> RayOutcome:
     """Train until the end or until `stop`; `say` gets the lines of rank 0.
 
-    Raises ClusterError if the ranks cannot be started, OSError if the folder cannot be written.
+    Raises ValueError for a folder with something else in it, ClusterError if the ranks cannot be started,
+    OSError if the folder cannot be written.
     """
+    refuse_foreign_folder(out, "training")
     life = out / LOGS / life_id(os.environ, time.time(), secrets.token_bytes(5))
     life.mkdir(parents=True)
     asked = life / "recipe.yaml"

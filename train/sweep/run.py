@@ -35,6 +35,7 @@ from cluster.process.stop_flag import StopFlag
 from cluster.recipes.folder import LocalFolder, claim
 from cluster.recipes.load import dump_recipe
 from shards.disk.amounts import counted, time_text
+from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.lock import folder_locked
 from shards.disk.replace import replace_file
 from train.evaluate.results import RESULTS
@@ -104,6 +105,7 @@ def run_sweep(
     """
     out = out.absolute()
     runs = plan_runs(spec, base)
+    refuse_foreign_folder(out, "sweep")
     with folder_locked(out, LOCK, "sweep", "wait for it, or give another folder with --out"):
         is_used = (out / RESULTS).exists() or (out / RECIPES).exists()
         claim(LocalFolder(out), PLAN, spec, lambda asked: {"name": asked.name}, "sweep", is_used)

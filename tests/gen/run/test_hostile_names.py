@@ -53,11 +53,12 @@ HOME = home()
 PER_CLASS = {"cd": 1, "caption": 3}  # prompts; of captions every third class, so that both say some 200 things
 GOOD = {"foreground": "black ink", "background": "white paper", "light": "in daylight"}
 FILES = re.compile(
-    r"out/([0-9]{5}(\.tar|\.parquet|_stats\.json)"
-    r"|_meta/(run\.json|recipe\.yaml|meanings\.jsonl|prompts\.parquet|summary\.json|records\.jsonl|lease\.(json|lock))"
+    r"out/(README\.md|[0-9]{5}(\.tar|\.parquet|_stats\.json)"
+    r"|_meta/(run\.json|recipe\.yaml|classes\.json|meanings\.jsonl|prompts\.parquet|summary\.json|records\.jsonl)"
+    r"|_meta/lease\.(json|lock)"
     r"|_meta/(subsets/1x\.(json|parquet)|logs/[0-9-]+\.jsonl|leases/[0-9]{6}\.json)"
     r"|_meta/gallery/(\.gallery|gallery\.css|(index|rejected|class-[0-9]{4})(-[0-9]+)?\.html"
-    r"|thumbs/[0-9]{5}/[0-9]{9}\.jpg))"
+    r"|__thumbs/[0-9]{5}/[0-9]{9}\.jpg))"
 )
 INPUTS = {"classes.json", "overrides.yaml", "c.sqlite", "c.sqlite-wal", "c.sqlite-shm"}
 FORBIDDEN = {"script", "iframe", "object", "embed", "form", "base", "math", "template", "video"}
@@ -331,7 +332,7 @@ def check_page(path: Path, allowed: set[tuple[str, tuple[str, ...]]]) -> None:
         assert not any(name.startswith("on") for name in attributes)
         for name in ("href", "src"):
             address = attributes.get(name) or "index.html"
-            assert re.fullmatch(r"#[a-z0-9-]+|[a-z0-9/-]+\.(html|css|jpg)", address), (path.name, tag, address)
+            assert re.fullmatch(r"#[a-z0-9-]+|(__)?[a-z0-9/-]+\.(html|css|jpg)", address), (path.name, tag, address)
     text = path.read_text(encoding="utf-8").replace("\n", "")
     assert visible(text) == text
 

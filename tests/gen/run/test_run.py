@@ -229,6 +229,9 @@ def begun_earlier(whole: Path, out: Path, change: Callable[[dict[str, Any]], obj
     """A copy of `whole` as another version of sixfold would have begun it: its identity changed by `change`."""
     shutil.copytree(whole, out)
     known = json.loads((out / "_meta" / "run.json").read_text())
+    for name in ("checksum", "files"):
+        del known[name]
+    (out / "_meta" / "classes.json").unlink()
     change(known["identity"])
     (out / "_meta" / "run.json").write_text(json.dumps(known | {"code": "0123456789abcdef"}))
     return out
@@ -443,9 +446,12 @@ def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path
     out = tmp_path / "out"
     process = start_warm(out)
     wait_for_shards(out, 1, process)
+    store = open_for_reading(str(out))
+    assert str(process.pid) in str(writer_of(store))
     process.kill()
     process.wait(timeout=60)
     assert (out / "00000_stats.json").exists()
+    assert writer_of(store) is None, "the lease of the dead names nobody"
     assert generate(out, "0.2", HERE).exit_code == 0
     assert files_of(out) == files_of(whole)
     assert not list((out / "_meta" / "tmp").iterdir()), "what the dead driver left was collected"

@@ -29,11 +29,11 @@ from torch._dynamo.utils import counters
 from gen.model.folder import ModelError
 from gen.sampler.compiled import first_compiles, share_kernels
 from gen.sampler.device import is_memory_short
-from gen.sampler.machine_cache import cache_folder
 from gen.sampler.sampler import Request, Sampler
 from gen.sampler.spec import SamplerSpec, check_sampler, sampler_digest, sampler_json
 from shards.disk.home import home
 from shards.disk.lock import locked
+from shards.disk.machine_cache import cache_folder
 from tests.gen.sampler.test_families import ONE_CALL_TOLERANCE, recorded_rows, recorded_text_rows, relative_l2
 from tests.support.tiny_pipelines import tiny_pipeline
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 import time
 import zlib
 from collections.abc import Iterator
@@ -356,20 +357,25 @@ def refused(url: str, disk: FaultyDisk) -> str:
     return ""
 
 
-def test_a19_meta_on_another_device_is_refused(tmp_path: Path) -> None:
-    other = Path("/dev/shm")
-    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev or not os.access(other, os.W_OK):
-        pytest.skip("needs a second device at /dev/shm")
-    target = other / f"sixfold-{os.getpid()}"
-    target.mkdir()
-    try:
-        (tmp_path / "_meta").symlink_to(target)
+def test_a19_meta_on_another_device_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: a mount at `_meta`. A link is refused as a link, wherever it leads."""
+    real = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        found = real(path, follow_symlinks=follow_symlinks)
+        is_mount = "_meta" in path.parts
+        return os.stat_result((*found[:2], found.st_dev + 1, *found[3:])) if is_mount else found
+
+    with monkeypatch.context() as mounted:
+        mounted.setattr(Path, "stat", stat)
         with pytest.raises(ValueError, match="another device"):
             open_store(str(tmp_path))
-    finally:
-        for folder in ("tmp", "claims"):
-            (target / folder).rmdir()
-        target.rmdir()
+    shutil.rmtree(tmp_path / "_meta")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "_meta").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="found a link, expected a folder of the data set"):
+        open_store(str(tmp_path))
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 class NoLinks(FaultyDisk):

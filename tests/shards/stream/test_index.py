@@ -35,9 +35,17 @@ from shards.disk.store import FolderStore, open_store
 from shards.set.manifest import read_member, read_table, scan_records, write_subset
 from shards.set.writer import ShardWriter
 from shards.stream.index import load_index
-from shards.stream.index_arrays import ROWS, Index, arrays_of, make_index
+from shards.stream.index_arrays import ARRAYS, ROWS, Index, arrays_of, hash_of, make_index
 from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set
 from tests.support.traced import peak_bytes
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This user's cache folder on this machine, where indexes are saved."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -100,9 +108,9 @@ def test_rejected_draws_are_counted_and_a_shard_may_be_empty(store: FolderStore)
     assert index.left_out.tolist() == [2, 2, 2, 1]
 
 
-def test_the_second_load_reads_no_table(store: FolderStore) -> None:
+def test_the_second_load_reads_no_table(store: FolderStore, cache: Path) -> None:
     built = load_index(store.url)
-    assert saved_files(store.root)
+    assert saved_files(cache)
     spoil_tables(store, range(3))
     again = load_index(store.url)
     assert columns(again) == columns(built)
@@ -142,21 +150,21 @@ def indexes_of(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.rglob("index.json"))
 
 
-def test_the_newest_two_indexes_of_a_set_are_kept_and_those_that_are_read(tmp_path: Path) -> None:
+def test_the_newest_two_indexes_of_a_set_are_kept_and_those_that_are_read(tmp_path: Path, cache: Path) -> None:
     store = write_data_set(tmp_path / "ours", num_shards=2, num_slots=600, num_rejected=0)  # arrays that are mapped
     write_subset(store, "some", read_table(store, [0]), {"rule": "by hand"})
     load_index(store.url, "some")
-    other = set(indexes_of(store.root))
+    other = set(indexes_of(cache))
     load_index(store.url)
     held = load_index(store.url)  # from the files
-    first = set(indexes_of(store.root)) - other
+    first = set(indexes_of(cache)) - other
     wanted = columns(held)
     seen = []
     for shard in range(2, 6):
         add_shard(store, shard)
         load_index(store.url)
-        seen.append(set(indexes_of(store.root)) - other - first)
-        assert first | other <= set(indexes_of(store.root))
+        seen.append(set(indexes_of(cache)) - other - first)
+        assert first | other <= set(indexes_of(cache))
     assert [len(folders) for folders in seen] == [1, 2, 2, 2]
     assert seen[2] & seen[3]
     assert seen[3] - seen[2]
@@ -164,14 +172,14 @@ def test_the_newest_two_indexes_of_a_set_are_kept_and_those_that_are_read(tmp_pa
     del held
     add_shard(store, 6)
     load_index(store.url)
-    assert len(set(indexes_of(store.root)) - other) == 2
-    assert not first & set(indexes_of(store.root))
+    assert len(set(indexes_of(cache)) - other) == 2
+    assert not first & set(indexes_of(cache))
 
 
 def test_an_index_that_another_user_saved_is_removed_in_its_turn_and_no_second_copy_is_made(
-    tmp_path: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: FolderStore, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulated: arrays that this user may read and not write."""
+    """Simulated: arrays in a folder of several users that this user may read and not write."""
     opened = os.open
 
     def open_as_another(path: Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -181,11 +189,50 @@ def test_an_index_that_another_user_saved_is_removed_in_its_turn_and_no_second_c
 
     monkeypatch.setattr("os.open", open_as_another)
     for shard in range(3, 6):
-        load_index(store.url, cache=tmp_path / "cache")
+        load_index(store.url, cache=tmp_path / "shared")
         add_shard(store, shard)
-    load_index(store.url, cache=tmp_path / "cache")
-    assert len(indexes_of(store.root)) == 2
-    assert not indexes_of(tmp_path / "cache")
+    load_index(store.url, cache=tmp_path / "shared")
+    assert len(indexes_of(tmp_path / "shared")) == 2
+    assert not indexes_of(cache)
+
+
+def test_an_index_that_nobody_read_for_a_season_goes_when_another_is_saved(
+    tmp_path: Path, store: FolderStore, cache: Path
+) -> None:
+    load_index(store.url)
+    (old,) = indexes_of(cache)
+    os.utime(old / "index.json", (0, 0))
+    load_index(store.url)  # it is read, hence it is in use
+    load_index(write_data_set(tmp_path / "second", 1).url)
+    assert len(indexes_of(cache)) == 2
+    os.utime(old / "index.json", (0, 0))
+    load_index(write_data_set(tmp_path / "third", 1).url)
+    assert len(indexes_of(cache)) == 2
+    assert old not in indexes_of(cache)
+
+
+def test_k11_an_index_that_lies_in_a_data_set_decides_nothing(tmp_path: Path, store: FolderStore, cache: Path) -> None:
+    """One with all labels turned by one, whole by its own digest, where earlier versions looked for it."""
+    load_index(store.url)
+    (folder,) = indexes_of(cache)
+    label = np.load(folder / "label.npy")
+    arrays = {name: np.load(folder / f"{name}.npy") for name in ARRAYS} | {"label": (label + 1) % 5}
+    about = json.loads((folder / "index.json").read_text())
+    about["digest"] = make_index("", about["tars"], about["tar_sha256"], arrays).digest
+    np.save(folder / "label.npy", arrays["label"])
+    (folder / "index.json").write_text(json.dumps(about))
+    for place in (hash_of([None])[:16], hash_of([store.url, None])[:16]):
+        shutil.copytree(folder.parent, store.root / "_meta" / "index" / place)
+    shutil.rmtree(cache)
+    assert load_index(store.url).label.tolist() == label.tolist()
+
+
+def test_reading_a_data_set_leaves_nothing_in_it(store: FolderStore, tmp_path: Path) -> None:
+    write_tar(tmp_path / "foreign" / "00000.tar", imagenet())
+    for root in (store.root, tmp_path / "foreign"):
+        before = sorted(root.rglob("*"))
+        assert len(load_index(str(root)))
+        assert sorted(root.rglob("*")) == before
 
 
 def test_of_several_processes_one_reads_the_tables_and_the_others_wait_for_it(tmp_path: Path) -> None:
@@ -221,11 +268,11 @@ def test_of_several_processes_one_reads_the_tables_and_the_others_wait_for_it(tm
 
 
 def test_a_builder_that_never_ends_is_not_waited_for_for_ever(
-    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = load_index(store.url).digest
-    (lock,) = store.root.rglob("lock")
-    for folder in indexes_of(store.root):
+    (lock,) = cache.rglob("lock")
+    for folder in indexes_of(cache):
         shutil.rmtree(folder)
     monkeypatch.setattr("shards.stream.saved_index.BUILD_S", 0.2)
     with lock.open("rb") as file:
@@ -263,11 +310,11 @@ WRONG_BYTES = {
 @pytest.mark.parametrize("small_bytes", [0, 4096], ids=["mapped", "read"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", *WRONG_BYTES])
 def test_a_damaged_saved_index_is_built_again(
-    store: FolderStore, damage: str, small_bytes: int, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, cache: Path, damage: str, small_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shards.stream.saved_index._SMALL_BYTES", small_bytes)
     built = load_index(store.url)
-    files = saved_files(store.root)
+    files = saved_files(cache)
     for path in [one for one in files if one.stem in ("index", "label")] if damage in WRONG_BYTES else files:
         good = path.read_bytes()
         if damage == "flip":
@@ -284,9 +331,9 @@ def test_a_damaged_saved_index_is_built_again(
         assert path.read_bytes() == good
 
 
-def test_an_index_that_was_saved_with_a_pickle_in_it_is_not_opened(store: FolderStore) -> None:
+def test_an_index_that_was_saved_with_a_pickle_in_it_is_not_opened(store: FolderStore, cache: Path) -> None:
     built = load_index(store.url)
-    path = next(path for path in saved_files(store.root) if path.name == "label.npy")
+    path = next(path for path in saved_files(cache) if path.name == "label.npy")
     np.save(path, np.array([print] * 30, dtype=object), allow_pickle=True)
     assert columns(load_index(store.url)) == columns(built)
 
@@ -317,7 +364,7 @@ def test_the_same_data_elsewhere_have_the_same_digest(tmp_path: Path, store: Fol
     assert load_index(str(tmp_path / "copy")).digest == load_index(store.url).digest
 
 
-def test_a_remote_data_set_is_indexed_in_the_cache_folder(tmp_path: Path, store: FolderStore) -> None:
+def test_a_remote_data_set_is_indexed_in_the_cache_folder(tmp_path: Path, store: FolderStore, cache: Path) -> None:
     url = f"memory://{uuid.uuid4().hex}"
     remote = fsspec.filesystem("memory")
     for path in store.root.glob("0*"):
@@ -329,6 +376,8 @@ def test_a_remote_data_set_is_indexed_in_the_cache_folder(tmp_path: Path, store:
         size = remote.size(f"{url}/{table_name(shard)}")
         remote.pipe_file(f"{url}/{table_name(shard)}", bytes(size))
     assert columns(load_index(url, cache=tmp_path / "cache")) == columns(cached)
+    assert load_index(url).digest == without.digest
+    shutil.rmtree(cache)
     with pytest.raises(ValueError, match="do not have the hash of the record"):
         load_index(url)
 
@@ -484,9 +533,9 @@ def test_our_own_tars_alone_give_the_same_places_and_labels(tmp_path: Path, stor
         assert ours[name] == theirs[name]
 
 
-def test_a_foreign_index_is_saved_and_built_again_when_a_tar_changes(tmp_path: Path) -> None:
+def test_a_foreign_index_is_saved_and_built_again_when_a_tar_changes(tmp_path: Path, cache: Path) -> None:
     first = index_of(tmp_path, imagenet())
-    assert saved_files(tmp_path)
+    assert saved_files(cache)
     assert load_index(str(tmp_path)).digest == first.digest
     again = index_of(tmp_path, imagenet(shard=4))
     assert again.label.tolist() == [4, 5, 6]
@@ -739,6 +788,7 @@ def test_a_tar_of_ours_that_is_not_finished_is_not_read_as_somebody_elses(tmp_pa
     store = open_store(str(tmp_path / "new"))
     assert isinstance(store, FolderStore)
     write_tar(store.root / "00000.tar", imagenet())
+    store.replace("_meta/claims/00000.json", b"the record that is not published yet")
     assert len(load_index(store.url)) == 0
 
 
@@ -790,7 +840,7 @@ def write_records(folder: Path, num_shards: int, rows: int) -> None:
         (folder / record_name(shard)).write_bytes(record.to_bytes())
 
 
-def check_size(folder: Path, num_shards: int, rows: int) -> None:
+def check_size(folder: Path, cache: Path, num_shards: int, rows: int) -> None:
     """Memory beyond the arrays and what saves them stays at a few tables; the second load takes a fraction."""
     write_records(folder, num_shards, rows)
     start = time.process_time()
@@ -807,7 +857,7 @@ def check_size(folder: Path, num_shards: int, rows: int) -> None:
     assert load_s < build_s / 4
 
     def load_anew(turn: int) -> None:
-        shutil.rmtree(folder / "_meta")
+        shutil.rmtree(cache)
         load_index(str(folder))
 
     peak = peak_bytes(load_anew)
@@ -815,10 +865,10 @@ def check_size(folder: Path, num_shards: int, rows: int) -> None:
     assert peak < sum(getattr(index, name).itemsize for name in ROWS) * len(index) * 2.5 + num_shards * 12_000 + 20e6
 
 
-def test_a_second_load_takes_a_fraction_and_memory_is_that_of_the_arrays(tmp_path: Path) -> None:
-    check_size(tmp_path, 60, 1_000)
+def test_a_second_load_takes_a_fraction_and_memory_is_that_of_the_arrays(tmp_path: Path, cache: Path) -> None:
+    check_size(tmp_path, cache, 60, 1_000)
 
 
 @pytest.mark.torture
-def test_10_000_shards_of_1_000_rows_are_indexed_with_flat_memory(tmp_path: Path) -> None:
-    check_size(tmp_path, 10_000, 1_000)
+def test_10_000_shards_of_1_000_rows_are_indexed_with_flat_memory(tmp_path: Path, cache: Path) -> None:
+    check_size(tmp_path, cache, 10_000, 1_000)

@@ -103,7 +103,7 @@ def test_j3_every_address_on_a_page_is_one_of_the_gallerys_own_files(hostile: Pa
             for attribute in ("href", "src", "action", "srcdoc", "data", "xlink:href", "formaction"):
                 address = attributes.get(attribute)
                 if address is not None:
-                    assert re.fullmatch(r"#[a-z]+|[a-z0-9/-]+\.(html|css|jpg)", address), (name, tag, address)
+                    assert re.fullmatch(r"#[a-z]+|(__)?[a-z0-9/-]+\.(html|css|jpg)", address), (name, tag, address)
         assert not {"script", "iframe", "object", "embed", "form", "base", "style"} & {tag for tag, _ in page.elements}
 
 
@@ -152,7 +152,7 @@ def test_the_pages_show_every_kept_sample_once_and_no_rejected_one(tmp_path: Pat
         Path(address).stem for path in index.parent.glob("class-*.html") for address in Page(path).values("img", "src")
     ]
     assert sorted(shown) == sorted(row["key"] for row in rows if row["status"] == "success")
-    thumbs = {path.stem for path in index.parent.glob("thumbs/*/*.jpg")}
+    thumbs = {path.stem for path in index.parent.glob("__thumbs/*/*.jpg")}
     assert thumbs == set(shown)
 
 
@@ -270,7 +270,7 @@ def test_thumbnails_are_small_encoded_anew_and_keep_the_note_that_they_are_synth
         writer.add(real, encode_jpeg(picture(0, 1, 600), source_type=None))
         writer.commit(1.0, 2.0, {})
     index = write_gallery(store, tmp_path / "gallery", thumb_px=100)
-    thumbs = [path.read_bytes() for path in sorted(index.parent.glob("thumbs/*/*.jpg"))]
+    thumbs = [path.read_bytes() for path in sorted(index.parent.glob("__thumbs/*/*.jpg"))]
     assert [simplejpeg.decode_jpeg_header(data)[:2] for data in thumbs] == [(100, 100), (100, 100)]
     assert [read_source_type(data) for data in thumbs] == ["trainedAlgorithmicMedia", None]
     text = " ".join(Page(index).texts)
@@ -282,7 +282,7 @@ def test_a_subset_shows_its_samples_only(tmp_path: Path) -> None:
     store = write_data_set(tmp_path / "set", num_shards=3)
     wanted = read_table(store, [0, 2], ["uid", "key", "shard", "status"]).slice(4, 9)
     index = write_gallery(store, tmp_path / "gallery", subset=subset_of(wanted), subset_name="best <9>")
-    shown = {path.stem for path in index.parent.glob("thumbs/*/*.jpg")}
+    shown = {path.stem for path in index.parent.glob("__thumbs/*/*.jpg")}
     assert shown == {row["key"] for row in wanted.to_pylist() if row["status"] == "success"}
     assert "best <9>" in Page(index).texts
     assert not (index.parent / "rejected.html").exists()

@@ -7,6 +7,7 @@ readers up: a second shard with another number of samples, rejected draws, capti
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ from PIL import Image
 
 from shards.disk.jpeg import decode_jpeg, encode_jpeg
 from shards.disk.layout import SAMPLE_SCHEMA
-from shards.disk.store import FolderStore, open_store
+from shards.disk.store import FolderStore, open_for_reading, open_store
 from shards.set.manifest import read_member, read_table
 from shards.set.writer import ShardWriter
+from shards.views.dataset_card import write_folder_card
 from shards.views.export import Choice, export_hugging_face, export_timm
+from shards.views.gallery import write_gallery
 from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set
 
 SIZES = (12, 7, 1)
@@ -158,6 +161,32 @@ def test_hugging_face_datasets_reads_every_fact_also_one_that_the_first_samples_
         one = found[row["key"]]
         assert (one["cls"], one["txt"]) == (row["class_id"], row["caption"])
         assert one["json"] == {name: pytest.approx(row[name]) for name in [*SAMPLE_SCHEMA.names, "sha256"]}
+
+
+def test_hugging_face_datasets_reads_the_folder_itself_and_never_the_pictures_of_a_page(
+    data_set: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is told to guess: then it finds no picture outside of the tars."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    root = tmp_path / "set"
+    shutil.copytree(data_set.store.root, root)
+    index = write_gallery(open_for_reading(str(root)), root / "_meta" / "gallery")
+    assert list(index.parent.rglob("*.jpg"))
+    write_folder_card(open_store(str(root)), "a_b <i>")
+    loaded = datasets.load_dataset(str(root), split="train", cache_dir=str(tmp_path / "cache"))
+    found = {one["__key__"]: Seen(one["cls"], one["txt"], pixels_of(one["jpg"])) for one in loaded}
+    assert found == data_set.samples
+    with pytest.raises(ValueError, match=r"no data|corresponds to no"):
+        datasets.load_dataset("imagefolder", data_dir=str(root), split="train", cache_dir=str(tmp_path / "cache"))
+
+
+def test_a_card_that_its_owner_wrote_is_left_as_it_is(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    (tmp_path / "README.md").write_text("mine")
+    write_folder_card(store, "theirs")
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_timm_reads_what_the_manifest_says(data_set: DataSet, tmp_path: Path) -> None:

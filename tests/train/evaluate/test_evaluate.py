@@ -376,7 +376,6 @@ def test_a_copy_of_the_validation_set_or_a_link_to_it_is_no_test(tmp_path, way):
     if way == "one shard":
         for path in (tmp_path / "test").glob("00001*"):
             path.unlink()
-        shutil.rmtree(tmp_path / "test" / "_meta")
     spec = EvaluateSpec(
         validation=SetSpec(source=str(tmp_path / "val")), tests={"t": SetSpec(source=str(tmp_path / "test"))}
     )

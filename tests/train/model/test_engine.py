@@ -362,13 +362,14 @@ def start_pair(folder: Path, out: Path) -> list[warm.Child]:
 
 
 def test_d5_an_index_that_takes_longer_to_build_than_ranks_wait_for_each_other_ends_none(
-    data: Path, tmp_path: Path
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process builds it; both ranks wait at its lock, not one of them in a collective call."""
     shutil.copytree(data, tmp_path / "sets")
     recipe = small_recipe(tmp_path / "sets", engine__kind="ddp", engine__deadline_s=120.0, schedule__steps=1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     load_index(str(tmp_path / "sets" / "real"))
-    [lock] = (tmp_path / "sets" / "real" / "_meta" / "index").glob("*/lock")
+    [lock] = (tmp_path / "cache" / "sixfold" / "index").glob("*/lock")
     for saved in lock.parent.glob("*/"):
         shutil.rmtree(saved)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))

@@ -20,7 +20,9 @@ from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import Ranks
 from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
+from shards.disk.data_set import kind_of_place, open_data_set
 from shards.disk.home import home
+from shards.disk.store import FolderStore
 from shards.stream.index import load_index
 from tests.support import warm
 from tests.support.small_data_set import write_data_set
@@ -86,6 +88,12 @@ def test_a_training_leaves_results_of_every_set_and_one_chosen_validation(data: 
     digests = {name: load_index(str(data / name)).digest for name in ("real", "synthetic", "test", "held-out")}
     assert test.data == {"real": digests["real"], "synthetic": digests["synthetic"], "one": digests["held-out"]}
     assert {line.data["validation"] for line in validations} == {digests["test"]}
+
+
+def test_the_folder_of_a_training_is_known_for_what_it_is(whole: Path) -> None:
+    assert kind_of_place(FolderStore(whole)) == "training"
+    with pytest.raises(ValueError, match=r"found the folder of a training, .* `sixfold report` shows its results"):
+        open_data_set(str(whole))
 
 
 def test_the_exported_model_is_a_plain_one_with_the_chosen_weights(whole: Path) -> None:

@@ -20,7 +20,9 @@ from cluster.process.identity import start_ticks, this_place, this_process
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import dump_recipe, load_recipe
 from cluster.recipes.overrides import lay_over
+from shards.disk.data_set import kind_of_place
 from shards.disk.home import home
+from shards.disk.store import FolderStore
 from shards.stream.index import load_index
 from tests.support.small_training import small_recipe, write_sets
 from tests.support.sweep_recipe import SmallRecipe
@@ -162,6 +164,7 @@ def test_a_sweep_trains_every_run_and_gathers_its_results(tmp_path):
     difference = table.rows[1].cells["real-test"].difference
     assert difference is not None
     assert (difference.value, difference.n) == (pytest.approx(0.03), 2)
+    assert kind_of_place(FolderStore(tmp_path)) == "sweep"
 
 
 def test_a_second_call_trains_nothing_and_a_lost_run_is_trained_alone(tmp_path):

@@ -1,4 +1,5 @@
-"""The cache folder of a user on this machine, for results that all runs share: compiled kernels, batch curves.
+"""The cache folder of a user on this machine, for results that all runs share: compiled kernels, batch curves,
+indexes of data sets.
 
 In: the environment. Out: a folder. On disk: ``$XDG_CACHE_HOME/sixfold/<what>`` (``~/.cache/sixfold/<what>`` if that is
 not set), readable by its owner only; if that cannot be written, a private folder in the system's temporary one. All of
