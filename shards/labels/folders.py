@@ -100,7 +100,7 @@ def class_folders_in(folder: Path) -> list[str]:
     with os.scandir(folder) as listing:
         items = [item for item in listing if not item.name.startswith(".") and not is_system_folder(item.name)]
     for item in items:
-        if not os.path.splitext(item.name)[1] and trouble_with(Path(item.path)):
+        if not os.path.splitext(item.name)[1] and not os.path.exists(item.path):
             raise ValueError(
                 f"{folder}: found the link {quoted(item.name, 60)}, which leads nowhere, expected a class folder; mend "
                 "or remove it"

@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 
 _NUMBERED = re.compile(r"(?:[0-9]{1,4} )?[0-9]{1,4}\.(?=\D)(\S+)")
+_WITH_UNDERSCORES = re.compile(r"[^\W\d_](?:[\w'’.&()-](?<!__))*(?<!_)")  # a word, or words with `_` between them
 _BY_WORDNET = re.compile(r"(n[0-9]{8})(?:-|[ \t]+)(\S.*)")
 
 
@@ -22,8 +23,8 @@ def spoken_names(names: Sequence[str]) -> list[str]:
     """The names to say, in the same order. Where two would become one, all stay as they are."""
     bare = [found[1] for name in names if (found := _NUMBERED.fullmatch(name))]
     bare = bare if len(bare) == len(names) else list(names)
-    if not any(_has_blank(name) or name[0].isdecimal() for name in bare):
-        bare = [re.sub("_+", " ", name).strip() or name for name in bare]
+    if all(map(_WITH_UNDERSCORES.fullmatch, bare)):
+        bare = [name.replace("_", " ") for name in bare]
     return bare if len(set(bare)) == len(set(names)) else list(names)
 
 
@@ -43,7 +44,3 @@ def folded_form(folder: str) -> str:
         return found[1]
     pair = _BY_WORDNET.fullmatch(folder)
     return pair[2] if pair else folder
-
-
-def _has_blank(name: str) -> bool:
-    return any(char.isspace() for char in name)

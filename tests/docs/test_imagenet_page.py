@@ -105,7 +105,7 @@ def test_every_command_of_the_page_makes_a_set_with_imagenets_ids(data: Path) ->
         "sketch": {0: "tench", 7: "rooster"},
         "rendition": {1: "goldfish", 7: "rooster"},
         "adversarial": {7: "rooster"},
-        "objectnet": {0: "air_freshener", 1: "alarm_clock"},
+        "objectnet": {0: "air freshener", 1: "alarm clock"},
     }
     num = [len(list((data / "imagenet" / name / COCK).iterdir())) for name in ("train", "held-out")]
     assert num == [2, 20]

@@ -341,16 +341,16 @@ def test_a_server_that_is_not_there_is_one_line(run: Run, tmp_path: Path) -> Non
     assert "(the last: unreachable, '" in said.err
 
 
-@pytest.mark.parametrize("verb", ["meanings", "generate"])
 @pytest.mark.parametrize(
-    ("reply", "words"),
+    ("verb", "reply", "words"),
     [
-        (Reply(status=503, body=b"starting"), "http_503, 'starting'"),
-        (Reply(body=b'{"error": {"message": "rate limit", "code": 429}}'), "http_429, 'rate limit'"),
-        (Reply("Cranes are lovely."), "not_json, 'Cranes are lovely.'"),
-        (Reply(status=400, body=b'{"error": {"message": "Unknown field: seed"}}'), "set llm.send_seed=false"),
+        ("meanings", Reply(status=503, body=b"starting"), "http_503, 'starting'"),
+        ("meanings", Reply(body=b'{"error": {"message": "rate limit", "code": 429}}'), "http_429, 'rate limit'"),
+        ("meanings", Reply("Cranes are lovely."), "not_json, 'Cranes are lovely.'"),
+        ("generate", Reply("Cranes are lovely."), "not_json, 'Cranes are lovely.'"),
+        ("meanings", Reply(status=400, body=b'{"error": {"message": "No field seed"}}'), "set llm.send_seed=false"),
     ],
-    ids=["down", "limited", "nonsense", "picky"],
+    ids=["down", "limited", "nonsense", "nonsense for a run", "picky"],
 )
 def test_for_a_few_names_too_a_server_without_an_answer_is_an_error_and_no_other_sense_is_taken(
     verb: str, reply: Reply, words: str, run: Run, tmp_path: Path

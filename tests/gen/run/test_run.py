@@ -27,7 +27,7 @@ from cluster.process.stop_flag import StopFlag
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.run.describe import describe
 from gen.run.outcome import GenerateOutcome
-from gen.run.recipe import job_of, read_recipe
+from gen.run.recipe import changes_of, identity, job_of, read_recipe
 from gen.run.remake import regenerate_images
 from gen.run.run import run
 from gen.sampler.text_to_image import make_text_to_image_worker
@@ -172,12 +172,12 @@ def test_a_model_counts_by_its_content_however_its_folder_is_named(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(HOME / "sandbox" / "models" / "generator", "my-sd")
     assert generate(Path("out"), "0.05", HERE, "sampler.model=my-sd").exit_code == 0
-    assert generate(Path("out"), "0.1", HERE, f"sampler.model={tmp_path / 'my-sd'}").made_units == 1
     shutil.copytree("my-sd", "moved")
-    assert generate(Path("out"), "0.15", HERE, "sampler.model=moved").made_units == 1
+    assert generate(Path("out"), "0.1", HERE, "sampler.model=moved").made_units == 1
+    assert generate(Path("out"), "0.1", HERE, f"sampler.model={tmp_path / 'my-sd'}").made_units == 0
     store = open_for_reading("out")
     assert set(read_table(store, scan_records(store))["model"].to_pylist()) == {"my-sd"}
-    assert generate(Path("once"), "0.15", HERE, "sampler.model=my-sd").made_units == 3
+    assert generate(Path("once"), "0.1", HERE, "sampler.model=my-sd").made_units == 2
     assert files_of(Path("out")) == files_of(Path("once"))
     known = json.loads(Path("out/_meta/run.json").read_text())
     recipe = read_recipe(HOME / "recipes" / "sandbox.yaml", [*SMALL, "sampler.model=my-sd"])
@@ -189,7 +189,17 @@ def test_a_model_counts_by_its_content_however_its_folder_is_named(
     other = tmp_path / "moved" / "scheduler" / "scheduler_config.json"
     other.write_text(other.read_text() + " ")
     with pytest.raises(ValueError, match=r"by another recipe \(sampler\.model: .my-sd. before, .*; model_digest"):
-        generate(tmp_path / "out", "0.15", HERE, f"sampler.model={tmp_path / 'moved'}")
+        generate(tmp_path / "out", "0.1", HERE, f"sampler.model={tmp_path / 'moved'}")
+
+
+def test_an_extra_field_of_a_question_is_part_of_a_run_where_it_is_set_and_unknown_to_older_ones() -> None:
+    asks = ["llm.provider=openai", "llm.model=m"]
+    sandbox = HOME / "recipes" / "sandbox.yaml"
+    plain, other = (identity(read_recipe(sandbox, [*asks, *extra])) for extra in ([], ["llm.extra.top_k=5"]))
+    assert "extra" not in plain["llm"]
+    both = [one | {"class_list": ""} for one in (plain, other)]
+    assert changes_of(*both) == ["llm.extra.top_k: null before, 5 now"]
+    assert changes_of(*reversed(both)) == ['llm.extra: {"top_k": 5} before, null now']
 
 
 def test_a_class_list_counts_by_its_content_wherever_it_lies(whole: Path, tmp_path: Path) -> None:

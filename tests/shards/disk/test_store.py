@@ -123,6 +123,15 @@ def test_shards_are_written_read_verified_and_repaired_alike_everywhere(url: str
     assert sorted(scan_records(open_for_reading(url))) == [0, 1]
 
 
+def test_shards_under_an_s3_address_with_empty_parts_are_found_again(s3_url: str) -> None:
+    write_shard(open_store(s3_url.replace("/data", "//data/")), 0)
+    for spelling in (s3_url, f"{s3_url}//", s3_url.replace("/data", "///data")):
+        store = open_for_reading(spelling)
+        assert store.url == s3_url
+        assert sorted(scan_records(store)) == [0]
+        assert verify(store).damages == ()
+
+
 def test_a19_k1_a_bucket_that_cannot_be_written_is_refused_in_one_line(s3_url: str) -> None:
     with pytest.raises(ValueError, match=r"^s3://no-such-bucket/x: cannot be written \(.*bucket.*\)") as caught:
         open_store("s3://no-such-bucket/x")

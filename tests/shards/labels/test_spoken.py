@@ -38,7 +38,11 @@ AS_THEY_ARE = [
     ["a_b", "a__b"],  # would be one name
     ["001.Ant", "Bee"],
     ["0007_seven", "eight"],
-    ["_", "zebra"],
+    ["_", "zebra_crossing"],
+    ["_a", "zebra_crossing"],
+    ["a_", "zebra_crossing"],
+    ["{0.__class__}", "zebra_crossing"],
+    ["../a_b", "zebra_crossing"],
     ["n02085620-Chihuahua", "zebra"],
 ]
 

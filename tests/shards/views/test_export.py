@@ -435,6 +435,8 @@ def test_a_class_folder_that_is_a_link_to_nowhere_is_refused_because_ids_would_s
     for name in ("ant", "cat"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         (tmp_path / "photos" / name / "a.jpg").write_bytes(encode_jpeg(picture(0, 1), source_type=None))
+    (tmp_path / "photos" / "fly").symlink_to(tmp_path / "photos" / "ant")  # a link to a folder of pictures is one
+    assert class_folders_in(tmp_path / "photos") == ["ant", "cat", "fly"]
     (tmp_path / "photos" / "bee").symlink_to(tmp_path / "away")
     for use in (
         lambda: import_image_folder(tmp_path / "photos", str(tmp_path / "set")),
