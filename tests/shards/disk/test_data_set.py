@@ -3,15 +3,17 @@
 import errno
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from typer.testing import CliRunner
 
 import sixfold
 from gen.prompts.real_images import read_real
-from shards.disk.data_set import is_data_set, no_data_set
+from shards.disk.data_set import is_data_set, no_data_set, open_data_set, open_to_write
 from shards.disk.store import open_for_reading, open_store
 from shards.labels.classes import Class, ClassSpec, load_classes
 from shards.stream.index import load_index
@@ -188,6 +190,18 @@ def test_looking_at_a_data_set_leaves_nothing_in_it(tmp_path: Path) -> None:
             [part.replace("F", str(tmp_path / "place")) if part[0] == "F" else part for part in line],
         )
         assert tree(tmp_path) == before, line
+
+
+def test_a_place_in_a_bucket_is_told_by_the_same_test() -> None:
+    url, files = f"memory://{uuid.uuid4().hex}", fsspec.filesystem("memory")
+    open_to_write(url)  # nothing is there
+    files.pipe_file(f"{url}/00000.tar", b"theirs")
+    for look in (open_data_set, open_to_write):
+        with pytest.raises(ValueError, match="not made by sixfold"):
+            look(url)
+    assert [name.rpartition("/")[2] for name in files.find(url)] == ["00000.tar"]
+    files.pipe_file(f"{url}/_meta/run.json", b"torn")
+    assert is_data_set(open_data_set(url))
 
 
 def test_tars_of_others_are_trained_on_as_they_are(tmp_path: Path) -> None:
