@@ -91,7 +91,7 @@ def repair(
     what = " and ".join(
         counted(num, word) for num, word in ((len(damaged), "shard"), (len(files), "_meta file")) if num
     )
-    typer.echo(
+    say(
         f"{what} {'would be moved' if dry_run else 'moved; run the same generate again'}"
         if what
         else "nothing to repair"

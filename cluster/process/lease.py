@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from cluster.process.identity import ProcessId, alive, this_place, this_process
+from shards.disk.checked_json import plain_json
 from shards.disk.lock import locked
+from shards.disk.regular import NO_FILE
 
 LEASE = "_meta/lease.json"
 LOCK = "_meta/lease.lock"
@@ -73,7 +75,7 @@ class Holder:
     def from_json(cls, data: bytes) -> Self | None:
         """The holder in ``lease.json``; None if the file is damaged, and then only the generation files count."""
         try:
-            row = json.loads(data)
+            row = plain_json(data)
             process = ProcessId(
                 str(row["process"]["place"]), int(row["process"]["pid"]), int(row["process"]["started"])
             )
@@ -124,7 +126,7 @@ class Lease:
             me = Holder(generation, socket.gethostname(), this_process(), life)
             while not store.write_exclusive(f"_meta/leases/{generation:06d}.json", me.to_json()):
                 # taken: by a run that died before it wrote lease.json, or by one that was faster
-                other = Holder.from_json(store.read_bytes(f"_meta/leases/{generation:06d}.json"))
+                other = _holder(store, f"_meta/leases/{generation:06d}.json")
                 newest = _read(store)
                 _refuse_if_alive(
                     store, newest if newest and newest.generation >= generation else other, patience_s, sleep
@@ -189,7 +191,17 @@ def writer_of(store: LeaseStore) -> str | None:
 
 
 def _read(store: LeaseStore) -> Holder | None:
-    return Holder.from_json(store.read_bytes(LEASE)) if store.exists(LEASE) else None
+    return _holder(store, LEASE) if store.exists(LEASE) else None
+
+
+def _holder(store: LeaseStore, name: str) -> Holder | None:
+    """The holder in a file; None if it is damaged, or no file at all."""
+    try:
+        return Holder.from_json(store.read_bytes(name))
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            raise
+        return None
 
 
 def _lock(folder: Path | None, found: Holder | None) -> contextlib.ExitStack:

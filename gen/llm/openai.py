@@ -17,6 +17,7 @@ from typing import Any
 
 from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
 from gen.llm.spec import LlmSpec, check_base_url
+from shards.disk.checked_json import plain_json
 from shards.disk.safe_text import one_line, quoted, redact
 
 HOSTED = "https://api.openai.com/v1"
@@ -259,8 +260,8 @@ def _read_error(text: str) -> _Told | None:
     """The error in a JSON body, in the forms of OpenAI, vLLM, Mistral, Ollama, OpenRouter, Google, FastAPI; None if
     there is none."""
     try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
+        body = plain_json(text)
+    except ValueError:
         return None
     if isinstance(body, list) and len(body) == 1:
         body = body[0]

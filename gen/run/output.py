@@ -42,7 +42,7 @@ from shards.disk.record import JSON, Record
 from shards.disk.safe_text import quoted
 from shards.disk.store import FolderStore
 from shards.labels.classes import Class
-from shards.set.manifest import iter_tables, read_subset, scan, write_subset
+from shards.set.manifest import SUBSETS, iter_tables, read_subset, scan, write_subset
 from shards.set.origin import Origin, changed_files, origin_bytes, read_origin
 from shards.set.status import SUMMARY
 
@@ -102,7 +102,8 @@ def open_output(
         found = scan(store)
         if changed and not found.records and not found.problems:
             say(f"{store.url}: nothing was made there yet, so it begins anew with this recipe ({listing(changed)})")
-            store.delete(RUN)
+            for name in (RUN, *store.list(f"{SUBSETS}/")):
+                store.delete(name)
             known = None
         elif changed:
             words = [_class_change(store, classes) if line.startswith("class_list:") else line for line in changed]

@@ -3,8 +3,6 @@
 In: a store. Out: one `Comparison` per image; nothing is written.
 """
 
-import json
-
 from cluster.code import code_hash
 from cluster.recipes.folder import listing
 from cluster.recipes.load import RecipeError, fingerprint, parse_recipe
@@ -15,6 +13,7 @@ from gen.run.output import CLASSES, RECIPE, Store, begun_by, rows_of, version_no
 from gen.run.recipe import Recipe, changes_of, identity, job_of
 from gen.sampler.sampler import Sampler
 from gen.sampler.text_to_image import TextToImage
+from shards.disk.checked_json import plain_json
 from shards.disk.home import home
 from shards.disk.layout import META, RUN
 from shards.disk.safe_text import redact, visible
@@ -59,7 +58,7 @@ def _classes_of(store: Store, recipe: Recipe, class_list: str) -> list[Class]:
     Nothing is fetched: an address in a data set is the choice of whoever made it, and not of who reads it.
     """
     try:
-        rows = json.loads(store.read_bytes(f"{META}/{CLASSES}"))
+        rows = plain_json(store.read_bytes(f"{META}/{CLASSES}"))
     except FileNotFoundError:  # an earlier version began this set
         if "://" in recipe.classes.source:
             raise ValueError(
@@ -67,7 +66,7 @@ def _classes_of(store: Store, recipe: Recipe, class_list: str) -> list[Class]:
                 f"data set chose, so nothing is fetched; fetch the list yourself, and name your copy in its {RECIPE}"
             ) from None
         rows = rows_of(load_classes(recipe.classes))
-    except (ValueError, RecursionError):
+    except ValueError:
         raise ValueError(
             f"{store.url}/{META}/{CLASSES}: found no JSON, expected a list; run `sixfold repair`"
         ) from None

@@ -25,6 +25,7 @@ from cluster.process.memory import free_memory, is_memory_error
 from cluster.recipes.load import fingerprint
 from gen.sampler.sampler import CACHED_TEXT_BYTES, Request, Sampler
 from gen.sampler.spec import SamplerSpec, sampler_digest, sampler_json
+from shards.disk.checked_json import plain_json
 from shards.disk.lock import locked
 from shards.disk.record import JSON
 from shards.disk.regular import read_regular
@@ -176,7 +177,7 @@ def _keep(place: Path, found: Mapping[str, JSON]) -> None:
 def _kept(place: Path, key: Mapping[str, str]) -> dict[str, JSON] | None:
     """What the file says; a file that says something else than a curve of this key is measured anew."""
     try:
-        kept = json.loads(read_regular(place, 1 << 20))
+        kept = plain_json(read_regular(place, 1 << 20))
         sound = kept["key"] == key and type(kept["batch"]) is int and 1 <= kept["batch"] <= max(SIZES["cuda"])
     except (OSError, ValueError, TypeError, KeyError):
         return None

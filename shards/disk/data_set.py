@@ -8,12 +8,12 @@ nothing: any refused or killed command may leave them.
 """
 
 import contextlib
-import json
 import shlex
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from shards.disk.checked_json import plain_json
 from shards.disk.layout import RECORD, RUN, TABLE, TAR, shard_of
 from shards.disk.pictures import picture_format
 from shards.disk.record import MAX_RECORD_BYTES
@@ -130,8 +130,8 @@ def _refuse(store: Store, good: set[Kind], expected: str) -> None:
 def _may_be_record(data: bytes) -> bool:
     """False only for the statistics of another tool, which have no `schema`."""
     try:
-        body = json.loads(data)
-    except (ValueError, RecursionError):
+        body = plain_json(data)
+    except ValueError:
         return True
     return not isinstance(body, dict) or "schema" in body
 

@@ -2,46 +2,61 @@
 
 In: the bytes of a parquet file, the columns that are asked for. Out: a pyarrow table. On disk: nothing.
 
-A file of 115 KB may hold one text of 100 KB for 10,000 rows, 1 GB. Rows are therefore decoded in batches, so few at a
-time that a batch stays small even if every row has the longest text that the file can hold, and counted.
+A file of 115 KB may hold one text of 100 KB and say of 10,000 rows that they have it: 1 GB. So where the rows could be
+that many, texts are read as a dictionary, which is never larger than the file unpacks to, and counted before they are
+written out.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-MAX_TABLE_BYTES = 512 << 20  # of the decoded rows; 10,000 rows of ours take about 10 MB
-_BATCHES = 4  # at least, of a file that may have more; a batch is in memory twice while it is decoded
+MAX_TABLE_BYTES = 512 << 20  # of the rows of a shard; 10,000 of ours take about 10 MB
 
 
-def open_table(data: bytes | pa.Buffer) -> pq.ParquetFile:
-    """The file, with its schema and number of rows; no row is decoded. Raises pa.ArrowException or OSError."""
-    return pq.ParquetFile(pa.BufferReader(data))
+def read_rows(data: bytes, columns: Sequence[str] | None = None, most: int = MAX_TABLE_BYTES) -> pa.Table:
+    """All rows of the file `data`; `columns` None reads all columns.
 
-
-def read_rows(file: pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows; `columns` None reads all columns. Raises ValueError for more than `MAX_TABLE_BYTES` of rows, and
-    pa.ArrowException or OSError for damaged pages."""
-    about, schema = file.metadata, file.schema_arrow
-    wanted = set(schema.names if columns is None else columns)
-    unpacked = 0  # bytes that the pages of the wanted columns say they unpack to
-    for group in range(about.num_row_groups):
-        for number in range(about.num_columns):
-            column = about.row_group(group).column(number)
-            if column.path_in_schema.partition(".")[0] in wanted:
-                unpacked += column.total_uncompressed_size
-    if unpacked > MAX_TABLE_BYTES:
-        raise ValueError(f"found rows of {unpacked:,} bytes, expected at most {MAX_TABLE_BYTES:,}")
-    names = None if columns is None else list(columns)
-    if unpacked * about.num_rows <= MAX_TABLE_BYTES:  # no text is longer than all of them together
+    Raises ValueError for more than `most` bytes of rows, pa.ArrowException or OSError for damaged pages, KeyError for a
+    column that is not there.
+    """
+    file = pq.ParquetFile(pa.BufferReader(data))
+    schema = file.schema_arrow
+    names = schema.names if columns is None else list(columns)
+    asked = pa.schema([schema.field(name) for name in names])
+    unpacked = _unpacked(file.metadata, set(names))
+    if unpacked > most:
+        raise ValueError(f"found rows of {unpacked:,} bytes, expected at most {most:,}")
+    if unpacked * file.metadata.num_rows <= most:  # no text is longer than all of them together
         return file.read(columns=names, use_threads=False)
-    batches = []
-    found = 0
-    for batch in file.iter_batches(max(1, MAX_TABLE_BYTES // _BATCHES // unpacked), columns=names, use_threads=False):
-        found += batch.nbytes
-        if found > MAX_TABLE_BYTES:
-            raise ValueError(f"found rows of more than {MAX_TABLE_BYTES:,} bytes, expected fewer")
-        batches.append(batch)
-    asked = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-    return pa.Table.from_batches(batches, asked).combine_chunks()
+    texts = [field.name for field in asked if pa.types.is_string(field.type) or pa.types.is_binary(field.type)]
+    packed = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts).read(columns=names, use_threads=False)
+    size = sum(_size_of(packed.column(name)) for name in names)
+    if size > most:
+        raise ValueError(f"found rows of {size:,} bytes, expected at most {most:,}")
+    return packed.cast(asked)
+
+
+def _unpacked(about: pq.FileMetaData, names: set[str]) -> int:
+    """The bytes that the pages of these columns say they unpack to."""
+    columns = (
+        about.row_group(group).column(number)
+        for group in range(about.num_row_groups)
+        for number in range(about.num_columns)
+    )
+    return sum(one.total_uncompressed_size for one in columns if one.path_in_schema.partition(".")[0] in names)
+
+
+def _size_of(column: pa.ChunkedArray) -> int:
+    """The bytes of a column whose dictionaries are written out."""
+    size = 0
+    for chunk in column.chunks:
+        if not isinstance(chunk, pa.DictionaryArray):
+            size += chunk.nbytes
+        elif len(chunk.dictionary):
+            lengths = pc.binary_length(chunk.dictionary).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+            size += int(lengths[chunk.indices.drop_null().to_numpy(zero_copy_only=False)].sum()) + 4 * len(chunk)
+    return size

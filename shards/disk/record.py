@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from shards.disk.checked_json import CHECKSUM, checksum_of
+from shards.disk.checked_json import CHECKSUM, checksum_of, plain_json
 from shards.disk.layout import SUCCESS, record_name, shard_name, table_name, tar_name
+from shards.disk.regular import NO_FILE
 from shards.disk.store import Store
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -112,8 +113,8 @@ def parse_record(data: bytes, shard: int, where: str) -> Record:
     if len(data) > MAX_RECORD_BYTES:
         raise RecordError(f"{where}: found {len(data)} bytes, a record has at most {MAX_RECORD_BYTES}", "damaged")
     try:
-        body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        body = plain_json(data)
+    except ValueError:
         what = "an empty file" if not data.strip(b"\0 \r\n") else "no whole JSON text"
         raise RecordError(
             f"{where}: found {what}, expected the record of shard {shard_name(shard)}", "damaged"
@@ -166,12 +167,16 @@ def record_of(body: Mapping[str, Any], shard: int, where: str) -> Record:
 
 
 def read_record(store: Store, shard: int) -> Record | None:
-    """The published record of `shard`; None if there is none. Raises RecordError if it is invalid."""
+    """The published record of `shard`; None if there is none. Raises RecordError if it is invalid or no file."""
     name = record_name(shard)
     try:
-        data = store.read_bytes(name)
+        data = store.read_bytes(name, MAX_RECORD_BYTES)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            raise
+        raise RecordError(f"{store.url}/{name}: {error.strerror}, expected a record", "damaged") from None
     return parse_record(data, shard, f"{store.url}/{name}")
 
 
@@ -186,7 +191,3 @@ def _file_stamp(value: Mapping[str, object]) -> FileStamp:
     if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise ValueError("sha256")
     return FileStamp(bytes=_integer(value["bytes"]), sha256=sha256)
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} in JSON")

@@ -12,12 +12,19 @@ import os
 import stat
 from pathlib import Path
 
+# the errors of `read_regular` that mean: something is there, and it is no file of a size that may be read
+NO_FILE = frozenset({errno.EINVAL, errno.EFBIG, errno.EISDIR, errno.ENXIO, errno.ELOOP})
 MAX_BYTES = 1 << 30  # of a file whose size nothing else says
 
 
 def open_regular(path: Path) -> int:
     """A descriptor of the file, for reading. Raises OSError, also for what is no regular file."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe that nobody writes to is opened at once
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe that nobody writes to is opened at once
+    except FileNotFoundError:
+        if not path.is_symlink():
+            raise
+        raise OSError(errno.ELOOP, "found a link that leads nowhere, expected a file", str(path)) from None
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode):
         return fd

@@ -129,7 +129,7 @@ class FolderStore:
         return self.path(name).stat().st_size
 
     def exists(self, name: str) -> bool:
-        return self.path(name).exists()
+        return os.path.lexists(self.path(name))  # a link that leads nowhere takes the name, too
 
     def list(self, prefix: str = "") -> list[str]:
         """Names of files, sorted; a missing folder has none."""

@@ -10,7 +10,6 @@ In: the `source` of a recipe's classes. Out: entries as the source has them, in 
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from shards.disk.address import file_path, is_remote
+from shards.disk.checked_json import plain_json
 from shards.disk.data_set import is_data_set
 from shards.disk.home import home
 from shards.disk.layout import SUCCESS
@@ -142,8 +142,8 @@ def _wordnet_id(text: str, where: str) -> str | None:
 
 def _read_json(path: Path) -> list[Entry]:
     try:
-        items = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        items = plain_json(read_text(path))
+    except ValueError as error:
         raise ValueError(f"{path}: found broken JSON ({error}); mend it") from None
     if not isinstance(items, list):
         raise ValueError(f"{path}: found a {type(items).__name__}, expected a list of names or of objects with `name`")

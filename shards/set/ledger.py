@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shards.disk.checked_json import plain_json
 from shards.disk.layout import META
 from shards.disk.record import Record, record_of
 from shards.disk.store import Store
@@ -33,14 +34,14 @@ def read_ledger(store: Store) -> dict[str, Line]:
     """Name of each record file -> its line. Damaged lines are left out; of several lines the last one counts."""
     try:
         data = store.read_bytes(LEDGER)
-    except FileNotFoundError:
+    except OSError:  # none yet, or no file that can be read: the records are read instead
         return {}
     lines: dict[str, Line] = {}
     for raw in data.split(b"\n"):
         crc, _, body = raw.partition(b" ")
         if crc == b"%08x" % zlib.crc32(body):
             try:
-                entry = json.loads(body)
+                entry = plain_json(body)
                 name, (size, mark) = entry["name"], entry["stamp"]
                 lines[name] = Line((size, mark), record_of(entry["record"], int(name[:5]), f"{store.url}/{name}"))
             except (KeyError, TypeError, ValueError):

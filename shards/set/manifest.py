@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from shards.disk.checked_json import parse_checked, to_checked
 from shards.disk.layout import META, RECORD, RUN, TABLE_SCHEMA, record_name, shard_of, table_name, tar_name
-from shards.disk.record import JSON, Record, RecordError, parse_record, read_record
+from shards.disk.parquet import read_rows
+from shards.disk.record import JSON, Record, RecordError, read_record
 from shards.disk.safe_text import one_line, quoted
 from shards.disk.store import Store
 from shards.set.ledger import LEDGER, Line, read_ledger, write_ledger
@@ -31,6 +32,7 @@ SUBSET_SCHEMA = pa.schema(
     [pa.field(name, TABLE_SCHEMA.field(name).type, nullable=False) for name in ("uid", "key", "shard")]
 )
 _SUBSET_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,60}")
+MAX_SUBSET_BYTES = 2 << 30  # a sample takes 60
 _READ_THREADS = 4
 
 
@@ -66,10 +68,11 @@ def scan(store: Store) -> Scan:
         try:
             line = remembered.get(name)
             if line is None or line.stamp != stamps[name]:
-                line = Line(stamps[name], parse_record(store.read_bytes(name), shard, f"{store.url}/{name}"))
+                record = read_record(store, shard)
+                if record is None:
+                    continue  # moved away between the listing and the read
+                line = Line(stamps[name], record)
                 is_behind = True
-        except FileNotFoundError:
-            continue  # moved away between the listing and the read
         except RecordError as error:
             if error.kind == "schema":
                 raise
@@ -224,8 +227,8 @@ def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
     if hashlib.sha256(table).hexdigest() != about.get("sha256"):
         raise ValueError(f"{where}: the list does not belong to its rule (another hash){again}")
     try:
-        samples = pq.read_table(pa.BufferReader(table), schema=SUBSET_SCHEMA)
-    except (pa.ArrowException, OSError) as error:
+        samples = read_rows(table, SUBSET_SCHEMA.names, MAX_SUBSET_BYTES).cast(SUBSET_SCHEMA)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{where}: no list of samples ({one_line(str(error), 100)}){again}") from None
     if samples.num_rows != about.get("count"):
         raise ValueError(f"{where}: found {samples.num_rows} samples, its rule says {about.get('count')}{again}")
@@ -256,7 +259,9 @@ def _read_one(store: Store, shard: int, known: Record | None, columns: Sequence[
             f"{store.url}/{record_name(shard)}: found another record than {LEDGER} has, or it was replaced just now; "
             "run the same command again, and `sixfold repair` if it says this again"
         )
-    return parse_table(store.read_bytes(table_name(shard)), record, f"{store.url}/{table_name(shard)}", columns)
+    return parse_table(
+        store.read_bytes(table_name(shard), record.parquet.bytes), record, f"{store.url}/{table_name(shard)}", columns
+    )
 
 
 def parse_table(data: bytes, record: Record, where: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -266,10 +271,7 @@ def parse_table(data: bytes, record: Record, where: str, columns: Sequence[str] 
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         if file.schema_arrow.equals(TABLE_SCHEMA) and file.metadata.num_rows == record.count:
-            return file.read(columns=None if columns is None else list(columns), use_threads=False)
-    except (
-        pa.ArrowException,
-        OSError,
-    ) as error:  # pyarrow answers bad pages with OSError; nothing is read from disk here
+            return read_rows(data, columns)
+    except (pa.ArrowException, OSError, ValueError) as error:  # of bad pages; nothing is read from disk here
         raise ValueError(f"{where}: no parquet file ({one_line(str(error), 100)})") from None
     raise ValueError(f"{where}: found other columns or another number of rows than its record; it is not one of ours")

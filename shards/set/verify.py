@@ -38,6 +38,8 @@ from shards.set.manifest import parse_table, strangers_among
 from shards.set.verify_meta import Samples, verify_meta
 from shards.set.writer import checked_row, members_of
 
+MAX_MORE_BYTES = 1 << 20  # behind the end of a file that the record gives, and still read to say what they are
+MAX_FILE_BYTES = 16 << 30  # of a tar; each thread holds one
 _DATA = (".json", ".tar", ".parquet")
 # kinds of damage: the part that is wrong
 KINDS = {
@@ -182,7 +184,7 @@ def _check_shard(store: Store, shard: int) -> _Checked:
     whole: set[str] = set()
     for name, stamp in record.files().items():
         try:
-            data = store.read_bytes(name)
+            data = store.read_bytes(name, min(stamp.bytes + MAX_MORE_BYTES, MAX_FILE_BYTES))
         except OSError as error:
             contents[name] = None
             damages.append(_damage(shard, name, "file", f"cannot be read ({error.strerror or type(error).__name__})"))

@@ -10,7 +10,6 @@ that has no label is refused by name and offset: what another reader drops silen
 
 import contextlib
 import hashlib
-import json
 import mmap
 import os
 import re
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from shards.disk.checked_json import plain_json
 from shards.disk.data_set import no_data_set
 from shards.disk.pictures import FORMATS
 from shards.disk.regular import open_regular
@@ -342,8 +342,8 @@ def _label(members: Mapping[str, Member], where: str) -> int:
         value = int(text) if re.fullmatch(rb"-?\d{1,10}", text) else text[:20]
     elif "json" in members:
         try:
-            body = json.loads(members["json"].data)
-        except (ValueError, RecursionError):
+            body = plain_json(members["json"].data)
+        except ValueError:
             body = None
         if isinstance(body, dict):
             value = next((body[word] for word in LABELS if body.get(word) is not None), None)

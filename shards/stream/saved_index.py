@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shards.disk.checked_json import plain_json
 from shards.disk.lock import locked, open_to_lock, try_lock
 from shards.disk.machine_cache import cache_folder
 from shards.disk.regular import open_regular, read_regular
@@ -148,7 +149,7 @@ def newest_saved(url: str, places: Sequence[Path]) -> Before | None:
 
 def _open_saved(url: str, folder: Path) -> Before | None:
     with contextlib.suppress(Exception):  # numpy, ast and tokenize raise a dozen kinds for bytes that are no array
-        about = json.loads(read_regular(folder / "index.json"))
+        about = plain_json(read_regular(folder / "index.json"))
         arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
         index = make_index(url, about["tars"], about["tar_sha256"], arrays)
         entries = [str(entry) for entry in about["entries"]]

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from shards.disk.checked_json import plain_json
 from shards.disk.lock import is_named, locked, remove_if_free, try_lock
 from shards.disk.regular import read_regular, sha256_of
 from shards.disk.replace import replace_file
@@ -79,7 +80,7 @@ class TarCache:
         with contextlib.suppress(OSError, ValueError):
             stat = path.stat()
             is_recent = 0 <= time.time() - marker.stat().st_mtime < CHECK_S
-            if is_recent and stat.st_size == size and json.loads(read_regular(marker, _MARKER_BYTES)) == _facts(stat):
+            if is_recent and stat.st_size == size and plain_json(read_regular(marker, _MARKER_BYTES)) == _facts(stat):
                 _touch(path, stat)
                 return path
         return None

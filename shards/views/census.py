@@ -5,7 +5,6 @@ nothing. One shard's table is in memory at a time. The result grows with the num
 not with the number of images.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shards.disk.checked_json import plain_json
 from shards.disk.layout import SUCCESS
 from shards.disk.record import Record
 from shards.disk.safe_text import clip
@@ -117,8 +117,8 @@ def context_words(context: str | None) -> dict[str, str]:
     if not context:
         return {}
     try:
-        words = json.loads(context)
-    except (ValueError, RecursionError):
+        words = plain_json(context)
+    except ValueError:
         words = None
     if isinstance(words, dict) and all(isinstance(word, str) for word in words.values()):
         return words

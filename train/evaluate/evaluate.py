@@ -16,7 +16,6 @@ counted apart.
 """
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shards.disk.address import LocalPath
+from shards.disk.checked_json import plain_json
+from shards.disk.regular import read_regular
 from shards.disk.safe_text import quoted
 from shards.set.status import refuse_unfinished
 from shards.stream.index import load_index
@@ -146,10 +147,10 @@ def read_label_map(path: Path) -> dict[int, tuple[int, ...]]:
     """The label map in a JSON file: class id of the set -> outputs. Raises ValueError if it is something else."""
     advice = f"{path}: expected a JSON object of class id -> output or list of outputs"
     try:
-        if path.stat().st_size > MAX_MAP_BYTES:
-            raise ValueError(f"{advice}, found {path.stat().st_size} bytes")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        data = plain_json(read_regular(path, MAX_MAP_BYTES))
+    except OSError as error:
+        raise ValueError(f"{advice}, found {type(error).__name__}: {str(error.strerror)[:80]}") from None
+    except ValueError as error:
         raise ValueError(f"{advice}, found {type(error).__name__}: {str(error)[:80]}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{advice}, found {type(data).__name__}")

@@ -10,7 +10,6 @@ embedded pictures, every text escaped. It shows no date, so the same results giv
 """
 
 import base64
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ import yaml
 
 from cluster.recipes.load import plain_yaml
 from shards.disk.address import local_root
+from shards.disk.checked_json import plain_json
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SUCCESS
 from shards.disk.regular import read_regular
@@ -340,7 +340,7 @@ def _read(path: Path, problems: list[str]) -> Any:
     """Parsed JSON or YAML; None for a missing file, and for an unreadable one, which `problems` then names."""
     try:
         data = read_regular(path, MAX_FILE_BYTES)
-        return json.loads(data) if path.suffix == ".json" else plain_yaml(data)[0]
+        return plain_json(data) if path.suffix == ".json" else plain_yaml(data)[0]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

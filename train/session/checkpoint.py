@@ -15,7 +15,6 @@ complete, and its hashes.json first.
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.recipes.load import canonical_json
+from shards.disk.checked_json import plain_json
 from shards.disk.file_calls import OS_DISK, Disk, write_all
 
 VERSION = 1
@@ -108,7 +108,7 @@ def read(folder: Path, wanted: Iterable[str]) -> dict[str, bytes]:
         body = (folder / MARKER).read_bytes()
         if len(body) > MAX_MARKER_BYTES:
             raise ValueError(f"{len(body)} bytes")
-        marker = json.loads(body)
+        marker = plain_json(body)
         files = {str(name): (int(row["bytes"]), str(row["sha256"])) for name, row in marker["files"].items()}
         version, step = int(marker["version"]), int(marker["step"])
         if not all(_PART.fullmatch(name) for name in files):

@@ -14,9 +14,7 @@ With as many ranks as before, training goes on exactly; with another number, fro
 state of a random generator: dropout is keyed by (seed, step, rank) anew in every step.
 """
 
-import contextlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 
 from cluster.ranks.group import Ranks
 from cluster.recipes.load import canonical_json
+from shards.disk.checked_json import plain_json
 from shards.disk.safe_text import quoted
 from train.model.bn_statistics import combine
 from train.session.weights import Weights
@@ -114,14 +113,16 @@ def read_state(parts: Mapping[str, bytes]) -> RunState:
 
 def _check_version(data: bytes) -> None:
     """Before the fields: another version has others."""
-    with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        state = json.loads(data)
-        found = state.get("version") if isinstance(state, dict) else None
-        if isinstance(found, int) and found != VERSION:
-            raise ValueError(
-                f"checkpoint: found state.json of version {found}, expected {VERSION}; start anew in another folder, "
-                "or finish with the version of the program that wrote it"
-            )
+    try:
+        state = plain_json(data)
+    except ValueError:
+        return
+    found = state.get("version") if isinstance(state, dict) else None
+    if isinstance(found, int) and found != VERSION:
+        raise ValueError(
+            f"checkpoint: found state.json of version {found}, expected {VERSION}; start anew in another folder, or "
+            "finish with the version of the program that wrote it"
+        )
 
 
 def unpack(parts: Mapping[str, bytes], state: RunState, weights: Weights, ranks: Ranks) -> dict[str, Tensor] | None:

@@ -29,7 +29,9 @@ from cluster.process.failure import last_line
 from cluster.process.identity import ProcessId, alive, kill_here, session_members, start_ticks, this_place, this_process
 from cluster.process.supervisor import start_supervised
 from cluster.ranks.place import without_ranks
+from shards.disk.checked_json import plain_json
 from shards.disk.record import JSON
+from shards.disk.regular import read_regular
 from train.evaluate.results import RESULTS, read_results
 
 LOOK_S = 0.5  # between two looks at the process
@@ -147,7 +149,7 @@ def _end_earlier(note: Path) -> None:
     Raises RuntimeError if it trains and its worker is there, in another process: then nobody has given it up.
     """
     try:
-        row = json.loads(note.read_text(encoding="utf-8"))
+        row = plain_json(read_regular(note, 1 << 16))
         earlier, worker = _identity(row), _identity(row["worker"])
     except FileNotFoundError:
         return
