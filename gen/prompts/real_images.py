@@ -12,6 +12,7 @@ The images of a class are those whose names come first after hashing with the se
 list in the same order, and neither other classes nor the order of files or shards matter.
 """
 
+import errno
 import hashlib
 import io
 import struct
@@ -32,7 +33,8 @@ from shards.disk.address import is_remote, places_of
 from shards.disk.data_set import is_data_set
 from shards.disk.jpeg import MAX_PIXELS
 from shards.disk.layout import SUCCESS
-from shards.disk.pictures import DECODERS, is_picture, picture_format, rgb_pixels
+from shards.disk.pictures import DECODERS, MAX_PICTURE_BYTES, is_picture, picture_format, rgb_pixels
+from shards.disk.regular import read_regular
 from shards.disk.safe_text import quoted, redact, visible
 from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
@@ -40,7 +42,6 @@ from shards.labels.folders import class_folder, class_folders_in, files_below, f
 from shards.set.manifest import iter_tables, read_member, read_subset, scan_records
 from shards.set.row_jpegs import JPEG_COLUMNS
 
-MAX_FILE_BYTES = 1 << 28
 MAX_SIDE_RATIO = 32  # a strip of 1 x 60,000 px is no picture of anything, and preprocessing would blow it up
 SPARE = 2  # of a data set's samples, so many times the asked number are remembered in case some cannot be read
 READ_THREADS = 4
@@ -222,9 +223,9 @@ def _read_file(path: Path) -> bytes | str:
     if picture_format(path) is None:
         return "unsupported_format"
     try:
-        return path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else "too_large"
-    except OSError:
-        return "unreadable"
+        return read_regular(path, MAX_PICTURE_BYTES)
+    except OSError as error:
+        return "too_large" if error.errno == errno.EFBIG else "unreadable"
 
 
 def _read_sample(store: Store, row: dict[str, object]) -> bytes | str:

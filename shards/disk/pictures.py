@@ -18,6 +18,7 @@ FORMATS = {  # of two pictures of a sample the first
     **{".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".jfif": "JPEG", ".jpe": "JPEG"},
     **{".bmp": "BMP", ".gif": "GIF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".pnm": "PPM"},
 }
+MAX_PICTURE_BYTES = 1 << 28  # of a picture's file
 DECODERS = tuple(dict.fromkeys(FORMATS.values()))
 _OTHER_KINDS = frozenset({".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".pfm"})
 _SYSTEM_FOLDERS = frozenset({"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"})

@@ -22,8 +22,10 @@ held-out part) has the ids of the whole. A part of ImageNet-1k can be a class li
 list, because only its owner knows whether its ids are its own or those of the 1000 (`refuse_part_of_imagenet`).
 """
 
+import errno
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.disk.pictures import is_system_folder
+from shards.disk.pictures import MAX_PICTURE_BYTES, is_system_folder
 from shards.disk.safe_text import clip, one_line, quoted
 from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
 from shards.labels.spoken import folded_form, spoken_names, wordnet_pairs
@@ -106,12 +108,26 @@ def class_folders_in(folder: Path) -> list[str]:
                 "or remove it"
             )
     names = sorted(item.name for item in items if item.is_dir())
+    for name in names:
+        if not _is_utf8(name):
+            raise ValueError(
+                f"{folder}: found the class folder {quoted(name, 60)}, whose name is no UTF-8, expected text; rename it"
+            )
     if names and SPLITS.issuperset(map(str.casefold, names)) and all(_has_folders(folder / name) for name in names):
         raise ValueError(
             f"{folder}: found the folders {', '.join(names)}, which hold class folders themselves, expected class "
             f"folders; give one of these, such as {folder / names[0]}"
         )
     return names
+
+
+def _is_utf8(name: str) -> bool:
+    """False for a name of other bytes, which Python holds as half characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _has_folders(folder: Path) -> bool:
@@ -140,22 +156,30 @@ def names_beside(folder: Path) -> dict[int, str]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files of a class folder, sorted folder by folder; links to folders, and links that lead nowhere, stand among
-    them, and `trouble_with` tells them apart."""
+    """All that a class folder holds but its folders, sorted folder by folder; links to folders and what is no file
+    stand among them, and `trouble_with` tells them apart."""
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             yield from files_below(path)
-        elif path.is_file() or path.is_symlink():
+        else:
             yield path
 
 
 def trouble_with(path: Path) -> str:
-    """Why a link cannot be read as a file: in words; "" for what is no such link."""
-    if not path.is_symlink():
-        return ""
-    if path.is_dir():
+    """Why something cannot be read as a picture's file: in words; "" for a file of a size that may be read."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        leads_nowhere = path.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP)
+        what = "a link that leads nowhere" if leads_nowhere else f"what cannot be looked at ({error.strerror})"
+        return f"found {what}, expected a file"
+    if stat.S_ISDIR(about.st_mode):
         return "found a link to a folder, which is not followed, expected a file"
-    return "" if path.exists() else "found a link that leads nowhere, expected a file"
+    if not stat.S_ISREG(about.st_mode):
+        return "found a pipe, a device or a socket, expected a file"
+    if about.st_size > MAX_PICTURE_BYTES:
+        return f"found {about.st_size:,} bytes, expected at most {MAX_PICTURE_BYTES:,}"
+    return ""
 
 
 def own_classes(folders: Sequence[str], where: str, names: Mapping[int, str] = NOT_KNOWN) -> dict[str, Entry]:

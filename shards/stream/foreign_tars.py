@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from shards.disk.checked_json import plain_json
 from shards.disk.data_set import no_data_set
-from shards.disk.pictures import FORMATS
+from shards.disk.pictures import FORMATS, MAX_PICTURE_BYTES
 from shards.disk.regular import open_regular
 from shards.disk.safe_text import quoted, visible
 from shards.disk.stand_in import stand_in
@@ -36,7 +36,6 @@ UInt64: TypeAlias = npt.NDArray[np.uint64]
 
 PICTURES = tuple(suffix[1:] for suffix in FORMATS)  # of two pictures of one key the first of these kinds is taken
 LABELS = ("label", "class_id", "target")  # keys of a .json, the first that is there counts
-MAX_PICTURE_BYTES = 1 << 28
 MAX_LABEL_BYTES = 1 << 20  # of a .cls or .json
 MAX_NAME_BYTES = 1 << 16  # of a long name or a pax header
 READ_BYTES = 8 << 20  # one request of a remote store

@@ -19,6 +19,7 @@ import simplejpeg
 
 from shards.disk.jpeg import MAX_PIXELS, may_be_turned
 from shards.disk.pictures import DECODERS, rgb_pixels
+from shards.disk.stand_in import HEAD_BYTES, stand_in
 from shards.stream.augment import AugmentSpec, change, crop_box
 from shards.stream.keyed_random import KeyedRandom
 
@@ -116,7 +117,8 @@ def decode_with_pillow(data: Data) -> Pixels:
     except (UnreadablePicture, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins answer damaged files with errors of many types
-        raise UnreadablePicture(f"found no picture that Pillow can decode ({type(error).__name__})") from None
+        what = stand_in(bytes(data[:HEAD_BYTES])) or f"no picture that Pillow can decode ({type(error).__name__})"
+        raise UnreadablePicture(f"found {what}") from None
 
 
 def new_buffer(shape: tuple[int, ...], pin: bool) -> Pixels:

@@ -32,12 +32,23 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from shards.disk.address import local_root
+from shards.disk.amounts import counted
 from shards.disk.data_set import is_data_set, open_to_write
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import MAX_ROWS_PER_SHARD, RUN, SAMPLE_SCHEMA, SUCCESS, sample_key
-from shards.disk.pictures import DECODERS, FORMATS, is_system_folder, orientation_of, picture_format, rgb_pixels
+from shards.disk.pictures import (
+    DECODERS,
+    FORMATS,
+    MAX_PICTURE_BYTES,
+    is_system_folder,
+    orientation_of,
+    picture_format,
+    rgb_pixels,
+)
+from shards.disk.regular import read_regular
 from shards.disk.replace import whole_folder
 from shards.disk.safe_text import clip, quoted, visible
+from shards.disk.stand_in import stand_in
 from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
 from shards.labels.folders import (
@@ -203,7 +214,26 @@ def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple
             f"the pictures of each class into {folder}/CLASS/"
         )
     sources.sort(key=lambda source: (source.facts.get("key", ""), _digest(source.name)))
+    _refuse_twins(sources, folder / METADATA)
     return sources, ignored
+
+
+def _refuse_twins(sources: Sequence[Source], metadata: Path) -> None:
+    """Raises ValueError for two pictures of one id: `verify` would call what is made of them damaged."""
+    seen: dict[str, str] = {}
+    for source in sources:
+        uid = _uid_of(source)
+        if uid in seen:
+            raise ValueError(
+                f"{metadata}: found the uid {quoted(uid, 40)} for {quoted(seen[uid], 60)} and "
+                f"{quoted(source.name, 60)}, expected each once; mend the table, or move it away to import the "
+                "pictures alone"
+            )
+        seen[uid] = source.name
+
+
+def _uid_of(source: Source) -> str:
+    return str(source.facts.get("uid") or _digest(source.name)[:32])
 
 
 def _classes_of(
@@ -224,7 +254,7 @@ def _classes_of(
 
 
 def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
+    if not path.is_file():
         return {}
     try:
         table = pq.read_table(path)
@@ -236,18 +266,28 @@ def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
             f"{path}: found a table that cannot be used ({clip(str(error), 200)}), expected the columns file_name and, "
             "as far as known, those of a shard's table; move it away to import the pictures alone"
         ) from None
-    return {row.pop("file_name"): row for row in rows}
+    named = {row.pop("file_name"): row for row in rows}
+    if len(named) < len(rows):
+        raise ValueError(
+            f"{path}: found {counted(len(rows) - len(named), 'file name')} a second time, expected each once; mend it"
+        )
+    return named
 
 
 def _row(source: Source, key: str, licence: str | None, quality: int) -> tuple[dict[str, Any], bytes | None]:
     """The row of one picture and its JPEG; without a JPEG when it cannot be decoded."""
-    trouble = trouble_with(source.path)
-    data = b"" if trouble else source.path.read_bytes()
+    trouble, shown = trouble_with(source.path), visible(source.name)
+    data = b""
+    if not trouble:
+        try:
+            data = read_regular(source.path, MAX_PICTURE_BYTES)
+        except OSError as error:
+            trouble = f"cannot be read ({error.strerror})"
     row: dict[str, Any] = {name: value for name, value in source.facts.items() if value is not None}
     found = read_source_type(data)
     generated = "edited" if found == SOURCE_TYPES[1] else "synthetic" if found == SOURCE_TYPES[0] else None
     row |= {"key": key, "class_id": source.class_id, "class_name": source.class_name}
-    row.setdefault("uid", _digest(source.name)[:32])
+    row["uid"] = _uid_of(source)
     if generated and row.get("domain", "real") == "real":
         row["domain"] = generated  # the picture's own word counts more than the folder's
     row.setdefault("domain", "real")
@@ -256,14 +296,15 @@ def _row(source: Source, key: str, licence: str | None, quality: int) -> tuple[d
         row.setdefault("licence", licence)
     source_type: SourceType | None = {"synthetic": SOURCE_TYPES[0], "edited": SOURCE_TYPES[1]}.get(row["domain"])
     if trouble:
-        return {**row, "status": "failed_to_decode", "error_message": f"{source.name}: {trouble}"}, None
+        return {**row, "status": "failed_to_decode", "error_message": f"{shown}: {trouble}"}, None
     try:
         jpeg, (height, width), (original_height, original_width) = _as_jpeg(data, source, quality, source_type)
     except UnidentifiedImageError:
-        message = f"{source.name}: found no picture of the kinds {', '.join(DECODERS)}"
+        what = stand_in(data) or f"no picture of the kinds {', '.join(DECODERS)}"
+        message = f"{shown}: found {what}"
         return {**row, "status": "failed_to_decode", "error_message": message}, None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        message = f"{source.name}: {clip(str(error), 300)}"
+        message = f"{shown}: {clip(str(error), 300)}"
         return {**row, "status": "failed_to_decode", "error_message": message}, None
     row |= {"status": SUCCESS, "width": width, "height": height}
     row.setdefault("original_width", original_width)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 import struct
 import tarfile
 import zlib
@@ -9,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import given
@@ -23,6 +27,7 @@ from shards.disk.store import FolderStore, Store, open_for_reading, open_store
 from shards.labels.classes import Class, ClassSpec, load_classes
 from shards.labels.folders import class_folder, class_folders_in, own_classes
 from shards.set.manifest import read_member, read_table, scan_records
+from shards.set.verify import verify
 from shards.views.census import subset_of
 from shards.views.export import Choice, Exported, export_dali, export_hugging_face, export_open_clip, export_timm
 from shards.views.image_folder import export_image_folder, find_pictures, import_image_folder
@@ -572,6 +577,63 @@ def test_a_folder_without_pictures_and_a_missing_one_are_refused(tmp_path: Path)
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"found no picture in 1 sub-folders, .*; put the pictures of each class into"):
         find_pictures(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("twice", "found"),
+    [
+        ("uid", "found the uid 'abab.*' for 'crane/[ab].png' and 'crane/[ab].png', expected each once"),
+        ("file_name", "found 1 file name a second time, expected each once"),
+    ],
+)
+def test_a_metadata_file_that_names_one_thing_twice_is_refused_before_a_set_is_made(
+    tmp_path: Path, twice: str, found: str
+) -> None:
+    rows = {"file_name": ["crane/a.png", "crane/b.png"], "uid": ["ab" * 16, "cd" * 16]}
+    (tmp_path / "photos" / "crane").mkdir(parents=True)
+    for name in rows["file_name"]:
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name)
+    pq.write_table(pa.table({**rows, twice: rows[twice][:1] * 2}), tmp_path / "photos" / "metadata.parquet")
+    with pytest.raises(ValueError, match=found):
+        import_image_folder(tmp_path / "photos", str(tmp_path / "set"))
+    assert not (tmp_path / "set").exists()
+
+
+def test_files_with_names_of_other_bytes_and_what_is_no_file_are_rows_that_say_why(tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "crane"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    raw = os.fsencode(folder)
+    shutil.copy(folder / "a.png", raw + b"/b\xff.png")
+    with open(raw + b"/c\xfe.png", "wb") as file:
+        file.write(b"no picture")
+    os.mkfifo(folder / "d.png")
+    (folder / "e.png").touch()
+    os.truncate(folder / "e.png", 20 * 10**9)
+    (folder / "f.png").symlink_to("/dev/zero")
+    done = import_image_folder(tmp_path / "photos", str(tmp_path / "set"))
+    assert (done.num_samples, done.num_failed) == (2, 4)
+    store = open_for_reading(str(tmp_path / "set"))
+    told = sorted(row["error_message"] for row in read_table(store, [0]).to_pylist() if row["error_message"])
+    assert told == [
+        "crane/c⟨U+DCFE⟩.png: found no picture of the kinds JPEG, PNG, WEBP, BMP, GIF, PPM",
+        "crane/d.png: found a pipe, a device or a socket, expected a file",
+        "crane/e.png: found 20,000,000,000 bytes, expected at most 268,435,456",
+        "crane/f.png: found a pipe, a device or a socket, expected a file",
+    ]
+    assert not verify(store).damages
+
+
+def test_a_class_folder_with_a_name_of_other_bytes_is_refused_on_every_way_in(tmp_path: Path) -> None:
+    os.makedirs(os.fsencode(tmp_path) + b"/photos/\xfe\xff")
+    with open(os.fsencode(tmp_path) + b"/photos/\xfe\xff/a.png", "wb") as file:
+        file.write(b"any")
+    for read in (
+        lambda: import_image_folder(tmp_path / "photos", str(tmp_path / "set")),
+        lambda: load_classes(ClassSpec(source=str(tmp_path / "photos"))),
+    ):
+        with pytest.raises(ValueError, match=r"found the class folder '⟨U.DCFE⟩⟨U.DCFF⟩', whose name is no UTF-8"):
+            read()
 
 
 def test_an_import_that_is_refused_leaves_nothing_behind(store: FolderStore, tmp_path: Path) -> None:
