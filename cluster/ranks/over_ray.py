@@ -143,7 +143,7 @@ def run_ranks(
     other versions, or cannot start a rank.
     """
     size = FanOutSpec(workers=spec.ranks, cpus_per_worker=spec.cpus_per_rank)
-    with ray_session(size, spec.cpus_per_rank, "start the ranks with torchrun or srun instead") as session:
+    with ray_session(size, spec.cpus_per_rank, stop, "start the ranks with torchrun or srun instead") as session:
         stop.arm()
         with _room(spec, session.ours, stop) as hosts:
             if not hosts:

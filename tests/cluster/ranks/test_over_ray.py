@@ -72,7 +72,7 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_PROCID", "0")
         patch.setenv("SLURM_NTASKS", "8")
-        with ray_session(FanOutSpec(workers=2, gpus_per_worker=0), 1):
+        with ray_session(FanOutSpec(workers=2, gpus_per_worker=0), 1, StopFlag()):
             yield
 
 

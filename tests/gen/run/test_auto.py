@@ -163,7 +163,7 @@ def test_where_no_worker_can_have_a_gpu_nobody_is_asked(model: Path) -> None:
 def test_on_a_cluster_one_worker_is_asked(model: Path) -> None:
     """A real Ray that is already there, as a cluster that the driver has joined; without GPUs."""
     spec = recipe(model, "sampler.batch=4", "sampler.device=auto", "cluster.in_process=false")
-    with ray_session(FanOutSpec(gpus_per_worker=0), 1):
+    with ray_session(FanOutSpec(gpus_per_worker=0), 1, StopFlag()):
         assert not stays_here(spec.cluster, {})
         decided = filled(spec, None)
     assert (decided.dtype, decided.compile, decided.batch) == ("fp32", "none", 4)

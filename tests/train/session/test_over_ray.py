@@ -48,7 +48,7 @@ def test_ray_that_does_not_start_is_said_with_a_way_that_a_training_has(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
     """What a command needs in its environment to join it."""
-    with ray_session(FanOutSpec(workers=2, gpus_per_worker=0), 1):
+    with ray_session(FanOutSpec(workers=2, gpus_per_worker=0), 1, StopFlag()):
         yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
