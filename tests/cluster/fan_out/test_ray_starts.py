@@ -5,6 +5,7 @@ Each program has a Ray of its own.
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -73,21 +74,55 @@ def test_workers_start_from_an_environment_with_an_odd_path_also_under_uv_run(tm
     assert told(result.stdout)["done"] == 2
 
 
-def test_a_start_that_cannot_succeed_ends_within_a_minute_with_the_process_and_its_last_words(tmp_path: Path) -> None:
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, str]:
+    """An environment in which Ray starts, and no worker of it."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
         "if any('default_worker.py' in word for word in sys.orig_argv):\n"
         "    os.write(2, b'libfoo.so.3: cannot open shared object file\\n')\n"
         "    os._exit(1)\n"
     )
-    child = start(tmp_path, 0.1, {"PYTHONPATH": str(tmp_path)})
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+SAID = re.compile(
+    r"its process \(pid \d+\) ended before it had begun \(libfoo\.so\.3: cannot open shared object file\)"
+)
+
+
+def test_a_start_that_cannot_succeed_ends_within_a_minute_with_the_process_and_its_last_words(
+    tmp_path: Path, broken: dict[str, str]
+) -> None:
+    child = start(tmp_path, 0.1, broken)
     assert child.wait(timeout=150) == 1, child.said()
     end = told(child.out())
-    assert "ended before it had begun (libfoo.so.3: cannot open shared object file)" in str(end["error"])
-    assert "its process (pid " in str(end["error"])
+    assert SAID.search(str(end["error"]))
     assert "run the same command again" in str(end["error"])
     assert isinstance(end["seconds"], float)
     assert end["seconds"] < 60
+
+
+RANKS = """
+import sys
+from pathlib import Path
+from cluster.process.stop_flag import StopFlag
+from cluster.ranks.over_ray import RanksSpec, run_ranks
+here = Path(sys.argv[1])
+run_ranks(["-c", ""], RanksSpec(ranks=2), here, here, StopFlag(), print)
+"""
+
+
+def test_ranks_whose_start_cannot_succeed_end_within_a_minute_with_the_process_and_its_last_words(
+    tmp_path: Path, broken: dict[str, str]
+) -> None:
+    begun = time.monotonic()
+    child = warm.start(["-c", RANKS, str(tmp_path)], environment={**WITHOUT_RAY, **broken})
+    assert child.wait(timeout=150) == 1, child.said()
+    assert time.monotonic() - begun < 60
+    last = child.err().splitlines()[-1]
+    assert "ClusterError: cannot start the ranks: " in last
+    assert SAID.search(last)
 
 
 def test_a_run_ends_at_once_when_the_raylet_of_its_own_cluster_has_ended(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from cluster.fan_out.ray_session import ClusterError, ray_session
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.stop_flag import StopFlag
-from cluster.ranks.over_ray import free_port
+from cluster.ranks.host import free_port
 from cluster.recipes.load import dump_recipe
 from tests.support import warm
 from tests.support.rank_environment import rank_environment
