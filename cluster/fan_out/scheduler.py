@@ -266,6 +266,7 @@ class Schedule:
             elif worker.state == "busy" and waited > self._spec.stall_deadline_s:
                 assert worker.running is not None
                 cause = f"no progress for {waited:.0f} s (stall_deadline_s is {self._spec.stall_deadline_s:g})"
+                cause += "; if the machine is that slow, lower sampler.batch or raise cluster.stall_deadline_s"
                 self._kill(number, cause, now)
                 self._fail_unit(number, worker.running, cause, now, counts=True)
         self._find_stragglers(now)
