@@ -50,6 +50,7 @@ def train(
 
     Example: `sixfold train recipes/sandbox-train.yaml --out out/train/slow optim.lr=0.002`
     """
+    from cluster.process.exit import leave
     from cluster.process.stop_flag import StopFlag
     from cluster.ranks.group import Ranks
     from cluster.ranks.place import find_place
@@ -69,6 +70,8 @@ def train(
         outcome = train_one(chosen, folder, home(), stop, met)
     if met.rank == 0:  # the other ranks would say the same
         typer.echo(outcome.sentence())
+    if met.world > 1:
+        leave(outcome.exit_code)
     raise typer.Exit(outcome.exit_code)
 
 
