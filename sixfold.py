@@ -40,17 +40,29 @@ EXPLAINED = {
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a write to an open file names no path
 
 
-def check_home(root: Path) -> None:
-    """Raise ImportError if one of our package names resolves outside `root`; the line names who shadows it."""
+def own_code_first(root: Path) -> None:
+    """Let our package names resolve below `root`, also beside a user's own `train.py` that Python finds before it.
+
+    Raises ImportError if another package of such a name is imported already; the line says whose it is.
+    """
+    if any(_homes(name) != [root] for name in PACKAGES):
+        sys.path.insert(0, str(root))
     for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        places = [Path(place).resolve().parent for place in (spec.submodule_search_locations or ())] if spec else []
-        if places != [root]:
+        if (homes := _homes(name)) != [root]:
             owner = importlib.metadata.packages_distributions().get(name, ["a folder on PYTHONPATH"])
             raise ImportError(
-                f"`{name}` comes from {', '.join(map(str, places)) or 'nowhere'}, expected {root}; "
+                f"`{name}` comes from {', '.join(map(str, homes)) or 'nowhere'}, expected {root}; "
                 f"uninstall or move {', '.join(sorted(set(owner)))}"
             )
+
+
+def _homes(name: str) -> list[Path]:
+    """The folders that hold the package or module `name`."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return []
+    places = spec.submodule_search_locations or ([spec.origin] if spec.origin else [])
+    return [Path(place).resolve().parent for place in places]
 
 
 def _version(asked: bool) -> None:
@@ -78,8 +90,8 @@ def _options(
 
 @functools.cache
 def command_line() -> typer.Typer:
-    """The program with all its verbs. Raises ImportError if another package has the name of one of ours."""
-    check_home(HOME)
+    """The program with all its verbs. Raises ImportError if another package has taken the name of one of ours."""
+    own_code_first(HOME)
     from cluster.verbs import doctor
     from gen.verbs import generate, meanings, plan, prompts
     from shards.verbs import export, repair, show, status, verify

@@ -1,29 +1,59 @@
-"""Which code runs: a hash of our packages, and the versions of the libraries they use.
+"""Which code runs: a hash of our packages, an archive of them for other machines, the versions of their libraries.
 
-In: the checkout's root, names of libraries. Out: hex sha256, a table of versions, how two tables differ.
-On disk: nothing.
+In: the folder that holds the packages, names of libraries. Out: hex sha256, a table of versions, how two tables differ.
+On disk: the archive, a zip file.
 """
 
 import hashlib
 import importlib.metadata
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 PACKAGES = ("cluster", "gen", "retrieve", "shards", "train")
 ROOF = "sixfold.py"
+DATA_SUFFIXES = frozenset({".css", ".csv", ".html", ".md", ".txt", ".yaml"})  # what our code reads beside itself
+SANDBOX = "sandbox"
+SHIPPED_MODEL = f"{SANDBOX}/models/generator"  # what a worker can be asked for, by its name below our folder
+MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt"})
 
 
 def code_hash(root: Path) -> str:
     """Hex sha256 over names and contents of the five packages' ``.py`` files and ``sixfold.py``, in sorted order."""
     digest = hashlib.sha256()
-    files = [file for package in PACKAGES for file in (root / package).rglob("*.py")]
-    if (root / ROOF).is_file():
-        files.append(root / ROOF)
-    for file in sorted(files, key=lambda file: file.relative_to(root).as_posix()):
+    for name, file in _named([*_inside(root, PACKAGES, frozenset({".py"})), root / ROOF], root).items():
         data = file.read_bytes()
-        digest.update(f"{file.relative_to(root).as_posix()}\0{len(data)}\0".encode())
+        digest.update(f"{name}\0{len(data)}\0".encode())
         digest.update(data)
     return digest.hexdigest()
+
+
+def write_archive(root: Path, archive: Path) -> None:
+    """Write the zip file ``archive`` of what a worker needs from us, whatever else lies in ``root``.
+
+    It holds the five packages, ``sixfold.py`` and the sandbox with its generator: code, the texts that it reads, the
+    shipped model. The same files give the same bytes.
+    """
+    files = [
+        *_inside(root, (*PACKAGES, SANDBOX), DATA_SUFFIXES | {".py"}),
+        *_inside(root, (SHIPPED_MODEL,), MODEL_SUFFIXES),
+        root / ROOF,
+    ]
+    with zipfile.ZipFile(archive, "w") as into:  # stored: weights do not shrink
+        for name, file in _named(files, root).items():
+            entry = zipfile.ZipInfo(name)  # dated 1980
+            entry.external_attr = 0o644 << 16
+            into.writestr(entry, file.read_bytes())
+
+
+def _inside(root: Path, folders: Iterable[str], suffixes: frozenset[str]) -> list[Path]:
+    return [file for folder in folders for file in (root / folder).rglob("*") if file.suffix in suffixes]
+
+
+def _named(files: Iterable[Path], root: Path) -> dict[str, Path]:
+    """Those of ``files`` that are files, by their sorted names below ``root``."""
+    named = {file.relative_to(root).as_posix(): file for file in files if file.is_file()}
+    return dict(sorted(named.items()))
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:

@@ -20,6 +20,8 @@ from typing import Literal
 import psutil
 
 from cluster.process.environment import named_cluster
+from cluster.process.reach import why_no_head
+from cluster.process.stop_flag import StopFlag
 
 # Older versions have known security holes: read_webdataset unpickles (ray), weights_only can be bypassed and memory
 # corrupted (torch), a JPEG can overflow a buffer (Pillow).
@@ -33,6 +35,7 @@ UNSAFE_SWITCHES = (
 )
 UNSAFE_PATTERN = re.compile(r"RAY_DATA_\w*UNSAFE\w*")
 NVIDIA_SMI_S = 20
+HEAD_S = 3.0  # for the head of a cluster to answer
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,14 @@ def missing_build_tools(environ: Mapping[str, str]) -> list[str]:
 
 def _ray(environ: Mapping[str, str]) -> Iterator[Check]:
     address = named_cluster(environ)
-    yield Check(
-        "RAY_ADDRESS", "ok", "set: runs join that cluster" if address else "none named: runs start Ray on this machine"
-    )
+    if not address:
+        yield Check("RAY_ADDRESS", "ok", "none named: runs start Ray on this machine")
+    elif address == "auto":
+        yield Check("RAY_ADDRESS", "note", "auto: not asked", "a run joins the cluster that this machine is a node of")
+    else:
+        wrong = why_no_head(address, HEAD_S, environ, StopFlag())
+        found = wrong or "its head answers: runs join that cluster"
+        yield _check("RAY_ADDRESS", not wrong, found, "start the cluster, or correct or unset RAY_ADDRESS")
     token = Path(environ.get("RAY_AUTH_TOKEN_PATH", str(Path.home() / ".ray" / "auth_token")))
     if token.is_file():
         mode = stat.S_IMODE(token.stat().st_mode)

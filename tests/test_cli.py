@@ -445,13 +445,14 @@ def test_a_dry_run_prints_plan_space_and_time_and_touches_nothing(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_whoever_shadows_a_package_is_named(tmp_path: Path) -> None:
+def test_whoever_has_taken_the_name_of_a_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "__init__.py").write_text("")
     program = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
 sys.argv = ["sixfold", "doctor"]
+import train
 import sixfold
 sixfold.main()
 """

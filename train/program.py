@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from cluster.process.exit import EXIT_FOLLOWED, EXIT_MISTAKE
+from cluster.process.exit import EXIT_FOLLOWED, EXIT_MISTAKE, leave
 from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import RankFailed, Ranks
 from cluster.ranks.place import find_place
@@ -50,4 +50,4 @@ def _stop_without(parent: int, stop: StopFlag) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    leave(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -53,6 +53,7 @@ def train(
 
     Example: `sixfold train recipes/sandbox-train.yaml --out out/train/slow optim.lr=0.002`
     """
+    from cluster.process.exit import leave
     from cluster.process.stop_flag import StopFlag
     from cluster.ranks.group import Ranks
     from cluster.ranks.place import find_place
@@ -72,6 +73,8 @@ def train(
         outcome = train_one(chosen, folder, home(), stop, met)
     if met.rank == 0:  # the other ranks would say the same
         say(outcome.sentence())
+    if met.world > 1:
+        leave(outcome.exit_code)
     raise typer.Exit(outcome.exit_code)
 
 

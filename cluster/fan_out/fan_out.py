@@ -58,7 +58,8 @@ def fan_out(
     ``units`` is read lazily, a few ahead of the workers. ``make_worker`` runs once in each worker process; give a
     ``functools.partial`` of an importable function with plain data and absolute paths. ``on_event`` is called in this
     thread. ``threads`` becomes OMP_NUM_THREADS of each worker before it imports numerical libraries. Raises
-    cluster.fan_out.ray_session.ClusterError if there is no cluster to run on; every later fault is in the Summary.
+    cluster.fan_out.ray_session.ClusterError if there is no cluster to run on, Draining if a stop is requested while it
+    waits for one; every later fault is in the Summary.
     """
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     backend = "in process" if spec.in_process else "ray"
@@ -73,7 +74,7 @@ def fan_out(
         from cluster.fan_out.ray_driver import run_on_ray
         from cluster.fan_out.ray_session import ray_session
 
-        with ray_session(spec, threads) as session:
+        with ray_session(spec, threads, stop) as session:
             stop.arm()
             schedule = Schedule(units, spec, life, time.monotonic())
             run_on_ray(schedule, make_worker, spec, on_event, stop, session)

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.code import difference
 from cluster.fan_out.events import Event
+from cluster.fan_out.ray_health import RayHealth
 from cluster.fan_out.ray_session import Session
 from cluster.fan_out.ray_worker import Hello, Look, RayWorker, WorkerAnswer
 from cluster.fan_out.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
@@ -32,6 +33,10 @@ TURN_S = 0.1  # the longest wait of a turn, hence the reaction time to a signal
 LOOK_EVERY_S = 0.5
 NODES_EVERY_S = 2.0
 GET_DEADLINE_S = 10.0  # for answers that ray.wait has called ready
+START_FAILED = (
+    "Ray tried five times to start its process, and each ended before it had begun; see why in raylet.err, in the logs "
+    "of Ray's session on node {node}"
+)
 Question = Literal["hello", "load", "run", "look"]
 
 
@@ -79,6 +84,7 @@ class _Driver:
         self._gpus: float | None = None if spec.gpus_per_worker == "auto" else spec.gpus_per_worker
         self._versions = versions
         self._place = this_place()
+        self._health = RayHealth()
         self._handles: dict[int, _Handle] = {}
         self._pending: dict[Any, tuple[Question, int]] = {}
         self._cores: dict[str, int] = {}  # node: a worker's share of it
@@ -91,7 +97,7 @@ class _Driver:
             self._do(self._schedule.drain(stop.reason, time.monotonic()))
         if time.monotonic() - self._nodes_at >= NODES_EVERY_S:
             self._nodes_at = time.monotonic()
-            self._do(self._schedule.nodes(self._slots(), time.monotonic()))
+            self._look_at_ray()
         for ref in self._answers():
             asked = self._pending.pop(ref, None)
             if asked is None:  # all answers of a dead worker fail at once; the first one has been dealt with
@@ -102,6 +108,16 @@ class _Driver:
                 self._hear(ref, question, number)
         self._look_around()
         self._do(self._schedule.tick(time.monotonic()))
+
+    def _look_at_ray(self) -> None:
+        if broken := self._health.broken():
+            self._do(self._schedule.fail(broken, time.monotonic()))
+            return
+        self._do(self._schedule.nodes(self._slots(), time.monotonic()))
+        # Ray does not say whose process it was; whoever has waited longest gets another one
+        waiting = [number for number, handle in self._handles.items() if handle.process is None]
+        for number, cause in zip(waiting, self._health.died_at_start(), strict=False):
+            self._do(self._schedule.refused(number, cause, time.monotonic()))
 
     def _answers(self) -> list[Any]:
         if not self._pending:
@@ -247,6 +263,8 @@ class _Driver:
         if isinstance(error, ray.exceptions.RayTaskError):
             # the actor lives but could not read the question: make_worker's module cannot be imported there
             return self._schedule.refused(number, one_line(str(error.cause or error)), now)
+        if isinstance(error, ray.exceptions.ActorUnschedulableError) and "worker startup" in str(error):
+            return self._schedule.refused(number, START_FAILED.format(node=handle.node), now, for_good=True)
         node_lost = getattr(error, "preempted", False) or "node has died" in str(error).lower()
         if not node_lost:
             node_lost = not any(node["NodeID"] == handle.node and node["Alive"] for node in ray.nodes())

@@ -17,7 +17,9 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
@@ -26,20 +28,27 @@ from pathlib import Path
 import psutil
 import ray
 
+from cluster.code import write_archive
 from cluster.fan_out.ray_worker import running_versions
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.environment import named_cluster
+from cluster.process.exit import Draining
 from cluster.process.identity import ProcessId, alive, this_place, this_process
+from cluster.process.reach import why_no_head
+from cluster.process.stop_flag import StopFlag
+from shards.disk.checked_json import plain_json
 from shards.disk.home import home
+from shards.disk.regular import read_regular
 from shards.disk.safe_text import one_line
 
 OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB
-# what workers never need; .gitignore is honoured too
-EXCLUDES = (".venv", ".git", "/out", "/data", "/tests", "/docs", "*.log", "__pycache__", ".*_cache", ".hypothesis")
 UNSAFE = re.compile(r"RAY_DATA_.*(UNSAFE|CLOUDPICKLE).*")  # opt-ins to unpickling data
 FOLDER = "sixfold-"
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 NUM_START_TRIES = 2
+MAX_OWNER_BYTES = 10_000  # another user may have put anything there
+HEAD_S = 10.0  # for a cluster's head to answer; it may be starting too
+MORE_STARTS = 2  # worker processes that may be starting at once, beyond the cores: one that died counts for a minute
 
 
 class ClusterError(RuntimeError):
@@ -65,37 +74,48 @@ def usable_cores() -> int:
 
 
 def runtime_env(threads: int) -> dict[str, object]:
-    """Ray's runtime environment of the workers: this checkout as their code, their number of threads, their GPUs.
+    """Ray's runtime environment of the workers: the code that runs here, their number of threads, their GPUs.
 
-    A worker that reserves no GPU sees none; without the variable Ray 2.60 shows it all GPUs of the driver.
+    The code is their `working_dir`, so Ray does not show them the driver's folder, where a user's own `train.py` may
+    lie. A worker that reserves no GPU sees none; without the variable Ray 2.60 shows it all GPUs of the driver.
     """
     number = str(threads)
     pinned = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), number)
     return {
-        "working_dir": str(home()),
-        "excludes": list(EXCLUDES),
+        "working_dir": str(_code_archive()),
         "env_vars": {**pinned, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"},
     }
 
 
+@functools.cache
+def _code_archive() -> Path:
+    """What runs here, for the workers. Made once a process: files that change later are not what was imported."""
+    archive = private_folder() / "code.zip"
+    write_archive(home(), archive)
+    return archive
+
+
 @contextlib.contextmanager
-def ray_session(spec: FanOutSpec, threads: int, instead: str = "run with cluster.in_process=true") -> Iterator[Session]:
+def ray_session(
+    spec: FanOutSpec, threads: int, stop: StopFlag, instead: str = "run with cluster.in_process=true"
+) -> Iterator[Session]:
     """Join or start a cluster, and leave or end it afterwards. Inside another session it is that session.
 
-    `instead`: how to run without Ray, for the error if Ray does not start. Raises ClusterError.
+    `instead`: how to run without Ray, for the error if Ray does not start. Raises ClusterError, or Draining after a
+    stop request while it waits for the cluster's head.
     """
     if ray.is_initialized():
         yield Session(ours=False, versions=running_versions())
         return
     prepare_environment(os.environ)
-    be_quiet()
+    tame_ray()
     address = named_cluster(os.environ)
     if address.startswith("ray://"):
         raise ClusterError(
             f"RAY_ADDRESS: found {address!r}, expected host:port of the cluster's head; "
             "run on a node of the cluster, or submit this command with `ray job submit`"
         )
-    with _joined(address, threads) if address else _started(spec, threads, instead) as session:
+    with _joined(address, threads, stop) if address else _started(spec, threads, instead) as session:
         yield session
 
 
@@ -103,29 +123,39 @@ def prepare_environment(environ: MutableMapping[str, str]) -> None:
     """For this process and its children: no usage statistics, workers of normal priority, unsafe switches removed."""
     environ["RAY_USAGE_STATS_ENABLED"] = "0"
     environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
+    environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # inside `ray job submit` workers get our code, not the job's folder
     # with Ray's default of 15 a worker gets 3 % of a core that another process uses
     environ.setdefault("RAY_worker_niceness", "0")
     for name in [name for name in environ if UNSAFE.fullmatch(name)]:
         del environ[name]
 
 
-def be_quiet() -> None:
-    """Stop Ray from printing: our events say what matters.
+def tame_ray() -> None:
+    """Stop Ray from printing, from taking SIGTERM over, and from starting workers as `uv run` would.
 
-    Ray prints about 1 kB for every worker that dies, also for those we kill, and has no setting against it.
+    Our events say what matters; our stop flag hears signals; workers run in the environment that the driver runs in.
+    Ray prints about 1 kB for every worker that dies, also for those we kill, and has no setting against it. The
+    variable against its `uv run` is read when Ray is imported, which may be before us.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
 
 
 @contextlib.contextmanager
-def _joined(address: str, threads: int) -> Iterator[Session]:
+def _joined(address: str, threads: int, stop: StopFlag) -> Iterator[Session]:
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if token.is_file() and token.stat().st_mode & 0o077:
         token.chmod(0o600)  # Ray writes it readable for everyone
     try:
+        head = ray._private.services.canonicalize_bootstrap_address_or_die(address)  # "auto": the cluster of this node
+        if wrong := why_no_head(head, HEAD_S, os.environ, stop):
+            raise ConnectionError(wrong)
         ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env(threads))
     except Exception as error:  # Ray raises a dozen types here; each means that there is no cluster to use
+        if stop.requested:
+            raise Draining(f"stopped on request ({stop.reason})") from error
         raise ClusterError(
             f"RAY_ADDRESS={address}: cannot join ({one_line(str(error))}); "
             "start the cluster, correct the address or the token, or unset RAY_ADDRESS to run on this machine"
@@ -170,7 +200,13 @@ def _start(spec: FanOutSpec, folder: Path, threads: int, instead: str) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 configure_logging=False,
-                runtime_env=runtime_env(threads),
+                # Ray pastes it into a line for bash
+                runtime_env={**runtime_env(threads), "py_executable": shlex.quote(sys.executable)},
+                _system_config={
+                    "worker_maximum_startup_concurrency": cores + MORE_STARTS,
+                    # Ray would wait, without end and deaf to signals, for workers that we do not use
+                    "prestart_worker_first_driver": False,
+                },
                 _temp_dir=str(folder / "r"),  # Ray makes this one world-writable; its parent is private
             )
             return
@@ -184,12 +220,12 @@ def _start(spec: FanOutSpec, folder: Path, threads: int, instead: str) -> None:
 
 
 def temporary_root() -> Path:
-    """The system's temporary folder, or /tmp where its name is too long.
+    """The system's temporary folder, or /tmp where its name is too long or has characters that Ray cannot take.
 
     Ray puts Unix sockets about 65 bytes below our folder, and a socket's path has at most 107.
     """
     usual = tempfile.gettempdir()
-    return Path(usual if len(usual) <= 20 else "/tmp")
+    return Path(usual if re.fullmatch(r"[A-Za-z0-9/._-]{1,20}", usual) else "/tmp")
 
 
 @functools.cache
@@ -208,7 +244,7 @@ def remove_dead_folders(where: Path) -> None:
     """Remove the private folders of drivers that have died here."""
     for folder in where.glob(f"{FOLDER}*"):
         try:
-            owner = ProcessId(**json.loads((folder / "owner.json").read_text()))
+            owner = ProcessId(**plain_json(read_regular(folder / "owner.json", MAX_OWNER_BYTES)))
         except (OSError, ValueError, TypeError):  # another user's, or still being made
             continue
         if owner.place == this_place() and not alive(owner):

@@ -10,9 +10,9 @@ Long because it is one state machine, whose rules are:
   tried again, on another worker if there is one. After ``attempts`` failures the unit is quarantined.
 * A lost node does not count as a failure, up to MAX_NODE_LOSSES times a unit.
 * A worker that fails at two different units in a row, or says that it is broken, is replaced.
-* A node is avoided for AVOID_S if two constructors in a row raise there, or six processes die. The run ends, with the
-  cause, if no worker lives and all nodes are avoided, or if ``give_up_after`` units are quarantined without a success
-  between them.
+* A node is avoided for AVOID_S if two workers in a row cannot start there, or six processes die. The run ends, with the
+  cause, if no worker lives and all nodes are avoided, if no node has room for ``start_deadline_s``, or if
+  ``give_up_after`` units are quarantined without a success between them. What it waits for is said after PATIENCE_S.
 * A unit that takes longer than ``straggler_factor`` medians is started a second time. The first attempt to finish wins,
   the other one is dropped. Such a unit may fail once more than ``attempts``.
 * After a stop request no unit is started. Attempts may finish within half of ``drain_s``; then they are told to stop
@@ -32,7 +32,8 @@ from shards.disk.record import JSON
 
 AVOID_S = 300.0
 MAX_NODE_FAULTS = 6
-REFUSED, DIED = 3, 1  # faults: a constructor that raises says more about a node than a process that was killed
+REFUSED, DIED = 3, 1  # faults: a worker that cannot start says more about a node than a process that was killed
+PATIENCE_S = 60.0  # until a process that has not begun, or missing room, is worth a line
 MAX_NODE_LOSSES = 100
 MIN_DURATIONS = 5  # units that must be done before their median is used
 MAX_CAUSE = 2000
@@ -92,6 +93,7 @@ class _Worker:
     beats: int = 0
     running: _Try | None = None
     failed_units: set[int] = field(default_factory=set)  # since its last success
+    waits: bool = False  # for its process, and that was said
 
 
 @dataclass
@@ -130,6 +132,8 @@ class Schedule:
         self._num_workers = 0
         self._started = now
         self._no_room_since = now
+        self._no_room_said = False
+        self._num_living = 0
         self._draining_since: float | None = None
         self._asked_to_drop = False
         self._last_start_fault = ""
@@ -148,6 +152,7 @@ class Schedule:
 
     def nodes(self, slots: Mapping[str, int], now: float) -> list[Action]:
         """The living nodes are these, and each has room for so many workers in all."""
+        self._num_living = len(slots)
         for name, room in slots.items():
             self._nodes.setdefault(name, _Node(0)).slots = room
         for name, node in self._nodes.items():
@@ -173,13 +178,14 @@ class Schedule:
             self._tell("worker_ready", now, worker=worker, node=found.node)
         return self._settle(now)
 
-    def refused(self, worker: int, cause: str, now: float) -> list[Action]:
-        """The worker's constructor raised."""
+    def refused(self, worker: int, cause: str, now: float, for_good: bool = False) -> list[Action]:
+        """The worker's constructor raised, or its process ended before it had begun; ``for_good``: it will not start
+        on this node, however often it is tried."""
         if worker in self._workers:
             found = self._workers.pop(worker)
-            self._actions.append(KillWorker(worker, "its constructor failed"))
+            self._actions.append(KillWorker(worker, "it could not start"))
             self._tell("worker_refused", now, cause, worker=worker, node=found.node)
-            self._blame_node(found.node, cause, REFUSED, now)
+            self._blame_node(found.node, cause, MAX_NODE_FAULTS if for_good else REFUSED, now)
         return self._settle(now)
 
     def lost(self, worker: int, cause: str, now: float, node_lost: bool = False) -> list[Action]:
@@ -246,6 +252,12 @@ class Schedule:
         """Time passed: look at deadlines, stragglers and the steps of a drain."""
         for number, worker in list(self._workers.items()):
             waited = now - worker.since
+            if worker.state == "placing" and waited > PATIENCE_S and not worker.waits:
+                worker.waits = True
+                said = (
+                    f"no process of it has begun for {PATIENCE_S:g} s; `ray status` and raylet.err of its node say more"
+                )
+                self._tell("warning", now, f"worker {number}: {said}", worker=number, node=worker.node)
             if worker.state in ("placing", "loading") and waited > self._spec.start_deadline_s:
                 doing = "no process" if worker.state == "placing" else "its model was not loaded"
                 cause = f"{doing} within {self._spec.start_deadline_s:g} s (start_deadline_s)"
@@ -254,6 +266,7 @@ class Schedule:
             elif worker.state == "busy" and waited > self._spec.stall_deadline_s:
                 assert worker.running is not None
                 cause = f"no progress for {waited:.0f} s (stall_deadline_s is {self._spec.stall_deadline_s:g})"
+                cause += "; if the machine is that slow, lower sampler.batch or raise cluster.stall_deadline_s"
                 self._kill(number, cause, now)
                 self._fail_unit(number, worker.running, cause, now, counts=True)
         self._find_stragglers(now)
@@ -389,18 +402,25 @@ class Schedule:
         """End the run if there is work, but no worker and no node that could start one."""
         room = sum(node.slots for node in self._nodes.values())
         if room or self._workers:
-            self._no_room_since = now
+            self._no_room_since, self._no_room_said = now, False
         if self._workers or not self._work_left():
             return
         if room and all(now < node.avoided_until for node in self._nodes.values() if node.slots):
-            self._give_up(f"no worker could be started on any node; the last cause: {self._last_start_fault}", now)
-        elif not room and now - self._no_room_since > self._spec.start_deadline_s:
-            self._give_up(
-                f"no node has room for a worker of {self._spec.cpus_per_worker} cores and "
-                f"{self._spec.gpus_per_worker} GPUs since {self._spec.start_deadline_s:g} s; "
-                "add nodes or ask for less (cluster.cpus_per_worker, cluster.gpus_per_worker)",
-                now,
-            )
+            cause = f"no worker could be started on any node; the last cause: {self._last_start_fault}"
+            self._give_up(f"{cause}; mend that, then run the same command again", now)
+        waited = now - self._no_room_since
+        if room or waited <= min(PATIENCE_S, self._spec.start_deadline_s):
+            return
+        found, advice = "the cluster has no living node", "start Ray on one, or correct RAY_ADDRESS"
+        if self._num_living:
+            found = f"no node has room for a worker of {self._spec.cpus_per_worker} cores and "
+            found += f"{self._spec.gpus_per_worker} GPUs"
+            advice = "add nodes or ask for less (cluster.cpus_per_worker, cluster.gpus_per_worker)"
+        if waited > self._spec.start_deadline_s:
+            self._give_up(f"{found} since {self._spec.start_deadline_s:g} s; {advice}", now)
+        elif not self._no_room_said:
+            self._no_room_said = True
+            self._tell("warning", now, f"{found}; this run waits {self._spec.start_deadline_s:g} s for one; {advice}")
 
     def _find_stragglers(self, now: float) -> None:
         if not self._spec.straggler_factor or self._median is None or self._draining_since is not None:

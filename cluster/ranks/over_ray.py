@@ -15,45 +15,37 @@ driver or of the cluster.
 """
 
 import contextlib
-import os
-import random
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import psutil
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.code import difference
+from cluster.fan_out.ray_health import RayHealth
 from cluster.fan_out.ray_session import ClusterError, ray_session
-from cluster.fan_out.ray_worker import running_versions
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FOLLOWED
-from cluster.process.failure import TEXT_BYTES, last_line, shown_line
 from cluster.process.stop_flag import StopFlag
-from cluster.process.supervisor import start_supervised
-from cluster.ranks.place import LOOPBACK, PORTS
-from shards.disk.home import home
+from cluster.ranks.host import Look, NodePlace, RankHost
+from cluster.ranks.place import LOOPBACK
 from shards.disk.safe_text import one_line
 
 # Deadlines, in seconds
 START_S = 600.0  # until all ranks have a place
+SAY_S = 2.0  # until missing room is worth a line
 LOOK_S = 0.5  # between two questions to an actor
 CALL_S = 60.0  # until an actor has answered
 LOST_S = 120.0  # an actor that has not answered for so long is lost
 END_S = 120.0  # for the ranks to save and end, after a stop request or when one has ended well
 FOLLOW_S = 30.0  # for the other ranks to end when one has failed; they cannot save without it
 KILL_S = 10.0  # for a rank to end after SIGKILL
-OF_OTHERS = ("SLURM_", "TORCHELASTIC_")  # variables of the job in which the Ray cluster was started, not of our ranks
 
 
 @dataclass(frozen=True)
@@ -143,13 +135,15 @@ def run_ranks(
     other versions, or cannot start a rank.
     """
     size = FanOutSpec(workers=spec.ranks, cpus_per_worker=spec.cpus_per_rank)
-    with ray_session(size, spec.cpus_per_rank, "start the ranks with torchrun or srun instead") as session:
+    with ray_session(size, spec.cpus_per_rank, stop, "start the ranks with torchrun or srun instead") as session:
         stop.arm()
-        with _room(spec, session.ours, stop) as hosts:
-            if not hosts:
-                return RanksEnd(())
+        health = RayHealth()
+        with _room(spec, session.ours, stop, health, say) as hosts:
             try:
-                handles = _start(hosts, session.versions, arguments, spec, start_in, logs)
+                places = _places(hosts, stop, health)
+                if stop.requested:
+                    return RanksEnd(())
+                handles = _start(hosts, places, session.versions, arguments, start_in, logs)
             except ray.exceptions.RayError as error:
                 raise ClusterError(f"cannot start the ranks ({one_line(str(error), 300)})") from None
             nodes = len({handle.node for handle in handles})
@@ -162,7 +156,9 @@ def _counted(number: int, noun: str) -> str:
 
 
 @contextlib.contextmanager
-def _room(spec: RanksSpec, ours: bool, stop: StopFlag) -> Iterator[list[Any]]:
+def _room(
+    spec: RanksSpec, ours: bool, stop: StopFlag, health: RayHealth, say: Callable[[str], None]
+) -> Iterator[list[Any]]:
     """One actor for each rank, holding its cores and GPU: all of them, or none if a stop is requested meanwhile."""
     gpus = int(any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes()))
     found = int(ray.cluster_resources().get("GPU", 0))
@@ -171,19 +167,25 @@ def _room(spec: RanksSpec, ours: bool, stop: StopFlag) -> Iterator[list[Any]]:
             f"found {_counted(found, 'GPU')} on this machine for {spec.ranks} ranks, expected one each; ask for fewer "
             "ranks, or set RAY_ADDRESS to a cluster"
         )
+    cores = _counted(spec.cpus_per_rank, "core")
+    asked = f"{_counted(spec.ranks, 'rank')} of {cores} and {_counted(gpus, 'GPU')}"
     bundle = {"CPU": float(spec.cpus_per_rank), **({"GPU": float(gpus)} if gpus else {})}
     group = placement_group([bundle] * spec.ranks, strategy="PACK")
     hosts: list[Any] = []
     try:
-        deadline = time.monotonic() + START_S
-        while not group.wait(LOOK_S):
-            if stop.requested:
-                break
-            if time.monotonic() > deadline:
+        begun = time.monotonic()
+        silent = True
+        while not group.wait(LOOK_S) and not stop.requested:
+            if wrong := health.broken():
+                raise ClusterError(wrong)
+            waited = time.monotonic() - begun
+            if waited > START_S:
                 raise ClusterError(
-                    f"found no room for {spec.ranks} ranks of {_counted(spec.cpus_per_rank, 'core')} and "
-                    f"{_counted(gpus, 'GPU')} within {START_S:g} s; ask for fewer, or add machines"
+                    f"found no room for {asked} within {START_S:g} s, {_size()}; ask for fewer, or add machines"
                 )
+            if waited > SAY_S and silent:
+                silent = False
+                say(f"found no room yet for {asked}, {_size()}; waiting for it, at most {START_S:g} s")
         for number in range(0 if stop.requested else spec.ranks):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
             options = {"num_cpus": spec.cpus_per_rank, "num_gpus": gpus, "scheduling_strategy": place}
@@ -195,23 +197,12 @@ def _room(spec: RanksSpec, ours: bool, stop: StopFlag) -> Iterator[list[Any]]:
         remove_placement_group(group)
 
 
-@dataclass(frozen=True)
-class NodePlace:
-    """Where an actor runs, and which versions it has."""
-
-    node: str
-    address: str
-    port: int  # free there now
-    versions: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Look:
-    """What an actor knows of its process."""
-
-    code: int | None  # None while it runs
-    lines: tuple[str, ...]  # what rank 0 has printed on stderr since the last look
-    said: str  # the last line, once it has ended
+def _size() -> str:
+    """What the cluster has."""
+    has, free = ray.cluster_resources(), ray.available_resources()
+    machines = _counted(sum(node["Alive"] for node in ray.nodes()), "machine")
+    cores, gpus = (f"{_counted(int(has.get(key, 0)), noun)}" for key, noun in (("CPU", "core"), ("GPU", "GPU")))
+    return f"the cluster has {cores} and {gpus} on {machines}, {free.get('CPU', 0):g} and {free.get('GPU', 0):g} free"
 
 
 @dataclass
@@ -225,15 +216,33 @@ class _Handle:
     since: float = 0.0
 
 
+def _places(hosts: Sequence[Any], stop: StopFlag, health: RayHealth) -> list[NodePlace]:
+    """Where the actors run, once all of them do; a part of it if a stop is requested meanwhile."""
+    asked = [host.place.remote() for host in hosts]
+    deadline = time.monotonic() + START_S
+    while True:
+        ready, waiting = ray.wait(asked, num_returns=max(1, len(asked)), timeout=LOOK_S) if asked else ([], [])
+        places: list[NodePlace] = ray.get(ready, timeout=CALL_S)
+        if not waiting or stop.requested:
+            return places
+        for wrong in (health.broken(), *health.died_at_start()):
+            if wrong:
+                raise ClusterError(f"cannot start the ranks: {wrong}")
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"found {len(ready)} of {_counted(len(asked), 'actor')} after {START_S:g} s, expected all; "
+                "`ray status` and raylet.err of their nodes say more"
+            )
+
+
 def _start(
     hosts: Sequence[Any],
+    places: Sequence[NodePlace],
     versions: Mapping[str, str],
     arguments: Sequence[str],
-    spec: RanksSpec,
     start_in: Path,
     logs: Path,
 ) -> list[_Handle]:
-    places: list[NodePlace] = ray.get([host.place.remote() for host in hosts], timeout=START_S)
     for place in places:
         if wrong := difference(versions, place.versions):
             raise ClusterError(
@@ -331,95 +340,3 @@ def _hear(handle: _Handle, told: bool, killed_at: float | None, say: Callable[[s
 
 def _send(handles: Sequence[_Handle], number: signal.Signals) -> None:
     ray.wait([handle.actor.send.remote(int(number)) for handle in handles], num_returns=len(handles), timeout=LOOK_S)
-
-
-class RankHost:
-    """The actor: holds one rank's cores and GPU, and runs its process under a supervisor."""
-
-    def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
-        self._log: Path | None = None
-        self._followed: BinaryIO | None = None  # rank 0's log, read as it is written
-        self._half = b""  # the beginning of a line whose end is not written yet
-        self._answer: BinaryIO = os.fdopen(os.memfd_create("answer"), "w+b")  # its stdout
-
-    def place(self) -> NodePlace:
-        """Node, address, a free port and versions; works before `start`."""
-        node = ray.get_runtime_context().get_node_id()
-        return NodePlace(node, ray.util.get_node_ip_address(), free_port(), running_versions())
-
-    def start(self, arguments: Sequence[str], environment: Mapping[str, str], start_in: str, log: str) -> str:
-        """Start the rank; returns why that failed, or ""."""
-        own = {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}
-        if environment["MASTER_ADDR"] != LOOPBACK and (name := _interface(ray.util.get_node_ip_address())):
-            own.setdefault("GLOO_SOCKET_IFNAME", name)  # by itself gloo takes what the host name resolves to
-        self._log = Path(log)
-        try:
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("wb") as output:
-                self._child = start_supervised(
-                    [sys.executable, *arguments],
-                    home(),
-                    Path(start_in),
-                    {**own, **environment},
-                    self._answer,
-                    output,
-                )
-        except OSError as error:
-            return one_line(str(error))
-        if environment["RANK"] == "0":
-            self._followed = self._log.open("rb")
-        return ""
-
-    def look(self) -> Look:
-        """How the process does; once it has ended, its last line goes into its log."""
-        assert self._child is not None, "look comes after start"
-        assert self._log is not None
-        code = self._child.poll()
-        lines = self._new_lines(code is not None)
-        if code is None:
-            return Look(None, lines, "")
-        answer = last_line(self._answer)
-        if answer:
-            with self._log.open("ab") as log:
-                log.write(f"{answer}\n".encode())
-        elif code != 0:
-            with self._log.open("rb") as log:
-                answer = last_line(log)
-        return Look(code, lines, answer)
-
-    def _new_lines(self, to_the_end: bool) -> tuple[str, ...]:
-        if self._followed is None:
-            return ()
-        *whole, self._half = (self._half + self._followed.read(TEXT_BYTES)).split(b"\n")
-        while to_the_end and (more := self._followed.read(TEXT_BYTES)):
-            *others, self._half = (self._half + more).split(b"\n")
-            whole += others
-        if to_the_end:
-            whole, self._half = [*whole, self._half], b""
-        return tuple(text for line in whole if (text := shown_line(line)))
-
-    def send(self, number: int) -> None:
-        """Send a signal to the rank: SIGKILL to its whole group, any other through the supervisor."""
-        assert self._child is not None, "send comes after start"
-        if number == signal.SIGKILL and self._child.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._child.pid, signal.SIGKILL)  # the supervisor cannot pass SIGKILL on
-        else:
-            self._child.send_signal(number)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now. Raises OSError if there is none."""
-    for port in random.sample(PORTS, 100):
-        with contextlib.suppress(OSError), socket.create_server(("", port)):
-            return port
-    raise OSError(f"found no free port among 100 of {PORTS.start} to {PORTS.stop}")
-
-
-def _interface(address: str) -> str | None:
-    """The network interface that has this address."""
-    for name, entries in psutil.net_if_addrs().items():
-        if any(entry.address == address for entry in entries):
-            return name
-    return None

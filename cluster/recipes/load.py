@@ -20,6 +20,7 @@ from pydantic_core import to_jsonable_python
 
 from cluster.recipes.mistake import RecipeError, first_mistake, model_in, short
 from cluster.recipes.overrides import COMMAND_LINE, read_override, set_at
+from shards.disk.home import home
 from shards.disk.regular import read_regular
 from shards.disk.safe_text import has_secret, quoted, redact
 
@@ -34,9 +35,12 @@ Json = dict[str, Any] | list[Any] | str | int | float | bool | None
 def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
     """Read `path`, lay the overrides (`sampler.steps=20`, values in YAML) over it, validate.
 
-    Raises RecipeError: missing or oversized file, YAML that is not plain data (tags, aliases, duplicate keys),
-    unknown keys, values that do not fit, overrides without `=`.
+    Where a relative path leads to nothing, it is looked for beside our code: so `recipes/sandbox.yaml` is found from
+    any folder. Raises RecipeError: missing or oversized file, YAML that is not plain data (tags, aliases, duplicate
+    keys), unknown keys, values that do not fit, overrides without `=`.
     """
+    shipped = home() / path
+    path = shipped if shipped.is_file() and not path.exists() else path
     try:
         return _load(path, model, overrides)
     except RecipeError as error:
@@ -48,7 +52,8 @@ def _load(path: Path, model: type[Model], overrides: Sequence[str]) -> Model:
     if path.is_dir():
         raise RecipeError(f"{path}: found a folder, expected a recipe; give a YAML file in it")
     if not path.is_file():
-        shipped = {file.stem: str(file) for file in sorted(Path("recipes").glob("**/*.yaml"))}
+        root = next(root for root in (Path(), home()) if (root / "recipes").is_dir() or root == home())
+        shipped = {file.stem: str(file.relative_to(root)) for file in sorted((root / "recipes").glob("**/*.yaml"))}
         near = get_close_matches(path.stem, shipped, n=1, cutoff=0.7)
         some = ", ".join(sorted(shipped.values())[:SHIPPED_NAMED]) or "your own"
         hint = f"did you mean {shipped[near[0]]}?" if near else f"give a YAML file, for example {some}"

@@ -16,7 +16,7 @@ import copy
 import io
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -278,8 +278,8 @@ class Shown:
     def prepare(self, texts: Sequence[str], negatives: Sequence[str]) -> None:
         self.sampler.prepare(texts, negatives)
 
-    def sample(self, requests: Sequence[Request]) -> Sampled:
-        return replace(self.sampler.sample(requests), image_NHWC=self.photographs_NHWC[: len(requests)])
+    def sample(self, requests: Sequence[Request], alive: Callable[[], None]) -> Sampled:
+        return replace(self.sampler.sample(requests, alive), image_NHWC=self.photographs_NHWC[: len(requests)])
 
 
 def numbered(count: int) -> list[str]:

@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Literal
 
 import numpy as np
@@ -209,10 +210,11 @@ class _UnitWork(Generic[Sample]):
             while writing and writing[0].done():
                 writing.popleft().result(timeout=0)
             draws = self.slots.take(size)
+            alive = partial(beat, self.slots.num_filled, self.slots.num_rejected)
             if draws:
-                calls = self._draw(draws)
+                calls = self._draw(draws, alive)
                 under_way.append((calls, developing.submit(self._develop, calls)))
-            beat(self.slots.num_filled, self.slots.num_rejected)
+            alive()
         for future_write in writing:
             future_write.result(timeout=2 * DEADLINE_S)
 
@@ -225,27 +227,27 @@ class _UnitWork(Generic[Sample]):
                 f"{self._last_error}), so nothing was published; {self.maker.advice_on_failure}"
             )
 
-    def _draw(self, draws: list[Draw]) -> "list[_Call]":
+    def _draw(self, draws: list[Draw], alive: Callable[[], None]) -> "list[_Call]":
         """One call of the Maker; if one of its images makes it raise, each image gets a call of its own."""
         try:
-            return [self._call(draws)]
+            return [self._call(draws, alive)]
         except IMAGE_ERRORS as error:
             if len(draws) == 1:
                 return [_Call(self.num_calls - 1, draws, None, error_line(error, MAX_ERROR))]
         calls = []
         for draw in draws:
             try:
-                calls.append(self._call([draw]))
+                calls.append(self._call([draw], alive))
             except IMAGE_ERRORS as error:
                 calls.append(_Call(self.num_calls - 1, [draw], None, error_line(error, MAX_ERROR)))
         return calls
 
-    def _call(self, draws: list[Draw]) -> "_Call":
+    def _call(self, draws: list[Draw], alive: Callable[[], None]) -> "_Call":
         number = self.num_calls
         self.num_calls += 1
         begun = time.perf_counter()
         try:
-            made = self.maker.make([(self.samples[draw.slot], draw.draw) for draw in draws])
+            made = self.maker.make([(self.samples[draw.slot], draw.draw) for draw in draws], alive)
         except RuntimeError as error:
             self._name_device_fault(error)
             raise

@@ -1,12 +1,13 @@
-"""`auto` in a recipe's sampler: `dtype`, `compile` and `batch` get their values before a run has an identity.
+"""`auto` in a recipe's sampler: `dtype`, `compile`, `batch` and the size get values before a run has an identity.
 
 In: the sampler's settings, how the work is spread, and the settings that the run began with, if it has begun. Out: the
 same settings without any `auto`; they go into the output's `_meta/recipe.yaml` and fingerprint. On disk: only what
 `gen.sampler.batch_curve` stores for the next run.
 
     1. A run that has begun keeps the values that it began with.
-    2. If no worker can have a GPU, dtype and compile are those of a CPU.
-    3. One worker of the run's own kind decides the rest. A driver without a GPU may start a run on a cluster that has
+    2. The size is the model's own.
+    3. If no worker can have a GPU, dtype and compile are those of a CPU.
+    4. One worker of the run's own kind decides the rest. A driver without a GPU may start a run on a cluster that has
        some, and only a worker knows whether its GPU computes in bf16, how fast a batch is, and whether it can do what
        `quantise` asks for.
 """
@@ -23,10 +24,12 @@ from cluster.fan_out.fan_out import fan_out, stays_here
 from cluster.fan_out.work import Beat, FanOutSpec
 from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
+from gen.model.folder import open_model
 from gen.sampler.batch_curve import CROWDED, TIME_OVER, find_batch
 from gen.sampler.device import for_device, has_gpu_files
 from gen.sampler.shortcuts import check_quantise
-from gen.sampler.spec import SamplerSpec, model_places
+from gen.sampler.spec import SamplerSpec, model_places, with_size
+from shards.disk.home import home
 from shards.disk.machine_cache import cache_folder
 from shards.disk.record import JSON
 
@@ -41,12 +44,15 @@ def fill_auto(
     say: Callable[[str], None],
     stop: StopFlag,
 ) -> SamplerSpec:
-    """`spec` with a value for every `auto`. `begun`: the settings that the run began with, None if it is new.
+    """`spec` with a value for every `auto` and for its size.
 
+    `begun`: the settings that the run began with, None if it is new.
     Raises ValueError in one line if a worker cannot answer or cannot do what is asked, Draining on a stop.
     """
     if begun is not None:
         spec = _with(spec, begun)
+    if spec.size_px is None:
+        spec = with_size(spec, open_model(spec.model, spec.revision, spec.variant, home()))
     if not may_have_gpu(spec, cluster, stays_here(cluster, os.environ)):
         spec = spec.decided(on_gpu=False)
         if begun is None and spec.quantise is not None:  # before an output that no call could continue
@@ -64,6 +70,8 @@ def auto_fields(spec: SamplerSpec) -> list[str]:
 def _with(spec: SamplerSpec, values: Mapping[str, Any]) -> SamplerSpec:
     """`spec` with these values where it says `auto`."""
     chosen = {name: values[name] for name in auto_fields(spec) if name in values}
+    if spec.size_px is None and "size_px" in values:
+        chosen["size_px"] = values["size_px"]
     return SamplerSpec.model_validate(spec.model_dump() | chosen)
 
 

@@ -15,29 +15,39 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen.make.plan import estimate
+from gen.model.folder import ModelError, open_model
 from gen.prompts.meanings import bare_names
 from gen.prompts.prompts import count_prompts
 from gen.run.outcome import scale_name
 from gen.run.recipe import Recipe, sizes_of
+from gen.sampler.spec import with_size
 from shards.disk.amounts import counted, size_text, time_text
+from shards.disk.home import home
 from shards.disk.replace import whole_file
 from shards.labels.classes import Class
 
 BYTES_PER_PIXEL = 0.45  # for estimates: q95 JPEG of generated pictures, 59 to 147 KB at 512 px
 BYTES_PER_SAMPLE = 5_000  # tar headers, texts and the table's row; measured in the sandbox
+GUESSED_PX = 512  # the side, where the recipe leaves it to a model that is not here
 
 
 def describe(recipe: Recipe, classes: Sequence[Class], scale: Fraction) -> str:
     """What a run would make and take, in a few lines; touches nothing."""
     plan = sizes_of(recipe, classes)
+    sampler, note = recipe.sampler, ""
+    if sampler.size_px is None:
+        try:
+            sampler = with_size(sampler, open_model(sampler.model, sampler.revision, sampler.variant, home()))
+        except ModelError:
+            sampler, note = sampler.model_copy(update={"size_px": GUESSED_PX}), " (guessed: the model is not here)"
     seconds_each = 1 / recipe.expect.images_per_s if recipe.expect else 0.0
-    bytes_each = BYTES_PER_SAMPLE + BYTES_PER_PIXEL * recipe.sampler.stored_px**2
+    bytes_each = BYTES_PER_SAMPLE + BYTES_PER_PIXEL * sampler.stored_px**2
     cost = estimate(plan, scale, bytes_each, seconds_each, 1)
     counts = [one.count for one in classes]
     rest = f", {cost.images_made - cost.images:,} more to fill the last shard" if cost.images_made > cost.images else ""
     rows = [
         ("classes", f"{len(classes):,}, {_range(min(counts), max(counts))} images each in one fold of {sum(counts):,}"),
-        ("images", f"{cost.images:,} ({scale_name(scale)}), {recipe.sampler.stored_px} px{rest}"),
+        ("images", f"{cost.images:,} ({scale_name(scale)}), {sampler.stored_px} px{note}{rest}"),
         ("shards", f"{cost.shards:,} of at most {counted(recipe.shards.samples_per_shard, 'image')}"),
         ("space", f"about {size_text(cost.bytes)} (guessed at {size_text(bytes_each)} an image)"),
         ("prompts", _describe_prompts(recipe, len(classes))),

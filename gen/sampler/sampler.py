@@ -32,7 +32,7 @@ from gen.sampler.in_place import activate_in_place
 from gen.sampler.pipeline import TORCH_TYPES, draw_noise, load_pipeline, require_xformers, set_scheduler
 from gen.sampler.safety import check_extractor, flag_images
 from gen.sampler.shortcuts import Shortcuts, quantise_linears
-from gen.sampler.spec import SamplerSpec, check_sampler, is_distilled, sampler_json
+from gen.sampler.spec import SamplerSpec, check_sampler, is_distilled, sampler_json, with_size
 from gen.sampler.text_once import TextOnce, text_readers
 from gen.sampler.texts import encode_texts
 
@@ -92,7 +92,7 @@ class Sampler:
         folder = check_sampler(spec)
         import torch
 
-        spec, on_gpu = for_device(spec)
+        spec, on_gpu = for_device(with_size(spec, folder))
         if spec.attention == "xformers":
             require_xformers(on_gpu)
         torch.set_num_threads(spec.threads)
@@ -164,18 +164,22 @@ class Sampler:
         """On the CPU, where a GPU can fetch it while the next call is being launched."""
         return tensor.cpu().pin_memory() if self.device.type == "cuda" else tensor.cpu()
 
-    def sample(self, requests: Sequence[Request]) -> Sampled:
-        """Raises what torch raises when the device fails; a bad image is a flag, never an exception."""
+    def sample(self, requests: Sequence[Request], alive: Callable[[], None] = lambda: None) -> Sampled:
+        """Raises what torch raises when the device fails; a bad image is a flag, never an exception.
+
+        ``alive`` is called after each denoising step and before each call of the decoder: on a slow machine a batch
+        takes many minutes. What it raises ends the call.
+        """
         import torch
 
         if not 0 < len(requests) <= self.spec.call_size:
             raise ValueError(f"found {len(requests)} requests, expected 1..{self.spec.call_size} (sampler.batch)")
         with torch.inference_mode():
-            image_NCHW = self._decode(self.latents(requests))[: len(requests)]
+            image_NCHW = self._decode(self.latents(requests, alive), alive)[: len(requests)]
             flagged_N = self._flag(image_NCHW)
             return self._to_host(self._to_uint8(image_NCHW), _finite(image_NCHW), flagged_N)
 
-    def latents(self, requests: Sequence[Request]) -> torch.Tensor:
+    def latents(self, requests: Sequence[Request], alive: Callable[[], None] = lambda: None) -> torch.Tensor:
         """The denoised latents of one call, as the decoder wants them before scaling; NCHW."""
         import torch
 
@@ -188,23 +192,25 @@ class Sampler:
             arguments |= {f"negative_{name}": tensor for name, tensor in self._embed_negative(negatives).items()}
         generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
         dtype = arguments["prompt_embeds"].dtype
-        noise = draw_noise(self._pipeline, self.family, spec.size_px, dtype, generators)
+        noise = draw_noise(self._pipeline, self.family, spec.made_px, dtype, generators)
         if self.device.type == "cuda":
             noise = noise.pin_memory().to(self.device, non_blocking=True)
         with torch.inference_mode(), self._shortcuts.one_call(), self._text_once.one_call():
             latents = self._pipeline(
                 **arguments,
                 latents=noise,
-                height=spec.size_px,
-                width=spec.size_px,
+                height=spec.made_px,
+                width=spec.made_px,
                 num_inference_steps=spec.steps,
                 guidance_scale=spec.guidance,
                 generator=generators,
                 output_type="latent",
+                callback_on_step_end=partial(_after_step, alive),
+                callback_on_step_end_tensor_inputs=[],
             ).images
             if self.family == "flux":  # packed 2x2 patches
                 latents = self._pipeline._unpack_latents(
-                    latents, spec.size_px, spec.size_px, self._pipeline.vae_scale_factor
+                    latents, spec.made_px, spec.made_px, self._pipeline.vae_scale_factor
                 )
         return latents
 
@@ -262,7 +268,7 @@ class Sampler:
         with torch.inference_mode():
             return encode_texts(self._pipeline, self.family, texts, self.device, self.spec.text_tokens)
 
-    def _decode(self, latents_NCHW: torch.Tensor) -> torch.Tensor:
+    def _decode(self, latents_NCHW: torch.Tensor, alive: Callable[[], None]) -> torch.Tensor:
         """Images around [-1, 1], NCHW, not yet clipped."""
         import torch
 
@@ -273,7 +279,11 @@ class Sampler:
             missing = len(parts[0]) - len(parts[-1])
             parts = (*parts[:-1], torch.cat([parts[-1], parts[-1][-1:].expand(missing, -1, -1, -1)]))
         dtype = next(vae.parameters()).dtype  # `vae.dtype` walks through all modules
-        image_NCHW = torch.cat([vae.decode(part.to(dtype), return_dict=False)[0] for part in parts])[: len(scaled)]
+        decoded = []
+        for part in parts:
+            alive()
+            decoded.append(vae.decode(part.to(dtype), return_dict=False)[0])
+        image_NCHW = torch.cat(decoded)[: len(scaled)]
         if self._vae_fp32 is not None:
             bad = torch.nonzero(~_finite(image_NCHW)).flatten()
             if len(bad):
@@ -328,6 +338,14 @@ class Sampler:
             arrived.record()
         image, finite, flagged = (host.numpy() for host in pinned)
         return Sampled(image, finite, flagged, wait=partial(_await_event, arrived))
+
+
+def _after_step(
+    alive: Callable[[], None], pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]
+) -> dict[str, Any]:
+    """What a pipeline calls after each step; it goes on with the tensors that it gets back, here none."""
+    alive()
+    return {}
 
 
 def _finite(image_NCHW: torch.Tensor) -> torch.Tensor:

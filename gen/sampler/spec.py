@@ -51,6 +51,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 
 # Fields of earlier versions. A data set of theirs keeps the null; a value made images that this version cannot make.
 GONE = {"merge_tokens"}
+SIDES = {"flux": 128}  # of latents, where the transformer's config does not say it
 # What shapes no image, and what each image's row names in a column of its own.
 ELSEWHERE = {"model", "revision", "family", "licence", "negative", "offload_text", "device"}
 
@@ -81,7 +82,9 @@ class SamplerSpec(BaseModel):
     text_tokens: int | None = Field(
         default=None, ge=1, le=512, description="T5 tokens of SD3 and FLUX; null = the pipeline's own"
     )
-    size_px: int = Field(default=512, ge=8, le=4096, description="side of the generated square")
+    size_px: int | None = Field(
+        default=None, ge=8, le=4096, description="side of the generated square; null = the one that the model is for"
+    )
     saved_px: int | None = Field(default=None, ge=8, le=4096, description="side of the stored square; null = size_px")
     resize: Literal["area", "bicubic"] = Field(default="area", description="box mean or antialiased bicubic")
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = Field(
@@ -147,9 +150,9 @@ class SamplerSpec(BaseModel):
             )
         if self.scheduler is not None and self.scheduler not in SCHEDULERS:
             raise ValueError(f"scheduler: found {self.scheduler!r}, expected null or one of {', '.join(SCHEDULERS)}")
-        if self.size_px % 8:
+        if self.size_px is not None and self.size_px % 8:
             raise ValueError(f"size_px: found {self.size_px}, expected a multiple of 8")
-        if self.saved_px is not None and self.saved_px > self.size_px:
+        if self.saved_px is not None and self.size_px is not None and self.saved_px > self.size_px:
             raise ValueError(
                 f"saved_px: found {self.saved_px}, expected at most size_px = {self.size_px}; images are never enlarged"
             )
@@ -193,9 +196,16 @@ class SamplerSpec(BaseModel):
         return self.batch
 
     @property
+    def made_px(self) -> int:
+        """The side of the generated image in pixels. Raises ValueError while that is left to the model."""
+        if self.size_px is None:
+            raise ValueError("size_px: found null, which only the start of a run decides; set sampler.size_px")
+        return self.size_px
+
+    @property
     def stored_px(self) -> int:
         """The side of the stored image in pixels."""
-        return self.size_px if self.saved_px is None else self.saved_px
+        return self.made_px if self.saved_px is None else self.saved_px
 
 
 def sampler_json(spec: SamplerSpec) -> str:
@@ -268,9 +278,28 @@ def check_sampler(spec: SamplerSpec) -> ModelFolder:
     if spec.quantise is not None:
         require_torchao(spec.quantise)
     multiple = 16 if folder.family in ("sd3", "flux") else 8
-    if spec.size_px % multiple:
+    if with_size(spec, folder).made_px % multiple:
         raise ModelError(f"size_px: found {spec.size_px}, family {folder.family} expects a multiple of {multiple}")
     return folder
+
+
+def with_size(spec: SamplerSpec, folder: ModelFolder) -> SamplerSpec:
+    """`spec` with a value for `size_px`: where it is null, the side that the model in `folder` was trained for.
+
+    Raises ModelError if the model does not say it, or if images would be enlarged.
+    """
+    if spec.size_px is not None:
+        return spec
+    denoiser = "unet" if folder.family in ("sd", "sdxl") else "transformer"
+    side = read_config(folder.path / denoiser / "config.json").get("sample_size", SIDES.get(folder.family))
+    halvings = read_config(folder.path / "vae" / "config.json").get("block_out_channels")
+    if not isinstance(side, int) or not isinstance(halvings, list) or not (own := side * 2 ** (len(halvings) - 1)) >= 8:
+        raise ModelError(f"model {spec.model}: found no size in its configs; set sampler.size_px")
+    if spec.saved_px is not None and spec.saved_px > own:
+        raise ModelError(
+            f"saved_px: found {spec.saved_px}, expected at most the model's {own}; lower it, or set sampler.size_px"
+        )
+    return spec.model_copy(update={"size_px": own})
 
 
 def is_guided(spec: SamplerSpec, folder: ModelFolder) -> bool:

@@ -5,7 +5,7 @@ reads the prompt table of the data set, writes nothing of its own. The row of an
 prompt, seed, model, hash of its weights, settings.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -29,8 +29,8 @@ class Model(Protocol):
     def prepare(self, texts: Sequence[str], negatives: Sequence[str]) -> None:
         """Name the texts of the calls to come, in a fixed order; a model may encode them at once."""
 
-    def sample(self, requests: Sequence[Request]) -> Sampled:
-        """One image per request, in order."""
+    def sample(self, requests: Sequence[Request], alive: Callable[[], None]) -> Sampled:
+        """One image per request, in order; calls `alive` as it gets on."""
 
 
 class TextToImageJob(BaseModel):
@@ -108,13 +108,13 @@ class TextToImage:
         """No limit: there is always another seed."""
         return None
 
-    def make(self, pairs: Sequence[tuple[Sample, int]]) -> Made:
+    def make(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[], None]) -> Made:
         """One call of the sampler, with the seed of each (sample, draw)."""
         requests = []
         for sample, draw in pairs:
             prompt = self._prompts[sample.class_id, sample.prompt_id]
             requests.append(Request(prompt.text, prompt.negative, sample_seed(*self._identity(sample, draw))))
-        sampled = self.model.sample(requests)
+        sampled = self.model.sample(requests, alive)
         return Made(sampled.wait, partial(self._picture, sampled))
 
     def _picture(self, sampled: Sampled, place: int) -> Picture:
@@ -123,7 +123,7 @@ class TextToImage:
         status = check_generated(image_HWC, finite, flagged, spec.stored_px)
         if status != SUCCESS:
             return Picture(image_HWC, status, REASONS[status])
-        return Picture(image_HWC, columns={"original_width": spec.size_px, "original_height": spec.size_px})
+        return Picture(image_HWC, columns={"original_width": spec.made_px, "original_height": spec.made_px})
 
     def row(self, sample: Sample, draw: int) -> Mapping[str, object]:
         """The prompt and its parts, the seed, the model and its settings; the domain is synthetic."""

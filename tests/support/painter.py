@@ -59,7 +59,7 @@ class Painter:
     def num_draws(self, sample: Sample) -> None:
         return None
 
-    def make(self, pairs: Sequence[tuple[Sample, int]]) -> Made:
+    def make(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[], None]) -> Made:
         seeds = [seed_of(*pair) for pair in pairs]
         self.calls.append(seeds)
         faults = [self.fault(seed) for seed in seeds]

@@ -40,7 +40,7 @@ def session() -> Iterator[Session]:
     """Of a driver whose environment names a GPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "0")
-        with ray_session(SPEC, threads=1) as ours:
+        with ray_session(SPEC, 1, StopFlag()) as ours:
             yield ours
 
 
@@ -263,6 +263,22 @@ def test_b9_b12_b20_many_units_with_bad_images_leave_the_drivers_memory_flat(ses
     assert told["most in flight"] <= 1
     assert told["bytes at 800"] - told["bytes at 200"] < 12 * 2**20
     assert told["result of 2"] == {"failures": [{"image": 2, "status": "image 2 is black"}]}
+
+
+def test_inside_a_submitted_job_workers_run_our_code_whatever_folder_the_job_has(session, tmp_path):
+    """A driver with the variables that `ray job submit --working-dir .` sets; the job's folder is no longer there."""
+    asked = {"working_dir": f"gcs://_ray_pkg_{'0' * 16}.zip", "env_vars": {"OMP_NUM_THREADS": "7"}}
+    child = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(tmp_path), "2"],
+        cwd=home(), capture_output=True, text=True, timeout=200, check=False,
+        env={
+            **os.environ,
+            "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+            "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": asked, "metadata": {}}),
+        },
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr[-3000:]
+    assert_all_published(tmp_path, range(2))
 
 
 def test_c1_a_signal_ends_the_run_within_drain_s_and_says_run_me_again(session, tmp_path):

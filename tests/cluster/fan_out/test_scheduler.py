@@ -148,7 +148,10 @@ def test_b7_a_worker_without_a_beat_is_killed_and_its_unit_retried():
     hands.do(hands.schedule.heard(1, hands.running[1].attempt, 1, 4, 0, 4.0), 4.0)
     hands.do(hands.schedule.tick(6.0), 6.0)
     assert [killed.worker for killed in hands.killed] == [0]
-    assert "no progress" in hands.killed[0].reason
+    assert hands.killed[0].reason == (
+        "no progress for 6 s (stall_deadline_s is 5); if the machine is that slow, lower sampler.batch or raise "
+        "cluster.stall_deadline_s"
+    )
     again = next(submit for submit in hands.running.values() if submit.unit == first.unit)
     assert again.attempt != first.attempt
     hands.finish_all(7.0)
@@ -268,13 +271,58 @@ def test_a_drain_that_comes_when_all_is_done_changes_nothing():
     assert hands.schedule.summary().exit_code == 0
 
 
-def test_a_cluster_without_room_is_waited_for_and_then_named():
-    schedule = Schedule(range(3), FanOutSpec(start_deadline_s=60, gpus_per_worker=1), "life", 0.0)
-    schedule.nodes({}, 0.0)
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ({"a": 0}, "no node has room for a worker of 1 cores and 1.0 GPUs"),
+        ({}, "the cluster has no living node"),
+    ],
+)
+def test_missing_room_is_said_after_a_minute_and_waited_for_until_the_start_deadline(nodes: dict[str, int], said: str):
+    schedule = Schedule(range(3), FanOutSpec(start_deadline_s=600, gpus_per_worker=1), "life", 0.0)
+    schedule.nodes(nodes, 0.0)
     schedule.tick(59.0)
-    assert not schedule.over
+    assert not schedule.take_events()
     schedule.tick(61.0)
-    assert "no node has room" in str(schedule.summary().error)
+    schedule.tick(599.0)
+    [event] = schedule.take_events()
+    assert (event.kind, event.at_s) == ("warning", 61.0)
+    assert event.message.startswith(f"{said}; this run waits 600 s for one; ")
+    assert not schedule.over
+    schedule.tick(601.0)
+    assert str(schedule.summary().error).startswith(f"{said} since 600 s; ")
+
+
+def test_a_worker_whose_process_does_not_begin_is_named_after_a_minute_and_one_that_loads_is_not():
+    schedule = Schedule(range(3), FanOutSpec(workers=2), "life", 0.0)
+    schedule.nodes({"a": 2}, 0.0)
+    schedule.placed(0, 1.0)
+    schedule.tick(59.0)
+    schedule.take_events()
+    schedule.tick(61.0)
+    schedule.tick(200.0)
+    [event] = schedule.take_events()
+    assert (event.kind, event.worker) == ("warning", 1)
+    assert "worker 1: no process of it has begun for 60 s; `ray status`" in event.message
+
+
+def test_two_processes_that_end_before_they_have_begun_end_the_run_with_the_cause():
+    schedule = Schedule(range(3), FanOutSpec(workers=1), "life", 0.0)
+    schedule.nodes({"a": 1}, 0.0)
+    schedule.refused(0, "its process (pid 7) ended before it had begun (bash: no such file)", 1.0)
+    assert not schedule.over
+    schedule.refused(1, "its process (pid 8) ended before it had begun (bash: no such file)", 2.0)
+    assert "(pid 8) ended before it had begun (bash: no such file)" in str(schedule.summary().error)
+
+
+def test_a_node_where_no_worker_can_ever_start_is_avoided_at_once():
+    hands = Hands(range(9), {"a": 1, "b": 1})
+    hands.die(1, 1.0)  # a new one starts on b
+    hands.do(hands.schedule.refused(2, "Ray tried five times", 2.0, for_good=True), 2.0)
+    assert [node for _, node in sorted(hands.nodes.items())] == ["a", "b", "b"]
+    assert not hands.schedule.over
+    hands.finish_all(3.0)
+    assert hands.schedule.summary().exit_code == 0
 
 
 def test_the_events_of_a_unit_tell_its_whole_story():

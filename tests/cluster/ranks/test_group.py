@@ -6,7 +6,7 @@ import time
 import pytest
 
 from cluster.ranks.group import Ranks
-from cluster.ranks.over_ray import free_port
+from cluster.ranks.host import free_port
 from cluster.ranks.place import RankPlace
 from tests.support import warm
 from tests.support.rank_environment import rank_environment

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from cluster.fan_out.ray_session import ClusterError, ray_session
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.exit import EXIT_FOLLOWED
 from cluster.process.stop_flag import StopFlag
 from cluster.ranks import over_ray as ray_ranks
-from cluster.ranks.over_ray import RankEnd, RanksEnd, RanksSpec, environments, free_port, run_ranks
+from cluster.ranks.host import free_port
+from cluster.ranks.over_ray import RankEnd, RanksEnd, RanksSpec, environments, run_ranks
 from shards.disk.home import home
 
 PROGRAM = """
@@ -72,7 +74,7 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_PROCID", "0")
         patch.setenv("SLURM_NTASKS", "8")
-        with ray_session(FanOutSpec(workers=2, gpus_per_worker=0), 1):
+        with ray_session(FanOutSpec(workers=2, gpus_per_worker=0), 1, StopFlag()):
             yield
 
 
@@ -199,11 +201,15 @@ def test_a_folder_that_a_machine_does_not_see_is_named(cluster: None, tmp_path: 
 def test_too_many_ranks_for_the_cluster_are_refused_in_time(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = "found no room for 3 ranks of 1 core and 0 GPUs within 3 s"
+    cores = int(ray.cluster_resources()["CPU"])
+    asked = f"{cores + 1} ranks of 1 core and 0 GPUs"
+    has = f"the cluster has {cores} cores and 0 GPUs on 1 machine, {cores} and 0 free"
+    said: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(ray_ranks, "START_S", 3.0)
-        with pytest.raises(ClusterError, match=expected):
-            run_ranks(["-c", ""], RanksSpec(ranks=3), tmp_path, tmp_path, StopFlag(), print)
+        patch.setattr(ray_ranks, "START_S", 4.0)
+        with pytest.raises(ClusterError, match=f"found no room for {asked} within 4 s, {has}; ask for fewer, or add"):
+            run_ranks(["-c", ""], RanksSpec(ranks=cores + 1), tmp_path, tmp_path, StopFlag(), said.append)
+    assert said == [f"found no room yet for {asked}, {has}; waiting for it, at most 4 s"]
     assert Ran(tmp_path, "end").end.exit_code == 0, "nothing of it is left"
 
 

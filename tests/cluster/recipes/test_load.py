@@ -145,6 +145,23 @@ def test_i4_a_mistake_is_one_line_with_its_place(
     assert "\n" not in str(caught.value)
 
 
+def test_a_shipped_recipe_is_found_from_any_folder_and_ones_own_of_that_name_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sections(BaseModel):
+        classes: dict[str, str]
+
+    monkeypatch.chdir(tmp_path)
+    path = Path("recipes/sandbox.yaml")
+    assert load_recipe(path, Sections).classes["source"] == "sandbox"
+    with pytest.raises(RecipeError, match=r"no such recipe; did you mean recipes/sandbox\.yaml"):
+        load_recipe(Path("sandbox.yml"), Recipe)
+    path.parent.mkdir()
+    path.write_text("nonsense: 1")
+    with pytest.raises(RecipeError, match=r"recipes/sandbox\.yaml: .*classes"):
+        load_recipe(path, Sections)
+
+
 def test_a_missing_recipe_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes" / "sweeps").mkdir(parents=True)
     (tmp_path / "recipes" / "digits.yaml").touch()

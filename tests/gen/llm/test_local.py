@@ -20,7 +20,7 @@ import pytest
 
 from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
-from cluster.ranks.over_ray import free_port
+from cluster.ranks.host import free_port
 from gen.llm.ask import Answer, Ask, LlmUse, open_llm, system_text
 from gen.llm.spec import LlmSpec
 from gen.model.folder import ModelError, flat_model

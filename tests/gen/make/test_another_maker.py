@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Retriever:
         mine = self.candidates[sample.class_id][sample.number :: self.per_class]
         return mine[draw] if draw < len(mine) else None
 
-    def make(self, pairs: Sequence[tuple[Wanted, int]]) -> Made:
+    def make(self, pairs: Sequence[tuple[Wanted, int]], alive: Callable[[], None]) -> Made:
         self.calls += 1
         urls = [self._url(*pair) for pair in pairs]  # a true one starts its downloads here
         return Made(lambda timeout_s: None, lambda place: self._picture(urls[place]))

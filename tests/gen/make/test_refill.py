@@ -196,9 +196,9 @@ def test_e5_timing_attempts_and_retries_do_not_change_a_byte(tmp_path: Path) -> 
 def slow_down(one: UnitWorker[Sample], delays: Mapping[str, float], rng: random.Random) -> None:
     make, develop = one.maker.make, one.develop
 
-    def slow_make(pairs: Pairs) -> Made:
+    def slow_make(pairs: Pairs, alive: Callable[[], None]) -> Made:
         time.sleep(delays["make"] * rng.random())
-        return make(pairs)
+        return make(pairs, alive)
 
     def slow_develop(*args: Any) -> Any:
         time.sleep(delays["develop"] * rng.random())
@@ -251,15 +251,30 @@ def test_a_batch_is_formed_before_the_one_ahead_of_it_is_screened(tmp_path: Path
     assert [len(seeds) for seeds in painter.calls] == [8, 8, 5]
 
 
+def test_b15_a_call_that_gets_on_is_a_beat(tmp_path: Path) -> None:
+    beats: list[tuple[int, int]] = []
+
+    class Slow(Painter):
+        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
+            before = len(beats)
+            alive()
+            assert len(beats) == before + 1
+            return super().make(pairs, alive)
+
+    one = worker(tmp_path, Slow())
+    one(0, "t-1", lambda done, rejected: beats.append((done, rejected)))
+    assert beats == sorted(beats)
+
+
 def test_encoding_overlaps_with_the_next_model_call(tmp_path: Path) -> None:
     """The Maker's second call waits for the first batch to be developed: in one thread this would hang."""
     developed = threading.Event()
 
     class Waiting(Painter):
-        def make(self, pairs: Pairs) -> Made:
+        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
             if len(self.calls) == 1:
                 assert developed.wait(timeout=60), "nothing is developed while the Maker runs"
-            return super().make(pairs)
+            return super().make(pairs, alive)
 
     one = worker(tmp_path, Waiting())
     develop = one.develop
@@ -338,10 +353,10 @@ def test_b9_what_the_maker_cannot_make_costs_only_its_own_image(tmp_path: Path) 
 @pytest.mark.parametrize("error", [OSError("disk"), MemoryError("full"), RuntimeError("device"), KeyboardInterrupt()])
 def test_an_error_of_the_machine_ends_the_attempt_and_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     class Failing(Painter):
-        def make(self, pairs: Pairs) -> Made:
+        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
             if len(self.calls) == 2:
                 raise error
-            return super().make(pairs)
+            return super().make(pairs, alive)
 
     one = worker(tmp_path, Failing())
     with pytest.raises(type(error)):
@@ -352,11 +367,11 @@ def test_an_error_of_the_machine_ends_the_attempt_and_leaves_nothing(tmp_path: P
 
 def test_a_lost_device_breaks_the_worker_not_the_unit(tmp_path: Path) -> None:
     class Lost(Painter):
-        def make(self, pairs: Pairs) -> Made:
+        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
             def wait(timeout_s: float) -> None:
                 raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-            return replace(super().make(pairs), wait=wait)
+            return replace(super().make(pairs, alive), wait=wait)
 
     with pytest.raises(WorkerBroken, match="the device failed"):
         worker(tmp_path, Lost())(0, "t-1", no_beat)
@@ -385,13 +400,13 @@ def test_a_full_memory_says_what_to_lower_and_nothing_of_the_failed_call_is_held
         raise type(error)(*error.args)
 
     class Full(Painter):
-        def make(self, pairs: Pairs) -> Made:
+        def make(self, pairs: Pairs, get_on: Callable[[], None]) -> Made:
             if held:
                 alive.append(held[0]() is not None)
-                return super().make(pairs)
+                return super().make(pairs, get_on)
             if where == "call":
                 fail()
-            return replace(super().make(pairs), wait=lambda timeout_s: fail())
+            return replace(super().make(pairs, get_on), wait=lambda timeout_s: fail())
 
     one = worker(tmp_path, Full())
     gc.disable()
@@ -409,7 +424,7 @@ def test_a_full_memory_says_what_to_lower_and_nothing_of_the_failed_call_is_held
 
 def test_an_error_of_the_device_that_is_neither_loss_nor_memory_is_raised_as_it_is(tmp_path: Path) -> None:
     class Failing(Painter):
-        def make(self, pairs: Pairs) -> Made:
+        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1 and mat2") as raised:
@@ -503,8 +518,8 @@ def test_a_maker_that_draws_otherwise_is_found_out(tmp_path: Path) -> None:
     one(0, "t-1", no_beat)
 
     class Other(Painter):
-        def make(self, pairs: Pairs) -> Made:
-            return super().make([(replace(sample, replicate=9), draw) for sample, draw in pairs])
+        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
+            return super().make([(replace(sample, replicate=9), draw) for sample, draw in pairs], alive)
 
     comparisons = regenerate_some(worker(tmp_path, Other()), [0], 5, seed=1)
     assert not any(comparison.same_bytes for comparison in comparisons)

@@ -100,6 +100,13 @@ def test_a_run_begins_with_a_number_and_keeps_it_whatever_a_curve_would_say_late
     assert filled(recipe(model, "sampler.batch=3"), begun, said.append).batch == 3
 
 
+def test_a_size_that_the_recipe_leaves_open_is_the_models_own_and_that_of_a_run_that_has_begun(model: Path) -> None:
+    still_open = recipe(model, "sampler.size_px=null", "sampler.batch=4")
+    assert filled(still_open, None).size_px == 64
+    assert filled(still_open, {"size_px": 512}).size_px == 512
+    assert filled(recipe(model, "sampler.size_px=72", "sampler.batch=4"), {"size_px": 512}).size_px == 72
+
+
 def test_a_run_that_goes_on_asks_nobody_what_was_decided_before(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +170,7 @@ def test_where_no_worker_can_have_a_gpu_nobody_is_asked(model: Path) -> None:
 def test_on_a_cluster_one_worker_is_asked(model: Path) -> None:
     """A real Ray that is already there, as a cluster that the driver has joined; without GPUs."""
     spec = recipe(model, "sampler.batch=4", "sampler.device=auto", "cluster.in_process=false")
-    with ray_session(FanOutSpec(gpus_per_worker=0), 1):
+    with ray_session(FanOutSpec(gpus_per_worker=0), 1, StopFlag()):
         assert not stays_here(spec.cluster, {})
         decided = filled(spec, None)
     assert (decided.dtype, decided.compile, decided.batch) == ("fp32", "none", 4)

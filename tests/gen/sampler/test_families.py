@@ -242,6 +242,29 @@ def test_every_named_scheduler_draws_the_same_image_in_every_batch(
     assert relative_l2(alone, together) < 1e-3  # four steps of a random network, rounding grows with each
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+def test_without_a_size_images_have_the_one_that_diffusers_would_choose(folders: dict[str, Path], family: str) -> None:
+    sampler = load(folders[family], size_px=None, steps=1)
+    pipeline = sampler._pipeline
+    side = pipeline.unet.config.sample_size if family == "sd" else pipeline.default_sample_size
+    assert sampler.spec.size_px == side * pipeline.vae_scale_factor
+    if sampler.spec.size_px <= 64:
+        height, width = sampler.sample(REQUESTS).image_NHWC.shape[1:3]
+        assert (height, width) == (sampler.spec.size_px,) * 2
+
+
+def test_a_size_that_a_model_does_not_say_or_that_would_enlarge_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="saved_px: found 4096, expected at most the model's"):
+        check_sampler(SamplerSpec(model=str(folders["sd"]), saved_px=4096))
+    folder = tiny_pipeline("sd", tmp_path / "sd")
+    config = folder / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"sample_size"', '"another_size"'))
+    with pytest.raises(ModelError, match=r"found no size in its configs; set sampler\.size_px"):
+        check_sampler(SamplerSpec(model=str(folder)))
+
+
 def test_timestep_spacing_can_be_chosen(folders: dict[str, Path]) -> None:
     own, trailing = load(folders["sdxl"]), load(folders["sdxl"], spacing="trailing")
     assert trailing._pipeline.scheduler.config.timestep_spacing == "trailing"

@@ -19,6 +19,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from cluster.process.exit import Draining
 from gen.model.folder import ModelError, check_safetensors, model_digest, open_model
 from gen.sampler.sampler import Request, Sampler, _await_event
 from gen.sampler.spec import SamplerSpec, check_sampler, sampler_digest, sampler_json
@@ -56,6 +57,24 @@ def refusal(folder: Path, **fields: Any) -> str:
     line = str(error.value)
     assert "\n" not in line
     return line
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_b15_a_call_says_that_it_is_alive_after_each_step_and_before_each_call_of_the_decoder(
+    pristine: Path, steps: int
+) -> None:
+    sampler = Sampler.load(spec(pristine, steps=steps, scheduler="ddim"))
+    said: list[None] = []
+    watched = sampler.sample(REQUESTS, lambda: said.append(None))
+    assert len(said) == steps + 2, "four images are two calls of the decoder"
+    assert np.array_equal(watched.image_NHWC, sampler.sample(REQUESTS).image_NHWC)
+
+    def stop() -> None:
+        raise Draining("no longer wanted")
+
+    with pytest.raises(Draining):
+        sampler.sample(REQUESTS, stop)
+    assert np.array_equal(sampler.sample(REQUESTS).image_NHWC, watched.image_NHWC), "it can be used again"
 
 
 # what is refused
@@ -411,13 +430,21 @@ def test_cuda_without_a_gpu_is_one_line(pristine: Path) -> None:
     ("fields", "line"),
     [
         (
-            {"licence": "MIT", "device": "cpu", "offload_text": True, "family": "sd", "negative": "blurry"},
+            {
+                "size_px": 512,
+                "licence": "MIT",
+                "device": "cpu",
+                "offload_text": True,
+                "family": "sd",
+                "negative": "blurry",
+            },
             '{"attention": "sdpa", "batch": 16, "compile": "auto", "dtype": "auto", "fuse_qkv": false, '
             '"guidance": 2.0, "resize": "area", "retry_fp32": false, "size_px": 512, "steps": 30, "text_batch": 16, '
             '"threads": 1, "vae_batch": 8}',
         ),
         (
             {
+                "size_px": 512,
                 "guidance_interval": (0.1, 0.8),
                 "reuse_every": 3,
                 "batch": "auto",

@@ -213,8 +213,9 @@ def test_timm_trains_on_every_sample_of_an_epoch(data_set: DataSet, tmp_path: Pa
 def ray_cluster() -> Iterator[None]:
     from cluster.fan_out.fan_out import FanOutSpec
     from cluster.fan_out.ray_session import ray_session
+    from cluster.process.stop_flag import StopFlag
 
-    with ray_session(FanOutSpec(workers=1, gpus_per_worker=0), threads=1):
+    with ray_session(FanOutSpec(workers=1, gpus_per_worker=0), 1, StopFlag()):
         yield
 
 

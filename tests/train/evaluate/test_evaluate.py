@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cluster.ranks.group import Ranks
-from cluster.ranks.over_ray import free_port
+from cluster.ranks.host import free_port
 from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe, load_recipe
 from shards.disk.home import home

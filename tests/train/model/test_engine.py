@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cluster.process.exit import EXIT_FOLLOWED
 from cluster.ranks.group import Ranks
-from cluster.ranks.over_ray import free_port
+from cluster.ranks.host import free_port
 from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from shards.stream.index import load_index

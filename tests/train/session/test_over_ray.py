@@ -16,7 +16,7 @@ import torch
 from cluster.fan_out.ray_session import ClusterError, ray_session
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.stop_flag import StopFlag
-from cluster.ranks.over_ray import free_port
+from cluster.ranks.host import free_port
 from cluster.recipes.load import dump_recipe
 from tests.support import warm
 from tests.support.rank_environment import rank_environment
@@ -48,7 +48,7 @@ def test_ray_that_does_not_start_is_said_with_a_way_that_a_training_has(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
     """What a command needs in its environment to join it."""
-    with ray_session(FanOutSpec(workers=2, gpus_per_worker=0), 1):
+    with ray_session(FanOutSpec(workers=2, gpus_per_worker=0), 1, StopFlag()):
         yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 

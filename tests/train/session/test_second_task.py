@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from cluster.ranks.group import Ranks
-from cluster.ranks.over_ray import free_port
+from cluster.ranks.host import free_port
 from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from shards.disk.home import home
