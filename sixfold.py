@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HOME = Path(__file__).resolve().parent
 PACKAGES = ("cluster", "gen", "retrieve", "shards", "train")
+LONGEST = 4_000  # characters of an error; libraries quote whole files
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 # errors of the operating system, in our words and with what to do
 EXPLAINED = {
@@ -150,9 +151,10 @@ def _explain(error: Exception) -> int:
         say(f"sixfold: {error}; run the same command again to continue", err=True)
         return EXIT_AGAIN
     from cluster.recipes.mistake import in_plain_words
+    from shards.disk.safe_text import clip
 
     message = in_plain_words(error.format_message()) if isinstance(error, typer.TyperException) else _message(error)
-    line = " ".join(message.split()) or type(error).__name__
+    line = clip(" ".join(message.split()), LONGEST) or type(error).__name__
     if type(error).__name__ in ("NoSuchOption", "MissingParameter"):
         line = f"{line.rstrip('.')}; `{error.ctx.command_path} --help` shows them"  # type: ignore[attr-defined]
     # LeaseHeld and ClusterError are the RuntimeErrors that are written for people

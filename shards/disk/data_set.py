@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from shards.disk.checked_json import plain_json
-from shards.disk.layout import RECORD, RUN, TABLE, TAR, shard_of
+from shards.disk.layout import RECORD, RUN, TAR, shard_of
 from shards.disk.pictures import picture_format
 from shards.disk.record import MAX_RECORD_BYTES
 from shards.disk.store import (
@@ -56,7 +56,7 @@ def kind_of_place(store: Store) -> Kind:
     if is_data_set(store):
         return "data set"
     names = store.list()
-    if any(name.endswith((TAR, TABLE, RECORD)) for name in names):
+    if any(name.endswith(TAR) or shard_of(name) is not None for name in names):
         return "tars"
     for mark, kind in _MARKS.items():
         if mark in names:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from cluster.ranks.group import Ranks
 from cluster.recipes.load import canonical_json
 from shards.disk.checked_json import plain_json
-from shards.disk.safe_text import quoted
+from shards.disk.safe_text import clip, quoted
 from train.model.bn_statistics import combine
 from train.session.weights import Weights
 
@@ -200,8 +200,8 @@ def _tensors(parts: Mapping[str, bytes], name: str) -> dict[str, Tensor]:
 
 def _check(given: Mapping[str, Tensor], live: Mapping[str, Tensor], where: str) -> None:
     for name in sorted(given.keys() | live.keys()):
-        found = f"{given[name].dtype} {list(given[name].shape)}" if name in given else "nothing"
-        expected = f"{live[name].dtype} {list(live[name].shape)}" if name in live else "nothing"
+        found = f"{given[name].dtype} {clip(str(list(given[name].shape)), 80)}" if name in given else "nothing"
+        expected = f"{live[name].dtype} {clip(str(list(live[name].shape)), 80)}" if name in live else "nothing"
         if found != expected:
             raise ValueError(
                 f"checkpoint: found {found} for {quoted(name, 100)} in {where}, expected {expected}; resume with the "

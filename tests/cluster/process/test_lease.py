@@ -196,3 +196,14 @@ def test_a_process_is_known_by_its_start_so_a_reused_pid_is_a_stranger():
     assert kill_here(real)
     assert child.wait(timeout=200) == -signal.SIGKILL
     assert not alive(real)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 200_000, '{"generation": Infinity}', '{"generation": 1e999}', "null", "\xff"]
+)
+def test_a_lease_that_is_no_json_of_a_holder_is_damaged_and_can_be_taken(tmp_path: Path, content: str) -> None:
+    store = Folder(tmp_path)
+    (tmp_path / LEASE).parent.mkdir()
+    store.replace(LEASE, content.encode("latin-1"))
+    with Lease.take(store, "life", print):
+        assert Holder.from_json(store.read_bytes(LEASE)) is not None

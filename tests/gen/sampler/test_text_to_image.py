@@ -4,11 +4,10 @@ Behind it a model that paints, or at the end a real (tiny) pipeline. What any Ma
 tests/gen/make.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from gen.sampler.text_to_image import TextToImage, TextToImageJob, make_text_to_
 from gen.wording.lexicon import load_lexicon
 from shards.disk.jpeg import read_source_type
 from shards.disk.layout import SUCCESS
+from shards.disk.regular import sha256_of
 from shards.disk.store import open_store
 from shards.labels.classes import Class
 from shards.set.manifest import read_member, read_table
@@ -191,13 +191,12 @@ def test_weights_are_read_once_in_a_process_and_again_where_a_file_changed(
     model = tiny_pipeline("sd", tmp_path / "model")
     spec = SamplerSpec(model=str(model), size_px=64)
     read: list[str] = []
-    digest_of = hashlib.file_digest
 
-    def noting(file: BinaryIO, how: str) -> Any:
-        read.append(file.name)
-        return digest_of(file, how)
+    def noting(path: Path) -> str:
+        read.append(str(path))
+        return sha256_of(path)
 
-    monkeypatch.setattr(hashlib, "file_digest", noting)
+    monkeypatch.setattr("gen.model.folder.sha256_of", noting)
     first = sampler_digest(spec)
     assert any(name.endswith(".safetensors") for name in read)
     read.clear()
