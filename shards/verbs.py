@@ -41,10 +41,12 @@ def verify(
         say(visible(str(damage)))
     for note in report.notes:
         say(f"note: {visible(note)}")
+    is_torn = report.damaged_shards() or report.damaged_files()
+    advice = f"`sixfold repair {folder}`" if is_torn else "run the same `sixfold generate` again"
     say(
         f"{counted(report.shards, 'shard')}, {counted(report.samples, 'sample')}, {counted(report.rows, 'row')}, "
         f"{size_text(report.bytes)}: "
-        + (f"{counted(len(report.damages), 'damage')}; `sixfold repair {folder}`" if report.damages else "no damage")
+        + (f"{counted(len(report.damages), 'damage')}; {advice}" if report.damages else "no damage")
     )
     if report.damages:
         raise typer.Exit(EXIT_INCOMPLETE)
