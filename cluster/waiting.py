@@ -2,7 +2,7 @@
 
 In: a few words on what is being done. Out, on standard error: on a terminal one live line, which is gone when the wait
 is over; elsewhere (the log of a batch job) a plain line when a wait has taken half a second, then 2, 5, 10, 20, 40 …
-seconds. On disk: nothing.
+seconds. The first wait of a process is told sooner. On disk: nothing.
 
 Waits may be nested; the innermost is told. A display of its own (a bar) takes the live line's place with
 `instead_of_waiting`.
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.spinner import Spinner
 
+FIRST_S = 0.2  # when a wait is told where this process has told nothing yet
 LINES_S = (0.5, 2.0, 5.0, 10.0)  # of a wait: when lines are due; from the last on after twice the time
-LOOK_S = 0.25
+LOOK_S = 0.1
 MAX_WORDS = 200
 MARK = "sixfold …"  # how such lines begin; those of errors and warnings begin with `sixfold:`
 
@@ -35,7 +36,7 @@ Words: TypeAlias = str | Callable[[], str]
 class _Wait:
     words: Words
     since: float
-    due_s: float = LINES_S[0]  # when its next plain line is
+    due_s: float  # when it is told next
 
     def text(self, now: float) -> str:
         words = self.words if isinstance(self.words, str) else self.words()
@@ -50,12 +51,13 @@ class _Teller:
         self._lock = threading.RLock()
         self._waits: list[_Wait] = []
         self._displays = 0  # that take the live line's place
+        self._has_told = False
         self._thread: threading.Thread | None = None
         self._live: tuple[Live, Spinner] | None = None
 
     def begin(self, words: Words) -> _Wait:
-        wait = _Wait(words, time.monotonic())
         with self._lock:
+            wait = _Wait(words, time.monotonic(), LINES_S[0] if self._has_told else FIRST_S)
             self._waits.append(wait)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._tell_until_none, name="waiting", daemon=True)
@@ -88,12 +90,13 @@ class _Teller:
 
     def _tell(self, wait: _Wait, now: float) -> None:
         waited_s = now - wait.since
-        if waited_s < LINES_S[0]:
+        if waited_s < wait.due_s:
             return
+        self._has_told = True
         if sys.stderr.isatty():
             if not self._displays:
                 self._show(wait.text(now))
-        elif waited_s >= wait.due_s:
+        else:
             print(for_screen(f"{MARK} {wait.text(now)}"), file=sys.stderr, flush=True)
             wait.due_s = next((line_s for line_s in LINES_S if line_s > waited_s), LINES_S[-1])
             while wait.due_s <= waited_s:

@@ -149,7 +149,8 @@ class Progress:
             parts.append(f"{under_way} under way")
         if rate > 0:
             shown = f"{rate:.1f}/s" if rate >= 0.1 else f"{60 * rate:.2g}/min"
-            parts += [shown, f"{duration(max(0.0, self._num_images - self._reached) / rate)} left"]
+            left_s = (self._num_images - self._reached) / rate
+            parts += [shown, f"{duration(max(left_s, float(self.images < self._num_images)))} left"]
         workers = "1 worker" if len(self._ready) == 1 else f"{len(self._ready)} workers"
         parts += [workers, f"units {self._units_done}/{self._num_units}", f"{rejected} rejected"]
         if self._failed:

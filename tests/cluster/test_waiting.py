@@ -27,6 +27,7 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines at 0.05 and 0.1 seconds, then after twice the time."""
+    monkeypatch.setattr(told, "FIRST_S", 0.05)
     monkeypatch.setattr(told, "LINES_S", (0.05, 0.1))
     monkeypatch.setattr(told, "LOOK_S", 0.005)
     monkeypatch.setenv("TERM", "xterm")
