@@ -5,6 +5,7 @@ images are; its plan, and the job of its workers. `cluster` (how the work is spr
 identity: any number of workers may make one data set.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,11 @@ from gen.llm.spec import LlmSpec
 from gen.make.plan import Plan
 from gen.make.refill import ShardSpec, UnitJob
 from gen.make.screen import ScreenSpec
+from gen.model.clip import clip_digest
 from gen.model.folder import ModelFolder
 from gen.prompts.meanings import MeaningSpec
 from gen.prompts.prompts import PromptSpec
+from gen.prompts.real_images import content_of
 from gen.prompts.table import PromptTable
 from gen.sampler.spec import SamplerSpec, is_guided, model_places, sampler_digest
 from gen.sampler.text_to_image import TextToImageJob
@@ -97,15 +100,34 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     return chosen
 
 
-def changes_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each difference between two identities. A model or a class list that moved is the same: its path
-    counts only where its content changed."""
-    kept = {part: dict(before[part]) for part in ("sampler", "classes")}
+def changes_of(before: Mapping[str, Any], now: Mapping[str, Any], contents: Mapping[str, str] = {}) -> list[str]:
+    """A line for each difference between two identities. What moved is the same: a path counts only where its content
+    changed. `contents`: what `meaning_contents` said when the run of `before` began."""
+    kept = {part: dict(before[part]) for part in ("sampler", "classes", "meanings") if part in before}
     if before["model_digest"] == now["model_digest"]:
         kept["sampler"] |= {name: now["sampler"][name] for name in ("model", "decoder")}
     if before["class_list"] == now["class_list"]:
         kept["classes"]["source"] = now["classes"]["source"]
+    if contents and kept["meanings"] != now["meanings"]:
+        found = meaning_contents(MeaningSpec.model_validate(now["meanings"]))
+        if found.get("real") == contents.get("real"):
+            kept["meanings"]["real"] = now["meanings"]["real"]
+        clip, clip_now = kept["meanings"]["clip"], now["meanings"]["clip"]
+        if clip and clip_now and found.get("clip") == contents.get("clip"):
+            kept["meanings"]["clip"] = {**clip, **{name: clip_now[name] for name in ("model", "revision")}}
     return changes({**before, **kept}, now, Recipe)
+
+
+def meaning_contents(spec: MeaningSpec) -> dict[str, str]:
+    """Hashes of the real images and of the CLIP that chose the meanings; one that cannot be read has none."""
+    found = {}
+    with contextlib.suppress(ValueError, OSError):
+        if spec.real is not None:
+            found["real"] = content_of(spec.real, spec.subset)
+    with contextlib.suppress(ValueError, OSError):
+        if spec.clip is not None:
+            found["clip"] = clip_digest(spec.clip)
+    return found
 
 
 def check_negatives(recipe: Recipe, model: ModelFolder) -> None:

@@ -12,12 +12,12 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipes.load import load_recipe
-from gen.names.kind import KINDS, Kind
 from gen.wording.parts import PARTS
 from gen.wording.templates import slots_of
 from shards.disk.address import file_path
 from shards.disk.home import home
 from shards.disk.safe_text import quoted
+from shards.labels.classes import KINDS, Kind
 
 PlaceKind = Literal["indoor", "outdoor", "any"]
 PLACES: tuple[PlaceKind, ...] = get_args(PlaceKind)
