@@ -23,17 +23,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(command, cwd=home(), check=True, capture_output=True, timeout=200)
     programs = folder / "env" / "bin"
     (wheel,) = folder.glob("*.whl")
-    install = [
-        sys.executable,
-        "-m",
-        "uv",
-        "pip",
-        "install",
-        "--offline",
-        "--no-deps",
-        "--python",
-        str(programs / "python"),
-    ]
+    install = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--no-index", "--no-deps"]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True, timeout=200)
     (packages,) = (folder / "env").glob("lib/python*/site-packages")
     (packages / "libraries.pth").write_text(
