@@ -8,7 +8,7 @@ identity: any number of workers may make one data set.
 import contextlib
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cluster.fan_out.work import FanOutSpec
 from cluster.recipes.folder import changes
 from cluster.recipes.load import load_recipe
+from cluster.recipes.mistake import RecipeError
 from gen.llm.spec import LlmSpec
 from gen.make.plan import Plan
 from gen.make.refill import ShardSpec, UnitJob
 from gen.make.screen import ScreenSpec
-from gen.model.clip import clip_digest
+from gen.model.clip import clip_digest, clip_folder
 from gen.model.folder import ModelFolder
-from gen.prompts.meanings import MeaningSpec
+from gen.prompts.meanings import MeaningSpec, given_meanings
 from gen.prompts.prompts import PromptSpec
 from gen.prompts.real_images import content_of
 from gen.prompts.table import PromptTable
-from gen.sampler.spec import SamplerSpec, is_guided, model_places, sampler_digest
+from gen.sampler.spec import SamplerSpec, check_sampler, is_guided, model_places, sampler_digest
 from gen.sampler.text_to_image import TextToImageJob
-from gen.wording.lexicon import SHIPPED
-from shards.disk.address import file_path
-from shards.labels.classes import Class, ClassSpec
+from gen.wording.lexicon import SHIPPED, load_lexicon
+from shards.disk.address import file_path, is_remote, places_of
+from shards.disk.safe_text import quoted
+from shards.labels.classes import Class, ClassSpec, load_classes
 
 # Libraries whose version decides the bytes of an image.
 DECIDING_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "simplejpeg", "pyarrow")
@@ -128,6 +130,40 @@ def meaning_contents(spec: MeaningSpec) -> dict[str, str]:
         if spec.clip is not None:
             found["clip"] = clip_digest(spec.clip)
     return found
+
+
+def usable_classes(recipe: Recipe, has_prompts: bool) -> list[Class]:
+    """The recipe's classes. Raises RecipeError, a line for each thing that the recipe names and that cannot be used.
+
+    `has_prompts`: the output has its prompts; then nobody asks for what they were drawn from.
+    """
+    classes: list[Class] = []
+    checks: list[Callable[[], object]] = [
+        lambda: classes.extend(load_classes(recipe.classes)),
+        lambda: check_negatives(recipe, check_sampler(recipe.sampler)),
+    ]
+    if not has_prompts and recipe.prompts.file is None:
+        checks += [
+            lambda: load_lexicon(recipe.prompts.lexicon),
+            lambda: given_meanings(classes, recipe.meanings) if classes else None,
+            lambda: _check_real(recipe.meanings),
+            lambda: clip_folder(recipe.meanings.clip) if recipe.meanings.clip is not None else None,
+        ]
+    lines = []
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            lines.append(" ".join(str(error).split()))
+    if lines:
+        raise RecipeError.of(lines)
+    return classes
+
+
+def _check_real(spec: MeaningSpec) -> None:
+    if spec.real is None or is_remote(spec.real) or any(place.is_dir() for place in places_of(spec.real)):
+        return
+    raise ValueError(f"meanings.real: found no folder {quoted(spec.real, 120)}; check the path")
 
 
 def check_negatives(recipe: Recipe, model: ModelFolder) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import sixfold
 from cluster.recipes.load import load_recipe
 from gen.run.init import choose_model, name_of
-from gen.run.recipe import Recipe
+from gen.run.recipe import Recipe, usable_classes
 from shards.disk.home import home
 from tests.support.tiny_pipelines import tiny_pipeline
 
@@ -101,6 +101,26 @@ def test_a_distilled_model_takes_few_steps_and_the_card_names_the_licence(tmp_pa
     (folder / "README.md").write_text("---\nlicense: openrail++\n---\n")
     chosen = choose_model(str(folder))
     assert (chosen.steps, chosen.licence, chosen.batch) == (4, "openrail++", 64)
+
+
+def test_all_that_a_recipe_names_and_that_is_not_there_comes_in_one_answer(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        home() / "recipes" / "sandbox.yaml",
+        Recipe,
+        [
+            *("classes.source=birds.csv", "sampler.model=no-model", "prompts.lexicon=words.yaml"),
+            *("meanings.real=photos", "meanings.clip.model=no-clip"),
+        ],
+    )
+    with pytest.raises(ValueError) as caught:
+        usable_classes(recipe, has_prompts=False)
+    lines = str(caught.value).splitlines()
+    for line, words in zip(lines, ("birds.csv", "no-model", "words.yaml", "photos", "no-clip"), strict=True):
+        assert words in line
+    with pytest.raises(ValueError) as begun:
+        usable_classes(recipe, has_prompts=True)
+    assert len(str(begun.value).splitlines()) == 2, "prompts that were drawn need no real images"
+    assert usable_classes(load_recipe(home() / "recipes" / "sandbox.yaml", Recipe), False)[1].name == "one"
 
 
 def test_what_is_there_is_never_written_over_and_mistakes_are_one_line(
