@@ -34,6 +34,7 @@ $(READY): $(LOCK) pyproject.toml
 	@cp .venv/bin/uv .venv/uv && .venv/uv pip sync --python .venv/bin/python --quiet --compile-bytecode $(LOCK)
 	@.venv/uv pip install --python .venv/bin/python --quiet --no-deps --editable .
 	@rm -f .venv/.ready-* && touch $@
+	@echo "ready; \`source .venv/bin/activate\` puts the program sixfold on your path"
 
 generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/sandbox SET="key.sub=value"
 	@$(RUN)sixfold generate $(RECIPE) --scale $(SCALE) --out $(OUT) $(SET)
