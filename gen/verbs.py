@@ -201,35 +201,38 @@ def init(
         typer.Option(min=1, help="Real images of each class.", show_default="as the source has, else 100"),
     ] = None,
 ) -> None:
-    """Write a recipe for your own classes, with a comment for each choice; size, batch and steps fit the model.
+    """Write recipes for your own classes, with a comment for each choice; size, batch and steps fit the model.
+
+    A class list gives one for `generate`. Real images also give one for `train`, NAME-train.yaml.
 
     Example: `sixfold init photos/ --model models/my-sd`
     """
-    from gen.run.init import choose_model, first_recipe, name_of, path_from, schema_from
+    from gen.run.init import choose_model, first_recipe, first_training, name_of, path_from, schema_from
     from gen.run.recipe import Recipe
+    from shards.disk.address import file_path, is_remote
     from shards.disk.replace import replace_file
     from shards.labels.classes import ClassSpec, load_classes
     from shards.labels.sources import read_source
 
     file = out or Path(f"{name_of(source)}.yaml")
-    if file.exists():
-        raise ValueError(f"{file}: is there already; give another name with --out, or remove it")
-    if per_class is None and not any(entry.count for entry in read_source(source)):
+    training = file.with_name(f"{file.stem}-train.yaml")
+    for path in (file, training):
+        if path.exists():
+            raise ValueError(f"{path}: is there already; give another name with --out, or remove it")
+    has_counts = any(entry.count for entry in read_source(source))
+    if per_class is None and not has_counts:
         per_class = PER_CLASS
     classes = load_classes(ClassSpec(source=source, per_class=per_class))
     chosen = choose_model(model)
     check_file(file)
-    place = path_from(source, file.parent)
-    text = first_recipe(
-        name_of(file.name),
-        place,
-        classes,
-        per_class,
-        chosen,
-        path_from(chosen.model, file.parent),
-        schema_from(file.parent),
-    )
+    folder, name = file.parent, name_of(file.name)
+    place, model_place = (path_from(one, folder) for one in (source, chosen.model))
+    text = first_recipe(name, place, classes, per_class, chosen, model_place, schema_from(folder, "generate"))
     replace_file(file, text.encode())
-    load_recipe(file, Recipe)
+    made = load_recipe(file, Recipe)
     say(f"{file}: {len(classes):,} classes, {sum(one.count for one in classes):,} images in 1x; {chosen.told}")
+    if has_counts and (is_remote(source) or file_path(source).is_dir()):
+        text = first_training(name, place, classes, made.sampler.stored_px, schema_from(folder, "train"))
+        replace_file(training, text.encode())
+        say(f"{training}: trains on these real images and on the synthetic ones")
     say(f"next: sixfold generate {file} --scale 1x --dry-run")

@@ -1,8 +1,8 @@
 """Writes docs/recipes.md and recipes/schema/ from the recipes' models: `python -m docs.bench.recipe_reference`.
 
-In: the models that `sixfold generate`, `train` and `sweep` validate recipes with, and the recipes that ship. Out and on
-disk: docs/recipes.md, every field with what it may be, its default, an example and its meaning; one JSON schema a kind
-of recipe, which editors complete and check YAML with. A test compares both with the models.
+In: the models that recipes and lexicons are validated with, and those that ship. Out and on disk: docs/recipes.md, every
+field with what it may be, its default, an example and its meaning; one JSON schema a kind, with which editors complete
+and check YAML. A test compares both with the models.
 """
 
 import json
@@ -15,17 +15,20 @@ from pydantic import BaseModel
 
 from cluster.recipes.load import kind_of, plain_yaml
 from gen.run.recipe import Recipe
+from gen.wording.lexicon import Lexicon
 from shards.disk.home import home
 from train.recipe import TrainRecipe
 from train.sweep.plan import SweepSpec
 
 PAGE = home() / "docs" / "recipes.md"
 SCHEMAS = home() / "recipes" / "schema"
-KINDS: dict[str, type[BaseModel]] = {"generate": Recipe, "train": TrainRecipe, "sweep": SweepSpec}
+KINDS: dict[str, type[BaseModel]] = {"generate": Recipe, "train": TrainRecipe, "sweep": SweepSpec, "lexicon": Lexicon}
 ABOUT = {
     "generate": "What `sixfold generate`, `plan`, `prompts` and `meanings` read. `sixfold init` writes one.",
-    "train": "What `sixfold train` reads.",
+    "train": "What `sixfold train` reads. `log: wandb` needs `pip install wandb`, and its key in WANDB_API_KEY.",
     "sweep": "What `sixfold sweep` reads: a training recipe, and what changes from point to point.",
+    "lexicon": "The words that prompts are made of without a language model; `prompts.lexicon` names the file. Two "
+    "ship: `general` (gen/wording/lexicon.yaml) and `sandbox` (sandbox/lexicon.yaml).",
 }
 HEAD = """# Recipes
 
@@ -44,8 +47,11 @@ A run depends on one YAML file, its recipe. This page lists every field; it is w
   first line of a recipe names the schema: `# yaml-language-server: $schema=schema/generate.json`, with the path from
   your recipe to `recipes/schema/`. `sixfold init` writes this line.
 
-Kinds of recipes: [generate](#generate), [train](#train), [sweep](#sweep). In the tables "required" means that there is
-no default. `[0]` stands for the number of a list's entry, `NAME` for a name of your choice.
+* **Senses by hand** (`meanings.overrides`) are a YAML file of lines `name or id: phrase`: `crane: crane, the bird`.
+
+[generate](#generate), [train](#train), [sweep](#sweep), and [lexicons](#lexicon), which recipes name. In the tables
+"required" means that there is no default. `[0]` stands for the number of a list's entry, `NAME` for a name of your
+choice.
 """
 MAX_EXAMPLE = 60
 Schema = Mapping[str, Any]
@@ -117,10 +123,15 @@ def _model_in(field: Schema, schema: Schema) -> tuple[Schema | None, str]:
             (option, ""),
             (option.get("items", {}), "[0]"),
             (option.get("additionalProperties", {}), ".NAME"),
+            (_items(option.get("additionalProperties")), ".NAME[0]"),
         ):
             if isinstance(inner, Mapping) and "properties" in (model := _resolved(inner, schema)):
                 return model, suffix
     return None, ""
+
+
+def _items(field: object) -> Schema:
+    return field.get("items", {}) if isinstance(field, Mapping) else {}
 
 
 def _resolved(field: Schema, schema: Schema) -> Schema:
@@ -204,6 +215,8 @@ def _examples(kind: str) -> Iterator[tuple[str, str]]:
 
 def shipped(kind: str) -> list[Path]:
     """The recipes of a kind that ship with sixfold, those of the sandbox first."""
+    if kind == "lexicon":
+        return [home() / "sandbox" / "lexicon.yaml", home() / "gen" / "wording" / "lexicon.yaml"]
     files = sorted((home() / "recipes").glob("**/*.yaml"), key=lambda file: (not file.name.startswith("sandbox"), file))
     return [file for file in files if kind_of(file, KINDS) == kind]
 

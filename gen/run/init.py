@@ -1,7 +1,8 @@
-"""The first recipe for somebody's own classes: `sixfold init`.
+"""The first recipes for somebody's own classes: `sixfold init`.
 
-In: a class list, an image folder or shards; a folder of a text-to-image model, or none. Out: the text of a recipe, with
-a comment for each choice that a person may want to change. On disk: nothing; the model's configs are read.
+In: a class list, an image folder or shards; a folder of a text-to-image model, or none. Out: the text of a recipe for
+generate, and of one for train, with a comment for each choice that a person may want to change. On disk: nothing; the
+model's configs are read.
 
 Size, batch, steps and guidance are what the model's own configs say, or what is usual for its family. The rest stands
 at its default and is left out.
@@ -32,6 +33,9 @@ SAVED_PX = 256  # larger sides are stored smaller: classifiers are trained at 22
 FOLDS = 6  # for which prompts without repeats are drawn
 MAX_PROMPTS = 10_000
 MAX_CARD_BYTES = 1 << 20
+QUOTA = 16  # images of a domain in a step of a first training
+PASSES = 30  # over the real images
+TRAINED_PX = 224
 SHARDS_IN_A_FOLD = 8  # so that several workers have work
 # family -> steps and guidance that are usual for training data
 USUAL_STEPS = {"sd": (30, 2.0), "sdxl": (30, 5.0), "sd3": (28, 4.5), "flux": (28, 3.5)}
@@ -113,9 +117,9 @@ def path_from(place: str, folder: Path) -> str:
     return there.relative_to(here).as_posix() if there.is_relative_to(here) else str(there)
 
 
-def schema_from(folder: Path) -> str:
-    """Where an editor finds the schema of a recipe in `folder`."""
-    schema = home() / "recipes" / "schema" / "generate.json"
+def schema_from(folder: Path, kind: str) -> str:
+    """Where an editor finds the schema of a kind of recipe in `folder`."""
+    schema = home() / "recipes" / "schema" / f"{kind}.json"
     return os.path.relpath(schema, folder) if folder.resolve().is_relative_to(home()) else str(schema)
 
 
@@ -158,6 +162,47 @@ def first_recipe(
         _line("  batch", model.batch, "images per call; lower it if memory is short"),
         "shards:",
         _line("  samples_per_shard", shard, "a killed worker loses at most one shard"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def first_training(name: str, source: str, classes: list[Class], side_px: int, schema: str) -> str:
+    """The text of a training recipe for the real images in `source` and the synthetic ones of the recipe `name`.
+
+    `side_px`: of the synthetic images. Only this text is of a training, whose fields `train.recipe` has.
+    """
+    total = sum(one.count for one in classes)
+    quota = min(QUOTA, total)
+    steps = max(300, min(20_000, PASSES * total // quota))
+    lines = [
+        f"# yaml-language-server: $schema={schema}",
+        f"# A classifier on the {total:,} real images of {one_line(source, 80)} and on synthetic ones.",
+        "#",
+        f"# Before  sixfold generate {name}.yaml",
+        f"# Run     sixfold train {name}-train.yaml",
+        "# All fields: docs/recipes.md",
+        f"name: {name}-train",
+        "model:",
+        _line("  name", "resnet18", "any model of timm"),
+        f"  num_classes: {max(one.id for one in classes) + 1}",
+        _line("  aux", "bn", "synthetic images have batch normalisation of their own; none: for ViT, ConvNeXt"),
+        "  # pretrained: FOLDER      # with model.safetensors",
+        "data:",
+        "  domains:",
+        f"    - {{name: real, source: {_text(source)}, quota: {quota}}}",
+        f"    - {{name: synthetic, source: out/{name}, quota: {quota}}}   # a part of it: subset: 3x",
+        _line("  size_px", min(TRAINED_PX, side_px), "side of the pictures that the model sees"),
+        "optim:",
+        "  lr: 0.001",
+        f"  warmup_steps: {steps // 20}",
+        _line("  lam", 1.0, "weight of the synthetic images"),
+        "  ema_decay: 0.99",
+        "schedule:",
+        _line("  steps", steps, f"of {quota} real and {quota} synthetic images"),
+        f"  epoch_steps: {steps // 10}",
+        "# evaluate:                 # pictures that are not trained on, in folders of the same classes",
+        "#   validation: {source: FOLDER}",
+        "#   tests: {test: {source: FOLDER}}",
     ]
     return "\n".join(lines) + "\n"
 

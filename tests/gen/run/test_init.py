@@ -14,6 +14,7 @@ from gen.run.init import choose_model, name_of
 from gen.run.recipe import Recipe, usable_classes
 from shards.disk.home import home
 from tests.support.tiny_pipelines import tiny_pipeline
+from train.recipe import TrainRecipe
 
 SANDBOX = home() / "sandbox" / "models" / "generator"
 
@@ -47,6 +48,9 @@ def test_an_image_folder_becomes_a_recipe_that_plans_from_any_folder(
     assert "my-cranes.yaml: 2 classes, 8 images in 1x" in said
     assert "next: sixfold generate my-cranes.yaml --scale 1x --dry-run" in said
     monkeypatch.chdir(tmp_path)
+    training = load_recipe(Path("project/my-cranes-train.yaml"), TrainRecipe)
+    assert [domain.source for domain in training.data.domains] == ["project/my Cränes", "out/my-cranes"]
+    assert (training.model.num_classes, training.quotas, training.data.size_px) == (2, (8, 8), 64)
     recipe = load_recipe(Path("project/my-cranes.yaml"), Recipe)
     assert recipe.classes.source == "project/my Cränes"
     assert (recipe.name, recipe.classes.per_class, recipe.prompts.per_class) == ("my-cranes", None, 30)
