@@ -24,7 +24,10 @@ LEFT_OUT = {
 
 def commands() -> list[str]:
     """The lines of the README's blocks that call `make` or `sixfold`, without their remarks."""
-    blocks = re.findall(r"^```\n(.*?)^```", (home() / "README.md").read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = (home() / "README.md").read_text(encoding="utf-8")
+    blocks = [
+        block for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S) if not language
+    ]
     lines = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if re.match(r"(make|sixfold) ", line)]
 

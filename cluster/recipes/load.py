@@ -22,7 +22,6 @@ from cluster.recipes.beside import beside_recipe
 from cluster.recipes.mistake import RecipeError, mistakes, model_in, short
 from cluster.recipes.overrides import COMMAND_LINE, read_override, set_at
 from shards.disk.home import home
-from shards.disk.layout import META
 from shards.disk.regular import read_regular
 from shards.disk.safe_text import has_secret, quoted, redact
 
@@ -62,6 +61,8 @@ def _load(path: Path, model: type[Model], overrides: Sequence[str]) -> Model:
         raise RecipeError(f"{path}: no such recipe; {hint}")
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path}: found {path.stat().st_size} bytes, expected at most {MAX_RECIPE_BYTES}")
+    from shards.disk.layout import META  # pyarrow, which `--help` does not wait for
+
     folder = None if path.parent.name == META else path.parent  # what lies in there is the data set's, not the recipe's
     return parse_recipe(read_regular(path, MAX_RECIPE_BYTES), model, str(path), overrides, folder)
 

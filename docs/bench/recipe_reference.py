@@ -1,7 +1,7 @@
 """Writes docs/recipes.md and recipes/schema/ from the recipes' models: `python -m docs.bench.recipe_reference`.
 
-In: the models that recipes and lexicons are validated with, and those that ship. Out and on disk: docs/recipes.md, every
-field with what it may be, its default, an example and its meaning; one JSON schema a kind, with which editors complete
+In: the models that recipes and lexicons are checked with, and those that ship. Out and on disk: docs/recipes.md, every
+field with what it may be, its default, an example and its meaning; one JSON schema a kind, by which editors complete
 and check YAML. A test compares both with the models.
 """
 
@@ -209,7 +209,10 @@ def _examples(kind: str) -> Iterator[tuple[str, str]]:
     for file in shipped(kind):
         data, _ = plain_yaml(file.read_bytes())
         for place, value in _leaves(data, ""):
-            if value is not None and len(text := _yaml(value)) <= MAX_EXAMPLE:
+            text = _yaml(value)
+            if len(text) > MAX_EXAMPLE and isinstance(value, list):
+                text = f"{_yaml(value[:1])[:-1]}, ...]"
+            if value is not None and len(text) <= MAX_EXAMPLE:
                 yield place, f"`{text}`"
 
 

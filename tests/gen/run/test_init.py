@@ -85,17 +85,14 @@ def test_meanings_of_the_list_and_wordnet_ids_are_a_choice_already(
         assert "# meanings:" not in Path(f"{name_of(source)}.yaml").read_text()
 
 
-@pytest.mark.parametrize(("family", "steps"), [("sdxl", 30), ("sd3", 28), ("flux", 28)])
-def test_size_and_steps_are_those_of_the_models_configs(family: str, steps: int, tmp_path: Path) -> None:
-    folder = tiny_pipeline(family, tmp_path / family)
-    config = next(folder.glob("*/config.json"))
-    chosen = choose_model(str(folder))
-    assert chosen.size_px == 64
-    if family == "flux":
-        config = folder / "transformer" / "config.json"
-        assert chosen.steps == (steps if json.loads(config.read_text()).get("guidance_embeds") else 4)
-    elif family == "sd3":
-        assert chosen.steps in (12, steps)
+@pytest.mark.parametrize(
+    ("family", "size_px", "steps", "batch"), [("sdxl", 64, 12, 64), ("sd3", 64, 12, 64), ("flux", 1024, 28, 8)]
+)
+def test_size_and_steps_are_those_of_the_models_configs(
+    family: str, size_px: int, steps: int, batch: int, tmp_path: Path
+) -> None:
+    chosen = choose_model(str(tiny_pipeline(family, tmp_path / family)))
+    assert (chosen.size_px, chosen.steps, chosen.batch) == (size_px, steps, batch)
 
 
 def test_a_distilled_model_takes_few_steps_and_the_card_names_the_licence(tmp_path: Path) -> None:
