@@ -45,7 +45,7 @@ def _run_cell(source: str, names: dict[str, Any]) -> list[dict[str, Any]]:
             source[1:], shell=True, check=True, capture_output=True, text=True, timeout=DEADLINE_S,
             env={**os.environ, "PATH": path},
         )  # fmt: skip
-        printed.write(command.stdout)
+        printed.write(command.stdout.replace(f"{Path.cwd()}/", ""))  # a place of this machine
     else:
         body = ast.parse(source).body
         last = body.pop() if isinstance(body[-1], ast.Expr) else None
