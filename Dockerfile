@@ -10,7 +10,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ libgomp1 \
     && rm -rf /var/lib/apt/lists/* \
     && pip install --no-cache-dir "uv==0.13.*" \
-    && useradd --create-home sixfold
+    && useradd --create-home --uid 1000 sixfold
 
 WORKDIR /opt/sixfold
 COPY ${LOCK} requirements.lock
@@ -19,7 +19,7 @@ COPY . .
 RUN uv pip install --system --no-cache --no-deps . \
     && rm -rf /opt/sixfold
 
-USER sixfold
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["sixfold"]
 CMD ["--help"]

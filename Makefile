@@ -59,10 +59,11 @@ verify: $(READY) ## read every byte of OUT and name every damage
 test: $(READY) ## pass the tests (about 13 minutes on 2 cores)
 	@$(RUN)python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not torture"
 
-lint: $(READY) ## ruff, ruff format and mypy
+lint: $(READY) ## ruff, ruff format, mypy and hadolint
 	@$(RUN)ruff check .
 	@$(RUN)ruff format --check .
 	@$(RUN)mypy
+	@if [ -x $(RUN)hadolint ]; then $(RUN)hadolint Dockerfile; fi  # it has no wheel for other machines than Linux on x86-64
 
 torture: $(READY) ## the long fault and load runs
 	@$(RUN)python -m pytest -q -m torture --timeout 3600
