@@ -213,9 +213,9 @@ def status(
     """
     with waiting(f"reading {folder}"):
         from cluster.process.exit import EXIT_INCOMPLETE
-        from shards.disk.data_set import open_data_set
+        from shards.disk.store import open_for_reading
 
-        store = open_data_set(folder)
+        store = open_for_reading(folder)
         state, _ = _look(store)
     if watch:
         state = _watch(store)

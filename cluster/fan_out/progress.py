@@ -72,7 +72,7 @@ class Progress:
         self._flying: dict[int, tuple[int, int, float]] = {}  # worker to (done, rejected, under way) of its unit
         self._ready: set[int] = set()
         self._history: deque[tuple[float, float]] = deque()  # time and images, from the first unit on
-        self._started = self._said = clock()
+        self._started = self._said = self._heard = clock()
         self._live: Live | None = None
         self._instead = contextlib.ExitStack()
 
@@ -82,7 +82,7 @@ class Progress:
             where = "" if event.unit is None else f"unit {event.unit}: "
             text = one_line(f"{event.kind}: {where}{event.message}", MAX_LINE)
             self._console.print(Text(text), highlight=False, soft_wrap=True)
-        now = self._clock()
+        now = self._heard = self._clock()
         if event.kind == "unit_started" or self._history:
             self._remember(now)
         if self._live is None and now - self._said >= PLAIN_EVERY_S:
@@ -134,6 +134,7 @@ class Progress:
         """The rate over the last minute, or over the time since the last event but one if that is longer. 0 before the
         first unit is begun and in the second after it: what it takes to start is no work."""
         now = self._clock()
+        now = self._heard if now - self._heard < PLAIN_EVERY_S else now  # a rate that falls between two events misleads
         since, reached = self._history[0] if self._history else (now, 0.0)
         return max(0.0, (self._reached - reached) / (now - since)) if now - since >= 1.0 else 0.0
 

@@ -118,8 +118,9 @@ def pace_of(records: Iterable[Record]) -> Pace | None:
 
 def status_of(store: Store, writer: str | None, doing: str = "") -> Status:
     """`writer`: who holds the data set's lease now, None if nobody does; `doing`: what the holder said last of how far
-    it is. Raises ValueError if there is no data set."""
-    if not is_data_set(store):
+    it is. Raises ValueError if there is no data set, and nobody who is about to begin one."""
+    is_there = is_data_set(store)
+    if not is_there and writer is None:
         raise no_data_set(store)
     found = scan(store)
     wrong = found.wrong()
@@ -179,7 +180,7 @@ def status_of(store: Store, writer: str | None, doing: str = "") -> Status:
         rows.append(("to do", "run the same `sixfold generate` again: it makes exactly these"))
     lines = [f"{name:<10}{visible(text)}" for name, text in rows]
     is_told = last is not None or told == "none yet"
-    is_whole = is_told and not wrong and not missing and not short
+    is_whole = is_there and is_told and not wrong and not missing and not short
     return Status("\n".join(lines), visible("; ".join(line)), is_whole)
 
 

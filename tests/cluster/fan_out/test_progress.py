@@ -88,6 +88,17 @@ def test_a_slow_batch_moves_before_any_of_its_images_is_done():
     assert progress.line().startswith("0/1000 images · 1 worker")
 
 
+def test_between_two_events_the_rate_stands_still_and_falls_only_when_nothing_comes_any_more():
+    progress, clock, _ = make(num_images=1_000)
+    feed(progress, clock, 0, "worker_ready", worker=0)
+    feed(progress, clock, 0, "unit_started", worker=0, unit=0)
+    feed(progress, clock, 10, "unit_progress", worker=0, unit=0, done=100)
+    clock.now = 15
+    assert progress.images_per_s() == pytest.approx(10)
+    clock.now = 40
+    assert progress.images_per_s() == pytest.approx(2.5)
+
+
 def test_without_a_terminal_a_plain_line_appears_every_ten_seconds():
     progress, clock, out = make()
     with progress:

@@ -7,6 +7,7 @@ import pytest
 
 from shards.disk.checked_json import to_checked
 from shards.disk.record import FileStamp, Record
+from shards.disk.store import FolderStore
 from shards.set.manifest import scan_records
 from shards.set.status import PACE_S, SUMMARY, Pace, pace_of, status_of
 from tests.support.small_data_set import write_data_set
@@ -71,6 +72,16 @@ def test_a_status_tells_rate_time_left_and_what_the_writer_says(tmp_path: Path) 
     ended = status_of(store, None)
     assert "at that rate" not in ended.text, "nobody works at it"
     assert "rate      0.5 images/s" in ended.text
+
+
+def test_a_place_where_a_run_is_about_to_begin_has_a_status_and_is_not_whole(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    state = status_of(store, "host a, pid 1", "choosing meanings of 10 names (3 s)")
+    assert state.text.splitlines()[0] == "shards    0 done, 0 damaged"
+    assert "\ndoing     choosing meanings of 10 names (3 s)" in state.text
+    assert not state.is_whole
+    with pytest.raises(ValueError, match="found no shards, expected a data set"):
+        status_of(store, None)
 
 
 def test_what_a_writer_says_is_shown_and_never_obeyed(tmp_path: Path) -> None:
