@@ -34,6 +34,7 @@ $(READY): $(LOCK) pyproject.toml
 	@cp .venv/bin/uv .venv/uv && .venv/uv pip sync --python .venv/bin/python --quiet --compile-bytecode $(LOCK)
 	@.venv/uv pip install --python .venv/bin/python --quiet --no-deps --editable .
 	@rm -f .venv/.ready-* && touch $@
+	@echo "ready; \`source .venv/bin/activate\` puts the program sixfold on your path"
 
 generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/sandbox SET="key.sub=value"
 	@$(RUN)sixfold generate $(RECIPE) --scale $(SCALE) --out $(OUT) $(SET)
@@ -58,10 +59,11 @@ verify: $(READY) ## read every byte of OUT and name every damage
 test: $(READY) ## pass the tests (about 13 minutes on 2 cores)
 	@$(RUN)python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not torture"
 
-lint: $(READY) ## ruff, ruff format and mypy
+lint: $(READY) ## ruff, ruff format, mypy and hadolint
 	@$(RUN)ruff check .
 	@$(RUN)ruff format --check .
 	@$(RUN)mypy
+	@if [ -x $(RUN)hadolint ]; then $(RUN)hadolint Dockerfile; fi  # it has no wheel for other machines than Linux on x86-64
 
 torture: $(READY) ## the long fault and load runs
 	@$(RUN)python -m pytest -q -m torture --timeout 3600

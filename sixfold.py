@@ -41,11 +41,13 @@ EXPLAINED = {
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a write to an open file names no path
 
 
-def own_code_first(root: Path) -> None:
+def own_code_first(root: Path) -> list[Path]:
     """Let our package names resolve below `root`, also beside a user's own `train.py` that Python finds before it.
 
-    Raises ImportError if another package of such a name is imported already; the line says whose it is.
+    The files and folders that are passed over. Raises ImportError if another package of such a name is imported
+    already; the line says whose it is.
     """
+    strangers = [path for name in PACKAGES for path in _found(name) if path.parent != root]
     if any(_homes(name) != [root] for name in PACKAGES):
         sys.path.insert(0, str(root))
     for name in PACKAGES:
@@ -56,14 +58,21 @@ def own_code_first(root: Path) -> None:
                 f"uninstall or move {', '.join(sorted(set(owner)))}"
             )
 
+    return strangers
+
 
 def _homes(name: str) -> list[Path]:
     """The folders that hold the package or module `name`."""
+    return [path.parent for path in _found(name)]
+
+
+def _found(name: str) -> list[Path]:
+    """The folders of the package `name`, or the file of the module."""
     spec = importlib.util.find_spec(name)
     if spec is None:
         return []
     places = spec.submodule_search_locations or ([spec.origin] if spec.origin else [])
-    return [Path(place).resolve().parent for place in places]
+    return [Path(place).resolve() for place in places]
 
 
 def _version(asked: bool) -> None:
@@ -92,12 +101,15 @@ def _options(
 @functools.cache
 def command_line() -> typer.Typer:
     """The program with all its verbs. Raises ImportError if another package has taken the name of one of ours."""
-    own_code_first(HOME)
+    strangers = own_code_first(HOME)
+    from cluster.console import warn
     from cluster.verbs import doctor
-    from gen.verbs import generate, meanings, plan, prompts
+    from gen.verbs import generate, init, meanings, plan, prompts
     from shards.verbs import export, repair, show, status, verify
     from train.verbs import report, sweep, train
 
+    for path in strangers:
+        warn(f"{path} has the name of a package of sixfold and is not used; sixfold goes on with its own")
     app = typer.Typer(
         name="sixfold",
         no_args_is_help=True,
@@ -109,7 +121,7 @@ def command_line() -> typer.Typer:
     )
     app.callback()(_options)
     for verb in (
-        *(generate, meanings, prompts, plan, verify, repair, show, export),
+        *(init, generate, meanings, prompts, plan, verify, repair, show, export),
         *(train, sweep, report, status, doctor),
     ):
         app.command()(verb)
@@ -150,19 +162,21 @@ def _explain(error: Exception) -> int:
     if isinstance(error, Draining):
         say(f"sixfold: {error}; run the same command again to continue", err=True)
         return EXIT_AGAIN
-    from cluster.recipes.mistake import in_plain_words
+    from cluster.recipes.mistake import RecipeError, in_plain_words
     from shards.disk.safe_text import clip
 
     message = in_plain_words(error.format_message()) if isinstance(error, typer.TyperException) else _message(error)
-    line = clip(" ".join(message.split()), LONGEST) or type(error).__name__
+    parts = message.split("\n") if isinstance(error, RecipeError) else [message]  # of a recipe a line a mistake
+    lines = [clip(" ".join(part.split()), LONGEST) or type(error).__name__ for part in parts]
     if type(error).__name__ in ("NoSuchOption", "MissingParameter"):
-        line = f"{line.rstrip('.')}; `{error.ctx.command_path} --help` shows them"  # type: ignore[attr-defined]
+        lines = [f"{lines[0].rstrip('.')}; `{error.ctx.command_path} --help` shows them"]  # type: ignore[attr-defined]
     # LeaseHeld and ClusterError are the RuntimeErrors that are written for people
     ours = type(error).__module__.startswith("cluster.")
     if ours or isinstance(error, (ValueError, OSError, ImportError, typer.TyperException)):
-        say(f"sixfold: {line}", err=True)
+        for line in lines:
+            say(f"sixfold: {line}", err=True)
         return EXIT_MISTAKE
-    say(f"sixfold: {type(error).__name__}: {line}; this is a fault of ours, see `sixfold --debug …`", err=True)
+    say(f"sixfold: {type(error).__name__}: {lines[0]}; this is a fault of ours, see `sixfold --debug …`", err=True)
     return EXIT_FAILED
 
 

@@ -12,6 +12,7 @@ from cluster.recipes.load import load_recipe
 from shards.disk.home import home
 
 Scale = Annotated[str, typer.Option(help="Multiple of the real set: 0.5x, 1x, 6x.")]
+PER_CLASS = 100  # of a first recipe, where the source does not say how many there are
 SingleWriter = Annotated[
     bool,
     typer.Option("--single-writer", help="For stores without exclusive create: you promise that one run writes to it."),
@@ -181,3 +182,57 @@ def plan(
     say(describe(chosen, classes, asked))
     if dry_run or out:
         say(walk_plan(chosen, classes, asked, None if dry_run else out))
+
+
+def init(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A class list (CSV, JSON, text), an image folder, or shards.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder of a text-to-image model.", show_default="Stable Diffusion 1.5"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, metavar="PATH", help="The recipe to write.", show_default="<name>.yaml"),
+    ] = None,
+    per_class: Annotated[
+        int | None,
+        typer.Option(min=1, help="Real images of each class.", show_default="as the source has, else 100"),
+    ] = None,
+) -> None:
+    """Write recipes for your own classes, with a comment for each choice; size, batch and steps fit the model.
+
+    A class list gives one for `generate`. Real images also give one for `train`, NAME-train.yaml.
+
+    Example: `sixfold init photos/ --model models/my-sd`
+    """
+    from gen.run.init import choose_model, first_recipe, first_training, name_of, path_from, schema_from
+    from gen.run.recipe import Recipe
+    from shards.disk.address import file_path, is_remote
+    from shards.disk.replace import replace_file
+    from shards.labels.classes import ClassSpec, load_classes
+    from shards.labels.sources import read_source
+
+    file = out or Path(f"{name_of(source)}.yaml")
+    training = file.with_name(f"{file.stem}-train.yaml")
+    for path in (file, training):
+        if path.exists():
+            raise ValueError(f"{path}: is there already; give another name with --out, or remove it")
+    has_counts = any(entry.count for entry in read_source(source))
+    if per_class is None and not has_counts:
+        per_class = PER_CLASS
+    classes = load_classes(ClassSpec(source=source, per_class=per_class))
+    chosen = choose_model(model)
+    check_file(file)
+    folder, name = file.parent, name_of(file.name)
+    place, model_place = (path_from(one, folder) for one in (source, chosen.model))
+    text = first_recipe(name, place, classes, per_class, chosen, model_place, schema_from(folder, "generate"))
+    replace_file(file, text.encode())
+    made = load_recipe(file, Recipe)
+    say(f"{file}: {len(classes):,} classes, {sum(one.count for one in classes):,} images in 1x; {chosen.told}")
+    if has_counts and (is_remote(source) or file_path(source).is_dir()):
+        text = first_training(name, place, classes, made.sampler.stored_px, schema_from(folder, "train"))
+        replace_file(training, text.encode())
+        say(f"{training}: trains on these real images and on the synthetic ones")
+    say(f"next: sixfold generate {file} --scale 1x --dry-run")

@@ -34,6 +34,7 @@ HOME = home()
 APP = sixfold.command_line()
 GROUP = typer.main.get_command(APP)
 VERBS = [
+    "init",
     "generate",
     "meanings",
     "prompts",

@@ -1,8 +1,8 @@
 """Recipes: reads a YAML file into a frozen pydantic model; knows no field of any of them.
 
-The model classes live beside their owners. A mistake is refused with its line in the file (`cluster.recipes.mistake`),
-`canonical_json` is what fingerprints are made of, and `with_defaults` lets what an
-earlier version kept be compared with what is asked for now.
+The model classes live beside their owners. All mistakes are told at once, each with its line in the file
+(`cluster.recipes.mistake`). `canonical_json` is what fingerprints are made of, and `with_defaults` lets what an earlier
+version kept be compared with what is asked for now.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
-from cluster.recipes.mistake import RecipeError, first_mistake, model_in, short
+from cluster.recipes.beside import beside_recipe
+from cluster.recipes.mistake import RecipeError, mistakes, model_in, short
 from cluster.recipes.overrides import COMMAND_LINE, read_override, set_at
 from shards.disk.home import home
 from shards.disk.regular import read_regular
@@ -37,7 +38,7 @@ def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -
 
     Where a relative path leads to nothing, it is looked for beside our code: so `recipes/sandbox.yaml` is found from
     any folder. Raises RecipeError: missing or oversized file, YAML that is not plain data (tags, aliases, duplicate
-    keys), unknown keys, values that do not fit, overrides without `=`.
+    keys), unknown keys, values that do not fit, overrides without `=`. All that does not fit is told in one answer.
     """
     shipped = home() / path
     path = shipped if shipped.is_file() and not path.exists() else path
@@ -60,11 +61,17 @@ def _load(path: Path, model: type[Model], overrides: Sequence[str]) -> Model:
         raise RecipeError(f"{path}: no such recipe; {hint}")
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path}: found {path.stat().st_size} bytes, expected at most {MAX_RECIPE_BYTES}")
-    return parse_recipe(read_regular(path, MAX_RECIPE_BYTES), model, str(path), overrides)
+    from shards.disk.layout import META  # pyarrow, which `--help` does not wait for
+
+    folder = None if path.parent.name == META else path.parent  # what lies in there is the data set's, not the recipe's
+    return parse_recipe(read_regular(path, MAX_RECIPE_BYTES), model, str(path), overrides, folder)
 
 
-def parse_recipe(content: bytes, model: type[Model], path: str, overrides: Sequence[str] = ()) -> Model:
-    """As `load_recipe`, for content that was read already; `path` names it in messages."""
+def parse_recipe(
+    content: bytes, model: type[Model], path: str, overrides: Sequence[str] = (), folder: Path | None = None
+) -> Model:
+    """As `load_recipe`, for content that was read already; `path` names it in messages, `folder` is the one beside
+    whose files its relative paths are looked for."""
     try:
         data, lines = plain_yaml(content)
         where = {loc: f"{path}:{line}" for loc, line in lines}
@@ -76,6 +83,7 @@ def parse_recipe(content: bytes, model: type[Model], path: str, overrides: Seque
     if not isinstance(data, dict):
         found = "nothing" if data is None else "a list" if isinstance(data, list) else "text"
         raise RecipeError(f"{path}: found {found}, expected `key: value` lines, as in recipes/sandbox.yaml")
+    data = data if folder is None else beside_recipe(data, model, folder)
     for override in overrides:
         loc, value = read_override(override, model)
         set_at(data, loc, value, COMMAND_LINE)
@@ -256,8 +264,8 @@ def _validate(data: dict[str, Any], model: type[Model], where: Mapping[tuple[str
     try:
         return model.model_validate(data)
     except ValidationError as invalid:
-        loc, line = first_mistake(invalid, model, data)
-        raise RecipeError(f"{_place_of(loc, where, path)}: {line}") from None
+        found = mistakes(invalid, model, data)
+        raise RecipeError.of([f"{_place_of(loc, where, path)}: {line}" for loc, line in found]) from None
 
 
 def _place_of(loc: tuple[str, ...], where: Mapping[tuple[str, ...], str], path: str) -> str:

@@ -1,7 +1,7 @@
-"""What is wrong with a recipe, in one line for the person who wrote it; pure.
+"""What is wrong with a recipe, a line a mistake for the person who wrote it; pure.
 
-In: pydantic's `ValidationError`, the model and the data it refused. Out: the place of the first mistake (a path of
-keys) and a line: what was found, what was expected, or the nearest valid name. Knows no field of any recipe.
+In: pydantic's `ValidationError`, the model and the data it refused. Out: of each mistake the place (a path of keys) and
+a line: what was found, what was expected, or the nearest valid name. Knows no field of any recipe.
 """
 
 import difflib
@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 SHORT = 60  # characters of a value in a message
 SOME = 8  # fields in one
+MAX_LISTED = 20  # mistakes in one answer
 _SHOULD = re.compile(r"\b(Input|String|List|Tuple|Dictionary) should (be|have) ")
 _ASIDE = re.compile(r"\bValue error, |, (unable to|got) .*| after validation, not \d+$")
 _WORDS = {  # pydantic's words -> those of a person who writes YAML
@@ -34,26 +35,39 @@ _WORDS = {  # pydantic's words -> those of a person who writes YAML
 }
 
 
+Place = tuple[str, ...]
+
+
 class RecipeError(ValueError):
-    """One line for the person who wrote the recipe; `path` and `model` are what `load_recipe` was called with."""
+    """A line for each mistake, for the person who wrote the recipe; `path` and `model` are those of `load_recipe`."""
 
     path: Path | None = None
     model: type[BaseModel] | None = None
 
+    @classmethod
+    def of(cls, lines: Sequence[str]) -> "RecipeError":
+        """All mistakes in one answer; of very many the first ones, and how many more there are."""
+        more = [f"and {len(lines) - MAX_LISTED} more mistakes"] if len(lines) > MAX_LISTED else []
+        return cls("\n".join([*lines[:MAX_LISTED], *more]))
 
-def first_mistake(invalid: ValidationError, model: type[BaseModel], data: object) -> tuple[tuple[str, ...], str]:
-    """(place, line). A misspelt key comes first: it explains what it leaves missing."""
-    errors: list[Any] = sorted(invalid.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
-    places = [_place(data, error) for error in errors]
-    place = places[0]
-    # of a union such as `int | "auto"` every part that did not fit has an error, all of them at one place
-    here = [error for error, other in zip(errors, places, strict=True) if other == place]
-    num_more = len(set(places)) - 1
-    line = _line(here, place, model)
-    if here[0]["type"] == "value_error":  # our own checks look at several fields and name the one to change
-        named = tuple(line.partition(":")[0].split("."))
-        place = named if named[-1] in fields_at(model, named[:-1]) else place
-    return place, line + (f" (and {num_more} more)" if num_more else "")
+
+def mistakes(invalid: ValidationError, model: type[BaseModel], data: object) -> list[tuple[Place, str]]:
+    """(place, line) of each mistake, as the fields are ordered. A key that a misspelt one stands for is not missing."""
+    at: dict[Place, list[Any]] = {}  # of a union such as `int | "auto"` every part that did not fit has an error
+    for error in invalid.errors(include_url=False):
+        at.setdefault(_place(data, error), []).append(error)
+    misspelt = [place for place, errors in at.items() if errors[0]["type"] == "extra_forbidden"]
+    meant = {(*place[:-1], name) for place in misspelt for name in _near(place, model)}
+    found = []
+    for place, errors in at.items():
+        if errors[0]["type"] == "missing" and place in meant:
+            continue
+        line = _line(errors, place, model)
+        if errors[0]["type"] == "value_error":  # our own checks look at several fields and name the one to change
+            named = tuple(line.partition(":")[0].split("."))
+            place = named if named[-1] in fields_at(model, named[:-1]) else place
+        found.append((place, line))
+    return found
 
 
 def fields_at(model: type[BaseModel], place: Sequence[str]) -> Mapping[str, FieldInfo]:
@@ -92,7 +106,7 @@ def short(value: object) -> str:
     return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
 
 
-def _place(data: Any, error: Any) -> tuple[str, ...]:
+def _place(data: Any, error: Any) -> Place:
     """The error's path as far as the data go: behind a union pydantic puts the name of the part that did not fit."""
     place: list[str] = []
     for part in error["loc"]:
@@ -105,12 +119,11 @@ def _place(data: Any, error: Any) -> tuple[str, ...]:
     return (*place, str(error["loc"][-1])) if error["type"] == "missing" else tuple(place)
 
 
-def _line(errors: Sequence[Any], place: tuple[str, ...], model: type[BaseModel]) -> str:
+def _line(errors: Sequence[Any], place: Place, model: type[BaseModel]) -> str:
     name, kind = ".".join(place), errors[0]["type"]
     if kind == "extra_forbidden":
-        known = list(fields_at(model, place[:-1]))
-        near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+        near = _near(place, model)
+        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(fields_at(model, place[:-1]))}"
         return f"unknown key `{name}`; {hint}"
     field = fields_at(model, place[:-1]).get(place[-1]) if place else None
     meaning = (field and field.description) or ""
@@ -128,6 +141,11 @@ def _line(errors: Sequence[Any], place: tuple[str, ...], model: type[BaseModel])
         return f"{found} {meaning}"
     wanted = dict.fromkeys(in_plain_words(error["msg"]).removeprefix("expected ") for error in errors)
     return f"{found} {' or '.join(wanted)}{about}"
+
+
+def _near(place: Place, model: type[BaseModel]) -> list[str]:
+    """The field that a misspelt key stands for, if one is near."""
+    return difflib.get_close_matches(place[-1], list(fields_at(model, place[:-1])), n=1, cutoff=0.5)
 
 
 def _ours(message: str, name: str, fields: Mapping[str, FieldInfo]) -> str:

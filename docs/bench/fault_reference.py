@@ -56,6 +56,9 @@ Long runs of November 2026, on two cores that were busy with other work:
   images with the bytes of an undisturbed run;
 * training, killed at 20 random moments, and on two ranks stopped at 20 random steps: the bits of an undisturbed
   training; 10,000 random layouts: exact quotas in every group of every rank.
+
+All of this was repeated on 28 and 29 November 2026, after the ways in which files of others are read had changed: 12
+long tests without Ray (16 minutes) and 17 over Ray and of trainings (25 minutes; 200 killed workers took 338 s) passed.
 """
 
 

@@ -5,11 +5,12 @@ In: the recipe's `llm` part. Out: a checked `LlmSpec`. On disk: nothing; keys co
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from shards.disk.address import BESIDE
 from shards.disk.safe_text import quoted
 
 # fields of a request that have a field of their own in the recipe, or none at all
@@ -29,12 +30,22 @@ class LlmSpec(BaseModel):
         "offline",
         description="offline: the lexicons alone; openai: any compatible server; transformers: in this process",
     )
-    model: str | None = Field(
-        None, min_length=1, max_length=500, description="the server's name for it, folder or hub id"
+    model: Annotated[str | None, BESIDE] = Field(
+        None,
+        min_length=1,
+        max_length=500,
+        description="the server's name for it, folder or hub id",
+        examples=["Qwen/Qwen3-8B"],
     )
-    revision: str | None = Field(None, description="transformers: the hub's commit, 40 hex digits; null = a folder")
+    revision: str | None = Field(
+        None,
+        description="transformers: the hub's commit, 40 hex digits; null = a folder",
+        examples=["0123456789abcdef0123456789abcdef01234567"],
+    )
     base_url: str | None = Field(
-        None, description="openai: the server, such as http://127.0.0.1:8000/v1; null = OpenAI"
+        None,
+        description="openai: the server, such as http://127.0.0.1:8000/v1; null = OpenAI",
+        examples=["http://127.0.0.1:8000/v1"],
     )
     key_env: str = Field("OPENAI_API_KEY", description="openai: NAME of the environment variable that holds the key")
     temperature: float | None = Field(0.8, ge=0, le=2, description="null = the server's own")
@@ -49,7 +60,9 @@ class LlmSpec(BaseModel):
         "system", description="openai: who says the instructions; user: they stand before the question"
     )
     extra: Mapping[str, JsonValue] = Field(
-        default={}, description="openai: more fields of a request, such as {top_k: 20}; never a key"
+        default={},
+        description="openai: more fields of a request, such as {top_k: 20}; never a key",
+        examples=[{"top_k": 20}],
     )
     max_answer_bytes: int = Field(65_536, ge=100, le=10_000_000, description="a longer answer is dropped")
     max_in_flight: int = Field(16, ge=1, le=1024, description="calls that are out at a time")

@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from gen.model.folder import ModelError, flat_digest, flat_model, hub_digest, read_config
+from shards.disk.address import BESIDE
 from shards.disk.home import home
 
 if TYPE_CHECKING:
@@ -41,8 +42,14 @@ class ClipSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(min_length=1, description="folder or hub id; `open_clip:` before it, or before ARCH/TAG")
-    revision: str | None = Field(None, description="the hub's commit, 40 hex digits; null = a folder")
+    model: Annotated[str, BESIDE] = Field(
+        min_length=1, description="folder or hub id; `open_clip:` before it, or before ARCH/TAG"
+    )
+    revision: str | None = Field(
+        None,
+        description="the hub's commit, 40 hex digits; null = a folder",
+        examples=["0123456789abcdef0123456789abcdef01234567"],
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$", description="auto: cuda where there is one")
     batch: int = Field(64, ge=1, le=4096, description="texts or images at once")
 

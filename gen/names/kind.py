@@ -11,15 +11,10 @@ without an id is looked up by its meaning, then by its name.
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Literal, get_args
 
-from shards.labels.classes import Class
+from shards.labels.classes import Class, Kind
 from shards.labels.imagenet import package_folder, wordnet_lemmas
 from shards.labels.text_file import read_lines
-
-# building: also other structures and landscapes; plant: also fungi; instrument: only what makes music.
-Kind = Literal["animal", "vehicle", "food", "plant", "building", "instrument", "other"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def _words(text: str) -> list[str]:
@@ -108,7 +103,10 @@ _AFTER_HEAD = re.compile(
 
 
 def kind_of(one: Class, meaning: str | None = None) -> Kind:
-    """The kind of a class: by its WordNet id where the table has it, else by its meaning, else by its name."""
+    """The kind of a class: as its list says, else by its WordNet id where the table has it, else by its meaning, else
+    by its name."""
+    if one.kind is not None:
+        return one.kind
     if one.wordnet_id is not None and one.wordnet_id in wordnet_lemmas():
         return _kind_of_id(one.wordnet_id)
     for phrase in _phrases(one.name, meaning):

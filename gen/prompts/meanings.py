@@ -8,7 +8,7 @@ Of several candidates (`gen.prompts.candidates`) the one wins whose CLIP vector 
 the unit vectors of the class's real images; the earlier one wins a tie, and its margin is 0. What is no such choice has
 a name:
 
-    given             written by hand, in the recipe or in a file of overrides; beats everything
+    given             written by hand, in the class list, the recipe or a file of overrides; beats everything
     only_candidate    nothing to choose from
     no_real_images    several candidates, and no picture that could tell them apart: no phrase, since a wrong sense
                       costs more than an open one
@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ from gen.prompts.candidates import CandidateSource, Offer, offers_of
 from gen.prompts.real_images import Image, read_real
 from gen.wording.lexicon import Lexicon
 from gen.wording.parts import check_text
-from shards.disk.address import file_path
+from shards.disk.address import BESIDE, file_path
 from shards.disk.replace import replace_file
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
@@ -53,13 +53,21 @@ class MeaningSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     choose: Literal["none", "given", "clip"] = Field(
-        "none", description="none: bare names; given: those given by hand; clip: by the real images, given ones first"
+        "none",
+        description="none: bare names; given: those given by hand; clip: by the real images, given ones first; "
+        "the meanings in the class list count with all three",
     )
-    given: Mapping[str | int, str] = Field(default={}, description="class name or id -> phrase")
-    overrides: str | None = Field(None, description="a YAML file of the same form; beats `given`")
+    given: Mapping[str | int, str] = Field(
+        default={}, description="class name or id -> phrase", examples=[{"crane": "crane, the bird"}]
+    )
+    overrides: Annotated[str | None, BESIDE] = Field(
+        None, description="a YAML file of the same form; beats `given`", examples=["meanings.yaml"]
+    )
     candidates: int = Field(8, ge=1, le=MAX_CANDIDATES, description="senses of a name, at most")
-    real: str | None = Field(None, description="the real images: an ImageFolder or a data set; null = there are none")
-    subset: str | None = Field(None, description="a subset of that data set")
+    real: Annotated[str | None, BESIDE] = Field(
+        None, description="the real images: an ImageFolder or a data set; null = there are none"
+    )
+    subset: str | None = Field(None, description="a subset of that data set", examples=["shots-20"])
     wordnet: str | None = Field(
         "/usr/share/wordnet", description="folder of index.noun and data.noun, used if it is there; null = not used"
     )
@@ -112,9 +120,7 @@ def choose_meanings(
     Raises ValueError (one line): a hand-written phrase that fits no class, real images or a CLIP that cannot be read.
     """
     ordered = sorted(classes, key=lambda one: one.id)
-    if spec.choose == "none":
-        return [_without_choice(one, None, "none") for one in ordered]
-    by_hand = given_meanings(ordered, spec)
+    by_hand = given_meanings(ordered, spec) if spec.choose != "none" else _listed(ordered)
     open_ones = [one for one in ordered if one.id not in by_hand] if spec.choose == "clip" else []
     offers = offers_of(open_ones, spec.candidates, spec.wordnet, lexicon, llm, seed)
     contested = [one for one in open_ones if len(offers[one.id].phrases) > 1]
@@ -137,6 +143,8 @@ def bare_names(spec: MeaningSpec, classes: Sequence[Class], asks_model: bool) ->
     have one sense without it. A `choose: none` that was written is a choice.
     """
     example = quoted(f"a photo of {classes[0].name}", 60)
+    if all(one.meaning for one in classes):
+        return None
     if spec.choose == "none" and "choose" not in spec.model_fields_set:
         return (
             f"prompts say the bare name ({example}), whichever thing is meant, because nothing is set in "
@@ -202,14 +210,19 @@ def _meaning(one: Class, offer: Offer, cosines: NDArray[np.float64] | None, imag
 
 
 def given_meanings(classes: Sequence[Class], spec: MeaningSpec) -> dict[int, str]:
-    """Class id -> phrase, from the recipe and, stronger, from the file of overrides."""
-    chosen = resolve_given(classes, spec.given, "meanings.given")
+    """Class id -> phrase, from the class list, stronger from the recipe, strongest from the file of overrides."""
+    chosen = _listed(classes) | resolve_given(classes, spec.given, "meanings.given")
     if spec.overrides is not None:
         path = file_path(spec.overrides)
         if not path.is_file():
             raise ValueError(f"meanings.overrides: found no file {path}, expected lines `name or id: phrase`; write it")
         chosen |= resolve_given(classes, load_recipe(path, _Overrides).root, str(path))
     return chosen
+
+
+def _listed(classes: Sequence[Class]) -> dict[int, str]:
+    """Class id -> phrase, of the classes whose list says it."""
+    return {one.id: one.meaning for one in classes if one.meaning}
 
 
 def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], where: str) -> dict[int, str]:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,11 +24,11 @@ from gen.llm.call import LlmError
 from gen.prompts.table import BASE_SCHEMA, MAX_LISTED, Prompt, PromptTable, write_table
 from gen.wording.captions import CaptionSpec, draw_captions
 from gen.wording.contexts import ContextSpec, Embed, draw_contexts
-from gen.wording.lexicon import Lexicon
+from gen.wording.lexicon import SHIPPED, Lexicon
 from gen.wording.parts import PARTS, Wording, check_text
 from gen.wording.styles import add_styles, mix
 from gen.wording.templates import Wordings, builtin_templates, slots_of
-from shards.disk.address import file_path
+from shards.disk.address import BESIDE, Beside, file_path
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
@@ -47,16 +47,25 @@ class PromptSpec(BaseModel):
     )
     per_class: int | None = Field(None, ge=1, le=MAX_PER_CLASS, description="prompts a class; null = all there are")
     style_share: float = Field(0.5, ge=0, le=1, description="of the prompts of cd+sd: share that has a style")
-    lexicon: str = Field("general", min_length=1, description="general, sandbox, or a YAML file of that form")
+    lexicon: Annotated[str, Beside(frozenset(SHIPPED))] = Field(
+        "general", min_length=1, description="general, sandbox, or a YAML file of that form"
+    )
     contexts: ContextSpec = ContextSpec()
     captions: CaptionSpec = CaptionSpec()
-    templates: tuple[str, ...] | None = Field(None, min_length=1, description="null = the 80 in gen/wording")
-    parts: Mapping[str, tuple[str, ...]] = Field(default={}, description="words for the slots of the templates")
-    negative: str = Field("", description="what the generator is told to avoid, in every prompt")
-    file: str | None = Field(
+    templates: tuple[str, ...] | None = Field(
+        None, min_length=1, description="null = the 80 in gen/wording", examples=[["a photo of a {colour} {name}"]]
+    )
+    parts: Mapping[str, tuple[str, ...]] = Field(
+        default={}, description="words for the slots of the templates", examples=[{"colour": ["red", "blue"]}]
+    )
+    negative: str = Field(
+        "", description="what the generator is told to avoid, in every prompt", examples=["text, watermark"]
+    )
+    file: Annotated[str | None, BESIDE] = Field(
         None,
         min_length=1,
         description="a finished prompts.parquet; then nothing else here, in meanings and in llm is used",
+        examples=["out/prompts/prompts.parquet"],
     )
 
     @model_validator(mode="after")

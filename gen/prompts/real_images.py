@@ -116,6 +116,20 @@ def decode_picture(data: bytes) -> Image | str:
         return "failed_to_decode"  # Pillow's decoders raise all of these on broken files
 
 
+def content_of(source: str, subset: str | None) -> str:
+    """Hex sha256 of what decides which pictures are read: the hashes of a data set's shards and of the subset's list,
+    or name and size of each file of an ImageFolder, whose bytes would take minutes. Raises ValueError or OSError."""
+    folder = None if is_remote(source) else next((path for path in places_of(source) if path.is_dir()), Path(source))
+    store = open_for_reading(source if folder is None else str(folder))
+    if folder is None or is_data_set(store):
+        lines = [f"{shard} {record.tar.sha256}" for shard, record in sorted(scan_records(store).items())]
+        lines += [] if subset is None else sorted(read_subset(store, subset)[0]["uid"].to_pylist())
+    else:
+        files = [file for name in class_folders_in(folder) for file in files_below(folder / name) if is_picture(file)]
+        lines = sorted(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in files)
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def folders_of(folders: Sequence[str], classes: Sequence[Class], where: str) -> dict[int, str]:
     """Class id -> folder, ids ascending. Raises ValueError if no folder is one of the classes, or cannot be told."""
     matched = {one.id: folder for folder, one in match_folders(folders, classes, where).items()}

@@ -33,7 +33,7 @@ from gen.make.plan import Plan
 from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
 from gen.run.outcome import scale_name
-from gen.run.recipe import Recipe, changes_of
+from gen.run.recipe import Recipe, changes_of, meaning_contents
 from shards.disk.amounts import counted
 from shards.disk.checked_json import CHECKSUM, plain_json, to_checked
 from shards.disk.layout import META, RUN, SUCCESS
@@ -66,8 +66,11 @@ def begun_by(store: Store) -> Origin | None:
 
 
 def rows_of(classes: Sequence[Class]) -> list[list[str | int | None]]:
-    """The classes as `classes.json` holds them."""
-    return [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
+    """The classes as `classes.json` holds them: meaning and kind only where the list says one."""
+    told = any(one.meaning or one.kind for one in classes)
+    return [
+        [one.id, one.name, one.wordnet_id, one.count, *([one.meaning, one.kind] if told else [])] for one in classes
+    ]
 
 
 def classes_of(store: Store, recipe: Recipe, class_list: str) -> list[Class]:
@@ -121,7 +124,7 @@ def open_output(
         return {**texts, RECIPE_NAME: resolved, CLASSES: canonical_json(listed) + b"\n"}
 
     if known is not None:
-        changed = changes_of(known.body["identity"], identified)
+        changed = changes_of(known.body["identity"], identified, known.body.get("contents", {}))
         found = scan(store)
         if changed and not found.records and not found.problems:
             say(f"{store.url}: nothing was made there yet, so it begins anew with this recipe ({listing(changed)})")
@@ -140,6 +143,7 @@ def open_output(
         for name, data in files.items():
             store.replace(f"{META}/{name}", data)
         about = {"prompts_sha256": _sha256(texts[PROMPTS]), "code": code, "identity": identified}
+        about["contents"] = meaning_contents(recipe.meanings)
         if not store.write_exclusive(RUN, origin_bytes(mark, files, about)):
             raise ValueError(f"{store.url}: another run began here at this moment; run the same command again")
         return mark, identified
@@ -258,7 +262,7 @@ def _class_change(store: Store, classes: Sequence[Class]) -> str:
         name = table.prompt(one.id, 0).class_name
         if name != one.name:
             return f"classes: id {one.id} was {quoted(name, MAX_NAME)} before, {quoted(one.name, MAX_NAME)} now"
-    return "classes: the same names with other counts or WordNet ids"
+    return "classes: the same names with other counts, WordNet ids, meanings or kinds"
 
 
 def version_note(known: Origin, code: str) -> str:

@@ -5,9 +5,10 @@ images are; its plan, and the job of its workers. `cluster` (how the work is spr
 identity: any number of workers may make one data set.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cluster.fan_out.work import FanOutSpec
 from cluster.recipes.folder import changes
 from cluster.recipes.load import load_recipe
+from cluster.recipes.mistake import RecipeError
 from gen.llm.spec import LlmSpec
 from gen.make.plan import Plan
 from gen.make.refill import ShardSpec, UnitJob
 from gen.make.screen import ScreenSpec
+from gen.model.clip import clip_digest, clip_folder
 from gen.model.folder import ModelFolder
-from gen.prompts.meanings import MeaningSpec
+from gen.prompts.meanings import MeaningSpec, given_meanings
 from gen.prompts.prompts import PromptSpec
+from gen.prompts.real_images import content_of
 from gen.prompts.table import PromptTable
-from gen.sampler.spec import SamplerSpec, is_guided, model_places, sampler_digest
+from gen.sampler.spec import SamplerSpec, check_sampler, is_guided, model_places, sampler_digest
 from gen.sampler.text_to_image import TextToImageJob
-from gen.wording.lexicon import SHIPPED
-from shards.disk.address import file_path
-from shards.labels.classes import Class, ClassSpec
+from gen.wording.lexicon import SHIPPED, load_lexicon
+from shards.disk.address import file_path, is_remote, places_of
+from shards.disk.safe_text import quoted
+from shards.labels.classes import Class, ClassSpec, load_classes
 
 # Libraries whose version decides the bytes of an image.
 DECIDING_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "simplejpeg", "pyarrow")
@@ -97,15 +102,68 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     return chosen
 
 
-def changes_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each difference between two identities. A model or a class list that moved is the same: its path
-    counts only where its content changed."""
-    kept = {part: dict(before[part]) for part in ("sampler", "classes")}
+def changes_of(before: Mapping[str, Any], now: Mapping[str, Any], contents: Mapping[str, str] = {}) -> list[str]:
+    """A line for each difference between two identities. What moved is the same: a path counts only where its content
+    changed. `contents`: what `meaning_contents` said when the run of `before` began."""
+    kept = {part: dict(before[part]) for part in ("sampler", "classes", "meanings") if part in before}
     if before["model_digest"] == now["model_digest"]:
         kept["sampler"] |= {name: now["sampler"][name] for name in ("model", "decoder")}
     if before["class_list"] == now["class_list"]:
         kept["classes"]["source"] = now["classes"]["source"]
+    if contents and kept["meanings"] != now["meanings"]:
+        found = meaning_contents(MeaningSpec.model_validate(now["meanings"]))
+        if found.get("real") == contents.get("real"):
+            kept["meanings"]["real"] = now["meanings"]["real"]
+        clip, clip_now = kept["meanings"]["clip"], now["meanings"]["clip"]
+        if clip and clip_now and found.get("clip") == contents.get("clip"):
+            kept["meanings"]["clip"] = {**clip, **{name: clip_now[name] for name in ("model", "revision")}}
     return changes({**before, **kept}, now, Recipe)
+
+
+def meaning_contents(spec: MeaningSpec) -> dict[str, str]:
+    """Hashes of the real images and of the CLIP that chose the meanings; one that cannot be read has none."""
+    found = {}
+    with contextlib.suppress(ValueError, OSError):
+        if spec.real is not None:
+            found["real"] = content_of(spec.real, spec.subset)
+    with contextlib.suppress(ValueError, OSError):
+        if spec.clip is not None:
+            found["clip"] = clip_digest(spec.clip)
+    return found
+
+
+def usable_classes(recipe: Recipe, has_prompts: bool) -> list[Class]:
+    """The recipe's classes. Raises RecipeError, a line for each thing that the recipe names and that cannot be used.
+
+    `has_prompts`: the output has its prompts; then nobody asks for what they were drawn from.
+    """
+    classes: list[Class] = []
+    checks: list[Callable[[], object]] = [
+        lambda: classes.extend(load_classes(recipe.classes)),
+        lambda: check_negatives(recipe, check_sampler(recipe.sampler)),
+    ]
+    if not has_prompts and recipe.prompts.file is None:
+        checks += [
+            lambda: load_lexicon(recipe.prompts.lexicon),
+            lambda: given_meanings(classes, recipe.meanings) if classes else None,
+            lambda: _check_real(recipe.meanings),
+            lambda: clip_folder(recipe.meanings.clip) if recipe.meanings.clip is not None else None,
+        ]
+    lines = []
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            lines.append(" ".join(str(error).split()))
+    if lines:
+        raise RecipeError.of(lines)
+    return classes
+
+
+def _check_real(spec: MeaningSpec) -> None:
+    if spec.real is None or is_remote(spec.real) or any(place.is_dir() for place in places_of(spec.real)):
+        return
+    raise ValueError(f"meanings.real: found no folder {quoted(spec.real, 120)}; check the path")
 
 
 def check_negatives(recipe: Recipe, model: ModelFolder) -> None:

@@ -25,19 +25,18 @@ from cluster.fan_out.work import Summary
 from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
 from gen.make.plan import Plan
+from gen.prompts.table import PROMPT_TABLE
 from gen.prompts.write import Say
 from gen.run.auto import fill_auto
 from gen.run.outcome import GenerateOutcome, asked_of, outcome_of
 from gen.run.output import Store, begun_by, open_output, write_scale, write_summary
-from gen.run.recipe import Recipe, check_negatives, identity, job_of, sizes_of
-from gen.sampler.spec import check_sampler
+from gen.run.recipe import Recipe, identity, job_of, sizes_of, usable_classes
 from gen.sampler.text_to_image import TextToImageJob, make_text_to_image_worker
-from shards.disk.address import one_spelling
+from shards.disk.address import local_root, one_spelling
 from shards.disk.amounts import counted
 from shards.disk.data_set import open_to_write
 from shards.disk.layout import META, shard_name
-from shards.disk.store import FolderStore
-from shards.labels.classes import load_classes
+from shards.disk.store import FolderStore, open_for_reading
 from shards.set.commit import recover
 from shards.set.manifest import scan_records
 from shards.set.quarantine import QUARANTINE
@@ -61,10 +60,11 @@ def run(
     """
     started = time.monotonic()
     url = one_spelling(out)
-    classes = load_classes(recipe.classes)
+    root = local_root(url)
+    has_prompts = (root is None or root.is_dir()) and open_for_reading(url).exists(PROMPT_TABLE)
+    classes = usable_classes(recipe, has_prompts)
     plan = sizes_of(recipe, classes)
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
-    check_negatives(recipe, check_sampler(recipe.sampler))
     code = code_hash(home)
     store = open_to_write(url, single_writer)
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))

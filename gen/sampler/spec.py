@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,7 +25,7 @@ from gen.model.folder import (
     read_config,
 )
 from gen.sampler.shortcuts import check_decoder, require_torchao
-from shards.disk.address import places_of
+from shards.disk.address import BESIDE, places_of
 from shards.disk.home import home
 
 # name in the recipe -> diffusers class, settings over the model's own scheduler config, families
@@ -61,15 +61,20 @@ class SamplerSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(description="folder of a pipeline (relative: same bytes anywhere) or hub id with revision")
+    model: Annotated[str, BESIDE] = Field(
+        description="folder of a pipeline (relative: same bytes anywhere) or hub id with revision"
+    )
     revision: str | None = Field(default=None, description="commit of the hub id, 40 hex digits; null for a folder")
-    variant: Literal["fp16", "bf16"] | None = Field(default=None, description="weight files with this tag")
+    variant: Literal["fp16", "bf16"] | None = Field(
+        default=None, description="weight files with this tag", examples=["fp16"]
+    )
     family: Literal["auto", "sd", "sdxl", "sd3", "flux"] = Field(default="auto", description="auto: as the model says")
     licence: str = Field(default="unknown", min_length=1, max_length=200, description="recorded with every image")
     scheduler: str | None = Field(default=None, description=f"null (the model's own) or {', '.join(SCHEDULERS)}")
     spacing: Literal["leading", "trailing", "linspace"] | None = Field(
         default=None,
         description="of the timesteps; null = the scheduler's own (Lightning models want trailing)",
+        examples=["trailing"],
     )
     steps: int = Field(default=30, ge=1, le=1000, description="denoising steps")
     guidance: float = Field(
@@ -78,9 +83,11 @@ class SamplerSpec(BaseModel):
         le=100,
         description="classifier-free guidance, one pass at 1 and below; FLUX: its embedded scale",
     )
-    negative: str = Field(default="", max_length=8192, description="negative text of prompts that have none")
+    negative: str = Field(
+        default="", max_length=8192, description="negative text of prompts that have none", examples=["text, watermark"]
+    )
     text_tokens: int | None = Field(
-        default=None, ge=1, le=512, description="T5 tokens of SD3 and FLUX; null = the pipeline's own"
+        default=None, ge=1, le=512, description="T5 tokens of SD3 and FLUX; null = the pipeline's own", examples=[256]
     )
     size_px: int | None = Field(
         default=None, ge=8, le=4096, description="side of the generated square; null = the one that the model is for"
@@ -92,7 +99,9 @@ class SamplerSpec(BaseModel):
         description="type of weights and activations; auto: bf16 on a GPU (fp16 on an older one), fp32 on a CPU",
     )
     vae_dtype: Literal["fp32", "fp16", "bf16"] | None = Field(
-        default=None, description="of the decoder; null = dtype, or fp32 where the model says that fp16 overflows"
+        default=None,
+        description="of the decoder; null = dtype, or fp32 where the model says that fp16 overflows",
+        examples=["fp32"],
     )
     retry_fp32: bool = Field(default=False, description="decode an image with NaN or Inf once more in fp32")
     attention: Literal["sdpa", "xformers"] = Field(default="sdpa", description="attention kernels")
@@ -113,17 +122,31 @@ class SamplerSpec(BaseModel):
         "the loaded model leaves less than half of its memory",
     )
     guidance_interval: tuple[float, float] | None = Field(
-        default=None, description="[low, high): guidance only in this part of the steps, 0..1; other images"
+        default=None,
+        description="[low, high): guidance only in this part of the steps, 0..1; other images",
+        examples=[[0.2, 0.8]],
     )
     reuse_every: int | None = Field(
-        default=None, ge=2, le=100, description="run a U-Net's deep layers every n steps only; other images"
+        default=None,
+        ge=2,
+        le=100,
+        description="run a U-Net's deep layers every n steps only; other images",
+        examples=[3],
     )
-    decoder: str | None = Field(
-        default=None, description="folder or hub id of a TAESD (AutoencoderTiny) instead of the VAE; other images"
+    decoder: Annotated[str | None, BESIDE] = Field(
+        default=None,
+        description="folder or hub id of a TAESD (AutoencoderTiny) instead of the VAE; other images",
+        examples=["madebyollin/taesd"],
     )
-    decoder_revision: str | None = Field(default=None, description="commit of that hub id; null for a folder")
+    decoder_revision: str | None = Field(
+        default=None,
+        description="commit of that hub id; null for a folder",
+        examples=["0123456789abcdef0123456789abcdef01234567"],
+    )
     quantise: Literal["int8", "fp8"] | None = Field(
-        default=None, description="linear layers of the denoiser through torchao, on a GPU; other images"
+        default=None,
+        description="linear layers of the denoiser through torchao, on a GPU; other images",
+        examples=["int8"],
     )
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads of torch in each worker")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = cuda where there is one")

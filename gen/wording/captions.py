@@ -80,9 +80,12 @@ class CaptionSpec(BaseModel):
         "",
         max_length=60,
         description="set behind every name that lacks it before asking: car, aircraft; the label stays",
+        examples=["aircraft"],
     )
     textures: bool | None = Field(
-        None, description="whether classes are textures; null = those 47 named as in DTD that have no WordNet id"
+        None,
+        description="whether classes are textures; null = those 47 named as in DTD that have no WordNet id",
+        examples=[False],
     )
     name_tries: int = Field(2, ge=0, le=10, description="how often a caption without the class name is asked for again")
     rounds: int = Field(6, ge=1, le=50, description="how often failed and repeated captions are made up for")

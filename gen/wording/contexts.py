@@ -26,13 +26,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gen.llm.answer_text import clean_line
 from gen.llm.ask import Ask, Llm
-from gen.names.kind import Kind, kind_of
+from gen.names.kind import kind_of
 from gen.wording.lexicon import MAX_WORD_CHARS, PLACES, Form, Lexicon
 from gen.wording.parts import Wording
 from gen.wording.templates import class_rng, draw_evenly, shuffled
 from shards.disk.record import JSON
 from shards.disk.safe_text import quoted
-from shards.labels.classes import Class
+from shards.labels.classes import Class, Kind
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # N texts -> (N, D), unit rows
 

@@ -12,12 +12,12 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipes.load import load_recipe
-from gen.names.kind import KINDS, Kind
 from gen.wording.parts import PARTS
 from gen.wording.templates import slots_of
 from shards.disk.address import file_path
 from shards.disk.home import home
 from shards.disk.safe_text import quoted
+from shards.labels.classes import KINDS, Kind
 
 PlaceKind = Literal["indoor", "outdoor", "any"]
 PLACES: tuple[PlaceKind, ...] = get_args(PlaceKind)
@@ -81,7 +81,7 @@ class Group(BaseModel):
 
     kinds: tuple[Kind, ...] = Field(KINDS, min_length=1, description="the kinds of class it is for")
     place: PlaceKind = Field("any", description="of a background: where it is; else: which backgrounds it goes with")
-    words: Words = Field(min_length=1)
+    words: Words = Field(min_length=1, description="phrases, each as it stands in a sentence")
 
 
 class Lexicon(BaseModel):
@@ -89,11 +89,15 @@ class Lexicon(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    forms: tuple[Form, ...] = Field(min_length=1)
+    forms: tuple[Form, ...] = Field(min_length=1, description="what prompts are made of, drawn in turn")
     parts: Mapping[str, tuple[Group, ...]] = Field(description="part -> groups of words")
     relations: Words = Field(min_length=1, description="how subject and background may stand to each other")
     styles: Words = Field(min_length=1, description="what else than a photo a picture may be")
-    senses: Mapping[str, Words] = Field(default={}, description="class name -> phrases, each one thing it may mean")
+    senses: Mapping[str, Words] = Field(
+        default={},
+        description="class name -> phrases, each one thing it may mean",
+        examples=[{"crane": ["crane, the bird", "crane, the machine"]}],
+    )
 
     def words(self, part: str, kind: str, places: Collection[str] = PLACES) -> tuple[str, ...]:
         """The words of `part` for a kind of class, from the groups whose place is in `places`; may be empty."""

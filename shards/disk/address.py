@@ -4,13 +4,15 @@ In: `out/sandbox`, `~/x`, `file:///data/x`, `file://localhost/data/x`, `s3://buc
 this machine, or the one spelling of an address. On disk: nothing is read or written.
 
     ~/x, ~me/x          a home folder; everywhere, not only where a shell expands it
-    out/x               relative to the working folder; what ships with sixfold is also found where sixfold lies
+    out/x               relative to the working folder; what ships with sixfold is also found where sixfold lies; what a
+                        recipe reads is looked for beside the recipe first (`cluster.recipes.beside`)
     file:///x           the same as /x; another machine's name in it is refused
     s3://bucket//x/     the same as s3://bucket/x; `.` and `..` are refused, for no object store knows them
     s3://KEY:…@b, ?…    refused, and never shown: keys come from the environment
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +49,14 @@ def _plain(value: object) -> object:
     return str(file_path(value)) if isinstance(value, (str, Path)) else value
 
 
+@dataclass(frozen=True)
+class Beside:
+    """The mark of a recipe's field that names what a run reads. `names`: values that are no paths."""
+
+    names: frozenset[str] = frozenset()
+
+
+BESIDE = Beside()
 LocalPath = Annotated[Path, BeforeValidator(_plain)]  # a recipe's field that names a file or folder
 
 

@@ -9,17 +9,23 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import pairwise
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shards.disk.address import file_path
+from shards.disk.address import BESIDE, Beside, file_path
 from shards.disk.safe_text import quoted, redact, visible
 from shards.labels.folders import Entry
-from shards.labels.sources import read_counts, read_source
+from shards.labels.sources import SHIPPED, read_counts, read_source
 from shards.labels.spoken import spoken_names
 
 MAX_NAME_CHARS = 200
+# What a class is, so that its contexts fit. building: also other structures and landscapes; plant: also fungi;
+# instrument: only what makes music.
+Kind = Literal["animal", "vehicle", "food", "plant", "building", "instrument", "other"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_ID = 2**31 - 1
 MAX_COUNT = 1_000_000_000
 
@@ -32,15 +38,17 @@ class ClassSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(
+    source: Annotated[str, Beside(frozenset(SHIPPED))] = Field(
         min_length=1, description="sandbox, imagenet-1k, or the path of a list, an ImageFolder or a data set"
     )
-    per_class: int | None = Field(None, ge=1, le=MAX_COUNT, description="the same count for every class")
-    total: int | None = Field(None, ge=1, le=MAX_COUNT, description="images in all, spread within one over the classes")
-    counts: tuple[int, ...] | str | None = Field(
-        None, description="one count per class, in line or one a line in a file"
+    per_class: int | None = Field(
+        None, ge=1, le=MAX_COUNT, description="the same count for every class", examples=[100]
     )
-    limit: int | None = Field(None, ge=1, description="keep the first so many classes")
+    total: int | None = Field(None, ge=1, le=MAX_COUNT, description="images in all, spread within one over the classes")
+    counts: Annotated[tuple[int, ...] | str | None, BESIDE] = Field(
+        None, description="one count per class, in line or one a line in a file", examples=["counts.txt"]
+    )
+    limit: int | None = Field(None, ge=1, description="keep the first so many classes", examples=[10])
 
     def uncounted(self) -> "ClassSpec":
         """The same classes, each with the count 1, for work that asks only who they are."""
@@ -55,6 +63,8 @@ class Class:
     name: str
     wordnet_id: str | None  # n02012849
     count: int  # images in one multiple of the real set
+    meaning: str | None = None  # the phrase for the sense of the name, "crane, the bird", if the list says it
+    kind: Kind | None = None  # if the list says it
 
 
 def load_classes(spec: ClassSpec) -> list[Class]:
@@ -74,9 +84,19 @@ def load_classes(spec: ClassSpec) -> list[Class]:
     entries = [replace(entry, name=name) for entry, name in zip(entries, said, strict=True)]
     entries = sorted(entries, key=lambda entry: entry.id)[: spec.limit]
     return [
-        Class(entry.id, entry.name, entry.wordnet_id, count)
+        Class(entry.id, entry.name, entry.wordnet_id, count, *_told(entry, f"{where}, class {entry.id}"))
         for entry, count in zip(entries, _choose_counts(spec, entries, where), strict=True)
     ]
+
+
+def _told(entry: Entry, where: str) -> tuple[str | None, Kind | None]:
+    """The meaning and the kind that the list gives. Raises ValueError for a kind that is none."""
+    kind = next((one for one in KINDS if one == entry.kind), None)
+    if entry.kind and kind is None:
+        near = get_close_matches(entry.kind, KINDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{where}: found the kind {quoted(entry.kind, 40)}, expected one of {', '.join(KINDS)}{hint}")
+    return clean_name(entry.meaning, f"{where}, meaning") if entry.meaning else None, kind
 
 
 def clean_name(name: str, where: str) -> str:

@@ -77,6 +77,8 @@ class Entry:
     name: str
     wordnet_id: str | None = None
     count: int | None = None
+    meaning: str | None = None
+    kind: str | None = None
 
 
 def class_folder(class_id: int, name: str, digits: int = 4) -> str:

@@ -2,7 +2,7 @@
 
 In: the `source` of a recipe's classes. Out: entries as the source has them, in its order. On disk, one of
     names.txt     one name a line; ids count from 0; also LOC_synset_mapping.txt, and lists of WordNet ids
-    classes.csv   a header line with `name` and any of `id`, `wordnet_id`, `count`
+    classes.csv   a header line with `name` and any of `id`, `wordnet_id`, `count`, `meaning`, `kind`
     classes.json  a list of names, or of objects with those keys
     folder/       an ImageFolder: one folder of images per class; ids as shards.labels.folders says, counts from files
     shards/       a data set of ours (NNNNN_stats.json): ids, names and counts from its tables
@@ -33,7 +33,8 @@ from shards.labels.spoken import wordnet_pairs
 from shards.labels.text_file import read_lines, read_text
 from shards.set.manifest import iter_tables, scan_records
 
-COLUMNS = ("id", "name", "wordnet_id", "count")
+COLUMNS = ("id", "name", "wordnet_id", "count", "meaning", "kind")
+OTHER_COLUMNS = tuple(name for name in COLUMNS if name != "name")
 HEADINGS = frozenset(
     {"name", "names", "class", "classes", "class name", "class_name", "classname", "label", "labels", "category"}
     | {"categories", "id,name", "name,id", "class_id,class_name", "synset", "wnid"}
@@ -112,7 +113,7 @@ def _read_csv(path: Path) -> list[Entry]:
         header = [column.strip() for column in next(rows, [])]
         if "name" not in header or not set(header) <= set(COLUMNS) or len(set(header)) != len(header):
             found = quoted(",".join(header), 80)
-            raise ValueError(f"{path}: found the header {found}, expected `name` and any of id, wordnet_id, count")
+            raise ValueError(f"{path}: found the header {found}, expected `name` and any of {', '.join(OTHER_COLUMNS)}")
         for row in rows:
             if not any(row):
                 continue
@@ -131,6 +132,8 @@ def _entry(row: Mapping[str, str], index: int, where: str) -> Entry:
         name=row["name"],
         wordnet_id=_wordnet_id(row.get("wordnet_id", ""), where),
         count=_int(row["count"], f"{where}, count") if row.get("count") else None,
+        meaning=row.get("meaning") or None,
+        kind=row.get("kind") or None,
     )
 
 

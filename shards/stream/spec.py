@@ -3,11 +3,11 @@
 In: fields of a recipe. Out: frozen models. On disk: nothing.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shards.disk.address import LocalPath
+from shards.disk.address import BESIDE, LocalPath
 from shards.disk.store import open_for_reading
 from shards.stream.augment import AugmentSpec
 from shards.stream.fetch import Fetcher, Verify
@@ -29,7 +29,9 @@ class CacheSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: LocalPath | None = Field(
-        default=None, description="of this machine, for whole shards; null: nothing is kept"
+        default=None,
+        description="of this machine, for whole shards; null: nothing is kept",
+        examples=["/scratch/sixfold"],
     )
     max_bytes: int = Field(default=200 * 2**30, gt=0, description="the folder never holds more")
     fetch_threads: int = Field(
@@ -56,7 +58,9 @@ class DomainSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: DomainName = Field(description="where the pictures come from")
-    source: str = Field(description="folder or URL of a data set of ours, or of tars that others wrote")
+    source: Annotated[str, BESIDE] = Field(
+        description="folder or URL of a data set of ours, or of tars that others wrote"
+    )
     subset: str | None = Field(default=None, description="name of a subset of it; null = all samples")
     quota: int = Field(ge=1, description="samples of each group")
     grow: bool = Field(

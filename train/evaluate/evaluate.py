@@ -20,13 +20,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shards.disk.address import LocalPath
+from shards.disk.address import BESIDE, LocalPath
 from shards.disk.checked_json import plain_json
 from shards.disk.regular import read_regular
 from shards.disk.safe_text import quoted
@@ -51,14 +51,16 @@ class SetSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(min_length=1, description="folder or URL of shards, ours or others'")
-    subset: str | None = Field(None, description="a subset's name such as 2x; null = everything")
+    source: Annotated[str, BESIDE] = Field(min_length=1, description="folder or URL of shards, ours or others'")
+    subset: str | None = Field(None, description="a subset's name such as 2x; null = everything", examples=["2x"])
     classes: Literal["all", "own"] | tuple[int, ...] = Field(
         "all",
         description="outputs that compete: all; own: of the classes in the set (ImageNet-R, -A); or their numbers",
     )
-    labels: LocalPath | None = Field(
-        None, description="JSON file, class id of the set -> output or list of outputs (ObjectNet); null = the same ids"
+    labels: Annotated[LocalPath | None, BESIDE] = Field(
+        None,
+        description="JSON file, class id of the set -> output or list of outputs (ObjectNet); null = the same ids",
+        examples=["objectnet.json"],
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shards.disk.address import LocalPath
+from shards.disk.address import BESIDE, LocalPath
 from shards.disk.safe_text import quoted
 from train.model.normalisation import IMAGENET, Normalisation
 
@@ -39,8 +39,10 @@ class ModelSpec(BaseModel):
 
     name: str = Field(description=f"of timm (resnet50, convnext_tiny, vit_base_patch16_224) or {SANDBOX}")
     num_classes: int = Field(ge=2, description="outputs; as many as the data has classes")
-    pretrained: LocalPath | None = Field(
-        default=None, description=f"safetensors file, or folder with {WEIGHTS}; null = train from nothing"
+    pretrained: Annotated[LocalPath | None, BESIDE] = Field(
+        default=None,
+        description=f"safetensors file, or folder with {WEIGHTS}; null = train from nothing",
+        examples=["weights/resnet50"],
     )
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="chance to skip a residual branch, at the last block")
     aux: Literal["bn", "none"] = Field(
@@ -50,9 +52,13 @@ class ModelSpec(BaseModel):
         default="rank", description="whose samples batch statistics are taken over: a rank's, one group's, all ranks'"
     )
     mean: tuple[Mean, Mean, Mean] | None = Field(
-        default=None, description="of the pictures' channels in 0..1; null = as timm says of the model, else ImageNet's"
+        default=None,
+        description="of the pictures' channels in 0..1; null = as timm says of the model, else ImageNet's",
+        examples=[[0.5, 0.5, 0.5]],
     )
-    std: tuple[Deviation, Deviation, Deviation] | None = Field(default=None, description="likewise")
+    std: tuple[Deviation, Deviation, Deviation] | None = Field(
+        default=None, description="likewise", examples=[[0.5, 0.5, 0.5]]
+    )
 
     @property
     def is_converted(self) -> bool:

@@ -12,14 +12,14 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.fan_out.work import FanOutSpec
-from cluster.recipes.mistake import RecipeError, first_mistake
+from cluster.recipes.mistake import RecipeError, mistakes
 from cluster.recipes.overrides import lay_over
-from shards.disk.address import LocalPath
+from shards.disk.address import BESIDE, LocalPath
 from train.evaluate.results import PointPlace, SweepPlace
 from train.recipe import recipe_digest, whole_digest
 
@@ -29,10 +29,12 @@ class MakeSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recipe: LocalPath = Field(description="of the generator, such as recipes/sandbox.yaml")
+    recipe: Annotated[LocalPath, BESIDE] = Field(description="of the generator, such as recipes/sandbox.yaml")
     scale: str = Field("6x", description="multiple of the real set")
     out: str = Field(min_length=1, description="folder or URL of the data set; the point's domains name it as source")
-    changes: Mapping[str, Any] = Field(default={}, description="recipe fields to replace, dotted")
+    changes: Mapping[str, Any] = Field(
+        default={}, description="recipe fields to replace, dotted", examples=[{"sampler.steps": 20}]
+    )
 
     @property
     def overrides(self) -> list[str]:
@@ -46,7 +48,9 @@ class PointSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     x: float | None = Field(None, description="place on the axis, if the sweep is a curve")
-    baseline: str | None = Field(None, description="label to compare this point with; null = the sweep's")
+    baseline: str | None = Field(
+        None, description="label to compare this point with; null = the sweep's", examples=["0x"]
+    )
     changes: Mapping[str, Any] = Field(
         default={}, description="fields of the base recipe to replace; a.0.b reaches into lists, a.0: null takes it out"
     )
@@ -59,7 +63,7 @@ class SweepSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="lower-case letters, digits, dashes")
-    base: LocalPath = Field(description="the training recipe that every point starts from")
+    base: Annotated[LocalPath, BESIDE] = Field(description="the training recipe that every point starts from")
     seeds: int = Field(5, ge=1, le=1000, description="runs of a point: seeds 0, 1, ... replace the recipe's")
     baseline: str = Field(description="label of the point that the others are compared with")
     changes: Mapping[str, Any] = Field(default={}, description="recipe fields that all points replace")
@@ -112,7 +116,8 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
             try:
                 recipe = model.model_validate(changed)
             except ValidationError as invalid:
-                raise RecipeError(f"{where}: {first_mistake(invalid, model, changed)[1]}") from None
+                found = mistakes(invalid, model, changed)
+                raise RecipeError.of([f"{where}: {line}" for _, line in found]) from None
             digest = recipe_digest(recipe)
             place = PointPlace(
                 label=label,

@@ -1,7 +1,7 @@
 """A recipe is one YAML file; what is wrong with it is one line that says where and what to do."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from cluster.recipes.load import (
     load_recipe,
     with_defaults,
 )
+from shards.disk.address import BESIDE, Beside, LocalPath
 
 
 class Inner(BaseModel):
@@ -110,11 +111,6 @@ def test_the_resolved_copy_reads_back_to_the_same_recipe(tmp_path: Path) -> None
         ("name: a\nsampler: {guidance: 99}\n", [], ":2: sampler.guidance: found 99, expected less; lower it"),
         ("name: a\nsampler:\n  guidance: 99\n", [], ":3: sampler.guidance: found 99"),
         ("name: a\nsampler: {}\n", ["sampler.guidance=99"], "command line: sampler.guidance: found 99"),
-        (
-            "name: a\nsampler: {steps: 0}\nbatch: []\nqq: 1\n",
-            [],
-            "known here: name, sampler, words, stages, named, batch (",
-        ),
         ("name: a\nname: b\n", [], ":2: not a plain YAML recipe: the key `name` stands twice"),
         ("name: &x a\nwords: {ink: [*x]}\n", [], ":2: not a plain YAML recipe: aliases (*name) are not used"),
         ("name: " + "[" * 250_000, [], ":1: not a plain YAML recipe: more than 50 levels"),
@@ -143,6 +139,78 @@ def test_i4_a_mistake_is_one_line_with_its_place(
         load_recipe(write(tmp_path, text), Recipe, overrides)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_i4_all_mistakes_come_in_one_answer_each_with_its_place(tmp_path: Path) -> None:
+    text = "nam: a\nsampler: {steps: 0}\nbatch: []\nqq: 1\nstages: [{guidance: 99}, {stepz: 3}]\n"
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text), Recipe, ["sampler.guidance=much"])
+    lines = str(caught.value).replace(str(tmp_path / "recipe.yaml"), "").split("\n")
+    assert [line.partition("; ")[0] for line in lines] == [
+        ":2: `sampler.steps`: found 0, expected at least 1 (denoising steps)",
+        'command line: `sampler.guidance`: found "much", expected a number',
+        ":5: stages.0.guidance: found 99, expected less",
+        ":5: unknown key `stages.1.stepz`",
+        ":3: `batch`: found [], expected a whole number or 'auto'",
+        ":1: unknown key `nam`",
+        ":4: unknown key `qq`",
+    ], "a name that is misspelt is not missing as well"
+
+
+def test_i4_of_very_many_mistakes_the_first_are_told_and_how_many_more(tmp_path: Path) -> None:
+    text = "name: a\nstages:\n" + "- {steps: 0}\n" * 1000
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text), Recipe)
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 21
+    assert lines[-1] == "and 980 more mistakes"
+
+
+class Reads(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    source: Annotated[str, Beside(frozenset({"shipped"}))] = ""
+    folder: str = ""
+    weights: Annotated[LocalPath | None, BESIDE] = None
+
+
+class Paths(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    one: Reads = Reads()
+    several: tuple[Reads, ...] = ()
+    named: dict[str, Reads] = {}
+
+
+def test_what_a_recipe_reads_is_found_beside_it_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, caller = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (beside / "photos", beside / "shipped", caller / "photos", caller / "others"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(caller)
+    path = write(
+        beside,
+        "one: {source: photos, folder: photos, weights: photos}\n"
+        "several: [{source: others}, {source: shipped}, {source: 's3://bucket/photos'}]\n"
+        "named: {a: {source: photos}, source: {source: photos}}\n",
+    )
+    read = load_recipe(path, Paths)
+    assert (read.one.source, read.one.weights) == (str(beside / "photos"), beside / "photos")
+    assert read.one.folder == "photos", "what is written to stays where the caller is"
+    assert [one.source for one in read.several] == ["others", "shipped", "s3://bucket/photos"]
+    assert {name: one.source for name, one in read.named.items()} == dict.fromkeys(
+        ("a", "source"), str(beside / "photos")
+    )
+    monkeypatch.chdir(beside)
+    assert load_recipe(Path("recipe.yaml"), Paths).one.source == "photos", "as it is written, where it is called"
+    over = load_recipe(path, Paths, ["one.source=others"])
+    assert over.one.source == "others", "the command line speaks of the caller's folder"
+
+
+@pytest.mark.parametrize("value", ["3", "[photos]", "{a: photos}", "''", "'~nobody-here/x'", "'s3:/b/x'", "'\\0'"])
+def test_a_value_that_is_no_path_is_left_to_the_check_of_its_field(value: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f"one: {{source: {value}}}\nseveral: {value}\n")
+    with pytest.raises(RecipeError, match="several"):
+        load_recipe(path, Paths)
 
 
 def test_a_shipped_recipe_is_found_from_any_folder_and_ones_own_of_that_name_comes_first(

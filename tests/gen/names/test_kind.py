@@ -5,8 +5,8 @@ from functools import cache
 
 import pytest
 
-from gen.names.kind import KINDS, kind_of
-from shards.labels.classes import Class, ClassSpec, load_classes
+from gen.names.kind import kind_of
+from shards.labels.classes import KINDS, Class, ClassSpec, load_classes
 
 # Chosen before the rules were written; ids of ImageNet-1k.
 IMAGENET_KINDS = {
@@ -50,6 +50,10 @@ def test_imagenet_spreads_over_all_kinds() -> None:
 def test_an_id_goes_before_name_and_meaning() -> None:
     crane = Class(517, "crane", "n03126707", 1)
     assert kind_of(crane, "crane, the bird") == "building"
+
+
+def test_the_kind_in_the_class_list_goes_before_all() -> None:
+    assert kind_of(Class(517, "crane", "n03126707", 1, kind="vehicle"), "crane, the bird") == "vehicle"
 
 
 @pytest.mark.parametrize(

@@ -182,9 +182,9 @@ def test_every_flagged_word_is_found_alone_and_in_a_sentence() -> None:
 def test_our_own_words_for_prompts_hold_no_flagged_word() -> None:
     """Styles are left out: one may be named after what it is made like, such as a collage."""
     from gen.names.display_name import plain_words
-    from gen.names.kind import KINDS
     from gen.wording.caption_examples import caption_pools
     from gen.wording.lexicon import DRAWN_PARTS
+    from shards.labels.classes import KINDS
 
     pools = caption_pools()
     texts = [*pools.things, *pools.surfaces]

@@ -25,6 +25,7 @@ from gen.prompts.meanings import (
     TABLE_COLUMNS,
     Meaning,
     MeaningSpec,
+    bare_names,
     choose_meanings,
     dump_meanings,
     given_meanings,
@@ -496,3 +497,15 @@ def test_the_table_shows_the_least_certain_first() -> None:
     assert [row[0] for row in rows] == ["4", "7", "3", "2", "6", "0", "1", "5"]
     assert all(len(row) == len(TABLE_COLUMNS) for row in rows)
     assert rows[3] == ("2", "c2", "p", "clip", "0.5000", "0.0100", "q", "3")
+
+
+@pytest.mark.parametrize("choose", ["none", "given"])
+def test_a_meaning_in_the_class_list_counts_and_the_recipe_beats_it(choose: str, lexicon: Lexicon) -> None:
+    listed = [Class(0, "crane", None, 1, "crane, the bird"), Class(1, "seal", None, 1, "seal, the animal")]
+    assert [one.phrase for one in choose_meanings(listed, MeaningSpec(choose=choose), lexicon, None, 0)] == [
+        "crane, the bird",
+        "seal, the animal",
+    ]
+    spec = MeaningSpec(choose="given", given={1: "seal, the stamp"})
+    assert [one.phrase for one in choose_meanings(listed, spec, lexicon, None, 0)][1] == "seal, the stamp"
+    assert bare_names(MeaningSpec(), listed, False) is None

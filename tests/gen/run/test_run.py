@@ -27,7 +27,7 @@ from cluster.process.stop_flag import StopFlag
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.run.describe import describe
 from gen.run.outcome import GenerateOutcome
-from gen.run.recipe import changes_of, identity, job_of, read_recipe
+from gen.run.recipe import changes_of, identity, job_of, meaning_contents, read_recipe
 from gen.run.remake import regenerate_images
 from gen.run.run import run
 from gen.sampler.text_to_image import make_text_to_image_worker
@@ -205,6 +205,35 @@ def test_an_extra_field_of_a_question_is_part_of_a_run_where_it_is_set_and_unkno
 def test_a_class_list_counts_by_its_content_wherever_it_lies(whole: Path, tmp_path: Path) -> None:
     moved = shutil.copy(HOME / "sandbox" / "classes.csv", tmp_path / "moved.csv")
     assert generate(whole, "0.2", HERE, f"classes.source={moved}").made_units == 0
+
+
+def test_another_meaning_in_the_class_list_is_another_run_and_remakes_are_the_same(tmp_path: Path) -> None:
+    listed = tmp_path / "classes.csv"
+    listed.write_text('name,meaning,kind\ncrane,"crane, the bird",animal\nseven,,\n')
+    changes = [f"classes.source={listed}", "classes.per_class=5", "prompts={kind: name}", "meanings={choose: none}"]
+    assert generate(tmp_path / "out", "1", HERE, *changes).exit_code == 0
+    store = open_for_reading(str(tmp_path / "out"))
+    prompts = set(read_table(store, scan_records(store))["caption"].to_pylist())
+    assert {prompt for prompt in prompts if "crane" in prompt} == {"crane, the bird"}
+    assert all(one.same_bytes for one in regenerate_images(store, 2, seed=0))
+    listed.write_text(listed.read_text().replace("bird", "machine"))
+    with pytest.raises(ValueError, match="the same names with other counts, WordNet ids, meanings or kinds"):
+        generate(tmp_path / "out", "1", HERE, *changes)
+
+
+def test_real_images_and_the_clip_that_chose_meanings_count_by_their_content_too(tmp_path: Path) -> None:
+    sandbox = HOME / "recipes" / "sandbox.yaml"
+    real = shutil.copytree(HOME / "sandbox" / "real-train", tmp_path / "real")
+    clip = shutil.copytree(HOME / "sandbox" / "models" / "clip", tmp_path / "clip")
+    moved = [f"meanings.real={real}", f"meanings.clip.model={clip}"]
+    before, now = (identity(read_recipe(sandbox, changes)) | {"class_list": ""} for changes in ([], moved))
+    contents = meaning_contents(read_recipe(sandbox, []).meanings)
+    assert changes_of(before, now, contents) == []
+    assert [line.partition(":")[0] for line in changes_of(before, now)] == ["meanings.real", "meanings.clip.model"]
+    next(real.glob("**/*.jpg")).unlink()
+    assert [line.partition(":")[0] for line in changes_of(before, now, contents)] == ["meanings.real"]
+    (clip / "config.json").write_text((clip / "config.json").read_text() + " ")
+    assert len(changes_of(before, now, contents)) == 2
 
 
 def test_an_output_in_which_nothing_was_made_takes_a_corrected_recipe(whole: Path, tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gen.names.kind import KINDS
 from gen.wording.lexicon import DRAWN_PARTS, PLACES, SHIPPED, SKY_PARTS, Lexicon, load_lexicon
 from sandbox.captions import DIE_MEANINGS, LIGHT_PHRASES, NUMERAL_MEANINGS, STYLE_PHRASES, TILE_MEANINGS
 from sandbox.world import CLASS_NAMES, INKS, PAPERS
+from shards.labels.classes import KINDS
 
 GENERAL = load_lexicon("general")
 SANDBOX = load_lexicon("sandbox")

@@ -112,9 +112,26 @@ def test_a_json_file_has_names_or_objects(tmp_path):
     assert load_classes(ClassSpec(source=source, per_class=2, limit=1)) == [Class(0, "auk", None, 2)]
 
 
+def test_a_csv_or_json_list_may_say_which_sense_is_meant_and_what_kind_it_is(tmp_path):
+    lines = 'name,meaning,kind\ncrane,"crane,  the bird ",animal\nseven,,\n'
+    rows = [{"name": "crane", "meaning": "crane,  the bird", "kind": "animal"}, "seven"]
+    for source in (write(tmp_path / "c.csv", lines), write(tmp_path / "c.json", json.dumps(rows))):
+        assert load_classes(ClassSpec(source=source, per_class=1)) == [
+            Class(0, "crane", None, 1, "crane,  the bird", "animal"),
+            Class(1, "seven", None, 1),
+        ]
+
+
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
+        (
+            "c.csv",
+            "name,count,kind\ncrane,1,animl\n",
+            "class 0: found the kind 'animl', expected one of animal, vehicle, ",
+        ),
+        ("c.csv", "name,count,kind\ncrane,1,animl\n", "did you mean animal?"),
+        ("c.csv", "name,count,meaning\ncrane,1,a\x00b\n", "class 0, meaning: found the control character U+0000"),
         ("c.txt", "", "found no classes"),
         ("c.txt", "a\nb\x00c\n", "class 1: found the control character U+0000"),
         ("c.txt", "a\x1b[31mb\n", "control character U+001B"),

@@ -1,0 +1,138 @@
+"""`sixfold init`: from a folder or a list to a recipe that runs, with the model's own size, batch and steps."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import sixfold
+from cluster.recipes.load import load_recipe
+from gen.run.init import choose_model, name_of
+from gen.run.recipe import Recipe, usable_classes
+from shards.disk.home import home
+from tests.support.tiny_pipelines import tiny_pipeline
+from train.recipe import TrainRecipe
+
+SANDBOX = home() / "sandbox" / "models" / "generator"
+
+
+def photos(folder: Path, **counts: int) -> Path:
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (40, 30), (number * 9, 100, 50)).save(folder / name / f"{number}.jpg")
+    return folder
+
+
+def init(*arguments: str) -> str:
+    said = CliRunner().invoke(sixfold.command_line(), ["init", *arguments], catch_exceptions=False)
+    assert said.exit_code == 0, said.output
+    return said.output
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(ValueError) as caught:
+        init(*arguments)
+    return str(caught.value)
+
+
+def test_an_image_folder_becomes_a_recipe_that_plans_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "project" / "my Cränes", crane=3, seal=5)
+    monkeypatch.chdir(tmp_path / "project")
+    said = init("my Cränes", "--model", "sandbox/models/generator")
+    assert "my-cranes.yaml: 2 classes, 8 images in 1x" in said
+    assert "next: sixfold generate my-cranes.yaml --scale 1x --dry-run" in said
+    monkeypatch.chdir(tmp_path)
+    training = load_recipe(Path("project/my-cranes-train.yaml"), TrainRecipe)
+    assert [domain.source for domain in training.data.domains] == ["project/my Cränes", "out/my-cranes"]
+    assert (training.model.num_classes, training.quotas, training.data.size_px) == (2, (8, 8), 64)
+    recipe = load_recipe(Path("project/my-cranes.yaml"), Recipe)
+    assert recipe.classes.source == "project/my Cränes"
+    assert (recipe.name, recipe.classes.per_class, recipe.prompts.per_class) == ("my-cranes", None, 30)
+    assert (recipe.sampler.model, recipe.sampler.size_px, recipe.sampler.steps) == ("sandbox/models/generator", 64, 12)
+
+
+def test_a_list_without_counts_gets_a_number_that_a_person_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("birds.txt").write_text("crane\nauk\n")
+    init("birds.txt", "--out", "deep/er/mine.yaml")
+    text = Path("deep/er/mine.yaml").read_text()
+    recipe = load_recipe(Path("deep/er/mine.yaml"), Recipe)
+    assert (recipe.classes.per_class, recipe.classes.source) == (100, str(tmp_path / "birds.txt"))
+    assert recipe.sampler.revision, "without a model it is one of the hub, pinned"
+    assert "hf download" in text
+    assert '# meanings: {choose: given, given: {"crane": "crane, the ..."}}' in text
+    init("birds.txt", "--per-class", "7", "--out", "seven.yaml")
+    assert load_recipe(Path("seven.yaml"), Recipe).prompts.per_class == 42
+
+
+def test_meanings_of_the_list_and_wordnet_ids_are_a_choice_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("said.csv").write_text('name,meaning\ncrane,"crane, the bird"\n')
+    for source, choice in (("said.csv", "none"), ("imagenet-1k", "clip")):
+        init(source)
+        recipe = load_recipe(Path(f"{name_of(source)}.yaml"), Recipe)
+        assert recipe.meanings.choose == choice
+        assert "# meanings:" not in Path(f"{name_of(source)}.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("family", "size_px", "steps", "batch"), [("sdxl", 64, 12, 64), ("sd3", 64, 12, 64), ("flux", 1024, 28, 8)]
+)
+def test_size_and_steps_are_those_of_the_models_configs(
+    family: str, size_px: int, steps: int, batch: int, tmp_path: Path
+) -> None:
+    chosen = choose_model(str(tiny_pipeline(family, tmp_path / family)))
+    assert (chosen.size_px, chosen.steps, chosen.batch) == (size_px, steps, batch)
+
+
+def test_a_distilled_model_takes_few_steps_and_the_card_names_the_licence(tmp_path: Path) -> None:
+    folder = shutil.copytree(SANDBOX, tmp_path / "model")
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "time_cond_proj_dim": 256}))
+    (folder / "README.md").write_text("---\nlicense: openrail++\n---\n")
+    chosen = choose_model(str(folder))
+    assert (chosen.steps, chosen.licence, chosen.batch) == (4, "openrail++", 64)
+
+
+def test_all_that_a_recipe_names_and_that_is_not_there_comes_in_one_answer(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        home() / "recipes" / "sandbox.yaml",
+        Recipe,
+        [
+            *("classes.source=birds.csv", "sampler.model=no-model", "prompts.lexicon=words.yaml"),
+            *("meanings.real=photos", "meanings.clip.model=no-clip"),
+        ],
+    )
+    with pytest.raises(ValueError) as caught:
+        usable_classes(recipe, has_prompts=False)
+    lines = str(caught.value).splitlines()
+    for line, words in zip(lines, ("birds.csv", "no-model", "words.yaml", "photos", "no-clip"), strict=True):
+        assert words in line
+    with pytest.raises(ValueError) as begun:
+        usable_classes(recipe, has_prompts=True)
+    assert len(str(begun.value).splitlines()) == 2, "prompts that were drawn need no real images"
+    assert usable_classes(load_recipe(home() / "recipes" / "sandbox.yaml", Recipe), False)[1].name == "one"
+
+
+def test_what_is_there_is_never_written_over_and_mistakes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sandbox.yaml").write_text("mine")
+    assert "sandbox.yaml: is there already; give another name with --out" in refused("sandbox")
+    assert Path("sandbox.yaml").read_text() == "mine"
+    assert "expected a shipped list, a file or a folder" in refused("nowhere")
+    assert "found no such folder, expected a diffusers pipeline" in refused(
+        "sandbox", "--model", "no", "--out", "b.yaml"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sandbox.yaml"]
