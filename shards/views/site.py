@@ -73,10 +73,12 @@ class Site:
 
 
 def marks(filters: Sequence[Filter], values: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Filter -> the places of an item's values among its options, as an attribute holds them."""
+    """Name -> the places of an item's values among the options of the filter of this name, as an attribute holds them;
+    none where there is no such filter on the page."""
+    options = {one.name: one.options for one in filters}
     return {
-        one.name: " ".join(str(one.options.index(value)) for value in values[one.name] if value in one.options)
-        for one in filters
+        name: " ".join(str(options[name].index(text)) for text in texts if text in options.get(name, ()))
+        for name, texts in values.items()
     }
 
 
