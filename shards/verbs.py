@@ -214,9 +214,11 @@ def status(folder: Folder) -> None:
 
 def gallery_page(folder: str, out: Path | None = None, subset: str | None = None) -> Path:
     """Write the gallery of a data set, by default below its `_meta`, and return its first page."""
+    from gen.run.real import real_pictures
     from shards.disk.data_set import open_data_set
     from shards.disk.layout import META
     from shards.disk.store import FolderStore
+    from shards.views.class_pages import REAL_PER_CLASS, RealPictures
     from shards.views.gallery import write_gallery
 
     store = open_data_set(folder)
@@ -224,8 +226,15 @@ def gallery_page(folder: str, out: Path | None = None, subset: str | None = None
         if not isinstance(store, FolderStore):
             raise ValueError(f"{store.url}: a page for a store is written to a folder; give one with --out")
         out = store.path_to_write(f"{META}/gallery")
+    real = None
+    try:
+        known = real_pictures(store, REAL_PER_CLASS)
+        real = None if known is None else RealPictures(*known)
+    except ValueError as error:  # the set of another version; its own pictures can be shown
+        warn(f"the page shows no real pictures: {error}")
+    chosen = named_subset(store, subset)
     with bar("gallery") as advance:
-        return write_gallery(store, out, subset=named_subset(store, subset), subset_name=subset or "", progress=advance)
+        return write_gallery(store, out, subset=chosen, subset_name=subset or "", real=real, progress=advance)
 
 
 def named_subset(store: "Store", name: str | None) -> "Subset | None":
