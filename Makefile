@@ -6,7 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 SCALE ?= 6x
 RECIPE ?= recipes/sandbox.yaml
-OUT ?= out/sandbox
+# as `sixfold generate` without --out does: a folder of the recipe's own name
+OUT ?= out/$(shell sed -n 's/^name: *\([a-z0-9-]*\).*/\1/p' $(RECIPE))
 SET ?=
 ROWS ?=
 SWEEP ?= recipes/sweeps/scale.yaml
@@ -36,7 +37,7 @@ $(READY): $(LOCK) pyproject.toml
 	@rm -f .venv/.ready-* && touch $@
 	@echo "ready; \`source .venv/bin/activate\` puts the program sixfold on your path"
 
-generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/sandbox SET="key.sub=value"
+generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/<its name> SET="key.sub=value"
 	@$(RUN)sixfold generate $(RECIPE) --scale $(SCALE) --out $(OUT) $(SET)
 
 REAL := out/real/real-train/00000_stats.json

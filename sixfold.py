@@ -12,7 +12,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HOME = Path(__file__).resolve().parent
 PACKAGES = ("cluster", "gen", "retrieve", "shards", "train")
 LONGEST = 4_000  # characters of an error; libraries quote whole files
+
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 # errors of the operating system, in our words and with what to do
 EXPLAINED = {
@@ -84,12 +85,30 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _completion(shell: str | None) -> None:
+    if shell is not None:
+        from cluster.completion import SCRIPTS
+        from cluster.console import say
+
+        say(SCRIPTS[shell].rstrip())
+        raise typer.Exit
+
+
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks instead of one line.")] = False,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version and the hash of the code.", callback=_version, is_eager=True),
     ] = False,
+    completion: Annotated[
+        Literal["bash", "zsh", "fish"] | None,
+        typer.Option(
+            "--completion",
+            help='Print what makes the Tab key work: `eval "$(sixfold --completion bash)"` in ~/.bashrc.',
+            callback=_completion,
+            is_eager=True,
+        ),
+    ] = None,
 ) -> None:
     from cluster.console import say
     from cluster.doctor import clear_unsafe_switches
@@ -102,6 +121,7 @@ def _options(
 def command_line() -> typer.Typer:
     """The program with all its verbs. Raises ImportError if another package has taken the name of one of ours."""
     strangers = own_code_first(HOME)
+    from cluster.completion import VARIABLE
     from cluster.console import warn
     from cluster.verbs import doctor
     from gen.verbs import generate, init, meanings, plan, prompts
@@ -114,7 +134,8 @@ def command_line() -> typer.Typer:
         name="sixfold",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=False,
+        add_completion=False,  # it would write to files of the shell; `--completion` prints the same
+        context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode="markdown",
         help="From a list of class names to a training set several times the size of your real one, on every GPU you "
         "have.",
@@ -125,6 +146,10 @@ def command_line() -> typer.Typer:
         *(train, sweep, report, status, doctor),
     ):
         app.command()(verb)
+    if VARIABLE in os.environ:
+        from typer.completion import completion_init
+
+        completion_init()
     return app
 
 

@@ -7,11 +7,15 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.waiting import instead_of_waiting, waiting
 from shards.disk.safe_text import for_screen
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 def local_path(text: str) -> Path:
@@ -24,11 +28,41 @@ def local_path(text: str) -> Path:
         raise typer.BadParameter(str(error)) from None
 
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", parser=local_path, help="A YAML file; see recipes/.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe fields to replace, values in YAML.", show_default="none"),
-]
+def path_option(help: str, show_default: str | bool = True) -> Any:
+    """An option that takes a file or folder of this machine, for an `Annotated` parameter."""
+    return typer.Option(parser=local_path, metavar="PATH", help=help, show_default=show_default)
+
+
+def recipe_argument(metavar: str, help: str) -> Any:
+    """An argument that takes a recipe, for an `Annotated` parameter; the Tab key offers files."""
+
+    def complete(incomplete: str) -> list[str]:
+        from cluster.recipes.complete import recipe_files
+
+        return recipe_files(incomplete)
+
+    return typer.Argument(metavar=metavar, parser=local_path, help=help, autocompletion=complete)
+
+
+def overrides_of(model: "Callable[[], type[BaseModel]]") -> Any:
+    """An argument that takes changes of a recipe, for an `Annotated` parameter; the Tab key offers fields of `model`,
+    which is imported only then."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        from cluster.recipes.complete import override_words
+
+        before = ctx.params.get("overrides") or [""]
+        return override_words(incomplete, before[-1], model())
+
+    return typer.Argument(
+        metavar="[KEY.SUB=VALUE]...",
+        help="Recipe fields to replace, values in YAML.",
+        show_default="none",
+        autocompletion=complete,
+    )
+
+
+RecipeFile = Annotated[Path, recipe_argument("RECIPE", "A YAML file; see recipes/.")]
 Folder = Annotated[
     str, typer.Argument(metavar="FOLDER", help="The data set: a folder or a URL such as s3://bucket/name.")
 ]
@@ -64,12 +98,21 @@ def warn(message: str) -> None:
 
 @contextlib.contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
+    """A bar on a terminal; elsewhere a few lines, as of every wait (`cluster.waiting`)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        counts = [0, 0]
+
+        def count(done: int, total: int) -> None:
+            counts[:] = done, total
+
+        with waiting(lambda: f"{what}: {counts[0]:,} of {counts[1]:,}" if counts[1] else what):
+            yield count
+        return
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with instead_of_waiting(), Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

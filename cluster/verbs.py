@@ -6,26 +6,27 @@ from typing import Annotated
 
 import typer
 
-from cluster.console import local_path, say
+from cluster.console import path_option, say
+from cluster.waiting import waiting
 from shards.disk.home import home
 
 
 def doctor(
-    out: Annotated[
-        Path, typer.Option(parser=local_path, metavar="PATH", help="The folder that a run would write.")
-    ] = Path("out"),
+    out: Annotated[Path, path_option("The folder that a run would write.")] = Path("out"),
 ) -> None:
     """Check this machine: versions, GPUs, memory, disk, Ray, safety switches, the sandbox. Exit 3 if one is bad.
 
     Example: `sixfold doctor --out out/sandbox`
     """
-    from cluster.doctor import Check, examine
-    from cluster.process.exit import EXIT_INCOMPLETE
+    with waiting("loading the program"):
+        from cluster.doctor import Check, examine
+        from cluster.process.exit import EXIT_INCOMPLETE
 
     missing = Check("sandbox", "bad", "no models in sandbox/models", "make them with `make sandbox`")
     models = home() / "sandbox" / "models" / "generator" / "model_index.json"
     sandbox = Check("sandbox", "ok", "models are there") if models.is_file() else missing
-    checks = [*examine(os.environ, out), sandbox]
+    with waiting("examining this machine"):
+        checks = [*examine(os.environ, out), sandbox]
     for check in checks:
         advice = f"  -> {check.advice}" if check.verdict != "ok" else ""
         say(f"{check.verdict:<5}{check.name:<18}{check.found}{advice}")

@@ -1,16 +1,29 @@
 """The verbs before and at the making of images: generate, meanings, prompts, plan."""
 
+import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Overrides, RecipeFile, check_file, local_path, say, warn
+from cluster.console import RecipeFile, check_file, overrides_of, path_option, say, warn
 from cluster.recipes.load import load_recipe
+from cluster.waiting import waiting
 from shards.disk.home import home
 
+if TYPE_CHECKING:
+    from gen.run.recipe import Recipe
+
+
+def _recipe_model() -> "type[Recipe]":
+    from gen.run.recipe import Recipe
+
+    return Recipe
+
+
+Overrides = Annotated[list[str] | None, overrides_of(_recipe_model)]
 Scale = Annotated[str, typer.Option(help="Multiple of the real set: 0.5x, 1x, 6x.")]
 PER_CLASS = 100  # of a first recipe, where the source does not say how many there are
 SingleWriter = Annotated[
@@ -23,7 +36,10 @@ def generate(
     recipe: RecipeFile,
     overrides: Overrides = None,
     scale: Scale = "6x",
-    out: Annotated[str, typer.Option(help="Where the shards go: a folder or a URL.")] = "out/sandbox",
+    out: Annotated[
+        str | None,
+        typer.Option(help="Where the shards go: a folder or a URL.", show_default="out/<name of the recipe>"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, space and cost; touch nothing.")] = False,
     in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
     gallery: Annotated[bool, typer.Option(help="Write the gallery page when images were made.")] = True,
@@ -33,24 +49,31 @@ def generate(
 
     Example: `sixfold generate recipes/sandbox.yaml --scale 6x --out out/sandbox-20 sampler.steps=20`
     """
-    from cluster.process.stop_flag import StopFlag
-    from gen.make.plan import parse_scale
-    from gen.run.describe import describe
-    from gen.run.recipe import Recipe
-    from gen.run.run import run
-    from shards.labels.classes import load_classes
+    with waiting("loading the program"):
+        from cluster.process.slurm import idle_parts
+        from cluster.process.stop_flag import StopFlag
+        from gen.make.plan import parse_scale
+        from gen.run.describe import describe
+        from gen.run.recipe import Recipe
+        from gen.run.run import run
+        from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])])
     asked = parse_scale(scale)
     if dry_run:
-        say(describe(chosen, load_classes(chosen.classes), asked))
+        with waiting(f"planning {scale}"):
+            described = describe(chosen, load_classes(chosen.classes), asked)
+        say(described)
         return
+    for line in idle_parts(os.environ, chosen.cluster.gpus_used):
+        warn(line)
+    place = f"out/{chosen.name}" if out is None else out
     with StopFlag() as stop:
-        outcome = run(chosen, asked, out, home(), stop, single_writer, warn)
+        outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
     if gallery and outcome.made_units:
         from shards.verbs import gallery_page
 
-        say(f"gallery: {gallery_page(out)}")
+        say(f"gallery: {gallery_page(place)}")
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 
@@ -58,15 +81,7 @@ def generate(
 def meanings(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=local_path,
-            metavar="PATH",
-            help="Also write the choice, one line of JSON a class.",
-            show_default="none",
-        ),
-    ] = None,
+    out: Annotated[Path | None, path_option("Also write the choice, one line of JSON a class.", "none")] = None,
     show: Annotated[int, typer.Option(min=0, help="How many classes to print, the least certain first.")] = 50,
 ) -> None:
     """Choose which sense of each class name is meant and print the choice, the least certain first.
@@ -75,16 +90,17 @@ def meanings(
 
     Example: `sixfold meanings recipes/sandbox.yaml --out out/meanings.jsonl`
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    with waiting("loading the program"):
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
 
-    from cluster.process.stop_flag import StopFlag
-    from gen.prompts.meanings import TABLE_COLUMNS, meaning_table, write_meanings
-    from gen.prompts.write import meanings_only
-    from gen.run.recipe import Recipe
-    from shards.disk.safe_text import visible
-    from shards.labels.classes import load_classes
+        from cluster.process.stop_flag import StopFlag
+        from gen.prompts.meanings import TABLE_COLUMNS, meaning_table, write_meanings
+        from gen.prompts.write import meanings_only
+        from gen.run.recipe import Recipe
+        from shards.disk.safe_text import visible
+        from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, overrides or ())
     if out is not None:
@@ -105,9 +121,7 @@ def meanings(
 def prompts(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(parser=local_path, metavar="PATH", help="The folder to write.")] = Path(
-        "out/prompts"
-    ),
+    out: Annotated[Path, path_option("The folder to write.")] = Path("out/prompts"),
     show: Annotated[int, typer.Option(min=0, help="How many classes to print a prompt of.")] = 10,
     report: Annotated[bool, typer.Option(help="Measure how much the prompts differ, and write diversity.html.")] = True,
 ) -> None:
@@ -119,14 +133,15 @@ def prompts(
 
     Example: `sixfold prompts recipes/sandbox.yaml --out out/prompts --show 20`
     """
-    from cluster.process.stop_flag import StopFlag
-    from gen.prompts.diversity import report_lines
-    from gen.prompts.diversity_page import write_page
-    from gen.prompts.table import PromptTable
-    from gen.prompts.write import PROMPTS, measure_prompts, write_prompts
-    from gen.run.recipe import Recipe
-    from shards.disk.data_set import refuse_foreign_folder
-    from shards.labels.classes import load_classes
+    with waiting("loading the program"):
+        from cluster.process.stop_flag import StopFlag
+        from gen.prompts.diversity import report_lines
+        from gen.prompts.diversity_page import write_page
+        from gen.prompts.table import PromptTable
+        from gen.prompts.write import PROMPTS, measure_prompts, write_prompts
+        from gen.run.recipe import Recipe
+        from shards.disk.data_set import refuse_foreign_folder
+        from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, overrides or ())
     refuse_foreign_folder(out)
@@ -140,8 +155,9 @@ def prompts(
     for one in classes[:show]:
         say(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}")
     if report:
-        measured = measure_prompts(table, chosen.seed, chosen.meanings.clip, chosen.sampler, warn)
-        write_page(measured, out / "diversity.html")
+        with waiting("measuring how much the prompts differ"):
+            measured = measure_prompts(table, chosen.seed, chosen.meanings.clip, chosen.sampler, warn)
+            write_page(measured, out / "diversity.html")
         for line in report_lines(measured):
             say(line)
         say(f"page: {out / 'diversity.html'}")
@@ -152,15 +168,7 @@ def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
     scale: Scale = "6x",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=local_path,
-            metavar="PATH",
-            help="Write one row per sample to this parquet file.",
-            show_default="none",
-        ),
-    ] = None,
+    out: Annotated[Path | None, path_option("Write one row per sample to this parquet file.", "none")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Walk the whole plan and print it; write nothing.")
     ] = False,
@@ -169,19 +177,24 @@ def plan(
 
     Example: `sixfold plan recipes/imagenet-sd15-6x.yaml --scale 6x --dry-run`
     """
-    from gen.make.plan import parse_scale
-    from gen.run.describe import describe, walk_plan
-    from gen.run.recipe import Recipe
-    from shards.labels.classes import load_classes
+    with waiting("loading the program"):
+        from gen.make.plan import parse_scale
+        from gen.run.describe import describe, walk_plan
+        from gen.run.recipe import Recipe
+        from shards.labels.classes import load_classes
 
     chosen = load_recipe(recipe, Recipe, overrides or ())
     asked = parse_scale(scale)
     if out is not None and not dry_run:
         check_file(out)
-    classes = load_classes(chosen.classes)
-    say(describe(chosen, classes, asked))
+    with waiting(f"planning {scale}"):
+        classes = load_classes(chosen.classes)
+        described = describe(chosen, classes, asked)
+    say(described)
     if dry_run or out:
-        say(walk_plan(chosen, classes, asked, None if dry_run else out))
+        with waiting("walking through all samples"):
+            walked = walk_plan(chosen, classes, asked, None if dry_run else out)
+        say(walked)
 
 
 def init(
@@ -192,10 +205,7 @@ def init(
         str | None,
         typer.Option(help="Folder of a text-to-image model.", show_default="Stable Diffusion 1.5"),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(parser=local_path, metavar="PATH", help="The recipe to write.", show_default="<name>.yaml"),
-    ] = None,
+    out: Annotated[Path | None, path_option("The recipe to write.", "<name>.yaml")] = None,
     per_class: Annotated[
         int | None,
         typer.Option(min=1, help="Real images of each class.", show_default="as the source has, else 100"),

@@ -1,19 +1,24 @@
 """The verbs of a data set that is there: verify, repair, show, export, status."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Folder, bar, local_path, say, warn
+from cluster.console import Folder, bar, path_option, say, warn
+from cluster.waiting import waiting
 
 if TYPE_CHECKING:
+    from cluster.process.lease import Holder
     from shards.disk.store import Store
+    from shards.set.status import Status
     from shards.views.census import Subset
 
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
+WATCH_S = 3.0  # between two looks at a run; ten times as long as a look takes, if that is more
 
 
 def verify(
@@ -25,12 +30,13 @@ def verify(
 
     Example: `sixfold verify out/sandbox --regenerate 20`
     """
-    from cluster.process.exit import EXIT_INCOMPLETE
-    from shards.disk.amounts import counted, size_text
-    from shards.disk.data_set import no_data_set, open_data_set
-    from shards.disk.safe_text import visible
-    from shards.set.status import asked_units
-    from shards.set.verify import verify as verify_all
+    with waiting("loading the program"):
+        from cluster.process.exit import EXIT_INCOMPLETE
+        from shards.disk.amounts import counted, size_text
+        from shards.disk.data_set import no_data_set, open_data_set
+        from shards.disk.safe_text import visible
+        from shards.set.status import asked_units
+        from shards.set.verify import verify as verify_all
 
     store = open_data_set(folder)
     with bar("verify") as advance:
@@ -51,9 +57,10 @@ def verify(
     if report.damages:
         raise typer.Exit(EXIT_INCOMPLETE)
     if regenerate:
-        from gen.run.remake import regenerate_images
+        with waiting(f"making {counted(regenerate, 'image')} again"):
+            from gen.run.remake import regenerate_images
 
-        compared = regenerate_images(store, regenerate, seed)
+            compared = regenerate_images(store, regenerate, seed)
         others = [one for one in compared if not one.same_bytes]
         for one in others:
             say(f"{one.key}: made again it differs by {one.mean_difference:.3f} of 255 in the mean")
@@ -71,11 +78,12 @@ def repair(
 
     Example: `sixfold repair out/sandbox --dry-run`
     """
-    from shards.disk.amounts import counted
-    from shards.disk.data_set import open_data_set
-    from shards.set.repair import repair as repair_all
-    from shards.set.repair import repair_meta
-    from shards.set.verify import verify as verify_all
+    with waiting("loading the program"):
+        from shards.disk.amounts import counted
+        from shards.disk.data_set import open_data_set
+        from shards.set.repair import repair as repair_all
+        from shards.set.repair import repair_meta
+        from shards.set.verify import verify as verify_all
 
     there = open_data_set(folder)
     with contextlib.ExitStack() as held:
@@ -112,12 +120,7 @@ def _held_for_repair(folder: str) -> Iterator["Store"]:
 
 def show(
     folder: Folder,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=local_path, metavar="PATH", help="Where the page goes.", show_default="_meta/gallery of the data set"
-        ),
-    ] = None,
+    out: Annotated[Path | None, path_option("Where the page goes.", "_meta/gallery of the data set")] = None,
     subset: Annotated[str | None, typer.Option(help="A subset's name such as 2x.", show_default="everything")] = None,
 ) -> None:
     """Write a static page of the images by class, with prompt, seed and status; it opens from disk.
@@ -155,13 +158,14 @@ def export(
 
     Example: `sixfold export out/sandbox --to timm --out out/sandbox-timm --subset 6x`
     """
-    from cluster.process.exit import EXIT_INCOMPLETE
-    from shards.disk.address import file_path
-    from shards.disk.amounts import counted
-    from shards.disk.data_set import open_data_set
-    from shards.labels.classes import ClassSpec, load_classes
-    from shards.views import export as exports
-    from shards.views.image_folder import export_image_folder, import_image_folder
+    with waiting("loading the program"):
+        from cluster.process.exit import EXIT_INCOMPLETE
+        from shards.disk.address import file_path
+        from shards.disk.amounts import counted
+        from shards.disk.data_set import open_data_set
+        from shards.labels.classes import ClassSpec, load_classes
+        from shards.views import export as exports
+        from shards.views.image_folder import export_image_folder, import_image_folder
 
     if to == "shards":
         if subset is not None or unlicensed != "refuse":
@@ -189,27 +193,77 @@ def export(
     }
     store = open_data_set(folder)
     choice = exports.Choice(named_subset(store, subset), unlicensed)
-    exported = formats[to](store, file_path(out), choice)
+    with waiting(f"exporting for {to}"):
+        exported = formats[to](store, file_path(out), choice)
     left_out = f", {exported.num_left_out:,} without licence left out" if exported.num_left_out else ""
     say(f"{counted(exported.num_samples, 'sample')} for {to} in {out}{left_out}")
 
 
-def status(folder: Folder) -> None:
-    """How far a run is: shards, images, rejected draws, the last summary, who writes now.
+def status(
+    folder: Folder,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again every few seconds, until nobody writes any more.")
+    ] = False,
+) -> None:
+    """How far a run is and how fast: shards, images, rejected draws, time left, who writes now and what they do.
 
     Exit 3 if shards are known to be damaged, or if some that the last call was asked for are missing or short.
 
-    Example: `sixfold status out/sandbox`
+    Example: `sixfold status out/sandbox --watch`
     """
-    from cluster.process.exit import EXIT_INCOMPLETE
-    from cluster.process.lease import writer_of
-    from shards.disk.data_set import open_data_set
-    from shards.set.status import status_of
+    with waiting(f"reading {folder}"):
+        from cluster.process.exit import EXIT_INCOMPLETE
+        from shards.disk.data_set import open_data_set
 
-    store = open_data_set(folder)
-    state = status_of(store, writer_of(store))
+        store = open_data_set(folder)
+        state, _ = _look(store)
+    if watch:
+        state = _watch(store)
     say(state.text)
     raise typer.Exit(0 if state.is_whole else EXIT_INCOMPLETE)
+
+
+def _look(store: "Store") -> "tuple[Status, Holder | None]":
+    from cluster.process.lease import holder_of
+    from shards.set.status import status_of
+
+    holder = holder_of(store)
+    if holder is None:
+        return status_of(store, None), None
+    return status_of(store, holder.words, holder.doing), holder
+
+
+def _watch(store: "Store") -> "Status":
+    """Show the state until nobody writes: redrawn on a terminal, else a line where something has changed. The last one.
+
+    A writer on another machine has ended when its heart has not beaten for a while of our clock.
+    """
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from cluster.process.lease import PATIENCE_S
+
+    console = Console(stderr=True)
+    said, beat, beat_at = "", -1, time.monotonic()
+    with contextlib.ExitStack() as shown:
+        live = None
+        if console.is_terminal:
+            live = shown.enter_context(Live(console=console, transient=True, auto_refresh=False))
+        while True:
+            began = time.monotonic()
+            state, holder = _look(store)
+            now = time.monotonic()
+            if holder is not None and holder.heartbeat != beat:
+                beat, beat_at = holder.heartbeat, now
+            if holder is None or (not holder.is_here and now - beat_at > PATIENCE_S):
+                return state
+            if live is not None:
+                live.update(Text(state.text), refresh=True)
+            elif state.line != said:
+                said = state.line
+                say(said, err=True)
+            time.sleep(max(WATCH_S, 10 * (now - began)))
 
 
 def gallery_page(folder: str, out: Path | None = None, subset: str | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import math
 import os
 import shutil
 import tempfile
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from cluster import waiting
+
 settings.register_profile("tests", deadline=None, print_blob=True)  # shared machines stutter
 settings.load_profile("tests")
 
@@ -17,6 +20,9 @@ settings.load_profile("tests")
 CACHE = tempfile.mkdtemp(prefix="sixfold-tests-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ["XDG_CACHE_HOME"] = CACHE
+
+# What is told of waits depends on how fast the machine is; tests of that set times of their own.
+waiting.FIRST_S, waiting.LINES_S = math.inf, (math.inf,)
 
 # Files that take longest, the longest first (seconds on two cores): begun last, they would be waited for alone.
 LONGEST = (

@@ -9,7 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -140,6 +143,103 @@ def test_the_example_of_a_verb_names_options_and_recipes_that_exist(verb: str) -
             path = HOME / context.params[name]
             kind = {"train": TrainRecipe, "sweep": SweepSpec}.get(verb, Recipe)
             load_recipe(path, kind, context.params["overrides"] or [])
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_has_a_short_name_everywhere(verb: str) -> None:
+    short, long = (CliRunner().invoke(APP, [*verb.split(), option]) for option in ("-h", "--help"))
+    assert (short.exit_code, short.stdout) == (0, long.stdout)
+    assert "-h" in short.stdout
+
+
+def test_a_dry_run_of_a_recipe_says_what_memory_it_takes_and_how_many_images_share_a_prompt(tmp_path: Path) -> None:
+    recipe = [str(HOME / "recipes" / "sandbox.yaml"), "expect=null"]
+    said = CliRunner().invoke(APP, ["generate", *recipe, "prompts.per_class=40", "--dry-run"])
+    assert re.search(r"\nmemory   about 1\.\d GB a worker: .* of weights as fp32, .*\(an estimate\); ", said.stdout)
+    assert "; a prompt makes up to 3 images\n" in said.stdout
+    assert "\ntime     unknown, for the recipe has no expect.images_per_s; a run tells it after a minute" in said.stdout
+
+
+def test_a_recipe_without_out_goes_to_a_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Asked(Exception):
+        pass
+
+    def asked(recipe: object, scale: object, out: str, *_: object) -> None:
+        seen.append(out)
+        raise Asked
+
+    monkeypatch.setattr("gen.run.run.run", asked)
+    recipe = ["generate", str(HOME / "recipes" / "sandbox.yaml"), "name=my-birds"]
+    for words in ([], ["--out", "s3://bucket/x"]):
+        assert isinstance(CliRunner().invoke(APP, [*recipe, *words]).exception, Asked)
+    assert seen == ["out/my-birds", "s3://bucket/x"]
+
+
+def test_what_stays_idle_of_a_job_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"JOB_ID": "7", "JOB_NUM_NODES": "2", "GPUS_ON_NODE": "8"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def stop(*_: object, **__: object) -> None:
+        raise typer.Exit(0)
+
+    monkeypatch.setattr("gen.run.run.run", stop)
+    monkeypatch.setattr("train.run.train", stop)
+    monkeypatch.setattr("train.sweep.run.run_sweep", stop)
+    monkeypatch.chdir(HOME)
+    for arguments, words in [
+        (["generate", "recipes/sandbox.yaml", "--in-process"], "uses 1; set cluster.workers=auto"),
+        (
+            ["train", "recipes/sandbox-train.yaml", "--out", str(tmp_path)],
+            "uses 1; start it with srun, or give --ranks",
+        ),
+        (["sweep", "recipes/sweeps/scale.yaml", "--out", str(tmp_path)], "uses 0; set cluster.gpus_per_worker, or"),
+    ]:
+        said = CliRunner().invoke(APP, arguments)
+        assert said.exit_code == 0, said.output
+        assert said.stderr.count("sixfold: this job has 2 nodes and this run uses one, the other stays idle; ") == 1
+        assert words in said.stderr
+
+
+def test_a_point_of_a_sweep_that_does_not_exist_is_named_with_those_that_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["sweep", "recipes/sweeps/scale.yaml", "--points", "0x,7x", "--dry-run"]
+    assert "points: found '7x', expected some of 0x, 1x, 2x" in mistake(monkeypatch, capsys, *arguments)
+    arguments[3] = "0x, 6x"
+    said = CliRunner().invoke(APP, arguments)
+    assert re.findall("^point     (.*?):", said.stdout, flags=re.MULTILINE) == ["0x", "6x"]
+    assert "\nto train  10 of 10 runs" in said.stdout
+
+
+def test_a_run_is_watched_until_nobody_writes_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.verbs.WATCH_S", 0.05)
+    store = write_data_set(tmp_path / "set")
+    lease = Lease.take(store, "life", warn, lock_folder=store.root)
+    lease.doing = lambda: "5/20 images"
+    lease.beat()
+    watching = threading.Thread(
+        target=lambda: seen.append(CliRunner().invoke(APP, ["status", str(store.root), "--watch"]))
+    )
+    seen: list[Any] = []
+    watching.start()
+    time.sleep(1.0)
+    assert not seen, "it waits for the writer"
+    lease.doing = lambda: "15/20 images"
+    lease.beat()
+    time.sleep(1.0)
+    (store.root / "00001.tar").write_bytes(b"torn")
+    lease.release()
+    watching.join(60)
+    (said,) = seen
+    assert said.exit_code == 3, "as that of the last look"
+    lines = said.stderr.splitlines()
+    assert len(lines) == len(set(lines)), "a line is said once"
+    assert [line.rpartition("writer: ")[2] for line in lines][:2] == ["5/20 images", "15/20 images"]
+    assert "writer    nobody now" in said.stdout
+    assert CliRunner().invoke(APP, ["status", str(store.root), "--watch"]).stdout == said.stdout, "it has ended already"
 
 
 def test_the_reference_page_is_what_the_command_line_says() -> None:

@@ -19,12 +19,14 @@ ROOT = home()
 SHARDS = {"shards.disk", "shards.labels", "shards.set", "shards.stream", "shards.views"}
 CLUSTER = {
     "cluster.code",
+    "cluster.completion",
     "cluster.console",
     "cluster.doctor",
     "cluster.fan_out",
     "cluster.process",
     "cluster.ranks",
     "cluster.recipes",
+    "cluster.waiting",
 }
 BELOW_GEN = SHARDS | CLUSTER
 ROOF = {"shards", "cluster", "gen", "retrieve", "train"}
@@ -37,10 +39,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster.code": {"shards.disk"},
     "cluster.process": {"shards.disk"},
     "cluster.recipes": {"shards.disk"},
-    "cluster.console": {"shards.disk"},
+    "cluster.completion": set(),
+    "cluster.waiting": {"shards.disk"},
+    "cluster.console": {"cluster.recipes", "cluster.waiting", "shards.disk"},
     "cluster.doctor": {"cluster.process"},
-    "cluster.fan_out": {"cluster.code", "cluster.process", "shards.disk"},
-    "cluster.ranks": {"cluster.code", "cluster.fan_out", "cluster.process", "shards.disk"},
+    "cluster.fan_out": {"cluster.code", "cluster.process", "cluster.waiting", "shards.disk"},
+    "cluster.ranks": {"cluster.code", "cluster.fan_out", "cluster.process", "cluster.waiting", "shards.disk"},
     "gen.names": {"shards.labels"},
     "gen.model": {"shards.disk"},
     "gen.llm": {*BELOW_GEN, "gen.model"},

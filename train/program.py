@@ -7,6 +7,7 @@ ended; the exit code of `sixfold train`, or `EXIT_FOLLOWED` if another rank know
 A run also saves and ends if the process that started it is gone (killed, or its machine taken away).
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -18,6 +19,7 @@ from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import RankFailed, Ranks
 from cluster.ranks.place import find_place
 from cluster.recipes.load import load_recipe
+from cluster.waiting import waiting
 from shards.disk.home import home
 from shards.disk.safe_text import for_screen, one_line
 from train.recipe import TrainRecipe
@@ -32,7 +34,8 @@ def main(recipe: Path, folder: Path) -> int:
             threading.Thread(target=_stop_without, args=(os.getppid(), stop), daemon=True).start()
             with Ranks(find_place(os.environ)) as ranks:
                 chosen = load_recipe(recipe, TrainRecipe)
-                from train.run import train  # seconds: torch and timm
+                with waiting("loading torch and timm") if ranks.rank == 0 else contextlib.nullcontext():
+                    from train.run import train
 
                 outcome = train(chosen, folder, home(), stop, ranks)
     except (ValueError, OSError) as error:

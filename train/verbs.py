@@ -1,40 +1,44 @@
 """The verbs of training: train, sweep, report."""
 
+import contextlib
 import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cluster.console import Overrides, RecipeFile, check_file, local_path, say, warn
+from cluster.console import RecipeFile, check_file, local_path, overrides_of, path_option, recipe_argument, say, warn
 from cluster.recipes.load import load_recipe
+from cluster.waiting import waiting
 from shards.disk.home import home
 
 if TYPE_CHECKING:
-    from cluster.fan_out.events import Event
     from cluster.process.stop_flag import StopFlag
     from train.recipe import TrainRecipe
-    from train.sweep.plan import MakeSpec, Run
+    from train.sweep.plan import MakeSpec, SweepSpec
 
-SAID_OF_RUNS = {
-    "unit_started": "began",
-    "unit_done": "done",
-    "unit_failed": "failed",
-    "unit_quarantined": "given up",
-}
+
+def _train_model() -> "type[TrainRecipe]":
+    from train.recipe import TrainRecipe
+
+    return TrainRecipe
+
+
+def _sweep_model() -> "type[SweepSpec]":
+    from train.sweep.plan import SweepSpec
+
+    return SweepSpec
+
+
+Overrides = Annotated[list[str] | None, overrides_of(_train_model)]
+SweepOverrides = Annotated[list[str] | None, overrides_of(_sweep_model)]
 
 
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=local_path, metavar="PATH", help="Folder of the run.", show_default="out/train/<name of the recipe>"
-        ),
-    ] = None,
+    out: Annotated[Path | None, path_option("Folder of the run.", "out/train/<name of the recipe>")] = None,
     ranks: Annotated[
         int | None,
         typer.Option(
@@ -53,12 +57,13 @@ def train(
 
     Example: `sixfold train recipes/sandbox-train.yaml --out out/train/slow optim.lr=0.002`
     """
-    from cluster.process.exit import leave
-    from cluster.process.stop_flag import StopFlag
-    from cluster.ranks.group import Ranks
-    from cluster.ranks.place import find_place
-    from cluster.recipes.load import dump_recipe
-    from train.recipe import TrainRecipe
+    with waiting("loading the program"):
+        from cluster.process.exit import leave
+        from cluster.process.stop_flag import StopFlag
+        from cluster.ranks.group import Ranks
+        from cluster.ranks.place import find_place
+        from cluster.recipes.load import dump_recipe
+        from train.recipe import TrainRecipe
 
     with StopFlag() as stop, Ranks(find_place(os.environ)) as met:  # an error on one rank now ends all with its cause
         chosen = load_recipe(recipe, TrainRecipe, overrides or ())
@@ -68,7 +73,10 @@ def train(
         elif dry_run:
             say(dump_recipe(chosen).rstrip())
             return
-        from train.run import train as train_one  # seconds: torch and timm
+        if met.world == 1:
+            _say_what_stays_idle(1)
+        with waiting("loading torch and timm") if met.rank == 0 else contextlib.nullcontext():
+            from train.run import train as train_one
 
         outcome = train_one(chosen, folder, home(), stop, met)
     if met.rank == 0:  # the other ranks would say the same
@@ -78,32 +86,36 @@ def train(
     raise typer.Exit(outcome.exit_code)
 
 
+def _say_what_stays_idle(gpus_used: int) -> None:
+    from cluster.process.slurm import idle_parts
+
+    all_nodes = "start it with srun on all of them, or with --ranks on a Ray cluster (RAY_ADDRESS)"
+    for line in idle_parts(os.environ, gpus_used, all_nodes, "start it with srun, or give --ranks"):
+        warn(line)
+
+
 def _train_over_ray(recipe: "TrainRecipe", folder: Path, ranks: int, stop: "StopFlag", dry_run: bool) -> NoReturn:
-    from cluster.recipes.load import dump_recipe
-    from train.session.over_ray import check_over_ray, describe_over_ray, train_over_ray
+    with waiting("loading Ray"):
+        from cluster.recipes.load import dump_recipe
+        from train.session.over_ray import check_over_ray, describe_over_ray, train_over_ray
 
     check_over_ray(recipe, ranks, os.environ)
     if dry_run:
         say(f"# {describe_over_ray(recipe, ranks, folder, os.environ)}\n{dump_recipe(recipe).rstrip()}")
         raise typer.Exit(0)
+    _say_what_stays_idle(ranks)
     outcome = train_over_ray(recipe, folder, ranks, stop, say=partial(say, err=True))
     say(outcome.line if outcome.is_good else f"sixfold: {outcome.line}", err=not outcome.is_good)
     raise typer.Exit(outcome.exit_code)
 
 
 def sweep(
-    sweep: Annotated[
-        Path, typer.Argument(parser=local_path, metavar="SWEEP", help="A YAML file; see recipes/sweeps/.")
-    ],
-    overrides: Overrides = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=local_path,
-            metavar="PATH",
-            help="Folder of the sweep.",
-            show_default="out/sweeps/<name of the sweep>",
-        ),
+    sweep: Annotated[Path, recipe_argument("SWEEP", "A YAML file; see recipes/sweeps/.")],
+    overrides: SweepOverrides = None,
+    out: Annotated[Path | None, path_option("Folder of the sweep.", "out/sweeps/<name of the sweep>")] = None,
+    points: Annotated[
+        str | None,
+        typer.Option(help="Train these points only, such as 0x,6x; a later call goes on.", show_default="all"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print points, runs and minutes; train nothing.")] = False,
 ) -> None:
@@ -111,14 +123,17 @@ def sweep(
 
     Run it again to continue.
 
-    Example: `sixfold sweep recipes/sweeps/scale.yaml --dry-run`
+    Example: `sixfold sweep recipes/sweeps/scale.yaml --points 0x,6x --dry-run`
     """
-    from cluster.process.stop_flag import StopFlag
-    from train.recipe import TrainRecipe
-    from train.report.report import write_report
-    from train.sweep.done import describe_sweep
-    from train.sweep.plan import SweepSpec, plan_runs
-    from train.sweep.run import run_sweep
+    with waiting("loading the program"):
+        from cluster.process.slurm import idle_parts
+        from cluster.process.stop_flag import StopFlag
+        from train.recipe import TrainRecipe
+        from train.report.report import write_report
+        from train.sweep.done import describe_sweep
+        from train.sweep.plan import SweepSpec, chosen_runs, plan_runs
+        from train.sweep.progress import SweepProgress
+        from train.sweep.run import run_sweep
 
     for key in [override.partition("=")[0] for override in overrides or ()]:
         if key.partition(".")[0] in TrainRecipe.model_fields.keys() - SweepSpec.model_fields.keys():
@@ -127,14 +142,24 @@ def sweep(
     base = load_recipe(spec.base, TrainRecipe)
     folder = out or Path("out/sweeps") / spec.name
     runs = plan_runs(spec, base)
+    labels = None if points is None else [label.strip() for label in points.split(",")]
+    wanted = chosen_runs(runs, labels)
     if dry_run:
-        say(describe_sweep(spec, runs, folder))
+        with waiting("looking at what is done"):
+            described = describe_sweep(spec, wanted, folder)
+        say(described)
         return
     check_file(folder / "sweep.yaml")
-    with StopFlag() as stop:
-        outcome = run_sweep(spec, base, folder, home(), stop, partial(_make_data, stop), partial(_say_run, runs))
+    for line in idle_parts(os.environ, spec.cluster.gpus_used):
+        warn(line)
+    progress = SweepProgress(spec, runs, say)
+    with StopFlag() as stop, waiting(progress.line):
+        make = partial(_make_data, stop)
+        outcome = run_sweep(spec, base, folder, home(), stop, make, progress, labels=labels, on_begin=progress.begin)
     if outcome.done:
-        say(f"report: {write_report([folder], folder / 'report.html')}")
+        with waiting("writing the report"):
+            page = write_report([folder], folder / "report.html")
+        say(f"report: {page}")
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 
@@ -143,18 +168,17 @@ def report(
     folders: Annotated[
         list[Path], typer.Argument(parser=local_path, metavar="FOLDER...", help="Folders of runs or sweeps.")
     ],
-    out: Annotated[Path, typer.Option(parser=local_path, metavar="PATH", help="The page to write.")] = Path(
-        "out/report.html"
-    ),
+    out: Annotated[Path, path_option("The page to write.")] = Path("out/report.html"),
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown instead.")] = False,
 ) -> None:
     """Write a page that says whether synthetic images paid off: accuracy against scale, ablations, intervals.
 
     Example: `sixfold report out/sweeps/scale --out out/report.html`
     """
-    from train.evaluate.results import find_results
-    from train.report.comparison import compare, results_table
-    from train.report.report import write_report
+    with waiting("loading the program"):
+        from train.evaluate.results import find_results
+        from train.report.comparison import compare, results_table
+        from train.report.report import write_report
 
     found = find_results(folders)
     if not found.results:
@@ -164,7 +188,9 @@ def report(
     if markdown:
         say(results_table(compare(found.results)))
         return
-    say(f"report: {write_report(folders, out)}")
+    with waiting("writing the report"):
+        page = write_report(folders, out)
+    say(f"report: {page}")
 
 
 def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
@@ -181,10 +207,3 @@ def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
         raise Draining(f"{make.out}: stopped on request while the sweep's data was being made")
     if outcome.exit_code:
         raise ValueError(f"{make.out}: {' '.join(outcome.sentence().split())}")
-
-
-def _say_run(runs: "Sequence[Run]", event: "Event") -> None:
-    """A line for every run of a sweep that began, ended or failed."""
-    if event.unit is not None and event.kind in SAID_OF_RUNS:
-        told = f": {event.message}" if event.message else ""
-        say(f"{event.at_s:7.0f} s  {runs[event.unit].title} {SAID_OF_RUNS[event.kind]}{told}")

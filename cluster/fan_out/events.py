@@ -60,6 +60,7 @@ class Event:
     node: str | None = None
     done: int = 0  # images of the unit so far
     rejected: int = 0
+    under_way: float = 0.0  # of the next images, in images; for displays only
     data: Mapping[str, JSON] = field(default_factory=dict)  # a unit's result, a run's summary
 
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 from cluster.fan_out.attempt import life_id
 from cluster.fan_out.events import Event
-from cluster.fan_out.scheduler import Schedule
+from cluster.fan_out.scheduler import WHEN_SLOW, Schedule
 from cluster.fan_out.work import Beat, FanOutSpec, MakeWorker, Quarantined, Summary, Worker
 from cluster.process.environment import named_cluster
 from cluster.process.exit import Draining, WorkerBroken
 from cluster.process.stop_flag import StopFlag
+from cluster.waiting import waiting
 
 __all__ = [
     "Beat",
@@ -52,12 +53,14 @@ def fan_out(
     on_event: Callable[[Event], None],
     stop: StopFlag,
     threads: int = 1,
+    when_slow: str = WHEN_SLOW,
 ) -> Summary:
     """Run every unit at least once, and return how the run ended.
 
     ``units`` is read lazily, a few ahead of the workers. ``make_worker`` runs once in each worker process; give a
     ``functools.partial`` of an importable function with plain data and absolute paths. ``on_event`` is called in this
-    thread. ``threads`` becomes OMP_NUM_THREADS of each worker before it imports numerical libraries. Raises
+    thread. ``threads`` becomes OMP_NUM_THREADS of each worker before it imports numerical libraries. ``when_slow`` says
+    what a person can do about a worker that is killed because it is slow. Raises
     cluster.fan_out.ray_session.ClusterError if there is no cluster to run on, Draining if a stop is requested while it
     waits for one; every later fault is in the Summary.
     """
@@ -68,15 +71,16 @@ def fan_out(
         from cluster.fan_out.in_process import run_here
 
         spec = spec.model_copy(update={"straggler_factor": 0.0, "workers": 1})  # there is no second worker
-        schedule = Schedule(units, spec, life, time.monotonic())
+        schedule = Schedule(units, spec, life, time.monotonic(), when_slow)
         run_here(schedule, make_worker, threads, on_event, stop)
     else:
-        from cluster.fan_out.ray_driver import run_on_ray
-        from cluster.fan_out.ray_session import ray_session
+        with waiting("loading Ray"):
+            from cluster.fan_out.ray_driver import run_on_ray
+            from cluster.fan_out.ray_session import ray_session
 
         with ray_session(spec, threads, stop) as session:
             stop.arm()
-            schedule = Schedule(units, spec, life, time.monotonic())
+            schedule = Schedule(units, spec, life, time.monotonic(), when_slow)
             run_on_ray(schedule, make_worker, spec, on_event, stop, session)
     summary = schedule.summary()
     on_event(Event(kind="run_ended", at_s=summary.seconds, message=summary.error or "", data=summary.as_json()))

@@ -15,9 +15,10 @@ from cluster.fan_out.events import Event
 from cluster.fan_out.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
 from cluster.fan_out.work import MakeWorker, Worker
 from cluster.process.environment import set_allocator
-from cluster.process.exit import Draining
+from cluster.process.exit import Draining, NotAgain
 from cluster.process.failure import describe, is_broken
 from cluster.process.stop_flag import StopFlag
+from cluster.waiting import waiting
 
 HERE = "this process"
 
@@ -29,11 +30,11 @@ def run_here(
     set_threads(threads)
     set_allocator(os.environ)
     worker: Worker | None = None
-    waiting: deque[Action] = deque(schedule.nodes({HERE: 1}, time.monotonic()))
+    todo: deque[Action] = deque(schedule.nodes({HERE: 1}, time.monotonic()))
 
     def check_stop() -> None:
         if stop.requested:
-            waiting.extend(schedule.drain(stop.reason, time.monotonic()))
+            todo.extend(schedule.drain(stop.reason, time.monotonic()))
 
     while True:
         check_stop()
@@ -41,35 +42,34 @@ def run_here(
             on_event(event)
         if schedule.over:
             return
-        assert waiting, "a schedule that is not over always has something for its only worker"
-        match waiting.popleft():
+        assert todo, "a schedule that is not over always has something for its only worker"
+        match todo.popleft():
             case StartWorker(number, _):
-                waiting.extend(schedule.placed(number, time.monotonic()))
+                todo.extend(schedule.placed(number, time.monotonic()))
                 try:
-                    worker = make_worker()
+                    with waiting("loading the model"):
+                        worker = make_worker()
                 except Exception as error:  # the schedule gets the cause; it tries again, then ends the run
-                    waiting.extend(schedule.refused(number, describe(error), time.monotonic()))
+                    todo.extend(schedule.refused(number, describe(error), time.monotonic()))
                 else:
-                    waiting.extend(schedule.ready(number, time.monotonic()))
+                    todo.extend(schedule.ready(number, time.monotonic()))
             case KillWorker():
                 worker = None
             case Drop():
                 continue  # its attempt has ended; a running attempt is asked to stop inside its beat
             case Submit(number, unit, attempt):
                 assert worker is not None
-                beat = _Beat(schedule, number, attempt, on_event, check_stop, waiting)
+                beat = _Beat(schedule, number, attempt, on_event, check_stop, todo)
                 try:
                     result = worker(unit, attempt, beat)
                 except Draining:
-                    waiting.extend(schedule.dropped(number, attempt, time.monotonic()))
+                    todo.extend(schedule.dropped(number, attempt, time.monotonic()))
                 except Exception as error:  # becomes a failure of this unit, with its cause
-                    waiting.extend(
-                        schedule.raised(number, attempt, describe(error), time.monotonic(), is_broken(error))
-                    )
+                    again = not isinstance(error, NotAgain)
+                    told = describe(error) if again else str(error)
+                    todo.extend(schedule.raised(number, attempt, told, time.monotonic(), is_broken(error), again))
                 else:
-                    waiting.extend(
-                        schedule.finished(number, attempt, result, beat.done, beat.rejected, time.monotonic())
-                    )
+                    todo.extend(schedule.finished(number, attempt, result, beat.done, beat.rejected, time.monotonic()))
 
 
 class _Beat:
@@ -82,26 +82,27 @@ class _Beat:
         attempt: str,
         on_event: Callable[[Event], None],
         check_stop: Callable[[], None],
-        waiting: deque[Action],
+        todo: deque[Action],
     ) -> None:
         self._schedule, self._number, self._attempt = schedule, number, attempt
-        self._on_event, self._check_stop, self._waiting = on_event, check_stop, waiting
+        self._on_event, self._check_stop, self._todo = on_event, check_stop, todo
         self._beats = 0
         self.done = self.rejected = 0
 
-    def __call__(self, done: int, rejected: int) -> None:
+    def __call__(self, done: int, rejected: int, under_way: float = 0.0) -> None:
         self._beats += 1
         self.done, self.rejected = done, rejected
         now = time.monotonic()
-        self._waiting.extend(self._schedule.heard(self._number, self._attempt, self._beats, done, rejected, now))
+        heard = self._schedule.heard(self._number, self._attempt, self._beats, done, rejected, now, under_way)
+        self._todo.extend(heard)
         self._check_stop()
-        self._waiting.extend(self._schedule.tick(now))
+        self._todo.extend(self._schedule.tick(now))
         for event in self._schedule.take_events():
             self._on_event(event)
         asked = Drop(self._number, self._attempt)
-        if asked in self._waiting or self._schedule.over:
-            if asked in self._waiting:
-                self._waiting.remove(asked)
+        if asked in self._todo or self._schedule.over:
+            if asked in self._todo:
+                self._todo.remove(asked)
             raise Draining("the run is asked to stop")
 
 

@@ -4,6 +4,8 @@ In: events, as they happen. Out: on a terminal two live lines, with warnings abo
 a plain line every ten seconds. On disk: nothing.
 """
 
+import contextlib
+import math
 import sys
 import time
 from collections import deque
@@ -17,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.fan_out.events import Event, Kind
+from cluster.waiting import instead_of_waiting, waited_for
 from shards.disk.safe_text import one_line
 
 PLAIN_EVERY_S = 10.0
@@ -66,11 +69,12 @@ class Progress:
         self._clock = clock
         self._settled_images = self._settled_rejected = 0
         self._units_done = self._failed = self._quarantined = self._workers = 0
-        self._flying: dict[int, tuple[int, int]] = {}  # worker to (done, rejected) of its current unit
+        self._flying: dict[int, tuple[int, int, float]] = {}  # worker to (done, rejected, under way) of its unit
         self._ready: set[int] = set()
-        self._history: deque[tuple[float, int]] = deque()
+        self._history: deque[tuple[float, float]] = deque()  # time and images, from the first unit on
         self._started = self._said = clock()
         self._live: Live | None = None
+        self._instead = contextlib.ExitStack()
 
     def __call__(self, event: Event) -> None:
         self._count(event)
@@ -79,7 +83,8 @@ class Progress:
             text = one_line(f"{event.kind}: {where}{event.message}", MAX_LINE)
             self._console.print(Text(text), highlight=False, soft_wrap=True)
         now = self._clock()
-        self._remember(now)
+        if event.kind == "unit_started" or self._history:
+            self._remember(now)
         if self._live is None and now - self._said >= PLAIN_EVERY_S:
             self._said = now
             self._console.print(Text(self.line()), highlight=False, soft_wrap=True)
@@ -93,9 +98,9 @@ class Progress:
                 self._ready.discard(worker)
                 self._flying.pop(worker, None)
             case "unit_started":
-                self._flying[worker] = (0, 0)
+                self._flying[worker] = (0, 0, 0.0)
             case "unit_progress":
-                self._flying[worker] = (event.done, event.rejected)
+                self._flying[worker] = (event.done, event.rejected, event.under_way)
             case "unit_done":
                 self._flying.pop(worker, None)
                 self._units_done += 1
@@ -112,27 +117,40 @@ class Progress:
     @property
     def images(self) -> int:
         """Images made so far in this life, those of unfinished units included."""
-        return self._settled_images + sum(done for done, _ in list(self._flying.values()))
+        return self._settled_images + sum(done for done, _, _ in list(self._flying.values()))
+
+    @property
+    def _reached(self) -> float:
+        """The images so far, and what is made of the next ones: 16 that are a quarter made count 4."""
+        return self.images + sum(part for _, _, part in list(self._flying.values()))
 
     def _remember(self, now: float) -> None:
         if not self._history or now - self._history[-1][0] >= 1.0:
-            self._history.append((now, self.images))
-        while len(self._history) > 2 and now - self._history[0][0] > RATE_WINDOW_S:
+            self._history.append((now, self._reached))
+        while len(self._history) > 2 and now - self._history[1][0] > RATE_WINDOW_S:
             self._history.popleft()
 
     def images_per_s(self) -> float:
-        """The rate over the last minute; 0 in the first second."""
+        """The rate over the last minute, or over the time since the last event but one if that is longer. 0 before the
+        first unit is begun and in the second after it: what it takes to start is no work."""
         now = self._clock()
-        since, images = self._history[0] if self._history else (self._started, 0)
-        return max(0.0, (self.images - images) / (now - since)) if now - since >= 1.0 else 0.0
+        since, reached = self._history[0] if self._history else (now, 0.0)
+        return max(0.0, (self._reached - reached) / (now - since)) if now - since >= 1.0 else 0.0
 
     def line(self) -> str:
-        """``"1200/7200 images · 15.3/s · 6m32s left · 2 workers · units 6/36 · 3 rejected"``."""
-        rejected = self._settled_rejected + sum(bad for _, bad in list(self._flying.values()))
+        """``"1200/7200 images · 15.3/s · 6m32s left · 2 workers · units 6/36 · 3 rejected"``; before the first worker
+        is ready what is waited for."""
+        if not self._ready and not self._history and (wait := waited_for()):
+            return f"0/{self._num_images} images · {wait}"
+        rejected = self._settled_rejected + sum(bad for _, bad, _ in list(self._flying.values()))
         rate = self.images_per_s()
         parts = [f"{self.images}/{self._num_images} images"]
+        if rate < 1 and (under_way := math.ceil(self._reached - self.images)):  # where nothing else would move
+            parts.append(f"{under_way} under way")
         if rate > 0:
-            parts += [f"{rate:.1f}/s", f"{duration(max(0, self._num_images - self.images) / rate)} left"]
+            shown = f"{rate:.1f}/s" if rate >= 0.1 else f"{60 * rate:.2g}/min"
+            left_s = (self._num_images - self._reached) / rate
+            parts += [shown, f"{duration(max(left_s, float(self.images < self._num_images)))} left"]
         workers = "1 worker" if len(self._ready) == 1 else f"{len(self._ready)} workers"
         parts += [workers, f"units {self._units_done}/{self._num_units}", f"{rejected} rejected"]
         if self._failed:
@@ -150,6 +168,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
+            self._instead.enter_context(instead_of_waiting())
             self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
             self._live.start()
         return self
@@ -158,5 +177,6 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+            self._instead.close()
         else:
             self._console.print(Text(self.line()), highlight=False, soft_wrap=True)

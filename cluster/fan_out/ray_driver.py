@@ -9,6 +9,7 @@ comes there is no progress, and the schedule's deadlines apply. Ray's own kill i
 cannot answer, so every kill is followed by SIGKILL on the worker's node.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from cluster.fan_out.work import FanOutSpec, MakeWorker
 from cluster.process.failure import describe
 from cluster.process.identity import ProcessId, kill_here, this_place
 from cluster.process.stop_flag import StopFlag
+from cluster.waiting import waiting
+from shards.disk.amounts import counted
 from shards.disk.safe_text import one_line
 
 TURN_S = 0.1  # the longest wait of a turn, hence the reaction time to a signal
@@ -63,17 +66,28 @@ def run_on_ray(
 ) -> None:
     """Carry out the schedule until it is over, then end every worker. A failure of Ray ends the schedule, named."""
     driver = _Driver(schedule, make_worker, spec, session.versions)
+    start = contextlib.ExitStack()  # closed by the first worker that is ready
     try:
+        start.enter_context(waiting(lambda: _starting(*schedule.starting())))
         while not schedule.over:
             driver.turn(stop)
             for event in schedule.take_events():
+                if event.kind == "worker_ready":
+                    start.close()
                 on_event(event)
     except ray.exceptions.RayError as error:  # the cluster itself failed: name it, and let the run end incomplete
         schedule.fail(f"Ray failed ({describe(error)}); run the same command again", time.monotonic())
     finally:
+        start.close()
         driver.end_all_workers()
     for event in schedule.take_events():
         on_event(event)
+
+
+def _starting(placing: int, loading: int) -> str:
+    if loading:
+        return f"loading the model on {counted(loading, 'worker')}"
+    return f"starting {counted(placing, 'worker')}" if placing else "looking for room for a worker"
 
 
 class _Driver:
@@ -239,7 +253,8 @@ class _Driver:
         elif isinstance(answer, Look):
             handle.asking = False
             if answer.attempt is not None:
-                self._do(self._schedule.heard(number, answer.attempt, answer.beats, answer.done, answer.rejected, now))
+                told = (answer.beats, answer.done, answer.rejected, now, answer.under_way)
+                self._do(self._schedule.heard(number, answer.attempt, *told))
         elif isinstance(answer, WorkerAnswer) and question == "load":
             if answer.kind == "fine":
                 self._do(self._schedule.ready(number, now))
@@ -254,8 +269,9 @@ class _Driver:
                 return self._schedule.finished(number, attempt, answer.result, answer.done, answer.rejected, now)
             case "dropped":
                 return self._schedule.dropped(number, attempt, now)
-            case "raised" | "broken":
-                return self._schedule.raised(number, attempt, answer.cause, now, answer.kind == "broken")
+            case "raised" | "broken" | "not again":
+                broken, again = answer.kind == "broken", answer.kind != "not again"
+                return self._schedule.raised(number, attempt, answer.cause, now, broken, again)
 
     def _death(self, number: int, handle: _Handle, error: ray.exceptions.RayError) -> list[Action]:
         """What to tell the schedule when Ray reports that an actor or its answer is lost."""

@@ -25,7 +25,6 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import ray
 
 from cluster.code import write_archive
@@ -34,8 +33,10 @@ from cluster.fan_out.work import FanOutSpec
 from cluster.process.environment import named_cluster
 from cluster.process.exit import Draining
 from cluster.process.identity import ProcessId, alive, this_place, this_process
+from cluster.process.machine import usable_cores
 from cluster.process.reach import why_no_head
 from cluster.process.stop_flag import StopFlag
+from cluster.waiting import waiting
 from shards.disk.checked_json import plain_json
 from shards.disk.home import home
 from shards.disk.regular import read_regular
@@ -61,16 +62,6 @@ class Session:
 
     ours: bool  # started by this process, which also ends it
     versions: dict[str, str]
-
-
-def usable_cores() -> int:
-    """How many cores this process may use: the least of its affinity, the physical cores and its cgroup's CPU quota."""
-    cores = len(os.sched_getaffinity(0))
-    cores = min(cores, psutil.cpu_count(logical=False) or cores)
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no quota
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, int(quota) // int(period))
-    return max(1, cores)
 
 
 def runtime_env(threads: int) -> dict[str, object]:
@@ -150,9 +141,10 @@ def _joined(address: str, threads: int, stop: StopFlag) -> Iterator[Session]:
         token.chmod(0o600)  # Ray writes it readable for everyone
     try:
         head = ray._private.services.canonicalize_bootstrap_address_or_die(address)  # "auto": the cluster of this node
-        if wrong := why_no_head(head, HEAD_S, os.environ, stop):
-            raise ConnectionError(wrong)
-        ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env(threads))
+        with waiting(f"joining the Ray cluster at {address}"):
+            if wrong := why_no_head(head, HEAD_S, os.environ, stop):
+                raise ConnectionError(wrong)
+            ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env(threads))
     except Exception as error:  # Ray raises a dozen types here; each means that there is no cluster to use
         if stop.requested:
             raise Draining(f"stopped on request ({stop.reason})") from error
@@ -174,7 +166,8 @@ def _started(spec: FanOutSpec, threads: int, instead: str) -> Iterator[Session]:
     # Ray turns token mode on for a cluster that it starts, unless a variable says otherwise
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
     try:
-        _start(spec, folder, threads, instead)
+        with waiting("starting Ray on this machine"):
+            _start(spec, folder, threads, instead)
         assert os.environ.get("RAY_AUTH_MODE") == "token", "a cluster of our own must ask for its token"
         yield Session(ours=True, versions=running_versions())
     finally:

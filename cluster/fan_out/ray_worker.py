@@ -17,7 +17,7 @@ import ray
 from cluster.code import code_hash, library_versions
 from cluster.fan_out.work import MakeWorker, Worker
 from cluster.process.environment import set_allocator, set_compile_processes
-from cluster.process.exit import Draining
+from cluster.process.exit import Draining, NotAgain
 from cluster.process.failure import describe, is_broken
 from cluster.process.identity import ProcessId, this_process
 from shards.disk.home import home
@@ -45,13 +45,14 @@ class Look:
     beats: int
     done: int
     rejected: int
+    under_way: float = 0.0
 
 
 @dataclass(frozen=True)
 class WorkerAnswer:
     """How ``load`` or an attempt ended."""
 
-    kind: Literal["fine", "raised", "broken", "dropped"]
+    kind: Literal["fine", "raised", "broken", "not again", "dropped"]
     cause: str
     result: Mapping[str, JSON]
     done: int
@@ -97,8 +98,8 @@ class RayWorker:
         assert self._worker is not None, "run comes after load"
         self._look = Look(attempt, 0, 0, 0)
 
-        def beat(done: int, rejected: int) -> None:
-            self._look = Look(attempt, self._look.beats + 1, done, rejected)
+        def beat(done: int, rejected: int, under_way: float = 0.0) -> None:
+            self._look = Look(attempt, self._look.beats + 1, done, rejected, under_way)
             if attempt in self._unwanted:
                 raise Draining("the run no longer wants this unit")
 
@@ -106,6 +107,8 @@ class RayWorker:
             result, kind, cause = self._worker(unit, attempt, beat), "fine", ""
         except Draining:
             result, kind, cause = {}, "dropped", ""
+        except NotAgain as error:
+            result, kind, cause = {}, "not again", str(error)
         except Exception as error:  # the driver gets the failure of this unit as a value
             result, kind, cause = {}, "broken" if is_broken(error) else "raised", describe(error)
         finally:

@@ -13,6 +13,7 @@ Long because it is one state machine, whose rules are:
 * A node is avoided for AVOID_S if two workers in a row cannot start there, or six processes die. The run ends, with the
   cause, if no worker lives and all nodes are avoided, if no node has room for ``start_deadline_s``, or if
   ``give_up_after`` units are quarantined without a success between them. What it waits for is said after PATIENCE_S.
+* A unit whose attempt raises `NotAgain` is quarantined at once. The run ends if the first HOPELESS_UNITS end so.
 * A unit that takes longer than ``straggler_factor`` medians is started a second time. The first attempt to finish wins,
   the other one is dropped. Such a unit may fail once more than ``attempts``.
 * After a stop request no unit is started. Attempts may finish within half of ``drain_s``; then they are told to stop
@@ -37,6 +38,8 @@ PATIENCE_S = 60.0  # until a process that has not begun, or missing room, is wor
 MAX_NODE_LOSSES = 100
 MIN_DURATIONS = 5  # units that must be done before their median is used
 MAX_CAUSE = 2000
+HOPELESS_UNITS = 3  # that every try would fail, before any success: the others would fail too
+TELL_S = 1.0  # between two events of one worker that differ in nothing but how far its next images are
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Drop:
     attempt: str
 
 
+WHEN_SLOW = "raise cluster.stall_deadline_s"
 Action: TypeAlias = StartWorker | KillWorker | Submit | Drop
 
 
@@ -82,6 +86,7 @@ class _Try:
     started: float
     done: int = 0
     rejected: int = 0
+    under_way: float = 0.0
     dropped: bool = False
 
 
@@ -91,6 +96,7 @@ class _Worker:
     state: Literal["placing", "loading", "idle", "busy"]
     since: float  # of the state; for busy: of the last sign of progress
     beats: int = 0
+    told: float = 0.0  # when its progress was last an event
     running: _Try | None = None
     failed_units: set[int] = field(default_factory=set)  # since its last success
     waits: bool = False  # for its process, and that was said
@@ -117,8 +123,12 @@ class Schedule:
     """The state of a fan-out. Tell it what happens, carry out the actions that each call returns, collect
     ``take_events``, and stop when it is ``over``. All times are seconds of one clock."""
 
-    def __init__(self, units: Iterable[int], spec: FanOutSpec, life: str, now: float) -> None:
+    def __init__(
+        self, units: Iterable[int], spec: FanOutSpec, life: str, now: float, when_slow: str = WHEN_SLOW
+    ) -> None:
+        """`when_slow`: what a person can do where work is slower than the stall deadline allows."""
         self._spec = spec
+        self._when_slow = when_slow
         self._source: Iterator[int] = iter(units)
         self._fresh: deque[int] = deque()
         self._source_ended = False
@@ -131,6 +141,7 @@ class Schedule:
         self._num_attempts = 0
         self._num_workers = 0
         self._started = now
+        self._first_unit: float | None = None  # when it was begun
         self._no_room_since = now
         self._no_room_said = False
         self._num_living = 0
@@ -140,6 +151,7 @@ class Schedule:
         self._durations: deque[float] = deque(maxlen=101)
         self._median: float | None = None
         self._bad_in_a_row = 0  # quarantined units since the last success
+        self._hopeless = 0  # of them, those that were given up at their first failure
         self._actions: list[Action] = []
         self._events: list[Event] = []
         self.over = False
@@ -194,13 +206,20 @@ class Schedule:
             self._lose(worker, cause, now, node_lost)
         return self._settle(now)
 
-    def heard(self, worker: int, attempt: str, beats: int, done: int, rejected: int, now: float) -> list[Action]:
-        """The worker reports on its attempt: ``beats`` so far, images ``done`` and ``rejected`` so far."""
+    def heard(
+        self, worker: int, attempt: str, beats: int, done: int, rejected: int, now: float, under_way: float = 0.0
+    ) -> list[Action]:
+        """The worker reports on its attempt: ``beats`` so far, images ``done`` and ``rejected`` so far, and how much of
+        the next ones is made (``under_way``, in images)."""
         found = self._workers.get(worker)
         if found and found.running and found.running.attempt == attempt and beats > found.beats:
+            tried = found.running
+            is_news = (tried.done, tried.rejected) != (done, rejected) or now - found.told >= TELL_S
             found.beats, found.since = beats, now
-            found.running.done, found.running.rejected = done, rejected
-            self._tell("unit_progress", now, worker=worker, tried=found.running)
+            tried.done, tried.rejected, tried.under_way = done, rejected, under_way
+            if is_news:
+                found.told = now
+                self._tell("unit_progress", now, worker=worker, tried=tried)
         return self._settle(now)
 
     def finished(
@@ -209,21 +228,25 @@ class Schedule:
         """The attempt made its unit; ``result`` goes into the event, ``done`` and ``rejected`` count its images."""
         tried = self._free(worker, attempt, now)
         if tried:
-            tried.done, tried.rejected = done, rejected
+            tried.done, tried.rejected, tried.under_way = done, rejected, 0.0
             self._workers[worker].failed_units.clear()
             if tried.unit in self._units:
                 self._succeed(worker, tried, result, now)
         return self._settle(now)
 
-    def raised(self, worker: int, attempt: str, cause: str, now: float, broken: bool = False) -> list[Action]:
-        """The attempt raised; ``broken``: the worker's process must not be used again."""
+    def raised(
+        self, worker: int, attempt: str, cause: str, now: float, broken: bool = False, again: bool = True
+    ) -> list[Action]:
+        """The attempt raised; ``broken``: the worker's process must not be used again; not ``again``: every other try
+        would fail too."""
         tried = self._free(worker, attempt, now)
         if tried:
             found = self._workers[worker]
-            found.failed_units.add(tried.unit)
+            if again:  # else the unit is to blame, whoever has it
+                found.failed_units.add(tried.unit)
             if broken or len(found.failed_units) >= 2:
                 self._kill(worker, "it said that it is broken" if broken else "two units in a row failed on it", now)
-            self._fail_unit(worker, tried, cause, now, counts=True)
+            self._fail_unit(worker, tried, cause, now, counts=True, again=again)
         return self._settle(now)
 
     def dropped(self, worker: int, attempt: str, now: float) -> list[Action]:
@@ -266,7 +289,7 @@ class Schedule:
             elif worker.state == "busy" and waited > self._spec.stall_deadline_s:
                 assert worker.running is not None
                 cause = f"no progress for {waited:.0f} s (stall_deadline_s is {self._spec.stall_deadline_s:g})"
-                cause += "; if the machine is that slow, lower sampler.batch or raise cluster.stall_deadline_s"
+                cause += f"; if the machine is that slow, {self._when_slow}"
                 self._kill(number, cause, now)
                 self._fail_unit(number, worker.running, cause, now, counts=True)
         self._find_stragglers(now)
@@ -288,6 +311,11 @@ class Schedule:
         events, self._events = self._events, []
         return events
 
+    def starting(self) -> tuple[int, int]:
+        """How many workers wait for their process, and how many load their model."""
+        states = [worker.state for worker in self._workers.values()]
+        return states.count("placing"), states.count("loading")
+
     @property
     def num_workers(self) -> int:
         """Workers that live or are being started."""
@@ -305,6 +333,7 @@ class Schedule:
             images=self._images,
             rejected=self._rejected,
             seconds=self._ended - self._started,
+            start_s=(self._ended if self._first_unit is None else self._first_unit) - self._started,
             drained=self._draining_since is not None and self._work_left(),
             error=self._error,
         )
@@ -366,6 +395,8 @@ class Schedule:
     def _submit(self, number: int, unit: int, now: float) -> None:
         self._num_attempts += 1
         tried = _Try(unit, attempt_id(self._life, self._num_attempts), now)
+        if self._first_unit is None:
+            self._first_unit = now
         worker = self._workers[number]
         worker.state, worker.since, worker.beats, worker.running = "busy", now, 0, tried
         state = self._units.setdefault(unit, _Unit())
@@ -456,7 +487,7 @@ class Schedule:
         self._bad_in_a_row = 0
         self._tell("unit_done", now, worker=worker, tried=tried, data=result)
 
-    def _fail_unit(self, worker: int, tried: _Try, cause: str, now: float, counts: bool) -> None:
+    def _fail_unit(self, worker: int, tried: _Try, cause: str, now: float, counts: bool, again: bool = True) -> None:
         """One attempt at the unit is over without a result."""
         state = self._units.get(tried.unit)
         if state is None or tried.dropped:  # another attempt has won already
@@ -472,7 +503,8 @@ class Schedule:
             return
         self._forget_queued(tried.unit)
         state.rerun = False
-        if state.failures >= self._spec.attempts or state.node_losses >= MAX_NODE_LOSSES:
+        self._hopeless += not again
+        if not again or state.failures >= self._spec.attempts or state.node_losses >= MAX_NODE_LOSSES:
             self._quarantine(tried.unit, state, now)
         else:
             self._retries.append(tried.unit)
@@ -488,6 +520,9 @@ class Schedule:
             )
         )  # fmt: skip
         self._bad_in_a_row += 1
+        if not self._done and self._hopeless >= HOPELESS_UNITS:
+            said = f"the first {self._hopeless} units failed, and would fail again"
+            self._give_up(f"{said}; the last cause: {state.cause}", now)
         if self._bad_in_a_row >= self._spec.give_up_after:
             self._give_up(
                 f"{self._bad_in_a_row} units in a row failed {self._spec.attempts} times each; "
@@ -572,6 +607,7 @@ class Schedule:
                 attempt=tried.attempt if tried else None,
                 done=tried.done if tried else 0,
                 rejected=tried.rejected if tried else 0,
+                under_way=tried.under_way if tried else 0.0,
                 data=data or {},
             )
         )

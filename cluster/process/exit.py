@@ -1,4 +1,4 @@
-"""How a process ends: the exit codes of every command, the two exceptions that end work early, and a sure end.
+"""How a process ends: the exit codes of every command, the three exceptions that end work early, and a sure end.
 
 In: nothing. Out: numbers and exception types. On disk: nothing.
 """
@@ -22,6 +22,10 @@ class Draining(Exception):
 
 class WorkerBroken(Exception):
     """Raised by a worker whose process must not be used again (a lost device, a corrupt CUDA context)."""
+
+
+class NotAgain(Exception):
+    """Raised by a worker for a unit that would fail again, however often and wherever it is tried."""
 
 
 def leave(code: int) -> NoReturn:

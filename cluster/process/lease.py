@@ -2,8 +2,9 @@
 
 In: a store (a folder or a URL) and this process. Out: a ``Lease``, held while the run works, or ``LeaseHeld``, which
 names the holder.
-On disk: ``_meta/lease.json`` (who, generation, heartbeat; replaced on every beat), ``_meta/leases/<generation>.json``
-(created exclusively: the act of taking), and for local folders ``_meta/lease.lock`` (flock).
+On disk: ``_meta/lease.json`` (who, generation, heartbeat, how far it is; replaced on every beat),
+``_meta/leases/<generation>.json`` (created exclusively: the act of taking), and for local folders
+``_meta/lease.lock`` (flock).
 
 Clocks of two machines are never compared, so a wrong clock cannot take a lease over:
 * a holder on this machine is judged by its process (boot, pid namespace, pid, start time) and the flock;
@@ -34,6 +35,7 @@ LEASE = "_meta/lease.json"
 LOCK = "_meta/lease.lock"
 HEARTBEAT_S = 10.0
 PATIENCE_S = 45.0
+MAX_DOING = 300  # characters
 
 
 class LeaseStore(Protocol):
@@ -66,6 +68,7 @@ class Holder:
     life: str
     heartbeat: int = 0
     released: bool = False
+    doing: str = ""  # how far it was at this heartbeat, in words
 
     def to_json(self) -> bytes:
         """The bytes of ``lease.json``."""
@@ -81,17 +84,30 @@ class Holder:
             )
             return cls(
                 int(row["generation"]), str(row["host"]), process, str(row["life"]),
-                int(row["heartbeat"]), bool(row["released"]),
+                int(row["heartbeat"]), bool(row["released"]), str(row.get("doing", ""))[:MAX_DOING],
             )  # fmt: skip
         except (ValueError, KeyError, TypeError):
             return None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its process is, or was, one of this machine."""
+        return self.process.place == this_place()
+
+    @property
+    def words(self) -> str:
+        """Who it is, for people who ask whether it still works."""
+        return str(self) if self.is_here else f"{self}; on another machine, so nobody here can tell whether it works"
 
     def __str__(self) -> str:
         return f"host {self.host}, pid {self.process.pid}, life {self.life}, generation {self.generation}"
 
 
 class Lease:
-    """Held from ``take`` to ``release``; a context manager. ``lost`` turns true when a newer generation exists."""
+    """Held from ``take`` to ``release``; a context manager. ``lost`` turns true when a newer generation exists.
+
+    ``doing``, which the holder sets, says how far the work is; each heartbeat writes it down for those who look.
+    """
 
     def __init__(
         self, store: LeaseStore, holder: Holder, lock: contextlib.ExitStack, on_lost: Callable[[str], None]
@@ -100,6 +116,7 @@ class Lease:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self.lost = False
+        self.doing: Callable[[], str] = lambda: ""
 
     @classmethod
     def take(
@@ -152,7 +169,8 @@ class Lease:
                 self.lost = True
                 self._on_lost(f"another run took this output over ({newest})")
             return
-        self._holder = dataclasses.replace(self._holder, heartbeat=self._holder.heartbeat + 1)
+        beats = self._holder.heartbeat + 1
+        self._holder = dataclasses.replace(self._holder, heartbeat=beats, doing=self.doing()[:MAX_DOING])
         self._store.replace(LEASE, self._holder.to_json())
 
     def _beat_until_over(self) -> None:
@@ -176,18 +194,23 @@ class Lease:
         with contextlib.suppress(OSError):  # then the next run finds out that this process has ended
             newest = _read(self._store)
             if newest is None or newest.generation == self.generation:
-                self._store.replace(LEASE, dataclasses.replace(self._holder, released=True).to_json())
+                self._store.replace(LEASE, dataclasses.replace(self._holder, released=True, doing="").to_json())
         self._lock.close()
 
 
-def writer_of(store: LeaseStore) -> str | None:
-    """Who writes to the output of ``store`` now, in words; None if nobody does, or if who did has ended."""
+def holder_of(store: LeaseStore) -> Holder | None:
+    """Who writes to the output of ``store`` now; None if nobody does, or if who did has ended, as far as one can tell
+    from this machine."""
     found = _read(store)
-    if found is None or found.released:
+    if found is None or found.released or (found.is_here and not alive(found.process)):
         return None
-    if found.process.place != this_place():
-        return f"{found}; on another machine, where nobody here can tell whether it still works"
-    return str(found) if alive(found.process) else None
+    return found
+
+
+def writer_of(store: LeaseStore) -> str | None:
+    """`holder_of` in words."""
+    found = holder_of(store)
+    return None if found is None else found.words
 
 
 def _read(store: LeaseStore) -> Holder | None:

@@ -35,6 +35,7 @@ from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FO
 from cluster.process.stop_flag import StopFlag
 from cluster.ranks.host import Look, NodePlace, RankHost
 from cluster.ranks.place import LOOPBACK
+from cluster.waiting import waiting
 from shards.disk.safe_text import one_line
 
 # Deadlines, in seconds
@@ -140,7 +141,8 @@ def run_ranks(
         health = RayHealth()
         with _room(spec, session.ours, stop, health, say) as hosts:
             try:
-                places = _places(hosts, stop, health)
+                with waiting(f"starting the processes of {_counted(spec.ranks, 'rank')}"):
+                    places = _places(hosts, stop, health)
                 if stop.requested:
                     return RanksEnd(())
                 handles = _start(hosts, places, session.versions, arguments, start_in, logs)

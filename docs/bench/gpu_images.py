@@ -278,7 +278,7 @@ class Shown:
     def prepare(self, texts: Sequence[str], negatives: Sequence[str]) -> None:
         self.sampler.prepare(texts, negatives)
 
-    def sample(self, requests: Sequence[Request], alive: Callable[[], None]) -> Sampled:
+    def sample(self, requests: Sequence[Request], alive: Callable[[float], None]) -> Sampled:
         return replace(self.sampler.sample(requests, alive), image_NHWC=self.photographs_NHWC[: len(requests)])
 
 

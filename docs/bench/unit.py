@@ -43,7 +43,9 @@ def unit_side(model: Model, spec: SamplerSpec, num: int) -> Side:
     maker = TextToImage(job, model, prompts)
 
     def turn(folder: Path) -> int:
-        made = UnitWorker(job.unit, maker, open_store(str(folder)))(0, "bench-0", lambda done, rejected: None)
+        made = UnitWorker(job.unit, maker, open_store(str(folder)))(
+            0, "bench-0", lambda done, rejected, under_way=0.0: None
+        )
         if made["images"] != num or made["rejected"]:
             raise RuntimeError(f"found {made['images']} images, rejected: {made['rejected']}, expected {num} and none")
         return num

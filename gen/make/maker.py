@@ -72,8 +72,9 @@ class Maker(Protocol[Sample]):
         Draw 0 is asked for in any case: a sample without any candidate answers it with a status of its own.
         """
 
-    def make(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[], None]) -> Made:
-        """One image for each (sample, draw) pair, in order. A call that may take minutes calls `alive` as it gets on.
+    def make(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[float], None]) -> Made:
+        """One image for each (sample, draw) pair, in order. A call that may take minutes calls `alive` as it gets on,
+        with the share of the call that is done, 0..1.
 
         A `ValueError` or the like (`gen.make.refill.IMAGE_ERRORS`) is the fault of one of the pairs: each is then made
         alone. Any other exception is the machine's fault and ends the attempt.

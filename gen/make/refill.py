@@ -222,13 +222,18 @@ class _UnitWork(Generic[Sample]):
             while writing and writing[0].done():
                 writing.popleft().result(timeout=0)
             draws = self.slots.take(size)
-            alive = partial(beat, self.slots.num_filled, self.slots.num_rejected)
+            made = sum(len(call.draws) for calls, _ in under_way for call in calls)
+            alive = partial(self._tell, beat, made, len(draws))
             if draws:
                 calls = self._draw(draws, alive)
                 under_way.append((calls, developing.submit(self._develop, calls)))
-            alive()
+            alive(1.0)
         for future_write in writing:
             future_write.result(timeout=2 * DEADLINE_S)
+
+    def _tell(self, beat: Beat, num_made: int, num_next: int, share: float) -> None:
+        """A beat: `num_made` draws wait for the screen, of `num_next` ones this share is made."""
+        beat(self.slots.num_filled, self.slots.num_rejected, num_made + share * num_next)
 
     def _refuse_hopeless(self, num_draws: int) -> None:
         """Raises ValueError if there is no success after ``num_draws`` rejections."""
@@ -239,7 +244,7 @@ class _UnitWork(Generic[Sample]):
                 f"{self._last_error}), so nothing was published; {self.maker.advice_on_failure}"
             )
 
-    def _draw(self, draws: list[Draw], alive: Callable[[], None]) -> "list[_Call]":
+    def _draw(self, draws: list[Draw], alive: Callable[[float], None]) -> "list[_Call]":
         """One call of the Maker; if one of its images makes it raise, each image gets a call of its own."""
         try:
             return [self._call(draws, alive)]
@@ -254,7 +259,7 @@ class _UnitWork(Generic[Sample]):
                 calls.append(_Call(self.num_calls - 1, [draw], None, error_line(error, MAX_ERROR)))
         return calls
 
-    def _call(self, draws: list[Draw], alive: Callable[[], None]) -> "_Call":
+    def _call(self, draws: list[Draw], alive: Callable[[float], None]) -> "_Call":
         number = self.num_calls
         self.num_calls += 1
         begun = time.perf_counter()

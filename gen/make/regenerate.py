@@ -51,7 +51,7 @@ def regenerate(worker: UnitWorker[Sample], unit: int, keys: Sequence[str]) -> di
     }
     for batch in sorted({batch_of[key] for key in keys}):
         members = sorted((draw_of[row["uid"]], row["key"]) for row in rows if row["batch"] == batch)
-        call = maker.make([(samples[draw.slot], draw.draw) for draw, _ in members], lambda: None)
+        call = maker.make([(samples[draw.slot], draw.draw) for draw, _ in members], lambda share: None)
         call.wait(DEADLINE_S)
         for place, (_, key) in enumerate(members):
             if key in wanted:

@@ -45,7 +45,13 @@ class PromptSpec(BaseModel):
         description="name: the bare name; template: filled sentences; caption: sentences by a captioner; cd: varied "
         "contexts; sd: contexts in an artistic style; cd+sd: both",
     )
-    per_class: int | None = Field(None, ge=1, le=MAX_PER_CLASS, description="prompts a class; null = all there are")
+    per_class: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_PER_CLASS,
+        description="prompts a class, over all folds together; null = all there are. Images take them in turn: where a "
+        "class has more images than prompts, a prompt makes several, each with noise of its own",
+    )
     style_share: float = Field(0.5, ge=0, le=1, description="of the prompts of cd+sd: share that has a style")
     lexicon: Annotated[str, Beside(frozenset(SHIPPED))] = Field(
         "general", min_length=1, description="general, sandbox, or a YAML file of that form"

@@ -8,11 +8,12 @@ In: a recipe and its classes. Out: what was chosen and drawn. On disk, in a fold
 A recipe that names a finished table (`prompts.file`) gets a copy of it and chooses nothing.
 """
 
+import contextlib
 import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
+from cluster.waiting import waiting
 from gen.llm.ask import Llm, LlmUse, open_llm
 from gen.llm.spec import LlmSpec
 from gen.model.clip import Clip, ClipSpec
@@ -33,6 +35,7 @@ from gen.prompts.table import PromptTable
 from gen.wording.contexts import Embed
 from gen.wording.lexicon import Lexicon, load_lexicon
 from shards.disk.address import file_path
+from shards.disk.amounts import time_text
 from shards.disk.home import home
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
@@ -41,7 +44,6 @@ from shards.labels.imagenet import is_wordnet_id
 MEANINGS = "meanings.jsonl"
 PROMPTS = "prompts.parquet"
 MAX_TOKENS = 512  # what diffusers gives a long text encoder; some tokenizers know no limit of their own
-EVERY_S = 5.0  # between two lines of progress
 
 Say = Callable[[str], None]
 
@@ -93,15 +95,16 @@ def write_prompts(
         return Written(None)
     lexicon = load_lexicon(spec.lexicon)
     _say_of_bare_names(recipe, classes, say)
-    with open_llm(recipe.llm, stop) as llm:
+    with _opened(recipe.llm, stop) as llm:
         meanings = _choose(recipe, classes, lexicon, llm, say, stop)
         write_meanings(meanings, folder / MEANINGS)
         phrases = {meaning.class_id: meaning.phrase for meaning in meanings if meaning.phrase is not None}
         _check_names(classes, phrases, say)
         embed = None if llm is None or recipe.meanings.clip is None else _text_embedding(recipe.meanings.clip)
         sources = Sources(lexicon, llm, embed, 1 if llm is None else recipe.llm.max_in_flight)
-        one_more = _progress(len(classes), say, stop)
-        dropped = draw_table(classes, phrases, spec, recipe.seed, sources, folder / PROMPTS, one_more)
+        progress = _Progress(len(classes), stop)
+        with waiting(progress.line):
+            dropped = draw_table(classes, phrases, spec, recipe.seed, sources, folder / PROMPTS, progress.one_more)
         return Written(meanings, None if llm is None else llm.use, dropped)
 
 
@@ -136,17 +139,20 @@ def _choose(
     say: Say,
     stop: StopFlag | None,
 ) -> list[Meaning]:
-    told: float | None = None
+    looked: tuple[int, int] | None = None  # real images looked at, and how many there are at most
 
     def on_progress(done: int, most: int) -> None:
-        nonlocal told
+        nonlocal looked
         _heed(stop)
-        told = told or time.monotonic()  # the clock starts when the model is loaded
-        if time.monotonic() - told >= EVERY_S:
-            told = time.monotonic()
-            say(f"meanings: looked at {done:,} of at most {most:,} real images")
+        looked = done, most
 
-    meanings = choose_meanings(classes, recipe.meanings, lexicon, llm, recipe.seed, on_progress)
+    def line() -> str:
+        if looked is None:
+            return f"choosing meanings of {len(classes):,} names ({recipe.meanings.choose})"
+        return f"choosing meanings: looked at {looked[0]:,} of at most {looked[1]:,} real images"
+
+    with waiting(line):
+        meanings = choose_meanings(classes, recipe.meanings, lexicon, llm, recipe.seed, on_progress)
     unknown = sum(meaning.source == "no_candidates" for meaning in meanings)
     if unknown:
         say(
@@ -168,8 +174,17 @@ def meanings_only(
     """The meanings that `write_prompts` would choose, and nothing more."""
     lexicon = load_lexicon(recipe.prompts.lexicon)
     _say_of_bare_names(recipe, classes, say)
-    with open_llm(recipe.llm, stop) as llm:
+    with _opened(recipe.llm, stop) as llm:
         return _choose(recipe, classes, lexicon, llm, say, stop)
+
+
+@contextlib.contextmanager
+def _opened(spec: LlmSpec, stop: StopFlag | None) -> Iterator[Llm | None]:
+    """`open_llm`, with a word while it opens: a local model takes minutes to load."""
+    with contextlib.ExitStack() as owned:
+        with waiting(f"opening the language model {spec.model or ''}".rstrip()):
+            llm = owned.enter_context(open_llm(spec, stop))
+        yield llm
 
 
 class GeneratorSettings(Protocol):
@@ -228,21 +243,24 @@ def _text_embedding(spec: ClipSpec) -> Embed:
     return embed
 
 
-def _progress(total: int, say: Say, stop: StopFlag | None) -> Callable[[], None]:
-    """To be called for every class: a line every few seconds, with the time that is left at this rate."""
-    started = told = time.monotonic()
-    done = 0
+class _Progress:
+    """How many of the classes have their prompts, and what time is left at this rate."""
 
-    def one_more() -> None:
-        nonlocal done, told
-        _heed(stop)
-        done += 1
-        now = time.monotonic()
-        if now - told >= EVERY_S:
-            told = now
-            say(f"prompts: {done:,} of {total:,} classes, about {(now - started) / done * (total - done):.0f} s left")
+    def __init__(self, total: int, stop: StopFlag | None) -> None:
+        self._total, self._stop, self._done, self._started = total, stop, 0, time.monotonic()
 
-    return one_more
+    def one_more(self) -> None:
+        """To be called for every class. Raises Draining on a stop."""
+        _heed(self._stop)
+        self._done += 1
+
+    def line(self) -> str:
+        """``"drawing prompts: 120 of 1,000 classes, about 42 s left"``."""
+        text = f"drawing prompts: {self._done:,} of {self._total:,} classes"
+        if not self._done:
+            return text
+        left_s = (time.monotonic() - self._started) / self._done * (self._total - self._done)
+        return f"{text}, about {time_text(left_s)} left"
 
 
 def _heed(stop: StopFlag | None) -> None:

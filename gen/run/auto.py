@@ -24,6 +24,7 @@ from cluster.fan_out.fan_out import fan_out, stays_here
 from cluster.fan_out.work import Beat, FanOutSpec
 from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
+from cluster.waiting import waiting
 from gen.model.folder import open_model
 from gen.sampler.batch_curve import CROWDED, TIME_OVER, find_batch
 from gen.sampler.device import for_device, has_gpu_files
@@ -136,7 +137,9 @@ def _ask_worker(
         say("sampler.batch: measuring how fast batches of 1, 2, 4, ... are (once for these settings and this device)")
     share = 1.0 if cluster.in_process or cluster.gpus_per_worker == "auto" else min(1.0, cluster.gpus_per_worker)
     worker = partial(make_device_worker, spec.model_dump(mode="json") | model_places(spec), share)
-    summary = fan_out([0], worker, alone, on_event, stop, spec.threads)
+    measured = "how fast its batches are" if "batch" in fields else "what its device can do"
+    with waiting(f"asking a worker {measured}"):
+        summary = fan_out([0], worker, alone, on_event, stop, spec.threads)
     if summary.drained:
         raise Draining("stopped on request while a worker was asked what its device can do")
     if not found:

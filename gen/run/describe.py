@@ -5,6 +5,7 @@ plan, in a parquet file.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from gen.prompts.meanings import bare_names
 from gen.prompts.prompts import count_prompts
 from gen.run.outcome import scale_name
 from gen.run.recipe import Recipe, sizes_of
+from gen.run.room import describe_room
 from gen.sampler.spec import with_size
 from shards.disk.amounts import counted, size_text, time_text
 from shards.disk.home import home
@@ -35,10 +37,13 @@ def describe(recipe: Recipe, classes: Sequence[Class], scale: Fraction) -> str:
     """What a run would make and take, in a few lines; touches nothing."""
     plan = sizes_of(recipe, classes)
     sampler, note = recipe.sampler, ""
-    if sampler.size_px is None:
-        try:
-            sampler = with_size(sampler, open_model(sampler.model, sampler.revision, sampler.variant, home()))
-        except ModelError:
+    try:
+        folder = open_model(sampler.model, sampler.revision, sampler.variant, home())
+        sampler = with_size(sampler, folder)
+        memory = describe_room(recipe, folder)
+    except ModelError as error:
+        memory = f"unknown: {error}"
+        if sampler.size_px is None:
             sampler, note = sampler.model_copy(update={"size_px": GUESSED_PX}), " (guessed: the model is not here)"
     seconds_each = 1 / recipe.expect.images_per_s if recipe.expect else 0.0
     bytes_each = BYTES_PER_SAMPLE + BYTES_PER_PIXEL * sampler.stored_px**2
@@ -50,8 +55,9 @@ def describe(recipe: Recipe, classes: Sequence[Class], scale: Fraction) -> str:
         ("images", f"{cost.images:,} ({scale_name(scale)}), {sampler.stored_px} px{note}{rest}"),
         ("shards", f"{cost.shards:,} of at most {counted(recipe.shards.samples_per_shard, 'image')}"),
         ("space", f"about {size_text(cost.bytes)} (guessed at {size_text(bytes_each)} an image)"),
-        ("prompts", _describe_prompts(recipe, len(classes))),
+        ("prompts", _describe_prompts(recipe, len(classes)) + _describe_use(recipe, counts, scale)),
         ("model", f"{recipe.sampler.model}, {recipe.sampler.steps} steps, guidance {recipe.sampler.guidance:g}"),
+        ("memory", memory),
     ]
     bare = bare_names(recipe.meanings, classes, recipe.llm.provider != "offline")
     if bare is not None and recipe.prompts.file is None:
@@ -60,7 +66,17 @@ def describe(recipe: Recipe, classes: Sequence[Class], scale: Fraction) -> str:
         rate = f"{recipe.expect.images_per_s:g} images/s each, as the recipe expects"
         one, eight = time_text(3600 * cost.hours), time_text(3600 * cost.hours / 8)
         rows.append(("time", f"about {one} of one worker, {eight} of eight ({rate})"))
+    else:
+        rows.append(("time", "unknown, for the recipe has no expect.images_per_s; a run tells it after a minute"))
     return "\n".join(f"{name:<9}{text}" for name, text in rows)
+
+
+def _describe_use(recipe: Recipe, counts: Sequence[int], scale: Fraction) -> str:
+    """How many images of this scale share a prompt; said, because prompts are counted over all folds together."""
+    if recipe.prompts.per_class is None or recipe.prompts.file is not None:
+        return ""
+    most = math.ceil(max(counts) * scale / recipe.prompts.per_class)
+    return "; each image has a prompt of its own" if most <= 1 else f"; a prompt makes up to {counted(most, 'image')}"
 
 
 def _range(low: int, high: int) -> str:

@@ -55,8 +55,9 @@ class GenerateOutcome:
         if self.work is None:
             there += "; nothing was left to make"
         else:
-            rate = self.work.images / self.seconds
-            there += f"; this call made {self.work.images:,} in {self.seconds:.0f} s ({rate:.1f} images/s)"
+            worked = max(self.work.seconds - self.work.start_s, 1e-3)
+            there += f"; this call made {self.work.images:,} in {self.seconds:.0f} s, of which {worked:.0f} s at work "
+            there += f"({self.work.images / worked:.1f} images/s)"
         problem = self._problem()
         return f"{there}\nnot complete: {problem}" if problem else there
 

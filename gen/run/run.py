@@ -24,6 +24,7 @@ from cluster.fan_out.progress import Progress
 from cluster.fan_out.work import Summary
 from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
+from cluster.waiting import waited_for, waiting
 from gen.make.plan import Plan
 from gen.prompts.table import PROMPT_TABLE
 from gen.prompts.write import Say
@@ -31,6 +32,7 @@ from gen.run.auto import fill_auto
 from gen.run.outcome import GenerateOutcome, asked_of, outcome_of
 from gen.run.output import Store, begun_by, open_output, write_scale, write_summary
 from gen.run.recipe import Recipe, identity, job_of, sizes_of, usable_classes
+from gen.run.room import check_room
 from gen.sampler.text_to_image import TextToImageJob, make_text_to_image_worker
 from shards.disk.address import local_root, one_spelling
 from shards.disk.amounts import counted
@@ -41,6 +43,8 @@ from shards.set.commit import recover
 from shards.set.manifest import scan_records
 from shards.set.quarantine import QUARANTINE
 from shards.views.dataset_card import write_folder_card
+
+WHEN_SLOW = "lower sampler.batch or raise cluster.stall_deadline_s"
 
 
 def run(
@@ -62,30 +66,39 @@ def run(
     url = one_spelling(out)
     root = local_root(url)
     has_prompts = (root is None or root.is_dir()) and open_for_reading(url).exists(PROMPT_TABLE)
-    classes = usable_classes(recipe, has_prompts)
+    with waiting("checking what the recipe names"):
+        classes = usable_classes(recipe, has_prompts)
     plan = sizes_of(recipe, classes)
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     lock_folder = store.root if isinstance(store, FolderStore) else None
-    with Lease.take(store, life, stop.request, lock_folder=lock_folder):
+    with waiting(f"taking {url}"):  # another machine's lease that was left is watched for a while
+        taken = Lease.take(store, life, stop.request, lock_folder=lock_folder)
+    with taken as lease:
+        lease.doing = waited_for
         known = begun_by(store)
         begun = None if known is None else known.body["identity"]["sampler"]
         sampler = fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)
         recipe = recipe.model_copy(update={"sampler": sampler})
-        mark, identified = open_output(store, known, recipe, identity(recipe), classes, code, say, stop)
-        write_folder_card(store, recipe.name)
-        _set_torn_aside(store, say)
-        before = scan_records(store, mark)
+        with waiting(f"checking the model {sampler.model}"):
+            own = identity(recipe)
+        mark, identified = open_output(store, known, recipe, own, classes, code, say, stop)
+        with waiting("reading what is there"):
+            write_folder_card(store, recipe.name)
+            _set_torn_aside(store, say)
+            before = scan_records(store, mark)
         todo = [unit for unit in units if unit not in before]
         work = None
         if todo:
+            check_room(recipe, say)
             # before the first image, so that a call that is killed is known by what is missing of it
             write_summary(store, asked_of(plan, scale))
             job = job_of(recipe, classes, url, single_writer, mark, code, identified)
-            work = _make(todo, plan, job, recipe, store, stop)
-        records = scan_records(store, mark)
+            work = _make(todo, plan, job, recipe, store, stop, lease)
+        with waiting("reading what is there"):
+            records = scan_records(store, mark)
         outcome = outcome_of(plan, scale, before, records, work, time.monotonic() - started)
         if outcome.done_units == outcome.asked_units:
             write_scale(store, plan, scale, records)
@@ -102,18 +115,21 @@ def _set_torn_aside(store: Store, say: Say) -> None:
         )
 
 
-def _make(todo: list[int], plan: Plan, job: TextToImageJob, recipe: Recipe, store: Store, stop: StopFlag) -> Summary:
-    """Fan the missing units out, with a log and a progress display."""
+def _make(
+    todo: list[int], plan: Plan, job: TextToImageJob, recipe: Recipe, store: Store, stop: StopFlag, lease: Lease
+) -> Summary:
+    """Fan the missing units out, with a log and a progress display, whose line the lease shows to others."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     log_file = Path("out/logs") / name
     if isinstance(store, FolderStore):
         log_file = store.path_to_write(f"{META}/logs/{name}")
     num_images = sum(plan.unit_size(unit) for unit in todo)
     with EventLog(log_file) as log, Progress(len(todo), num_images) as progress:
+        lease.doing = progress.line
 
         def on_event(event: Event) -> None:
             log(event)
             progress(event)
 
         make_worker = partial(make_text_to_image_worker, job.model_dump(mode="json"))
-        return fan_out(todo, make_worker, recipe.cluster, on_event, stop, recipe.sampler.threads)
+        return fan_out(todo, make_worker, recipe.cluster, on_event, stop, recipe.sampler.threads, WHEN_SLOW)

@@ -229,7 +229,7 @@ def _measure(spec: SamplerSpec, gpu_share: float, beat: Callable[[], None], cloc
 
     def call(size: int) -> None:
         beat()
-        sampler.with_batch(size).sample(requests[:size], beat).wait(CALL_S)
+        sampler.with_batch(size).sample(requests[:size], lambda share: beat()).wait(CALL_S)
 
     def is_full() -> bool:
         if kind != "cuda":

@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster.process.machine import memory_bytes
 from cluster.recipes.load import fingerprint
 from gen.sampler.compiled import compile_networks, first_compiles, share_kernels
 from gen.sampler.device import for_device, is_memory_short
 from gen.sampler.in_place import activate_in_place
+from gen.sampler.memory import Room, need_of, refuse_too_large
 from gen.sampler.pipeline import TORCH_TYPES, draw_noise, load_pipeline, require_xformers, set_scheduler
 from gen.sampler.safety import check_extractor, flag_images
 from gen.sampler.shortcuts import Shortcuts, quantise_linears
@@ -93,6 +95,9 @@ class Sampler:
         import torch
 
         spec, on_gpu = for_device(with_size(spec, folder))
+        there = torch.cuda.mem_get_info()[1] if on_gpu else memory_bytes()
+        room = Room(there, "its GPU" if on_gpu else "this machine", on_gpu)
+        refuse_too_large(need_of(spec, folder, on_gpu), room, spec.model)
         if spec.attention == "xformers":
             require_xformers(on_gpu)
         torch.set_num_threads(spec.threads)
@@ -164,11 +169,11 @@ class Sampler:
         """On the CPU, where a GPU can fetch it while the next call is being launched."""
         return tensor.cpu().pin_memory() if self.device.type == "cuda" else tensor.cpu()
 
-    def sample(self, requests: Sequence[Request], alive: Callable[[], None] = lambda: None) -> Sampled:
+    def sample(self, requests: Sequence[Request], alive: Callable[[float], None] = lambda share: None) -> Sampled:
         """Raises what torch raises when the device fails; a bad image is a flag, never an exception.
 
-        ``alive`` is called after each denoising step and before each call of the decoder: on a slow machine a batch
-        takes many minutes. What it raises ends the call.
+        ``alive`` is called after each denoising step and before each call of the decoder, with the share of the steps
+        that is done: on a slow machine a batch takes many minutes. What it raises ends the call.
         """
         import torch
 
@@ -179,7 +184,7 @@ class Sampler:
             flagged_N = self._flag(image_NCHW)
             return self._to_host(self._to_uint8(image_NCHW), _finite(image_NCHW), flagged_N)
 
-    def latents(self, requests: Sequence[Request], alive: Callable[[], None] = lambda: None) -> torch.Tensor:
+    def latents(self, requests: Sequence[Request], alive: Callable[[float], None] = lambda share: None) -> torch.Tensor:
         """The denoised latents of one call, as the decoder wants them before scaling; NCHW."""
         import torch
 
@@ -268,7 +273,7 @@ class Sampler:
         with torch.inference_mode():
             return encode_texts(self._pipeline, self.family, texts, self.device, self.spec.text_tokens)
 
-    def _decode(self, latents_NCHW: torch.Tensor, alive: Callable[[], None]) -> torch.Tensor:
+    def _decode(self, latents_NCHW: torch.Tensor, alive: Callable[[float], None]) -> torch.Tensor:
         """Images around [-1, 1], NCHW, not yet clipped."""
         import torch
 
@@ -281,7 +286,7 @@ class Sampler:
         dtype = next(vae.parameters()).dtype  # `vae.dtype` walks through all modules
         decoded = []
         for part in parts:
-            alive()
+            alive(1.0)
             decoded.append(vae.decode(part.to(dtype), return_dict=False)[0])
         image_NCHW = torch.cat(decoded)[: len(scaled)]
         if self._vae_fp32 is not None:
@@ -341,10 +346,10 @@ class Sampler:
 
 
 def _after_step(
-    alive: Callable[[], None], pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]
+    alive: Callable[[float], None], pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]
 ) -> dict[str, Any]:
     """What a pipeline calls after each step; it goes on with the tensors that it gets back, here none."""
-    alive()
+    alive((step + 1) / max(step + 1, pipeline.num_timesteps))
     return {}
 
 

@@ -29,8 +29,8 @@ class Model(Protocol):
     def prepare(self, texts: Sequence[str], negatives: Sequence[str]) -> None:
         """Name the texts of the calls to come, in a fixed order; a model may encode them at once."""
 
-    def sample(self, requests: Sequence[Request], alive: Callable[[], None]) -> Sampled:
-        """One image per request, in order; calls `alive` as it gets on."""
+    def sample(self, requests: Sequence[Request], alive: Callable[[float], None]) -> Sampled:
+        """One image per request, in order; calls `alive` as it gets on, with the share that is done."""
 
 
 class TextToImageJob(BaseModel):
@@ -108,7 +108,7 @@ class TextToImage:
         """No limit: there is always another seed."""
         return None
 
-    def make(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[], None]) -> Made:
+    def make(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[float], None]) -> Made:
         """One call of the sampler, with the seed of each (sample, draw)."""
         requests = []
         for sample, draw in pairs:

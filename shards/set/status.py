@@ -2,17 +2,21 @@
 
 In: a store, and who writes there now. Out: a few lines for people, and whether the set is complete. On disk, read only:
 the records, and `_meta/summary.json`, which says what the last call was asked for and how it ended.
+
+How fast a set grows is told by its records, which say when their shards were begun and done. Their times are those of
+the machines that made them; a wrong clock among several makes the rate wrong, and nothing else.
 """
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from shards.disk.amounts import counted, size_text
+from shards.disk.amounts import counted, size_text, time_text
 from shards.disk.checked_json import parse_checked
 from shards.disk.data_set import is_data_set, no_data_set
 from shards.disk.layout import MAX_SHARDS, META, SUCCESS, shard_name
+from shards.disk.record import Record
 from shards.disk.safe_text import quoted, visible
 from shards.disk.store import Store, open_for_reading
 from shards.set.manifest import scan, scan_records
@@ -20,6 +24,9 @@ from shards.set.manifest import scan, scan_records
 SUMMARY = f"{META}/summary.json"
 MAX_SUMMARY_BYTES = 1 << 24
 MAX_LISTED = 20  # shards in one line
+PACE_S = 600.0  # of the records' time that a rate is taken over
+MIN_SHARDS = 3  # or as long as these took
+MAX_SECONDS = 1e9  # thirty years: clocks that differ by more say nothing
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,17 @@ class Status:
     """How far a data set is."""
 
     text: str  # a few lines
+    line: str  # the same in one short line
     is_whole: bool  # no shard is known to be damaged or short, and none of the last call is missing
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast shards were made, when the last of them was."""
+
+    images_per_s: float
+    at_a_time: float  # shards
+    shards: int  # that this was taken from
 
 
 @dataclass(frozen=True)
@@ -77,8 +94,31 @@ def refuse_unfinished(url: str, field: str) -> None:
         )
 
 
-def status_of(store: Store, writer: str | None) -> Status:
-    """`writer`: who holds the data set's lease now, None if nobody does. Raises ValueError if there is no data set."""
+def pace_of(records: Iterable[Record]) -> Pace | None:
+    """The pace of the last life that made shards, over the last ten minutes in which it did; None if nobody can tell.
+
+    What is counted is done between two ends of shards. So neither the start of a run counts nor what is under way.
+    """
+    ordered = sorted(records, key=lambda record: record.end_time)
+    if not ordered:
+        return None
+    end = ordered[-1].end_time
+    life = ordered[-1].attempt.rpartition("-")[0]
+    own = [record for record in ordered if record.attempt.rpartition("-")[0] == life]
+    first = next((place for place, record in enumerate(own) if record.end_time > end - PACE_S), 0)
+    first = max(0, min(first, len(own) - MIN_SHARDS))
+    since = own[first - 1].end_time if first else min(record.start_time for record in own)
+    seconds, taken = end - since, own[first:]
+    if not 0 < seconds < MAX_SECONDS:
+        return None
+    images = sum(record.successes for record in taken)
+    at_a_time = min(sum(record.duration for record in taken) / seconds, MAX_SHARDS)
+    return Pace(images / seconds, at_a_time, len(taken))
+
+
+def status_of(store: Store, writer: str | None, doing: str = "") -> Status:
+    """`writer`: who holds the data set's lease now, None if nobody does; `doing`: what the holder said last of how far
+    it is. Raises ValueError if there is no data set."""
     if not is_data_set(store):
         raise no_data_set(store)
     found = scan(store)
@@ -109,7 +149,29 @@ def status_of(store: Store, writer: str | None) -> Status:
         if not last.has_ended:
             told += "; it has not ended" if writer is not None else "; it never came to its end"
     rows.append(("last call", told))
+    line = [f"{counted(len(records), 'shard')}, {counted(statuses[SUCCESS], 'image')}"]
+    if last is not None:
+        line[0] = f"{len(records):,} of {counted(len(last.units), 'shard')}, {counted(statuses[SUCCESS], 'image')}"
+    pace = pace_of(records)
+    if pace is not None:
+        rate = f"{pace.images_per_s:.2g}" if pace.images_per_s < 10 else f"{pace.images_per_s:,.0f}"
+        rows.append(
+            (
+                "rate",
+                f"{rate} images/s, {counted(max(1, round(pace.at_a_time)), 'shard')} at a time, by the last "
+                f"{counted(pace.shards, 'shard')}",
+            )
+        )
+        line.append(f"{rate} images/s")
+        if writer is not None and missing and pace.images_per_s > 0:
+            each = sum(record.slots for record in records) / len(records)
+            left = f"about {time_text(len(missing) * each / pace.images_per_s)}"
+            rows.append(("left", f"{left} at that rate"))
+            line.append(f"{left} left")
     rows.append(("writer", writer or "nobody now"))
+    if doing:
+        rows.append(("doing", doing))
+        line.append(f"writer: {doing}")
     rows += [("damage", what) for what in list(wrong.values())[:MAX_LISTED]]
     if found.strangers:
         rows.append(("to do", "run `sixfold repair`, then the same `sixfold generate`"))
@@ -117,7 +179,8 @@ def status_of(store: Store, writer: str | None) -> Status:
         rows.append(("to do", "run the same `sixfold generate` again: it makes exactly these"))
     lines = [f"{name:<10}{visible(text)}" for name, text in rows]
     is_told = last is not None or told == "none yet"
-    return Status("\n".join(lines), is_whole=is_told and not wrong and not missing and not short)
+    is_whole = is_told and not wrong and not missing and not short
+    return Status("\n".join(lines), visible("; ".join(line)), is_whole)
 
 
 def _names(shards: Sequence[int]) -> str:

@@ -59,7 +59,7 @@ class Painter:
     def num_draws(self, sample: Sample) -> None:
         return None
 
-    def make(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[], None]) -> Made:
+    def make(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[float], None]) -> Made:
         seeds = [seed_of(*pair) for pair in pairs]
         self.calls.append(seeds)
         faults = [self.fault(seed) for seed in seeds]
@@ -112,5 +112,5 @@ def worker(
     return UnitWorker(UnitJob(out=str(out), fingerprint=fingerprint, shards=shards), maker, store)
 
 
-def no_beat(done: int, rejected: int) -> None:
+def no_beat(done: int, rejected: int, under_way: float = 0.0) -> None:
     pass

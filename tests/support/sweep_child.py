@@ -22,6 +22,9 @@ def main(recipe_file: Path, folder: Path) -> int:
     if recipe.behaviour == "fail":
         print("reading data\nValueError: found no data, expected some", file=sys.stderr)
         return 1
+    if recipe.behaviour == "mistake":
+        print("found no classes, expected ten")
+        return 2
     if recipe.behaviour == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if recipe.behaviour == "hang":

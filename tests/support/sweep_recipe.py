@@ -19,7 +19,7 @@ class SmallRecipe(BaseModel):
 
     seed: int = 7
     lr: float = 1.0
-    behaviour: Literal["good", "fail", "die", "hang", "silent"] = "good"
+    behaviour: Literal["good", "fail", "mistake", "die", "hang", "silent"] = "good"
     domains: tuple[Mapping[str, Any], ...] = ({"name": "real", "quota": 16}, {"name": "synthetic", "quota": 16})
     evaluate: Sets = Sets()
     engine: Mapping[str, float] = {"deadline_s": 600.0}

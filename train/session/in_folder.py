@@ -23,6 +23,7 @@ from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import Ranks
 from cluster.ranks.place import device_of
 from cluster.recipes.folder import LocalFolder, claim
+from cluster.waiting import waiting
 from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.file_calls import OS_DISK, Disk
 from shards.disk.lock import folder_locked
@@ -48,7 +49,8 @@ def train_in_folder(
     check_ranks(recipe, ranks.world)
     device = device_of(ranks.place, os.environ)
     torch.set_num_threads(recipe.engine.threads)
-    ranks.open(device, recipe.engine.deadline_s, alone_too=recipe.engine.kind != "single")
+    with _told(ranks, f"waiting for all {ranks.world} ranks"):
+        ranks.open(device, recipe.engine.deadline_s, alone_too=recipe.engine.kind != "single")
     stop.arm()
     with contextlib.ExitStack() as owned:
         log = None
@@ -64,11 +66,16 @@ def train_in_folder(
             return TrainOutcome(out, steps, steps, 0.0, 0.0, task.metric, done, "")
         # now, and not after days of training: are all sets there, and do they fit? Every rank opens them, with no
         # collective call pending: one builds an index, for up to an hour, and the others wait at its lock
-        for line in task.check_data(open_domains(recipe.data.domains, recipe.data.cache.folder), ranks):
+        with _told(ranks, "looking through the data"):
+            lines = list(task.check_data(open_domains(recipe.data.domains, recipe.data.cache.folder), ranks))
+        for line in lines:
             if log is not None:
                 log.say(line)
         names = owned.enter_context(ReplacedLog(out, ranks.rank))
-        session = Session(recipe, task, out, out / CHECKPOINTS, code_hash(home), stop, ranks, device, log, names, disk)
+        with _told(ranks, f"building the model on {device}"):
+            session = Session(
+                recipe, task, out, out / CHECKPOINTS, code_hash(home), stop, ranks, device, log, names, disk
+            )
         if log is not None:
             log.line(
                 "started",
@@ -80,6 +87,11 @@ def train_in_folder(
                 seconds=round(time.monotonic() - began, 3),
             )
         return session.run()
+
+
+def _told(ranks: Ranks, words: str) -> contextlib.AbstractContextManager[None]:
+    """A wait that all ranks have and rank 0 tells."""
+    return waiting(words) if ranks.rank == 0 else contextlib.nullcontext()
 
 
 def _finished(recipe: TrainRecipe, task: Task, out: Path) -> tuple[Result, ...]:

@@ -13,6 +13,7 @@ their average are updated. At the end of an epoch the running statistics of all 
 validation set is measured. For a checkpoint they are combined in copies, so the time of a checkpoint changes nothing.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +27,7 @@ from cluster.fan_out.progress import duration
 from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import Ranks
 from cluster.recipes.folder import refuse_other
+from cluster.waiting import waiting
 from shards.disk.file_calls import Disk
 from shards.stream.keyed_random import hashed
 from shards.stream.stream import Batch, Stream
@@ -82,6 +84,7 @@ class Session:
         self.chosen: dict[str, Tensor] | None = None
         self.chosen_step: int | None = None
         self.seconds = self.wait_s = 0.0
+        self._first = contextlib.ExitStack()  # what is told until the first step is made
         self.reading = Reading(ranks, log, names)
         self.weights = make_weights(task, recipe, device, ranks)
         kept = KeptBuffers(self.weights.model) if recipe.nan.policy == "skip" else None
@@ -92,17 +95,22 @@ class Session:
         state = self._resume()
         recipe = self.recipe
         self._check_export()  # now, and not after days of training
-        with Stream(
-            recipe.data,
-            groups=recipe.schedule.groups,
-            seed=recipe.seed,
-            epoch_steps=recipe.schedule.epoch_steps,
-            rank=self.ranks.rank,
-            world=self.ranks.world,
-            state=state,
-            agree=lambda counts: self.ranks.rows(torch.tensor(counts)).amin(0).tolist(),
-            pin=self.device.type == "cuda",
-        ) as stream:
+        if self.log is not None:
+            self._first.enter_context(waiting("opening the data and making the first step"))
+        with (
+            self._first,
+            Stream(
+                recipe.data,
+                groups=recipe.schedule.groups,
+                seed=recipe.seed,
+                epoch_steps=recipe.schedule.epoch_steps,
+                rank=self.ranks.rank,
+                world=self.ranks.world,
+                state=state,
+                agree=lambda counts: self.ranks.rows(torch.tensor(counts)).amin(0).tolist(),
+                pin=self.device.type == "cuda",
+            ) as stream,
+        ):
             # how many may be bad is a part of all samples of the training, not of this life
             stream.counters.replaced.update(self.reading.replaced)
             stream.counters.samples += self.step * recipe.schedule.groups // self.ranks.world * sum(recipe.quotas)
@@ -229,6 +237,7 @@ class Session:
         else:
             self._skip(batch.step, stepped.loss)
         self.step = batch.step + 1
+        self._first.close()
         return stepped
 
     def _skip(self, step: int, loss: float) -> None:
@@ -291,7 +300,8 @@ class Session:
         for name in self.recipe.evaluate.tests:
             if self.ranks.agree(self.stop.requested)[0]:
                 return None
-            found = self.task.measure(model, name, "test", self.device, self.ranks)
+            with waiting(f"testing on {name}") if self.log is not None else contextlib.nullcontext():
+                found = self.task.measure(model, name, "test", self.device, self.ranks)
             results.append(self._result(found, step, True, state))
             numbers.append(found.numbers)
         if self.log is not None:

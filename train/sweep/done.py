@@ -83,7 +83,8 @@ def _refuse_other_data(run: Run, line: Result, now: Mapping[str, str], folder: P
 def describe_sweep(
     spec: SweepSpec, runs: Sequence[Run], out: Path, data_of: Callable[[BaseModel], Digests] | None = None
 ) -> str:
-    """Points, runs and expected minutes; reads what is done, changes nothing but indexes that are saved beside data.
+    """Points, runs and expected minutes of those among `runs`; reads what is done, changes nothing but indexes that are
+    saved beside data.
 
     Raises ValueError for results over other data than there are now.
     """
@@ -92,6 +93,8 @@ def describe_sweep(
     num_left = 0
     for label, point in spec.points.items():
         own = [run for run in runs if run.place.point.label == label]
+        if not own:
+            continue
         done = sum(bool(finished(run, out, data_of)) for run in own)
         num_left += len(own) - done
         changes = changes_text(point.changes) or "the base recipe"

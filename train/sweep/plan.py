@@ -20,6 +20,7 @@ from cluster.fan_out.work import FanOutSpec
 from cluster.recipes.mistake import RecipeError, mistakes
 from cluster.recipes.overrides import lay_over
 from shards.disk.address import BESIDE, LocalPath
+from shards.disk.safe_text import clip, quoted
 from train.evaluate.results import PointPlace, SweepPlace
 from train.recipe import recipe_digest, whole_digest
 
@@ -139,6 +140,16 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
             )
     _refuse_twins(spec, runs)
     return _apart(runs)
+
+
+def chosen_runs(runs: Sequence[Run], labels: Sequence[str] | None) -> list[Run]:
+    """The runs of these points, all of them for None. Raises ValueError for a label that no point has."""
+    known = list(dict.fromkeys(run.place.point.label for run in runs))
+    for label in labels or ():
+        if label not in known:
+            some = clip(", ".join(known), 400)
+            raise ValueError(f"points: found {quoted(label, 80)}, expected some of {some}, with commas between")
+    return [run for run in runs if labels is None or run.place.point.label in labels]
 
 
 def _tests_of(recipe: BaseModel, where: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ Runs go through `cluster.fan_out.fan_out`: a unit is one run, in a process of it
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,9 +38,9 @@ from shards.disk.amounts import counted, time_text
 from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.lock import folder_locked
 from shards.disk.replace import replace_file
-from train.evaluate.results import RESULTS
+from train.evaluate.results import RESULTS, Result
 from train.sweep.done import DataOf, Digests, finished, gather
-from train.sweep.plan import MakeSpec, Run, SweepSpec, plan_runs
+from train.sweep.plan import MakeSpec, Run, SweepSpec, chosen_runs, plan_runs
 from train.sweep.worker import RunJob, SweepJob, make_sweep_worker
 
 LOCK = "sweep.lock"
@@ -94,27 +94,33 @@ def run_sweep(
     on_event: Callable[[Event], None] = lambda event: None,
     program: Sequence[str] = (),
     data_of: Callable[[BaseModel], Digests] | None = None,
+    labels: Sequence[str] | None = None,
+    on_begin: Callable[[Mapping[int, Sequence[Result]]], None] = lambda there: None,
 ) -> SweepOutcome:
-    """Train what is missing. `home` is the checkout whose code runs; `make_data` makes one data set or raises.
+    """Train what is missing of the points `labels`, of all for None. `home` is the checkout whose code runs;
+    `make_data` makes one data set or raises.
 
     `program` is the command that trains one run, called with recipe file and folder; empty means `train.program`.
     `data_of` tells the digests of a recipe's data as they are now, by default a new `DataOf`.
+    `on_begin` hears, for each run that is asked for, its result lines, none for a run that is not done.
     Raises ValueError with one line for a sweep that cannot be planned, a folder that belongs to another sweep or in
     which one is at work, and results over other data; OSError if the results cannot be written in the end. What else
     goes wrong later is in the outcome.
     """
     out = out.absolute()
     runs = plan_runs(spec, base)
+    asked = chosen_runs(runs, labels)
     refuse_foreign_folder(out, "sweep")
     with folder_locked(out, LOCK, "sweep", "wait for it, or give another folder with --out"):
         is_used = (out / RESULTS).exists() or (out / RECIPES).exists()
         claim(LocalFolder(out), PLAN, spec, lambda asked: {"name": asked.name}, "sweep", is_used)
-        return _run(spec, runs, out, home, stop, make_data, on_event, program, data_of)
+        return _run(spec, runs, asked, out, home, stop, make_data, on_event, program, data_of, on_begin)
 
 
 def _run(
     spec: SweepSpec,
     runs: Sequence[Run],
+    asked: Sequence[Run],
     out: Path,
     home: Path,
     stop: StopFlag,
@@ -122,10 +128,14 @@ def _run(
     on_event: Callable[[Event], None],
     program: Sequence[str],
     data_of: Callable[[BaseModel], Digests] | None,
+    on_begin: Callable[[Mapping[int, Sequence[Result]]], None],
 ) -> SweepOutcome:
     started = time.monotonic()
     before = data_of or DataOf()
-    todo = [number for number, run in enumerate(runs) if not finished(run, out, before)]
+    names = {run.name for run in asked}
+    there = {number: finished(run, out, before) for number, run in enumerate(runs) if run.name in names}
+    todo = [number for number, lines in there.items() if not lines]
+    on_begin(there)
     work = None
     if todo:
         for make in dict.fromkeys(_hashable(make) for number in todo for make in _needs(spec, runs[number])):
@@ -162,14 +172,17 @@ def _run(
                         on_event(said)
 
             make_worker = partial(make_sweep_worker, job.model_dump(mode="json"))
-            work = fan_out(todo, make_worker, cluster, heard, stop, _threads_of(runs[0].recipe))
-    done = gather(runs, out, after if todo else before)
+            slow = f"see what its run printed in {out / 'logs'}, or raise cluster.stall_deadline_s"
+            work = fan_out(todo, make_worker, cluster, heard, stop, _threads_of(runs[0].recipe), slow)
+    now = after if todo else before
+    gather(runs, out, now)
+    done = sum(bool(finished(run, out, now)) for run in asked)
     return SweepOutcome(
         name=spec.name,
         titles=[run.title for run in runs],
-        asked=len(runs),
+        asked=len(asked),
         done=done,
-        made=done - (len(runs) - len(todo)),
+        made=done - (len(asked) - len(todo)),
         work=work,
         seconds=time.monotonic() - started,
     )

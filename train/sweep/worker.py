@@ -24,7 +24,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.fan_out.work import Beat
-from cluster.process.exit import EXIT_AGAIN
+from cluster.process.exit import EXIT_AGAIN, EXIT_MISTAKE, NotAgain
 from cluster.process.failure import last_line
 from cluster.process.identity import ProcessId, alive, kill_here, session_members, start_ticks, this_place, this_process
 from cluster.process.supervisor import start_supervised
@@ -37,6 +37,7 @@ from train.evaluate.results import RESULTS, read_results
 LOOK_S = 0.5  # between two looks at the process
 STOP_S = 60.0  # for a run to save and end when it is asked to
 WORKER_GONE_S = 10.0  # a worker that was killed takes a moment to end
+AT_ONCE_S = 60.0  # a mistake that a run finds so early it finds again
 MAX_CAUSE = 300
 
 
@@ -109,6 +110,7 @@ class SweepWorker:
         try:
             worker = dataclasses.asdict(this_process())
             note.write_text(json.dumps({**dataclasses.asdict(identity), "worker": worker}), encoding="utf-8")
+            began = time.monotonic()
             code = self._watch(run, child, beat)
         except BaseException:
             _stop(child, identity)
@@ -118,7 +120,8 @@ class SweepWorker:
         if code != 0:
             with log.open("rb") as output:
                 said = last_line(output)[:MAX_CAUSE] or "it printed nothing"
-            raise RuntimeError(f"run {run.name}: {_cause(code)}: {said} (see {log})")
+            kind = NotAgain if code == EXIT_MISTAKE and time.monotonic() - began < AT_ONCE_S else RuntimeError
+            raise kind(f"run {run.name}: {_cause(code)}: {said} (see {log})")
 
     def _watch(self, run: RunJob, child: "subprocess.Popen[bytes]", beat: Beat) -> int:
         """The exit code. Raises Draining when the run is no longer wanted, TimeoutError when it takes too long."""

@@ -2,10 +2,12 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from cluster.fan_out.events import Event
 from cluster.fan_out.progress import Progress, duration
+from cluster.waiting import waiting
 
 
 class Clock:
@@ -52,6 +54,38 @@ def test_the_rate_is_that_of_the_last_minute_and_gives_the_time_left():
         feed(progress, clock, second, "unit_progress", worker=0, unit=0, done=done)
     assert 9.5 < progress.images_per_s() < 10.5
     assert "14m20s left" in progress.line()
+
+
+def test_what_it_takes_to_start_counts_neither_for_the_rate_nor_for_the_time_left():
+    progress, clock, _ = make(num_images=1_000)
+    feed(progress, clock, 0, "run_started")
+    feed(progress, clock, 40, "worker_ready", worker=0)
+    feed(progress, clock, 40, "unit_started", worker=0, unit=0)
+    feed(progress, clock, 50, "unit_progress", worker=0, unit=0, done=100)
+    assert progress.images_per_s() == pytest.approx(10)
+    assert "1m30s left" in progress.line()
+
+
+def test_before_the_first_worker_is_ready_the_line_says_what_is_waited_for():
+    progress, clock, _ = make()
+    feed(progress, clock, 3, "worker_started", worker=0)
+    with waiting("loading the model on 2 workers"):
+        assert progress.line() == "0/400 images · loading the model on 2 workers"
+    feed(progress, clock, 40, "worker_ready", worker=0)
+    assert progress.line().startswith("0/400 images · 1 worker")
+
+
+def test_a_slow_batch_moves_before_any_of_its_images_is_done():
+    progress, clock, _ = make(num_images=1_000)
+    feed(progress, clock, 0, "worker_ready", worker=0)
+    feed(progress, clock, 0, "unit_started", worker=0, unit=0)
+    assert "under way" not in progress.line()
+    feed(progress, clock, 100, "unit_progress", worker=0, unit=0, under_way=4.0)  # a quarter of 16
+    assert progress.line().startswith("0/1000 images · 4 under way · 2.4/min · 6h55m left")
+    feed(progress, clock, 400, "unit_progress", worker=0, unit=0, done=16)
+    assert progress.line().startswith("16/1000 images · 2.4/min")
+    feed(progress, clock, 401, "unit_failed", worker=0, unit=0)
+    assert progress.line().startswith("0/1000 images · 1 worker")
 
 
 def test_without_a_terminal_a_plain_line_appears_every_ten_seconds():

@@ -10,12 +10,14 @@ from cluster.fan_out.scheduler import AVOID_S, MAX_NODE_LOSSES, Action, Drop, Ki
 from cluster.fan_out.simulate import World, simulate
 from cluster.fan_out.work import FanOutSpec
 
+SLOW = "lower sampler.batch or raise cluster.stall_deadline_s"  # as `sixfold generate` advises
+
 
 class Hands:
     """Carries out actions in the simplest way: workers are ready at once; attempts are ended by the test."""
 
     def __init__(self, units: object, nodes: dict[str, int] | None = None, **spec: object) -> None:
-        self.schedule = Schedule(units, FanOutSpec.model_validate(spec), "life", 0.0)  # type: ignore[arg-type]
+        self.schedule = Schedule(units, FanOutSpec.model_validate(spec), "life", 0.0, SLOW)  # type: ignore[arg-type]
         self.running: dict[int, Submit] = {}
         self.nodes: dict[int, str] = {}
         self.dropped: list[Drop] = []
@@ -156,6 +158,65 @@ def test_b7_a_worker_without_a_beat_is_killed_and_its_unit_retried():
     assert again.attempt != first.attempt
     hands.finish_all(7.0)
     assert hands.schedule.summary().exit_code == 0
+
+
+def test_a_stalled_worker_is_told_of_in_words_that_hold_for_any_work():
+    schedule = Schedule(range(1), FanOutSpec(stall_deadline_s=5), "life", 0.0)
+    schedule.nodes({"a": 1}, 0.0)
+    schedule.placed(0, 0.0)
+    schedule.ready(0, 0.0)
+    (killed,) = [action for action in schedule.tick(6.0) if isinstance(action, KillWorker)]
+    assert killed.reason.endswith("; if the machine is that slow, raise cluster.stall_deadline_s")
+
+
+def test_beats_of_images_under_way_are_at_most_an_event_a_second():
+    hands = Hands(range(1), {"a": 1})
+    hands.kinds()
+    attempt = hands.running[0].attempt
+    for beat in range(1, 101):  # ten seconds, with a beat each tenth of one
+        hands.do(hands.schedule.heard(0, attempt, beat, 0, 0, beat / 10, under_way=beat / 10), beat / 10)
+    events = hands.schedule.take_events()
+    assert 9 <= len(events) <= 11
+    assert events[-1].under_way > 9
+    hands.do(hands.schedule.heard(0, attempt, 101, 4, 0, 10.1, under_way=0.0), 10.1)
+    assert [event.done for event in hands.schedule.take_events()] == [4], "images that are done are told at once"
+
+
+def test_what_it_takes_to_start_is_told_apart_from_the_work():
+    schedule = Schedule(range(1), FanOutSpec(), "life", 0.0)
+    schedule.nodes({"a": 1}, 5.0)
+    assert schedule.starting() == (1, 0)
+    schedule.placed(0, 10.0)
+    assert schedule.starting() == (0, 1)
+    (submit,) = schedule.ready(0, 40.0)
+    assert isinstance(submit, Submit)
+    assert schedule.starting() == (0, 0)
+    schedule.finished(0, submit.attempt, {}, 10, 0, 60.0)
+    assert (schedule.summary().start_s, schedule.summary().seconds) == (40.0, 60.0)
+
+
+def test_a_unit_that_would_fail_again_is_left_out_at_once():
+    hands = Hands(range(5), {"a": 1}, attempts=3)
+    hands.finish(0, 1.0)
+    submit = hands.running.pop(0)
+    hands.do(hands.schedule.raised(0, submit.attempt, "no such model", 2.0, again=False), 2.0)
+    while hands.running:
+        hands.finish(0, 3.0)
+    summary = hands.schedule.summary()
+    assert [(bad.unit, bad.failures, bad.cause) for bad in summary.quarantined] == [(1, 1, "no such model")]
+    assert (summary.done, summary.exit_code, hands.killed) == (4, 3, [])
+
+
+def test_a_run_whose_first_units_would_all_fail_again_ends_with_their_cause():
+    hands = Hands(range(100), {"a": 1})
+    for number in range(3):
+        assert not hands.schedule.over
+        submit = hands.running.pop(0)
+        hands.do(hands.schedule.raised(0, submit.attempt, f"no data {number}", 1.0, again=False), 1.0)
+    assert hands.schedule.over
+    summary = hands.schedule.summary()
+    assert summary.error == "the first 3 units failed, and would fail again; the last cause: no data 2"
+    assert summary.exit_code == 1
 
 
 def test_b7_an_answer_without_a_new_beat_is_no_progress():

@@ -113,6 +113,25 @@ def test_a_released_lease_is_free_and_generations_only_grow(tmp_path):
         assert holder_of(tmp_path).released
 
 
+def test_each_heartbeat_says_how_far_the_holder_is_and_a_free_lease_says_nothing(tmp_path):
+    with take(tmp_path) as lease:
+        assert holder_of(tmp_path).doing == ""
+        lease.doing = lambda: "20/80 images" + "x" * 1_000
+        lease.beat()
+        assert holder_of(tmp_path).doing.startswith("20/80 images")
+        assert len(holder_of(tmp_path).doing) == 300
+    assert holder_of(tmp_path).doing == ""
+
+
+def test_the_lease_of_an_earlier_version_says_nothing_of_how_far_it_is(tmp_path):
+    from_elsewhere(tmp_path)
+    row = json.loads((tmp_path / LEASE).read_text())
+    del row["doing"]
+    (tmp_path / LEASE).write_text(json.dumps(row))
+    found = holder_of(tmp_path)
+    assert (found.doing, found.heartbeat, found.is_here) == ("", 7, False)
+
+
 def test_a18_a_holder_elsewhere_whose_heart_beats_is_refused_whatever_the_clock_says(tmp_path):
     stranger = from_elsewhere(tmp_path)
     os.utime(tmp_path / LEASE, (1.0, 1.0))  # as if written in 1970

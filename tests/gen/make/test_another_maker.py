@@ -67,7 +67,7 @@ class Retriever:
         mine = self.candidates[sample.class_id][sample.number :: self.per_class]
         return mine[draw] if draw < len(mine) else None
 
-    def make(self, pairs: Sequence[tuple[Wanted, int]], alive: Callable[[], None]) -> Made:
+    def make(self, pairs: Sequence[tuple[Wanted, int]], alive: Callable[[float], None]) -> Made:
         self.calls += 1
         urls = [self._url(*pair) for pair in pairs]  # a true one starts its downloads here
         return Made(lambda timeout_s: None, lambda place: self._picture(urls[place]))
@@ -178,7 +178,7 @@ def test_a_file_is_stored_as_it_came_and_pixels_are_encoded_without_a_claim_to_b
 
 
 def test_a_stop_a_kill_and_another_process_leave_the_same_bytes(calm: Path, tmp_path: Path) -> None:
-    def stop(done: int, rejected: int) -> None:
+    def stop(done: int, rejected: int, under_way: float = 0.0) -> None:
         raise Draining
 
     with pytest.raises(Draining):
@@ -186,7 +186,7 @@ def test_a_stop_a_kill_and_another_process_leave_the_same_bytes(calm: Path, tmp_
     code = (
         "import os, signal, sys; from pathlib import Path; from tests.gen.make.test_another_maker import *\n"
         "calls = [0]\n"
-        "def die(done, rejected):\n"
+        "def die(done, rejected, under_way=0.0):\n"
         "    calls[0] += 1\n"
         "    if calls[0] == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "worker(Path(sys.argv[1]))(0, 't-killed', die)"

@@ -23,6 +23,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.fan_out.work import Beat
 from cluster.process.exit import Draining, WorkerBroken
 from cluster.process.failure import is_broken
 from gen.make.maker import Made
@@ -212,7 +213,7 @@ def test_e5_timing_attempts_and_retries_do_not_change_a_byte(tmp_path: Path) -> 
 def slow_down(one: UnitWorker[Sample], delays: Mapping[str, float], rng: random.Random) -> None:
     make, develop = one.maker.make, one.develop
 
-    def slow_make(pairs: Pairs, alive: Callable[[], None]) -> Made:
+    def slow_make(pairs: Pairs, alive: Callable[[float], None]) -> Made:
         time.sleep(delays["make"] * rng.random())
         return make(pairs, alive)
 
@@ -224,10 +225,10 @@ def slow_down(one: UnitWorker[Sample], delays: Mapping[str, float], rng: random.
     one.develop = slow_develop  # type: ignore[method-assign]
 
 
-def drain_after(calls: int) -> Callable[[int, int], None]:
+def drain_after(calls: int) -> Beat:
     left = [calls]
 
-    def beat(done: int, rejected: int) -> None:
+    def beat(done: int, rejected: int, under_way: float = 0.0) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise Draining
@@ -268,18 +269,25 @@ def test_a_batch_is_formed_before_the_one_ahead_of_it_is_screened(tmp_path: Path
 
 
 def test_b15_a_call_that_gets_on_is_a_beat(tmp_path: Path) -> None:
-    beats: list[tuple[int, int]] = []
+    """It tells images that are done, and how much of the next ones is: of a call of 8 a quarter is 2."""
+    beats: list[tuple[int, int, float]] = []
 
     class Slow(Painter):
-        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
+        def make(self, pairs: Pairs, alive: Callable[[float], None]) -> Made:
             before = len(beats)
-            alive()
-            assert len(beats) == before + 1
+            alive(0.25)
+            alive(0.75)
+            assert len(beats) == before + 2
             return super().make(pairs, alive)
 
     one = worker(tmp_path, Slow())
-    one(0, "t-1", lambda done, rejected: beats.append((done, rejected)))
-    assert beats == sorted(beats)
+    one(0, "t-1", lambda done, rejected, under_way=0.0: beats.append((done, rejected, under_way)))
+    assert [done for done, _, _ in beats] == sorted(done for done, _, _ in beats)
+    assert [under_way for _, _, under_way in beats[:4]] == [2, 6, 8, 8 + 2]
+    assert all(done + under_way <= 20 for done, _, under_way in beats)
+    reached = [done + under_way for done, _, under_way in beats]
+    assert reached == sorted(reached)
+    assert reached[-1] == 20
 
 
 def test_encoding_overlaps_with_the_next_model_call(tmp_path: Path) -> None:
@@ -287,7 +295,7 @@ def test_encoding_overlaps_with_the_next_model_call(tmp_path: Path) -> None:
     developed = threading.Event()
 
     class Waiting(Painter):
-        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
+        def make(self, pairs: Pairs, alive: Callable[[float], None]) -> Made:
             if len(self.calls) == 1:
                 assert developed.wait(timeout=60), "nothing is developed while the Maker runs"
             return super().make(pairs, alive)
@@ -369,7 +377,7 @@ def test_b9_what_the_maker_cannot_make_costs_only_its_own_image(tmp_path: Path) 
 @pytest.mark.parametrize("error", [OSError("disk"), MemoryError("full"), RuntimeError("device"), KeyboardInterrupt()])
 def test_an_error_of_the_machine_ends_the_attempt_and_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     class Failing(Painter):
-        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
+        def make(self, pairs: Pairs, alive: Callable[[float], None]) -> Made:
             if len(self.calls) == 2:
                 raise error
             return super().make(pairs, alive)
@@ -383,7 +391,7 @@ def test_an_error_of_the_machine_ends_the_attempt_and_leaves_nothing(tmp_path: P
 
 def test_a_lost_device_breaks_the_worker_not_the_unit(tmp_path: Path) -> None:
     class Lost(Painter):
-        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
+        def make(self, pairs: Pairs, alive: Callable[[float], None]) -> Made:
             def wait(timeout_s: float) -> None:
                 raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
@@ -416,7 +424,7 @@ def test_a_full_memory_says_what_to_lower_and_nothing_of_the_failed_call_is_held
         raise type(error)(*error.args)
 
     class Full(Painter):
-        def make(self, pairs: Pairs, get_on: Callable[[], None]) -> Made:
+        def make(self, pairs: Pairs, get_on: Callable[[float], None]) -> Made:
             if held:
                 alive.append(held[0]() is not None)
                 return super().make(pairs, get_on)
@@ -440,7 +448,7 @@ def test_a_full_memory_says_what_to_lower_and_nothing_of_the_failed_call_is_held
 
 def test_an_error_of_the_device_that_is_neither_loss_nor_memory_is_raised_as_it_is(tmp_path: Path) -> None:
     class Failing(Painter):
-        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
+        def make(self, pairs: Pairs, alive: Callable[[float], None]) -> Made:
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1 and mat2") as raised:
@@ -458,7 +466,7 @@ def test_draining_leaves_nothing_and_the_next_attempt_starts_over(tmp_path: Path
 
 def test_the_beat_counts_up(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    worker(tmp_path, Painter(sometimes(0.3)))(0, "t-1", lambda done, rejected: seen.append((done, rejected)))
+    worker(tmp_path, Painter(sometimes(0.3)))(0, "t-1", lambda done, rejected, _=0.0: seen.append((done, rejected)))
     assert seen == sorted(seen)
     assert seen[-1][0] == 20
 
@@ -534,7 +542,7 @@ def test_a_maker_that_draws_otherwise_is_found_out(tmp_path: Path) -> None:
     one(0, "t-1", no_beat)
 
     class Other(Painter):
-        def make(self, pairs: Pairs, alive: Callable[[], None]) -> Made:
+        def make(self, pairs: Pairs, alive: Callable[[float], None]) -> Made:
             return super().make([(replace(sample, replicate=9), draw) for sample, draw in pairs], alive)
 
     comparisons = regenerate_some(worker(tmp_path, Other()), [0], 5, seed=1)

@@ -64,12 +64,12 @@ def test_b15_a_call_says_that_it_is_alive_after_each_step_and_before_each_call_o
     pristine: Path, steps: int
 ) -> None:
     sampler = Sampler.load(spec(pristine, steps=steps, scheduler="ddim"))
-    said: list[None] = []
-    watched = sampler.sample(REQUESTS, lambda: said.append(None))
-    assert len(said) == steps + 2, "four images are two calls of the decoder"
+    said: list[float] = []
+    watched = sampler.sample(REQUESTS, said.append)
+    assert said == [*((step + 1) / steps for step in range(steps)), 1.0, 1.0], "four images: two calls of the decoder"
     assert np.array_equal(watched.image_NHWC, sampler.sample(REQUESTS).image_NHWC)
 
-    def stop() -> None:
+    def stop(share: float) -> None:
         raise Draining("no longer wanted")
 
     with pytest.raises(Draining):

@@ -48,7 +48,7 @@ class PaintingModel:
     def prepare(self, texts: Sequence[str], negatives: Sequence[str]) -> None:
         self.prepared.append((list(texts), list(negatives)))
 
-    def sample(self, requests: Sequence[Request], alive: Callable[[], None]) -> Sampled:
+    def sample(self, requests: Sequence[Request], alive: Callable[[float], None]) -> Sampled:
         self.requests += requests
         faults = [self.fault(request.seed) for request in requests]
         images = np.stack([paint(request.seed) for request in requests])
@@ -128,7 +128,7 @@ def test_a_model_is_told_the_texts_of_a_unit_in_slot_order_and_asked_with_the_se
 def test_a_full_memory_is_said_in_the_words_of_the_recipe(tmp_path: Path) -> None:
     one, model = painted(tmp_path, write_prompts_of(tmp_path))
 
-    def full(requests: Sequence[Request], alive: Callable[[], None]) -> Sampled:
+    def full(requests: Sequence[Request], alive: Callable[[float], None]) -> Sampled:
         raise RuntimeError("CUDA out of memory")
 
     model.sample = full  # type: ignore[method-assign]

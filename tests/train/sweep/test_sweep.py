@@ -254,6 +254,47 @@ def test_more_seeds_and_a_changed_point_add_runs_and_leave_the_others(tmp_path):
     assert not {top1 for label, top1 in rows if label == "6x"} & {0.64, 0.641}
 
 
+def test_points_can_be_chosen_and_a_later_call_with_more_of_them_goes_on(tmp_path):
+    points = {**TWO_POINTS, "9x": {"x": 9, "changes": {"lr": 9}}}
+    spec = spec_of(points)
+    begun: list[dict[int, Any]] = []
+
+    def call(*labels: str) -> SweepOutcome:
+        return run_sweep(
+            spec, SmallRecipe(), tmp_path, REPO, StopFlag(), lambda make: None, program=CHILD,
+            labels=labels or None, on_begin=lambda there: begun.append(dict(there)),
+        )  # fmt: skip
+
+    first = call("9x", "0x")
+    assert (first.exit_code, first.asked, first.done, first.made) == (0, 4, 4, 4)
+    assert first.sentence().startswith("sweep scale: 4 of 4 runs done; ")
+    assert sorted(begun[0]) == [0, 1, 4, 5]
+    rest = call()
+    assert (rest.asked, rest.done, rest.made, starts(tmp_path)) == (6, 6, 2, 6)
+    assert [bool(begun[1][number]) for number in range(6)] == [True, True, False, False, True, True]
+    again = call("0x")
+    assert (again.asked, again.done, again.work, starts(tmp_path)) == (2, 2, None, 6)
+    [table] = compare(read_results(tmp_path / RESULTS).results).sweeps
+    assert [row.label for row in table.rows] == ["0x", "6x", "9x"], "the results of all points stay"
+
+
+def test_a_point_that_does_not_exist_is_refused_with_the_names_before_anything_is_touched(tmp_path):
+    with pytest.raises(ValueError, match="points: found '7x', expected some of 0x, 6x, with commas between"):
+        run_sweep(
+            spec_of(TWO_POINTS), SmallRecipe(), tmp_path / "out", REPO, StopFlag(), lambda make: None, labels=["7x"]
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_whose_runs_all_find_the_same_mistake_ends_at_once_with_its_words(tmp_path):
+    """Ten runs with three attempts each would take 30 starts; three say enough."""
+    points = {f"{lr}x": {"changes": {"lr": lr, "behaviour": "mistake"}} for lr in range(1, 11)}
+    outcome = sweep(spec_of(points, seeds=1, cluster=FanOutSpec(in_process=True)), tmp_path)
+    assert (outcome.exit_code, outcome.done, starts(tmp_path)) == (1, 0, 3)
+    assert "the first 3 units failed, and would fail again; the last cause: run 002-s000-" in outcome.sentence()
+    assert "found no classes, expected ten (see " in outcome.sentence()
+
+
 def test_a_run_that_fails_is_tried_again_then_given_up_with_its_own_last_words(tmp_path):
     points = {"0x": {}, "6x": {"changes": {"behaviour": "fail"}}}
     outcome = sweep(spec_of(points, seeds=1), tmp_path)
@@ -314,7 +355,7 @@ def test_a_run_that_takes_longer_than_its_deadline_is_ended(tmp_path):
     job = worker_job(tmp_path, spec_of({"0x": {"changes": {"behaviour": "hang"}}, "6x": {}}, seeds=1))
     worker = SweepWorker(job.model_copy(update={"deadline_s": 0.0}))
     with pytest.raises(TimeoutError, match="still training after 0 minutes"):
-        worker(0, "first", lambda done, rejected: None)
+        worker(0, "first", lambda done, rejected, under_way=0.0: None)
     assert not list(tmp_path.glob("logs/*.process.json"))
 
 
@@ -323,7 +364,7 @@ def test_a_run_that_is_no_longer_wanted_has_ended_before_its_worker_goes_on(tmp_
     note = tmp_path / "logs" / f"{plan_runs(spec, SmallRecipe())[0].name}.process.json"
     left: list[int] = []
 
-    def drop(done: int, rejected: int) -> None:
+    def drop(done: int, rejected: int, under_way: float = 0.0) -> None:
         left.append(json.loads(note.read_text())["pid"])
         raise Draining("no longer wanted")
 
@@ -373,10 +414,10 @@ def test_an_orphan_is_found_by_its_identity_and_a_stranger_with_its_pid_is_left_
         gone = {**dataclasses.asdict(this_process()), "started": this_process().started - 1}
         row = {"place": this_place(), "pid": orphan.pid, "started": start_ticks(orphan.pid), "worker": gone}
         note.write_text(json.dumps({**row, "pid": os.getpid(), "started": this_process().started - 1}))
-        assert worker(0, "a", lambda done, rejected: None)["top1"] == {"real-test": 0.61, "sketch": 0.61}
+        assert worker(0, "a", lambda done, rejected, under_way=0.0: None)["top1"] == {"real-test": 0.61, "sketch": 0.61}
         (tmp_path / runs[0].name / RESULTS).unlink()
         note.write_text(json.dumps(row))
-        worker(0, "b", lambda done, rejected: None)
+        worker(0, "b", lambda done, rejected, under_way=0.0: None)
         assert orphan.wait(timeout=60) == -signal.SIGTERM, "it was asked to save and end"
     finally:
         orphan.kill()
@@ -395,7 +436,7 @@ def test_a_run_whose_worker_is_at_work_is_left_alone(tmp_path, monkeypatch):
         trains, watches = ({"place": this_place(), "pid": one.pid, "started": start_ticks(one.pid)} for one in others)
         note.write_text(json.dumps({**trains, "worker": watches}))
         with pytest.raises(RuntimeError, match=r"whose worker .* is at work, expected none; wait for the other sweep"):
-            worker(0, "a", lambda done, rejected: None)
+            worker(0, "a", lambda done, rejected, under_way=0.0: None)
         assert [one.poll() for one in others] == [None, None]
     finally:
         for one in others:
