@@ -62,8 +62,10 @@ def rejected_picture(status: str, image_HWC: np.ndarray | None, source_type: Sou
     height, width = image_HWC.shape[0] // block, image_HWC.shape[1] // block
     if not height or not width:  # a strip
         return None
-    blocks = image_HWC[: height * block, : width * block].reshape(height, block, width, block, 3)
-    small_HWC = (blocks.sum(axis=(1, 3), dtype=np.uint32) // (block * block)).astype(np.uint8)
+    whole_HWC = image_HWC[: height * block, : width * block]
+    rows_HWC = whole_HWC.reshape(height, block, width * block, 3).sum(axis=1, dtype=np.uint32)
+    sums_HWC = rows_HWC.reshape(height, width, block, 3).sum(axis=2)
+    small_HWC = (sums_HWC // (block * block)).astype(np.uint8)
     return encode_jpeg(small_HWC, QUALITY, "420", source_type)
 
 
