@@ -64,7 +64,9 @@ def train_in_folder(
             return TrainOutcome(out, steps, steps, 0.0, 0.0, task.metric, done, "")
         # now, and not after days of training: are all sets there, and do they fit? Every rank opens them, with no
         # collective call pending: one builds an index, for up to an hour, and the others wait at its lock
-        for line in task.check_data(open_domains(recipe.data.domains, recipe.data.cache.folder), ranks):
+        data = recipe.data
+        domains = open_domains(data.domains, data.cache.folder, data.class_list)
+        for line in task.check_data(domains, ranks):
             if log is not None:
                 log.say(line)
         names = owned.enter_context(ReplacedLog(out, ranks.rank))
