@@ -39,6 +39,7 @@ VERBS = [
     "meanings",
     "prompts",
     "train",
+    "evaluate",
     "sweep",
     "report",
     "plan",
@@ -46,6 +47,7 @@ VERBS = [
     "repair",
     "show",
     "export",
+    "push",
     "status",
     "doctor",
 ]
