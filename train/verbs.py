@@ -162,6 +162,8 @@ def evaluate(
     with waiting("looking for the model"):
         subject = open_subject(model, revision, classes)
     say(f"model: {subject.line}")
+    if note := subject.shown_otherwise():
+        say(note)
     with waiting("looking through the sets"):
         sets, lines = open_on(subject, on, subset, "own" if own_classes else "all")
     for line in lines:

@@ -50,6 +50,16 @@ class Subject:
             f"sha256 {self.found.sha256[:16]}"
         )
 
+    def shown_otherwise(self) -> str:
+        """A line if its description asks for pictures in another way than they are shown here; "" if not."""
+        asked = (self.about.interpolation, self.about.crop_mode)
+        if asked == ("bicubic", "center"):
+            return ""
+        return (
+            f"{self.found.shown}: its description asks for {clip(', '.join(asked), 60)}; pictures are shown bicubic, "
+            "center, so figures may differ a little from published ones"
+        )
+
     def called(self, output: int) -> str:
         """The output's name and number."""
         one = next((one for one in self.classes if one.id == output), None)

@@ -52,6 +52,7 @@ class About(BaseModel):
     size_px: int = Field(224, ge=8, le=2048, description="side of the pictures")
     crop_pct: Share = 0.875
     interpolation: str = Field("bicubic", max_length=40)
+    crop_mode: str = Field("center", max_length=40)
     mean: Three = IMAGENET.mean
     std: Three = IMAGENET.std
     names: Mapping[int, str] = Field(default={}, description="output -> what its class is called")

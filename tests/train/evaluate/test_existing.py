@@ -141,6 +141,18 @@ def test_weights_with_other_outputs_than_their_description_says_are_refused(tmp_
         load_subject(open_subject(str(tmp_path)))
 
 
+def test_a_description_that_asks_for_other_pictures_is_told(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    assert open_subject(str(tmp_path)).shown_otherwise() == ""
+    described = json.loads((tmp_path / "config.json").read_text())
+    described["pretrained_cfg"] |= {"interpolation": "bilinear", "crop_mode": "squash"}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    assert (
+        "its description asks for bilinear, squash; pictures are shown bicubic"
+        in open_subject(str(tmp_path)).shown_otherwise()
+    )
+
+
 # which outputs
 
 
