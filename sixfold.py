@@ -125,8 +125,8 @@ def command_line() -> typer.Typer:
     from cluster.console import warn
     from cluster.verbs import doctor
     from gen.verbs import generate, init, meanings, plan, prompts
-    from shards.verbs import export, repair, show, status, verify
-    from train.verbs import report, sweep, train
+    from shards.verbs import export, push, repair, show, status, verify
+    from train.verbs import evaluate, report, sweep, train
 
     for path in strangers:
         warn(f"{path} has the name of a package of sixfold and is not used; sixfold goes on with its own")
@@ -142,8 +142,8 @@ def command_line() -> typer.Typer:
     )
     app.callback()(_options)
     for verb in (
-        *(init, generate, meanings, prompts, plan, verify, repair, show, export),
-        *(train, sweep, report, status, doctor),
+        *(init, generate, meanings, prompts, plan, verify, repair, show, export, push),
+        *(train, evaluate, sweep, report, status, doctor),
     ):
         app.command()(verb)
     if VARIABLE in os.environ:

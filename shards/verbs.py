@@ -1,6 +1,7 @@
-"""The verbs of a data set that is there: verify, repair, show, export, status."""
+"""The verbs of a data set that is there: verify, repair, show, export, push, status."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from shards.set.status import Status
     from shards.views.census import Subset
 
+MAX_LISTED = 40  # files that a dry run names
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
 WATCH_S = 3.0  # between two looks at a run; ten times as long as a look takes, if that is more
 
@@ -199,6 +201,75 @@ def export(
     say(f"{counted(exported.num_samples, 'sample')} for {to} in {out}{left_out}")
 
 
+def push(
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A data set, or the folder of a training with its exported model.")
+    ],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hugging Face hub.")],
+    go: Annotated[bool, typer.Option("--go", help="Really send; without it only what would be sent is told.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="A repository that all may see.")] = False,
+    licence: Annotated[
+        str | None, typer.Option(help="Of a model: its licence, for the card.", show_default="none")
+    ] = None,
+    unlicensed: Annotated[
+        Literal["refuse", "keep"],
+        typer.Option(help="Of a data set: samples without a known licence; keep is for your own use."),
+    ] = "refuse",
+    deadline_h: Annotated[
+        float, typer.Option(min=0.001, help="Hours after which it ends; run it again to go on.")
+    ] = 24,
+) -> None:
+    """Put a data set or a trained model on the Hugging Face hub, with its card; a dry run unless you say `--go`.
+
+    The token comes from HF_TOKEN. The repository is private. Run it again to go on.
+
+    Example: `sixfold push out/sandbox someone/numbers`
+    """
+    with waiting("loading the program"):
+        from shards.disk.address import local_root
+        from shards.disk.amounts import counted, size_text
+        from shards.disk.data_set import is_data_set, no_data_set
+        from shards.disk.store import open_for_reading
+        from shards.views.hub import check_repo_id, token_of
+        from shards.views.hub import push as push_files
+        from shards.views.push import data_set_files
+
+    check_repo_id(repo)
+    store, root = open_for_reading(folder), local_root(folder)
+    if is_data_set(store):
+        kind: Literal["dataset", "model"] = "dataset"
+        files = data_set_files(store, repo.partition("/")[2], unlicensed)
+    elif root is not None and (root / "model.safetensors").is_file():
+        from train.task.model_card import model_files
+
+        kind, files = "model", model_files(root, repo, licence)
+    else:
+        raise no_data_set(store)
+    shown = [f"{one.name}  {size_text(one.size)}" for one in files]
+    what = f"{counted(len(files), 'file')}, {size_text(sum(one.size for one in files))}"
+    if not go:
+        say(
+            "\n".join(
+                shown if len(shown) <= MAX_LISTED else [*shown[:MAX_LISTED], f"and {len(shown) - MAX_LISTED:,} more"]
+            )
+        )
+        say(f"{what} would go to the {'public' if public else 'private'} {kind} {repo}; send them with --go")
+        return
+    say(f"{what} to the {'public' if public else 'private'} {kind} {repo}")
+    done = push_files(
+        repo,
+        kind,
+        files,
+        token_of(os.environ),
+        public=public,
+        endpoint=os.environ.get("HF_ENDPOINT"),
+        deadline_s=3600 * deadline_h,
+        say=lambda line: say(line, err=True),
+    )
+    sent = f"{done.num_sent:,} sent now ({size_text(done.bytes_sent)})"
+    say(f"{counted(done.num_files, 'file')} at {done.address}, {sent}")
+
+
 def status(
     folder: Folder,
     watch: Annotated[
@@ -268,9 +339,11 @@ def _watch(store: "Store") -> "Status":
 
 def gallery_page(folder: str, out: Path | None = None, subset: str | None = None) -> Path:
     """Write the gallery of a data set, by default below its `_meta`, and return its first page."""
+    from gen.run.real import real_pictures
     from shards.disk.data_set import open_data_set
     from shards.disk.layout import META
     from shards.disk.store import FolderStore
+    from shards.views.class_pages import REAL_PER_CLASS, RealPictures
     from shards.views.gallery import write_gallery
 
     store = open_data_set(folder)
@@ -278,8 +351,15 @@ def gallery_page(folder: str, out: Path | None = None, subset: str | None = None
         if not isinstance(store, FolderStore):
             raise ValueError(f"{store.url}: a page for a store is written to a folder; give one with --out")
         out = store.path_to_write(f"{META}/gallery")
+    real = None
+    try:
+        known = real_pictures(store, REAL_PER_CLASS)
+        real = None if known is None else RealPictures(*known)
+    except ValueError as error:  # the set of another version; its own pictures can be shown
+        warn(f"the page shows no real pictures: {error}")
+    chosen = named_subset(store, subset)
     with bar("gallery") as advance:
-        return write_gallery(store, out, subset=named_subset(store, subset), subset_name=subset or "", progress=advance)
+        return write_gallery(store, out, subset=chosen, subset_name=subset or "", real=real, progress=advance)
 
 
 def named_subset(store: "Store", name: str | None) -> "Subset | None":

@@ -42,6 +42,7 @@ VERBS = [
     "meanings",
     "prompts",
     "train",
+    "evaluate",
     "sweep",
     "report",
     "plan",
@@ -49,6 +50,7 @@ VERBS = [
     "repair",
     "show",
     "export",
+    "push",
     "status",
     "doctor",
 ]

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shards.disk": set(),
     "shards.set": {"shards.disk"},
     "shards.labels": {"shards.disk", "shards.set"},
-    "shards.stream": {"shards.disk", "shards.set"},
+    "shards.stream": {"shards.disk", "shards.labels", "shards.set"},
     "shards.views": {"shards.disk", "shards.labels", "shards.set"},
     "cluster.code": {"shards.disk"},
     "cluster.process": {"shards.disk"},

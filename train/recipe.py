@@ -11,19 +11,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cluster.recipes.load import fingerprint
 from shards.stream.spec import StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
-from train.model.classifiers import ModelSpec, normalisation_of
+from train.model.classifiers import ModelSpec, normalisation_of, pinned
 from train.model.engine import EngineSpec
 from train.model.normalisation import IMAGENET
 from train.model.optim import OptimSpec
 
 TaskName = Literal["classify"]  # the keys of train.run.TASKS
 
-# How the work is done, for how long it is kept and shown: none of it decides what comes out.
+# How the work is done, for how long it is kept and shown: none of it decides what comes out. What `classes`
+# gives, the labels, is in the digests of the data.
 _FREE: Any = {
     "engine": True,
     "checkpoint": True,
     "log": True,
-    "data": {"threads", "prefetch_steps", "deadline_s", "cache", "verify", "check_names"},
+    "data": {"threads", "prefetch_steps", "deadline_s", "cache", "verify", "check_names", "classes"},
 }
 # Fields that came after the first results: at these values they are left out of digests, so that a run of before keeps
 # its name and is not trained again.
@@ -31,7 +32,10 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("task",): "classify",
     ("model", "mean"): None,
     ("model", "std"): None,
+    ("model", "pretrained_revision"): None,
+    ("model", "pretrained_sha256"): None,
     ("data", "verify"): "first",
+    ("data", "classes"): None,
 }
 MAX_STEP_IMAGES = 1 << 20  # published steps of CLIP have 160,000; what is typed by mistake would fill the memory
 
@@ -119,9 +123,15 @@ def check_ranks(recipe: TrainRecipe, ranks: int) -> None:
         )
 
 
+def with_pinned_weights(recipe: TrainRecipe) -> TrainRecipe:
+    """The recipe as a training keeps it: see `train.model.classifiers.pinned`. Raises ValueError as that does."""
+    return recipe.model_copy(update={"model": pinned(recipe.model)})
+
+
 def deciding(recipe: TrainRecipe) -> dict[str, Any]:
-    """The part that must stay as it is for a checkpoint to be gone on with."""
-    chosen = recipe.model_dump(mode="json", exclude=_FREE)
+    """The part that must stay as it is for a checkpoint to be gone on with. Raises ValueError for trained weights that
+    are not there, unless the recipe holds their hash."""
+    chosen = _by_content(recipe)
     for domain in chosen["data"]["domains"]:
         del domain["source"]  # data may move; the stream compares their digests
     # what the pictures are normalised with, wherever that is said; versions that did not write it down took ImageNet's
@@ -137,7 +147,17 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
 def recipe_digest(recipe: BaseModel) -> str:
     """What `Result.recipe` holds: the fingerprint of what decides, and of where the data are, since two runs may differ
     in nothing else."""
-    return _fingerprint(recipe.model_dump(mode="json", exclude=_FREE))
+    dumped = _by_content(recipe) if isinstance(recipe, TrainRecipe) else recipe.model_dump(mode="json", exclude=_FREE)
+    return _fingerprint(dumped)
+
+
+def _by_content(recipe: TrainRecipe) -> dict[str, Any]:
+    """What decides, with the hash of trained weights in the place of their name: they may move."""
+    model = pinned(recipe.model)
+    chosen = recipe.model_copy(update={"model": model}).model_dump(mode="json", exclude=_FREE)
+    chosen["model"]["pretrained"] = model.pretrained_sha256
+    del chosen["model"]["pretrained_revision"], chosen["model"]["pretrained_sha256"]
+    return chosen
 
 
 def whole_digest(recipe: BaseModel) -> str:

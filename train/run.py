@@ -10,7 +10,7 @@ from pathlib import Path
 from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import Ranks
 from shards.disk.file_calls import OS_DISK, Disk
-from train.recipe import TaskName, TrainRecipe
+from train.recipe import TaskName, TrainRecipe, with_pinned_weights
 from train.session.in_folder import train_in_folder
 from train.session.outcome import TrainOutcome
 from train.task.classify import classify
@@ -22,5 +22,7 @@ TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify}
 def train(
     recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag, ranks: Ranks, disk: Disk = OS_DISK
 ) -> TrainOutcome:
-    """Train the recipe's Task. Errors are those of `train.session.in_folder.train_in_folder`."""
+    """Train the recipe's Task. Errors are those of `train.session.in_folder.train_in_folder`, and those of trained
+    weights that are not there."""
+    recipe = with_pinned_weights(recipe)
     return train_in_folder(recipe, TASKS[recipe.task](recipe), out, home, stop, ranks, disk)

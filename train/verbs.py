@@ -1,4 +1,4 @@
-"""The verbs of training: train, sweep, report."""
+"""The verbs of training: train, evaluate, sweep, report."""
 
 import contextlib
 import os
@@ -107,6 +107,82 @@ def _train_over_ray(recipe: "TrainRecipe", folder: Path, ranks: int, stop: "Stop
     outcome = train_over_ray(recipe, folder, ranks, stop, say=partial(say, err=True))
     say(outcome.line if outcome.is_good else f"sixfold: {outcome.line}", err=not outcome.is_good)
     raise typer.Exit(outcome.exit_code)
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="The folder of a training or of an export, a .safetensors file with config.json beside it, a model of "
+            "timm (resnet50.a1_in1k) or a hub id that is in the hub cache.",
+        ),
+    ],
+    on: Annotated[
+        list[str],
+        typer.Option(
+            "--on",
+            metavar="SOURCE",
+            help="What to measure on, also several times: a data set, tars, an image folder, a folder of Hugging Face "
+            "datasets.",
+        ),
+    ],
+    out: Annotated[Path | None, path_option("Folder of the results.", "out/evaluate/<the model>")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit of a hub id, 40 hex digits.", show_default="the one in the hub cache")
+    ] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="A subset's name such as 2x, or a split.", show_default="everything")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="What the model's outputs are called: imagenet-1k, a list, or a data set.",
+            show_default="as stands beside the weights",
+        ),
+    ] = None,
+    own_classes: Annotated[
+        bool, typer.Option("--own-classes", help="Let only outputs of the set's classes compete (ImageNet-R, -A).")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Pictures in one batch.")] = 64,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Find model, sets and which class is which output; measure nothing.")
+    ] = False,
+) -> None:
+    """Measure a trained model: accuracy by class, and a page of what it confuses.
+
+    Classes are matched by name where model and set have names, otherwise by number.
+
+    Example: `sixfold evaluate out/train/lam --on out/sandbox --dry-run`
+    """
+    with waiting("loading the program"):
+        from train.evaluate.existing import open_on
+        from train.evaluate.subject import open_subject
+
+    with waiting("looking for the model"):
+        subject = open_subject(model, revision, classes)
+    say(f"model: {subject.line}")
+    if note := subject.shown_otherwise():
+        say(note)
+    with waiting("looking through the sets"):
+        sets, lines = open_on(subject, on, subset, "own" if own_classes else "all")
+    for line in lines:
+        say(line)
+    if dry_run:
+        return
+    with waiting("loading torch and timm"):
+        from cluster.ranks.place import device_of, find_place
+        from train.evaluate.existing import PAGE, measure_on, table, write_reports
+
+    folder = out or Path("out/evaluate") / subject.name
+    check_file(folder / PAGE)
+    device = device_of(find_place({}), os.environ)
+    with waiting("measuring"):
+        reports = measure_on(subject, sets, batch, device, say)
+    for report in reports:
+        say(table(report))
+    write_reports(folder, subject, reports)
+    say(f"results: {folder}; what is confused with what: {folder / PAGE}")
 
 
 def sweep(

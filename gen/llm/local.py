@@ -50,7 +50,7 @@ class LocalModel:
     def __init__(self, spec: LlmSpec) -> None:
         import torch
 
-        folder = flat_model("llm", spec.model or "", spec.revision, "config.json", "model.safetensors")
+        folder = flat_model("llm.model", spec.model or "", spec.revision, "config.json", "model.safetensors")
         self._spec = spec
         self._identity = {
             "provider": "transformers",

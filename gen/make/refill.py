@@ -1,7 +1,7 @@
 """The refill loop makes a shard of a unit: it draws, screens, draws again, encodes, writes and commits.
 
 In: a unit number, a job, a `Maker` (`gen.make.maker`), a store. Out: a small summary. On disk: one shard through
-`shards.set.writer`, in which every draw has a row and every success its image.
+`shards.set.writer`, in which every draw has a row, every success its image, and some rejected draws a small picture.
 
 The bytes of a shard depend on (job, Maker, unit) alone. Draws go to the Maker in batches, and rejected samples are
 drawn again. Batch i is formed before batch i-1 has been screened: it knows the verdicts up to batch i-2, and those of
@@ -36,6 +36,7 @@ from shards.disk.object_store import ObjectStore
 from shards.disk.record import JSON, Record
 from shards.disk.store import FolderStore
 from shards.set.commit import settle
+from shards.set.rejected import rejected_picture
 from shards.set.writer import ShardWriter
 
 # What a Maker may raise because of one text or one image; it rejects that image. Everything else (a lost
@@ -84,6 +85,16 @@ class Developed:
     jpeg: bytes | None
     error: str | None
     columns: Mapping[str, object]  # of its row; those that only the image tells
+    small: bytes | None = None  # the picture of a rejected draw, if it may be kept
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A row on its way to the writer, with its number in the shard."""
+
+    number: int
+    row: dict[str, object]
+    image: Developed
 
 
 @dataclass
@@ -133,13 +144,14 @@ class UnitWorker(Generic[Sample]):
         """Screen and encode one image. An error that this raises rejects this image only."""
         try:
             picture = made.picture(place)
+            image_HWC, source_type = picture.image_HWC, self.maker.source_type
             if picture.status != SUCCESS:
-                return Developed(picture.status, None, picture.error, picture.columns)
-            image_HWC = picture.image_HWC
+                small = rejected_picture(picture.status, image_HWC, source_type)
+                return Developed(picture.status, None, picture.error, picture.columns, small)
             assert image_HWC is not None, "a success has an image"
             status = screen(image_HWC, self.job.screen)
             if status != SUCCESS:
-                return Developed(status, None, REASONS[status], {})
+                return Developed(status, None, REASONS[status], {}, rejected_picture(status, image_HWC, source_type))
             height, width = image_HWC.shape[:2]
             jpeg = picture.jpeg or self.encode(image_HWC)
             return Developed(SUCCESS, jpeg, None, {**picture.columns, "width": width, "height": height})
@@ -174,7 +186,7 @@ class _UnitWork(Generic[Sample]):
         self.slots = Slots([worker.num_draws(sample) for sample in self.samples])
         self.seconds = _Seconds()
         self.num_calls = 0
-        self._held: dict[int, tuple[dict[str, object], bytes | None]] = {}  # final rows that wait for lower slots
+        self._held: dict[int, _Entry] = {}  # final rows that wait for lower slots
         self._next_slot = 0
         self._rejected: Counter[str] = Counter()
         self._last_error = ""
@@ -292,10 +304,8 @@ class _UnitWork(Generic[Sample]):
                 f"the device failed ({error_line(error, MAX_ERROR)}); check it with `nvidia-smi -q`"
             ) from error
 
-    def _settle(
-        self, calls: "list[_Call]", developed: list[list[Developed]]
-    ) -> list[tuple[int, dict[str, object], bytes | None]]:
-        """Row number, row and image of each draw; rejected slots are queued again."""
+    def _settle(self, calls: "list[_Call]", developed: list[list[Developed]]) -> list[_Entry]:
+        """The row of each draw; rejected slots are queued again."""
         rows = []
         for call, images in zip(calls, developed, strict=True):
             numbers = self.slots.settle(call.draws, [image.status for image in images])
@@ -303,7 +313,7 @@ class _UnitWork(Generic[Sample]):
                 if image.status != SUCCESS:
                     self._rejected[image.status] += 1
                     self._last_error = image.error or ""
-                rows.append((number, self._row(draw, call.number, number, image), image.jpeg))
+                rows.append(_Entry(number, self._row(draw, call.number, number, image), image))
         return rows
 
     def _row(self, draw: Draw, batch: int, number: int, image: Developed) -> dict[str, object]:
@@ -318,17 +328,17 @@ class _UnitWork(Generic[Sample]):
             "batch": batch,
         }
 
-    def _write(self, writer: ShardWriter, rows: list[tuple[int, dict[str, object], bytes | None]]) -> None:
+    def _write(self, writer: ShardWriter, rows: list[_Entry]) -> None:
         """In the other thread: rejected draws at once, the slots' final rows in slot order."""
         begun = time.perf_counter()
-        for number, row, jpeg in rows:
-            if number >= len(self.samples):
-                writer.add(row, None)
+        for one in rows:
+            if one.number >= len(self.samples):
+                writer.add(one.row, None, one.image.small)
             else:
-                self._held[number] = (row, jpeg)
+                self._held[one.number] = one
         while self._next_slot in self._held:
-            row, jpeg = self._held.pop(self._next_slot)
-            writer.add(row, jpeg)
+            one = self._held.pop(self._next_slot)
+            writer.add(one.row, one.image.jpeg, one.image.small)
             self._next_slot += 1
         self.seconds.write += time.perf_counter() - begun
 

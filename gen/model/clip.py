@@ -152,7 +152,7 @@ def clip_folder(spec: ClipSpec) -> Path:
     if uses_open_clip and spec.revision is not None:
         name = _hub_id_of_tag(name) or name
     weights = "open_clip_model.safetensors" if uses_open_clip else "model.safetensors"
-    folder = flat_model("clip", name, spec.revision, index, weights, (Path(), home()))
+    folder = flat_model("clip.model", name, spec.revision, index, weights, (Path(), home()))
     config = read_config(folder / index)
     if uses_open_clip:
         _check_open_clip(folder, config)

@@ -76,7 +76,7 @@ def open_model(model: str, revision: str | None, variant: str | None, home: Path
 
     A revision makes ``model`` a hub id; without one it is a folder. Raises ModelError.
     """
-    folder = _local_folder(model, home) if revision is None else _hub_folder("sampler", model, revision, INDEX)
+    folder = _local_folder(model, home) if revision is None else _hub_folder("sampler.model", model, revision, INDEX)
     return _check_folder(folder, variant)
 
 
@@ -87,7 +87,7 @@ def model_digest(model: str, revision: str | None, home: Path) -> str:
     and a README does not. One core hashes 1.4 GB/s, if the disk is as fast. Raises ModelError.
     """
     if revision is not None:
-        _hub_folder("sampler", model, revision, INDEX)
+        _hub_folder("sampler.model", model, revision, INDEX)
         return hub_digest(model, revision)
     folder = _local_folder(model, home)
     return _digest(folder, _files(folder), b"")
@@ -99,8 +99,8 @@ def flat_model(
     """The checked folder of a model whose files are in one flat folder: a CLIP, a language model.
 
     ``index`` is the name of its config, ``weights`` that of its safetensors (one file, or several with an index),
-    ``what`` the recipe's name for the model. Without a revision ``model`` is a folder, searched in ``homes``. Raises
-    ModelError.
+    ``what`` the recipe's field that names the model. Without a revision ``model`` is a folder, searched in ``homes``.
+    Raises ModelError.
     """
     if revision is None:
         folder = _local_flat_folder(what, model, index, homes)
@@ -166,32 +166,37 @@ def _local_flat_folder(what: str, model: str, index: str, homes: Sequence[Path])
     for folder in folders:
         if (folder / index).is_file():
             return folder.resolve()
-    name = f"{what}.model {quoted(model, 120)}"
+    name = f"{what} {quoted(model, 120)}"
     if any(folder.is_dir() for folder in folders):
         raise ModelError(f"{name}: found a folder without {index}, expected a model in its library's own format")
-    hint = f"for a model of the hub also give its commit, {what}.revision=<40 hex digits>"
+    hint = f"for a model of the hub also give its commit, {revision_field(what)}=<40 hex digits>"
     raise ModelError(
         f"{name}: found no such folder, expected one with {index}; "
         + (hint if HUB_ID_PATTERN.fullmatch(model) else "check the path")
     )
 
 
+def revision_field(what: str) -> str:
+    """The field beside ``what`` that holds the commit: ``clip.revision``, ``sampler.decoder_revision``."""
+    return f"{what.removesuffix('model')}revision" if what.endswith(".model") else f"{what}_revision"
+
+
 def _hub_folder(what: str, model: str, revision: str, index: str) -> Path:
     if not COMMIT_PATTERN.fullmatch(revision):
         raise ModelError(
-            f"{what}.model {quoted(model, 120)}: found revision {quoted(revision, 80)}, expected a commit of 40 hex "
-            f"digits; branches move, so open the model's page, copy the commit and set {what}.revision to it"
+            f"{what} {quoted(model, 120)}: found revision {quoted(revision, 80)}, expected a commit of 40 hex "
+            f"digits; branches move, so open the model's page, copy the commit and set {revision_field(what)} to it"
         )
     if not HUB_ID_PATTERN.fullmatch(model):
         raise ModelError(
-            f"{what}.model {quoted(model, 120)}: expected a hub id (owner/name) beside a revision; drop the revision"
+            f"{what} {quoted(model, 120)}: expected a hub id (owner/name) beside a revision; drop the revision"
         )
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(model, index, revision=revision)
     if not isinstance(found, str):
         raise ModelError(
-            f"{what}.model {model}: commit {revision} is not in the hub cache of this machine; get it with "
+            f"{what} {model}: commit {revision} is not in the hub cache of this machine; get it with "
             f"`hf download {model} --revision {revision}` (every node needs it, or a shared HF_HOME)"
         )
     return Path(found).parent

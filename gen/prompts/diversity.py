@@ -31,6 +31,14 @@ CLIP_TOKENS = 77  # that the encoder reads, with the marks of beginning and end,
 MAX_LISTED = 12  # pairs, long prompts, words in one line
 MAX_CUT = 10_000  # long prompts whose lost end is looked at
 MAX_LENGTH = 2_000  # longer prompts are counted as this long in the histogram
+NUM_EXAMPLES = 20  # prompts that are shown first
+
+# What a class may have before it needs a look, as shares of its prompts. A few of everything are no fault: contexts
+# drawn at random repeat themselves, one of many captions is long. Above a fifth without the name the paper's own
+# captioner warns, too.
+MOST_REPEATED, MOST_NAMELESS, MOST_CUT, MOST_FLAGGED = 0.10, 0.20, 0.05, 0.02
+LEAST_PAIRS = 0.11  # distinct word pairs over all; one template with another number has 0.10, the sandbox 0.12
+ENOUGH = 20  # prompts for that
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # one unit row a text
@@ -38,9 +46,10 @@ Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # one unit row a text
 
 @dataclass(frozen=True)
 class Extreme:
-    """Prompts that stand out: two that are alike, a long one in two parts (read, lost), one with a flagged word."""
+    """Prompts that are shown: two that are alike, a long one in two parts (read, lost), one with a flagged word, one of
+    the examples."""
 
-    value: float  # cosine or share of words that both have; tokens; prompts with the word
+    value: float  # cosine or share of words that both have; tokens; prompts with the word; 1
     class_id: int
     class_name: str
     prompt_ids: tuple[int, ...]
@@ -69,6 +78,21 @@ class ClassDiversity:
         return 0.0 if alike is None else 1 - alike
 
     @property
+    def doubts(self) -> list[str]:
+        """Why the class needs a look, in words; nothing for a healthy one."""
+        counts = (
+            (self.num_prompts - self.num_distinct, MOST_REPEATED, "repeat another"),
+            (self.num_nameless, MOST_NAMELESS, "never say the name"),
+            (self.num_cut, MOST_CUT, "are cut"),
+            (self.num_flagged, MOST_FLAGGED, "have a flagged word"),
+        )
+        total = self.num_prompts
+        found = [f"{100 * count / total:.0f} % {what}" for count, most, what in counts if count > most * total]
+        if total >= ENOUGH and self.distinct_pairs is not None and self.distinct_pairs < LEAST_PAIRS:
+            found.append("all say nearly the same")
+        return found
+
+    @property
     def num_doubts(self) -> int:
         """Prompts that repeat another, miss the name, are cut or flagged; one may count several times."""
         return self.num_prompts - self.num_distinct + self.num_nameless + self.num_cut + self.num_flagged
@@ -91,6 +115,7 @@ class Diversity:
     longest: list[Extreme] = field(default_factory=list)
     flags: Counter[str] = field(default_factory=Counter)  # word -> prompts
     first_flagged: dict[str, Extreme] = field(default_factory=dict)
+    examples: list[Extreme] = field(default_factory=list)  # some prompts, of classes all over the table
 
     def total(self, figure: str) -> int:
         """Over all classes, of `num_prompts`, `num_distinct`, `num_nameless`, `num_cut` or `num_flagged`."""
@@ -154,6 +179,7 @@ def measure_diversity(
                 num_flagged=_count_flags(one, found),
             )
         )
+    found.examples = _examples(table, seed)
     return found
 
 
@@ -170,6 +196,22 @@ class _Class:
 
     def extreme(self, value: float, prompt_ids: tuple[int, ...], texts: tuple[str, ...]) -> Extreme:
         return Extreme(value, self.id, self.name, prompt_ids, texts)
+
+
+def _examples(table: PromptTable, seed: int) -> list[Extreme]:
+    """One prompt each of `NUM_EXAMPLES` classes that are spread over the table, or of all classes in turn."""
+    ids = list(table.num_per_class())
+    if len(ids) > NUM_EXAMPLES:
+        ids = [ids[place * len(ids) // NUM_EXAMPLES] for place in range(NUM_EXAMPLES)]
+    turns = -(-NUM_EXAMPLES // len(ids))
+    picks = {class_id: _pick(table.num_per_class()[class_id], turns, seed, class_id) for class_id in ids}
+    found: list[Extreme] = []
+    for turn in range(turns):
+        for class_id in ids:
+            if turn < len(picks[class_id]) and len(found) < NUM_EXAMPLES:
+                one = table.prompt(class_id, picks[class_id][turn])
+                found.append(Extreme(1, class_id, one.class_name, (one.prompt_id,), (one.text,)))
+    return found
 
 
 def _pick(count: int, sample: int, seed: int, class_id: int) -> list[int]:

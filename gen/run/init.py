@@ -186,7 +186,7 @@ def first_training(name: str, source: str, classes: list[Class], side_px: int, s
         _line("  name", "resnet18", "any model of timm"),
         f"  num_classes: {max(one.id for one in classes) + 1}",
         _line("  aux", "bn", "synthetic images have batch normalisation of their own; none: for ViT, ConvNeXt"),
-        "  # pretrained: FOLDER      # with model.safetensors",
+        "  # pretrained: FOLDER      # of weights to start from; or a hub id beside pretrained_revision",
         "data:",
         "  domains:",
         f"    - {{name: real, source: {_text(source)}, quota: {quota}}}",

@@ -35,13 +35,13 @@ from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
 from gen.run.outcome import scale_name
 from gen.run.recipe import Recipe, changes_of, meaning_contents
 from shards.disk.amounts import counted
-from shards.disk.checked_json import CHECKSUM, to_checked
+from shards.disk.checked_json import CHECKSUM, plain_json, to_checked
 from shards.disk.layout import META, RUN, SUCCESS
 from shards.disk.object_store import ObjectStore
 from shards.disk.record import JSON, Record
-from shards.disk.safe_text import quoted
+from shards.disk.safe_text import quoted, redact, visible
 from shards.disk.store import FolderStore
-from shards.labels.classes import Class
+from shards.labels.classes import Class, load_classes
 from shards.set.manifest import SUBSETS, iter_tables, read_subset, scan, write_subset
 from shards.set.origin import Origin, changed_files, origin_bytes, read_origin
 from shards.set.status import SUMMARY
@@ -71,6 +71,29 @@ def rows_of(classes: Sequence[Class]) -> list[list[str | int | None]]:
     return [
         [one.id, one.name, one.wordnet_id, one.count, *([one.meaning, one.kind] if told else [])] for one in classes
     ]
+
+
+def classes_of(store: Store, recipe: Recipe, class_list: str) -> list[Class]:
+    """The classes of the run, as it stored them; `class_list` is their hash.
+
+    Nothing is fetched: an address in a data set is the choice of whoever made it, and not of who reads it.
+    """
+    try:
+        rows = plain_json(store.read_bytes(f"{META}/{CLASSES}"))
+    except FileNotFoundError:  # an earlier version began this set
+        if "://" in recipe.classes.source:
+            raise ValueError(
+                f"{store.url}: its classes are at {visible(redact(recipe.classes.source))[:200]}, an address that the "
+                f"data set chose, so nothing is fetched; fetch the list yourself, and name your copy in its {RECIPE}"
+            ) from None
+        rows = rows_of(load_classes(recipe.classes))
+    except ValueError:
+        raise ValueError(
+            f"{store.url}/{META}/{CLASSES}: found no JSON, expected a list; run `sixfold repair`"
+        ) from None
+    if fingerprint(rows) != class_list:
+        raise ValueError(f"{store.url}: found other classes than those it was made for; run `sixfold verify`")
+    return [Class(*row) for row in rows]
 
 
 def open_output(

@@ -5,19 +5,16 @@ In: a store. Out: one `Comparison` per image; nothing is written.
 
 from cluster.code import code_hash
 from cluster.recipes.folder import listing
-from cluster.recipes.load import RecipeError, fingerprint, parse_recipe
+from cluster.recipes.load import RecipeError, parse_recipe
 from gen.make.refill import UnitWorker
 from gen.make.regenerate import Comparison, regenerate_some
 from gen.prompts.table import PROMPT_TABLE, PromptTable
-from gen.run.output import CLASSES, RECIPE, Store, begun_by, rows_of, version_note
+from gen.run.output import RECIPE, Store, begun_by, classes_of, version_note
 from gen.run.recipe import Recipe, changes_of, identity, job_of
 from gen.sampler.sampler import Sampler
 from gen.sampler.text_to_image import TextToImage
-from shards.disk.checked_json import plain_json
 from shards.disk.home import home
-from shards.disk.layout import META, RUN
-from shards.disk.safe_text import redact, visible
-from shards.labels.classes import Class, load_classes
+from shards.disk.layout import RUN
 from shards.set.manifest import scan_records
 
 
@@ -46,30 +43,7 @@ def regenerate_images(store: Store, num: int, seed: int) -> list[Comparison]:
             f"{store.url}: cannot be made again here: found other settings, models or versions ({listing(changed)})"
             f"{version_note(known, code)}; make them as they were"
         )
-    mark, classes = known.fingerprint, _classes_of(store, recipe, identified["class_list"])
+    mark, classes = known.fingerprint, classes_of(store, recipe, identified["class_list"])
     job = job_of(recipe, classes, store.url, False, mark, known.body["code"], identified)
     maker = TextToImage(job, Sampler.load(recipe.sampler), prompts)
     return regenerate_some(UnitWorker(job.unit, maker, store), sorted(scan_records(store, mark)), num, seed)
-
-
-def _classes_of(store: Store, recipe: Recipe, class_list: str) -> list[Class]:
-    """The classes of the run, as it stored them; `class_list` is their hash.
-
-    Nothing is fetched: an address in a data set is the choice of whoever made it, and not of who reads it.
-    """
-    try:
-        rows = plain_json(store.read_bytes(f"{META}/{CLASSES}"))
-    except FileNotFoundError:  # an earlier version began this set
-        if "://" in recipe.classes.source:
-            raise ValueError(
-                f"{store.url}: its classes are at {visible(redact(recipe.classes.source))[:200]}, an address that the "
-                f"data set chose, so nothing is fetched; fetch the list yourself, and name your copy in its {RECIPE}"
-            ) from None
-        rows = rows_of(load_classes(recipe.classes))
-    except ValueError:
-        raise ValueError(
-            f"{store.url}/{META}/{CLASSES}: found no JSON, expected a list; run `sixfold repair`"
-        ) from None
-    if fingerprint(rows) != class_list:
-        raise ValueError(f"{store.url}: found other classes than those it was made for; run `sixfold verify`")
-    return [Class(*row) for row in rows]

@@ -8,6 +8,7 @@ nothing: any refused or killed command may leave them.
 """
 
 import contextlib
+import os
 import shlex
 from itertools import islice
 from pathlib import Path
@@ -134,6 +135,18 @@ def _may_be_record(data: bytes) -> bool:
     except ValueError:
         return True
     return not isinstance(body, dict) or "schema" in body
+
+
+def is_image_folder(store: Store) -> bool:
+    """Whether pictures lie in, or anywhere below, one of the first sub-folders of a folder.
+
+    To be asked of what shall be read; where something is to be written, only pictures directly in them count.
+    """
+    if not isinstance(store, FolderStore):
+        return False
+    folders = (path for path in store.root.iterdir() if path.is_dir() and path.name[0] not in "._")
+    walks = (islice(os.walk(folder), _LOOK) for folder in islice(folders, _LOOK))
+    return any(picture_format(file) for walk in walks for _, _, files in walk for file in files[:_LOOK])
 
 
 def _has_pictures(root: Path) -> bool:

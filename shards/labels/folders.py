@@ -160,11 +160,13 @@ def names_beside(folder: Path) -> dict[int, str]:
 def files_below(folder: Path) -> Iterator[Path]:
     """All that a class folder holds but its folders, sorted folder by folder; links to folders and what is no file
     stand among them, and `trouble_with` tells them apart."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            yield from files_below(path)
+    with os.scandir(folder) as listing:
+        items = sorted(listing, key=lambda item: item.name)
+    for item in items:
+        if item.is_dir(follow_symlinks=False):
+            yield from files_below(folder / item.name)
         else:
-            yield path
+            yield folder / item.name
 
 
 def trouble_with(path: Path) -> str:
@@ -252,6 +254,26 @@ def match_folders(folders: Sequence[str], classes: Sequence[Known], where: str) 
             )
         taken[one.id], found[folder] = folder, one
     return found
+
+
+def classes_of_folders(
+    folders: Sequence[str], classes: Sequence[Named] | None, names: Mapping[int, str], where: str
+) -> Mapping[str, Named]:
+    """Folder -> its class: one of the list, or without a list the one that it is by itself.
+
+    Raises ValueError for a folder whose class cannot be told, and without a list for a part of ImageNet-1k.
+    """
+    if classes is None:
+        refuse_part_of_imagenet(folders, where)
+        return own_classes(folders, where, names)
+    known = match_folders(folders, classes, where)
+    for folder in folders:
+        if folder not in known:
+            raise ValueError(
+                f"{where}: found the class folder {quoted(folder, 60)}, expected the WordNet id, name or number of one "
+                f"of the {len(classes)} classes given; rename it, or give the right list"
+            )
+    return known
 
 
 def refuse_part_of_imagenet(folders: Sequence[str], where: str) -> None:

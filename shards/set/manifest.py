@@ -26,6 +26,7 @@ from shards.disk.safe_text import one_line, quoted
 from shards.disk.store import Store
 from shards.set.ledger import LEDGER, Line, read_ledger, write_ledger
 from shards.set.origin import read_origin, run_of
+from shards.set.rejected import pictures_in
 
 SUBSETS = f"{META}/subsets"
 SUBSET_SCHEMA = pa.schema(
@@ -192,6 +193,17 @@ def read_member(store: Store, row: Mapping[str, object], extension: str = "jpg",
     return data
 
 
+def read_rejected(store: Store, record: Record) -> dict[str, bytes]:
+    """Key -> small JPEG, of the rejected draws of a shard whose picture was kept (`shards.set.rejected`).
+
+    Raises ValueError if the table's bytes are not those of the record.
+    """
+    name = table_name(record.shard)
+    data = store.read_bytes(name, record.parquet.bytes)
+    _check_hash(data, record, f"{store.url}/{name}")
+    return pictures_in(data)
+
+
 def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, JSON]) -> None:
     """Store the samples (columns uid, key, shard) as the subset `name`, with its name and the rule that chose them."""
     path = _subset_path(name)
@@ -266,12 +278,16 @@ def _read_one(store: Store, shard: int, known: Record | None, columns: Sequence[
 
 def parse_table(data: bytes, record: Record, where: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows in the bytes of a table. Raises ValueError if they are not the bytes, schema or count of `record`."""
-    if len(data) != record.parquet.bytes or hashlib.sha256(data).hexdigest() != record.parquet.sha256:
-        raise ValueError(f"{where}: the bytes do not have the hash of the record; run `sixfold repair`")
+    _check_hash(data, record, where)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         if file.schema_arrow.equals(TABLE_SCHEMA) and file.metadata.num_rows == record.count:
-            return read_rows(data, columns)
+            return read_rows(data, columns).replace_schema_metadata(None)
     except (pa.ArrowException, OSError, ValueError) as error:  # of bad pages; nothing is read from disk here
         raise ValueError(f"{where}: no parquet file ({one_line(str(error), 100)})") from None
     raise ValueError(f"{where}: found other columns or another number of rows than its record; it is not one of ours")
+
+
+def _check_hash(data: bytes, record: Record, where: str) -> None:
+    if len(data) != record.parquet.bytes or hashlib.sha256(data).hexdigest() != record.parquet.sha256:
+        raise ValueError(f"{where}: the bytes do not have the hash of the record; run `sixfold repair`")

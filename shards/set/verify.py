@@ -35,6 +35,7 @@ from shards.disk.safe_text import one_line, visible
 from shards.disk.store import Store
 from shards.disk.tar import header, padding, trailer
 from shards.set.manifest import parse_table, strangers_among
+from shards.set.rejected import pictures_in
 from shards.set.verify_meta import Samples, verify_meta
 from shards.set.writer import checked_row, members_of
 
@@ -204,6 +205,7 @@ def _check_shard(store: Store, shard: int) -> _Checked:
     try:
         rows = parse_table(table, record, table_name(shard)).to_pylist()
         _check_rows(rows, record)
+        _check_rejected(table, rows)
     except (ValueError, pa.ArrowException) as error:
         damages.append(_damage(shard, table_name(shard), "table", str(error)))
         return _Checked(damages=damages, record=record, bytes=num_bytes)
@@ -242,6 +244,13 @@ def _check_rows(rows: list[dict[str, object]], record: Record) -> None:
         places = [row[name] for name in _MEMBER_FIELDS]
         if any(place is None for place in places) if row["status"] == SUCCESS else any(p is not None for p in places):
             raise ValueError(f"key {key}: members and status {row['status']!r} contradict each other")
+
+
+def _check_rejected(table: bytes, rows: list[dict[str, object]]) -> None:
+    """Raises ValueError if the small pictures in the table are damaged, or are not of rejected draws."""
+    strange = pictures_in(table).keys() - {row["key"] for row in rows if row["status"] != SUCCESS}
+    if strange:
+        raise ValueError(f"key {min(strange)}: a small picture that belongs to no rejected draw")
 
 
 def _check_tar(shard: int, successes: list[dict[str, object]], tar: bytes) -> list[Damage]:

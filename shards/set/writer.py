@@ -1,9 +1,9 @@
 """Rows and JPEGs into one shard: `NNNNN.tar`, `NNNNN.parquet` and, last, the record `NNNNN_stats.json`.
 
-In: rows after `SAMPLE_SCHEMA` (one per draw, rejected draws included) and the JPEG bytes of the successes, in the order
-of their keys. Out: the published `Record`. On disk: the files of `shards.set.commit`. Tar and table depend on rows and
-images alone: no clock, user, host or version of a library reaches their bytes, except the name of the parquet library
-in the table.
+In: rows after `SAMPLE_SCHEMA` (one per draw, rejected draws included), the JPEG bytes of the successes, in the order of
+their keys, and small pictures of rejected draws. Out: the published `Record`. On disk: the files of
+`shards.set.commit`. Tar and table depend on rows and images alone: no clock, user, host or version of a library reaches
+their bytes, except the name of the parquet library in the table.
 """
 
 import hashlib
@@ -35,6 +35,7 @@ from shards.disk.record import JSON, FileStamp, Record
 from shards.disk.store import FolderStore
 from shards.disk.tar import header, padding, trailer
 from shards.set.commit import begin
+from shards.set.rejected import RejectedPictures, table_entry
 
 MAX_TEXT_BYTES = 1 << 16  # of one text field; the longest prompt that means something is far shorter
 _STATUS = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -75,6 +76,7 @@ class ShardWriter:
         self.store, self.shard, self.attempt, self.fingerprint = store, shard, attempt, fingerprint
         self._attempt = begin(store, shard, attempt)
         self._rows: dict[str, dict[str, object]] = {}
+        self._rejected = RejectedPictures()
         self._last_key = ""
         self._size = 0
         self._committed = False
@@ -87,9 +89,10 @@ class ShardWriter:
     ) -> None:
         self._attempt.abandon()
 
-    def add(self, row: Mapping[str, object], jpeg: bytes | None) -> None:
+    def add(self, row: Mapping[str, object], jpeg: bytes | None, small: bytes | None = None) -> None:
         """Add a draw: its row after SAMPLE_SCHEMA (absent = null), and its JPEG if it is a success.
 
+        `small`: a picture of a rejected draw (`shards.set.rejected`), kept while there is room.
         Raises ValueError, and leaves the shard as it was, if row or image do not fit.
         """
         if self._committed:
@@ -124,6 +127,8 @@ class ShardWriter:
             self._attempt.write(sample)
             self._size += len(sample)
             self._last_key = key
+        elif small is not None:
+            self._rejected.offer(key, str(checked["status"]), small)
         self._rows[key] = table_row
 
     def commit(
@@ -170,7 +175,8 @@ class ShardWriter:
             )
 
         try:
-            done = self._attempt.publish(table_bytes([self._rows[key] for key in sorted(self._rows)]), make_record)
+            rows = [self._rows[key] for key in sorted(self._rows)]
+            done = self._attempt.publish(table_bytes(rows, self._rejected.jpegs), make_record)
         finally:
             self._attempt.abandon()
         if done.fingerprint != self.fingerprint:
@@ -216,14 +222,15 @@ def members_of(row: Mapping[str, object], jpeg: bytes, jpeg_sha256: str) -> dict
     }
 
 
-def table_bytes(rows: list[dict[str, object]]) -> bytes:
-    """The bytes of the parquet file of a shard. One row group, so a column is one read; zstd; no date, so equal rows
-    give equal bytes."""
+def table_bytes(rows: list[dict[str, object]], rejected: Mapping[str, bytes]) -> bytes:
+    """The bytes of the parquet file of a shard, with the pictures of rejected draws (key -> JPEG) in its footer. One
+    row group, so a column is one read; zstd; no date, so equal rows give equal bytes."""
     table = pa.Table.from_pylist(rows, schema=TABLE_SCHEMA)
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table, sink, compression="zstd", compression_level=3, row_group_size=MAX_ROWS_PER_SHARD, write_statistics=True
-    )
+    with pq.ParquetWriter(sink, TABLE_SCHEMA, compression="zstd", compression_level=3, write_statistics=True) as writer:
+        writer.write_table(table, row_group_size=MAX_ROWS_PER_SHARD)
+        if rejected:
+            writer.add_key_value_metadata(table_entry(rejected))
     data: bytes = sink.getvalue().to_pybytes()
     return data
 

@@ -1,7 +1,7 @@
 """The bytes of single pictures by row number, from local or remote tars.
 
-In: an `Index`, the store of its tars, and hints of which rows come next. Out: the bytes of a picture. On disk: nothing
-for local tars; with a cache folder, whole copies of remote tars (see `tar_cache.py`).
+In: an `Index`, the store of its tars (or the files of an image folder), and hints of which rows come next. Out: the
+bytes of a picture. On disk: nothing for local tars; with a cache folder, whole copies of remote tars (`tar_cache.py`).
 
 Remote tars without a cache folder: every picture is one ranged read, and hinted pictures are read ahead into bounded
 memory. With a cache folder: hinted tars are fetched whole, and a row of a tar that is not there is read by its range.
@@ -26,8 +26,9 @@ from typing import Literal, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from shards.disk.regular import open_regular
-from shards.disk.safe_text import one_line
+from shards.disk.pictures import MAX_PICTURE_BYTES
+from shards.disk.regular import open_regular, read_regular
+from shards.disk.safe_text import one_line, visible
 from shards.disk.store import FolderStore, Store
 from shards.stream.index_arrays import Index
 from shards.stream.request_threads import RequestThreads
@@ -146,6 +147,8 @@ class Fetcher:
 
     def _read(self, row: int, tar: int) -> bytes:
         offset, size = int(self.index.offset[row]), int(self.index.size[row])
+        if self.index.files:
+            return self._file(row, size)
         opened: _OpenTar | None
         if self._folder is not None:
             opened = self._local(self._folder, tar)
@@ -252,6 +255,20 @@ class Fetcher:
             if isinstance(error, FetchError):
                 raise
             raise FetchError(f"{self._place(tar)}: cannot be read ({error.strerror})", "failed") from None
+
+    def _file(self, row: int, size: int) -> bytes:
+        """A picture that is a file of its own."""
+        place = f"{self._store.url}/{visible(self.index.files[row])}"
+        try:
+            data = read_regular(Path(self.index.root) / self.index.files[row], MAX_PICTURE_BYTES)
+        except FileNotFoundError:
+            raise FetchError(f"{place}: the picture is missing; bring it back, or start anew", "missing") from None
+        except OSError as error:
+            raise FetchError(f"{place}: cannot be read ({error.strerror})", "failed") from None
+        if len(data) != size:
+            raise FetchError(f"{place}: found {len(data)} bytes, the index says {size}; load it again", "changed")
+        self._count("bytes_local", size)
+        return data
 
     def _opened(self, tar: int, path: Path) -> _OpenTar:
         fd = open_regular(path)

@@ -1,7 +1,8 @@
 """The index of a data set: where every sample's picture lies, as arrays that a training run reads by number.
 
-In: a data set of ours (folder or URL; records, tables, optionally a subset), or tars that others wrote (see
-`foreign_tars.py`). Out: an `Index`. On disk: what shards.stream.saved_index keeps.
+In: a data set of ours (folder or URL; records, tables, optionally a subset), tars that others wrote (`foreign_tars`),
+an image folder (`pictures`), or a data set of Hugging Face (`hugging_face`). Out: an `Index`. On disk: what
+shards.stream.saved_index keeps; the last two kinds are looked at anew each time.
 
 An index is known by its entries, one for each tar: for a shard of ours its record's hashes and what the subset chooses
 of it, for others' tars name, size and time. So a data set that changed is never read through an old index, and the tars
@@ -14,35 +15,52 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.disk.data_set import is_data_set
+from shards.disk.data_set import is_data_set, is_image_folder, kind_of_place
 from shards.disk.layout import MAX_ROWS_PER_SHARD, SUCCESS, shard_name, tar_name
 from shards.disk.record import Record
-from shards.disk.store import Store, open_for_reading
+from shards.disk.store import FolderStore, Store, open_for_reading
+from shards.labels.folders import Named
 from shards.set.manifest import iter_tables, read_subset, read_table, scan_records
 from shards.stream.foreign_tars import Foreign, ForeignTar, keys_of, scan_foreign, short_id
+from shards.stream.hugging_face import Files, hugging_face_classes, hugging_face_files, index_hugging_face
 from shards.stream.index_arrays import ARRAYS, ROWS, Index, Int64, UInt64, hash_of_arrays, make_index
+from shards.stream.pictures import index_pictures, picture_classes
 from shards.stream.saved_index import Before, key_of, newest_saved, one_builder, places_of, read_saved, save_index
 
 T = TypeVar("T", int, str)
 
+ClassList: TypeAlias = Callable[[str], Sequence[Named] | None]  # source -> classes whose ids it has; None: its own
+
 COLUMNS = ("key", "uid", "status", "class_id", "jpg_offset", "jpg_size", "sha256")
 
 
-def load_index(url: str, subset: str | None = None, cache: Path | None = None) -> Index:
+def own_classes(source: str) -> None:
+    """A `ClassList`: class folders and class labels have the ids that they have by themselves."""
+
+
+def load_index(
+    url: str, subset: str | None = None, cache: Path | None = None, class_list: ClassList = own_classes
+) -> Index:
     """The index of the data set at `url`: the saved one if it fits, else built and saved.
 
-    `subset` names a subset of ours; for tars that others wrote, it is how the names of those to read begin. `cache` is
-    used when the data set's own folder cannot be written. Raises ValueError for a damaged shard, a subset that names
-    what is not there, an id or key that occurs twice, tars that are cut short or hold no labels.
+    `subset` names a subset of ours; for tars that others wrote, it is how the names of those to read begin, and of a
+    set of Hugging Face the split. `cache` is used when the data set's own folder cannot be written. `class_list` says
+    which ids class folders and class labels have; it is asked for them alone. Raises ValueError for a damaged shard, a
+    subset that names what is not there, an id or key that occurs twice, tars that are cut short or hold no labels.
     """
     store = open_for_reading(url)
+    apart = _apart(store, subset)
+    if isinstance(apart, Files):
+        return index_hugging_face(store.url, apart, class_list(url))
+    if apart is not None:
+        return index_pictures(apart, class_list(url))
     wanted = _ours(store, subset) if is_data_set(store) else _foreign(store, subset)
     places = places_of(store, subset, cache)
     saved = read_saved(store.url, places, wanted.key)
@@ -56,6 +74,25 @@ def load_index(url: str, subset: str | None = None, cache: Path | None = None) -
         _refuse_twins(index, wanted.ids_of)
         save_index(places, wanted.entries, index)
     return index
+
+
+def own_classes_of(url: str, subset: str | None = None) -> Sequence[Named] | None:
+    """The classes that an image folder or a set of Hugging Face has by itself; None for tars, which have numbers."""
+    apart = _apart(open_for_reading(url), subset)
+    if isinstance(apart, Files):
+        return hugging_face_classes(apart)
+    return None if apart is None else picture_classes(apart)
+
+
+def _apart(store: Store, subset: str | None) -> Files | FolderStore | None:
+    """The files of a set of Hugging Face, or the folder of pictures, that is there; None for tars, or for nothing."""
+    if not isinstance(store, FolderStore) or kind_of_place(store) in ("data set", "tars"):
+        return None
+    if not is_image_folder(store):
+        return hugging_face_files(store, subset)
+    if subset is not None:
+        raise ValueError(f"{store.url}: found an image folder, expected no subset; give the folder of the part itself")
+    return store  # also beside a metadata.parquet, as our export writes it
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ In: names and hashes of tars, arrays. Out: an `Index` with its digest. On disk: 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -48,7 +48,10 @@ class Index:
     label: Int32  # (n,)
     uid: UInt64  # (n,) 64 bits of the sample id
     picture_hash: UInt64  # (n,) the first 64 bits of the sha256 of the picture's bytes; 0: nobody has said it
-    digest: str  # sha256 of all of it but the url and the pictures' hashes, which follow from those of the tars
+    digest: str  # sha256 of the arrays and names, without the pictures' hashes, which follow from those of the tars
+    root: str = ""  # the folder of the files, where that is not the address itself
+    files: tuple[str, ...] = ()  # (n,) below the root: of an image folder, whose pictures are files of their own
+    class_names: Mapping[int, str] | None = None  # what the set calls its classes; None: see its tables, if it has some
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -56,6 +59,10 @@ class Index:
     def tar_of(self, rows: Int64) -> Int64:
         """For each row the number of its tar."""
         return np.searchsorted(self.first, rows, side="right").astype(np.int64) - 1
+
+    def place_of(self, row: int) -> str:
+        """The file that a picture lies in."""
+        return self.files[row] if self.files else self.tars[int(self.tar_of(np.array([row], np.int64))[0])]
 
     def prefix(self, num_tars: int) -> "Index":
         """The index of the first `num_tars` tars: the one that was loaded when there were no more."""
@@ -72,6 +79,9 @@ class Index:
                 name: array[: {"first": num_tars + 1, "tar_bytes": num_tars, "left_out": num_tars}.get(name, rows)]
                 for name, array in arrays_of(self).items()
             },
+            self.root,
+            self.files[:rows],
+            self.class_names,
         )
 
     def unbroken(self) -> int:
@@ -81,7 +91,15 @@ class Index:
         return next((number for number, shard in found if shard != number), len(self.tars))
 
 
-def make_index(url: str, tars: Sequence[str], tar_sha256: Sequence[str], arrays: dict[str, npt.NDArray[Any]]) -> Index:
+def make_index(
+    url: str,
+    tars: Sequence[str],
+    tar_sha256: Sequence[str],
+    arrays: dict[str, npt.NDArray[Any]],
+    root: str = "",
+    files: Sequence[str] = (),
+    class_names: Mapping[int, str] | None = None,
+) -> Index:
     """An index with its digest. Raises ValueError if the arrays do not fit each other."""
     for name, kind in ARRAYS.items():
         if arrays[name].dtype != kind or arrays[name].ndim != 1:
@@ -97,6 +115,9 @@ def make_index(url: str, tars: Sequence[str], tar_sha256: Sequence[str], arrays:
         tars=tuple(tars),
         tar_sha256=tuple(tar_sha256),
         digest=_digest(tars, tar_sha256, arrays),
+        root=root,
+        files=tuple(files),
+        class_names=class_names,
         **arrays,
     )
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from shards.disk.safe_text import visible
 from shards.stream.decode_threads import DecodeThreads, Job
 from shards.stream.fetch import FetchError
 from shards.stream.index_arrays import Index, Int64, UInt64
@@ -57,10 +58,9 @@ def read_all(spec: EvalSpec, index: Index, batch: int, rank: int = 0, world: int
         try:
             images[slot] = eval_pixels(fetcher.read(row), spec.size_px, spec.crop_pct)
         except (UnreadablePicture, FetchError) as error:
-            tar = index.tars[int(index.tar_of(np.array([row]))[0])]
             raise ValueError(
-                f"{index.url}: {tar}, id {int(index.uid[row]):016x}: {error}; every sample of a test set is needed, "
-                "run `sixfold verify`"
+                f"{index.url}: {visible(index.place_of(row))}, id {int(index.uid[row]):016x}: {error}; every sample "
+                "of a test set is needed, run `sixfold verify`"
             ) from error
 
     try:

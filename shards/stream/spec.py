@@ -3,18 +3,28 @@
 In: fields of a recipe. Out: frozen models. On disk: nothing.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shards.disk.address import BESIDE, LocalPath
+from shards.disk.address import BESIDE, Beside, LocalPath
 from shards.disk.store import open_for_reading
+from shards.labels.classes import ClassSpec, load_classes
+from shards.labels.folders import Named
+from shards.labels.sources import SHIPPED
 from shards.stream.augment import AugmentSpec
 from shards.stream.fetch import Fetcher, Verify
+from shards.stream.index import own_classes_of
 from shards.stream.index_arrays import Index
 from shards.stream.mix import MixSpec
 
 DomainName = Literal["real", "synthetic", "retrieved", "edited"]
+SOURCE = (
+    "folder or URL of a data set of ours or of tars that others wrote, an image folder, or a folder of Hugging Face "
+    "datasets (save_to_disk, parquet)"
+)
 
 
 VERIFY = (
@@ -42,7 +52,7 @@ class CacheSpec(BaseModel):
         """What reads the data set; `sharers` of this machine share the folder."""
         return Fetcher(
             index,
-            open_for_reading(source),
+            open_for_reading(index.root or source),
             self.folder,
             self.max_bytes if self.folder else 0,
             sharers=sharers,
@@ -58,10 +68,8 @@ class DomainSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: DomainName = Field(description="where the pictures come from")
-    source: Annotated[str, BESIDE] = Field(
-        description="folder or URL of a data set of ours, or of tars that others wrote"
-    )
-    subset: str | None = Field(default=None, description="name of a subset of it; null = all samples")
+    source: Annotated[str, BESIDE] = Field(description=SOURCE)
+    subset: str | None = Field(default=None, description="name of a subset or split of it; null = all samples")
     quota: int = Field(ge=1, description="samples of each group")
     grow: bool = Field(
         default=False, description="more shards may come while it is read; taken in at the end of an epoch"
@@ -84,11 +92,30 @@ class StreamSpec(BaseModel):
     deadline_s: float = Field(default=300.0, gt=0, description="longest wait for a batch")
     cache: CacheSpec = Field(default=CacheSpec(), description="for remote data sets")
     verify: Verify = Field(default="first", description=VERIFY)
+    classes: Annotated[str | None, Beside(frozenset(SHIPPED))] = Field(
+        default=None,
+        examples=["imagenet-1k"],
+        description="which ids class folders and class labels have, here and in the evaluation sets: imagenet-1k, a "
+        "list, a folder or a data set; null = as in the first domain, if that is an image folder or of Hugging Face",
+    )
     check_names: bool = Field(
         default=True,
         description="refuse data whose class names disagree about an id; false for names in other words, such as "
         "synonyms or another language, that you have compared yourself",
     )
+
+    def class_list(self, source: str) -> Sequence[Named] | None:
+        """The classes whose ids the folders or labels of `source` have; None: their own. Raises ValueError for a list
+        that cannot be read."""
+        if self.classes is not None:
+            return _named(self.classes)
+        first = self.domains[0]
+        return None if source == first.source else own_classes_of(first.source, first.subset)
+
+
+@lru_cache(maxsize=8)
+def _named(source: str) -> tuple[Named, ...]:
+    return tuple(load_classes(ClassSpec(source=source).uncounted()))
 
 
 class EvalSpec(BaseModel):
@@ -96,7 +123,7 @@ class EvalSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(description="folder or URL of a data set of ours, or of tars that others wrote")
+    source: str = Field(description=SOURCE)
     size_px: int = Field(ge=8, le=2048, description="side of the pictures in a batch")
     crop_pct: float = Field(default=0.875, gt=0, le=1, description="side of the centre that is shown / short side")
     threads: int = Field(default=2, ge=0, le=256, description="of this rank that decode; 0: in the calling thread")

@@ -295,14 +295,13 @@ class Stream:
                 is_fast = train_pixels(data, self.spec.size_px, self.spec.augment, rng, flight.images[slot])
             except (UnreadablePicture, FetchError) as error:
                 reason = _reason_of(error)
-                tar = source.index.tars[int(source.index.tar_of(np.array([row]))[0])]
                 flight.replaced.append(
                     Replaced(
                         step=flight.step,
                         slot=slot,
                         attempt=attempt,
                         domain=source.spec.name,
-                        tar=tar,
+                        tar=source.index.place_of(row),
                         uid=f"{uid:016x}",
                         reason=reason,
                         detail=str(error)[:200],
@@ -362,7 +361,8 @@ class Stream:
 
         Raises ValueError if another rank found other data.
         """
-        indexes = [load_index(domain.source, domain.subset, self.spec.cache.folder) for domain in domains]
+        spec = self.spec
+        indexes = [load_index(one.source, one.subset, spec.cache.folder, spec.class_list) for one in domains]
         growing = [number for number, domain in enumerate(domains) if domain.grow]
         counts = self._agree([indexes[number].unbroken() for number in growing]) if growing else []
         for number, count in zip(growing, counts, strict=True):

@@ -29,7 +29,7 @@ SCORES = {
 SCORE_BINS = 400
 MAX_SLOTS = 12
 COUNTED = ("status", "domain", "licence", "prompt_kind", "style", "sampler")
-COLUMNS = ["uid", "class_id", "class_name", "meaning", "model", "revision", "context", *COUNTED, *SCORES]
+COLUMNS = ["key", "uid", "class_id", "class_name", "meaning", "model", "revision", "context", *COUNTED, *SCORES]
 MAX_MEANINGS = 8  # of a class; the others are in the tables only
 LONGEST_VALUE = 200  # characters of a counted value
 MAX_VALUES = 10_000  # distinct values counted per column, so that free text cannot fill the memory
@@ -39,12 +39,14 @@ Subset = Mapping[int, frozenset[str]]  # shard -> uids
 
 @dataclass
 class ClassCount:
-    """One class: how its draws ended, and the meanings of its accepted samples."""
+    """One class: how its draws ended, and the meanings and domains of its accepted samples."""
 
     class_id: int
     name: str
+    asked: int = 0  # samples that were wanted; of a subset, those that it has
     statuses: Counter[str] = field(default_factory=Counter)
     meanings: list[str] = field(default_factory=list)
+    domains: set[str] = field(default_factory=set)
 
     @property
     def successes(self) -> int:
@@ -169,23 +171,26 @@ def take_census(
         table = chosen_rows(table, shard, subset, licensed_only)
         census.num_shards += 1
         census.short += records[shard].short if subset is None else 0
-        _count(census, table)
+        _count(census, table, records[shard])
         on_shard(shard, table)
     return census
 
 
-def _count(census: Census, table: pa.Table) -> None:
-    ids, names = table["class_id"].to_pylist(), table["class_name"].to_pylist()
-    statuses, meanings = table["status"].to_pylist(), table["meaning"].to_pylist()
-    for class_id, name, status, meaning in zip(ids, names, statuses, meanings, strict=True):
+def _count(census: Census, table: pa.Table, record: Record) -> None:
+    is_short = record.short > 0  # then the last draw of a slot without an image has the slot's number
+    columns = ("key", "class_id", "class_name", "status", "meaning", "domain")
+    for key, class_id, name, status, meaning, domain in zip(*(table[one].to_pylist() for one in columns), strict=True):
         one = census.classes.get(class_id)
         if one is None:
             one = census.classes[class_id] = ClassCount(class_id, name)
         one.statuses[status] += 1
+        one.asked += status == SUCCESS or (is_short and int(key[5:]) < record.slots)
+        if status == SUCCESS:
+            one.domains.add(domain)
         if meaning and status == SUCCESS and len(one.meanings) < MAX_MEANINGS:
             shown = clip(meaning, LONGEST_VALUE)
             one.meanings += [shown] if shown not in one.meanings else []
-    _tally(census.values["status"], statuses)
+    _tally(census.values["status"], table["status"].to_pylist())
     kept = table.filter(pc.equal(table["status"], SUCCESS))
     for column in COUNTED[1:]:
         _tally(census.values[column], kept[column].to_pylist())

@@ -53,13 +53,10 @@ from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
 from shards.labels.folders import (
     METADATA,
-    Named,
     class_folder,
     class_folders_in,
+    classes_of_folders,
     files_below,
-    match_folders,
-    own_classes,
-    refuse_part_of_imagenet,
     trouble_with,
 )
 from shards.set.manifest import scan_records
@@ -194,7 +191,7 @@ def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple
     sub_folders = class_folders_in(folder)
     facts = _read_metadata(folder / METADATA)
     names = {row["class_id"]: row["class_name"] for row in facts.values() if {"class_id", "class_name"} <= row.keys()}
-    known = _classes_of(sub_folders, classes, names, str(folder))
+    known = classes_of_folders(sub_folders, classes, names, str(folder))
     sources = []
     ignored = sorted(path.name for path in folder.iterdir() if not path.is_dir() and path.name != METADATA)
     ignored += sorted(f"{path.name}/" for path in folder.iterdir() if is_system_folder(path.name))
@@ -234,23 +231,6 @@ def _refuse_twins(sources: Sequence[Source], metadata: Path) -> None:
 
 def _uid_of(source: Source) -> str:
     return str(source.facts.get("uid") or _digest(source.name)[:32])
-
-
-def _classes_of(
-    sub_folders: Sequence[str], classes: Sequence[Class] | None, names: Mapping[int, str], where: str
-) -> Mapping[str, Named]:
-    """Raises ValueError if a sub-folder's class cannot be told."""
-    if classes is None:
-        refuse_part_of_imagenet(sub_folders, where)
-        return own_classes(sub_folders, where, names)
-    known = match_folders(sub_folders, classes, where)
-    for folder in sub_folders:
-        if folder not in known:
-            raise ValueError(
-                f"{where}: found the class folder {quoted(folder, 60)}, expected the WordNet id, name or number of one "
-                f"of the {len(classes)} classes given; rename it, or give the right list"
-            )
-    return known
 
 
 def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:

@@ -4,8 +4,9 @@ In: a folder of templates, and values. Out: text. On disk: `templates/page.html`
 extends, and `templates/page.css`, the style of all of them: light and dark, phone to wall screen.
 
 Every text that a template prints is made visible and then escaped, so no template can forget either. A name that is
-not given is an error. Pages hold no script and load nothing from elsewhere (strict CSP); one that is a single file
-carries its style, allowed by its hash.
+not given is an error. Pages load nothing from elsewhere (strict CSP). One that is a single file carries its style,
+allowed by its hash, and no script; those of the gallery carry one small script of ours, `templates/gallery.js`, allowed
+by its hash, and can be read without it.
 """
 
 import base64
@@ -20,6 +21,7 @@ from shards.disk.safe_text import clip, markdown, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLE = TEMPLATES / "page.css"
+SCRIPT = TEMPLATES / "gallery.js"
 NOTICES = {
     "synthetic": "Synthetic pictures: made by a generative model, showing nothing that happened.",
     "edited": "Edited pictures: real photographs changed by a generative model.",
@@ -58,5 +60,9 @@ def markdown_environment() -> Environment:
 def one_file_page(environment: Environment, template: str, style: Path, values: Mapping[str, object]) -> str:
     """The page as one file: the common style and `style` are in it."""
     css = "\n" + STYLE.read_text(encoding="utf-8") + style.read_text(encoding="utf-8")  # our own two files
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    return environment.get_template(template).render(style=Markup(css), style_hash=digest, **values)
+    return environment.get_template(template).render(style=Markup(css), style_hash=hash_of(css), **values)
+
+
+def hash_of(text: str) -> str:
+    """The hash by which a policy allows a style or script that stands in the page."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -6,16 +6,14 @@ In: a row of the table and its JPEG bytes. Out: a `SampleView` of plain texts; t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import cv2
-
-from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SAMPLE_SCHEMA, shard_name
 from shards.disk.safe_text import clip, redact
 from shards.set.row_jpegs import JPEG_COLUMNS
 from shards.views.census import SCORES, context_words
+from shards.views.site import Site
+from shards.views.thumbnail import small_copy
 
 SMALL_PX = 128  # an original this small is enlarged with crisp pixels
 LONGEST_TEXT = 1_200  # characters of a prompt on a page
@@ -55,19 +53,23 @@ class SampleView:
     width: int
     height: int
     is_small: bool
+    style: str
+    kind: str
+    domain: str
     tags: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
 
 
-def sample_view(folder: Path, thumb_px: int, shard: int, row: Mapping[str, Any], jpeg: bytes | str) -> SampleView:
-    """The card of a sample; writes its thumbnail below ``folder``. ``jpeg`` as a `str` says why it cannot be read."""
+def sample_view(site: Site, shard: int, row: Mapping[str, Any], jpeg: bytes | str) -> SampleView:
+    """The card of a sample; writes its picture below the site's folder. ``jpeg`` as a `str` says why there is none."""
     image, problem = None, ""
-    width, height = row["width"] or thumb_px, row["height"] or thumb_px
+    width, height = row["width"] or site.thumb_px, row["height"] or site.thumb_px
     if isinstance(jpeg, str):
         problem = jpeg
     else:
         try:
-            image = _write_thumbnail(folder, thumb_px, shard, row["key"], jpeg)
+            small = small_copy(jpeg, site.thumb_px, 93, "444")
+            image = site.write_picture(f"__thumbs/{shard_name(shard)}/{row['key']}.jpg", small)
         except ValueError as error:
             problem = f"cannot be decoded ({clip(str(error), 200)})"
     words = context_words(row["context"])
@@ -85,23 +87,9 @@ def sample_view(folder: Path, thumb_px: int, shard: int, row: Mapping[str, Any],
         width=width,
         height=height,
         is_small=max(width, height) <= SMALL_PX,
+        style=clip(row["style"] or "", 60),
+        kind=clip(row["prompt_kind"] or "", 60),
+        domain=row["domain"],
         tags=(*(clip(tag, 60) for tag in tags if tag), *scores),
         facts=(("size", f"{width} × {height} px, {row['jpg_size']:,} bytes"), *((k, redact(v)) for k, v in facts)),
     )
-
-
-def _write_thumbnail(folder: Path, thumb_px: int, shard: int, key: str, jpeg: bytes) -> str:
-    """Write the small copy and return its address on the pages. Raises ValueError if the JPEG cannot be decoded."""
-    pixels = decode_jpeg(jpeg)
-    height, width = pixels.shape[:2]
-    scale = thumb_px / max(height, width)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    found = read_source_type(jpeg)
-    source_type = next((known for known in SOURCE_TYPES if known == found), None)
-    address = f"__thumbs/{shard_name(shard)}/{key}.jpg"
-    target = folder / address
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(encode_jpeg(pixels, 93, "444", source_type))
-    return address

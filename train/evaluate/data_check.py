@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shards.disk.address import local_root
+from shards.disk.amounts import counted, size_text
 from shards.disk.layout import TAR, shard_of
 from shards.disk.record import Record, RecordError, read_record
 from shards.disk.safe_text import clip, quoted
@@ -21,7 +23,7 @@ from shards.labels.folders import fold_name
 from shards.labels.imagenet import is_wordnet_id
 from shards.set.manifest import read_table
 from shards.set.status import refuse_unfinished
-from shards.stream.index import load_index
+from shards.stream.index import ClassList, load_index, own_classes
 from shards.stream.index_arrays import Index
 from shards.stream.spec import DomainSpec
 
@@ -43,17 +45,20 @@ class Opened:
         return f"{self.field} ({clip(self.index.url, 120)})"
 
 
-def open_domains(domains: Sequence[DomainSpec], cache: Path | None) -> list[Opened]:
+def open_domains(
+    domains: Sequence[DomainSpec], cache: Path | None, class_list: ClassList = own_classes
+) -> list[Opened]:
     """The data that are trained on. Raises ValueError for a domain that shall grow and is not made of our shards, and
     for one that shall not grow and is not finished."""
     found = []
     for domain in domains:
         if not domain.grow and domain.subset is None:
             refuse_unfinished(domain.source, f"data.domains.{domain.name}")
-        one = Opened(f"data.domains.{domain.name}", domain.source, load_index(domain.source, domain.subset, cache))
+        index = load_index(domain.source, domain.subset, cache, class_list)
+        one = Opened(f"data.domains.{domain.name}", domain.source, index)
         if domain.grow and one.index.tars and _first_record(one) is None:
             raise ValueError(
-                f"{one.place}: found grow: true for tars that others wrote, expected shards of ours, whose records say "
+                f"{one.place}: found grow: true for what others wrote, expected shards of ours, whose records say "
                 "that they are whole; set grow to false, and start when all are there"
             )
         found.append(one)
@@ -69,6 +74,20 @@ def _first_record(one: Opened) -> Record | None:
         return read_record(open_for_reading(one.source), shard)
     except RecordError:  # the statistics of another tool: a damaged record of ours would have given no index
         return None
+
+
+def what_is_read(sets: Sequence[Opened]) -> list[str]:
+    """Lines about pictures that are left out, and about files that were unpacked."""
+    said = []
+    for one in sets:
+        left_out = int(one.index.left_out.sum())
+        if one.index.files and left_out:
+            said.append(f"{one.place}: {counted(left_out, 'picture')} left out: links, empty files, other formats")
+        source = local_root(one.source)
+        if one.index.root and source is not None and not Path(one.index.root).is_relative_to(source):
+            size = size_text(int(one.index.tar_bytes.sum()))
+            said.append(f"{one.place}: parquet is read from its unpacked copy, {size} in {one.index.root}")
+    return said
 
 
 # samples
@@ -143,7 +162,7 @@ def check_names(sets: Sequence[Opened]) -> list[str]:
             continue
         names = read_names(one)
         if names is None:
-            said.append(f"{one.place}: tars of others hold no class names, so its ids were not compared")
+            said.append(f"{one.place}: what others wrote holds no class names here, so its ids were not compared")
             labels = np.unique(one.index.label)
             if len(labels) > 1 and labels[0] == 1 and labels[-1] == len(labels):
                 said.append(
@@ -180,8 +199,8 @@ def _compare(sets: Sequence[_Names]) -> None:
     name_of: dict[int, tuple[str, Opened]] = {}
     ids_of: dict[str, tuple[set[int], Opened]] = {}
     advice = (
-        "make one of the two anew with the other's ids (`sixfold export --to shards --classes`), or set "
-        "data.check_names: false if you know that they mean the same"
+        "give class folders and labels the ids of the other (data.classes), make shards anew with them (`sixfold "
+        "export --to shards --classes`), or set data.check_names: false if you know that they mean the same"
     )
     for one in sets:
         for class_id, names in sorted(one.names.items()):
@@ -205,13 +224,15 @@ def _compare(sets: Sequence[_Names]) -> None:
 
 
 def read_names(one: Opened) -> dict[int, set[str]] | None:
-    """Class id -> names as they stand in a data set of ours; None for tars that others wrote.
+    """Class id -> names as they stand in a data set of ours, in class folders or labels; None where there are none.
 
     Reads at most `MAX_TABLES` tables, chosen so that each shows a class not yet seen; a class that none of them shows
     is left out.
     """
     index = one.index
     found: dict[int, set[str]] = {}
+    if index.class_names is not None:
+        return {number: {name} for number, name in index.class_names.items()}
     if not index.tars:
         return found
     if _first_record(one) is None:

@@ -1,7 +1,7 @@
 """Evaluation: the accuracy of a model on labelled sets, and the choice of the checkpoint that is the result.
 
-In: scores of a model (`train.evaluate.measure`), sets of labelled pictures (folders or URLs of shards, ours or others',
-see `shards.stream.index`). Out: `Counts` for each set: right at top 1 and at top 5, by class; as `Result` lines through
+In: scores of a model (`train.evaluate.measure`), sets of labelled pictures (see
+`shards.stream.index`). Out: `Counts` for each set: right at top 1 and at top 5, by class; as `Result` lines through
 `train.evaluate.results`. On disk: nothing is written; the label map of a set is a JSON file.
 
 Every sample is counted exactly once, whatever the batch, the number of ranks and the threads: a rank reads each
@@ -31,7 +31,8 @@ from shards.disk.checked_json import plain_json
 from shards.disk.regular import read_regular
 from shards.disk.safe_text import quoted
 from shards.set.status import refuse_unfinished
-from shards.stream.index import load_index
+from shards.stream.index import ClassList, load_index, own_classes
+from shards.stream.spec import SOURCE
 from train.evaluate.data_check import Opened, refuse_shared
 from train.evaluate.results import Result, Role, SweepPlace
 
@@ -51,8 +52,8 @@ class SetSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: Annotated[str, BESIDE] = Field(min_length=1, description="folder or URL of shards, ours or others'")
-    subset: str | None = Field(None, description="a subset's name such as 2x; null = everything", examples=["2x"])
+    source: Annotated[str, BESIDE] = Field(min_length=1, description=SOURCE)
+    subset: str | None = Field(None, description="a subset's name such as 2x, or a split; null = all", examples=["2x"])
     classes: Literal["all", "own"] | tuple[int, ...] = Field(
         "all",
         description="outputs that compete: all; own: of the classes in the set (ImageNet-R, -A); or their numbers",
@@ -297,19 +298,30 @@ class OpenSet:
         return len(self.opened.index)
 
 
-def open_set(name: str, role: Role, spec: SetSpec, num_outputs: int, cache: Path | None = None) -> OpenSet:
+def open_set(
+    name: str,
+    role: Role,
+    spec: SetSpec,
+    num_outputs: int,
+    cache: Path | None = None,
+    class_list: ClassList = own_classes,
+) -> OpenSet:
     """Open a set. Raises ValueError if it is missing or not finished, or if the model has no outputs for it."""
     field = f"evaluate.{role}" + (f"s.{name}" if role == "test" else "")
     if spec.subset is None:
         refuse_unfinished(spec.source, field)
-    index = load_index(spec.source, spec.subset, cache)
+    index = load_index(spec.source, spec.subset, cache, class_list)
     label_map = None if spec.labels is None else read_label_map(spec.labels)
     key = answer_key(spec, np.unique(index.label).tolist(), num_outputs, label_map)
     return OpenSet(name, role, spec, key, Opened(field, spec.source, index, has_own_ids=spec.labels is not None))
 
 
 def open_sets(
-    spec: EvaluateSpec, num_outputs: int, cache: Path | None = None, domains: Sequence[Opened] = ()
+    spec: EvaluateSpec,
+    num_outputs: int,
+    cache: Path | None = None,
+    domains: Sequence[Opened] = (),
+    class_list: ClassList = own_classes,
 ) -> list[OpenSet]:
     """The validation set, if there is one, then the test sets.
 
@@ -321,7 +333,7 @@ def open_sets(
         wanted.insert(0, ("validation", "validation", spec.validation))
     found: list[OpenSet] = []
     for name, role, wish in wanted:
-        one = open_set(name, role, wish, num_outputs, cache)
+        one = open_set(name, role, wish, num_outputs, cache, class_list)
         if role == "test" and found and found[0].role == "validation":
             refuse_shared(one.opened, found[0].opened, "a test set must not choose the checkpoint")
         for domain in domains:

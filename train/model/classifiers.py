@@ -1,7 +1,7 @@
 """Classifiers by name: timm's, and a small ResNet for experiments on a laptop.
 
-In: `ModelSpec` (from the recipe), the quotas of a group, the image size and a seed; weights from a local safetensors
-file if the recipe names one. Out: a model in training mode, its BN layers converted as the recipe says, and how it
+In: `ModelSpec` (from the recipe), the quotas of a group, the image size and a seed; trained weights if the recipe names
+some (`train.model.pretrained`). Out: a model in training mode, its BN layers converted as the recipe says, and how it
 wants its pictures. Nothing is written and nothing downloaded.
 
 Initial weights depend on the spec and the seed alone; the process's random state is left as it was.
@@ -12,21 +12,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shards.disk.address import BESIDE, LocalPath
+from shards.disk.address import BESIDE
 from shards.disk.safe_text import quoted
 from train.model.normalisation import IMAGENET, Normalisation
+from train.model.pretrained import WEIGHTS, Pretrained, find_pretrained, read_weights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 SANDBOX = "sandbox_resnet"
 NAME_PATTERN = re.compile(r"[a-z0-9_]+")  # no hub address, no tag of weights: those come from a file
-WEIGHTS = "model.safetensors"
+PRETRAINED = "model.pretrained"
 
 Mean = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(gt=0, le=1)]
@@ -39,10 +39,22 @@ class ModelSpec(BaseModel):
 
     name: str = Field(description=f"of timm (resnet50, convnext_tiny, vit_base_patch16_224) or {SANDBOX}")
     num_classes: int = Field(ge=2, description="outputs; as many as the data has classes")
-    pretrained: Annotated[LocalPath | None, BESIDE] = Field(
+    pretrained: Annotated[str | None, BESIDE] = Field(
         default=None,
-        description=f"safetensors file, or folder with {WEIGHTS}; null = train from nothing",
-        examples=["weights/resnet50"],
+        description=f"weights to start from: a safetensors file, a folder with {WEIGHTS}, or, beside "
+        "pretrained_revision, a hub id; null = train from nothing",
+        examples=["weights/resnet50", "timm/resnet50.a1_in1k"],
+    )
+    pretrained_revision: str | None = Field(
+        default=None,
+        description="commit of 40 hex digits; then pretrained is a hub id, which is downloaded already",
+        examples=["0123456789abcdef0123456789abcdef01234567"],
+    )
+    pretrained_sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="of the weights' file; filled in when a training begins",
+        examples=["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"],
     )
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="chance to skip a residual branch, at the last block")
     aux: Literal["bn", "none"] = Field(
@@ -53,12 +65,19 @@ class ModelSpec(BaseModel):
     )
     mean: tuple[Mean, Mean, Mean] | None = Field(
         default=None,
-        description="of the pictures' channels in 0..1; null = as timm says of the model, else ImageNet's",
+        description="of the pictures' channels in 0..1; null = as stands beside the weights, else as timm says of the "
+        "model, else ImageNet's",
         examples=[[0.5, 0.5, 0.5]],
     )
     std: tuple[Deviation, Deviation, Deviation] | None = Field(
         default=None, description="likewise", examples=[[0.5, 0.5, 0.5]]
     )
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> ModelSpec:
+        if self.pretrained is None and (self.pretrained_revision or self.pretrained_sha256):
+            raise ValueError(f"{PRETRAINED}: found none beside its revision or sha256, expected weights; name them")
+        return self
 
     @property
     def is_converted(self) -> bool:
@@ -69,37 +88,87 @@ class ModelSpec(BaseModel):
 def build(spec: ModelSpec, quotas: Sequence[int], seed: int, size_px: int) -> nn.Module:
     """The model with its initial weights; `quotas` are the samples of each domain in a group, the main one first.
 
-    With `aux: none` and statistics of groups or of all ranks the layers are converted too, with one domain.
+    With `aux: none` and statistics of groups or of all ranks the layers are converted too, with one domain. Trained
+    weights fill the plain model before it is converted, so each domain's statistics start from theirs.
     """
     import torch
 
     from train.model.aux_bn import convert, convert_sync
 
+    found = weights_of(spec)
+    first_px = size_px if found is None or found.about is None else found.about.size_px
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _create(spec, size_px)
-    if spec.pretrained is not None:
-        _load(model, spec.pretrained)
+        model = create(spec, first_px)
+    if found is not None:
+        load_plain(model, found, read_weights(found, PRETRAINED, spec.pretrained_sha256))
+        _resize(model, spec.name, first_px, size_px)
     if spec.is_converted:
         model = convert(model, quotas if spec.aux == "bn" else (sum(quotas),), per_group=spec.bn == "group")
     return convert_sync(model) if spec.bn == "world" else model
 
 
-def normalisation_of(spec: ModelSpec) -> Normalisation:
-    """What the recipe says; else what timm says of the model; else ImageNet's."""
-    own = IMAGENET
-    if None in (spec.mean, spec.std) and spec.name != SANDBOX and NAME_PATTERN.fullmatch(spec.name):
-        import timm
+def weights_of(spec: ModelSpec) -> Pretrained | None:
+    """Where the weights lie that the model starts from; None without any. Raises ValueError if they are not there, or
+    are of another architecture."""
+    if spec.pretrained is None:
+        return None
+    found = find_pretrained(PRETRAINED, spec.pretrained, spec.pretrained_revision)
+    if found.about is not None and found.about.architecture != spec.name:
+        raise ValueError(
+            f"{PRETRAINED}: found weights of {found.about.architecture} in {found.shown}, expected those of "
+            f"model.name, {quoted(spec.name, 80)}; set model.name={found.about.architecture} or choose other weights"
+        )
+    return found
 
-        config = timm.models.get_pretrained_cfg(spec.name)
-        if config is not None:
+
+def pinned(spec: ModelSpec) -> ModelSpec:
+    """The same, with what trained weights decide written down: their sha256, and how pictures are normalised for them.
+
+    Then the weights may move, and cannot change unseen. Raises ValueError if they are not there.
+    """
+    if spec.pretrained is None or None not in (spec.pretrained_sha256, spec.mean, spec.std):
+        return spec
+    found = weights_of(spec)
+    assert found is not None
+    normal = normalisation_of(spec)
+    sha256 = spec.pretrained_sha256 or found.sha256
+    return spec.model_copy(update={"pretrained_sha256": sha256, "mean": normal.mean, "std": normal.std})
+
+
+def what_it_starts_from(spec: ModelSpec) -> list[str]:
+    """A line about the weights, and about a classifier that is not used because it has other outputs."""
+    found = weights_of(spec)
+    if found is None:
+        return []
+    from safetensors import safe_open
+
+    heads = [f"{name}.weight" for name in _classifier_names(spec.name)]
+    with safe_open(found.file, framework="numpy") as file:
+        outputs = {file.get_slice(name).get_shape()[0] for name in heads if name in file.keys()}  # noqa: SIM118
+    line = f"{PRETRAINED}: starts from {found.shown}, sha256 {(spec.pretrained_sha256 or found.sha256)[:16]}"
+    if outputs and outputs != {spec.num_classes}:
+        line += f"; its classifier of {max(outputs)} outputs is left out, a new one of {spec.num_classes} is trained"
+    return [line]
+
+
+def normalisation_of(spec: ModelSpec) -> Normalisation:
+    """What the recipe says; else what stands beside the weights; else what timm says of the model; else ImageNet's."""
+    own = IMAGENET
+    if None in (spec.mean, spec.std):
+        found = weights_of(spec)
+        if found is not None and found.about is not None:
+            own = found.about.normal
+        elif (config := _timms_config(spec.name)) is not None:
             (r, g, b), (sr, sg, sb) = config.mean, config.std
             own = Normalisation((r, g, b), (sr, sg, sb))
     mean = own.mean if spec.mean is None else spec.mean
     return Normalisation(mean, own.std if spec.std is None else spec.std)
 
 
-def _create(spec: ModelSpec, size_px: int) -> nn.Module:
+def create(spec: ModelSpec, size_px: int) -> nn.Module:
+    """The plain model for pictures of `size_px`, with random weights. Raises ValueError for a name that is not known,
+    and for settings that the model does not have."""
     if spec.name == SANDBOX:
         from train.model.sandbox_resnet import sandbox_resnet
 
@@ -114,7 +183,7 @@ def _create(spec: ModelSpec, size_px: int) -> nn.Module:
     settings: dict[str, Any] = {"num_classes": spec.num_classes}
     if spec.drop_path:
         settings["drop_path_rate"] = spec.drop_path
-    config = timm.models.get_pretrained_cfg(spec.name)
+    config = _timms_config(spec.name)
     if config is not None and config.fixed_input_size and config.input_size[-1] != size_px:
         settings["img_size"] = size_px
     try:
@@ -126,25 +195,30 @@ def _create(spec: ModelSpec, size_px: int) -> nn.Module:
         ) from None
 
 
-def _load(model: nn.Module, path: Path) -> None:
-    """Fill the plain model from a safetensors file; a classifier of another size keeps its initial weights."""
-    import torch
-    from safetensors.torch import load_file
+def load_plain(
+    model: nn.Module, found: Pretrained, given: dict[str, Tensor], what: str = PRETRAINED, new_head: bool = True
+) -> None:
+    """Fill the plain model; a classifier of another size keeps its initial weights, unless `new_head` is False.
 
-    file = path / WEIGHTS if path.is_dir() else path
-    if file.suffix != ".safetensors" or not file.is_file():
-        raise ValueError(f"model.pretrained: found {path}, expected a .safetensors file or a folder with {WEIGHTS}")
-    try:
-        given = load_file(file)
-    except Exception as error:  # safetensors raises its own type and several of the system's
-        raise ValueError(f"model.pretrained: found {file} unreadable ({error}), expected safetensors") from None
+    Raises ValueError for a tensor that is missing, too many or of another shape, and for weights that were pooled in
+    another way.
+    """
+    import torch
+
+    pooling = None if found.about is None else found.about.global_pool
+    if pooling and _pooling(model) not in (None, pooling):
+        raise ValueError(
+            f"{what}: found weights for the pooling {pooling} in {found.shown}, expected {_pooling(model)}, as timm "
+            "builds the model by its name; choose other weights"
+        )
+
     wanted = model.state_dict()
     heads = tuple(f"{name}." for name in _classifiers(model))
     for name in sorted(wanted.keys() | given.keys()):
         fits = name in wanted and name in given and wanted[name].shape == given[name].shape
         if fits:
             continue
-        if name.startswith(heads):
+        if new_head and name.startswith(heads):
             given.pop(name, None)
         elif name.endswith("num_batches_tracked") and name in wanted:
             pass  # files written before torch counted batches
@@ -152,16 +226,57 @@ def _load(model: nn.Module, path: Path) -> None:
             there = list(given[name].shape) if name in given else "nothing"
             here = list(wanted[name].shape) if name in wanted else "nothing"
             raise ValueError(
-                f"model.pretrained: found {there} for {quoted(name, 80)} in {file.name}, expected {here}; choose "
-                "weights of this architecture and image size"
+                f"{what}: found {there} for {quoted(name, 80)} in {found.file.name}, expected {here}; choose weights "
+                "of this architecture and image size"
             )
     with torch.no_grad():
         for name, tensor in given.items():
             wanted[name].copy_(tensor)
 
 
+def _resize(model: nn.Module, name: str, before_px: int, size_px: int) -> None:
+    """Let a model that is built for one size take another, as timm does: position embeddings are interpolated."""
+    config = _timms_config(name)
+    if before_px == size_px or config is None or not config.fixed_input_size:
+        return
+    resize: Any = getattr(model, "set_input_size", None)
+    if resize is None:
+        raise ValueError(
+            f"{PRETRAINED}: found weights for pictures of {before_px} px, expected {size_px} px, and this model cannot "
+            f"change its size; set data.size_px={before_px}"
+        )
+    resize(img_size=(size_px, size_px))
+
+
+def _pooling(model: nn.Module) -> str | None:
+    """How the features of a picture are pooled, by timm's word; None if the model does not say."""
+    for owner in (getattr(model, "head", None), model):
+        pool = getattr(owner, "global_pool", None)
+        pool = getattr(pool, "pool_type", pool)
+        if isinstance(pool, str):
+            return pool
+    return None
+
+
+def _timms_config(name: str) -> Any:
+    """What timm says of the model; None for a name that it does not know."""
+    if name == SANDBOX or not NAME_PATTERN.fullmatch(name):
+        return None
+    import timm
+
+    return timm.models.get_pretrained_cfg(name)
+
+
 def _classifiers(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules that make the logits."""
     config = getattr(model, "pretrained_cfg", None)
-    named = config["classifier"] if config else "fc"
-    return (named,) if isinstance(named, str) else tuple(named)
+    return _as_names(config["classifier"] if config else "fc")
+
+
+def _classifier_names(name: str) -> tuple[str, ...]:
+    config = _timms_config(name)
+    return _as_names("fc" if config is None else config.classifier)
+
+
+def _as_names(named: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (named,) if isinstance(named, str) else tuple(named or ())

@@ -8,7 +8,7 @@ gains; each panel begins at its own accuracies. The name of a point stands besid
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from train.report.comparison import Row, Sweep, percent, points
@@ -37,13 +37,22 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A mark at the edge of a panel: how far an interval goes on there."""
+
+    points: str  # of an arrow head, in SVG units
+    text: str
+
+
+@dataclass(frozen=True)
 class Panel:
     """Accuracy against the sweep's axis on one set."""
 
     name: str
     label: str  # the whole figure in words
     line: str  # SVG points of the means
-    band: str  # SVG points around the intervals; empty with one seed
+    band: str  # SVG points around the intervals; empty with few seeds
+    cuts: tuple[Cut, ...]  # where an interval goes on behind the edge of the panel
     means: tuple[Dot, ...]
     seeds: tuple[Dot, ...]
     baseline_y: float | None
@@ -72,7 +81,8 @@ def panels(sweep: Sweep) -> list[Panel]:
     chosen = {name: sorted(rows, key=_x) for name, rows in chosen.items() if len({row.x for row in rows}) > 1}
     ranges = {name: _range(name, rows) for name, rows in chosen.items()}
     span = max((high - low for low, high in ranges.values()), default=0.0)
-    span = max(span * 1.16, 0.01)  # room above and below; a difference of a tenth of a point is never magnified
+    # room above and below; a difference of a tenth of a point is never magnified, and nothing is above 100 %
+    span = min(max(span * 1.16, 0.01), 1.0)
     step = next((step for step in STEPS if span / step <= 6), STEPS[-1])
     return [_panel(sweep, name, rows, ranges[name], span, step) for name, rows in chosen.items()]
 
@@ -87,8 +97,7 @@ def _range(name: str, rows: Sequence[Row]) -> tuple[float, float]:
     for row in rows:
         cell = row.cells[name]
         values.extend(cell.by_seed.values())
-        if len(cell.by_seed) > 2:  # with two seeds the interval is so wide that it would flatten the curve
-            values.extend(end for end in (cell.accuracy.low, cell.accuracy.high) if end is not None)
+        values.extend(end for end in (cell.accuracy.low, cell.accuracy.high) if end is not None)
     return max(0.0, min(values)), min(1.0, max(values))
 
 
@@ -114,6 +123,7 @@ def _panel(
     seeds = tuple(
         Dot(across(row), up(value)) for row, cell in zip(rows, cells, strict=True) for value in cell.by_seed.values()
     )
+    cuts = [cut for row, one in ends for cut in _cuts(row.label, across(row), one, (bottom, bottom + span), up)]
     baseline = next((cell for row, cell in zip(rows, cells, strict=True) if row.is_baseline), None)
     final = cells[-1]
     words = ", ".join(f"{row.label} {percent(cell.accuracy.value)}" for row, cell in zip(rows, cells, strict=True))
@@ -123,6 +133,7 @@ def _panel(
         label=f"Top-1 accuracy in percent on {name}: {words}",
         line=_svg_points([(dot.x, dot.y) for dot in means]),
         band=_svg_points(upper + lower) if len(ends) > 1 else "",
+        cuts=tuple(cuts),
         means=means,
         seeds=seeds,
         baseline_y=up(baseline.accuracy.value) if baseline else None,
@@ -131,6 +142,17 @@ def _panel(
         label_y=_above([*means, *_entering(means), *seeds, *(Dot(x, y) for x, y in upper)]),
         last_text=f"{percent(final.accuracy.value)}{gain}",
     )
+
+
+def _cuts(
+    label: str, x: float, one: Estimate, edges: tuple[float, float], up: Callable[[float], float]
+) -> Iterator[Cut]:
+    """An arrow head for each end of an interval that lies behind an edge of the panel, bottom and top."""
+    for end, edge, sign in ((one.low, edges[0], -1), (one.high, edges[1], 1)):
+        if end is not None and sign * (end - edge) > 1e-9:
+            y = up(edge)
+            head = _svg_points([(x - 5, y), (x + 5, y), (x, y - 7 * sign)])
+            yield Cut(head, f"{label}: the interval goes on to {percent(end)} %")
 
 
 def _above(dots: Sequence[Dot]) -> float:
@@ -149,7 +171,7 @@ def _entering(means: Sequence[Dot]) -> list[Dot]:
 def _grid(bottom: float, span: float, step: float, up: Callable[[float], float]) -> list[Tick]:
     number = int(bottom / step) + (bottom > 0)
     lines = []
-    while number * step <= bottom + span + 1e-9:
+    while number * step <= min(1.0, bottom + span) + 1e-9:
         share = number * step
         lines.append(Tick(up(share), f"{100 * share:.1f}" if step < 0.01 else f"{100 * share:.0f}"))
         number += 1

@@ -3,9 +3,9 @@
 In: `Result`s. Out: a `Sweep` for each name, its rows in the sweep's order, its sets in the order of the results; a
 sentence on whether synthetic images paid off; the same tables as Markdown. On disk: nothing.
 
-Accuracies are top-1 of the selected weights on test sets: means over seeds with 95 % intervals. A difference is taken
-seed by seed, against the baseline point of the same sweep, over the seeds that both have. Results that were measured on
-different pictures are not compared, and are named.
+Accuracies are top-1 of the selected weights on test sets: means over seeds with 95 % intervals, or with the seeds
+themselves where there are fewer than three. A difference is taken seed by seed, against the baseline point of the same
+sweep, over the seeds that both have. Results that were measured on different pictures are not compared, and are named.
 """
 
 import re
@@ -15,7 +15,16 @@ from typing import Literal
 
 from shards.disk.safe_text import clip, markdown
 from train.evaluate.results import Result, selected
-from train.report.statistics import Estimate, mean, mean_interval, paired_difference, sample_std, wilson_interval
+from train.report.statistics import (
+    FEWEST,
+    Estimate,
+    if_enough,
+    mean,
+    mean_interval,
+    paired_difference,
+    sample_std,
+    wilson_interval,
+)
 
 TITLES = {
     "scale": "Accuracy against scale",
@@ -155,8 +164,9 @@ def _cell(seeds: Mapping[int, Result], control: Mapping[int, Result], is_baselin
     difference = None
     if not is_baseline and _on_same_pictures([*seeds.values(), *control.values()]):
         difference = paired_difference(by_seed, {seed: one.top1 for seed, one in control.items()})
+        difference = None if difference is None else if_enough(difference)
     runs = tuple(seeds[seed] for seed in sorted(seeds))
-    return Cell(mean_interval(values), sample_std(values), by_seed, difference, runs)
+    return Cell(if_enough(mean_interval(values)), sample_std(values), by_seed, difference, runs)
 
 
 def _on_same_pictures(results: Sequence[Result]) -> bool:
@@ -210,11 +220,21 @@ def _gaps(sweep: Sweep) -> list[str]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A sentence, and how it is coloured."""
+    """A sentence, how it is coloured, and the difference that it is about."""
 
     tone: Literal["good", "lost", "open"]
     head: str
     text: str
+    set: str = ""
+    difference: Estimate | None = None
+
+    @property
+    def word(self) -> str:
+        """The sentence in a word or two, for a table."""
+        if self.tone == "open":
+            few = self.difference is not None and self.difference.n < FEWEST
+            return "too few seeds to tell" if few else "not shown"
+        return "gain" if self.tone == "good" else "loss"
 
 
 def verdicts(sweep: Sweep) -> list[Verdict]:
@@ -237,20 +257,26 @@ def last_point(sweep: Sweep) -> Row:
 
 
 def _verdict(label: str, name: str, control: Row, difference: Estimate) -> Verdict:
-    is_scale = control.x == 0
-    over = "real images only" if is_scale else control.label
+    is_scale, over = control.x == 0, over_what(control)
     seeds = f"{difference.n} seed" + ("s" if difference.n != 1 else "")
     if difference.low is None:
-        text = f"{label} changes {name} by {points(difference.value)} points against {over}, {seeds}."
-        return Verdict("open", "One seed cannot tell.", text)
+        text = f"{label} changes {name} by {points(difference.value)} points against {over} {interval(difference)}."
+        head = "One seed cannot tell." if difference.n == 1 else "Two seeds cannot tell."
+        return Verdict("open", head, text, name, difference)
     amount = f"{points(difference.value)} points {interval(difference)} on {name}"
     if not difference.shown:
-        return Verdict("open", f"No difference that {seeds} could show.", f"{label} against {over}: {amount}, {seeds}.")
+        head = f"No difference that {seeds} could show."
+        return Verdict("open", head, f"{label} against {over}: {amount}, {seeds}.", name, difference)
     if difference.value > 0:
         head = "Synthetic images paid off here." if is_scale else "A gain."
-        return Verdict("good", head, f"{label} adds {amount} over {over}, {seeds}.")
+        return Verdict("good", head, f"{label} adds {amount} over {over}, {seeds}.", name, difference)
     head = "Synthetic images cost accuracy here." if is_scale else "A loss."
-    return Verdict("lost", head, f"{label} changes accuracy by {amount} against {over}, {seeds}.")
+    return Verdict("lost", head, f"{label} changes accuracy by {amount} against {over}, {seeds}.", name, difference)
+
+
+def over_what(control: Row) -> str:
+    """A baseline in words: "real images only", or its label."""
+    return "real images only" if control.x == 0 else control.label
 
 
 def percent(share: float) -> str:
@@ -265,15 +291,20 @@ def points(share: float) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """The ends of the 95 % interval of a difference, in percentage points: "[3.3, 5.5]"."""
+    """The ends of the 95 % interval of a difference, in percentage points: "[3.3, 5.5]"; of too few seeds the
+    differences themselves: "(seeds +1.8, +1.9)"."""
     if estimate.low is None or estimate.high is None:
-        return "[one seed]"
+        seeds = ", ".join(points(value) for value in estimate.values)
+        return "(one seed)" if estimate.n == 1 else f"(seeds {seeds})"
     return f"[{points(estimate.low)}, {points(estimate.high)}]".replace("+", "")
 
 
 def accuracy_text(cell: Cell) -> str:
-    """The mean in per cent with its standard deviation over seeds: "90.3 ± 1.1"."""
-    return percent(cell.accuracy.value) + (f" ± {percent(cell.std)}" if cell.std is not None else "")
+    """The mean in per cent with its standard deviation over seeds: "90.3 ± 1.1"; of two seeds: "90.3 (89.5, 91.1)"."""
+    seeds = [percent(value) for value in cell.by_seed.values()]
+    if len(seeds) < FEWEST:
+        return percent(cell.accuracy.value) + (f" ({', '.join(seeds)})" if len(seeds) > 1 else "")
+    return f"{percent(cell.accuracy.value)} ± {percent(cell.std or 0.0)}"
 
 
 # Markdown

@@ -17,13 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import yaml
 
 from cluster.recipes.load import plain_yaml
 from shards.disk.address import local_root
 from shards.disk.checked_json import plain_json
-from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SUCCESS
 from shards.disk.regular import read_regular
 from shards.disk.replace import replace_file
@@ -33,6 +31,7 @@ from shards.set.manifest import read_subset, read_table, scan
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.views.census import chosen_rows, subset_of
 from shards.views.page import NOTICES, one_file_page, page_environment
+from shards.views.thumbnail import small_copy
 from train.evaluate.results import RESULTS, Result, find_results
 from train.report.charts import Bar, Panel, bars, panels
 from train.report.comparison import (
@@ -44,12 +43,13 @@ from train.report.comparison import (
     compare,
     interval,
     last_point,
+    over_what,
     percent,
     points,
     results_table,
     verdicts,
 )
-from train.report.statistics import Estimate, mean_interval, wilson_interval
+from train.report.statistics import Estimate, if_enough, mean_interval, wilson_interval
 
 PAGES = Path(__file__).parent / "pages"
 MAX_FILE_BYTES = 4_000_000  # of recipe.yaml, model.json, bn_distances.json
@@ -60,6 +60,7 @@ CHANGED_CLASSES = 6  # best and worst
 MAX_PROBLEMS = 20
 MAX_RUNS = 400  # lines of the table of runs
 MAX_LAYERS = 120
+MAX_VERDICTS = 40  # sweeps, and sets, of the first table
 MAX_DISTANCE = 1e100  # in nats; a sum of larger ones is no number
 
 __all__ = ["results_table", "write_report"]
@@ -119,6 +120,8 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         "title": ", ".join(folder.absolute().name for folder in folders),
         "headline": _headline(figures, len(found.results)),
         "figures": figures,
+        "verdicts": _verdict_rows(figures)[:MAX_VERDICTS],
+        "verdict_sets": list(dict.fromkeys(one.set for sweep in figures for one in sweep.verdicts))[:MAX_VERDICTS],
         "singles": _single_rows(compared),
         "num_singles_cut": max(0, len(compared.singles) - MAX_RUNS),
         "num_results": len(found.results),
@@ -156,6 +159,27 @@ def _headline(figures: Sequence[Figures], num_results: int) -> Verdict:
         "No sweep here.",
         "These runs stand alone; sixfold sweep recipes/sweeps/scale.yaml compares 0x to 6x over several seeds.",
     )
+
+
+def _verdict_rows(figures: Sequence[Figures]) -> list[dict[str, Any]]:
+    """One row a sweep that can tell: what is compared, and the verdict on each set."""
+    rows = []
+    for number, one in enumerate(figures, 1):
+        if not one.verdicts:
+            continue
+        row = last_point(one.sweep)
+        control = one.sweep.row(row.baseline)
+        assert control is not None, "a verdict has a baseline"
+        rows.append(
+            {
+                "number": number,
+                "title": one.sweep.title,
+                "what": f"{row.label} over {over_what(control)}",
+                "cells": {verdict.set: verdict for verdict in one.verdicts},
+                "seeds": max(verdict.difference.n for verdict in one.verdicts if verdict.difference is not None),
+            }
+        )
+    return rows
 
 
 # figures
@@ -198,7 +222,7 @@ def _changes(sweep: Sweep, names: Mapping[int, str]) -> Changes | None:
     shared = [set(before[seed]) & set(after[seed]) for seed in seeds]
     for class_id in sorted(set.intersection(*shared)):
         gains = [_share(after[seed][class_id]) - _share(before[seed][class_id]) for seed in seeds]
-        one = mean_interval(gains)
+        one = if_enough(mean_interval(gains))
         label = f"{clip(names[class_id], 60)} ({class_id})" if class_id in names else f"class {class_id}"
         found.append((label, f"{points(one.value)} {interval(one)}", one))
     if not found:
@@ -391,18 +415,6 @@ def _pictures(url: str, subset: str | None) -> tuple[tuple[Picture, ...], str]:
     for row, jpeg in zip(wanted, read_jpegs(store, shard, wanted), strict=True):
         if isinstance(jpeg, str):
             raise ValueError(jpeg)
-        address = "data:image/jpeg;base64," + base64.b64encode(_small(jpeg)).decode()
+        address = "data:image/jpeg;base64," + base64.b64encode(small_copy(jpeg, PICTURE_PX, 88, "420")).decode()
         pictures.append(Picture(address, clip(str(row["class_name"]), 120)))
     return tuple(pictures), "" if pictures else "holds no picture"
-
-
-def _small(jpeg: bytes) -> bytes:
-    """A small copy of a JPEG, with the source type of the original."""
-    pixels = decode_jpeg(jpeg)
-    height, width = pixels.shape[:2]
-    scale = PICTURE_PX / max(height, width)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    found = read_source_type(jpeg)
-    return encode_jpeg(pixels, 88, "420", next((known for known in SOURCE_TYPES if known == found), None))

@@ -9,20 +9,22 @@ number of comparisons.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CONFIDENCE = 0.95
+FEWEST = 3  # observations whose interval helps anybody
 NORMAL_QUANTILE = 1.959963984540054  # of (1 + CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval; ``low`` and ``high`` are None for a single observation."""
+    """A value with its interval; ``low`` and ``high`` are None for a single observation, or for few (`if_enough`)."""
 
     value: float
     low: float | None
     high: float | None
     n: int  # observations
+    values: tuple[float, ...] = ()  # the observations themselves, of a mean
 
     @property
     def shown(self) -> bool:
@@ -80,9 +82,15 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     """The mean over independent observations (seeds), with Student's interval. Source: Student 1908."""
     centre, spread = mean(values), sample_std(values)
     if spread is None:
-        return Estimate(centre, None, None, 1)
+        return Estimate(centre, None, None, 1, tuple(values))
     half = t_quantile(len(values) - 1) * spread / math.sqrt(len(values))
-    return Estimate(centre, centre - half, centre + half, len(values))
+    return Estimate(centre, centre - half, centre + half, len(values), tuple(values))
+
+
+def if_enough(one: Estimate) -> Estimate:
+    """Without its interval if there are fewer than `FEWEST` observations: that of two reaches 12.7 standard errors to
+    each side, and tells less than the two do."""
+    return one if one.n >= FEWEST else replace(one, low=None, high=None)
 
 
 def paired_difference(treated: Mapping[int, float], control: Mapping[int, float]) -> Estimate | None:

@@ -67,7 +67,8 @@ def train_in_folder(
         # now, and not after days of training: are all sets there, and do they fit? Every rank opens them, with no
         # collective call pending: one builds an index, for up to an hour, and the others wait at its lock
         with _told(ranks, "looking through the data"):
-            lines = list(task.check_data(open_domains(recipe.data.domains, recipe.data.cache.folder), ranks))
+            domains = open_domains(recipe.data.domains, recipe.data.cache.folder, recipe.data.class_list)
+            lines = list(task.check_data(domains, ranks))
         for line in lines:
             if log is not None:
                 log.say(line)

@@ -4,6 +4,7 @@ In: the runs of a plan, the sweep's folder. Out: their result lines, a descripti
 results.jsonl, replaced as a whole; indexes that are saved beside the data.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from pydantic import BaseModel
 
 from shards.disk.amounts import counted, time_text
 from shards.stream.index import load_index
+from shards.stream.spec import DomainSpec, StreamSpec
+from train.evaluate.evaluate import SetSpec
 from train.evaluate.results import RESULTS, Result, read_results, write_results
 from train.recipe import TrainRecipe
 from train.sweep.plan import Run, SweepSpec, changes_text
@@ -29,29 +32,32 @@ class DataOf:
     """The digests of the data sets of recipes as they are now; each set is looked at once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str | None], str | None] = {}
+        self._known: dict[tuple[str, str | None, str], str | None] = {}
 
     def __call__(self, recipe: BaseModel) -> Digests:
         """A data set that cannot be read now is left out, and one that may grow: nothing is known of them."""
         if not isinstance(recipe, TrainRecipe):
             return Digests({}, {})
-        cache = recipe.data.cache.folder
         sets = dict(recipe.evaluate.tests)
         if recipe.evaluate.validation is not None:
             sets["validation"] = recipe.evaluate.validation
         return Digests(
-            self._present({one.name: (one.source, one.subset) for one in recipe.data.domains if not one.grow}, cache),
-            self._present({name: (one.source, one.subset) for name, one in sets.items()}, cache),
+            self._present({one.name: one for one in recipe.data.domains if not one.grow}, recipe.data),
+            self._present(sets, recipe.data),
         )
 
-    def _present(self, sets: Mapping[str, tuple[str, str | None]], cache: Path | None) -> dict[str, str]:
-        for one in sets.values():
-            if one not in self._known:
-                try:
-                    self._known[one] = load_index(*one, cache).digest
-                except (ValueError, OSError):
-                    self._known[one] = None
-        return {name: digest for name, one in sets.items() if (digest := self._known[one]) is not None}
+    def _present(self, sets: Mapping[str, DomainSpec | SetSpec], data: StreamSpec) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name, one in sets.items():
+            key = (one.source, one.subset, data.classes or data.domains[0].source)
+            if key not in self._known:
+                self._known[key] = None
+                with contextlib.suppress(ValueError, OSError):
+                    self._known[key] = load_index(one.source, one.subset, data.cache.folder, data.class_list).digest
+            digest = self._known[key]
+            if digest is not None:
+                found[name] = digest
+        return found
 
 
 def finished(run: Run, folder: Path, data_of: Callable[[BaseModel], Digests]) -> list[Result]:

@@ -17,19 +17,20 @@ from torch import Tensor, nn
 
 from cluster.ranks.group import Ranks
 from shards.stream.stream import Batch
-from train.evaluate.data_check import Opened, check_names
+from train.evaluate.data_check import Opened, check_names, what_is_read
 from train.evaluate.evaluate import open_set, open_sets
 from train.evaluate.measure import logits_of, measure
 from train.evaluate.results import Role
 from train.model.aux_bn import check_aux, export_plain, survey
 from train.model.bn_statistics import distances
-from train.model.classifiers import build, normalisation_of
+from train.model.classifiers import build, normalisation_of, what_it_starts_from
 from train.model.engine import Forward
 from train.model.input import DeviceMix, to_input
 from train.model.normalisation import Normalisation
 from train.model.optim import Loss, loss_of
+from train.model.pretrained import ABOUT
 from train.recipe import TrainRecipe
-from train.task.export import ABOUT, check_same_output, class_names, plain_model, write_export
+from train.task.export import check_same_output, class_names, plain_model, write_export
 from train.task.task import Measured
 
 
@@ -51,13 +52,17 @@ class Classify:
         """Raises ValueError if a set is missing, has classes that the model does not know, shares a sample with another
         or calls an id by another name."""
         recipe = self.recipe
-        sets = open_sets(recipe.evaluate, recipe.model.num_classes, recipe.data.cache.folder, domains)
+        sets = open_sets(
+            recipe.evaluate, recipe.model.num_classes, recipe.data.cache.folder, domains, recipe.data.class_list
+        )
         if ranks.rank != 0:
             return []
         self.names.update(class_names(domains))
-        if not recipe.data.check_names:
-            return []
-        return check_names([*domains, *(one.opened for one in sets)])
+        opened = [*domains, *(one.opened for one in sets)]
+        said = [*what_it_starts_from(recipe.model), *what_is_read(opened)]
+        if recipe.data.check_names:
+            said += check_names(opened)
+        return said
 
     def build(self, device: torch.device) -> nn.Module:
         recipe = self.recipe
@@ -81,7 +86,7 @@ class Classify:
         recipe = self.recipe
         spec = recipe.evaluate.validation if role == "validation" else recipe.evaluate.tests[name]
         assert spec is not None
-        one = open_set(name, role, spec, recipe.model.num_classes, recipe.data.cache.folder)
+        one = open_set(name, role, spec, recipe.model.num_classes, recipe.data.cache.folder, recipe.data.class_list)
         counts = measure(
             model,
             one,

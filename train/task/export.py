@@ -4,6 +4,8 @@ In: plain tensors (`train.model.aux_bn.export_plain`), the recipe. Out: the plai
 the run's folder, each replaced as a whole:
 
     model.safetensors   names and shapes of the plain model
+    config.json         of a model of timm: its own description, with which
+                        `timm.create_model("local-dir:<folder>", pretrained=True)` gives this model
     model.json          its name in timm, classes, picture size, normalisation, which step and weights these are
     bn_distances.json   {step, weights, layers}: how far the auxiliary statistics of each layer are from the main ones,
                         if there are some; of the last step's weights, because the chosen ones are plain
@@ -11,6 +13,8 @@ the run's folder, each replaced as a whole:
 
 import dataclasses
 import json
+import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,21 +23,26 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from shards.disk.checked_json import plain_json
 from shards.disk.replace import replace_file
 from train.evaluate.data_check import Opened, read_names
 from train.evaluate.evaluate import evaluating
 from train.model.bn_statistics import Distance
-from train.model.classifiers import build
+from train.model.classifiers import SANDBOX, ModelSpec, build, create
 from train.model.normalisation import Normalisation
+from train.model.pretrained import ABOUT, CONFIG, WEIGHTS, About, about_of_ours
 from train.recipe import TrainRecipe
 
-MODEL, ABOUT, DISTANCES = "model.safetensors", "model.json", "bn_distances.json"
+DISTANCES = "bn_distances.json"
+# what timm says of its own weights of the architecture
+_OF_OTHER_WEIGHTS = frozenset({"tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes"})
 TOLERANCE = 1e-4  # of logits: fused and plain kernels may round differently
 
 
 def plain_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A model without anything of ours in it, strictly loaded, in evaluation mode on the CPU."""
-    bare = recipe.model.model_copy(update={"aux": "none", "bn": "rank", "pretrained": None, "drop_path": 0.0})
+    nothing = dict.fromkeys(("pretrained", "pretrained_revision", "pretrained_sha256"))
+    bare = recipe.model.model_copy(update={"aux": "none", "bn": "rank", "drop_path": 0.0, **nothing})
     model = build(bare, (1,), recipe.seed, recipe.data.size_px)
     model.load_state_dict(dict(tensors), strict=True)
     return model.eval()
@@ -67,23 +76,70 @@ def write_export(
     normal: Normalisation,
     layers: Sequence[Distance],
 ) -> None:
-    """`facts` go into model.json beside what the recipe says; `layers` are those of the last step's model."""
+    """`facts` go into model.json beside what the recipe says; `layers` are those of the last step's model.
+
+    model.json comes last: where it is, the export is whole.
+    """
+    spec = recipe.model
+    begun: dict[str, str | None] = {}
+    if spec.pretrained is not None:
+        begun = {"pretrained_sha256": spec.pretrained_sha256}  # a path of this machine would tell others nothing
+        if spec.pretrained_revision is not None:
+            begun["pretrained"] = f"{spec.pretrained}@{spec.pretrained_revision}"
     about = {
-        "model": recipe.model.name,
-        "num_classes": recipe.model.num_classes,
+        "model": spec.name,
+        "num_classes": spec.num_classes,
         "size_px": recipe.data.size_px,
         "crop_pct": recipe.evaluate.crop_pct,
         "interpolation": "bicubic",
         "mean": list(normal.mean),
         "std": list(normal.std),
+        **begun,
         **facts,
     }
-    replace_file(folder / MODEL, to_safetensors(dict(tensors)))
+    replace_file(folder / WEIGHTS, to_safetensors(dict(tensors)))
     if layers:
         rows = [dataclasses.asdict(layer) for layer in layers]
         measured = {"step": recipe.schedule.steps, "weights": "last", "layers": rows}
         replace_file(folder / DISTANCES, (json.dumps(measured, indent=1) + "\n").encode())
-    replace_file(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+    written = json.dumps(about, indent=1) + "\n"
+    told = about_of_ours(plain_json(written), folder / ABOUT)
+    assert told is not None
+    if spec.name != SANDBOX:
+        replace_file(folder / CONFIG, timms_description(told).encode())
+    replace_file(folder / ABOUT, written.encode())
+
+
+def timms_description(about: About) -> str:
+    """The config.json that timm itself writes for such a model."""
+    from timm.models._hub import save_config_for_hf  # timm exports only the function that writes the weights too
+
+    with torch.device("meta"):
+        model = create(ModelSpec(name=about.architecture, num_classes=about.num_classes, aux="none"), about.size_px)
+    names = unique_names(about.names, about.num_classes)
+    shown = {
+        "input_size": (3, about.size_px, about.size_px),
+        "mean": about.mean,
+        "std": about.std,
+        "crop_pct": about.crop_pct,
+        "interpolation": about.interpolation,
+        "crop_mode": "center",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / CONFIG
+        save_config_for_hf(model, str(path), model_config={"label_names": names} if names else {}, data_config=shown)
+        told = plain_json(path.read_bytes())
+    for name in _OF_OTHER_WEIGHTS & told["pretrained_cfg"].keys():
+        del told["pretrained_cfg"][name]
+    return json.dumps(told, indent=2) + "\n"
+
+
+def unique_names(names: Mapping[int, str], num_classes: int) -> list[str]:
+    """The name of each output, of two classes of one name with their ids behind it; [] unless all have one."""
+    if any(number not in names for number in range(num_classes)):
+        return []
+    times = Counter(names.values())
+    return [f"{names[n]} ({n})" if times[names[n]] > 1 else names[n] for n in range(num_classes)]
 
 
 def class_names(domains: Sequence[Opened]) -> dict[str, str]:

@@ -289,7 +289,7 @@ def test_a_folder_that_could_run_code_or_is_not_whole_is_refused_in_one_line(
 )
 def test_a_model_that_is_not_here_is_not_fetched(model: str, revision: str | None, words: str) -> None:
     with pytest.raises(ModelError, match=words):
-        flat_model("llm", model, revision, "config.json", "model.safetensors")
+        flat_model("llm.model", model, revision, "config.json", "model.safetensors")
 
 
 # behind a real server

@@ -35,7 +35,7 @@ from shards.disk.home import home
 from shards.disk.jpeg import decode_jpeg, read_source_type
 from shards.disk.layout import SUCCESS, sample_key
 from shards.disk.record import read_record
-from shards.set.manifest import read_member, read_table
+from shards.set.manifest import read_member, read_rejected, read_table
 from tests.support.painter import SIDE, Painter, no_beat, paint, seed_of, sometimes, worker
 
 CHECKOUT = home()
@@ -110,6 +110,22 @@ def test_a_rejected_slot_is_drawn_again_with_a_new_seed_and_every_draw_has_a_row
         by_slot.setdefault((row["class_id"], row["prompt_id"], row["replicate"]), []).append(row["draw"])
     assert all(sorted(draws) == list(range(len(draws))) for draws in by_slot.values())
     assert len({row["seed"] for row in rows}) == len(rows)
+
+
+def test_a_few_rejected_draws_leave_a_small_picture_and_flagged_ones_none(tmp_path: Path) -> None:
+    one = worker(tmp_path, Painter(sometimes(0.5)), shards=ShardSpec(samples_per_shard=20, max_draws=30))
+    one(0, "t-1", no_beat)
+    record = read_record(one.store, 0)
+    assert record is not None
+    rows = {row["key"]: row for row in rows_of(one, 0)}
+    pictures = read_rejected(one.store, record)
+    assert {rows[key]["status"] for key in pictures} == {"black", "blank", "flat"}
+    assert {row["status"] for row in rows.values()} > {"flagged", "nan"}
+    for key, jpeg in pictures.items():
+        seen = decode_jpeg(jpeg).astype(int)
+        assert seen.shape == (SIDE, SIDE, 3)
+        expected = {"black": 0, "blank": (200, 180, 90), "flat": 128}[rows[key]["status"]]
+        assert np.abs(seen[SIDE // 2 + 4 :] - expected).mean() < 3
 
 
 def test_1000_injected_accidents_none_is_published(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_file_that_stands_in_for_another_is_named_as_what_it_is(
     model = Path(shutil.copytree(pristine / "text_encoder", tmp_path / "model"))
     (model / name).write_bytes(content)
     with pytest.raises(ModelError, match=f"{name}: {found}"):
-        flat_model("judge", str(model), None, "config.json", "model.safetensors")
+        flat_model("judge.model", str(model), None, "config.json", "model.safetensors")
 
 
 @pytest.mark.parametrize(

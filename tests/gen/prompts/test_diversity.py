@@ -20,12 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from cluster.recipes.load import load_recipe
 from gen.prompts.diversity import Diversity, measure_diversity, report_lines, share
-from gen.prompts.diversity_page import bars, doubtful_classes, write_page
+from gen.prompts.diversity_page import bars, doubtful_classes, figures, least_varied, write_page
+from gen.prompts.prompts import Sources, draw_table
 from gen.prompts.table import BASE_SCHEMA, PromptTable
+from gen.run.recipe import Recipe
 from gen.wording.flagged_words import flag_groups, flagged_words, group_of
+from gen.wording.lexicon import load_lexicon
 from shards.disk.home import home
 from shards.disk.safe_text import visible
+from shards.labels.classes import load_classes
 from tests.support.hostile_text import BENIGN, PAYLOADS
 
 CHROMIUM = shutil.which("chromium")
@@ -52,6 +57,17 @@ def table(folder: Path, classes: Sequence[tuple[str, Sequence[str]]], **columns:
     ]
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / "p.parquet")
     return PromptTable.load(folder / "p.parquet")
+
+
+def sandbox_prompts(folder: Path) -> PromptTable:
+    """The table that `recipes/sandbox.yaml` draws, with the first sense of each name."""
+    recipe = load_recipe(home() / "recipes" / "sandbox.yaml", Recipe, ())
+    classes = load_classes(recipe.classes)
+    lexicon = load_lexicon("sandbox")
+    phrases = {one.id: f"{one.name}, the handwritten numeral" for one in classes}
+    sources = Sources(lexicon, None, None, 1)
+    draw_table(classes, phrases, recipe.prompts, recipe.seed, sources, folder / "sandbox.parquet", lambda: None)
+    return PromptTable.load(folder / "sandbox.parquet")
 
 
 def count_words(texts: Sequence[str]) -> list[int]:
@@ -167,7 +183,7 @@ def test_our_own_words_for_prompts_hold_no_flagged_word() -> None:
     """Styles are left out: one may be named after what it is made like, such as a collage."""
     from gen.names.display_name import plain_words
     from gen.wording.caption_examples import caption_pools
-    from gen.wording.lexicon import DRAWN_PARTS, load_lexicon
+    from gen.wording.lexicon import DRAWN_PARTS
     from shards.labels.classes import KINDS
 
     pools = caption_pools()
@@ -283,12 +299,54 @@ def test_the_limit_falls_between_two_bars_and_the_bars_hold_every_prompt(tmp_pat
         assert len(bars(found)) <= 46
 
 
-def test_classes_with_most_to_look_at_come_first(tmp_path: Path) -> None:
+def test_classes_with_most_to_look_at_come_first_and_healthy_ones_are_not_named(tmp_path: Path) -> None:
     good = [f"kite {left} {right}" for left in "abcdef" for right in ("gh", "ij", "kl")]
-    classes = [("kite", good), ("crane", ["a bird", "a bird", "a bloody bird"]), ("one", ["one"])]
-    shown = doubtful_classes(measure_diversity(table(tmp_path, classes), seed=0))
-    assert [one.class_name for one in shown] == ["crane", "kite"]
-    assert shown[0].num_doubts == 1 + 3 + 1
+    bad = ["a bird", "a bird", "a bloody bird"]
+    classes = [("kite", good), ("owl", ["an owl", "an owl", "owl"]), ("crane", bad), ("one", ["one"])]
+    found = measure_diversity(table(tmp_path, classes), seed=0)
+    assert [one.class_name for one in doubtful_classes(found)] == ["crane", "owl"]
+    worst = doubtful_classes(found)[0]
+    assert worst.num_doubts == 1 + 3 + 1
+    assert worst.doubts == ["33 % repeat another", "100 % never say the name", "33 % have a flagged word"]
+    assert sorted(one.class_name for one in least_varied(found)) == ["crane", "kite", "owl"]
+
+
+def test_the_prompts_of_the_sandbox_are_healthy(tmp_path: Path) -> None:
+    found = measure_diversity(sandbox_prompts(tmp_path), seed=0)
+    assert found.total("num_prompts") == 10 * 120
+    assert [one.doubts for one in found.classes] == [[]] * 10
+    assert not any(figure.look for figure in figures(found))
+
+
+def test_a_bad_table_needs_a_look_in_every_class_and_says_why(tmp_path: Path) -> None:
+    """One template with another number, a few texts again and again, names that are missing."""
+    numbered = [f"a photo of a crane in a misty marsh at dawn, number {at}" for at in range(60)]
+    repeated = [f"an owl {word}" for word in ("asleep", "in flight", "at dusk")] * 20
+    nameless = [f"a bird of kind {at} by the {at} lake under {at} trees" for at in range(60)]
+    bad = table(tmp_path, [("crane", numbered), ("owl", repeated), ("kite", nameless)])
+    found = measure_diversity(bad, seed=0, count_tokens=count_words, limit=13)
+    reasons = {one.class_name: one.doubts for one in found.classes}
+    assert reasons["crane"] == ["100 % are cut", "all say nearly the same"]
+    assert reasons["owl"] == ["95 % repeat another", "all say nearly the same"]
+    assert reasons["kite"][0] == "100 % never say the name"
+    assert {figure.title for figure in figures(found) if figure.look} == {
+        "distinct texts",
+        "class name missing",
+        "cut by the encoder",
+    }
+
+
+def test_twenty_prompts_of_all_parts_of_the_table_are_shown_first(tmp_path: Path) -> None:
+    for num_classes, num_prompts in ((50, 3), (3, 40), (2, 4)):
+        texts = [[f"thing {at}, try {number}" for number in range(num_prompts)] for at in range(num_classes)]
+        found = measure_diversity(table(tmp_path, [(f"thing {at}", of) for at, of in enumerate(texts)]), seed=0)
+        shown = [(one.class_id, *one.prompt_ids, *one.texts) for one in found.examples]
+        assert len(shown) == len(set(shown)) == min(20, num_classes * num_prompts)
+        assert max(class_id for class_id, *_ in shown) > 0.9 * (num_classes - 1)
+        assert all(text == f"thing {class_id}, try {number}" for class_id, number, text in shown)
+    write_page(found, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.index("8 of the prompts") < page.index("Figures</h2>") < page.index("Classes that need a look</h2>")
 
 
 # the page

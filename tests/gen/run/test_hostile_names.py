@@ -42,6 +42,7 @@ from shards.set.verify import verify
 from shards.views.export import Choice, export_timm
 from shards.views.gallery import write_gallery
 from shards.views.image_folder import export_image_folder
+from shards.views.page import SCRIPT
 from tests.shards.views.test_gallery import Page
 from tests.support import warm
 from tests.support.hostile_text import HOSTILE
@@ -61,7 +62,7 @@ FILES = re.compile(
     r"|__thumbs/[0-9]{5}/[0-9]{9}\.jpg))"
 )
 INPUTS = {"classes.json", "overrides.yaml", "c.sqlite", "c.sqlite-wal", "c.sqlite-shm"}
-FORBIDDEN = {"script", "iframe", "object", "embed", "form", "base", "math", "template", "video"}
+FORBIDDEN = {"iframe", "object", "embed", "form", "base", "math", "template", "video"}
 
 
 def taken(check: Any, texts: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -328,6 +329,9 @@ def check_page(path: Path, allowed: set[tuple[str, tuple[str, ...]]]) -> None:
     page = Page(path)
     assert shapes(path) <= allowed, (path.name, shapes(path) - allowed)
     assert not FORBIDDEN & {tag for tag, _ in page.elements}
+    scripts = re.findall(r"(?s)<script>(.*?)</script>", path.read_text(encoding="utf-8"))
+    assert len(scripts) == [tag for tag, _ in page.elements].count("script")
+    assert set(scripts) <= {SCRIPT.read_text(encoding="utf-8")}, "a script that is not ours"
     for tag, attributes in page.elements:
         assert not any(name.startswith("on") for name in attributes)
         for name in ("href", "src"):

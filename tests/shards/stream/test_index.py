@@ -27,6 +27,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.disk.data_set import open_data_set
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import SAMPLE_SCHEMA, TABLE_SCHEMA, record_name, sample_key, table_name, tar_name
 from shards.disk.object_store import ObjectStore
@@ -775,12 +776,14 @@ def test_a_folder_without_tars_is_refused(tmp_path: Path) -> None:
         load_index(str(tmp_path / "nowhere"))
 
 
-def test_a_folder_of_pictures_is_refused_with_the_command_that_makes_shards_of_it(tmp_path: Path) -> None:
+def test_a_verb_of_data_sets_refuses_a_folder_of_pictures_with_the_command_that_makes_shards_of_it(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "my photos"
     (folder / "cat").mkdir(parents=True)
     (folder / "cat" / "a.JPG").write_bytes(b"")
     with pytest.raises(ValueError, match="found a folder of pictures, expected a data set of shards") as refused:
-        load_index(str(folder))
+        open_data_set(str(folder))
     assert f"`sixfold export '{folder}' --to shards --out '{folder}'-shards`" in str(refused.value)
 
 

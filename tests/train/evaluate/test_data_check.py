@@ -98,7 +98,7 @@ def test_sets_without_names_and_sets_with_ids_of_their_own_are_said_and_not_comp
     own = Opened("evaluate.tests.objects", own.source, own.index, has_own_ids=True)
     said = check_names([real, foreign, own])
     assert [line.partition(" (")[0] for line in said] == ["evaluate.tests.objects", "evaluate.tests.v2"]
-    assert "tars of others hold no class names" in said[1]
+    assert "what others wrote holds no class names here" in said[1]
 
 
 def test_only_so_many_tables_are_read_and_what_was_left_is_said(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_tars_that_others_wrote_cannot_grow_in_a_training(tmp_path: Path) -> Non
     (tmp_path / "b" / "00000_stats.json").write_text('{"count": 2}')
     for name in ("a", "b"):
         spec = DomainSpec(name="real", source=str(tmp_path / name), quota=1, grow=True)
-        with pytest.raises(ValueError, match=r"data\.domains\.real .*found grow: true for tars that others wrote"):
+        with pytest.raises(ValueError, match=r"data\.domains\.real .*found grow: true for what others wrote"):
             open_domains([spec], None)
         assert len(open_domains([spec.model_copy(update={"grow": False})], None)[0].index) == 2
     write_named(tmp_path / "ours", REAL)

@@ -84,14 +84,14 @@ def test_the_recipe_says_whose_samples_statistics_are_of(
 def test_weights_of_a_file_are_used_and_fill_all_domains(tmp_path: Path) -> None:
     state = weights_file(tmp_path / "model.safetensors")
     for path in (tmp_path, tmp_path / "model.safetensors"):
-        model = build(ModelSpec(name="resnet18", num_classes=5, pretrained=path), (2, 2), seed=0, size_px=64)
+        model = build(ModelSpec(name="resnet18", num_classes=5, pretrained=str(path)), (2, 2), seed=0, size_px=64)
         assert all(torch.equal(tensor, state[name]) for name, tensor in export_plain(model).items())
         assert torch.equal(model.bn1.aux_bn[0].running_var, state["bn1.running_var"])
 
 
 def test_a_classifier_of_another_size_keeps_its_initial_weights(tmp_path: Path) -> None:
     state = weights_file(tmp_path / "model.safetensors", num_classes=1000)
-    spec = ModelSpec(name="resnet18", num_classes=5, pretrained=tmp_path, aux="none")
+    spec = ModelSpec(name="resnet18", num_classes=5, pretrained=str(tmp_path), aux="none")
     model = build(spec, (2, 2), seed=4, size_px=64)
     fresh = build(spec.model_copy(update={"pretrained": None}), (2, 2), seed=4, size_px=64)
     assert torch.equal(model.fc.weight, fresh.fc.weight)
@@ -101,9 +101,9 @@ def test_a_classifier_of_another_size_keeps_its_initial_weights(tmp_path: Path) 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     weights_file(tmp_path / "model.safetensors", name="resnet34")
     with pytest.raises(ValueError, match=r"^model\.pretrained: found .* expected nothing; choose weights of this"):
-        build(ModelSpec(name="resnet18", num_classes=5, pretrained=tmp_path), (2, 2), seed=0, size_px=64)
+        build(ModelSpec(name="resnet18", num_classes=5, pretrained=str(tmp_path)), (2, 2), seed=0, size_px=64)
     weights_file(tmp_path / "model.safetensors", name="vit_tiny_patch16_224")
-    spec = ModelSpec(name="vit_tiny_patch16_224", num_classes=5, pretrained=tmp_path, aux="none")
+    spec = ModelSpec(name="vit_tiny_patch16_224", num_classes=5, pretrained=str(tmp_path), aux="none")
     with pytest.raises(ValueError, match=r"found \[1, 197, 192\] for 'pos_embed' .* expected \[1, 17, 192\]"):
         build(spec, (2, 2), seed=0, size_px=64)
 
@@ -114,13 +114,13 @@ def test_only_safetensors_that_exist_are_opened(tmp_path: Path, name: str) -> No
     if name.startswith("weights"):
         torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / name)
     with pytest.raises(ValueError, match=r"expected a \.safetensors file or a folder with model\.safetensors"):
-        build(ModelSpec(name="resnet18", num_classes=5, pretrained=tmp_path / name), (2, 2), seed=0, size_px=64)
+        build(ModelSpec(name="resnet18", num_classes=5, pretrained=str(tmp_path / name)), (2, 2), seed=0, size_px=64)
 
 
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(np.random.default_rng(0).bytes(1000))
     with pytest.raises(ValueError, match=r"model\.safetensors unreadable .* expected safetensors$") as caught:
-        build(ModelSpec(name="resnet18", num_classes=5, pretrained=tmp_path), (2, 2), seed=0, size_px=64)
+        build(ModelSpec(name="resnet18", num_classes=5, pretrained=str(tmp_path)), (2, 2), seed=0, size_px=64)
     assert "\n" not in str(caught.value)
 
 

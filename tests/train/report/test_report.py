@@ -76,11 +76,30 @@ def test_one_seed_is_no_evidence():
     assert verdicts(sweep)[0].tone == "open"
 
 
-def test_each_test_set_has_its_own_sentence_and_panel(tmp_path):
-    results = [one for name in ("real-test", "sketch", "v2") for one in curve({0: [500, 510], 2: [520, 531]}, name)]
+def test_two_seeds_are_shown_themselves_and_have_no_interval(tmp_path):
+    results = curve({0: [400, 300], 6: [640, 654]})
+    text = text_of(report_of(tmp_path, results))
+    said = "Two seeds cannot tell. 6x changes real-test by +29.7 points against real images only (seeds +24.0, +35.4)."
+    assert said in text
+    assert "64.7 (64.0, 65.4)" in text
+    assert "[" not in text[text.index(said) : text.index("What was run")]
+    [sweep] = compare(results).sweeps
+    [panel] = panels(sweep)
+    assert (panel.band, len(panel.seeds)) == ("", 4)
+    assert "| 6x | 2 | 64.7 \\(64.0, 65.4\\); +29.7 \\(seeds +24.0, +35.4\\) |" in results_table(compare(results))
+
+
+def test_the_verdict_stands_in_one_table_with_a_column_for_each_test_set(tmp_path):
+    right = {"real-test": [520, 531, 524], "sketch": [480, 493, 485], "v2": [501, 510, 504]}
+    results = [one for name, after in right.items() for one in curve({0: [500, 510, 505], 2: after}, name)]
     page = report_of(tmp_path, results)
+    text = text_of(page)
+    start = text.index("points of top-1 accuracy")
+    table = text[start : text.index("In brackets the 95 % interval")]
+    assert "2x over real images only Accuracy against scale +2.0 [1.8, 2.2] gain −1.9 [−2.3, −1.5] loss" in table
+    assert "0.0 [−0.2, 0.2] not shown 3" in table
     assert len([1 for tag, found in page.elements if tag == "svg" and found.get("class") == "curve"]) == 3
-    assert all(f"on {name} over" in text_of(page) or f"on {name}," in text_of(page) for name in ("sketch", "v2"))
+    assert text.count("paid off") == 1
 
 
 def test_validation_results_and_steps_that_were_not_selected_are_not_reported():
@@ -262,6 +281,32 @@ def test_a_page_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"report\.html: cannot be written \(.+\); give another file for the page"):
         write_report([tmp_path], tmp_path / "file" / "report.html")
+
+
+@pytest.mark.parametrize("spread", [2, 40, 300])
+def test_no_axis_goes_above_100_percent_and_a_cut_band_has_a_mark(spread):
+    after = [N, N - spread, N]
+    [sweep] = compare(curve({0: [500, 510, 505], 6: after})).sweeps
+    [panel] = panels(sweep)
+    assert max(float(tick.text) for tick in panel.grid) <= 100
+    assert min(float(tick.text) for tick in panel.grid) >= 0
+    [cut] = panel.cuts
+    assert re.fullmatch(r"6x: the interval goes on to 1\d\d\.\d %", cut.text)
+    edge = min(dot.y for dot in panel.means)
+    assert all(float(pair.split(",")[1]) <= edge for pair in cut.points.split())
+
+
+def test_a_band_inside_of_its_panel_has_no_mark():
+    [sweep] = compare(curve({0: [500, 510, 505], 6: [700, 711, 705]})).sweeps
+    [panel] = panels(sweep)
+    assert panel.band
+    assert panel.cuts == ()
+
+
+@pytest.mark.parametrize(("num", "pairs"), [(1, False), (2, True), (3, False), (4, True)])
+def test_two_or_four_panels_stand_in_pairs(tmp_path, num, pairs):
+    results = [one for name in "abcd"[:num] for one in curve({0: [500, 510], 2: [520, 531]}, name)]
+    assert ("charts pairs" in report_of(tmp_path, results).values("div", "class")) == pairs
 
 
 def test_the_value_of_the_last_point_stands_above_a_falling_line():

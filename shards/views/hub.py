@@ -1,0 +1,270 @@
+"""Puts listed files on the Hugging Face hub, in commits of bounded size; nothing that is not listed.
+
+In: files, the name of a repository, a token. Out: a `Pushed`. On disk: only reads.
+
+Before each call what is there already is asked for and compared by hash, so the same command goes on where another one
+ended, and does nothing when all is there. Calls that fail for a passing reason are tried again a few times; a deadline
+ends all of it. At the end every file is asked for once more and must have the bytes that were listed.
+
+The token comes from the environment only, and is never shown. A repository is made private, and one that is public
+already is refused, unless the caller says otherwise.
+"""
+
+import hashlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+from shards.disk.amounts import counted, size_text
+from shards.disk.layout import checked_name
+from shards.disk.regular import read_regular, sha256_of
+from shards.disk.safe_text import one_line, quoted, redact
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
+RepoKind: TypeAlias = Literal["dataset", "model"]
+
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+FILES_AT_ONCE = 50  # of a commit
+BYTES_AT_ONCE = 2 << 30
+ASKED_AT_ONCE = 200  # files in one question about what is there
+TRIES = 3  # the client itself tries each request five times
+FIRST_PAUSE_S = 2.0
+STALL_S = 300.0  # longest silence of the hub within a request
+_PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file to put there."""
+
+    name: str  # in the repository
+    source: Path | bytes
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did; every file is there."""
+
+    address: str
+    num_files: int
+    num_sent: int
+    bytes_sent: int
+
+
+def text_file(name: str, text: str) -> HubFile:
+    """A file that exists on the hub only."""
+    data = text.encode()
+    return HubFile(name, data, len(data), hashlib.sha256(data).hexdigest())
+
+
+def listed_file(root: Path, name: str, sha256: str | None = None) -> HubFile:
+    """A file below `root` under the same name; `sha256` as its record says, else it is computed here.
+
+    Raises ValueError for a link, also among its folders: it may lead out of what is to be pushed.
+    """
+    path = root / checked_name(name)
+    for part in (path, *path.parents):
+        if part == root:
+            break
+        if part.is_symlink():
+            raise ValueError(f"{part}: found a link, expected a file of its own; push the place that it leads to")
+    size = path.stat().st_size
+    return HubFile(name, path, size, sha256 or sha256_of(path))
+
+
+def token_of(environ: Mapping[str, str]) -> str:
+    """The token in the environment. Raises ValueError without one."""
+    found = next((environ[name] for name in TOKENS if environ.get(name)), None)
+    if found is None:
+        raise ValueError(
+            f"{TOKENS[0]}: found none in the environment, expected a token that may write; set it and push again"
+        )
+    return found
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raises ValueError for what is no `owner/name`."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{quoted(repo_id, 100)}: {one_line(str(error), 200)}") from None
+    if repo_id.count("/") != 1:
+        raise ValueError(f"{quoted(repo_id, 100)}: found no owner, expected owner/name, as on the hub")
+
+
+def push(
+    repo_id: str,
+    kind: RepoKind,
+    files: Sequence[HubFile],
+    token: str,
+    *,
+    public: bool = False,
+    endpoint: str | None = None,
+    deadline_s: float = 86_400.0,
+    say: Callable[[str], None] = lambda line: None,
+    pause_s: float = FIRST_PAUSE_S,
+) -> Pushed:
+    """Send what is not there yet. Raises ValueError for what the hub refuses or has otherwise at the end, TimeoutError
+    at the deadline; the same call then goes on."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.utils import disable_progress_bars
+
+    check_repo_id(repo_id)
+    disable_progress_bars()
+    api = HfApi(endpoint=endpoint, token=token, library_name="sixfold")
+    caller = _Caller(repo_id, token, time.monotonic() + deadline_s, pause_s, say)
+    caller.call(lambda: api.create_repo(repo_id, repo_type=kind, private=not public, exist_ok=True))
+    about = caller.call(lambda: api.repo_info(repo_id, repo_type=kind))
+    if not public and about.private is False:
+        raise ValueError(
+            f"{repo_id}: found a public repository, expected a private one; push with --public if all may see it, or "
+            "take another name"
+        )
+    missing = _missing(caller, api, repo_id, kind, files)
+    say(f"{counted(len(files) - len(missing), 'file')} of {len(files):,} there already")
+    sent = sent_bytes = 0
+    total = sum(one.size for one in missing)
+    for chunk in _chunks(missing):
+        what = f"Add {chunk[0].name}" + (f" and {len(chunk) - 1} more" if len(chunk) > 1 else "")
+
+        def commit(chunk: Sequence[HubFile] = chunk, what: str = what) -> object:
+            added = [CommitOperationAdd(path_in_repo=one.name, path_or_fileobj=one.source) for one in chunk]
+            return api.create_commit(repo_id, added, commit_message=what, repo_type=kind)
+
+        caller.call(commit)
+        sent += len(chunk)
+        sent_bytes += sum(one.size for one in chunk)
+        say(f"{sent:,} of {counted(len(missing), 'file')}, {size_text(sent_bytes)} of {size_text(total)}")
+    left = _missing(caller, api, repo_id, kind, files)
+    if left:
+        raise ValueError(
+            f"{repo_id}: found {counted(len(left), 'file')} with other bytes than here after all was sent, the first "
+            f"{quoted(left[0].name, 80)}, expected none; run `sixfold verify` here, then push again"
+        )
+    return Pushed(f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo_id}", len(files), sent, sent_bytes)
+
+
+@dataclass(frozen=True)
+class _Caller:
+    """Calls of the client library, each in a thread that the deadline can leave behind."""
+
+    repo_id: str
+    token: str
+    end: float
+    pause_s: float
+    say: Callable[[str], None]
+
+    def call(self, ask: Callable[[], T]) -> T:
+        """What `ask` returns; tried again where that may help."""
+        for attempt in range(TRIES):
+            try:
+                return self._once(ask)
+            except TimeoutError:
+                raise
+            except Exception as error:  # the client's own classes, and those of its libraries
+                status = _status(error)
+                if (
+                    attempt + 1 == TRIES
+                    or (status is not None and status not in _PASSING)
+                    or isinstance(error, ValueError)
+                ):
+                    raise self._in_words(error, status) from None
+                self.say(f"{self.repo_id}: {self._cause(error, status)}; trying again")
+                time.sleep(max(0.0, min(self.pause_s * 4**attempt, self.end - time.monotonic())))
+        raise AssertionError("unreachable")
+
+    def _once(self, ask: Callable[[], T]) -> T:
+        from huggingface_hub.utils import get_session
+
+        answers: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                get_session().timeout = STALL_S  # the client itself would wait for ever
+                answers.put((ask(), None))
+            except Exception as error:
+                answers.put((None, error))
+
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            found, error = answers.get(timeout=max(0.01, self.end - time.monotonic()))
+        except queue.Empty:
+            raise TimeoutError(
+                f"{self.repo_id}: not all is there at the deadline; run the same command to go on, or allow more time"
+            ) from None
+        if error is not None:
+            raise error
+        return found  # type: ignore[return-value]
+
+    def _cause(self, error: Exception, status: int | None) -> str:
+        text = redact(" ".join(f"{error} {error.__cause__ or ''}".split()), [self.token])
+        return one_line(f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}", 240)
+
+    def _in_words(self, error: Exception, status: int | None) -> ValueError:
+        advice = {
+            401: "check HF_TOKEN",
+            403: "use a token that may write there",
+            404: "check the name; a token that may not see a repository is told that there is none",
+        }.get(status or 0, "run the same command again to go on")
+        return ValueError(f"{self.repo_id}: the hub did not take it ({self._cause(error, status)}); {advice}")
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status behind an error, also of one that another one wraps."""
+    found: BaseException | None = error
+    while found is not None:
+        status = getattr(getattr(found, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+        found = found.__cause__
+    return None
+
+
+def _missing(caller: _Caller, api: "HfApi", repo_id: str, kind: RepoKind, files: Sequence[HubFile]) -> list[HubFile]:
+    """Those that are not there, or with other bytes."""
+    left = []
+    for start in range(0, len(files), ASKED_AT_ONCE):
+        chunk = files[start : start + ASKED_AT_ONCE]
+        names = [one.name for one in chunk]
+        told = caller.call(lambda names=names: api.get_paths_info(repo_id, names, repo_type=kind))  # type: ignore[misc]
+        there = {one.path: one for one in told}
+        left += [one for one in chunk if not _is_same(one, there.get(one.name))]
+    return left
+
+
+def _is_same(one: HubFile, there: object) -> bool:
+    if there is None or getattr(there, "size", None) != one.size:
+        return False
+    large = getattr(there, "lfs", None)
+    if large is not None:
+        return bool(large.sha256 == one.sha256)
+    return getattr(there, "blob_id", None) == _git_hash(one)
+
+
+def _git_hash(one: HubFile) -> str:
+    data = one.source if isinstance(one.source, bytes) else read_regular(one.source)
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _chunks(files: Sequence[HubFile]) -> Iterator[list[HubFile]]:
+    """A commit each: at least one file, and no more than the limits allow."""
+    chunk: list[HubFile] = []
+    for one in files:
+        if chunk and (len(chunk) >= FILES_AT_ONCE or sum(each.size for each in chunk) + one.size > BYTES_AT_ONCE):
+            yield chunk
+            chunk = []
+        chunk.append(one)
+    if chunk:
+        yield chunk

@@ -1,0 +1,54 @@
+"""What of a data set goes to the Hugging Face hub: its shards, their records, its card, what says who made it.
+
+In: a data set in a folder. Out: the files to push, as `shards.views.hub` sends them. On disk: only reads.
+
+Pushed: tar, table and record of every shard that has a record; `_meta/run.json` and the files whose hashes it holds;
+subsets; a README.md with the card, which names classes, licences and models. So a copy is a data set that `verify`
+checks. Not pushed: everything else, such as logs, leases, pages, the quarantine, and what is no file of the set.
+"""
+
+from pathlib import Path
+
+from shards.disk.layout import CARD, META, RUN, record_name, table_name, tar_name
+from shards.disk.store import FolderStore, Store
+from shards.set.manifest import SUBSETS, scan_records, subset_names
+from shards.set.origin import read_origin
+from shards.set.status import refuse_unfinished
+from shards.views.census import take_census
+from shards.views.dataset_card import dataset_card
+from shards.views.export import UnknownLicence
+from shards.views.hub import HubFile, listed_file, text_file
+
+
+def data_set_files(store: Store, title: str, unlicensed: UnknownLicence = "refuse") -> list[HubFile]:
+    """All files of the set, its card last.
+
+    Raises ValueError for a set in an object store, one that is not finished or whose `run.json` is damaged, and for
+    samples without a licence to pass them on, unless `unlicensed` is "keep".
+    """
+    if not isinstance(store, FolderStore):
+        raise ValueError(f"{store.url}: found a data set in an object store, expected one in a folder; copy it first")
+    refuse_unfinished(str(store.root), "push")
+    records = scan_records(store)
+    census = take_census(store, records)
+    if census.unlicensed and unlicensed != "keep":
+        raise ValueError(
+            f"{store.url}: found {census.unlicensed:,} of {census.successes:,} samples without a licence to pass them "
+            "on, expected one for each; push with `--unlicensed keep` for your own use, or leave them out with "
+            "`sixfold export --to huggingface --unlicensed leave_out`"
+        )
+    root = store.root
+    files = []
+    for shard, record in sorted(records.items()):
+        files += [
+            listed_file(root, tar_name(shard), record.tar.sha256),
+            listed_file(root, table_name(shard), record.parquet.sha256),
+            listed_file(root, record_name(shard)),
+        ]
+    origin = read_origin(store)
+    if origin is not None:
+        files += [listed_file(root, name) for name in (RUN, *(f"{META}/{name}" for name in sorted(origin.files)))]
+    for subset in subset_names(store):
+        files += [listed_file(root, name) for name in store.list(f"{SUBSETS}/") if Path(name).stem == subset]
+    marks = sorted({record.fingerprint for record in records.values()})
+    return [*files, text_file(CARD, dataset_card(census, title, marks, 0, census.unlicensed))]

@@ -1,0 +1,250 @@
+"""Measures a model that exists on sets of pictures: counts, a table by class, a page of what is confused with what.
+
+In: a `Subject`, addresses of sets. Out: `Report`s. On disk, in a folder:
+
+    results.jsonl     a line for each set, as a training writes them (train.evaluate.results); later calls add lines
+    confusion.html    one page, replaced as a whole, that holds the sets of the last call
+
+Which output is right for a class of a set is told by names, where both sides have them: `outputs_of`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from cluster.code import code_hash, library_versions
+from shards.disk.home import home
+from shards.disk.replace import replace_file
+from shards.disk.safe_text import clip, quoted
+from shards.labels.folders import fold_name, match_folders
+from shards.set.status import refuse_unfinished
+from shards.stream.index import load_index
+from shards.stream.read_all import read_all
+from shards.stream.spec import EvalSpec
+from shards.views.page import one_file_page, page_environment
+from train.evaluate.confusion import Confusion, matrix_of, pair_rows, worst_first
+from train.evaluate.data_check import Opened, read_names, what_is_read
+from train.evaluate.evaluate import (
+    Counts,
+    Moment,
+    OpenSet,
+    RunFacts,
+    SetSpec,
+    answer_key,
+    count,
+    evaluating,
+    make_result,
+)
+from train.evaluate.results import RESULTS, Result, append_results
+from train.evaluate.subject import Subject, load_subject
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+PAGE = "confusion.html"
+PAGES = Path(__file__).parent / "pages"
+LIBRARIES = ("torch", "timm", "numpy", "pillow")
+MAX_PRINTED = 20  # classes of a set on the terminal
+MAX_ROWS = 1_000  # classes of a set on the page
+Competing = Literal["all", "own"]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What came out on one set."""
+
+    one: OpenSet
+    names: dict[int, str]  # class id of the set -> what to call it
+    counts: Counts
+    confusion: Confusion
+
+
+def open_on(
+    subject: Subject, sources: Sequence[str], subset: str | None, competing: Competing
+) -> tuple[list[OpenSet], list[str]]:
+    """The sets, and lines for people about each. Raises ValueError for a set that is missing, not finished or without
+    a class that the model knows."""
+    found, said = [], []
+    names: set[str] = set()
+    for source in sources:
+        if subset is None:
+            refuse_unfinished(source, "--on")
+        index = load_index(source, subset, class_list=lambda source: subject.classes or None)
+        opened = Opened("--on", source, index)
+        labels, line = outputs_of(opened, subject)
+        spec = SetSpec(source=source, subset=subset, classes=competing)
+        key = answer_key(spec, np.unique(index.label).tolist(), subject.about.num_classes, labels)
+        name = _unique(f"{Path(source.rstrip('/')).name or source}{f':{subset}' if subset else ''}", names)
+        names.add(name)
+        said += [f"{name}: {len(index):,} pictures of {len(np.unique(index.label)):,} classes; {line}"]
+        said += what_is_read([opened])
+        found.append(OpenSet(name, "test", spec, key, opened))
+    return found, said
+
+
+def outputs_of(opened: Opened, subject: Subject) -> tuple[dict[int, tuple[int, ...]] | None, str]:
+    """Class id of the set -> the outputs that are right; None: the same numbers. And a line that says which it is.
+
+    Names are compared as for class folders: WordNet id, name, or number. Classes that the model does not know are left
+    out of the accuracy, and counted. Raises ValueError if it knows none of them, or if a name means several.
+    """
+    names = read_names(opened)
+    if names is None or not subject.classes:
+        who = "the set names no classes" if names is None else "the model names no outputs"
+        return None, f"{who}: ids are taken for outputs"
+    mine = {one.id: {fold_name(one.name), one.wordnet_id} for one in subject.classes}
+    said = {class_id: {fold_name(name) for name in several} for class_id, several in names.items()}
+    if all(said[class_id] & mine.get(class_id, set()) for class_id in said):
+        return None, "names and ids are those of the model"
+    every = sorted({name for several in names.values() for name in several})
+    matched = match_folders(every, subject.classes, opened.place)
+    found = {
+        class_id: tuple(sorted({matched[name].id for name in several if name in matched}))
+        for class_id, several in names.items()
+    }
+    known = {class_id: outputs for class_id, outputs in found.items() if outputs}
+    if not known:
+        some = ", ".join(quoted(name, 30) for name in every[:3])
+        raise ValueError(
+            f"{opened.place}: found classes such as {some}, expected some that the model knows, such as "
+            f"{', '.join(quoted(one.name, 30) for one in subject.classes[:3])}; name its outputs with --classes"
+        )
+    unknown = len(found) - len(known)
+    left = f", {unknown} that it does not know are left out" if unknown else ""
+    return known, f"{len(known)} classes are matched with the model's outputs by name{left}"
+
+
+def measure_on(
+    subject: Subject, sets: Sequence[OpenSet], batch: int, device: "torch.device", say: Callable[[str], None]
+) -> list[Report]:
+    """Every picture of every set once. Raises ValueError for a picture that cannot be read."""
+    model = load_subject(subject).to(device)
+    found = []
+    for one in sets:
+        began = time.monotonic()
+        counts, confusion = _measure(subject, model, one, batch, device)
+        seconds = time.monotonic() - began
+        found.append(Report(one, _names(one, subject), counts, confusion))
+        say(f"{one.name}: {one.n:,} pictures in {seconds:.1f} s, {one.n / max(seconds, 1e-9):,.0f} a second")
+    return found
+
+
+def _measure(
+    subject: Subject, model: "nn.Module", one: OpenSet, batch: int, device: "torch.device"
+) -> tuple[Counts, Confusion]:
+    import torch
+
+    from train.evaluate.measure import logits_of
+    from train.model.engine import EngineSpec
+
+    about = subject.about
+    engine = EngineSpec(kind="single")
+    reading = EvalSpec(source=one.spec.source, size_px=about.size_px, crop_pct=about.crop_pct)
+    counts, confusion = Counts.none(one.key.ids), Confusion(one.key)
+    with evaluating(model), torch.inference_mode():
+        for read in read_all(reading, one.opened.index, batch):
+            scores = logits_of(model, read.images, engine, about.normal, device)[read.valid]
+            labels = read.labels[read.valid].astype(np.int64)
+            counts += count(scores, labels, one.key)
+            confusion.add(scores, labels)
+    return counts, confusion
+
+
+def _names(one: OpenSet, subject: Subject) -> dict[int, str]:
+    own = read_names(one.opened) or {}
+    outputs = one.key.accepted
+    return {
+        class_id: f"{clip(min(own[class_id]), 60)} ({class_id})"
+        if own.get(class_id)
+        else subject.called(outputs[class_id][0])
+        for class_id in one.key.ids
+    }
+
+
+# what is told
+
+
+def table(report: Report) -> str:
+    """Lines for a terminal: accuracy, then the classes, the lowest first; of many only those."""
+    counts = report.counts
+    rows = worst_first(counts, report.names)
+    lines = [
+        f"{report.one.name}: top-1 {100 * counts.top1:.2f} % ({int(counts.right.sum()):,} of {counts.n:,}), "
+        f"top-5 {100 * counts.top5:.2f} % ({int(counts.right_top5.sum()):,})"
+    ]
+    if counts.left_out or counts.not_finite:
+        lines.append(f"  left out: {counts.left_out:,} of unknown classes; {counts.not_finite:,} without finite scores")
+    shown = rows if len(rows) <= MAX_PRINTED else rows[:MAX_PRINTED]
+    width = max(len(row.name) for row in shown)
+    lines += [
+        f"  {row.name:<{width}}  {row.right:>7,} of {row.seen:>7,}  top-1 {row.top1:5.1f} %  top-5 {row.top5:5.1f} %"
+        for row in shown
+    ]
+    if len(rows) > len(shown):
+        lines.append(f"  and {len(rows) - len(shown):,} classes above these; all stand in {PAGE}")
+    return "\n".join(lines)
+
+
+def write_reports(folder: Path, subject: Subject, reports: Sequence[Report]) -> list[Result]:
+    """Add the result lines and write the page."""
+    facts = subject.about.facts
+    step, seed, weights = facts.get("step"), facts.get("seed"), facts.get("weights")
+    recipe = facts.get("recipe")
+    moment = Moment(
+        step=step if isinstance(step, int) and step >= 0 else 0,
+        weights="ema" if weights == "ema" else "last",
+        images_seen=0,
+        images_per_s=0.0,
+        wait_share=0.0,
+        time=time.time(),
+    )
+    results = []
+    for report in reports:
+        run = RunFacts(
+            run=subject.name,
+            recipe=recipe if isinstance(recipe, str) and len(recipe) == 64 else subject.found.sha256,
+            seed=seed if isinstance(seed, int) else 0,
+            data={report.one.name: report.one.digest},
+            code=code_hash(home()),
+            versions=library_versions(LIBRARIES),
+        )
+        results.append(make_result(run, moment, report.one.name, "test", report.counts, selected=True))
+    append_results(folder / RESULTS, results)
+    replace_file(folder / PAGE, page_of(subject, reports).encode())
+    return results
+
+
+def page_of(subject: Subject, reports: Sequence[Report]) -> str:
+    """The page with all sets; its length is bounded, whatever the number of classes."""
+    environment = page_environment(PAGES)
+    values = {"title": subject.name, "line": subject.line, "sets": [_section(subject, report) for report in reports]}
+    return one_file_page(environment, PAGE, PAGES / "confusion.css", values)
+
+
+def _section(subject: Subject, report: Report) -> dict[str, object]:
+    counts, names = report.counts, report.names
+    rows = worst_first(counts, names)
+    pairs, num_pairs = pair_rows(report.confusion, names.__getitem__, subject.called)
+    return {
+        "name": report.one.name,
+        "top1": f"{100 * counts.top1:.2f}",
+        "top5": f"{100 * counts.top5:.2f}",
+        "n": counts.n,
+        "num_classes": len(rows),
+        "left_out": counts.left_out,
+        "not_finite": counts.not_finite,
+        "pairs": pairs,
+        "num_pairs": num_pairs,
+        "matrix": matrix_of(report.confusion, names.__getitem__, subject.called),
+        "rows": rows[:MAX_ROWS],
+        "num_rows_cut": max(0, len(rows) - MAX_ROWS),
+    }
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    return next(one for one in (name, *(f"{name}-{number}" for number in range(2, 10_000))) if one not in taken)
