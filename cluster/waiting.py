@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.spinner import Spinner
 
-FIRST_S = 0.2  # when a wait is told where this process has told nothing yet
+FIRST_S = 0.4  # when a wait is told where this process has told nothing yet
 LINES_S = (0.5, 2.0, 5.0, 10.0)  # of a wait: when lines are due; from the last on after twice the time
 LOOK_S = 0.1
 MAX_WORDS = 200

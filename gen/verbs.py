@@ -217,23 +217,25 @@ def init(
 
     Example: `sixfold init photos/ --model models/my-sd`
     """
-    from gen.run.init import choose_model, first_recipe, first_training, name_of, path_from, schema_from
-    from gen.run.recipe import Recipe
-    from shards.disk.address import file_path, is_remote
-    from shards.disk.replace import replace_file
-    from shards.labels.classes import ClassSpec, load_classes
-    from shards.labels.sources import read_source
+    with waiting("loading the program"):
+        from gen.run.init import choose_model, first_recipe, first_training, name_of, path_from, schema_from
+        from gen.run.recipe import Recipe
+        from shards.disk.address import file_path, is_remote
+        from shards.disk.replace import replace_file
+        from shards.labels.classes import ClassSpec, load_classes
+        from shards.labels.sources import read_source
 
     file = out or Path(f"{name_of(source)}.yaml")
     training = file.with_name(f"{file.stem}-train.yaml")
     for path in (file, training):
         if path.exists():
             raise ValueError(f"{path}: is there already; give another name with --out, or remove it")
-    has_counts = any(entry.count for entry in read_source(source))
-    if per_class is None and not has_counts:
-        per_class = PER_CLASS
-    classes = load_classes(ClassSpec(source=source, per_class=per_class))
-    chosen = choose_model(model)
+    with waiting(f"reading {source}"):
+        has_counts = any(entry.count for entry in read_source(source))
+        if per_class is None and not has_counts:
+            per_class = PER_CLASS
+        classes = load_classes(ClassSpec(source=source, per_class=per_class))
+        chosen = choose_model(model)
     check_file(file)
     folder, name = file.parent, name_of(file.name)
     place, model_place = (path_from(one, folder) for one in (source, chosen.model))
