@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cluster.code import SHIPPED_MODEL
 from gen.model.folder import (
     COMMIT_PATTERN,
     ModelError,
@@ -254,8 +255,8 @@ def sampler_digest(spec: SamplerSpec) -> str:
 def model_places(spec: SamplerSpec) -> dict[str, str | None]:
     """Where a worker finds what `spec` names, as values of its fields `model` and `decoder`.
 
-    Workers start in other folders: a folder that is relative to the working folder gets its whole path. What ships with
-    sixfold keeps its name, because every node has its own.
+    Workers start in other folders: a relative one gets its whole path, also beside our code, of which they get a copy
+    without it. What ships with sixfold keeps its name, because every node has its own.
     """
     return {"model": _place(spec.model, spec.revision), "decoder": _place(spec.decoder, spec.decoder_revision)}
 
@@ -263,8 +264,8 @@ def model_places(spec: SamplerSpec) -> dict[str, str | None]:
 def _place(model: str | None, revision: str | None) -> str | None:
     if model is None or revision is not None:
         return model
-    here, *shipped = (place.resolve() for place in places_of(model))
-    return str(here) if here.is_dir() and here not in shipped else model
+    there = next((place.resolve() for place in places_of(model) if place.is_dir()), None)
+    return model if there is None or there == (home() / SHIPPED_MODEL).resolve() else str(there)
 
 
 def check_sampler(spec: SamplerSpec) -> ModelFolder:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from cluster.process.exit import Draining
 from gen.model.folder import ModelError, check_safetensors, model_digest, open_model
 from gen.sampler.sampler import Request, Sampler, _await_event
-from gen.sampler.spec import SamplerSpec, check_sampler, sampler_digest, sampler_json
+from gen.sampler.spec import SamplerSpec, check_sampler, model_places, sampler_digest, sampler_json
 from shards.disk.home import home
 from tests.support.tiny_pipelines import tiny_pipeline
 
@@ -75,6 +75,27 @@ def test_b15_a_call_says_that_it_is_alive_after_each_step_and_before_each_call_o
     with pytest.raises(Draining):
         sampler.sample(REQUESTS, stop)
     assert np.array_equal(sampler.sample(REQUESTS).image_NHWC, watched.image_NHWC), "it can be used again"
+
+
+def test_workers_are_told_the_whole_path_of_a_folder_that_does_not_ship_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of one beside our code: they get a copy of the code, without it."""
+    ours, shipped = tmp_path / "ours", "sandbox/models/generator"
+    for folder in (ours / "models" / "my-sd", ours / shipped, tmp_path / "models" / "mine"):
+        folder.mkdir(parents=True)
+    for module in ("gen.sampler.spec", "shards.disk.address"):
+        monkeypatch.setattr(f"{module}.home", lambda: ours)
+
+    def place(model: str) -> str | None:
+        return model_places(SamplerSpec(model=model))["model"]
+
+    for caller in (ours, tmp_path):
+        monkeypatch.chdir(caller)
+        assert place("models/my-sd") == str(ours / "models" / "my-sd")
+        assert place(shipped) == shipped
+        assert place("models/none") == "models/none"
+    assert place("models/mine") == str(tmp_path / "models" / "mine")
 
 
 # what is refused
