@@ -56,7 +56,7 @@ def test_c6_a_wheel_makes_images_over_ray_in_a_folder_with_files_of_our_names(in
     assert "not used" not in made.stderr, "a program looks beside itself and not into the working folder"
     checked = said([installed / "python", "-m", "sixfold", "verify", "out/x"], hostile)
     assert checked.returncode == 0, checked.stderr
-    assert checked.stderr.splitlines() == [
+    assert [line for line in checked.stderr.splitlines() if line.startswith("sixfold: ")] == [
         f"sixfold: {hostile / name}.py has the name of a package of sixfold and is not used; sixfold goes on with its "
         "own"
         for name in PACKAGES

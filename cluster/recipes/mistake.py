@@ -60,10 +60,12 @@ def mistakes(invalid: ValidationError, model: type[BaseModel], data: object) -> 
     meant = {(*place[:-1], name) for place in misspelt for name in _near(place, model)}
     found = []
     for place, errors in at.items():
-        if errors[0]["type"] == "missing" and place in meant:
+        kind = errors[0]["type"]
+        is_explained = kind == "too_short" and any(other[: len(place)] == place for other in at if other != place)
+        if is_explained or (kind == "missing" and place in meant):  # an entry with a mistake does not count as one
             continue
         line = _line(errors, place, model)
-        if errors[0]["type"] == "value_error":  # our own checks look at several fields and name the one to change
+        if kind == "value_error":  # our own checks look at several fields and name the one to change
             named = tuple(line.partition(":")[0].split("."))
             place = named if named[-1] in fields_at(model, named[:-1]) else place
         found.append((place, line))

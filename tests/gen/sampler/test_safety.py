@@ -107,7 +107,7 @@ def test_flags_of_a_call_are_those_of_its_images(folder: Path) -> None:
     checker.concept_embeds.data = torch.randn(checker.concept_embeds.shape, generator=torch.Generator().manual_seed(1))
     checker.concept_embeds_weights.data.fill_(2.0)
     with torch.inference_mode():
-        image_NCHW = sampler._decode(sampler.latents(requests), lambda: None)
+        image_NCHW = sampler._decode(sampler.latents(requests), lambda share: None)
         scores_N = concept_scores(checker, sampler._pipeline.feature_extractor, image_NCHW)[0][:, 0]
     checker.concept_embeds_weights.data[0] += scores_N.median()
     flagged_N = sampler.sample(requests).flagged_N
