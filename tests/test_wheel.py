@@ -46,8 +46,13 @@ def said(command: list[str | Path], folder: Path) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
-def test_c6_a_wheel_makes_images_over_ray_in_a_folder_with_files_of_our_names(installed: Path, hostile: Path) -> None:
-    small = ["sampler.steps=1", "shards.samples_per_shard=10", "classes.limit=2"]
+@pytest.mark.parametrize(
+    "where", [["--in-process"], pytest.param([], marks=pytest.mark.torture)], ids=["here", "over Ray"]
+)
+def test_a_wheel_makes_images_in_a_folder_with_files_of_our_names(
+    where: list[str], installed: Path, hostile: Path
+) -> None:
+    small = ["sampler.steps=1", "shards.samples_per_shard=10", "classes.limit=2", *where]
     made = said(
         [installed / "sixfold", "generate", "recipes/sandbox.yaml", "--scale", "0.5x", "--out", "out/x", *small],
         hostile,

@@ -3,7 +3,7 @@
 In: the notebook. Out: what each cell prints and the value of its last line, as Jupyter shows them. On disk: the
 notebook, with these outputs; what its cells make, in the folder that is given.
 
-A line that begins with `!` is a command of the shell, as in Jupyter; all others are Python.
+A cell that begins with `!` is a command, as in Jupyter; all others are Python.
 """
 
 import ast
@@ -12,10 +12,11 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +26,35 @@ NOTEBOOK = home() / "docs" / "quickstart.ipynb"
 DEADLINE_S = 300  # of one command
 
 
-def run_notebook(notebook: Mapping[str, Any], folder: Path) -> list[list[dict[str, Any]]]:
-    """The outputs of each cell of code. Raises what a cell raises, CalledProcessError for a command that fails."""
+def run_notebook(
+    notebook: Mapping[str, Any], folder: Path, command: Callable[[Sequence[str]], str] | None = None
+) -> list[list[dict[str, Any]]]:
+    """The outputs of each cell of code. `command` runs a command and returns what it printed, by default as a process.
+
+    Raises what a cell raises, CalledProcessError for a command that fails.
+    """
     names: dict[str, Any] = {}
     before = Path.cwd()
     os.chdir(folder)
     try:
-        return [_run_cell("".join(cell["source"]), names) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        return [_run_cell(source, names, command or _process) for source in cells]
     finally:
         os.chdir(before)
 
 
-def _run_cell(source: str, names: dict[str, Any]) -> list[dict[str, Any]]:
+def _process(words: Sequence[str]) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=DEADLINE_S, env=environment)
+    return done.stdout
+
+
+def _run_cell(source: str, names: dict[str, Any], command: Callable[[Sequence[str]], str]) -> list[dict[str, Any]]:
     printed = io.StringIO()
     value: Any = None
     if source.startswith("!"):
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        command = subprocess.run(
-            source[1:], shell=True, check=True, capture_output=True, text=True, timeout=DEADLINE_S,
-            env={**os.environ, "PATH": path},
-        )  # fmt: skip
-        printed.write(command.stdout.replace(f"{Path.cwd()}/", ""))  # a place of this machine
+        printed.write(command(shlex.split(source[1:])).replace(f"{Path.cwd()}/", ""))  # a place of this machine
     else:
         body = ast.parse(source).body
         last = body.pop() if isinstance(body[-1], ast.Expr) else None
