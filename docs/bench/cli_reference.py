@@ -17,16 +17,17 @@ PAGE = home() / "docs" / "cli.md"
 def reference() -> str:
     group: Any = typer.main.get_command(command_line())
     lines = ["# Command line", "", *_paragraphs(str(about)), ""]
+    lines += ["Options before the verb:", "", *_table(group.params), "", "Every verb has `-h`, `--help`.", ""]
     for name, command in group.commands.items():
         usage = " ".join(["sixfold", name, *command.collect_usage_pieces(group.make_context("sixfold", [name]))])
         lines += [f"## {name}", "", *_paragraphs(command.help), "", f"    {usage}", ""]
-        lines += ["| option | meaning | default |", "|---|---|---|"]
-        for parameter in command.params:
-            if parameter.name == "help":
-                continue
-            lines.append(f"| {_names(parameter)} | {parameter.help} | {_default(parameter)} |")
-        lines.append("")
+        lines += [*_table(command.params), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(parameters: list[Any]) -> list[str]:
+    rows = [f"| {_names(one)} | {one.help} | {_default(one)} |" for one in parameters if one.name != "help"]
+    return ["| option | meaning | default |", "|---|---|---|", *rows]
 
 
 def _paragraphs(text: str) -> list[str]:
