@@ -57,7 +57,7 @@ show: $(READY) ## write the gallery of OUT
 verify: $(READY) ## read every byte of OUT and name every damage
 	@$(RUN)sixfold verify $(OUT)
 
-test: $(READY) ## pass the tests (about 13 minutes on 2 cores)
+test: $(READY) ## pass the tests (about 10 minutes on 2 cores)
 	@$(RUN)python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not torture"
 
 lint: $(READY) ## ruff, ruff format, mypy and hadolint
