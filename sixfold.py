@@ -193,7 +193,7 @@ def _explain(error: Exception) -> int:
     message = in_plain_words(error.format_message()) if isinstance(error, typer.TyperException) else _message(error)
     parts = message.split("\n") if isinstance(error, RecipeError) else [message]  # of a recipe a line a mistake
     lines = [clip(" ".join(part.split()), LONGEST) or type(error).__name__ for part in parts]
-    if type(error).__name__ in ("NoSuchOption", "MissingParameter"):
+    if type(error).__name__ in ("NoSuchOption", "MissingParameter") or message.startswith("No such command"):
         lines = [f"{lines[0].rstrip('.')}; `{error.ctx.command_path} --help` shows them"]  # type: ignore[attr-defined]
     # LeaseHeld and ClusterError are the RuntimeErrors that are written for people
     ours = type(error).__module__.startswith("cluster.")

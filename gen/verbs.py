@@ -206,6 +206,9 @@ def init(
         typer.Option(help="Folder of a text-to-image model.", show_default="Stable Diffusion 1.5"),
     ] = None,
     out: Annotated[Path | None, path_option("The recipe to write.", "<name>.yaml")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="With a model of the hub: its commit, 40 hex digits.", show_default="none")
+    ] = None,
     per_class: Annotated[
         int | None,
         typer.Option(min=1, help="Real images of each class.", show_default="as the source has, else 100"),
@@ -235,7 +238,7 @@ def init(
         if per_class is None and not has_counts:
             per_class = PER_CLASS
         classes = load_classes(ClassSpec(source=source, per_class=per_class))
-        chosen = choose_model(model)
+        chosen = choose_model(model, revision)
     check_file(file)
     folder, name = file.parent, name_of(file.name)
     place, model_place = (path_from(one, folder) for one in (source, chosen.model))

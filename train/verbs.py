@@ -259,7 +259,8 @@ def report(
     found = find_results(folders)
     if not found.results:
         raise ValueError(
-            f"{', '.join(map(str, folders))}: found no results, expected folders of `sixfold train` or `sixfold sweep`"
+            f"{', '.join(map(str, folders))}: found no results, expected folders of `sixfold train` or `sixfold "
+            "sweep`; a training without evaluate.tests has none, and `sixfold evaluate` measures it"
         )
     if markdown:
         say(results_table(compare(found.results)))

@@ -178,6 +178,8 @@ def _local_flat_folder(what: str, model: str, index: str, homes: Sequence[Path])
 
 def revision_field(what: str) -> str:
     """The field beside ``what`` that holds the commit: ``clip.revision``, ``sampler.decoder_revision``."""
+    if what == "MODEL":  # of the command line
+        return "--revision"
     return f"{what.removesuffix('model')}revision" if what.endswith(".model") else f"{what}_revision"
 
 

@@ -142,9 +142,10 @@ def bare_names(spec: MeaningSpec, classes: Sequence[Class], asks_model: bool) ->
     Known before anything is made. `asks_model`: whether a language model gives the candidates. Names of WordNet ids
     have one sense without it. A `choose: none` that was written is a choice.
     """
-    example = quoted(f"a photo of {classes[0].name}", 60)
-    if all(one.meaning for one in classes):
+    open_ones = [one for one in classes if not one.meaning]
+    if not open_ones:
         return None
+    example = quoted(f"a photo of {open_ones[0].name}", 60)
     if spec.choose == "none" and "choose" not in spec.model_fields_set:
         return (
             f"prompts say the bare name ({example}), whichever thing is meant, because nothing is set in "

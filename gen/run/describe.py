@@ -22,7 +22,7 @@ from gen.prompts.prompts import count_prompts
 from gen.run.outcome import scale_name
 from gen.run.recipe import Recipe, sizes_of
 from gen.run.room import describe_room
-from gen.sampler.spec import with_size
+from gen.sampler.spec import SamplerSpec, with_size
 from shards.disk.amounts import counted, size_text, time_text
 from shards.disk.home import home
 from shards.disk.replace import whole_file
@@ -52,7 +52,7 @@ def describe(recipe: Recipe, classes: Sequence[Class], scale: Fraction) -> str:
     rest = f", {cost.images_made - cost.images:,} more to fill the last shard" if cost.images_made > cost.images else ""
     rows = [
         ("classes", f"{len(classes):,}, {_range(min(counts), max(counts))} images each in one fold of {sum(counts):,}"),
-        ("images", f"{cost.images:,} ({scale_name(scale)}), {sampler.stored_px} px{note}{rest}"),
+        ("images", f"{cost.images:,} ({scale_name(scale)}), {_describe_px(sampler)}{note}{rest}"),
         ("shards", f"{cost.shards:,} of at most {counted(recipe.shards.samples_per_shard, 'image')}"),
         ("space", f"about {size_text(cost.bytes)} (guessed at {size_text(bytes_each)} an image)"),
         ("prompts", _describe_prompts(recipe, len(classes)) + _describe_use(recipe, counts, scale)),
@@ -62,6 +62,14 @@ def describe(recipe: Recipe, classes: Sequence[Class], scale: Fraction) -> str:
     bare = bare_names(recipe.meanings, classes, recipe.llm.provider != "offline")
     if bare is not None and recipe.prompts.file is None:
         rows.append(("meanings", bare))
+    if recipe.sampler.licence == "unknown":
+        rows.append(
+            (
+                "licence",
+                "unknown: exports and pushes leave such images out; set sampler.licence before images are made, for it "
+                "is a part of the run",
+            )
+        )
     if recipe.expect is not None:
         rate = f"{recipe.expect.images_per_s:g} images/s each, as the recipe expects"
         one, eight = time_text(3600 * cost.hours), time_text(3600 * cost.hours / 8)
@@ -69,6 +77,11 @@ def describe(recipe: Recipe, classes: Sequence[Class], scale: Fraction) -> str:
     else:
         rows.append(("time", "unknown, for the recipe has no expect.images_per_s; a run tells it after a minute"))
     return "\n".join(f"{name:<9}{text}" for name, text in rows)
+
+
+def _describe_px(sampler: SamplerSpec) -> str:
+    made, stored = sampler.made_px, sampler.stored_px
+    return f"{stored} px" if made == stored else f"{stored} px, made at {made}"
 
 
 def _describe_use(recipe: Recipe, counts: Sequence[int], scale: Fraction) -> str:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import yaml
 
-from gen.model.folder import ModelFolder, open_model, read_config
+from gen.model.folder import HUB_ID_PATTERN, ModelError, ModelFolder, open_model, read_config
 from gen.sampler.spec import SamplerSpec, is_distilled, with_size
-from shards.disk.address import file_path, is_remote
+from shards.disk.address import file_path, is_remote, places_of
 from shards.disk.home import home
-from shards.disk.safe_text import one_line
+from shards.disk.safe_text import one_line, quoted
 from shards.labels.classes import Class
 
 # What is downloaded for a first run; the same as in recipes/imagenet-sd15-6x.yaml.
@@ -60,18 +60,23 @@ class Chosen:
         return max(1, min(64, 32 * USUAL_PX**2 // self.size_px**2))
 
 
-def choose_model(model: str | None) -> Chosen:
+def choose_model(model: str | None, revision: str | None = None) -> Chosen:
     """What the configs of a folder say; without a folder Stable Diffusion 1.5. Raises ModelError for another folder."""
     if model is None:
         steps, guidance = USUAL_STEPS["sd"]
         told = f"get the model with `hf download {USUAL_MODEL} --revision {USUAL_REVISION}`"
         return Chosen(USUAL_MODEL, USUAL_REVISION, USUAL_LICENCE, USUAL_PX, steps, guidance, told)
-    folder = open_model(model, None, None, home())
-    size_px = with_size(SamplerSpec(model=model), folder).made_px
+    if revision is None and HUB_ID_PATTERN.fullmatch(model) and not any(place.is_dir() for place in places_of(model)):
+        raise ModelError(
+            f"{quoted(model, 120)}: found no such folder, expected a diffusers pipeline; of a model of the hub give "
+            "its commit too, with --revision"
+        )
+    folder = open_model(model, revision, None, home())
+    size_px = with_size(SamplerSpec(model=str(folder.path)), folder).made_px
     steps, guidance = _steps_of(folder)
     return Chosen(
         model,
-        None,
+        revision,
         _licence_of(folder.path),
         size_px,
         steps,
@@ -154,7 +159,11 @@ def first_recipe(
         f"  # {model.told}",
         f"  model: {_text(model_place)}",
         *([f"  revision: {model.revision}"] if model.revision else []),
-        _line("  licence", _text(model.licence), "" if is_known else "write the model's here; every image names it"),
+        _line(
+            "  licence",
+            _text(model.licence),
+            "" if is_known else "write the model's before you generate: exports leave unknown ones out",
+        ),
         _line("  steps", model.steps, "denoising steps"),
         _line("  guidance", f"{model.guidance:g}", "low values give varied images, high ones follow the text"),
         _line("  size_px", model.size_px, "the side that the model was trained for"),

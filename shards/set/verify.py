@@ -77,7 +77,7 @@ class Damage:
 
     def __str__(self) -> str:
         shard = "-----" if self.shard is None else shard_name(self.shard)
-        return f"{shard} {self.kind}: {self.member or ''}: {self.message}"
+        return f"{shard} {self.kind}: {f'{self.member}: ' if self.member else ''}{self.message}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,9 @@ class DataSet(Sequence[Sample]):
         self._ends = list(accumulate(counts[shard] for shard in self._shards))
         self._rows = functools.lru_cache(maxsize=8)(self._rows_of)  # tables near the last one that was asked for
 
+    def __repr__(self) -> str:
+        return f"<{len(self):,} samples of {self._store.url}>"
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 

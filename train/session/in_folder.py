@@ -66,7 +66,8 @@ def train_in_folder(
             return TrainOutcome(out, steps, steps, 0.0, 0.0, task.metric, done, "")
         # now, and not after days of training: are all sets there, and do they fit? Every rank opens them, with no
         # collective call pending: one builds an index, for up to an hour, and the others wait at its lock
-        with _told(ranks, "looking through the data"):
+        sources = ", ".join(dict.fromkeys(domain.source for domain in recipe.data.domains))
+        with _told(ranks, f"looking through {sources}"):
             domains = open_domains(recipe.data.domains, recipe.data.cache.folder, recipe.data.class_list)
             lines = list(task.check_data(domains, ranks))
         for line in lines:

@@ -509,3 +509,6 @@ def test_a_meaning_in_the_class_list_counts_and_the_recipe_beats_it(choose: str,
     spec = MeaningSpec(choose="given", given={1: "seal, the stamp"})
     assert [one.phrase for one in choose_meanings(listed, spec, lexicon, None, 0)][1] == "seal, the stamp"
     assert bare_names(MeaningSpec(), listed, False) is None
+    told = bare_names(MeaningSpec(), [*listed, Class(2, "jaguar", None, 1)], False)
+    assert told is not None
+    assert "a photo of jaguar" in told, "a name that has a sense is no example"

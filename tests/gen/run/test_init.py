@@ -135,4 +135,7 @@ def test_what_is_there_is_never_written_over_and_mistakes_are_one_line(
     assert "found no such folder, expected a diffusers pipeline" in refused(
         "sandbox", "--model", "no", "--out", "b.yaml"
     )
+    hub = ["--model", "someone/sd", "--out", "b.yaml"]
+    assert "of a model of the hub give its commit too, with --revision" in refused("sandbox", *hub)
+    assert "is not in the hub cache of this machine" in refused("sandbox", *hub, "--revision", "0" * 40)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sandbox.yaml"]
