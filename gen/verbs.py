@@ -226,7 +226,7 @@ def init(
         from shards.disk.address import file_path, is_remote
         from shards.disk.replace import replace_file
         from shards.labels.classes import ClassSpec, load_classes
-        from shards.labels.sources import read_source
+        from shards.labels.sources import SHIPPED, read_source
 
     file = out or Path(f"{name_of(source)}.yaml")
     training = file.with_name(f"{file.stem}-train.yaml")
@@ -246,7 +246,7 @@ def init(
     replace_file(file, text.encode())
     made = load_recipe(file, Recipe)
     say(f"{file}: {len(classes):,} classes, {sum(one.count for one in classes):,} images in 1x; {chosen.told}")
-    if has_counts and (is_remote(source) or file_path(source).is_dir()):
+    if has_counts and source not in SHIPPED and (is_remote(source) or file_path(source).is_dir()):
         text = first_training(name, place, classes, made.sampler.stored_px, schema_from(folder, "train"))
         replace_file(training, text.encode())
         say(f"{training}: trains on these real images and on the synthetic ones")

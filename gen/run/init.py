@@ -23,6 +23,7 @@ from shards.disk.address import file_path, is_remote, places_of
 from shards.disk.home import home
 from shards.disk.safe_text import one_line, quoted
 from shards.labels.classes import Class
+from shards.labels.sources import SHIPPED
 
 # What is downloaded for a first run; the same as in recipes/imagenet-sd15-6x.yaml.
 USUAL_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -116,7 +117,7 @@ def name_of(source: str) -> str:
 def path_from(place: str, folder: Path) -> str:
     """How a recipe in `folder` names a place of the caller: relative if it lies below, else as a whole path. What is no
     path, or ships with sixfold, keeps its name."""
-    if is_remote(place) or not file_path(place).exists():
+    if place in SHIPPED or is_remote(place) or not file_path(place).exists():
         return place
     there, here = file_path(place).absolute(), folder.absolute()
     return there.relative_to(here).as_posix() if there.is_relative_to(here) else str(there)

@@ -124,6 +124,16 @@ def test_all_that_a_recipe_names_and_that_is_not_there_comes_in_one_answer(tmp_p
     assert usable_classes(load_recipe(home() / "recipes" / "sandbox.yaml", Recipe), False)[1].name == "one"
 
 
+def test_a_shipped_list_stays_a_name_beside_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "sandbox", crane=1)
+    init("sandbox", "--model", str(SANDBOX), "--out", "deep/a.yaml")
+    assert load_recipe(Path("deep/a.yaml"), Recipe).classes.source == "sandbox"
+    assert not Path("deep/a-train.yaml").exists(), "a list has no pictures to train on"
+
+
 def test_what_is_there_is_never_written_over_and_mistakes_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
