@@ -101,7 +101,7 @@ class TrainRecipe(BaseModel):
                 f"schedule.groups: found {self.schedule.groups:,} groups of {sum(self.quotas):,} images, expected "
                 f"steps of at most {MAX_STEP_IMAGES:,}; lower it or the quotas"
             )
-        is_first_apart = self.optim.loss == "per_domain" or self.model.aux == "bn"
+        is_first_apart = self.optim.loss != "pooled" or self.model.aux != "none"
         if is_first_apart and len(self.data.domains) > 1 and self.data.domains[0].name != "real":
             raise ValueError(
                 f"data.domains: found {self.data.domains[0].name} first, expected real: the first domain is the one "

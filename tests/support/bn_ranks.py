@@ -97,6 +97,8 @@ def main(rank: int, folder: Path) -> None:
     leave("after-ema", model.state_dict())
 
     leave("synced", results(convert_sync(convert(a_net(), QUOTAS)), three, rank, NUM_RANKS))
+    shared = convert_sync(convert(a_net(), QUOTAS, shared_affine=True))
+    leave("synced-shared", results(shared, three, rank, NUM_RANKS))
     half = convert_sync(convert(a_net(), QUOTAS)).float()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         leave("synced-half", {"y": half(part(three[0], rank).float()), **half.state_dict()})

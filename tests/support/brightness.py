@@ -68,7 +68,7 @@ class Brightness:
                 counts += torch.tensor([len(is_close), int(is_close.sum())])
         seen, close = (np.array([number]) for number in ranks.add_up(counts).tolist())
         found = Counts((0,), seen, close, close, 0, 0)
-        return Measured(name, role, index.digest, found, found.top1, {"close": found.top1})
+        return Measured(name, role, index.digest, found, {}, found.top1, {"close": found.top1})
 
     def keep(self, model: nn.Module) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

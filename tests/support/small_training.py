@@ -98,14 +98,15 @@ def train_alone(recipe: TrainRecipe, out: Path, looks: int = NEVER, disk: Disk =
 def measured(model: nn.Module, one: OpenSet, recipe: TrainRecipe, ranks: Ranks) -> Counts:
     """One set on the CPU, as the recipe says."""
     cpu = torch.device("cpu")
-    return measure(
+    (counts,) = measure(
         model,
         one,
         recipe.evaluate,
         recipe.data,
-        lambda images: logits_of(model, images, recipe.engine, IMAGENET, cpu),
+        lambda images: [logits_of(model, images, recipe.engine, IMAGENET, cpu)],
         ranks,
     )
+    return counts
 
 
 def last_state(run: Path, part: str = "model.safetensors") -> dict[str, Tensor]:

@@ -265,13 +265,17 @@ class LabelledBatch(Protocol):
         """Which of the N are samples; the others are padding."""
 
 
-def count_batches(batches: Iterable[LabelledBatch], scores: Callable[[Pixels], Floats], key: AnswerKey) -> Counts:
-    """The counts of one pass over a set; `scores` gives C numbers for each picture of a batch, padding included."""
-    total = Counts.none(key.ids)
+def count_batches(
+    batches: Iterable[LabelledBatch], scores: Callable[[Pixels], Sequence[Floats]], key: AnswerKey, num_ways: int = 1
+) -> list[Counts]:
+    """The counts of one pass over a set, for each of `num_ways` to score: `scores` gives, way by way, C numbers for
+    each picture of a batch, padding included."""
+    totals = [Counts.none(key.ids)] * num_ways
     for batch in batches:
+        labels = batch.labels[batch.valid].astype(np.int64)
         found = scores(batch.images)
-        total += count(found[batch.valid], batch.labels[batch.valid].astype(np.int64), key)
-    return total
+        totals = [total + count(one[batch.valid], labels, key) for total, one in zip(totals, found, strict=True)]
+    return totals
 
 
 # sets of pictures
@@ -382,7 +386,9 @@ class Moment:
     time: float
 
 
-def make_result(facts: RunFacts, moment: Moment, name: str, role: Role, counts: Counts, selected: bool) -> Result:
+def make_result(
+    facts: RunFacts, moment: Moment, name: str, role: Role, counts: Counts, selected: bool, branch: str | None = None
+) -> Result:
     """The result line of one evaluation; `selected`: of the checkpoint that is the run's result."""
     per_class = {
         class_id: (int(right), int(seen))
@@ -397,6 +403,7 @@ def make_result(facts: RunFacts, moment: Moment, name: str, role: Role, counts: 
         step=moment.step,
         set=name,
         role=role,
+        branch=branch,
         n=counts.n,
         top1=counts.top1,
         top5=counts.top5,

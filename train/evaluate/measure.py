@@ -1,10 +1,10 @@
 """Measures a model on a labelled set, with all ranks.
 
 In: a model with its statistics combined, an `OpenSet`, a function from pictures to scores. Out: `Counts` over all
-ranks, equal on each. On disk: only what the stream caches.
+ranks, equal on each, one for each way to score. On disk: only what the stream caches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,14 @@ def measure(
     one: OpenSet,
     spec: EvaluateSpec,
     data: StreamSpec,
-    scores: Callable[[Pixels], Floats],
+    scores: Callable[[Pixels], Sequence[Floats]],
     ranks: Ranks,
-) -> Counts:
+    num_ways: int = 1,
+) -> list[Counts]:
     """Every sample once, by the index that was opened; pictures have the size that `data` says.
 
-    `scores` asks `model`, which is in evaluation mode meanwhile: a number for each picture and output. Raises
-    ValueError for a set that is not the same for all ranks, or of which a sample cannot be read.
+    `scores` asks `model`, which is in evaluation mode meanwhile, in `num_ways` ways: of each a number for each picture
+    and output. Raises ValueError for a set that is not the same for all ranks, or of which a sample cannot be read.
     """
     digests = sorted(set(ranks.texts(one.digest)))
     if len(digests) > 1:
@@ -51,8 +52,8 @@ def measure(
     )
     with evaluating(model), torch.inference_mode():
         batches = read_all(chosen, one.opened.index, spec.batch, ranks.rank, ranks.world)
-        found = count_batches(batches, scores, one.key)
-    return found.from_array(ranks.add_up(torch.from_numpy(found.as_array())).numpy())
+        found = count_batches(batches, scores, one.key, num_ways)
+    return [one.from_array(ranks.add_up(torch.from_numpy(one.as_array())).numpy()) for one in found]
 
 
 def logits_of(

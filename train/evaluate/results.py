@@ -22,7 +22,7 @@ MAX_LINE_BYTES = 4_000_000  # per_class of 100,000 classes
 MAX_PROBLEMS = 20
 
 Role = Literal["validation", "test"]
-Key: TypeAlias = tuple[str, str, int, str, int, str, tuple[tuple[str, str], ...]]
+Key: TypeAlias = tuple[str, str, int, str, str, int, str, tuple[tuple[str, str], ...]]
 
 
 class PointPlace(BaseModel):
@@ -58,6 +58,9 @@ class Result(BaseModel):
     step: int = Field(ge=0)
     set: str = Field(min_length=1, description="name of the set in the recipe")
     role: Role
+    branch: str | None = Field(
+        None, max_length=80, description="domain whose batch normalisation was used; null = the main one, as exported"
+    )
     n: int = Field(ge=1, description="samples, each counted once")
     top1: float = Field(ge=0, le=1)
     top5: float = Field(ge=0, le=1)
@@ -98,7 +101,7 @@ class Result(BaseModel):
         Lines about other data are other measurements, even if run and recipe have the same names.
         """
         data = tuple(sorted(self.data.items()))
-        return (self.run, self.recipe, self.seed, self.set, self.step, self.weights, data)
+        return (self.run, self.recipe, self.seed, self.set, self.branch or "", self.step, self.weights, data)
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ def find_results(folders: Iterable[Path]) -> Found:
                 if there is None or there.sweep is None:
                     results[result.key] = result
                 other, key = places.setdefault(result.key[:-1], (path, result.key))
-                if key != result.key and result.selected and result.role == "test":
+                if key != result.key and result.selected and result.role == "test" and result.branch is None:
                     problems.append(
                         f"{path}: found run {clip(result.run, 60)} on {clip(result.set, 60)} with other data than in "
                         f"{other}; both are counted as runs of their own, give one of the folders another name"
@@ -206,5 +209,10 @@ def find_results(folders: Iterable[Path]) -> Found:
 
 
 def selected(results: Iterable[Result], role: Role = "test") -> list[Result]:
-    """The results of runs: evaluations of the selected weights, in the order given."""
-    return [result for result in results if result.selected and result.role == role]
+    """The results of runs: evaluations of the selected weights as they are exported, in the order given."""
+    return [result for result in results if result.selected and result.role == role and result.branch is None]
+
+
+def of_branches(results: Iterable[Result]) -> list[Result]:
+    """Evaluations of the selected weights on test sets with an auxiliary batch normalisation, in the order given."""
+    return [result for result in results if result.selected and result.role == "test" and result.branch is not None]

@@ -1,4 +1,4 @@
-"""Auxiliary batch normalisation: each domain of a mixed batch has its own statistics and its own affine map.
+"""Auxiliary batch normalisation: each domain of a mixed batch has its own statistics, and perhaps its own affine map.
 
 In: a model with batch normalisation, and the quotas of a group, the main domain first: (16, 16) is 16 real samples,
 then 16 synthetic ones. Out: the same model, its BN layers replaced in place. On disk: nothing; in a state dict the main
@@ -6,7 +6,10 @@ layer keeps its plain names, and domain d > 0 is under `<layer>.aux_bn.<d - 1>.`
 
 In training a batch is a whole number of groups, and a sample's place in its group says its domain. The main layer sees
 only the first domain, auxiliary layer d - 1 only domain d. In evaluation everything goes through the main layer, so the
-tensors without `.aux_bn.` in their names are a complete plain model.
+tensors without `.aux_bn.` in their names are a complete plain model; `on_branch` shows what another layer would say.
+
+Every domain has its own scale and shift too, as in AdvProp (Xie et al. 2020) and timm's split BN. With `shared_affine`
+all use those of the main layer, and an auxiliary layer holds statistics alone.
 
 Statistics are taken over a rank's slice (all its groups together), over one group (`per_group`: then a sample's output
 does not depend on the number of groups), or over all ranks (`convert_sync`).
@@ -14,7 +17,8 @@ does not depend on the number of groups), or over all ranks (`convert_sync`).
 Shapes: N samples of a rank's batch, C channels, R ranks.
 """
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -26,16 +30,22 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+Affine = tuple[Tensor | None, Tensor | None]  # scale and shift, (C,) each
+
 
 class AuxBatchNorm(_BatchNorm):
     """A BN layer of a converted model: that of the main domain, which holds one more layer for each other domain."""
 
-    def __init__(self, plain: _BatchNorm, where: str, quotas: tuple[int, ...], per_group: bool) -> None:
+    def __init__(
+        self, plain: _BatchNorm, where: str, quotas: tuple[int, ...], per_group: bool, shared_affine: bool
+    ) -> None:
         """Uses the tensors of `plain` themselves, and copies of them for every other domain."""
         super().__init__(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
         self.where = where
         self.quotas = quotas
         self.per_group = per_group
+        self.shared_affine = shared_affine
+        self.shown = 0  # the domain whose statistics are used in evaluation
         self.sync = False
         self.process_group: dist.ProcessGroup | None = None  # for sync; None: all ranks
         self.affine, self.track_running_stats = plain.affine, plain.track_running_stats
@@ -44,7 +54,7 @@ class AuxBatchNorm(_BatchNorm):
         self.num_batches_tracked = plain.num_batches_tracked
         self.drop = getattr(plain, "drop", nn.Identity())  # timm's BatchNormAct2d ends with these two
         self.act = getattr(plain, "act", nn.Identity())
-        self.aux_bn = nn.ModuleList(_copy(plain) for _ in quotas[1:])
+        self.aux_bn = nn.ModuleList(_copy(plain, shared_affine) for _ in quotas[1:])
         self.training = plain.training
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,8 +63,9 @@ class AuxBatchNorm(_BatchNorm):
         if self.training:
             y = self._by_domain(x)
         else:
-            mean, var = self.running_mean, self.running_var
-            y = F.batch_norm(x, mean, var, self.weight, self.bias, mean is None, 0.0, self.eps)
+            layer = self.branches()[self.shown]
+            mean, var, affine = layer.running_mean, layer.running_var, self._affine_of(layer)
+            y = F.batch_norm(x, mean, var, *affine, mean is None, 0.0, self.eps)
         return self.act(self.drop(y))
 
     def _by_domain(self, x: Tensor) -> Tensor:
@@ -78,14 +89,21 @@ class AuxBatchNorm(_BatchNorm):
         for domain, layer in enumerate(self.branches()):
             mine = pieces[domain::num_domains]
             if self.per_group:
-                out[domain::num_domains] = _normalise_each(mine, layer)
+                out[domain::num_domains] = _normalise_each(mine, layer, self._affine_of(layer))
             else:
                 whole = mine[0] if num_groups == 1 else torch.cat(mine)  # cat keeps channels_last, reshape does not
                 out[domain::num_domains] = self._normalise_slice(whole, layer).split(self.quotas[domain])
         return torch.cat(out)
 
     def _normalise_slice(self, x: Tensor, layer: _BatchNorm) -> Tensor:
-        return _normalise_over_ranks(x, layer, self.process_group) if self.sync else _normalise(x, layer)
+        affine = self._affine_of(layer)
+        if self.sync:
+            return _normalise_over_ranks(x, layer, affine, self.process_group)
+        return _normalise(x, layer, affine)
+
+    def _affine_of(self, layer: _BatchNorm) -> Affine:
+        owner = self if self.shared_affine else layer
+        return owner.weight, owner.bias
 
     def branches(self) -> list[_BatchNorm]:
         """The layer of each domain; the first is this module itself."""
@@ -93,13 +111,14 @@ class AuxBatchNorm(_BatchNorm):
 
     def extra_repr(self) -> str:
         """What `print(model)` shows of this layer."""
-        return f"{super().extra_repr()}, quotas={self.quotas}, per_group={self.per_group}, sync={self.sync}"
+        own = f"per_group={self.per_group}, shared_affine={self.shared_affine}, sync={self.sync}"
+        return f"{super().extra_repr()}, quotas={self.quotas}, {own}"
 
     def _check_input_dim(self, input: Tensor) -> None:
         assert input.dim() >= 2
 
 
-def convert(model: nn.Module, quotas: Sequence[int], per_group: bool = False) -> nn.Module:
+def convert(model: nn.Module, quotas: Sequence[int], per_group: bool = False, shared_affine: bool = False) -> nn.Module:
     """Replace each BN layer of the model by an AuxBatchNorm, in place; a second call changes nothing.
 
     Training flags, requires_grad, dtype, device, momentum, eps, activation and dropout stay. InstanceNorm and frozen BN
@@ -115,15 +134,17 @@ def convert(model: nn.Module, quotas: Sequence[int], per_group: bool = False) ->
     if not found.plain and not found.aux:
         raise ValueError("aux BN: found no layer of batch normalisation, expected at least one; set model.aux: none")
     for name, layer in aux_layers(model).items():
-        if (layer.quotas, layer.per_group) != (split, per_group):
+        there = (layer.quotas, layer.per_group, layer.shared_affine)
+        if there != (split, per_group, shared_affine):
             raise ValueError(
-                f"aux BN: found {name} already split as {list(layer.quotas)}, per_group={layer.per_group}, expected "
-                f"{list(split)}, per_group={per_group}; build the model anew"
+                f"aux BN: found {name} already split as {list(layer.quotas)}, per_group={layer.per_group}, "
+                f"shared_affine={layer.shared_affine}, expected {list(split)}, per_group={per_group}, "
+                f"shared_affine={shared_affine}; build the model anew"
             )
     made: dict[nn.Module, AuxBatchNorm] = {}  # a layer used in two places stays one layer
     for name, module in _walk(model):
         if isinstance(module, _BatchNorm) and type(module) in _plain_types():
-            made[module] = AuxBatchNorm(module, name or "model", split, per_group)
+            made[module] = AuxBatchNorm(module, name or "model", split, per_group, shared_affine)
     for _, parent in list(_walk(model)):
         for name, child in parent._modules.items():
             if child in made:
@@ -199,6 +220,19 @@ def check_aux(model: nn.Module, num_layers: int) -> None:
         )
 
 
+@contextlib.contextmanager
+def on_branch(model: nn.Module, domain: int) -> Iterator[None]:
+    """Inside the block an evaluation uses the statistics (and the affine map) of a domain; 0 is the main one."""
+    layers = list(aux_layers(model).values())
+    for layer in layers:
+        layer.shown = domain
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.shown = 0
+
+
 def aux_keys(model: nn.Module) -> frozenset[str]:
     """The names of the auxiliary layers' tensors in the model's state dict."""
     return frozenset(
@@ -210,12 +244,20 @@ def aux_keys(model: nn.Module) -> frozenset[str]:
 
 def export_plain(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the plain model's tensors, under its names: they load strictly, and evaluate to the same output."""
-    dropped = aux_keys(model)
+    return plain_tensors(copies(model))
+
+
+def copies(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all tensors of the model's state, those of auxiliary layers included."""
     return {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
-        if name not in dropped
     }
+
+
+def plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a state that are not of an auxiliary layer."""
+    return {name: tensor for name, tensor in state.items() if "aux_bn" not in name.split(".")}
 
 
 def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -231,12 +273,12 @@ def _plain_types() -> frozenset[type]:
     return frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d})
 
 
-def _copy(plain: _BatchNorm) -> nn.BatchNorm2d:
+def _copy(plain: _BatchNorm, shared_affine: bool) -> nn.BatchNorm2d:
     """A layer with copies of the tensors; only its tensors are used, so BatchNorm2d serves for every shape."""
     layer = nn.BatchNorm2d(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
-    layer.affine, layer.track_running_stats = plain.affine, plain.track_running_stats
+    layer.affine, layer.track_running_stats = plain.affine and not shared_affine, plain.track_running_stats
     for name, parameter in plain._parameters.items():
-        if parameter is not None:
+        if parameter is not None and not shared_affine:
             setattr(layer, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
     for name, buffer in plain._buffers.items():
         if buffer is not None:
@@ -252,15 +294,15 @@ def _advance(layer: _BatchNorm) -> float:
     return 1.0 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
 
 
-def _normalise(x: Tensor, layer: _BatchNorm) -> Tensor:
+def _normalise(x: Tensor, layer: _BatchNorm, affine: Affine) -> Tensor:
     """x normalised by its own statistics, which also enter the running ones."""
     weight = _advance(layer)
     tracked = layer.track_running_stats
     mean, var = (layer.running_mean, layer.running_var) if tracked else (None, None)
-    return F.batch_norm(x, mean, var, layer.weight, layer.bias, True, weight, layer.eps)
+    return F.batch_norm(x, mean, var, *affine, True, weight, layer.eps)
 
 
-def _normalise_each(groups: Sequence[Tensor], layer: _BatchNorm) -> list[Tensor]:
+def _normalise_each(groups: Sequence[Tensor], layer: _BatchNorm, affine: Affine) -> list[Tensor]:
     """Each group normalised by its own statistics; the means over the groups enter the running ones."""
     share = _advance(layer)
     dtype = groups[0].dtype if layer.running_mean is None else layer.running_mean.dtype
@@ -268,20 +310,22 @@ def _normalise_each(groups: Sequence[Tensor], layer: _BatchNorm) -> list[Tensor]
     means = torch.zeros(shape, dtype=dtype, device=groups[0].device)
     variances = torch.ones_like(means)
     out = [
-        F.batch_norm(x, mean, var, layer.weight, layer.bias, True, 1.0, layer.eps)  # 1.0: the running ones are x's own
+        F.batch_norm(x, mean, var, *affine, True, 1.0, layer.eps)  # 1.0: the running ones are x's own
         for x, mean, var in zip(groups, means.unbind(), variances.unbind(), strict=True)
     ]
     _track(layer, means.mean(0), variances.mean(0), share)
     return out
 
 
-def _normalise_over_ranks(x: Tensor, layer: _BatchNorm, process_group: dist.ProcessGroup | None) -> Tensor:
+def _normalise_over_ranks(
+    x: Tensor, layer: _BatchNorm, affine: Affine, process_group: dist.ProcessGroup | None
+) -> Tensor:
     """x normalised by the statistics of all ranks' x, which have equal sizes; in fp32 or wider.
 
     Works on every device; torch's SyncBatchNorm refuses tensors on the CPU.
     """
     if not dist.is_initialized() or dist.get_world_size(process_group) == 1:
-        return _normalise(x, layer)
+        return _normalise(x, layer, affine)
     wide = x if x.dtype == torch.float64 else x.float()
     axes = [0, *range(2, x.dim())]
     var_C, mean_C = torch.var_mean(wide, axes, correction=0)
@@ -291,12 +335,13 @@ def _normalise_over_ranks(x: Tensor, layer: _BatchNorm, process_group: dist.Proc
     num_values = rows_R2C.shape[0] * x.numel() // x.shape[1]
     _track(layer, mean_C.detach(), var_C.detach() * (num_values / (num_values - 1)), _advance(layer))
     scale_C = torch.rsqrt(var_C + layer.eps)
-    if layer.weight is not None:
-        scale_C = scale_C * layer.weight
+    weight_C, bias_C = affine
+    if weight_C is not None:
+        scale_C = scale_C * weight_C
     shape = [1, -1] + [1] * (x.dim() - 2)
     y = (wide - mean_C.view(shape)) * scale_C.view(shape)
-    if layer.bias is not None:
-        y = y + layer.bias.view(shape)
+    if bias_C is not None:
+        y = y + bias_C.view(shape)
     return y.to(x.dtype)
 
 

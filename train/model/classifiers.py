@@ -57,8 +57,10 @@ class ModelSpec(BaseModel):
         examples=["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"],
     )
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="chance to skip a residual branch, at the last block")
-    aux: Literal["bn", "none"] = Field(
-        default="bn", description="bn: each domain has its own batch normalisation; none: one for all, any model"
+    aux: Literal["bn", "stats", "none"] = Field(
+        default="bn",
+        description="bn: each domain has its own batch normalisation; stats: its own statistics, one scale and shift "
+        "for all; none: one batch normalisation for all, any model",
     )
     bn: Literal["rank", "group", "world"] = Field(
         default="rank", description="whose samples batch statistics are taken over: a rank's, one group's, all ranks'"
@@ -82,7 +84,7 @@ class ModelSpec(BaseModel):
     @property
     def is_converted(self) -> bool:
         """Whether layers of batch normalisation are replaced by those of `train.model.aux_bn`."""
-        return self.aux == "bn" or self.bn != "rank"
+        return self.aux != "none" or self.bn != "rank"
 
 
 def build(spec: ModelSpec, quotas: Sequence[int], seed: int, size_px: int) -> nn.Module:
@@ -104,7 +106,8 @@ def build(spec: ModelSpec, quotas: Sequence[int], seed: int, size_px: int) -> nn
         load_plain(model, found, read_weights(found, PRETRAINED, spec.pretrained_sha256))
         _resize(model, spec.name, first_px, size_px)
     if spec.is_converted:
-        model = convert(model, quotas if spec.aux == "bn" else (sum(quotas),), per_group=spec.bn == "group")
+        split = quotas if spec.aux != "none" else (sum(quotas),)
+        model = convert(model, split, per_group=spec.bn == "group", shared_affine=spec.aux == "stats")
     return convert_sync(model) if spec.bn == "world" else model
 
 

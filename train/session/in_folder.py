@@ -28,7 +28,7 @@ from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.file_calls import OS_DISK, Disk
 from shards.disk.lock import folder_locked
 from train.evaluate.data_check import open_domains
-from train.evaluate.results import RESULTS, Result, read_results
+from train.evaluate.results import RESULTS, Result, of_branches, read_results, selected
 from train.recipe import TrainRecipe, check_ranks, deciding, recipe_digest
 from train.session.logs import ReplacedLog, RunLog
 from train.session.outcome import TrainOutcome
@@ -101,5 +101,6 @@ def _finished(recipe: TrainRecipe, task: Task, out: Path) -> tuple[Result, ...]:
     tests = recipe.evaluate.tests
     if not task.is_exported(out) or not tests:
         return ()
-    found = {line.set: line for line in read_results(out / RESULTS).results if line.selected and line.role == "test"}
-    return tuple(found[name] for name in tests) if found.keys() >= set(tests) else ()
+    lines = read_results(out / RESULTS).results
+    found = [*selected(lines), *of_branches(lines)]
+    return tuple(found) if {line.set for line in selected(lines)} >= set(tests) else ()

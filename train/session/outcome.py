@@ -34,13 +34,28 @@ class TrainOutcome:
                 f"{self.folder}: stopped at step {self.step} of {self.steps} ({self.stopped}) and saved; the same "
                 f"command goes on{self._bad()}"
             )
-        tests = "; ".join(f"{one.set} {100 * one.score:.2f} %" for one in self.results) or "no test set"
+        tests = self._tests()
         if not self.images_per_s:
             return f"{self.folder}: {self.steps} steps, finished before; nothing was left to do; {self.metric}: {tests}"
         return (
             f"{self.folder}: {self.steps} steps, {self.images_per_s:,.0f} images/s, {self.wait_share:.0%} waiting for "
             f"data; {self.metric}: {tests}{self._bad()}"
         )
+
+    def _tests(self) -> str:
+        """A set after the other: "real-test 90.12 % (91.30 % with the batch normalisation of synthetic)"."""
+        others: dict[str, list[str]] = {}
+        for one in self.results:
+            if one.branch is not None:
+                others.setdefault(one.set, []).append(
+                    f"{100 * one.score:.2f} % with the batch normalisation of {one.branch}"
+                )
+        texts = []
+        for one in self.results:
+            if one.branch is None:
+                beside = f" ({', '.join(others[one.set])})" if one.set in others else ""
+                texts.append(f"{one.set} {100 * one.score:.2f} %{beside}")
+        return "; ".join(texts) or "no test set"
 
     def _bad(self) -> str:
         if not self.replaced:

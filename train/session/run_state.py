@@ -31,7 +31,7 @@ from shards.disk.safe_text import clip, quoted
 from train.model.bn_statistics import combine
 from train.session.weights import Weights
 
-VERSION = 2
+VERSION = 3
 
 
 class RunState(BaseModel):

@@ -31,7 +31,7 @@ from cluster.waiting import waiting
 from shards.disk.file_calls import Disk
 from shards.stream.keyed_random import hashed
 from shards.stream.stream import Batch, Stream
-from train.evaluate.evaluate import Moment, RunFacts, Validation, make_result, select
+from train.evaluate.evaluate import Counts, Moment, RunFacts, Validation, make_result, select
 from train.evaluate.results import RESULTS, Result, append_results, read_results
 from train.model.optim import learning_rate
 from train.model.step import Descent, KeptBuffers, Stepped
@@ -271,11 +271,11 @@ class Session:
                 found = self.task.measure(self.weights.model, VALIDATION, "validation", self.device, self.ranks)
             self.history.append(Validation(self.step, found.score))
             if self.log is not None:
-                append_results(self.out / RESULTS, [self._result(found, self.step, False, stream.state())])
+                append_results(self.out / RESULTS, self._results(found, self.step, False, stream.state()))
             if select(self.history) == self.step:
                 self.chosen, self.chosen_step = self._keep(), self.step
             if self.log is not None:
-                self.log.say(f"step {self.step}: validation {self.task.metric} {100 * found.score:.2f} %")
+                self.log.say(f"step {self.step}: validation {self.task.metric} {found.text}")
                 self.log.line("validation", self.step, **found.numbers)
         self.reading.share(self.step)
         self.reading.share_fetched(self.step, stream)
@@ -296,14 +296,15 @@ class Session:
         if step is None or kept is None:
             step, kept = self.step, self._keep()
         model = self.task.finished(kept, self.device)
-        results, numbers = [], []
+        results: list[Result] = []
+        numbers = []
         for name in self.recipe.evaluate.tests:
             if self.ranks.agree(self.stop.requested)[0]:
                 return None
             with waiting(f"testing on {name}") if self.log is not None else contextlib.nullcontext():
                 found = self.task.measure(model, name, "test", self.device, self.ranks)
-            results.append(self._result(found, step, True, state))
-            numbers.append(found.numbers)
+            results += self._results(found, step, True, state)
+            numbers.append((found.set, found.numbers))
         if self.log is not None:
             self._select_validation(step)
             if results:
@@ -315,8 +316,8 @@ class Session:
                 "seed": self.recipe.seed,
             }
             self.task.export(self.out, kept, facts, self.weights.model)
-            for line, counted in zip(results, numbers, strict=True):
-                self.log.line("test", step, set=line.set, **counted)
+            for name, counted in numbers:
+                self.log.line("test", step, set=name, **counted)
         self.ranks.wait_for_all()
         return tuple(results)
 
@@ -384,13 +385,16 @@ class Session:
     def _wait_share(self) -> float:
         return min(1.0, self.wait_s / self.seconds) if self.seconds else 0.0
 
-    def _result(self, found: Measured, step: int, selected: bool, state: dict[str, object]) -> Result:
-        """`state`: of the stream, at `step` or later."""
+    def _results(self, found: Measured, step: int, selected: bool, state: dict[str, object]) -> list[Result]:
+        """That of the main branch first; `state`: of the stream, at `step` or later."""
         moment = Moment(
             step, self.weights.which, self._images(step), self._images_per_s(), self._wait_share(), time.time()
         )
         facts = replace(self.facts, data={**_digests(state, step), found.set: found.digest})
-        return make_result(facts, moment, found.set, found.role, found.counts, selected)
+        branches: list[tuple[str | None, Counts]] = [(None, found.counts), *found.branches.items()]
+        return [
+            make_result(facts, moment, found.set, found.role, counts, selected, branch) for branch, counts in branches
+        ]
 
     def _outcome(self, results: tuple[Result, ...] | None, stopped: str) -> TrainOutcome:
         replaced = self.reading.replaced_by_all

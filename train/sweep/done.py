@@ -15,7 +15,7 @@ from shards.disk.amounts import counted, time_text
 from shards.stream.index import load_index
 from shards.stream.spec import DomainSpec, StreamSpec
 from train.evaluate.evaluate import SetSpec
-from train.evaluate.results import RESULTS, Result, read_results, write_results
+from train.evaluate.results import RESULTS, Result, read_results, selected, write_results
 from train.recipe import TrainRecipe
 from train.sweep.plan import Run, SweepSpec, changes_text
 
@@ -66,7 +66,7 @@ def finished(run: Run, folder: Path, data_of: Callable[[BaseModel], Digests]) ->
     Raises ValueError for lines over other data than there are now.
     """
     lines = [line for line in read_results(folder / run.name / RESULTS).results if line.recipe == run.digest]
-    there = {line.set for line in lines if line.selected and line.role == "test"}
+    there = {line.set for line in selected(lines)}
     if not lines or not there >= set(run.tests):
         return []
     now = data_of(run.recipe)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cluster.fan_out.events import Event
 from shards.disk.amounts import counted, time_text
-from train.evaluate.results import Result
+from train.evaluate.results import Result, selected
 from train.sweep.plan import Run, SweepSpec
 
 FAILURES = {"unit_failed": "failed", "unit_quarantined": "given up"}
@@ -43,7 +43,7 @@ class SweepProgress:
         self._asked = len(there)
         for number, lines in there.items():
             self._done += bool(lines)
-            self._keep(number, {line.set: line.top1 for line in lines if line.selected and line.role == "test"})
+            self._keep(number, {line.set: line.top1 for line in selected(lines)})
 
     def _keep(self, number: int, top1: Mapping[str, float]) -> None:
         for name, value in top1.items():

@@ -32,7 +32,7 @@ from cluster.ranks.place import without_ranks
 from shards.disk.checked_json import plain_json
 from shards.disk.record import JSON
 from shards.disk.regular import read_regular
-from train.evaluate.results import RESULTS, read_results
+from train.evaluate.results import RESULTS, read_results, selected
 
 LOOK_S = 0.5  # between two looks at the process
 STOP_S = 60.0  # for a run to save and end when it is asked to
@@ -88,10 +88,8 @@ class SweepWorker:
 
     def _top1(self, run: RunJob) -> dict[str, JSON] | None:
         """Top-1 by test set if the run is done."""
-        lines = read_results(self.folder / run.name / RESULTS).results
-        found: dict[str, JSON] = {
-            line.set: line.top1 for line in lines if line.selected and line.role == "test" and line.recipe == run.digest
-        }
+        lines = selected(read_results(self.folder / run.name / RESULTS).results)
+        found: dict[str, JSON] = {line.set: line.top1 for line in lines if line.recipe == run.digest}
         return found if found.keys() >= set(run.tests) else None
 
     def _train(self, run: RunJob, attempt: str, beat: Beat) -> None:

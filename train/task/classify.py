@@ -3,8 +3,9 @@
 In: a `TrainRecipe`. Out: a `Classify`. On disk: what `train.task.export` writes.
 
 The main batch normalisation sees the first domain only; each other domain has layers of its own
-(`train.model.aux_bn`). The plain model without those layers is kept and exported. The loss is cross-entropy by domain
-(`train.model.optim.loss_of`). A set is measured by counting right answers (`train.evaluate.evaluate`).
+(`train.model.aux_bn`). Sets are measured with each of them; the plain model without those layers is exported. The loss
+is cross-entropy by domain (`train.model.optim.loss_of`). A set is measured by counting right answers
+(`train.evaluate.evaluate`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 from cluster.ranks.group import Ranks
 from shards.stream.stream import Batch
 from train.evaluate.data_check import Opened, check_names, what_is_read
-from train.evaluate.evaluate import open_set, open_sets
+from train.evaluate.evaluate import Floats, Pixels, open_set, open_sets
 from train.evaluate.measure import logits_of, measure
 from train.evaluate.results import Role
-from train.model.aux_bn import check_aux, export_plain, survey
+from train.model.aux_bn import aux_layers, check_aux, copies, export_plain, on_branch, plain_tensors, survey
 from train.model.bn_statistics import distances
 from train.model.classifiers import build, normalisation_of, what_it_starts_from
 from train.model.engine import Forward
@@ -30,7 +31,7 @@ from train.model.normalisation import Normalisation
 from train.model.optim import Loss, loss_of
 from train.model.pretrained import ABOUT
 from train.recipe import TrainRecipe
-from train.task.export import check_same_output, class_names, plain_model, write_export
+from train.task.export import check_same_output, class_names, filled_model, plain_model, write_export
 from train.task.task import Measured
 
 
@@ -87,31 +88,43 @@ class Classify:
         spec = recipe.evaluate.validation if role == "validation" else recipe.evaluate.tests[name]
         assert spec is not None
         one = open_set(name, role, spec, recipe.model.num_classes, recipe.data.cache.folder, recipe.data.class_list)
-        counts = measure(
-            model,
-            one,
-            recipe.evaluate,
-            recipe.data,
-            lambda images: logits_of(model, images, recipe.engine, self.normal, device),
-            ranks,
+
+        def scores(images: Pixels) -> list[Floats]:
+            found = []
+            for domain in range(1 + len(self._branches(model))):
+                with on_branch(model, domain):
+                    found.append(logits_of(model, images, recipe.engine, self.normal, device))
+            return found
+
+        counts, *others = measure(
+            model, one, recipe.evaluate, recipe.data, scores, ranks, 1 + len(self._branches(model))
         )
-        return Measured(name, role, one.digest, counts, counts.top1, {"top1": counts.top1, "top5": counts.top5})
+        branches = dict(zip(self._branches(model), others, strict=True))
+        numbers = {"top1": counts.top1, "top5": counts.top5}
+        numbers |= {f"top1_{domain}": other.top1 for domain, other in branches.items()}
+        return Measured(name, role, one.digest, counts, branches, counts.top1, numbers)
+
+    def _branches(self, model: nn.Module) -> list[str]:
+        """The domains that have layers of batch normalisation of their own in this model."""
+        layer = next(iter(aux_layers(model).values()), None)
+        return [] if layer is None else [domain.name for domain in self.recipe.data.domains[1 : len(layer.quotas)]]
 
     def keep(self, model: nn.Module) -> dict[str, Tensor]:
-        return {name: tensor.cpu() for name, tensor in export_plain(model).items()}
+        return {name: tensor.cpu() for name, tensor in copies(model).items()}
 
     def finished(self, kept: Mapping[str, Tensor], device: torch.device) -> nn.Module:
-        return _on(plain_model(self.recipe, kept), device, self.recipe.engine.channels_last)
+        return _on(filled_model(self.recipe, kept), device, self.recipe.engine.channels_last)
 
     def check_export(self, model: nn.Module, device: torch.device) -> None:
         recipe = self.recipe
-        plain = plain_model(recipe, self.keep(model))
+        plain = plain_model(recipe, export_plain(model))
         if recipe.model.is_converted:
             check_aux(model, len(survey(plain).plain))
         check_same_output(model, plain, recipe.data.size_px, device)
 
     def export(self, folder: Path, kept: Mapping[str, Tensor], facts: Mapping[str, Any], last: nn.Module) -> None:
-        write_export(folder, self.recipe, kept, {"class_names": self.names, **facts}, self.normal, distances(last))
+        plain = plain_tensors(kept)
+        write_export(folder, self.recipe, plain, {"class_names": self.names, **facts}, self.normal, distances(last))
 
     def is_exported(self, folder: Path) -> bool:
         return (folder / ABOUT).is_file()

@@ -41,9 +41,18 @@ TOLERANCE = 1e-4  # of logits: fused and plain kernels may round differently
 
 def plain_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A model without anything of ours in it, strictly loaded, in evaluation mode on the CPU."""
+    return _filled(recipe, {"aux": "none", "bn": "rank", "drop_path": 0.0}, tensors)
+
+
+def filled_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The model that was trained, auxiliary layers included, strictly loaded, in evaluation mode on the CPU."""
+    return _filled(recipe, {"bn": "rank", "aux": recipe.model.aux}, tensors)
+
+
+def _filled(recipe: TrainRecipe, changes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     nothing = dict.fromkeys(("pretrained", "pretrained_revision", "pretrained_sha256"))
-    bare = recipe.model.model_copy(update={"aux": "none", "bn": "rank", "drop_path": 0.0, **nothing})
-    model = build(bare, (1,), recipe.seed, recipe.data.size_px)
+    spec = recipe.model.model_copy(update={**changes, **nothing})
+    model = build(spec, recipe.quotas, recipe.seed, recipe.data.size_px)
     model.load_state_dict(dict(tensors), strict=True)
     return model.eval()
 

@@ -32,8 +32,17 @@ class Measured:
     role: Role
     digest: str  # of the set's index
     counts: Counts  # for the result line
+    branches: Mapping[str, Counts]  # domain -> the counts with its batch normalisation, where it has one of its own
     score: float  # 0..1, higher is better: on the validation set it chooses the checkpoint
     numbers: Mapping[str, float]  # for the log
+
+    @property
+    def text(self) -> str:
+        """The score for people: "90.12 % (88.30 % with the batch normalisation of synthetic)"."""
+        others = [
+            f"{100 * one.top1:.2f} % with the batch normalisation of {name}" for name, one in self.branches.items()
+        ]
+        return f"{100 * self.score:.2f} %" + (f" ({', '.join(others)})" if others else "")
 
 
 class Task(Protocol):
@@ -72,15 +81,15 @@ class Task(Protocol):
         ...
 
     def keep(self, model: nn.Module) -> dict[str, Tensor]:
-        """The tensors to keep when this model is chosen: copies on the CPU, for checkpoints and for the export."""
+        """The tensors to keep when this model is chosen: copies on the CPU, for checkpoints, tests and the export."""
         ...
 
     def finished(self, kept: Mapping[str, Tensor], device: torch.device) -> nn.Module:
-        """The model that a reader of the export gets, in evaluation mode."""
+        """A model that answers as the one that a reader of the export gets, in evaluation mode."""
         ...
 
     def check_export(self, model: nn.Module, device: torch.device) -> None:
-        """Raises ValueError unless the tensors of `keep` are all that the model's output depends on.
+        """Raises ValueError unless the tensors of the export are all that the model's output depends on.
 
         Called before the first step, so that a training of days does not end without a result, and at the end.
         """

@@ -169,13 +169,23 @@ def test_counts_do_not_depend_on_batch_and_number_of_ranks(n, batch, world, seed
             chosen = rows[start : start + batch]
             padded = np.concatenate([chosen, np.zeros(batch - len(chosen), int)])
             batches.append(Batch(padded, labels[padded], np.arange(batch) < len(chosen)))
-        total = total + count_batches(batches, lambda images: scores[images], key_of())
+        total = total + counted(batches, lambda images: scores[images], key_of())
     assert total.as_array().tolist() == whole.as_array().tolist()
     assert total.n == n
 
 
+def test_one_pass_counts_every_way_to_score_apart():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(9, 4)), rng.integers(0, 4, 9)
+    batches = [Batch(np.arange(9), labels, np.ones(9, bool))]
+    both = count_batches(batches, lambda images: [scores[images], -scores[images]], key_of(), 2)
+    each = [counted(batches, lambda images, sign=sign: sign * scores[images], key_of()) for sign in (1, -1)]
+    assert [one.as_array().tolist() for one in both] == [one.as_array().tolist() for one in each]
+    assert both[0].as_array().tolist() != both[1].as_array().tolist()
+
+
 def test_a_rank_without_samples_counts_nothing():
-    assert count_batches([], lambda images: images, key_of()).as_array().sum() == 0
+    assert counted([], lambda images: images, key_of()).as_array().sum() == 0
 
 
 # sets of pictures
@@ -185,6 +195,12 @@ def brightest(images: np.ndarray) -> np.ndarray:
     """Scores of five classes from the pixels alone, so that a picture read twice or not at all would show."""
     means = images.astype(float).mean(axis=(1, 2))
     return np.concatenate([means, means[:, :2] * images[:, :4, :4, 0].mean(axis=(1, 2))[:, None] / 99], axis=1)
+
+
+def counted(batches, scores, key):
+    """The counts with one way to score."""
+    [found] = count_batches(batches, lambda images: [scores(images)], key)
+    return found
 
 
 def sets_of(**tests) -> EvaluateSpec:
@@ -216,7 +232,7 @@ def test_every_sample_of_a_data_set_counts_once_for_any_batch_threads_and_world(
         total = Counts.none(one.key.ids)
         for rank in range(world):
             batches = read_all(spec, one.opened.index, batch, rank, world)
-            total += count_batches(batches, brightest, one.key)
+            total += counted(batches, brightest, one.key)
         found.append(total.as_array().tolist())
     assert all(counts == found[0] for counts in found)
     assert sum(found[0][:5]) == 33
@@ -232,7 +248,7 @@ def test_a_model_sees_the_pictures_normalised_and_shown_as_the_recipe_says(tmp_p
         counts = measured(model, one, recipe, ranks)
     spec = EvalSpec(source=one.spec.source, size_px=32, crop_pct=1.0)
     batches = list(read_all(spec, one.opened.index, recipe.evaluate.batch))
-    assert counts.as_array().tolist() == count_batches(batches, brightest, one.key).as_array().tolist()
+    assert counts.as_array().tolist() == counted(batches, brightest, one.key).as_array().tolist()
     for seen, batch in zip(model.shown, batches, strict=True):
         expected = (batch.images / 255.0 - np.array(IMAGENET.mean)) / np.array(IMAGENET.std)
         assert np.abs(seen.permute(0, 2, 3, 1).numpy() - expected)[batch.valid].max() < 1e-5
@@ -342,7 +358,7 @@ def test_a_manifest_of_labels_maps_the_ids_of_a_set_to_outputs_and_counts_what_i
     [one] = open_sets(spec, 5)
     assert one.key.competes_C.tolist() == [True, True, True, False, False]
     batches = read_all(EvalSpec(source=one.spec.source, size_px=32, crop_pct=1.0), one.opened.index, 7)
-    counts = count_batches(batches, brightest, one.key)
+    counts = counted(batches, brightest, one.key)
     assert (counts.n, counts.left_out, counts.ids) == (8, 12, (0, 1))
 
 

@@ -19,7 +19,10 @@ from train.model.aux_bn import (
     check_aux,
     convert,
     convert_sync,
+    copies,
     export_plain,
+    on_branch,
+    plain_tensors,
     survey,
 )
 from train.model.sandbox_resnet import sandbox_resnet
@@ -94,6 +97,67 @@ def test_gradients_are_those_of_the_separate_layers(quotas: list[int], num_group
         torch.testing.assert_close(x.grad[mine], part.grad, rtol=1e-11, atol=1e-11)
         torch.testing.assert_close(split.branches()[domain].weight.grad, alone.weight.grad, rtol=1e-11, atol=1e-11)
         torch.testing.assert_close(split.branches()[domain].bias.grad, alone.bias.grad, rtol=1e-11, atol=1e-11)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(1, 3), st.booleans(), st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_with_one_affine_map_domains_differ_in_statistics_alone(
+    quotas: list[int], num_groups: int, per_group: bool, seed: int
+) -> None:
+    """Against arithmetic in fp64: each slice by its own mean and variance, then the scale and shift of all."""
+    split = convert(a_layer(), quotas, per_group, shared_affine=True)
+    assert [name for name, _ in split.named_parameters()] == ["weight", "bias"]
+    x = numbers(num_groups * sum(quotas), 4, 2, 3, seed=seed).requires_grad_()
+    pull = numbers(*x.shape, seed=seed + 1)
+    y = split(x)
+    (y * pull).sum().backward()
+    own = a_layer()
+    rows = [positions(quotas, num_groups, domain) for domain in range(len(quotas))]
+    slices = [mine[g * q : (g + 1) * q] for mine, q in zip(rows, quotas, strict=True) for g in range(num_groups)]
+    other = x.detach().clone().requires_grad_()
+    whitened = torch.empty_like(other)
+    for mine in slices if per_group else rows:
+        part = other[mine]
+        mean, var = part.mean((0, 2, 3), keepdim=True), part.var((0, 2, 3), correction=0, keepdim=True)
+        whitened = whitened.index_put((torch.tensor(mine),), (part - mean) / (var + own.eps).sqrt())
+    expected = whitened * own.weight.view(1, -1, 1, 1) + own.bias.view(1, -1, 1, 1)
+    (expected * pull).sum().backward()
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(x.grad, other.grad, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(split.weight.grad, own.weight.grad, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(split.bias.grad, own.bias.grad, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_branch_evaluates_with_its_own_statistics_and_the_main_one_otherwise(shared: bool) -> None:
+    model = convert(a_model().double(), (4, 4), shared_affine=shared)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(3):
+        x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        x[4:] = 3 * x[4:] + 2
+        model(x).square().mean().backward()
+        optimiser.step()
+    model.eval()
+    plain = a_model().double().eval()
+    x = numbers(4, 3, 32, 32)
+    state = copies(model)
+    own = {name: state.get(_of_branch(name), tensor) for name, tensor in plain_tensors(state).items()}
+    assert (own["bn1.weight"] is state["bn1.weight"]) == shared
+    with torch.no_grad():
+        main = model(x)
+        with on_branch(model, 1):
+            other = model(x)
+        assert torch.equal(model(x), main)
+        plain.load_state_dict(plain_tensors(state), strict=True)
+        assert torch.equal(main, plain(x))
+        plain.load_state_dict(own, strict=True)
+        assert torch.equal(other, plain(x))
+    assert not torch.equal(main, other)
+
+
+def _of_branch(name: str) -> str:
+    layer, _, tensor = name.rpartition(".")
+    return f"{layer}.aux_bn.0.{tensor}"
 
 
 def test_shuffling_inside_a_domain_changes_no_sample_by_a_bit() -> None:

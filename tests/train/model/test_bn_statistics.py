@@ -92,10 +92,11 @@ def test_every_rank_starts_with_the_buffers_of_the_first(ranks: Path) -> None:
         assert all((state[name] == 1).all() for name in buffers)
 
 
-def test_statistics_of_two_ranks_equal_one_process_with_the_whole_batch(ranks: Path) -> None:
+@pytest.mark.parametrize(("work", "shared"), [("synced", False), ("synced-shared", True)])
+def test_statistics_of_two_ranks_equal_one_process_with_the_whole_batch(ranks: Path, work: str, shared: bool) -> None:
     """Three steps of descent: outputs, all gradients, parameters and running statistics, main and auxiliary."""
-    alone = results(convert(a_net(), QUOTAS), [batch(step) for step in range(3)], 0, 1)
-    both = left(ranks, "synced")
+    alone = results(convert(a_net(), QUOTAS, shared_affine=shared), [batch(step) for step in range(3)], 0, 1)
+    both = left(ranks, work)
     for rank, state in enumerate(both):
         for name, tensor in state.items():
             expected = part(alone[name], rank) if name in ("y", "x grad") else alone[name]

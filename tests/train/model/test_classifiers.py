@@ -69,6 +69,8 @@ def test_a_model_with_and_without_auxiliary_layers_starts_from_the_same_weights(
         ("bn", "rank", (3, 2), False, False),
         ("bn", "group", (3, 2), True, False),
         ("bn", "world", (3, 2), False, True),
+        ("stats", "rank", (3, 2), False, False),
+        ("stats", "world", (3, 2), False, True),
         ("none", "group", (5,), True, False),
         ("none", "world", (5,), False, True),
     ],
@@ -79,6 +81,7 @@ def test_the_recipe_says_whose_samples_statistics_are_of(
     spec = ModelSpec.model_validate({"name": "sandbox_resnet", "num_classes": 4, "aux": aux, "bn": bn})
     layers = aux_layers(build(spec, (3, 2), seed=0, size_px=32)).values()
     assert {(layer.quotas, layer.per_group, layer.sync) for layer in layers} == {(quotas, per_group, sync)}
+    assert {layer.shared_affine for layer in layers} == {aux == "stats"}
 
 
 def test_weights_of_a_file_are_used_and_fill_all_domains(tmp_path: Path) -> None:

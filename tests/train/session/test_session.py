@@ -28,9 +28,9 @@ from tests.support import warm
 from tests.support.small_data_set import write_data_set
 from tests.support.small_training import NEVER, StopAfter, last_state, measured, small_recipe, train_alone, write_sets
 from train.evaluate.data_check import open_domains
-from train.evaluate.evaluate import Validation, open_set, select
+from train.evaluate.evaluate import Validation, open_set, open_sets, select
 from train.evaluate.results import read_results
-from train.model.aux_bn import aux_keys
+from train.model.aux_bn import aux_keys, plain_tensors
 from train.model.classifiers import ModelSpec, build
 from train.recipe import TrainRecipe
 from train.run import train
@@ -77,10 +77,12 @@ def test_a_training_leaves_results_of_every_set_and_one_chosen_validation(data: 
     results = read_results(whole / "results.jsonl").results
     assert {(line.set, line.role) for line in results} == {("validation", "validation"), ("one", "test")}
     assert [line.step for line in results if line.role == "validation" and line.selected] == [
-        select([Validation.of(line) for line in results if line.role == "validation"])
-    ]
-    (test,) = [line for line in results if line.role == "test"]
+        select([Validation.of(line) for line in results if line.role == "validation" and line.branch is None])
+    ] * 2
+    test, of_branch = [line for line in results if line.role == "test"]
     assert test.selected
+    assert of_branch.selected
+    assert (test.branch, of_branch.branch) == (None, "synthetic")
     assert test.n == 20
     assert set(test.data) == {"real", "synthetic", "one"}
     validations = [line for line in results if line.role == "validation"]
@@ -100,7 +102,7 @@ def test_the_exported_model_is_a_plain_one_with_the_chosen_weights(whole: Path) 
     plain = build(ModelSpec(name="sandbox_resnet", num_classes=5, aux="none"), (8,), 0, 32)
     tensors = load_file(whole / "model.safetensors")
     plain.load_state_dict(tensors, strict=True)
-    assert same(tensors, last_state(whole, "chosen.safetensors"))
+    assert same(tensors, plain_tensors(last_state(whole, "chosen.safetensors")))
     about = json.loads((whole / "model.json").read_text())
     assert about["class_names"] == {"0": "zero", "1": "one", "2": "two", "3": "crane", "4": "crane"}
     measured = json.loads((whole / "bn_distances.json").read_text())
@@ -241,7 +243,7 @@ def test_the_chosen_validation_is_marked_though_the_data_moved_since(data: Path,
     assert run(recipe, tmp_path / "run") == 0
     results = read_results(tmp_path / "run" / "results.jsonl").results
     assert len({line.recipe for line in results}) == 2
-    assert [line.selected for line in results if line.role == "validation"].count(True) == 1
+    assert [line.selected for line in results if line.role == "validation" and line.branch is None].count(True) == 1
     again = train_alone(recipe, tmp_path / "run")
     assert "finished before" in again.sentence()
 
@@ -330,8 +332,8 @@ def test_d11_stopped_at_any_step_it_goes_on_to_the_same_bits(
         assert same(last_state(out, part), last_state(whole, part)), part
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     found, wanted = (read_results(folder / "results.jsonl").results for folder in (out, whole))
-    assert {(one.set, one.step, one.top1, one.selected) for one in found} == {
-        (one.set, one.step, one.top1, one.selected) for one in wanted
+    assert {(one.set, one.branch, one.step, one.top1, one.selected) for one in found} == {
+        (one.set, one.branch, one.step, one.top1, one.selected) for one in wanted
     }
 
 
@@ -462,6 +464,30 @@ def test_main_statistics_see_real_images_only(data: Path, tmp_path: Path) -> Non
     one, two = last_state(tmp_path / "one"), last_state(tmp_path / "two")
     assert torch.equal(one["bn1.running_mean"], two["bn1.running_mean"])
     assert not torch.equal(one["bn1.aux_bn.0.running_mean"], two["bn1.aux_bn.0.running_mean"])
+
+
+def test_both_branches_are_measured_with_the_chosen_weights_and_told(data: Path, tmp_path: Path) -> None:
+    """With one affine map for both; the auxiliary branch is the plain model with the other statistics."""
+    recipe = small_recipe(data, model__aux="stats", model__bn="rank")
+    outcome = train_alone(recipe, tmp_path / "run")
+    main, other = [line for line in outcome.results if line.set == "one"]
+    assert (main.branch, other.branch, other.n) == (None, "synthetic", main.n)
+    told = f"one {100 * main.top1:.2f} % ({100 * other.top1:.2f} % with the batch normalisation of synthetic)"
+    assert told in outcome.sentence()
+    state = last_state(tmp_path / "run", "chosen.safetensors")
+    assert not any("aux_bn" in name and name.endswith(("weight", "bias")) for name in state)
+    own = {
+        name: state.get(f"{name.rpartition('.')[0]}.aux_bn.0.{name.rpartition('.')[2]}", tensor)
+        for name, tensor in plain_tensors(state).items()
+    }
+    [one] = [one for one in open_sets(recipe.evaluate, 5) if one.role == "test"]
+    for tensors, line in ((plain_tensors(state), main), (own, other)):
+        plain = build(ModelSpec(name="sandbox_resnet", num_classes=5, aux="none"), (8,), 0, 32)
+        plain.load_state_dict(tensors, strict=True)
+        with Ranks(find_place({})) as ranks:
+            assert measured(plain, one, recipe, ranks).top1 == line.top1
+    again = train_alone(recipe, tmp_path / "run")
+    assert [(line.branch, line.top1) for line in again.results] == [(None, main.top1), ("synthetic", other.top1)]
 
 
 def test_mixup_and_cutmix_train_to_the_end(data: Path, tmp_path: Path) -> None:
