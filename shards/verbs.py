@@ -228,7 +228,7 @@ def push(
     with waiting("loading the program"):
         from shards.disk.address import local_root
         from shards.disk.amounts import counted, size_text
-        from shards.disk.data_set import is_data_set, no_data_set
+        from shards.disk.data_set import is_data_set, kind_of_place, no_data_set
         from shards.disk.store import open_for_reading
         from shards.views.hub import check_repo_id, token_of
         from shards.views.hub import push as push_files
@@ -239,7 +239,7 @@ def push(
     if is_data_set(store):
         kind: Literal["dataset", "model"] = "dataset"
         files = data_set_files(store, repo.partition("/")[2], unlicensed)
-    elif root is not None and (root / "model.safetensors").is_file():
+    elif root is not None and ((root / "model.safetensors").is_file() or kind_of_place(store) == "training"):
         from train.task.model_card import model_files
 
         kind, files = "model", model_files(root, repo, licence)

@@ -64,10 +64,18 @@ def train(
         from cluster.ranks.place import find_place
         from cluster.recipes.load import dump_recipe
         from train.recipe import TrainRecipe
+        from train.session.run_folder import look
+        from train.task.facts import FACTS
 
     with StopFlag() as stop, Ranks(find_place(os.environ)) as met:  # an error on one rank now ends all with its cause
         chosen = load_recipe(recipe, TrainRecipe, overrides or ())
         folder = out or Path("out/train") / chosen.name
+        if met.world == 1 and not dry_run:
+            facts = FACTS[chosen.task]
+            done = look(chosen, folder, facts.last_file, facts.metric)
+            if done is not None:
+                say(done.sentence())
+                return
         if ranks is not None:
             _train_over_ray(chosen, folder, ranks, stop, dry_run)
         elif dry_run:
