@@ -17,6 +17,9 @@ from train.evaluate.evaluate import AnswerKey, Counts, Floats, Int64
 
 MAX_PAIRS = 40  # on a page
 MAX_MATRIX = 30  # rows and columns; more cannot be read
+LONGEST_ROW, LONGEST_COLUMN = 30, 22  # characters of a name beside and above the square
+COLUMN_LETTER_PX = 6.0  # wide, about; the names above the columns lean by 55 degrees: sine 0.82, cosine 0.57
+OTHERS = "any other"  # what stands above the last column
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,21 @@ class Matrix:
     @property
     def left_px(self) -> int:
         """Where the cells begin, beside the longest name of a row."""
-        return 24 + 7 * min(30, max(len(row.name) for row in self.rows))
+        return 24 + 7 * min(LONGEST_ROW, max(len(row.name) for row in self.rows))
+
+    @property
+    def top_px(self) -> int:
+        """Where the rows begin, below the longest name of a column, which leans."""
+        return 16 + round(COLUMN_LETTER_PX * 0.82 * self._longest_column)
+
+    @property
+    def right_px(self) -> int:
+        """Room beside the last column for the longest name, which leans over it."""
+        return 12 + round(COLUMN_LETTER_PX * 0.57 * self._longest_column)
+
+    @property
+    def _longest_column(self) -> int:
+        return min(LONGEST_COLUMN, max(map(len, (*self.columns, OTHERS))))
 
 
 @dataclass(frozen=True)
@@ -135,7 +152,7 @@ def matrix_of(confusion: Confusion, row_name: Name, output_name: Name) -> Matrix
                 count,
                 round(count / of[class_id], 3),
                 "good" if at < len(columns) and columns[at] in accepted[class_id] else "lost",
-                output_name(columns[at]) if at < len(columns) else "any other",
+                output_name(columns[at]) if at < len(columns) else OTHERS,
             )
             for at, count in enumerate(counts)
             if count
