@@ -7,12 +7,14 @@ The first output is that of `train.evaluate.evaluate.count`: of equal scores the
 not finite have no answer here.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from shards.disk.safe_text import visible
 from train.evaluate.evaluate import AnswerKey, Counts, Floats, Int64
 
 MAX_PAIRS = 40  # on a page
@@ -85,6 +87,11 @@ class MatrixRow:
     name: str
     cells: tuple[Cell, ...]
 
+    @property
+    def label(self) -> str:
+        """The name as it stands beside the square."""
+        return _label(self.name, LONGEST_ROW)
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -96,9 +103,14 @@ class Matrix:
     of: int
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What stands above the columns, the one for all other outputs included."""
+        return *(_label(name, LONGEST_COLUMN) for name in self.columns), OTHERS
+
+    @property
     def left_px(self) -> int:
         """Where the cells begin, beside the longest name of a row."""
-        return 24 + 7 * min(LONGEST_ROW, max(len(row.name) for row in self.rows))
+        return 24 + 7 * max(_width(row.label) for row in self.rows)
 
     @property
     def top_px(self) -> int:
@@ -112,7 +124,7 @@ class Matrix:
 
     @property
     def _longest_column(self) -> int:
-        return min(LONGEST_COLUMN, max(map(len, (*self.columns, OTHERS))))
+        return max(map(_width, self.labels))
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,17 @@ class ClassRow:
 
 
 Name = Callable[[int], str]
+
+
+def _width(label: str) -> int:
+    """In letters; those of East Asian scripts are twice as wide."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in label)
+
+
+def _label(name: str, longest: int) -> str:
+    """``"a class with … (12)"``: a long name without its middle, because its end tells it from others."""
+    name = visible(name)
+    return name if len(name) <= longest else f"{name[: longest - 7]}…{name[-6:]}"
 
 
 def matrix_of(confusion: Confusion, row_name: Name, output_name: Name) -> Matrix:

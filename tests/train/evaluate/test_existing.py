@@ -260,6 +260,26 @@ def test_the_page_is_bounded_at_a_thousand_classes_and_shows_text_as_text(tmp_pa
     assert len(table(many).splitlines()) == 22
 
 
+def test_the_square_of_a_page_has_room_for_its_names_and_no_more(tmp_path: Path) -> None:
+    """A name that is too long loses its middle, and keeps the id that tells it from others."""
+
+    def square(names: list[str]) -> tuple[int, int, list[str]]:
+        confusion, _, _ = confusion_of(len(names), 400)
+        matrix = matrix_of(confusion, names.__getitem__, names.__getitem__)
+        return matrix.top_px, matrix.left_px, [*matrix.labels, *(row.label for row in matrix.rows)]
+
+    low, near, labels = square(["cat (0)", "dog (1)"])
+    assert labels == ["cat (0)", "dog (1)", "any other", "cat (0)", "dog (1)"]
+    assert low < 70
+    high, far, labels = square([f"a class with a very long name indeed ({number})" for number in range(12)])
+    assert low < high < 130
+    assert low < square(["丹頂 (0)", "起重機起重機 (1)"])[0], "wide letters"
+    assert near < far < 250
+    assert labels[11] == "a class with a …d (11)"
+    assert len(set(labels[:12])) == 12
+    assert max(map(len, labels)) == 30
+
+
 def test_a_second_call_adds_lines_and_pages_and_replaces_those_of_the_same_set(tmp_path: Path) -> None:
     subject = open_subject(str(save_model(tmp_path / "model", NAMES)))
     one, other = write_folder(tmp_path / "one", NAMES), write_folder(tmp_path / "other", NAMES[:2])
