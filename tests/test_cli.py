@@ -25,10 +25,12 @@ from cluster.process.lease import LEASE, Lease
 from cluster.recipes.load import load_recipe
 from docs.bench.cli_reference import PAGE, reference
 from gen.run.recipe import Recipe
+from shards.disk.checked_json import to_checked
 from shards.disk.home import home
 from shards.disk.safe_text import visible
 from shards.disk.store import FolderStore, open_store
 from shards.set.commit import recover
+from shards.set.status import SUMMARY
 from tests.support.small_data_set import write_data_set
 from train.recipe import TrainRecipe
 from train.sweep.plan import SweepSpec
@@ -216,6 +218,25 @@ def test_a_point_of_a_sweep_that_does_not_exist_is_named_with_those_that_do(
     assert "\nto train  10 of 10 runs" in said.stdout
 
 
+def test_verify_beside_a_run_says_that_it_goes_on_and_what_is_not_made_yet(tmp_path: Path) -> None:
+    store = write_data_set(tmp_path / "set")
+    store.replace(SUMMARY, to_checked({"scale": "6x", "asked": {"images": 40, "units": 4}, "exit_code": None}))
+    going = r"a run is going on here \(host .*\): "
+    with Lease.take(store, "life", warn, lock_folder=store.root):
+        said = CliRunner().invoke(APP, ["verify", str(store.root)])
+        assert said.exit_code == 3
+        first, last = said.stdout.splitlines()
+        assert re.fullmatch(going + "not made yet are 2 of 4 shards: 00002, 00003", first)
+        assert re.fullmatch("2 shards, .*: no damage", last)
+    said = CliRunner().invoke(APP, ["verify", str(store.root)])
+    assert said.exit_code == 3
+    assert "00003 missing: expected by the plan" in said.stdout
+    with Lease.take(open_store(str(tmp_path / "begins")), "life", warn, lock_folder=tmp_path / "begins"):
+        said = CliRunner().invoke(APP, ["verify", str(tmp_path / "begins")])
+        assert said.exit_code == 3
+        assert re.fullmatch(going + r"nothing is made yet\n0 shards, .*: no damage\n", said.stdout)
+
+
 def test_a_run_is_watched_until_nobody_writes_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shards.verbs.WATCH_S", 0.05)
     store = write_data_set(tmp_path / "set")
@@ -239,7 +260,7 @@ def test_a_run_is_watched_until_nobody_writes_any_more(tmp_path: Path, monkeypat
     assert said.exit_code == 3, "as that of the last look"
     lines = said.stderr.splitlines()
     assert len(lines) == len(set(lines)), "a line is said once"
-    assert [line.rpartition("writer: ")[2] for line in lines][:2] == ["5/20 images", "15/20 images"]
+    assert [line.rpartition("this call: ")[2] for line in lines][:2] == ["5/20 images", "15/20 images"]
     assert "writer    nobody now" in said.stdout
     assert CliRunner().invoke(APP, ["status", str(store.root), "--watch"]).stdout == said.stdout, "it has ended already"
 

@@ -82,3 +82,16 @@ def test_a_wheel_has_recipes_models_schemas_and_pages_for_all_verbs(installed: P
     schema = (tmp_path / "sandbox.yaml").read_text().splitlines()[0].partition("$schema=")[2]
     assert Path(schema).is_file()
     assert (installed.parent / "lib").resolve() in Path(schema).resolve().parents
+
+
+def test_a_wheel_makes_the_real_sets_that_the_recipes_of_the_sandbox_read(installed: Path, tmp_path: Path) -> None:
+    """What the error about a missing one advises: `python -m sandbox.build`; here one set of six."""
+    missing = said([installed / "sixfold", "status", "out/real/real-val"], tmp_path)
+    assert f"'{installed / 'python'}' -m sandbox.build --data {tmp_path / 'out' / 'real'}`" in missing.stderr
+    helped = said([installed / "python", "-m", "sandbox.build", "--help"], tmp_path)
+    assert "python -m sandbox.build --data out/real" in " ".join(helped.stdout.split())
+    one = "from pathlib import Path; from sandbox.build import *; write_set('real-val', Path('out/real/real-val'))"
+    made = said([installed / "python", "-c", one], tmp_path)
+    assert made.returncode == 0, made.stderr
+    there = said([installed / "sixfold", "status", "out/real/real-val"], tmp_path)
+    assert "480, in shards that are done" in there.stdout

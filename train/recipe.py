@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cluster.recipes.folder import refuse_other
 from cluster.recipes.load import fingerprint
 from shards.stream.spec import StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
@@ -141,6 +142,23 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
             del chosen["model"][name]
         else:
             chosen["model"][name] = list(value)
+    return chosen
+
+
+def refuse_changed(before: TrainRecipe, now: TrainRecipe, where: str) -> None:
+    """Raises ValueError with the list of differences if the training in the folder `where` began with a recipe that
+    decides otherwise."""
+    if before.model == now.model:  # then pictures are normalised alike, and timm need not be loaded to say how
+        refuse_other(_but_model(before), _but_model(now), TrainRecipe, where, "training")
+    else:
+        refuse_other(deciding(before), deciding(now), TrainRecipe, where, "training")
+
+
+def _but_model(recipe: TrainRecipe) -> dict[str, Any]:
+    """`deciding` without the model."""
+    chosen = recipe.model_dump(mode="json", exclude={**_FREE, "model": True})
+    for domain in chosen["data"]["domains"]:
+        del domain["source"]
     return chosen
 
 

@@ -64,10 +64,18 @@ def train(
         from cluster.ranks.place import find_place
         from cluster.recipes.load import dump_recipe
         from train.recipe import TrainRecipe
+        from train.session.run_folder import look
+        from train.task.facts import FACTS
 
     with StopFlag() as stop, Ranks(find_place(os.environ)) as met:  # an error on one rank now ends all with its cause
         chosen = load_recipe(recipe, TrainRecipe, overrides or ())
         folder = out or Path("out/train") / chosen.name
+        if met.world == 1 and not dry_run:
+            facts = FACTS[chosen.task]
+            done = look(chosen, folder, facts.last_file, facts.metric)
+            if done is not None:
+                say(done.sentence())
+                return
         if ranks is not None:
             _train_over_ray(chosen, folder, ranks, stop, dry_run)
         elif dry_run:
@@ -149,7 +157,7 @@ def evaluate(
         bool, typer.Option("--dry-run", help="Find model, sets and which class is which output; measure nothing.")
     ] = False,
 ) -> None:
-    """Measure a trained model: accuracy by class, and a page of what it confuses.
+    """Measure a trained model: accuracy by class, and a page for each set of what it confuses.
 
     Classes are matched by name where model and set have names, otherwise by number.
 
@@ -157,6 +165,7 @@ def evaluate(
     """
     with waiting("loading the program"):
         from train.evaluate.existing import open_on
+        from train.evaluate.results import RESULTS
         from train.evaluate.subject import open_subject
 
     with waiting("looking for the model"):
@@ -164,25 +173,27 @@ def evaluate(
     say(f"model: {subject.line}")
     if note := subject.shown_otherwise():
         say(note)
+    folder = out or Path("out/evaluate") / subject.name
     with waiting("looking through the sets"):
-        sets, lines = open_on(subject, on, subset, "own" if own_classes else "all")
+        sets, lines = open_on(subject, on, subset, "own" if own_classes else "all", folder)
     for line in lines:
         say(line)
     if dry_run:
         return
     with waiting("loading torch and timm"):
         from cluster.ranks.place import device_of, find_place
-        from train.evaluate.existing import PAGE, measure_on, table, write_reports
+        from train.evaluate.existing import measure_on, page_name, table, write_reports
 
-    folder = out or Path("out/evaluate") / subject.name
-    check_file(folder / PAGE)
+    for one in sets:
+        check_file(folder / page_name(one.name))
     device = device_of(find_place({}), os.environ)
     with waiting("measuring"):
         reports = measure_on(subject, sets, batch, device, say)
     for report in reports:
         say(table(report))
     write_reports(folder, subject, reports)
-    say(f"results: {folder}; what is confused with what: {folder / PAGE}")
+    pages = ", ".join(str(folder / page_name(one.name)) for one in sets)
+    say(f"results: {folder / RESULTS}; what is confused with what: {pages}")
 
 
 def sweep(

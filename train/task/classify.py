@@ -28,9 +28,9 @@ from train.model.engine import Forward
 from train.model.input import DeviceMix, to_input
 from train.model.normalisation import Normalisation
 from train.model.optim import Loss, loss_of
-from train.model.pretrained import ABOUT
 from train.recipe import TrainRecipe
 from train.task.export import check_same_output, class_names, plain_model, write_export
+from train.task.facts import FACTS
 from train.task.task import Measured
 
 
@@ -45,7 +45,7 @@ class Classify:
 
     recipe: TrainRecipe
     normal: Normalisation
-    metric: str = "top-1"
+    metric: str = FACTS["classify"].metric
     names: dict[str, str] = field(default_factory=dict)  # class id -> name, of the export; the data may be gone by then
 
     def check_data(self, domains: Sequence[Opened], ranks: Ranks) -> list[str]:
@@ -114,7 +114,7 @@ class Classify:
         write_export(folder, self.recipe, kept, {"class_names": self.names, **facts}, self.normal, distances(last))
 
     def is_exported(self, folder: Path) -> bool:
-        return (folder / ABOUT).is_file()
+        return (folder / FACTS["classify"].last_file).is_file()
 
 
 def _on(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
