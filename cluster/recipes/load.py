@@ -54,7 +54,8 @@ def _load(path: Path, model: type[Model], overrides: Sequence[str]) -> Model:
         raise RecipeError(f"{path}: found a folder, expected a recipe; give a YAML file in it")
     if not path.is_file():
         root = next(root for root in (Path(), home()) if (root / "recipes").is_dir() or root == home())
-        shipped = {file.stem: str(file.relative_to(root)) for file in sorted((root / "recipes").glob("**/*.yaml"))}
+        files = [file for file in sorted((root / "recipes").glob("**/*.yaml")) if _is_of(file, model)]
+        shipped = {file.stem: str(file.relative_to(root)) for file in files}
         near = get_close_matches(path.stem, shipped, n=1, cutoff=0.7)
         some = ", ".join(sorted(shipped.values())[:SHIPPED_NAMED]) or "your own"
         hint = f"did you mean {shipped[near[0]]}?" if near else f"give a YAML file, for example {some}"
@@ -116,13 +117,26 @@ def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
 
     None for a file that has no such keys: it cannot be read, or is no mapping.
     """
+    keys = _keys_of(path)
+    if keys is None:
+        return None
+    return max(kinds, key=lambda name: len(keys & kinds[name].model_fields.keys()))
+
+
+def _is_of(path: Path, model: type[BaseModel]) -> bool:
+    """Whether the file has the keys that the model asks for, and none that it refuses."""
+    keys, known = _keys_of(path) or set(), model.model_fields
+    is_known = model.model_config.get("extra") != "forbid" or keys <= known.keys()
+    return is_known and keys >= {name for name, field in known.items() if field.is_required()}
+
+
+def _keys_of(path: Path) -> set[str] | None:
+    """The file's top-level keys; None for one that cannot be read, or is no mapping."""
     try:
         data, _ = plain_yaml(read_regular(path, MAX_RECIPE_BYTES))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+    except (OSError, ValueError, yaml.YAMLError):
         return None
-    if not isinstance(data, dict):
-        return None
-    return max(kinds, key=lambda name: len(data.keys() & kinds[name].model_fields.keys()))
+    return {str(key) for key in data} if isinstance(data, dict) else None
 
 
 def dump_recipe(recipe: BaseModel) -> str:

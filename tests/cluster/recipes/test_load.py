@@ -223,25 +223,31 @@ def test_a_shipped_recipe_is_found_from_any_folder_and_ones_own_of_that_name_com
     path = Path("recipes/sandbox.yaml")
     assert load_recipe(path, Sections).classes["source"] == "sandbox"
     with pytest.raises(RecipeError, match=r"no such recipe; did you mean recipes/sandbox\.yaml"):
-        load_recipe(Path("sandbox.yml"), Recipe)
+        load_recipe(Path("sandbox.yml"), Sections)
     path.parent.mkdir()
     path.write_text("nonsense: 1")
     with pytest.raises(RecipeError, match=r"recipes/sandbox\.yaml: .*classes"):
         load_recipe(path, Sections)
 
 
-def test_a_missing_recipe_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_recipe_names_what_is_there_of_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes" / "sweeps").mkdir(parents=True)
-    (tmp_path / "recipes" / "digits.yaml").touch()
-    (tmp_path / "recipes" / "sweeps" / "scale.yaml").touch()
+    (tmp_path / "recipes" / "digits.yaml").write_text("name: a\nsampler: {}\n")
+    (tmp_path / "recipes" / "sweeps" / "scale.yaml").write_text("name: b\n")
+    (tmp_path / "recipes" / "another.yaml").write_text("name: c\ngrid: 3\n")
+    (tmp_path / "recipes" / "torn.yaml").write_text("name: [")
+    (tmp_path / "recipes" / "empty.yaml").touch()
     monkeypatch.chdir(tmp_path)
     for typed, hint in [
         ("none.yaml", r"give a YAML file, for example recipes/digits\.yaml, recipes/sweeps/scale\.yaml"),
         ("digits.yml", r"did you mean recipes/digits\.yaml\?"),
         ("scale", r"did you mean recipes/sweeps/scale\.yaml\?"),
+        ("another.yml", r"give a YAML file, for example recipes/digits\.yaml, recipes/sweeps/scale\.yaml"),
     ]:
-        with pytest.raises(RecipeError, match=f"no such recipe; {hint}"):
+        with pytest.raises(RecipeError, match=f"no such recipe; {hint}$"):
             load_recipe(Path(typed), Recipe)
+    with pytest.raises(RecipeError, match=r"no such recipe; give a YAML file, for example recipes/another\.yaml$"):
+        load_recipe(Path("none.yaml"), Other)
     with pytest.raises(RecipeError, match="recipes: found a folder, expected a recipe"):
         load_recipe(Path("recipes"), Recipe)
 
