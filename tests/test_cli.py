@@ -542,7 +542,8 @@ def test_debug_shows_the_traceback() -> None:
 
 def test_a_dry_run_prints_plan_space_and_time_and_touches_nothing(tmp_path: Path) -> None:
     said = sixfold_says("generate", "recipes/imagenet-sd15-6x.yaml", "--dry-run", "--out", str(tmp_path / "out"))
-    assert said.returncode == 0, said.stderr
+    assert said.returncode == 2, "the model is not on this machine, and a run would refuse that"
+    assert "is not in the hub cache of this machine; get it with `hf download" in said.stderr
     for words in ("7,687,002", "7,692", "GB", "hours of one worker"):
         assert words in said.stdout
     assert not (tmp_path / "out").exists()
