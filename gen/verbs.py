@@ -74,6 +74,8 @@ def generate(
         warn(note)
     if dry_run:
         lines = _say_plan(chosen, asked, has_prompts(place))
+        if (told := None if lines else _cut_prompts(chosen)) is not None:
+            say(f"{'length':<9}{told}")
         say(f"{'output':<9}{one_spelling(place)}")
         if lines:
             raise RecipeError.of(lines)
@@ -110,6 +112,17 @@ def _say_plan(chosen: "Recipe", asked: Fraction, has_prompts: bool) -> list[str]
         raise RecipeError.of(lines)
     say(described)
     return lines
+
+
+def _cut_prompts(chosen: "Recipe") -> str | None:
+    """A line if the model does not read prompts to their ends."""
+    with waiting("measuring how long prompts are"):
+        from gen.prompts.too_long import length_of
+        from gen.sampler.spec import check_sampler
+        from shards.labels.classes import load_classes
+
+        length = length_of(chosen, load_classes(chosen.classes.uncounted()), check_sampler(chosen.sampler).path)
+    return None if length is None else length.line
 
 
 def meanings(
@@ -260,7 +273,15 @@ def init(
     Example: `sixfold init photos/ --model models/my-sd`
     """
     with waiting("loading the program"):
-        from gen.run.init import choose_model, first_recipe, first_training, name_of, path_from, schema_from
+        from gen.run.init import (
+            choose_kind,
+            choose_model,
+            first_recipe,
+            first_training,
+            name_of,
+            path_from,
+            schema_from,
+        )
         from gen.run.recipe import Recipe
         from shards.disk.address import file_path, is_remote
         from shards.disk.replace import replace_file
@@ -278,13 +299,17 @@ def init(
             per_class = PER_CLASS
         classes = load_classes(ClassSpec(source=source, per_class=per_class))
         chosen = choose_model(model, revision)
+    with waiting("measuring how long prompts are"):
+        kind = choose_kind(classes, chosen.folder)
     check_file(file)
     folder, name = file.parent, name_of(file.name)
     place, model_place = (path_from(one, folder) for one in (source, chosen.model))
-    text = first_recipe(name, place, classes, per_class, chosen, model_place, schema_from(folder, "generate"))
+    text = first_recipe(name, place, classes, per_class, chosen, model_place, schema_from(folder, "generate"), kind)
     replace_file(file, text.encode())
     made = load_recipe(file, Recipe)
     say(f"{file}: {len(classes):,} classes, {sum(one.count for one in classes):,} images in 1x; {chosen.told}")
+    if kind.told is not None:
+        say(kind.told)
     if has_counts and source not in SHIPPED and (is_remote(source) or file_path(source).is_dir()):
         text = first_training(name, place, classes, made.sampler.stored_px, schema_from(folder, "train"))
         replace_file(training, text.encode())
