@@ -102,7 +102,12 @@ def test_all_sources_that_are_missing_come_in_one_answer_before_torch(words: lis
     for line, start in zip(said, ("data.domains.real: ", "evaluate.tests.one: ", "model.pretrained"), strict=True):
         assert line.startswith(start)
     mixed = lines_of(train(project, *words, "optim.lrr=1", "schedule.epoch_steps=0", "optim.warmup_steps=99").exception)
-    for one in ("unknown key `optim.lrr`", "`schedule.epoch_steps`", "optim.warmup_steps", "data.domains.real: "):
+    for one in (
+        "unknown key `optim.lrr`; did you mean `lr`?",
+        "`schedule.epoch_steps`",
+        "optim.warmup_steps",
+        "data.domains.real: ",
+    ):
         assert sum(one in line for line in mixed) == 1, mixed
 
 
