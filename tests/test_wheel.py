@@ -72,11 +72,15 @@ def test_a_wheel_makes_images_in_a_folder_with_files_of_our_names(
 def test_a_wheel_has_recipes_models_schemas_and_pages_for_all_verbs(installed: Path, tmp_path: Path) -> None:
     for words in (
         ["doctor"],
-        ["train", "recipes/sandbox-train.yaml", "--dry-run"],
         ["sweep", "recipes/sweeps/scale.yaml", "--dry-run"],
     ):
         done = said([installed / "sixfold", *words], tmp_path)
         assert done.returncode == 0, done.stderr
+    tried = said([installed / "sixfold", "train", "recipes/sandbox-train.yaml", "--dry-run"], tmp_path)
+    assert tried.returncode == 2, "its data are not made yet"
+    refused = [line.removeprefix("sixfold: ") for line in tried.stderr.splitlines() if ": found no folder" in line]
+    assert len(refused) == 7, tried.stderr
+    assert all(line.startswith(("data.domains.", "evaluate.")) for line in refused)
     begun = said([installed / "sixfold", "init", "sandbox", "--model", "sandbox/models/generator"], tmp_path)
     assert begun.returncode == 0, begun.stderr
     schema = (tmp_path / "sandbox.yaml").read_text().splitlines()[0].partition("$schema=")[2]

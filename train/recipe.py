@@ -90,18 +90,26 @@ class TrainRecipe(BaseModel):
         return tuple(domain.quota for domain in self.data.domains)
 
     @model_validator(mode="after")
-    def _parts_fit_each_other(self) -> "TrainRecipe":
+    def _warmup_ends(self) -> "TrainRecipe":
         if self.optim.warmup_steps >= self.schedule.steps:
             raise ValueError(
                 f"optim.warmup_steps: found {self.optim.warmup_steps}, expected fewer than schedule.steps = "
                 f"{self.schedule.steps}; lower optim.warmup_steps or raise schedule.steps"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_bounded(self) -> "TrainRecipe":
         step_images = self.schedule.groups * sum(self.quotas)
         if step_images > MAX_STEP_IMAGES:
             raise ValueError(
                 f"schedule.groups: found {self.schedule.groups:,} groups of {sum(self.quotas):,} images, expected "
                 f"steps of at most {MAX_STEP_IMAGES:,}; lower it or the quotas"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _real_comes_first(self) -> "TrainRecipe":
         is_first_apart = self.optim.loss == "per_domain" or self.model.aux == "bn"
         if is_first_apart and len(self.data.domains) > 1 and self.data.domains[0].name != "real":
             raise ValueError(

@@ -339,7 +339,7 @@ def report_lines(found: Diversity) -> list[str]:
         value = found.mean(figure)
         if value is not None:
             lines.append(f"{label}: {value:.3f} ({compared})")
-    lines.append(f"class name missing: {share(found.total('num_nameless'), total)}")
+    lines.append(f"class name missing in the whole text: {share(found.total('num_nameless'), total)}")
     if found.limit is None:
         lines.append(f"mean length: {found.mean_length:.1f} words (no tokenizer was given, so no limit is known)")
     else:
@@ -362,8 +362,8 @@ def style_uses(found: Diversity) -> str:
 def what_cut_prompts_lost(found: Diversity) -> str:
     lost = found.lost
     return (
-        f"of {lost['looked at']:,} cut prompts looked at, {lost['names']:,} lost the class name and "
-        f"{lost['styles']:,} their style"
+        f"of {lost['looked at']:,} cut prompts looked at, {lost['names']:,} have the class name only in the end "
+        f"that is not read, and {lost['styles']:,} their style"
     )
 
 

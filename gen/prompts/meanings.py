@@ -41,6 +41,7 @@ from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_CANDIDATES = 64
+MAX_STRANGERS = 8  # names in a message
 NUM_DECIMALS = 6  # of a similarity: float32 rounds the seventh differently from one batch size to another
 
 Source = Literal["given", "clip", "only_candidate", "no_real_images", "no_candidates", "none"]
@@ -75,12 +76,20 @@ class MeaningSpec(BaseModel):
     clip: ClipSpec | None = Field(None, description="the model that compares phrases with images")
 
     @model_validator(mode="after")
-    def _fields_fit(self) -> "MeaningSpec":
+    def _choice_is_made(self) -> "MeaningSpec":
         if "choose" not in self.model_fields_set and (self.given or self.overrides or self.real or self.clip):
             raise ValueError("found fields of a choice and no choice; set choose: given or choose: clip (none ignores)")
+        return self
+
+    @model_validator(mode="after")
+    def _images_have_a_judge(self) -> "MeaningSpec":
         if (self.real is None) != (self.clip is None):
             here, missing = ("clip", "real") if self.real is None else ("real", "clip")
             raise ValueError(f"found {here} without {missing}, expected both or neither; add {missing}")
+        return self
+
+    @model_validator(mode="after")
+    def _subset_is_of_something(self) -> "MeaningSpec":
         if self.subset is not None and self.real is None:
             raise ValueError("found subset without real, expected the data set it belongs to; add real")
         return self
@@ -219,6 +228,29 @@ def given_meanings(classes: Sequence[Class], spec: MeaningSpec) -> dict[int, str
             raise ValueError(f"meanings.overrides: found no file {path}, expected lines `name or id: phrase`; write it")
         chosen |= resolve_given(classes, load_recipe(path, _Overrides).root, str(path))
     return chosen
+
+
+def refuse_strangers(classes: Sequence[Class], spec: MeaningSpec) -> None:
+    """Raises ValueError for keys of `meanings.given` that name no class of the list, all of them and the nearest names.
+
+    `classes`: all of the list. A file of overrides may serve many lists, so its other keys are left out.
+    """
+    names, ids = {one.name for one in classes}, {one.id for one in classes}
+    strangers = [
+        key
+        for key in spec.given
+        if key not in names and not (re.fullmatch("[0-9]{1,10}", str(key), re.ASCII) and int(key) in ids)
+    ]
+    if strangers:
+        shown = []
+        for key in strangers[:MAX_STRANGERS]:
+            near = get_close_matches(str(key), names, n=1)
+            shown.append(quoted(key, 60) + (f" (did you mean {near[0]!r}?)" if near else ""))
+        more = f" and {len(strangers) - MAX_STRANGERS} more" if len(strangers) > MAX_STRANGERS else ""
+        raise ValueError(
+            f"meanings.given: found {', '.join(shown)}{more}, expected names or ids of classes in the list; correct or "
+            "remove them (phrases for several lists go into a file, meanings.overrides)"
+        )
 
 
 def _listed(classes: Sequence[Class]) -> dict[int, str]:

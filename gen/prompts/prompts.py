@@ -75,14 +75,26 @@ class PromptSpec(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _fields_fit_each_other(self) -> "PromptSpec":
+    def _negative_is_text(self) -> "PromptSpec":
         check_text(self.negative, "prompts.negative", may_be_empty=True)
+        return self
+
+    @model_validator(mode="after")
+    def _templates_fit_kind(self) -> "PromptSpec":
         if self.kind != "template" and (self.templates or self.parts):
             raise ValueError(
                 f"prompts: found templates or parts beside kind: {self.kind}, expected kind: template; remove them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _number_fits_kind(self) -> "PromptSpec":
         if self.kind not in ("name", "template") and self.per_class is None:
             raise ValueError(f"prompts.per_class: found none, expected a number beside kind: {self.kind}; set it")
+        return self
+
+    @model_validator(mode="after")
+    def _templates_have_their_slots(self) -> "PromptSpec":
         for slot, words in self.parts.items():
             _check_list(words, f"prompts.parts.{slot}")
         _check_list(self.texts, "prompts.templates")

@@ -212,12 +212,12 @@ def measure_prompts(
         say(f"lengths are in words, not tokens: {error}")
         count_tokens, limit = None, CLIP_TOKENS
     else:
-        count_tokens, limit = _tokenizer(folder.path)
+        count_tokens, limit = token_counter(folder.path)
     embed = None if clip is None else _text_embedding(clip)
     return measure_diversity(table, seed=seed, count_tokens=count_tokens, limit=limit, embed=embed)
 
 
-def _tokenizer(model: Path) -> tuple[CountTokens, int]:
+def token_counter(model: Path) -> tuple[CountTokens, int]:
     """Of the text encoder that reads most: SD3 and FLUX have a long one beside CLIP."""
     from transformers import AutoTokenizer
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cluster.ranks.group import Ranks
 from shards.stream.stream import Batch
-from train.evaluate.data_check import Opened, check_names, what_is_read
+from train.evaluate.data_check import Opened, check_names, check_outputs, what_is_read
 from train.evaluate.evaluate import open_set, open_sets
 from train.evaluate.measure import logits_of, measure
 from train.evaluate.results import Role
@@ -52,6 +52,7 @@ class Classify:
         """Raises ValueError if a set is missing, has classes that the model does not know, shares a sample with another
         or calls an id by another name."""
         recipe = self.recipe
+        said = check_outputs(domains, recipe.model.num_classes)
         sets = open_sets(
             recipe.evaluate, recipe.model.num_classes, recipe.data.cache.folder, domains, recipe.data.class_list
         )
@@ -59,7 +60,7 @@ class Classify:
             return []
         self.names.update(class_names(domains))
         opened = [*domains, *(one.opened for one in sets)]
-        said = [*what_it_starts_from(recipe.model), *what_is_read(opened)]
+        said = [*what_it_starts_from(recipe.model), *said, *what_is_read(opened)]
         if recipe.data.check_names:
             said += check_names(opened)
         return said

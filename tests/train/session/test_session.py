@@ -402,7 +402,8 @@ def test_two_trainings_in_one_folder_are_refused(data: Path, tmp_path: Path) -> 
 
 
 def test_a_label_beyond_the_model_is_named(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"found class id [34], expected below 3; set model.num_classes"):
+    words = r"model.num_classes: found 3, expected at least 5, for data\.domains\.real has the class id 4; set model\."
+    with pytest.raises(ValueError, match=words):
         run(small_recipe(data, model__num_classes=3, evaluate__validation=None, evaluate__tests={}), tmp_path / "run")
 
 
