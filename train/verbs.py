@@ -100,7 +100,8 @@ def train(
             _train_over_ray(chosen, folder, ranks, stop, dry_run)
         elif dry_run:
             say(dump_recipe(chosen).rstrip())
-        if refused and not (folder / FACTS[chosen.task].last_file).is_file():  # a training that is done needs no data any more
+        is_done = (folder / FACTS[chosen.task].last_file).is_file()  # then no data are needed any more
+        if refused and not is_done:
             raise RecipeError.of(refused)
         if dry_run:
             return
