@@ -28,8 +28,9 @@ def verify(
     regenerate: Annotated[int, typer.Option(min=0, help="Make this many images again and compare.")] = 0,
     seed: Annotated[int, typer.Option(help="Which images --regenerate draws.")] = 0,
 ) -> None:
-    """Read every byte, compare with hashes and tables, name every damage. Exit 3 if there is any, or if a run at work
-    has not made all shards yet.
+    """Read every byte, compare with hashes and tables, name every damage.
+
+    Exit 3 if there is any, or if a run at work has not made all shards yet.
 
     Example: `sixfold verify out/sandbox --regenerate 20`
     """

@@ -20,7 +20,7 @@ from cluster.ranks.host import free_port
 from cluster.recipes.load import dump_recipe
 from tests.support import warm
 from tests.support.rank_environment import rank_environment
-from tests.support.small_training import last_state, small_recipe, train_alone, write_sets
+from tests.support.small_training import SMOOTH, last_state, small_recipe, train_alone, write_sets
 from tests.support.waits import without_waits
 from train.recipe import check_ranks
 from train.session.over_ray import RayOutcome, train_over_ray
@@ -106,7 +106,7 @@ def test_two_ranks_over_ray_train_what_one_process_trains(
 ) -> None:
     monkeypatch.chdir(folder)
     lines: list[str] = []
-    short = {"schedule__steps": 6, "schedule__epoch_steps": 3}
+    short = {"schedule__steps": 6, "schedule__epoch_steps": 3, **SMOOTH}
     outcome = train_over_ray(recipe(**short), Path("two"), 2, StopFlag(), lines.append)
     assert outcome.line.startswith("two: 6 steps, ")
     assert any(line.startswith("step 3: validation top-1") for line in lines)
