@@ -24,14 +24,14 @@ from shards.stream.index import load_index
 from tests.shards.stream.test_stream import damage
 from tests.support import warm
 from tests.support.rank_environment import rank_environment
-from tests.support.small_training import NEVER, SMOOTH, last_state, small_recipe, train_alone, write_sets
+from tests.support.small_training import NEVER, SMOOTH, as_weights, last_state, small_recipe, train_alone, write_sets
 from train.model.classifiers import ModelSpec, build
 from train.model.engine import ENGINES, EngineSpec, make_engine
 from train.model.optim import KEPT, OptimSpec
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all trainings of `pair`, on a busy machine
 NUM_RANKS = 2
-TOLERANCE = 2e-6  # of weights, after six steps in fp32: sums over ranks are taken in another order
+TOLERANCE = 2e-6  # of weights, after four steps in fp32: sums over ranks are taken in another order
 CPU = torch.device("cpu")
 
 
@@ -185,7 +185,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_ranks_of_any_engine_train_what_one_process_trains(pair: Pair, alone: Path, name: str) -> None:
     assert pair.said(name) == ["0", "0"]
     for part in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
-        assert difference(last_state(pair.folder / name, part), last_state(alone, part)) < TOLERANCE, part
+        assert difference(as_weights(pair.folder / name, part), as_weights(alone, part)) < TOLERANCE, part
 
 
 def test_half_precision_trains_near_the_full_one_and_keeps_fp32_tensors(pair: Pair, alone: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_checkpoint_of_zero_goes_on_under_ddp(pair: Pair, alone: Path) -> None
 
 def test_a_checkpoint_of_two_ranks_goes_on_in_one_process(pair: Pair, data: Path, alone: Path, tmp_path: Path) -> None:
     shutil.copytree(pair.folder / "again", tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000006")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000004")
     (tmp_path / "run" / "model.json").unlink()
     assert train_alone(small_recipe(data, **SMOOTH), tmp_path / "run").exit_code == 0
     assert difference(last_state(tmp_path / "run"), last_state(alone)) < TOLERANCE
