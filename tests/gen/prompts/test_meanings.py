@@ -20,7 +20,7 @@ from gen.llm.ask import open_llm
 from gen.llm.spec import LlmSpec
 from gen.model.clip import Clip, ClipSpec
 from gen.names.wordnet import senses_of
-from gen.prompts.candidates import MAX_PHRASE_CHARS, MAX_PHRASE_WORDS, clean_candidates
+from gen.prompts.candidates import MAX_PHRASE_CHARS, MAX_PHRASE_WORDS, clean_candidates, offers_of
 from gen.prompts.meanings import (
     TABLE_COLUMNS,
     Meaning,
@@ -206,26 +206,39 @@ def test_a_class_without_images_beside_others_that_have_some_says_so(
 # where candidates come from
 
 
-def test_a_wordnet_id_says_the_sense_by_itself(lexicon: Lexicon) -> None:
+def test_without_pictures_a_wordnet_id_says_the_sense_where_the_name_does_not(lexicon: Lexicon) -> None:
     spec = MeaningSpec(choose="clip", wordnet=None)
     meanings = choose_meanings(IMAGENET, spec, load_lexicon("general"), None, 0)
-    assert Counter(one.source for one in meanings) == {"only_candidate": 1000}
-    assert {one.candidate_source for one in meanings} == {"timm"}
-    assert len({one.phrase for one in meanings}) == 1000  # also where two classes share a name
+    sources = Counter(one.source for one in meanings)
+    assert set(sources) == {"by_id", "clear_name"}
+    assert 100 <= sources["by_id"] <= 150
+    assert all((one.phrase is None) == (one.source == "clear_name") for one in meanings)
+    assert len({one.phrase or one.class_name for one in meanings}) == 1000  # also where two classes share a name
     assert [one.class_id for one in meanings] == [one.id for one in IMAGENET]
     assert (meanings[657].class_name, meanings[744].class_name) == ("missile", "missile")
-    assert "warhead" in (meanings[657].phrase or "")
-    assert "weapon" in (meanings[744].phrase or "")
+    assert (meanings[968].phrase, meanings[851].phrase) == (None, None)  # WordNet's definitions mislead there
+
+
+def test_an_id_has_the_bare_name_its_own_sense_and_the_others_of_the_name_as_candidates() -> None:
+    crane = Class(0, "crane", "n02012849", 1)
+    offer = offers_of([crane], 8, None, load_lexicon("general"), None, 0)[0]
+    bare, own, *others = offer.compared
+    assert bare == "crane"
+    assert "wading bird" in own
+    assert "heavy objects" in " ".join(others)
 
 
 def test_wordnets_files_give_all_senses_of_a_name_and_the_one_sense_of_an_id(tmp_path: Path, lexicon: Lexicon) -> None:
     wordnet = write_wordnet(tmp_path, [(("crane",), "a wading bird"), (("crane",), "a lifting machine")])
     machine = senses_of("crane", wordnet)[1].wordnet_id
     classes = [Class(0, "crane", None, 1), Class(1, "crane", machine, 1)]
-    found = choose_meanings(classes, MeaningSpec(choose="clip", wordnet=str(tmp_path)), lexicon, None, 0)
-    assert [phrase for phrase, _ in found[0].candidates] == ["crane, a wading bird", "crane, a lifting machine"]
+    spec = MeaningSpec(choose="clip", wordnet=str(tmp_path))
+    found = choose_meanings(classes, spec, load_lexicon("general"), None, 0)
+    told = [phrase for phrase, _ in found[0].candidates]
+    assert {"crane, a wading bird", "crane, a lifting machine"} <= set(told)
     assert {one.candidate_source for one in found} == {"wordnet"}
-    assert (found[0].phrase, found[1].phrase) == (None, "crane, a lifting machine")
+    assert (found[0].phrase, found[0].source) == (None, "no_real_images")
+    assert found[1].candidates[0][0] == "crane, a lifting machine"
 
 
 def ask_of(reply: Any, tmp_path: Path, spec: MeaningSpec, classes: list[Class], lexicon: Lexicon) -> tuple[Any, Any]:
@@ -254,7 +267,9 @@ def test_the_language_models_candidates_come_first_and_a_second_run_makes_no_cal
     assert server.num_calls == 4
     assert [one.phrase for one in first] == [NUMERALS[name] for name in CLASS_NAMES[:4]]
     assert {one.candidate_source for one in first} == {"llm"}
-    assert [one.runner_up for one in first] == [f"{name}, the face of a die" for name in CLASS_NAMES[:4]]
+    for one in first:  # the bare name is always a candidate, too
+        told = [one.class_name, f"{one.class_name}, the face of a die", NUMERALS[one.class_name]]
+        assert [phrase for phrase, _ in one.candidates] == told
     assert all(one.dropped == (("candidate_says_nothing", 1),) for one in first)
     with ScriptedServer(reply) as second:
         spec = LlmSpec(provider="openai", model="m", base_url=second.base_url, cache=str(tmp_path / "llm.sqlite"))
