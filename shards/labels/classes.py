@@ -71,7 +71,7 @@ class ClassSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Annotated[str, Beside(frozenset(SHIPPED))] = Field(
-        min_length=1, description="sandbox, imagenet-1k, or the path of a list, an ImageFolder or a data set"
+        min_length=1, description=f"{', '.join(SHIPPED)}, or the path of a list, an ImageFolder or a data set"
     )
     per_class: int | None = Field(
         None, ge=1, le=MAX_COUNT, description="the same count for every class", examples=[100]

@@ -7,11 +7,14 @@ from random import Random
 
 import pytest
 
+from cluster.recipes.load import load_recipe
 from gen.names.gloss import needed_gloss
 from gen.prompts.prompts import PromptSpec, Sources, draw_prompts, draw_table
 from gen.prompts.strangers import find_strangers, place_lines
 from gen.prompts.table import Prompt, PromptTable
+from gen.run.recipe import Recipe
 from gen.wording.lexicon import load_lexicon
+from shards.disk.home import home
 from shards.labels.classes import Class, ClassSpec, load_classes
 from tests.gen.names.test_noun_phrase import WITH_AN, WITHOUT
 
@@ -96,3 +99,10 @@ def test_the_places_that_were_once_wrong_are_right(class_id: int) -> None:
     assert not any(
         word in " ".join(said) for word in ("wood floor", "pine wood", "large city", "living room", "meadow")
     )
+
+
+@pytest.mark.parametrize("name", ["imagenet-sd15-6x", "imagenet-sdxl-turbo-6x", "sandbox"])
+def test_in_every_shipped_recipe_each_image_of_6x_has_a_prompt_of_its_own(name: str) -> None:
+    recipe = load_recipe(home() / "recipes" / f"{name}.yaml", Recipe)
+    most = max(one.count for one in load_classes(recipe.classes))
+    assert recipe.prompts.per_class == 6 * most
