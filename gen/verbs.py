@@ -156,7 +156,7 @@ def prompts(
     table = PromptTable.load(out / PROMPTS)
     for one in classes[:show]:
         say(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}")
-    for line in place_lines(find_strangers(table, classes)):
+    for line in place_lines(find_strangers(table, classes, made.kinds)):
         say(line)
     if report:
         with waiting("measuring how much the prompts differ"):

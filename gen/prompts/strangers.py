@@ -7,8 +7,9 @@ beside the name.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from gen.names.display_name import plain_words
 from gen.names.kind import kind_of
@@ -16,7 +17,7 @@ from gen.prompts.diversity import share
 from gen.prompts.table import PromptTable
 from gen.wording.places import foreign_place, places_in
 from shards.disk.safe_text import quoted
-from shards.labels.classes import Class
+from shards.labels.classes import Class, Kind
 
 MAX_SHOWN = 5  # classes and examples in the lines
 
@@ -35,12 +36,17 @@ class Strangers:
         return self.by_class.total()
 
 
-def find_strangers(table: PromptTable, classes: Sequence[Class]) -> Strangers:
-    """Look at every prompt of these classes; all of them must be in the table."""
+def find_strangers(
+    table: PromptTable, classes: Sequence[Class], kinds: Mapping[int, Kind] = MappingProxyType({})
+) -> Strangers:
+    """Look at every prompt of these classes; all of them must be in the table.
+
+    `kinds` is class id -> kind, where somebody told it; all others are looked up.
+    """
     found = Strangers()
     for one in classes:
         meanings, texts, backgrounds = (table.of_class(one.id, of) for of in ("meaning", "text", "background"))
-        kind = kind_of(one, meanings[0])
+        kind = kinds.get(one.id) or kind_of(one, meanings[0])
         names = [plain_words(name) for name in (meanings[0], one.name) if name]
         for text, background in zip(texts, backgrounds, strict=True):
             said = background if background is not None else _without(plain_words(text), names)

@@ -108,6 +108,11 @@ class Lexicon(BaseModel):
         """The forms for a language model's contexts."""
         return self.plan_forms or self.forms
 
+    @property
+    def tells_kinds(self) -> bool:
+        """Whether any words are for some kinds of class only."""
+        return any(set(group.kinds) != set(KINDS) for groups in self.parts.values() for group in groups)
+
     def words(self, part: str, kind: str, places: Collection[str] = PLACES) -> tuple[str, ...]:
         """The words of `part` for a kind of class, from the groups whose place is in `places`; may be empty."""
         groups = self.parts.get(part, ())
