@@ -228,6 +228,22 @@ def test_an_id_has_the_bare_name_its_own_sense_and_the_others_of_the_name_as_can
     assert "heavy objects" in " ".join(others)
 
 
+def test_pictures_decide_for_a_class_with_an_id_too_and_the_bare_name_may_win(tmp_path: Path) -> None:
+    """What the sandbox's CLIP makes of birds means nothing; that it is asked, and obeyed, does."""
+    (tmp_path / "n02012849").symlink_to(Path("sandbox/real-train/0001_one").resolve())
+    crane = Class(5, "crane", "n02012849", 1)
+    [found] = choose_meanings([crane], by_clip(str(tmp_path)), load_lexicon("general"), None, 0)
+    told = dict(found.candidates)
+    assert found.source == "clip"
+    assert found.num_images == 20
+    assert next(iter(told)) == "crane"
+    assert len(told) >= 3
+    assert told[found.phrase or "crane"] == found.similarity == max(value or 0 for value in told.values())
+    bare = with_senses(load_lexicon("general"), {})
+    [named] = choose_meanings([Class(5, "one", "n02012849", 1)], by_clip(str(tmp_path)), bare, None, 0)
+    assert (named.phrase, named.source) == (None, "clip")  # the pictures are of ones
+
+
 def test_wordnets_files_give_all_senses_of_a_name_and_the_one_sense_of_an_id(tmp_path: Path, lexicon: Lexicon) -> None:
     wordnet = write_wordnet(tmp_path, [(("crane",), "a wading bird"), (("crane",), "a lifting machine")])
     machine = senses_of("crane", wordnet)[1].wordnet_id
