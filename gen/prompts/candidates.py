@@ -2,7 +2,7 @@
 
 In: classes, a lexicon, a language model or None, the run seed. Out: one `Offer` a class. Nothing is written.
 
-Senses that a lexicon lists are all there are. Otherwise the bare name is a candidate, too, beside
+Senses that a lexicon lists are all there are. Otherwise candidates are the bare name (see `Offer.compared`) and
 
     the sense of the class's WordNet id, as glosses.yaml or its definition tells it
     the other senses of the same name, from ImageNet-21k's table in timm, and from WordNet where it is installed
@@ -55,8 +55,14 @@ class Offer:
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """What real images choose from: the bare name, unless a lexicon lists the senses, then the phrases."""
-        return self.phrases if self.source in ("lexicon", None) else (self.name, *self.phrases)
+        """What real images choose from: the bare name, then the phrases.
+
+        Without the bare name where somebody listed the senses of this very name, in a lexicon or by a language model:
+        CLIP puts an ambiguous name near the pictures of each of its senses (in the sandbox nearer than "zero, the face
+        of a tile" is to tiles), so it would win and tell nothing.
+        """
+        listed = self.source in ("lexicon", None) or (self.source == "llm" and not self.has_id)
+        return self.phrases if listed else (self.name, *self.phrases)
 
 
 def offers_of(
