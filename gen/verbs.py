@@ -128,6 +128,7 @@ def prompts(
     """Choose meanings, draw all prompts and tell how much they differ, before any GPU hour is spent.
 
     Also tells how many prompts put a class into a place of another kind: a shark in a wood, a ship on a road.
+
     Writes meanings.jsonl, prompts.parquet and diversity.html. A run takes the table with `prompts.file=…`. Which sense
     of a name is meant is chosen by `meanings.choose=clip` (candidates from `llm`, a lexicon or WordNet; `meanings.real`
     and `meanings.clip` compare them with real images); `prompts.kind` is name, template, caption, cd, sd or cd+sd.

@@ -53,8 +53,11 @@ class Form(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    photo: str = Field(description="text with slots, such as {subject}, {background}; says how a photo is called")
-    styled: str = Field(description="the same slots and {style}")
+    photo: str = Field(
+        description="text with slots, such as {subject}, {background}; says how a photo is called",
+        examples=["a photo of {subject} {background}"],
+    )
+    styled: str = Field(description="the same slots and {style}", examples=["{style} of {subject} {background}"])
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -92,7 +95,9 @@ class Lexicon(BaseModel):
 
     forms: tuple[Form, ...] = Field(min_length=1, description="what prompts are made of, drawn in turn")
     plan_forms: tuple[Form, ...] = Field(
-        (), description="what a language model's contexts are put into, the one with the most parts; empty = forms"
+        (),
+        description="what a language model's contexts are put into, the one with the most parts; empty = forms",
+        examples=[[{"photo": "a photo of {subject}, {background}", "styled": "{style} of {subject}, {background}"}]],
     )
     parts: Mapping[str, tuple[Group, ...]] = Field(description="part -> groups of words")
     relations: Words = Field(min_length=1, description="how subject and background may stand to each other")
