@@ -9,6 +9,7 @@ import pytest
 
 from cluster.recipes.load import load_recipe
 from gen.names.gloss import needed_gloss
+from gen.prompts.diversity import measure_diversity
 from gen.prompts.prompts import PromptSpec, Sources, draw_prompts, draw_table
 from gen.prompts.strangers import find_strangers, place_lines
 from gen.prompts.table import Prompt, PromptTable
@@ -106,3 +107,9 @@ def test_in_every_shipped_recipe_each_image_of_6x_has_a_prompt_of_its_own(name: 
     recipe = load_recipe(home() / "recipes" / f"{name}.yaml", Recipe)
     most = max(one.count for one in load_classes(recipe.classes))
     assert recipe.prompts.per_class == 6 * most
+
+
+def test_a_class_that_is_said_in_another_way_does_not_miss_its_name(tmp_path: Path) -> None:
+    box = imagenet()[478]  # "cardboard box / carton"
+    draw_table([box], {478: "cardboard box"}, SPEC, 0, SOURCES, tmp_path / "prompts.parquet")
+    assert measure_diversity(PromptTable.load(tmp_path / "prompts.parquet"), seed=0).total("num_nameless") == 0
