@@ -176,6 +176,8 @@ def prompts(
 ) -> None:
     """Choose meanings, draw all prompts and tell how much they differ, before any GPU hour is spent.
 
+    Also tells how many prompts put a class into a place of another kind: a shark in a wood, a ship on a road.
+
     Writes meanings.jsonl, prompts.parquet and diversity.html. A run takes the table with `prompts.file=…`. Which sense
     of a name is meant is chosen by `meanings.choose=clip` (candidates from `llm`, a lexicon or WordNet; `meanings.real`
     and `meanings.clip` compare them with real images); `prompts.kind` is name, template, caption, cd, sd or cd+sd.
@@ -186,6 +188,7 @@ def prompts(
         from cluster.process.stop_flag import StopFlag
         from gen.prompts.diversity import report_lines
         from gen.prompts.diversity_page import write_page
+        from gen.prompts.strangers import find_strangers, place_lines
         from gen.prompts.table import PromptTable
         from gen.prompts.write import PROMPTS, measure_prompts, write_prompts
         from gen.run.recipe import Recipe, check_given, missing_of
@@ -205,6 +208,8 @@ def prompts(
     table = PromptTable.load(out / PROMPTS)
     for one in classes[:show]:
         say(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}")
+    for line in place_lines(find_strangers(table, classes, made.kinds)):
+        say(line)
     if report:
         with waiting("measuring how much the prompts differ"):
             measured = measure_prompts(table, chosen.seed, chosen.meanings.clip, chosen.sampler, warn)

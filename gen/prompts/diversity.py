@@ -67,7 +67,7 @@ class ClassDiversity:
     num_distinct: int
     distinct_pairs: float | None  # of neighbouring words: different ones over all, of the sample
     distance: float | None  # mean cosine distance between embeddings of two prompts of the sample
-    num_nameless: int  # prompts in which the class name is missing
+    num_nameless: int  # prompts in which the class name and its meaning are missing
     num_cut: int  # prompts over the encoder's limit
     num_flagged: int  # prompts with a flagged word that is not in the name
 
@@ -174,7 +174,7 @@ def measure_diversity(
                 num_distinct=len(set(texts)),
                 distinct_pairs=len(set(pairs)) / len(pairs) if pairs else None,
                 distance=_compare(one, found, picks, words, embed),
-                num_nameless=sum(not says_words(*both, one.name) for both in zip(texts, plain, strict=True)),
+                num_nameless=sum(not _is_named(one, *both) for both in zip(texts, plain, strict=True)),
                 num_cut=num_cut,
                 num_flagged=_count_flags(one, found),
             )
@@ -196,6 +196,11 @@ class _Class:
 
     def extreme(self, value: float, prompt_ids: tuple[int, ...], texts: tuple[str, ...]) -> Extreme:
         return Extreme(value, self.id, self.name, prompt_ids, texts)
+
+
+def _is_named(one: _Class, text: str, words: str) -> bool:
+    """Whether a text says the name of its class, or the meaning that stands for it ("hot-air balloon")."""
+    return says_words(text, words, one.name) or (one.meaning is not None and one.meaning in text)
 
 
 def _examples(table: PromptTable, seed: int) -> list[Extreme]:
