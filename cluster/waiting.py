@@ -1,8 +1,8 @@
 """What a command waits for, told with the seconds as they pass: nobody looks at a silent screen.
 
 In: a few words on what is being done. Out, on standard error: on a terminal one live line, which is gone when the wait
-is over; elsewhere (the log of a batch job) a plain line when a wait has taken half a second, then 2, 5, 10, 20, 40 …
-seconds. The first wait of a process is told sooner. On disk: nothing.
+is over; elsewhere (the log of a batch job) a plain line when a wait has taken a second, then at 10, 20, 40 … seconds,
+and at the end of a long one how long it was. On disk: nothing.
 
 Waits may be nested; the innermost is told. A display of its own (a bar) takes the live line's place with
 `instead_of_waiting`.
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.spinner import Spinner
 
-FIRST_S = 0.4  # when a wait is told where this process has told nothing yet
-LINES_S = (0.5, 2.0, 5.0, 10.0)  # of a wait: when lines are due; from the last on after twice the time
+LIVE_S = 0.4  # when a wait is told on a terminal
+LINES_S = (1.0, 10.0)  # elsewhere, when lines are due; from the last on after twice the time
+LONG_S = 5.0  # the end of such a wait is told too
 LOOK_S = 0.1
 MAX_WORDS = 200
 MARK = "sixfold …"  # how such lines begin; those of errors and warnings begin with `sixfold:`
@@ -37,11 +38,16 @@ class _Wait:
     words: Words
     since: float
     due_s: float  # when it is told next
+    has_line: bool = False  # elsewhere than on a terminal
+
+    @property
+    def told(self) -> str:
+        """Its words of this moment."""
+        return self.words if isinstance(self.words, str) else self.words()
 
     def text(self, now: float) -> str:
-        words = self.words if isinstance(self.words, str) else self.words()
         waited_s = now - self.since
-        return one_line(f"{words} ({time_text(waited_s)})" if waited_s >= 1.0 else words, MAX_WORDS)
+        return one_line(f"{self.told} ({time_text(waited_s)})" if waited_s >= 1.0 else self.told, MAX_WORDS)
 
 
 class _Teller:
@@ -51,23 +57,26 @@ class _Teller:
         self._lock = threading.RLock()
         self._waits: list[_Wait] = []
         self._displays = 0  # that take the live line's place
-        self._has_told = False
         self._thread: threading.Thread | None = None
         self._live: tuple[Live, Spinner] | None = None
 
     def begin(self, words: Words) -> _Wait:
         with self._lock:
-            wait = _Wait(words, time.monotonic(), LINES_S[0] if self._has_told else FIRST_S)
+            wait = _Wait(words, time.monotonic(), LINES_S[0])
             self._waits.append(wait)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._tell_until_none, name="waiting", daemon=True)
                 self._thread.start()
         return wait
 
-    def end(self, wait: _Wait) -> None:
+    def end(self, wait: _Wait, is_done: bool) -> None:
         with self._lock:
             self._waits.remove(wait)
             self._clear()
+            waited_s = time.monotonic() - wait.since
+            if is_done and wait.has_line and waited_s >= LONG_S:
+                with contextlib.suppress(OSError, ValueError):
+                    self._line(one_line(f"{wait.told}: done after {time_text(waited_s)}", MAX_WORDS))
 
     def hold(self, more: int) -> None:
         with self._lock:
@@ -90,17 +99,19 @@ class _Teller:
 
     def _tell(self, wait: _Wait, now: float) -> None:
         waited_s = now - wait.since
-        if waited_s < wait.due_s:
-            return
-        self._has_told = True
         if sys.stderr.isatty():
-            if not self._displays:
+            if waited_s >= LIVE_S and not self._displays:
                 self._show(wait.text(now))
-        else:
-            print(for_screen(f"{MARK} {wait.text(now)}"), file=sys.stderr, flush=True)
+        elif waited_s >= wait.due_s:
+            self._line(wait.text(now))
+            wait.has_line = True
             wait.due_s = next((line_s for line_s in LINES_S if line_s > waited_s), LINES_S[-1])
             while wait.due_s <= waited_s:
                 wait.due_s *= 2
+
+    @staticmethod
+    def _line(text: str) -> None:
+        print(for_screen(f"{MARK} {text}"), file=sys.stderr, flush=True)
 
     def _show(self, text: str) -> None:
         from rich.console import Console
@@ -131,10 +142,12 @@ _TELLER = _Teller()
 def waiting(words: Words) -> Iterator[None]:
     """Tell that this is being done, for as long as the block takes. A function gives the words anew for each line."""
     wait = _TELLER.begin(words)
+    is_done = False
     try:
         yield
+        is_done = True
     finally:
-        _TELLER.end(wait)
+        _TELLER.end(wait, is_done)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,16 @@
 import os
 import sys
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.console import RecipeFile, check_file, overrides_of, path_option, say, warn
+from cluster.recipes.beside import default_place
 from cluster.recipes.load import load_recipe
+from cluster.recipes.mistake import RecipeError
 from cluster.waiting import waiting
 from shards.disk.home import home
 
@@ -38,9 +41,14 @@ def generate(
     scale: Scale = "6x",
     out: Annotated[
         str | None,
-        typer.Option(help="Where the shards go: a folder or a URL.", show_default="out/<name of the recipe>"),
+        typer.Option(
+            help="Where the shards go: a folder or a URL.",
+            show_default="out/<name of the recipe>, beside the recipe if it is there, else here",
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, space and cost; touch nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print plan, space and cost, and what a run would refuse; touch nothing.")
+    ] = False,
     in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
     gallery: Annotated[bool, typer.Option(help="Write the gallery page when images were made.")] = True,
     single_writer: SingleWriter = False,
@@ -53,21 +61,28 @@ def generate(
         from cluster.process.slurm import idle_parts
         from cluster.process.stop_flag import StopFlag
         from gen.make.plan import parse_scale
-        from gen.run.describe import describe
-        from gen.run.recipe import Recipe
+        from gen.run.output import has_prompts
+        from gen.run.recipe import Recipe, missing_of
         from gen.run.run import run
-        from shards.labels.classes import load_classes
+        from shards.disk.address import one_spelling
 
-    chosen = load_recipe(recipe, Recipe, [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])])
+    changed = [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])]
+    chosen = load_recipe(recipe, Recipe, changed, missing_of, warn)
     asked = parse_scale(scale)
+    place, note = (out, None) if out is not None else default_place(recipe, f"out/{chosen.name}")
+    if note is not None:
+        warn(note)
     if dry_run:
-        with waiting(f"planning {scale}"):
-            described = describe(chosen, load_classes(chosen.classes), asked)
-        say(described)
+        lines = _say_plan(chosen, asked, has_prompts(place))
+        if (told := None if lines else _cut_prompts(chosen)) is not None:
+            say(f"{'length':<9}{told}")
+        say(f"{'output':<9}{one_spelling(place)}")
+        if lines:
+            raise RecipeError.of(lines)
         return
     for line in idle_parts(os.environ, chosen.cluster.gpus_used):
         warn(line)
-    place = f"out/{chosen.name}" if out is None else out
+    say(f"output: {one_spelling(place)}")
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
     if gallery and outcome.made_units:
@@ -76,6 +91,38 @@ def generate(
         say(f"gallery: {gallery_page(place)}")
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
+
+
+def _say_plan(chosen: "Recipe", asked: Fraction, has_prompts: bool) -> list[str]:
+    """Print what a scale means. The lines with which a run would refuse the recipe; raises RecipeError if nothing can
+    be planned for them."""
+    from gen.run.describe import describe
+    from gen.run.outcome import scale_name
+    from gen.run.recipe import look_up
+
+    with waiting(f"planning {scale_name(asked)}"):
+        classes, lines = look_up(chosen, has_prompts)
+        try:
+            described = describe(chosen, classes, asked) if classes else ""
+        except ValueError:
+            if not lines:
+                raise
+            described = ""
+    if not described:
+        raise RecipeError.of(lines)
+    say(described)
+    return lines
+
+
+def _cut_prompts(chosen: "Recipe") -> str | None:
+    """A line if the model does not read prompts to their ends."""
+    with waiting("measuring how long prompts are"):
+        from gen.prompts.too_long import length_of
+        from gen.sampler.spec import check_sampler
+        from shards.labels.classes import load_classes
+
+        length = length_of(chosen, load_classes(chosen.classes.uncounted()), check_sampler(chosen.sampler).path)
+    return None if length is None else length.line
 
 
 def meanings(
@@ -98,15 +145,17 @@ def meanings(
         from cluster.process.stop_flag import StopFlag
         from gen.prompts.meanings import TABLE_COLUMNS, meaning_table, write_meanings
         from gen.prompts.write import meanings_only
-        from gen.run.recipe import Recipe
+        from gen.run.recipe import Recipe, check_given, missing_of
         from shards.disk.safe_text import visible
         from shards.labels.classes import load_classes
 
-    chosen = load_recipe(recipe, Recipe, overrides or ())
+    chosen = load_recipe(recipe, Recipe, overrides or (), missing_of, warn)
     if out is not None:
         check_file(out)
+    classes = load_classes(chosen.classes.uncounted())
+    check_given(chosen, classes)
     with StopFlag() as stop:
-        found = meanings_only(chosen, load_classes(chosen.classes.uncounted()), warn, stop)
+        found = meanings_only(chosen, classes, warn, stop)
     table = Table(*TABLE_COLUMNS)
     for row in meaning_table(found)[:show]:
         table.add_row(*(Text(visible(cell)) for cell in row))
@@ -127,6 +176,8 @@ def prompts(
 ) -> None:
     """Choose meanings, draw all prompts and tell how much they differ, before any GPU hour is spent.
 
+    Also tells how many prompts put a class into a place of another kind: a shark in a wood, a ship on a road.
+
     Writes meanings.jsonl, prompts.parquet and diversity.html. A run takes the table with `prompts.file=…`. Which sense
     of a name is meant is chosen by `meanings.choose=clip` (candidates from `llm`, a lexicon or WordNet; `meanings.real`
     and `meanings.clip` compare them with real images); `prompts.kind` is name, template, caption, cd, sd or cd+sd.
@@ -137,15 +188,18 @@ def prompts(
         from cluster.process.stop_flag import StopFlag
         from gen.prompts.diversity import report_lines
         from gen.prompts.diversity_page import write_page
+        from gen.prompts.strangers import find_strangers, place_lines
         from gen.prompts.table import PromptTable
         from gen.prompts.write import PROMPTS, measure_prompts, write_prompts
-        from gen.run.recipe import Recipe
+        from gen.run.recipe import Recipe, check_given, missing_of
         from shards.disk.data_set import refuse_foreign_folder
         from shards.labels.classes import load_classes
 
-    chosen = load_recipe(recipe, Recipe, overrides or ())
+    chosen = load_recipe(recipe, Recipe, overrides or (), missing_of, warn)
     refuse_foreign_folder(out)
     classes = load_classes(chosen.classes.uncounted())
+    if chosen.prompts.file is None:
+        check_given(chosen, classes)
     out.mkdir(parents=True, exist_ok=True)
     with StopFlag() as stop:
         made = write_prompts(chosen, classes, out, warn, stop)
@@ -154,6 +208,8 @@ def prompts(
     table = PromptTable.load(out / PROMPTS)
     for one in classes[:show]:
         say(f"{one.id:>4} {one.name}: {table.prompt(one.id, 0).text}")
+    for line in place_lines(find_strangers(table, classes, made.kinds)):
+        say(line)
     if report:
         with waiting("measuring how much the prompts differ"):
             measured = measure_prompts(table, chosen.seed, chosen.meanings.clip, chosen.sampler, warn)
@@ -175,26 +231,27 @@ def plan(
 ) -> None:
     """Print what a scale means: folds, shards, images, bytes, hours; optionally write every sample to a file.
 
+    A recipe that a run would refuse is refused after that.
+
     Example: `sixfold plan recipes/imagenet-sd15-6x.yaml --scale 6x --dry-run`
     """
     with waiting("loading the program"):
         from gen.make.plan import parse_scale
-        from gen.run.describe import describe, walk_plan
-        from gen.run.recipe import Recipe
+        from gen.run.describe import walk_plan
+        from gen.run.recipe import Recipe, missing_of
         from shards.labels.classes import load_classes
 
-    chosen = load_recipe(recipe, Recipe, overrides or ())
+    chosen = load_recipe(recipe, Recipe, overrides or (), missing_of, warn)
     asked = parse_scale(scale)
     if out is not None and not dry_run:
         check_file(out)
-    with waiting(f"planning {scale}"):
-        classes = load_classes(chosen.classes)
-        described = describe(chosen, classes, asked)
-    say(described)
+    lines = _say_plan(chosen, asked, has_prompts=False)
     if dry_run or out:
         with waiting("walking through all samples"):
-            walked = walk_plan(chosen, classes, asked, None if dry_run else out)
+            walked = walk_plan(chosen, load_classes(chosen.classes), asked, None if dry_run else out)
         say(walked)
+    if lines:
+        raise RecipeError.of(lines)
 
 
 def init(
@@ -221,7 +278,15 @@ def init(
     Example: `sixfold init photos/ --model models/my-sd`
     """
     with waiting("loading the program"):
-        from gen.run.init import choose_model, first_recipe, first_training, name_of, path_from, schema_from
+        from gen.run.init import (
+            choose_kind,
+            choose_model,
+            first_recipe,
+            first_training,
+            name_of,
+            path_from,
+            schema_from,
+        )
         from gen.run.recipe import Recipe
         from shards.disk.address import file_path, is_remote
         from shards.disk.replace import replace_file
@@ -239,13 +304,17 @@ def init(
             per_class = PER_CLASS
         classes = load_classes(ClassSpec(source=source, per_class=per_class))
         chosen = choose_model(model, revision)
+    with waiting("measuring how long prompts are"):
+        kind = choose_kind(classes, chosen.folder)
     check_file(file)
     folder, name = file.parent, name_of(file.name)
     place, model_place = (path_from(one, folder) for one in (source, chosen.model))
-    text = first_recipe(name, place, classes, per_class, chosen, model_place, schema_from(folder, "generate"))
+    text = first_recipe(name, place, classes, per_class, chosen, model_place, schema_from(folder, "generate"), kind)
     replace_file(file, text.encode())
     made = load_recipe(file, Recipe)
     say(f"{file}: {len(classes):,} classes, {sum(one.count for one in classes):,} images in 1x; {chosen.told}")
+    if kind.told is not None:
+        say(kind.told)
     if has_counts and source not in SHIPPED and (is_remote(source) or file_path(source).is_dir()):
         text = first_training(name, place, classes, made.sampler.stored_px, schema_from(folder, "train"))
         replace_file(training, text.encode())

@@ -6,10 +6,12 @@ In a notebook: `import shards; data = shards.open("out/sandbox")`; see `shards.v
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from shards.views.samples import DataSet
 
 
-def open(url: str, subset: str | None = None) -> "DataSet":
+def open(url: "str | PathLike[str]", subset: str | None = None) -> "DataSet":
     """The data set in a folder or at a URL, of all samples or of a subset such as "6x".
 
     Raises ValueError, in one line, for what is no data set of ours.

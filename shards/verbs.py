@@ -28,22 +28,29 @@ def verify(
     regenerate: Annotated[int, typer.Option(min=0, help="Make this many images again and compare.")] = 0,
     seed: Annotated[int, typer.Option(help="Which images --regenerate draws.")] = 0,
 ) -> None:
-    """Read every byte, compare with hashes and tables, name every damage. Exit 3 if there is any.
+    """Read every byte, compare with hashes and tables, name every damage.
+
+    Exit 3 if there is any, or if a run at work has not made all shards yet.
 
     Example: `sixfold verify out/sandbox --regenerate 20`
     """
     with waiting("loading the program"):
         from cluster.process.exit import EXIT_INCOMPLETE
+        from cluster.process.lease import writer_of
         from shards.disk.amounts import counted, size_text
-        from shards.disk.data_set import no_data_set, open_data_set
+        from shards.disk.data_set import is_data_set, no_data_set
         from shards.disk.safe_text import visible
-        from shards.set.status import asked_units
+        from shards.disk.store import open_for_reading
+        from shards.set.status import asked_units, shard_names
         from shards.set.verify import verify as verify_all
 
-    store = open_data_set(folder)
+    store = open_for_reading(folder)
+    writer = writer_of(store)  # before the look at the shards: what it makes since then is only more
+    if writer is None and not is_data_set(store):
+        raise no_data_set(store)
     with bar("verify") as advance:
-        report = verify_all(store, advance, expected=asked_units(store))
-    if not report.shards and not report.damages:
+        report = verify_all(store, advance, expected=asked_units(store), is_running=writer is not None)
+    if not report.shards and not report.damages and writer is None:
         raise no_data_set(store)
     for damage in report.damages:
         say(visible(str(damage)))
@@ -51,12 +58,18 @@ def verify(
         say(f"note: {visible(note)}")
     is_torn = report.damaged_shards() or report.damaged_files()
     advice = f"`sixfold repair {folder}`" if is_torn else "run the same `sixfold generate` again"
+    if writer is not None:
+        advice += " when the run has ended"
+        of = f"{len(report.unmade):,} of {counted(report.shards + len(report.unmade), 'shard')}"
+        state = "all its shards are made" if report.shards else "nothing is made yet"
+        state = f"not made yet are {of}{shard_names(report.unmade)}" if report.unmade else state
+        say(visible(f"a run is going on here ({writer}): {state}"))
     say(
         f"{counted(report.shards, 'shard')}, {counted(report.samples, 'sample')}, {counted(report.rows, 'row')}, "
         f"{size_text(report.bytes)}: "
         + (f"{counted(len(report.damages), 'damage')}; {advice}" if report.damages else "no damage")
     )
-    if report.damages:
+    if report.damages or report.unmade or not report.shards:
         raise typer.Exit(EXIT_INCOMPLETE)
     if regenerate:
         with waiting(f"making {counted(regenerate, 'image')} again"):
@@ -228,7 +241,7 @@ def push(
     with waiting("loading the program"):
         from shards.disk.address import local_root
         from shards.disk.amounts import counted, size_text
-        from shards.disk.data_set import is_data_set, no_data_set
+        from shards.disk.data_set import is_data_set, kind_of_place, no_data_set
         from shards.disk.store import open_for_reading
         from shards.views.hub import check_repo_id, token_of
         from shards.views.hub import push as push_files
@@ -239,7 +252,7 @@ def push(
     if is_data_set(store):
         kind: Literal["dataset", "model"] = "dataset"
         files = data_set_files(store, repo.partition("/")[2], unlicensed)
-    elif root is not None and (root / "model.safetensors").is_file():
+    elif root is not None and ((root / "model.safetensors").is_file() or kind_of_place(store) == "training"):
         from train.task.model_card import model_files
 
         kind, files = "model", model_files(root, repo, licence)

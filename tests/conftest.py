@@ -22,7 +22,7 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ["XDG_CACHE_HOME"] = CACHE
 
 # What is told of waits depends on how fast the machine is; tests of that set times of their own.
-waiting.FIRST_S, waiting.LINES_S = math.inf, (math.inf,)
+waiting.LIVE_S, waiting.LINES_S = math.inf, (math.inf,)
 
 # Files that take longest, the longest first (seconds on two cores): begun last, they would be waited for alone.
 LONGEST = (

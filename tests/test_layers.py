@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train.model": {*BELOW_GEN, "gen.model", "gen.names"},
     "train.evaluate": {*BELOW_GEN, "gen.model", "gen.names", "train.model"},
     "train.recipe": {*BELOW_GEN, "train.evaluate", "train.model"},
+    "train.sources": {*BELOW_GEN, "train.evaluate", "train.model", "train.recipe"},
     "train.task": {*BELOW_GEN, "gen.model", "gen.names", "train.evaluate", "train.model", "train.recipe"},
     "train.session": {*BELOW_GEN, "train.evaluate", "train.model", "train.recipe", "train.task"},
     "train.run": {*BELOW_GEN, "train.recipe", "train.session", "train.task"},

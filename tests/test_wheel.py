@@ -72,13 +72,30 @@ def test_a_wheel_makes_images_in_a_folder_with_files_of_our_names(
 def test_a_wheel_has_recipes_models_schemas_and_pages_for_all_verbs(installed: Path, tmp_path: Path) -> None:
     for words in (
         ["doctor"],
-        ["train", "recipes/sandbox-train.yaml", "--dry-run"],
         ["sweep", "recipes/sweeps/scale.yaml", "--dry-run"],
     ):
         done = said([installed / "sixfold", *words], tmp_path)
         assert done.returncode == 0, done.stderr
+    tried = said([installed / "sixfold", "train", "recipes/sandbox-train.yaml", "--dry-run"], tmp_path)
+    assert tried.returncode == 2, "its data are not made yet"
+    refused = [line.removeprefix("sixfold: ") for line in tried.stderr.splitlines() if ": found no folder" in line]
+    assert len(refused) == 7, tried.stderr
+    assert all(line.startswith(("data.domains.", "evaluate.")) for line in refused)
     begun = said([installed / "sixfold", "init", "sandbox", "--model", "sandbox/models/generator"], tmp_path)
     assert begun.returncode == 0, begun.stderr
     schema = (tmp_path / "sandbox.yaml").read_text().splitlines()[0].partition("$schema=")[2]
     assert Path(schema).is_file()
     assert (installed.parent / "lib").resolve() in Path(schema).resolve().parents
+
+
+def test_a_wheel_makes_the_real_sets_that_the_recipes_of_the_sandbox_read(installed: Path, tmp_path: Path) -> None:
+    """What the error about a missing one advises: `python -m sandbox.build`; here one set of six."""
+    missing = said([installed / "sixfold", "status", "out/real/real-val"], tmp_path)
+    assert f"'{installed / 'python'}' -m sandbox.build --data {tmp_path / 'out' / 'real'}`" in missing.stderr
+    helped = said([installed / "python", "-m", "sandbox.build", "--help"], tmp_path)
+    assert "python -m sandbox.build --data out/real" in " ".join(helped.stdout.split())
+    one = "from pathlib import Path; from sandbox.build import *; write_set('real-val', Path('out/real/real-val'))"
+    made = said([installed / "python", "-c", one], tmp_path)
+    assert made.returncode == 0, made.stderr
+    there = said([installed / "sixfold", "status", "out/real/real-val"], tmp_path)
+    assert "480, in shards that are done" in there.stdout

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cluster.recipes.folder import refuse_other
 from cluster.recipes.load import fingerprint
 from shards.stream.spec import StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
@@ -89,18 +90,26 @@ class TrainRecipe(BaseModel):
         return tuple(domain.quota for domain in self.data.domains)
 
     @model_validator(mode="after")
-    def _parts_fit_each_other(self) -> "TrainRecipe":
+    def _warmup_ends(self) -> "TrainRecipe":
         if self.optim.warmup_steps >= self.schedule.steps:
             raise ValueError(
                 f"optim.warmup_steps: found {self.optim.warmup_steps}, expected fewer than schedule.steps = "
                 f"{self.schedule.steps}; lower optim.warmup_steps or raise schedule.steps"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_bounded(self) -> "TrainRecipe":
         step_images = self.schedule.groups * sum(self.quotas)
         if step_images > MAX_STEP_IMAGES:
             raise ValueError(
                 f"schedule.groups: found {self.schedule.groups:,} groups of {sum(self.quotas):,} images, expected "
                 f"steps of at most {MAX_STEP_IMAGES:,}; lower it or the quotas"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _real_comes_first(self) -> "TrainRecipe":
         is_first_apart = self.optim.loss != "pooled" or self.model.aux != "none"
         if is_first_apart and len(self.data.domains) > 1 and self.data.domains[0].name != "real":
             raise ValueError(
@@ -141,6 +150,23 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
             del chosen["model"][name]
         else:
             chosen["model"][name] = list(value)
+    return chosen
+
+
+def refuse_changed(before: TrainRecipe, now: TrainRecipe, where: str) -> None:
+    """Raises ValueError with the list of differences if the training in the folder `where` began with a recipe that
+    decides otherwise."""
+    if before.model == now.model:  # then pictures are normalised alike, and timm need not be loaded to say how
+        refuse_other(_but_model(before), _but_model(now), TrainRecipe, where, "training")
+    else:
+        refuse_other(deciding(before), deciding(now), TrainRecipe, where, "training")
+
+
+def _but_model(recipe: TrainRecipe) -> dict[str, Any]:
+    """`deciding` without the model."""
+    chosen = recipe.model_dump(mode="json", exclude={**_FREE, "model": True})
+    for domain in chosen["data"]["domains"]:
+        del domain["source"]
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from cluster.console import RecipeFile, check_file, local_path, overrides_of, path_option, recipe_argument, say, warn
+from cluster.recipes.beside import default_place
 from cluster.recipes.load import load_recipe
+from cluster.recipes.mistake import RecipeError
 from cluster.waiting import waiting
 from shards.disk.home import home
 
@@ -38,7 +41,9 @@ SweepOverrides = Annotated[list[str] | None, overrides_of(_sweep_model)]
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    out: Annotated[Path | None, path_option("Folder of the run.", "out/train/<name of the recipe>")] = None,
+    out: Annotated[
+        Path | None, path_option("Folder of the run.", "out/train/<name of the recipe>, as of generate")
+    ] = None,
     ranks: Annotated[
         int | None,
         typer.Option(
@@ -48,7 +53,8 @@ def train(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the recipe and print it resolved; train nothing.")
+        bool,
+        typer.Option("--dry-run", help="Check the recipe and what it names, and print it resolved; train nothing."),
     ] = False,
 ) -> None:
     """Train on shards as they stream: exact quotas of real and synthetic images, auxiliary BatchNorm, resumable.
@@ -63,15 +69,41 @@ def train(
         from cluster.ranks.group import Ranks
         from cluster.ranks.place import find_place
         from cluster.recipes.load import dump_recipe
+        from train.model.classifiers import check_model_name
         from train.recipe import TrainRecipe
+        from train.session.run_folder import look
+        from train.sources import look_up
+        from train.task.facts import FACTS
 
     with StopFlag() as stop, Ranks(find_place(os.environ)) as met:  # an error on one rank now ends all with its cause
-        chosen = load_recipe(recipe, TrainRecipe, overrides or ())
-        folder = out or Path("out/train") / chosen.name
+        tell, check_name = (warn if met.rank == 0 else _nobody), (check_model_name if dry_run else None)
+        chosen = load_recipe(recipe, TrainRecipe, overrides or (), lambda part: look_up(part, check_name).refused, tell)
+        folder = _place_of(out, recipe, f"out/train/{chosen.name}", tell)
+        if met.world == 1 and not dry_run:
+            facts = FACTS[chosen.task]
+            done = look(chosen, folder, facts.last_file, facts.metric)
+            if done is not None:
+                say(done.sentence())
+                return
+        refused: tuple[str, ...] = ()
+        if met.rank == 0:
+            with waiting("looking for what the recipe names"):
+                found = look_up(chosen, check_name)
+            for line in found.places:
+                say(f"# {line}" if dry_run else line)
+            refused = found.refused
+            if dry_run and found.note is not None:
+                warn(found.note)
         if ranks is not None:
+            for line in refused:  # the machines of the cluster may have it
+                warn(f"on this machine: {line}")
             _train_over_ray(chosen, folder, ranks, stop, dry_run)
         elif dry_run:
             say(dump_recipe(chosen).rstrip())
+        is_done = (folder / FACTS[chosen.task].last_file).is_file()  # then no data are needed any more
+        if refused and not is_done:
+            raise RecipeError.of(refused)
+        if dry_run:
             return
         if met.world == 1:
             _say_what_stays_idle(1)
@@ -84,6 +116,20 @@ def train(
     if met.world > 1:
         leave(outcome.exit_code)
     raise typer.Exit(outcome.exit_code)
+
+
+def _nobody(line: str) -> None:
+    """Hears what another rank says."""
+
+
+def _place_of(out: Path | None, recipe: Path, usual: str, tell: Callable[[str], None]) -> Path:
+    """The folder of a run; `tell` hears if it might be another one."""
+    if out is not None:
+        return out
+    place, note = default_place(recipe, usual)
+    if note is not None:
+        tell(note)
+    return Path(place)
 
 
 def _say_what_stays_idle(gpus_used: int) -> None:
@@ -149,7 +195,7 @@ def evaluate(
         bool, typer.Option("--dry-run", help="Find model, sets and which class is which output; measure nothing.")
     ] = False,
 ) -> None:
-    """Measure a trained model: accuracy by class, and a page of what it confuses.
+    """Measure a trained model: accuracy by class, and a page for each set of what it confuses.
 
     Classes are matched by name where model and set have names, otherwise by number.
 
@@ -157,6 +203,7 @@ def evaluate(
     """
     with waiting("loading the program"):
         from train.evaluate.existing import open_on
+        from train.evaluate.results import RESULTS
         from train.evaluate.subject import open_subject
 
     with waiting("looking for the model"):
@@ -164,31 +211,35 @@ def evaluate(
     say(f"model: {subject.line}")
     if note := subject.shown_otherwise():
         say(note)
+    folder = out or Path("out/evaluate") / subject.name
     with waiting("looking through the sets"):
-        sets, lines = open_on(subject, on, subset, "own" if own_classes else "all")
+        sets, lines = open_on(subject, on, subset, "own" if own_classes else "all", folder)
     for line in lines:
         say(line)
     if dry_run:
         return
     with waiting("loading torch and timm"):
         from cluster.ranks.place import device_of, find_place
-        from train.evaluate.existing import PAGE, measure_on, table, write_reports
+        from train.evaluate.existing import measure_on, page_name, table, write_reports
 
-    folder = out or Path("out/evaluate") / subject.name
-    check_file(folder / PAGE)
+    for one in sets:
+        check_file(folder / page_name(one.name))
     device = device_of(find_place({}), os.environ)
     with waiting("measuring"):
         reports = measure_on(subject, sets, batch, device, say)
     for report in reports:
         say(table(report))
     write_reports(folder, subject, reports)
-    say(f"results: {folder}; what is confused with what: {folder / PAGE}")
+    pages = ", ".join(str(folder / page_name(one.name)) for one in sets)
+    say(f"results: {folder / RESULTS}; what is confused with what: {pages}")
 
 
 def sweep(
     sweep: Annotated[Path, recipe_argument("SWEEP", "A YAML file; see recipes/sweeps/.")],
     overrides: SweepOverrides = None,
-    out: Annotated[Path | None, path_option("Folder of the sweep.", "out/sweeps/<name of the sweep>")] = None,
+    out: Annotated[
+        Path | None, path_option("Folder of the sweep.", "out/sweeps/<name of the sweep>, as of generate")
+    ] = None,
     points: Annotated[
         str | None,
         typer.Option(help="Train these points only, such as 0x,6x; a later call goes on.", show_default="all"),
@@ -214,9 +265,9 @@ def sweep(
     for key in [override.partition("=")[0] for override in overrides or ()]:
         if key.partition(".")[0] in TrainRecipe.model_fields.keys() - SweepSpec.model_fields.keys():
             raise ValueError(f"command line: `{key}` is a field of runs; for all runs of a sweep set `changes.{key}`")
-    spec = load_recipe(sweep, SweepSpec, overrides or ())
-    base = load_recipe(spec.base, TrainRecipe)
-    folder = out or Path("out/sweeps") / spec.name
+    spec = load_recipe(sweep, SweepSpec, overrides or (), say=warn)
+    base = load_recipe(spec.base, TrainRecipe, say=warn)
+    folder = _place_of(out, sweep, f"out/sweeps/{spec.name}", warn)
     runs = plan_runs(spec, base)
     labels = None if points is None else [label.strip() for label in points.split(",")]
     wanted = chosen_runs(runs, labels)

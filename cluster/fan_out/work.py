@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_INCOMPLETE
 from shards.disk.record import JSON
@@ -63,16 +63,25 @@ class FanOutSpec(BaseModel):
             return None if share else 0
         return math.ceil(self.workers * share)
 
-    def model_post_init(self, context: object, /) -> None:
-        """Raises ValueError for values that a field alone cannot refuse."""
+    @model_validator(mode="after")
+    def _workers_are_some(self) -> "FanOutSpec":
         if self.workers != "auto" and self.workers < 1:
             raise ValueError(f"cluster.workers: found {self.workers}, expected auto or at least 1")
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_are_no_debt(self) -> "FanOutSpec":
         if self.gpus_per_worker != "auto" and self.gpus_per_worker < 0:
             raise ValueError(f"cluster.gpus_per_worker: found {self.gpus_per_worker}, expected auto or at least 0")
+        return self
+
+    @model_validator(mode="after")
+    def _stragglers_are_slow(self) -> "FanOutSpec":
         if 0 < self.straggler_factor < 1.5:
             raise ValueError(
                 f"cluster.straggler_factor: found {self.straggler_factor}, expected 0 (never) or at least 1.5"
             )
+        return self
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +18,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
-from cluster.recipes.beside import beside_recipe
-from cluster.recipes.mistake import RecipeError, mistakes, model_in, short
+from cluster.recipes.beside import Twice, beside_recipe
+from cluster.recipes.mistake import RecipeError, mistakes, model_in, short, sound_part
 from cluster.recipes.overrides import COMMAND_LINE, read_override, set_at
 from shards.disk.home import home
 from shards.disk.regular import read_regular
@@ -33,28 +33,53 @@ Model = TypeVar("Model", bound=BaseModel)
 Json = dict[str, Any] | list[Any] | str | int | float | bool | None
 
 
-def load_recipe(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
+def nothing_more(part: BaseModel) -> Sequence[str]:
+    """For recipes that name nothing that may be missing."""
+    return ()
+
+
+def _nobody(line: str) -> None:
+    """Hears what nobody asked for."""
+
+
+def load_recipe(
+    path: Path,
+    model: type[Model],
+    overrides: Sequence[str] = (),
+    more_of: Callable[[Model], Sequence[str]] = nothing_more,
+    say: Callable[[str], None] = _nobody,
+) -> Model:
     """Read `path`, lay the overrides (`sampler.steps=20`, values in YAML) over it, validate.
 
     Where a relative path leads to nothing, it is looked for beside our code: so `recipes/sandbox.yaml` is found from
     any folder. Raises RecipeError: missing or oversized file, YAML that is not plain data (tags, aliases, duplicate
     keys), unknown keys, values that do not fit, overrides without `=`. All that does not fit is told in one answer.
+    `more_of` is asked for that answer alone, not for a sound recipe: it gets the sound part of this one, as
+    `cluster.recipes.mistake.sound_part` makes it, and says what is wrong with what that names, such as missing files.
+    `say` hears of each path that leads to something beside the recipe and to something else in the caller's folder.
     """
     shipped = home() / path
     path = shipped if shipped.is_file() and not path.exists() else path
     try:
-        return _load(path, model, overrides)
+        return _load(path, model, overrides, more_of, say)
     except RecipeError as error:
         error.path, error.model = path, model
         raise
 
 
-def _load(path: Path, model: type[Model], overrides: Sequence[str]) -> Model:
+def _load(
+    path: Path,
+    model: type[Model],
+    overrides: Sequence[str],
+    more_of: Callable[[Model], Sequence[str]],
+    say: Callable[[str], None],
+) -> Model:
     if path.is_dir():
         raise RecipeError(f"{path}: found a folder, expected a recipe; give a YAML file in it")
     if not path.is_file():
         root = next(root for root in (Path(), home()) if (root / "recipes").is_dir() or root == home())
-        shipped = {file.stem: str(file.relative_to(root)) for file in sorted((root / "recipes").glob("**/*.yaml"))}
+        files = [file for file in sorted((root / "recipes").glob("**/*.yaml")) if _is_of(file, model)]
+        shipped = {file.stem: str(file.relative_to(root)) for file in files}
         near = get_close_matches(path.stem, shipped, n=1, cutoff=0.7)
         some = ", ".join(sorted(shipped.values())[:SHIPPED_NAMED]) or "your own"
         hint = f"did you mean {shipped[near[0]]}?" if near else f"give a YAML file, for example {some}"
@@ -64,11 +89,17 @@ def _load(path: Path, model: type[Model], overrides: Sequence[str]) -> Model:
     from shards.disk.layout import META  # pyarrow, which `--help` does not wait for
 
     folder = None if path.parent.name == META else path.parent  # what lies in there is the data set's, not the recipe's
-    return parse_recipe(read_regular(path, MAX_RECIPE_BYTES), model, str(path), overrides, folder)
+    return parse_recipe(read_regular(path, MAX_RECIPE_BYTES), model, str(path), overrides, folder, more_of, say)
 
 
 def parse_recipe(
-    content: bytes, model: type[Model], path: str, overrides: Sequence[str] = (), folder: Path | None = None
+    content: bytes,
+    model: type[Model],
+    path: str,
+    overrides: Sequence[str] = (),
+    folder: Path | None = None,
+    more_of: Callable[[Model], Sequence[str]] = nothing_more,
+    say: Callable[[str], None] = _nobody,
 ) -> Model:
     """As `load_recipe`, for content that was read already; `path` names it in messages, `folder` is the one beside
     whose files its relative paths are looked for."""
@@ -83,14 +114,22 @@ def parse_recipe(
     if not isinstance(data, dict):
         found = "nothing" if data is None else "a list" if isinstance(data, list) else "text"
         raise RecipeError(f"{path}: found {found}, expected `key: value` lines, as in recipes/sandbox.yaml")
-    data = data if folder is None else beside_recipe(data, model, folder)
+    twice: Twice = {}
+    data = data if folder is None else beside_recipe(data, model, folder, twice)
     for override in overrides:
         loc, value = read_override(override, model)
         set_at(data, loc, value, COMMAND_LINE)
         where |= {loc[: depth + 1]: COMMAND_LINE for depth in range(len(loc)) if loc[: depth + 1] not in where}
         where[loc] = COMMAND_LINE
+        twice = {place: line for place, line in twice.items() if place[: len(loc)] != loc}
+    for both in twice.values():
+        say(both)
     _refuse_secrets(data, (), where, path)
-    return _validate(data, model, where, path)
+    try:
+        return model.model_validate(data)
+    except ValidationError as invalid:
+        told = [f"{_place_of(loc, where, path)}: {line}" for loc, line in mistakes(invalid, model, data)]
+        raise RecipeError.of([*told, *more_of(sound_part(model, data)[0])]) from None
 
 
 def _refuse_secrets(value: Any, loc: tuple[str, ...], where: Mapping[tuple[str, ...], str], path: str) -> None:
@@ -116,13 +155,26 @@ def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
 
     None for a file that has no such keys: it cannot be read, or is no mapping.
     """
+    keys = _keys_of(path)
+    if keys is None:
+        return None
+    return max(kinds, key=lambda name: len(keys & kinds[name].model_fields.keys()))
+
+
+def _is_of(path: Path, model: type[BaseModel]) -> bool:
+    """Whether the file has the keys that the model asks for, and none that it refuses."""
+    keys, known = _keys_of(path) or set(), model.model_fields
+    is_known = model.model_config.get("extra") != "forbid" or keys <= known.keys()
+    return is_known and keys >= {name for name, field in known.items() if field.is_required()}
+
+
+def _keys_of(path: Path) -> set[str] | None:
+    """The file's top-level keys; None for one that cannot be read, or is no mapping."""
     try:
         data, _ = plain_yaml(read_regular(path, MAX_RECIPE_BYTES))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+    except (OSError, ValueError, yaml.YAMLError):
         return None
-    if not isinstance(data, dict):
-        return None
-    return max(kinds, key=lambda name: len(data.keys() & kinds[name].model_fields.keys()))
+    return {str(key) for key in data} if isinstance(data, dict) else None
 
 
 def dump_recipe(recipe: BaseModel) -> str:
@@ -258,14 +310,6 @@ def _lines(root: yaml.Node | None) -> list[tuple[tuple[str, ...], int]]:
 
     walk(root, ())
     return found
-
-
-def _validate(data: dict[str, Any], model: type[Model], where: Mapping[tuple[str, ...], str], path: str) -> Model:
-    try:
-        return model.model_validate(data)
-    except ValidationError as invalid:
-        found = mistakes(invalid, model, data)
-        raise RecipeError.of([f"{_place_of(loc, where, path)}: {line}" for loc, line in found]) from None
 
 
 def _place_of(loc: tuple[str, ...], where: Mapping[tuple[str, ...], str], path: str) -> str:

@@ -2,17 +2,21 @@
 
 In: pydantic's `ValidationError`, the model and the data it refused. Out: of each mistake the place (a path of keys) and
 a line: what was found, what was expected, or the nearest valid name. Knows no field of any recipe.
+
+pydantic leaves out the checks of a model that has a mistake in a field, and all checks behind the first one that fails.
+Here they are made up for, each on its own, on the fields that are sound: see `sound_part`.
 """
 
+import contextlib
 import difflib
 import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 SHORT = 60  # characters of a value in a message
@@ -36,6 +40,7 @@ _WORDS = {  # pydantic's words -> those of a person who writes YAML
 
 
 Place = tuple[str, ...]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class RecipeError(ValueError):
@@ -54,8 +59,12 @@ class RecipeError(ValueError):
 def mistakes(invalid: ValidationError, model: type[BaseModel], data: object) -> list[tuple[Place, str]]:
     """(place, line) of each mistake, as the fields are ordered. A key that a misspelt one stands for is not missing."""
     at: dict[Place, list[Any]] = {}  # of a union such as `int | "auto"` every part that did not fit has an error
-    for error in invalid.errors(include_url=False):
-        at.setdefault(_place(data, error), []).append(error)
+    known: set[tuple[str, ...]] = set()
+    for error in [*invalid.errors(include_url=False), *sound_part(model, data)[1]]:
+        mark = (*map(str, error["loc"]), error["type"], str(error.get("ctx", {}).get("error")))
+        if mark not in known:
+            known.add(mark)
+            at.setdefault(_place(data, error), []).append(error)
     misspelt = [place for place, errors in at.items() if errors[0]["type"] == "extra_forbidden"]
     meant = {(*place[:-1], name) for place in misspelt for name in _near(place, model)}
     found = []
@@ -64,12 +73,70 @@ def mistakes(invalid: ValidationError, model: type[BaseModel], data: object) -> 
         is_explained = kind == "too_short" and any(other[: len(place)] == place for other in at if other != place)
         if is_explained or (kind == "missing" and place in meant):  # an entry with a mistake does not count as one
             continue
-        line = _line(errors, place, model)
-        if kind == "value_error":  # our own checks look at several fields and name the one to change
-            named = tuple(line.partition(":")[0].split("."))
-            place = named if named[-1] in fields_at(model, named[:-1]) else place
-        found.append((place, line))
+        if kind != "value_error":
+            found.append((place, _line(errors, place, model)))
+            continue
+        for error in errors:  # our own checks look at several fields and name the one to change
+            if error["type"] == kind:
+                line = _ours(str(error["ctx"]["error"]), ".".join(place), fields_at(model, place))
+                named = tuple(line.partition(":")[0].split("."))
+                found.append((named if named[-1] in fields_at(model, named[:-1]) else place, line))
     return found
+
+
+def sound_part(model: type[Model], data: object, loc: tuple[str | int, ...] = ()) -> tuple[Model, list[Any]]:
+    """A `model` of the fields that are sound by themselves, and the errors of its other fields and of its checks.
+
+    It is for checks of what is sound: a field that is not is missing, so whoever reads it gets an AttributeError. A
+    check (a `model_validator` of mode "after") that reads one is left out. Errors have the form of pydantic's.
+    """
+    given = data if isinstance(data, Mapping) else {}
+    values: dict[str, Any] = {}
+    errors: list[Any] = []
+    for name in (name for name in model.model_fields if name in given):
+        with contextlib.suppress(_Unsound):
+            values[name] = _sound_value(model.model_fields[name], given[name], (*loc, name), errors)
+    part = model.model_construct(set(values), **values)
+    for name in given.keys() - values.keys():
+        part.__dict__.pop(name, None)  # pydantic has put the default there
+    for name, check in model.__pydantic_decorators__.model_validators.items():
+        if check.info.mode == "after":
+            try:
+                getattr(part, name)()
+            except AttributeError:
+                continue
+            except ValueError as error:
+                errors.append({"type": "value_error", "loc": loc, "ctx": {"error": error}})
+    return part, errors
+
+
+class _Unsound(Exception):
+    """The value of a field does not fit; its errors were kept."""
+
+
+def _sound_value(field: FieldInfo, value: Any, loc: tuple[str | int, ...], errors: list[Any]) -> Any:
+    """The value as the model holds it. Raises _Unsound."""
+    inner, origin = model_in(field.annotation), typing.get_origin(field.annotation)
+
+    def one(item: Any, key: str | int | None = None) -> BaseModel:
+        if inner is None or not isinstance(item, Mapping):
+            raise _Unsound
+        part, found = sound_part(inner, item, loc if key is None else (*loc, key))
+        errors.extend(found)
+        return part
+
+    if inner is not None and origin in (list, tuple) and isinstance(value, list):
+        return tuple(one(item, number) for number, item in enumerate(value))
+    if inner is not None and origin in (dict, Mapping) and isinstance(value, Mapping):
+        return {key: one(item, key) for key, item in value.items()}
+    if inner is not None and value is not None:
+        return one(value)
+    try:
+        kind: Any = Annotated[(field.annotation, *field.metadata, "")]  # an annotation needs one at least
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as invalid:
+        errors.extend({**error, "loc": (*loc, *error["loc"])} for error in invalid.errors(include_url=False))
+        raise _Unsound from None
 
 
 def fields_at(model: type[BaseModel], place: Sequence[str]) -> Mapping[str, FieldInfo]:
@@ -132,8 +199,6 @@ def _line(errors: Sequence[Any], place: Place, model: type[BaseModel]) -> str:
     about = f" ({meaning})" if meaning else ""
     if kind == "missing":
         return f"`{name}` is missing{about}; add it"
-    if kind == "value_error":  # our own, which says all there is to say
-        return _ours(str(errors[0]["ctx"]["error"]), name, fields_at(model, place))
     found = f"`{name}`: found {short(errors[0]['input'])}, expected"
     if kind == "model_type":
         fields = list(fields_at(model, place))

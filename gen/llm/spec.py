@@ -78,24 +78,48 @@ class LlmSpec(BaseModel):
     cache: str = Field("out/llm.sqlite", min_length=1, description="SQLite file of answers; of one machine at a time")
 
     @model_validator(mode="after")
-    def _fields_are_safe_and_fit_the_provider(self) -> "LlmSpec":
+    def _address_is_safe(self) -> "LlmSpec":
         if self.base_url is not None:
             check_base_url(self.base_url)
+        return self
+
+    @model_validator(mode="after")
+    def _key_is_a_name(self) -> "LlmSpec":
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", self.key_env):
             raise ValueError(
                 "llm.key_env: expected the NAME of an environment variable in capitals, such as OPENAI_API_KEY; never "
                 "write a key itself into a recipe"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _model_fits_provider(self) -> "LlmSpec":
         if self.provider != "offline" and self.model is None:
             raise ValueError(f"llm.model: found none for provider {self.provider}, expected its name")
         if self.provider == "offline" and self.model is not None:
             raise ValueError("llm.model: found one for provider offline, expected openai or transformers beside it")
+        return self
+
+    @model_validator(mode="after")
+    def _address_fits_provider(self) -> "LlmSpec":
         if self.base_url is not None and self.provider != "openai":
             raise ValueError(f"llm.base_url: found one for provider {self.provider}, expected provider openai")
+        return self
+
+    @model_validator(mode="after")
+    def _revision_fits_provider(self) -> "LlmSpec":
         if self.revision is not None and self.provider != "transformers":
             raise ValueError(f"llm.revision: found one for provider {self.provider}, expected provider transformers")
+        return self
+
+    @model_validator(mode="after")
+    def _extra_fits_provider(self) -> "LlmSpec":
         if self.extra and self.provider != "openai":
             raise ValueError(f"llm.extra: found fields for provider {self.provider}, expected provider openai")
+        return self
+
+    @model_validator(mode="after")
+    def _extra_is_not_ours(self) -> "LlmSpec":
         if ours := sorted(OWN_FIELDS & self.extra.keys()):
             raise ValueError(f"llm.extra: found {ours[0]}, which sixfold sets itself; remove it there")
         return self

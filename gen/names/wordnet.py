@@ -15,18 +15,37 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from gen.names.noun_phrase import is_plural, noun_phrase
 from shards.labels.imagenet import package_folder
 from shards.labels.text_file import read_lines
 
-MAX_GLOSS_WORDS = 16  # CLIP reads 77 tokens, and a prompt has more than the meaning
+MAX_GLOSS_WORDS = 8  # a prompt has 25 words at most, and more to say than the meaning
 
-# Words that a shortened definition must not end with.
+# Words that a part of a definition must not end with.
 DANGLING = frozenset(("a", "an", "and", "as", "at", "by", "for", "from", "in", "is",
                        "its", "of", "on", "or", "that", "the", "to", "when", "which", "with"))  # fmt: skip
 # Endings of plurals and those of the singular, as in WordNet's own look-up.
 PLURALS = (("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"),
            ("ies", "y"))  # fmt: skip
 
+# A clause that may be left out begins here, and so the part before it is whole.
+_CLAUSE = re.compile(
+    r":|, (?=usually|especially|often|generally|chiefly|native|found|used|with|having|which|that|as )|"
+    r"(?<![,:] )\b(?:that|which|who|whose|where|when|with|without|having|used|for|from|consisting|containing|similar|"
+    r"related|resembling|characterized|designed|worn|bearing|such|seen|distinguished)\b"
+)
+_ANY_CLAUSE = re.compile(rf"\s*(?:{_CLAUSE.pattern}|,|\b(?:of|in|on|at|to|by|as|and|or)\b)")
+_UNFINISHED = re.compile(r".*(?:ed|ing|ly|or|and)|usually|often|etc|various|several|any|used")  # as a last word
+_ANY_OF = re.compile(
+    r"(?:any|one) of (?:the |a )?(?:various |several |numerous |many |certain |different )?(?:kinds of )?"
+)
+_AFTER_NOUN = re.compile(rf"\s*(?:{_CLAUSE.pattern}|,)| (?=(?:of|in|on|at|by|to|and|or|as)\b)")
+# What says nothing without the words behind it: a breed of dog, small enough to carry, red and white.
+_MEASURES = frozenset(
+    (*("piece", "breed", "kind", "type", "sort", "form", "variety", "member", "part", "pair", "set", "group", "one"),
+     *("species", "genus", "name", "number", "strain", "version", "class", "unit", "end", "side", "top", "enough"))
+)  # fmt: skip
+_LEADING_ARTICLE = re.compile(r"^(?:an?|the) ")
 _WORDNET_ID = re.compile(r"n([0-9]{8})")
 
 
@@ -123,13 +142,53 @@ def _timm_definitions() -> Mapping[str, str]:
 
 
 def phrase(name: str, gloss: str) -> str:
-    """`name`, a comma, and the first statement of its definition, without brackets, examples and later statements."""
+    """`name`, a comma, and what its definition says it is: "crane, a large long-necked wading bird".
+
+    Brackets, examples and later statements go. The rest ends where a clause of the definition ends, at the last such
+    place within MAX_GLOSS_WORDS words; a definition without such a place gives the name alone.
+    """
     told = re.sub(r"\([^()]*\)", " ", gloss.partition('"')[0])
     statements = [" ".join(part.split()) for part in told.split(";")]
-    first = next((part for part in statements if part), "")
-    words = first.split(" ")
-    if len(words) > MAX_GLOSS_WORDS:
-        words = words[:MAX_GLOSS_WORDS]
-        while words[-1].lower() in DANGLING and len(words) > 1:
-            words.pop()
-    return f"{name}, {' '.join(words).rstrip(' ,:')}" if first else name
+    what = _whole_part(_one_of_them(next((part for part in statements if part), "")))
+    return f"{name}, {noun_phrase(what)}" if what else name
+
+
+def _one_of_them(statement: str) -> str:
+    """ "any of various web-footed turtles" is "web-footed turtle": what is said of a kind, said of one."""
+    many = _ANY_OF.match(statement)
+    if many is None:
+        statement = _LEADING_ARTICLE.sub("", statement)
+    head, tail = _split_head(statement[many.end() if many else 0 :])
+    if not is_plural(head):
+        return head + tail
+    for plural, singular in sorted(PLURALS, key=lambda pair: -len(pair[0])):
+        if head.endswith(plural):
+            return head.removesuffix(plural) + singular + tail
+    return head + tail
+
+
+def _split_head(text: str) -> tuple[str, str]:
+    found = _ANY_CLAUSE.search(text)
+    return (text[: found.start()], text[found.start() :]) if found else (text, "")
+
+
+def _whole_part(statement: str) -> str:
+    """The longest beginning that has at most MAX_GLOSS_WORDS words and ends with a clause, or with the noun that says
+    what it is; "" if there is none."""
+    ends = [match.start() for match in _CLAUSE.finditer(statement)] + [len(statement)]
+    whole = [statement[:end].rstrip(" ,:.") for end in ends]
+    head = _AFTER_NOUN.split(statement, maxsplit=1)[0].rstrip(" ,:.")
+    joined = statement[len(head) :].lstrip().startswith(("and ", "or ", "to ", "as ", ","))
+    if head and not joined and head.split()[-1] not in _MEASURES:
+        whole.append(head)
+    fitting = [part for part in whole if _is_whole(part)]
+    return max(fitting, key=len, default="")
+
+
+def _is_whole(part: str) -> bool:
+    words = part.split()
+    return (
+        0 < len(words) <= MAX_GLOSS_WORDS
+        and words[-1] not in DANGLING | _MEASURES
+        and _UNFINISHED.fullmatch(words[-1]) is None
+    )

@@ -1,22 +1,28 @@
 """Candidates: the senses that a class name may have, as phrases such as "crane, the bird".
 
-In: classes, a lexicon, a language model or None, the run seed. Out: one `Offer` a class. With a language model all come
-from it: where it names no sense, nothing stands in, and the caller gets an error. Without one they come from the first
-of these that has any: the lexicon's `senses`, WordNet where it is installed, the definitions that timm ships. A class
-with a WordNet id has one sense by that id, so WordNet and timm give it one candidate. Nothing is written.
+In: classes, a lexicon, a language model or None, the run seed. Out: one `Offer` a class. Nothing is written.
+
+Senses that a lexicon lists are all there are. Otherwise candidates are the bare name (see `Offer.compared`) and
+
+    the sense of the class's WordNet id, as glosses.yaml or its definition tells it
+    the other senses of the same name, from ImageNet-21k's table in timm, and from WordNet where it is installed
+    what a language model names; where it names no sense, nothing stands in, and the caller gets an error
+
+and real images decide. Without images a WordNet id decides: its sense is said if the name needs it (`gen.names.gloss`).
 """
 
 import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cluster.fan_out.work import JSON
 from gen.llm.ask import Ask, Llm
 from gen.llm.call import LlmError
+from gen.names.gloss import needed_gloss, other_glosses, own_gloss
 from gen.names.wordnet import WordNet, definition_of_id, open_wordnet, phrase, sense_of_id, senses_of
 from gen.wording.lexicon import Lexicon
 from shards.disk.address import file_path
@@ -40,29 +46,46 @@ _BULLET = re.compile(r"^(?:[-*\u2022]|[0-9]{1,2}[.)])\s+")
 class Offer:
     """The candidates of one class."""
 
-    phrases: tuple[str, ...]
+    name: str
+    phrases: tuple[str, ...]  # senses, without the bare name
     source: CandidateSource | None
     dropped: Counter[str]
+    has_id: bool = False  # whether a WordNet id says which sense is meant
+    needed: str | None = None  # the sense of that id, where the bare name does not say enough
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """What real images choose from: the bare name, then the phrases.
+
+        Without the bare name where somebody listed the senses of this very name, in a lexicon or by a language model:
+        CLIP puts an ambiguous name near the pictures of each of its senses (in the sandbox nearer than "zero, the face
+        of a tile" is to tiles), so it would win and tell nothing.
+        """
+        listed = self.source in ("lexicon", None) or (self.source == "llm" and not self.has_id)
+        return self.phrases if listed else (self.name, *self.phrases)
 
 
 def offers_of(
     classes: Sequence[Class], limit: int, wordnet_folder: str | None, lexicon: Lexicon, llm: Llm | None, seed: int
 ) -> dict[int, Offer]:
     """Class id -> its candidates, at most ``limit``. ``wordnet_folder`` is used if it is there. Raises LlmError."""
-    if llm is not None:
-        return _asked(classes, limit, llm, seed)
     wordnet = open_wordnet(file_path(wordnet_folder)) if classes and wordnet_folder is not None else None
-    return {one.id: _known(one, limit, lexicon, wordnet) for one in classes}
+    times = Counter(one.name.casefold() for one in classes)
+    shared = {name for name, count in times.items() if count > 1}
+    known = {one.id: _known(one, limit, lexicon, wordnet, shared) for one in classes}
+    return known if llm is None else _asked(classes, known, limit, llm, seed)
 
 
-def _asked(classes: Sequence[Class], limit: int, llm: Llm, seed: int) -> dict[int, Offer]:
-    """The model's candidates. Raises LlmError unless it named a sense of every class."""
+def _asked(classes: Sequence[Class], known: Mapping[int, Offer], limit: int, llm: Llm, seed: int) -> dict[int, Offer]:
+    """The model's candidates, behind those of a WordNet id. Raises LlmError unless it named a sense of every class."""
     offers: dict[int, Offer] = {}
     without: list[str] = []
     for one, answer in zip(classes, llm.ask([meaning_ask(one.name, limit, seed) for one in classes]), strict=True):
-        phrases, dropped = clean_candidates(one.name, _listed(answer.value), limit)
-        offers[one.id] = Offer(phrases, "llm", dropped)
-        if not phrases:
+        listed = _listed(answer.value)
+        by_id = known[one.id].phrases if known[one.id].has_id else ()
+        phrases, dropped = clean_candidates(one.name, [*by_id, *listed], limit)
+        offers[one.id] = replace(known[one.id], phrases=phrases, source="llm", dropped=dropped)
+        if not clean_candidates(one.name, listed, limit)[0]:
             told = f", {answer.told}" if answer.told else ""
             without.append(f"{quoted(one.name, 40)}: {answer.reason or 'no more than the name'}{told}")
     if without:
@@ -74,19 +97,20 @@ def _asked(classes: Sequence[Class], limit: int, llm: Llm, seed: int) -> dict[in
     return offers
 
 
-def _known(one: Class, limit: int, lexicon: Lexicon, wordnet: WordNet | None) -> Offer:
-    dropped: Counter[str] = Counter()
-    sources: tuple[tuple[CandidateSource, Callable[[], Sequence[str]]], ...] = (
-        ("lexicon", lambda: lexicon.senses.get(one.name, ())),
-        ("wordnet", lambda: _wordnet_phrases(one, wordnet)),
-        ("timm", lambda: _timm_phrases(one)),
-    )
-    for source, read in sources:
-        phrases, refused = clean_candidates(one.name, read(), limit)
-        dropped += refused
-        if phrases:
-            return Offer(phrases, source, dropped)
-    return Offer((), None, dropped)
+def _known(one: Class, limit: int, lexicon: Lexicon, wordnet: WordNet | None, shared: Collection[str]) -> Offer:
+    """What tables say: the lexicon's senses if it has any, else those of the id and of the name."""
+    listed, dropped = clean_candidates(one.name, lexicon.senses.get(one.name, ()), limit)
+    if listed:
+        return Offer(one.name, listed, "lexicon", dropped)
+    known = sense_of_id(one.wordnet_id, wordnet) if one.wordnet_id is not None and wordnet is not None else None
+    has_id = known is not None or (one.wordnet_id is not None and definition_of_id(one.wordnet_id) is not None)
+    own = own_gloss(one) or (phrase(one.name, known.gloss) if known is not None else None)
+    senses = senses_of(one.name, wordnet) if wordnet is not None else ()
+    installed = [phrase(one.name, sense.gloss) for sense in senses if sense.wordnet_id != one.wordnet_id]
+    others = [*other_glosses(one), *installed] if has_id or not installed else installed
+    phrases, dropped = clean_candidates(one.name, [*([own] if own else []), *others], limit)
+    source: CandidateSource = "wordnet" if installed or known is not None else "timm"
+    return Offer(one.name, phrases, source if phrases else None, dropped, has_id, needed_gloss(one, shared))
 
 
 def meaning_ask(name: str, count: int, seed: int) -> Ask:
@@ -113,19 +137,6 @@ def _listed(value: object) -> list[str]:
     """The phrases in an answer that kept to the schema; none in a failed one."""
     found = value.get("meanings") if isinstance(value, dict) else None
     return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
-
-
-def _wordnet_phrases(one: Class, wordnet: WordNet | None) -> list[str]:
-    if wordnet is None:
-        return []
-    known = sense_of_id(one.wordnet_id, wordnet) if one.wordnet_id is not None else None
-    senses = (known,) if known is not None else senses_of(one.name, wordnet)
-    return [phrase(one.name, sense.gloss) for sense in senses]
-
-
-def _timm_phrases(one: Class) -> list[str]:
-    definition = definition_of_id(one.wordnet_id) if one.wordnet_id is not None else None
-    return [phrase(one.name, definition)] if definition is not None else []
 
 
 def clean_candidates(name: str, texts: Sequence[str], limit: int) -> tuple[tuple[str, ...], Counter[str]]:

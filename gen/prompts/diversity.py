@@ -67,7 +67,7 @@ class ClassDiversity:
     num_distinct: int
     distinct_pairs: float | None  # of neighbouring words: different ones over all, of the sample
     distance: float | None  # mean cosine distance between embeddings of two prompts of the sample
-    num_nameless: int  # prompts in which the class name is missing
+    num_nameless: int  # prompts in which the class name and its meaning are missing
     num_cut: int  # prompts over the encoder's limit
     num_flagged: int  # prompts with a flagged word that is not in the name
 
@@ -174,7 +174,7 @@ def measure_diversity(
                 num_distinct=len(set(texts)),
                 distinct_pairs=len(set(pairs)) / len(pairs) if pairs else None,
                 distance=_compare(one, found, picks, words, embed),
-                num_nameless=sum(not says_words(*both, one.name) for both in zip(texts, plain, strict=True)),
+                num_nameless=sum(not _is_named(one, *both) for both in zip(texts, plain, strict=True)),
                 num_cut=num_cut,
                 num_flagged=_count_flags(one, found),
             )
@@ -196,6 +196,11 @@ class _Class:
 
     def extreme(self, value: float, prompt_ids: tuple[int, ...], texts: tuple[str, ...]) -> Extreme:
         return Extreme(value, self.id, self.name, prompt_ids, texts)
+
+
+def _is_named(one: _Class, text: str, words: str) -> bool:
+    """Whether a text says the name of its class, or the meaning that stands for it ("hot-air balloon")."""
+    return says_words(text, words, one.name) or (one.meaning is not None and one.meaning in text)
 
 
 def _examples(table: PromptTable, seed: int) -> list[Extreme]:
@@ -339,7 +344,7 @@ def report_lines(found: Diversity) -> list[str]:
         value = found.mean(figure)
         if value is not None:
             lines.append(f"{label}: {value:.3f} ({compared})")
-    lines.append(f"class name missing: {share(found.total('num_nameless'), total)}")
+    lines.append(f"class name missing in the whole text: {share(found.total('num_nameless'), total)}")
     if found.limit is None:
         lines.append(f"mean length: {found.mean_length:.1f} words (no tokenizer was given, so no limit is known)")
     else:
@@ -362,8 +367,8 @@ def style_uses(found: Diversity) -> str:
 def what_cut_prompts_lost(found: Diversity) -> str:
     lost = found.lost
     return (
-        f"of {lost['looked at']:,} cut prompts looked at, {lost['names']:,} lost the class name and "
-        f"{lost['styles']:,} their style"
+        f"of {lost['looked at']:,} cut prompts looked at, {lost['names']:,} have the class name only in the end "
+        f"that is not read, and {lost['styles']:,} their style"
     )
 
 

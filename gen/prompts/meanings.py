@@ -4,11 +4,13 @@ In: classes, a `MeaningSpec`, a lexicon, a language model or None, the run seed.
 such as "crane, the bird" that stands for the name in every prompt, or None. On disk: meanings.jsonl, one line of
 canonical JSON a class, ids ascending; the same bytes for the same input.
 
-Of several candidates (`gen.prompts.candidates`) the one wins whose CLIP vector has the highest cosine with the mean of
-the unit vectors of the class's real images; the earlier one wins a tie, and its margin is 0. What is no such choice has
-a name:
+Of several candidates (`gen.prompts.candidates`), the bare name among them, the one wins whose CLIP vector has the
+highest cosine with the mean of the unit vectors of the class's real images; the earlier one wins a tie, and its margin
+is 0. Where the bare name wins, there is no phrase. What is no such choice has a name:
 
     given             written by hand, in the class list, the recipe or a file of overrides; beats everything
+    by_id             no picture, and the name means several things: the phrase for the sense of the WordNet id
+    clear_name        no picture, and the name says enough: no phrase
     only_candidate    nothing to choose from
     no_real_images    several candidates, and no picture that could tell them apart: no phrase, since a wrong sense
                       costs more than an open one
@@ -41,9 +43,10 @@ from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_CANDIDATES = 64
+MAX_STRANGERS = 8  # names in a message
 NUM_DECIMALS = 6  # of a similarity: float32 rounds the seventh differently from one batch size to another
 
-Source = Literal["given", "clip", "only_candidate", "no_real_images", "no_candidates", "none"]
+Source = Literal["given", "clip", "by_id", "clear_name", "only_candidate", "no_real_images", "no_candidates", "none"]
 TABLE_COLUMNS = ("id", "name", "meaning", "source", "similarity", "margin", "runner-up", "images")
 
 
@@ -75,12 +78,20 @@ class MeaningSpec(BaseModel):
     clip: ClipSpec | None = Field(None, description="the model that compares phrases with images")
 
     @model_validator(mode="after")
-    def _fields_fit(self) -> "MeaningSpec":
+    def _choice_is_made(self) -> "MeaningSpec":
         if "choose" not in self.model_fields_set and (self.given or self.overrides or self.real or self.clip):
             raise ValueError("found fields of a choice and no choice; set choose: given or choose: clip (none ignores)")
+        return self
+
+    @model_validator(mode="after")
+    def _images_have_a_judge(self) -> "MeaningSpec":
         if (self.real is None) != (self.clip is None):
             here, missing = ("clip", "real") if self.real is None else ("real", "clip")
             raise ValueError(f"found {here} without {missing}, expected both or neither; add {missing}")
+        return self
+
+    @model_validator(mode="after")
+    def _subset_is_of_something(self) -> "MeaningSpec":
         if self.subset is not None and self.real is None:
             raise ValueError("found subset without real, expected the data set it belongs to; add real")
         return self
@@ -123,7 +134,7 @@ def choose_meanings(
     by_hand = given_meanings(ordered, spec) if spec.choose != "none" else _listed(ordered)
     open_ones = [one for one in ordered if one.id not in by_hand] if spec.choose == "clip" else []
     offers = offers_of(open_ones, spec.candidates, spec.wordnet, lexicon, llm, seed)
-    contested = [one for one in open_ones if len(offers[one.id].phrases) > 1]
+    contested = [one for one in open_ones if len(offers[one.id].compared) > 1]
     cosines, images = _compare(contested, offers, spec, seed, on_progress)
     meanings = []
     for one in ordered:
@@ -174,37 +185,36 @@ def _meaning(one: Class, offer: Offer, cosines: NDArray[np.float64] | None, imag
     )
     counted = tuple(sorted(dropped.items()))
     if cosines is None:
-        source: Source = "no_real_images" if len(offer.phrases) > 1 else "only_candidate"
-        chosen = offer.phrases[0] if len(offer.phrases) == 1 else None
+        source, chosen = _without_images(offer)
         pairs: tuple[tuple[str, float | None], ...] = tuple((text, None) for text in offer.phrases)
-        return Meaning(
-            one.id,
-            one.name,
-            chosen,
-            source if offer.phrases else "no_candidates",
-            None,
-            None,
-            None,
-            pairs,
-            offer.source,
-            num_images,
-            counted,
-        )
+        return Meaning(one.id, one.name, chosen, source, None, None, None, pairs, offer.source, num_images, counted)
+    texts = offer.compared
     rounded = [round(float(cosine), NUM_DECIMALS) for cosine in cosines]
     best, second = sorted(range(len(rounded)), key=lambda index: -rounded[index])[:2]  # stable: the earlier wins a tie
     return Meaning(
         one.id,
         one.name,
-        offer.phrases[best],
+        texts[best] if texts[best] != one.name else None,
         "clip",
         rounded[best],
         round(rounded[best] - rounded[second], NUM_DECIMALS),
-        offer.phrases[second],
-        tuple(zip(offer.phrases, rounded, strict=True)),
+        texts[second],
+        tuple(zip(texts, rounded, strict=True)),
         offer.source,
         num_images,
         counted,
     )
+
+
+def _without_images(offer: Offer) -> tuple[Source, str | None]:
+    """What is said of a class of which there is no picture, and why."""
+    if offer.has_id:
+        return ("by_id", offer.needed) if offer.needed is not None else ("clear_name", None)
+    if len(offer.phrases) > 1:
+        return "no_real_images", None
+    if not offer.phrases:
+        return "no_candidates", None
+    return ("only_candidate", offer.phrases[0]) if offer.source in ("lexicon", "llm") else ("clear_name", None)
 
 
 # by hand
@@ -219,6 +229,29 @@ def given_meanings(classes: Sequence[Class], spec: MeaningSpec) -> dict[int, str
             raise ValueError(f"meanings.overrides: found no file {path}, expected lines `name or id: phrase`; write it")
         chosen |= resolve_given(classes, load_recipe(path, _Overrides).root, str(path))
     return chosen
+
+
+def refuse_strangers(classes: Sequence[Class], spec: MeaningSpec) -> None:
+    """Raises ValueError for keys of `meanings.given` that name no class of the list, all of them and the nearest names.
+
+    `classes`: all of the list. A file of overrides may serve many lists, so its other keys are left out.
+    """
+    names, ids = {one.name for one in classes}, {one.id for one in classes}
+    strangers = [
+        key
+        for key in spec.given
+        if key not in names and not (re.fullmatch("[0-9]{1,10}", str(key), re.ASCII) and int(key) in ids)
+    ]
+    if strangers:
+        shown = []
+        for key in strangers[:MAX_STRANGERS]:
+            near = get_close_matches(str(key), names, n=1)
+            shown.append(quoted(key, 60) + (f" (did you mean {near[0]!r}?)" if near else ""))
+        more = f" and {len(strangers) - MAX_STRANGERS} more" if len(strangers) > MAX_STRANGERS else ""
+        raise ValueError(
+            f"meanings.given: found {', '.join(shown)}{more}, expected names or ids of classes in the list; correct or "
+            "remove them (phrases for several lists go into a file, meanings.overrides)"
+        )
 
 
 def _listed(classes: Sequence[Class]) -> dict[int, str]:
@@ -294,11 +327,11 @@ def _compare(
     seen = [one.id for one in classes if one.id in sums]
     # The phrase alone: in the sandbox it finds 10 of 10 senses from 20 images (9 after "a photo of"), 94 % from 5 (93),
     # 82 % from 1 (88); for the other sense, with dice, 10, 97 and 88 % (10, 96, 84).
-    texts = clip.embed_texts([text for class_id in seen for text in offers[class_id].phrases])
+    texts = clip.embed_texts([text for class_id in seen for text in offers[class_id].compared])
     cosines = {}
     at = 0
     for class_id in seen:
-        rows = texts[at : at + len(offers[class_id].phrases)].astype(np.float64)
+        rows = texts[at : at + len(offers[class_id].compared)].astype(np.float64)
         at += len(rows)
         cosines[class_id] = rows @ (sums[class_id] / np.linalg.norm(sums[class_id]))
     return cosines, statuses
@@ -332,8 +365,10 @@ def meaning_table(meanings: Sequence[Meaning]) -> list[tuple[str, ...]]:
         "no_candidates": 0,
         "no_real_images": 0,
         "only_candidate": 1,
+        "by_id": 1,
         "clip": 2,
         "given": 3,
+        "clear_name": 3,
         "none": 4,
     }
     ranked = sorted(meanings, key=lambda meaning: (order[meaning.source], meaning.margin or 0.0, meaning.class_id))

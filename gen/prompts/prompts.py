@@ -3,8 +3,9 @@
 In: classes, their meanings, a `PromptSpec`, the run seed, and for some kinds a lexicon or a language model. Out: the
 prompts of a class. On disk: prompts.parquet (`gen.prompts.table`). The same input gives the same bytes.
 
-A form is text with slots: `{name}` is filled with the class's meaning if it has one, else with its name; any other
-slot takes a word. No text occurs twice in a class, and its first prompts are already varied.
+A form is text with slots: `{name}` is filled with the class's meaning if it has one, else with its name, `{subject}`
+with the same behind its article; any other slot takes a word. No text occurs twice in a class, and its first prompts
+are already varied.
 """
 
 from collections import Counter
@@ -25,7 +26,7 @@ from gen.prompts.table import BASE_SCHEMA, MAX_LISTED, Prompt, PromptTable, writ
 from gen.wording.captions import CaptionSpec, draw_captions
 from gen.wording.contexts import ContextSpec, Embed, draw_contexts
 from gen.wording.lexicon import SHIPPED, Lexicon
-from gen.wording.parts import PARTS, Wording, check_text
+from gen.wording.parts import NAME_SLOTS, PARTS, Wording, check_text
 from gen.wording.styles import add_styles, mix
 from gen.wording.templates import Wordings, builtin_templates, slots_of
 from shards.disk.address import BESIDE, Beside, file_path
@@ -59,7 +60,10 @@ class PromptSpec(BaseModel):
     contexts: ContextSpec = ContextSpec()
     captions: CaptionSpec = CaptionSpec()
     templates: tuple[str, ...] | None = Field(
-        None, min_length=1, description="null = the 80 in gen/wording", examples=[["a photo of a {colour} {name}"]]
+        None,
+        min_length=1,
+        description="null = the 80 in gen/wording; {subject} is the name with the article it needs, {name} without",
+        examples=[["a photo of {subject}", "a {colour} {name}"]],
     )
     parts: Mapping[str, tuple[str, ...]] = Field(
         default={}, description="words for the slots of the templates", examples=[{"colour": ["red", "blue"]}]
@@ -75,32 +79,44 @@ class PromptSpec(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _fields_fit_each_other(self) -> "PromptSpec":
+    def _negative_is_text(self) -> "PromptSpec":
         check_text(self.negative, "prompts.negative", may_be_empty=True)
+        return self
+
+    @model_validator(mode="after")
+    def _templates_fit_kind(self) -> "PromptSpec":
         if self.kind != "template" and (self.templates or self.parts):
             raise ValueError(
                 f"prompts: found templates or parts beside kind: {self.kind}, expected kind: template; remove them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _number_fits_kind(self) -> "PromptSpec":
         if self.kind not in ("name", "template") and self.per_class is None:
             raise ValueError(f"prompts.per_class: found none, expected a number beside kind: {self.kind}; set it")
+        return self
+
+    @model_validator(mode="after")
+    def _templates_have_their_slots(self) -> "PromptSpec":
         for slot, words in self.parts.items():
             _check_list(words, f"prompts.parts.{slot}")
         _check_list(self.texts, "prompts.templates")
         used = set()
         for template in self.texts:
             slots = slots_of(template)
-            if "name" not in slots:
+            if not set(NAME_SLOTS) & set(slots):
                 raise ValueError(f"prompts.templates: found {quoted(template, 80)}, expected the slot {{name}} in it")
             for slot in slots:
-                if slot != "name" and slot not in self.parts:
-                    near = get_close_matches(slot, [*self.parts, "name"], n=1)
+                if slot not in NAME_SLOTS and slot not in self.parts:
+                    near = get_close_matches(slot, [*self.parts, *NAME_SLOTS], n=1)
                     hint = f"did you mean {{{near[0]}}}?" if near else f"add its words as prompts.parts.{slot}"
                     raise ValueError(
                         f"prompts.templates: found the slot {{{slot}}}, expected one of prompts.parts; {hint}"
                     )
             used |= set(slots)
         for slot in self.parts:
-            if slot == "name" or slot not in used:
+            if slot in NAME_SLOTS or slot not in used:
                 raise ValueError(f"prompts.parts: found {slot!r}, expected a slot that a template uses; remove it")
             if slot in BASE_SCHEMA.names:
                 raise ValueError(

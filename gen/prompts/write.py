@@ -29,6 +29,7 @@ from gen.llm.spec import LlmSpec
 from gen.model.clip import Clip, ClipSpec
 from gen.model.folder import ModelError, open_model
 from gen.prompts.diversity import CLIP_TOKENS, CountTokens, Diversity, measure_diversity
+from gen.prompts.kinds import with_asked_kinds
 from gen.prompts.meanings import Meaning, MeaningSpec, bare_names, choose_meanings, write_meanings
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.prompts.table import PromptTable
@@ -38,7 +39,7 @@ from shards.disk.address import file_path
 from shards.disk.amounts import time_text
 from shards.disk.home import home
 from shards.disk.safe_text import quoted
-from shards.labels.classes import Class
+from shards.labels.classes import Class, Kind
 from shards.labels.imagenet import is_wordnet_id
 
 MEANINGS = "meanings.jsonl"
@@ -69,6 +70,7 @@ class Written:
     meanings: list[Meaning] | None
     use: LlmUse | None = None
     dropped: Counter[str] = field(default_factory=Counter)  # what a language model said in vain, by reason
+    kinds: Mapping[int, Kind] = field(default_factory=dict)  # class id -> kind, of the classes whose kind is told
 
     def sentences(self) -> list[str]:
         """What was asked of a language model and what came of it."""
@@ -100,12 +102,15 @@ def write_prompts(
         write_meanings(meanings, folder / MEANINGS)
         phrases = {meaning.class_id: meaning.phrase for meaning in meanings if meaning.phrase is not None}
         _check_names(classes, phrases, say)
+        if llm is not None:
+            classes = with_asked_kinds(classes, phrases, lexicon, llm, recipe.seed)
         embed = None if llm is None or recipe.meanings.clip is None else _text_embedding(recipe.meanings.clip)
         sources = Sources(lexicon, llm, embed, 1 if llm is None else recipe.llm.max_in_flight)
         progress = _Progress(len(classes), stop)
         with waiting(progress.line):
             dropped = draw_table(classes, phrases, spec, recipe.seed, sources, folder / PROMPTS, progress.one_more)
-        return Written(meanings, None if llm is None else llm.use, dropped)
+        kinds = {one.id: one.kind for one in classes if one.kind is not None}
+        return Written(meanings, None if llm is None else llm.use, dropped, kinds)
 
 
 def _say_of_bare_names(recipe: TextSettings, classes: Sequence[Class], say: Say) -> None:
@@ -212,12 +217,12 @@ def measure_prompts(
         say(f"lengths are in words, not tokens: {error}")
         count_tokens, limit = None, CLIP_TOKENS
     else:
-        count_tokens, limit = _tokenizer(folder.path)
+        count_tokens, limit = token_counter(folder.path)
     embed = None if clip is None else _text_embedding(clip)
     return measure_diversity(table, seed=seed, count_tokens=count_tokens, limit=limit, embed=embed)
 
 
-def _tokenizer(model: Path) -> tuple[CountTokens, int]:
+def token_counter(model: Path) -> tuple[CountTokens, int]:
     """Of the text encoder that reads most: SD3 and FLUX have a long one beside CLIP."""
     from transformers import AutoTokenizer
 

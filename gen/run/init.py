@@ -14,10 +14,14 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
 from gen.model.folder import HUB_ID_PATTERN, ModelError, ModelFolder, open_model, read_config
+from gen.prompts.diversity import MOST_CUT
+from gen.prompts.prompts import PromptSpec
+from gen.prompts.too_long import NUM_PROMPTS, length_of_kind
 from gen.sampler.spec import SamplerSpec, is_distilled, with_size
 from shards.disk.address import file_path, is_remote, places_of
 from shards.disk.home import home
@@ -40,6 +44,7 @@ TRAINED_PX = 224
 SHARDS_IN_A_FOLD = 8  # so that several workers have work
 # family -> steps and guidance that are usual for training data
 USUAL_STEPS = {"sd": (30, 2.0), "sdxl": (30, 5.0), "sd3": (28, 4.5), "flux": (28, 3.5)}
+KINDS_OF_PROMPTS: tuple[Literal["cd+sd", "template", "name"], ...] = ("cd+sd", "template", "name")  # the longest first
 DISTILLED_STEPS = 4  # latent consistency models, FLUX schnell
 
 
@@ -54,6 +59,7 @@ class Chosen:
     steps: int
     guidance: float
     told: str  # where the numbers come from
+    folder: Path | None = None  # where it lies, if it is here
 
     @property
     def batch(self) -> int:
@@ -83,6 +89,39 @@ def choose_model(model: str | None, revision: str | None = None) -> Chosen:
         steps,
         guidance,
         "size, steps and guidance are those of the model's configs and family",
+        folder.path,
+    )
+
+
+@dataclass(frozen=True)
+class ChosenKind:
+    """The kind of prompts of a first recipe, and a line if that is not the usual one, or if the model cuts it."""
+
+    kind: Literal["cd+sd", "template", "name"]
+    told: str | None = None
+
+
+def choose_kind(classes: list[Class], model: Path | None) -> ChosenKind:
+    """The richest kind of which the model in the folder `model` reads nearly all prompts to their ends; the usual one
+    where no model is."""
+    if model is None:
+        return ChosenKind(KINDS_OF_PROMPTS[0])
+    usual = found = None
+    for kind in KINDS_OF_PROMPTS:
+        spec = PromptSpec(kind=kind, per_class=NUM_PROMPTS if kind == "cd+sd" else None)
+        found = length_of_kind(spec, classes, model)
+        usual = usual or found
+        if found.num_cut <= MOST_CUT * found.num_seen:
+            break
+    assert usual is not None
+    assert found is not None
+    if found is usual:
+        return ChosenKind(kind, None if found.line is None else f"prompts: {found.line}")
+    rest = "" if found.line is None else f"; of these too {found.num_cut:,} of {found.num_seen:,} are longer"
+    return ChosenKind(
+        kind,
+        f"prompts: kind {kind}, for {usual.num_cut:,} of {usual.num_seen:,} texts of kind {KINDS_OF_PROMPTS[0]} are "
+        f"longer than the {usual.limit} tokens that the model's text encoder reads{rest}",
     )
 
 
@@ -130,7 +169,14 @@ def schema_from(folder: Path, kind: str) -> str:
 
 
 def first_recipe(
-    name: str, source: str, classes: list[Class], per_class: int | None, model: Chosen, model_place: str, schema: str
+    name: str,
+    source: str,
+    classes: list[Class],
+    per_class: int | None,
+    model: Chosen,
+    model_place: str,
+    schema: str,
+    kind: ChosenKind,
 ) -> str:
     """The text of the recipe. `source` and `model_place` are named as from the recipe's folder; `per_class`: images of
     each class in one fold, where the source does not say how many there are."""
@@ -145,7 +191,7 @@ def first_recipe(
         f"{total:,} images, 6x {6 * total:,}.",
         "#",
         f"# What it would make and take, before anything is made: sixfold generate {name}.yaml --scale 1x --dry-run",
-        "# All fields: docs/recipes.md",
+        "# All fields: the schema above; an editor that reads YAML schemas shows and checks them",
         f"name: {name}",
         _line("seed", 0, "another seed makes another data set"),
         "classes:",
@@ -153,9 +199,7 @@ def first_recipe(
         *([_line("  per_class", per_class, "real images of each class: 1x makes as many")] if per_class else []),
         *_meanings(classes),
         "prompts:",
-        _line("  kind", "cd+sd", "varied contexts, a part of them in an artistic style; template: plain sentences"),
-        _line("  per_class", prompts, "texts of each class: enough that none repeats up to 6x"),
-        _line("  style_share", 0.5, "of the texts, those with a style"),
+        *_prompts(kind, prompts),
         "sampler:",
         f"  # {model.told}",
         f"  model: {_text(model_place)}",
@@ -190,7 +234,7 @@ def first_training(name: str, source: str, classes: list[Class], side_px: int, s
         "#",
         f"# Before  sixfold generate {name}.yaml",
         f"# Run     sixfold train {name}-train.yaml",
-        "# All fields: docs/recipes.md",
+        "# All fields: the schema above; an editor that reads YAML schemas shows and checks them",
         f"name: {name}-train",
         "model:",
         _line("  name", "resnet18", "any model of timm"),
@@ -215,6 +259,17 @@ def first_training(name: str, source: str, classes: list[Class], side_px: int, s
         "#   tests: {test: {source: FOLDER}}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _prompts(kind: ChosenKind, count: int) -> list[str]:
+    if kind.kind != "cd+sd":
+        told = "plain sentences" if kind.kind == "template" else "the bare name"
+        return [_line("  kind", kind.kind, f"{told}: the model's text encoder reads no longer ones (cd+sd: contexts)")]
+    return [
+        _line("  kind", "cd+sd", "varied contexts, a part of them in an artistic style; template: plain sentences"),
+        _line("  per_class", count, "texts of each class: enough that none repeats up to 6x"),
+        _line("  style_share", 0.5, "of the texts, those with a style"),
+    ]
 
 
 def _line(key: str, value: object, comment: str) -> str:

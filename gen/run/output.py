@@ -34,13 +34,14 @@ from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
 from gen.run.outcome import scale_name
 from gen.run.recipe import Recipe, changes_of, meaning_contents
+from shards.disk.address import local_root
 from shards.disk.amounts import counted
 from shards.disk.checked_json import CHECKSUM, plain_json, to_checked
 from shards.disk.layout import META, RUN, SUCCESS
 from shards.disk.object_store import ObjectStore
 from shards.disk.record import JSON, Record
 from shards.disk.safe_text import quoted, redact, visible
-from shards.disk.store import FolderStore
+from shards.disk.store import FolderStore, open_for_reading
 from shards.labels.classes import Class, load_classes
 from shards.set.manifest import SUBSETS, iter_tables, read_subset, scan, write_subset
 from shards.set.origin import Origin, changed_files, origin_bytes, read_origin
@@ -52,6 +53,12 @@ CLASSES = "classes.json"
 MAX_NAME = 60  # characters of a class name in one
 
 Store = FolderStore | ObjectStore
+
+
+def has_prompts(out: str) -> bool:
+    """Whether a run has drawn the prompts of the output, a folder or URL. Raises ValueError for what is no address."""
+    root = local_root(out)
+    return (root is None or root.is_dir()) and open_for_reading(out).exists(PROMPT_TABLE)
 
 
 def begun_by(store: Store) -> Origin | None:

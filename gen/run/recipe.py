@@ -23,8 +23,8 @@ from gen.make.plan import Plan
 from gen.make.refill import ShardSpec, UnitJob
 from gen.make.screen import ScreenSpec
 from gen.model.clip import clip_digest, clip_folder
-from gen.model.folder import ModelFolder
-from gen.prompts.meanings import MeaningSpec, given_meanings
+from gen.model.folder import ModelFolder, open_model
+from gen.prompts.meanings import MeaningSpec, given_meanings, refuse_strangers
 from gen.prompts.prompts import PromptSpec
 from gen.prompts.real_images import content_of
 from gen.prompts.table import PromptTable
@@ -32,6 +32,7 @@ from gen.sampler.spec import SamplerSpec, check_sampler, is_guided, model_places
 from gen.sampler.text_to_image import TextToImageJob
 from gen.wording.lexicon import SHIPPED, load_lexicon
 from shards.disk.address import file_path, is_remote, places_of
+from shards.disk.home import home
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class, ClassSpec, load_classes
 
@@ -65,12 +66,16 @@ class Recipe(BaseModel):
     expect: Expect | None = None
 
     @model_validator(mode="after")
-    def _parts_fit_each_other(self) -> "Recipe":
-        if (self.prompts.negative or self.sampler.negative) and self.sampler.guidance <= 1:
+    def _negative_is_looked_at(self) -> "Recipe":
+        if self.prompts.negative and self.sampler.guidance <= 1:
             raise ValueError(
-                f"a negative text is given, but guidance {self.sampler.guidance:g} never looks at it; set "
-                "sampler.guidance above 1 or remove the negative text"
+                f"prompts.negative: has no effect at guidance {self.sampler.guidance:g}; set sampler.guidance above 1 "
+                "or remove the negative text"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _threads_fit_cores(self) -> "Recipe":
         if self.sampler.threads > self.cluster.cpus_per_worker:
             raise ValueError(
                 f"sampler.threads: found {self.sampler.threads} with {self.cluster.cpus_per_worker} cores a worker, "
@@ -137,27 +142,80 @@ def usable_classes(recipe: Recipe, has_prompts: bool) -> list[Class]:
 
     `has_prompts`: the output has its prompts; then nobody asks for what they were drawn from.
     """
+    classes, lines = look_up(recipe, has_prompts)
+    if lines:
+        raise RecipeError.of(lines)
+    return classes
+
+
+def look_up(recipe: Recipe, has_prompts: bool) -> tuple[list[Class], list[str]]:
+    """The recipe's classes, none if they cannot be read; and a line for each thing that it names and that cannot be
+    used. `has_prompts` as for `usable_classes`."""
     classes: list[Class] = []
     checks: list[Callable[[], object]] = [
         lambda: classes.extend(load_classes(recipe.classes)),
         lambda: check_negatives(recipe, check_sampler(recipe.sampler)),
     ]
-    if not has_prompts and recipe.prompts.file is None:
-        checks += [
-            lambda: load_lexicon(recipe.prompts.lexicon),
-            lambda: given_meanings(classes, recipe.meanings) if classes else None,
-            lambda: _check_real(recipe.meanings),
-            lambda: clip_folder(recipe.meanings.clip) if recipe.meanings.clip is not None else None,
-        ]
+    if has_prompts:
+        pass
+    elif recipe.prompts.file is not None:
+        checks.append(lambda: _check_file(recipe.prompts.file))
+    else:
+        checks += _checks_of_texts(recipe, classes)
+    return classes, _refused(checks)
+
+
+def missing_of(part: Recipe, has_prompts: bool = False) -> list[str]:
+    """The lines of `look_up` about the sound part of a recipe with mistakes; what cannot be looked up is left out."""
+    classes: list[Class] = []
+
+    def of_model() -> None:
+        open_model(part.sampler.model, part.sampler.revision, part.sampler.variant, home())
+
+    checks: list[Callable[[], object]] = [lambda: classes.extend(load_classes(part.classes)), of_model]
+    has_file = getattr(getattr(part, "prompts", None), "file", None) is not None
+    if has_file:
+        checks.append(lambda: _check_file(part.prompts.file))
+    elif not has_prompts:
+        checks += _checks_of_texts(part, classes)
+    return _refused(checks, AttributeError)
+
+
+def check_given(recipe: Recipe, classes: Sequence[Class]) -> None:
+    """Raises ValueError for senses by hand that cannot be used; `classes`: the recipe's, cut at its limit."""
+    spec = recipe.classes
+    is_cut = spec.limit is not None and bool(recipe.meanings.given)
+    whole = load_classes(spec.uncounted().model_copy(update={"limit": None})) if is_cut else classes
+    refuse_strangers(whole, recipe.meanings)
+    given_meanings(classes, recipe.meanings)
+
+
+def _check_file(file: str | None) -> None:
+    if file is not None and not file_path(file).is_file():
+        raise ValueError(f"prompts.file: found no file {quoted(file, 120)}; write it with `sixfold prompts`")
+
+
+def _checks_of_texts(recipe: Recipe, classes: list[Class]) -> list[Callable[[], object]]:
+    """Of all that prompts are drawn from; `classes` are there when they are called."""
+    return [
+        lambda: load_lexicon(recipe.prompts.lexicon),
+        lambda: check_given(recipe, classes) if classes else None,
+        lambda: _check_real(recipe.meanings),
+        lambda: clip_folder(recipe.meanings.clip) if recipe.meanings.clip is not None else None,
+    ]
+
+
+def _refused(checks: Sequence[Callable[[], object]], passed_over: type[Exception] | tuple[()] = ()) -> list[str]:
+    """What the checks say, a line each; those that raise `passed_over` say nothing."""
     lines = []
     for check in checks:
         try:
             check()
+        except passed_over:
+            continue
         except ValueError as error:
             lines.append(" ".join(str(error).split()))
-    if lines:
-        raise RecipeError.of(lines)
-    return classes
+    return lines
 
 
 def _check_real(spec: MeaningSpec) -> None:

@@ -26,19 +26,18 @@ from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waited_for, waiting
 from gen.make.plan import Plan
-from gen.prompts.table import PROMPT_TABLE
 from gen.prompts.write import Say
 from gen.run.auto import fill_auto
 from gen.run.outcome import GenerateOutcome, asked_of, outcome_of
-from gen.run.output import Store, begun_by, open_output, write_scale, write_summary
+from gen.run.output import Store, begun_by, has_prompts, open_output, write_scale, write_summary
 from gen.run.recipe import Recipe, identity, job_of, sizes_of, usable_classes
 from gen.run.room import check_room
 from gen.sampler.text_to_image import TextToImageJob, make_text_to_image_worker
-from shards.disk.address import local_root, one_spelling
+from shards.disk.address import one_spelling
 from shards.disk.amounts import counted
 from shards.disk.data_set import open_to_write
 from shards.disk.layout import META, shard_name
-from shards.disk.store import FolderStore, open_for_reading
+from shards.disk.store import FolderStore
 from shards.set.commit import recover
 from shards.set.manifest import scan_records
 from shards.set.quarantine import QUARANTINE
@@ -64,10 +63,8 @@ def run(
     """
     started = time.monotonic()
     url = one_spelling(out)
-    root = local_root(url)
-    has_prompts = (root is None or root.is_dir()) and open_for_reading(url).exists(PROMPT_TABLE)
     with waiting("checking what the recipe names"):
-        classes = usable_classes(recipe, has_prompts)
+        classes = usable_classes(recipe, has_prompts(url))
     plan = sizes_of(recipe, classes)
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)

@@ -165,37 +165,83 @@ class SamplerSpec(BaseModel):
                 )
         return {name: value for name, value in fields.items() if name not in GONE}
 
+    # each check by itself, so that a person hears of all mistakes at once (`cluster.recipes.mistake`)
+
     @model_validator(mode="after")
-    def _agree(self) -> SamplerSpec:
+    def _revision_is_a_commit(self) -> SamplerSpec:
         if self.revision is not None and not COMMIT_PATTERN.fullmatch(self.revision):
             raise ValueError(
                 f"revision: found {self.revision[:80]!r}, expected a commit of 40 hex digits; branches and tags move, "
                 "so copy the commit from the model's page"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _scheduler_is_known(self) -> SamplerSpec:
         if self.scheduler is not None and self.scheduler not in SCHEDULERS:
             raise ValueError(f"scheduler: found {self.scheduler!r}, expected null or one of {', '.join(SCHEDULERS)}")
+        return self
+
+    @model_validator(mode="after")
+    def _size_is_a_multiple(self) -> SamplerSpec:
         if self.size_px is not None and self.size_px % 8:
             raise ValueError(f"size_px: found {self.size_px}, expected a multiple of 8")
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_not_enlarged(self) -> SamplerSpec:
         if self.saved_px is not None and self.size_px is not None and self.saved_px > self.size_px:
             raise ValueError(
                 f"saved_px: found {self.saved_px}, expected at most size_px = {self.size_px}; images are never enlarged"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _negative_is_looked_at(self) -> SamplerSpec:
         if self.negative and self.guidance <= 1:
             raise ValueError("negative: has no effect without guidance; set guidance above 1 or leave negative empty")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_is_bounded(self) -> SamplerSpec:
         if self.batch != "auto" and not 1 <= self.batch <= 1024:
             raise ValueError(f"batch: found {self.batch}, expected auto or 1..1024")
+        return self
+
+    @model_validator(mode="after")
+    def _interval_is_one(self) -> SamplerSpec:
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if not 0 <= low < high <= 1:
                 raise ValueError(f"guidance_interval: found [{low:g}, {high:g}], expected 0 <= low < high <= 1")
-            if self.guidance <= 1:
-                raise ValueError("guidance_interval: has no effect without guidance; set guidance above 1 or remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _interval_has_guidance(self) -> SamplerSpec:
+        if self.guidance_interval is not None and self.guidance <= 1:
+            raise ValueError("guidance_interval: has no effect without guidance; set guidance above 1 or remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _reuse_fits_compile(self) -> SamplerSpec:
         if self.reuse_every is not None and self.compile == "full":
             raise ValueError("reuse_every: skips parts of a network that compile=full makes one; set compile=regional")
+        return self
+
+    @model_validator(mode="after")
+    def _fused_fits_attention(self) -> SamplerSpec:
         if self.fuse_qkv and self.attention == "xformers":
             raise ValueError("fuse_qkv: not with attention=xformers; set one of the two back")
+        return self
+
+    @model_validator(mode="after")
+    def _quantised_is_compiled(self) -> SamplerSpec:
         if self.quantise is not None and self.compile == "none":
             raise ValueError("quantise: slower than without where nothing is compiled; set compile=regional")
+        return self
+
+    @model_validator(mode="after")
+    def _decoder_is_named(self) -> SamplerSpec:
         if self.decoder_revision is not None and self.decoder is None:
             raise ValueError("decoder_revision: found no decoder beside it; set decoder, or remove the revision")
         return self

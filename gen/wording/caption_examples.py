@@ -10,7 +10,7 @@ from typing import Literal
 
 import yaml
 
-Mode = Literal["concept", "relation", "background", "texture"]
+Mode = Literal["concept", "relation", "background", "place", "texture"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class CaptionPools:
     concept: tuple[Example, ...]
     relation: tuple[Example, ...]
     background: tuple[Example, ...]
+    place: tuple[Example, ...]  # a background alone
     texture: tuple[Example, ...]
     things: tuple[str, ...]  # things that a subject may be next to, above, behind …
     surfaces: tuple[str, ...]  # things that may have a texture
@@ -41,21 +42,21 @@ class CaptionPools:
             "concept": self.concept,
             "relation": self.relation,
             "background": self.background,
+            "place": self.place,
             "texture": self.texture,
         }[mode]
 
 
 @cache
 def caption_pools() -> CaptionPools:
-    """The pools: 32 examples of a concept, 30 with a background, 20 with a relation, 21 of a texture, all our own.
-
-    The code of the Unmet-Promise paper has 52, 50, 20 and 21.
-    """
+    """The pools, as many examples as the code of the Unmet-Promise paper has, all our own: 52 of a concept, 50 with a
+    background, 20 with a relation, 33 of a background alone, 21 of a texture."""
     data = yaml.safe_load((Path(__file__).parent / "caption_examples.yaml").read_text(encoding="utf-8"))
     return CaptionPools(
         concept=tuple(Example(name, None, None, caption) for name, caption in data["concept"]),
         relation=tuple(Example(name, None, relation, caption) for name, relation, caption in data["relation"]),
         background=tuple(Example(name, where, None, caption) for name, where, caption in data["background"]),
+        place=tuple(Example("", where, None, caption) for where, caption in data["place"]),
         texture=tuple(Example(name, None, None, caption) for name, caption in data["texture"]),
         things=tuple(data["things"]),
         surfaces=tuple(data["surfaces"]),

@@ -4,9 +4,10 @@ In: a class, its meaning, a `CaptionSpec`, a seed; a language model, or none. Ou
 On disk: nothing.
 
 Every caption begins as a `Query`. As in the paper's code, 44 % ask for the concept alone, 11 % for the concept in a
-spatial relation, 45 % for the concept before one of the class's backgrounds; a texture has a mode of its own. A
-language model sees three examples of the same mode, then the query. Without one, words of the lexicon make the query a
-sentence. Queries are drawn one after the other, so a larger count begins with the same ones.
+spatial relation, 45 % for the concept before one of the class's backgrounds; a texture has a mode of its own, and so
+has a background alone (`place`). A language model sees three examples of the same mode, then the query. Without one,
+words of the lexicon make the query a sentence. Queries are drawn one after the other, so a larger count begins with the
+same ones.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from gen.llm.answer_text import clean_line
 from gen.llm.ask import Ask, Llm
 from gen.names.display_name import display_name, plain_words, says
 from gen.names.kind import kind_of
+from gen.names.noun_phrase import noun_phrase
 from gen.wording.caption_examples import Example, Mode, caption_pools
 from gen.wording.flagged_words import flagged_words, group_of
 from gen.wording.lexicon import PLACES, Lexicon
@@ -47,6 +49,10 @@ TASK = (
 TEXTURE_TASK = (
     "You write captions of close photographs of textures. A line names the texture. Write one sentence about an "
     "object or a surface that has it: concrete, plain, with the name of the texture in it."
+)
+PLACE_TASK = (
+    "You write captions of photographs of places. A line names the place. Write one sentence that describes it without "
+    "any single thing standing out: concrete, plain."
 )
 BACKGROUND_TASK = (
     "You know where things are found. Name places in which a photograph of the given subject could be taken. Each is "
@@ -72,6 +78,7 @@ class CaptionSpec(BaseModel):
     concept: float = Field(0.44, ge=0, le=1, description="share of captions of the concept alone")
     relation: float = Field(0.11, ge=0, le=1, description="share with a spatial relation")
     background: float = Field(0.45, ge=0, le=1, description="share with one of the class's backgrounds")
+    place: float = Field(0.0, ge=0, le=1, description="share of such a background alone, without the class")
     shots: int = Field(3, ge=0, le=10, description="worked examples shown before each question")
     backgrounds: int = Field(
         100, ge=0, le=500, description="backgrounds a class asked of the language model; 0 = those of the lexicon"
@@ -92,10 +99,10 @@ class CaptionSpec(BaseModel):
 
     @model_validator(mode="after")
     def _shares_are_a_whole(self) -> "CaptionSpec":
-        total = self.concept + self.relation + self.background
+        total = self.concept + self.relation + self.background + self.place
         if abs(total - 1) > 1e-9:
             raise ValueError(
-                f"captions: found shares that add up to {total:g}, expected concept + relation + background = 1"
+                f"captions: found shares that add up to {total:g}, expected concept + relation + background + place = 1"
             )
         return self
 
@@ -131,6 +138,8 @@ def plan_captions(
             yield Query("background", concept, _pick(backgrounds, pick), None, own_seed)
         elif spec.background <= drawn < spec.background + spec.relation and relations:
             yield Query("relation", concept, None, _pick(relations, pick), own_seed)
+        elif 0 <= drawn - spec.background - spec.relation < spec.place and backgrounds:
+            yield Query("place", "", _pick(backgrounds, pick), None, own_seed)
         else:
             yield Query("concept", concept, None, None, own_seed)
 
@@ -204,7 +213,8 @@ def _ask_for(
             if caption is None:
                 continue
             parts = {"background": query.background, "relation": query.relation}
-            wording = _wording(meaning, caption, {part: word for part, word in parts.items() if word is not None})
+            said = None if query.mode == "place" else meaning  # a place alone says no name
+            wording = _wording(said, caption, {part: word for part, word in parts.items() if word is not None})
             words = plain_words(wording.text(meaning or one.name))
             if words in found:
                 dropped["repeat"] += 1
@@ -241,12 +251,15 @@ def _captions(
                 dropped[reason] += 1
                 continue
             captions[at] = caption
-            if not says(caption, one.name):
+            if queries[at].mode != "place" and not says(caption, one.name):
                 nameless.append(at)
         if attempt < spec.name_tries:
             dropped["class name missing, asked again"] += len(nameless)
         open_ones = nameless
-    kept = sum(caption is not None and not says(caption, one.name) for caption in captions)
+    kept = sum(
+        query.mode != "place" and caption is not None and not says(caption, one.name)
+        for query, caption in zip(queries, captions, strict=True)
+    )
     dropped["class name missing, kept"] += kept
     return captions
 
@@ -260,7 +273,7 @@ def caption_ask(query: Query, spec: CaptionSpec) -> Ask:
     lines.append(f"{_line(query)} =>")
     return Ask(
         purpose="caption",
-        system=(TEXTURE_TASK if query.mode == "texture" else TASK)
+        system={"texture": TEXTURE_TASK, "place": PLACE_TASK}.get(query.mode, TASK)
         + ' Answer with JSON: {"caption": "..."}, the caption of the last line.',
         user="\n".join(lines),
         schema={
@@ -275,7 +288,7 @@ def caption_ask(query: Query, spec: CaptionSpec) -> Ask:
 
 def _line(asked: Query | Example) -> str:
     if asked.background is not None:
-        return f"{asked.concept}, background: {asked.background}"
+        return f"{asked.concept}, background: {asked.background}" if asked.concept else f"place: {asked.background}"
     if asked.relation is not None:
         return f"{asked.concept}, relation: {asked.relation}"
     return asked.concept
@@ -356,12 +369,7 @@ def _clean(text: str, limit: int) -> tuple[str | None, str]:
 
 
 def _write_offline(
-    one: Class,
-    meaning: str | None,
-    count: int,
-    seed: int,
-    lexicon: Lexicon,
-    spec: CaptionSpec,
+    one: Class, meaning: str | None, count: int, seed: int, lexicon: Lexicon, spec: CaptionSpec
 ) -> list[Wording]:
     kind = kind_of(one, meaning)
     place_of = {word: place for place in PLACES for word in lexicon.words("background", kind, (place,))}
@@ -374,9 +382,12 @@ def _write_offline(
     found: dict[str, Wording] = {}
     queries = plan_captions(one, meaning, seed, list(place_of), lexicon.relations, spec)
     tries = OFFLINE_TRIES
+    has_articles = any("{subject}" in form.photo for form in lexicon.forms)
     for query in queries:
         if len(found) == count or not tries:
             break
+        if has_articles and query.mode != "texture":
+            query = replace(query, concept=noun_phrase(query.concept))
         foregrounds, lights = words_at[place_of[query.background] if query.background else "any"]
         caption, others = _sentence(query, foregrounds, lights, things, Random(query.seed))
         if caption in found:
@@ -392,23 +403,20 @@ def _write_offline(
 
 
 def _sentence(
-    query: Query,
-    foregrounds: Sequence[str],
-    lights: Sequence[str],
-    things: Sequence[str],
-    rng: Random,
+    query: Query, foregrounds: Sequence[str], lights: Sequence[str], things: Sequence[str], rng: Random
 ) -> tuple[str, dict[str, str]]:
     """A caption, and the words of its parts."""
     frame, draw, lit, pick_foreground, pick_light, pick_thing = (rng.random() for _ in range(6))
     parts: dict[str, str] = {}
     # a comma after a meaning such as "crane, the bird"
-    text = _pick(FRAMES, frame) + query.concept + ("," if "," in query.concept else "")
+    concept = query.concept or "an empty scene"
+    text = _pick(FRAMES, frame) + concept + ("," if "," in concept else "")
     if query.mode == "texture":
         text = f"{_pick(FRAMES, frame)}{_pick(caption_pools().surfaces, pick_thing)}, {query.concept}"
     elif query.mode == "relation":
         parts["relation"] = query.relation or ""
         text += f" {query.relation} {_pick(things, pick_thing)}"
-    elif foregrounds and (query.mode == "concept" or draw < 0.7):
+    elif foregrounds and query.mode != "place" and (query.mode == "concept" or draw < 0.7):
         parts["foreground"] = _pick(foregrounds, pick_foreground)
         text = f"{text.removesuffix(',')}, {parts['foreground']}"
     if query.background is not None:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipes.load import load_recipe
-from gen.wording.parts import PARTS
+from gen.wording.parts import NAME_SLOTS, PARTS
 from gen.wording.templates import slots_of
 from shards.disk.address import file_path
 from shards.disk.home import home
@@ -53,23 +53,27 @@ class Form(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    photo: str = Field(description="text with slots, such as {name}, {background}; says how a photo is called")
-    styled: str = Field(description="the same slots and {style}")
+    photo: str = Field(
+        description="text with slots, such as {subject}, {background}; says how a photo is called",
+        examples=["a photo of {subject} {background}"],
+    )
+    styled: str = Field(description="the same slots and {style}", examples=["{style} of {subject} {background}"])
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The slots of `photo`, without the name."""
-        return tuple(slot for slot in slots_of(self.photo) if slot != "name")
+        """The slots of `photo`, without that of the name."""
+        return tuple(slot for slot in slots_of(self.photo) if slot not in NAME_SLOTS)
 
     @model_validator(mode="after")
     def _both_say_the_same(self) -> "Form":
         unknown = set(self.parts) - set(DRAWN_PARTS)
-        if unknown or not {"name", "background"} <= set(slots_of(self.photo)):
+        slots = set(slots_of(self.photo))
+        if unknown or "background" not in slots or not slots & set(NAME_SLOTS):
             raise ValueError(
-                f"found {quoted(self.photo, 80)}, expected {{name}}, {{background}} and slots of: "
+                f"found {quoted(self.photo, 80)}, expected {{subject}} or {{name}}, {{background}} and slots of: "
                 f"{', '.join(DRAWN_PARTS)}"
             )
-        if set(slots_of(self.styled)) != {"name", "style", *self.parts}:
+        if set(slots_of(self.styled)) != {"style", *slots}:
             raise ValueError(f"found {quoted(self.styled, 80)}, expected the slots of photo and {{style}}")
         return self
 
@@ -90,6 +94,11 @@ class Lexicon(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     forms: tuple[Form, ...] = Field(min_length=1, description="what prompts are made of, drawn in turn")
+    plan_forms: tuple[Form, ...] = Field(
+        (),
+        description="what a language model's contexts are put into, the one with the most parts; empty = forms",
+        examples=[[{"photo": "a photo of {subject}, {background}", "styled": "{style} of {subject}, {background}"}]],
+    )
     parts: Mapping[str, tuple[Group, ...]] = Field(description="part -> groups of words")
     relations: Words = Field(min_length=1, description="how subject and background may stand to each other")
     styles: Words = Field(min_length=1, description="what else than a photo a picture may be")
@@ -98,6 +107,16 @@ class Lexicon(BaseModel):
         description="class name -> phrases, each one thing it may mean",
         examples=[{"crane": ["crane, the bird", "crane, the machine"]}],
     )
+
+    @property
+    def forms_of_plans(self) -> tuple[Form, ...]:
+        """The forms for a language model's contexts."""
+        return self.plan_forms or self.forms
+
+    @property
+    def tells_kinds(self) -> bool:
+        """Whether any words are for some kinds of class only."""
+        return any(set(group.kinds) != set(KINDS) for groups in self.parts.values() for group in groups)
 
     def words(self, part: str, kind: str, places: Collection[str] = PLACES) -> tuple[str, ...]:
         """The words of `part` for a kind of class, from the groups whose place is in `places`; may be empty."""
@@ -123,8 +142,9 @@ class Lexicon(BaseModel):
                 raise ValueError(f"found the part {quoted(part, 40)}, expected one of: {', '.join(DRAWN_PARTS)}")
             if part in SKY_PARTS and any(group.place != "outdoor" for group in groups):
                 raise ValueError(f"found {part} that is not outdoor, expected place: outdoor")
-        if len({form.photo for form in self.forms}) < len(self.forms):
-            raise ValueError("found two forms with the same photo, expected distinct ones; remove one")
+        for forms in (self.forms, self.plan_forms):
+            if len({form.photo for form in forms}) < len(forms):
+                raise ValueError("found two forms with the same photo, expected distinct ones; remove one")
         for kind in KINDS:
             if not any(all(self.choices(form, kind, place).values()) for form in self.forms for place in PLACES):
                 raise ValueError(f"found no form whose slots all have words for the kind {kind}; add some")

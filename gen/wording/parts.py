@@ -1,17 +1,23 @@
 """The parts of a prompt: a form with slots, and the words that fill them; pure.
 
-In: a form such as "{name}, {foreground}, {background}" and a word for each slot. Out: the text. On disk: each part is a
-column of prompts.parquet, so a text can be put together again from its row.
+In: a form such as "a photo of {subject} {foreground} {background}" and a word for each slot. Out: the text. On disk:
+each part is a column of prompts.parquet, so a text can be put together again from its row.
+
+Two slots say what is shown: {name} is the name as it is, {subject} the name with its article ("an oboe", "sunglasses").
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
+from gen.names.noun_phrase import noun_phrase
 from gen.wording.templates import fill
 from shards.disk.safe_text import quoted
 
 MAX_TEXT_BYTES = 8192
 
+NAME_SLOTS = ("name", "subject")  # the name as it is; the name with its article
 # Everything that a prompt may say besides the name, in this order.
 PARTS = (
     "foreground",  # what the subject does, or stands with
@@ -27,6 +33,14 @@ PARTS = (
 )
 
 
+_SUBJECT = re.compile(r"\{subject\}(?= )")
+
+
+@cache
+def _closed(form: str) -> str:
+    return _SUBJECT.sub("{subject},", form)
+
+
 @dataclass(frozen=True)
 class Wording:
     """A form and the words of its slots; `words` may hold parts that the form has no slot for."""
@@ -35,8 +49,14 @@ class Wording:
     words: Mapping[str, str]
 
     def text(self, name: str) -> str:
-        """The text of the prompt. `name` is the meaning of the class, or its name if it has no meaning."""
-        return fill(self.form, {"name": name, **self.words})
+        """The text of the prompt. `name` is the meaning of the class, or its name if it has no meaning.
+
+        What explains a name stands between commas: "a crane, the bird, resting".
+        """
+        if "{subject}" not in self.form:
+            return fill(self.form, {"name": name, **self.words})
+        form = _closed(self.form) if "," in name else self.form
+        return fill(form, {"name": name, "subject": noun_phrase(name), **self.words})
 
 
 def check_text(text: str, where: str, may_be_empty: bool = False) -> str:

@@ -46,7 +46,7 @@ def add_styles(
         return []
     pairs = draw_evenly([len(contexts), num_styles], count, class_rng(seed, one.id, _PAIRS))
     style_of = _follow_ring([style for _, style in pairs], first, num_styles, seed)
-    styled_form = {form.photo: form.styled for form in lexicon.forms}
+    styled_form = {form.photo: form.styled for form in (*lexicon.forms, *lexicon.forms_of_plans)}
     styled = [
         Wording(
             styled_form[contexts[context].form], {**contexts[context].words, "style": lexicon.styles[style_of[style]]}

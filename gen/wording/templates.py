@@ -1,8 +1,8 @@
 """Templates: sentences with slots, and the combinations of template and words that a class uses; pure.
 
-In: templates such as "{name}, {ink} ink on {paper} paper", the words of each slot but `name`, the run seed, a class id.
-Out: distinct combinations of template and words, in an order of the class's own. On disk: templates.txt, the 80 that
-ship with the project, one a line.
+In: templates such as "{name}, {ink} ink on {paper} paper", the words of each slot but the name's, the run seed, a class
+id. Out: distinct combinations of template and words, in an order of the class's own. On disk: templates.txt, the 80
+that ship with the project, one a line.
 
 Templates with the same slots form a family. In every prefix of a class's combinations, a family uses each of its
 templates, and each word of each slot, equally often, within one.
@@ -77,7 +77,7 @@ class Wordings:
         """The templates, sorted into families; `parts` holds the words of every slot but `name`."""
         by_slots: dict[tuple[str, ...], list[str]] = {}
         for template in templates:
-            by_slots.setdefault(tuple(sorted(set(slots_of(template)) - {"name"})), []).append(template)
+            by_slots.setdefault(tuple(sorted(set(slots_of(template)) - {"name", "subject"})), []).append(template)
         families = [
             _Family(tuple(alike), slots, tuple(tuple(parts[slot]) for slot in slots))
             for slots, alike in by_slots.items()

@@ -34,22 +34,27 @@ def locked(
     `on_wait` is called before every wait; what it raises is raised. Raises TimeoutError if another holds the lock for
     `within_s`, OSError if the file cannot be opened.
     """
-    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
-        has_locks = True
+    end = time.monotonic() + within_s
+    while True:
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            is_mine = lock_within(fd, time.monotonic() + within_s, longest_pause_s, on_wait)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            has_locks, is_mine = False, True
-        if not is_mine:
-            raise TimeoutError(
-                f"{path}: another process has held it for {within_s:.0f} s; end that one, or delete the file"
-            )
-        yield has_locks
-    finally:
-        os.close(fd)  # releases
+            has_locks = True
+            try:
+                is_mine = lock_within(fd, end, longest_pause_s, on_wait)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                has_locks, is_mine = False, True
+            if not is_mine:
+                raise TimeoutError(
+                    f"{path}: another process has held it for {within_s:.0f} s; end that one, or delete the file"
+                )
+            if has_locks and not is_named(fd, path):  # its holder removed it while this one waited
+                continue
+            yield has_locks
+            return
+        finally:
+            os.close(fd)  # releases
 
 
 @contextlib.contextmanager
@@ -72,6 +77,20 @@ def folder_locked(folder: Path, lock: str, who: str, advice: str) -> Iterator[No
         if not has_locks:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(folder / lock))
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of a file now; False if there is no file, or if nobody can tell."""
+    try:
+        fd = open_to_lock(path)
+    except OSError:
+        return False
+    try:
+        return not try_lock(fd)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def try_lock(fd: int) -> bool:

@@ -15,6 +15,9 @@ import contextlib
 import errno
 import os
 import secrets
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -45,6 +48,7 @@ EXCLUSIVE_CREATE = frozenset({"memory", "s3", "s3a"})
 HOW_TO_MAKE = (
     "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
 )
+REAL_SETS = "real"  # the folder that holds the sandbox's real sets, as its recipes name it
 
 
 class Store(Protocol):
@@ -237,7 +241,7 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
     if root is not None:
         if not root.is_dir():
             found = "a file" if root.exists() else "no folder"
-            raise ValueError(f"{visible(str(root))}: found {found}, expected a data set; {HOW_TO_MAKE}")
+            raise ValueError(f"{visible(str(root))}: found {found}, expected a data set; {how_to_make(root)}")
         return FolderStore(root, read_only=True)
     objects = _open_objects(url, single_writer=False, read_only=True)
     try:
@@ -247,6 +251,18 @@ def open_for_reading(url: str) -> FolderStore | ObjectStore:
     except Exception as error:  # of the client library's own classes, as in `_try_objects`
         raise _refused(objects, "read", error) from None
     return objects
+
+
+def how_to_make(root: Path) -> str:
+    """What helps where a data set is missing: the sandbox's real sets come from a program of their own, which is there
+    in a checkout and after an installation."""
+    if root.parent.name != REAL_SETS:
+        return HOW_TO_MAKE
+    python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
+    return (
+        "check the path; if it is one of the sandbox's real sets, make them with "
+        f"`{python} -m sandbox.build --data {shlex.quote(str(root.parent))}`"
+    )
 
 
 def _open_objects(url: str, single_writer: bool, read_only: bool = False) -> ObjectStore:

@@ -22,9 +22,41 @@ from shards.labels.sources import SHIPPED, read_counts, read_source
 from shards.labels.spoken import spoken_names
 
 MAX_NAME_CHARS = 200
-# What a class is, so that its contexts fit. building: also other structures and landscapes; plant: also fungi;
-# instrument: only what makes music.
-Kind = Literal["animal", "vehicle", "food", "plant", "building", "instrument", "other"]
+# What a class is, so that its contexts fit; gen/names/kinds.yaml says what each means.
+Kind = Literal[
+    "animal",
+    "pet",
+    "flying",
+    "crawling",
+    "waterside",
+    "aquatic",
+    "person",
+    "plant",
+    "fungus",
+    "food",
+    "drink",
+    "vehicle",
+    "train",
+    "watercraft",
+    "aircraft",
+    "building",
+    "waterfront",
+    "shop",
+    "street",
+    "yard",
+    "interior",
+    "landscape",
+    "furniture",
+    "household",
+    "device",
+    "instrument",
+    "clothing",
+    "tool",
+    "sport",
+    "snow",
+    "texture",
+    "other",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_ID = 2**31 - 1
 MAX_COUNT = 1_000_000_000
@@ -39,7 +71,7 @@ class ClassSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Annotated[str, Beside(frozenset(SHIPPED))] = Field(
-        min_length=1, description="sandbox, imagenet-1k, or the path of a list, an ImageFolder or a data set"
+        min_length=1, description=f"{', '.join(SHIPPED)}, or the path of a list, an ImageFolder or a data set"
     )
     per_class: int | None = Field(
         None, ge=1, le=MAX_COUNT, description="the same count for every class", examples=[100]

@@ -17,7 +17,7 @@ Folders alone (`own_classes`); the first line that fits all of them counts:
 Two folders with one id (`1` and `01`) are refused, and so is a mixture of numbers and names, which has no clear ids.
 
 With a list (`match_folders`) a folder has the id of the class that it names: by WordNet id, as `class_folder` writes
-it, by name (case, blanks, ``_`` and ``-`` do not count), or by number. So a part of the classes (a test set, a
+it, by name (case, blanks, ``_``, ``-`` and ``/`` do not count), or by number. So a part of the classes (a test set, a
 held-out part) has the ids of the whole. A part of ImageNet-1k can be a class list of its own. As a data set it needs a
 list, because only its owner knows whether its ids are its own or those of the 1000 (`refuse_part_of_imagenet`).
 """
@@ -93,7 +93,7 @@ def class_folder(class_id: int, name: str, digits: int = 4) -> str:
 
 def fold_name(name: str) -> str:
     """A class name in the form in which names are compared: case, blanks, ``_`` and ``-`` do not count."""
-    return " ".join(re.sub("[_-]", " ", unicodedata.normalize("NFC", name).casefold()).split())
+    return " ".join(re.sub("[_/-]", " ", unicodedata.normalize("NFC", name).casefold()).split())
 
 
 def class_folders_in(folder: Path) -> list[str]:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -30,6 +31,7 @@ from shards.disk.store import open_for_reading
 from shards.labels.folders import Entry, class_folders_in, files_below, names_beside, own_classes, trouble_with
 from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
 from shards.labels.spoken import wordnet_pairs
+from shards.labels.task import TASKS, read_task
 from shards.labels.text_file import read_lines, read_text
 from shards.set.manifest import iter_tables, scan_records
 
@@ -70,7 +72,15 @@ def _read_imagenet() -> list[Entry]:
     return [Entry(index, name, wordnet_id) for index, (wordnet_id, name) in enumerate(imagenet_names().items())]
 
 
-SHIPPED: dict[str, Callable[[], list[Entry]]] = {"sandbox": _read_sandbox, "imagenet-1k": _read_imagenet}
+def _read_task(name: str) -> list[Entry]:
+    return list(read_task(name).entries)
+
+
+SHIPPED: dict[str, Callable[[], list[Entry]]] = {
+    "sandbox": _read_sandbox,
+    "imagenet-1k": _read_imagenet,
+    **{name: partial(_read_task, name) for name in TASKS},
+}
 
 
 def _read_text(path: Path) -> list[Entry]:

@@ -139,20 +139,22 @@ def status_of(store: Store, writer: str | None, doing: str = "") -> Status:
     rejected = [f"{num:,} {status}" for status, num in sorted(statuses.items()) if status != SUCCESS]
     space = sum(record.tar.bytes + record.parquet.bytes for record in records)
     rows = [
-        ("shards", f"{len(records):,} done, {len(wrong):,} damaged{_names(list(wrong))}"),
-        ("images", f"{statuses[SUCCESS]:,}"),
+        ("shards", f"{len(records):,} done, {len(wrong):,} damaged{shard_names(list(wrong))}"),
+        ("images", f"{statuses[SUCCESS]:,}, in shards that are done"),
         ("rejected", ", ".join(rejected) or "none"),
         ("short", f"{counted(short, 'sample')} without an image"),
         ("space", size_text(space)),
     ]
     if last is not None:
-        told = f"asked for {counted(len(last.units), 'shard')}, {len(missing):,} of them missing{_names(missing)}"
+        told = f"asked for {counted(len(last.units), 'shard')}, {len(missing):,} of them missing{shard_names(missing)}"
         if not last.has_ended:
             told += "; it has not ended" if writer is not None else "; it never came to its end"
     rows.append(("last call", told))
-    line = [f"{counted(len(records), 'shard')}, {counted(statuses[SUCCESS], 'image')}"]
+    line = [f"{counted(len(records), 'shard')} done with {counted(statuses[SUCCESS], 'image')}"]
     if last is not None:
-        line[0] = f"{len(records):,} of {counted(len(last.units), 'shard')}, {counted(statuses[SUCCESS], 'image')}"
+        line[0] = f"{len(records):,} of {counted(len(last.units), 'shard')} done with " + counted(
+            statuses[SUCCESS], "image"
+        )
     pace = pace_of(records)
     if pace is not None:
         rate = f"{pace.images_per_s:.2g}" if pace.images_per_s < 10 else f"{pace.images_per_s:,.0f}"
@@ -171,8 +173,10 @@ def status_of(store: Store, writer: str | None, doing: str = "") -> Status:
             line.append(f"{left} left")
     rows.append(("writer", writer or "nobody now"))
     if doing:
-        rows.append(("doing", doing))
-        line.append(f"writer: {doing}")
+        # its images are not those above
+        note = " (since its start, unfinished shards included)" if " images" in doing else ""
+        rows.append(("this call", f"{doing}{note}"))
+        line.append(f"this call: {doing}")
     rows += [("damage", what) for what in list(wrong.values())[:MAX_LISTED]]
     if found.strangers:
         rows.append(("to do", "run `sixfold repair`, then the same `sixfold generate`"))
@@ -184,6 +188,7 @@ def status_of(store: Store, writer: str | None, doing: str = "") -> Status:
     return Status("\n".join(lines), visible("; ".join(line)), is_whole)
 
 
-def _names(shards: Sequence[int]) -> str:
+def shard_names(shards: Sequence[int]) -> str:
+    """``": 00003, 00004 and 7 more"``, to put behind their number; "" for none."""
     more = f" and {len(shards) - MAX_LISTED} more" if len(shards) > MAX_LISTED else ""
     return f": {', '.join(shard_name(shard) for shard in shards[:MAX_LISTED])}{more}" if shards else ""

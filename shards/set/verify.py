@@ -89,6 +89,7 @@ class Report:
     rows: int
     samples: int
     bytes: int  # read
+    unmade: tuple[int, ...] = ()  # shards that a run at work has not made yet
     notes: tuple[str, ...] = ()  # no damage: what nobody can check, what lies there and is not ours
 
     def damaged_files(self) -> list[str]:
@@ -105,24 +106,29 @@ def verify(
     progress: Callable[[int, int], None] | None = None,
     expected: Iterable[int] | None = None,
     num_threads: int = 2,
+    is_running: bool = False,
 ) -> Report:
     """Check everything in `store`; never raises for damage. Each thread holds one shard in memory.
 
     `progress(done, total)` is called after every shard. `expected`: the shards that a finished run must have.
+    `is_running`: a run writes there now; then a shard without a record is one that it has not made yet.
     """
     stamps = store.stamps()
     damages = [*_strays(stamps)]
     present = sorted({shard for name in stamps if (shard := shard_of(name)) is not None})
     recorded = [shard for shard in present if record_name(shard) in stamps]
+    wanted = set(range(present[-1])) if present else set()
+    wanted |= set(expected or ())
+    unmade = sorted((wanted | set(present)) - set(recorded)) if is_running else []
     for shard in present:
-        if record_name(shard) not in stamps:
+        if record_name(shard) not in stamps and not is_running:
             files = ", ".join(name for name in (tar_name(shard), table_name(shard)) if name in stamps)
             damages.append(_damage(shard, files, "unpublished", "found without a record, so the unit is not done"))
-    wanted = set(range(present[-1])) if present else set()
-    for shard in sorted(wanted - set(present)):
-        damages.append(_damage(shard, None, "gap", f"no shard {shard} below shard {present[-1]}"))
-    for shard in sorted(set(expected or ()) - wanted - set(present)):
-        damages.append(_damage(shard, None, "missing", "expected by the plan, found nothing"))
+    for shard in [] if is_running else sorted(wanted - set(present)):
+        if present and shard < present[-1]:
+            damages.append(_damage(shard, None, "gap", f"no shard {shard} below shard {present[-1]}"))
+        else:
+            damages.append(_damage(shard, None, "missing", "expected by the plan, found nothing"))
 
     rows = num_bytes = 0
     records: dict[int, Record] = {}
@@ -158,6 +164,7 @@ def verify(
         rows=rows,
         samples=sum(map(len, samples.keys)),
         bytes=num_bytes,
+        unmade=tuple(unmade),
         notes=(*meta.notes, *_notes(stamps)),
     )
 

@@ -52,13 +52,25 @@ class AugmentSpec(BaseModel):
     fill: Colour = Field(default=_MEAN_COLOUR, description="red, green, blue of what has no picture behind it")
 
     @model_validator(mode="after")
-    def _check(self) -> "AugmentSpec":
+    def _scale_is_a_range(self) -> "AugmentSpec":
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale: found {self.scale}, expected 0 < least <= most <= 1")
+        return self
+
+    @model_validator(mode="after")
+    def _ratio_is_a_range(self) -> "AugmentSpec":
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio: found {self.ratio}, expected 0 < least <= most")
+        return self
+
+    @model_validator(mode="after")
+    def _jitter_is_bounded(self) -> "AugmentSpec":
         if not all(0 <= part <= 1 for part in self.jitter):
             raise ValueError(f"jitter: found {self.jitter}, expected three numbers in 0..1")
+        return self
+
+    @model_validator(mode="after")
+    def _fill_is_a_colour(self) -> "AugmentSpec":
         if not all(0 <= value <= 255 for value in self.fill):
             raise ValueError(f"fill: found {self.fill}, expected three numbers in 0..255")
         return self

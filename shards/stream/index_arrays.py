@@ -64,6 +64,15 @@ class Index:
         """The file that a picture lies in."""
         return self.files[row] if self.files else self.tars[int(self.tar_of(np.array([row], np.int64))[0])]
 
+    @property
+    def mend(self) -> str:
+        """What helps where a picture of the set cannot be read."""
+        if self.files:
+            return "replace that file by a whole picture, or remove it"
+        if all(self.tar_sha256) and all(shard_of(name, TAR) is not None for name in self.tars):
+            return f"run `sixfold verify {self.url}`"
+        return "get that file again from where it came, or remove it"
+
     def prefix(self, num_tars: int) -> "Index":
         """The index of the first `num_tars` tars: the one that was loaded when there were no more."""
         if not 0 <= num_tars <= len(self.tars):

@@ -60,7 +60,7 @@ def read_all(spec: EvalSpec, index: Index, batch: int, rank: int = 0, world: int
         except (UnreadablePicture, FetchError) as error:
             raise ValueError(
                 f"{index.url}: {visible(index.place_of(row))}, id {int(index.uid[row]):016x}: {error}; every sample "
-                "of a test set is needed, run `sixfold verify`"
+                f"of a test set is needed; {index.mend}"
             ) from error
 
     try:

@@ -316,7 +316,8 @@ class Stream:
             return
         raise ValueError(
             f"stream: found no readable sample of {source.spec.name} for slot {slot} of step {flight.step} in "
-            f"{_MAX_SPARES + 1} tries, the last: {flight.replaced[-1].detail}; run `sixfold verify {source.index.url}`"
+            f"{_MAX_SPARES + 1} tries, the last: {flight.replaced[-1].tar}, {flight.replaced[-1].detail}; "
+            f"{source.index.mend}"
         )
 
     def _hand_out(self, flight: _Flight) -> Batch:
@@ -331,10 +332,11 @@ class Stream:
         # one that was given the counts of more ranks may begin above the limit: a sound batch is handed out even then
         if replaced and num_bad > max(_FREE_BAD, self.spec.bad_rate * counters.samples):
             last = replaced[-1]
+            index = next(source.index for source in self._sources if source.spec.name == last.domain)
             raise ValueError(
                 f"stream: found {num_bad} unreadable of {counters.samples} samples up to step {flight.step}, expected "
                 f"a part of at most {self.spec.bad_rate:g}; the last: {last.domain} {last.tar} id {last.uid}, "
-                f"{last.detail}; run `sixfold verify` on it"
+                f"{last.detail}; {index.mend}"
             )
         takes = flight.takes
         groups = takes[0].groups

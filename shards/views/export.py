@@ -33,6 +33,7 @@ from shards.disk.tar import BLOCK, padding, trailer
 from shards.set.manifest import read_table, scan_records
 from shards.views.census import Census, Subset, chosen_rows, take_census
 from shards.views.dataset_card import dataset_card
+from shards.views.licence import HOW_TO_NAME
 
 MEMBER_COLUMNS = [f"{extension}_{what}" for extension in MEMBER_EXTENSIONS for what in ("offset", "size")]
 COPY_BYTES = 16 << 20
@@ -101,12 +102,17 @@ def select(store: Store, to: Path, choice: Choice) -> Selection:
         raise ValueError(
             f"{store.url}: found {census.unlicensed} of {census.successes} samples without a licence to pass them on, "
             "expected one for each; leave them out (`--unlicensed leave_out`), or keep them for your own use "
-            "(`--unlicensed keep`)"
+            f"(`--unlicensed keep`); {HOW_TO_NAME}"
         )
     num_left_out = 0
     if census.unlicensed and choice.unknown_licence == "leave_out":
         num_left_out = census.unlicensed
         census = take_census(store, records, choice.subset, licensed_only=True)
+    if num_left_out and not census.successes:
+        raise ValueError(
+            f"{store.url}: found no sample with a licence to pass it on, so all {num_left_out:,} would be left out, "
+            f"expected at least one; {HOW_TO_NAME}; keep them for your own use with `--unlicensed keep`"
+        )
     if not census.successes:
         raise ValueError(
             f"{store.url}: found no chosen sample, expected at least one; choose another subset, or see with "

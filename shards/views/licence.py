@@ -6,6 +6,11 @@ conditions (attribution, limits of use) are for the user to check. On disk: noth
 
 UNKNOWN = frozenset({"", "?", "n/a", "none", "unknown"})
 CLOSED = frozenset({"all-rights-reserved", "no-redistribution", "proprietary"})
+# where a licence comes from, for those who miss it
+HOW_TO_NAME = (
+    "the recipe field sampler.licence names that of generated images, before they are made, and `sixfold export --to "
+    "shards --licence` that of your own"
+)
 
 
 def may_be_passed_on(licence: str | None) -> bool:

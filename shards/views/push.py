@@ -18,6 +18,7 @@ from shards.views.census import take_census
 from shards.views.dataset_card import dataset_card
 from shards.views.export import UnknownLicence
 from shards.views.hub import HubFile, listed_file, text_file
+from shards.views.licence import HOW_TO_NAME
 
 
 def data_set_files(store: Store, title: str, unlicensed: UnknownLicence = "refuse") -> list[HubFile]:
@@ -35,7 +36,7 @@ def data_set_files(store: Store, title: str, unlicensed: UnknownLicence = "refus
         raise ValueError(
             f"{store.url}: found {census.unlicensed:,} of {census.successes:,} samples without a licence to pass them "
             "on, expected one for each; push with `--unlicensed keep` for your own use, or leave them out with "
-            "`sixfold export --to huggingface --unlicensed leave_out`"
+            f"`sixfold export --to huggingface --unlicensed leave_out`; {HOW_TO_NAME}"
         )
     root = store.root
     files = []

@@ -12,6 +12,7 @@ samples. On disk: nothing is written.
 
 import bisect
 import functools
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from PIL import Image
 from shards.disk.data_set import open_data_set
 from shards.disk.jpeg import decode_jpeg
 from shards.disk.layout import SUCCESS, TABLE_SCHEMA
+from shards.disk.safe_text import quoted
 from shards.set.manifest import read_member, read_subset, read_table, scan_records
 from shards.views.census import chosen_rows, subset_of
 
@@ -48,9 +50,13 @@ class DataSet(Sequence[Sample]):
     """The samples of a data set in the order of its shards. Tables and pictures are read when they are asked for, and
     compared with their hashes."""
 
-    def __init__(self, url: str, subset: str | None = None) -> None:
+    def __init__(self, url: str | os.PathLike[str], subset: str | None = None) -> None:
         """Raises ValueError for a place that is no data set of ours, a damaged one, or a subset that is not there."""
-        self._store = open_data_set(url)
+        if not isinstance(url, str | os.PathLike):
+            raise ValueError(f"url: found {quoted(url, 60)}, expected the folder or URL of a data set, as a text")
+        if subset is not None and not isinstance(subset, str):
+            raise ValueError(f'subset: found {quoted(subset, 60)}, expected a name in quotes, such as "2x"')
+        self._store = open_data_set(os.fspath(url))
         self._records = scan_records(self._store)
         self._subset = None if subset is None else subset_of(read_subset(self._store, subset)[0])
         chosen = self._subset

@@ -27,8 +27,9 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines at 0.05 and 0.1 seconds, then after twice the time."""
-    monkeypatch.setattr(told, "FIRST_S", 0.05)
+    monkeypatch.setattr(told, "LIVE_S", 0.05)
     monkeypatch.setattr(told, "LINES_S", (0.05, 0.1))
+    monkeypatch.setattr(told, "LONG_S", 0.7)
     monkeypatch.setattr(told, "LOOK_S", 0.005)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
@@ -66,10 +67,29 @@ def test_elsewhere_than_on_a_terminal_lines_come_after_twice_the_time(hear: Hear
     said = hear(io.StringIO())
     with waiting("starting Ray"):
         time.sleep(1.1)
-    lines = said.getvalue().splitlines()
+    *lines, last = said.getvalue().splitlines()
     assert lines[0] == f"{MARK} starting Ray"
     assert 2 <= len(lines) <= 5
+    assert last == f"{MARK} starting Ray: done after 1 s"
     assert "\x1b" not in said.getvalue()
+
+
+def test_a_short_wait_in_a_log_is_one_line_and_one_that_fails_has_no_end(
+    hear: Hear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(told, "LINES_S", (0.05, 10.0))
+    said = hear(io.StringIO())
+    with waiting("loading the program"):
+        time.sleep(0.4)
+    assert said.getvalue() == f"{MARK} loading the program\n"
+
+    def fail_late() -> None:
+        time.sleep(0.8)
+        raise ValueError("no model")
+
+    with pytest.raises(ValueError, match="no model"), waiting("loading the model"):
+        fail_late()
+    assert said.getvalue() == f"{MARK} loading the program\n{MARK} loading the model\n"
 
 
 def test_the_innermost_wait_is_told_with_its_words_of_that_moment(hear: Hear) -> None:

@@ -7,16 +7,21 @@ The first output is that of `train.evaluate.evaluate.count`: of equal scores the
 not finite have no answer here.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from shards.disk.safe_text import visible
 from train.evaluate.evaluate import AnswerKey, Counts, Floats, Int64
 
 MAX_PAIRS = 40  # on a page
 MAX_MATRIX = 30  # rows and columns; more cannot be read
+LONGEST_ROW, LONGEST_COLUMN = 30, 22  # characters of a name beside and above the square
+COLUMN_LETTER_PX = 6.0  # wide, about; the names above the columns lean by 55 degrees: sine 0.82, cosine 0.57
+OTHERS = "any other"  # what stands above the last column
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,11 @@ class MatrixRow:
     name: str
     cells: tuple[Cell, ...]
 
+    @property
+    def label(self) -> str:
+        """The name as it stands beside the square."""
+        return _label(self.name, LONGEST_ROW)
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -93,9 +103,28 @@ class Matrix:
     of: int
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What stands above the columns, the one for all other outputs included."""
+        return *(_label(name, LONGEST_COLUMN) for name in self.columns), OTHERS
+
+    @property
     def left_px(self) -> int:
         """Where the cells begin, beside the longest name of a row."""
-        return 24 + 7 * min(30, max(len(row.name) for row in self.rows))
+        return 24 + 7 * max(_width(row.label) for row in self.rows)
+
+    @property
+    def top_px(self) -> int:
+        """Where the rows begin, below the longest name of a column, which leans."""
+        return 16 + round(COLUMN_LETTER_PX * 0.82 * self._longest_column)
+
+    @property
+    def right_px(self) -> int:
+        """Room beside the last column for the longest name, which leans over it."""
+        return 12 + round(COLUMN_LETTER_PX * 0.57 * self._longest_column)
+
+    @property
+    def _longest_column(self) -> int:
+        return max(map(_width, self.labels))
 
 
 @dataclass(frozen=True)
@@ -121,6 +150,17 @@ class ClassRow:
 Name = Callable[[int], str]
 
 
+def _width(label: str) -> int:
+    """In letters; those of East Asian scripts are twice as wide."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in label)
+
+
+def _label(name: str, longest: int) -> str:
+    """``"a class with … (12)"``: a long name without its middle, because its end tells it from others."""
+    name = visible(name)
+    return name if len(name) <= longest else f"{name[: longest - 7]}…{name[-6:]}"
+
+
 def matrix_of(confusion: Confusion, row_name: Name, output_name: Name) -> Matrix:
     """The square of the classes that are confused most, in the order of their ids."""
     ids, of, accepted = _most_confused(confusion), confusion.answered, confusion.key.accepted
@@ -135,7 +175,7 @@ def matrix_of(confusion: Confusion, row_name: Name, output_name: Name) -> Matrix
                 count,
                 round(count / of[class_id], 3),
                 "good" if at < len(columns) and columns[at] in accepted[class_id] else "lost",
-                output_name(columns[at]) if at < len(columns) else "any other",
+                output_name(columns[at]) if at < len(columns) else OTHERS,
             )
             for at, count in enumerate(counts)
             if count

@@ -90,6 +90,38 @@ def what_is_read(sets: Sequence[Opened]) -> list[str]:
     return said
 
 
+# classes
+
+
+def check_outputs(domains: Sequence[Opened], num_classes: int) -> list[str]:
+    """A line about outputs that no class has. Raises ValueError for a class that has no output."""
+    highest = [(int(one.index.label.max()), one.field) for one in domains if len(one.index)]
+    for class_id, field in highest:
+        refuse_few_outputs(num_classes, class_id, field)
+    note = extra_outputs(num_classes, max(highest)[0]) if highest else None
+    return [] if note is None else [note]
+
+
+def refuse_few_outputs(num_classes: int, class_id: int, field: str) -> None:
+    """Raises ValueError for a model without an output for `class_id`, which the data set in `field` has."""
+    if class_id >= num_classes:
+        raise ValueError(
+            f"model.num_classes: found {num_classes}, expected at least {class_id + 1}, for {field} has the class id "
+            f"{class_id}; set model.num_classes={class_id + 1}"
+        )
+
+
+def extra_outputs(num_classes: int, class_id: int) -> str | None:
+    """A line about a model with more outputs than the data have classes, whose highest id is `class_id`."""
+    extra = num_classes - class_id - 1
+    if extra <= 0:
+        return None
+    return (
+        f"model.num_classes: found {num_classes}, and the data has class ids up to {class_id}; "
+        f"{counted(extra, 'output')} will have no picture: set model.num_classes={class_id + 1} unless you mean that"
+    )
+
+
 # samples
 
 

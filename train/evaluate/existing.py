@@ -2,12 +2,16 @@
 
 In: a `Subject`, addresses of sets. Out: `Report`s. On disk, in a folder:
 
-    results.jsonl     a line for each set, as a training writes them (train.evaluate.results); later calls add lines
-    confusion.html    one page, replaced as a whole, that holds the sets of the last call
+    results.jsonl           a line for each set, as a training writes them (train.evaluate.results); calls add lines
+    confusion-<set>.html    a page for each set, replaced as a whole when the set is measured again
+
+Sets of one name are told apart by the folders above them, also from those that `results.jsonl` holds already: a result
+says of which pictures it is (the digest of their index).
 
 Which output is right for a class of a set is told by names, where both sides have them: `outputs_of`.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from cluster.code import code_hash, library_versions
+from shards.disk.address import local_root
 from shards.disk.home import home
 from shards.disk.replace import replace_file
 from shards.disk.safe_text import clip, quoted
@@ -39,7 +44,7 @@ from train.evaluate.evaluate import (
     evaluating,
     make_result,
 )
-from train.evaluate.results import RESULTS, Result, append_results
+from train.evaluate.results import RESULTS, Result, append_results, read_results
 from train.evaluate.subject import Subject, load_subject
 
 if TYPE_CHECKING:
@@ -50,6 +55,7 @@ PAGE = "confusion.html"
 PAGES = Path(__file__).parent / "pages"
 LIBRARIES = ("torch", "timm", "numpy", "pillow")
 MAX_PRINTED = 20  # classes of a set on the terminal
+MAX_FOLDERS = 9  # of an address, in a name
 MAX_ROWS = 1_000  # classes of a set on the page
 Competing = Literal["all", "own"]
 
@@ -65,12 +71,14 @@ class Report:
 
 
 def open_on(
-    subject: Subject, sources: Sequence[str], subset: str | None, competing: Competing
+    subject: Subject, sources: Sequence[str], subset: str | None, competing: Competing, folder: Path | None = None
 ) -> tuple[list[OpenSet], list[str]]:
-    """The sets, and lines for people about each. Raises ValueError for a set that is missing, not finished or without
-    a class that the model knows."""
+    """The sets, and lines for people about each; `folder`: with results of earlier calls. Raises ValueError for a set
+    that is missing, not finished or without a class that the model knows."""
     found, said = [], []
-    names: set[str] = set()
+    taken = {} if folder is None else _measured(folder, subject)
+    usual = [_name(address, 1, subset, competing) for address in {_address(source) for source in sources}]
+    this_call: set[str] = set()
     for source in sources:
         if subset is None:
             refuse_unfinished(source, "--on")
@@ -79,8 +87,14 @@ def open_on(
         labels, line = outputs_of(opened, subject)
         spec = SetSpec(source=source, subset=subset, classes=competing)
         key = answer_key(spec, np.unique(index.label).tolist(), subject.about.num_classes, labels)
-        name = _unique(f"{Path(source.rstrip('/')).name or source}{f':{subset}' if subset else ''}", names)
-        names.add(name)
+        address = _address(source)
+        num_folders = 1 if usual.count(_name(address, 1, subset, competing)) == 1 else 2
+        every = [_name(address, num, subset, competing) for num in range(num_folders, MAX_FOLDERS)]
+        every += [f"{every[-1]}-{again}" for again in range(2, 10_000)]
+        name = next(
+            one for one in every if _slug(one) not in this_call and taken.get(_slug(one), index.digest) == index.digest
+        )
+        this_call.add(_slug(name))
         said += [f"{name}: {len(index):,} pictures of {len(np.unique(index.label)):,} classes; {line}"]
         said += what_is_read([opened])
         found.append(OpenSet(name, "test", spec, key, opened))
@@ -186,12 +200,12 @@ def table(report: Report) -> str:
         for row in shown
     ]
     if len(rows) > len(shown):
-        lines.append(f"  and {len(rows) - len(shown):,} classes above these; all stand in {PAGE}")
+        lines.append(f"  and {len(rows) - len(shown):,} classes above these; all stand in {page_name(report.one.name)}")
     return "\n".join(lines)
 
 
 def write_reports(folder: Path, subject: Subject, reports: Sequence[Report]) -> list[Result]:
-    """Add the result lines and write the page."""
+    """Add the result lines and write the pages."""
     facts = subject.about.facts
     step, seed, weights = facts.get("step"), facts.get("seed"), facts.get("weights")
     recipe = facts.get("recipe")
@@ -215,7 +229,8 @@ def write_reports(folder: Path, subject: Subject, reports: Sequence[Report]) -> 
         )
         results.append(make_result(run, moment, report.one.name, "test", report.counts, selected=True))
     append_results(folder / RESULTS, results)
-    replace_file(folder / PAGE, page_of(subject, reports).encode())
+    for report in reports:
+        replace_file(folder / page_name(report.one.name), page_of(subject, [report]).encode())
     return results
 
 
@@ -246,5 +261,33 @@ def _section(subject: Subject, report: Report) -> dict[str, object]:
     }
 
 
-def _unique(name: str, taken: set[str]) -> str:
-    return next(one for one in (name, *(f"{name}-{number}" for number in range(2, 10_000))) if one not in taken)
+# names of sets
+
+
+def page_name(one: str) -> str:
+    """The page of the set with this name."""
+    return f"confusion-{_slug(one)}.html"
+
+
+def _address(source: str) -> str:
+    """Of a folder its whole path, so that there is a folder above it to name."""
+    root = local_root(source)
+    return source.rstrip("/") if root is None else str(root.absolute())
+
+
+def _name(address: str, num_folders: int, subset: str | None, competing: Competing) -> str:
+    """``"b/val:2x"`` of two folders: the last parts of the address, the subset, and whether only some outputs compete,
+    which makes other figures."""
+    name = "/".join([part for part in address.split("/") if part][-num_folders:]) or address
+    return f"{name}{f':{subset}' if subset else ''}{' (own classes)' if competing == 'own' else ''}"
+
+
+def _slug(name: str) -> str:
+    """The name as a part of a file's name; names that share it are not told apart."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[-80:] or "set"
+
+
+def _measured(folder: Path, subject: Subject) -> dict[str, str]:
+    """Of each set in the folder's results of this model, by the part of its page's name: the digest of its pictures."""
+    lines = read_results(folder / RESULTS).results
+    return {_slug(line.set): line.data.get(line.set, "") for line in lines if line.run == subject.name}

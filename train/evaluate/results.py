@@ -200,7 +200,15 @@ def find_results(folders: Iterable[Path]) -> Found:
                 if there is None or there.sweep is None:
                     results[result.key] = result
                 other, key = places.setdefault(result.key[:-1], (path, result.key))
-                if key != result.key and result.selected and result.role == "test" and result.branch is None:
+                if key == result.key or not result.selected or result.role != "test" or result.branch:
+                    continue
+                if other == path:
+                    problems.append(
+                        f"{path}: found run {clip(result.run, 60)} on two sets, or on two states of one, that are both "
+                        f"called {clip(result.set, 60)}; both count, measure them again with `sixfold evaluate` into a "
+                        "new folder, where their names differ"
+                    )
+                else:
                     problems.append(
                         f"{path}: found run {clip(result.run, 60)} on {clip(result.set, 60)} with other data than in "
                         f"{other}; both are counted as runs of their own, give one of the folders another name"

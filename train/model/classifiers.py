@@ -178,11 +178,7 @@ def create(spec: ModelSpec, size_px: int) -> nn.Module:
         return sandbox_resnet(spec.num_classes, spec.drop_path)
     import timm
 
-    if not NAME_PATTERN.fullmatch(spec.name) or not timm.is_model(spec.name):
-        known = [SANDBOX, *timm.list_models()]
-        near = get_close_matches(spec.name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see timm.list_models()"
-        raise ValueError(f"model.name: found {quoted(spec.name, 80)}, expected {SANDBOX} or a model of timm; {hint}")
+    check_model_name(spec)
     settings: dict[str, Any] = {"num_classes": spec.num_classes}
     if spec.drop_path:
         settings["drop_path_rate"] = spec.drop_path
@@ -196,6 +192,19 @@ def create(spec: ModelSpec, size_px: int) -> nn.Module:
             f"model: found {spec.name} with {', '.join(sorted(settings))}, expected settings it has ({error}); "
             "set model.drop_path: 0 or choose another model"
         ) from None
+
+
+def check_model_name(spec: ModelSpec) -> None:
+    """Raises ValueError for a model that nobody knows; imports timm for another than the sandbox's."""
+    if spec.name == SANDBOX:
+        return
+    import timm
+
+    if not NAME_PATTERN.fullmatch(spec.name) or not timm.is_model(spec.name):
+        known = [SANDBOX, *timm.list_models()]
+        near = get_close_matches(spec.name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see timm.list_models()"
+        raise ValueError(f"model.name: found {quoted(spec.name, 80)}, expected {SANDBOX} or a model of timm; {hint}")
 
 
 def load_plain(

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shards.disk.safe_text import quoted
 from train.model.optim import COUNTED, KEPT, OptimSpec, make_optimizer
@@ -45,10 +45,11 @@ class EngineSpec(BaseModel):
     threads: int = Field(1, ge=1, le=256, description="of torch on the CPU, for each rank; changes rounding")
     deadline_s: float = Field(600.0, gt=0, description="longest wait of a rank for the others")
 
-    def model_post_init(self, context: object, /) -> None:
-        """Raises ValueError for fields that do not fit together."""
+    @model_validator(mode="after")
+    def _zero_is_deepspeeds(self) -> EngineSpec:
         if self.zero and self.kind != "deepspeed":
             raise ValueError(f"engine.zero: found {self.zero} with kind {self.kind}, expected 0; set kind: deepspeed")
+        return self
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ Out: a `TrainOutcome`. On disk, in the run's folder (all ranks see it; rank 0 al
     log.jsonl tensorboard/  see train.session.logs, as for the one file that every rank writes, replaced-<rank>.jsonl
     ...                     see train.session.session
 
-The same command continues where the last one ended.
+The same command continues where the last one ended. A training that is refused before its first step leaves nothing.
 """
 
 import contextlib
@@ -28,16 +28,22 @@ from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.file_calls import OS_DISK, Disk
 from shards.disk.lock import folder_locked
 from train.evaluate.data_check import open_domains
-from train.evaluate.results import RESULTS, Result, of_branches, read_results, selected
 from train.recipe import TrainRecipe, check_ranks, deciding, recipe_digest
 from train.session.logs import ReplacedLog, RunLog
 from train.session.outcome import TrainOutcome
+from train.session.run_folder import (
+    CHECKPOINTS,
+    LOCK,
+    RECIPE,
+    WAIT,
+    WHO,
+    Before,
+    finished_before,
+    is_used,
+    left_as_it_was,
+)
 from train.session.session import Session
 from train.task.task import Task
-
-CHECKPOINTS = "checkpoints"
-RECIPE = "recipe.yaml"
-LOCK = "run.lock"
 
 
 def train_in_folder(
@@ -52,18 +58,24 @@ def train_in_folder(
     with _told(ranks, f"waiting for all {ranks.world} ranks"):
         ranks.open(device, recipe.engine.deadline_s, alone_too=recipe.engine.kind != "single")
     stop.arm()
+    session: Session | None = None
     with contextlib.ExitStack() as owned:
-        log = None
+        log = done = None
+        was_used = False
         if ranks.rank == 0:
             refuse_foreign_folder(out, "training")
-            owned.enter_context(folder_locked(out, LOCK, "training", "wait for it, or take another folder"))
-            is_used = (out / CHECKPOINTS).exists() or (out / RESULTS).exists() or task.is_exported(out)
-            claim(LocalFolder(out), RECIPE, recipe, deciding, "training", is_used)
-            log = owned.enter_context(RunLog(out, recipe.log, recipe_digest(recipe)))
-        done = _finished(recipe, task, out) if ranks.rank == 0 else ()
-        if ranks.agree(bool(done))[0]:
+            before = Before.of(out)
+            owned.enter_context(folder_locked(out, LOCK, WHO, WAIT))
+            is_exported = task.is_exported(out)
+            was_used = is_used(out, is_exported)
+            owned.enter_context(left_as_it_was(before, lambda: was_used or (session is not None and session.step > 0)))
+            done = finished_before(recipe, out, is_exported, task.metric)
+        if ranks.agree(done is not None)[0]:
             steps = recipe.schedule.steps
-            return TrainOutcome(out, steps, steps, 0.0, 0.0, task.metric, done, "")
+            return done or TrainOutcome(out, steps, steps, 0.0, 0.0, task.metric, (), "", was_finished=True)
+        if ranks.rank == 0:
+            claim(LocalFolder(out), RECIPE, recipe, deciding, WHO, was_used)
+            log = owned.enter_context(RunLog(out, recipe.log, recipe_digest(recipe)))
         # now, and not after days of training: are all sets there, and do they fit? Every rank opens them, with no
         # collective call pending: one builds an index, for up to an hour, and the others wait at its lock
         sources = ", ".join(dict.fromkeys(domain.source for domain in recipe.data.domains))
@@ -94,13 +106,3 @@ def train_in_folder(
 def _told(ranks: Ranks, words: str) -> contextlib.AbstractContextManager[None]:
     """A wait that all ranks have and rank 0 tells."""
     return waiting(words) if ranks.rank == 0 else contextlib.nullcontext()
-
-
-def _finished(recipe: TrainRecipe, task: Task, out: Path) -> tuple[Result, ...]:
-    """The results on all test sets, if they and the exported model are there."""
-    tests = recipe.evaluate.tests
-    if not task.is_exported(out) or not tests:
-        return ()
-    lines = read_results(out / RESULTS).results
-    found = [*selected(lines), *of_branches(lines)]
-    return tuple(found) if {line.set for line in selected(lines)} >= set(tests) else ()

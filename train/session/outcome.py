@@ -1,5 +1,6 @@
 """How a call of a training ended: exit code and sentence. In and on disk: nothing."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,10 @@ class TrainOutcome:
     images_per_s: float  # over all lives and ranks; 0 if none was trained on
     wait_share: float
     metric: str  # what the results' score is called
-    results: tuple[Result, ...]  # the run's, on its test sets
+    results: tuple[Result, ...]  # the run's, on its test sets; if it was finished and has none, on the validation set
     stopped: str  # why it ended early; empty if it did not
     replaced: int = 0  # samples that could not be read, over all lives and ranks
+    was_finished: bool = False  # by an earlier call; this one did nothing
 
     @property
     def exit_code(self) -> int:
@@ -35,8 +37,12 @@ class TrainOutcome:
                 f"command goes on{self._bad()}"
             )
         tests = self._tests()
-        if not self.images_per_s:
-            return f"{self.folder}: {self.steps} steps, finished before; nothing was left to do; {self.metric}: {tests}"
+        if self.was_finished:
+            return (
+                f"{self.folder}: {self.steps} steps, finished before; nothing was left to do; {self.metric}: {tests}; "
+                "to train longer, give more schedule.steps and another folder (--out); "
+                f"model.pretrained={shlex.quote(str(self.folder))} starts there from these weights"
+            )
         return (
             f"{self.folder}: {self.steps} steps, {self.images_per_s:,.0f} images/s, {self.wait_share:.0%} waiting for "
             f"data; {self.metric}: {tests}{self._bad()}"

@@ -84,6 +84,7 @@ class Session:
         self.chosen: dict[str, Tensor] | None = None
         self.chosen_step: int | None = None
         self.seconds = self.wait_s = 0.0
+        self.went_on = False  # from a checkpoint
         self._first = contextlib.ExitStack()  # what is told until the first step is made
         self.reading = Reading(ranks, log, names)
         self.weights = make_weights(task, recipe, device, ranks)
@@ -152,6 +153,7 @@ class Session:
         self.seconds, self.wait_s = state.seconds, state.wait_s
         self.reading.resume(state.replaced)
         self.saved = state.step
+        self.went_on = True
         if self.log is not None:
             self.log.say(f"going on from {found.newest}, step {state.step} of {self.recipe.schedule.steps}")
             self.log.line("resumed", state.step, checkpoint=found.newest.name, ranks=self.ranks.world)
@@ -400,7 +402,7 @@ class Session:
         replaced = self.reading.replaced_by_all
         if self.log is not None:
             self.log.line("stopped" if stopped else "finished", self.step, reason=stopped, replaced=replaced)
-            self.log.say(f"{duration(self.seconds)} of training")
+            self.log.say(f"{duration(self.seconds)} of training{', all starts together' if self.went_on else ''}")
         return TrainOutcome(
             self.out,
             self.step,

@@ -74,12 +74,20 @@ class SweepSpec(BaseModel):
     cluster: FanOutSpec = FanOutSpec()
 
     @model_validator(mode="after")
-    def _labels_fit(self) -> "SweepSpec":
+    def _baseline_is_a_point(self) -> "SweepSpec":
         if self.baseline not in self.points:
             raise ValueError(f"baseline: found {self.baseline!r}, expected one of {', '.join(self.points)[:200]}")
+        return self
+
+    @model_validator(mode="after")
+    def _baselines_of_points_are_points(self) -> "SweepSpec":
         for label, point in self.points.items():
             if point.baseline is not None and point.baseline not in self.points:
                 raise ValueError(f"points.{label}.baseline: found {point.baseline!r}, expected the label of a point")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_bounded(self) -> "SweepSpec":
         if any(not 1 <= len(label) <= 80 for label in self.points):
             raise ValueError("points: found a label that is empty or longer than 80 characters; shorten it")
         return self

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cluster.ranks.group import Ranks
 from shards.stream.stream import Batch
-from train.evaluate.data_check import Opened, check_names, what_is_read
+from train.evaluate.data_check import Opened, check_names, check_outputs, what_is_read
 from train.evaluate.evaluate import Floats, Pixels, open_set, open_sets
 from train.evaluate.measure import logits_of, measure
 from train.evaluate.results import Role
@@ -29,9 +29,9 @@ from train.model.engine import Forward
 from train.model.input import DeviceMix, to_input
 from train.model.normalisation import Normalisation
 from train.model.optim import Loss, loss_of
-from train.model.pretrained import ABOUT
 from train.recipe import TrainRecipe
 from train.task.export import check_same_output, class_names, filled_model, plain_model, write_export
+from train.task.facts import FACTS
 from train.task.task import Measured
 
 
@@ -46,13 +46,14 @@ class Classify:
 
     recipe: TrainRecipe
     normal: Normalisation
-    metric: str = "top-1"
+    metric: str = FACTS["classify"].metric
     names: dict[str, str] = field(default_factory=dict)  # class id -> name, of the export; the data may be gone by then
 
     def check_data(self, domains: Sequence[Opened], ranks: Ranks) -> list[str]:
         """Raises ValueError if a set is missing, has classes that the model does not know, shares a sample with another
         or calls an id by another name."""
         recipe = self.recipe
+        said = check_outputs(domains, recipe.model.num_classes)
         sets = open_sets(
             recipe.evaluate, recipe.model.num_classes, recipe.data.cache.folder, domains, recipe.data.class_list
         )
@@ -60,7 +61,7 @@ class Classify:
             return []
         self.names.update(class_names(domains))
         opened = [*domains, *(one.opened for one in sets)]
-        said = [*what_it_starts_from(recipe.model), *what_is_read(opened)]
+        said = [*what_it_starts_from(recipe.model), *said, *what_is_read(opened)]
         if recipe.data.check_names:
             said += check_names(opened)
         return said
@@ -127,7 +128,7 @@ class Classify:
         write_export(folder, self.recipe, plain, {"class_names": self.names, **facts}, self.normal, distances(last))
 
     def is_exported(self, folder: Path) -> bool:
-        return (folder / ABOUT).is_file()
+        return (folder / FACTS["classify"].last_file).is_file()
 
 
 def _on(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cluster.recipes.beside import default_place
 from cluster.recipes.load import (
     RecipeError,
     canonical_json,
@@ -166,6 +167,89 @@ def test_i4_of_very_many_mistakes_the_first_are_told_and_how_many_more(tmp_path:
     assert lines[-1] == "and 980 more mistakes"
 
 
+class Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    low: int = 1
+    high: int = 2
+    word: str = "a"
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _rises(self) -> "Checked":
+        if self.low >= self.high:
+            raise ValueError(f"high: found {self.high}, expected more than {self.low}")
+        return self
+
+    @model_validator(mode="after")
+    def _is_short(self) -> "Checked":
+        if len(self.word) > 3:
+            raise ValueError(f"word: found {self.word}, expected three letters")
+        return self
+
+
+class Whole(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    one: Checked = Checked()
+    several: tuple[Checked, ...] = ()
+    named: dict[str, Checked] = {}
+    length: int = 9
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Whole":
+        if self.one.low > self.length:
+            raise ValueError(f"length: found {self.length}, expected at least one.low = {self.one.low}")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: a\none: {low: 5, word: long}\n", ["one.high: found 2", "one.word: found long"]),
+        ("name: 3\none: {low: 20, high: 30}\n", ["`name`: found 3", "length: found 9"]),
+        ("one: {low: 5, words: b}\n", ["unknown key `one.words`", "`name` is missing", "one.high: found 2"]),
+        ("name: a\none: {low: x, word: long}\n", ['`one.low`: found "x"', "one.word: found long"]),
+        ("name: a\nlength: [1]\none: {low: 20, high: 30}\n", ["`length`: found [1]"]),
+        (
+            "name: a\nseveral: [{low: 3}, {word: long, low: x}]\n",
+            ["several.0.high", "`several.1.low`", "several.1.word"],
+        ),
+        ("name: a\nnamed: {x: {word: long, high: 0}}\n", ["named.x.high: found 0", "named.x.word: found long"]),
+        ("name: a\none: {low: 3}\nseveral: {}\n", ["one.high: found 2", "`several`: found {}"]),
+        ("name: a\none: null\nnamed: [1]\nseveral: [3]\n", ["`one`: found null", "`several.0`", "`named`: found [1]"]),
+    ],
+)
+def test_i4_no_mistake_hides_another_one_and_none_is_guessed_from_a_field_that_is_wrong(
+    text: str, told: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text), Whole)
+    lines = str(caught.value).split("\n")
+    assert len(lines) == len(told), lines
+    for words in told:
+        assert sum(words in line for line in lines) == 1, (words, lines)
+
+
+def test_i4_what_a_recipe_names_is_looked_up_as_far_as_its_mistakes_let_it(tmp_path: Path) -> None:
+    asked: list[Whole] = []
+
+    def missing(part: Whole) -> list[str]:
+        asked.append(part)
+        return [f"one.file: found no {part.one.file}"]
+
+    path = write(tmp_path, "name: 3\none: {low: 5, file: words.txt}\nseveral: [{high: x}]\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, Whole, more_of=missing)
+    assert str(caught.value).split("\n")[-1] == "one.file: found no words.txt"
+    (part,) = asked
+    assert (part.one.low, part.several[0].low, part.length) == (5, 1, 9)
+    for read in (lambda: part.name, lambda: part.several[0].high):
+        with pytest.raises(AttributeError):
+            read()
+    assert load_recipe(write(tmp_path, "name: a\n"), Whole, more_of=missing).name == "a"
+    assert len(asked) == 1, "a sound recipe is looked up by the one who runs it"
+
+
 class Reads(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: Annotated[str, Beside(frozenset({"shipped"}))] = ""
@@ -206,6 +290,52 @@ def test_what_a_recipe_reads_is_found_beside_it_from_any_folder(
     assert over.one.source == "others", "the command line speaks of the caller's folder"
 
 
+def test_what_is_in_two_places_is_told_with_the_one_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, caller = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (beside / "both", caller / "both", beside / "mine", caller / "theirs", tmp_path / "same"):
+        folder.mkdir(parents=True)
+    for folder in (beside, caller):
+        (folder / "link").symlink_to(tmp_path / "same")
+    monkeypatch.chdir(caller)
+    text = (
+        "one: {source: both}\nseveral: [{source: mine}, {source: both}]\nnamed: {a: {source: theirs, weights: link}}\n"
+    )
+    path = write(beside, text)
+    told: list[str] = []
+    load_recipe(path, Paths, say=told.append)
+    assert [line.partition(":")[0] for line in told] == ["one.source", "several.1.source"]
+    for line in told:
+        assert f"takes {beside / 'both'}, not {caller / 'both'}; give the whole path" in line
+    told.clear()
+    load_recipe(path, Paths, ["one.source=both", "several.1.source=mine"], say=told.append)
+    assert told == [], "the command line says which one is meant"
+    monkeypatch.chdir(beside)
+    load_recipe(Path("recipe.yaml"), Paths, say=told.append)
+    assert told == [], "one folder is one place"
+
+
+def test_a_run_writes_where_the_next_recipe_beside_it_would_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, caller = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (beside, caller):
+        folder.mkdir()
+    path = write(beside, "one: {source: out/birds}\n")
+    monkeypatch.chdir(caller)
+    for there, place in ((None, "out/birds"), (caller, "out/birds"), (beside, str(beside / "out/birds"))):
+        if there is not None:
+            (there / "out/birds").mkdir(parents=True)
+        said, note = default_place(path, "out/birds")
+        assert said == place == load_recipe(path, Paths).one.source
+        assert (note is None) == (there is not beside)
+    assert note is not None
+    assert f"takes {beside / 'out/birds'}, not {caller / 'out/birds'}" in note
+    monkeypatch.chdir(beside)
+    assert default_place(Path("recipe.yaml"), "out/birds") == ("out/birds", None)
+
+
 @pytest.mark.parametrize("value", ["3", "[photos]", "{a: photos}", "''", "'~nobody-here/x'", "'s3:/b/x'", "'\\0'"])
 def test_a_value_that_is_no_path_is_left_to_the_check_of_its_field(value: str, tmp_path: Path) -> None:
     path = write(tmp_path, f"one: {{source: {value}}}\nseveral: {value}\n")
@@ -223,25 +353,31 @@ def test_a_shipped_recipe_is_found_from_any_folder_and_ones_own_of_that_name_com
     path = Path("recipes/sandbox.yaml")
     assert load_recipe(path, Sections).classes["source"] == "sandbox"
     with pytest.raises(RecipeError, match=r"no such recipe; did you mean recipes/sandbox\.yaml"):
-        load_recipe(Path("sandbox.yml"), Recipe)
+        load_recipe(Path("sandbox.yml"), Sections)
     path.parent.mkdir()
     path.write_text("nonsense: 1")
     with pytest.raises(RecipeError, match=r"recipes/sandbox\.yaml: .*classes"):
         load_recipe(path, Sections)
 
 
-def test_a_missing_recipe_names_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_recipe_names_what_is_there_of_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes" / "sweeps").mkdir(parents=True)
-    (tmp_path / "recipes" / "digits.yaml").touch()
-    (tmp_path / "recipes" / "sweeps" / "scale.yaml").touch()
+    (tmp_path / "recipes" / "digits.yaml").write_text("name: a\nsampler: {}\n")
+    (tmp_path / "recipes" / "sweeps" / "scale.yaml").write_text("name: b\n")
+    (tmp_path / "recipes" / "another.yaml").write_text("name: c\ngrid: 3\n")
+    (tmp_path / "recipes" / "torn.yaml").write_text("name: [")
+    (tmp_path / "recipes" / "empty.yaml").touch()
     monkeypatch.chdir(tmp_path)
     for typed, hint in [
         ("none.yaml", r"give a YAML file, for example recipes/digits\.yaml, recipes/sweeps/scale\.yaml"),
         ("digits.yml", r"did you mean recipes/digits\.yaml\?"),
         ("scale", r"did you mean recipes/sweeps/scale\.yaml\?"),
+        ("another.yml", r"give a YAML file, for example recipes/digits\.yaml, recipes/sweeps/scale\.yaml"),
     ]:
-        with pytest.raises(RecipeError, match=f"no such recipe; {hint}"):
+        with pytest.raises(RecipeError, match=f"no such recipe; {hint}$"):
             load_recipe(Path(typed), Recipe)
+    with pytest.raises(RecipeError, match=r"no such recipe; give a YAML file, for example recipes/another\.yaml$"):
+        load_recipe(Path("none.yaml"), Other)
     with pytest.raises(RecipeError, match="recipes: found a folder, expected a recipe"):
         load_recipe(Path("recipes"), Recipe)
 

@@ -102,7 +102,9 @@ def test_the_counts_agree_with_plain_counting(
 def test_the_name_counts_as_missing_where_its_words_do_not_stand_in_the_text(tmp_path: Path) -> None:
     texts = ["A Great White  shark.", "two great-white sharks", "a white shark", "greatwhite shark", "something"]
     prompts = table(tmp_path, [("great white shark", texts)], meaning="great white shark, the fish")
-    assert "class name missing: 3 of 5 prompts (60.0 %)" in report_lines(measure_diversity(prompts, seed=0))
+    assert "class name missing in the whole text: 3 of 5 prompts (60.0 %)" in report_lines(
+        measure_diversity(prompts, seed=0)
+    )
 
 
 def test_what_the_encoder_cuts_is_counted_and_shown_with_the_lost_end(tmp_path: Path) -> None:

@@ -10,9 +10,13 @@ from typer.testing import CliRunner
 
 import sixfold
 from cluster.recipes.load import load_recipe
+from gen.prompts.prompts import PromptSpec, Sources, draw_table
+from gen.prompts.too_long import length_of
 from gen.run.init import choose_model, name_of
 from gen.run.recipe import Recipe, usable_classes
+from gen.wording.lexicon import load_lexicon
 from shards.disk.home import home
+from shards.labels.classes import Class, load_classes
 from tests.support.tiny_pipelines import tiny_pipeline
 from train.recipe import TrainRecipe
 
@@ -53,7 +57,7 @@ def test_an_image_folder_becomes_a_recipe_that_plans_from_any_folder(
     assert (training.model.num_classes, training.quotas, training.data.size_px) == (2, (8, 8), 64)
     recipe = load_recipe(Path("project/my-cranes.yaml"), Recipe)
     assert recipe.classes.source == "project/my Cränes"
-    assert (recipe.name, recipe.classes.per_class, recipe.prompts.per_class) == ("my-cranes", None, 30)
+    assert (recipe.name, recipe.classes.per_class, recipe.prompts.per_class) == ("my-cranes", None, None)
     assert (recipe.sampler.model, recipe.sampler.size_px, recipe.sampler.steps) == ("sandbox/models/generator", 64, 12)
 
 
@@ -69,8 +73,47 @@ def test_a_list_without_counts_gets_a_number_that_a_person_sees(
     assert recipe.sampler.revision, "without a model it is one of the hub, pinned"
     assert "hf download" in text
     assert '# meanings: {choose: given, given: {"crane": "crane, the ..."}}' in text
+    assert (recipe.prompts.kind, recipe.prompts.per_class) == ("cd+sd", 600)
     init("birds.txt", "--per-class", "7", "--out", "seven.yaml")
     assert load_recipe(Path("seven.yaml"), Recipe).prompts.per_class == 42
+
+
+def test_a_model_that_reads_few_tokens_gets_prompts_that_it_reads_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("birds.txt").write_text("crane\nauk\n")
+    said = init("birds.txt", "--model", str(SANDBOX))
+    assert "prompts: kind template, for 40 of 40 texts of kind cd+sd are longer than the 32 tokens that the" in said
+    recipe = load_recipe(Path("birds.yaml"), Recipe)
+    assert (recipe.prompts.kind, recipe.prompts.per_class) == ("template", None)
+    planned = CliRunner().invoke(sixfold.command_line(), ["generate", "birds.yaml", "--dry-run"])
+    assert (planned.exit_code, "\nlength" in planned.stdout) == (0, False)
+    richer = ["prompts.kind=cd+sd", "prompts.per_class=50"]
+    planned = CliRunner().invoke(sixfold.command_line(), ["generate", "birds.yaml", "--dry-run", *richer])
+    assert planned.stdout.count("\nlength   40 of 40 prompts looked at are longer than the 32 tokens that") == 1
+    assert "set prompts.kind=template or a shorter prompts.lexicon" in planned.stdout
+    Path("long.txt").write_text(f"{'crane ' * 30}\nauk\n")
+    said = init("long.txt", "--model", str(SANDBOX))
+    assert load_recipe(Path("long.yaml"), Recipe).prompts.kind == "name"
+    assert "; of these too 1 of 2 are longer" in said, "no text with the name is short enough"
+
+
+def test_of_a_table_prompts_are_looked_at_and_those_of_a_language_model_are_not_known(tmp_path: Path) -> None:
+    classes = [Class(0, "crane", None, 1), Class(1, "auk", None, 1)]
+    sources = Sources(load_lexicon("general"))
+    draw_table(classes, {}, PromptSpec(kind="cd", per_class=30), 0, sources, tmp_path / "p.parquet")
+    table = load_recipe(home() / "recipes" / "sandbox.yaml", Recipe, [f"prompts.file={tmp_path / 'p.parquet'}"])
+    found = length_of(table, classes, SANDBOX)
+    assert found is not None
+    assert (found.num_seen, found.limit) == (40, 32)
+    assert found.num_cut > 20
+    asked = load_recipe(home() / "recipes" / "sandbox.yaml", Recipe, ["llm.provider=openai", "llm.model=x"])
+    assert length_of(asked, classes, SANDBOX) is None
+    sandbox = load_recipe(home() / "recipes" / "sandbox.yaml", Recipe)
+    shown = length_of(sandbox, load_classes(sandbox.classes), SANDBOX)
+    assert shown is not None
+    assert (shown.num_seen, shown.line) == (200, None)
 
 
 def test_meanings_of_the_list_and_wordnet_ids_are_a_choice_already(

@@ -19,7 +19,15 @@ from gen.llm.spec import LlmSpec
 from gen.names.display_name import display_name, label_name, plain_words, says
 from gen.names.kind import kind_of
 from gen.wording.caption_examples import caption_pools
-from gen.wording.captions import MAX_CAPTION_CHARS, CaptionSpec, clean_caption, draw_captions, plan_captions, texture
+from gen.wording.captions import (
+    MAX_CAPTION_CHARS,
+    CaptionSpec,
+    caption_ask,
+    clean_caption,
+    draw_captions,
+    plan_captions,
+    texture,
+)
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from shards.labels.classes import Class
@@ -417,3 +425,32 @@ def test_j1_a_hostile_answer_or_name_ends_as_one_line_of_text_or_is_refused(payl
     if plain_words(line) and line.isprintable():
         wording = offline(Class(0, line, None, 1), line, 3)[2]
         assert line in wording.text(line) == wording.words["caption"]
+
+
+# places without the class
+
+
+def test_there_are_as_many_examples_of_each_mode_as_in_the_papers_code() -> None:
+    pools = caption_pools()
+    modes = ("concept", "background", "relation", "place", "texture")
+    assert [len(pools.examples(mode)) for mode in modes] == [52, 50, 20, 33, 21]
+    for mode in modes:
+        assert len({example.caption for example in pools.examples(mode)}) == len(pools.examples(mode))
+
+
+def test_a_share_of_captions_may_be_of_a_place_alone() -> None:
+    spec = CaptionSpec(concept=0.35, place=0.09)
+    queries = list(islice(plan_captions(CRANE, BIRD, 0, ["in a marsh", "on a lake"], ["next to"], spec), 4_000))
+    share = sum(query.mode == "place" for query in queries) / len(queries)
+    assert 0.07 < share < 0.11
+    assert all(not query.concept and query.background for query in queries if query.mode == "place")
+    asked = caption_ask(next(query for query in queries if query.mode == "place"), spec)
+    assert "crane" not in asked.user
+    assert asked.user.count("place: ") == 4  # three examples and the question
+
+
+def test_a_place_alone_says_no_name_and_is_off_unless_asked_for() -> None:
+    found = draw_captions(CRANE, BIRD, 60, 0, GENERAL, None, CaptionSpec(concept=0, relation=0, background=0, place=1))
+    assert not any("crane" in wording.text(BIRD) for wording in found)
+    assert all("{name}" not in wording.form for wording in found)
+    assert CaptionSpec().place == 0

@@ -32,11 +32,14 @@ TENCH = Class(0, "tench", "n01440764", 100)
 MISSILES = (Class(657, "missile", "n03773504", 100), Class(744, "missile", "n04008634", 100))
 # Words that would look odd for a kind of class.
 MISFITS = {
-    "animal": r"airfield|hangar|dish|stage|showroom|worktop",
-    "vehicle": r"dish|plate|worktop|living room|orchestra|window sill|forest floor",
+    "animal": r"airfield|hangar|dish|stage|showroom|worktop|living room|sea floor",
+    "aquatic": r"wood|meadow|street|room|rug|table|desert|barn",
+    "watercraft": r"showroom|garage|street|road|table|lawn",
+    "vehicle": r"dish|plate|worktop|living room|orchestra|window sill|forest floor|sea|airfield",
     "food": r"airfield|marsh|hangar|stable|garage|forest|railway",
     "plant": r"airfield|hangar|garage|restaurant|stage|street",
     "building": r"table|dish|rug|room|counter|shelf|window sill",
+    "landscape": r"city|street|garden|table|room",
     "instrument": r"marsh|airfield|kitchen|garage|pond|ravine",
     "other": r"airfield|marsh|hangar|ravine|restaurant",
 }
@@ -104,9 +107,9 @@ def test_every_prefix_uses_the_words_of_a_form_and_place_within_one_of_equally_o
 
 def test_a_background_is_used_about_as_often_whether_it_is_indoors_or_not() -> None:
     used = Counter(wording.words["background"] for wording in draw_contexts(DOG, None, 1_281, 0, GENERAL, None))
-    assert set(used) == set(GENERAL.words("background", "animal"))
+    assert set(used) == set(GENERAL.words("background", "pet"))
     share = 1_281 / len(used)
-    assert all(abs(times - share) <= 4 for times in used.values())  # one for each of the four forms
+    assert all(abs(times - share) <= 6 for times in used.values())  # one for each of the six forms
 
 
 def test_no_indoor_background_has_weather_or_a_time_of_day_or_a_light_of_the_sky() -> None:
@@ -118,11 +121,11 @@ def test_no_indoor_background_has_weather_or_a_time_of_day_or_a_light_of_the_sky
         assert len(inside) > 100
         for wording in inside:
             assert not {"weather", "time"} & set(wording.words)
-            assert wording.words["light"] not in sky
-        assert any("time" in wording.words for wording in wordings)
+            assert wording.words.get("light") not in sky
+    assert any("time" in wording.words for wording in draw_contexts(DOG, None, 500, 0, GENERAL, None))
 
 
-@pytest.mark.parametrize("kind", IMAGENET_KINDS)
+@pytest.mark.parametrize("kind", MISFITS)
 def test_the_backgrounds_fit_the_kind_of_imagenet_class(kind: str) -> None:
     for class_id in IMAGENET_KINDS[kind]:
         for wording in draw_contexts(imagenet()[class_id], None, 100, 0, GENERAL, None):
@@ -269,7 +272,7 @@ def test_parts_that_fit_get_the_form_that_says_most(tmp_path: Path) -> None:
         *({"weather"}, {"time"}, {"distance"}, set())
     ]
     assert found[0].text("dog, the animal") == (
-        "a photo of dog, the animal, with thing 1, in place 1, in light rain, in soft light, seen from above"
+        "a photo of a dog, the animal, with thing 1, in place 1, in light rain, in soft light, seen from above"
     )
 
 
@@ -329,7 +332,7 @@ def test_hostile_answers_end_as_words_or_are_dropped(tmp_path: Path) -> None:
     good = sum(clean_phrase(payload)[0] is not None for payload in PAYLOADS)
     found, dropped, _ = ask(tmp_path, lambda request: saying(plans), good, spec=ContextSpec(batch=200))
     for wording in found:
-        assert wording.form in {form.photo for form in GENERAL.forms}
+        assert wording.form in {form.photo for form in GENERAL.plan_forms}
         assert shown(wording.text("dog")).isprintable()
     assert sum(dropped.values()) + len(found) == len(PAYLOADS)
 

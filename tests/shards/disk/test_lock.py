@@ -2,7 +2,9 @@
 
 import errno
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from shards.disk.lock import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
     folder_locked,
+    is_held,
     is_named,
     lock_within,
     locked,
@@ -139,3 +142,28 @@ def test_a_folder_has_one_worker_at_a_time(tmp_path: Path) -> None:
         pass
     with folder_locked(*asked):
         pass
+
+
+def test_a_lock_whose_file_its_holder_removed_is_taken_at_the_file_that_has_the_name(file: Path) -> None:
+    """Else two could hold the lock of one name: one at the removed file, one at the new one."""
+    waits = threading.Event()
+
+    def take() -> bool:
+        with locked(file, within_s=60.0, longest_pause_s=0.01, on_wait=waits.set):
+            return is_held(file)
+
+    with ThreadPoolExecutor(1) as pool:
+        with locked(file):
+            taken = pool.submit(take)
+            assert waits.wait(60)
+            file.unlink()
+        assert taken.result(60)
+
+
+def test_whether_a_lock_is_held_can_be_asked_without_making_a_file(file: Path, tmp_path: Path) -> None:
+    assert not is_held(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert not is_held(file)
+    with locked(file):
+        assert is_held(file)
+    assert not is_held(file)

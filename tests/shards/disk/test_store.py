@@ -3,7 +3,9 @@
 import errno
 import io
 import os
+import shlex
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -494,3 +496,22 @@ def test_nothing_is_printed_when_a_store_is_used(tmp_path: Path, capfd: pytest.C
     write_shard(open_store(str(tmp_path)), 0)
     assert capfd.readouterr() == ("", "")
     assert io.StringIO().getvalue() == ""
+
+
+def test_a_missing_real_set_of_the_sandbox_is_told_what_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python that runs sixfold has the program, also after an installation; `python` may be another."""
+    missing = tmp_path / "a b" / "real" / "real-test"
+    with pytest.raises(ValueError) as caught:
+        open_for_reading(str(missing))
+    program = str(caught.value).rpartition("make them with `")[2].removesuffix("`")
+    words = shlex.split(program)
+    assert words[1:] == ["-m", "sandbox.build", "--data", str(missing.parent)]
+    assert Path(shutil.which(words[0]) or "none").samefile(sys.executable)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    monkeypatch.setattr(sys, "executable", str(Path(sys.executable).parent / "python"))
+    with pytest.raises(ValueError, match=r"make them with `python -m sandbox\.build --data "):
+        open_for_reading(str(missing))
+    with pytest.raises(ValueError, match="make one with `sixfold generate`"):
+        open_for_reading(str(tmp_path / "out"))

@@ -128,7 +128,7 @@ def test_a_csv_or_json_list_may_say_which_sense_is_meant_and_what_kind_it_is(tmp
         (
             "c.csv",
             "name,count,kind\ncrane,1,animl\n",
-            "class 0: found the kind 'animl', expected one of animal, vehicle, ",
+            "class 0: found the kind 'animl', expected one of animal, pet, ",
         ),
         ("c.csv", "name,count,kind\ncrane,1,animl\n", "did you mean animal?"),
         ("c.csv", "name,count,meaning\ncrane,1,a\x00b\n", "class 0, meaning: found the control character U+0000"),

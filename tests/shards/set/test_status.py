@@ -65,9 +65,12 @@ def test_a_status_tells_rate_time_left_and_what_the_writer_says(tmp_path: Path) 
     state = status_of(store, "host a, pid 1", "20/80 images · 0.5/s · 2m00s left")
     assert "\nrate      0.5 images/s, 1 shard at a time, by the last 2 shards\n" in state.text
     assert "\nleft      about 120 s at that rate\n".replace("120 s", "2.0 min") in state.text
-    assert "\ndoing     20/80 images · 0.5/s · 2m00s left" in state.text
+    assert "\nimages    20, in shards that are done\n" in state.text
+    told = "20/80 images · 0.5/s · 2m00s left (since its start, unfinished shards included)"
+    assert f"\nthis call {told}" in state.text
     assert state.line == (
-        "2 of 8 shards, 20 images; 0.5 images/s; about 2.0 min left; writer: 20/80 images · 0.5/s · 2m00s left"
+        "2 of 8 shards done with 20 images; 0.5 images/s; about 2.0 min left; "
+        "this call: 20/80 images · 0.5/s · 2m00s left"
     )
     ended = status_of(store, None)
     assert "at that rate" not in ended.text, "nobody works at it"
@@ -78,7 +81,7 @@ def test_a_place_where_a_run_is_about_to_begin_has_a_status_and_is_not_whole(tmp
     store = FolderStore(tmp_path)
     state = status_of(store, "host a, pid 1", "choosing meanings of 10 names (3 s)")
     assert state.text.splitlines()[0] == "shards    0 done, 0 damaged"
-    assert "\ndoing     choosing meanings of 10 names (3 s)" in state.text
+    assert "\nthis call choosing meanings of 10 names (3 s)" in state.text
     assert not state.is_whole
     with pytest.raises(ValueError, match="found no shards, expected a data set"):
         status_of(store, None)
@@ -86,5 +89,5 @@ def test_a_place_where_a_run_is_about_to_begin_has_a_status_and_is_not_whole(tmp
 
 def test_what_a_writer_says_is_shown_and_never_obeyed(tmp_path: Path) -> None:
     state = status_of(write_data_set(tmp_path), "host a", "\x1b[2J\nwriter    nobody now")
-    assert "doing     ⟨U+001B⟩[2J⟨U+000A⟩writer    nobody now" in state.text
+    assert "this call ⟨U+001B⟩[2J⟨U+000A⟩writer    nobody now" in state.text
     assert "\x1b" not in state.line

@@ -234,3 +234,17 @@ def test_a7_a_table_of_zeros_is_reported_and_never_parsed(store: FolderStore) ->
     path = store.root / table_name(0)
     path.write_bytes(bytes(path.stat().st_size))
     assert kinds(verify(store)) == {(0, "hash")}
+
+
+def test_beside_a_run_at_work_what_is_not_made_yet_is_no_damage(store: FolderStore) -> None:
+    write_shard(store, 0)
+    write_shard(store, 2)
+    (store.root / "00003.tar").write_bytes(b"being published")
+    at_rest = verify(store, expected=range(6))
+    assert kinds(at_rest) == {(1, "gap"), (3, "unpublished"), (4, "missing"), (5, "missing")}
+    assert at_rest.unmade == ()
+    beside = verify(store, expected=range(6), is_running=True)
+    assert beside.damages == ()
+    assert beside.unmade == (1, 3, 4, 5)
+    (store.root / tar_name(2)).unlink()
+    assert kinds(verify(store, expected=range(6), is_running=True)) == {(2, "file")}

@@ -37,7 +37,7 @@ from shards.stream.pixels import eval_pixels
 from shards.stream.read_all import read_all
 from shards.stream.spec import CacheSpec, DomainSpec, EvalSpec, StreamSpec
 from shards.stream.stream import Batch, Replaced, Stream
-from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set
+from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set, write_foreign
 from tests.support.stream_child import groups_of
 
 EPOCH = 5
@@ -843,6 +843,28 @@ def test_evaluation_refuses_a_set_with_an_unreadable_sample(tmp_path: Path) -> N
     (bad,) = damage(tmp_path, [6])
     with pytest.raises(ValueError, match=f"{bad:016x}.*every sample of a test set is needed"):
         list(read_all(EvalSpec(source=str(tmp_path), size_px=8), load_index(str(tmp_path)), 4))
+
+
+def test_advice_about_a_picture_that_cannot_be_read_fits_the_kind_of_the_set(tmp_path: Path) -> None:
+    """`sixfold verify` reads data sets of ours only."""
+    ours = write_data_set(tmp_path / "ours", num_shards=1, num_slots=9)
+    damage(tmp_path / "ours", [6])
+    write_foreign(tmp_path / "tars", [0, 1])
+    tar = tmp_path / "tars" / "test-0000.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"\xff\xd8\xff", b"\x00\x00\x00"))
+    for name in ("one", "two"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "pictures" / name / "1.jpg").write_bytes(encode_jpeg(picture(1, 2)))
+    (tmp_path / "pictures" / "two" / "1.jpg").write_bytes(b"\xff\xd8\xff torn")
+    advice = {
+        "ours": f"run `sixfold verify {ours.url}`$",
+        "tars": "needed; get that file again from where it came, or remove it$",
+        "pictures": r"two/1\.jpg, .* needed; replace that file by a whole picture, or remove it$",
+    }
+    for name, words in advice.items():
+        source = str(tmp_path / name)
+        with pytest.raises(ValueError, match=words):
+            list(read_all(EvalSpec(source=source, size_px=8), load_index(source), 4))
 
 
 def test_evaluation_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from shards.views.census import subset_of
 from shards.views.export import Choice, Exported, export_dali, export_hugging_face, export_open_clip, export_timm
 from shards.views.image_folder import export_image_folder, find_pictures, import_image_folder
 from shards.views.licence import may_be_passed_on
+from shards.views.push import data_set_files
 from tests.support.hostile_text import PAYLOADS
 from tests.support.small_data_set import picture, write_data_set
 from tests.support.traced import peak_bytes
@@ -297,6 +298,17 @@ def test_k8_samples_without_a_licence_stop_the_export(tmp_path: Path, name: str)
     with pytest.raises(ValueError, match="found 4 of 20 samples without a licence"):
         EXPORTS[name](store, tmp_path / "out", Choice())
     assert not (tmp_path / "out").exists()
+
+
+def test_k8_a_set_without_any_licence_is_told_where_licences_come_from(tmp_path: Path) -> None:
+    store = write_data_set(tmp_path / "set", change=lambda shard, index, row: {**row, "licence": "unknown"})
+    for choice in ("refuse", "leave_out"):
+        with pytest.raises(ValueError, match=r"the recipe field sampler\.licence names") as told:
+            EXPORTS["timm"](store, tmp_path / "out", Choice(unknown_licence=choice))
+        assert "--unlicensed keep" in str(told.value)
+    assert "so all 20 would be left out, expected at least one" in str(told.value)
+    with pytest.raises(ValueError, match=r"without a licence .* sampler\.licence"):
+        data_set_files(store, "numbers")
 
 
 @pytest.mark.parametrize("name", EXPORTS)

@@ -101,3 +101,12 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     program = "import sys, shards; print(sorted({'torch', 'pyarrow', 'numpy', 'PIL'} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_what_is_no_text_is_told_in_a_line_and_a_path_is_taken(tmp_path: Path) -> None:
+    write_data_set(tmp_path / "set")
+    assert len(shards.open(tmp_path / "set")) == 20
+    with pytest.raises(ValueError, match=r'^subset: found 2, expected a name in quotes, such as "2x"$'):
+        shards.open(tmp_path / "set", subset=2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^url: found 7, expected the folder or URL of a data set"):
+        shards.open(7)  # type: ignore[arg-type]

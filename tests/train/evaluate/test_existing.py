@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from tests.support.small_training import small_recipe, train_alone, write_sets
 from train.evaluate.confusion import Confusion, matrix_of
 from train.evaluate.evaluate import SetSpec, answer_key
 from train.evaluate.existing import Report, measure_on, open_on, page_of, table, write_reports
-from train.evaluate.results import read_results
+from train.evaluate.results import find_results, read_results
 from train.evaluate.subject import Subject, load_subject, open_subject
 
 torch.set_num_threads(1)
@@ -261,20 +260,70 @@ def test_the_page_is_bounded_at_a_thousand_classes_and_shows_text_as_text(tmp_pa
     assert len(table(many).splitlines()) == 22
 
 
-def test_a_second_call_adds_lines_and_replaces_the_page(tmp_path: Path) -> None:
+def test_the_square_of_a_page_has_room_for_its_names_and_no_more(tmp_path: Path) -> None:
+    """A name that is too long loses its middle, and keeps the id that tells it from others."""
+
+    def square(names: list[str]) -> tuple[int, int, list[str]]:
+        confusion, _, _ = confusion_of(len(names), 400)
+        matrix = matrix_of(confusion, names.__getitem__, names.__getitem__)
+        return matrix.top_px, matrix.left_px, [*matrix.labels, *(row.label for row in matrix.rows)]
+
+    low, near, labels = square(["cat (0)", "dog (1)"])
+    assert labels == ["cat (0)", "dog (1)", "any other", "cat (0)", "dog (1)"]
+    assert low < 70
+    high, far, labels = square([f"a class with a very long name indeed ({number})" for number in range(12)])
+    assert low < high < 130
+    assert low < square(["丹頂 (0)", "起重機起重機 (1)"])[0], "wide letters"
+    assert near < far < 250
+    assert labels[11] == "a class with a …d (11)"
+    assert len(set(labels[:12])) == 12
+    assert max(map(len, labels)) == 30
+
+
+def test_a_second_call_adds_lines_and_pages_and_replaces_those_of_the_same_set(tmp_path: Path) -> None:
     subject = open_subject(str(save_model(tmp_path / "model", NAMES)))
     one, other = write_folder(tmp_path / "one", NAMES), write_folder(tmp_path / "other", NAMES[:2])
     write_reports(tmp_path / "out", subject, reports_on(subject, one))
     write_reports(tmp_path / "out", subject, reports_on(subject, other))
     assert [line.set for line in read_results(tmp_path / "out" / "results.jsonl").results] == ["one", "other"]
-    assert ">other</h2>" in (tmp_path / "out" / "confusion.html").read_text()
+    before = (tmp_path / "out" / "confusion-one.html").read_text()
+    assert ">one</h2>" in before
+    assert ">other</h2>" in (tmp_path / "out" / "confusion-other.html").read_text()
+    (tmp_path / "out" / "confusion-one.html").write_text("an old one")
+    write_reports(tmp_path / "out", subject, reports_on(subject, one))
+    assert (tmp_path / "out" / "confusion-one.html").read_text() == before
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
-def test_two_sources_of_one_name_stay_apart(tmp_path: Path) -> None:
+def test_two_sources_of_one_name_stay_apart_in_one_call_and_in_later_ones(tmp_path: Path) -> None:
     subject = open_subject(str(save_model(tmp_path / "model", NAMES)))
     one = write_folder(tmp_path / "a" / "val", NAMES)
-    other = Path(shutil.copytree(one, tmp_path / "b" / "val"))
-    assert [each.name for each in open_on(subject, [str(one), str(other)], None, "all")[0]] == ["val", "val-2"]
+    other = write_folder(tmp_path / "b" / "val", NAMES, each=2)
+    third = write_folder(tmp_path / "c" / "b" / "val", NAMES, each=1)
+    out = tmp_path / "out"
+
+    def names(*sources: Path) -> list[str]:
+        return [each.name for each in open_on(subject, [str(source) for source in sources], None, "all", out)[0]]
+
+    assert names(one, other) == ["a/val", "b/val"]
+    assert names(one) == ["val"]
+    for source, expected in ((one, "val"), (other, "b/val"), (third, "c/b/val"), (one, "val"), (other, "b/val")):
+        sets, _ = open_on(subject, [str(source)], None, "all", out)
+        assert [each.name for each in sets] == [expected]
+        write_reports(out, subject, measure_on(subject, sets, 4, CPU, lambda line: None))
+    assert {line.set: line.n for line in read_results(out / "results.jsonl").results} == {
+        "val": 15,
+        "b/val": 10,
+        "c/b/val": 5,
+    }
+    assert {path.name for path in out.glob("*.html")} == {
+        "confusion-val.html",
+        "confusion-b-val.html",
+        "confusion-c-b-val.html",
+    }
+    assert not find_results([out]).problems
+    own, _ = open_on(subject, [str(one)], None, "own", out)
+    assert own[0].name == "val (own classes)", "other figures, so another name"
 
 
 def test_wordnet_ids_name_the_classes_of_imagenet(tmp_path: Path) -> None:
@@ -294,6 +343,6 @@ def test_the_verb_tells_first_and_measures_then(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "out").exists()
     done = CliRunner().invoke(app, ["evaluate", "model", "--on", "set", "--on", "set", "--own-classes"])
     assert done.exit_code == 0, done.output
-    assert re.search(r"set: top-1 [0-9.]+ % \([0-9]+ of 15\), top-5 100\.00 % \(15\)", done.output)
-    assert (tmp_path / "out" / "evaluate" / "model" / "confusion.html").is_file()
+    assert re.search(r"set \(own classes\): top-1 [0-9.]+ % \([0-9]+ of 15\), top-5 100\.00 % \(15\)", done.output)
+    assert (tmp_path / "out" / "evaluate" / "model" / "confusion-set-own-classes.html").is_file()
     assert len(read_results(tmp_path / "out" / "evaluate" / "model" / "results.jsonl").results) == 2

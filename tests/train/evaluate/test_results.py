@@ -199,6 +199,17 @@ def test_two_runs_of_one_name_over_other_data_are_both_kept_and_named(tmp_path):
     assert str(tmp_path / "a" / "run" / RESULTS) in problem
 
 
+def test_two_sets_of_one_name_in_one_folder_are_named_with_what_helps(tmp_path):
+    """As versions wrote them that took the last part of an address for the name of a set."""
+    append_results(tmp_path / RESULTS, [result(data={"real-test": digest * 32}) for digest in ("aa", "bb")])
+    found = find_results([tmp_path])
+    assert len(found.results) == 2
+    [problem] = found.problems
+    assert "both called real-test" in problem
+    assert "measure them again with `sixfold evaluate` into a new folder" in problem
+    assert "give one of the folders another name" not in problem
+
+
 def test_only_selected_tests_are_the_result_of_a_run():
     lines = [
         result(step=1, selected=False),

@@ -24,14 +24,14 @@ from shards.stream.index import load_index
 from tests.shards.stream.test_stream import damage
 from tests.support import warm
 from tests.support.rank_environment import rank_environment
-from tests.support.small_training import NEVER, last_state, small_recipe, train_alone, write_sets
+from tests.support.small_training import NEVER, SMOOTH, as_weights, last_state, small_recipe, train_alone, write_sets
 from train.model.classifiers import ModelSpec, build
 from train.model.engine import ENGINES, EngineSpec, make_engine
 from train.model.optim import KEPT, OptimSpec
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all trainings of `pair`, on a busy machine
 NUM_RANKS = 2
-TOLERANCE = 2e-6  # of weights, after six steps in fp32: sums over ranks are taken in another order
+TOLERANCE = 2e-6  # of weights, after four steps in fp32: sums over ranks are taken in another order
 CPU = torch.device("cpu")
 
 
@@ -99,16 +99,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pair(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     pair = Pair(tmp_path_factory.mktemp("pair"))
-    ddp = small_recipe(data, engine__kind="ddp")
+    ddp = small_recipe(data, engine__kind="ddp", **SMOOTH)
     pair.add("ddp", [ddp] * 2, "ddp")
     for zero in (0, 1, 2):
-        pair.add(f"zero{zero}", [small_recipe(data, engine__kind="deepspeed", engine__zero=zero)] * 2, f"zero{zero}")
-    half = small_recipe(data, engine__kind="deepspeed", engine__zero=1, engine__dtype="bf16")
+        spread = small_recipe(data, engine__kind="deepspeed", engine__zero=zero, **SMOOTH)
+        pair.add(f"zero{zero}", [spread] * 2, f"zero{zero}")
+    half = small_recipe(data, engine__kind="deepspeed", engine__zero=1, engine__dtype="bf16", **SMOOTH)
     pair.add("half", [half] * 2, "half")
     # stopped by one rank's flag alone, then gone on with
     pair.add("stopped", [ddp] * 2, "again", stop=(NEVER, 3))
     pair.add("again", [ddp] * 2, "again")
-    one = small_recipe(data, engine__kind="deepspeed", engine__zero=1)
+    one = small_recipe(data, engine__kind="deepspeed", engine__zero=1, **SMOOTH)
     pair.add("zero-stopped", [one] * 2, "changed", stop=(4, NEVER))
     pair.add("changed", [ddp] * 2, "changed")
     momentum = {"optim__optimizer": "adamw", "optim__lr": 0.003, "model__bn": "rank"}
@@ -176,7 +177,7 @@ def test_d11_two_ranks_stopped_at_twenty_random_steps_end_with_the_same_bits(dat
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process, the same global batch."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    assert train_alone(small_recipe(data), out).exit_code == 0
+    assert train_alone(small_recipe(data, **SMOOTH), out).exit_code == 0
     return out
 
 
@@ -184,14 +185,14 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_ranks_of_any_engine_train_what_one_process_trains(pair: Pair, alone: Path, name: str) -> None:
     assert pair.said(name) == ["0", "0"]
     for part in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
-        assert difference(last_state(pair.folder / name, part), last_state(alone, part)) < TOLERANCE, part
+        assert difference(as_weights(pair.folder / name, part), as_weights(alone, part)) < TOLERANCE, part
 
 
 def test_half_precision_trains_near_the_full_one_and_keeps_fp32_tensors(pair: Pair, alone: Path) -> None:
     assert pair.said("half") == ["0", "0"]
     found = last_state(pair.folder / "half")
     assert {tensor.dtype for tensor in found.values()} == {torch.float32, torch.int64}
-    start = build(ModelSpec(name="sandbox_resnet", num_classes=5, bn="group"), (4, 4), 3, 32).state_dict()
+    start = build(ModelSpec(name=SMOOTH["model__name"], num_classes=5, bn="group"), (4, 4), 3, 32).state_dict()
     moved = [name for name in start if start[name].is_floating_point() and "running" not in name]
     way = difference({name: start[name] for name in moved}, {name: last_state(alone)[name] for name in moved})
     off = difference({name: found[name] for name in moved}, {name: last_state(alone)[name] for name in moved})
@@ -223,9 +224,9 @@ def test_a_checkpoint_of_zero_goes_on_under_ddp(pair: Pair, alone: Path) -> None
 
 def test_a_checkpoint_of_two_ranks_goes_on_in_one_process(pair: Pair, data: Path, alone: Path, tmp_path: Path) -> None:
     shutil.copytree(pair.folder / "again", tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000006")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000004")
     (tmp_path / "run" / "model.json").unlink()
-    assert train_alone(small_recipe(data), tmp_path / "run").exit_code == 0
+    assert train_alone(small_recipe(data, **SMOOTH), tmp_path / "run").exit_code == 0
     assert difference(last_state(tmp_path / "run"), last_state(alone)) < TOLERANCE
 
 
@@ -293,7 +294,7 @@ def test_d6_too_many_bad_samples_on_any_rank_end_all_with_the_cause(data: Path, 
     few = small_recipe(tmp_path / "damaged", engine__kind="ddp", schedule__steps=60)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(few))
     said = [child.communicate(timeout=300)[0] for child in start_pair(tmp_path, tmp_path / "run")]
-    assert all("unreadable of" in text and "run `sixfold verify`" in text for text in said)
+    assert all("unreadable of" in text and "run `sixfold verify " in text for text in said)
 
 
 def test_d7_a_disk_that_refuses_each_call_in_turn_costs_two_ranks_only_checkpoints(pair: Pair) -> None:

@@ -4,8 +4,11 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+import sixfold
 from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import Ranks
 from cluster.ranks.place import find_place
@@ -194,6 +199,74 @@ def test_the_same_command_does_nothing_to_a_finished_run(data: Path, whole: Path
     assert {path.name for path in after if after[path] != before.get(path)} <= {"recipe.yaml", "log.jsonl", "run"}
     again = train_alone(small_recipe(data), whole).sentence()
     assert "6 steps, finished before; nothing was left to do; top-1: one " in again
+    assert again.endswith(
+        f"to train longer, give more schedule.steps and another folder (--out); model.pretrained={whole} starts there "
+        "from these weights"
+    )
+
+
+def test_a_finished_run_without_test_sets_is_known_too_and_shows_its_validation(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = small_recipe(data, evaluate__tests={}, schedule__steps=1, schedule__epoch_steps=1)
+    assert run(recipe, tmp_path / "run") == 0
+    capsys.readouterr()
+    again = train_alone(recipe, tmp_path / "run")
+    assert re.search(r"1 steps, finished before; nothing was left to do; top-1: validation [0-9.]+ %", again.sentence())
+    assert "of training" not in capsys.readouterr().err
+
+
+def test_what_the_folder_alone_tells_is_told_before_torch_is_loaded(data: Path, whole: Path, tmp_path: Path) -> None:
+    """Finished, of another recipe, locked, of something else; in a process of its own, that says what it imported."""
+    program = """
+import fcntl, sys
+from pathlib import Path
+from cluster.recipes.load import load_recipe
+from train.recipe import TrainRecipe
+from train.session import run_folder
+from train.task.facts import FACTS
+whole, data, recipe = map(Path, sys.argv[1:])
+asked, known = load_recipe(recipe, TrainRecipe), FACTS["classify"]
+def look(recipe, folder):
+    return run_folder.look(recipe, folder, known.last_file, known.metric)
+print(look(asked, whole).sentence(), look(asked, whole.parent / "new"))
+for folder, changes in ((whole, ["optim.lr=0.1"]), (data / "real", [])):
+    try:
+        look(load_recipe(recipe, TrainRecipe, changes), folder)
+    except ValueError as error:
+        print(error)
+with (whole / "run.lock").open() as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        look(asked, whole)
+    except ValueError as error:
+        print(error)
+print(sorted({"torch", "timm", "ray"} & set(sys.modules)))
+"""
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(small_recipe(data)))
+    words = [sys.executable, "-c", program, str(whole), str(data), str(tmp_path / "recipe.yaml")]
+    done = subprocess.run(words, cwd=home(), capture_output=True, text=True, timeout=120, check=True)
+    finished, other, foreign, locked, loaded = done.stdout.splitlines()
+    assert "6 steps, finished before; nothing was left to do; top-1: one " in finished
+    assert finished.endswith(" None")
+    assert "found a training with another recipe (optim.lr: 0.05 before, 0.1 now)" in other
+    assert "found a data set of shards, expected a new or empty folder, or that of a training" in foreign
+    assert "found another training at work in this folder, expected none; wait for it" in locked
+    assert loaded == "[]"
+
+
+def test_the_verb_says_that_a_training_is_finished_and_builds_nothing(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.run.train", lambda *words: pytest.fail("it was begun"))
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(small_recipe(data)))
+    words = ["train", str(tmp_path / "recipe.yaml"), "--out", str(whole)]
+    for more in ([], ["--ranks", "2"]):
+        done = CliRunner().invoke(sixfold.command_line(), [*words, *more])
+        assert done.exit_code == 0, done.output
+        assert "6 steps, finished before; nothing was left to do; top-1: one " in done.output
+    tried = CliRunner().invoke(sixfold.command_line(), [*words, "--dry-run"])
+    assert "finished before" not in tried.output
 
 
 def test_a_folder_of_another_recipe_is_refused_with_the_difference(data: Path, whole: Path) -> None:
@@ -217,8 +290,44 @@ def test_sets_to_measure_on_are_looked_at_before_the_training(data: Path, tmp_pa
     shared = str(data / "test") + "/"  # the validation set under another spelling
     with pytest.raises(ValueError, match=r"found 13 samples that are also in evaluate\.validation"):
         run(small_recipe(data, evaluate__tests={"same": {"source": shared}}), tmp_path / "same")
-    for out in (tmp_path / "gone", tmp_path / "same"):
-        assert lines(out, "train") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("log", ["none", "tensorboard"])
+def test_a_training_that_is_refused_before_its_first_step_leaves_what_was_there(
+    data: Path, tmp_path: Path, log: str
+) -> None:
+    """By a set that is missing, by weights that do not fit, by a label that the first batch has."""
+    wrong = [
+        {"data__domains__1__subset": "6x"},
+        {"optim__optimizer": "sgd", "model__num_classes": 3, "evaluate__validation": None, "evaluate__tests": {}},
+    ]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("of a person")
+    (tmp_path / "mine" / "recipe.yaml").write_text("of a person too")
+    for changes in wrong:
+        for out in (tmp_path / "new" / "run", tmp_path / "mine"):
+            with pytest.raises(ValueError, match="found"):
+                run(small_recipe(data, log=log, **changes), out)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert {path.name: path.read_text() for path in (tmp_path / "mine").iterdir()} == {
+        "notes.txt": "of a person",
+        "recipe.yaml": "of a person too",
+    }
+
+
+def test_a_training_that_fails_after_a_step_keeps_its_log(data: Path, tmp_path: Path) -> None:
+    class Broken(StopAfter):
+        @property
+        def requested(self) -> bool:
+            self.left -= 1
+            if self.left < 0:
+                raise ValueError("a fault after two steps")
+            return False
+
+    with pytest.raises(ValueError, match="a fault after two steps"), Ranks(find_place({})) as ranks:
+        train(small_recipe(data), tmp_path / "run", home(), Broken(5), ranks)
+    assert next(line["step"] for line in lines(tmp_path / "run", "train")) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_named(data: Path, tmp_path: Path) -> None:
@@ -295,7 +404,8 @@ def test_two_trainings_in_one_folder_are_refused(data: Path, tmp_path: Path) -> 
 
 
 def test_a_label_beyond_the_model_is_named(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"found class id [34], expected below 3; set model.num_classes"):
+    words = r"model.num_classes: found 3, expected at least 5, for data\.domains\.real has the class id 4; set model\."
+    with pytest.raises(ValueError, match=words):
         run(small_recipe(data, model__num_classes=3, evaluate__validation=None, evaluate__tests={}), tmp_path / "run")
 
 

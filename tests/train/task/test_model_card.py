@@ -6,7 +6,9 @@ import pytest
 import timm
 import torch
 import yaml
+from typer.testing import CliRunner
 
+import sixfold
 from shards.views.hub import push
 from tests.support.hub_cache import timm_model
 from tests.support.hub_server import TOKEN, HubServer
@@ -75,3 +77,10 @@ def test_an_export_of_an_earlier_version_gets_the_description_that_timm_needs(fo
 def test_a_training_that_has_no_result_yet_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found no exported model, .*run the same `sixfold train` to its end"):
         model_files(tmp_path, NAME, None)
+
+
+def test_a_push_of_a_training_without_a_result_says_to_train_it_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "run.lock").touch()
+    tried = CliRunner().invoke(sixfold.command_line(), ["push", str(tmp_path), NAME])
+    assert "found no exported model" in str(tried.exception)
+    assert "run the same `sixfold train` to its end" in str(tried.exception)

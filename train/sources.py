@@ -1,0 +1,139 @@
+"""What a training reads, looked up before torch is loaded: where it is, and what of it a training would refuse.
+
+In: a `TrainRecipe`, or the sound part of one with mistakes. Out: a `LookedUp`. On disk, read only and little of it: the
+records of a data set, its list of classes, names of class folders. Object stores are opened and not read; what takes
+long (`train.evaluate.data_check`) comes later.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import pyarrow.compute as pc
+
+from shards.disk.address import one_spelling
+from shards.disk.checked_json import plain_json
+from shards.disk.data_set import is_data_set, is_image_folder, kind_of_place, no_data_set
+from shards.disk.layout import META, SUCCESS
+from shards.disk.store import FolderStore, open_for_reading
+from shards.set.manifest import read_table, scan_records
+from shards.set.status import refuse_unfinished
+from shards.stream.hugging_face import hugging_face_files
+from shards.stream.index import own_classes_of
+from train.evaluate.data_check import extra_outputs, refuse_few_outputs
+from train.evaluate.evaluate import SetSpec, read_label_map
+from train.model.classifiers import ModelSpec, weights_of
+from train.recipe import TrainRecipe
+
+CLASSES = f"{META}/classes.json"  # of a data set that `sixfold generate` made: rows that begin with an id
+_SCALE = re.compile(r"[0-9.]+x")  # subsets that have every class
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LookedUp:
+    """What was found of all that a recipe names."""
+
+    places: tuple[str, ...]  # a line for each source: the field, the path or URL
+    refused: tuple[str, ...]  # a line for each thing that a training would refuse
+    note: str | None  # about outputs that no class has, if the classes are known
+
+
+@dataclass(frozen=True)
+class _Source:
+    field: str
+    source: str
+    subset: str | None
+    grow: bool = False
+
+
+def look_up(recipe: TrainRecipe, check_name: Callable[[ModelSpec], object] | None = None) -> LookedUp:
+    """Look for all that the recipe names. `check_name` raises ValueError for a model that is not known; without it
+    nobody asks, since the list of models takes seconds to load.
+
+    `recipe` may be the sound part of one (`cluster.recipes.mistake.sound_part`): then it looks for what that has.
+    """
+    places: list[str] = []
+    refused: list[str] = []
+
+    def tried(check: Callable[[], T], field: str = "") -> T | None:
+        try:
+            return check()
+        except AttributeError:  # of a part
+            return None
+        except ValueError as error:
+            line = " ".join(str(error).split())
+            refused.append(line if line.startswith(field) else f"{field}: {line}")
+            return None
+
+    highest: list[int] = []
+    is_known = True
+    for one in _domains(recipe):
+        line = tried(partial(_place_of, one), one.field)
+        ids, is_whole = (line and tried(partial(_class_ids, one, recipe), one.field)) or ([], False)
+        is_known = is_known and is_whole
+        places += [line] if line else []
+        highest += ids[-1:]
+        for class_id in ids[-1:]:
+            tried(lambda top=class_id, one=one: refuse_few_outputs(recipe.model.num_classes, top, one.field))  # type: ignore[misc]
+    for one, spec in _sets(recipe):
+        line = tried(partial(_place_of, one), one.field)
+        places += [line] if line else []
+        if (labels := getattr(spec, "labels", None)) is not None:
+            tried(partial(read_label_map, labels), f"{one.field}.labels")
+    tried(lambda: weights_of(recipe.model))
+    if check_name is not None:
+        tried(lambda: check_name(recipe.model))
+    note = extra_outputs(recipe.model.num_classes, max(highest)) if is_known and highest and not refused else None
+    return LookedUp(tuple(places), tuple(refused), note)
+
+
+def _domains(recipe: TrainRecipe) -> Iterator[_Source]:
+    for one in getattr(getattr(recipe, "data", None), "domains", ()):
+        if {"name", "source", "subset", "grow"} <= vars(one).keys():
+            yield _Source(f"data.domains.{one.name}", one.source, one.subset, one.grow)
+
+
+def _sets(recipe: TrainRecipe) -> Iterator[tuple[_Source, SetSpec]]:
+    spec = getattr(recipe, "evaluate", None)
+    named = {f"evaluate.tests.{name}": one for name, one in getattr(spec, "tests", {}).items()}
+    for field, one in {"evaluate.validation": getattr(spec, "validation", None), **named}.items():
+        if one is not None and {"source", "subset"} <= vars(one).keys():
+            yield _Source(field, one.source, one.subset), one
+
+
+def _place_of(one: _Source) -> str:
+    """The line about it. Raises ValueError for a source that is not there, or not finished, or has nothing to read."""
+    line = f"{one.field}: {one_spelling(one.source)}" + (f", subset {one.subset}" if one.subset else "")
+    store = open_for_reading(one.source)
+    if not isinstance(store, FolderStore):
+        return line
+    if one.subset is None and not one.grow:
+        refuse_unfinished(one.source, one.field)
+    is_there = kind_of_place(store) in ("data set", "tars") or is_image_folder(store)
+    if not is_there and hugging_face_files(store, one.subset) is None:
+        raise no_data_set(store)
+    return line
+
+
+def _class_ids(one: _Source, recipe: TrainRecipe) -> tuple[list[int], bool]:
+    """Ids of classes, rising, and whether these are all; none where only reading everything would tell."""
+    store = open_for_reading(one.source)
+    if not isinstance(store, FolderStore):
+        return [], False
+    if not is_data_set(store):
+        has_own_ids = recipe.data.classes is None and one.source == recipe.data.domains[0].source
+        own = own_classes_of(one.source, one.subset) if has_own_ids else None
+        return ([], False) if own is None else (sorted(entry.id for entry in own), True)
+    if one.subset is not None and not _SCALE.fullmatch(one.subset):
+        return [], False
+    if store.exists(CLASSES):
+        rows = plain_json(store.read_bytes(CLASSES))
+        return sorted(row[0] for row in rows if isinstance(row, list) and isinstance(row[0], int)), True
+    records = scan_records(store)
+    table = read_table(store, {shard: records[shard] for shard in sorted(records)[-1:]}, ["class_id", "status"])
+    ids = table.filter(pc.equal(table["status"], SUCCESS))["class_id"]
+    return sorted(set(ids.to_pylist())), False

@@ -1,0 +1,20 @@
+"""What is known of each Task before it is loaded, and torch with it.
+
+In: the name of a Task in a recipe. Out: its `TaskFacts`. On disk: nothing.
+"""
+
+from dataclasses import dataclass
+
+from train.model.pretrained import ABOUT
+from train.recipe import TaskName
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What the folder of a training says without its Task."""
+
+    metric: str  # what the score of its results is called
+    last_file: str  # of its export: where it is, the export is whole
+
+
+FACTS: dict[TaskName, TaskFacts] = {"classify": TaskFacts("top-1", ABOUT)}
