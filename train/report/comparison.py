@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shards.disk.safe_text import clip, markdown
-from train.evaluate.results import Result, selected
+from train.evaluate.results import Result, SweepPlace, of_branches, selected
 from train.report.statistics import (
     FEWEST,
     Estimate,
@@ -33,6 +33,7 @@ TITLES = {
     "domain": "Handling of the two domains",
     "shots": "Real images of a class",
 }
+BRANCHES = ", both branches"  # behind the name of a sweep
 LONGEST_NAME = 80
 _FORMULA = re.compile(r"[=+\-@]")
 
@@ -77,7 +78,8 @@ class Sweep:
     @property
     def title(self) -> str:
         """The heading of the sweep in a report."""
-        return TITLES.get(self.name, self.name)
+        name = self.name.removesuffix(BRANCHES)
+        return TITLES.get(name, name) + (": main and auxiliary branch" if name != self.name else "")
 
     @property
     def against(self) -> str:
@@ -109,7 +111,8 @@ def compare(results: Iterable[Result]) -> Compared:
     singles: list[Result] = []
     places: dict[str, dict[tuple[int, str], dict[str, dict[int, Result]]]] = {}
     problems: list[str] = []
-    for result in selected(results):
+    given = list(results)
+    for result in [*selected(given), *_of_both_branches(given)]:
         if result.sweep is None:
             singles.append(result)
             continue
@@ -131,9 +134,27 @@ def compare(results: Iterable[Result]) -> Compared:
     return Compared(sweeps, tuple(singles), tuple(problems))
 
 
+def _of_both_branches(results: Sequence[Result]) -> list[Result]:
+    """What auxiliary branches reached, under names that say so: of each sweep a second one, in which the main branch of
+    a point is the baseline of its others; of other runs one result more."""
+    others = of_branches(results)
+    points = {(one.sweep.name, one.sweep.point.label) for one in others if one.sweep is not None}
+    found = []
+    for one in [*selected(results), *others]:
+        beside = "" if one.branch is None else f", BN of {one.branch}"
+        if one.sweep is None and beside:
+            found.append(one.model_copy(update={"run": one.run + beside}))
+        if one.sweep is None or (one.sweep.name, one.sweep.point.label) not in points:
+            continue
+        label = one.sweep.point.label
+        point = one.sweep.point.model_copy(update={"label": label + beside, "baseline": label, "x": None})
+        found.append(one.model_copy(update={"sweep": SweepPlace(name=one.sweep.name + BRANCHES, point=point)}))
+    return found
+
+
 def _sweep_order(item: tuple[str, object]) -> tuple[int, str]:
-    known = list(TITLES)
-    return (known.index(item[0]) if item[0] in known else len(known), item[0])
+    known, name = list(TITLES), item[0].removesuffix(BRANCHES)
+    return (known.index(name) if name in known else len(known), item[0])
 
 
 def _sweep(name: str, points: Mapping[tuple[int, str], Mapping[str, Mapping[int, Result]]]) -> Sweep:

@@ -16,6 +16,7 @@ from train.evaluate.results import (
     RESULTS,
     append_results,
     find_results,
+    of_branches,
     read_results,
     result_line,
     selected,
@@ -240,3 +241,14 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="found no such folder"):
         find_results([tmp_path / "nowhere"])
+
+
+def test_a_result_of_each_branch_is_kept_and_the_exported_one_is_the_runs(tmp_path):
+    lines = [result(30), result(33, branch="synthetic")]
+    append_results(tmp_path / RESULTS, lines)
+    found = read_results(tmp_path / RESULTS).results
+    assert [(one.branch, one.top1) for one in found] == [(None, 30 / 40), ("synthetic", 33 / 40)]
+    assert [one.branch for one in selected(found)] == [None]
+    assert [one.branch for one in of_branches(found)] == ["synthetic"]
+    assert len(find_results([tmp_path]).results) == 2
+    assert not find_results([tmp_path]).problems

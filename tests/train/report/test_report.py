@@ -49,6 +49,21 @@ def text_of(page: Page) -> str:
 # what it says
 
 
+def test_both_branches_have_a_table_of_their_own_and_leave_the_others_alone(tmp_path):
+    main = curve({0: [700, 705, 695], 6: [718, 724, 712]})
+    other = [one.model_copy(update={"branch": "synthetic", "top1": (round(one.top1 * N) + 30) / N}) for one in main[3:]]
+    alone, both = compare(main), compare([*main, *other])
+    assert both.sweeps[0] == alone.sweeps[0]
+    assert [sweep.title for sweep in both.sweeps[1:]] == ["Accuracy against scale: main and auxiliary branch"]
+    table = both.sweeps[1]
+    assert [(row.label, row.baseline) for row in table.rows] == [("6x", "6x"), ("6x, BN of synthetic", "6x")]
+    difference = table.rows[1].cells["real-test"].difference
+    assert difference is not None
+    assert difference.value == pytest.approx(30 / N)
+    single = [one.model_copy(update={"sweep": None}) for one in (main[3], other[0])]
+    assert [one.run for one in compare(single).singles] == [main[3].run, f"{main[3].run}, BN of synthetic"]
+
+
 def test_the_first_sentence_says_by_how_much_synthetic_data_paid_off(tmp_path):
     page = report_of(tmp_path, curve({0: [700, 710, 705, 695, 702], 6: [718, 729, 724, 712, 720]}))
     said = "Synthetic images paid off here. 6x adds +1.8 points [1.7, 1.9] on real-test over real images only, 5 seeds."
