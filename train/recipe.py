@@ -198,4 +198,7 @@ def _fingerprint(dumped: dict[str, Any]) -> str:
             inner = inner.get(name, {})
         if inner.get(path[-1], usual) == usual:
             inner.pop(path[-1], None)
+    for domain in dumped.get("data", {}).get("domains", ()):
+        if not domain.get("planted_shift"):
+            domain.pop("planted_shift", None)
     return fingerprint(dumped)

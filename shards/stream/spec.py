@@ -71,6 +71,13 @@ class DomainSpec(BaseModel):
     source: Annotated[str, BESIDE] = Field(description=SOURCE)
     subset: str | None = Field(default=None, description="name of a subset or split of it; null = all samples")
     quota: int = Field(ge=1, description="samples of each group")
+    planted_shift: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="for experiments on gaps between domains: red and green of all its pictures lose contrast and gain "
+        "light, after all augmentation; 0 = none, 1 = strongest",
+    )
     grow: bool = Field(
         default=False, description="more shards may come while it is read; taken in at the end of an epoch"
     )

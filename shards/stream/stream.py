@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from shards.stream.augment import planted_shift
 from shards.stream.decode_threads import DecodeThreads, Job
 from shards.stream.fetch import Fetcher, FetchError
 from shards.stream.index import load_index
@@ -293,6 +294,8 @@ class Stream:
                 data = source.fetcher.read(row)
                 rng = KeyedRandom(self._seed, _PIXELS, int(flight.passes[slot]), uid)
                 is_fast = train_pixels(data, self.spec.size_px, self.spec.augment, rng, flight.images[slot])
+                if source.spec.planted_shift:
+                    flight.images[slot] = planted_shift(flight.images[slot], source.spec.planted_shift)
             except (UnreadablePicture, FetchError) as error:
                 reason = _reason_of(error)
                 flight.replaced.append(

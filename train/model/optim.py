@@ -3,8 +3,10 @@
 In: `OptimSpec` (from the recipe), logits and labels of a rank's batch of whole groups. Out: a loss to descend, a
 learning rate for each step, an optimiser of timm's factory. On disk: nothing.
 
-The loss is the mean over the real samples plus lambda times the mean over all others, so the weight of the others does
-not depend on their share of a batch. `pooled` is the mean over the whole batch, as in naive mixing.
+The loss is a weighted mean of the real samples' mean and the others', so the weight of the others does not depend on
+their share of a batch: `per_domain` gives them lambda beside 1 and divides by the sum, so that the size of a step does
+not grow with lambda; `convex` gives lambda to the real samples and 1 - lambda to the others. The others' mean is of
+their domains' means. `pooled` is the mean over the whole batch, as in naive mixing.
 
 Shapes: N samples of a batch, G groups of it, Q samples of a group, C classes.
 """
@@ -16,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     import torch
@@ -46,9 +48,26 @@ class OptimSpec(BaseModel):
     warmup_steps: int = Field(0, ge=0, description="the rate rises linearly for so many steps, then falls as a cosine")
     clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; null = not clipped")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="part of a label spread over all classes")
-    lam: float = Field(1.0, ge=0, description="weight of the mean loss of all domains but the first (per_domain)")
-    loss: Literal["per_domain", "pooled"] = Field("per_domain", description="pooled: mean over the batch, lam unused")
+    lam: float = Field(
+        1.0,
+        ge=0,
+        description="per_domain: weight of all domains but the first, whose own is 1; convex: of the first, whose "
+        "others have 1 - lam",
+    )
+    loss: Literal["per_domain", "convex", "pooled"] = Field(
+        "per_domain",
+        description="per_domain: (first + lam others) / (1 + lam); convex: lam first + (1 - lam) others, each the mean "
+        "of its domains' means; pooled: mean over the batch, lam unused",
+    )
     ema_decay: float | None = Field(None, gt=0, lt=1, description="moving average of the weights; null = none")
+
+    @model_validator(mode="after")
+    def _convex_weights_are_shares(self) -> OptimSpec:
+        if self.loss == "convex" and self.lam > 1:
+            raise ValueError(
+                f"optim.lam: found {self.lam:g} with loss: convex, expected 0 to 1, the share of the first domain"
+            )
+        return self
 
 
 def learning_rate(spec: OptimSpec, step: int, steps: int) -> float:
@@ -81,6 +100,7 @@ def loss_of(
 
     `quotas`: domain -> its samples in a group, in the group's order. The parts are the means over each domain.
     """
+    import torch
     from torch.nn import functional as F
 
     wide_NC = logits_NC.float()
@@ -98,5 +118,7 @@ def loss_of(
     elif len(sizes) == 1:
         total = parts[0]
     else:
-        total = parts[0] + spec.lam * each_GQ[:, sizes[0] :].mean()
+        others = torch.stack(parts[1:]).mean()
+        first, rest = (spec.lam, 1 - spec.lam) if spec.loss == "convex" else (1.0, spec.lam)
+        total = (first * parts[0] + rest * others) / (first + rest)
     return Loss(total, {name: part.detach() for name, part in zip(quotas, parts, strict=True)})

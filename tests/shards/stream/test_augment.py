@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from shards.stream import augment
-from shards.stream.augment import RAND, WIDE, AugmentSpec, change, crop_box
+from shards.stream.augment import RAND, WIDE, AugmentSpec, change, crop_box, planted_shift
 from shards.stream.keyed_random import KeyedRandom
 from tests.support.photographs import photographs
 
@@ -168,6 +168,16 @@ def test_the_same_key_gives_the_same_picture_and_other_keys_give_others(spec: Au
         assert first.dtype == np.uint8
         results[first.tobytes()] = number
     assert len(results) > 10
+
+
+def test_a_planted_shift_is_one_affine_map_of_each_channel() -> None:
+    image = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, axis=2)
+    assert np.array_equal(planted_shift(image, 0.0), image)
+    half, whole = planted_shift(image, 0.5), planted_shift(image, 1.0)
+    for channel, (scale, offset) in enumerate(((0.6, 120), (0.3, 40), (0.0, 0))):
+        for strength, found in ((0.5, half), (1.0, whole)):
+            expected = np.arange(256) * (1 - strength * scale) + strength * offset
+            assert np.abs(found[:, 0, channel] - expected).max() <= 1
 
 
 def test_without_policy_jitter_and_erasing_nothing_changes() -> None:

@@ -30,7 +30,7 @@ from shards.disk.regular import open_regular
 from shards.disk.store import open_store
 from shards.set import manifest
 from shards.set.writer import ShardWriter
-from shards.stream.augment import AugmentSpec
+from shards.stream.augment import AugmentSpec, planted_shift
 from shards.stream.index import load_index
 from shards.stream.mix import MixSpec
 from shards.stream.pixels import eval_pixels
@@ -125,6 +125,23 @@ def test_a_group_has_exactly_its_quota_of_each_domain_in_order(folders: dict[str
             for group in batch.uids.reshape(GROUPS, 5).tolist():
                 assert set(group[:3]) <= known["real"]
                 assert set(group[3:]) <= known["synthetic"]
+
+
+def test_a_planted_shift_changes_the_pictures_of_its_domain_alone(folders: dict[str, Path]) -> None:
+    plain = make_spec(folders, augment=RANDOM)
+    real, synthetic = plain.domains
+    shifted = make_spec(folders, augment=RANDOM, domains=(real, synthetic.model_copy(update={"planted_shift": 0.5})))
+    with open_stream(plain) as one, open_stream(shifted) as other:
+        for _ in range(3):
+            before, after = next(one), next(other)
+            assert np.array_equal(before.uids, after.uids)
+            images = before.images.reshape(GROUPS, 5, *before.images.shape[1:])
+            changed = after.images.reshape(images.shape)
+            assert np.array_equal(images[:, :3], changed[:, :3])
+            pairs = zip(images[:, 3:].reshape(-1, 16, 16, 3), changed[:, 3:].reshape(-1, 16, 16, 3), strict=True)
+            for image, found in pairs:
+                assert np.array_equal(found, planted_shift(image, 0.5))
+                assert not np.array_equal(found, image)
 
 
 def test_a_pass_shows_every_sample_once_while_the_smaller_domain_begins_again(folders: dict[str, Path]) -> None:

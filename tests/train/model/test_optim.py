@@ -18,19 +18,55 @@ def test_the_rate_rises_linearly_and_falls_as_a_cosine() -> None:
     assert 0 < rates[-1] < 0.06
 
 
-def test_the_loss_is_real_plus_lambda_times_the_others_whatever_the_quotas() -> None:
+@pytest.mark.parametrize(
+    ("kind", "lam", "real", "others"),
+    [
+        ("per_domain", 0.5, 2 / 3, 1 / 3),
+        ("per_domain", 1.0, 0.5, 0.5),
+        ("per_domain", 0.0, 1.0, 0.0),
+        ("per_domain", 4.0, 0.2, 0.8),
+        ("convex", 0.8, 0.8, 0.2),
+        ("convex", 0.0, 0.0, 1.0),
+    ],
+)
+def test_the_loss_is_a_weighted_mean_of_domains_whatever_the_quotas(
+    kind: str, lam: float, real: float, others: float
+) -> None:
     torch.manual_seed(1)
     logits, labels = torch.randn(14, 5, dtype=torch.float64), torch.randint(5, (14,))
     each = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=0.2)
-    real = torch.cat([each[0:2], each[7:9]])  # two groups of 2 + 4 + 1
-    others = torch.cat([each[2:7], each[9:14]])
+    rows = {
+        "real": [0, 1, 7, 8],
+        "synthetic": [2, 3, 4, 5, 9, 10, 11, 12],
+        "retrieved": [6, 13],
+    }  # 2 groups of 2 + 4 + 1
+    means = {name: each[places].mean() for name, places in rows.items()}
     quotas = {"real": 2, "synthetic": 4, "retrieved": 1}
-    loss = loss_of(OptimSpec(lr=1, lam=0.5, label_smoothing=0.2), logits, labels, None, quotas)
-    torch.testing.assert_close(loss.total, real.mean() + 0.5 * others.mean())
-    torch.testing.assert_close(loss.parts["real"], real.mean())
-    torch.testing.assert_close(loss.parts["retrieved"], torch.stack([each[6], each[13]]).mean())
+    spec = OptimSpec.model_validate({"lr": 1, "lam": lam, "loss": kind, "label_smoothing": 0.2})
+    loss = loss_of(spec, logits, labels, None, quotas)
+    expected = real * means["real"] + others * (means["synthetic"] + means["retrieved"]) / 2
+    torch.testing.assert_close(loss.total, expected)
+    for name, mean in means.items():
+        torch.testing.assert_close(loss.parts[name], mean)
     pooled = loss_of(OptimSpec(lr=1, loss="pooled", label_smoothing=0.2), logits, labels, None, quotas)
     torch.testing.assert_close(pooled.total, each.mean())
+
+
+def test_a_step_is_as_long_for_every_weight_of_the_others() -> None:
+    """Of two domains with the same pictures: then the weights cancel, and so they must in the gradient."""
+    torch.manual_seed(2)
+    half, labels = torch.randn(4, 5), torch.randint(5, (4,)).repeat(2)
+    norms = []
+    for lam in (0.0, 0.5, 1.0, 8.0):
+        logits = half.repeat(2, 1).requires_grad_()
+        loss_of(OptimSpec(lr=1, lam=lam), logits, labels, None, {"real": 4, "synthetic": 4}).total.backward()
+        norms.append((logits.grad[:4] + logits.grad[4:]).norm().item())
+    assert norms == pytest.approx(norms[:1] * 4)
+
+
+def test_a_convex_weight_above_one_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"optim\.lam: found 1\.5 with loss: convex, expected 0 to 1"):
+        OptimSpec(lr=1, lam=1.5, loss="convex")
 
 
 def test_the_loss_of_a_mixed_sample_is_shared_between_two_labels() -> None:
@@ -44,4 +80,4 @@ def test_the_loss_of_a_mixed_sample_is_shared_between_two_labels() -> None:
         soft[row, labels[mix.partner_N[row]]] += 1 - mix.share_N[row]
     each = -(soft * logits.log_softmax(1)).sum(1)
     loss = loss_of(OptimSpec(lr=1), logits, labels, mix, {"real": 2, "synthetic": 2})
-    torch.testing.assert_close(loss.total, each[:2].mean() + each[2:].mean())
+    torch.testing.assert_close(loss.total, (each[:2].mean() + each[2:].mean()) / 2)

@@ -63,7 +63,7 @@ def test_a_step_says_the_loss_and_that_of_each_domain() -> None:
     stepped = step(descent, pictures, labels)
     assert stepped.names == ("real", "synthetic")
     assert torch.allclose(stepped.numbers[1:], torch.tensor([real, synthetic]))
-    assert math.isclose(stepped.loss, real + 0.5 * synthetic, rel_tol=1e-6)
+    assert math.isclose(stepped.loss, (real + 0.5 * synthetic) / 1.5, rel_tol=1e-6)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_at_all() -> None:
