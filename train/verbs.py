@@ -79,7 +79,7 @@ def train(
         tell, check_name = (warn if met.rank == 0 else _nobody), (check_model_name if dry_run else None)
         chosen = load_recipe(recipe, TrainRecipe, overrides or (), lambda part: look_up(part, check_name).refused, tell)
         folder = _place_of(out, recipe, f"out/train/{chosen.name}", tell)
-        if met.world == 1 and not dry_run:
+        if met.world == 1 and not dry_run and folder.exists():
             facts = FACTS[chosen.task]
             done = look(chosen, folder, facts.last_file, facts.metric)
             if done is not None:

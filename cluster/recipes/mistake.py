@@ -60,7 +60,7 @@ def mistakes(invalid: ValidationError, model: type[BaseModel], data: object) -> 
     """(place, line) of each mistake, as the fields are ordered. A key that a misspelt one stands for is not missing."""
     at: dict[Place, list[Any]] = {}  # of a union such as `int | "auto"` every part that did not fit has an error
     known: set[tuple[str, ...]] = set()
-    for error in [*invalid.errors(include_url=False), *sound_part(model, data)[1]]:
+    for error in _told_once([*invalid.errors(include_url=False), *sound_part(model, data)[1]]):
         mark = (*map(str, error["loc"]), error["type"], str(error.get("ctx", {}).get("error")))
         if mark not in known:
             known.add(mark)
@@ -82,6 +82,17 @@ def mistakes(invalid: ValidationError, model: type[BaseModel], data: object) -> 
                 named = tuple(line.partition(":")[0].split("."))
                 found.append((named if named[-1] in fields_at(model, named[:-1]) else place, line))
     return found
+
+
+def _told_once(errors: list[Any]) -> list[Any]:
+    """Without the checks of a whole that find what a check of a part of it has found, in the same words."""
+    texts = [(str(error.get("ctx", {}).get("error")), tuple(error["loc"])) for error in errors]
+    return [
+        error
+        for error, (text, loc) in zip(errors, texts, strict=True)
+        if error["type"] != "value_error"
+        or not any(text == other and len(loc) < len(place) and place[: len(loc)] == loc for other, place in texts)
+    ]
 
 
 def sound_part(model: type[Model], data: object, loc: tuple[str | int, ...] = ()) -> tuple[Model, list[Any]]:
