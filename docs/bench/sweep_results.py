@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.evaluate.results import find_results
-from train.report.comparison import Sweep, compare, results_table, verdicts
+from train.report.comparison import Sweep, compare, method, results_table, verdicts
 
 HOME = Path(__file__).resolve().parents[1]
 PAGE, PICTURE = HOME / "RESULTS.md", HOME / "data" / "scale.png"
@@ -64,7 +64,7 @@ def write(folders: Sequence[Path]) -> str:
     compared = compare(found.results)
     if not compared.sweeps:
         raise ValueError(f"{', '.join(map(str, folders))}: found no sweep, expected folders that `sixfold sweep` wrote")
-    lines = [f"{time.strftime('%Y-%m-%d', time.gmtime())}, two cores, no GPU."]
+    lines = [f"{time.strftime('%Y-%m-%d', time.gmtime())}, two cores, no GPU. {method(compared)}"]
     for sweep in compared.sweeps:
         lines += ["", f"### {sweep.title}", ""]
         lines += [f"* {one.head} {one.text}" for one in verdicts(sweep)]

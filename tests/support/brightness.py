@@ -21,8 +21,9 @@ from shards.stream.index import load_index
 from shards.stream.read_all import read_all
 from shards.stream.spec import EvalSpec
 from shards.stream.stream import Batch
+from train.evaluate.counts import Counts
 from train.evaluate.data_check import Opened
-from train.evaluate.evaluate import Counts, evaluating
+from train.evaluate.evaluate import evaluating
 from train.evaluate.results import Role
 from train.model.engine import Forward
 from train.model.optim import Loss

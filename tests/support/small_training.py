@@ -15,7 +15,8 @@ from cluster.recipes.overrides import lay_over
 from shards.disk.file_calls import OS_DISK, Disk
 from shards.disk.home import home
 from tests.support.small_data_set import write_data_set
-from train.evaluate.evaluate import Counts, OpenSet
+from train.evaluate.counts import Counts
+from train.evaluate.evaluate import OpenSet
 from train.evaluate.measure import logits_of, measure
 from train.model.normalisation import IMAGENET
 from train.recipe import TrainRecipe

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shards.disk.safe_text import visible
-from train.evaluate.evaluate import AnswerKey, Counts, Floats, Int64
+from train.evaluate.counts import AnswerKey, Counts, Floats, Int64
 
 MAX_PAIRS = 40  # on a page
 MAX_MATRIX = 30  # rows and columns; more cannot be read

@@ -1,29 +1,20 @@
 """Evaluation: the accuracy of a model on labelled sets, and the choice of the checkpoint that is the result.
 
 In: scores of a model (`train.evaluate.measure`), sets of labelled pictures (see
-`shards.stream.index`). Out: `Counts` for each set: right at top 1 and at top 5, by class; as `Result` lines through
+`shards.stream.index`). Out: `Counts` for each set (`train.evaluate.counts`), as `Result` lines through
 `train.evaluate.results`. On disk: nothing is written; the label map of a set is a JSON file.
-
-Every sample is counted exactly once, whatever the batch, the number of ranks and the threads: a rank reads each
-world-th batch, padding is masked, and counts are integers, added over the ranks.
-
-A label's place among the scores is the number of competing outputs with a higher score, plus those with an equal score
-and a lower number. The label is right at top k if its place is below k. So ties have one outcome on every machine, and
-a model that gives all classes the same score is right for class 0 only. Scores that are not finite are wrong, and are
-counted apart.
 
 `select` chooses the result of a run. It takes validation results only, so a test set never chooses.
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shards.disk.address import BESIDE, LocalPath
@@ -33,18 +24,14 @@ from shards.disk.safe_text import quoted
 from shards.set.status import refuse_unfinished
 from shards.stream.index import ClassList, load_index, own_classes
 from shards.stream.spec import SOURCE
+from train.evaluate.counts import AnswerKey, Counts
 from train.evaluate.data_check import Opened, refuse_shared
-from train.evaluate.results import Result, Role, SweepPlace
+from train.evaluate.results import Result, Role, SweepPlace, packed
 
 if TYPE_CHECKING:
     from torch import nn
 
-TOP = 5
 MAX_MAP_BYTES = 10_000_000
-
-Int64: TypeAlias = npt.NDArray[np.int64]
-Floats: TypeAlias = npt.NDArray[np.floating[Any]]
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 class SetSpec(BaseModel):
@@ -89,19 +76,6 @@ class EvaluateSpec(BaseModel):
 
 
 # which outputs are right
-
-
-@dataclass(frozen=True, eq=False)
-class AnswerKey:
-    """Of a set: which outputs compete, and which of them are right for each of its class ids."""
-
-    accepted: Mapping[int, tuple[int, ...]]  # class id of the set -> outputs
-    competes_C: npt.NDArray[np.bool_]
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """The class ids of the set for which some output is right, sorted."""
-        return tuple(sorted(self.accepted))
 
 
 def answer_key(
@@ -164,118 +138,6 @@ def read_label_map(path: Path) -> dict[int, tuple[int, ...]]:
             raise ValueError(f"{advice}, found {quoted(key, 40)}: {quoted(value, 40)}")
         found[int(key)] = tuple(outputs)
     return found
-
-
-# counting
-
-
-@dataclass(frozen=True, eq=False)
-class Counts:
-    """The counts of one pass over a set. Arrays are by class, in the order of `ids`."""
-
-    ids: tuple[int, ...]
-    seen: Int64
-    right: Int64  # at top 1
-    right_top5: Int64
-    not_finite: int
-    left_out: int  # samples of classes that the model does not know
-
-    @staticmethod
-    def none(ids: Sequence[int]) -> "Counts":
-        """Counts of zero, to add to."""
-        zeros = np.zeros(len(ids), np.int64)
-        return Counts(tuple(ids), zeros, zeros, zeros, 0, 0)
-
-    @property
-    def n(self) -> int:
-        """Samples counted, without those that were left out."""
-        return int(self.seen.sum())
-
-    @property
-    def top1(self) -> float:
-        """The share of samples that are right at top 1."""
-        return int(self.right.sum()) / self.n
-
-    @property
-    def top5(self) -> float:
-        """The share of samples that are right at top 5."""
-        return int(self.right_top5.sum()) / self.n
-
-    def as_array(self) -> Int64:
-        """All counts in one vector, so that ranks can add them up."""
-        return np.concatenate([self.seen, self.right, self.right_top5, [self.not_finite, self.left_out]]).astype(
-            np.int64
-        )
-
-    def from_array(self, array: Int64) -> "Counts":
-        """The counts in a vector of `as_array`, for the same class ids."""
-        seen, right, right_top5 = array[:-2].reshape(3, len(self.ids))
-        return Counts(self.ids, seen, right, right_top5, int(array[-2]), int(array[-1]))
-
-    def __add__(self, other: "Counts") -> "Counts":
-        assert self.ids == other.ids, "counts of one set are added"
-        return self.from_array(self.as_array() + other.as_array())
-
-
-def count(scores_NC: Floats, labels_N: Int64, key: AnswerKey) -> Counts:
-    """The counts of one batch: scores of N samples for C outputs, and labels, which are the set's class ids."""
-    ids = np.array(key.ids, np.int64)
-    known_N = np.isin(labels_N, ids)
-    scores, labels = scores_NC[known_N], labels_N[known_N]
-    finite = np.isfinite(scores[:, key.competes_C]).all(axis=1)
-    competing = np.where(key.competes_C, scores, -np.inf)
-    width = max(len(outputs) for outputs in key.accepted.values())
-    # shorter rows are filled with their own first output: naming it twice changes nothing
-    table = np.array([outputs + outputs[:1] * (width - len(outputs)) for _, outputs in sorted(key.accepted.items())])
-    of_class = np.searchsorted(ids, labels)
-    numbers = np.arange(scores.shape[1])
-    place = np.full(len(labels), scores.shape[1])
-    for column in range(width):
-        output = table[of_class, column][:, None]
-        own = np.take_along_axis(competing, output, axis=1)
-        ahead = (competing > own) | ((competing == own) & (numbers < output) & key.competes_C)
-        place = np.minimum(place, ahead.sum(axis=1))
-
-    def by_class(chosen: npt.NDArray[np.bool_]) -> Int64:
-        return np.bincount(of_class[chosen], minlength=len(ids)).astype(np.int64)
-
-    return Counts(
-        key.ids,
-        by_class(np.ones(len(labels), bool)),
-        by_class(finite & (place < 1)),
-        by_class(finite & (place < TOP)),
-        int((~finite).sum()),
-        int((~known_N).sum()),
-    )
-
-
-class LabelledBatch(Protocol):
-    """A batch of a test set, as `shards.stream` reads it."""
-
-    @property
-    def images(self) -> Pixels:
-        """Pictures, N H W C."""
-
-    @property
-    def labels(self) -> Int64:
-        """Class ids, N."""
-
-    @property
-    def valid(self) -> npt.NDArray[np.bool_]:
-        """Which of the N are samples; the others are padding."""
-
-
-def count_batches(
-    batches: Iterable[LabelledBatch], scores: Callable[[Pixels], Sequence[Floats]], key: AnswerKey, num_ways: int = 1
-) -> list[Counts]:
-    """The counts of one pass over a set, for each of `num_ways` to score: `scores` gives, way by way, C numbers for
-    each picture of a batch, padding included."""
-    totals = [Counts.none(key.ids)] * num_ways
-    for batch in batches:
-        labels = batch.labels[batch.valid].astype(np.int64)
-        found = scores(batch.images)
-        totals = [total + count(one[batch.valid], labels, key) for total, one in zip(totals, found, strict=True)]
-    return totals
 
 
 # sets of pictures
@@ -408,6 +270,7 @@ def make_result(
         top1=counts.top1,
         top5=counts.top5,
         per_class=per_class,
+        right_pictures=None if counts.right_pictures is None else packed(counts.right_pictures),
         not_finite=counts.not_finite,
         left_out=counts.left_out,
         weights=moment.weights,

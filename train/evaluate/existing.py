@@ -32,18 +32,9 @@ from shards.stream.read_all import read_all
 from shards.stream.spec import EvalSpec
 from shards.views.page import one_file_page, page_environment
 from train.evaluate.confusion import Confusion, matrix_of, pair_rows, worst_first
+from train.evaluate.counts import Counts, count
 from train.evaluate.data_check import Opened, read_names, what_is_read
-from train.evaluate.evaluate import (
-    Counts,
-    Moment,
-    OpenSet,
-    RunFacts,
-    SetSpec,
-    answer_key,
-    count,
-    evaluating,
-    make_result,
-)
+from train.evaluate.evaluate import Moment, OpenSet, RunFacts, SetSpec, answer_key, evaluating, make_result
 from train.evaluate.results import RESULTS, Result, append_results, read_results
 from train.evaluate.subject import Subject, load_subject
 
@@ -159,12 +150,14 @@ def _measure(
     about = subject.about
     engine = EngineSpec(kind="single")
     reading = EvalSpec(source=one.spec.source, size_px=about.size_px, crop_pct=about.crop_pct)
-    counts, confusion = Counts.none(one.key.ids), Confusion(one.key)
+    counts, confusion, read_before = Counts.none(one.key.ids, one.n), Confusion(one.key), 0
     with evaluating(model), torch.inference_mode():
         for read in read_all(reading, one.opened.index, batch):
             scores = logits_of(model, read.images, engine, about.normal, device)[read.valid]
             labels = read.labels[read.valid].astype(np.int64)
-            counts += count(scores, labels, one.key)
+            rows = np.arange(read_before, read_before + len(labels))
+            counts += count(scores, labels, one.key).placed(rows, one.n)
+            read_before += len(labels)
             confusion.add(scores, labels)
     return counts, confusion
 

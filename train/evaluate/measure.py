@@ -15,7 +15,8 @@ from torch import nn
 from cluster.ranks.group import Ranks
 from shards.stream.read_all import read_all
 from shards.stream.spec import EvalSpec, StreamSpec
-from train.evaluate.evaluate import Counts, EvaluateSpec, Floats, OpenSet, Pixels, count_batches, evaluating
+from train.evaluate.counts import Counts, Floats, Pixels, count_batches
+from train.evaluate.evaluate import EvaluateSpec, OpenSet, evaluating
 from train.model.engine import EngineSpec, autocast
 from train.model.input import to_input
 from train.model.normalisation import Normalisation
@@ -52,7 +53,7 @@ def measure(
     )
     with evaluating(model), torch.inference_mode():
         batches = read_all(chosen, one.opened.index, spec.batch, ranks.rank, ranks.world)
-        found = count_batches(batches, scores, one.key, num_ways)
+        found = count_batches(batches, scores, one.key, one.n, ranks.rank, ranks.world, num_ways)
     return [one.from_array(ranks.add_up(torch.from_numpy(one.as_array())).numpy()) for one in found]
 
 

@@ -3,14 +3,20 @@
 In: `Result`s of evaluations. Out: `Result`s read back, and a line about each that could not be read. On disk:
 `results.jsonl` in the run's own folder, canonical JSON, written by one call and synced before the next step. A last
 line that was cut short by a power loss is reported and skipped; the next line begins after it.
+
+A line keeps which pictures were right, one bit each (`packed`): 8.4 kB for 50,000 pictures. They stand in the order of
+the set's index (`data` has its digest), so the bits of two lines about one set belong to the same pictures.
 """
 
+import base64
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.recipes.load import canonical_json
@@ -18,7 +24,7 @@ from shards.disk.replace import replace_file, sync_folder
 from shards.disk.safe_text import clip
 
 RESULTS = "results.jsonl"
-MAX_LINE_BYTES = 4_000_000  # per_class of 100,000 classes
+MAX_LINE_BYTES = 4_000_000  # 100,000 classes and 1,000,000 pictures take 2.2 MB
 MAX_PROBLEMS = 20
 
 Role = Literal["validation", "test"]
@@ -65,6 +71,12 @@ class Result(BaseModel):
     top1: float = Field(ge=0, le=1)
     top5: float = Field(ge=0, le=1)
     per_class: Mapping[int, tuple[int, int]] = Field(description="class id of the set -> (right at top 1, samples)")
+    right_pictures: str | None = Field(
+        None,
+        description="which of the n samples are right at top 1: one bit each in the order of the set's index, those of "
+        "classes that the model does not know left out; the first is the highest bit, zeros fill the last byte; "
+        "base64; null = not kept, as in older lines",
+    )
     not_finite: int = Field(0, ge=0, description="samples whose scores were not finite; they count as wrong")
     left_out: int = Field(0, ge=0, description="samples of classes that the model does not know; not part of n")
     weights: Literal["ema", "last"]
@@ -87,7 +99,29 @@ class Result(BaseModel):
             raise ValueError(
                 f"found top1 {self.top1} and top5 {self.top5} beside {right} of {self.n} right, expected agreement"
             )
+        if self.right_pictures is not None:
+            try:
+                raw = base64.b64decode(self.right_pictures, validate=True)
+            except ValueError as error:
+                raise ValueError(
+                    f"found right_pictures that are not base64 ({error}), expected a bit a picture"
+                ) from None
+            if len(raw) != -(-self.n // 8):
+                raise ValueError(
+                    f"found {len(raw)} bytes of right_pictures beside n {self.n}, expected {-(-self.n // 8)}"
+                )
+            bits = int.from_bytes(raw)
+            if bits.bit_count() != right or bits & ((1 << -self.n % 8) - 1):
+                raise ValueError(f"found {bits.bit_count()} bits of right_pictures, expected {right} among the first n")
         return self
+
+    @property
+    def right_bits(self) -> npt.NDArray[np.bool_] | None:
+        """`right_pictures` as an array of n; None if they were not kept."""
+        if self.right_pictures is None:
+            return None
+        raw = np.frombuffer(base64.b64decode(self.right_pictures), np.uint8)
+        return np.unpackbits(raw, count=self.n).astype(np.bool_)
 
     @property
     def score(self) -> float:
@@ -102,6 +136,11 @@ class Result(BaseModel):
         """
         data = tuple(sorted(self.data.items()))
         return (self.run, self.recipe, self.seed, self.set, self.branch or "", self.step, self.weights, data)
+
+
+def packed(right_N: npt.NDArray[np.bool_]) -> str:
+    """One bit a picture in base64, as `Result.right_pictures` holds them."""
+    return base64.b64encode(np.packbits(right_N).tobytes()).decode()
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,24 @@ sentence on whether synthetic images paid off; the same tables as Markdown. On d
 
 Accuracies are top-1 of the selected weights on test sets: means over seeds with 95 % intervals, or with the seeds
 themselves where there are fewer than three. A difference is taken seed by seed, against the baseline point of the same
-sweep, over the seeds that both have. Results that were measured on different pictures are not compared, and are named.
+sweep, over the seeds that both have. Where all results of both points keep which pictures were right, its interval is
+over seeds and test pictures; otherwise over seeds alone. It is shown only if Holm's procedure over all differences of
+the report says so. Results that were measured on different pictures are not compared, and are named.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from shards.disk.safe_text import clip, markdown
 from train.evaluate.results import Result, SweepPlace, of_branches, selected
 from train.report.statistics import (
     FEWEST,
+    LEVEL,
     Estimate,
+    difference_by_picture,
+    holm,
     if_enough,
     mean,
     mean_interval,
@@ -105,6 +110,12 @@ class Compared:
     singles: tuple[Result, ...]  # selected test results outside of any sweep
     problems: tuple[str, ...]  # results that occur twice or are missing, one line each
 
+    @property
+    def differences(self) -> list[Estimate]:
+        """All differences that have a p value: those that Holm's correction counts."""
+        cells = [cell for sweep in self.sweeps for row in sweep.rows for cell in row.cells.values()]
+        return [cell.difference for cell in cells if cell.difference is not None and cell.difference.p is not None]
+
 
 def compare(results: Iterable[Result]) -> Compared:
     """Group selected test results by sweep, point, set and seed; of two equal ones the later counts."""
@@ -127,11 +138,26 @@ def compare(results: Iterable[Result]) -> Compared:
             )
         if there is None or result.time >= there.time:
             seeds[result.seed] = result
-    sweeps = tuple(_sweep(name, points) for name, points in sorted(places.items(), key=_sweep_order))
+    sweeps = _corrected([_sweep(name, points) for name, points in sorted(places.items(), key=_sweep_order)])
     for sweep in sweeps:
         problems.extend(_gaps(sweep))
         problems.extend(_other_pictures(sweep))
     return Compared(sweeps, tuple(singles), tuple(problems))
+
+
+def _corrected(sweeps: Sequence[Sweep]) -> tuple[Sweep, ...]:
+    """The same sweeps, each difference with its p value after Holm's correction for all of them."""
+    adjusted = iter(holm([one.p for one in Compared(tuple(sweeps), (), ()).differences if one.p is not None]))
+
+    def cell(one: Cell) -> Cell:
+        if one.difference is None or one.difference.p is None:
+            return one
+        return replace(one, difference=replace(one.difference, adjusted_p=next(adjusted)))
+
+    def row(one: Row) -> Row:
+        return replace(one, cells={name: cell(found) for name, found in one.cells.items()})
+
+    return tuple(replace(one, rows=tuple(row(each) for each in one.rows)) for one in sweeps)
 
 
 def _of_both_branches(results: Sequence[Result]) -> list[Result]:
@@ -184,10 +210,21 @@ def _cell(seeds: Mapping[int, Result], control: Mapping[int, Result], is_baselin
     values = list(by_seed.values())
     difference = None
     if not is_baseline and _on_same_pictures([*seeds.values(), *control.values()]):
-        difference = paired_difference(by_seed, {seed: one.top1 for seed, one in control.items()})
+        difference = _difference(seeds, control)
         difference = None if difference is None else if_enough(difference)
     runs = tuple(seeds[seed] for seed in sorted(seeds))
     return Cell(if_enough(mean_interval(values)), sample_std(values), by_seed, difference, runs)
+
+
+def _difference(seeds: Mapping[int, Result], control: Mapping[int, Result]) -> Estimate | None:
+    """Over seeds and pictures if all results keep which pictures were right, of a set whose order is known."""
+    treated = {seed: one.right_bits for seed, one in seeds.items() if one.data.get(one.set)}
+    base = {seed: one.right_bits for seed, one in control.items() if one.data.get(one.set)}
+    shared = seeds.keys() & control.keys()
+    bits = [{seed: kept for seed in shared if (kept := one.get(seed)) is not None} for one in (treated, base)]
+    if all(len(one) == len(shared) for one in bits):
+        return difference_by_picture(*bits)
+    return paired_difference(*({seed: one.top1 for seed, one in side.items()} for side in (seeds, control)))
 
 
 def _on_same_pictures(results: Sequence[Result]) -> bool:
@@ -278,20 +315,21 @@ def last_point(sweep: Sweep) -> Row:
 
 
 def _verdict(label: str, name: str, control: Row, difference: Estimate) -> Verdict:
-    is_scale, over = control.x == 0, over_what(control)
+    over = over_what(control)
     seeds = f"{difference.n} seed" + ("s" if difference.n != 1 else "")
     if difference.low is None:
         text = f"{label} changes {name} by {points(difference.value)} points against {over} {interval(difference)}."
         head = "One seed cannot tell." if difference.n == 1 else "Two seeds cannot tell."
         return Verdict("open", head, text, name, difference)
     amount = f"{points(difference.value)} points {interval(difference)} on {name}"
+    seeds += f", {p_text(difference)}"
     if not difference.shown:
-        head = f"No difference that {seeds} could show."
+        head = f"No difference that {difference.n} seeds could show."
         return Verdict("open", head, f"{label} against {over}: {amount}, {seeds}.", name, difference)
     if difference.value > 0:
-        head = "Synthetic images paid off here." if is_scale else "A gain."
-        return Verdict("good", head, f"{label} adds {amount} over {over}, {seeds}.", name, difference)
-    head = "Synthetic images cost accuracy here." if is_scale else "A loss."
+        text = f"{label} adds {amount} over {over}, {seeds}."
+        return Verdict("good", "A gain over this baseline.", text, name, difference)
+    head = "A loss against this baseline."
     return Verdict("lost", head, f"{label} changes accuracy by {amount} against {over}, {seeds}.", name, difference)
 
 
@@ -318,6 +356,39 @@ def interval(estimate: Estimate) -> str:
         seeds = ", ".join(points(value) for value in estimate.values)
         return "(one seed)" if estimate.n == 1 else f"(seeds {seeds})"
     return f"[{points(estimate.low)}, {points(estimate.high)}]".replace("+", "")
+
+
+def p_text(difference: Estimate) -> str:
+    """The adjusted p value of a difference that has one: "adjusted p 0.012", "adjusted p < 0.001"."""
+    if difference.adjusted_p is None:
+        return ""
+    return "adjusted p " + (f"{difference.adjusted_p:.3f}" if difference.adjusted_p >= 0.001 else "< 0.001")
+
+
+def method(compared: Compared) -> str:
+    """What the intervals hold for and what is called a gain or a loss, in sentences."""
+    found = compared.differences
+    if not found:
+        return "There is no difference over three or more seeds to judge."
+    both = sum(one.is_over_pictures for one in found)
+    over = {
+        len(
+            found
+        ): "The 95 % intervals hold for other seeds and other test pictures (two-way bootstrap, paired by seed "
+        "and picture).",
+        0: "The 95 % intervals hold for other seeds on the same test pictures only (Student, paired by seed), because "
+        "these results do not keep which pictures were right.",
+    }.get(
+        both,
+        f"The 95 % intervals hold for other seeds and other test pictures (two-way bootstrap) in {both} of "
+        f"{len(found)} comparisons; in the others for other seeds only (Student): those results do not keep which "
+        "pictures were right.",
+    )
+    many = "the one comparison" if len(found) == 1 else f"all {len(found)} comparisons"
+    return (
+        f"{over} Each interval is that of one comparison. A gain or a loss is called so only if its p value, corrected "
+        f"for {many} of this report (Holm), is at most {LEVEL:g}."
+    )
 
 
 def accuracy_text(cell: Cell) -> str:

@@ -43,7 +43,9 @@ from train.report.comparison import (
     compare,
     interval,
     last_point,
+    method,
     over_what,
+    p_text,
     percent,
     points,
     results_table,
@@ -118,6 +120,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     problems = [*found.problems, *compared.problems, *problems]
     values = {
         "title": ", ".join(folder.absolute().name for folder in folders),
+        "method": method(compared),
         "headline": _headline(figures, len(found.results)),
         "figures": figures,
         "verdicts": _verdict_rows(figures)[:MAX_VERDICTS],
@@ -136,7 +139,9 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         "notices": [NOTICES[domain] for domain in NOTICES if domain in {source[0] for source in about}],
     }
     environment = page_environment(PAGES)
-    environment.filters.update({function.__name__: function for function in (percent, points, interval, accuracy_text)})
+    environment.filters.update(
+        {function.__name__: function for function in (percent, points, interval, accuracy_text, p_text)}
+    )
     page = one_file_page(environment, "report.html", PAGES / "report.css", values)
     try:
         replace_file(out, page.encode())

@@ -1,19 +1,31 @@
-"""Statistics of results: means with intervals, paired differences, a proportion; pure.
+"""Statistics of results: means with intervals, paired differences, a proportion, many comparisons at once; pure.
 
-In: numbers. Out: an `Estimate`, a value with the ends of its two-sided 95 % interval. On disk: nothing.
+In: numbers, and which pictures were right. Out: an `Estimate`, a value with the ends of its two-sided 95 % interval. On
+disk: nothing.
 
 Intervals over seeds are Student's, because seeds are few. They say how far other seeds would move the mean, on the same
-test images. `wilson_interval` says how far other images would move one accuracy. No interval is corrected for the
-number of comparisons.
+test pictures. `wilson_interval` says how far other pictures would move one accuracy. `difference_by_picture` says both
+of a difference: how far other seeds on other pictures would move it. Each interval is that of one comparison; `holm`
+corrects the p values of many, and decides which differences are shown.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
 
 CONFIDENCE = 0.95
 FEWEST = 3  # observations whose interval helps anybody
 NORMAL_QUANTILE = 1.959963984540054  # of (1 + CONFIDENCE) / 2
+LEVEL = 0.05  # how often all differences of a report are 0 and one of them is called shown, at most
+DRAWS = 2_000  # of a bootstrap
+MAX_CELLS = 2_000_000  # of one block of draws, in memory
+LEAST_P = 1e-12
+
+Bits = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -25,10 +37,16 @@ class Estimate:
     high: float | None
     n: int  # observations
     values: tuple[float, ...] = ()  # the observations themselves, of a mean
+    p: float | None = None  # of a difference with an interval: how rare one as large is where there is none
+    adjusted_p: float | None = None  # after Holm's correction for all comparisons of a report
+    is_over_pictures: bool = False  # whether the interval holds for other test pictures too, not for other seeds alone
 
     @property
     def shown(self) -> bool:
-        """Whether the interval excludes 0. False for an interval of width 0, as of equal observations on few images."""
+        """Whether Holm's procedure rejects "no difference"; outside of a report, whether the interval excludes 0. False
+        for an interval of width 0, as of equal observations on few images."""
+        if self.adjusted_p is not None:
+            return self.adjusted_p <= LEVEL
         if self.low is None or self.high is None or self.high - self.low < 1e-9:
             return False
         return self.low > 0 or self.high < 0
@@ -90,17 +108,135 @@ def mean_interval(values: Sequence[float]) -> Estimate:
 def if_enough(one: Estimate) -> Estimate:
     """Without its interval if there are fewer than `FEWEST` observations: that of two reaches 12.7 standard errors to
     each side, and tells less than the two do."""
-    return one if one.n >= FEWEST else replace(one, low=None, high=None)
+    return one if one.n >= FEWEST else replace(one, low=None, high=None, p=None)
 
 
 def paired_difference(treated: Mapping[int, float], control: Mapping[int, float]) -> Estimate | None:
     """Mean of treated - control over the seeds that both have, with its interval; None if they share no seed.
 
     A pair has the same initial weights and order, so the interval is usually narrower than that of two independent
-    means.
+    means. The p value is that of Student's test.
     """
     shared = sorted(treated.keys() & control.keys())
-    return mean_interval([treated[seed] - control[seed] for seed in shared]) if shared else None
+    if not shared:
+        return None
+    one = mean_interval([treated[seed] - control[seed] for seed in shared])
+    if one.low is None or one.high is None:
+        return one
+    half = (one.high - one.low) / 2
+    if half < 1e-9:
+        return replace(one, p=1.0)
+    return replace(one, p=_p(abs(one.value) / half * t_quantile(one.n - 1), one.n - 1))
+
+
+def _p(t: float, degrees: int) -> float:
+    return max(LEAST_P, 1 - t_probability(t, degrees))
+
+
+def difference_by_picture(treated: Mapping[int, Bits], control: Mapping[int, Bits]) -> Estimate | None:
+    """Mean of treated - control over the seeds that both have and over N pictures, with an interval for other seeds AND
+    other pictures. Seed -> N bits, one a picture, right or wrong; all runs saw the same pictures in the same order.
+    None if they share no seed. Raises ValueError for bits of different lengths.
+
+    Two-way bootstrap: seeds and pictures are each drawn with replacement, `DRAWS` times, a drawn picture for all seeds
+    (Owen 2007, "The pigeonhole bootstrap"). The ends are the percentiles 2.5 and 97.5 of the draws, stretched about the
+    mean by one factor, because plain ones are wrong at both ends: of 3 to 5 seeds that differ they hold the truth in 78
+    to 94 % of experiments instead of 95, and without effects of seed or picture in more than 99 %. The factor makes the
+    half width sqrt(max(t^2 A, z^2 C) + z^2 B) for draws that are normal: A is the variance of the mean over seeds, B
+    what pictures add to it, C what seed and picture together do (unbiased, from the two-way table), t Student's
+    quantile for the seeds, z the normal one. So pictures alone give the normal interval, and seeds alone Student's.
+    The p value is that of the widest interval of this kind that leaves 0 out. The draws are seeded: the same bits give
+    the same interval, whatever their order.
+    """
+    shared = sorted(treated.keys() & control.keys())
+    sizes = {len(bits) for seed in shared for bits in (treated[seed], control[seed])}
+    if len(sizes) > 1:
+        raise ValueError(f"difference by picture: found {sorted(sizes)} pictures, expected as many in all runs")
+    if len(shared) < FEWEST or sizes <= {0, 1}:
+        means = ({seed: float(bits.mean()) for seed, bits in one.items()} for one in (treated, control))
+        return paired_difference(*means)
+    table_SN = np.array([treated[seed].astype(np.int8) - control[seed] for seed in shared], np.int8)
+    num_seeds = len(shared)
+    by_seed = table_SN.mean(axis=1)
+    centre = float(by_seed.mean())
+    seeds, pictures, rest = _variances(table_SN)
+    draws = _pigeonhole(table_SN)
+    spread = float(draws.std())
+    values = tuple(by_seed.tolist())
+    if spread < 1e-12:
+        return Estimate(centre, centre, centre, num_seeds, values, 1.0, is_over_pictures=True)
+
+    def half(t: float) -> float:
+        """Of the interval in which Student's quantile is `t`."""
+        tail = (1 - t_probability(t, num_seeds - 1)) / 2
+        z = -NormalDist().inv_cdf(max(tail, LEAST_P / 2))
+        return math.sqrt(max(t * t * seeds, z * z * rest) + z * z * pictures)
+
+    usual = half(t_quantile(num_seeds - 1))
+    low, high = (np.percentile(draws, [2.5, 97.5]) - centre) * (usual / (NORMAL_QUANTILE * spread))
+    reach = -low if centre > 0 else high  # of the side on which 0 lies
+    p = 1.0
+    if reach > 0:
+        below, above = 0.0, 1e6
+        for _ in range(100):
+            middle = (below + above) / 2
+            below, above = (middle, above) if half(middle) * reach < abs(centre) * usual else (below, middle)
+        p = _p(below, num_seeds - 1)
+    return Estimate(centre, centre + float(low), centre + float(high), num_seeds, values, p, is_over_pictures=True)
+
+
+def _variances(table_SN: npt.NDArray[np.int8]) -> tuple[float, float, float]:
+    """Of the mean of a two-way table: over seeds alone, what pictures add, what seed and picture together do.
+
+    Source: the expected mean squares of two crossed random factors with one observation a cell (Searle, Casella and
+    McCulloch 1992, section 4.7).
+    """
+    num_seeds, num_pictures = table_SN.shape
+    rows, columns = table_SN.mean(axis=1), table_SN.mean(axis=0)
+    centre, cells = rows.mean(), table_SN.size
+    of_rows = num_pictures * float(((rows - centre) ** 2).sum())
+    of_columns = num_seeds * float(((columns - centre) ** 2).sum())
+    # entries are -1, 0 or 1: their squares are the entries that are not 0
+    rest = int(np.count_nonzero(table_SN)) - cells * float(centre) ** 2 - of_rows - of_columns
+    residual = max(0.0, rest) / ((num_seeds - 1) * (num_pictures - 1))
+    of_pictures = max(0.0, of_columns / (num_pictures - 1) - residual)
+    return of_rows / (num_seeds - 1) / cells, of_pictures / cells, residual / cells
+
+
+def _pigeonhole(table_SN: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+    """The means of `DRAWS` tables of drawn seeds and drawn pictures.
+
+    Pictures on which all seeds did the same are alike, so how many of each kind are drawn is multinomial: the same
+    distribution as picture by picture, with a few hundred kinds instead of 50,000 pictures.
+    """
+    num_seeds, num_pictures = table_SN.shape
+    kind_N = np.zeros(num_pictures, np.int64)
+    for row in table_SN:
+        kind_N = np.unique(kind_N * 3 + row, return_inverse=True)[1]
+    _, first, sizes = np.unique(kind_N, return_index=True, return_counts=True)
+    kinds_SK = table_SN[:, first].astype(np.float64)
+    random = np.random.default_rng(0)
+    at_once = max(1, MAX_CELLS // len(sizes))
+    found = []
+    for start in range(0, DRAWS, at_once):
+        num = min(at_once, DRAWS - start)
+        seeds = random.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), num) / num_seeds
+        pictures = random.multinomial(num_pictures, sizes / num_pictures, num) / num_pictures
+        found.append(((seeds @ kinds_SK) * pictures).sum(axis=1))
+    return np.concatenate(found)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p values, in the order given: at most `LEVEL` where the procedure rejects. Source: Holm 1979.
+
+    The smallest is compared with LEVEL / m, the next one with LEVEL / (m - 1), and so on, until one is too large. The
+    chance that any true "no difference" is rejected is at most LEVEL, however the comparisons depend on each other.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
 
 
 def wilson_interval(right: int, n: int) -> Estimate:

@@ -31,7 +31,8 @@ from cluster.waiting import waiting
 from shards.disk.file_calls import Disk
 from shards.stream.keyed_random import hashed
 from shards.stream.stream import Batch, Stream
-from train.evaluate.evaluate import Counts, Moment, RunFacts, Validation, make_result, select
+from train.evaluate.counts import Counts
+from train.evaluate.evaluate import Moment, RunFacts, Validation, make_result, select
 from train.evaluate.results import RESULTS, Result, append_results, read_results
 from train.model.optim import learning_rate
 from train.model.step import Descent, KeptBuffers, Stepped

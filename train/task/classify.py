@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from cluster.ranks.group import Ranks
 from shards.stream.stream import Batch
+from train.evaluate.counts import Floats, Pixels
 from train.evaluate.data_check import Opened, check_names, check_outputs, what_is_read
-from train.evaluate.evaluate import Floats, Pixels, open_set, open_sets
+from train.evaluate.evaluate import open_set, open_sets
 from train.evaluate.measure import logits_of, measure
 from train.evaluate.results import Role
 from train.model.aux_bn import aux_layers, check_aux, copies, export_plain, on_branch, plain_tensors, survey

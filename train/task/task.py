@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from cluster.ranks.group import Ranks
 from shards.stream.stream import Batch
+from train.evaluate.counts import Counts
 from train.evaluate.data_check import Opened
-from train.evaluate.evaluate import Counts
 from train.evaluate.results import Role
 from train.model.engine import Forward
 from train.model.optim import Loss

@@ -29,18 +29,15 @@ from tests.support.rank_environment import rank_environment
 from tests.support.small_data_set import write_data_set, write_foreign
 from tests.support.small_training import measured, small_recipe, write_sets
 from tests.support.training_results import result
+from train.evaluate.counts import AnswerKey, Counts, count, count_batches
 from train.evaluate.data_check import open_domains
 from train.evaluate.evaluate import (
-    AnswerKey,
-    Counts,
     EvaluateSpec,
     Moment,
     RunFacts,
     SetSpec,
     Validation,
     answer_key,
-    count,
-    count_batches,
     make_result,
     open_sets,
     read_label_map,
@@ -160,32 +157,35 @@ def test_counts_do_not_depend_on_batch_and_number_of_ranks(n, batch, world, seed
     """Law: for every way to cut n samples over ranks and padded batches the summed counts are those of one pass."""
     rng = np.random.default_rng(seed)
     scores, labels = rng.normal(size=(n, 4)), rng.integers(0, 4, n)
-    whole = count(scores, labels, key_of())
-    total = Counts.none(whole.ids)
+    some = range(3) if labels.min() < 3 else range(4)  # samples of class 3 are left out
+    whole = count(scores, labels, key_of(present=some))
+    total = Counts.none(whole.ids, n)
     for rank in range(world):
-        rows = np.arange(rank, n, world)
         batches = []
-        for start in range(0, len(rows), batch):
-            chosen = rows[start : start + batch]
+        for start in range(rank * batch, n, world * batch):
+            chosen = np.arange(start, min(start + batch, n))
             padded = np.concatenate([chosen, np.zeros(batch - len(chosen), int)])
             batches.append(Batch(padded, labels[padded], np.arange(batch) < len(chosen)))
-        total = total + counted(batches, lambda images: scores[images], key_of())
+        total = total + counted(batches, lambda images: scores[images], key_of(present=some), n, rank, world)
     assert total.as_array().tolist() == whole.as_array().tolist()
-    assert total.n == n
+    assert total.n + total.left_out == n
+    known = np.isin(labels, some)
+    assert total.right_pictures is not None
+    assert total.right_pictures.tolist() == (scores.argmax(axis=1) == labels)[known].tolist()
 
 
 def test_one_pass_counts_every_way_to_score_apart():
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(9, 4)), rng.integers(0, 4, 9)
     batches = [Batch(np.arange(9), labels, np.ones(9, bool))]
-    both = count_batches(batches, lambda images: [scores[images], -scores[images]], key_of(), 2)
-    each = [counted(batches, lambda images, sign=sign: sign * scores[images], key_of()) for sign in (1, -1)]
+    both = count_batches(batches, lambda images: [scores[images], -scores[images]], key_of(), 9, num_ways=2)
+    each = [counted(batches, lambda images, sign=sign: sign * scores[images], key_of(), 9) for sign in (1, -1)]
     assert [one.as_array().tolist() for one in both] == [one.as_array().tolist() for one in each]
     assert both[0].as_array().tolist() != both[1].as_array().tolist()
 
 
 def test_a_rank_without_samples_counts_nothing():
-    assert counted([], lambda images: images, key_of()).as_array().sum() == 0
+    assert counted([], lambda images: images, key_of(), 5).as_array().sum() == 0
 
 
 # sets of pictures
@@ -197,9 +197,9 @@ def brightest(images: np.ndarray) -> np.ndarray:
     return np.concatenate([means, means[:, :2] * images[:, :4, :4, 0].mean(axis=(1, 2))[:, None] / 99], axis=1)
 
 
-def counted(batches, scores, key):
+def counted(batches, scores, key, num_samples, rank=0, world=1):
     """The counts with one way to score."""
-    [found] = count_batches(batches, lambda images: [scores(images)], key)
+    [found] = count_batches(batches, lambda images: [scores(images)], key, num_samples, rank, world)
     return found
 
 
@@ -229,10 +229,10 @@ def test_every_sample_of_a_data_set_counts_once_for_any_batch_threads_and_world(
     found = []
     for batch, threads, world in ((7, 0, 1), (64, 2, 1), (1, 0, 2), (5, 2, 3), (33, 0, 4)):
         spec = EvalSpec(source=source, size_px=32, crop_pct=1.0, threads=threads)
-        total = Counts.none(one.key.ids)
+        total = Counts.none(one.key.ids, one.n)
         for rank in range(world):
             batches = read_all(spec, one.opened.index, batch, rank, world)
-            total += counted(batches, brightest, one.key)
+            total += counted(batches, brightest, one.key, one.n, rank, world)
         found.append(total.as_array().tolist())
     assert all(counts == found[0] for counts in found)
     assert sum(found[0][:5]) == 33
@@ -248,7 +248,7 @@ def test_a_model_sees_the_pictures_normalised_and_shown_as_the_recipe_says(tmp_p
         counts = measured(model, one, recipe, ranks)
     spec = EvalSpec(source=one.spec.source, size_px=32, crop_pct=1.0)
     batches = list(read_all(spec, one.opened.index, recipe.evaluate.batch))
-    assert counts.as_array().tolist() == counted(batches, brightest, one.key).as_array().tolist()
+    assert counts.as_array().tolist() == counted(batches, brightest, one.key, one.n).as_array().tolist()
     for seen, batch in zip(model.shown, batches, strict=True):
         expected = (batch.images / 255.0 - np.array(IMAGENET.mean)) / np.array(IMAGENET.std)
         assert np.abs(seen.permute(0, 2, 3, 1).numpy() - expected)[batch.valid].max() < 1e-5
@@ -358,7 +358,7 @@ def test_a_manifest_of_labels_maps_the_ids_of_a_set_to_outputs_and_counts_what_i
     [one] = open_sets(spec, 5)
     assert one.key.competes_C.tolist() == [True, True, True, False, False]
     batches = read_all(EvalSpec(source=one.spec.source, size_px=32, crop_pct=1.0), one.opened.index, 7)
-    counts = counted(batches, brightest, one.key)
+    counts = counted(batches, brightest, one.key, one.n)
     assert (counts.n, counts.left_out, counts.ids) == (8, 12, (0, 1))
 
 
@@ -447,6 +447,8 @@ def test_counts_become_a_whole_result_line(tmp_path):
     facts = RunFacts("run", "ab" * 32, 3, {"real": "cd"}, "ef", {"torch": "2"})
     line = make_result(facts, Moment(7, "ema", 64, 10.0, 0.5, 1.5), "real-test", "test", counts, True)
     assert (line.top1, line.top5, line.per_class) == (0.75, 1.0, {0: (1, 1), 1: (1, 1), 2: (1, 1), 3: (0, 1)})
+    assert line.right_bits is not None
+    assert line.right_bits.tolist() == [True, True, True, False]
     write_results(tmp_path / "results.jsonl", [line])
     assert read_results(tmp_path / "results.jsonl").results == (line,)
 

@@ -248,7 +248,7 @@ def test_the_page_is_bounded_at_a_thousand_classes_and_shows_text_as_text(tmp_pa
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     confusion, scores, labels = confusion_of(1000, 20_000)
-    from train.evaluate.evaluate import count
+    from train.evaluate.counts import count
 
     names = {number: f"class {number}" for number in range(1000)}
     many = Report(reports[0].one, names, count(scores, labels, confusion.key), confusion)

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from tests.support.hostile_text import PAYLOADS
 from tests.support.training_results import result
 from train.evaluate.results import (
+    MAX_LINE_BYTES,
     RESULTS,
     append_results,
     find_results,
     of_branches,
+    packed,
     read_results,
     result_line,
     selected,
@@ -167,6 +169,45 @@ def test_a_line_that_contradicts_itself_is_named_and_left_out(tmp_path):
     assert found.results == (result(),)
     assert len(found.problems) == len(bad)
     assert all("\n" not in problem for problem in found.problems)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=70))
+@settings(max_examples=60, deadline=None)
+def test_which_pictures_were_right_comes_back_in_order(bits):
+    line = result(sum(bits), len(bits), 1, right_pictures=packed(np.array(bits)))
+    again = type(line).model_validate_json(result_line(line))
+    assert again.right_bits is not None
+    assert again.right_bits.tolist() == bits
+    assert result(sum(bits), len(bits), 1).right_bits is None
+
+
+@pytest.mark.parametrize(
+    ("bits", "words"),
+    [
+        ("4A==", "found 1 bytes of right_pictures beside n 10, expected 2"),
+        ("4AA=A", "not base64"),
+        ("ü", "not base64"),
+        ("", "found 0 bytes of right_pictures beside n 10, expected 2"),
+        ("8AA=", "found 4 bits of right_pictures, expected 3 among the first n"),
+        ("wCA=", "found 3 bits of right_pictures, expected 3 among the first n"),  # the third in the filling
+    ],
+)
+def test_bits_that_do_not_fit_the_counts_are_named_and_left_out(tmp_path, bits, words):
+    good = json.loads(result_line(result(3, 10, 1, right_pictures="4AA=")))
+    (tmp_path / RESULTS).write_text(json.dumps(good) + "\n" + json.dumps({**good, "right_pictures": bits}) + "\n")
+    found = read_results(tmp_path / RESULTS)
+    assert len(found.results) == 1
+    [problem] = found.problems
+    assert words in problem
+
+
+def test_a_line_of_100_000_classes_and_a_million_pictures_can_be_read(tmp_path):
+    right = np.random.default_rng(0).random((100_000, 10)) < 0.5
+    counts = {number: (int(num), 10) for number, num in enumerate(right.sum(axis=1))}
+    line = result(int(right.sum()), 1_000_000, 1, per_class=counts, right_pictures=packed(right.ravel()))
+    assert len(result_line(line)) < MAX_LINE_BYTES * 0.6
+    write_results(tmp_path / RESULTS, [line])
+    assert read_results(tmp_path / RESULTS).results == (line,)
 
 
 def test_a_resumed_run_that_evaluates_a_step_again_counts_once(tmp_path):

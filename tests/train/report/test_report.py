@@ -14,7 +14,7 @@ from tests.support.small_data_set import write_data_set
 from tests.support.training_results import result
 from train.evaluate.results import RESULTS, Result, append_results, result_line
 from train.report.charts import panels
-from train.report.comparison import compare, markdown_table, points, results_table, verdicts
+from train.report.comparison import Sweep, compare, markdown_table, points, results_table, verdicts
 from train.report.report import MAX_RUNS, PAGES, _changes, write_report
 
 N = 1000
@@ -36,6 +36,11 @@ def curve(gains: dict[int, list[int]], name: str = "real-test") -> list[Result]:
     ]
 
 
+def uncorrected(sweep: Sweep) -> str:
+    """Everything about a sweep but the p values after correction."""
+    return re.sub(r"adjusted_p=[^,)]+", "", str(sweep))
+
+
 def report_of(folder: Path, results: list[Result]) -> Page:
     for one in results:
         append_results(folder / "run" / RESULTS, [one])
@@ -53,7 +58,8 @@ def test_both_branches_have_a_table_of_their_own_and_leave_the_others_alone(tmp_
     main = curve({0: [700, 705, 695], 6: [718, 724, 712]})
     other = [one.model_copy(update={"branch": "synthetic", "top1": (round(one.top1 * N) + 30) / N}) for one in main[3:]]
     alone, both = compare(main), compare([*main, *other])
-    assert both.sweeps[0] == alone.sweeps[0]
+    assert uncorrected(both.sweeps[0]) == uncorrected(alone.sweeps[0])
+    assert (len(alone.differences), len(both.differences)) == (1, 2)  # but more comparisons need smaller p values
     assert [sweep.title for sweep in both.sweeps[1:]] == ["Accuracy against scale: main and auxiliary branch"]
     table = both.sweeps[1]
     assert [(row.label, row.baseline) for row in table.rows] == [("6x", "6x"), ("6x, BN of synthetic", "6x")]
@@ -66,15 +72,15 @@ def test_both_branches_have_a_table_of_their_own_and_leave_the_others_alone(tmp_
 
 def test_the_first_sentence_says_by_how_much_synthetic_data_paid_off(tmp_path):
     page = report_of(tmp_path, curve({0: [700, 710, 705, 695, 702], 6: [718, 729, 724, 712, 720]}))
-    said = "Synthetic images paid off here. 6x adds +1.8 points [1.7, 1.9] on real-test over real images only, 5 seeds."
-    assert said in text_of(page)
+    said = "A gain over this baseline. 6x adds +1.8 points [1.7, 1.9] on real-test over real images only, 5 seeds, "
+    assert said + "adjusted p < 0.001." in text_of(page)
 
 
 @pytest.mark.parametrize(
     ("after", "head"),
     [
         ([701, 708, 709, 693, 701], "No difference that 5 seeds could show."),
-        ([690, 699, 694, 686, 691], "Synthetic images cost accuracy here."),
+        ([690, 699, 694, 686, 691], "A loss against this baseline."),
         ([700, 710, 705, 695, 702], "No difference that 5 seeds could show."),
         ([710, 720, 715, 705, 712], "No difference that 5 seeds could show."),  # equal gains have no spread to judge by
     ],
@@ -111,10 +117,11 @@ def test_the_verdict_stands_in_one_table_with_a_column_for_each_test_set(tmp_pat
     text = text_of(page)
     start = text.index("points of top-1 accuracy")
     table = text[start : text.index("In brackets the 95 % interval")]
-    assert "2x over real images only Accuracy against scale +2.0 [1.8, 2.2] gain −1.9 [−2.3, −1.5] loss" in table
-    assert "0.0 [−0.2, 0.2] not shown 3" in table
+    assert "2x over real images only Accuracy against scale +2.0 [1.8, 2.2] gain, adjusted p 0.002" in table
+    assert "−1.9 [−2.3, −1.5] loss, adjusted p 0.006" in table
+    assert "0.0 [−0.2, 0.2] not shown, adjusted p 1.000 3" in table
     assert len([1 for tag, found in page.elements if tag == "svg" and found.get("class") == "curve"]) == 3
-    assert text.count("paid off") == 1
+    assert text.count("A gain over this baseline") == 1
 
 
 def test_validation_results_and_steps_that_were_not_selected_are_not_reported():
@@ -149,7 +156,7 @@ def test_accuracies_on_different_pictures_are_not_compared(tmp_path):
         assert "found real-test of 6x and its baseline 0x measured on different pictures" in problem
     text = text_of(report_of(tmp_path, [*before, *after[:2], on("6x", 1, 2, 804, "bb" * 32)]))
     assert "measured on different pictures (1,000 images of digest aaaaaaaaaaaa, 1,000 images of digest bb" in text
-    assert "paid off" not in text
+    assert "over this baseline" not in text
 
 
 def test_the_extremes_of_many_classes_are_not_coloured_and_the_page_says_why(tmp_path):

@@ -1,0 +1,57 @@
+"""Comparisons: over seeds and pictures where both are known, and corrected for how many there are."""
+
+import numpy as np
+import pytest
+
+from tests.train.report.test_report import N, curve
+from train.evaluate.results import Result, packed
+from train.report.comparison import compare, method, verdicts
+
+
+def with_pictures(results: list[Result], seed: int = 0, digest: str = "aa" * 32) -> list[Result]:
+    """The same lines with bits: which pictures were right, drawn for each."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for one in results:
+        bits = rng.permutation(np.arange(N) < round(one.top1 * N))
+        found.append(one.model_copy(update={"right_pictures": packed(bits), "data": {one.set: digest}}))
+    return found
+
+
+def test_with_the_pictures_a_gain_must_hold_on_other_pictures_too():
+    """About +1.2 points with each seed, but by other pictures each time: 1,000 pictures cannot show that."""
+    results = curve({0: [700, 710, 705, 695, 702], 6: [711, 722, 717, 705, 714]})
+    [seeds], [both] = (verdicts(compare(one).sweeps[0]) for one in (results, with_pictures(results)))
+    assert (seeds.tone, both.tone) == ("good", "open")
+    assert seeds.difference is not None
+    assert both.difference is not None
+    assert both.difference.value == pytest.approx(seeds.difference.value)
+    assert (seeds.difference.is_over_pictures, both.difference.is_over_pictures) == (False, True)
+    assert "do not keep which pictures were right" in method(compare(results))
+    assert "hold for other seeds and other test pictures (two-way" in method(compare(with_pictures(results)))
+
+
+def test_a_line_without_pictures_or_of_an_unknown_order_makes_the_interval_one_over_seeds():
+    results = curve({0: [700, 710, 705], 6: [718, 729, 724]})
+    older = with_pictures(results)
+    older[4] = older[4].model_copy(update={"right_pictures": None})
+    for some in (older, with_pictures(results, digest="")):
+        [verdict] = verdicts(compare(some).sweeps[0])
+        assert verdict.difference is not None
+        assert not verdict.difference.is_over_pictures
+    mixed = [*with_pictures(results), *(one.model_copy(update={"set": "other"}) for one in results)]
+    assert "in 1 of 2 comparisons; in the others for other seeds only" in method(compare(mixed))
+
+
+def test_a_difference_of_many_is_shown_only_if_holms_correction_leaves_it():
+    """p of about 0.02 is shown alone, and not among ten comparisons that show nothing."""
+    alone = curve({0: [700, 710, 705], 1: [712, 718, 713]})
+    nothing = [one for name in "abcdefghi" for one in curve({0: [700, 710, 705], 1: [701, 709, 705]}, name)]
+    [verdict] = verdicts(compare(alone).sweeps[0])
+    assert verdict.tone == "good"
+    found = {one.set: one for one in verdicts(compare([*alone, *nothing]).sweeps[0])}
+    assert found["real-test"].tone == "open"
+    assert found["real-test"].difference is not None
+    assert found["real-test"].difference.p == verdict.difference.p  # type: ignore[union-attr]
+    assert found["real-test"].difference.adjusted_p == pytest.approx(10 * found["real-test"].difference.p)
+    assert "corrected for all 10 comparisons of this report (Holm)" in method(compare([*alone, *nothing]))
