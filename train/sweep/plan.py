@@ -206,6 +206,21 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
     return _apart(runs)
 
 
+def labels_in(text: str, labels: Sequence[str]) -> list[str]:
+    """The labels in a list with commas between, which may be parts of a label too: ``"0x, 3x, 1800 steps"``. What is no
+    label is returned as it stands."""
+    known = {", ".join(part.strip() for part in label.split(",")): label for label in labels}
+    most = max((label.count(",") for label in labels), default=0) + 1
+    parts = [part.strip() for part in text.split(",")]
+    found = []
+    while parts:
+        taken = next((n for n in range(most, 1, -1) if ", ".join(parts[:n]) in known), 1)
+        name = ", ".join(parts[:taken])
+        found.append(known.get(name, name))
+        parts = parts[taken:]
+    return found
+
+
 def chosen_runs(runs: Sequence[Run], labels: Sequence[str] | None) -> list[Run]:
     """The runs of these points, all of them for None. Raises ValueError for a label that no point has."""
     known = list(dict.fromkeys(run.place.point.label for run in runs))
