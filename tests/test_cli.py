@@ -217,7 +217,7 @@ def test_a_point_of_a_sweep_that_does_not_exist_is_named_with_those_that_do(
     arguments[3] = "0x, 6x"
     said = CliRunner().invoke(APP, arguments)
     assert re.findall("^point     (.*?):", said.stdout, flags=re.MULTILINE) == ["0x", "6x"]
-    assert "\nto train  10 of 10 runs" in said.stdout
+    assert "\nto train  60 of 60 runs" in said.stdout, "2 points x 5 seeds x 6 settings"
 
 
 def test_verify_beside_a_run_says_that_it_goes_on_and_what_is_not_made_yet(tmp_path: Path) -> None:
@@ -461,9 +461,8 @@ def test_the_state_of_a_damaged_data_set_is_named_and_exit_3(tmp_path: Path) -> 
 
 def test_a_change_of_all_runs_of_a_sweep_fits_on_the_command_line(tmp_path: Path) -> None:
     arguments = ["sweep", str(HOME / "recipes/sweeps/scale.yaml"), "base=" + str(HOME / "recipes/sandbox-train.yaml")]
-    said = CliRunner().invoke(
-        sixfold.command_line(), [*arguments, "changes.schedule.steps=60", "points.0x.changes.optim.lr=0.5", "--dry-run"]
-    )
+    changes = ["tune={}", "changes.schedule.steps=60", "points.0x.changes.optim.lr=0.5"]
+    said = CliRunner().invoke(sixfold.command_line(), [*arguments, *changes, "--dry-run"])
     assert said.exit_code == 0, said.output
     assert re.search("point     0x: 0 of 5 runs done; .*, model.aux=none, optim.lr=0.5\n", said.stdout)
 
@@ -490,7 +489,7 @@ def test_c1_a_stop_while_a_sweep_makes_its_data_is_exit_75(
     }
     make = [{"recipe": str(HOME / "recipes/sandbox.yaml"), "out": "data", "changes": small}]
     points = {"0x": {}, "6x": {"changes": {"optim.lr": 0.5}, "make": make}}
-    arguments = ["sweep", str(HOME / "recipes/sweeps/scale.yaml"), base, f"points={json.dumps(points)}"]
+    arguments = ["sweep", str(HOME / "recipes/sweeps/scale.yaml"), base, "tune={}", f"points={json.dumps(points)}"]
     monkeypatch.setattr(sys, "argv", ["sixfold", *arguments, "--out", "sweep"])
     with pytest.raises(SystemExit) as ended:
         sixfold.main()

@@ -258,7 +258,7 @@ def sweep(
         from train.recipe import TrainRecipe
         from train.report.report import write_report
         from train.sweep.done import describe_sweep
-        from train.sweep.plan import SweepSpec, chosen_runs, plan_runs
+        from train.sweep.plan import SweepSpec, chosen_runs, labels_in, plan_runs
         from train.sweep.progress import SweepProgress
         from train.sweep.run import run_sweep
 
@@ -269,7 +269,7 @@ def sweep(
     base = load_recipe(spec.base, TrainRecipe, say=warn)
     folder = _place_of(out, sweep, f"out/sweeps/{spec.name}", warn)
     runs = plan_runs(spec, base)
-    labels = None if points is None else [label.strip() for label in points.split(",")]
+    labels = None if points is None else labels_in(points, list(spec.points))
     wanted = chosen_runs(runs, labels)
     if dry_run:
         with waiting("looking at what is done"):

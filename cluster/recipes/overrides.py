@@ -16,6 +16,7 @@ from cluster.recipes.mistake import RecipeError, fields_at
 
 COMMAND_LINE = "command line"
 Keys = tuple[str, ...]
+FREE = ((str, Any), (str, tuple[Any, ...]))  # names and values of mappings whose names may be dotted
 
 
 def read_override(text: str, model: type[BaseModel]) -> tuple[Keys, Any]:
@@ -33,11 +34,12 @@ def read_override(text: str, model: type[BaseModel]) -> tuple[Keys, Any]:
 
 
 def place_of(key: str, model: type[BaseModel]) -> Keys:
-    """The names of a dotted key; below a field of free names and values (`changes.lr.warmup`) the rest is one name."""
+    """The names of a dotted key; below a field of free names and values (`changes.lr.warmup`), or lists of values
+    (`tune.optim.lr`), the rest is one name."""
     parts = tuple(key.strip().split("."))
     for depth in range(1, len(parts)):
         field = fields_at(model, parts[: depth - 1]).get(parts[depth - 1])
-        if field is not None and typing.get_args(field.annotation) == (str, Any):
+        if field is not None and typing.get_args(field.annotation) in FREE:
             return (*parts[:depth], ".".join(parts[depth:]))
     return parts
 

@@ -27,7 +27,8 @@ def draw(sweep: Sweep, path: Path) -> None:
     figure, panels = pyplot.subplots(1, len(sweep.sets), figsize=(3.2 * len(sweep.sets), 3.2), layout="constrained")
     spans = []
     for panel, name in zip(panels, sweep.sets, strict=True):
-        rows = [row for row in sweep.rows if name in row.cells and row.x is not None]
+        first = {row.x: row for row in reversed(sweep.rows) if name in row.cells and row.x is not None}
+        rows = [first[x] for x in sorted(first)]
         cells = [row.cells[name] for row in rows]
         at = [row.x for row in rows]
         means = [100 * cell.accuracy.value for cell in cells]

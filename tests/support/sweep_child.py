@@ -43,7 +43,16 @@ def main(recipe_file: Path, folder: Path) -> int:
     append_results(
         folder / RESULTS,
         [
-            result(right - 5, 1000, 10, **about, set="val", role="validation", step=50, selected=True),
+            result(
+                right - 5 - int(10 * recipe.overfits * recipe.lr),
+                1000,
+                10,
+                **about,
+                set="val",
+                role="validation",
+                step=50,
+                selected=True,
+            ),
             *(result(right, 1000, 10, **about, set=name, step=50) for name in recipe.evaluate.tests),
         ],
     )

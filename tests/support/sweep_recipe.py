@@ -10,6 +10,7 @@ class Sets(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tests: Mapping[str, str] = {"real-test": "a", "sketch": "b"}
+    validation: str | None = None
 
 
 class SmallRecipe(BaseModel):
@@ -19,6 +20,7 @@ class SmallRecipe(BaseModel):
 
     seed: int = 7
     lr: float = 1.0
+    overfits: float = 0.0  # points that validation loses for each lr, while tests gain one
     behaviour: Literal["good", "fail", "mistake", "die", "hang", "silent"] = "good"
     domains: tuple[Mapping[str, Any], ...] = ({"name": "real", "quota": 16}, {"name": "synthetic", "quota": 16})
     evaluate: Sets = Sets()

@@ -9,6 +9,7 @@ the set's index (`data` has its digest), so the bits of two lines about one set 
 """
 
 import base64
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,20 @@ class PointPlace(BaseModel):
     changes: Mapping[str, Any] = Field(default={}, description="recipe fields of this point, dotted")
 
 
+class GridPlace(BaseModel):
+    """The settings of a run in a sweep that tunes, and all that were tried: the same for each point and seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: Mapping[str, Any] = Field(description="recipe fields of this run, dotted")
+    grid: Mapping[str, tuple[Any, ...]] = Field(description="dotted field -> values tried, each with each")
+
+    @property
+    def num_settings(self) -> int:
+        """How many runs a point and seed has; of them the best on validation is the result."""
+        return math.prod(len(values) for values in self.grid.values())
+
+
 class SweepPlace(BaseModel):
     """The sweep of a run, and its point in it."""
 
@@ -50,6 +65,7 @@ class SweepPlace(BaseModel):
 
     name: str
     point: PointPlace
+    tuned: GridPlace | None = Field(None, description="null = nothing was tuned")
 
 
 class Result(BaseModel):
@@ -86,7 +102,9 @@ class Result(BaseModel):
     images_seen: int = Field(ge=0)
     images_per_s: float = Field(ge=0, le=1e15, description="of training up to here, over all ranks")
     wait_share: float = Field(ge=0, le=1, description="share of the training time spent waiting for data")
-    selected: bool = Field(description="whether these weights are the run's result")
+    selected: bool = Field(
+        description="whether these weights are the run's result; among a sweep's lines, that of its point and seed"
+    )
     time: float = Field(description="seconds since 1970, UTC")
 
     @model_validator(mode="after")
@@ -258,6 +276,12 @@ def find_results(folders: Iterable[Path]) -> Found:
 def selected(results: Iterable[Result], role: Role = "test") -> list[Result]:
     """The results of runs: evaluations of the selected weights as they are exported, in the order given."""
     return [result for result in results if result.selected and result.role == role and result.branch is None]
+
+
+def validation_score(results: Iterable[Result]) -> float | None:
+    """The score of a run's selected weights on the validation set, from the lines of this run; None without one."""
+    found = selected(results, "validation")
+    return found[-1].score if found else None
 
 
 def of_branches(results: Iterable[Result]) -> list[Result]:

@@ -76,8 +76,9 @@ class Bar:
 
 
 def panels(sweep: Sweep) -> list[Panel]:
-    """One panel for each set with at least two points."""
-    chosen = {name: [row for row in sweep.rows if name in row.cells] for name in sweep.sets}
+    """One panel for each set with at least two points. Of points at one place the first is drawn: a control beside it
+    is in the table."""
+    chosen = {name: list(_first_at_each_place(sweep, name).values()) for name in sweep.sets}
     chosen = {name: sorted(rows, key=_x) for name, rows in chosen.items() if len({row.x for row in rows}) > 1}
     ranges = {name: _range(name, rows) for name, rows in chosen.items()}
     span = max((high - low for low, high in ranges.values()), default=0.0)
@@ -85,6 +86,10 @@ def panels(sweep: Sweep) -> list[Panel]:
     span = min(max(span * 1.16, 0.01), 1.0)
     step = next((step for step in STEPS if span / step <= 6), STEPS[-1])
     return [_panel(sweep, name, rows, ranges[name], span, step) for name, rows in chosen.items()]
+
+
+def _first_at_each_place(sweep: Sweep, name: str) -> dict[float | None, Row]:
+    return {row.x: row for row in reversed(sweep.rows) if name in row.cells}
 
 
 def _x(row: Row) -> float:

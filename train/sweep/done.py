@@ -15,8 +15,9 @@ from shards.disk.amounts import counted, time_text
 from shards.stream.index import load_index
 from shards.stream.spec import DomainSpec, StreamSpec
 from train.evaluate.evaluate import SetSpec
-from train.evaluate.results import RESULTS, Result, read_results, selected, write_results
+from train.evaluate.results import RESULTS, Result, read_results, selected, validation_score, write_results
 from train.recipe import TrainRecipe
+from train.sweep.choice import sweep_lines
 from train.sweep.plan import Run, SweepSpec, changes_text
 
 
@@ -69,6 +70,8 @@ def finished(run: Run, folder: Path, data_of: Callable[[BaseModel], Digests]) ->
     there = {line.set for line in selected(lines)}
     if not lines or not there >= set(run.tests):
         return []
+    if run.place.tuned is not None and validation_score(lines) is None:
+        return []
     now = data_of(run.recipe)
     for line in lines:
         if line.selected:
@@ -95,7 +98,12 @@ def describe_sweep(
     Raises ValueError for results over other data than there are now.
     """
     data_of = data_of or DataOf()
-    lines = [f"sweep     {spec.name}, {len(spec.points)} points x {spec.seeds} seeds, baseline {spec.baseline}"]
+    settings = f" x {counted(spec.num_settings, 'setting')}" if spec.tune else ""
+    lines = [
+        f"sweep     {spec.name}, {len(spec.points)} points x {spec.seeds} seeds{settings}, baseline {spec.baseline}"
+    ]
+    for field, values in spec.tune.items():
+        lines.append(f"tune      {field}: {', '.join(map(str, values))}; the best on validation counts")
     num_left = 0
     for label, point in spec.points.items():
         own = [run for run in runs if run.place.point.label == label]
@@ -116,8 +124,9 @@ def describe_sweep(
 
 
 def gather(runs: Sequence[Run], out: Path, data_of: Callable[[BaseModel], Digests]) -> int:
-    """Write the sweep's own results from those of its finished runs; the number of these."""
+    """Write the sweep's own results from those of its finished runs; the number of these. Of a point and seed that is
+    tuned only the chosen run's are selected."""
     lines = [finished(run, out, data_of) for run in runs]
     if any(lines):
-        write_results(out / RESULTS, [line for found in lines for line in found])
+        write_results(out / RESULTS, sweep_lines(runs, lines))
     return sum(bool(found) for found in lines)

@@ -1,4 +1,4 @@
-"""What a sweep asks for: a grid of recipe changes times seeds, as a list of runs.
+"""What a sweep asks for: points of recipe changes times seeds, times settings if it tunes, as a list of runs.
 
 In: a `SweepSpec` (a YAML in recipes/sweeps/), the base recipe it changes. Out: `Run`s, each a whole recipe with a name
 of its own. Pure: nothing is read or written.
@@ -8,9 +8,11 @@ result, not the engine, the threads, the cache, the checkpoints), and the finger
 points share a digest.
 """
 
+import itertools
 import json
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -21,8 +23,11 @@ from cluster.recipes.mistake import RecipeError, mistakes
 from cluster.recipes.overrides import lay_over
 from shards.disk.address import BESIDE, LocalPath
 from shards.disk.safe_text import clip, quoted
-from train.evaluate.results import PointPlace, SweepPlace
+from train.evaluate.results import GridPlace, PointPlace, SweepPlace
 from train.recipe import recipe_digest, whole_digest
+
+NOT_TUNED = ("seed", "evaluate")  # what runs are compared by
+MOST_SETTINGS = 1000
 
 
 class MakeSpec(BaseModel):
@@ -44,7 +49,7 @@ class MakeSpec(BaseModel):
 
 
 class PointSpec(BaseModel):
-    """One point of the grid."""
+    """One point of the sweep."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,7 +64,7 @@ class PointSpec(BaseModel):
 
 
 class SweepSpec(BaseModel):
-    """The grid and how it is worked off."""
+    """The points and how they are worked off."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,6 +73,11 @@ class SweepSpec(BaseModel):
     seeds: int = Field(5, ge=1, le=1000, description="runs of a point: seeds 0, 1, ... replace the recipe's")
     baseline: str = Field(description="label of the point that the others are compared with")
     changes: Mapping[str, Any] = Field(default={}, description="recipe fields that all points replace")
+    tune: Mapping[str, tuple[Any, ...]] = Field(
+        default={},
+        description="recipe field -> values, each with each for every point and seed; the best on validation counts",
+        examples=[{"optim.lr": [0.001, 0.003, 0.01]}],
+    )
     points: Mapping[str, PointSpec] = Field(min_length=2, max_length=1000, description="label -> point, in order")
     minutes_each: float = Field(gt=0, description="of one run, as the author expects; for estimates only")
     deadline_min: float = Field(600.0, gt=0, description="a run that takes longer is ended and counts as failed")
@@ -92,6 +102,48 @@ class SweepSpec(BaseModel):
             raise ValueError("points: found a label that is empty or longer than 80 characters; shorten it")
         return self
 
+    @model_validator(mode="after")
+    def _values_differ(self) -> "SweepSpec":
+        for field, values in self.tune.items():
+            shown = [json.dumps(value) for value in values]
+            if not values or len(set(shown)) < len(shown):
+                listed = clip(", ".join(shown), 200)
+                raise ValueError(f"tune.{field}: found [{listed}], expected a list of different values")
+        if self.num_settings > MOST_SETTINGS:
+            raise ValueError(
+                f"tune: found {self.num_settings:,} settings for each point and seed, expected at most "
+                f"{MOST_SETTINGS:,}; take values out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tuned_fields_are_free(self) -> "SweepSpec":
+        """Every point has the same grid: what is tuned cannot be set for one of them."""
+        set_by = dict.fromkeys(self.changes, "changes")
+        set_by |= {field: f"points.{label}.changes" for label, point in self.points.items() for field in point.changes}
+        tuned = list(self.tune)
+        for number, field in enumerate(tuned):
+            if field.partition(".")[0] in NOT_TUNED:
+                raise ValueError(f"tune.{field}: found a field that runs are compared by, expected one of the training")
+            for other, where in {**set_by, **dict.fromkeys(tuned[:number], "tune")}.items():
+                if f"{other}.".startswith(f"{field}.") or f"{field}.".startswith(f"{other}."):
+                    raise ValueError(
+                        f"tune.{field}: found it in {where} too (`{clip(other, 80)}`), expected it in one place; take "
+                        "one of them out"
+                    )
+        return self
+
+    @property
+    def num_settings(self) -> int:
+        """Runs of a point and seed."""
+        return math.prod(len(values) for values in self.tune.values())
+
+    @property
+    def grid(self) -> Iterator[dict[str, Any]]:
+        """The settings in their order, the last field varying first; one without any if nothing is tuned."""
+        for values in itertools.product(*self.tune.values()):
+            yield dict(zip(self.tune, values, strict=True))
+
 
 @dataclass(frozen=True)
 class Run:
@@ -99,7 +151,7 @@ class Run:
 
     name: str
     place: SweepPlace
-    varied: Mapping[str, Any]  # the changes of its point alone
+    varied: Mapping[str, Any]  # the changes of its point alone, and its settings
     seed: int
     recipe: BaseModel
     digest: str  # of what decides, as its result lines have it
@@ -113,14 +165,22 @@ class Run:
 
 
 def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
-    """All runs, seeds of the first point first. The base's model validates each changed recipe; `seed` and
-    `evaluate.tests` are the two fields that a sweep must find in it."""
+    """All runs, seeds of the first point first, the settings of a seed together. The base's model validates each
+    changed recipe; `seed` and `evaluate.tests` are the two fields that a sweep must find in it, `evaluate.validation`
+    where it tunes. Raises RecipeError for a point that makes no valid recipe."""
     model = type(base)
     runs: list[Run] = []
     for number, (label, point) in enumerate(spec.points.items()):
-        for seed in range(spec.seeds):
-            where = f"sweep {spec.name}, point {label}"
-            changes = {**spec.changes, **point.changes, "seed": seed}
+        where = f"sweep {spec.name}, point {label}"
+        place = PointPlace(
+            label=label,
+            number=number,
+            x=point.x,
+            baseline=point.baseline or spec.baseline,
+            changes={**spec.changes, **point.changes},
+        )
+        for seed, settings in itertools.product(range(spec.seeds), list(spec.grid)):
+            changes = {**place.changes, **settings, "seed": seed}
             changed = lay_over(base.model_dump(mode="json"), changes, model, where)
             try:
                 recipe = model.model_validate(changed)
@@ -128,26 +188,37 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
                 found = mistakes(invalid, model, changed)
                 raise RecipeError.of([f"{where}: {line}" for _, line in found]) from None
             digest = recipe_digest(recipe)
-            place = PointPlace(
-                label=label,
-                number=number,
-                x=point.x,
-                baseline=point.baseline or spec.baseline,
-                changes={**spec.changes, **point.changes},
-            )
+            tuned = GridPlace(settings=settings, grid=spec.tune) if spec.tune else None
             runs.append(
                 Run(
                     name=f"{number:03d}-s{seed:03d}-{digest[:12]}",
-                    place=SweepPlace(name=spec.name, point=place),
-                    varied=point.changes,
+                    place=SweepPlace(name=spec.name, point=place, tuned=tuned),
+                    varied={**point.changes, **settings},
                     seed=seed,
                     recipe=recipe,
                     digest=digest,
                     tests=_tests_of(recipe, where),
                 )
             )
+            if spec.tune:
+                _refuse_without_validation(recipe, where)
     _refuse_twins(spec, runs)
     return _apart(runs)
+
+
+def labels_in(text: str, labels: Sequence[str]) -> list[str]:
+    """The labels in a list with commas between, which may be parts of a label too: ``"0x, 3x, 1800 steps"``. What is no
+    label is returned as it stands."""
+    known = {", ".join(part.strip() for part in label.split(",")): label for label in labels}
+    most = max((label.count(",") for label in labels), default=0) + 1
+    parts = [part.strip() for part in text.split(",")]
+    found = []
+    while parts:
+        taken = next((n for n in range(most, 1, -1) if ", ".join(parts[:n]) in known), 1)
+        name = ", ".join(parts[:taken])
+        found.append(known.get(name, name))
+        parts = parts[taken:]
+    return found
 
 
 def chosen_runs(runs: Sequence[Run], labels: Sequence[str] | None) -> list[Run]:
@@ -167,15 +238,28 @@ def _tests_of(recipe: BaseModel, where: str) -> tuple[str, ...]:
     return tuple(tests)
 
 
+def _refuse_without_validation(recipe: BaseModel, where: str) -> None:
+    if recipe.model_dump(mode="json").get("evaluate", {}).get("validation") is None:
+        raise RecipeError(
+            f"{where}: found `tune` and no `evaluate.validation`, expected a validation set: it chooses among the "
+            "settings, since a test set must not"
+        )
+
+
 def _refuse_twins(spec: SweepSpec, runs: Sequence[Run]) -> None:
     """Two points with one recipe would compare a thing with itself."""
     seen: dict[str, Run] = {}
     for run in runs:
         other = seen.setdefault(whole_digest(run.recipe), run)
         if other is not run:
+            one, two = other.place.point.label, run.place.point.label
+            at = (
+                f"the points {one} and {two}"
+                if one != two
+                else f"two settings of `tune`, {other.title} and {run.title}"
+            )
             raise RecipeError(
-                f"sweep {spec.name}: found the same recipe at the points {other.place.point.label} and "
-                f"{run.place.point.label}, expected different ones; change one of them"
+                f"sweep {spec.name}: found the same recipe at {at}, expected different ones; change one of them"
             )
 
 

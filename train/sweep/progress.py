@@ -3,6 +3,8 @@
 In: the runs of a plan, what is done of them, events as they happen. Out: a line for every run that begins, ends or
 fails; one line on how far the sweep is, for whoever asks. On disk: nothing.
 
+In a sweep that tunes, a run is told by its score on validation, and accuracy on tests only of the run that is chosen.
+
 The time left follows from the runs that this call has ended; before the first one, from what the sweep's author
 expects of a run.
 """
@@ -14,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cluster.fan_out.events import Event
 from shards.disk.amounts import counted, time_text
-from train.evaluate.results import Result, selected
+from train.evaluate.results import Result, selected, validation_score
+from train.sweep.choice import best, tries
 from train.sweep.plan import Run, SweepSpec
 
 FAILURES = {"unit_failed": "failed", "unit_quarantined": "given up"}
@@ -33,6 +36,9 @@ class SweepProgress:
     ) -> None:
         self._spec, self._runs, self._say, self._clock = spec, runs, say, clock
         self._asked: int | None = None  # runs; None: it is still being looked at what is done
+        self._tries = {number: of for of in tries(runs) for number in of}
+        self._found: dict[int, Mapping[str, float]] = {}  # run: top-1 by test set
+        self._scores: dict[int, float | None] = {}  # run: on validation
         self._top1: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))  # test, point, of seeds
         self._training: dict[int, float] = {}  # run: when it began
         self._took_s: list[float] = []  # of runs that this call ended
@@ -43,11 +49,20 @@ class SweepProgress:
         self._asked = len(there)
         for number, lines in there.items():
             self._done += bool(lines)
-            self._keep(number, {line.set: line.top1 for line in selected(lines)})
+            if lines:
+                self._keep(number, {line.set: line.top1 for line in selected(lines)}, validation_score(lines))
 
-    def _keep(self, number: int, top1: Mapping[str, float]) -> None:
-        for name, value in top1.items():
-            self._top1[name][self._runs[number].place.point.label].append(value)
+    def _keep(self, number: int, top1: Mapping[str, float], score: float | None) -> int | None:
+        """The run that is chosen, if this was the last one of its point and seed."""
+        self._found[number], self._scores[number] = top1, score
+        of = self._tries[number]
+        if not all(one in self._found for one in of):
+            return None
+        result = best(self._scores, of)
+        if result is not None:
+            for name, value in self._found[result].items():
+                self._top1[name][self._runs[number].place.point.label].append(value)
+        return result
 
     def __call__(self, event: Event) -> None:
         """Say what happened to a run."""
@@ -64,9 +79,14 @@ class SweepProgress:
             self._done += 1
             found = event.data.get("top1")
             top1 = {str(name): float(str(value)) for name, value in found.items()} if isinstance(found, Mapping) else {}
-            self._keep(number, top1)
-            own = ", ".join(f"{100 * value:.2f} % on {name}" for name, value in top1.items())
-            self._tell(event, f"{title} done: {own}; {self._counts()}{self._so_far(number, top1)}")
+            score = event.data.get("validation")
+            result = self._keep(number, top1, None if score is None else float(str(score)))
+            own = _on_tests(top1) if self._runs[number].place.tuned is None else _on_validation(self._scores[number])
+            so_far = self._so_far(number, top1) if result is not None else ""
+            self._tell(event, f"{title} done: {own}; {self._counts()}{so_far}")
+            if result is not None and self._runs[result].place.tuned is not None:
+                of = f"the best of {counted(len(self._tries[number]), 'setting')} on validation"
+                self._tell(event, f"{self._runs[result].title} chosen, {of}: {_on_tests(self._found[result])}")
         elif event.kind in FAILURES:
             self._training.pop(number, None)
             self._given_up += event.kind == "unit_quarantined"
@@ -107,3 +127,11 @@ class SweepProgress:
             return f"sweep {self._spec.name}: looking at what is done"
         training = f", {len(self._training)} in training" if self._training else ""
         return f"sweep {self._spec.name}: {self._counts()}{training}"
+
+
+def _on_tests(top1: Mapping[str, float]) -> str:
+    return ", ".join(f"{100 * value:.2f} % on {name}" for name, value in top1.items())
+
+
+def _on_validation(score: float | None) -> str:
+    return "no score on validation" if score is None else f"{100 * score:.2f} % on validation"

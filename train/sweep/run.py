@@ -10,7 +10,11 @@ On disk:
     results.jsonl               the lines of all finished runs, with their place in the sweep; replaced as a whole
     sweep.lock                  held by the call at work: one at a time works in a folder
 
-A run is done when its results have, for its recipe's digest, a selected line for every test set. So the same command
+With `tune`, a point and seed has a run for each setting of the grid, and the best on validation is its result: of the
+lines in `results.jsonl` only its are selected. All runs measure their tests; what the others reach is in their folders.
+
+A run is done when its results have, for its recipe's digest, a selected line for every test set (and for
+validation, with `tune`). So the same command
 continues a sweep, also with another engine, more seeds or more points. A recipe with another digest is another run, in
 another folder. If data have changed since results were made, the sweep is refused. A point may name the data sets it
 needs; a function of the caller makes them, or finds them finished, before the first run.
@@ -39,6 +43,7 @@ from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.lock import folder_locked
 from shards.disk.replace import replace_file
 from train.evaluate.results import RESULTS, Result
+from train.sweep.choice import choices
 from train.sweep.done import DataOf, Digests, finished, gather
 from train.sweep.plan import MakeSpec, Run, SweepSpec, chosen_runs, plan_runs
 from train.sweep.worker import RunJob, SweepJob, make_sweep_worker
@@ -59,6 +64,7 @@ class SweepOutcome:
     made: int  # by this call
     work: Summary | None  # of the fan-out; None if there was nothing to do
     seconds: float
+    choices: Sequence[str] = ()  # of a sweep that tunes: what was chosen, and where the grid should be wider
 
     @property
     def exit_code(self) -> int:
@@ -66,7 +72,10 @@ class SweepOutcome:
         return EXIT_COMPLETE if self.work is None else self.work.exit_code
 
     def sentence(self) -> str:
-        """The outcome for people; a second line says what is missing."""
+        """The outcome for people; a second line says what is missing, more what was chosen."""
+        return "\n".join([self._ended(), *self.choices])
+
+    def _ended(self) -> str:
         there = f"sweep {self.name}: {self.done} of {counted(self.asked, 'run')} done"
         if self.work is None:
             return f"{there}; nothing was left to train"
@@ -153,7 +162,10 @@ def _run(
             start_in=str(Path.cwd()),  # a worker's own folder is a copy of the code, without data
             program=tuple(program),
             deadline_s=60 * spec.deadline_min,
-            runs=tuple(RunJob(name=run.name, digest=run.digest, tests=run.tests) for run in runs),
+            runs=tuple(
+                RunJob(name=run.name, digest=run.digest, tests=run.tests, tuned=run.place.tuned is not None)
+                for run in runs
+            ),
         )
         # a run is long and has one folder: never start it twice because it is slower than the others
         cluster = spec.cluster.model_copy(update={"straggler_factor": 0.0})
@@ -176,7 +188,8 @@ def _run(
             work = fan_out(todo, make_worker, cluster, heard, stop, _threads_of(runs[0].recipe), slow)
     now = after if todo else before
     gather(runs, out, now)
-    done = sum(bool(finished(run, out, now)) for run in asked)
+    lines = [finished(run, out, now) for run in asked]
+    done = sum(map(bool, lines))
     return SweepOutcome(
         name=spec.name,
         titles=[run.title for run in runs],
@@ -185,6 +198,7 @@ def _run(
         made=done - (len(asked) - len(todo)),
         work=work,
         seconds=time.monotonic() - started,
+        choices=choices(asked, lines),
     )
 
 

@@ -1,6 +1,7 @@
 """The worker of a sweep: one run at a time, each in a process of its own.
 
-In: a `SweepJob` (plain data) and the number of a run. Out: that run's top-1 on its tests. On disk: what the run's
+In: a `SweepJob` (plain data) and the number of a run. Out: that run's top-1 on its tests, and its score on validation
+if it has one. On disk: what the run's
 process writes into its folder, its output in `logs/<run>-<attempt>.txt`, and in `logs/<run>.process.json` which process
 trains it.
 
@@ -32,7 +33,7 @@ from cluster.ranks.place import without_ranks
 from shards.disk.checked_json import plain_json
 from shards.disk.record import JSON
 from shards.disk.regular import read_regular
-from train.evaluate.results import RESULTS, read_results, selected
+from train.evaluate.results import RESULTS, read_results, selected, validation_score
 
 LOOK_S = 0.5  # between two looks at the process
 STOP_S = 60.0  # for a run to save and end when it is asked to
@@ -49,6 +50,7 @@ class RunJob(BaseModel):
     name: str
     digest: str
     tests: tuple[str, ...]
+    tuned: bool = Field(False, description="whether the run must have a result on validation, too")
 
 
 class SweepJob(BaseModel):
@@ -78,19 +80,23 @@ class SweepWorker:
 
     def __call__(self, unit: int, attempt: str, beat: Beat) -> dict[str, JSON]:
         run = self.job.runs[unit]
-        found = self._top1(run)
+        found = self._found(run)
         if found is None:
             self._train(run, attempt, beat)
-            found = self._top1(run)
+            found = self._found(run)
         if found is None:
-            raise RuntimeError(f"run {run.name}: its process ended well, but a result of its tests is missing")
-        return {"run": run.name, "top1": found}
+            missing = "its tests or of validation" if run.tuned else "its tests"
+            raise RuntimeError(f"run {run.name}: its process ended well, but a result of {missing} is missing")
+        return {"run": run.name, **found}
 
-    def _top1(self, run: RunJob) -> dict[str, JSON] | None:
-        """Top-1 by test set if the run is done."""
-        lines = selected(read_results(self.folder / run.name / RESULTS).results)
-        found: dict[str, JSON] = {line.set: line.top1 for line in lines if line.recipe == run.digest}
-        return found if found.keys() >= set(run.tests) else None
+    def _found(self, run: RunJob) -> dict[str, JSON] | None:
+        """Top-1 by test set, and the score on validation, if the run is done."""
+        lines = [line for line in read_results(self.folder / run.name / RESULTS).results if line.recipe == run.digest]
+        top1: dict[str, JSON] = {line.set: line.top1 for line in selected(lines)}
+        score = validation_score(lines)
+        if not top1.keys() >= set(run.tests) or (run.tuned and score is None):
+            return None
+        return {"top1": top1, "validation": score}
 
     def _train(self, run: RunJob, attempt: str, beat: Beat) -> None:
         logs = self.folder / "logs"

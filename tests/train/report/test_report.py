@@ -325,6 +325,16 @@ def test_a_band_inside_of_its_panel_has_no_mark():
     assert panel.cuts == ()
 
 
+def test_of_two_points_at_one_place_the_curve_has_the_first_and_the_table_both():
+    control = [line("0x, again", 7, seed, 530, 0.0) for seed in range(2)]
+    alone, both = (
+        compare(curve({0: [500, 510], 6: [700, 711]})),
+        compare(curve({0: [500, 510], 6: [700, 711]}) + control),
+    )
+    assert panels(both.sweeps[0]) == panels(alone.sweeps[0])
+    assert [row.label for row in both.sweeps[0].rows] == ["0x", "6x", "0x, again"]
+
+
 @pytest.mark.parametrize(("num", "pairs"), [(1, False), (2, True), (3, False), (4, True)])
 def test_two_or_four_panels_stand_in_pairs(tmp_path, num, pairs):
     results = [one for name in "abcd"[:num] for one in curve({0: [500, 510], 2: [520, 531]}, name)]

@@ -27,10 +27,10 @@ from shards.stream.index import load_index
 from tests.support.small_training import small_recipe, write_sets
 from tests.support.sweep_recipe import SmallRecipe
 from train.evaluate.results import RESULTS, find_results, read_results, write_results
-from train.recipe import recipe_digest
+from train.recipe import TrainRecipe, recipe_digest
 from train.report.comparison import compare
 from train.sweep.done import DataOf, Digests, describe_sweep
-from train.sweep.plan import MakeSpec, SweepSpec, plan_runs
+from train.sweep.plan import MakeSpec, SweepSpec, labels_in, plan_runs
 from train.sweep.run import SweepOutcome, run_sweep
 from train.sweep.worker import RunJob, SweepJob, SweepWorker
 
@@ -278,6 +278,13 @@ def test_points_can_be_chosen_and_a_later_call_with_more_of_them_goes_on(tmp_pat
     assert [row.label for row in table.rows] == ["0x", "6x", "9x"], "the results of all points stay"
 
 
+def test_a_label_with_a_comma_is_one_label_in_a_list_of_points():
+    labels = ["0x", "3x", "3x, 1800 steps", "3x, 1800 steps, long", "a,b"]
+    assert labels_in("3x, 1800 steps,0x", labels) == ["3x, 1800 steps", "0x"]
+    assert labels_in("3x,0x ,3x,1800 steps, long", labels) == ["3x", "0x", "3x, 1800 steps, long"]
+    assert labels_in("a,b,9x, 1800 steps", labels) == ["a,b", "9x", "1800 steps"]
+
+
 def test_a_point_that_does_not_exist_is_refused_with_the_names_before_anything_is_touched(tmp_path):
     with pytest.raises(ValueError, match="points: found '7x', expected some of 0x, 6x, with commas between"):
         run_sweep(
@@ -520,6 +527,10 @@ def test_every_shipped_sweep_reads_and_its_data_sets_have_valid_recipes(path, mo
     monkeypatch.chdir(REPO)
     spec = load_recipe(path, SweepSpec)
     assert spec.name == path.stem
+    runs = plan_runs(spec, load_recipe(spec.base, TrainRecipe))
+    assert len(runs) == len(spec.points) * spec.seeds * spec.num_settings
+    pictures_of_a_step = {run.recipe.schedule.groups * sum(run.recipe.quotas) for run in runs}  # type: ignore[attr-defined]
+    assert len(pictures_of_a_step) == 1, "every point has the same work in a step"
     for point in spec.points.values():
         for make in point.make:
             read_recipe(make.recipe, make.overrides)
