@@ -1,7 +1,7 @@
 """Results compared: sweeps as tables, differences to a baseline, a verdict in one sentence; pure.
 
 In: `Result`s. Out: a `Sweep` for each name, its rows in the sweep's order, its sets in the order of the results; a
-sentence on whether synthetic images paid off; the same tables as Markdown. On disk: nothing.
+sentence on what was gained over the baseline; the same tables as Markdown. On disk: nothing.
 
 Accuracies are top-1 of the selected weights on test sets: means over seeds with 95 % intervals, or with the seeds
 themselves where there are fewer than three. A difference is taken seed by seed, against the baseline point of the same

@@ -10,6 +10,7 @@ embedded pictures, every text escaped. It shows no date, so the same results giv
 """
 
 import base64
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,7 @@ from train.report.comparison import (
     results_table,
     verdicts,
 )
+from train.report.fixed import held_fixed
 from train.report.statistics import Estimate, if_enough, mean_interval, wilson_interval
 
 PAGES = Path(__file__).parent / "pages"
@@ -106,6 +108,7 @@ class Figures:
     panels: tuple[Panel, ...]
     differences: tuple[tuple[str, tuple[Bar, ...]], ...]  # set -> bars
     changes: Changes | None
+    fixed: str  # what all points have in common, in sentences
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
@@ -114,8 +117,11 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     found = find_results(folders)
     compared = compare(found.results)
     runs = _run_folders(folders)
-    names, about, layers, problems = _facts_of_runs(runs)
-    figures = [_figures(sweep, names) for sweep in compared.sweeps]
+    names, about, layers, recipes, problems = _facts_of_runs(runs)
+    count = functools.cache(_num_pictures)
+    figures = [
+        _figures(sweep, names, held_fixed(sweep, found.results, recipes, count).text) for sweep in compared.sweeps
+    ]
     samples = [_samples(source) for source in list(about)[:MAX_SOURCES]]
     problems = [*found.problems, *compared.problems, *problems]
     values = {
@@ -190,7 +196,7 @@ def _verdict_rows(figures: Sequence[Figures]) -> list[dict[str, Any]]:
 # figures
 
 
-def _figures(sweep: Sweep, names: Mapping[int, str]) -> Figures:
+def _figures(sweep: Sweep, names: Mapping[int, str], fixed: str) -> Figures:
     drawn = {
         name: [
             (_compared(sweep, row), f"{points(cell.difference.value)} {interval(cell.difference)}", cell.difference)
@@ -202,7 +208,7 @@ def _figures(sweep: Sweep, names: Mapping[int, str]) -> Figures:
     every = [difference for rows in drawn.values() for _, _, difference in rows]
     differences = [(name, tuple(bars(rows, every))) for name, rows in drawn.items() if rows]
     curve = tuple(panels(sweep)) if sweep.is_curve else ()
-    return Figures(sweep, tuple(verdicts(sweep)), curve, tuple(differences), _changes(sweep, names))
+    return Figures(sweep, tuple(verdicts(sweep)), curve, tuple(differences), _changes(sweep, names), fixed)
 
 
 def _compared(sweep: Sweep, row: Row) -> str:
@@ -320,8 +326,11 @@ def _run_folders(folders: Sequence[Path]) -> list[Path]:
 Source = tuple[str, str, str | None]  # domain, place, subset
 
 
-def _facts_of_runs(runs: Sequence[Path]) -> tuple[dict[int, str], dict[Source, None], list[Bar], list[str]]:
-    """Class names, data sources, distances of BN layers, and the files that could not be read."""
+def _facts_of_runs(
+    runs: Sequence[Path],
+) -> tuple[dict[int, str], dict[Source, None], list[Bar], dict[str, list[dict[str, Any]]], list[str]]:
+    """Class names, data sources, distances of BN layers, recipes by run, and the files that could not be read."""
+    recipes: dict[str, list[dict[str, Any]]] = {}
     names: dict[int, str] = {}
     sources: dict[Source, None] = {}
     distances: dict[str, list[float]] = {}
@@ -334,6 +343,8 @@ def _facts_of_runs(runs: Sequence[Path]) -> tuple[dict[int, str], dict[Source, N
             if str(key).isdecimal() and isinstance(name, str):
                 names.setdefault(int(key), name)
         recipe = _read(run / "recipe.yaml", problems)
+        if isinstance(recipe, dict):
+            recipes.setdefault(run.name, []).append(recipe)
         data = recipe.get("data") if isinstance(recipe, dict) else None
         domains = data.get("domains") if isinstance(data, dict) else None
         for domain in domains if isinstance(domains, list) else ():
@@ -347,7 +358,7 @@ def _facts_of_runs(runs: Sequence[Path]) -> tuple[dict[int, str], dict[Source, N
             if isinstance(value, int | float) and abs(value) <= MAX_DISTANCE:
                 name = str(layer.get("layer")) + (f", domain {layer['domain']}" if layer.get("domain", 1) != 1 else "")
                 distances.setdefault(name, []).append(float(value))
-    return names, _widest(sources), _layer_bars(distances), problems
+    return names, _widest(sources), _layer_bars(distances), recipes, problems
 
 
 def _widest(sources: dict[Source, None]) -> dict[Source, None]:
@@ -394,6 +405,19 @@ def _samples(source: Source) -> Samples:
     except (ValueError, OSError) as error:
         pictures, problem = (), f"cannot be shown ({clip(redact(' '.join(str(error).split())), 200)})"
     return Samples(clip(title, 160), pictures, problem)
+
+
+def _num_pictures(url: str, subset: str | None) -> int | None:
+    """How many pictures a data set of ours on this machine has; None for all others."""
+    try:
+        if local_root(url) is None:
+            return None
+        store = open_for_reading(url)
+        if subset is not None:
+            return int(read_subset(store, subset)[0].num_rows)
+        return sum(record.successes for record in scan(store).records.values()) or None
+    except (ValueError, OSError):
+        return None  # `_samples` says why
 
 
 def _pictures(url: str, subset: str | None) -> tuple[tuple[Picture, ...], str]:

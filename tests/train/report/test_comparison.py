@@ -1,11 +1,16 @@
 """Comparisons: over seeds and pictures where both are known, and corrected for how many there are."""
 
+import json
+
 import numpy as np
 import pytest
 
-from tests.train.report.test_report import N, curve
-from train.evaluate.results import Result, packed
+from tests.shards.views.test_gallery import Page
+from tests.support.small_data_set import write_data_set
+from tests.train.report.test_report import N, curve, line, text_of
+from train.evaluate.results import RESULTS, Result, append_results, packed
 from train.report.comparison import compare, method, verdicts
+from train.report.report import write_report
 
 
 def with_pictures(results: list[Result], seed: int = 0, digest: str = "aa" * 32) -> list[Result]:
@@ -55,3 +60,29 @@ def test_a_difference_of_many_is_shown_only_if_holms_correction_leaves_it():
     assert found["real-test"].difference.p == verdict.difference.p  # type: ignore[union-attr]
     assert found["real-test"].difference.adjusted_p == pytest.approx(10 * found["real-test"].difference.p)
     assert "corrected for all 10 comparisons of this report (Holm)" in method(compare([*alone, *nothing]))
+
+
+def page_with_recipes(folder, steps: dict[str, object], source: str) -> str:
+    """The text of a page on two points of one seed each, which have 480 validation pictures."""
+    for number, label in enumerate(("0x", "6x")):
+        name = f"{label}-s0"
+        fields = {"step": 10, "images_seen": 320}
+        tests = line(label, number, 0, 700 + 20 * number, 6.0 * number, **fields)
+        chosen = line(label, number, 0, 400, 6.0 * number, set="val", role="validation", n=480, **fields)
+        append_results(folder / name / RESULTS, [chosen, tests])
+        domains = [{"name": "real", "source": source}, {"name": "synthetic", "source": "nowhere"}][: 1 + number]
+        recipe = {"schedule": {"steps": steps[label]}, "data": {"domains": domains}}
+        (folder / name / "recipe.yaml").write_text(json.dumps(recipe))
+    return text_of(Page(write_report([folder], folder / "report.html")))
+
+
+def test_the_page_says_what_is_held_fixed_and_counts_all_labelled_pictures(tmp_path):
+    write_data_set(tmp_path / "real", num_shards=2, num_slots=10)
+    text = page_with_recipes(tmp_path / "same", {"0x": 900, "6x": 900}, str(tmp_path / "real"))
+    assert "Held fixed: 900 steps at all points; 32 images a step at all points. No setting was tuned" in text
+    assert "Labelled real pictures of a run: 20 to train + 480 to choose the checkpoint." in text
+    text = page_with_recipes(tmp_path / "other", {"0x": 300, "6x": 900}, "s3://somewhere/else")
+    assert "300 to 900 steps, not the same at all points" in text
+    assert "those to train on cannot be counted here + 480 to choose the checkpoint." in text
+    text = page_with_recipes(tmp_path / "odd", {"0x": "many", "6x": 10**30}, str(tmp_path / "gone"))
+    assert "Held fixed: steps: not known; 32 images a step at all points." in text

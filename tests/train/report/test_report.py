@@ -117,9 +117,9 @@ def test_the_verdict_stands_in_one_table_with_a_column_for_each_test_set(tmp_pat
     text = text_of(page)
     start = text.index("points of top-1 accuracy")
     table = text[start : text.index("In brackets the 95 % interval")]
-    assert "2x over real images only Accuracy against scale +2.0 [1.8, 2.2] gain, adjusted p 0.002" in table
-    assert "−1.9 [−2.3, −1.5] loss, adjusted p 0.006" in table
-    assert "0.0 [−0.2, 0.2] not shown, adjusted p 1.000 3" in table
+    assert "2x over real images only Accuracy against scale +2.0 [1.8, 2.2] gain adjusted p 0.002" in table
+    assert "−1.9 [−2.3, −1.5] loss adjusted p 0.006" in table
+    assert "0.0 [−0.2, 0.2] not shown adjusted p 1.000 3" in table
     assert len([1 for tag, found in page.elements if tag == "svg" and found.get("class") == "curve"]) == 3
     assert text.count("A gain over this baseline") == 1
 

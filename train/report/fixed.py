@@ -1,0 +1,90 @@
+"""What a sweep holds fixed beside what it compares, and how many labels it used: sentences for a report; pure.
+
+In: a `Sweep`, all results, the recipes of runs as they were read, a function that counts the pictures of a data set.
+Out: a `Fixed`. On disk: nothing. A gain is one over the baseline as it was trained, so the page says how that was.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from train.evaluate.results import Result
+from train.report.comparison import Sweep
+
+MADE = ("synthetic", "edited", "retrieved")  # domains whose pictures nobody labelled
+MOST = 10**12  # of any number here; larger ones are no count
+
+Count = Callable[[str, str | None], int | None]  # address and subset of a data set -> pictures, None: not known
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One sentence each."""
+
+    work: str  # steps and pictures a step
+    tuning: str
+    labels: str
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return f"{self.work} {self.tuning} {self.labels}"
+
+
+def held_fixed(
+    sweep: Sweep, results: Iterable[Result], recipes: Mapping[str, Sequence[Mapping[str, Any]]], count: Count
+) -> Fixed:
+    """`recipes`: name of a run -> what its recipe.yaml holds, checked here, since it comes from a file."""
+    runs = {run.run: run for row in sweep.rows for cell in row.cells.values() for run in cell.runs}
+    read = [recipe for name in runs for recipe in recipes.get(name, ())]
+    steps = {schedule.get("steps") for one in read if isinstance(schedule := one.get("schedule"), dict)}
+    batches = {round(run.images_seen / run.step) for run in runs.values() if run.step}
+    return Fixed(
+        f"{_same('steps', _numbers(steps))}; {_same('images a step', batches)}.",
+        "No setting was tuned, neither for the baseline nor for the others: all have those of the sweep's recipe.",
+        _labels(read, {one.n for one in results if one.role == "validation" and one.run in runs}, count),
+    )
+
+
+def _numbers(found: Iterable[object]) -> set[int]:
+    return {one for one in found if isinstance(one, int) and 0 <= one <= MOST}
+
+
+def _same(what: str, values: set[int]) -> str:
+    """ "900 steps at all points"."""
+    if not values:
+        return f"{what}: not known"
+    return f"{_range(values)} {what}" + (" at all points" if len(values) == 1 else ", not the same at all points")
+
+
+def _range(values: set[int]) -> str:
+    few = f"{min(values):,}"
+    return few if len(values) == 1 else f"{few} to {max(values):,}"
+
+
+def _labels(recipes: Sequence[Mapping[str, Any]], validation: set[int], count: Count) -> str:
+    """Pictures that choose the checkpoint are labelled too."""
+    numbers = [_labelled(recipe, count) for recipe in recipes]
+    known = {number for number in numbers if number is not None}
+    is_known = bool(known) and None not in numbers
+    trained = f"{_range(known)} to train" if is_known else "those to train on cannot be counted here"
+    chosen = f"{_range(validation)} to choose the checkpoint" if validation else "none to choose the checkpoint"
+    return f"Labelled real pictures of a run: {trained} + {chosen}."
+
+
+def _labelled(recipe: Mapping[str, Any], count: Count) -> int | None:
+    """The pictures of the domains that people labelled; None if one of them cannot be counted."""
+    data = recipe.get("data")
+    domains = data.get("domains") if isinstance(data, dict) else None
+    total = 0
+    for domain in domains if isinstance(domains, list) else ():
+        if not isinstance(domain, dict) or not isinstance(source := domain.get("source"), str):
+            return None
+        if domain.get("name") in MADE:
+            continue
+        subset = domain.get("subset")
+        number = count(source, subset if isinstance(subset, str) else None)
+        if number is None:
+            return None
+        total += number
+    return total if isinstance(domains, list) else None
