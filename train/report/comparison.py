@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from shards.disk.safe_text import clip, markdown
-from train.evaluate.results import Result, SweepPlace, of_branches, selected
+from train.evaluate.results import Result, of_branches, selected
 from train.report.statistics import (
     FEWEST,
     LEVEL,
@@ -174,7 +174,8 @@ def _of_both_branches(results: Sequence[Result]) -> list[Result]:
             continue
         label = one.sweep.point.label
         point = one.sweep.point.model_copy(update={"label": label + beside, "baseline": label, "x": None})
-        found.append(one.model_copy(update={"sweep": SweepPlace(name=one.sweep.name + BRANCHES, point=point)}))
+        place = one.sweep.model_copy(update={"name": one.sweep.name + BRANCHES, "point": point})
+        found.append(one.model_copy(update={"sweep": place}))
     return found
 
 

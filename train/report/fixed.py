@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.evaluate.results import Result
+from train.evaluate.results import GridPlace, Result
 from train.report.comparison import Sweep
 
 MADE = ("synthetic", "edited", "retrieved")  # domains whose pictures nobody labelled
@@ -41,9 +41,24 @@ def held_fixed(
     batches = {round(run.images_seen / run.step) for run in runs.values() if run.step}
     return Fixed(
         f"{_same('steps', _numbers(steps))}; {_same('images a step', batches)}.",
-        "No setting was tuned, neither for the baseline nor for the others: all have those of the sweep's recipe.",
+        _tuning([run.sweep.tuned if run.sweep else None for run in runs.values()]),
         _labels(read, {one.n for one in results if one.role == "validation" and one.run in runs}, count),
     )
+
+
+def _tuning(places: Sequence[GridPlace | None]) -> str:
+    tuned = [place for place in places if place is not None]
+    if not tuned:
+        return (
+            "No setting was tuned, neither for the baseline nor for the others: all have those of the sweep's recipe."
+        )
+    fields = ", ".join(sorted({field for place in tuned for field in place.grid}))
+    budget = _range({place.num_settings for place in tuned})
+    best = f"the best on validation of {budget} settings of {fields}"
+    if len(tuned) < len(places):
+        some = f"{len(tuned):,} of {len(places):,} runs"
+        return f"Of {some} {best} was taken, the others were not tuned: do not compare the two kinds."
+    return f"Every point and seed, the baseline included, has {best}."
 
 
 def _numbers(found: Iterable[object]) -> set[int]:

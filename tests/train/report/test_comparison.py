@@ -8,8 +8,9 @@ import pytest
 from tests.shards.views.test_gallery import Page
 from tests.support.small_data_set import write_data_set
 from tests.train.report.test_report import N, curve, line, text_of
-from train.evaluate.results import RESULTS, Result, append_results, packed
+from train.evaluate.results import RESULTS, GridPlace, Result, append_results, packed
 from train.report.comparison import compare, method, verdicts
+from train.report.fixed import held_fixed
 from train.report.report import write_report
 
 
@@ -86,3 +87,24 @@ def test_the_page_says_what_is_held_fixed_and_counts_all_labelled_pictures(tmp_p
     assert "those to train on cannot be counted here + 480 to choose the checkpoint." in text
     text = page_with_recipes(tmp_path / "odd", {"0x": "many", "6x": 10**30}, str(tmp_path / "gone"))
     assert "Held fixed: steps: not known; 32 images a step at all points." in text
+
+
+def test_the_page_says_how_points_were_tuned():
+    grid = {"optim.lr": (0.001, 0.003), "data.augment.policy": ("none", "trivial")}
+    place = GridPlace(settings={"optim.lr": 0.003, "data.augment.policy": "none"}, grid=grid)
+
+    def tuned(one: Result) -> Result:
+        assert one.sweep is not None
+        return one.model_copy(update={"sweep": one.sweep.model_copy(update={"tuned": place})})
+
+    plain = curve({0: [700, 710, 705], 6: [718, 729, 724]})
+    told = [
+        held_fixed(compare(results).sweeps[0], results, {}, lambda *_: None).tuning
+        for results in (plain, [tuned(one) for one in plain], [*map(tuned, plain[:3]), *plain[3:]])
+    ]
+    assert told[0].startswith("No setting was tuned")
+    assert told[1] == (
+        "Every point and seed, the baseline included, has the best on validation of 4 settings of "
+        "data.augment.policy, optim.lr."
+    )
+    assert told[2].startswith("Of 3 of 6 runs the best on validation of 4 settings")
