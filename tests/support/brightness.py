@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +81,7 @@ class Brightness:
     def check_export(self, model: nn.Module, device: torch.device) -> None:
         self.finished(self.keep(model), device)
 
-    def export(self, folder: Path, kept: Mapping[str, Tensor], facts: Mapping[str, Any], last: nn.Module) -> None:
+    def export(self, folder: Path, kept: Mapping[str, Tensor], facts: Mapping[str, object], last: nn.Module) -> None:
         save_file(dict(kept), folder / "line.safetensors")
 
     def is_exported(self, folder: Path) -> bool:

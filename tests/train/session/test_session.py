@@ -557,7 +557,7 @@ def test_d15_a_training_stopped_before_anything_moved_goes_on(
 ) -> None:
     recipe = small_recipe(data, optim__optimizer=optimizer, optim__lr=lr, optim__lam=1e39, nan__policy="skip")
     assert run(recipe, tmp_path / "run", looks=3) == 75
-    with pytest.raises(ValueError, match=r"found a loss of inf in 4 steps in a row"):
+    with pytest.raises(ValueError, match=r"found a loss of nan in 4 steps in a row"):
         run(recipe, tmp_path / "run")
     assert [row["in_row"] for row in lines(tmp_path / "run", "skipped")] == [1, 2, 3]
 
