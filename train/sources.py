@@ -131,9 +131,13 @@ def _class_ids(one: _Source, recipe: TrainRecipe) -> tuple[list[int], bool]:
     if one.subset is not None and not _SCALE.fullmatch(one.subset):
         return [], False
     if store.exists(CLASSES):
-        rows = plain_json(store.read_bytes(CLASSES))
-        return sorted(row[0] for row in rows if isinstance(row, list) and isinstance(row[0], int)), True
+        told = plain_json(store.read_bytes(CLASSES))
+        rows = [row for row in told if isinstance(row, list) and row] if isinstance(told, list) else []
+        ids = sorted(row[0] for row in rows if isinstance(row[0], int))
+        return ids, bool(ids)
     records = scan_records(store)
+    if not records:  # a domain that grows, and has not begun
+        return [], False
     table = read_table(store, {shard: records[shard] for shard in sorted(records)[-1:]}, ["class_id", "status"])
-    ids = table.filter(pc.equal(table["status"], SUCCESS))["class_id"]
-    return sorted(set(ids.to_pylist())), False
+    read = table.filter(pc.equal(table["status"], SUCCESS))["class_id"]
+    return sorted(set(read.to_pylist())), False

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 FIRST_PAUSE_S = 0.05  # each pause is 1.5 times as long as the one before
+REMOVED_S = 10.0  # how long a lock is taken anew whose file its holders remove
 LONGEST_PAUSE_S = 2.0  # shorter ones of many processes would load a file server
 # Lustre without flock, NFS without a lock daemon, FUSE file systems that know nothing of locks
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -50,6 +51,12 @@ def locked(
                     f"{path}: another process has held it for {within_s:.0f} s; end that one, or delete the file"
                 )
             if has_locks and not is_named(fd, path):  # its holder removed it while this one waited
+                if time.monotonic() >= end + REMOVED_S:
+                    raise TimeoutError(
+                        f"{path}: found it removed each time that its lock was taken, for {REMOVED_S:.0f} s, expected "
+                        "one file to lock; see what removes it, or whether this mount tells a file's identity"
+                    )
+                time.sleep(FIRST_PAUSE_S)
                 continue
             yield has_locks
             return

@@ -160,6 +160,25 @@ def test_a_model_with_too_few_outputs_is_refused_before_torch_and_one_with_more_
     assert more.stderr.count(told) == (0 if kind == "imported" else 1), "of a part of the tables nobody knows all"
 
 
+@pytest.mark.parametrize("told", ["[]", "[[]]", "7", "null", '[["a"], {}]', '{"0": "heron"}'])
+def test_a_list_of_classes_that_somebody_changed_tells_nothing_and_harms_nobody(project: Path, told: str) -> None:
+    write_generated(project / "real", [0])
+    (project / "real" / "_meta" / "classes.json").write_text(told)
+    words = ["data.domains.1=null", "evaluate.validation=null", "evaluate.tests={}", "model.aux=none", "--dry-run"]
+    found = train(project, *words, "model.num_classes=9")
+    assert found.exit_code == 0, found.exception
+    assert "outputs will have no picture" not in found.stderr
+
+
+def test_a_set_that_grows_and_has_no_shard_yet_is_looked_up(project: Path) -> None:
+    shutil.rmtree(project / "synthetic")
+    (project / "synthetic" / "_meta").mkdir(parents=True)
+    (project / "synthetic" / "_meta" / "run.json").write_text("{}")
+    words = ["data.domains.1.grow=true", "evaluate.validation=null", "evaluate.tests={}", "--dry-run"]
+    found = train(project, *words)
+    assert found.exit_code == 0, found.exception
+
+
 def test_a_training_tells_of_outputs_without_a_class_by_what_it_reads(made: Path) -> None:
     opened = Opened("data.domains.real", str(made / "real"), load_index(str(made / "real")))
     assert check_outputs([opened], 5) == []

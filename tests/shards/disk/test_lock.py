@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shards.disk import lock
 from shards.disk.lock import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
@@ -167,3 +168,13 @@ def test_whether_a_lock_is_held_can_be_asked_without_making_a_file(file: Path, t
     with locked(file):
         assert is_held(file)
     assert not is_held(file)
+
+
+def test_a_lock_whose_file_always_loses_its_name_is_given_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a mount that does not tell which file a name leads to."""
+    monkeypatch.setattr(lock, "is_named", lambda fd, path: False)
+    monkeypatch.setattr(lock, "REMOVED_S", 0.3)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="found it removed each time that its lock was taken"), locked(file):
+        pass
+    assert time.monotonic() - began < 5
