@@ -38,7 +38,8 @@ def held_fixed(
     runs = {run.run: run for row in sweep.rows for cell in row.cells.values() for run in cell.runs}
     read = [recipe for name in runs for recipe in recipes.get(name, ())]
     steps = {schedule.get("steps") for one in read if isinstance(schedule := one.get("schedule"), dict)}
-    batches = {round(run.images_seen / run.step) for run in runs.values() if run.step}
+    counted = [run for run in runs.values() if 0 < run.step <= MOST and 0 <= run.images_seen <= MOST]
+    batches = {round(run.images_seen / run.step) for run in counted}
     return Fixed(
         f"{_same('steps', _numbers(steps))}; {_same('images a step', batches)}.",
         _tuning([run.sweep.tuned if run.sweep else None for run in runs.values()]),

@@ -286,6 +286,12 @@ def test_a_poisoned_line_is_left_out_and_named_or_shown_and_never_ends_the_repor
         assert named in (0, 2), (place, page)
 
 
+def test_a_count_of_pictures_that_no_float_holds_is_left_out_of_what_was_held_fixed(tmp_path):
+    found = curve({0: [600, 610], 6: [700, 710]})
+    huge = found[0].model_copy(update={"images_seen": 10**400})
+    assert "32 images a step at all points" in text_of(report_of(tmp_path, [huge, *found[1:]]))
+
+
 def test_runs_outside_of_sweeps_have_wilson_intervals(tmp_path):
     text = text_of(report_of(tmp_path, [result(200, 240, 10, run="alone")]))
     assert "No sweep here." in text
