@@ -261,6 +261,8 @@ def _tensor(value: Any) -> Tensor:
 def _load_state(
     optimizer: torch.optim.Optimizer, model: nn.Module, optim: OptimSpec, tensors: Mapping[str, Tensor]
 ) -> None:
+    import torch
+
     if not tensors:
         return  # nothing had moved yet
     names = _names(model)
@@ -268,8 +270,9 @@ def _load_state(
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter] = {
-                # AdamW counts on the CPU, whatever the device of its parameters is
-                key: value.clone() if key == "step" else value.clone().to(parameter.device)
+                # AdamW counts on the CPU, whatever the device of its parameters is; the rest has a parameter's layout,
+                # on which LAMB's norms depend in their last bits
+                key: value.clone() if key == "step" else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
                 for key in KEPT[optim.optimizer]
                 for value in [tensors[f"{key}/{names[parameter]}"]]
             }

@@ -184,6 +184,13 @@ def read_weights(found: Pretrained, what: str, sha256: str | None = None) -> dic
     return tensors
 
 
+def as_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a file, whatever layout the tensors have in memory (channels_last is one)."""
+    from safetensors.torch import save
+
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
 @functools.lru_cache(maxsize=256)
 def _sha256(path: Path, size: int, modified_ns: int, changed_ns: int) -> str:
     return sha256_of(path)

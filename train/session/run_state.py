@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load as from_safetensors
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from cluster.ranks.group import Ranks
@@ -29,6 +28,7 @@ from cluster.recipes.load import canonical_json
 from shards.disk.checked_json import plain_json
 from shards.disk.safe_text import clip, quoted
 from train.model.bn_statistics import combine
+from train.model.pretrained import as_safetensors
 from train.session.weights import Weights
 
 VERSION = 3
@@ -91,7 +91,7 @@ def pack(
         "chosen.safetensors": None if chosen is None else dict(chosen),
     }
     return itertools.chain(
-        ((name, to_safetensors(part)) for name, part in tensors.items() if part is not None),
+        ((name, as_safetensors(part)) for name, part in tensors.items() if part is not None),
         [("state.json", canonical_json(state.model_dump(mode="json")))],
     )
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from shards.disk.checked_json import plain_json
@@ -30,7 +29,7 @@ from train.evaluate.evaluate import evaluating
 from train.model.bn_statistics import Distance
 from train.model.classifiers import SANDBOX, ModelSpec, build, create
 from train.model.normalisation import Normalisation
-from train.model.pretrained import ABOUT, CONFIG, WEIGHTS, About, about_of_ours
+from train.model.pretrained import ABOUT, CONFIG, WEIGHTS, About, about_of_ours, as_safetensors
 from train.recipe import TrainRecipe
 
 DISTANCES = "bn_distances.json"
@@ -106,7 +105,7 @@ def write_export(
         **begun,
         **facts,
     }
-    replace_file(folder / WEIGHTS, to_safetensors(dict(tensors)))
+    replace_file(folder / WEIGHTS, as_safetensors(tensors))
     if layers:
         rows = [dataclasses.asdict(layer) for layer in layers]
         measured = {"step": recipe.schedule.steps, "weights": "last", "layers": rows}

@@ -456,9 +456,13 @@ def test_d11_dropped_branches_are_the_same_after_going_on(data: Path, tmp_path: 
     assert same(last_state(tmp_path / "one"), last_state(tmp_path / "two"))
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.003), ("lamb", 0.01)])
-def test_d11_every_optimiser_goes_on_to_the_same_bits(data: Path, tmp_path: Path, optimizer: str, lr: float) -> None:
-    recipe = small_recipe(data, optim__optimizer=optimizer, optim__lr=lr, schedule__steps=4, evaluate__validation=None)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.003), ("lamb", 0.01), ("sgd", 0.01)])
+def test_d11_every_optimiser_goes_on_to_the_same_bits_in_either_layout(
+    data: Path, tmp_path: Path, optimizer: str, lr: float, channels_last: bool
+) -> None:
+    changes: dict[str, object] = {"optim__optimizer": optimizer, "optim__lr": lr, "schedule__steps": 4}
+    recipe = small_recipe(data, **changes, evaluate__validation=None, engine__channels_last=channels_last)
     assert run(recipe, tmp_path / "one") == 0
     assert run(recipe, tmp_path / "two", looks=2) == 75
     assert run(recipe, tmp_path / "two") == 0
