@@ -1,7 +1,7 @@
 """Makes the sandbox again from code and seeds: `python -m sandbox.build`.
 
-In: nothing; nothing is downloaded. Out: progress lines. On disk: `sandbox/models/{generator,clip,judge.safetensors}`,
-and with `--data FOLDER` the real sets and the pool's table instead.
+In: nothing; nothing is downloaded. Out: progress lines. On disk: `sandbox/models/` with `generator/`, `clip/`,
+`judge.safetensors` and `pretrained/`, and with `--data FOLDER` the real sets and the pool's table instead.
 
 Every part depends on the pool and a seed. Expect equal bytes on the same machine with the same number of threads, and
 equal quality elsewhere.
@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sandbox.captions import PoolRow, pool_rows, write_pool
+from sandbox.captions import PoolRow, draw_scene, pool_rows, write_pool
 from sandbox.sets import SETS, set_scenes, write_set
 from sandbox.world import render
 
 MODELS = Path(__file__).parent / "models"
-PARTS = ("data", "vae", "unet", "clip", "judge")
+PARTS = ("data", "vae", "unet", "clip", "judge", "pretrained")
+NUM_MORE_SCENES = 12_000  # drawn of each of train and val for the judge; the numerals among them are kept
+NUM_CHECKED = 1_000  # of the pictures of faces and shapes: measured on, not trained on
 
 
 @cache
@@ -104,11 +106,30 @@ def build_judge(models: Path, num_steps: int | None, say: Callable[[str], None])
     from sandbox.judge import NO_NUMERAL, JudgeSpec, save_judge, train_judge
 
     spec = JudgeSpec() if num_steps is None else JudgeSpec(num_steps=num_steps)
-    labels = np.array(
-        [row.scene.class_id if row.scene.sense == "numeral" else NO_NUMERAL for row in training_rows()], np.int64
-    )
-    model = train_judge(training_images(), labels, spec, _reporter("judge", spec.num_steps, say))
+    scenes = [row.scene for row in training_rows()]
+    rng = np.random.default_rng(spec.seed)
+    for role in ("train", "val"):
+        drawn = (draw_scene(rng, role) for _ in range(NUM_MORE_SCENES))
+        scenes += [scene for scene in drawn if scene.sense == "numeral"]
+    labels = np.array([scene.class_id if scene.sense == "numeral" else NO_NUMERAL for scene in scenes], np.int64)
+    images = np.stack([render(scene) for scene in scenes])
+    model = train_judge(images, labels, spec, _reporter("judge", spec.num_steps, say))
     save_judge(model, models / "judge.safetensors")
+
+
+def build_pretrained(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
+    """Train the classifier of faces and shapes and save it in `models`."""
+    from sandbox.pretrained import PretrainedSpec, accuracy, label_of, save_pretrained, train_pretrained
+
+    spec = PretrainedSpec() if num_steps is None else PretrainedSpec(num_steps=num_steps)
+    told = [(row, label) for row, scene in enumerate(training_rows()) if (label := label_of(scene.scene)) is not None]
+    rows, labels = np.array([row for row, _ in told]), np.array([label for _, label in told], np.int64)
+    images = training_images()[rows]
+    kept = len(images) - NUM_CHECKED
+    model = train_pretrained(images[:kept], labels[:kept], spec, _reporter("pretrained", spec.num_steps, say))
+    save_pretrained(model, models / "pretrained")
+    share = accuracy(model, images[kept:], labels[kept:])
+    say(f"pretrained: right on {share:.1%} of {NUM_CHECKED} pictures that were kept back")
 
 
 def main() -> None:
@@ -125,7 +146,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; shipped weights used 1 (default: 1)")
     wish = parser.parse_args()
     if wish.steps is not None and (wish.only in (None, "data") or wish.steps < 1):
-        parser.error(f"--steps {wish.steps}: expected a number above 0 together with --only vae, unet, clip or judge")
+        parser.error(
+            f"--steps {wish.steps}: expected a number above 0 together with --only vae, unet, clip, judge or pretrained"
+        )
     started = time.monotonic()
 
     def say(line: str) -> None:
@@ -138,7 +161,13 @@ def main() -> None:
 
         torch.set_num_threads(wish.threads)
         wish.models.mkdir(parents=True, exist_ok=True)
-    builders = {"vae": build_vae, "unet": build_unet, "clip": build_clip, "judge": build_judge}
+    builders = {
+        "vae": build_vae,
+        "unet": build_unet,
+        "clip": build_clip,
+        "judge": build_judge,
+        "pretrained": build_pretrained,
+    }
     for part in parts:
         try:
             if part == "data":

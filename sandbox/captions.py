@@ -4,22 +4,22 @@ In: a size and a seed. Out: rows of (scene, caption, flags). On disk: `pool.parq
 picture is rendered from its row when it is needed.
 
 Both senses of every number word are in the pool, half and half, so a bare name is really ambiguous. As in a real pool
-there are exact duplicates, near-duplicates of test images (a pool scan that looks like a test scan, under the
-conditions of the test image), distractors, wrong captions and flagged rows. Generator and CLIP are trained on the rows
-that are `fit_for_training`.
+there are exact duplicates, near-duplicates of test images (the page of a test image, taken in a light of its own),
+distractors, empty pages, wrong captions and flagged rows. Generator and CLIP are trained on the rows that are
+`fit_for_training`.
 """
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sandbox.splits import scans_of
-from sandbox.world import CLASS_NAMES, INKS, LIGHTS, PAPERS, SHAPES, STYLES, Scene, Sense, scans
+from sandbox.splits import Role, scans_of
+from sandbox.world import CLASS_NAMES, GROUNDS, INKS, LIGHTS, PAPERS, SHAPES, STYLES, Scene, Sense
 
 # How a caption names the numeral; recipes use the first form as the meaning.
 NUMERAL_MEANINGS = (
@@ -46,14 +46,25 @@ TILE_MEANINGS = (
 # Forms that leave the sense open.
 BARE_NAMES = ("{name}", "{name}", "{name}", "the number {name}", "{name}, a number")
 SHAPE_NAMES = ("{shape}", "a pattern of {shape}", "{shape}, no number")
-# The form of the details that the generator has seen most: "{ink} ink on {paper} paper".
+EMPTY_NAMES = ("an empty page", "a blank page", "nothing at all")
+# The form of the details that the generator has seen most: "{ink} ink on {page}", the page "white paper", "wood".
 COLOUR_DETAILS = (
-    "{ink} ink on {paper} paper",
-    "{ink} ink on {paper} paper",
-    "{ink} ink on {paper} paper",
-    "{ink} on {paper}",
-    "{paper} paper with {ink} ink",
+    "{ink} ink on {page}",
+    "{ink} ink on {page}",
+    "{ink} ink on {page}",
+    "{ink} on {short}",
+    "{page} with {ink} ink",
 )
+# How a caption names the page. The short form leaves the word "paper" out.
+GROUND_PHRASES: dict[str, str] = {
+    "plain": "{paper} paper",
+    "lined": "lined {paper} paper",
+    "squared": "squared {paper} paper",
+    "wood": "wood",
+    "grass": "grass",
+    "clouds": "clouds",
+    "water": "water",
+}
 LIGHT_PHRASES: dict[str, str] = {
     "daylight": "in daylight",
     "lamplight": "under lamplight",
@@ -121,6 +132,8 @@ def caption_of(scene: Scene, rng: np.random.Generator) -> str:
 
     if scene.sense == "shape":
         subject = pick(SHAPE_NAMES).format(shape=SHAPES[scene.class_id])
+    elif scene.sense == "empty":
+        subject = pick(EMPTY_NAMES)
     else:
         if rng.random() < 0.25:
             form = pick(BARE_NAMES)
@@ -134,8 +147,10 @@ def caption_of(scene: Scene, rng: np.random.Generator) -> str:
     if rng.random() < 0.4:
         subject = pick(PHOTO_FRAMES if scene.style == "photo" and rng.random() < 0.5 else FRAMES) + subject
     parts.append(subject)
-    if rng.random() < 0.8:
-        parts.append(pick(COLOUR_DETAILS).format(ink=scene.ink, paper=scene.paper))
+    page = GROUND_PHRASES[scene.ground].format(paper=scene.paper)
+    if rng.random() < (0.8 if scene.ground == "plain" else 0.95):
+        details = "{page}" if scene.sense == "empty" else pick(COLOUR_DETAILS)
+        parts.append(details.format(ink=scene.ink, page=page, short=page.removesuffix(" paper")))
     if rng.random() < (0.35 if scene.light == "daylight" else 0.9):
         parts.append(LIGHT_PHRASES[scene.light])
     if rng.random() < (0.3 if scene.style == "photo" else 0.95):
@@ -143,31 +158,26 @@ def caption_of(scene: Scene, rng: np.random.Generator) -> str:
     return ", ".join(parts)
 
 
-def _draw_scene(rng: np.random.Generator) -> Scene:
-    sense: Sense = "shape" if rng.random() < 0.06 else ("numeral" if rng.random() < 0.5 else "pips")
+def draw_scene(rng: np.random.Generator, role: Role = "pool") -> Scene:
+    """A random scene under the conditions of the pool, with the scans of a role."""
+    chance = rng.random()
+    sense: Sense = "numeral" if rng.random() < 0.5 else "pips"
+    if chance < 0.11:
+        sense = "shape" if chance < 0.06 else "empty"
     class_id = int(rng.integers(len(SHAPES) if sense == "shape" else len(CLASS_NAMES)))
-    own = scans_of("pool")[class_id]
+    own = scans_of(role)[class_id]
+    ground = "plain" if rng.random() < 0.65 else GROUNDS[1 + int(rng.integers(len(GROUNDS) - 1))]
     return Scene(
         sense=sense,
-        class_id=class_id,
+        class_id=0 if sense == "empty" else class_id,
         scan=own[int(rng.integers(len(own)))] if sense == "numeral" else -1,
         ink=list(INKS)[int(rng.integers(len(INKS)))],
         paper=list(PAPERS)[int(rng.integers(len(PAPERS)))],
+        ground=ground,
         light="daylight" if rng.random() < 0.5 else LIGHTS[int(rng.integers(len(LIGHTS)))],
-        style="photo" if rng.random() < 0.45 else STYLES[int(rng.integers(len(STYLES)))],
+        style="photo" if sense == "empty" or rng.random() < 0.45 else STYLES[int(rng.integers(len(STYLES)))],
         seed=int(rng.integers(1 << 62)),
     )
-
-
-def _twins() -> tuple[int, ...]:
-    """For every scan the most similar pool scan of the same class."""
-    pixels, labels = scans()
-    flat = pixels.reshape(len(pixels), -1)
-    result = []
-    for scan in range(len(flat)):
-        own = np.array(scans_of("pool")[int(labels[scan])])
-        result.append(int(own[np.argmin(((flat[own] - flat[scan]) ** 2).sum(axis=1))]))
-    return tuple(result)
 
 
 def pool_rows(
@@ -177,25 +187,23 @@ def pool_rows(
 
     `test_scenes` are the scenes of real-test; without them no near-duplicates are planted.
     """
-    twins = _twins() if test_scenes else ()
     scenes: list[Scene] = []
     for row in range(num_rows):
         rng = np.random.default_rng([seed, row])
         chance = rng.random()
-        scene = _draw_scene(rng)
+        scene = draw_scene(rng)
         kind, duplicate_of, near_test, caption = "plain", -1, -1, ""
-        if scene.sense == "shape":
+        if scene.sense in ("shape", "empty"):
             kind = "distractor"
         elif chance < 0.04 and scenes:
             kind, duplicate_of = "duplicate", int(rng.integers(len(scenes)))
             scene = scenes[duplicate_of]
         elif chance < 0.06 and test_scenes:
             kind, near_test = "near_duplicate", int(rng.integers(len(test_scenes)))
-            test = test_scenes[near_test]
-            scene = Scene(**{**asdict(test), "scan": twins[test.scan]})
+            scene = replace(test_scenes[near_test], light=LIGHTS[int(rng.integers(len(LIGHTS)))])
         elif chance < 0.08:
             kind = "wrong_caption"
-            caption = caption_of(_draw_scene(rng), rng)
+            caption = caption_of(draw_scene(rng), rng)
         scenes.append(scene)
         yield PoolRow(
             scene=scene,
@@ -225,6 +233,7 @@ POOL_SCHEMA = pa.schema(
         ("scan", pa.int32()),
         ("ink", pa.string()),
         ("paper", pa.string()),
+        ("ground", pa.string()),
         ("light", pa.string()),
         ("style", pa.string()),
         ("seed", pa.int64()),

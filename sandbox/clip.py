@@ -17,9 +17,9 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from transformers.image_utils import PILImageResampling
 
 from sandbox.autoencoder import one_cycle
-from sandbox.captions import LIGHT_PHRASES, NUMERAL_MEANINGS, STYLE_PHRASES
+from sandbox.captions import GROUND_PHRASES, LIGHT_PHRASES, NUMERAL_MEANINGS, STYLE_PHRASES
 from sandbox.tokens import new_tokenizer
-from sandbox.world import CLASS_NAMES, INKS, PAPERS
+from sandbox.world import CLASS_NAMES, GROUNDS, INKS, PAPERS
 
 SIDE_PX = 32  # the side of CLIP's input: half the picture's, for a quarter of the work
 PIXEL_MEAN = (0.5, 0.5, 0.5)
@@ -83,11 +83,12 @@ def _pixels(images: NDArray[np.uint8]) -> Tensor:
 
 
 def look_alikes(captions: Sequence[str], least: int) -> list[NDArray[np.int64]]:
-    """Groups of at least `least` rows whose captions agree in light, style and one colour (ink or paper)."""
+    """Groups of at least `least` rows whose captions agree in light, style, ground and one colour (ink or paper)."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for row, caption in enumerate(captions):
         words = caption.replace(",", "").split()
         setting = tuple(phrase for phrase in (*LIGHT_PHRASES.values(), *STYLE_PHRASES.values()) if phrase in caption)
+        setting += tuple(word for word in words if word in GROUNDS)
         for palette in (INKS, PAPERS):
             named = [word for word in words if word in palette]
             if len(named) == 1:
@@ -170,14 +171,27 @@ def load_clip(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
 @torch.no_grad()
 def zero_shot(model: CLIPModel, tokenizer: CLIPTokenizer, images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The class of each picture N H W C, by the texts of `ZERO_SHOT` alone."""
-    classes = []
-    for digit, name in enumerate(CLASS_NAMES):
-        texts = [form.format(name=name, digit=digit) for form in ZERO_SHOT]
-        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+    texts = [[form.format(name=name, digit=digit) for form in ZERO_SHOT] for digit, name in enumerate(CLASS_NAMES)]
+    return _nearest(model, tokenizer, texts, images)
+
+
+def grounds_told(model: CLIPModel, tokenizer: CLIPTokenizer, images: NDArray[np.uint8]) -> list[str]:
+    """The ground of each picture N H W C, by its phrases with every paper."""
+    texts = [[f"black ink on {phrase.format(paper=paper)}" for paper in PAPERS] for phrase in GROUND_PHRASES.values()]
+    return [list(GROUND_PHRASES)[answer] for answer in _nearest(model, tokenizer, texts, images)]
+
+
+@torch.no_grad()
+def _nearest(
+    model: CLIPModel, tokenizer: CLIPTokenizer, texts: list[list[str]], images: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """The group of texts, by the mean of its unit vectors, that is nearest to each picture."""
+    groups = []
+    for group in texts:
+        tokens = tokenizer(group, padding="max_length", truncation=True, return_tensors="pt")
         vectors = model.get_text_features(input_ids=tokens["input_ids"]).pooler_output
-        vectors = vectors / vectors.norm(dim=-1, keepdim=True)
-        classes.append(vectors.mean(0))
-    weights = torch.stack(classes)
+        groups.append((vectors / vectors.norm(dim=-1, keepdim=True)).mean(0))
+    weights = torch.stack(groups)
     answers = []
     for start in range(0, len(images), 64):
         features = model.get_image_features(pixel_values=_pixels(images[start : start + 64])).pooler_output

@@ -1,7 +1,8 @@
 """The judge: a plain CNN that says which numeral a picture shows, or that it shows none.
 
-In: pictures of the pool and their labels. Out: an answer for each picture. On disk: `models/judge.safetensors`,
-float16. It is trained without test scans, generated images and captions.
+In: pictures and their labels, of the pool and of the scans for training and validation, so that it has met the hands
+of real-test. Out: an answer for each picture. On disk: `models/judge.safetensors`, float16. It is trained without test
+scans, generated images and captions.
 """
 
 from collections.abc import Callable

@@ -10,15 +10,24 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sandbox.captions import DIE_MEANINGS, LIGHT_PHRASES, NUMERAL_MEANINGS, STYLE_PHRASES, TILE_MEANINGS
+from sandbox.captions import (
+    DIE_MEANINGS,
+    EMPTY_NAMES,
+    GROUND_PHRASES,
+    LIGHT_PHRASES,
+    NUMERAL_MEANINGS,
+    STYLE_PHRASES,
+    TILE_MEANINGS,
+    draw_scene,
+)
 from sandbox.sets import set_images
-from sandbox.world import CLASS_NAMES, INKS, PAPERS, measure_ink_and_paper
+from sandbox.world import CLASS_NAMES, GROUNDS, INKS, PAPERS, measure_ink_and_paper, render
 
 HERE = Path(__file__).parent
 SCORE = HERE / "score.json"
@@ -106,7 +115,7 @@ def asked(num: int, meaning: str, light: str, style: str) -> list[Asked]:
 
 def measure(models: Path, num: int) -> list[Bar]:
     """All bars, from `num` generated pictures for each question."""
-    from sandbox.clip import load_clip, zero_shot
+    from sandbox.clip import grounds_told, load_clip, zero_shot
     from sandbox.generator import draw, load_generator
     from sandbox.judge import NO_NUMERAL, judge, load_judge
 
@@ -161,9 +170,7 @@ def measure(models: Path, num: int) -> list[Bar]:
     ]
     faces = asked(num // 2, DIE_MEANINGS[0], LIGHT_PHRASES["daylight"], STYLE_PHRASES["photo"])
     faces = [
-        w
-        if 1 <= w.class_id <= 6
-        else Asked(**{**asdict(w), "text": w.text.replace(DIE_MEANINGS[0][6:], TILE_MEANINGS[0][6:])})
+        w if 1 <= w.class_id <= 6 else replace(w, text=w.text.replace(DIE_MEANINGS[0][6:], TILE_MEANINGS[0][6:]))
         for w in faces
     ]
     drawn = pictures(faces)
@@ -181,7 +188,58 @@ def measure(models: Path, num: int) -> list[Bar]:
             wishes += asked(share, NUMERAL_MEANINGS[0], light or option, style or option)
         what = f"numeral meaning over the other {len(options)} {name}: judged the asked digit"
         bars.append(_bar(name, what, judged(pictures(wishes), wishes), None))
+    empty = asked(num // 2, EMPTY_NAMES[0], LIGHT_PHRASES["daylight"], STYLE_PHRASES["photo"])
+    drawn = pictures([replace(wish, text=wish.text.replace(f"{wish.ink} ink on ", "")) for wish in empty])
+    papers = [measure_ink_and_paper(image)[1] for image in drawn]
+    bars += [
+        _bar("empty", "empty page: judged to show no numeral", list(judge(the_judge, drawn) == NO_NUMERAL), 0.90),
+        _bar(
+            "empty_paper",
+            "empty page: asked paper is the nearest of 8",
+            [paper == wish.paper for paper, wish in zip(papers, empty, strict=True)],
+            0.85,
+        ),
+    ]
+    wishes, grounds = _on_grounds(max(10, num // len(GROUNDS) // 10 * 10))
+    drawn = pictures(wishes)
+    true = np.stack(
+        [
+            render(replace(draw_scene(np.random.default_rng(i)), ground=g, style="photo", light="daylight"))
+            for i, g in enumerate(grounds)
+        ]
+    )
+    bars += [
+        _bar(
+            "grounds",
+            f"numeral meaning over the {len(GROUNDS)} grounds: judged the asked digit",
+            judged(drawn, wishes),
+            None,
+        ),
+        _bar(
+            "ground",
+            f"asked ground is the one of {len(GROUNDS)} that CLIP names",
+            [told == ground for told, ground in zip(grounds_told(clip, tokenizer, drawn), grounds, strict=True)],
+            None,
+        ),
+        _bar(
+            "ground_true",
+            "the same on true pictures",
+            [told == ground for told, ground in zip(grounds_told(clip, tokenizer, true), grounds, strict=True)],
+            None,
+        ),
+    ]
     return bars
+
+
+def _on_grounds(num: int) -> tuple[list[Asked], list[str]]:
+    """`num` prompts for a numeral on each ground, and the grounds."""
+    wishes, grounds = [], []
+    for ground, phrase in GROUND_PHRASES.items():
+        for wish in asked(num, NUMERAL_MEANINGS[0], LIGHT_PHRASES["daylight"], STYLE_PHRASES["photo"]):
+            page = phrase.format(paper=wish.paper)
+            wishes.append(replace(wish, text=wish.text.replace(f"{wish.paper} paper", page)))
+            grounds.append(ground)
+    return wishes, grounds
 
 
 def table(bars: list[Bar]) -> str:

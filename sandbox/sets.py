@@ -5,11 +5,12 @@ says; `real-train` also has the nested few-shot subsets `shots-1` .. `shots-50`.
 
 | set | role | scans | what differs |
 |---|---|---|---|
-| real-train | few-shot training | train | photos in any ink, paper and light |
+| real-train | few-shot training | train | photos in any ink, paper and light, on every feasible ground |
 | real-val, real-test | tuning, testing | val, test | as real-train |
-| shifted-v2 | ImageNet-V2 | v2 | other scans, other mix of lights, conditions vary 1.6 times as much |
+| shifted-v2 | ImageNet-V2 | v2 | another writer, other mix of lights, conditions vary 1.6 times as much |
 | shifted-sketch | ImageNet-Sketch | test | outlines, black on white |
-| shifted-rendition | ImageNet-Rendition | test | every style but photo and outline |
+| shifted-rendition | ImageNet-Rendition | test | every style of the pool but photo and outline |
+| shifted-unseen | ImageNet-Rendition | test | five styles that no caption and no lexicon knows |
 """
 
 import hashlib
@@ -21,9 +22,19 @@ from pathlib import Path
 
 import numpy as np
 
-from sandbox.captions import LIGHT_PHRASES, STYLE_PHRASES
+from sandbox.captions import GROUND_PHRASES, LIGHT_PHRASES, STYLE_PHRASES
 from sandbox.splits import Role, scans_of
-from sandbox.world import CLASS_NAMES, INKS, LIGHTS, PAPERS, STYLES, Scene, render
+from sandbox.world import (
+    CLASS_NAMES,
+    FEASIBLE_GROUNDS,
+    INKS,
+    LIGHTS,
+    PAPERS,
+    STYLES,
+    UNSEEN_STYLES,
+    Scene,
+    render,
+)
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import SUCCESS, sample_key
 from shards.disk.record import JSON
@@ -32,6 +43,14 @@ from shards.set.manifest import read_table, write_subset
 from shards.set.writer import ShardWriter
 
 SHOTS = (1, 2, 4, 8, 16, 20, 50)
+# For tables alone: a caption with one of these would not be unseen any more.
+UNSEEN_PHRASES: dict[str, str] = {
+    "stitched": "cross-stitch embroidery",
+    "hatched": "hatching in pen",
+    "cutout": "a paper cut-out",
+    "thermal": "a heat picture",
+    "beaded": "a string of beads",
+}
 LICENCE = "CC-BY-4.0"  # of the UCI scans; the rendering is ours
 
 
@@ -47,6 +66,7 @@ class RealSet:
     styles: tuple[str, ...]
     ink: str | None = None  # None: any
     paper: str | None = None
+    plain: float = 0.6  # share of plain paper; the rest is spread over the other feasible grounds
 
 
 SETS = {
@@ -65,6 +85,7 @@ SETS = {
             styles=("outline",),
             ink="black",
             paper="white",
+            plain=1.0,
         ),
         RealSet(
             name="shifted-rendition",
@@ -73,6 +94,10 @@ SETS = {
             wear=1.0,
             daylight=1.0,
             styles=tuple(style for style in STYLES if style not in ("photo", "outline")),
+            plain=1.0,
+        ),
+        RealSet(
+            name="shifted-unseen", role="test", per_scan=4, wear=1.0, daylight=1.0, styles=UNSEEN_STYLES, plain=1.0
         ),
     )
 }
@@ -89,6 +114,8 @@ def set_scenes(name: str) -> tuple[Scene, ...]:
             for class_id in range(len(CLASS_NAMES)):
                 ink, paper = str(rng.choice(list(INKS))), str(rng.choice(list(PAPERS)))
                 light = "daylight" if rng.random() < spec.daylight else str(rng.choice(LIGHTS))
+                others = FEASIBLE_GROUNDS[1:]
+                ground = "plain" if rng.random() < spec.plain else others[int(rng.integers(len(others)))]
                 style = spec.styles[(repeat + position * spec.per_scan + class_id) % len(spec.styles)]
                 scenes.append(
                     Scene(
@@ -97,6 +124,7 @@ def set_scenes(name: str) -> tuple[Scene, ...]:
                         scan=scans_of(spec.role)[class_id][position],
                         ink=spec.ink or ink,
                         paper=spec.paper or paper,
+                        ground=ground,
                         light=light,
                         style=style,
                         seed=int(rng.integers(1 << 62)),
@@ -125,11 +153,11 @@ def _rows(name: str, scenes: Iterable[Scene]) -> Iterator[dict[str, object]]:
             "context": json.dumps(
                 {
                     "foreground": f"{scene.ink} ink",
-                    "background": f"{scene.paper} paper",
+                    "background": GROUND_PHRASES[scene.ground].format(paper=scene.paper),
                     "light": LIGHT_PHRASES[scene.light],
                 }
             ),
-            "style": STYLE_PHRASES[scene.style],
+            "style": {**STYLE_PHRASES, **UNSEEN_PHRASES}[scene.style],
             "seed": scene.seed,
             "licence": LICENCE,
             "width": 64,

@@ -18,7 +18,9 @@ from sandbox.captions import (
     BARE_NAMES,
     COLOUR_DETAILS,
     DIE_MEANINGS,
+    EMPTY_NAMES,
     FRAMES,
+    GROUND_PHRASES,
     LIGHT_PHRASES,
     NUMERAL_MEANINGS,
     PHOTO_FRAMES,
@@ -40,13 +42,15 @@ def caption_words() -> tuple[str, ...]:
         *TILE_MEANINGS,
         *BARE_NAMES,
         *SHAPE_NAMES,
+        *EMPTY_NAMES,
+        *GROUND_PHRASES.values(),
         *COLOUR_DETAILS,
         *PHOTO_FRAMES,
         *FRAMES,
         *LIGHT_PHRASES.values(),
         *STYLE_PHRASES.values(),
     )
-    filled = [form.format(name="", digit="", ink="", paper="", shape="") for form in forms]
+    filled = [form.format(name="", digit="", ink="", paper="", page="", short="", shape="") for form in forms]
     text = " ".join((*filled, *CLASS_NAMES, *INKS, *PAPERS, *SHAPES)).lower()
     return tuple(sorted(set("".join(c if c.isalpha() else " " for c in text).split())))
 

@@ -3,8 +3,9 @@
 In: a `Scene` (words and numbers). Out: 64x64 RGB. On disk: nothing.
 
 There are ten classes. Each is a number word with two senses: a handwritten numeral (the UCI scans that scikit-learn
-ships), and a face with pips (a die for one to six, a tile for seven to nine, an empty tile for zero). The dicts and
-tuples below hold every word that a caption can use for a colour, a light or a style.
+ships), and a face with pips (a die for one to six, a tile for seven to nine, an empty tile for zero). Besides there are
+shapes, and empty pages. The dicts and tuples below hold every word that a caption can use for a colour, a ground, a
+light or a style; `UNSEEN_STYLES` are in no caption.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ Image = NDArray[np.uint8]  # H W 3
 Plane = NDArray[Any]  # H W floats, 0..1; OpenCV's annotations are wider than what it returns
 Page = NDArray[Any]  # H W 3 floats, 0..255
 Colour = tuple[int, int, int]
-Sense = Literal["numeral", "pips", "shape"]
+Sense = Literal["numeral", "pips", "shape", "empty"]
 
 # Every ink can be read on every paper (dark on light). Any two colours of a palette are at least 60 apart in RGB, so a
 # picture has one nearest ink and one nearest paper.
@@ -46,6 +47,12 @@ PAPERS: dict[str, Colour] = {
     "kraft": (215, 180, 125),
     "silver": (188, 188, 190),
 }
+# What the page is made of. Plain, lined and squared paper have the paper's colour; the others have their own, so bright
+# that every ink can be read. Real photographs show the feasible ones; the pool and the generator know all of them.
+FEASIBLE_GROUNDS = ("plain", "lined", "squared", "wood")
+INFEASIBLE_GROUNDS = ("grass", "clouds", "water")
+GROUNDS = (*FEASIBLE_GROUNDS, *INFEASIBLE_GROUNDS)
+PAPER_GROUNDS = ("plain", "lined", "squared")
 # Words for lights and styles. The first of each is neutral: it leaves colours as they are.
 LIGHTS = ("daylight", "lamplight", "moonlight", "sunset", "fog", "shadow", "spotlight")
 STYLES = (
@@ -62,6 +69,8 @@ STYLES = (
     "oil",
     "outline",
 )
+# Styles of the set shifted-unseen alone: no caption of the pool and no lexicon names or shows them.
+UNSEEN_STYLES = ("stitched", "hatched", "cutout", "thermal", "beaded")
 SHAPES = ("stripes", "circle", "triangle", "cross", "waves", "checks")
 
 
@@ -70,10 +79,11 @@ class Scene:
     """A picture in words. `seed` decides place, size, angle, texture and noise."""
 
     sense: Sense
-    class_id: int  # 0..9; for a shape its index in SHAPES
+    class_id: int  # 0..9; for a shape its index in SHAPES; 0 for an empty page
     scan: int  # row of scikit-learn's digits; -1 where no scan is used
     ink: str
-    paper: str
+    paper: str  # counts on plain, lined and squared paper alone
+    ground: str = "plain"
     light: str = "daylight"
     style: str = "photo"
     seed: int = 0
@@ -121,7 +131,9 @@ def _numeral_mask(scan: int, rng: np.random.Generator, wear: float) -> Plane:
     fine = cv2.resize(padded, (80, 80), interpolation=cv2.INTER_CUBIC)
     fine = cv2.GaussianBlur(fine, (0, 0), 1.8)
     threshold = 0.46 + wear * rng.uniform(-0.05, 0.05)  # thicker or thinner pen
-    warped = cv2.warpAffine(fine, _place(rng, 80, 62, wear), (SIZE_PX, SIZE_PX), flags=cv2.INTER_LINEAR)
+    slant = wear * rng.uniform(-0.15, 0.15)  # hands lean differently
+    lean = np.array([[1, slant, -slant * 39.5], [0, 1, 0], [0, 0, 1]], np.float32)
+    warped = cv2.warpAffine(fine, _place(rng, 80, 62, wear) @ lean, (SIZE_PX, SIZE_PX), flags=cv2.INTER_LINEAR)
     return _smoothstep(warped, threshold - 0.1, threshold + 0.1)
 
 
@@ -184,14 +196,45 @@ def _shape_mask(shape: int, rng: np.random.Generator, wear: float) -> Plane:
     return _smoothstep(field.astype(np.float32), -0.15, 0.15)
 
 
-def _mix(paper: Page, ink: Page, mask: Plane) -> Page:
+def _mix(paper: Page, ink: Page | float, mask: Plane) -> Page:
     return paper + (ink - paper) * mask[..., None]
 
 
-def _painted(mask: Plane, ink: Colour, paper: Colour, style: str, rng: np.random.Generator) -> Page:
+def _ground(ground: str, paper: Colour, rng: np.random.Generator) -> Page:
+    """The page before anything is written on it: H W 3 in 0..255. A plain page draws no random number."""
+    colour = np.broadcast_to(np.array(paper, np.float32), (SIZE_PX, SIZE_PX, 3))
+    if ground == "plain":
+        return colour
+    y, x = np.mgrid[0:SIZE_PX, 0:SIZE_PX].astype(np.float32)
+    shift = rng.uniform(0, 16, 2)
+    if ground in ("lined", "squared"):  # pale rules, 2 px wide, every 16 px
+        rules = np.abs((y + shift[0]) % 16 - 8) > 7
+        if ground == "squared":
+            rules |= np.abs((x + shift[1]) % 16 - 8) > 7
+        return _mix(colour, np.array((95, 115, 165), np.float32), 0.5 * rules.astype(np.float32))
+    if ground == "wood":  # two or three boards with a dark seam, and a wavy grain
+        board = np.floor((y + shift[0]) / 24).astype(np.int64)
+        tone = rng.uniform(-14, 14, 5)[board]
+        grain = 12 * np.sin(y * 0.9 + 2.5 * _clouds(rng, 4))
+        seam = 70 * ((y + shift[0]) % 24 < 2)
+        return np.array((232, 186, 128), np.float32) + (tone + grain - seam)[..., None]
+    if ground == "grass":  # blades over light and dark patches
+        patches = 30 * _clouds(rng, 5) + 22 * cv2.resize(
+            rng.uniform(-1, 1, (8, 32)).astype(np.float32), (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_LINEAR
+        )
+        return np.array((176, 226, 96), np.float32) + patches[..., None]
+    if ground == "clouds":  # white heaps on blue
+        heaps = _smoothstep(_clouds(rng, 5) + 0.4 * _clouds(rng, 9), -0.15, 0.35)
+        return _mix(np.broadcast_to(np.array((120, 185, 250), np.float32), (SIZE_PX, SIZE_PX, 3)), 255.0, heaps)
+    if ground == "water":  # rows of ripples
+        ripples = np.sin((y + shift[0]) * 0.75 + 2.2 * np.sin((x + shift[1]) * 0.12) + 1.5 * _clouds(rng, 4))
+        return np.array((112, 205, 215), np.float32) + np.array((42, 30, 26), np.float32) * ripples[..., None]
+    raise ValueError(f"ground {ground!r}: expected one of {', '.join(GROUNDS)}")
+
+
+def _painted(mask: Plane, ink: Colour, paper_c: Page, style: str, rng: np.random.Generator) -> Page:
     """The page before light and camera: H W 3 in 0..255."""
     ink_c = np.array(ink, np.float32)
-    paper_c = np.broadcast_to(np.array(paper, np.float32), (SIZE_PX, SIZE_PX, 3))
     if style == "photo":
         return _mix(paper_c, ink_c, mask * (0.96 + 0.04 * _clouds(rng, 9)))
     if style == "watercolour":  # washes that bleed and pool at the edge
@@ -250,7 +293,35 @@ def _painted(mask: Plane, ink: Colour, paper: Colour, style: str, rng: np.random
     if style == "outline":  # only the contour is drawn, in pencil
         edge = np.clip(cv2.dilate(mask, np.ones((3, 3), np.uint8)) - cv2.erode(mask, np.ones((3, 3), np.uint8)), 0, 1)
         return _mix(paper_c, ink_c * 0.5 + 40, edge * (0.85 + 0.15 * _clouds(rng, 12)))
-    raise ValueError(f"style {style!r}: expected one of {', '.join(STYLES)}")
+    return _painted_unseen(mask, ink_c, paper_c, style, rng)
+
+
+def _painted_unseen(mask: Plane, ink_c: Page, paper_c: Page, style: str, rng: np.random.Generator) -> Page:
+    """A page in one of `UNSEEN_STYLES`."""
+    y, x = np.mgrid[0:SIZE_PX, 0:SIZE_PX].astype(np.float32)
+    if style == "stitched":  # crosses of thread, one for each cell of 4 px, on cloth
+        cells = cv2.resize(cv2.resize(mask, (16, 16), interpolation=cv2.INTER_AREA), (64, 64), interpolation=0) > 0.4
+        cross = (np.abs((x + y) % 4 - 1.5) < 1) | (np.abs((x - y) % 4 - 1.5) < 1)
+        weave = 10 * ((x + y) % 2 - 0.5)
+        return _mix(paper_c * 0.92 + weave[..., None], ink_c, 0.9 * (cells & cross).astype(np.float32))
+    if style == "hatched":  # parallel strokes of a pen, bent a little, where the ink would be
+        slant = rng.uniform(0.7, 1.4)
+        strokes = _smoothstep(np.sin((x + slant * y) * 1.3 + 1.2 * _clouds(rng, 4)), -0.3, 0.4)
+        return _mix(paper_c, ink_c, np.clip(cv2.dilate(mask, np.ones((3, 3), np.uint8)) * strokes, 0, 1))
+    if style == "cutout":  # a hole in a sheet of the ink's colour, over the paper, with a shadow on its upper left rim
+        shade = np.clip(mask - np.roll(mask, (3, 3), axis=(0, 1)), 0, 1)
+        return _mix(_mix(0.55 * ink_c + 0.45 * 255, paper_c, mask), 30.0, 0.6 * shade)
+    if style == "thermal":  # a heat picture in false colours, from violet over red to yellow
+        heat = cv2.GaussianBlur(mask, (0, 0), 2.0) * 0.85 + 0.12 + 0.08 * _clouds(rng, 5)
+        stops = np.array([(30, 0, 80), (150, 20, 120), (235, 80, 40), (255, 230, 120)], np.float32)
+        at = np.clip(heat, 0, 1) * (len(stops) - 1)
+        return np.stack([np.interp(at, range(len(stops)), stops[:, channel]) for channel in range(3)], axis=-1)
+    if style == "beaded":  # round beads with a highlight, one for each cell of 4 px along the stroke
+        cells = cv2.resize(cv2.resize(mask, (16, 16), interpolation=cv2.INTER_AREA), (64, 64), interpolation=0) > 0.35
+        bead = (np.hypot(x % 4 - 1.5, y % 4 - 1.5) < 1.9) & cells
+        highlight = (np.hypot(x % 4 - 1, y % 4 - 1) < 0.8) & cells
+        return _mix(_mix(0.25 * paper_c, 0.6 * ink_c + 0.4 * 255, bead.astype(np.float32)), 255.0, 0.6 * highlight)
+    raise ValueError(f"style {style!r}: expected one of {', '.join((*STYLES, *UNSEEN_STYLES))}")
 
 
 def _lit(page: Page, light: str, rng: np.random.Generator, wear: float) -> Page:
@@ -289,16 +360,19 @@ def render(scene: Scene) -> Image:
         mask = _numeral_mask(scene.scan, rng, scene.wear)
     elif scene.sense == "pips":
         mask = _pips_mask(scene.class_id, rng, scene.wear)
-    else:
+    elif scene.sense == "shape":
         mask = _shape_mask(scene.class_id, rng, scene.wear)
-    page = _painted(mask, INKS[scene.ink], PAPERS[scene.paper], scene.style, rng)
+    else:
+        mask = np.zeros((SIZE_PX, SIZE_PX), np.float32)
+    ground = _ground(scene.ground, PAPERS[scene.paper], rng)
+    page = _painted(mask, INKS[scene.ink], ground, scene.style, rng)
     lit = _lit(page, scene.light, rng, scene.wear)
     noise = rng.normal(0, 2.0 * scene.wear, lit.shape)
     return np.clip(lit + noise + 0.5, 0, 255).astype(np.uint8)
 
 
 def measure_ink_and_paper(image: Image) -> tuple[str, str]:
-    """The nearest ink and paper of a plain photo in daylight; other styles and lights change colours by design.
+    """The nearest ink and paper of a plain photo on plain paper in daylight; all else changes colours by design.
 
     Paper is the median of the outer 5 px. Ink is the mean of the 3 % of pixels farthest from that paper, after a
     3x3 mean against noise.

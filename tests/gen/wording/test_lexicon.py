@@ -8,8 +8,8 @@ import pytest
 from gen.wording.lexicon import DRAWN_PARTS, PLACES, SHIPPED, SKY_PARTS, Lexicon, load_lexicon
 from gen.wording.parts import Wording
 from gen.wording.places import foreign_place
-from sandbox.captions import DIE_MEANINGS, LIGHT_PHRASES, NUMERAL_MEANINGS, STYLE_PHRASES, TILE_MEANINGS
-from sandbox.world import CLASS_NAMES, INKS, PAPERS
+from sandbox.captions import DIE_MEANINGS, GROUND_PHRASES, LIGHT_PHRASES, NUMERAL_MEANINGS, STYLE_PHRASES, TILE_MEANINGS
+from sandbox.world import CLASS_NAMES, FEASIBLE_GROUNDS, INKS, PAPERS
 from shards.labels.classes import KINDS, Kind
 
 GENERAL = load_lexicon("general")
@@ -120,7 +120,8 @@ def test_a_light_or_viewpoint_of_indoors_never_stands_beside_an_outdoor_backgrou
 
 def test_the_sandbox_says_exactly_what_its_caption_pool_says() -> None:
     assert SANDBOX.words("foreground", "other") == tuple(f"{ink} ink" for ink in INKS)
-    assert SANDBOX.words("background", "other") == tuple(f"{paper} paper" for paper in PAPERS)
+    pages = {GROUND_PHRASES[ground].format(paper=paper) for ground in FEASIBLE_GROUNDS for paper in PAPERS}
+    assert {f"{paper} paper" for paper in PAPERS} < set(SANDBOX.words("background", "other")) < pages
     assert SANDBOX.words("light", "other") == tuple(LIGHT_PHRASES.values())
     assert SANDBOX.styles == tuple(phrase for style, phrase in STYLE_PHRASES.items() if style != "photo")
     assert [form.photo.endswith(f", {STYLE_PHRASES['photo']}") for form in SANDBOX.forms] == [True]
