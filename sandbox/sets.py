@@ -1,7 +1,9 @@
 """The sandbox's real sets, and the shifted test sets.
 
 In: nothing. Out: the scenes of each set, and shards of them. On disk: one data set per name, as `shards.disk.layout`
-says; `real-train` also has the nested few-shot subsets `shots-1` .. `shots-50`.
+says; `real-train` also has the nested few-shot subsets `shots-1` .. `shots-50`, and `shots-20-draw-1` .. `-draw-4`:
+other draws of 20 of the 50 scans of each class. Draw 0 is `shots-20`. Draws overlap: two of them share 8 of their 20
+scans of a class on average, so a spread over draws is somewhat smaller than one over wholly new pictures would be.
 
 | set | role | scans | what differs |
 |---|---|---|---|
@@ -43,6 +45,8 @@ from shards.set.manifest import read_table, write_subset
 from shards.set.writer import ShardWriter
 
 SHOTS = (1, 2, 4, 8, 16, 20, 50)
+DRAWN_SHOTS = 20
+DRAWS = (1, 2, 3, 4)  # draw 0 is shots-20
 # For tables alone: a caption with one of these would not be unseen any more.
 UNSEEN_PHRASES: dict[str, str] = {
     "stitched": "cross-stitch embroidery",
@@ -134,6 +138,14 @@ def set_scenes(name: str) -> tuple[Scene, ...]:
     return tuple(scenes)
 
 
+def drawn_shots(draw: int) -> list[int]:
+    """The scenes of real-train, by number, that make another draw of 20 of each class; classes in turn."""
+    rng = np.random.default_rng([*b"shots", draw])
+    num_classes = len(CLASS_NAMES)
+    by_class = [rng.choice(len(scans_of("train")[0]), DRAWN_SHOTS, replace=False) for _ in range(num_classes)]
+    return [int(by_class[own][turn]) * num_classes + own for turn in range(DRAWN_SHOTS) for own in range(num_classes)]
+
+
 def set_images(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Pictures N H W C and labels N of a set, without touching the disk."""
     scenes = set_scenes(name)
@@ -182,4 +194,7 @@ def write_set(name: str, folder: Path) -> int:
         for shots in SHOTS:
             rule: dict[str, JSON] = {"shots": shots, "nested": True, "order": "scan"}
             write_subset(store, f"shots-{shots}", samples.slice(0, shots * len(CLASS_NAMES)), rule)
+        for draw in DRAWS:
+            rule = {"shots": DRAWN_SHOTS, "nested": False, "order": "random", "draw": draw}
+            write_subset(store, f"shots-{DRAWN_SHOTS}-draw-{draw}", samples.take(drawn_shots(draw)), rule)
     return record.successes

@@ -224,6 +224,23 @@ def test_real_train_is_a_data_set_with_nested_shots(tmp_path):
         smaller = uids
 
 
+def test_real_train_has_other_draws_of_20_shots_which_overlap_by_chance(tmp_path):
+    folder = tmp_path / "real-train"
+    sets.write_set("real-train", folder)
+    store = open_for_reading(str(folder))
+    table = read_table(store, scan_records(store), ["uid", "class_id"])
+    class_of = dict(zip(table["uid"].to_pylist(), table["class_id"].to_pylist(), strict=True))
+    draws = []
+    for name in ("shots-20", *(f"shots-20-draw-{draw}" for draw in (1, 2, 3, 4))):
+        uids = read_subset(store, name)[0]["uid"].to_pylist()
+        assert [class_of[uid] for uid in uids[:12]] == [*range(10), 0, 1]  # classes in turn
+        assert Counter(class_of[uid] for uid in uids) == dict.fromkeys(range(10), 20)
+        draws.append(set(uids))
+        assert len(draws[-1]) == 200
+    shared = [len(one & other) for number, one in enumerate(draws) for other in draws[:number]]
+    assert all(60 <= number <= 100 for number in shared)  # 80 of 200 are expected
+
+
 def test_shifted_sets_differ_from_the_test_set_as_they_say():
     train, test = sets.set_scenes("real-train"), sets.set_scenes("real-test")
     assert not {s.scan for s in train} & {s.scan for s in test}

@@ -66,6 +66,7 @@ class SweepPlace(BaseModel):
     name: str
     point: PointPlace
     tuned: GridPlace | None = Field(None, description="null = nothing was tuned")
+    by_seed: Mapping[str, Any] = Field(default={}, description="recipe fields that the run's seed has of its own")
 
 
 class Result(BaseModel):

@@ -23,12 +23,13 @@ class Fixed:
 
     work: str  # steps and pictures a step
     tuning: str
+    seeds: str  # what a seed changes
     labels: str
 
     @property
     def text(self) -> str:
         """All of it."""
-        return f"{self.work} {self.tuning} {self.labels}"
+        return f"{self.work} {self.tuning} {self.seeds} {self.labels}"
 
 
 def held_fixed(
@@ -43,6 +44,7 @@ def held_fixed(
     return Fixed(
         f"{_same('steps', _numbers(steps))}; {_same('images a step', batches)}.",
         _tuning([run.sweep.tuned if run.sweep else None for run in runs.values()]),
+        _seeds([run.sweep.by_seed if run.sweep else {} for run in runs.values()]),
         _labels(read, {one.n for one in results if one.role == "validation" and one.run in runs}, count),
     )
 
@@ -60,6 +62,14 @@ def _tuning(places: Sequence[GridPlace | None]) -> str:
         some = f"{len(tuned):,} of {len(places):,} runs"
         return f"Of {some} {best} was taken, the others were not tuned: do not compare the two kinds."
     return f"Every point and seed, the baseline included, has {best}."
+
+
+def _seeds(own: Sequence[Mapping[str, Any]]) -> str:
+    """What an interval over seeds holds for."""
+    fields = list(dict.fromkeys(field for one in own for field in one))
+    if not fields:
+        return "A seed changes the training alone: the images are the same for all seeds."
+    return f"Each seed has its own {', '.join(fields)}, so intervals over seeds hold for these too."
 
 
 def _numbers(found: Iterable[object]) -> set[int]:

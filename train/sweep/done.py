@@ -104,6 +104,7 @@ def describe_sweep(
     ]
     for field, values in spec.tune.items():
         lines.append(f"tune      {field}: {', '.join(map(str, values))}; the best on validation counts")
+    lines.extend(f"by seed   {line}" for line in _seeds_lines(spec.by_seed, spec.seeds))
     num_left = 0
     for label, point in spec.points.items():
         own = [run for run in runs if run.place.point.label == label]
@@ -113,7 +114,10 @@ def describe_sweep(
         num_left += len(own) - done
         changes = changes_text(point.changes) or "the base recipe"
         lines.append(f"point     {label}: {done} of {counted(len(own), 'run')} done; {changes}")
-        lines.extend(f"  needs   {make.out}: {make.recipe} at {make.scale}" for make in point.make)
+        lines.extend(f"  by seed {line}" for line in _seeds_lines(point.by_seed, spec.seeds))
+        for make in point.make:
+            lines.append(f"  needs   {make.out}: {make.recipe} at {make.scale}")
+            lines.extend(f"    by seed {line}" for line in _seeds_lines(make.by_seed, spec.seeds))
     workers = spec.cluster.workers
     seconds = 60 * num_left * spec.minutes_each
     rate = ""
@@ -121,6 +125,11 @@ def describe_sweep(
         rate = f", {time_text(seconds / workers)} with {workers} workers"
     lines.append(f"to train  {num_left} of {counted(len(runs), 'run')}, about {time_text(seconds)} of one worker{rate}")
     return "\n".join(lines)
+
+
+def _seeds_lines(by_seed: Mapping[str, Sequence[object]], seeds: int) -> list[str]:
+    """``["data.domains.0.subset: shots-20, shots-20-draw-1"]``, the values of seeds that are run."""
+    return [f"{field}: {', '.join(map(str, values[:seeds]))}" for field, values in by_seed.items()]
 
 
 def gather(runs: Sequence[Run], out: Path, data_of: Callable[[BaseModel], Digests]) -> int:

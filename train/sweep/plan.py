@@ -3,6 +3,8 @@
 In: a `SweepSpec` (a YAML in recipes/sweeps/), the base recipe it changes. Out: `Run`s, each a whole recipe with a name
 of its own. Pure: nothing is read or written.
 
+A seed changes the training alone, unless `by_seed` gives it more: its draw of the real images, its synthetic images.
+
 A run's name is the point's number, the seed and the recipe's digest (`train.recipe.recipe_digest`: of what decides the
 result, not the engine, the threads, the cache, the checkpoints), and the fingerprint of the whole recipe where two
 points share a digest.
@@ -12,7 +14,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -22,12 +24,15 @@ from cluster.fan_out.work import FanOutSpec
 from cluster.recipes.mistake import RecipeError, mistakes
 from cluster.recipes.overrides import lay_over
 from shards.disk.address import BESIDE, LocalPath
+from shards.disk.amounts import counted
 from shards.disk.safe_text import clip, quoted
 from train.evaluate.results import GridPlace, PointPlace, SweepPlace
 from train.recipe import recipe_digest, whole_digest
 
 NOT_TUNED = ("seed", "evaluate")  # what runs are compared by
 MOST_SETTINGS = 1000
+SEED = "{seed}"  # in a folder's name: the number of the seed
+BY_SEED = [{"data.domains.0.subset": ["shots-20", "shots-20-draw-1"]}]
 
 
 class MakeSpec(BaseModel):
@@ -37,10 +42,37 @@ class MakeSpec(BaseModel):
 
     recipe: Annotated[LocalPath, BESIDE] = Field(description="of the generator, such as recipes/sandbox.yaml")
     scale: str = Field("6x", description="multiple of the real set")
-    out: str = Field(min_length=1, description="folder or URL of the data set; the point's domains name it as source")
+    out: str = Field(
+        min_length=1,
+        description="folder or URL of the data set; the point's domains name it as source; {seed} = the seed's number, "
+        "where each seed has a data set of its own",
+    )
     changes: Mapping[str, Any] = Field(
         default={}, description="recipe fields to replace, dotted", examples=[{"sampler.steps": 20}]
     )
+    by_seed: Mapping[str, tuple[Any, ...]] = Field(
+        default={},
+        description="recipe field -> its values for the seeds 0, 1, ...; each seed then has a data set of its own",
+        examples=[{"seed": [0, 1, 2, 3, 4]}],
+    )
+
+    @model_validator(mode="after")
+    def _each_seed_has_its_folder(self) -> "MakeSpec":
+        if self.by_seed and SEED not in self.out:
+            raise ValueError(f"out: found {self.out!r} beside by_seed, expected {SEED} in it: each seed has its folder")
+        if SEED in self.out and not self.by_seed:
+            raise ValueError(
+                f"out: found {SEED} in it and no by_seed, expected both: the data sets would be the same; "
+                "add by_seed: {seed: [0, 1, ...]}"
+            )
+        _refuse_overlap(self.by_seed, dict.fromkeys(self.changes, "changes"), "by_seed")
+        return self
+
+    def of_seed(self, seed: int) -> "MakeSpec":
+        """The data set of one seed."""
+        own = own_of_seed(self.by_seed, seed)
+        changes = {**self.changes, **own}
+        return MakeSpec(recipe=self.recipe, scale=self.scale, out=self.out.replace(SEED, str(seed)), changes=changes)
 
     @property
     def overrides(self) -> list[str]:
@@ -60,6 +92,9 @@ class PointSpec(BaseModel):
     changes: Mapping[str, Any] = Field(
         default={}, description="fields of the base recipe to replace; a.0.b reaches into lists, a.0: null takes it out"
     )
+    by_seed: Mapping[str, tuple[Any, ...]] = Field(
+        default={}, description="likewise, a value for each seed: the first for seed 0", examples=BY_SEED
+    )
     make: tuple[MakeSpec, ...] = Field((), description="data sets to make first")
 
 
@@ -73,6 +108,12 @@ class SweepSpec(BaseModel):
     seeds: int = Field(5, ge=1, le=1000, description="runs of a point: seeds 0, 1, ... replace the recipe's")
     baseline: str = Field(description="label of the point that the others are compared with")
     changes: Mapping[str, Any] = Field(default={}, description="recipe fields that all points replace")
+    by_seed: Mapping[str, tuple[Any, ...]] = Field(
+        default={},
+        description="recipe field -> its values for the seeds 0, 1, ...; a point that sets the field, or one above it, "
+        "has its own",
+        examples=BY_SEED,
+    )
     tune: Mapping[str, tuple[Any, ...]] = Field(
         default={},
         description="recipe field -> values, each with each for every point and seed; the best on validation counts",
@@ -117,20 +158,40 @@ class SweepSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _each_seed_has_a_value(self) -> "SweepSpec":
+        """More values than seeds may be there: a sweep with fewer seeds takes the first ones."""
+        places = {"by_seed": (self.by_seed, self.changes)}
+        makes: dict[str, Mapping[str, tuple[Any, ...]]] = {}
+        for label, point in self.points.items():
+            places[f"points.{label}.by_seed"] = (point.by_seed, point.changes)
+            makes |= {f"points.{label}.make.{number}.by_seed": one.by_seed for number, one in enumerate(point.make)}
+        for where, (by_seed, changes) in places.items():
+            for field in by_seed:
+                if field.partition(".")[0] in NOT_TUNED:
+                    raise ValueError(
+                        f"{where}.{field}: found a field that runs are compared by, expected one of the training"
+                    )
+            _refuse_overlap(by_seed, dict.fromkeys(changes, where.removesuffix("by_seed") + "changes"), where)
+        for where, by_seed in {**{where: own for where, (own, _) in places.items()}, **makes}.items():
+            for field, values in by_seed.items():
+                if len(values) < self.seeds:
+                    raise ValueError(
+                        f"{where}.{field}: found {counted(len(values), 'value')} beside {counted(self.seeds, 'seed')}, "
+                        f"expected one for each; add some, or set seeds: {len(values) or 1}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _tuned_fields_are_free(self) -> "SweepSpec":
         """Every point has the same grid: what is tuned cannot be set for one of them."""
-        set_by = dict.fromkeys(self.changes, "changes")
-        set_by |= {field: f"points.{label}.changes" for label, point in self.points.items() for field in point.changes}
-        tuned = list(self.tune)
-        for number, field in enumerate(tuned):
+        set_by = {**dict.fromkeys(self.changes, "changes"), **dict.fromkeys(self.by_seed, "by_seed")}
+        for label, point in self.points.items():
+            set_by |= dict.fromkeys(point.changes, f"points.{label}.changes")
+            set_by |= dict.fromkeys(point.by_seed, f"points.{label}.by_seed")
+        for field in self.tune:
             if field.partition(".")[0] in NOT_TUNED:
                 raise ValueError(f"tune.{field}: found a field that runs are compared by, expected one of the training")
-            for other, where in {**set_by, **dict.fromkeys(tuned[:number], "tune")}.items():
-                if f"{other}.".startswith(f"{field}.") or f"{field}.".startswith(f"{other}."):
-                    raise ValueError(
-                        f"tune.{field}: found it in {where} too (`{clip(other, 80)}`), expected it in one place; take "
-                        "one of them out"
-                    )
+        _refuse_overlap(self.tune, set_by, "tune")
         return self
 
     @property
@@ -143,6 +204,30 @@ class SweepSpec(BaseModel):
         """The settings in their order, the last field varying first; one without any if nothing is tuned."""
         for values in itertools.product(*self.tune.values()):
             yield dict(zip(self.tune, values, strict=True))
+
+
+def _refuse_overlap(fields: Iterable[str], set_by: Mapping[str, str], what: str) -> None:
+    """Raises ValueError for one of the fields that lies above, at or below another, or one of `set_by`: field ->
+    where that stands."""
+    known = dict(set_by)
+    for field in fields:
+        for other, where in known.items():
+            if is_within(other, field) or is_within(field, other):
+                raise ValueError(
+                    f"{what}.{field}: found it in {where} too (`{clip(other, 80)}`), expected it in one place; take "
+                    "one of them out"
+                )
+        known[field] = what
+
+
+def is_within(field: str, other: str) -> bool:
+    """Whether a dotted field is the other one, or lies below it."""
+    return f"{field}.".startswith(f"{other}.")
+
+
+def own_of_seed(by_seed: Mapping[str, tuple[Any, ...]], seed: int) -> dict[str, Any]:
+    """The fields of one seed; the first of each list is that of seed 0."""
+    return {field: values[seed] for field, values in by_seed.items()}
 
 
 @dataclass(frozen=True)
@@ -179,8 +264,11 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
             baseline=point.baseline or spec.baseline,
             changes={**spec.changes, **point.changes},
         )
+        set_here = (*point.changes, *point.by_seed)
+        shared = {name: own for name, own in spec.by_seed.items() if not any(is_within(name, one) for one in set_here)}
         for seed, settings in itertools.product(range(spec.seeds), list(spec.grid)):
-            changes = {**place.changes, **settings, "seed": seed}
+            for_all, here = own_of_seed(shared, seed), own_of_seed(point.by_seed, seed)
+            changes = {**spec.changes, **for_all, **point.changes, **here, **settings, "seed": seed}
             changed = lay_over(base.model_dump(mode="json"), changes, model, where)
             try:
                 recipe = model.model_validate(changed)
@@ -192,7 +280,7 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
             runs.append(
                 Run(
                     name=f"{number:03d}-s{seed:03d}-{digest[:12]}",
-                    place=SweepPlace(name=spec.name, point=place, tuned=tuned),
+                    place=SweepPlace(name=spec.name, point=place, tuned=tuned, by_seed={**for_all, **here}),
                     varied={**point.changes, **settings},
                     seed=seed,
                     recipe=recipe,

@@ -203,7 +203,7 @@ def _run(
 
 
 def _needs(spec: SweepSpec, run: Run) -> tuple[MakeSpec, ...]:
-    return spec.points[run.place.point.label].make
+    return tuple(make.of_seed(run.seed) for make in spec.points[run.place.point.label].make)
 
 
 def _hashable(make: MakeSpec) -> str:

@@ -108,3 +108,18 @@ def test_the_page_says_how_points_were_tuned():
         "data.augment.policy, optim.lr."
     )
     assert told[2].startswith("Of 3 of 6 runs the best on validation of 4 settings")
+
+
+def test_the_page_says_what_a_seed_changes():
+    plain = curve({0: [700, 710, 705], 6: [718, 729, 724]})
+    assert all(one.sweep is not None for one in plain)
+    drawn = [
+        one.model_copy(update={"sweep": one.sweep.model_copy(update={"by_seed": {"data.domains.0.subset": "a"}})})
+        for one in plain
+        if one.sweep is not None
+    ]
+    told = [held_fixed(compare(one).sweeps[0], one, {}, lambda *_: None).seeds for one in (plain, drawn)]
+    assert told == [
+        "A seed changes the training alone: the images are the same for all seeds.",
+        "Each seed has its own data.domains.0.subset, so intervals over seeds hold for these too.",
+    ]

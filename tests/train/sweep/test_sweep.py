@@ -532,7 +532,7 @@ def test_every_shipped_sweep_reads_and_its_data_sets_have_valid_recipes(path, mo
     pictures_of_a_step = {run.recipe.schedule.groups * sum(run.recipe.quotas) for run in runs}  # type: ignore[attr-defined]
     assert len(pictures_of_a_step) == 1, "every point has the same work in a step"
     for point in spec.points.values():
-        for make in point.make:
+        for make in [make.of_seed(seed) for make in point.make for seed in range(spec.seeds)]:
             read_recipe(make.recipe, make.overrides)
 
 
