@@ -1,7 +1,8 @@
 """Makes the sandbox again from code and seeds: `python -m sandbox.build`.
 
 In: nothing; nothing is downloaded. Out: progress lines. On disk: `sandbox/models/` with `generator/`, `clip/`,
-`judge.safetensors` and `pretrained/`, and with `--data FOLDER` the real sets and the pool's table instead.
+`judge.safetensors` and `pretrained/`, and with `--data FOLDER` instead the real sets, some of the generator's training
+pictures and the pool's table.
 
 Every part depends on the pool and a seed. Expect equal bytes on the same machine with the same number of threads, and
 equal quality elsewhere.
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sandbox.captions import PoolRow, draw_scene, pool_rows, write_pool
-from sandbox.sets import SETS, set_scenes, write_set
+from sandbox.sets import GENERATOR_TRAIN, SETS, set_scenes, write_generator_train, write_set
 from sandbox.world import render
 
 MODELS = Path(__file__).parent / "models"
@@ -52,9 +53,11 @@ def _reporter(part: str, num_steps: int, say: Callable[[str], None]) -> Callable
 
 
 def build_data(folder: Path, say: Callable[[str], None]) -> None:
-    """Write the real sets and the pool's table below `folder`; `say` gets progress lines."""
+    """Write the real sets, `generator-train` and the pool's table below `folder`; `say` gets progress lines."""
     for name in SETS:
         say(f"data: {name}: {write_set(name, folder / name)} pictures")
+    number = write_generator_train(training_rows(), folder / GENERATOR_TRAIN)
+    say(f"data: {GENERATOR_TRAIN}: {number} pictures")
     rows = write_pool(folder / "pool" / "pool.parquet", pool_rows(test_scenes=set_scenes("real-test")))
     say(f"data: pool: {rows} captioned rows")
 

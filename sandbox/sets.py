@@ -1,4 +1,4 @@
-"""The sandbox's real sets, and the shifted test sets.
+"""The sandbox's real sets, the shifted test sets, and pictures that the generator was trained on.
 
 In: nothing. Out: the scenes of each set, and shards of them. On disk: one data set per name, as `shards.disk.layout`
 says; `real-train` also has the nested few-shot subsets `shots-1` .. `shots-50`, and `shots-20-draw-1` .. `-draw-4`:
@@ -13,6 +13,7 @@ scans of a class on average, so a spread over draws is somewhat smaller than one
 | shifted-sketch | ImageNet-Sketch | test | outlines, black on white |
 | shifted-rendition | ImageNet-Rendition | test | every style of the pool but photo and outline |
 | shifted-unseen | ImageNet-Rendition | test | five styles that no caption and no lexicon knows |
+| generator-train | control for synthetic images | pool | what the generator was trained on, nested subsets 1x .. 6x |
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sandbox.captions import GROUND_PHRASES, LIGHT_PHRASES, STYLE_PHRASES
+from sandbox.captions import GROUND_PHRASES, LIGHT_PHRASES, STYLE_PHRASES, PoolRow
 from sandbox.splits import Role, scans_of
 from sandbox.world import (
     CLASS_NAMES,
@@ -40,7 +41,7 @@ from sandbox.world import (
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import SUCCESS, sample_key
 from shards.disk.record import JSON
-from shards.disk.store import open_store
+from shards.disk.store import FolderStore, ObjectStore, open_store
 from shards.set.manifest import read_table, write_subset
 from shards.set.writer import ShardWriter
 
@@ -55,6 +56,8 @@ UNSEEN_PHRASES: dict[str, str] = {
     "thermal": "a heat picture",
     "beaded": "a string of beads",
 }
+GENERATOR_TRAIN = "generator-train"
+MOST_TIMES = 6  # subsets 1x to 6x of 20 pictures a class each
 LICENCE = "CC-BY-4.0"  # of the UCI scans; the rendering is ours
 
 
@@ -152,16 +155,30 @@ def set_images(name: str) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([render(scene) for scene in scenes]), np.array([scene.class_id for scene in scenes])
 
 
-def _rows(name: str, scenes: Iterable[Scene]) -> Iterator[dict[str, object]]:
-    for number, scene in enumerate(scenes):
+def generator_rows(rows: Iterable[PoolRow]) -> list[PoolRow]:
+    """The first numerals of the pool's rows, 120 of each class, classes in turn: the first 200 n are n times the 20
+    real images of a class. Pages, lights and styles are as they come. Raises ValueError if a class has too few."""
+    by_class: list[list[PoolRow]] = [[] for _ in CLASS_NAMES]
+    for row in rows:
+        if row.scene.sense == "numeral":
+            by_class[row.scene.class_id].append(row)
+    wanted = MOST_TIMES * DRAWN_SHOTS
+    for name, own in zip(CLASS_NAMES, by_class, strict=True):
+        if len(own) < wanted:
+            raise ValueError(f"{GENERATOR_TRAIN}: found {len(own)} numerals of {name}, expected {wanted}; add rows")
+    return [own[turn] for turn in range(wanted) for own in by_class]
+
+
+def _rows(name: str, domain: str, scenes: Iterable[Scene], captions: Iterable[str]) -> Iterator[dict[str, object]]:
+    for number, (scene, caption) in enumerate(zip(scenes, captions, strict=True)):
         yield {
             "key": sample_key(0, number),
             "uid": hashlib.blake2b(f"{name}/{number}/{asdict(scene)}".encode(), digest_size=16).hexdigest(),
             "status": SUCCESS,
-            "domain": "real",
+            "domain": domain,
             "class_id": scene.class_id,
             "class_name": CLASS_NAMES[scene.class_id],
-            "caption": CLASS_NAMES[scene.class_id],
+            "caption": caption,
             "context": json.dumps(
                 {
                     "foreground": f"{scene.ink} ink",
@@ -181,14 +198,11 @@ def _rows(name: str, scenes: Iterable[Scene]) -> Iterator[dict[str, object]]:
 
 def write_set(name: str, folder: Path) -> int:
     """Write a set as a data set of one shard, unless it is finished; returns the number of pictures."""
-    store = open_store(str(folder))
     scenes = set_scenes(name)
+    store = open_store(str(folder))
     fingerprint = hashlib.sha256(repr((name, scenes)).encode()).hexdigest()
-    with ShardWriter(store, 0, "sandbox", fingerprint) as writer:
-        for row, scene in zip(_rows(name, scenes), scenes, strict=True):
-            # a photograph of the world, not a generated image: no source-type note
-            writer.add(row, encode_jpeg(render(scene), source_type=None))
-        record = writer.commit(started=0.0, ended=0.0, extra={})  # the clock would make two builds differ
+    rows = _rows(name, "real", scenes, [CLASS_NAMES[scene.class_id] for scene in scenes])
+    number = _write(store, fingerprint, rows, scenes)
     if name == "real-train":
         samples = read_table(store, [0], ["uid", "key", "shard"])
         for shots in SHOTS:
@@ -197,4 +211,31 @@ def write_set(name: str, folder: Path) -> int:
         for draw in DRAWS:
             rule = {"shots": DRAWN_SHOTS, "nested": False, "order": "random", "draw": draw}
             write_subset(store, f"shots-{DRAWN_SHOTS}-draw-{draw}", samples.take(drawn_shots(draw)), rule)
+    return number
+
+
+def write_generator_train(rows: Iterable[PoolRow], folder: Path) -> int:
+    """Write `generator_rows` of the rows that the generator was trained on, likewise, with subsets 1x to 6x."""
+    chosen = generator_rows(rows)
+    scenes = [row.scene for row in chosen]
+    store = open_store(str(folder))
+    fingerprint = hashlib.sha256(repr((GENERATOR_TRAIN, chosen)).encode()).hexdigest()
+    about = _rows(GENERATOR_TRAIN, "retrieved", scenes, [row.caption for row in chosen])
+    number = _write(store, fingerprint, about, scenes)
+    samples = read_table(store, [0], ["uid", "key", "shard"])
+    for times in range(1, MOST_TIMES + 1):
+        images = times * DRAWN_SHOTS * len(CLASS_NAMES)
+        write_subset(store, f"{times}x", samples.slice(0, images), {"scale": f"{times}x", "images": images})
+    return number
+
+
+def _write(
+    store: FolderStore | ObjectStore, fingerprint: str, rows: Iterable[dict[str, object]], scenes: Iterable[Scene]
+) -> int:
+    """One shard of the rows and their pictures, unless it is finished."""
+    with ShardWriter(store, 0, "sandbox", fingerprint) as writer:
+        for row, scene in zip(rows, scenes, strict=True):
+            # a photograph of the world, not a generated image: no source-type note
+            writer.add(row, encode_jpeg(render(scene), source_type=None))
+        record = writer.commit(started=0.0, ended=0.0, extra={})  # the clock would make two builds differ
     return record.successes

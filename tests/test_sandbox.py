@@ -241,6 +241,35 @@ def test_real_train_has_other_draws_of_20_shots_which_overlap_by_chance(tmp_path
     assert all(60 <= number <= 100 for number in shared)  # 80 of 200 are expected
 
 
+def test_the_control_set_shows_what_the_generator_was_trained_on_and_has_nested_scales(tmp_path):
+    from sandbox.build import training_rows
+
+    chosen = sets.generator_rows(training_rows())
+    assert {id(row) for row in chosen} <= {id(row) for row in training_rows()}
+    assert len({row.scene for row in chosen}) == 1200
+    assert {row.scene.style for row in chosen} == set(world.STYLES)
+    assert {row.scene.ground for row in chosen} == set(world.GROUNDS)
+    assert sets.write_generator_train(training_rows(), tmp_path) == 1200
+    assert sets.write_generator_train(training_rows(), tmp_path) == 1200  # again: what is there stays
+    store = open_for_reading(str(tmp_path))
+    table = read_table(store, scan_records(store), ["uid", "class_id", "domain", "caption"])
+    assert set(table["domain"].to_pylist()) == {"retrieved"}
+    assert table["caption"].to_pylist() == [row.caption for row in chosen]
+    class_of = dict(zip(table["uid"].to_pylist(), table["class_id"].to_pylist(), strict=True))
+    smaller: set[str] = set()
+    for times in range(1, 7):
+        uids = set(read_subset(store, f"{times}x")[0]["uid"].to_pylist())
+        assert smaller < uids
+        assert Counter(class_of[uid] for uid in uids) == dict.fromkeys(range(10), 20 * times)
+        smaller = uids
+
+
+def test_a_pool_with_too_few_numerals_makes_no_control_set():
+    rows = list(captions.pool_rows(200))
+    with pytest.raises(ValueError, match=r"^generator-train: found \d+ numerals of zero, expected 120; add rows$"):
+        sets.generator_rows(rows)
+
+
 def test_shifted_sets_differ_from_the_test_set_as_they_say():
     train, test = sets.set_scenes("real-train"), sets.set_scenes("real-test")
     assert not {s.scan for s in train} & {s.scan for s in test}
