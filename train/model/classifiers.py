@@ -1,4 +1,4 @@
-"""Classifiers by name: timm's, and a small ResNet for experiments on a laptop.
+"""Classifiers by name: timm's, and three small ones for experiments on a laptop.
 
 In: `ModelSpec` (from the recipe), the quotas of a group, the image size and a seed; trained weights if the recipe names
 some (`train.model.pretrained`). Out: a model in training mode, its BN layers converted as the recipe says, and how it
@@ -24,7 +24,8 @@ from train.model.pretrained import WEIGHTS, Pretrained, find_pretrained, read_we
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SANDBOX = "sandbox_resnet"
+SANDBOX = {"sandbox_resnet": "fc", "sandbox_resnet_wide": "fc", "sandbox_vit": "head"}  # name -> its classifier
+OURS = ", ".join(SANDBOX)
 NAME_PATTERN = re.compile(r"[a-z0-9_]+")  # no hub address, no tag of weights: those come from a file
 PRETRAINED = "model.pretrained"
 
@@ -37,7 +38,7 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description=f"of timm (resnet50, convnext_tiny, vit_base_patch16_224) or {SANDBOX}")
+    name: str = Field(description=f"of timm (resnet50, convnext_tiny, vit_base_patch16_224) or ours: {OURS}")
     num_classes: int = Field(ge=2, description="outputs; as many as the data has classes")
     pretrained: Annotated[str | None, BESIDE] = Field(
         default=None,
@@ -172,10 +173,8 @@ def normalisation_of(spec: ModelSpec) -> Normalisation:
 def create(spec: ModelSpec, size_px: int) -> nn.Module:
     """The plain model for pictures of `size_px`, with random weights. Raises ValueError for a name that is not known,
     and for settings that the model does not have."""
-    if spec.name == SANDBOX:
-        from train.model.sandbox_resnet import sandbox_resnet
-
-        return sandbox_resnet(spec.num_classes, spec.drop_path)
+    if spec.name in SANDBOX:
+        return _ours(spec, size_px)
     import timm
 
     check_model_name(spec)
@@ -194,17 +193,26 @@ def create(spec: ModelSpec, size_px: int) -> nn.Module:
         ) from None
 
 
+def _ours(spec: ModelSpec, size_px: int) -> nn.Module:
+    from train.model.sandbox_resnet import WIDE, WIDTHS, sandbox_resnet
+    from train.model.sandbox_vit import sandbox_vit
+
+    if spec.name == "sandbox_vit":
+        return sandbox_vit(spec.num_classes, size_px, spec.drop_path)
+    return sandbox_resnet(spec.num_classes, spec.drop_path, WIDE if spec.name == "sandbox_resnet_wide" else WIDTHS)
+
+
 def check_model_name(spec: ModelSpec) -> None:
     """Raises ValueError for a model that nobody knows; imports timm for another than the sandbox's."""
-    if spec.name == SANDBOX:
+    if spec.name in SANDBOX:
         return
     import timm
 
     if not NAME_PATTERN.fullmatch(spec.name) or not timm.is_model(spec.name):
-        known = [SANDBOX, *timm.list_models()]
+        known = [*SANDBOX, *timm.list_models()]
         near = get_close_matches(spec.name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "see timm.list_models()"
-        raise ValueError(f"model.name: found {quoted(spec.name, 80)}, expected {SANDBOX} or a model of timm; {hint}")
+        raise ValueError(f"model.name: found {quoted(spec.name, 80)}, expected {OURS} or a model of timm; {hint}")
 
 
 def load_plain(
@@ -249,7 +257,8 @@ def load_plain(
 def _resize(model: nn.Module, name: str, before_px: int, size_px: int) -> None:
     """Let a model that is built for one size take another, as timm does: position embeddings are interpolated."""
     config = _timms_config(name)
-    if before_px == size_px or config is None or not config.fixed_input_size:
+    has_one_size = name == "sandbox_vit" if config is None else config.fixed_input_size
+    if before_px == size_px or not has_one_size:
         return
     resize: Any = getattr(model, "set_input_size", None)
     if resize is None:
@@ -272,7 +281,7 @@ def _pooling(model: nn.Module) -> str | None:
 
 def _timms_config(name: str) -> Any:
     """What timm says of the model; None for a name that it does not know."""
-    if name == SANDBOX or not NAME_PATTERN.fullmatch(name):
+    if name in SANDBOX or not NAME_PATTERN.fullmatch(name):
         return None
     import timm
 
@@ -282,12 +291,12 @@ def _timms_config(name: str) -> Any:
 def _classifiers(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules that make the logits."""
     config = getattr(model, "pretrained_cfg", None)
-    return _as_names(config["classifier"] if config else "fc")
+    return _as_names(config["classifier"] if config else "head" if hasattr(model, "head") else "fc")
 
 
 def _classifier_names(name: str) -> tuple[str, ...]:
     config = _timms_config(name)
-    return _as_names("fc" if config is None else config.classifier)
+    return _as_names(SANDBOX.get(name, "fc") if config is None else config.classifier)
 
 
 def _as_names(named: str | Sequence[str] | None) -> tuple[str, ...]:

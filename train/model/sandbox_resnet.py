@@ -4,29 +4,32 @@ In: images (N, 3, H, W), H and W multiples of 16; made for 64 px. Out: logits (N
 A ResNet at a hundredth of the cost: a 3 x 3 stem with stride 2, and three stages of one basic block each.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-WIDTHS = (32, 64, 128)
+WIDTHS = (32, 64, 128)  # channels of the stages; 0.3 M parameters
+WIDE = (64, 128, 256)  # 1.2 M parameters, four times the work
 
 
-def sandbox_resnet(num_classes: int, drop_path: float = 0.0) -> nn.Module:
-    """A network with about 0.3 M parameters; its classifier is called `fc`, as in every ResNet."""
+def sandbox_resnet(num_classes: int, drop_path: float = 0.0, widths: Sequence[int] = WIDTHS) -> nn.Module:
+    """A network with a stage for each width; its classifier is called `fc`, as in every ResNet."""
     from timm.layers import DropPath
 
     stages: list[nn.Module] = []
-    for index, width in enumerate(WIDTHS):
-        before = WIDTHS[max(index - 1, 0)]
-        stages.append(_Block(before, width, DropPath(drop_path * index / (len(WIDTHS) - 1))))
-    return _SandboxResnet(nn.Sequential(*stages), num_classes)
+    for index, width in enumerate(widths):
+        before = widths[max(index - 1, 0)]
+        stages.append(_Block(before, width, DropPath(drop_path * index / (len(widths) - 1))))
+    return _SandboxResnet(nn.Sequential(*stages), widths[0], widths[-1], num_classes)
 
 
 class _SandboxResnet(nn.Module):
-    def __init__(self, stages: nn.Sequential, num_classes: int) -> None:
+    def __init__(self, stages: nn.Sequential, first: int, last: int, num_classes: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        self.conv1 = nn.Conv2d(3, first, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
         self.stages = stages
-        self.fc = nn.Linear(WIDTHS[-1], num_classes)
+        self.fc = nn.Linear(last, num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.fc(self.stages(self.bn1(self.conv1(image)).relu()).mean((2, 3)))

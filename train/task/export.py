@@ -113,7 +113,7 @@ def write_export(
     written = json.dumps(about, indent=1) + "\n"
     told = about_of_ours(plain_json(written), folder / ABOUT)
     assert told is not None
-    if spec.name != SANDBOX:
+    if spec.name not in SANDBOX:
         replace_file(folder / CONFIG, timms_description(told).encode())
     replace_file(folder / ABOUT, written.encode())
 

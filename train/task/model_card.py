@@ -34,7 +34,7 @@ def model_files(folder: Path, repo_id: str, licence: str | None) -> list[HubFile
         )
     names = [name for name in (WEIGHTS, ABOUT, CONFIG) if (folder / name).is_file()]
     files = [listed_file(folder, name) for name in names]
-    if CONFIG not in names and about.architecture != SANDBOX:  # an export of an earlier version
+    if CONFIG not in names and about.architecture not in SANDBOX:  # an export of an earlier version
         files.append(text_file(CONFIG, timms_description(about)))
     results = selected(read_results(folder / RESULTS).results)
     return [*files, text_file(CARD, model_card(about, repo_id, licence, results))]
@@ -58,7 +58,7 @@ def model_card(about: About, repo_id: str, licence: str | None, results: Sequenc
         "Its weights are plain: nothing of the training is needed to use them.",
         "",
     ]
-    if about.architecture != SANDBOX:
+    if about.architecture not in SANDBOX:
         lines += [
             "```python",
             "import timm",

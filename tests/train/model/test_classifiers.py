@@ -1,5 +1,6 @@
 """Classifiers by name: what a recipe can ask for, and that its weights come from where it says."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from train.model.aux_bn import aux_layers, export_plain
-from train.model.classifiers import ModelSpec, build, normalisation_of
+from train.model.classifiers import ModelSpec, build, normalisation_of, what_it_starts_from
 from train.model.normalisation import IMAGENET, Normalisation
 from train.model.sandbox_resnet import sandbox_resnet
 
@@ -43,9 +44,36 @@ def test_a_transformer_takes_the_recipes_image_size() -> None:
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", ["sandbox_resnet", "resnet18"])
+def test_the_wide_net_of_the_sandbox_has_about_four_times_the_weights() -> None:
+    sizes = {}
+    for name in ("sandbox_resnet", "sandbox_resnet_wide"):
+        model = build(ModelSpec(name=name, num_classes=10), (2, 2), seed=0, size_px=64)
+        assert len(aux_layers(model)) == 10
+        assert model(torch.zeros(4, 3, 64, 64)).shape == (4, 10)
+        sizes[name] = sum(weight.numel() for weight in export_plain(model).values())
+    assert 3.5 < sizes["sandbox_resnet_wide"] / sizes["sandbox_resnet"] < 4.5
+
+
+def test_the_transformer_of_the_sandbox_is_timms_and_takes_pictures_of_whole_patches() -> None:
+    spec = ModelSpec(name="sandbox_vit", num_classes=10, aux="none", drop_path=0.1)
+    model = build(spec, (2, 2), seed=0, size_px=64)
+    assert type(model) is timm.models.VisionTransformer
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 10)
+    assert 0.5e6 < sum(weight.numel() for weight in model.parameters()) < 0.9e6
+    with pytest.raises(ValueError, match=r"^data\.size_px: found 60, expected a multiple of 8"):
+        build(spec, (2, 2), seed=0, size_px=60)
+
+
+@pytest.mark.parametrize("aux", ["bn", "stats"])
+def test_a_transformer_of_the_sandbox_has_no_batch_normalisation_to_split(aux: str) -> None:
+    spec = ModelSpec.model_validate({"name": "sandbox_vit", "num_classes": 10, "aux": aux})
+    with pytest.raises(ValueError, match=r"expected at least one; set model\.aux: none"):
+        build(spec, (2, 2), seed=0, size_px=64)
+
+
+@pytest.mark.parametrize("name", ["sandbox_resnet", "sandbox_resnet_wide", "sandbox_vit", "resnet18"])
 def test_initial_weights_depend_on_the_seed_alone(name: str) -> None:
-    spec = ModelSpec(name=name, num_classes=4)
+    spec = ModelSpec(name=name, num_classes=4, aux="none")
     torch.manual_seed(1)
     one = build(spec, (2, 2), seed=7, size_px=64)
     after_one = torch.rand(1)
@@ -101,6 +129,20 @@ def test_a_classifier_of_another_size_keeps_its_initial_weights(tmp_path: Path) 
     assert torch.equal(model.conv1.weight, state["conv1.weight"])
 
 
+def test_a_transformer_of_the_sandbox_starts_from_weights_of_other_classes_and_another_size(tmp_path: Path) -> None:
+    spec = ModelSpec(name="sandbox_vit", num_classes=7, aux="none")
+    trained = build(spec, (2, 2), seed=1, size_px=32)
+    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+    about = {"model": "sandbox_vit", "num_classes": 7, "size_px": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+    about["class_names"] = {str(number): f"class {number}" for number in range(7)}
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    begun = spec.model_copy(update={"num_classes": 3, "pretrained": str(tmp_path)})
+    model = build(begun, (2, 2), seed=2, size_px=64)
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+    assert torch.equal(model.blocks[0].attn.qkv.weight, trained.blocks[0].attn.qkv.weight)
+    assert "its classifier of 7 outputs is left out, a new one of 3 is trained" in what_it_starts_from(begun)[0]
+
+
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     weights_file(tmp_path / "model.safetensors", name="resnet34")
     with pytest.raises(ValueError, match=r"^model\.pretrained: found .* expected nothing; choose weights of this"):
@@ -132,10 +174,10 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
     [
         ("resnet5o", "did you mean resnet50?"),
         ("sandbox_resnt", "did you mean sandbox_resnet?"),
-        ("hf-hub:timm/resnet50", "expected sandbox_resnet or a model of timm"),
-        ("local-dir:/etc", "expected sandbox_resnet or a model of timm"),
-        ("resnet50.a1_in1k", "expected sandbox_resnet or a model of timm"),
-        ("../resnet50", "expected sandbox_resnet or a model of timm"),
+        ("hf-hub:timm/resnet50", "expected sandbox_resnet, sandbox_resnet_wide, sandbox_vit or a model of timm"),
+        ("local-dir:/etc", "expected sandbox_resnet, sandbox_resnet_wide, sandbox_vit or a model of timm"),
+        ("resnet50.a1_in1k", "expected sandbox_resnet, sandbox_resnet_wide, sandbox_vit or a model of timm"),
+        ("../resnet50", "expected sandbox_resnet, sandbox_resnet_wide, sandbox_vit or a model of timm"),
     ],
 )
 def test_a_name_that_timm_does_not_have_is_refused_and_looked_up_nowhere(name: str, hint: str) -> None:

@@ -658,8 +658,14 @@ def test_d6_a_new_start_does_not_forget_how_many_samples_were_bad(data: Path, tm
     assert all(after - before <= 8 for before, after in itertools.pairwise(found))
 
 
+TRAINING_RECIPES = (
+    *("sandbox-train", "sandbox-vit"),
+    *("imagenet-resnet50-6x", "imagenet-convnext-t-6x", "imagenet-vit-s16-6x"),
+)
+
+
 def test_the_shipped_recipes_are_whole() -> None:
-    for name in ("sandbox-train", "imagenet-resnet50-6x", "imagenet-convnext-t-6x"):
+    for name in TRAINING_RECIPES:
         text = (home() / "recipes" / f"{name}.yaml").read_text()
         recipe = TrainRecipe.model_validate(yaml.safe_load(text))
         assert recipe.data.domains[0].name == "real"

@@ -28,8 +28,14 @@ def test_a_recipe_without_a_task_classifies_and_an_unknown_one_is_named(tmp_path
         load_recipe(shipped, TrainRecipe, ["task=clasify"])
 
 
+TRAINING_RECIPES = (
+    *("sandbox-train", "sandbox-vit"),
+    *("imagenet-resnet50-6x", "imagenet-convnext-t-6x", "imagenet-vit-s16-6x"),
+)
+
+
 def test_the_shipped_recipes_normalise_as_imagenet_is() -> None:
-    for name in ("sandbox-train", "imagenet-resnet50-6x", "imagenet-convnext-t-6x"):
+    for name in TRAINING_RECIPES:
         assert normalisation_of(load_recipe(home() / "recipes" / f"{name}.yaml", TrainRecipe).model) == IMAGENET
 
 
