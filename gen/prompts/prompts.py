@@ -62,7 +62,8 @@ class PromptSpec(BaseModel):
     templates: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="null = the 80 in gen/wording; {subject} is the name with the article it needs, {name} without",
+        description="null = those of the class list's own task (dtd, pets, ...), else the 80 in gen/wording; {subject} "
+        "is the name with the article it needs, {name} without",
         examples=[["a photo of {subject}", "a {colour} {name}"]],
     )
     parts: Mapping[str, tuple[str, ...]] = Field(

@@ -35,6 +35,7 @@ from shards.disk.address import file_path, is_remote, places_of
 from shards.disk.home import home
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class, ClassSpec, load_classes
+from shards.labels.task import TASKS, read_task
 
 # Libraries whose version decides the bytes of an image.
 DECIDING_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "simplejpeg", "pyarrow")
@@ -64,6 +65,17 @@ class Recipe(BaseModel):
     shards: ShardSpec = Field(default_factory=ShardSpec)
     cluster: FanOutSpec = FanOutSpec()
     expect: Expect | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _task_has_its_templates(cls, given: Any) -> Any:
+        """`prompts.templates` of a shipped task's class list are its own, unless the recipe has others."""
+        classes, prompts = (given.get(part) if isinstance(given, Mapping) else None for part in ("classes", "prompts"))
+        if not isinstance(classes, Mapping) or not isinstance(prompts, Mapping) or classes.get("source") not in TASKS:
+            return given
+        if prompts.get("kind", "template") != "template" or prompts.get("templates") or prompts.get("file"):
+            return given
+        return {**given, "prompts": {**prompts, "templates": list(read_task(classes["source"]).templates)}}
 
     @model_validator(mode="after")
     def _negative_is_looked_at(self) -> "Recipe":

@@ -8,8 +8,11 @@ from typer.testing import CliRunner
 
 import sixfold
 from cluster.recipes.load import load_recipe
+from gen.prompts.prompts import Sources, draw_prompts
 from gen.run.recipe import Recipe, missing_of, usable_classes
+from gen.wording.lexicon import load_lexicon
 from shards.disk.home import home
+from shards.labels.classes import load_classes
 
 RECIPE = home() / "recipes" / "sandbox.yaml"
 
@@ -46,6 +49,34 @@ def test_i4_what_cannot_be_looked_up_is_left_out() -> None:
         *("`sampler.model`", "`classes.limit`", "prompts.file: found no file 'no.parquet'"),
     )
     told_once(refused("sampler=3", "prompts=3", "meanings.real=3"), "`sampler`", "`prompts`", "`meanings.real`")
+
+
+TEMPLATE = ("prompts.kind=template", "prompts.per_class=null", "meanings={choose: none}")
+
+
+def texts(source: str, *overrides: str) -> list[str]:
+    """The prompts of the first class."""
+    recipe = load_recipe(RECIPE, Recipe, [f"classes={{source: {source}, per_class: 20}}", *TEMPLATE, *overrides])
+    first = load_classes(recipe.classes)[0]
+    drawn = draw_prompts(first, None, recipe.prompts, recipe.seed, Sources(load_lexicon("general")))
+    return sorted(prompt.text for prompt in drawn.prompts)
+
+
+def test_a_shipped_task_has_the_templates_of_its_own_where_the_recipe_gives_none() -> None:
+    assert texts("flowers102") == ["a photo of a pink primrose, a type of flower."]
+    assert texts("dtd")[:2] == ["a photo of a banded object.", "a photo of a banded pattern."]
+    assert texts("pets", 'prompts.templates=["{subject} at home"]') == ["an Abyssinian at home"]
+    assert len(texts("sandbox")) == 80
+    again = load_recipe(RECIPE, Recipe, ["classes={source: dtd}", *TEMPLATE])
+    assert Recipe.model_validate(again.model_dump(mode="json")) == again, "they stand in the recipe that a run keeps"
+
+
+def test_other_kinds_of_prompts_know_nothing_of_a_tasks_templates() -> None:
+    for kind in ("cd+sd", "name"):
+        recipe = load_recipe(
+            RECIPE, Recipe, ["classes={source: dtd}", "meanings={choose: none}", f"prompts.kind={kind}"]
+        )
+        assert recipe.prompts.templates is None
 
 
 def test_all_senses_by_hand_that_name_no_class_are_refused_with_the_nearest_names() -> None:
