@@ -35,6 +35,7 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("model", "std"): None,
     ("model", "pretrained_revision"): None,
     ("model", "pretrained_sha256"): None,
+    ("engine", "accumulate"): 1,
     ("data", "verify"): "first",
     ("data", "classes"): None,
 }
@@ -109,6 +110,16 @@ class TrainRecipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _micro_batches_are_whole_groups(self) -> "TrainRecipe":
+        groups, count = self.schedule.groups, self.engine.accumulate
+        if groups % count:
+            raise ValueError(
+                f"engine.accumulate: found {count} micro-batches for schedule.groups = {groups:,}, expected a number "
+                "that divides the groups of a step; change one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _real_comes_first(self) -> "TrainRecipe":
         is_first_apart = self.optim.loss != "pooled" or self.model.aux != "none"
         if is_first_apart and len(self.data.domains) > 1 and self.data.domains[0].name != "real":
@@ -129,6 +140,12 @@ def check_ranks(recipe: TrainRecipe, ranks: int) -> None:
         raise ValueError(
             f"schedule.groups: found {recipe.schedule.groups} groups for {ranks} ranks, expected a multiple of the "
             "ranks; change one of the two"
+        )
+    share, count = recipe.schedule.groups // ranks, recipe.engine.accumulate
+    if share % count:
+        raise ValueError(
+            f"engine.accumulate: found {count} micro-batches for the {share:,} groups of each of {ranks} ranks, "
+            "expected a number that divides them; change engine.accumulate, schedule.groups or the ranks"
         )
 
 

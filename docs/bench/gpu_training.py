@@ -99,7 +99,7 @@ class Training:
     def take(self, steps: int) -> int:
         """Pictures seen. Raises ValueError where the last step did not move: then nothing was measured."""
         for place in range(steps):
-            stepped = self.descent.step(partial(self.loss, *self.batches[place % 2]), OPTIM.lr)
+            stepped = self.descent.step([partial(self.loss, *self.batches[place % 2])], OPTIM.lr)
         if not stepped.moved:
             raise ValueError("found a loss or a gradient that is not finite, expected numbers; not measured")
         return steps * len(self.batches[0][1])

@@ -50,6 +50,10 @@ class MixPlan:
     share: npt.NDArray[np.float32]  # (N,) 1: not mixed
     box: npt.NDArray[np.int32]  # (N, 4) top, left, bottom, right in pixels
 
+    def part(self, rows: slice) -> "MixPlan":
+        """The plan of some of the pictures, whole groups of them."""
+        return MixPlan(self.partner[rows] - rows.start, self.share[rows], self.box[rows])
+
 
 Blend: TypeAlias = tuple[float, tuple[int, int, int, int]]  # share, box
 _PLAIN: Blend = (1.0, (0, 0, 0, 0))

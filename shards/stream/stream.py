@@ -15,7 +15,7 @@ import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -69,6 +69,22 @@ class Batch:
     quotas: tuple[int, ...]
     mix: MixPlan | None
     replaced: tuple[Replaced, ...]
+
+    def split(self, count: int) -> list["Batch"]:
+        """`count` equal parts of whole groups, in order, without `replaced`; `groups` must be a multiple of it."""
+        size = len(self.labels) // count
+        return [
+            replace(
+                self,
+                images=self.images[rows],
+                labels=self.labels[rows],
+                uids=self.uids[rows],
+                groups=self.groups // count,
+                mix=None if self.mix is None else self.mix.part(rows),
+                replaced=(),
+            )
+            for rows in (slice(first, first + size) for first in range(0, len(self.labels), size))
+        ]
 
 
 @dataclass

@@ -63,6 +63,43 @@ def combine(
         kept.copy_(new)
 
 
+class MeanOfRuns:
+    """The running statistics of a step of several micro-batches: each begins with those before the step, and the mean
+    of what they come to stays. So the step counts once, and weighs as one over all groups together would."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """To be made before the first micro-batch."""
+        layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+        pairs = [(layer.running_mean, layer.running_var) for layer in layers]
+        self._live = [tensor for pair in pairs for tensor in pair if tensor is not None]
+        self._counts = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
+        self._before = [[one.clone() for one in sort] for sort in (self._live, self._counts)]
+        self._mean: list[Tensor] = []
+        self._num = 0
+
+    @torch.no_grad()
+    def next(self) -> None:
+        """After a micro-batch that is not the last: take what it came to, and begin anew."""
+        self._add()
+        for live, before in zip((self._live, self._counts), self._before, strict=True):
+            if live:
+                torch._foreach_copy_(live, before)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """After the last one: the model has the mean."""
+        self._add()
+        if self._live:
+            torch._foreach_copy_(self._live, self._mean)
+
+    def _add(self) -> None:
+        self._num += 1
+        if self._num == 1:
+            self._mean = [one.clone() for one in self._live]
+        elif self._live:
+            torch._foreach_lerp_(self._mean, self._live, 1 / self._num)
+
+
 @dataclass(frozen=True)
 class Distance:
     """How far the statistics of an auxiliary domain are from the main ones, in one layer; means over channels."""

@@ -4,6 +4,9 @@ In: a model without a wrapper, `EngineSpec` and `OptimSpec`, the open process gr
 On disk: nothing. The state of the optimiser is given as whole tensors under the parameters' names,
 `<what>/<parameter>`, so a checkpoint can be continued with another engine, ZeRO stage or number of ranks.
 
+A step is `accumulate` micro-batches, forward and backward one after the other, and one move of the weights along the
+mean of their gradients. Ranks exchange gradients once a step (ZeRO 2: once a micro-batch, for it keeps a part only).
+
 A step whose gradient is not finite changes no weight. Gradients of DDP and DeepSpeed are means over the ranks, so all
 ranks have the same norm. DeepSpeed gets gradients in fp32 under bf16 too: it would save little traffic at these model
 sizes, and so it equals DDP.
@@ -14,8 +17,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["single", "ddp", "deepspeed"]
 Forward = Callable[..., Any]  # what the model takes -> what it gives, in the engine's precision
+Losses = Sequence[Callable[[], "Tensor"]]  # of each micro-batch; calling one makes its forward pass
 
 
 class EngineSpec(BaseModel):
@@ -40,6 +44,13 @@ class EngineSpec(BaseModel):
     kind: Kind = Field("single", description="single: one process; ddp or deepspeed: any number")
     zero: Literal[0, 1, 2] = Field(0, description="DeepSpeed's stage: 1 splits the optimiser's state, 2 gradients too")
     dtype: Literal["fp32", "bf16"] = Field("fp32", description="bf16: torch autocast; weights and statistics stay fp32")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="micro-batches that a rank's groups of a step are cut into, one after the other: k take about 1/k "
+        "of the memory for activations, and the step stays what it is",
+    )
     compile: bool = Field(False, description="torch.compile")
     channels_last: bool = Field(False, description="memory layout of pictures; faster for convolutions on GPUs")
     threads: int = Field(1, ge=1, le=256, description="of torch on the CPU, for each rank; changes rounding")
@@ -58,14 +69,15 @@ class Engine:
 
     model: nn.Module
     forward: Forward
-    step: Callable[[Tensor, float], bool]  # loss, learning rate; False: the gradient was not finite, nothing changed
+    # losses of `accumulate` micro-batches, learning rate; False: the gradient was not finite, nothing changed
+    step: Callable[[Losses, float], bool]
     optimizer_state: Callable[[], dict[str, Tensor]]  # on the CPU; called by all ranks
     load_optimizer: Callable[[Mapping[str, Tensor]], None]
 
 
 def make_engine(spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: torch.device, rank_batch: int) -> Engine:
-    """The model is on the device already; all ranks of the group call it. Raises ValueError for what does not go
-    together."""
+    """The model is on the device already; all ranks of the group call it. `rank_batch`: pictures of a micro-batch.
+    Raises ValueError for what does not go together."""
     if spec.zero and optim.optimizer == "lamb":
         raise ValueError(
             f"engine.zero: found {spec.zero} with lamb, whose rates need whole parameters, expected 0; use adamw or "
@@ -84,7 +96,7 @@ def autocast(spec: EngineSpec, device: torch.device) -> AbstractContextManager[A
 
 
 def _single(spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: torch.device, rank_batch: int) -> Engine:
-    return _plain(spec, optim, model, model, device)
+    return _plain(spec, optim, model, model, device, nullcontext)
 
 
 def _ddp(spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: torch.device, rank_batch: int) -> Engine:
@@ -97,19 +109,29 @@ def _ddp(spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: torch.dev
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,
     )
-    return _plain(spec, optim, model, wrapped, device)
+    return _plain(spec, optim, model, wrapped, device, wrapped.no_sync)
 
 
-def _plain(spec: EngineSpec, optim: OptimSpec, model: nn.Module, called: nn.Module, device: torch.device) -> Engine:
+def _plain(
+    spec: EngineSpec,
+    optim: OptimSpec,
+    model: nn.Module,
+    called: nn.Module,
+    device: torch.device,
+    apart: Callable[[], AbstractContextManager[Any]],
+) -> Engine:
+    """`apart`: inside, forward and backward passes leave gradients on their rank."""
     optimizer = make_optimizer(optim, model)
 
     def forward(*inputs: Any) -> Any:
         with autocast(spec, device):
             return called(*inputs)
 
-    def step(loss: Tensor, rate: float) -> bool:
+    def step(losses: Losses, rate: float) -> bool:
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for number, loss in enumerate(losses, start=1):
+            with nullcontext() if number == len(losses) else apart():
+                (loss() / len(losses)).backward()
         if not _clip(model, optim.clip_grad):
             return False
         _set_rate(optimizer, rate)
@@ -129,7 +151,7 @@ def _deepspeed(spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: tor
     deepspeed = _import_deepspeed(device)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": rank_batch,
-        "gradient_accumulation_steps": 1,
+        "gradient_accumulation_steps": spec.accumulate,  # the number that it divides each loss by
         "gradient_clipping": optim.clip_grad or 0.0 if spec.zero else 0.0,  # stage 0 is clipped here, as DDP is
         "zero_optimization": {"stage": spec.zero},
         "zero_allow_untested_optimizer": True,
@@ -143,8 +165,11 @@ def _deepspeed(spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: tor
             model=model, optimizer=optimizer, config=config, dist_init_required=False
         )
 
-    def step(loss: Tensor, rate: float) -> bool:
-        wrapped.backward(loss)
+    def step(losses: Losses, rate: float) -> bool:
+        for number, loss in enumerate(losses, start=1):
+            # said each time: its own count would be off after a step that is given up below
+            wrapped.set_gradient_accumulation_boundary(number == len(losses))
+            wrapped.backward(loss())
         if not spec.zero and not _clip(model, optim.clip_grad):
             wrapped.zero_grad()
             return False

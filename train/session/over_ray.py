@@ -53,11 +53,13 @@ def describe_over_ray(recipe: TrainRecipe, ranks: int, out: Path, environment: M
     spec = _spec(recipe, ranks)
     where = named_cluster(environment)
     cluster = f"the cluster at {where}" if where else "a cluster on this machine"
+    count = recipe.engine.accumulate
+    in_parts = f", in {count} micro-batches of {recipe.schedule.groups // (ranks * count)}" if count > 1 else ""
     cores = "1 core" if spec.cpus_per_rank == 1 else f"{spec.cpus_per_rank} cores"
     return (
         f"{ranks} ranks over Ray on {cluster}, each with {cores} and one GPU where there are GPUs; "
         f"{recipe.schedule.groups // ranks} of {recipe.schedule.groups} groups of {sum(recipe.quotas)} images a step "
-        f"on each; their output in {out / LOGS}"
+        f"on each{in_parts}; their output in {out / LOGS}"
     )
 
 

@@ -8,15 +8,17 @@ In: `TrainRecipe`, its Task, folders, a stop flag, the open `Ranks`. Out: a `Tra
 
 A Session continues from the newest complete checkpoint. After a signal (`StopFlag`) to any rank all ranks save and end.
 
-A step is: a batch of the stream, forward, loss, backward, the gradient's norm; if the norm is finite, the weights and
-their average are updated. At the end of an epoch the running statistics of all ranks are combined in place, and the
-validation set is measured. For a checkpoint they are combined in copies, so the time of a checkpoint changes nothing.
+A step is: a batch of the stream, in as many micro-batches as `engine.accumulate` says; forward, loss and backward of
+each; the norm of the gradients' mean; if it is finite, the weights and their average are updated. At the end of an
+epoch the running statistics of all ranks are combined in place, and the validation set is measured. For a checkpoint
+they are combined in copies, so the time of a checkpoint changes nothing.
 """
 
 import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,7 +36,8 @@ from shards.stream.stream import Batch, Stream
 from train.evaluate.counts import Counts
 from train.evaluate.evaluate import Moment, RunFacts, Validation, make_result, select
 from train.evaluate.results import RESULTS, Result, append_results, read_results
-from train.model.optim import learning_rate
+from train.model.engine import Forward
+from train.model.optim import Loss, learning_rate
 from train.model.step import Descent, KeptBuffers, Stepped
 from train.recipe import TrainRecipe, deciding, recipe_digest
 from train.session import checkpoint
@@ -232,7 +235,7 @@ class Session:
         """One batch. Raises ValueError as the Task says of the batch, and as the recipe's policy for NaN says."""
         torch.manual_seed(hashed(self.recipe.seed, _DROPOUT, batch.step, self.ranks.rank) >> 1)
         stepped = self.descent.step(
-            lambda forward: self.task.loss(forward, batch, self.device, self.ranks), self._rate(batch.step)
+            [partial(self._loss, part) for part in batch.split(self.recipe.engine.accumulate)], self._rate(batch.step)
         )
         if stepped.moved:
             self.moved += 1
@@ -242,6 +245,9 @@ class Session:
         self.step = batch.step + 1
         self._first.close()
         return stepped
+
+    def _loss(self, part: Batch, forward: Forward) -> Loss:
+        return self.task.loss(forward, part, self.device, self.ranks)
 
     def _skip(self, step: int, loss: float) -> None:
         """Count a step that changed nothing; give up when it is too often."""

@@ -50,7 +50,7 @@ class Weights:
 def make_weights(task: Task, recipe: TrainRecipe, device: torch.device, ranks: Ranks) -> Weights:
     """The weights before the first step, equal on all ranks. All ranks call it."""
     model = task.build(device)
-    rank_batch = recipe.schedule.groups // ranks.world * sum(recipe.quotas)
+    rank_batch = recipe.schedule.groups // (ranks.world * recipe.engine.accumulate) * sum(recipe.quotas)
     engine = make_engine(recipe.engine, recipe.optim, model, device, rank_batch)
     broadcast_buffers(model)
     return Weights(engine, None if recipe.optim.ema_decay is None else Ema(model, recipe.optim.ema_decay))

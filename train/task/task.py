@@ -66,12 +66,13 @@ class Task(Protocol):
         ...
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device, ranks: Ranks) -> Loss:
-        """The loss of this rank's batch.
+        """The loss of this rank's batch, or of one of its `engine.accumulate` equal parts, whose mean a step descends.
 
         `forward` calls the model through the engine's wrapper, which averages the gradients over the ranks: make the
         forward pass with it. A loss over the samples of all ranks gathers what it needs through `torch.distributed`;
-        `ranks` says whether there are others. torch's generator has a seed that depends on (recipe's seed, step, rank),
-        so a training that goes on draws the same numbers. Raises ValueError for a batch that does not fit the model.
+        `ranks` says whether there are others. torch's generator gets a seed at the beginning of a step that depends on
+        (recipe's seed, step, rank), so a training that goes on draws the same numbers. Raises ValueError for a batch
+        that does not fit the model.
         """
         ...
 

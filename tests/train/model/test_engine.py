@@ -432,21 +432,23 @@ def test_d15_a_gradient_that_is_not_finite_changes_neither_weights_nor_optimiser
     with Ranks(find_place({})) as ranks:
         ranks.open(CPU, 30, alone_too=True)
         engine = an_engine(kind, zero)
-        assert engine.step(engine.forward(pictures(0)).square().mean(), 0.01)
+        assert engine.step([lambda: engine.forward(pictures(0)).square().mean()], 0.01)
         weights = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
         optimizer = engine.optimizer_state()
         logits = engine.forward(pictures(1))
-        assert not engine.step((logits - logits.detach()).sqrt().sum(), 0.01)  # the loss is 0, its gradient is not
+        assert not engine.step(
+            [lambda: (logits - logits.detach()).sqrt().sum()], 0.01
+        )  # the loss is 0, its gradient is not
         assert difference(weights, dict(engine.model.named_parameters())) == 0
         assert difference(optimizer, engine.optimizer_state()) == 0
-        assert engine.step(engine.forward(pictures(2)).square().mean(), 0.01)
+        assert engine.step([lambda: engine.forward(pictures(2)).square().mean()], 0.01)
         assert difference(weights, dict(engine.model.named_parameters())) > 0
 
 
 @pytest.mark.parametrize("optimizer", list(KEPT))
 def test_d13_every_missing_tensor_of_the_optimiser_is_named(optimizer: str) -> None:
     engine = an_engine("single", optimizer=optimizer)
-    engine.step(engine.forward(pictures(0)).square().mean(), 0.01)
+    engine.step([lambda: engine.forward(pictures(0)).square().mean()], 0.01)
     whole = engine.optimizer_state()
     for name in whole:
         with pytest.raises(ValueError, match="found nothing for") as caught:

@@ -25,7 +25,7 @@ def a_descent(kept: bool = True) -> Descent:
 
 
 def step(descent: Descent, pictures: Tensor, labels: Tensor) -> Stepped:
-    return descent.step(lambda forward: loss_of(OPTIM, forward(pictures), labels, None, QUOTAS), 0.1)
+    return descent.step([lambda forward: loss_of(OPTIM, forward(pictures), labels, None, QUOTAS)], 0.1)
 
 
 def a_batch() -> tuple[Tensor, Tensor]:

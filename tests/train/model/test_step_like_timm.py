@@ -25,7 +25,7 @@ def our_step(name: str, optim: OptimSpec) -> tuple[nn.Module, Step]:
 
     def step(pictures: Tensor, labels: Tensor) -> float:
         return descent.step(
-            lambda forward: loss_of(optim, forward(pictures), labels, None, {"real": BATCH}), optim.lr
+            [lambda forward: loss_of(optim, forward(pictures), labels, None, {"real": BATCH})], optim.lr
         ).loss
 
     return model, step
