@@ -218,4 +218,6 @@ def _fingerprint(dumped: dict[str, Any]) -> str:
     for domain in dumped.get("data", {}).get("domains", ()):
         if not domain.get("planted_shift"):
             domain.pop("planted_shift", None)
+        if domain.get("sampling") == "natural":
+            del domain["sampling"]
     return fingerprint(dumped)

@@ -3,12 +3,10 @@
 In: the number of samples of each shard, a seed, quotas. Out: row numbers of an `Index` (see `index.py`). On disk:
 nothing; `SampleOrder.state` is a small JSON object for a checkpoint.
 
-Every pass over a domain visits each row once. The shards that hold rows are shuffled and cut into windows of
-`window_shards`; the rows of each window are shuffled. To find a position takes one sort of the shards (for its pass)
-and one sort of the rows (of its window), and no walk through earlier positions.
-
-A shuffle is the stable argsort of hashed counters (splitmix64, below), because numpy's `Generator.permutation` may
-change with a version.
+Every pass over a domain visits each row once, or as often as its class is due (`class_shares.py`); it has as many
+positions as there are rows. The shards that hold rows are shuffled and cut into windows of `window_shards`; the visits
+of each window are shuffled (`shuffle.py`). To find a position takes one sort of the shards (for its pass), one of the
+rows (of its window), two of all rows by class where these matter, and no walk through earlier positions.
 """
 
 import itertools
@@ -19,14 +17,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from shards.stream.class_shares import ClassShares, Sampling
 from shards.stream.index_arrays import Index
 from shards.stream.keyed_random import hashed
+from shards.stream.shuffle import shuffle
 
 Int64: TypeAlias = npt.NDArray[np.int64]
-UInt64: TypeAlias = npt.NDArray[np.uint64]
 
 STATE_VERSION = 1
-_SHARDS, _ROWS, _SPARES, _DOMAIN = range(4)  # the purpose of a hash, part of its key
+_SHARDS, _ROWS, _SPARES, _DOMAIN, _CLASSES = range(5)  # the purpose of a hash, part of its key
 _SEGMENT_BITS = 32
 
 
@@ -36,8 +35,11 @@ class Order:
     The last pass and window are cached, because positions are mostly asked for in rising order.
     """
 
-    def __init__(self, sizes: Sequence[int] | Int64, seed: int, window_shards: int) -> None:
-        """`sizes`: samples of each shard, in the order of the index. Raises ValueError if there is no sample."""
+    def __init__(
+        self, sizes: Sequence[int] | Int64, seed: int, window_shards: int, shares: ClassShares | None = None
+    ) -> None:
+        """`sizes`: samples of each shard, in the order of the index. `shares`: of their classes; None: each row once a
+        pass. Raises ValueError if there is no sample."""
         self.sizes = np.asarray(sizes, dtype=np.int64)
         if window_shards < 1:
             raise ValueError(f"window_shards: found {window_shards}, expected at least 1")
@@ -48,25 +50,36 @@ class Order:
             raise ValueError(f"found no sample in {len(self.sizes)} shards, expected at least one; generate some first")
         self.seed = seed
         self.window_shards = window_shards
+        self._shares = shares
         self._first = np.concatenate([[0], np.cumsum(self.sizes)])
         self._filled = np.flatnonzero(self.sizes)
         self._pass: tuple[int, Int64, Int64] | None = None
-        self._window: tuple[int, int, Int64] | None = None
+        self._window: tuple[int, int, Int64, Int64] | None = None
         self._coming: tuple[int, int, Int64] | None = None
 
     def rows(self, first: int, count: int) -> Int64:
         """Row numbers at positions `first` .. `first` + `count`, int64 (count,)."""
         if first < 0 or count < 0:
             raise ValueError(f"positions: found first {first}, count {count}, expected neither to be negative")
-        rows = np.empty(count, np.int64)
+        return self._visits(first, count)[0]
+
+    def earlier(self, first: int, count: int) -> Int64:
+        """For each of these positions, how often its row came before, int64 (count,): the number of its pass, if every
+        pass visits each row once."""
+        if self._shares is None:
+            return np.arange(first, first + count) // self.num_rows
+        return self._visits(first, count)[1]
+
+    def _visits(self, first: int, count: int) -> tuple[Int64, Int64]:
+        visits = np.empty((2, count), np.int64)
         done = 0
         while done < count:
             number, offset = divmod(first + done, self.num_rows)
-            start, window = self._window_at(number, offset)
-            part = window[offset - start :][: count - done]
-            rows[done : done + len(part)] = part
-            done += len(part)
-        return rows
+            start, *window = self._window_at(number, offset)
+            part = np.stack([each[offset - start :][: count - done] for each in window])
+            visits[:, done : done + part.shape[1]] = part
+            done += part.shape[1]
+        return visits[0], visits[1]
 
     def spare(self, position: int, attempt: int) -> int:
         """The row for the slot at `position` if its own row and the first `attempt` spares are bad.
@@ -91,19 +104,27 @@ class Order:
         self._coming = (number, window, behind[: self.window_shards].copy())
         return self._coming[2]
 
-    def _window_at(self, number: int, offset: int) -> tuple[int, Int64]:
-        """Of the window that holds `offset` in pass `number`: (where it starts in the pass, its rows in order)."""
+    def _window_at(self, number: int, offset: int) -> tuple[int, Int64, Int64]:
+        """Of the window that holds `offset` in pass `number`: where it starts in the pass, its rows in order, and how
+        often each came before."""
         shards, starts = self._shards_of(number)
         window = int(np.searchsorted(starts, offset, side="right")) - 1
         start = int(starts[window])
         kept = self._window
         if kept is not None and kept[:2] == (number, window):
-            return start, kept[2]
+            return start, kept[2], kept[3]
         chosen = shards[window * self.window_shards : (window + 1) * self.window_shards]
         rows = np.concatenate([np.arange(self._first[shard], self._first[shard + 1]) for shard in chosen])
-        rows = rows[_shuffle(len(rows), hashed(self.seed, _ROWS, number, window))]
-        self._window = (number, window, rows)
-        return start, rows
+        earlier = np.full(len(rows), number)
+        if self._shares is not None:
+            visits = self._shares.visits(number)
+            times = visits.times[rows]
+            rows = np.repeat(rows, times)
+            again = np.arange(len(rows)) - np.repeat(np.cumsum(times) - times, times)  # in this pass
+            earlier = visits.before[rows] + again
+        places = shuffle(len(rows), hashed(self.seed, _ROWS, number, window))
+        self._window = (number, window, rows[places], earlier[places])
+        return start, *self._window[2:]
 
     def _shards_of(self, number: int) -> tuple[Int64, Int64]:
         """Of pass `number`: (the shards that hold rows, shuffled; where each window starts)."""
@@ -111,13 +132,19 @@ class Order:
         if kept is not None and kept[0] == number:
             return kept[1:]
         shards = self._shuffled(number)
-        ends = np.cumsum(self.sizes[shards])[self.window_shards - 1 :: self.window_shards]
+        ends = np.cumsum(self._sizes_in(number)[shards])[self.window_shards - 1 :: self.window_shards]
         starts = np.concatenate([[0], ends[ends < self.num_rows]])
         self._pass = (number, shards, starts)
         return shards, starts
 
+    def _sizes_in(self, number: int) -> Int64:
+        """Positions of each shard in pass `number`."""
+        if self._shares is None:
+            return self.sizes
+        return np.diff(np.concatenate([[0], np.cumsum(self._shares.visits(number).times)])[self._first])
+
     def _shuffled(self, number: int) -> Int64:
-        return self._filled[_shuffle(len(self._filled), hashed(self.seed, _SHARDS, number))]
+        return self._filled[shuffle(len(self._filled), hashed(self.seed, _SHARDS, number))]
 
 
 @dataclass(frozen=True)
@@ -136,6 +163,7 @@ class Domain:
     name: str
     quota: int
     index: Index  # the longest one that is known; a segment is a prefix of it
+    sampling: Sampling = "natural"
     segments: tuple[Segment, ...] = ()  # empty: one, from step 0 on, of the whole index
 
 
@@ -160,12 +188,12 @@ class Take:
         return self.order.rows(self.first, self.count).reshape(self.groups, self.quota)
 
     def passes(self) -> Int64:
-        """For each slot the number of its pass, int64 (groups, quota); different segments have different numbers.
+        """For each slot how often its row came before, int64 (groups, quota); other segments have other numbers.
 
         With the sample's uid it is the key of the random numbers for that sample.
         """
-        positions = np.arange(self.first, self.first + self.count)
-        return ((self.segment << _SEGMENT_BITS) + positions // self.order.num_rows).reshape(self.groups, self.quota)
+        earlier = self.order.earlier(self.first, self.count)
+        return ((self.segment << _SEGMENT_BITS) + earlier).reshape(self.groups, self.quota)
 
     def coming(self) -> Int64:
         """The shards of the next window after the last of these rows."""
@@ -260,6 +288,7 @@ class SampleOrder:
                 {
                     "name": domain.name,
                     "quota": domain.quota,
+                    "sampling": domain.sampling,
                     "segments": [[part.first_step, part.num_shards, part.digest] for part in domain.segments],
                 }
                 for domain in self.domains
@@ -275,7 +304,11 @@ class SampleOrder:
         try:
             version, step = int(state["version"]), int(state["step"])
             plan = {word: int(state[word]) for word in ("groups", "seed", "window_shards", "epoch_steps")}
-            quotas = {str(entry["name"]): int(entry["quota"]) for entry in state["domains"]}
+            # a state of before had no sampling
+            made_with = {
+                str(entry["name"]): (int(entry["quota"]), str(entry.get("sampling", "natural")))
+                for entry in state["domains"]
+            }
             segments = {
                 str(entry["name"]): tuple(Segment(int(s), int(n), str(digest)) for s, n, digest in entry["segments"])
                 for entry in state["domains"]
@@ -292,10 +325,10 @@ class SampleOrder:
                     f"{word}: found {getattr(self, word)}, the checkpoint was made with {old}; "
                     "use that value, or start a new run"
                 )
-        asked = {domain.name: domain.quota for domain in self.domains}
-        if list(asked.items()) != list(quotas.items()):
+        asked = {domain.name: (domain.quota, domain.sampling) for domain in self.domains}
+        if list(asked.items()) != list(made_with.items()):
             raise ValueError(
-                f"domains and quotas: found {asked}, the checkpoint was made with {quotas}; "
+                f"domains, quotas and samplings: found {asked}, the checkpoint was made with {made_with}; "
                 "use those, or start a new run"
             )
         domains = []
@@ -313,7 +346,11 @@ class SampleOrder:
             domain = self.domains[number]
             sizes = np.diff(domain.index.first)[: domain.segments[segment].num_shards]
             seed = hashed(self.seed, _DOMAIN, number, segment)
-            self._orders[number, segment] = Order(sizes, seed, self.window_shards)
+            shares = None
+            if domain.sampling != "natural":
+                labels = domain.index.label[: int(sizes.sum())]
+                shares = ClassShares(labels, domain.sampling, hashed(seed, _CLASSES))
+            self._orders[number, segment] = Order(sizes, seed, self.window_shards, shares)
         return self._orders[number, segment]
 
 
@@ -363,17 +400,3 @@ def _check_digest(name: str, index: Index, segment: Segment) -> None:
             f"domain {name}: {index.url} has the digest {digest[:16]}, the run was made with {segment.digest[:16]}; "
             "bring that data back, or start a new run"
         )
-
-
-def _shuffle(count: int, key: int) -> Int64:
-    """A permutation of 0 .. `count` that depends on the two numbers alone."""
-    counters = _splitmix64(np.arange(count, dtype=np.uint64) + np.uint64(key))
-    return np.argsort(_splitmix64(counters ^ np.uint64(key)), kind="stable").astype(np.int64, copy=False)
-
-
-def _splitmix64(values: UInt64) -> UInt64:
-    """Steele, Lea and Flood 2014, figure 15: the next output of a generator in each of these states."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -15,6 +15,7 @@ from shards.labels.classes import ClassSpec, load_classes
 from shards.labels.folders import Named
 from shards.labels.sources import SHIPPED
 from shards.stream.augment import AugmentSpec
+from shards.stream.class_shares import Sampling
 from shards.stream.fetch import Fetcher, Verify
 from shards.stream.index import own_classes_of
 from shards.stream.index_arrays import Index
@@ -71,6 +72,11 @@ class DomainSpec(BaseModel):
     source: Annotated[str, BESIDE] = Field(description=SOURCE)
     subset: str | None = Field(default=None, description="name of a subset or split of it; null = all samples")
     quota: int = Field(ge=1, description="samples of each group")
+    sampling: Sampling = Field(
+        default="natural",
+        description="natural: each sample once a pass; balanced: all classes equally often, whatever they hold; sqrt: "
+        "a class by the root of the samples it holds; a pass is as long in all three",
+    )
     planted_shift: float = Field(
         default=0.0,
         ge=0,

@@ -118,7 +118,7 @@ class _Flight:
     domain: Int64  # (N,) number of each slot's domain
     place: Int64  # (N,) number of each slot in its domain's `Take`
     rows: Int64  # (N,)
-    passes: Int64  # (N,)
+    passes: Int64  # (N,) how often each came before
     images: Pixels
     labels: Int64
     uids: UInt64
@@ -173,7 +173,7 @@ class Stream:
             indexes = self._look(spec.domains)
             self._schedule = SampleOrder(
                 [
-                    Domain(name=domain.name, quota=domain.quota, index=index)
+                    Domain(name=domain.name, quota=domain.quota, index=index, sampling=domain.sampling)
                     for domain, index in zip(spec.domains, indexes, strict=True)
                 ],
                 groups=groups,

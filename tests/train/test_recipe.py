@@ -23,7 +23,7 @@ def test_a_training_of_an_earlier_version_goes_on_while_new_fields_stand_at_thei
     before = deciding(small_recipe(tmp_path))
     del before["evaluate"]["crop_pct"], before["optim"]["lam"], before["data"]["mix"]
     for domain in before["data"]["domains"]:
-        del domain["grow"], domain["planted_shift"]
+        del domain["grow"], domain["planted_shift"], domain["sampling"]
     refuse(before, small_recipe(tmp_path))
     with pytest.raises(
         ValueError, match=r"data\.domains\.1\.grow: false before, true now; optim\.lam: 1\.0 before, 2\.0 now\)"
