@@ -125,7 +125,7 @@ def command_line() -> typer.Typer:
     from cluster.console import warn
     from cluster.verbs import doctor
     from gen.verbs import generate, init, meanings, plan, prompts
-    from shards.verbs import export, push, repair, show, status, verify
+    from shards.verbs import export, push, repair, show, status, subset, verify
     from train.verbs import evaluate, report, sweep, train
 
     for path in strangers:
@@ -142,7 +142,7 @@ def command_line() -> typer.Typer:
     )
     app.callback()(_options)
     for verb in (
-        *(init, generate, meanings, prompts, plan, verify, repair, show, export, push),
+        *(init, generate, meanings, prompts, plan, verify, repair, subset, show, export, push),
         *(train, evaluate, sweep, report, status, doctor),
     ):
         app.command()(verb)

@@ -1,4 +1,4 @@
-"""The verbs of a data set that is there: verify, repair, show, export, push, status."""
+"""The verbs of a data set that is there: verify, repair, subset, show, export, push, status."""
 
 import contextlib
 import os
@@ -102,7 +102,7 @@ def repair(
 
     there = open_data_set(folder)
     with contextlib.ExitStack() as held:
-        store = there if dry_run else held.enter_context(_held_for_repair(folder))
+        store = there if dry_run else held.enter_context(_held(folder, "repair"))
         with bar("verify") as advance:
             report = verify_all(store, advance)
         damaged, files = report.damaged_shards(), report.damaged_files()
@@ -123,13 +123,42 @@ def repair(
     )
 
 
+def subset(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="What the subset shall be called, for data.domains.N.subset.")],
+    long_tail: Annotated[
+        float, typer.Option(help="How many times as many samples the first class has as the last, by class id.")
+    ],
+    seed: Annotated[int, typer.Option(help="Which samples of a class stay.")] = 0,
+) -> None:
+    """Name a part of a data set whose classes have ever fewer samples, to train on; no shard is changed.
+
+    Example: `sixfold subset out/sandbox tail-100 --long-tail 100`
+    """
+    with waiting("loading the program"):
+        from shards.disk.amounts import counted
+        from shards.disk.data_set import open_data_set
+        from shards.disk.safe_text import visible
+        from shards.set.long_tail import write_long_tail
+
+    open_data_set(folder)  # refuses another folder before anything is written there
+    with _held(folder, "subset") as store, waiting("choosing samples"):
+        keeps = write_long_tail(store, name, long_tail, seed)
+    first, *_, last = keeps.values()
+    say(
+        f"{visible(name)}: {counted(sum(keeps.values()), 'sample')} of {len(keeps):,} classes, "
+        f"from {first:,} down to {last:,}; read it with data.domains.N.subset={visible(name)}"
+    )
+
+
 @contextlib.contextmanager
-def _held_for_repair(folder: str) -> Iterator["Store"]:
+def _held(folder: str, life: str) -> Iterator["Store"]:
+    """The data set, opened to write, that nobody else writes meanwhile."""
     from cluster.process.lease import Lease
     from shards.disk.store import FolderStore, open_store
 
     store = open_store(folder)
-    with Lease.take(store, "repair", warn, lock_folder=store.root if isinstance(store, FolderStore) else None):
+    with Lease.take(store, life, warn, lock_folder=store.root if isinstance(store, FolderStore) else None):
         yield store
 
 

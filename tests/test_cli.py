@@ -50,6 +50,7 @@ VERBS = [
     "plan",
     "verify",
     "repair",
+    "subset",
     "show",
     "export",
     "push",

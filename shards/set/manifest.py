@@ -229,7 +229,7 @@ def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
             f"{where}: found no such subset, expected one of: {', '.join(known) or 'none yet'}; that of a scale is "
             "written by `sixfold generate … --scale`"
         ) from None
-    again = "; run `sixfold repair` and the same `sixfold generate`, which write the subset again"
+    again = "; run `sixfold repair`, then the `sixfold generate` or `sixfold subset` that wrote it"
     rule = about.get("rule")
     if not isinstance(rule, dict):
         raise ValueError(f"{where}.json: found no rule, expected the one that chose the samples{again}")
