@@ -10,7 +10,8 @@ share of all positions within one, and the rows of a class came equally often wi
 
 Each class has an endless sequence of its own rows, shuffled anew each time round. Pass t takes of it what is due: of
 the first c classes together floor(t * rows * weight of the first c / weight of all) positions before the pass. Weights
-are whole numbers, so every machine counts the same.
+are whole numbers, so every machine counts the same. To find a pass takes two sorts of all rows: half a second for 1.3
+million rows, five for 8 million, once a pass.
 """
 
 import math

@@ -49,7 +49,8 @@ class EngineSpec(BaseModel):
         ge=1,
         le=4096,
         description="micro-batches that a rank's groups of a step are cut into, one after the other: k take about 1/k "
-        "of the memory for activations, and the step stays what it is",
+        "of the memory for activations, and the step stays what it is; bn: rank then means a micro-batch's, as if on "
+        "k times as many ranks",
     )
     compile: bool = Field(False, description="torch.compile")
     channels_last: bool = Field(False, description="memory layout of pictures; faster for convolutions on GPUs")
