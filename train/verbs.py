@@ -298,13 +298,13 @@ def report(
     out: Annotated[Path, path_option("The page to write.")] = Path("out/report.html"),
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown instead.")] = False,
 ) -> None:
-    """Write a page that says whether synthetic images paid off: accuracy against scale, ablations, intervals.
+    """Write a page of what was gained over which baseline: accuracy against scale, ablations, intervals.
 
     Example: `sixfold report out/sweeps/scale --out out/report.html`
     """
     with waiting("loading the program"):
         from train.evaluate.results import find_results
-        from train.report.comparison import compare, results_table
+        from train.report.comparison import compare, method, results_table
         from train.report.report import write_report
 
     found = find_results(folders)
@@ -314,7 +314,8 @@ def report(
             "sweep`; a training without evaluate.tests has none, and `sixfold evaluate` measures it"
         )
     if markdown:
-        say(results_table(compare(found.results)))
+        compared = compare(found.results)
+        say(f"{results_table(compared)}\n{method(compared)}")
         return
     with waiting("writing the report"):
         page = write_report(folders, out)

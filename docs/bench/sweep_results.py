@@ -1,19 +1,27 @@
-"""Puts finished sweeps into docs/RESULTS.md: `python -m docs.bench.sweep_results out/sweeps/scale out/sweeps/domain`.
+"""Puts finished sweeps into docs/RESULTS.md: `python -m docs.bench.sweep_results out/sweeps/scale out/sweeps/gap`.
 
-In: folders that `sixfold sweep` wrote. On disk: the part of docs/RESULTS.md between its markers, sentences and tables,
-and docs/data/scale.png, accuracy against scale with every point of every seed, if a sweep with an axis is among them.
+In: folders that `sixfold sweep` wrote; none: only what was kept before. On disk: `docs/data/sweeps/NAME.jsonl.xz`, the
+lines of results that a report reads, of these folders and of earlier calls; from all of them the part of
+docs/RESULTS.md between its markers, sentences and tables, `docs/data/report.html`, the report page, and
+`docs/data/NAME.png` of each sweep with an axis, accuracy against it with every point of every seed.
 """
 
+import json
+import lzma
 import sys
+import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.evaluate.results import find_results
+from train.evaluate.results import RESULTS, Found, Result, find_results, result_line
 from train.report.comparison import Sweep, compare, method, results_table, verdicts
+from train.report.report import write_report
 
 HOME = Path(__file__).resolve().parents[1]
-PAGE, PICTURE = HOME / "RESULTS.md", HOME / "data" / "scale.png"
+PAGE, DATA = HOME / "RESULTS.md", HOME / "data"
+KEPT = DATA / "sweeps"
 BEGIN, END = "<!-- sweeps: written by docs.bench.sweep_results -->", "<!-- sweeps: end -->"
 
 
@@ -60,18 +68,47 @@ def draw(sweep: Sweep, path: Path) -> None:
     pyplot.close(figure)
 
 
+def keep(folders: Sequence[Path]) -> None:
+    """Add the results of the folders to what is kept; a line of the same run, set and branch is replaced."""
+    kept: defaultdict[str, dict[tuple[object, ...], Result]] = defaultdict(dict)
+    with tempfile.TemporaryDirectory() as scratch:
+        for results in (unpack(Path(scratch)), find_results(folders)):
+            for one in results.results:
+                if one.sweep is not None and one.selected:
+                    settings = json.dumps(one.sweep.tuned.settings if one.sweep.tuned else {}, sort_keys=True)
+                    key = (one.sweep.point.label, one.seed, settings, one.role, one.set, one.branch)
+                    kept[one.sweep.name][key] = one
+    KEPT.mkdir(exist_ok=True)
+    for name, lines in kept.items():
+        text = "".join(result_line(one) + "\n" for one in lines.values())
+        (KEPT / f"{name}.jsonl.xz").write_bytes(lzma.compress(text.encode(), preset=9))
+
+
+def unpack(folder: Path) -> Found:
+    """The kept results, as files that `sixfold report` reads."""
+    for packed in sorted(KEPT.glob("*.jsonl.xz")):
+        target = folder / packed.name.partition(".")[0]
+        target.mkdir(parents=True)
+        (target / RESULTS).write_bytes(lzma.decompress(packed.read_bytes()))
+    return find_results([folder])
+
+
 def write(folders: Sequence[Path]) -> str:
-    found = find_results(folders)
+    """The text between the markers, as it is written."""
+    keep(folders)
+    with tempfile.TemporaryDirectory(prefix="sweeps") as scratch:
+        found = unpack(Path(scratch))
+        write_report([Path(scratch)], DATA / "report.html")
     compared = compare(found.results)
     if not compared.sweeps:
-        raise ValueError(f"{', '.join(map(str, folders))}: found no sweep, expected folders that `sixfold sweep` wrote")
+        raise ValueError(f"{KEPT}: found no sweep, expected folders that `sixfold sweep` wrote")
     lines = [f"{time.strftime('%Y-%m-%d', time.gmtime())}, two cores, no GPU. {method(compared)}"]
     for sweep in compared.sweeps:
         lines += ["", f"### {sweep.title}", ""]
         lines += [f"* {one.head} {one.text}" for one in verdicts(sweep)]
         if sweep.is_curve:
-            draw(sweep, PICTURE)
-            lines += ["", f"![{sweep.title}: one panel a test set](data/{PICTURE.name})", ""]
+            draw(sweep, DATA / f"{sweep.name}.png")
+            lines += ["", f"![{sweep.title}: one panel a test set](data/{sweep.name}.png)", ""]
     lines += ["", results_table(compared), *found.problems, *compared.problems]
     text = "\n".join(lines)
     before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)

@@ -404,7 +404,8 @@ def accuracy_text(cell: Cell) -> str:
 
 
 def results_table(compared: Compared) -> str:
-    """The tables of all sweeps, and of the runs outside of them, in Markdown. Names are escaped."""
+    """The tables of all sweeps, and of the runs outside of them, in Markdown. Names are escaped; p values are adjusted
+    for all comparisons in them."""
     blocks = []
     for sweep in compared.sweeps:
         rows = []
@@ -414,7 +415,8 @@ def results_table(compared: Compared) -> str:
                 cell = row.cells.get(name)
                 text = accuracy_text(cell) if cell else "missing"
                 if cell and cell.difference:
-                    text += f"; {points(cell.difference.value)} {interval(cell.difference)}"
+                    told = p_text(cell.difference).removeprefix("adjusted ")
+                    text += f"; {points(cell.difference.value)} {interval(cell.difference)}" + (told and f" {told}")
                 texts.append(text)
             rows.append([*texts, f"{row.images_per_s:,.0f}"])
         heads = [sweep.title, "seeds", *sweep.sets, "images/s"]

@@ -463,7 +463,7 @@ def test_the_markdown_table_has_means_spreads_and_paired_differences():
     table = results_table(compare(curve({0: [700, 710, 705], 6: [718, 731, 724]})))
     assert table.splitlines()[2:] == [
         "| 0x \\(baseline\\) | 3 | 70.5 ± 0.5 | 410 |",
-        "| 6x | 3 | 72.4 ± 0.7; +1.9 \\[1.6, 2.3\\] | 410 |",
+        "| 6x | 3 | 72.4 ± 0.7; +1.9 \\[1.6, 2.3\\] p 0.002 | 410 |",
     ]
 
 
