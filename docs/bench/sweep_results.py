@@ -80,8 +80,8 @@ def keep(folders: Sequence[Path]) -> None:
                     kept[one.sweep.name][key] = one
     KEPT.mkdir(exist_ok=True)
     for name, lines in kept.items():
-        text = "".join(result_line(one) + "\n" for one in lines.values())
-        (KEPT / f"{name}.jsonl.xz").write_bytes(lzma.compress(text.encode(), preset=9))
+        packed = lzma.compress(b"".join(map(result_line, lines.values())), preset=9)
+        (KEPT / f"{name}.jsonl.xz").write_bytes(packed)
 
 
 def unpack(folder: Path) -> Found:
@@ -99,17 +99,23 @@ def write(folders: Sequence[Path]) -> str:
     with tempfile.TemporaryDirectory(prefix="sweeps") as scratch:
         found = unpack(Path(scratch))
         write_report([Path(scratch)], DATA / "report.html")
-    compared = compare(found.results)
-    if not compared.sweeps:
+    names = sorted({one.sweep.name for one in found.results if one.sweep is not None})
+    if not names:
         raise ValueError(f"{KEPT}: found no sweep, expected folders that `sixfold sweep` wrote")
-    lines = [f"{time.strftime('%Y-%m-%d', time.gmtime())}, two cores, no GPU. {method(compared)}"]
-    for sweep in compared.sweeps:
-        lines += ["", f"### {sweep.title}", ""]
-        lines += [f"* {one.head} {one.text}" for one in verdicts(sweep)]
-        if sweep.is_curve:
-            draw(sweep, DATA / f"{sweep.name}.png")
-            lines += ["", f"![{sweep.title}: one panel a test set](data/{sweep.name}.png)", ""]
-    lines += ["", results_table(compared), *found.problems, *compared.problems]
+    lines = [f"{time.strftime('%Y-%m-%d', time.gmtime())}, two cores, no GPU.", *found.problems]
+    for name in names:  # each sweep asks one question, so its comparisons are corrected together
+        compared = compare([one for one in found.results if one.sweep is not None and one.sweep.name == name])
+        lines += [
+            "",
+            f"### {compared.sweeps[0].title}",
+            "",
+            method(compared).replace("of this report", "of this sweep"),
+        ]
+        lines += ["", *(f"* {one.head} {one.text}" for sweep in compared.sweeps for one in verdicts(sweep))]
+        if compared.sweeps[0].is_curve:
+            draw(compared.sweeps[0], DATA / f"{name}.png")
+            lines += ["", f"![{compared.sweeps[0].title}: one panel a test set](data/{name}.png)"]
+        lines += ["", results_table(compared), *compared.problems]
     text = "\n".join(lines)
     before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     if not begin or END not in rest:
