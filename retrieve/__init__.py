@@ -1,1 +1,1 @@
-"""The retrieval baseline, real images found by caption and by embedding. Empty so far."""
+"""The retrieval baseline: real images, found by caption and by embedding."""

@@ -1,13 +1,14 @@
 """Tables of others (parquet), read so that few bytes cannot unpack to more than the memory holds.
 
-In: the bytes of a parquet file, the columns that are asked for. Out: a pyarrow table. On disk: nothing.
+In: the bytes of a parquet file or its path, the columns that are asked for. Out: pyarrow tables. On disk: only reads.
 
 A file of 115 KB may hold one text of 100 KB and say of 10,000 rows that they have it: 1 GB. So where the rows could be
 that many, texts are read as a dictionary, which is never larger than the file unpacks to, and counted before they are
 written out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,35 @@ def read_rows(data: bytes, columns: Sequence[str] | None = None, most: int = MAX
     if size > most:
         raise ValueError(f"found rows of {size:,} bytes, expected at most {most:,}")
     return packed.cast(asked)
+
+
+def iter_rows(path: Path, columns: Sequence[str], num_rows: int) -> Iterator[pa.Table]:
+    """The rows of a local file, at most `num_rows` at a time and in order; a file of any size takes little memory.
+
+    Raises what `read_rows` raises; the limit holds for each table.
+    """
+    with pq.ParquetFile(path) as file:
+        asked = pa.schema([file.schema_arrow.field(name) for name in columns])
+        packed = _in_dictionaries(file.metadata, asked)
+    with pq.ParquetFile(path, read_dictionary=packed) as file:
+        for batch in file.iter_batches(num_rows, columns=list(columns), use_threads=False):
+            table = pa.Table.from_batches([batch]).select(list(columns))
+            size = sum(_size_of(column) for column in table.columns)
+            if size > MAX_TABLE_BYTES:
+                raise ValueError(f"found {len(batch):,} rows of {size:,} bytes, expected at most {MAX_TABLE_BYTES:,}")
+            yield table.cast(asked) if packed else table
+
+
+def _in_dictionaries(about: pq.FileMetaData, asked: pa.Schema) -> list[str]:
+    """The texts of which a few may stand for many rows: only they can unpack to more than the file says."""
+    texts = {field.name for field in asked if pa.types.is_string(field.type) or pa.types.is_binary(field.type)}
+    found = set()
+    for group in range(about.num_row_groups):
+        for number in range(about.num_columns):
+            column = about.row_group(group).column(number)
+            if any("DICTIONARY" in encoding for encoding in column.encodings):
+                found.add(column.path_in_schema)
+    return sorted(texts & found)
 
 
 def _unpacked(about: pq.FileMetaData, names: set[str]) -> int:

@@ -161,10 +161,15 @@ def scan_tar(store: Store, name: str, size: int) -> ForeignTar:
 
 def keys_of(store: Store, name: str, size: int) -> list[str]:
     """The keys of the pictures of one tar, in the order of `scan_tar`."""
+    return list(pictures_of(store, name, size))
+
+
+def pictures_of(store: Store, name: str, size: int) -> dict[str, Member]:
+    """Key -> picture of one tar, in the order of `scan_tar`; its samples need no label."""
     where = f"{store.url}/{name}"
     with _open_tar(store, name, size) as tar:
         found = _by_key(tar, where)
-    return [key for key, members in found.items() if _picture(members, where) is not None]
+    return {key: picture for key, members in found.items() if (picture := _picture(members, where)) is not None}
 
 
 def members_of(tar: TarBytes, where: str) -> Iterator[Member]:

@@ -1,0 +1,1 @@
+"""What there is to search in: captioned images, their embeddings, their tars."""

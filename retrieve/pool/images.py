@@ -1,0 +1,82 @@
+"""The images of a pool: members of its tars, found by shard and key.
+
+In: a pool, rows. Out: the bytes of pictures as they lie in the tars. On disk: only reads; a tar's headers are read when
+its first picture is asked for, and kept for as many tars as `PoolImages` may hold.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retrieve.pool.pool import Pool
+from shards.disk.regular import open_regular
+from shards.disk.store import FolderStore
+from shards.stream.foreign_tars import Member, pictures_of
+
+MAX_OPEN = 64  # tars whose members are remembered
+SHARD_DIGITS = 5  # of the beginning of a key, as img2dataset writes it
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row's picture lies."""
+
+    row: int
+    shard: str  # stem of the tar
+    key: str  # of the member
+
+
+class PoolImages:
+    """Used by one thread at a time."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._members: OrderedDict[str, dict[str, Member]] = OrderedDict()
+
+    def places(self, rows: Sequence[int]) -> list[Place]:
+        """In the order of `rows`. Raises ValueError if the tables do not say where the pictures are."""
+        columns = self._pool.columns
+        if columns.key is None:
+            raise ValueError(
+                f"{self._pool.spec.source}: found tars and no column of keys, expected `key` (and `shard`); images "
+                "cannot be found in them"
+            )
+        table = self._pool.take(rows, ["key", "shard"])
+        keys = [str(key) for key in table["key"].to_pylist()]
+        if columns.shard is not None:
+            shards = [str(shard) for shard in table["shard"].to_pylist()]
+        else:
+            shards = [self._shard_of(row, key) for row, key in zip(rows, keys, strict=True)]
+        return [Place(row, shard, key) for row, shard, key in zip(rows, shards, keys, strict=True)]
+
+    def read(self, place: Place) -> bytes:
+        """The picture as it lies there. Raises ValueError or OSError if it does not."""
+        tar = self._pool.tars.get(place.shard)
+        if tar is None:
+            raise ValueError(f"found no {place.shard}.tar in the pool, expected it for {place.key}")
+        member = self._of_tar(place.shard).get(place.key)
+        if member is None:
+            raise ValueError(f"{tar}: found no picture {place.key}; the table is that of another tar")
+        with open(open_regular(tar), "rb") as file:
+            file.seek(member.offset)
+            data = file.read(member.size)
+        if len(data) != member.size:
+            raise ValueError(f"{tar}: was cut while it was read; fetch or write it again")
+        return data
+
+    def _shard_of(self, row: int, key: str) -> str:
+        """A table beside its tar has the tar's name; img2dataset's keys begin with the number of the shard."""
+        stem = next(part.path.stem for part in reversed(self._pool.parts) if part.first_row <= row)
+        return stem if stem in self._pool.tars else key[:SHARD_DIGITS]
+
+    def _of_tar(self, shard: str) -> dict[str, Member]:
+        known = self._members.get(shard)
+        if known is None:
+            tar = self._pool.tars[shard]
+            known = pictures_of(FolderStore(tar.parent, read_only=True), tar.name, tar.stat().st_size)
+            self._members[shard] = known
+            while len(self._members) > MAX_OPEN:
+                self._members.popitem(last=False)
+        else:
+            self._members.move_to_end(shard)
+        return known

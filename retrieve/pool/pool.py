@@ -1,0 +1,183 @@
+"""A pool: captioned images to search in, as the tables, vectors and tars that lie in its folder.
+
+In: a `PoolSpec`. Out: a `Pool`, whose rows have numbers: the place of a row in all tables, one after the other in the
+order of their names (clip-retrieval counts the same way). On disk, read only: *.parquet or metadata/*.parquet, *.tar
+beside them, img_emb/ and text_emb/ (`retrieve.pool.embeddings`).
+
+Rows that are flagged or blocked never leave (`retrieve.pool.blocks`): `scan` and `take` say of each row whether it may.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrieve.pool.blocks import ROLES, Blocks
+from retrieve.pool.columns import Columns, find_columns
+from retrieve.pool.embeddings import Embeddings, Modality, open_embeddings
+from retrieve.pool.spec import PoolSpec
+from shards.disk.address import file_path
+from shards.disk.parquet import iter_rows
+from shards.disk.regular import open_regular
+
+METADATA = "metadata"
+BATCH_ROWS = 65_536
+END_BYTES = 1 << 16  # of a file, that tell it from others
+KEPT = "kept"  # the column that `scan` and `take` add: whether the row may leave
+ROW = "row"  # and the row's number in the pool
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table of the pool."""
+
+    number: int
+    path: Path
+    first_row: int
+    num_rows: int
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """What lies in the folder, looked at once; nothing is held open."""
+
+    spec: PoolSpec
+    parts: tuple[Part, ...]
+    columns: Columns
+    blocks: Blocks
+    image: Embeddings | None
+    text: Embeddings | None
+
+    @property
+    def num_rows(self) -> int:
+        """Captioned images, the flagged ones included."""
+        return self.parts[-1].first_row + self.parts[-1].num_rows
+
+    @cached_property
+    def tars(self) -> dict[str, Path]:
+        """Stem -> tar, such as 00042; empty if the pool holds no images."""
+        folder = file_path(self.spec.images or self.spec.source)
+        return {path.stem: path for path in sorted(folder.glob("*.tar"))}
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what a search depends on: tables and vectors, columns and blocks, wherever they lie. Hex sha256.
+
+        Of each file its name, its size and its two ends: a table has the statistics of its columns at its end.
+        """
+        files = [part.path for part in self.parts]
+        files += [file.path for one in (self.image, self.text) if one is not None for file in one.files]
+        about = [[path.name, *_ends_of(path)] for path in files]
+        rules = [sorted(self.blocks.urls), sorted(self.blocks.hashes), self.blocks.unsafe_above, self.columns.names]
+        return hashlib.sha256(json.dumps([about, rules], sort_keys=True).encode()).hexdigest()
+
+    def embeddings(self, modality: Modality) -> Embeddings | None:
+        """Of pictures or of captions; None if the pool has none."""
+        return self.image if modality == "image" else self.text
+
+    def scan(self, part: Part, roles: Sequence[str], num_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
+        """The rows of a part in order, at most `num_rows` at a time: `roles` the pool has, `row` and `kept`."""
+        at = part.first_row
+        for table in iter_rows(part.path, self._names(roles), num_rows):
+            yield self._told(table, roles, np.arange(at, at + len(table), dtype=np.int64))
+            at += len(table)
+
+    def take(self, rows: Sequence[int] | np.ndarray, roles: Sequence[str]) -> pa.Table:
+        """The rows of these numbers, in the order asked for: `roles` the pool has, `row` and `kept`."""
+        wanted = np.asarray(rows, np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.num_rows:
+            raise IndexError(f"pool: found rows {wanted.min()}..{wanted.max()}, expected 0..{self.num_rows - 1}")
+        places = np.searchsorted([part.first_row for part in self.parts], wanted, side="right") - 1
+        found, order = [], []
+        for number in np.unique(places):
+            mine = np.flatnonzero(places == number)
+            found.append(self._of_part(self.parts[number], wanted[mine], roles))
+            order.append(mine)
+        if not found:
+            return self._told(
+                pq.read_schema(self.parts[0].path).empty_table().select(self._names(roles)), roles, wanted
+            )
+        return pa.concat_tables(found).take(np.argsort(np.concatenate(order), kind="stable"))
+
+    def _of_part(self, part: Part, rows: np.ndarray, roles: Sequence[str]) -> pa.Table:
+        """Reads only the row groups that hold one of the rows."""
+        local = rows - part.first_row
+        names = self._names(roles)
+        with pq.ParquetFile(part.path) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+            ends = np.cumsum(sizes)
+            groups = np.unique(np.searchsorted(ends, local, side="right"))
+            starts = ends - sizes
+            table = file.read_row_groups(groups.tolist(), columns=names, use_threads=False)
+        before = np.concatenate([[0], np.cumsum([sizes[group] for group in groups])])
+        at = np.searchsorted(groups, np.searchsorted(ends, local, side="right"))
+        return self._told(table.take(local - starts[groups[at]] + before[at]), roles, rows)
+
+    def _names(self, roles: Sequence[str]) -> list[str]:
+        """The columns of the roles and those that decide whether a row may leave, each once."""
+        known = self.columns.names
+        return list(dict.fromkeys(known[role] for role in (*roles, *ROLES) if role in known))
+
+    def _told(self, table: pa.Table, roles: Sequence[str], rows: np.ndarray) -> pa.Table:
+        known = self.columns.names
+        deciding = {role: table[known[role]] for role in ROLES if role in known}
+        kept = self.blocks.kept(pa.table(deciding)) if deciding else np.ones(len(table), bool)
+        columns = {role: table[known[role]] for role in roles if role in known}
+        return pa.table({ROW: pa.array(rows), **columns, KEPT: pa.array(kept)})
+
+
+def _ends_of(path: Path) -> tuple[int, str]:
+    with open(open_regular(path), "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        ends = file.read(END_BYTES)
+        file.seek(max(0, size - END_BYTES))
+        return size, hashlib.sha256(ends + file.read(END_BYTES)).hexdigest()
+
+
+def open_pool(spec: PoolSpec) -> Pool:
+    """Raises ValueError with one line for a folder that is no pool, tables without captions, half a pool."""
+    source = file_path(spec.source)
+    folder = file_path(spec.metadata) if spec.metadata is not None else source
+    inner = folder / METADATA
+    tables = sorted((inner if inner.is_dir() else folder).glob("*.parquet"))
+    if not tables:
+        what = "no folder" if not folder.is_dir() else "no *.parquet and no metadata/*.parquet"
+        raise ValueError(f"{folder}: found {what}, expected the tables of a pool; see `sixfold pool describe`")
+    parts: list[Part] = []
+    first_row = 0
+    columns: Columns | None = None
+    for number, path in enumerate(tables):
+        try:
+            with pq.ParquetFile(path) as file:
+                names, num_rows = file.schema_arrow.names, file.metadata.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: found no parquet file ({str(error)[:120]}); fetch or write it again") from None
+        mine = find_columns(names, spec.columns, str(path))
+        if columns is not None and mine != columns:
+            raise ValueError(
+                f"{path}: found columns {mine.names}, expected {columns.names} as in {tables[0].name}; give tables of "
+                "one kind"
+            )
+        columns = mine
+        parts.append(Part(number, path, first_row, num_rows))
+        first_row += num_rows
+    if columns is None or not first_row:
+        raise ValueError(f"{folder}: found tables without rows, expected at least one captioned image")
+    vectors = file_path(spec.embeddings or source)
+    found = {modality: open_embeddings(vectors, modality) for modality in ("image", "text")}
+    for modality, embeddings in found.items():
+        if embeddings is not None and embeddings.num_rows != first_row:
+            raise ValueError(
+                f"{vectors}: found {embeddings.num_rows:,} {modality} vectors for {first_row:,} rows, expected as "
+                "many: half a pool; bring the missing files, or remove what does not belong to it"
+            )
+    blocks = Blocks.read([file_path(path) for path in spec.block], spec.unsafe_above)
+    return Pool(spec, tuple(parts), columns, blocks, found["image"], found["text"])

@@ -1,0 +1,1 @@
+"""Retrieval: pools, searches, filters, downloads, servers."""

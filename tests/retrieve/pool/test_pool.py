@@ -1,0 +1,183 @@
+"""A pool: other people's tables, vectors and tars as one list of rows; flagged and blocked ones never leave."""
+
+import hashlib
+import random
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from retrieve.pool.images import PoolImages
+from retrieve.pool.pool import KEPT, ROW, open_pool
+from retrieve.pool.spec import PoolSpec
+from tests.support.small_pool import pool_of, write_table, write_tar, write_vectors
+
+LAION = {"URL": ["http://a/1", "http://a/2"], "TEXT": ["a crane", "a die"], "NSFW": ["NSFW", "UNSURE"]}
+
+
+def captions(pool, rows):
+    return pool.take(rows, ["caption"])["caption"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("columns", "roles"),
+    [
+        (LAION, {"url": "URL", "caption": "TEXT", "nsfw": "NSFW"}),
+        ({"url": ["u"], "text": ["t"], "nsfw_score_opennsfw2": [0.1]}, {"url": "url", "caption": "text"}),
+        ({"uid": ["a"], "url": ["u"], "text": ["t"], "sha256": ["0"]}, {"caption": "text", "sha256": "sha256"}),
+        ({"image_path": ["1"], "caption": ["c"]}, {"key": "image_path", "caption": "caption"}),
+        ({"key": ["000000001"], "caption": ["c"], "url": ["u"], "status": ["success"]}, {"key": "key"}),
+    ],
+    ids=["LAION", "COYO", "DataComp", "clip-retrieval", "img2dataset"],
+)
+def test_the_columns_of_known_data_sets_are_found_in_any_case(tmp_path, columns, roles):
+    write_table(tmp_path / "0.parquet", **columns)
+    assert roles.items() <= pool_of(tmp_path).columns.names.items()
+
+
+def test_a_column_with_another_name_is_told_by_the_recipe(tmp_path):
+    write_table(tmp_path / "0.parquet", words=["a crane"])
+    with pytest.raises(ValueError, match=r"no column of captions among 'words'.*pool.columns="):
+        pool_of(tmp_path)
+    assert captions(pool_of(tmp_path, columns={"caption": "words"}), [0]) == ["a crane"]
+
+
+def test_rows_are_counted_over_all_tables_in_the_order_of_their_names(tmp_path):
+    write_table(tmp_path / "metadata" / "1.parquet", caption=["e", "f"])
+    write_table(tmp_path / "metadata" / "0.parquet", caption=["a", "b", "c", "d"])
+    pool = pool_of(tmp_path)
+    assert pool.num_rows == 6
+    assert captions(pool, [5, 0, 4, 0, 3]) == ["f", "a", "e", "a", "d"]
+    assert captions(pool, []) == []
+    scanned = [row for part in pool.parts for table in pool.scan(part, ["caption"], 3) for row in table.to_pylist()]
+    assert [(row[ROW], row["caption"]) for row in scanned] == list(enumerate("abcdef"))
+    with pytest.raises(IndexError):
+        pool.take([6], ["caption"])
+
+
+def test_flagged_and_blocked_rows_are_kept_by_neither_way_of_reading(tmp_path):
+    sha = hashlib.sha256(b"x").hexdigest()
+    write_table(
+        tmp_path / "0.parquet",
+        TEXT=list("abcdefg"),
+        URL=[f"http://a/{one}" for one in range(7)],
+        NSFW=["NSFW", "nsfw", "UNSURE", None, "UNLIKELY", "UNLIKELY", "UNLIKELY"],
+        punsafe=[0.0, 0.0, 0.4, 0.9, None, 0.1, 0.1],
+        sha256=[None, "0", "1", "2", "3", sha.upper(), "4"],
+    )
+    (tmp_path / "block.txt").write_text(f"# ours\n\nhttp://a/6\n{sha}\n")
+    pool = pool_of(tmp_path, block=[str(tmp_path / "block.txt")])
+    taken = pool.take(range(7), [])[KEPT].to_pylist()
+    assert taken == [False, False, True, False, True, False, False]
+    assert [one for table in pool.scan(pool.parts[0], [], 2) for one in table[KEPT].to_pylist()] == taken
+
+
+def test_a_line_of_a_block_list_that_is_neither_address_nor_hash_is_named(tmp_path):
+    write_table(tmp_path / "0.parquet", caption=["a"])
+    (tmp_path / "block.txt").write_text("http://a/6\nabc\n")
+    with pytest.raises(ValueError, match=r"block.txt: line 2: found 'abc', expected an address or a sha256"):
+        pool_of(tmp_path, block=[str(tmp_path / "block.txt")])
+
+
+def test_vectors_are_read_by_row_and_in_blocks_whatever_their_files_are(tmp_path):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    vectors = np.random.default_rng(seed).normal(size=(10, 8))
+    write_table(tmp_path / "0.parquet", caption=[str(one) for one in range(10)])
+    for number, (start, end) in enumerate([(0, 4), (4, 5), (5, 10)]):
+        write_vectors(tmp_path / "img_emb" / f"img_emb_{number}.npy", vectors[start:end])
+    image = pool_of(tmp_path).image
+    assert (image.num_rows, image.dim) == (10, 8)
+    whole = np.concatenate([np.asarray(block) for _, block in image.blocks(100)])
+    rows = np.random.default_rng(seed).integers(0, 10, 30)
+    assert np.array_equal(image.take(rows), whole[rows].astype(np.float32))
+    assert [(first, len(block)) for first, block in image.blocks(3)] == [(0, 3), (3, 1), (4, 1), (5, 3), (8, 2)]
+    for start in range(10):
+        assert np.array_equal(np.concatenate([block for _, block in image.blocks(3, start)]), whole[start:])
+    assert pool_of(tmp_path).text is None
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((3, 4), np.float64), "found float64"),
+        (np.zeros(3, np.float16), r"found float16 \[3\]"),
+        (np.array([None, {}], object), "Python objects|found object"),
+        (np.asfortranarray(np.zeros((3, 4), np.float16)), "Fortran"),
+    ],
+    ids=["double", "one axis", "objects", "Fortran"],
+)
+def test_a_file_that_is_no_matrix_of_vectors_is_named(tmp_path, array, said):
+    write_table(tmp_path / "0.parquet", caption=["a", "b", "c"])
+    (tmp_path / "img_emb").mkdir()
+    np.save(tmp_path / "img_emb" / "0.npy", array, allow_pickle=True)
+    with pytest.raises(ValueError, match=said):
+        pool_of(tmp_path)
+
+
+def test_a_file_of_vectors_that_was_cut_is_named(tmp_path):
+    write_table(tmp_path / "0.parquet", caption=["a", "b", "c"])
+    write_vectors(tmp_path / "img_emb" / "0.npy", np.ones((3, 4)))
+    path = tmp_path / "img_emb" / "0.npy"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"0.npy: found 147 bytes, expected 152 for \[3, 4\]"):
+        pool_of(tmp_path)
+
+
+def test_half_a_pool_and_two_models_are_refused(tmp_path):
+    write_table(tmp_path / "0.parquet", caption=["a", "b", "c"])
+    write_vectors(tmp_path / "img_emb" / "0.npy", np.ones((2, 4)))
+    with pytest.raises(ValueError, match="found 2 image vectors for 3 rows, expected as many: half a pool"):
+        pool_of(tmp_path)
+    write_vectors(tmp_path / "img_emb" / "1.npy", np.ones((1, 5)))
+    with pytest.raises(ValueError, match="found vectors of 5 numbers, expected 4"):
+        pool_of(tmp_path)
+
+
+def test_what_is_no_pool_is_named_with_one_line(tmp_path):
+    for content, said in ((None, "found no folder"), ("dir", "no \\*.parquet"), (b"PAR1", "found no parquet file")):
+        folder = tmp_path / str(said[:8])
+        if content is not None:
+            folder.mkdir(exist_ok=True)
+        if isinstance(content, bytes):
+            (folder / "0.parquet").write_bytes(content)
+        with pytest.raises(ValueError, match=said) as error:
+            open_pool(PoolSpec(source=folder))
+        assert "\n" not in str(error.value)
+
+
+def test_the_same_pool_elsewhere_has_the_same_digest_and_another_one_has_not(tmp_path):
+    digests = []
+    for number, last in enumerate(("c", "c", "d")):
+        folder = tmp_path / str(number)
+        write_table(folder / "0.parquet", caption=["a", "b", last])
+        write_vectors(folder / "img_emb" / "0.npy", np.ones((3, 4)))
+        digests.append(pool_of(folder).digest)
+    assert digests[0] == digests[1] != digests[2]
+    assert pool_of(tmp_path / "0", unsafe_above=0.2).digest != digests[0]
+
+
+@pytest.mark.parametrize("how", ["beside", "named", "keys"])
+def test_pictures_are_found_by_shard_and_key(tmp_path, how):
+    """A table beside its tar; a column that names the shard; keys that begin with its number."""
+    names = {"beside": ("00000", "00001"), "named": ("x", "y"), "keys": ("00000", "00001")}[how]
+    wanted = {}
+    for number, name in enumerate(names):
+        keys = [f"{number:05d}{place:04d}" for place in range(3)]
+        wanted |= write_tar(tmp_path / f"{name}.tar", {key: 40 * place + number for place, key in enumerate(keys)})
+        told = {"shard": [name] * 3} if how == "named" else {}
+        write_table(tmp_path / f"{name if how == 'beside' else 5 + number}.parquet", caption=keys, key=keys, **told)
+    images = PoolImages(pool_of(tmp_path))
+    places = images.places([5, 0, 3])
+    assert [place.key for place in places] == ["000010002", "000000000", "000010000"]
+    assert [images.read(place) for place in places] == [wanted[place.key] for place in places]
+
+
+def test_few_bytes_cannot_unpack_to_more_than_the_memory_holds(tmp_path):
+    long = "a" * (1 << 20)
+    pq.write_table(pa.table({"caption": pa.array([long] * 4000).dictionary_encode()}), tmp_path / "0.parquet")
+    assert (tmp_path / "0.parquet").stat().st_size < 1 << 17
+    pool = pool_of(tmp_path)
+    with pytest.raises(ValueError, match="found 4,000 rows of"):
+        list(pool.scan(pool.parts[0], ["caption"]))
