@@ -1,8 +1,8 @@
 """Makes the sandbox again from code and seeds: `python -m sandbox.build`.
 
 In: nothing; nothing is downloaded. Out: progress lines. On disk: `sandbox/models/` with `generator/`, `clip/`,
-`judge.safetensors` and `pretrained/`, and with `--data FOLDER` instead the real sets, some of the generator's training
-pictures and the pool's table.
+`judge.safetensors` and `pretrained/`; with `--data FOLDER` instead the real sets and some of the generator's training
+pictures, with `--pool FOLDER` the pool.
 
 Every part depends on the pool and a seed. Expect equal bytes on the same machine with the same number of threads, and
 equal quality elsewhere.
@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sandbox.captions import PoolRow, draw_scene, pool_rows, write_pool
+from sandbox.captions import PoolRow, draw_scene, pool_rows
+from sandbox.pool import write_pool
 from sandbox.sets import GENERATOR_TRAIN, SETS, set_scenes, write_generator_train, write_set
 from sandbox.world import render
 
 MODELS = Path(__file__).parent / "models"
-PARTS = ("data", "vae", "unet", "clip", "judge", "pretrained")
+PARTS = ("data", "pool", "vae", "unet", "clip", "judge", "pretrained")
 NUM_MORE_SCENES = 12_000  # drawn of each of train and val for the judge; the numerals among them are kept
 NUM_CHECKED = 1_000  # of the pictures of faces and shapes: measured on, not trained on
 
@@ -53,13 +54,17 @@ def _reporter(part: str, num_steps: int, say: Callable[[str], None]) -> Callable
 
 
 def build_data(folder: Path, say: Callable[[str], None]) -> None:
-    """Write the real sets, `generator-train` and the pool's table below `folder`; `say` gets progress lines."""
+    """Write the real sets and `generator-train` below `folder`; `say` gets progress lines."""
     for name in SETS:
         say(f"data: {name}: {write_set(name, folder / name)} pictures")
     number = write_generator_train(training_rows(), folder / GENERATOR_TRAIN)
     say(f"data: {GENERATOR_TRAIN}: {number} pictures")
-    rows = write_pool(folder / "pool" / "pool.parquet", pool_rows(test_scenes=set_scenes("real-test")))
-    say(f"data: pool: {rows} captioned rows")
+
+
+def build_pool(folder: Path, say: Callable[[str], None]) -> None:
+    """Write the captioned pictures of the pool into `folder`; `say` gets progress lines."""
+    rows = write_pool(folder, list(pool_rows(test_scenes=set_scenes("real-test"))), say)
+    say(f"pool: {rows} captioned pictures in {folder}")
 
 
 def build_vae(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
@@ -142,13 +147,14 @@ def main() -> None:
         description="Rebuild the sandbox: about 2 hours for all on one core. "
         "Example: python -m sandbox.build --data out/real",
     )
-    parser.add_argument("--data", type=Path, help="write the real sets and the pool's table here, and nothing else")
+    parser.add_argument("--data", type=Path, help="write the real sets here, and nothing else")
+    parser.add_argument("--pool", type=Path, help="write the pool's captioned pictures here, and nothing else")
     parser.add_argument("--only", choices=PARTS, help="redo one part (default: all of them)")
     parser.add_argument("--steps", type=int, help="training steps of the part named by --only (default: what shipped)")
     parser.add_argument("--models", type=Path, default=MODELS, help="where models go (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; shipped weights used 1 (default: 1)")
     wish = parser.parse_args()
-    if wish.steps is not None and (wish.only in (None, "data") or wish.steps < 1):
+    if wish.steps is not None and (wish.only in (None, "data", "pool") or wish.steps < 1):
         parser.error(
             f"--steps {wish.steps}: expected a number above 0 together with --only vae, unet, clip, judge or pretrained"
         )
@@ -157,8 +163,9 @@ def main() -> None:
     def say(line: str) -> None:
         print(f"[{time.monotonic() - started:6.0f} s] {line}", flush=True)
 
-    parts = (wish.only,) if wish.only else (("data",) if wish.data else PARTS)
-    if parts != ("data",):
+    asked = tuple(name for name, folder in (("data", wish.data), ("pool", wish.pool)) if folder)
+    parts = (wish.only,) if wish.only else asked or PARTS
+    if not set(parts) <= {"data", "pool"}:
         os.environ["OMP_NUM_THREADS"] = str(wish.threads)
         import torch
 
@@ -175,6 +182,8 @@ def main() -> None:
         try:
             if part == "data":
                 build_data(wish.data or Path("out/real"), say)
+            elif part == "pool":
+                build_pool(wish.pool or Path("out/pool"), say)
             else:
                 builders[part](wish.models, wish.steps, say)
         except ValueError as error:  # a line for people; any other error is a fault of the code and keeps its traceback

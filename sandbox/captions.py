@@ -1,7 +1,6 @@
 """The caption pool, which has the role of LAION.
 
-In: a size and a seed. Out: rows of (scene, caption, flags). On disk: `pool.parquet` with LAION's column names; a
-picture is rendered from its row when it is needed.
+In: a size and a seed. Out: rows of (scene, caption, flags). On disk: nothing; `sandbox.pool` writes them.
 
 Both senses of every number word are in the pool, half and half, so a bare name is really ambiguous. As in a real pool
 there are exact duplicates, near-duplicates of test images (the page of a test image, taken in a light of its own),
@@ -9,14 +8,10 @@ distractors, empty pages, wrong captions and flagged rows. Generator and CLIP ar
 `fit_for_training`.
 """
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sandbox.splits import Role, scans_of
 from sandbox.world import CLASS_NAMES, GROUNDS, INKS, LIGHTS, PAPERS, SHAPES, STYLES, Scene, Sense
@@ -213,64 +208,6 @@ def pool_rows(
             near_test=near_test,
             punsafe=round(float(rng.uniform(0.6, 1.0) if rng.random() < 0.01 else rng.beta(1, 30)), 4),
         )
-
-
-# LAION's column names first, then the scene, then what was planted (the truth for tests of filters).
-POOL_SCHEMA = pa.schema(
-    [
-        ("URL", pa.string()),
-        ("TEXT", pa.string()),
-        ("WIDTH", pa.int32()),
-        ("HEIGHT", pa.int32()),
-        ("LANGUAGE", pa.string()),
-        ("NSFW", pa.string()),
-        ("similarity", pa.float32()),  # null until a CLIP measures it
-        ("punsafe", pa.float32()),
-        ("pwatermark", pa.float32()),
-        ("hash", pa.int64()),
-        ("sense", pa.string()),
-        ("class_id", pa.int32()),
-        ("scan", pa.int32()),
-        ("ink", pa.string()),
-        ("paper", pa.string()),
-        ("ground", pa.string()),
-        ("light", pa.string()),
-        ("style", pa.string()),
-        ("seed", pa.int64()),
-        ("wear", pa.float32()),
-        ("kind", pa.string()),
-        ("duplicate_of", pa.int32()),
-        ("near_test", pa.int32()),
-    ]
-)
-
-
-def write_pool(path: Path, rows: Iterator[PoolRow]) -> int:
-    """Write the pool's table and return the number of rows. The same rows give the same bytes."""
-    lines = []
-    for number, row in enumerate(rows):
-        digest = hashlib.blake2b(f"{number}/{row.caption}".encode(), digest_size=7).digest()
-        lines.append(
-            {
-                "URL": f"sandbox://pool/{number:06d}.jpg",
-                "TEXT": row.caption,
-                "WIDTH": 64,
-                "HEIGHT": 64,
-                "LANGUAGE": "en",
-                "NSFW": "UNSURE" if row.punsafe > 0.5 else "UNLIKELY",
-                "similarity": None,
-                "punsafe": row.punsafe,
-                "pwatermark": 0.0,
-                "hash": int.from_bytes(digest, "big"),
-                **asdict(row.scene),
-                "kind": row.kind,
-                "duplicate_of": row.duplicate_of,
-                "near_test": row.near_test,
-            }
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(lines, schema=POOL_SCHEMA), path, compression="zstd")
-    return len(lines)
 
 
 def scene_of(line: dict[str, object]) -> Scene:

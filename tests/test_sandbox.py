@@ -1,8 +1,10 @@
 """The sandbox: a world that is a pure function of its scenes, a pool without test scans, models in true formats."""
 
+import hashlib
 import itertools
 import json
 import random
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sandbox import captions, score, sets, splits, world
+from sandbox import captions, pool, score, sets, splits, world
+from shards.disk.jpeg import encode_jpeg
 from shards.disk.store import open_for_reading
 from shards.set.manifest import read_subset, read_table, scan_records
 
@@ -195,15 +198,32 @@ def test_the_pool_is_the_same_with_and_without_planted_rows_where_it_is_trained_
     assert fit(captions.pool_rows(2000)) == fit(captions.pool_rows(2000, test_scenes=test_scenes))
 
 
-def test_the_pools_table_gives_back_every_scene(tmp_path):
-    rows = list(captions.pool_rows(500, test_scenes=sets.set_scenes("real-test")))
-    assert captions.write_pool(tmp_path / "pool.parquet", iter(rows)) == 500
-    lines = pq.read_table(tmp_path / "pool.parquet").to_pylist()
+def test_the_pool_on_disk_gives_back_every_scene_and_its_picture(tmp_path):
+    rows = list(captions.pool_rows(12, test_scenes=sets.set_scenes("real-test")))
+    pool.write_shard(tmp_path, 0, rows)
+    lines = pq.read_table(tmp_path / "00000.parquet").to_pylist()
     assert [captions.scene_of(line) for line in lines] == [row.scene for row in rows]
     assert [line["TEXT"] for line in lines] == [row.caption for row in rows]
-    again = captions.write_pool(tmp_path / "again.parquet", iter(rows))
-    assert again == 500
-    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "pool.parquet").read_bytes()
+    with tarfile.open(tmp_path / "00000.tar") as tar:
+        assert tar.extractfile("000000007.txt").read().decode() == rows[7].caption
+        jpeg = tar.extractfile("000000007.jpg").read()
+    assert hashlib.sha256(jpeg).hexdigest() == lines[7]["sha256"]
+    assert jpeg == encode_jpeg(world.render(rows[7].scene), source_type=None)
+    again = tmp_path / "again"
+    again.mkdir()
+    pool.write_shard(again, 0, rows)
+    for name in ("00000.tar", "00000.parquet"):
+        assert (again / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_shards_of_the_pool_that_are_there_are_not_made_again(tmp_path):
+    rows = list(captions.pool_rows(1003))
+    (tmp_path / "00000.parquet").write_text("ours")
+    said = []
+    assert pool.write_pool(tmp_path, rows, said.append) == 1003
+    assert (tmp_path / "00000.parquet").read_text() == "ours"
+    assert pq.read_metadata(tmp_path / "00001.parquet").num_rows == 3
+    assert said == ["pool: 1 of 1 shards"]
 
 
 def test_real_train_is_a_data_set_with_nested_shots(tmp_path):
