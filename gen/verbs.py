@@ -96,8 +96,8 @@ def generate(
 def _say_plan(chosen: "Recipe", asked: Fraction, has_prompts: bool) -> list[str]:
     """Print what a scale means. The lines with which a run would refuse the recipe; raises RecipeError if nothing can
     be planned for them."""
+    from gen.make.scale import scale_name
     from gen.run.describe import describe
-    from gen.run.outcome import scale_name
     from gen.run.recipe import look_up
 
     with waiting(f"planning {scale_name(asked)}"):

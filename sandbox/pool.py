@@ -71,7 +71,7 @@ def write_pool(folder: Path, rows: Sequence[PoolRow], say: Callable[[str], None]
     with ProcessPoolExecutor(min(len(todo), os.cpu_count() or 1) or 1, context) as processes:
         shards = [processes.submit(write_shard, folder, start, rows[start : start + ROWS_PER_SHARD]) for start in todo]
         for number, shard in enumerate(as_completed(shards), start=1):
-            shard.result()
+            shard.result(timeout=0)
             if number % 10 == 0 or number == len(shards):
                 say(f"pool: {number} of {len(shards)} shards")
     return len(rows)

@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gen.llm": {*BELOW_GEN, "gen.model"},
     "gen.wording": {*BELOW_GEN, "gen.llm", "gen.names"},
     "gen.prompts": {*BELOW_GEN, "gen.llm", "gen.model", "gen.names", "gen.wording"},
-    "gen.make": {"shards.disk", "shards.set", "cluster.fan_out", "cluster.process"},
+    "gen.make": {"shards.disk", "shards.set", "cluster.fan_out", "cluster.process", "cluster.recipes"},
     "gen.sampler": {*BELOW_GEN, "gen.make", "gen.model", "gen.prompts"},
     "gen.run": {
         *BELOW_GEN,

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen.make.plan import estimate
+from gen.make.scale import scale_name
 from gen.model.folder import ModelError, open_model
 from gen.prompts.meanings import bare_names
 from gen.prompts.prompts import count_prompts
-from gen.run.outcome import scale_name
 from gen.run.recipe import Recipe, sizes_of
 from gen.run.room import describe_room
 from gen.sampler.spec import SamplerSpec, with_size

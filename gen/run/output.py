@@ -19,40 +19,30 @@ import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.folder import listing
 from cluster.recipes.load import canonical_json, dump_recipe, fingerprint
-from gen.make.plan import Plan
+from gen.make.scale import Store
 from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
-from gen.run.outcome import scale_name
 from gen.run.recipe import Recipe, changes_of, meaning_contents
 from shards.disk.address import local_root
 from shards.disk.amounts import counted
 from shards.disk.checked_json import CHECKSUM, plain_json, to_checked
-from shards.disk.layout import META, RUN, SUCCESS
-from shards.disk.object_store import ObjectStore
-from shards.disk.record import JSON, Record
+from shards.disk.layout import META, RUN
 from shards.disk.safe_text import quoted, redact, visible
-from shards.disk.store import FolderStore, open_for_reading
+from shards.disk.store import open_for_reading
 from shards.labels.classes import Class, load_classes
-from shards.set.manifest import SUBSETS, iter_tables, read_subset, scan, write_subset
+from shards.set.manifest import SUBSETS, scan
 from shards.set.origin import Origin, changed_files, origin_bytes, read_origin
-from shards.set.status import SUMMARY
 
 RECIPE_NAME = "recipe.yaml"
 RECIPE = f"{META}/{RECIPE_NAME}"
 CLASSES = "classes.json"
 MAX_NAME = 60  # characters of a class name in one
-
-Store = FolderStore | ObjectStore
 
 
 def has_prompts(out: str) -> bool:
@@ -231,31 +221,6 @@ def _mark_of(identified: Mapping[str, Any], texts: Mapping[str, bytes]) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def write_scale(store: Store, plan: Plan, scale: Fraction, records: Mapping[int, Record]) -> None:
-    """The subset of exactly this scale: the successes among the leading slots of its shards."""
-    slots = dict(plan.subset(scale))
-    name = scale_name(scale)
-    rule: dict[str, JSON] = {
-        "scale": name,
-        "images": plan.num_samples(scale),
-        "tables": fingerprint({str(unit): records[unit].parquet.sha256 for unit in slots}),
-    }
-    with contextlib.suppress(ValueError):  # not there yet, or torn: it is written anew
-        if read_subset(store, name)[1] == rule:
-            return
-    parts = []
-    tables = iter_tables(store, {unit: records[unit] for unit in slots}, ["uid", "key", "shard", "status"])
-    for num_slots, table in zip(slots.values(), tables, strict=True):
-        slot = pc.cast(pc.utf8_slice_codeunits(table["key"], 5), pa.int32())  # a key is the shard, then the slot
-        parts.append(table.filter(pc.and_(pc.less(slot, num_slots), pc.equal(table["status"], SUCCESS))))
-    write_subset(store, name, pa.concat_tables(parts), rule)
-
-
-def write_summary(store: Store, summary: Mapping[str, Any]) -> None:
-    """What a call was asked for and, at its end, how it ended; `shards.set.status` reads it."""
-    store.replace(SUMMARY, to_checked(summary))
 
 
 def _class_change(store: Store, classes: Sequence[Class]) -> str:

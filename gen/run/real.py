@@ -11,8 +11,9 @@ addresses are called.
 from collections.abc import Iterator
 
 from cluster.recipes.load import parse_recipe
+from gen.make.scale import Store
 from gen.prompts.real_images import Image, read_real
-from gen.run.output import RECIPE, Store, classes_of
+from gen.run.output import RECIPE, classes_of
 from gen.run.recipe import Recipe
 from shards.disk.address import is_remote, places_of
 from shards.labels.classes import Class

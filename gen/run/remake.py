@@ -8,8 +8,9 @@ from cluster.recipes.folder import listing
 from cluster.recipes.load import RecipeError, parse_recipe
 from gen.make.refill import UnitWorker
 from gen.make.regenerate import Comparison, regenerate_some
+from gen.make.scale import Store
 from gen.prompts.table import PROMPT_TABLE, PromptTable
-from gen.run.output import RECIPE, Store, begun_by, classes_of, version_note
+from gen.run.output import RECIPE, begun_by, classes_of, version_note
 from gen.run.recipe import Recipe, changes_of, identity, job_of
 from gen.sampler.sampler import Sampler
 from gen.sampler.text_to_image import TextToImage

@@ -18,29 +18,22 @@ from pathlib import Path
 
 from cluster.code import code_hash
 from cluster.fan_out.attempt import life_id
-from cluster.fan_out.events import Event, EventLog
-from cluster.fan_out.fan_out import fan_out
-from cluster.fan_out.progress import Progress
-from cluster.fan_out.work import Summary
 from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waited_for, waiting
-from gen.make.plan import Plan
+from gen.make.outcome import MakeOutcome, asked_of, outcome_of
+from gen.make.scale import write_scale, write_summary
+from gen.make.work import set_torn_aside, work_off
 from gen.prompts.write import Say
 from gen.run.auto import fill_auto
-from gen.run.outcome import GenerateOutcome, asked_of, outcome_of
-from gen.run.output import Store, begun_by, has_prompts, open_output, write_scale, write_summary
+from gen.run.output import begun_by, has_prompts, open_output
 from gen.run.recipe import Recipe, identity, job_of, sizes_of, usable_classes
 from gen.run.room import check_room
-from gen.sampler.text_to_image import TextToImageJob, make_text_to_image_worker
+from gen.sampler.text_to_image import make_text_to_image_worker
 from shards.disk.address import one_spelling
-from shards.disk.amounts import counted
 from shards.disk.data_set import open_to_write
-from shards.disk.layout import META, shard_name
 from shards.disk.store import FolderStore
-from shards.set.commit import recover
 from shards.set.manifest import scan_records
-from shards.set.quarantine import QUARANTINE
 from shards.views.dataset_card import write_folder_card
 
 WHEN_SLOW = "lower sampler.batch or raise cluster.stall_deadline_s"
@@ -54,7 +47,7 @@ def run(
     stop: StopFlag,
     single_writer: bool = False,
     say: Say = print,
-) -> GenerateOutcome:
+) -> MakeOutcome:
     """Make what is missing of `scale` in `out`, a folder or URL. `home` is the checkout whose code runs, `say` hears
     in one line what takes long before the first image.
 
@@ -84,7 +77,7 @@ def run(
         mark, identified = open_output(store, known, recipe, own, classes, code, say, stop)
         with waiting("reading what is there"):
             write_folder_card(store, recipe.name)
-            _set_torn_aside(store, say)
+            set_torn_aside(store, say)
             before = scan_records(store, mark)
         todo = [unit for unit in units if unit not in before]
         work = None
@@ -93,7 +86,10 @@ def run(
             # before the first image, so that a call that is killed is known by what is missing of it
             write_summary(store, asked_of(plan, scale))
             job = job_of(recipe, classes, url, single_writer, mark, code, identified)
-            work = _make(todo, plan, job, recipe, store, stop, lease)
+            make_worker = partial(make_text_to_image_worker, job.model_dump(mode="json"))
+            work = work_off(
+                todo, plan, make_worker, recipe.cluster, store, stop, lease, recipe.sampler.threads, WHEN_SLOW
+            )
         with waiting("reading what is there"):
             records = scan_records(store, mark)
         outcome = outcome_of(plan, scale, before, records, work, time.monotonic() - started)
@@ -101,32 +97,3 @@ def run(
             write_scale(store, plan, scale, records)
         write_summary(store, outcome.as_json())
         return outcome
-
-
-def _set_torn_aside(store: Store, say: Say) -> None:
-    """What a crash left half-written goes to the quarantine, and is made again."""
-    if torn := recover(store).set_aside:
-        say(
-            f"{counted(len(torn), 'damaged shard')} set aside in {store.url}/{QUARANTINE}, first "
-            f"{shard_name(torn[0])}; those of this scale are made again"
-        )
-
-
-def _make(
-    todo: list[int], plan: Plan, job: TextToImageJob, recipe: Recipe, store: Store, stop: StopFlag, lease: Lease
-) -> Summary:
-    """Fan the missing units out, with a log and a progress display, whose line the lease shows to others."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
-    log_file = Path("out/logs") / name
-    if isinstance(store, FolderStore):
-        log_file = store.path_to_write(f"{META}/logs/{name}")
-    num_images = sum(plan.unit_size(unit) for unit in todo)
-    with EventLog(log_file) as log, Progress(len(todo), num_images) as progress:
-        lease.doing = progress.line
-
-        def on_event(event: Event) -> None:
-            log(event)
-            progress(event)
-
-        make_worker = partial(make_text_to_image_worker, job.model_dump(mode="json"))
-        return fan_out(todo, make_worker, recipe.cluster, on_event, stop, recipe.sampler.threads, WHEN_SLOW)

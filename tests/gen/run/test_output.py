@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import sixfold
 from cluster.process.lease import writer_of
 from cluster.process.stop_flag import StopFlag
-from gen.run.outcome import GenerateOutcome
+from gen.make.outcome import MakeOutcome
 from gen.run.recipe import read_recipe
 from gen.run.remake import regenerate_images
 from gen.run.run import run
@@ -38,7 +38,7 @@ RECIPE = str(home() / "recipes" / "sandbox.yaml")
 
 def generate(
     out: Path, *overrides: str, scale: str = "0.1", say: Callable[[str], None] = lambda line: None
-) -> GenerateOutcome:
+) -> MakeOutcome:
     return run(read_recipe(Path(RECIPE), [*SMALL, *overrides]), Fraction(scale), str(out), home(), StopFlag(), say=say)
 
 

@@ -24,9 +24,9 @@ import pytest
 
 from cluster.process.lease import writer_of
 from cluster.process.stop_flag import StopFlag
+from gen.make.outcome import MakeOutcome
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.run.describe import describe
-from gen.run.outcome import GenerateOutcome
 from gen.run.recipe import changes_of, identity, job_of, meaning_contents, read_recipe
 from gen.run.remake import regenerate_images
 from gen.run.run import run
@@ -51,7 +51,7 @@ HERE = "cluster.in_process=true"
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
-def generate(out: Path, scale: str, *overrides: str, say: Callable[[str], None] = print) -> GenerateOutcome:
+def generate(out: Path, scale: str, *overrides: str, say: Callable[[str], None] = print) -> MakeOutcome:
     recipe = read_recipe(HOME / "recipes" / "sandbox.yaml", [*SMALL, *overrides])
     return run(recipe, Fraction(scale), str(out), HOME, StopFlag(), say=say)
 

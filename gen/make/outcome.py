@@ -1,6 +1,6 @@
 """How a run ended: counts from the records of a scale's shards, and what to do about what is missing.
 
-In: the plan, the records before and after the call, the summary of the fan-out. Out: a `GenerateOutcome`.
+In: the plan, the records before and after the call, the summary of the fan-out. Out: a `MakeOutcome`.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ from typing import Any
 from cluster.fan_out.work import Summary
 from cluster.process.exit import EXIT_COMPLETE, EXIT_INCOMPLETE
 from gen.make.plan import Plan
+from gen.make.scale import scale_name
 from shards.disk.amounts import counted
 from shards.disk.layout import SUCCESS
 from shards.disk.record import Record
@@ -19,13 +20,8 @@ from shards.disk.record import Record
 MAX_LISTED = 20  # units and shards in one message
 
 
-def scale_name(scale: Fraction) -> str:
-    """`6x`, `0.5x`: as people write it, and the name of the subset."""
-    return f"{float(scale):g}x"
-
-
 @dataclass(frozen=True)
-class GenerateOutcome:
+class MakeOutcome:
     """How a call of `run` ended, for people (`sentence`) and for scripts (`as_json`, `exit_code`)."""
 
     scale: str
@@ -41,7 +37,7 @@ class GenerateOutcome:
 
     @property
     def exit_code(self) -> int:
-        """The code that `sixfold generate` ends with."""
+        """The code that the command ends with."""
         if self.work is not None and self.work.exit_code != EXIT_COMPLETE:
             return self.work.exit_code
         return EXIT_INCOMPLETE if self.short or self.done_units < self.asked_units else EXIT_COMPLETE
@@ -107,14 +103,14 @@ def outcome_of(
     records: Mapping[int, Record],
     work: Summary | None,
     seconds: float,
-) -> GenerateOutcome:
+) -> MakeOutcome:
     """What there is of a scale after a call. `before` and `records`: shard -> record, before the call and after it."""
     there = {unit: records[unit] for unit in plan.units(scale) if unit in records}
     statuses: Counter[str] = Counter()
     for record in there.values():
         statuses.update(record.status_dict)
     images = statuses.pop(SUCCESS, 0)
-    return GenerateOutcome(
+    return MakeOutcome(
         scale=scale_name(scale),
         asked_images=plan.num_samples(scale),
         asked_units=plan.num_units(scale),
