@@ -1,0 +1,1 @@
+"""Makers of retrieved images, from what a search has found."""
