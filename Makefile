@@ -12,7 +12,7 @@ SET ?=
 ROWS ?=
 SWEEP ?= recipes/sweeps/scale.yaml
 
-# one lock for laptops, one for machines with an NVIDIA driver (adds xformers, faiss-gpu, torchao)
+# one lock for laptops, one for machines with an NVIDIA driver (xformers, torchao, and faiss-gpu for faiss-cpu)
 LOCK := $(if $(shell command -v nvidia-smi 2>/dev/null),requirements-gpu.lock,requirements.lock)
 # the caller's own choices of where packages go: set-up touches .venv alone
 unexport UV_SYSTEM_PYTHON UV_PYTHON UV_PROJECT_ENVIRONMENT UV_BREAK_SYSTEM_PACKAGES UV_TARGET UV_PREFIX UV_PROJECT
@@ -92,7 +92,7 @@ sandbox-score: $(READY) ## measure the sandbox's generator and CLIP against thei
 
 lock: ## resolve the dependencies anew (names, versions, hashes; no address)
 	@test -x .venv/uv || { "$(PYTHON)" -m venv .venv && .venv/bin/python -m pip install --quiet uv && cp .venv/bin/uv .venv/uv; }
-	@.venv/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra dev --extra s3 \
+	@.venv/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra dev --extra s3 --extra cpu \
 		--generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
 	@.venv/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --extra dev --extra s3 --extra gpu \
 		--constraint requirements.lock --generate-hashes --no-emit-index-url --no-header --output-file requirements-gpu.lock
