@@ -1,0 +1,1 @@
+"""Search by caption: the rows of a pool whose text names a class."""

@@ -1,0 +1,64 @@
+"""Queries: what a caption must say to belong to a class.
+
+In: classes and a `CaptionSpec`. Out: clauses, folded and ready to be searched. On disk: nothing.
+
+    class name          phrase                          word, substring
+    goldfish            the token                       the text
+    pink primrose       both tokens, in any order       the text
+    707-320             the tokens 707 and 320, in      the text
+                        this order and side by side
+
+A text of an override is one such unit whatever it is made of: its tokens in order, or itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from retrieve.captions.fold import folded_text, tokens
+from retrieve.captions.spec import CaptionSpec, Semantics
+from shards.disk.safe_text import quoted
+from shards.labels.classes import Class
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One way for a caption to belong to a class: all `needles` stand in it. Needles are folded; those of phrases are
+    tokens with one space between."""
+
+    class_id: int
+    needles: tuple[str, ...]
+
+
+def clauses_of(classes: Sequence[Class], spec: CaptionSpec) -> list[Clause]:
+    """Raises ValueError for a class or an override that has nothing to search for, and for an override of no class."""
+    names = {one.name for one in classes}
+    for name in spec.queries:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            hint = f"did you mean {quoted(near[0], 60)}?" if near else "name a class of the recipe"
+            raise ValueError(f"captions.queries: found {quoted(name, 60)}, expected the name of a class; {hint}")
+    clauses: dict[Clause, None] = {}
+    for one in classes:
+        for texts in spec.queries.get(one.name, (_units(one.name, spec.match),)):
+            all_of = (texts,) if isinstance(texts, str) else texts
+            needles = [_needle(text, one, spec.match) for text in all_of]
+            clauses[Clause(one.id, tuple(dict.fromkeys(needles)))] = None
+    return list(clauses)
+
+
+def _units(name: str, match: Semantics) -> tuple[str, ...]:
+    """The texts of a class name that must all stand in a caption."""
+    if match != "phrase" or "-" in name or "/" in name:
+        return (name,)
+    return tuple(word for word in name.split() if tokens(word)) or (name,)
+
+
+def _needle(text: str, of: Class, match: Semantics) -> str:
+    needle = " ".join(tokens(text)) if match == "phrase" else folded_text(text.strip())
+    if not needle:
+        raise ValueError(
+            f"class {of.id} ({quoted(of.name, 60)}): found nothing to search for in {quoted(text, 60)}, expected a "
+            "letter or a digit; say what its captions hold with captions.queries"
+        )
+    return needle
