@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from docs.bench import embeddings, encode, makespan, overhead, page, pixels, planning, resume, sandbox_images
+from docs.bench import captions, embeddings, encode, makespan, overhead, page, pixels, planning, resume, sandbox_images
 from docs.bench.machine import facts
 from docs.bench.measure import Result, Size
 
@@ -27,6 +27,7 @@ ROWS: dict[str, Callable[[Size], Result]] = {
     "C6": resume.measure,
     "C7": planning.measure,
     "C8": embeddings.measure,
+    "C9": captions.measure,
     "C14": sandbox_images.measure,
 }
 HOME = Path(__file__).resolve().parents[1]

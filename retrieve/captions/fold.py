@@ -8,6 +8,8 @@ of Latin letters only (so Cyrillic й is not и). `spaced` also makes one space 
 mark. Texts may change their length: places in a folded text are none in the original.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,14 +33,14 @@ def folded(captions: pa.Array, spaced: bool = False) -> pa.Array:
     return pc.utf8_lower(plain)
 
 
-def folded_text(text: str) -> str:
-    """One text."""
-    return str(folded(pa.array([text]))[0])
+def folded_texts(texts: Sequence[str]) -> list[str]:
+    """Of queries."""
+    return [str(one) for one in folded(pa.array(texts, pa.string()))]
 
 
-def tokens(text: str) -> list[str]:
-    """Words of letters, digits and marks, folded."""
-    return str(folded(pa.array([text]), spaced=True)[0]).split()
+def tokens_of(texts: Sequence[str]) -> list[list[str]]:
+    """Of each text its words of letters, digits and marks, folded."""
+    return [str(one).split() for one in folded(pa.array(texts, pa.string()), spaced=True)]
 
 
 def _bytes(captions: pa.Array) -> list[bytes | None]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from retrieve.captions.fold import folded_text, tokens
+from retrieve.captions.fold import folded_texts, tokens_of
 from retrieve.captions.spec import CaptionSpec, Semantics
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
@@ -38,27 +38,32 @@ def clauses_of(classes: Sequence[Class], spec: CaptionSpec) -> list[Clause]:
             near = get_close_matches(name, names, n=1)
             hint = f"did you mean {quoted(near[0], 60)}?" if near else "name a class of the recipe"
             raise ValueError(f"captions.queries: found {quoted(name, 60)}, expected the name of a class; {hint}")
+    asked = [
+        (one, (texts,) if isinstance(texts, str) else texts)
+        for one in classes
+        for texts in spec.queries.get(one.name, (_units(one.name, spec.match),))
+    ]
+    distinct = sorted({text for _, texts in asked for text in texts})  # all at once: one call costs milliseconds
+    if spec.match == "phrase":
+        spelt = [" ".join(words) for words in tokens_of(distinct)]
+    else:
+        spelt = [text.strip() for text in folded_texts(distinct)]
+    needles = dict(zip(distinct, spelt, strict=True))
     clauses: dict[Clause, None] = {}
-    for one in classes:
-        for texts in spec.queries.get(one.name, (_units(one.name, spec.match),)):
-            all_of = (texts,) if isinstance(texts, str) else texts
-            needles = [_needle(text, one, spec.match) for text in all_of]
-            clauses[Clause(one.id, tuple(dict.fromkeys(needles)))] = None
+    for one, texts in asked:
+        known = {text: needles[text] for text in texts}
+        empty = [text for text, needle in known.items() if not needle]
+        if empty and (one.name in spec.queries or len(empty) == len(known)):
+            raise ValueError(
+                f"class {one.id} ({quoted(one.name, 60)}): found nothing to search for in {quoted(empty[0], 60)}, "
+                "expected a letter or a digit; say what its captions hold with captions.queries"
+            )
+        clauses[Clause(one.id, tuple(dict.fromkeys(needle for needle in known.values() if needle)))] = None
     return list(clauses)
 
 
 def _units(name: str, match: Semantics) -> tuple[str, ...]:
-    """The texts of a class name that must all stand in a caption."""
+    """The texts of a class name that must all stand in a caption. A word without letters, as in R & B, is none."""
     if match != "phrase" or "-" in name or "/" in name:
         return (name,)
-    return tuple(word for word in name.split() if tokens(word)) or (name,)
-
-
-def _needle(text: str, of: Class, match: Semantics) -> str:
-    needle = " ".join(tokens(text)) if match == "phrase" else folded_text(text.strip())
-    if not needle:
-        raise ValueError(
-            f"class {of.id} ({quoted(of.name, 60)}): found nothing to search for in {quoted(text, 60)}, expected a "
-            "letter or a digit; say what its captions hold with captions.queries"
-        )
-    return needle
+    return tuple(name.split())
