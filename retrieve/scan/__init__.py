@@ -1,0 +1,1 @@
+"""Exact search by embedding: every query against every vector of a pool."""
