@@ -4,8 +4,8 @@ In: rows to measure (none = all). Out: their tables on standard output; exit 1 i
 docs/data/bench_cpu.json and the tables of docs/BENCHMARKS.md; `--quick` runs everything in miniature and writes
 nothing.
 
-Run it on a machine that does nothing else, without other CPU load; about a quarter of an hour on two cores, of which
-C14 takes seven minutes.
+Run it on a machine that does nothing else, without other CPU load; about 20 minutes on two cores, of which C14 takes
+seven.
 """
 
 import argparse
@@ -15,7 +15,19 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from docs.bench import captions, embeddings, encode, makespan, overhead, page, pixels, planning, resume, sandbox_images
+from docs.bench import (
+    captions,
+    embeddings,
+    encode,
+    makespan,
+    overhead,
+    page,
+    pixels,
+    planning,
+    resume,
+    sandbox_images,
+    scan,
+)
 from docs.bench.machine import facts
 from docs.bench.measure import Result, Size
 
@@ -28,6 +40,7 @@ ROWS: dict[str, Callable[[Size], Result]] = {
     "C7": planning.measure,
     "C8": embeddings.measure,
     "C9": captions.measure,
+    "C10": scan.measure,
     "C14": sandbox_images.measure,
 }
 HOME = Path(__file__).resolve().parents[1]
