@@ -69,7 +69,7 @@ lint: $(READY) ## ruff, ruff format, mypy and hadolint
 torture: $(READY) ## the long fault and load runs
 	@$(RUN)python -m pytest -q -m torture --timeout 3600
 
-bench: $(READY) ## time the CPU side against what people use today, side by side (about 17 minutes on 2 cores)
+bench: $(READY) ## time the CPU side against what people use today, side by side (about 20 minutes on 2 cores)
 	@$(RUN)python -m docs.bench.cpu
 
 bench-gpu: $(READY) ## time a GPU's images and training steps, side by side (six minutes; what is left: ROWS=rest)

@@ -51,7 +51,9 @@ def exact_scan(
     """The k nearest of each query, rows of length 1. `kept` says which rows may be found; `rough` None is what this
     machine is fastest at; `progress` is told the rows done and of how many.
 
-    The same as `merge` of `scan_part` of all files. Raises ValueError for queries of another width or length, k < 1.
+    The same as `merge` of `scan_part` of all files. It uses as many threads as torch was told to. Memory grows with
+    Q x (2 k + D) numbers of 8 bytes and `block_rows`, not with the pool. Raises ValueError for queries of another
+    width or length, k < 1.
     """
     found: Nearest | None = None
     for file in embeddings.files:
@@ -85,6 +87,8 @@ def scan_part(
     if block_rows < 1:
         raise ValueError(f"block_rows: found {block_rows}, expected at least 1")
     rough = rough or _fastest(device)
+    if device == "cpu" and rough == "float16":
+        raise ValueError("rough: found float16 on a CPU, which may add up in halves; expected bfloat16 or float32")
     dtype = getattr(torch, rough)
     width = min(k, file.num_rows)
     wide_QD = queries_QD.astype(np.float64)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from docs.bench import page, sandbox_images
+from docs.bench import page, sandbox_images, scan
 from docs.bench.cpu import COMMAND, HOME, NUMBERS, ROWS, main
 from docs.bench.encode import photograph
 from docs.bench.measure import Line, Result, Size, Timed, Verdict, alternate
@@ -21,7 +21,8 @@ FACTS = {
     "date": "2026-01-02", "quick": False, "cores": 2, "cpu": "a processor", "memory_GiB": 24, "file_system": "ext4",
     "load": 0.1, "versions": {"Python": "3.11"},
 }  # fmt: skip
-IN_PROCESS = [row for row in ROWS if row != "C14"]  # which starts four programs that load torch: a test of its own
+OUT_OF_PROCESS = ("C10", "C14")  # each starts four programs that load torch: tests of their own
+IN_PROCESS = [row for row in ROWS if row not in OUT_OF_PROCESS]
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,14 @@ def test_the_sandbox_is_made_by_the_command_and_by_the_loops_from_the_same_promp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.torture  # four programs that load torch or FAISS: 10 s of CPU
+def test_the_exact_scan_and_faiss_find_the_same_rows(tmp_path: Path) -> None:
+    result = scan.measure(Size(True, tmp_path))
+    assert [line.what for line in result.lines] == list(scan.SIDES.values())
+    assert result.verdicts[-1].found.endswith("100.000% of the rows at the same place")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_sides_take_turns_and_the_first_turn_is_not_measured(tmp_path: Path) -> None:
     turns: list[str] = []
 
@@ -155,7 +164,7 @@ def test_a_cell_is_median_least_and_most_and_a_ratio_is_taken_repeat_by_repeat()
 def test_an_unknown_row_is_refused_with_the_names_of_all(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--rows", "C99"])
-    assert "found C99, expected some of C1,C2,C3,C4,C6,C7,C8,C14" in capsys.readouterr().err
+    assert "found C99, expected some of C1,C2,C3,C4,C6,C7,C8,C9,C10,C14" in capsys.readouterr().err
 
 
 def test_a_page_without_marks_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_rows_that_may_not_leave_are_never_found(tmp_path):
 
 def test_more_asked_for_than_there_is_and_nothing_asked_for_end_cleanly(tmp_path):
     vectors = np.eye(4, dtype=np.float16)
-    embeddings = write(tmp_path, vectors[:1], vectors[1:])
+    embeddings = write(tmp_path, vectors[:0], vectors[:1], vectors[1:1], vectors[1:])
     queries = np.eye(4, dtype=np.float32)[:2]
     found = exact_scan(embeddings, queries, 10**12)
     assert found.rows.tolist() == [[0, 1, 2, 3], [1, 0, 2, 3]]
@@ -181,6 +181,8 @@ def test_what_cannot_be_asked_is_named_with_one_line(tmp_path, queries, k, said)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="block_rows: found 0"):
         exact_scan(embeddings, np.eye(4, dtype=np.float32), 1, block_rows=0)
+    with pytest.raises(ValueError, match="rough: found float16 on a CPU"):
+        exact_scan(embeddings, np.eye(4, dtype=np.float32), 1, rough="float16")
 
 
 def test_progress_tells_the_rows_that_are_done(tmp_path):
