@@ -43,6 +43,8 @@ VERBS = [
     "generate",
     "meanings",
     "prompts",
+    "pool",
+    "embed",
     "train",
     "evaluate",
     "sweep",

@@ -54,7 +54,8 @@ def duration(seconds: float) -> str:
 class Progress:
     """Shows each event it is called with. A context manager; give it as (part of) ``on_event``.
 
-    ``num_units`` and ``num_images`` are what this life has to do, without what earlier lives have done.
+    ``num_units`` and ``num_images`` are what this life has to do, without what earlier lives have done. ``noun``
+    says what is counted, where it is not images.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Progress:
         num_images: int,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
+        noun: str = "images",
     ) -> None:
+        self._noun = noun
         self._num_units, self._num_images = num_units, num_images
         self._console = console or Console(file=sys.stderr)
         self._clock = clock
@@ -142,10 +145,10 @@ class Progress:
         """``"1200/7200 images · 15.3/s · 6m32s left · 2 workers · units 6/36 · 3 rejected"``; before the first worker
         is ready what is waited for."""
         if not self._ready and not self._history and (wait := waited_for()):
-            return f"0/{self._num_images} images · {wait}"
+            return f"0/{self._num_images} {self._noun} · {wait}"
         rejected = self._settled_rejected + sum(bad for _, bad, _ in list(self._flying.values()))
         rate = self.images_per_s()
-        parts = [f"{self.images}/{self._num_images} images"]
+        parts = [f"{self.images}/{self._num_images} {self._noun}"]
         if rate < 1 and (under_way := math.ceil(self._reached - self.images)):  # where nothing else would move
             parts.append(f"{under_way} under way")
         if rate > 0:

@@ -59,7 +59,8 @@ class _Tower:
     """A loaded model, whichever library it comes from."""
 
     texts: "Callable[[list[str]], Tensor]"  # N texts -> rows N D, not normalised
-    images: "Callable[[list[Image]], Tensor]"  # N images -> rows N D, not normalised
+    prepare: "Callable[[list[Image]], Tensor]"  # N images -> pixels N 3 S S on the CPU; from any thread
+    images: "Callable[[Tensor], Tensor]"  # pixels -> rows N D, not normalised
     count: Callable[[str], tuple[int, str]]  # tokens of the whole text, both end tokens included, and the cut-off end
     max_tokens: int
 
@@ -100,14 +101,17 @@ class Clip:
     def embed_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """Unit rows N D of N RGB images, of any sizes. Raises ValueError for other arrays and for very long strips."""
         for image in images:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-                raise ValueError(f"image: found {image.dtype} {list(image.shape)}, expected uint8 [height, width, 3]")
-            if max(image.shape[:2]) > MAX_SIDE_RATIO * min(image.shape[:2]):
-                raise ValueError(
-                    f"image: found {image.shape[1]} x {image.shape[0]} pixels, expected sides within a factor of "
-                    f"{MAX_SIDE_RATIO}; crop it"
-                )
-        return self._embed(self._tower.images, list(images))
+            check_image(image)
+        return self._embed(lambda batch: self._tower.images(self._tower.prepare(batch)), list(images))
+
+    def prepare_images(self, images: Sequence[Image]) -> "Tensor":
+        """Pixels N 3 S S of N > 0 images that `check_image` lets pass, as the model reads them. Unlike the rest it may
+        be called from several threads at once."""
+        return self._tower.prepare(list(images))
+
+    def embed_prepared(self, pixels: "Tensor") -> NDArray[np.float32]:
+        """Unit rows N D of what `prepare_images` gave; both together are `embed_images`."""
+        return self._embed(self._tower.images, pixels)
 
     def num_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each whole text, both end tokens included; of a text over `max_tokens` the end is not read."""
@@ -117,7 +121,7 @@ class Clip:
         """The end of the text that the model does not read; "" if it reads all of it."""
         return self._tower.count(text)[1]
 
-    def _embed(self, run: "Callable[[list[Any]], Tensor]", items: list[Any]) -> NDArray[np.float32]:
+    def _embed(self, run: "Callable[[Any], Tensor]", items: "list[Any] | Tensor") -> NDArray[np.float32]:
         import torch
 
         blocks = []
@@ -125,12 +129,36 @@ class Clip:
             for start in range(0, max(len(items), 1), self.spec.batch):
                 batch = items[start : start + self.spec.batch]
                 # without items the result has no rows, and the width of one made-up text
-                rows = run(batch).float() if batch else self._tower.texts(["nothing"])[:0].float()
+                rows = run(batch).float() if len(batch) else self._tower.texts(["nothing"])[:0].float()
                 blocks.append((rows / rows.norm(dim=-1, keepdim=True)).cpu().numpy())
         unit = np.concatenate(blocks)
         if not np.isfinite(unit).all():
             raise ValueError(f"clip {self.spec.model}: found a vector that is not finite; its weights are damaged")
         return unit
+
+
+def check_image(image: Image) -> None:
+    """Raises ValueError for what is no RGB image, and for a very long strip."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"image: found {image.dtype} {list(image.shape)}, expected uint8 [height, width, 3]")
+    if max(image.shape[:2]) > MAX_SIDE_RATIO * min(image.shape[:2]):
+        raise ValueError(
+            f"image: found {image.shape[1]} x {image.shape[0]} pixels, expected sides within a factor of "
+            f"{MAX_SIDE_RATIO}; crop it"
+        )
+
+
+def clip_width(spec: ClipSpec) -> int:
+    """How many numbers a vector has, as the config says; nothing is loaded. Raises ModelError."""
+    folder = clip_folder(spec)
+    if spec.model.startswith(OPEN_CLIP):
+        model = read_config(folder / "open_clip_config.json")["model_cfg"]
+        width = model.get("embed_dim") if isinstance(model, dict) else None
+    else:
+        width = read_config(folder / "config.json").get("projection_dim", 512)  # 512: what transformers takes it for
+    if type(width) is not int or width < 1:
+        raise ModelError(f"{folder}: found {width!r:.40} as the width of vectors, expected a whole number")
+    return width
 
 
 def clip_digest(spec: ClipSpec) -> str:
@@ -213,8 +241,11 @@ def _load_transformers(folder: Path, device: str) -> _Tower:
         asked = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
         return model.get_text_features(**{name: value.to(device) for name, value in asked.items()}).pooler_output
 
-    def images(batch: list[Image]) -> Tensor:
-        pixels = processor(images=batch, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+    def prepare(batch: list[Image]) -> Tensor:
+        pixels: Tensor = processor(images=batch, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+        return pixels
+
+    def images(pixels: Tensor) -> Tensor:
         return model.get_image_features(pixel_values=pixels.to(device)).pooler_output
 
     def count(text: str) -> tuple[int, str]:
@@ -223,7 +254,7 @@ def _load_transformers(folder: Path, device: str) -> _Tower:
         seen = max_tokens - 2
         return len(spans) + 2, text[spans[seen][0] :] if len(spans) > seen else ""
 
-    return _Tower(texts, images, count, max_tokens)
+    return _Tower(texts, prepare, images, count, max_tokens)
 
 
 def _load_open_clip(folder: Path, device: str) -> _Tower:
@@ -244,12 +275,15 @@ def _load_open_clip(folder: Path, device: str) -> _Tower:
     def texts(batch: list[str]) -> Tensor:
         return model.encode_text(tokenizer(batch).to(device))
 
-    def images(batch: list[Image]) -> Tensor:
-        return model.encode_image(torch.stack([preprocess(Picture.fromarray(image)) for image in batch]).to(device))
+    def prepare(batch: list[Image]) -> Tensor:
+        return torch.stack([preprocess(Picture.fromarray(image)) for image in batch])
+
+    def images(pixels: Tensor) -> Tensor:
+        return model.encode_image(pixels.to(device))
 
     def count(text: str) -> tuple[int, str]:
         tokens = tokenizer.encode(text)
         lost = tokens[max_tokens - 2 :]
         return len(tokens) + 2, tokenizer.decode(lost).strip() if lost else ""
 
-    return _Tower(texts, images, count, max_tokens)
+    return _Tower(texts, prepare, images, count, max_tokens)

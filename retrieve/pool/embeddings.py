@@ -20,10 +20,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.lib import format as npy
 
-from shards.disk.regular import open_regular
+from shards.disk.checked_json import parse_checked
+from shards.disk.regular import open_regular, read_regular
 
 Modality = Literal["image", "text"]
+MODALITIES: tuple[Modality, ...] = ("image", "text")
 FOLDERS: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"}
+SUMMARY = "embeddings.json"
 DTYPES = (np.dtype("<f2"), np.dtype("<f4"))  # clip-retrieval writes halves; others write singles
 MAX_HEADER_BYTES = 1 << 16
 
@@ -111,6 +114,15 @@ def open_embeddings(folder: Path, modality: Modality) -> Embeddings | None:
         files.append(file)
         first_row += file.num_rows
     return Embeddings(modality, tuple(files)) if first_row else None
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """What `embeddings.json` says; None if the vectors are not ours. Raises ValueError if it was changed."""
+    path = folder / SUMMARY
+    try:
+        return parse_checked(read_regular(path), str(path))
+    except FileNotFoundError:
+        return None
 
 
 def _open(path: Path, first_row: int) -> EmbeddingFile:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from retrieve.pool.blocks import ROLES, Blocks
 from retrieve.pool.columns import Columns, find_columns
-from retrieve.pool.embeddings import Embeddings, Modality, open_embeddings
+from retrieve.pool.embeddings import MODALITIES, Embeddings, Modality, open_embeddings
 from retrieve.pool.spec import PoolSpec
 from shards.disk.address import file_path
 from shards.disk.parquet import iter_rows
@@ -142,15 +142,16 @@ def _ends_of(path: Path) -> tuple[int, str]:
         return size, hashlib.sha256(ends + file.read(END_BYTES)).hexdigest()
 
 
-def open_pool(spec: PoolSpec) -> Pool:
-    """Raises ValueError with one line for a folder that is no pool, tables without captions, half a pool."""
+def open_pool(spec: PoolSpec, with_vectors: bool = True) -> Pool:
+    """Raises ValueError with one line for a folder that is no pool, tables without captions, half a pool. Without
+    vectors it is opened as if it had none: so their files may be in the making."""
     source = file_path(spec.source)
     folder = file_path(spec.metadata) if spec.metadata is not None else source
     inner = folder / METADATA
     tables = sorted((inner if inner.is_dir() else folder).glob("*.parquet"))
     if not tables:
         what = "no folder" if not folder.is_dir() else "no *.parquet and no metadata/*.parquet"
-        raise ValueError(f"{folder}: found {what}, expected the tables of a pool; see `sixfold pool describe`")
+        raise ValueError(f"{folder}: found {what}, expected the tables of a pool; see `sixfold pool --help`")
     parts: list[Part] = []
     first_row = 0
     columns: Columns | None = None
@@ -172,12 +173,12 @@ def open_pool(spec: PoolSpec) -> Pool:
     if columns is None or not first_row:
         raise ValueError(f"{folder}: found tables without rows, expected at least one captioned image")
     vectors = file_path(spec.embeddings or source)
-    found = {modality: open_embeddings(vectors, modality) for modality in ("image", "text")}
+    found = {modality: open_embeddings(vectors, modality) if with_vectors else None for modality in MODALITIES}
     for modality, embeddings in found.items():
         if embeddings is not None and embeddings.num_rows != first_row:
             raise ValueError(
                 f"{vectors}: found {embeddings.num_rows:,} {modality} vectors for {first_row:,} rows, expected as "
-                "many: half a pool; bring the missing files, or remove what does not belong to it"
+                "many: half a pool; bring the missing files, run `sixfold embed` to its end, or remove the others"
             )
     blocks = Blocks.read([file_path(path) for path in spec.block], spec.unsafe_above)
     return Pool(spec, tuple(parts), columns, blocks, found["image"], found["text"])

@@ -8,6 +8,7 @@ that its pixels are exactly those of timm's evaluation transform. Files that sim
 JPEGs, other formats) go to Pillow.
 """
 
+import contextlib
 import io
 import math
 from typing import TypeAlias
@@ -103,6 +104,18 @@ def shrink(image: Pixels, size_px: int) -> Pixels:
             cv2.resize(image[: rows * down, : columns * across], (columns, rows), interpolation=cv2.INTER_AREA)
         )
     return _uint8(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_LINEAR))
+
+
+def whole_pixels(data: Data) -> Pixels:
+    """uint8 RGB [H, W, 3], upright: what `decode_with_pillow` gives, for most JPEGs in a third of its time.
+
+    Raises `UnreadablePicture`.
+    """
+    if _size_for_fast_decoder(data) is not None:
+        with contextlib.suppress(ValueError):  # the strict decoder refuses some that Pillow reads
+            image: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+            return image
+    return decode_with_pillow(data)
 
 
 def decode_with_pillow(data: Data) -> Pixels:

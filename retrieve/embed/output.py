@@ -1,0 +1,183 @@
+"""What an embedding of a pool keeps on disk: names, records, whose folder it is.
+
+In: a folder. Out: which units are done; the summary of all of them. On disk, in clip-retrieval's layout, `NN` the
+number of the unit (a table of the pool) with as many digits as the last one needs:
+
+    img_emb/img_emb_NN.npy          float16 (rows, D): row i is the picture of row i of the table; zeros: no picture
+    text_emb/text_emb_NN.npy        the same of the captions
+    metadata/metadata_NN.parquet    image_path, caption, key, shard and what else the pool says of row i; only away from
+                                    the pool: beside it, the tables of the pool are there
+    embeddings.json                 model, width, rows, what became zeros; written when a modality is whole
+    _meta/embed.yaml                model and pool that the folder belongs to
+    _meta/embed/img_emb_NN.json     the record: sizes and hashes of a unit's files, and its rows by status
+
+A unit is done when its record is there and its files have the recorded sizes. A unit's files take their names as wholes
+(`shards.disk.replace`), then the record is written; while that happens the writer holds `_meta/embed/publish.lock`, so
+of two attempts at a unit the second one finds the record of the first. Files without a record are left-overs.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.recipes.folder import refuse_other
+from cluster.recipes.load import dump_recipe, fingerprint, parse_recipe
+from retrieve.embed.spec import Begun, Decides
+from retrieve.pool.embeddings import FOLDERS, SUMMARY, Modality
+from retrieve.pool.pool import METADATA, Pool
+from shards.disk.checked_json import parse_checked, to_checked
+from shards.disk.layout import META
+from shards.disk.record import JSON, FileStamp
+from shards.disk.regular import read_regular
+from shards.disk.replace import replace_file
+
+BEGUN = f"{META}/embed.yaml"
+RECORDS = f"{META}/embed"
+LOCK = f"{RECORDS}/publish.lock"
+MAX_RECORD_BYTES = 1 << 28  # of a unit of which each row has a bad picture
+WHAT = "set of embeddings"
+
+
+@dataclass(frozen=True)
+class Output:
+    """The folder of one embedding; looks anew at every question."""
+
+    root: Path
+    num_units: int
+    has_tables: bool  # the pool's own tables are there, so none are written
+    mark: str  # fingerprint of `Decides`
+
+    @staticmethod
+    def of(root: Path, pool: Pool, decides: Decides) -> "Output":
+        """`root` need not exist."""
+        tables = pool.parts[0].path.parent.resolve()
+        return Output(
+            root,
+            len(pool.parts),
+            tables in (root.resolve(), root.resolve() / METADATA),
+            fingerprint(decides.model_dump(mode="json")),
+        )
+
+    def name(self, unit: int) -> str:
+        """``"07"`` of 40 units, as clip-retrieval counts digits."""
+        return f"{unit:0{int(math.log10(self.num_units)) + 1}d}"
+
+    def vectors(self, modality: Modality, unit: int) -> Path:
+        """Where the vectors of a unit are, or will be."""
+        folder = FOLDERS[modality]
+        return self.root / folder / f"{folder}_{self.name(unit)}.npy"
+
+    def table(self, unit: int) -> Path:
+        """Where its rows are told, away from the pool."""
+        return self.root / METADATA / f"metadata_{self.name(unit)}.parquet"
+
+    def record_path(self, modality: Modality, unit: int) -> Path:
+        """Where its record is."""
+        return self.root / RECORDS / f"{FOLDERS[modality]}_{self.name(unit)}.json"
+
+    def record(self, modality: Modality, unit: int) -> dict[str, Any] | None:
+        """None if the unit must be made: no record, one of another model or pool, or a file that is gone or cut.
+        Raises ValueError for a record that was changed."""
+        path = self.record_path(modality, unit)
+        try:
+            body = parse_checked(read_regular(path, MAX_RECORD_BYTES), str(path))
+            files = {str(name): int(stamp["bytes"]) for name, stamp in body["files"].items()}
+            if body["mark"] != self.mark or body["unit"] != unit:
+                return None
+            is_whole = all((self.root / name).stat().st_size == size for name, size in files.items())
+        except FileNotFoundError:
+            return None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: found no record of a unit ({error}); delete it, the unit is made again"
+            ) from None
+        return body if is_whole else None
+
+    def write_record(
+        self, modality: Modality, unit: int, files: Mapping[str, FileStamp], body: dict[str, JSON]
+    ) -> None:
+        """The last step of a unit."""
+        stamps = {name: {"bytes": stamp.bytes, "sha256": stamp.sha256} for name, stamp in files.items()}
+        whole = {"mark": self.mark, "unit": unit, "modality": modality, "files": stamps, **body}
+        replace_file(self.record_path(modality, unit), to_checked(whole))
+
+    def missing(self, modalities: Sequence[Modality]) -> list[int]:
+        """The units that have not all their records, in order."""
+        return [unit for unit in range(self.num_units) if any(self.record(one, unit) is None for one in modalities)]
+
+    # whose folder it is
+
+    def begun(self) -> Begun | None:
+        """Who began here. Raises ValueError for a file that cannot be read."""
+        path = self.root / BEGUN
+        try:
+            return parse_recipe(read_regular(path), Begun, str(path))
+        except FileNotFoundError:
+            return None
+
+    def refuse_strangers(self, decides: Decides, modalities: Sequence[Modality]) -> None:
+        """Raises ValueError if the folder has vectors of another model or pool, or such as nobody wrote here."""
+        before = self.begun()
+        if before is not None and any((self.root / RECORDS).glob("*.json")):
+            old, new = before.decides.model_dump(mode="json"), decides.model_dump(mode="json")
+            refuse_other(old, new, Decides, str(self.root), WHAT)
+        begun = () if before is None else before.modalities
+        folders = [FOLDERS[one] for one in modalities if one not in begun]
+        for folder in [*folders, *([METADATA] if before is None and not self.has_tables else [])]:
+            if any(path.suffix in (".npy", ".parquet") for path in _files(self.root / folder)):
+                raise ValueError(
+                    f"{self.root / folder}: found files that `sixfold embed` did not write; choose another --out, or "
+                    "move them away"
+                )
+        if not self.has_tables and any(self.root.glob("*.parquet")):
+            raise ValueError(f"{self.root}: found the tables of another pool; choose another --out")
+
+    def begin(self, decides: Decides, model: str, modalities: Sequence[Modality]) -> None:
+        """Take the folder, and remove what killed runs left: temporaries, and files without a record."""
+        before = self.begun()
+        begun = tuple(dict.fromkeys([*(before.modalities if before else ()), *modalities]))
+        (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
+        replace_file(self.root / BEGUN, dump_recipe(Begun(model=model, modalities=begun, decides=decides)).encode())
+        recorded = {
+            name
+            for one in begun
+            for unit in range(self.num_units)
+            if (body := self.record(one, unit)) is not None
+            for name in body["files"]
+        }
+        folders = [FOLDERS[one] for one in begun] + ([] if self.has_tables else [METADATA])
+        for path in [file for folder in folders for file in _files(self.root / folder)]:
+            is_ours = re.fullmatch(r"(img_emb|text_emb|metadata)_\d+\.(npy|parquet)|\..*\.tmp", path.name)
+            if is_ours and path.relative_to(self.root).as_posix() not in recorded:
+                path.unlink(missing_ok=True)
+
+    def write_summary(self, decides: Decides, model: str, dim: int) -> dict[str, Any] | None:
+        """`embeddings.json` of the modalities that are whole; None, and no file, if none is."""
+        whole: dict[str, Any] = {}
+        begun = self.begun()
+        for modality in () if begun is None else begun.modalities:
+            records = [self.record(modality, unit) for unit in range(self.num_units)]
+            found = [one for one in records if one is not None]
+            if len(found) == len(records):
+                statuses: Counter[str] = Counter()
+                for one in found:
+                    statuses.update(one["statuses"])
+                whole[modality] = {
+                    "rows": sum(one["rows"] for one in found),
+                    "statuses": dict(sorted(statuses.items())),
+                    "precisions": sorted({one["precision"] for one in found}),
+                }
+        if not whole:
+            (self.root / SUMMARY).unlink(missing_ok=True)
+            return None
+        body = {"model": model, "dim": dim, "modalities": whole, **decides.model_dump(mode="json")}
+        replace_file(self.root / SUMMARY, to_checked(body))
+        return body
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
