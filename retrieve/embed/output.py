@@ -27,7 +27,7 @@ from typing import Any
 from cluster.recipes.folder import refuse_other
 from cluster.recipes.load import dump_recipe, fingerprint, parse_recipe
 from retrieve.embed.spec import Begun, Decides
-from retrieve.pool.embeddings import FOLDERS, SUMMARY, Modality
+from retrieve.pool.embeddings import FOLDERS, MODALITIES, SUMMARY, Modality
 from retrieve.pool.pool import METADATA, Pool
 from shards.disk.checked_json import parse_checked, to_checked
 from shards.disk.layout import META
@@ -139,7 +139,8 @@ class Output:
     def begin(self, decides: Decides, model: str, modalities: Sequence[Modality]) -> None:
         """Take the folder, and remove what killed runs left: temporaries, and files without a record."""
         before = self.begun()
-        begun = tuple(dict.fromkeys([*(before.modalities if before else ()), *modalities]))
+        known = (*modalities, *(before.modalities if before else ()))
+        begun = tuple(one for one in MODALITIES if one in known)
         (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
         replace_file(self.root / BEGUN, dump_recipe(Begun(model=model, modalities=begun, decides=decides)).encode())
         recorded = {

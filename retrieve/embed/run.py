@@ -47,12 +47,7 @@ class Planned:
     decides: Decides
     output: Output
     dim: int
-
-    @property
-    def model(self) -> str:
-        """As the recipe names it."""
-        assert self.spec.pool.clip is not None
-        return self.spec.pool.clip.model
+    model: str  # as it was named
 
     def describe(self) -> str:
         """Units, rows, bytes, and what is there."""
@@ -117,7 +112,8 @@ def plan(spec: EmbedSpec, out: Path | None) -> Planned:
 
     Raises ValueError with one line for what a run would refuse.
     """
-    spec = spec.at_home()
+    assert spec.pool.clip is not None
+    model, spec = spec.pool.clip.model, spec.at_home()
     assert spec.pool.clip is not None
     pool = open_pool(spec.pool, with_vectors=False)
     if "image" in spec.modalities and not pool.tars:
@@ -127,12 +123,12 @@ def plan(spec: EmbedSpec, out: Path | None) -> Planned:
             f"{pool.parts[0].path}: found no column of keys, expected `key` (and `shard`): pictures cannot be found in "
             "the tars; use --texts, or name it with pool.columns={key: NAME}"
         )
-    with waiting(f"checking the model {spec.pool.clip.model}"):
+    with waiting(f"checking the model {model}"):
         decides = Decides.of(spec, pool, clip_digest(spec.pool.clip))
     root = (spec.pool.source if out is None else out).absolute()
     output = Output.of(root, pool, decides)
     output.refuse_strangers(decides, spec.modalities)
-    return Planned(spec, pool, decides, output, clip_width(spec.pool.clip))
+    return Planned(spec, pool, decides, output, clip_width(spec.pool.clip), model)
 
 
 def run(planned: Planned, stop: StopFlag) -> EmbedOutcome:

@@ -33,7 +33,7 @@ from retrieve.embed.output import LOCK, Output
 from retrieve.embed.spec import Decides, EmbedSpec
 from retrieve.pool.columns import KNOWN
 from retrieve.pool.embeddings import Modality
-from retrieve.pool.images import NoPicture, PoolImages, Stretch, read_stretches
+from retrieve.pool.images import NoPicture, Place, PoolImages, Stretch, read_stretches
 from retrieve.pool.pool import BATCH_ROWS, KEPT, ROW, Part, Pool, open_pool
 from shards.disk.layout import SUCCESS
 from shards.disk.lock import locked
@@ -53,6 +53,8 @@ STRIP = "failed_to_resize"
 MAX_REASONS = 100  # of a record, in words; its lists of rows are whole
 DECODE_S = 600.0  # for the pictures of a batch; a worker that hangs for longer gives the unit up
 LOCK_S = 300.0
+
+Bad = tuple[int, str, str]  # place in the batch, status, reason
 
 
 class EmbedJob(BaseModel):
@@ -97,11 +99,12 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows of the unit that the model gets at once. `kept` and `rows` are of the same length."""
+    """Rows of the unit that the model gets at once."""
 
     first: int  # in the unit
     rows: pa.Table
     kept: np.ndarray
+    places: Sequence[Place]  # of the pictures; none if the tables have no keys
     pictures: "Future[Pictures] | None"
 
 
@@ -111,7 +114,7 @@ class Pictures:
 
     at: np.ndarray
     pixels: "Tensor | None"
-    bad: list[tuple[int, str, str]]  # place, status, reason
+    bad: list[Bad]
 
 
 class EmbedWorker:
@@ -193,22 +196,22 @@ class EmbedWorker:
     def _scan(self, part: Part, threads: ThreadPoolExecutor | None) -> Iterator[Batch]:
         size = self._batch
         for table in self.pool.scan(part, tuple(KNOWN), max(1, BATCH_ROWS // size) * size):
+            places = [] if self.pool.columns.key is None else self._images.places_of(table)
             for start in range(0, len(table), size):
-                rows = table.slice(start, size)
+                rows, mine = table.slice(start, size), places[start : start + size]
                 kept = np.asarray(rows[KEPT].to_numpy())
-                pictures = None
-                if threads is not None:
-                    pictures = threads.submit(_prepare, self.clip, *self._stretches(rows.filter(rows[KEPT]), kept))
-                yield Batch(rows[ROW][0].as_py() - part.first_row, rows, kept, pictures)
+                pictures = None if threads is None else threads.submit(_prepare, self.clip, *self._find(mine, kept))
+                yield Batch(rows[ROW][0].as_py() - part.first_row, rows, kept, mine, pictures)
 
-    def _stretches(self, rows: pa.Table, kept: np.ndarray) -> tuple[list[tuple[int, Stretch]], list[Any]]:
-        """(place in the batch, bytes) of the pictures of the kept rows, and the places of those that have none."""
-        found, bad = [], []
-        for place, where in zip(np.flatnonzero(kept).tolist(), self._images.places_of(rows), strict=True):
+    def _find(self, places: Sequence[Place], kept: np.ndarray) -> tuple[list[tuple[int, Stretch]], list[Bad]]:
+        """(place in the batch, bytes) of the pictures of the kept rows, and of which there are none."""
+        found: list[tuple[int, Stretch]] = []
+        bad: list[Bad] = []
+        for at in np.flatnonzero(kept).tolist():
             try:
-                found.append((place, self._images.find(where)))
+                found.append((at, self._images.find(places[at])))
             except NoPicture as error:
-                bad.append((place, NO_PICTURE, str(error)))
+                bad.append((at, NO_PICTURE, str(error)))
         return found, bad
 
     def _embed(self, batch: Batch, files: "_Files", told: Mapping[Modality, Rows]) -> None:
@@ -225,7 +228,7 @@ class EmbedWorker:
             files.write("image", vectors)
         if "text" in told:
             files.write("text", self._texts(batch, told["text"]))
-        files.write_rows(batch.rows, self._images)
+        files.write_rows(batch.rows, [place.shard for place in batch.places])
 
     def _texts(self, batch: Batch, told: Rows) -> np.ndarray:
         captions = batch.rows["caption"].to_pylist()
@@ -252,7 +255,7 @@ class EmbedWorker:
         return embed(items)
 
 
-def _prepare(clip: Clip, stretches: list[tuple[int, Stretch]], bad: list[tuple[int, str, str]]) -> Pictures:
+def _prepare(clip: Clip, stretches: list[tuple[int, Stretch]], bad: list[Bad]) -> Pictures:
     """Read, decode, and prepare for the model; runs in a thread. Raises ValueError or OSError for a damaged tar."""
     at, images = [], []
     places = [place for place, _ in stretches]
@@ -280,6 +283,7 @@ class _Files:
     unit: int
     vectors: Mapping[Modality, BinaryIO]
     table: BinaryIO | None
+    told: list[pa.Table] = field(default_factory=list)  # rows that wait for a row group
     writers: list[pq.ParquetWriter] = field(default_factory=list)  # of the table: one, made with the first rows
     num_rows: Counter[str] = field(default_factory=Counter)
     sealed: dict[str, FileStamp] = field(default_factory=dict)
@@ -289,26 +293,35 @@ class _Files:
         self.vectors[modality].write(np.ascontiguousarray(vectors, "<f2").tobytes())
         self.num_rows[modality] += len(vectors)
 
-    def write_rows(self, rows: pa.Table, images: PoolImages) -> None:
+    def write_rows(self, rows: pa.Table, shards: Sequence[str]) -> None:
         """What the pool says of the next rows, by role."""
         if self.table is None:
             return
         columns = {"caption": rows["caption"]}
-        if "key" in rows.column_names:
+        if shards:
             keys = rows["key"].cast(pa.string())
-            shards = pa.array([place.shard for place in images.places_of(rows)], pa.string())
-            columns = {"image_path": keys, **columns, "key": keys, "shard": shards}
+            columns = {"image_path": keys, **columns, "key": keys, "shard": pa.array(shards, pa.string())}
         columns |= {name: rows[name] for name in KNOWN if name in rows.column_names and name not in columns}
-        told = pa.table(columns)
+        self.told.append(pa.table(columns))
+        if sum(len(one) for one in self.told) >= BATCH_ROWS:
+            self._write_told()
+
+    def _write_told(self) -> None:
+        """A row group; small ones would be slow to read."""
+        if self.table is None or not self.told:
+            return
+        told = pa.concat_tables(self.told)
         if not self.writers:
             self.writers.append(pq.ParquetWriter(self.table, told.schema, compression="zstd"))
-        self.writers[0].write_table(told)
+        self.writers[0].write_table(told, row_group_size=len(told))
+        self.told.clear()
 
     def seal(self, num_rows: int) -> None:
         """Wait until all is on the disk, and hash it. Raises ValueError if the table has other rows than it said."""
         for modality in self.vectors:
             if self.num_rows[modality] != num_rows:
                 raise ValueError(f"found {self.num_rows[modality]:,} rows, expected {num_rows:,}; fetch it again")
+        self._write_told()
         for writer in self.writers:
             writer.close()
         files = {self.output.vectors(one, self.unit): file for one, file in self.vectors.items()}
