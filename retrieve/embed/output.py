@@ -84,7 +84,14 @@ class Output:
         Raises ValueError for a record that was changed."""
         path = self.record_path(modality, unit)
         try:
-            body = parse_checked(read_regular(path, MAX_RECORD_BYTES), str(path))
+            data = read_regular(path, MAX_RECORD_BYTES)
+        except FileNotFoundError:
+            return None
+        try:
+            body = parse_checked(data, str(path))
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it, and the unit is made again") from None
+        try:
             files = {str(name): int(stamp["bytes"]) for name, stamp in body["files"].items()}
             if body["mark"] != self.mark or body["unit"] != unit:
                 return None

@@ -146,11 +146,14 @@ class EmbedWorker:
                         for batch in batches:
                             self._embed(batch, files, told)
                             beat(batch.first + len(batch.rows), sum(rows.num_bad for rows in told.values()))
+                    if not part.num_rows:  # a table without rows still says which columns it has
+                        files.write_rows(self.pool.take([], tuple(KNOWN)), [])
                     files.seal(part.num_rows)
                 except (ValueError, pa.ArrowException) as error:  # a damaged table or tar, which stays damaged
                     raise NotAgain(f"{part.path.name}: {error}") from error
                 except RuntimeError as error:
-                    raise self._named(error) from error
+                    self._name_device_fault(error)
+                    raise
                 held.enter_context(locked(self.job.out / LOCK, LOCK_S))
                 if any(self.output.record(one, unit) is not None for one in todo):
                     raise RuntimeError(f"{part.path.name}: another attempt was faster; what it left is made next time")
@@ -166,19 +169,20 @@ class EmbedWorker:
                 self.output.write_record(modality, unit, files.stamps(modality), {**about, **body})
         return {"rows": part.num_rows, "seconds": seconds}
 
-    def _named(self, error: RuntimeError) -> Exception:
-        """What a full memory or a lost device means."""
+    def _name_device_fault(self, error: RuntimeError) -> None:
+        """Raises what a full memory or a lost device means; any other error is left to the caller."""
         import torch
 
         if is_memory_error(error):
             free_memory()
-            return RuntimeError(
+            raise RuntimeError(
                 f"found no memory for a batch of {self._batch} ({error_line(error, 200)}); lower pool.clip.batch, in a "
                 "new folder"
-            )
+            ) from None
         if isinstance(error, torch.AcceleratorError):
-            return WorkerBroken(f"the device failed ({error_line(error, 200)}); check it with `nvidia-smi -q`")
-        return error
+            raise WorkerBroken(
+                f"the device failed ({error_line(error, 200)}); check it with `nvidia-smi -q`"
+            ) from error
 
     def _batches(self, part: Part, with_pictures: bool) -> Generator[Batch]:
         """In order; the pictures of the next ones are decoded meanwhile."""
@@ -298,7 +302,7 @@ class _Files:
         if self.table is None:
             return
         columns = {"caption": rows["caption"]}
-        if shards:
+        if "key" in rows.column_names:
             keys = rows["key"].cast(pa.string())
             columns = {"image_path": keys, **columns, "key": keys, "shard": pa.array(shards, pa.string())}
         columns |= {name: rows[name] for name in KNOWN if name in rows.column_names and name not in columns}
@@ -313,7 +317,7 @@ class _Files:
         told = pa.concat_tables(self.told)
         if not self.writers:
             self.writers.append(pq.ParquetWriter(self.table, told.schema, compression="zstd"))
-        self.writers[0].write_table(told, row_group_size=len(told))
+        self.writers[0].write_table(told, row_group_size=max(1, len(told)))
         self.told.clear()
 
     def seal(self, num_rows: int) -> None:

@@ -165,6 +165,35 @@ def test_a_full_batch_has_the_very_bits_of_the_clip(tmp_path, loaded_once, clip)
     )
 
 
+def test_threads_that_decode_change_no_byte(tmp_path, loaded_once):
+    made = []
+    for threads in (1, 4):
+        pool = make_pool(tmp_path / str(threads))
+        spec = spec_of(pool, ("image",)).model_copy(update={"decode_threads": threads})
+        run(plan(spec, None), StopFlag())
+        made.append(products(pool))
+    assert made[0] == made[1]
+
+
+def test_a_table_without_rows_keeps_its_place(tmp_path, loaded_once):
+    pool = make_pool(tmp_path / "pool")
+    empty = pq.read_table(pool / "00000.parquet").slice(0, 0)
+    pq.write_table(empty, pool / "00001.parquet")
+    assert embed(pool, tmp_path / "out").exit_code == 0
+    read = pool_of(tmp_path / "out")
+    assert [part.num_rows for part in read.parts] == [ROWS, 0, ROWS]
+    assert read.text.take(np.array([ROWS])).any()
+
+
+def test_a_record_that_was_changed_is_named_with_what_to_do(tmp_path, loaded_once):
+    pool = make_pool(tmp_path / "pool")
+    embed(pool, modalities=("text",))
+    path = pool / "_meta" / "embed" / "text_emb_1.json"
+    path.write_text(path.read_text().replace('"unit": 1', '"unit": 2'))
+    with pytest.raises(ValueError, match=r"text_emb_1.json: found other content than its checksum says.*; delete it"):
+        embed(pool, modalities=("text",))
+
+
 def test_the_fast_decoder_gives_the_pixels_of_pillow():
     for data in pictures(0).values():
         assert np.array_equal(whole_pixels(data), decode_with_pillow(data))
