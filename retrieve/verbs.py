@@ -1,13 +1,14 @@
-"""The verbs of the retrieval baseline: pool, embed."""
+"""The verbs of the retrieval baseline: pool, embed, filter."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import local_path, overrides_of, path_option, say, warn
+from cluster.console import Folder, check_file, local_path, overrides_of, path_option, say, warn
 from cluster.waiting import waiting
 
 if TYPE_CHECKING:
@@ -106,3 +107,101 @@ def embed(
         outcome = run(planned, stop)
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
+
+
+def filter(
+    folder: Folder,
+    clip: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="The CLIP that scores: a folder or hub id, `open_clip:` before it."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a hub id: its commit, 40 hex digits.")] = None,
+    top: Annotated[
+        float | None, typer.Option(help="Share of each class that stays, its best scores: 0.3, or 30 for per cent.")
+    ] = None,
+    score: Annotated[
+        float | None, typer.Option(help="Lowest score that stays, of all classes.", show_default="0.2 with --clip")
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        path_option("YAML of lines `name or id: lowest score`; other classes have --score.", show_default="none"),
+    ] = None,
+    cap: Annotated[int | None, typer.Option(help="Samples of a class at most, the best of them.")] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TESTSET", help="A test set whose pictures must not be among the samples; repeatable."),
+    ] = None,
+    descriptor: Annotated[
+        Literal["picture", "clip"],
+        typer.Option(help="What tells that two pictures are the same: the picture without its light, or the CLIP."),
+    ] = "picture",
+    test_above: Annotated[
+        float | None,
+        typer.Option(help="Likeness to a test image above which a sample goes.", show_default="that of the descriptor"),
+    ] = None,
+    near: Annotated[
+        float | None,
+        typer.Option(
+            help="Likeness above which samples are near-duplicates, one of which stays: 0.76; 0.94 of a CLIP."
+        ),
+    ] = None,
+    templates: Annotated[
+        Path | None, path_option("Texts with `{name}`, one a line.", show_default="a photo of {name}.")
+    ] = None,
+    unit_texts: Annotated[
+        bool, typer.Option("--unit-texts", help="Normalise each text before the mean, as a zero-shot classifier does.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="What the subset shall be called.")] = "filtered",
+    ids: Annotated[Path | None, path_option("Also write the keys that stay, one a line.", show_default="none")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would stay; write nothing there.")] = False,
+) -> None:
+    """Choose the samples whose picture fits its class, is no copy of a test image and is there once.
+
+    The choice is a subset to train on, no shard is changed. _meta/filters holds the scores and the reasons of all.
+
+    Example: `sixfold filter out/sandbox --clip sandbox/models/clip --top 0.3 --cap 10000 --against out/real/real-test`
+    """
+    with waiting("loading the program"):
+        from cluster.process.lease import written_by_one
+        from gen.model.clip import ClipSpec
+        from retrieve.filter.filter import FilterSpec, filter_data_set
+        from retrieve.filter.report import describe, read_scores, read_templates, write_ids
+        from retrieve.filter.rule import LOWEST, Rule
+        from retrieve.filter.score import TEMPLATES
+        from shards.disk.data_set import open_data_set
+
+    if top is not None and (score is not None or scores is not None):
+        raise ValueError("found --top and a lowest score, of which the share is the stronger, expected one of them")
+    if revision is not None and clip is None:
+        raise ValueError("found --revision without --clip, expected both")
+    if ids is not None:
+        check_file(ids)
+    there = open_data_set(folder)  # refuses another folder before anything is written there
+    rule = Rule(
+        top=top,
+        by_class={} if scores is None else read_scores(scores, there),
+        lowest=LOWEST if score is None and top is None and clip is not None else score,
+        cap=cap,
+        test_above=test_above,
+    )
+    spec = FilterSpec(
+        rule=rule,
+        clip=None if clip is None else ClipSpec(model=clip, revision=revision),
+        templates=TEMPLATES if templates is None else read_templates(templates),
+        unit_texts=unit_texts,
+        against=tuple(against or ()),
+        descriptor=descriptor,
+        near=near,
+    )
+    doing = ["reading the tables"]
+
+    def progress(what: str, done: int, total: int) -> None:
+        doing[:] = [f"{what}: {done:,} of {total:,}" if done < total else f"{what}: comparing"]
+
+    with contextlib.ExitStack() as held:
+        store = there if dry_run else held.enter_context(written_by_one(folder, "filter", warn))
+        held.enter_context(waiting(lambda: doing[0]))
+        found = filter_data_set(store, name, spec, warn, progress, write=not dry_run)
+    say(describe(found, name, dry_run))
+    if ids is not None:
+        write_ids(ids, found.table)

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -94,6 +93,7 @@ def repair(
     Example: `sixfold repair out/sandbox --dry-run`
     """
     with waiting("loading the program"):
+        from cluster.process.lease import written_by_one
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
         from shards.set.repair import repair as repair_all
@@ -102,7 +102,7 @@ def repair(
 
     there = open_data_set(folder)
     with contextlib.ExitStack() as held:
-        store = there if dry_run else held.enter_context(_held(folder, "repair"))
+        store = there if dry_run else held.enter_context(written_by_one(folder, "repair", warn))
         with bar("verify") as advance:
             report = verify_all(store, advance)
         damaged, files = report.damaged_shards(), report.damaged_files()
@@ -136,30 +136,20 @@ def subset(
     Example: `sixfold subset out/sandbox tail-100 --long-tail 100`
     """
     with waiting("loading the program"):
+        from cluster.process.lease import written_by_one
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
         from shards.disk.safe_text import visible
         from shards.set.long_tail import write_long_tail
 
     open_data_set(folder)  # refuses another folder before anything is written there
-    with _held(folder, "subset") as store, waiting("choosing samples"):
+    with written_by_one(folder, "subset", warn) as store, waiting("choosing samples"):
         keeps = write_long_tail(store, name, long_tail, seed)
     first, *_, last = keeps.values()
     say(
         f"{visible(name)}: {counted(sum(keeps.values()), 'sample')} of {len(keeps):,} classes, "
         f"from {first:,} down to {last:,}; read it with data.domains.N.subset={visible(name)}"
     )
-
-
-@contextlib.contextmanager
-def _held(folder: str, life: str) -> Iterator["Store"]:
-    """The data set, opened to write, that nobody else writes meanwhile."""
-    from cluster.process.lease import Lease
-    from shards.disk.store import FolderStore, open_store
-
-    store = open_store(folder)
-    with Lease.take(store, life, warn, lock_folder=store.root if isinstance(store, FolderStore) else None):
-        yield store
 
 
 def show(

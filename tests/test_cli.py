@@ -45,6 +45,7 @@ VERBS = [
     "prompts",
     "pool",
     "embed",
+    "filter",
     "train",
     "evaluate",
     "sweep",

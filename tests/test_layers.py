@@ -72,6 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sixfold": ROOF,
     "cluster.verbs": ROOF,
     "gen.verbs": ROOF,
+    "retrieve.verbs": ROOF,
     "shards.verbs": ROOF,
     "train.verbs": ROOF,
 }

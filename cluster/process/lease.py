@@ -21,7 +21,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -30,6 +30,7 @@ from cluster.process.identity import ProcessId, alive, this_place, this_process
 from shards.disk.checked_json import plain_json
 from shards.disk.lock import locked
 from shards.disk.regular import NO_FILE
+from shards.disk.store import FolderStore, ObjectStore, open_store
 
 LEASE = "_meta/lease.json"
 LOCK = "_meta/lease.lock"
@@ -225,6 +226,15 @@ def _holder(store: LeaseStore, name: str) -> Holder | None:
         if error.errno not in NO_FILE:
             raise
         return None
+
+
+@contextlib.contextmanager
+def written_by_one(url: str, life: str, on_lost: Callable[[str], None]) -> Iterator[FolderStore | ObjectStore]:
+    """A data set, opened to write, that nobody else writes meanwhile. Raises LeaseHeld, and ValueError as
+    `open_store` does."""
+    store = open_store(url)
+    with Lease.take(store, life, on_lost, lock_folder=store.root if isinstance(store, FolderStore) else None):
+        yield store
 
 
 def _lock(folder: Path | None, found: Holder | None) -> contextlib.ExitStack:

@@ -98,6 +98,10 @@ class Clip:
         """Unit rows N D of N texts. The model's tokenizer cuts a text that has more than `max_tokens`."""
         return self._embed(self._tower.texts, list(texts))
 
+    def text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As `embed_texts`, of the length that the model gives them: for means of several texts."""
+        return self._embed(self._tower.texts, list(texts), unit=False)
+
     def embed_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """Unit rows N D of N RGB images, of any sizes. Raises ValueError for other arrays and for very long strips."""
         for image in images:
@@ -121,7 +125,9 @@ class Clip:
         """The end of the text that the model does not read; "" if it reads all of it."""
         return self._tower.count(text)[1]
 
-    def _embed(self, run: "Callable[[Any], Tensor]", items: "list[Any] | Tensor") -> NDArray[np.float32]:
+    def _embed(
+        self, run: "Callable[[Any], Tensor]", items: "list[Any] | Tensor", unit: bool = True
+    ) -> NDArray[np.float32]:
         import torch
 
         blocks = []
@@ -130,11 +136,11 @@ class Clip:
                 batch = items[start : start + self.spec.batch]
                 # without items the result has no rows, and the width of one made-up text
                 rows = run(batch).float() if len(batch) else self._tower.texts(["nothing"])[:0].float()
-                blocks.append((rows / rows.norm(dim=-1, keepdim=True)).cpu().numpy())
-        unit = np.concatenate(blocks)
-        if not np.isfinite(unit).all():
+                blocks.append((rows / rows.norm(dim=-1, keepdim=True) if unit else rows).cpu().numpy())
+        found = np.concatenate(blocks)
+        if not np.isfinite(found).all():
             raise ValueError(f"clip {self.spec.model}: found a vector that is not finite; its weights are damaged")
-        return unit
+        return found
 
 
 def check_image(image: Image) -> None:

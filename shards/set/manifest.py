@@ -206,7 +206,7 @@ def read_rejected(store: Store, record: Record) -> dict[str, bytes]:
 
 def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, JSON]) -> None:
     """Store the samples (columns uid, key, shard) as the subset `name`, with its name and the rule that chose them."""
-    path = _subset_path(name)
+    path = subset_path(name)
     sink = pa.BufferOutputStream()
     pq.write_table(samples.select(SUBSET_SCHEMA.names).cast(SUBSET_SCHEMA), sink, compression="zstd")
     table: bytes = sink.getvalue().to_pybytes()
@@ -218,7 +218,7 @@ def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, 
 def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
     """The samples of subset `name` (uid, key, shard), and its rule. Raises ValueError if it is missing or damaged, if
     its two files do not belong together, or if they are those of another subset."""
-    path = _subset_path(name)
+    path = subset_path(name)
     where = f"{store.url}/{path}"
     try:
         about = parse_checked(store.read_bytes(f"{path}.json"), f"{where}.json")
@@ -253,7 +253,8 @@ def subset_names(store: Store) -> list[str]:
     return sorted({file.rpartition(".")[0] for file in files if file.endswith((".json", ".parquet"))})
 
 
-def _subset_path(name: str) -> str:
+def subset_path(name: str) -> str:
+    """The files of a subset, without their endings. Raises ValueError for a name that no subset may have."""
     if not _SUBSET_NAME.fullmatch(name):
         raise ValueError(
             f"subset: found the name {name[:60]!r}, expected a-z, 0-9, '.', '-' and '_', at most 61 of them"
