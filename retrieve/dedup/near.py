@@ -6,8 +6,9 @@ Up to `EXACT_ROWS` rows every pair is compared, block by block. Above, k-means s
 `CLUSTER_ROWS`, and each row is compared with those of its `PROBES` nearest clusters. What is never held is the list of
 pairs: a thousand blank pages are half a million.
 
-Measured (`docs/bench/leakage.py`): see `EXACT_ROWS` and `PROBES`. k-means begins from a fixed seed; another machine may
-find other clusters, and so lose other pairs of those that lie between clusters.
+Measured on 100,000 vectors of 512 numbers with 26,280 pairs above 0.94 (`docs/bench/leakage.py`), on two cores that
+were busy with other work: every pair took 443 s; 1, 2 and 4 clusters a row found 98.5, 99.7 and 99.97 % of the pairs in
+38, 57 and 146 s. k-means begins from a fixed seed; another machine may find other clusters, and so miss other pairs.
 """
 
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ def clustered_pairs(
 ) -> Iterator[Pairs]:
     """Most of the pairs of `exact_pairs`, those of rows that meet in a cluster; a pair may come twice."""
     seen = np.flatnonzero(np.einsum("nd,nd->n", rows, rows, dtype=np.float32) > 0)
+    if not len(seen):
+        return
     centres = _centres(rows, seen, max(1, len(seen) // cluster_rows))
     probes = min(probes, len(centres))
     near = np.empty((len(seen), probes), np.int64)

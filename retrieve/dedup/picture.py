@@ -9,8 +9,8 @@ are the fastest, which are noise. What is left is weighted by its frequency, bec
 
 Measured on the sandbox, 40,000 pool pictures against 960 test images, of which 722 are a test image in another light:
 at the threshold `TEST_ABOVE` all 722 are found, each at its own test image, and none of the 39,278 others
-(`docs/bench/leakage.py`). It does not find what was cropped by more than 3 %, turned or mirrored: for those, give a
-model that was trained for copies.
+(`docs/bench/leakage.py`). It does not find what was cropped by more than a few per cent, turned or mirrored: that
+needs a network that was trained for copies.
 """
 
 from collections.abc import Sequence

@@ -82,6 +82,8 @@ class FilterSpec:
             raise ValueError("a share or a lowest score: found no CLIP, expected the one that scores; give --clip")
         if self.clip is None and self.descriptor == "clip":
             raise ValueError("the descriptor clip: found no CLIP, expected one; give --clip, or take picture")
+        if self.near is not None and not -1 <= self.near <= 1:
+            raise ValueError(f"near: found {self.near:g}, expected a cosine from -1 to 1, such as 0.94")
 
 
 @dataclass(frozen=True)

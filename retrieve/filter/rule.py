@@ -48,7 +48,8 @@ class Rule:
             )
         if self.cap is not None and self.cap < 1:
             raise ValueError(f"cap: found {self.cap}, expected at least one sample a class")
-        for name, value in (("score", self.lowest), ("similarity to a test image", self.test_above)):
+        lowest = [("score", value) for value in (self.lowest, *self.by_class.values())]
+        for name, value in (*lowest, ("similarity to a test image", self.test_above)):
             if value is not None and not -1 <= value <= 1:
                 raise ValueError(f"{name}: found {value:g}, expected a cosine from -1 to 1")
 

@@ -54,7 +54,7 @@ def test_a_share_of_one_is_all_and_above_one_it_is_per_cent():
 
 @pytest.mark.parametrize("top", [0, -0.3, 100.1, float("nan")])
 def test_a_share_that_is_none_is_refused(top):
-    with pytest.raises(ValueError, match="top: found .*expected a share above 0"):
+    with pytest.raises(ValueError, match=r"top: found .*expected a share above 0"):
         Rule(top=top)
 
 
