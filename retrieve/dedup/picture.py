@@ -30,27 +30,24 @@ Image = NDArray[np.uint8]  # H W 3, RGB
 
 
 def describe_pictures(images: Sequence[Image]) -> NDArray[np.float32]:
-    """Rows N D of N images."""
-    basis = _basis()
-    rows = np.empty((len(images), 3 * len(basis)), np.float32)
-    for row, image in zip(rows, images, strict=True):
+    """Rows N D of N images. Each picture has products of its own, so its row does not depend on the others."""
+    logs = np.empty((len(images), 3, SIDE_PX, SIDE_PX), np.float32)
+    for log, image in zip(logs, images, strict=True):
         small = cv2.resize(image, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
-        waves = basis @ np.log(small + DARK).reshape(-1, 3)
-        length = np.linalg.norm(waves)
-        row[:] = waves.reshape(-1) / length if length > FLAT else 0
-    return rows
+        log[:] = np.log(small + DARK).transpose(2, 0, 1)
+    cosines, band, speed = _basis()
+    waves = (cosines @ logs @ cosines.T)[:, :, band] * speed
+    rows = waves.reshape(len(images), -1)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.where(lengths > FLAT, rows / np.maximum(lengths, FLAT), 0).astype(np.float32)
 
 
 @cache
-def _basis() -> NDArray[np.float32]:
-    """(waves, pixels): the cosines of the band, each times its frequency."""
+def _basis() -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+    """(cosines of one side: waves, pixels; which waves of the two-dimensional plane are in the band; their speeds)."""
     places = (np.arange(SIDE_PX) + 0.5) * np.pi / SIDE_PX
-    waves = np.cos(np.arange(SIDE_PX)[:, None] * places) * np.sqrt(2 / SIDE_PX)
-    waves[0] /= np.sqrt(2)
-    down, across = np.mgrid[0:SIDE_PX, 0:SIDE_PX]
-    speed = np.hypot(down, across)
-    rows = [
-        (speed[y, x] * np.outer(waves[y], waves[x])).reshape(-1)
-        for y, x in np.argwhere((speed >= SLOWEST) & (speed <= FASTEST))
-    ]
-    return np.array(rows, np.float32)
+    cosines = np.cos(np.arange(SIDE_PX)[:, None] * places) * np.sqrt(2 / SIDE_PX)
+    cosines[0] /= np.sqrt(2)
+    speed = np.hypot(*np.mgrid[0:SIDE_PX, 0:SIDE_PX])
+    band = (speed >= SLOWEST) & (speed <= FASTEST)
+    return cosines.astype(np.float32), band, speed[band].astype(np.float32)
