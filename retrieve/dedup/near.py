@@ -8,7 +8,8 @@ pairs: a thousand blank pages are half a million.
 
 Measured on 100,000 vectors of 512 numbers with 26,280 pairs above 0.94 (`docs/bench/leakage.py`), on two cores that
 were busy with other work: every pair took 443 s; 1, 2 and 4 clusters a row found 98.5, 99.7 and 99.97 % of the pairs in
-38, 57 and 146 s. k-means begins from a fixed seed; another machine may find other clusters, and so miss other pairs.
+38, 57 and 146 s. On 25,000 pictures of the sandbox's pool without their light, 2,714 pairs above 0.76, they found 86.9,
+97.4 and 99.6 %. k-means begins from a fixed seed; another machine may find other clusters, and so miss other pairs.
 """
 
 from collections.abc import Iterator
