@@ -23,7 +23,7 @@ READY := .venv/.ready-$(LOCK)-$(shell pwd | cksum | cut -d ' ' -f 1)
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help generate train sweep show verify test lint torture bench bench-gpu bench-stream quality ablate sandbox sandbox-score lock clean
+.PHONY: help generate retrieve train sweep show verify test lint torture bench bench-gpu bench-stream quality ablate sandbox sandbox-score lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,9 +41,19 @@ generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=
 	@$(RUN)sixfold generate $(RECIPE) --scale $(SCALE) --out $(OUT) $(SET)
 
 REAL := out/real/real-train/00000_stats.json
+POOL := out/pool/embeddings.json
 
 $(REAL): | $(READY)
 	@$(RUN)python -m sandbox.build --data out/real
+
+$(POOL): | $(READY)
+	@$(RUN)python -m sandbox.build --pool out/pool
+	@$(RUN)sixfold embed out/pool --clip sandbox/models/clip --images
+
+# the pool and the test sets are those of the sandbox; another recipe names its own
+retrieve: RECIPE = recipes/sandbox-retrieve.yaml
+retrieve: $(READY) $(REAL) $(POOL) ## retrieve as many real images from a pool: SCALE=6x RECIPE=recipes/sandbox-retrieve.yaml OUT=out/<its name> SET="key.sub=value"
+	@$(RUN)sixfold retrieve $(RECIPE) --scale $(SCALE) --out $(OUT) $(SET)
 
 train: $(READY) $(REAL) ## train on the sandbox's real and 6x synthetic images (after make generate); SET="key.sub=value"
 	@$(RUN)sixfold train recipes/sandbox-train.yaml $(SET)

@@ -1,4 +1,4 @@
-"""The verbs of the retrieval baseline: pool, embed, filter."""
+"""The verbs of the retrieval baseline: retrieve, pool, embed, filter."""
 
 import contextlib
 import json
@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Folder, check_file, local_path, overrides_of, path_option, say, warn
+from cluster.console import Folder, RecipeFile, check_file, local_path, overrides_of, path_option, say, warn
+from cluster.recipes.beside import default_place
+from cluster.recipes.load import load_recipe
 from cluster.waiting import waiting
+from shards.disk.home import home
 
 if TYPE_CHECKING:
     from retrieve.embed.spec import EmbedSpec
     from retrieve.pool.spec import PoolSpec
+    from retrieve.run.recipe import RetrieveRecipe
 
 
 def _embed_model() -> "type[EmbedSpec]":
@@ -28,10 +32,75 @@ def _pool_model() -> "type[PoolSpec]":
     return PoolSpec
 
 
+def _retrieve_model() -> "type[RetrieveRecipe]":
+    from retrieve.run.recipe import RetrieveRecipe
+
+    return RetrieveRecipe
+
+
 PoolFolder = Annotated[
     Path,
     typer.Argument(metavar="POOL", parser=local_path, help="A folder of captions (*.parquet), with *.tar if it has."),
 ]
+
+
+def retrieve(
+    recipe: RecipeFile,
+    overrides: Annotated[list[str] | None, overrides_of(_retrieve_model)] = None,
+    scale: Annotated[str, typer.Option(help="Multiple of the real set, such as 6x or 0.5x.")] = "6x",
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the shards go: a folder or a URL.",
+            show_default="out/<name of the recipe>, beside the recipe if it is there, else here",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Search, print what was found and left out; write nothing.")
+    ] = False,
+    in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
+    gallery: Annotated[bool, typer.Option(help="Write the gallery page when images were made.")] = True,
+    single_writer: Annotated[
+        bool,
+        typer.Option(
+            "--single-writer", help="For stores without exclusive create: you promise that one run writes to it."
+        ),
+    ] = False,
+) -> None:
+    """Retrieve real images of the classes from a pool: the baseline of synthetic ones. Run it again to continue.
+
+    Example: `sixfold retrieve recipes/sandbox-retrieve.yaml --scale 6x`
+    """
+    with waiting("loading the program"):
+        from cluster.process.slurm import idle_parts
+        from cluster.process.stop_flag import StopFlag
+        from gen.make.plan import parse_scale
+        from retrieve.run.recipe import RetrieveRecipe
+        from retrieve.run.run import look, run
+        from shards.disk.address import one_spelling
+
+    changed = [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])]
+    chosen = load_recipe(recipe, RetrieveRecipe, changed, say=warn)
+    asked = parse_scale(scale)
+    place, note = (out, None) if out is not None else default_place(recipe, f"out/{chosen.name}")
+    if note is not None:
+        warn(note)
+    if dry_run:
+        with StopFlag() as stop:
+            say(look(chosen, asked, stop, warn))
+        say(f"{'output':<9}{one_spelling(place)}")
+        return
+    for line in idle_parts(os.environ, chosen.cluster.gpus_used):
+        warn(line)
+    say(f"output: {one_spelling(place)}")
+    with StopFlag() as stop:
+        outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
+    if gallery and outcome.made_units:
+        from shards.verbs import gallery_page
+
+        say(f"gallery: {gallery_page(place)}")
+    say(outcome.sentence())
+    raise typer.Exit(outcome.exit_code)
 
 
 def pool(

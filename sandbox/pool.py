@@ -30,6 +30,7 @@ from shards.disk.replace import replace_file
 from shards.disk.tar import header, padding, trailer
 
 ROWS_PER_SHARD = 1_000
+DEADLINE_S = 3_600.0  # for all shards; two cores take two minutes
 # LAION's column names first, then those of img2dataset, then the scene and what was planted (the truth for tests).
 POOL_SCHEMA = pa.schema(
     [
@@ -70,7 +71,7 @@ def write_pool(folder: Path, rows: Sequence[PoolRow], say: Callable[[str], None]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(len(todo), os.cpu_count() or 1) or 1, context) as processes:
         shards = [processes.submit(write_shard, folder, start, rows[start : start + ROWS_PER_SHARD]) for start in todo]
-        for number, shard in enumerate(as_completed(shards), start=1):
+        for number, shard in enumerate(as_completed(shards, timeout=DEADLINE_S), start=1):
             shard.result(timeout=0)
             if number % 10 == 0 or number == len(shards):
                 say(f"pool: {number} of {len(shards)} shards")

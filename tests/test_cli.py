@@ -43,6 +43,7 @@ VERBS = [
     "generate",
     "meanings",
     "prompts",
+    "retrieve",
     "pool",
     "embed",
     "filter",

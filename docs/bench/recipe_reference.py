@@ -16,15 +16,23 @@ from pydantic import BaseModel
 from cluster.recipes.load import kind_of, plain_yaml
 from gen.run.recipe import Recipe
 from gen.wording.lexicon import Lexicon
+from retrieve.run.recipe import RetrieveRecipe
 from shards.disk.home import home
 from train.recipe import TrainRecipe
 from train.sweep.plan import SweepSpec
 
 PAGE = home() / "docs" / "recipes.md"
 SCHEMAS = home() / "recipes" / "schema"
-KINDS: dict[str, type[BaseModel]] = {"generate": Recipe, "train": TrainRecipe, "sweep": SweepSpec, "lexicon": Lexicon}
+KINDS: dict[str, type[BaseModel]] = {
+    "generate": Recipe,
+    "retrieve": RetrieveRecipe,
+    "train": TrainRecipe,
+    "sweep": SweepSpec,
+    "lexicon": Lexicon,
+}
 ABOUT = {
     "generate": "What `sixfold generate`, `plan`, `prompts` and `meanings` read. `sixfold init` writes one.",
+    "retrieve": "What `sixfold retrieve` reads: the classes, the pool, how it is searched, what is kept.",
     "train": "What `sixfold train` reads. `log: wandb` needs `pip install wandb`, and its key in WANDB_API_KEY.",
     "sweep": "What `sixfold sweep` reads: a training recipe, and what changes from point to point.",
     "lexicon": "The words that prompts are made of without a language model; `prompts.lexicon` names the file. Two "
@@ -49,9 +57,9 @@ A run depends on one YAML file, its recipe. This page lists every field; it is w
 
 * **Senses by hand** (`meanings.overrides`) are a YAML file of lines `name or id: phrase`: `crane: crane, the bird`.
 
-[generate](#generate), [train](#train), [sweep](#sweep), and [lexicons](#lexicon), which recipes name. In the tables
-"required" means that there is no default. `[0]` stands for the number of a list's entry, `NAME` for a name of your
-choice.
+[generate](#generate), [retrieve](#retrieve), [train](#train), [sweep](#sweep), and [lexicons](#lexicon), which recipes
+name. In the tables "required" means that there is no default. `[0]` stands for the number of a list's entry, `NAME`
+for a name of your choice.
 """
 MAX_EXAMPLE = 60
 Schema = Mapping[str, Any]

@@ -56,8 +56,8 @@ def begun_by(store: Store) -> Origin | None:
     known = read_origin(store)
     if known is not None and not known.body.keys() >= {"identity", "code", "prompts_sha256"}:
         raise ValueError(
-            f"{store.url}: found a data set that was imported, expected one that `sixfold generate` began; use another "
-            "output folder"
+            f"{store.url}: found a data set that an import or `sixfold retrieve` began, expected one of `sixfold "
+            "generate`; use another output folder"
         )
     return known
 

@@ -28,7 +28,7 @@ def real_pictures(store: Store, per_class: int) -> tuple[str, Iterator[tuple[int
     Raises ValueError if recipe or classes of the data set are damaged; the iterator raises it if the source is.
     """
     known = read_origin(store)
-    identity = None if known is None else known.body.get("identity")
+    identity = None if known is None or "prompts_sha256" not in known.body else known.body.get("identity")
     if not isinstance(identity, dict) or not store.exists(RECIPE):
         return None
     recipe = parse_recipe(store.read_bytes(RECIPE), Recipe, RECIPE)

@@ -6,7 +6,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.machine import usable_cores
-from gen.model.clip import OPEN_CLIP, clip_folder
 from retrieve.pool.embeddings import MODALITIES, Modality
 from retrieve.pool.pool import Pool
 from retrieve.pool.spec import PoolSpec
@@ -43,18 +42,7 @@ class EmbedSpec(BaseModel):
 
     def at_home(self) -> "EmbedSpec":
         """The same with absolute paths, for workers of other working folders."""
-        pool, clip = self.pool, self.pool.clip
-        assert clip is not None
-        if clip.revision is None:
-            mark = OPEN_CLIP if clip.model.startswith(OPEN_CLIP) else ""
-            clip = clip.model_copy(update={"model": f"{mark}{clip_folder(clip).absolute()}"})
-        places = {
-            name: place.absolute()
-            for name in ("source", "metadata", "embeddings", "images")
-            if (place := getattr(pool, name)) is not None
-        }
-        block = tuple(path.absolute() for path in pool.block)
-        return self.model_copy(update={"pool": pool.model_copy(update={**places, "clip": clip, "block": block})})
+        return self.model_copy(update={"pool": self.pool.at_home()})
 
     def decoders(self, is_cuda: bool) -> int:
         """How many threads decode."""

@@ -150,6 +150,12 @@ def filter_data_set(
     return Filtered(table, rule, False)
 
 
+def rows_of_set(source: str, descriptor: Descriptor, say: Say) -> NDArray[np.float16]:
+    """A row for each picture of a data set, such as a test set. Raises ValueError for what is none."""
+    store = open_data_set(source)
+    return _rows_of(store, scan_records(store), descriptor, say, lambda what, done, total: None, "pictures")[0]
+
+
 def names_of_classes(samples: pa.Table) -> dict[int, str]:
     """Class id -> what most of its samples are called: their meaning if they have one, else the name of the class. Of
     equally frequent ones the first in the alphabet."""

@@ -1,7 +1,7 @@
 """The candidates of a retrieved data set: for each class the rows of a pool that may become its images, in their order.
 
-In: rows of a pool by class. Out: `Candidates`. On disk: candidates.parquet, one row a candidate, sorted by class and
-rank; the same candidates give the same bytes.
+In: rows of a pool by class. Out: a `CandidateTable`. On disk: candidates.parquet, one row a candidate, sorted by class
+and rank; the same candidates give the same bytes.
 
 Sample number q of a class has candidate q, then, if that one cannot be had, q + N, q + 2 N and so on, where N is the
 number of samples that a class can have at most: no two samples have a candidate in common, and which ones a sample has
@@ -55,13 +55,13 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Candidates:
+class CandidateTable:
     """The whole table, in memory as arrow columns: 150 bytes a row or so."""
 
     table: pa.Table
 
     @staticmethod
-    def load(source: bytes | Path) -> "Candidates":
+    def load(source: bytes | Path) -> "CandidateTable":
         """Raises ValueError if it is not such a table."""
         try:
             table = pq.read_table(io.BytesIO(source) if isinstance(source, bytes) else source)
@@ -69,7 +69,7 @@ class Candidates:
             raise ValueError(f"candidates: found no parquet file ({str(error)[:120]}), expected one") from None
         if table.schema.names != SCHEMA.names:
             raise ValueError(f"candidates: found columns {table.schema.names}, expected {SCHEMA.names}")
-        return Candidates(table.cast(SCHEMA))
+        return CandidateTable(table.cast(SCHEMA))
 
     @cached_property
     def _starts(self) -> Mapping[int, tuple[int, int]]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gen.make.maker import Made, Picture
 from gen.make.plan import MAX_INT32, Plan, Sample, sample_uid
 from gen.make.refill import UnitJob, UnitWorker
-from retrieve.make.candidates import CANDIDATES, Candidate, Candidates
+from retrieve.make.candidates import CANDIDATES, Candidate, CandidateTable
 from retrieve.make.pictures import as_picture
 from retrieve.pool.images import Place, PoolImages
 from retrieve.pool.pool import open_pool
@@ -42,7 +42,7 @@ def make_from_tars_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     """A worker from plain data (`FromTarsJob.model_dump(mode="json")`). Raises ValueError in one line."""
     checked = FromTarsJob.model_validate(job)
     store = open_store(checked.unit.out, checked.unit.single_writer)
-    candidates = Candidates.load(store.read_bytes(CANDIDATES))
+    candidates = CandidateTable.load(store.read_bytes(CANDIDATES))
     return UnitWorker(checked.unit, FromTars(checked, candidates, PoolImages(open_pool(checked.pool))), store)
 
 
@@ -54,7 +54,7 @@ class FromTars:
     advice_on_memory = "expected room for 32 pictures; take the largest ones out of the pool"
     advice_on_failure = "check the pool's tars, and the candidates with `sixfold retrieve --dry-run`"
 
-    def __init__(self, job: FromTarsJob, candidates: Candidates, images: PoolImages) -> None:
+    def __init__(self, job: FromTarsJob, candidates: CandidateTable, images: PoolImages) -> None:
         self.job = job
         self.candidates = candidates
         self.images = images

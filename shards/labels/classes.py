@@ -76,7 +76,9 @@ class ClassSpec(BaseModel):
     per_class: int | None = Field(
         None, ge=1, le=MAX_COUNT, description="the same count for every class", examples=[100]
     )
-    total: int | None = Field(None, ge=1, le=MAX_COUNT, description="images in all, spread within one over the classes")
+    total: int | None = Field(
+        None, ge=1, le=MAX_COUNT, description="images in all, spread within one over the classes", examples=[1000]
+    )
     counts: Annotated[tuple[int, ...] | str | None, BESIDE] = Field(
         None, description="one count per class, in line or one a line in a file", examples=["counts.txt"]
     )

@@ -58,7 +58,8 @@ def test_recipes_of_the_working_folder_come_first_and_those_that_ship_are_found_
     assert recipe_files("") == ["deep/", "mine.yaml", "recipes/"]
     assert recipe_files("deep/") == ["deep/inner.yaml"]
     assert recipe_files(f"{tmp_path}/m") == [f"{tmp_path}/mine.yaml"]
-    assert recipe_files("recipes/sandb") == ["recipes/sandbox-train.yaml", "recipes/sandbox.yaml"]
+    names = ("sandbox-retrieve", "sandbox-train", "sandbox-vit", "sandbox")
+    assert recipe_files("recipes/sandb") == [f"recipes/{name}.yaml" for name in names]
     assert "recipes/sweeps/scale.yaml" in recipe_files("recipes/sweeps/")
     assert recipe_files("sandbox/") == [], "what ships beside recipes is no recipe"
 

@@ -256,7 +256,7 @@ def test_generate_does_not_go_on_in_an_import_and_leaves_it_as_it_was(tmp_path: 
     line = ["export", str(home() / "sandbox" / "real-train"), "--to", "shards", "--out", str(tmp_path / "out")]
     assert command(*line)[0] == 0
     before = data_of(tmp_path / "out")
-    with pytest.raises(ValueError, match="found a data set that was imported, expected one that `sixfold generate`"):
+    with pytest.raises(ValueError, match="found a data set that an import or `sixfold retrieve` began, expected"):
         generate(tmp_path / "out")
     assert command(*line)[0] == 0, "the same import goes on"
     assert data_of(tmp_path / "out") == before

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gen.make.plan import Sample
-from retrieve.make.candidates import SCHEMA, Candidates, table_bytes
+from retrieve.make.candidates import SCHEMA, CandidateTable, table_bytes
 from retrieve.make.from_tars import FromTars
 from tests.support.small_pool import from_tars_job
 
 
-def candidates_of(num_per_class: dict[int, int]) -> Candidates:
+def candidates_of(num_per_class: dict[int, int]) -> CandidateTable:
     rows = [(class_id, rank) for class_id, num in sorted(num_per_class.items()) for rank in range(num)]
     empty = {name: [None] * len(rows) for name in SCHEMA.names}
     told = {
@@ -20,7 +20,7 @@ def candidates_of(num_per_class: dict[int, int]) -> Candidates:
         "row": list(range(100, 100 + len(rows))),
         "caption": [f"{class_id}/{rank}" for class_id, rank in rows],
     }
-    return Candidates.load(table_bytes(pa.table({**empty, **told}, schema=SCHEMA)))
+    return CandidateTable.load(table_bytes(pa.table({**empty, **told}, schema=SCHEMA)))
 
 
 def test_a_candidate_is_found_by_class_and_rank():
@@ -34,9 +34,9 @@ def test_a_candidate_is_found_by_class_and_rank():
 
 def test_the_same_candidates_give_the_same_bytes():
     table = candidates_of({3: 2, 8: 1}).table
-    assert table_bytes(table) == table_bytes(Candidates.load(table_bytes(table)).table)
+    assert table_bytes(table) == table_bytes(CandidateTable.load(table_bytes(table)).table)
     with pytest.raises(ValueError, match="found no parquet file"):
-        Candidates.load(b"PAR1")
+        CandidateTable.load(b"PAR1")
 
 
 @settings(max_examples=60, deadline=None)

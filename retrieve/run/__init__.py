@@ -1,0 +1,1 @@
+"""The whole path of a retrieved data set: recipe, search, shards."""

@@ -1,0 +1,166 @@
+"""One retrieval: a recipe, a scale and an output in; finished shards of real images, a subset and a summary out.
+
+The whole path in one place:
+
+    recipe ─▶ classes, meanings ─▶ search of the pool ─▶ candidates.parquet ─▶ plan ─▶ units without a record ─▶ fan_out
+
+The same call continues an interrupted run; a recipe or a pool that would give other images is refused with the list of
+differences (`retrieve.run.output`); a scale that is already there makes nothing.
+"""
+
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+from cluster.code import code_hash
+from cluster.fan_out.attempt import life_id
+from cluster.process.lease import Lease
+from cluster.process.stop_flag import StopFlag
+from cluster.waiting import waited_for, waiting
+from gen.make.outcome import MakeOutcome, asked_of, outcome_of
+from gen.make.plan import Plan
+from gen.make.refill import UnitJob
+from gen.make.scale import scale_name, write_scale, write_summary
+from gen.make.work import set_torn_aside, work_off
+from retrieve.make.from_tars import FromTarsJob, make_from_tars_worker
+from retrieve.pool.pool import Pool, open_pool
+from retrieve.run.output import open_output
+from retrieve.run.recipe import RetrieveRecipe, identity
+from retrieve.run.search import search_pool
+from shards.disk.address import one_spelling
+from shards.disk.amounts import counted
+from shards.disk.data_set import open_to_write
+from shards.disk.store import FolderStore
+from shards.labels.classes import Class, load_classes
+from shards.set.manifest import scan_records
+from shards.views.dataset_card import write_folder_card
+
+WHEN_SLOW = "raise cluster.stall_deadline_s"
+Say = Callable[[str], None]
+
+
+def run(
+    recipe: RetrieveRecipe,
+    scale: Fraction,
+    out: str,
+    home: Path,
+    stop: StopFlag,
+    single_writer: bool = False,
+    say: Say = print,
+) -> MakeOutcome:
+    """Make what is missing of `scale` in `out`, a folder or URL; `say` hears in one line what takes long.
+
+    Raises ValueError, OSError or RuntimeError with one line. What goes wrong later is in the outcome.
+    """
+    started = time.monotonic()
+    if scale > recipe.most:
+        raise ValueError(
+            f"scale: found {scale_name(scale)}, expected at most {recipe.most}x, for which candidates are shared out; "
+            "set `most` in a recipe for another output"
+        )
+    url = one_spelling(out)
+    with waiting("opening the pool"):
+        pool = open_pool(recipe.pool)
+        check_images(pool)
+    classes = load_classes(recipe.classes)
+    plan = plan_of(recipe, classes)
+    units = plan.units(scale)  # refuses impossible sizes before anything is touched
+    code = code_hash(home)
+    store = open_to_write(url, single_writer)
+    life = life_id(os.environ, time.time(), secrets.token_bytes(5))
+    lock_folder = store.root if isinstance(store, FolderStore) else None
+    with waiting(f"taking {url}"):
+        taken = Lease.take(store, life, stop.request, lock_folder=lock_folder)
+    with taken as lease:
+        lease.doing = waited_for
+        mark = open_output(
+            store,
+            recipe,
+            identity(recipe, pool.digest),
+            classes,
+            code,
+            lambda: search_pool(recipe, classes, pool, stop, say),
+            say,
+        )
+        with waiting("reading what is there"):
+            write_folder_card(store, recipe.name)
+            set_torn_aside(store, say)
+            before = scan_records(store, mark)
+        todo = [unit for unit in units if unit not in before]
+        work = None
+        if todo:
+            write_summary(store, asked_of(plan, scale))
+            job = job_of(recipe, classes, url, single_writer, mark, code)
+            make_worker = partial(make_from_tars_worker, job.model_dump(mode="json"))
+            work = work_off(todo, plan, make_worker, recipe.cluster, store, stop, lease, 1, WHEN_SLOW)
+        with waiting("reading what is there"):
+            records = scan_records(store, mark)
+        outcome = outcome_of(plan, scale, before, records, work, time.monotonic() - started)
+        if outcome.done_units == outcome.asked_units:
+            write_scale(store, plan, scale, records)
+        write_summary(store, outcome.as_json())
+        return outcome
+
+
+def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> str:
+    """What a search finds and leaves out, and whether it is enough; writes nothing."""
+    with waiting("opening the pool"):
+        pool = open_pool(recipe.pool)
+        check_images(pool)
+    classes = load_classes(recipe.classes)
+    plan = plan_of(recipe, classes)
+    _, counts = search_pool(recipe, classes, pool, stop, say)
+    lines = [f"{what:<28}{number:>12,}" for what, number in counts.items() if isinstance(number, int)]
+    lines += [f"  {reason:<26}{number:>12,}" for reason, number in counts["reasons"].items()]
+    wanted = {f"{one.id} {one.name}": math.ceil(one.count * scale) for one in classes}
+    short = {name: num for name, num in counts["kept of each class"].items() if num < wanted[name]}
+    lines.append(f"{scale_name(scale)}: {counted(plan.num_samples(scale), 'image')} asked for")
+    if short:
+        few = ", ".join(f"{name} {num:,} of {wanted[name]:,}" for name, num in list(short.items())[:20])
+        lines.append(f"short: {few}; raise filter.top or lower filter.score, or search by more routes")
+    return "\n".join(lines)
+
+
+def check_images(pool: Pool) -> None:
+    """Raises ValueError for a pool whose images lie elsewhere."""
+    if not pool.tars:
+        raise ValueError(f"{pool.spec.source}: found no *.tar, expected the pool's images; give them with pool.images")
+
+
+def plan_of(recipe: RetrieveRecipe, classes: Sequence[Class]) -> Plan:
+    """The plan as far as sizes go."""
+    return Plan(
+        {one.id: one.count for one in classes},
+        dict.fromkeys((one.id for one in classes), 1),
+        recipe.seed,
+        recipe.shards.samples_per_shard,
+        recipe.shards.max_draws,
+    )
+
+
+def job_of(
+    recipe: RetrieveRecipe, classes: Sequence[Class], url: str, single_writer: bool, mark: str, code: str
+) -> FromTarsJob:
+    """What workers are given."""
+    return FromTarsJob(
+        unit=UnitJob(
+            out=url,
+            single_writer=single_writer,
+            fingerprint=mark,
+            screen=recipe.screen,
+            shards=recipe.shards,
+            extra={"code": code},
+        ),
+        num_per_class={one.id: one.count for one in classes},
+        class_names={one.id: one.name for one in classes},
+        most_folds=recipe.most,
+        seed=recipe.seed,
+        pool=recipe.pool.at_home(),
+        size_px=recipe.size_px,
+        licence=recipe.licence,
+    )

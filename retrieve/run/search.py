@@ -1,0 +1,320 @@
+"""The search of a pool: which rows may become images of a class, and in which order.
+
+In: a recipe, its classes, its pool. Out: candidates.parquet as bytes, and how many rows each step left. On disk: reads
+the pool and the test sets; features of test sets are kept in this user's cache.
+
+    routes       rows whose caption says the class, whose caption or image is near its text; joined
+    one class    a row that several classes found goes to the one whose text its image is nearer to
+    threshold    `retrieve.filter.rule`: by the score of the image with the text of its class
+    test sets    what shows a picture of a test set goes, whatever its light (`retrieve.dedup`)
+    duplicates   of the same bytes, and of near-duplicates, one stays
+    order        at random, or the nearest first
+
+Rows that are flagged or blocked take no part: none of their pictures is decoded.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cluster.process.exit import Draining
+from cluster.process.machine import usable_cores
+from cluster.process.stop_flag import StopFlag
+from cluster.waiting import waiting
+from gen.model.clip import Clip
+from gen.prompts.meanings import choose_meanings
+from gen.prompts.real_images import decode_picture
+from gen.wording.lexicon import load_lexicon
+from retrieve.captions.queries import clauses_of
+from retrieve.captions.search import CLASS_ID, CaptionSearch, find_in_part
+from retrieve.dedup.descriptor import SCALES, Descriptor, picture_descriptor
+from retrieve.dedup.leak import nearest
+from retrieve.dedup.near import near_groups
+from retrieve.filter.filter import rows_of_set
+from retrieve.filter.rule import KEPT, Candidates, decide
+from retrieve.filter.score import class_rows, scores_of
+from retrieve.make.candidates import SCHEMA, table_bytes
+from retrieve.pool.images import PoolImages
+from retrieve.pool.pool import KEPT as MAY_LEAVE
+from retrieve.pool.pool import ROW, Pool
+from retrieve.run.recipe import RetrieveRecipe
+from retrieve.scan.scan import exact_scan
+from shards.disk.amounts import counted
+from shards.labels.classes import Class
+
+ROLES = ("caption", "url", "shard", "key", "licence", "punsafe", "sha256")
+BATCH = 256  # pictures decoded and described at once
+
+Say = Callable[[str], None]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Hits:
+    """Pairs (class, row), each once, ordered by row, then by class."""
+
+    class_ids: Ints
+    rows: Ints
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, mask: NDArray[np.bool_]) -> "_Hits":
+        return _Hits(self.class_ids[mask], self.rows[mask])
+
+
+def search_pool(
+    recipe: RetrieveRecipe, classes: Sequence[Class], pool: Pool, stop: StopFlag, say: Say
+) -> tuple[bytes, dict[str, Any]]:
+    """Raises ValueError in one line: a class that nothing can be searched for, a CLIP of another width, a test set that
+    is none; Draining on a stop."""
+    names = _names(recipe, classes)
+    clip = None if recipe.pool.clip is None else Clip.load(recipe.pool.clip)
+    texts = None if clip is None else class_rows(clip, names, recipe.search.templates)
+    counts: dict[str, Any] = {"rows of the pool": pool.num_rows}
+    hits = _found(recipe, classes, pool, texts, stop)
+    counts["found"] = len(hits)
+    hits = _at_most(hits, recipe.search.most_per_class, recipe.seed)
+    counts["looked at"] = len(hits)
+    about = pool.take(np.unique(hits.rows), ROLES)
+    may_leave = about[ROW].to_numpy()[about[MAY_LEAVE].to_numpy()]
+    hits = hits.where(np.isin(hits.rows, may_leave))
+    counts["neither flagged nor blocked"] = len(hits)
+    scores = None
+    if texts is not None and pool.image is not None:
+        with waiting(f"comparing {counted(len(hits), 'image')} with the texts of their classes"):
+            scores = scores_of(pool.image.take(hits.rows), hits.class_ids, texts)
+    best = _best_of_each_row(hits, scores)
+    hits, scores = hits.where(best), None if scores is None else scores[best]
+    counts["of one class each"] = len(hits)
+    if not len(hits):
+        raise ValueError(f"{pool.spec.source}: found no image of any class; look at search.captions and pool.columns")
+    reasons = _decided(recipe, pool, hits, scores, about, stop, say)
+    counts["reasons"] = dict(sorted(Counter(reasons.tolist()).items()))
+    kept = hits.where(reasons == KEPT)
+    table = _table(recipe, pool, kept, None if scores is None else scores[reasons == KEPT], about)
+    counts["kept of each class"] = _by_class(classes, table)
+    return table_bytes(table), counts
+
+
+def _go_on(stop: StopFlag) -> None:
+    if stop.requested:
+        raise Draining(f"stopped on request ({stop.reason})")
+
+
+def _names(recipe: RetrieveRecipe, classes: Sequence[Class]) -> dict[int, str]:
+    """Class id -> its meaning, or its name if none was chosen."""
+    with waiting(f"choosing meanings of {counted(len(classes), 'name')} ({recipe.meanings.choose})"):
+        chosen = choose_meanings(classes, recipe.meanings, load_lexicon(recipe.lexicon), None, recipe.seed)
+    phrases = {one.class_id: one.phrase for one in chosen}
+    return {one.id: phrases.get(one.id) or one.name for one in classes}
+
+
+# what is found
+
+
+def _found(
+    recipe: RetrieveRecipe,
+    classes: Sequence[Class],
+    pool: Pool,
+    texts: Mapping[int, NDArray[np.float32]] | None,
+    stop: StopFlag,
+) -> _Hits:
+    found: list[tuple[Ints, Ints]] = []
+    for route in recipe.search.routes:
+        if route == "captions":
+            found += _by_caption(recipe, classes, pool, stop)
+            continue
+        embeddings = pool.embeddings(route)
+        if embeddings is None:
+            raise ValueError(
+                f"{pool.spec.source}: found no {route} vectors, expected those of the route {route}; make them with "
+                "`sixfold embed`, or take it out of search.routes"
+            )
+        assert texts is not None, "the recipe has a CLIP for this route"
+        ids = np.array(sorted(texts), np.int64)
+        with waiting(f"searching {embeddings.num_rows:,} {route} vectors"):
+            queries = np.stack([texts[int(one)] for one in ids])
+            rows = exact_scan(embeddings, queries, recipe.search.per_query).rows
+        places = rows >= 0
+        found.append((np.repeat(ids, places.sum(axis=1)), rows[places]))
+    class_ids, rows = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((class_ids, rows))
+    class_ids, rows = class_ids[order], rows[order]
+    is_new = np.ones(len(rows), bool)
+    is_new[1:] = (np.diff(rows) != 0) | (np.diff(class_ids) != 0)
+    return _Hits(class_ids[is_new], rows[is_new])
+
+
+def _by_caption(
+    recipe: RetrieveRecipe, classes: Sequence[Class], pool: Pool, stop: StopFlag
+) -> Iterator[tuple[Ints, Ints]]:
+    search = CaptionSearch(clauses_of(classes, recipe.search.captions), recipe.search.captions.match)
+    done = 0
+    with waiting(lambda: f"reading captions: {done:,} of {pool.num_rows:,}"):
+        for part in pool.parts:
+            _go_on(stop)
+            table = find_in_part(pool, part, search)
+            done = part.first_row + part.num_rows
+            yield table[CLASS_ID].to_numpy().astype(np.int64), table[ROW].to_numpy()
+
+
+def _at_most(hits: _Hits, most: int, seed: int) -> _Hits:
+    """At most so many rows of a class, drawn by a hash of seed and row."""
+    ids, sizes = np.unique(hits.class_ids, return_counts=True)
+    large = ids[sizes > most]
+    if not len(large):
+        return hits
+    stays = np.ones(len(hits), bool)
+    for one in large:
+        mine = np.flatnonzero(hits.class_ids == one)
+        stays[mine[np.argsort(_hashed(seed, hits.rows[mine]), kind="stable")[most:]]] = False
+    return hits.where(stays)
+
+
+def _best_of_each_row(hits: _Hits, scores: NDArray[np.float32] | None) -> NDArray[np.bool_]:
+    """Of the pairs of a row the one with the best score; of equal ones the lowest class."""
+    strength = np.zeros(len(hits)) if scores is None else np.nan_to_num(scores.astype(np.float64), nan=-2.0)
+    order = np.lexsort((hits.class_ids, -strength, hits.rows))
+    first = np.ones(len(hits), bool)
+    first[1:] = hits.rows[order][1:] != hits.rows[order][:-1]
+    best = np.zeros(len(hits), bool)
+    best[order[first]] = True
+    return best
+
+
+# what is kept
+
+
+def _decided(
+    recipe: RetrieveRecipe,
+    pool: Pool,
+    hits: _Hits,
+    scores: NDArray[np.float32] | None,
+    about: pa.Table,
+    stop: StopFlag,
+    say: Say,
+) -> NDArray[np.str_]:
+    """Pictures are described only of rows that pass the threshold: a pool may hold billions."""
+    rule = recipe.filter.rule(SCALES["picture"].test_above if recipe.dedup.against else None)
+    same = _same_bytes(hits, about)
+    told = Candidates(ids=hits.rows, classes=hits.class_ids, scores=scores, same=same)
+    if not recipe.dedup.against and recipe.dedup.near is None:
+        return decide(told, rule).reasons
+    # copies too: where the first of them is in a test set, so are the others
+    before = decide(replace(told, same=None), replace(rule, cap=None)).kept
+    descriptor = picture_descriptor()
+    pictures = _described(pool, hits.rows[before], descriptor, stop)
+    similarity, groups = None, None
+    if recipe.dedup.against:
+        similarity = np.full(len(hits), -1, np.float32)
+        for source in recipe.dedup.against:
+            tests = rows_of_set(source, descriptor, say)
+            similarity[before] = np.maximum(similarity[before], nearest(pictures, tests)[1])
+    if recipe.dedup.near is not None:
+        groups = np.arange(len(hits), dtype=np.int64)
+        groups[before] = np.flatnonzero(before)[near_groups(pictures, recipe.dedup.near)]
+    return decide(replace(told, test_similarity=similarity, near=groups), rule).reasons
+
+
+def _described(pool: Pool, rows: Ints, descriptor: Descriptor, stop: StopFlag) -> NDArray[np.float16]:
+    """A row for each picture; zeros for one that cannot be read, which the Maker will name."""
+    images = PoolImages(pool)
+    places = images.places(rows.tolist())
+    found: list[NDArray[np.float32]] = []
+    done = 0
+    with (
+        ThreadPoolExecutor(usable_cores()) as threads,
+        waiting(lambda: f"looking at pictures of the pool: {done:,} of {len(rows):,}"),
+    ):
+        for start in range(0, len(places), BATCH):
+            _go_on(stop)
+            read = [_read(images, place) for place in places[start : start + BATCH]]
+            pictures = list(threads.map(_decoded, read))
+            found.append(descriptor.rows_of(pictures))
+            done += len(read)
+    return np.concatenate(found).astype(np.float16)
+
+
+def _read(images: PoolImages, place: Any) -> bytes:
+    try:
+        return images.read(place)
+    except ValueError:
+        return b""
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    """One black pixel, which every descriptor sees nothing in, for what is no picture."""
+    pixels = decode_picture(data) if data else "failed_to_read"
+    return np.zeros((1, 1, 3), np.uint8) if isinstance(pixels, str) else pixels
+
+
+def _same_bytes(hits: _Hits, about: pa.Table) -> Ints | None:
+    """Equal numbers for equal hashes; None if the pool says none."""
+    if "sha256" not in about.column_names:
+        return None
+    at = np.searchsorted(about[ROW].to_numpy(), hits.rows)
+    hashes = about["sha256"].take(pa.array(at)).to_pylist()
+    first: dict[str, int] = {}
+    return np.array(
+        [place if one is None else first.setdefault(one, place) for place, one in enumerate(hashes)], np.int64
+    )
+
+
+# the table
+
+
+def _table(
+    recipe: RetrieveRecipe, pool: Pool, hits: _Hits, scores: NDArray[np.float32] | None, about: pa.Table
+) -> pa.Table:
+    by = _hashed(recipe.seed, hits.rows).astype(np.float64)
+    if recipe.order == "score" and scores is not None:
+        by = -scores.astype(np.float64)
+    order = np.lexsort((hits.rows, by, hits.class_ids))
+    class_ids, rows = hits.class_ids[order], hits.rows[order]
+    first = np.searchsorted(class_ids, class_ids, side="left")
+    told = about.take(pa.array(np.searchsorted(about[ROW].to_numpy(), rows)))
+    nothing = pa.nulls(len(rows))
+    columns = {name: told[name] if name in told.column_names else nothing for name in SCHEMA.names}
+    columns |= {
+        "class_id": pa.array(class_ids),
+        "rank": pa.array(np.arange(len(rows)) - first),
+        "row": pa.array(rows),
+        "score": nothing if scores is None else pa.array(scores[order]),
+        "caption": _texts(told["caption"]),
+    }
+    if pool.tars and pool.columns.key is not None:
+        places = PoolImages(pool).places(rows.tolist())
+        columns |= {"shard": pa.array([one.shard for one in places]), "key": pa.array([one.key for one in places])}
+    return pa.table({name: pa.chunked_array([_plain(columns[name])]) for name in SCHEMA.names}).cast(SCHEMA)
+
+
+def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A caption that is missing is an empty one: a row is found by its vector, too."""
+    return column.cast(pa.string()).fill_null("")
+
+
+def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _by_class(classes: Sequence[Class], table: pa.Table) -> dict[str, int]:
+    number = Counter(table["class_id"].to_pylist())
+    return {f"{one.id} {one.name}": number[one.id] for one in classes}
+
+
+def _hashed(seed: int, rows: Ints) -> NDArray[np.uint64]:
+    """A number for each row that looks random and is the same everywhere (splitmix64 of seed and row)."""
+    key = int.from_bytes(hashlib.blake2b(f"retrieve {seed}".encode(), digest_size=8).digest(), "little")
+    with np.errstate(over="ignore"):
+        x = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
