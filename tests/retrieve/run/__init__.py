@@ -1,0 +1,1 @@
+"""Retrieved data sets from start to end."""

@@ -1,0 +1,193 @@
+"""A retrieved data set from recipe to shards: the right images, none that must not be there, the same ones again."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.process.stop_flag import StopFlag
+from gen.make.outcome import MakeOutcome
+from gen.model.clip import Clip, ClipSpec
+from retrieve.make.candidates import CANDIDATES
+from retrieve.pool.images import PoolImages
+from retrieve.pool.pool import open_pool
+from retrieve.pool.spec import PoolSpec
+from retrieve.run.recipe import RetrieveRecipe
+from retrieve.run.run import look, run
+from sandbox import captions, pool, sets
+from sandbox.world import CLASS_NAMES
+from shards.disk.home import home
+from shards.disk.jpeg import decode_jpeg
+from shards.disk.store import open_for_reading
+from shards.set.manifest import read_subset, read_table, scan_records
+from tests.support.small_pool import write_vectors
+
+CLIP = ClipSpec(model=str(home() / "sandbox" / "models" / "clip"), device="cpu")
+ROWS = 600
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pool of 600 rows with vectors, and the test set that some of them are copies of."""
+    folder = tmp_path_factory.mktemp("world")
+    rows = list(captions.pool_rows(ROWS, test_scenes=sets.set_scenes("real-test")))
+    (folder / "pool").mkdir()
+    pool.write_shard(folder / "pool", 0, rows)
+    sets.write_set("real-test", folder / "real-test")
+    opened = open_pool(PoolSpec(source=folder / "pool"))
+    images = PoolImages(opened)
+    pictures = [decode_jpeg(images.read(place)) for place in images.places(range(ROWS))]
+    write_vectors(folder / "pool" / "img_emb" / "img_emb_0.npy", Clip.load(CLIP).embed_images(pictures))
+    return folder
+
+
+def recipe_of(world: Path, **changes: object) -> RetrieveRecipe:
+    """Four images a class; the meaning is given."""
+    plain = {
+        "name": "small",
+        "classes": {"source": "sandbox", "per_class": 4},
+        "lexicon": "sandbox",
+        "meanings": {"choose": "given", "given": {name: f"{name}, the handwritten numeral" for name in CLASS_NAMES}},
+        "pool": {"source": str(world / "pool"), "clip": CLIP.model_dump()},
+        "search": {"captions": {"match": "word"}, "templates": ["{name}"]},
+        "filter": {"top": 0.5},
+        "dedup": {"against": [str(world / "real-test")], "near": 0.9},
+        "most": 3,
+        "size_px": 64,
+        "shards": {"samples_per_shard": 20},
+        "cluster": {"in_process": True},
+    }
+    return RetrieveRecipe.model_validate({**plain, **changes})
+
+
+def retrieved(recipe: RetrieveRecipe, out: Path, scale: int = 1, said: list[str] | None = None) -> MakeOutcome:
+    return run(recipe, Fraction(scale), str(out), home(), StopFlag(), say=[].append if said is None else said.append)
+
+
+def truth_of(world: Path, out: Path) -> list[dict[str, object]]:
+    """What was planted in the pool's row behind each image."""
+    planted = {row["URL"]: row for row in pq.read_table(world / "pool" / "00000.parquet").to_pylist()}
+    store = open_for_reading(str(out))
+    rows = read_table(store, scan_records(store)).filter(pc.field("status") == "success").to_pylist()
+    return [{**planted[row["url"]], "asked": row["class_id"]} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert retrieved(recipe_of(world), out, 2).exit_code == 0
+    return out
+
+
+def test_each_class_has_its_count_and_most_images_show_what_was_meant(world: Path, whole: Path) -> None:
+    truth = truth_of(world, whole)
+    assert np.bincount([row["asked"] for row in truth]).tolist() == [8] * 10
+    right = [row["sense"] == "numeral" and row["class_id"] == row["asked"] for row in truth]
+    bare = [row["class_id"] == row["asked"] for row in truth]
+    assert np.mean(right) > 0.7  # half of what the captions find shows pips
+    assert np.mean(bare) > 0.9
+
+
+def test_no_image_is_flagged_and_none_is_a_copy_of_a_test_image(world: Path, whole: Path) -> None:
+    truth = truth_of(world, whole)
+    assert max(row["punsafe"] for row in truth) <= 0.5
+    assert [row["near_test"] for row in truth if row["near_test"] >= 0] == []
+
+
+def test_no_image_is_there_twice(world: Path, whole: Path) -> None:
+    hashes = [row["sha256"] for row in truth_of(world, whole)]
+    assert len(hashes) == len(set(hashes))
+
+
+def test_copies_of_a_test_image_all_go_though_they_are_copies_of_each_other(world: Path, tmp_path: Path) -> None:
+    """If the first of two equal pictures goes for its test image, the second one does not take its place."""
+    rows = list(captions.pool_rows(ROWS, test_scenes=sets.set_scenes("real-test")))
+    copies = [row for row in rows if row.kind == "near_duplicate" and row.punsafe < 0.5]
+    assert copies
+    (tmp_path / "pool").mkdir()
+    pool.write_shard(tmp_path / "pool", 0, [*copies, *copies, *rows[:200]])
+    changes = {"pool": {"source": str(tmp_path / "pool")}, "filter": {"top": None}, "search": {}}
+    retrieved(recipe_of(world, **changes), tmp_path / "out")
+    found = pq.read_table(tmp_path / "out" / CANDIDATES)["row"].to_pylist()
+    assert min(found) >= 2 * len(copies)
+
+
+def test_the_same_call_again_makes_nothing_and_a_smaller_scale_is_contained(world: Path, whole: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in whole.glob("*.tar")}
+    again = retrieved(recipe_of(world), whole, 2)
+    assert (again.made_units, again.exit_code) == (0, 0)
+    assert retrieved(recipe_of(world), whole, 1).made_units == 0
+    assert {path.name: path.stat().st_mtime_ns for path in whole.glob("*.tar")} == before
+    store = open_for_reading(str(whole))
+    one, two = (set(read_subset(store, name)[0]["uid"].to_pylist()) for name in ("1x", "2x"))
+    assert (len(one), len(two)) == (40, 80)
+    assert one < two
+
+
+def test_another_run_gives_the_same_bytes(world: Path, whole: Path, tmp_path: Path) -> None:
+    retrieved(recipe_of(world), tmp_path / "out", 2)
+    for path in whole.glob("*.tar"):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_another_recipe_is_refused_with_what_differs(world: Path, whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"made by another recipe or from another pool \(filter.top: 0.5 before, 0.4"):
+        retrieved(recipe_of(world, filter={"top": 0.4}), whole)
+    with pytest.raises(ValueError, match=r"found 4x, expected at most 3x"):
+        retrieved(recipe_of(world), whole, 4)
+
+
+def test_a_pool_that_moved_is_the_same(world: Path, whole: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.symlink_to(world / "pool")
+    changes = {"pool": {"source": str(moved), "clip": CLIP.model_dump()}}
+    assert retrieved(recipe_of(world, **changes), whole, 2).made_units == 0
+
+
+def test_lost_candidates_are_searched_for_again(world: Path, whole: Path) -> None:
+    data = (whole / CANDIDATES).read_bytes()
+    (whole / CANDIDATES).unlink()
+    said: list[str] = []
+    assert retrieved(recipe_of(world), whole, 2, said).exit_code == 0
+    assert (whole / CANDIDATES).read_bytes() == data
+    assert any("written again: candidates.parquet" in line for line in said)
+
+
+def test_a_class_with_too_few_images_is_reported_short(world: Path, tmp_path: Path) -> None:
+    outcome = retrieved(recipe_of(world, filter={"cap": 3}), tmp_path / "out")
+    assert outcome.exit_code == 3
+    assert outcome.rejected == {"no_candidate": 10}
+    assert "no image after all draws for 10 samples" in outcome.sentence()
+
+
+def test_a_dry_run_says_what_each_step_left_and_who_is_short(world: Path) -> None:
+    text = look(recipe_of(world, filter={"cap": 3}), Fraction(1), StopFlag(), print)
+    for what in ("rows of the pool", "found", "in_test_set", "over_cap", "short: 0 zero 3 of 4"):
+        assert what in text
+
+
+def test_the_search_says_what_it_left_out_and_why(whole: Path) -> None:
+    counts = json.loads((whole / "_meta" / "search.json").read_text())
+    assert counts["rows of the pool"] == ROWS
+    assert {"kept", "low_score", "in_test_set"} <= counts["reasons"].keys()
+    assert sum(counts["reasons"].values()) == counts["of one class each"]
+
+
+def test_a_generator_does_not_go_on_in_a_retrieved_set(world: Path, whole: Path) -> None:
+    from gen.run.output import begun_by
+
+    with pytest.raises(ValueError, match="an import or `sixfold retrieve` began, expected one of `sixfold generate`"):
+        begun_by(open_for_reading(str(whole)))
+
+
+def test_a_pool_without_images_and_a_route_without_vectors_are_named(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "0.parquet").write_bytes((world / "pool" / "00000.parquet").read_bytes())
+    with pytest.raises(ValueError, match=r"found no \*.tar, expected the pool's images"):
+        retrieved(recipe_of(world, pool={"source": str(tmp_path / "pool"), "clip": CLIP.model_dump()}), tmp_path / "o")
+    with pytest.raises(ValueError, match="found no text vectors, expected those of the route text"):
+        retrieved(recipe_of(world, search={"routes": ["text"]}), tmp_path / "out")
