@@ -25,6 +25,7 @@ from cluster.process.lease import LEASE, Lease
 from cluster.recipes.load import load_recipe
 from docs.bench.cli_reference import PAGE, reference
 from gen.run.recipe import Recipe
+from retrieve.run.recipe import RetrieveRecipe
 from shards.disk.checked_json import to_checked
 from shards.disk.home import home
 from shards.disk.safe_text import visible
@@ -150,7 +151,7 @@ def test_the_example_of_a_verb_names_options_and_recipes_that_exist(verb: str) -
     for name in ("recipe", "sweep"):
         if name in context.params:
             path = HOME / context.params[name]
-            kind = {"train": TrainRecipe, "sweep": SweepSpec}.get(verb, Recipe)
+            kind = {"train": TrainRecipe, "sweep": SweepSpec, "retrieve": RetrieveRecipe}.get(verb, Recipe)
             load_recipe(path, kind, context.params["overrides"] or [])
 
 
@@ -487,7 +488,7 @@ def test_c1_a_stop_while_a_sweep_makes_its_data_is_exit_75(
         os.kill(os.getpid(), signal.SIGTERM)
         return recover(store)
 
-    monkeypatch.setattr("gen.run.run.recover", recover_then)
+    monkeypatch.setattr("gen.make.work.recover", recover_then)
     monkeypatch.chdir(tmp_path)
     base = f"base={HOME / 'recipes/sandbox-train.yaml'}"
     small = {

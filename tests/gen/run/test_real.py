@@ -33,7 +33,7 @@ def data_set(folder: Path, classes: object = "sandbox", **meanings: object) -> F
     store.replace(RECIPE, yaml.safe_dump(recipe).encode())
     store.replace(f"{META}/{CLASSES}", json.dumps(rows).encode())
     identity = {"name": "sandbox", "class_list": fingerprint(rows)}
-    store.replace(RUN, origin_bytes(FINGERPRINT, {}, {"identity": identity}))
+    store.replace(RUN, origin_bytes(FINGERPRINT, {}, {"identity": identity, "prompts_sha256": "0" * 64}))
     return store
 
 
