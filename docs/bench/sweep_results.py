@@ -96,9 +96,10 @@ def unpack(folder: Path) -> Found:
 def write(folders: Sequence[Path]) -> str:
     """The text between the markers, as it is written."""
     keep(folders)
-    with tempfile.TemporaryDirectory(prefix="sweeps") as scratch:
-        found = unpack(Path(scratch))
-        write_report([Path(scratch)], DATA / "report.html")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "sweeps of the sandbox"  # the title of the page
+        found = unpack(folder)
+        write_report([folder], DATA / "report.html")
     names = sorted({one.sweep.name for one in found.results if one.sweep is not None})
     if not names:
         raise ValueError(f"{KEPT}: found no sweep, expected folders that `sixfold sweep` wrote")
