@@ -58,11 +58,7 @@ def run(
     Raises ValueError, OSError or RuntimeError with one line. What goes wrong later is in the outcome.
     """
     started = time.monotonic()
-    if scale > recipe.most:
-        raise ValueError(
-            f"scale: found {scale_name(scale)}, expected at most {recipe.most}x, for which candidates are shared out; "
-            "set `most` in a recipe for another output"
-        )
+    check_scale(recipe, scale)
     url = one_spelling(out)
     with waiting("opening the pool"):
         pool = open_pool(recipe.pool)
@@ -108,7 +104,8 @@ def run(
 
 
 def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> str:
-    """What a search finds and leaves out, and whether it is enough; writes nothing."""
+    """What a search finds and leaves out, and whether it is enough; writes nothing. Refuses what `run` would."""
+    check_scale(recipe, scale)
     with waiting("opening the pool"):
         pool = open_pool(recipe.pool)
         check_images(pool)
@@ -124,6 +121,15 @@ def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> s
         few = ", ".join(f"{name} {num:,} of {wanted[name]:,}" for name, num in list(short.items())[:20])
         lines.append(f"short: {few}; raise filter.top or lower filter.score, or search by more routes")
     return "\n".join(lines)
+
+
+def check_scale(recipe: RetrieveRecipe, scale: Fraction) -> None:
+    """Raises ValueError for more folds than the candidates are shared out for."""
+    if scale > recipe.most:
+        raise ValueError(
+            f"scale: found {scale_name(scale)}, expected at most {recipe.most}x, for which candidates are shared out; "
+            "set `most` in a recipe for another output"
+        )
 
 
 def check_images(pool: Pool) -> None:

@@ -139,6 +139,8 @@ def test_another_recipe_is_refused_with_what_differs(world: Path, whole: Path) -
         retrieved(recipe_of(world, filter={"top": 0.4}), whole)
     with pytest.raises(ValueError, match=r"found 4x, expected at most 3x"):
         retrieved(recipe_of(world), whole, 4)
+    with pytest.raises(ValueError, match=r"found 4x, expected at most 3x"):
+        look(recipe_of(world), Fraction(4), StopFlag(), print)
 
 
 def test_a_pool_that_moved_is_the_same(world: Path, whole: Path, tmp_path: Path) -> None:
