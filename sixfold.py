@@ -160,10 +160,16 @@ def _recipe_of_another_verb(error: "RecipeError") -> str:
     """What the error says, or, of a recipe that fits another verb better, which verb that is."""
     from cluster.recipes.load import kind_of
     from gen.run.recipe import Recipe
+    from retrieve.run.recipe import RetrieveRecipe
     from train.recipe import TrainRecipe
     from train.sweep.plan import SweepSpec
 
-    kinds: dict[str, type[BaseModel]] = {"generate": Recipe, "train": TrainRecipe, "sweep": SweepSpec}
+    kinds: dict[str, type[BaseModel]] = {
+        "generate": Recipe,
+        "retrieve": RetrieveRecipe,
+        "train": TrainRecipe,
+        "sweep": SweepSpec,
+    }
     asked = next((verb for verb, model in kinds.items() if model is error.model), None)
     if asked is None or error.path is None:
         return str(error)

@@ -379,6 +379,8 @@ def test_the_tree_of_the_readme_names_every_room() -> None:
         (["plan", "recipes/sweeps/scale.yaml"], "run `sixfold sweep recipes/sweeps/scale.yaml`"),
         (["train", "recipes/sandbox.yaml"], "run `sixfold generate recipes/sandbox.yaml`"),
         (["train", "recipes/sweeps/scale.yaml"], "found a recipe of `sixfold sweep`, expected one of `sixfold train`"),
+        (["retrieve", "recipes/sandbox.yaml"], "run `sixfold generate recipes/sandbox.yaml`"),
+        (["generate", "recipes/sandbox-retrieve.yaml"], "run `sixfold retrieve recipes/sandbox-retrieve.yaml`"),
         (["sweep", "recipes/sandbox-train.yaml"], "run `sixfold train recipes/sandbox-train.yaml`"),
         (["sweep", "recipes/sweeps/scale.yaml", "base=recipes/sandbox.yaml"], "expected one of `sixfold train`"),
         (["pool", "recipes"], "recipes: found no *.parquet and no metadata/*.parquet, expected the tables of a pool"),
