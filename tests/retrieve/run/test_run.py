@@ -179,6 +179,16 @@ def test_the_search_says_what_it_left_out_and_why(whole: Path) -> None:
     assert sum(counts["reasons"].values()) == counts["of one class each"]
 
 
+def test_images_are_found_by_their_vectors_without_a_word_of_their_captions(world: Path, tmp_path: Path) -> None:
+    search = {"routes": ["image"], "templates": ["{name}"], "per_query": 30}
+    retrieved(recipe_of(world, search=search, filter={"top": None}), tmp_path / "out")
+    truth = truth_of(world, tmp_path / "out")
+    right = [row["sense"] == "numeral" and row["class_id"] == row["asked"] for row in truth]
+    assert len(truth) >= 30
+    assert np.mean(right) > 0.4  # by chance 0.05
+    assert max(row["punsafe"] for row in truth) <= 0.5
+
+
 def test_a_generator_does_not_go_on_in_a_retrieved_set(world: Path, whole: Path) -> None:
     from gen.run.output import begun_by
 
