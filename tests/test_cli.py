@@ -511,6 +511,15 @@ def test_c1_a_stop_while_a_sweep_makes_its_data_is_exit_75(
     assert "data: stopped on request while the sweep's data was being made; run the same command again to" in said
 
 
+def test_a_sweep_makes_retrieved_data_sets_with_recipes_of_retrieve(tmp_path: Path) -> None:
+    make = [{"recipe": str(HOME / "recipes/sandbox-retrieve.yaml"), "out": "data", "changes": {"pool.source": "gone"}}]
+    points = {"0x": {}, "6x": {"changes": {"optim.lr": 0.5}, "make": make}}
+    base = f"base={HOME / 'recipes/sandbox-train.yaml'}"
+    arguments = ["sweep", str(HOME / "recipes/sweeps/scale.yaml"), base, "tune={}", f"points={json.dumps(points)}"]
+    said = CliRunner().invoke(sixfold.command_line(), [*arguments, "--out", str(tmp_path / "sweep")])
+    assert "gone: found no folder, expected the tables of a pool" in str(said.exception)
+
+
 def test_one_of_a_thing_is_not_several(tmp_path: Path) -> None:
     store = write_data_set(tmp_path / "set", num_shards=1, num_slots=1, num_rejected=0)
     assert (

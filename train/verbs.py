@@ -325,13 +325,20 @@ def report(
 def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
     """A data set that a sweep needs; raises unless it is whole, Draining if `stop` ended it before."""
     from cluster.process.exit import EXIT_AGAIN, Draining
+    from cluster.recipes.load import kind_of
     from gen.make.plan import parse_scale
     from gen.run.recipe import Recipe
-    from gen.run.run import run
+    from gen.run.run import run as generate
+    from retrieve.run.recipe import RetrieveRecipe
+    from retrieve.run.run import run as retrieve
 
-    recipe = load_recipe(make.recipe, Recipe, make.overrides)
+    scale = parse_scale(make.scale)
     say(f"data: {make.out}: {make.recipe} at {make.scale}")
-    outcome = run(recipe, parse_scale(make.scale), make.out, home(), stop, say=warn)
+    if kind_of(make.recipe, {"generate": Recipe, "retrieve": RetrieveRecipe}) == "retrieve":
+        retrieval = load_recipe(make.recipe, RetrieveRecipe, make.overrides)
+        outcome = retrieve(retrieval, scale, make.out, home(), stop, say=warn)
+    else:
+        outcome = generate(load_recipe(make.recipe, Recipe, make.overrides), scale, make.out, home(), stop, say=warn)
     if outcome.exit_code == EXIT_AGAIN:
         raise Draining(f"{make.out}: stopped on request while the sweep's data was being made")
     if outcome.exit_code:

@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.evaluate.results import RESULTS, Found, Result, find_results, result_line
+from train.report.charts import drawn_lines
 from train.report.comparison import Sweep, compare, method, results_table, verdicts
 from train.report.report import write_report
 
 HOME = Path(__file__).resolve().parents[1]
 PAGE, DATA = HOME / "RESULTS.md", HOME / "data"
 KEPT = DATA / "sweeps"
+COLORS = ("#3b6fd8", "#c2571a", "#2f855a", "#8a4fbf")
 BEGIN, END = "<!-- sweeps: written by docs.bench.sweep_results -->", "<!-- sweeps: end -->"
 
 
@@ -35,30 +37,29 @@ def draw(sweep: Sweep, path: Path) -> None:
     figure, panels = pyplot.subplots(1, len(sweep.sets), figsize=(3.2 * len(sweep.sets), 3.2), layout="constrained")
     spans = []
     for panel, name in zip(panels, sweep.sets, strict=True):
-        first = {row.x: row for row in reversed(sweep.rows) if name in row.cells and row.x is not None}
-        rows = [first[x] for x in sorted(first)]
-        cells = [row.cells[name] for row in rows]
-        at = [row.x for row in rows]
-        means = [100 * cell.accuracy.value for cell in cells]
-        low = [100 * (cell.accuracy.low or cell.accuracy.value) for cell in cells]
-        high = [100 * (cell.accuracy.high or cell.accuracy.value) for cell in cells]
-        panel.axhline(means[0], color="0.6", linestyle="--", linewidth=1)
-        panel.fill_between(at, low, high, color="#3b6fd8", alpha=0.18, linewidth=0)
-        for x, cell in zip(at, cells, strict=True):
-            panel.plot([x] * len(cell.by_seed), [100 * one for one in cell.by_seed.values()], ".", color="0.65")
-        panel.plot(at, means, "o-", color="#3b6fd8")
-        panel.annotate(
-            f"{means[-1]:.1f} ({means[-1] - means[0]:+.1f})",
-            (at[-1], means[-1]),
-            textcoords="offset points",
-            xytext=(0, -26),
-            ha="right",
-            fontweight="bold",
-        )
+        lines = drawn_lines(sweep, name)
+        ends: list[float] = []
+        for number, (line, rows) in enumerate(lines.items()):
+            color = COLORS[number % len(COLORS)]
+            cells = [row.cells[name] for row in rows]
+            at = [row.x or 0.0 for row in rows]
+            means = [100 * cell.accuracy.value for cell in cells]
+            low = [100 * (cell.accuracy.low or cell.accuracy.value) for cell in cells]
+            high = [100 * (cell.accuracy.high or cell.accuracy.value) for cell in cells]
+            if not number:
+                panel.axhline(means[0], color="0.6", linestyle="--", linewidth=1)
+                panel.set_xticks(at, [row.label if len(lines) == 1 else f"{row.x:g}x" for row in rows])
+            panel.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
+            for x, cell in zip(at, cells, strict=True):
+                panel.plot([x] * len(cell.by_seed), [100 * one for one in cell.by_seed.values()], ".", color="0.65")
+            panel.plot(
+                at, means, "o-", color=color, label=f"{line} {means[-1]:.1f} ({means[-1] - means[0]:+.1f})".strip()
+            )
+            ends += [*low, *high]
+        panel.legend(loc="lower right", frameon=False, handlelength=0.8)
         panel.set_title(name, fontsize=10)
-        panel.set_xticks(at, [row.label for row in rows])
         panel.spines[["top", "right"]].set_visible(False)
-        spans.append((min(low), max(high)))
+        spans.append((min(ends), max(ends)))
     height = max(high - low for low, high in spans) * 1.15
     for panel, (low, high) in zip(panels, spans, strict=True):
         middle = (low + high) / 2

@@ -40,6 +40,7 @@ class PointPlace(BaseModel):
     label: str = Field(min_length=1, max_length=80, description="such as 6x")
     number: int = Field(ge=0, description="place among the points of the sweep")
     x: float | None = Field(None, description="place on the axis of a curve, if the sweep is one")
+    line: str | None = Field(None, min_length=1, max_length=80, description="of the curve's lines; null = of all")
     baseline: str = Field(description="label of the point that the others are compared with")
     changes: Mapping[str, Any] = Field(default={}, description="recipe fields of this point, dotted")
 

@@ -4,11 +4,11 @@ In: rows of a `Sweep`. Out: numbers and texts, which a template draws as SVG. Th
 style chooses colours, so figures follow light and dark. On disk: nothing.
 
 A curve has one panel for each test set. All panels of a sweep span the same number of points, so equal slopes are equal
-gains; each panel begins at its own accuracies. The name of a point stands beside it, so there is no legend.
+gains; each panel begins at its own accuracies. The name of a point stands below it. Only several lines need a legend.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from train.report.comparison import Row, Sweep, percent, points
@@ -45,21 +45,29 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Line:
+    """The points of one name in a panel."""
+
+    name: str  # empty for the only one
+    means: tuple[Dot, ...]
+    path: str  # SVG points of the means
+    band: str  # SVG points around the intervals; empty with few seeds
+    cuts: tuple[Cut, ...]  # where an interval goes on behind the edge of the panel
+    seeds: tuple[Dot, ...]
+    label_y: float
+    last_text: str
+
+
+@dataclass(frozen=True)
 class Panel:
     """Accuracy against the sweep's axis on one set."""
 
     name: str
     label: str  # the whole figure in words
-    line: str  # SVG points of the means
-    band: str  # SVG points around the intervals; empty with few seeds
-    cuts: tuple[Cut, ...]  # where an interval goes on behind the edge of the panel
-    means: tuple[Dot, ...]
-    seeds: tuple[Dot, ...]
+    lines: tuple[Line, ...]
     baseline_y: float | None
     grid: tuple[Tick, ...]
     axis: tuple[Tick, ...]
-    label_y: float
-    last_text: str
 
 
 @dataclass(frozen=True)
@@ -76,20 +84,26 @@ class Bar:
 
 
 def panels(sweep: Sweep) -> list[Panel]:
-    """One panel for each set with at least two points. Of points at one place the first is drawn: a control beside it
-    is in the table."""
-    chosen = {name: list(_first_at_each_place(sweep, name).values()) for name in sweep.sets}
-    chosen = {name: sorted(rows, key=_x) for name, rows in chosen.items() if len({row.x for row in rows}) > 1}
-    ranges = {name: _range(name, rows) for name, rows in chosen.items()}
+    """One panel for each set with at least two points. Of points of a line at one place the first is drawn: a control
+    beside it is in the table."""
+    chosen = {name: drawn_lines(sweep, name) for name in sweep.sets}
+    chosen = {name: lines for name, lines in chosen.items() if lines}
+    ranges = {name: _range(name, [row for rows in lines.values() for row in rows]) for name, lines in chosen.items()}
     span = max((high - low for low, high in ranges.values()), default=0.0)
     # room above and below; a difference of a tenth of a point is never magnified, and nothing is above 100 %
     span = min(max(span * 1.16, 0.01), 1.0)
     step = next((step for step in STEPS if span / step <= 6), STEPS[-1])
-    return [_panel(sweep, name, rows, ranges[name], span, step) for name, rows in chosen.items()]
+    return [_panel(name, lines, ranges[name], span, step) for name, lines in chosen.items()]
 
 
-def _first_at_each_place(sweep: Sweep, name: str) -> dict[float | None, Row]:
-    return {row.x: row for row in reversed(sweep.rows) if name in row.cells}
+def drawn_lines(sweep: Sweep, name: str) -> dict[str, list[Row]]:
+    """Name of a line -> its rows on the set `name` from left to right; without lines that have but one."""
+    found = {}
+    for line, rows in sweep.lines.items():
+        first = {row.x: row for row in reversed(rows) if name in row.cells}
+        if len(first) > 1:
+            found[line] = sorted(first.values(), key=_x)
+    return found
 
 
 def _x(row: Row) -> float:
@@ -107,11 +121,12 @@ def _range(name: str, rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _panel(
-    sweep: Sweep, name: str, rows: Sequence[Row], extent: tuple[float, float], span: float, step: float
+    name: str, lines: Mapping[str, Sequence[Row]], extent: tuple[float, float], span: float, step: float
 ) -> Panel:
     middle = sum(extent) / 2
     bottom = min(max(0.0, middle - span / 2), max(0.0, 1 - span))
-    first, last = _x(rows[0]), _x(rows[-1])
+    every = sorted({row.label: row for rows in lines.values() for row in rows}.values(), key=_x)
+    first, last = _x(every[0]), _x(every[-1])
 
     def across(row: Row) -> float:
         return round(LEFT + 8 + (WIDTH - LEFT - RIGHT - 24) * (_x(row) - first) / (last - first), 1)
@@ -120,32 +135,45 @@ def _panel(
         inside = min(max((share - bottom) / span, 0.0), 1.0)
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * inside, 1)
 
-    cells = [row.cells[name] for row in rows]
-    ends = [(row, cell.accuracy) for row, cell in zip(rows, cells, strict=True) if cell.accuracy.low is not None]
-    upper = [(across(row), up(one.high or 0.0)) for row, one in ends]
-    lower = [(across(row), up(one.low or 0.0)) for row, one in reversed(ends)]
-    means = tuple(Dot(across(row), up(cell.accuracy.value)) for row, cell in zip(rows, cells, strict=True))
-    seeds = tuple(
-        Dot(across(row), up(value)) for row, cell in zip(rows, cells, strict=True) for value in cell.by_seed.values()
-    )
-    cuts = [cut for row, one in ends for cut in _cuts(row.label, across(row), one, (bottom, bottom + span), up)]
-    baseline = next((cell for row, cell in zip(rows, cells, strict=True) if row.is_baseline), None)
-    final = cells[-1]
-    words = ", ".join(f"{row.label} {percent(cell.accuracy.value)}" for row, cell in zip(rows, cells, strict=True))
-    gain = f" ({points(final.difference.value)})" if final.difference else ""
+    def line(named: str, rows: Sequence[Row]) -> Line:
+        cells = [row.cells[name] for row in rows]
+        ends = [(row, cell.accuracy) for row, cell in zip(rows, cells, strict=True) if cell.accuracy.low is not None]
+        upper = [(across(row), up(one.high or 0.0)) for row, one in ends]
+        lower = [(across(row), up(one.low or 0.0)) for row, one in reversed(ends)]
+        means = tuple(Dot(across(row), up(cell.accuracy.value)) for row, cell in zip(rows, cells, strict=True))
+        seeds = tuple(
+            Dot(across(row), up(value))
+            for row, cell in zip(rows, cells, strict=True)
+            for value in cell.by_seed.values()
+        )
+        cuts = [cut for row, one in ends for cut in _cuts(row.label, across(row), one, (bottom, bottom + span), up)]
+        final = rows[-1]
+        gain = cells[-1].difference
+        against = "" if len(lines) == 1 else f" against {final.baseline}"
+        return Line(
+            name=named,
+            means=means,
+            path=_svg_points([(dot.x, dot.y) for dot in means]),
+            band=_svg_points(upper + lower) if len(ends) > 1 else "",
+            cuts=tuple(cuts),
+            seeds=seeds,
+            label_y=_above([*means, *_entering(means), *seeds, *(Dot(x, y) for x, y in upper)]),
+            last_text=percent(cells[-1].accuracy.value) + (f" ({points(gain.value)}{against})" if gain else ""),
+        )
+
+    drawn = tuple(line(named, rows) for named, rows in lines.items())
+    baseline = next((row.cells[name] for row in every if row.is_baseline), None)
+    words = ", ".join(f"{row.label} {percent(row.cells[name].accuracy.value)}" for row in every)
+    places = {across(row): row.label for row in reversed(every)}
+    if len(drawn) > 1:
+        places = {across(row): f"{_x(row):g}" for row in every}
     return Panel(
         name=name,
         label=f"Top-1 accuracy in percent on {name}: {words}",
-        line=_svg_points([(dot.x, dot.y) for dot in means]),
-        band=_svg_points(upper + lower) if len(ends) > 1 else "",
-        cuts=tuple(cuts),
-        means=means,
-        seeds=seeds,
+        lines=drawn,
         baseline_y=up(baseline.accuracy.value) if baseline else None,
         grid=tuple(_grid(bottom, span, step, up)),
-        axis=tuple(_thinned([Tick(across(row), row.label) for row in rows])),
-        label_y=_above([*means, *_entering(means), *seeds, *(Dot(x, y) for x, y in upper)]),
-        last_text=f"{percent(final.accuracy.value)}{gain}",
+        axis=tuple(_thinned([Tick(at, text) for at, text in sorted(places.items())])),
     )
 
 

@@ -60,6 +60,7 @@ class Row:
 
     label: str
     x: float | None
+    line: str | None  # which of the curve's lines it is on; None: on each
     baseline: str  # the label of the point it is compared with; its own for a baseline
     cells: Mapping[str, Cell]  # set -> cell
     images_per_s: float
@@ -96,6 +97,12 @@ class Sweep:
     def is_curve(self) -> bool:
         """Whether the points can be drawn along an axis: each has an x, and there are at least two."""
         return len({row.x for row in self.rows}) > 1 and all(row.x is not None for row in self.rows)
+
+    @property
+    def lines(self) -> dict[str, list[Row]]:
+        """Name of a curve's line -> its points, with those of all lines; one line without a name if none is named."""
+        names = dict.fromkeys(row.line for row in self.rows if row.line is not None)
+        return {name: [row for row in self.rows if row.line in (None, name)] for name in names} or {"": list(self.rows)}
 
     def row(self, label: str) -> Row | None:
         """The row of a point; None if it has no result."""
@@ -196,6 +203,7 @@ def _sweep(name: str, points: Mapping[tuple[int, str], Mapping[str, Mapping[int,
             Row(
                 label=label,
                 x=place.point.x,
+                line=place.point.line,
                 baseline=baseline,
                 cells={name: _cell(seeds, control.get(name, {}), label == baseline) for name, seeds in sets.items()},
                 images_per_s=mean([run.images_per_s for run in runs]),
@@ -297,8 +305,12 @@ class Verdict:
 
 
 def verdicts(sweep: Sweep) -> list[Verdict]:
-    """One for each set: the last point of the sweep (`last_point`) against its baseline."""
-    row = last_point(sweep)
+    """One for each set: the last points of the sweep (`last_points`) against their baselines."""
+    return [verdict for row in last_points(sweep) for verdict in verdicts_of(sweep, row)]
+
+
+def verdicts_of(sweep: Sweep, row: Row) -> list[Verdict]:
+    """One for each set on which the point can be compared with its baseline."""
     control = sweep.row(row.baseline)
     if control is None or row.is_baseline:
         return []
@@ -310,9 +322,11 @@ def verdicts(sweep: Sweep) -> list[Verdict]:
     return found
 
 
-def last_point(sweep: Sweep) -> Row:
-    """The point that the verdict is about: the one with the largest x on a curve, otherwise the last one."""
-    return max(sweep.rows, key=lambda row: row.x or 0.0) if sweep.is_curve else sweep.rows[-1]
+def last_points(sweep: Sweep) -> list[Row]:
+    """The points that verdicts are about: of each line of a curve the one with the largest x, otherwise the last."""
+    if not sweep.is_curve:
+        return [sweep.rows[-1]]
+    return [max(rows, key=lambda row: row.x or 0.0) for rows in sweep.lines.values()]
 
 
 def _verdict(label: str, name: str, control: Row, difference: Estimate) -> Verdict:

@@ -43,7 +43,7 @@ from train.report.comparison import (
     accuracy_text,
     compare,
     interval,
-    last_point,
+    last_points,
     method,
     over_what,
     p_text,
@@ -51,6 +51,7 @@ from train.report.comparison import (
     points,
     results_table,
     verdicts,
+    verdicts_of,
 )
 from train.report.fixed import held_fixed
 from train.report.statistics import Estimate, if_enough, mean_interval, wilson_interval
@@ -173,23 +174,24 @@ def _headline(figures: Sequence[Figures], num_results: int) -> Verdict:
 
 
 def _verdict_rows(figures: Sequence[Figures]) -> list[dict[str, Any]]:
-    """One row a sweep that can tell: what is compared, and the verdict on each set."""
+    """A row for each line of a sweep that can tell: what is compared, and the verdict on each set."""
     rows = []
     for number, one in enumerate(figures, 1):
-        if not one.verdicts:
-            continue
-        row = last_point(one.sweep)
-        control = one.sweep.row(row.baseline)
-        assert control is not None, "a verdict has a baseline"
-        rows.append(
-            {
-                "number": number,
-                "title": one.sweep.title,
-                "what": f"{row.label} over {over_what(control)}",
-                "cells": {verdict.set: verdict for verdict in one.verdicts},
-                "seeds": max(verdict.difference.n for verdict in one.verdicts if verdict.difference is not None),
-            }
-        )
+        for row in last_points(one.sweep):
+            found = verdicts_of(one.sweep, row)
+            if not found:
+                continue
+            control = one.sweep.row(row.baseline)
+            assert control is not None, "a verdict has a baseline"
+            rows.append(
+                {
+                    "number": number,
+                    "title": one.sweep.title,
+                    "what": f"{row.label} over {over_what(control)}",
+                    "cells": {verdict.set: verdict for verdict in found},
+                    "seeds": max(verdict.difference.n for verdict in found if verdict.difference is not None),
+                }
+            )
     return rows
 
 
@@ -217,7 +219,7 @@ def _compared(sweep: Sweep, row: Row) -> str:
 
 def _changes(sweep: Sweep, names: Mapping[int, str]) -> Changes | None:
     """Differences of each class on the first set, paired by seed: the point of the verdict against its baseline."""
-    row = last_point(sweep)
+    row = last_points(sweep)[0]
     control = sweep.row(row.baseline)
     name = sweep.sets[0]
     if control is None or row.is_baseline or name not in row.cells or name not in control.cells:

@@ -36,11 +36,13 @@ BY_SEED = [{"data.domains.0.subset": ["shots-20", "shots-20-draw-1"]}]
 
 
 class MakeSpec(BaseModel):
-    """A data set that a point needs: what `sixfold generate` would be told."""
+    """A data set that a point needs: what `sixfold generate` or `sixfold retrieve` would be told."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recipe: Annotated[LocalPath, BESIDE] = Field(description="of the generator, such as recipes/sandbox.yaml")
+    recipe: Annotated[LocalPath, BESIDE] = Field(
+        description="of `sixfold generate` or `sixfold retrieve`, such as recipes/sandbox.yaml"
+    )
     scale: str = Field("6x", description="multiple of the real set")
     out: str = Field(
         min_length=1,
@@ -86,6 +88,13 @@ class PointSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     x: float | None = Field(None, description="place on the axis, if the sweep is a curve")
+    line: str | None = Field(
+        None,
+        min_length=1,
+        max_length=80,
+        description="which of several lines of the curve the point is on; null = on each of them",
+        examples=["synthetic"],
+    )
     baseline: str | None = Field(
         None, description="label to compare this point with; null = the sweep's", examples=["0x"]
     )
@@ -261,6 +270,7 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
             label=label,
             number=number,
             x=point.x,
+            line=point.line,
             baseline=point.baseline or spec.baseline,
             changes={**spec.changes, **point.changes},
         )

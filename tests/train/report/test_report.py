@@ -22,6 +22,7 @@ N = 1000
 
 def line(label: str, number: int, seed: int, right: int, x: float | None = None, **changes: object) -> Result:
     place = {"label": label, "number": number, "x": x, "baseline": changes.pop("baseline", "0x")}
+    place["line"] = changes.pop("line", None)
     fields = {"run": f"{label}-s{seed}", "recipe": f"{number * 100 + seed:064x}", "seed": seed}
     sweep = {"name": changes.pop("sweep", "scale"), "point": place}
     return result(right, int(str(changes.pop("n", N))), 10, **{**fields, "sweep": sweep, **changes})
@@ -106,7 +107,8 @@ def test_two_seeds_are_shown_themselves_and_have_no_interval(tmp_path):
     assert "[" not in text[text.index(said) : text.index("What was run")]
     [sweep] = compare(results).sweeps
     [panel] = panels(sweep)
-    assert (panel.band, len(panel.seeds)) == ("", 4)
+    [drawn] = panel.lines
+    assert (drawn.band, len(drawn.seeds)) == ("", 4)
     assert "| 6x | 2 | 64.7 \\(64.0, 65.4\\); +29.7 \\(seeds +24.0, +35.4\\) |" in results_table(compare(results))
 
 
@@ -318,17 +320,18 @@ def test_no_axis_goes_above_100_percent_and_a_cut_band_has_a_mark(spread):
     [panel] = panels(sweep)
     assert max(float(tick.text) for tick in panel.grid) <= 100
     assert min(float(tick.text) for tick in panel.grid) >= 0
-    [cut] = panel.cuts
+    [drawn] = panel.lines
+    [cut] = drawn.cuts
     assert re.fullmatch(r"6x: the interval goes on to 1\d\d\.\d %", cut.text)
-    edge = min(dot.y for dot in panel.means)
+    edge = min(dot.y for dot in drawn.means)
     assert all(float(pair.split(",")[1]) <= edge for pair in cut.points.split())
 
 
 def test_a_band_inside_of_its_panel_has_no_mark():
     [sweep] = compare(curve({0: [500, 510, 505], 6: [700, 711, 705]})).sweeps
     [panel] = panels(sweep)
-    assert panel.band
-    assert panel.cuts == ()
+    assert panel.lines[0].band
+    assert panel.lines[0].cuts == ()
 
 
 def test_of_two_points_at_one_place_the_curve_has_the_first_and_the_table_both():
@@ -341,6 +344,53 @@ def test_of_two_points_at_one_place_the_curve_has_the_first_and_the_table_both()
     assert [row.label for row in both.sweeps[0].rows] == ["0x", "6x", "0x, again"]
 
 
+def two_lines() -> list[Result]:
+    """0x of both lines; 3x and 6x synthetic against 0x, retrieved against as many synthetic ones."""
+    rights = {("synthetic", 3): 520, ("synthetic", 6): 540, ("retrieved", 3): 560, ("retrieved", 6): 600}
+    found = [line("0x", 0, seed, 500 + seed, 0.0) for seed in range(3)]
+    for place, ((kind, x), right) in enumerate(rights.items(), 1):
+        against = "0x" if kind == "synthetic" else f"{x}x synthetic"
+        found += [
+            line(
+                f"{x}x {kind}",
+                place,
+                seed,
+                right + (2 if kind == "synthetic" else 3) * seed,
+                float(x),
+                line=kind,
+                baseline=against,
+            )
+            for seed in range(3)
+        ]
+    return found
+
+
+def test_a_curve_of_two_lines_begins_both_at_the_point_that_is_on_all_and_names_them(tmp_path):
+    [sweep] = compare(two_lines()).sweeps
+    [panel] = panels(sweep)
+    synthetic, retrieved = panel.lines
+    assert (synthetic.name, retrieved.name) == ("synthetic", "retrieved")
+    assert synthetic.means[0] == retrieved.means[0]
+    assert [dot.x for dot in synthetic.means] == [dot.x for dot in retrieved.means]
+    assert all(high.y < low.y for high, low in zip(retrieved.means[1:], synthetic.means[1:], strict=True))
+    assert [tick.text for tick in panel.axis] == ["0", "3", "6"]
+    text = text_of(report_of(tmp_path, two_lines()))
+    assert "synthetic 54.2 (+4.1 against 0x)" in text
+    assert "retrieved 60.3 (+6.1 against 6x synthetic)" in text
+
+
+def test_each_line_of_a_curve_has_the_verdict_of_its_last_point(tmp_path):
+    [sweep] = compare(two_lines()).sweeps
+    said = [one.text for one in verdicts(sweep)]
+    assert [text.split(" on ")[0].split(" [")[0] for text in said] == [
+        "6x synthetic adds +4.1 points",
+        "6x retrieved adds +6.1 points",
+    ]
+    text = text_of(report_of(tmp_path, two_lines()))
+    assert "6x synthetic over real images only" in text
+    assert "6x retrieved over 6x synthetic" in text
+
+
 @pytest.mark.parametrize(("num", "pairs"), [(1, False), (2, True), (3, False), (4, True)])
 def test_two_or_four_panels_stand_in_pairs(tmp_path, num, pairs):
     results = [one for name in "abcd"[:num] for one in curve({0: [500, 510], 2: [520, 531]}, name)]
@@ -350,10 +400,11 @@ def test_two_or_four_panels_stand_in_pairs(tmp_path, num, pairs):
 def test_the_value_of_the_last_point_stands_above_a_falling_line():
     [sweep] = compare(curve({0: [600], 6: [500]})).sweeps
     [panel] = panels(sweep)
-    high, low = panel.means
+    [drawn] = panel.lines
+    high, low = drawn.means
     right_third = high.y + (low.y - high.y) * (240 - high.x) / (low.x - high.x)  # 240 of 360 units
     assert high.y < right_third < low.y
-    assert panel.label_y == pytest.approx(right_third - 9, abs=0.1)
+    assert drawn.label_y == pytest.approx(right_third - 9, abs=0.1)
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path):
