@@ -8,17 +8,44 @@ In: classes and a `CaptionSpec`. Out: clauses, folded and ready to be searched. 
     707-320             the tokens 707 and 320, in      the text
                         this order and side by side
 
-A text of an override is one such unit whatever it is made of: its tokens in order, or itself.
+A text of an override is one such unit whatever it is made of: its tokens in order, or itself. Of a meaning, "crane, a
+large bird", the words without those of grammar are searched: crane, large, bird, in any order.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from types import MappingProxyType
 
 from retrieve.captions.fold import folded_texts, tokens_of
 from retrieve.captions.spec import CaptionSpec, Semantics
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
+from shards.labels.task import Query
+
+GRAMMAR = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "or",
+        "and",
+        "in",
+        "on",
+        "with",
+        "for",
+        "to",
+        "at",
+        "by",
+        "from",
+        "as",
+        "is",
+        "that",
+        "this",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -30,8 +57,15 @@ class Clause:
     needles: tuple[str, ...]
 
 
-def clauses_of(classes: Sequence[Class], spec: CaptionSpec) -> list[Clause]:
-    """Raises ValueError for a class or an override that has nothing to search for, and for an override of no class."""
+def clauses_of(
+    classes: Sequence[Class],
+    spec: CaptionSpec,
+    usual: Mapping[str, Query] = MappingProxyType({}),
+    meanings: Mapping[int, str] = MappingProxyType({}),
+) -> list[Clause]:
+    """What the recipe says of a class counts first, then its meaning if these are asked for, then `usual`, by name.
+
+    Raises ValueError for a class or an override that has nothing to search for, and for an override of no class."""
     names = {one.name for one in classes}
     for name in spec.queries:
         if name not in names:
@@ -41,7 +75,7 @@ def clauses_of(classes: Sequence[Class], spec: CaptionSpec) -> list[Clause]:
     asked = [
         (one, (texts,) if isinstance(texts, str) else texts)
         for one in classes
-        for texts in spec.queries.get(one.name, (_units(one.name, spec.match),))
+        for texts in spec.queries.get(one.name) or _own(one, spec, usual, meanings)
     ]
     distinct = sorted({text for _, texts in asked for text in texts})  # all at once: one call costs milliseconds
     if spec.match == "phrase":
@@ -60,6 +94,13 @@ def clauses_of(classes: Sequence[Class], spec: CaptionSpec) -> list[Clause]:
             )
         clauses[Clause(one.id, tuple(dict.fromkeys(needle for needle in known.values() if needle)))] = None
     return list(clauses)
+
+
+def _own(one: Class, spec: CaptionSpec, usual: Mapping[str, Query], meanings: Mapping[int, str]) -> Query:
+    if spec.text == "meaning" and one.id in meanings:
+        words = tuple(word for word in re.findall(r"[^\s,;()]+", meanings[one.id]) if word.lower() not in GRAMMAR)
+        return (words or (one.name,),)
+    return usual.get(one.name) or (_units(one.name, spec.match),)
 
 
 def _units(name: str, match: Semantics) -> tuple[str, ...]:

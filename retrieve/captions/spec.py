@@ -26,11 +26,14 @@ class CaptionSpec(BaseModel):
         description="phrase = tokens, as SQLite's full-text search of Unmet Promise; word = the text between borders "
         "of words; substring = the text anywhere, inside words too",
     )
+    text: Literal["name", "meaning"] = Field(
+        "name", description="what stands in captions: the class's name, or the words of its chosen meaning"
+    )
     queries: Mapping[
         str, Annotated[tuple[Text | Annotated[tuple[Text, ...], Field(min_length=1)], ...], Field(min_length=1)]
     ] = Field(
         default={},
         description="class name -> what is searched for in its place: any of these, each a text or a list of texts "
-        "that all stand in the caption",
+        "that all stand in the caption; shipped class lists have some of their own",
         examples=[{"rose": [["rose", "flower"]]}],
     )

@@ -48,6 +48,7 @@ from retrieve.run.recipe import RetrieveRecipe
 from retrieve.scan.scan import exact_scan
 from shards.disk.amounts import counted
 from shards.labels.classes import Class
+from shards.labels.task import usual_queries
 
 ROLES = ("caption", "url", "shard", "key", "licence", "punsafe", "sha256")
 BATCH = 256  # pictures decoded and described at once
@@ -75,11 +76,12 @@ def search_pool(
 ) -> tuple[bytes, dict[str, Any]]:
     """Raises ValueError in one line: a class that nothing can be searched for, a CLIP of another width, a test set that
     is none; Draining on a stop."""
-    names = _names(recipe, classes)
+    meanings = _meanings(recipe, classes)
+    names = {one.id: meanings.get(one.id) or one.name for one in classes}
     clip = None if recipe.pool.clip is None else Clip.load(recipe.pool.clip)
     texts = None if clip is None else class_rows(clip, names, recipe.search.templates)
     counts: dict[str, Any] = {"rows of the pool": pool.num_rows}
-    hits = _found(recipe, classes, pool, texts, stop)
+    hits = _found(recipe, classes, meanings, pool, texts, stop)
     counts["found"] = len(hits)
     hits = _at_most(hits, recipe.search.most_per_class, recipe.seed)
     counts["looked at"] = len(hits)
@@ -109,12 +111,11 @@ def _go_on(stop: StopFlag) -> None:
         raise Draining(f"stopped on request ({stop.reason})")
 
 
-def _names(recipe: RetrieveRecipe, classes: Sequence[Class]) -> dict[int, str]:
-    """Class id -> its meaning, or its name if none was chosen."""
+def _meanings(recipe: RetrieveRecipe, classes: Sequence[Class]) -> dict[int, str]:
+    """Class id -> its meaning; without those for which none was chosen."""
     with waiting(f"choosing meanings of {counted(len(classes), 'name')} ({recipe.meanings.choose})"):
         chosen = choose_meanings(classes, recipe.meanings, load_lexicon(recipe.lexicon), None, recipe.seed)
-    phrases = {one.class_id: one.phrase for one in chosen}
-    return {one.id: phrases.get(one.id) or one.name for one in classes}
+    return {one.class_id: one.phrase for one in chosen if one.phrase}
 
 
 # what is found
@@ -123,6 +124,7 @@ def _names(recipe: RetrieveRecipe, classes: Sequence[Class]) -> dict[int, str]:
 def _found(
     recipe: RetrieveRecipe,
     classes: Sequence[Class],
+    meanings: Mapping[int, str],
     pool: Pool,
     texts: Mapping[int, NDArray[np.float32]] | None,
     stop: StopFlag,
@@ -130,7 +132,7 @@ def _found(
     found: list[tuple[Ints, Ints]] = []
     for route in recipe.search.routes:
         if route == "captions":
-            found += _by_caption(recipe, classes, pool, stop)
+            found += _by_caption(recipe, classes, meanings, pool, stop)
             continue
         embeddings = pool.embeddings(route)
         if embeddings is None:
@@ -154,9 +156,11 @@ def _found(
 
 
 def _by_caption(
-    recipe: RetrieveRecipe, classes: Sequence[Class], pool: Pool, stop: StopFlag
+    recipe: RetrieveRecipe, classes: Sequence[Class], meanings: Mapping[int, str], pool: Pool, stop: StopFlag
 ) -> Iterator[tuple[Ints, Ints]]:
-    search = CaptionSearch(clauses_of(classes, recipe.search.captions), recipe.search.captions.match)
+    spec = recipe.search.captions
+    usual = usual_queries(recipe.classes.source, [one.name for one in classes])
+    search = CaptionSearch(clauses_of(classes, spec, usual, meanings), spec.match)
     done = 0
     with waiting(lambda: f"reading captions: {done:,} of {pool.num_rows:,}"):
         for part in pool.parts:

@@ -31,7 +31,7 @@ from shards.disk.store import open_for_reading
 from shards.labels.folders import Entry, class_folders_in, files_below, names_beside, own_classes, trouble_with
 from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
 from shards.labels.spoken import wordnet_pairs
-from shards.labels.task import TASKS, read_task
+from shards.labels.task import IMAGENET, TASKS, read_task
 from shards.labels.text_file import read_lines, read_text
 from shards.set.manifest import iter_tables, scan_records
 
@@ -78,7 +78,7 @@ def _read_task(name: str) -> list[Entry]:
 
 SHIPPED: dict[str, Callable[[], list[Entry]]] = {
     "sandbox": _read_sandbox,
-    "imagenet-1k": _read_imagenet,
+    IMAGENET: _read_imagenet,
     **{name: partial(_read_task, name) for name in TASKS},
 }
 

@@ -5,17 +5,20 @@ In: the name of a task, such as "dtd". Out: a `Task`. On disk, one file a task i
     count       how many classes it has
     kind        what its classes are (shards.labels.classes.KINDS); a class may have its own
     templates   sentences with {name}, or with {subject} for the name with its article: texts to compare images with
-    query       how captions are searched for a class, where its name alone would not do; queries: for single classes
+    query       what captions are searched for, where the name alone would not do: a list of which one must be met, each
+                a text or a list of texts that must all be there; {name} is the name, {words} its words; queries: of
+                single classes
     classes     names in the order of the labels, as published; `said` is what prompts say ("2012 Audi A5 Coupe")
 
-ImageNet-1k's names come from installed packages (shards.labels.imagenet); its templates are those of open_clip.
+ImageNet-1k's names come from installed packages (shards.labels.imagenet), its templates are those of open_clip; its
+queries are in tasks/imagenet-1k-queries.yaml.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -23,24 +26,52 @@ from shards.labels.folders import Entry
 
 _FOLDER = Path(__file__).parent / "tasks"
 TASKS = ("dtd", "flowers102", "stanford-cars", "fgvc-aircraft", "pets", "food-101", "cub")
+IMAGENET = "imagenet-1k"
+
+
+Query: TypeAlias = tuple[tuple[str, ...], ...]  # one of the inner ones must be met: all of its texts are there
 
 
 @dataclass(frozen=True)
 class Task:
-    """One data set. `query` and `queries` are None and empty where the name alone is searched."""
+    """One data set. `query` and `queries` are empty where the name alone is searched."""
 
     entries: tuple[Entry, ...]
     templates: tuple[str, ...]
-    query: str | None
-    queries: Mapping[str, str]
+    query: Query
+    queries: Mapping[str, Query]
 
-    def query_of(self, name: str) -> str:
-        """What to search captions for: the class's own query, else the task's with the name in it, else the name.
+    def query_of(self, name: str) -> Query | None:
+        """What to search captions for: the class's own query, else the task's with the name in it; None: the name."""
+        return self.queries.get(name) or tuple(_named(texts, name) for texts in self.query) or None
 
-        "any of: a; b" is met by either phrase, "all of: a; b" by both, "all words of: a" by its words in any order;
-        anything else is one phrase.
-        """
-        return self.queries.get(name) or (self.query or "{name}").replace("{name}", name)
+
+def _named(texts: Iterable[str], name: str) -> tuple[str, ...]:
+    return tuple(
+        one for text in texts for one in (name.split() if text == "{words}" else [text.replace("{name}", name)])
+    )
+
+
+def usual_queries(source: str, names: Iterable[str]) -> dict[str, Query]:
+    """Name -> query, of those names of a shipped class list that have one; none for the lists of others."""
+    if source == IMAGENET:
+        queries = _imagenet_queries()
+        return {name: queries[name] for name in names if name in queries}
+    if source not in TASKS:
+        return {}
+    task = read_task(source)
+    found = {name: task.query_of(name) for name in names}
+    return {name: query for name, query in found.items() if query is not None}
+
+
+@cache
+def _imagenet_queries() -> Mapping[str, Query]:
+    path = _FOLDER / "imagenet-1k-queries.yaml"
+    return {name: _query(one) for name, one in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
+
+
+def _query(written: list[str | list[str]]) -> Query:
+    return tuple((one,) if isinstance(one, str) else tuple(one) for one in written)
 
 
 @cache
@@ -55,4 +86,5 @@ def read_task(name: str) -> Task:
         Entry(number, one["name"], meaning=one.get("said"), kind=one.get("kind", facts["kind"]))
         for number, one in enumerate(classes)
     )
-    return Task(entries, tuple(facts["templates"]), facts.get("query"), facts.get("queries", {}))
+    queries = {one: _query(query) for one, query in facts.get("queries", {}).items()}
+    return Task(entries, tuple(facts["templates"]), _query(facts.get("query", [])), queries)

@@ -14,6 +14,7 @@ from retrieve.captions.queries import clauses_of
 from retrieve.captions.search import SCHEMA, CaptionSearch, find_in_part, find_in_pool
 from retrieve.captions.spec import CaptionSpec
 from shards.labels.classes import Class
+from shards.labels.task import usual_queries
 from tests.support.small_pool import pool_of, write_table
 
 
@@ -56,6 +57,23 @@ def matches(caption, name, **fields):
 )
 def test_a_phrase_is_what_the_released_full_text_search_answers(name, caption, is_hit):
     assert matches(caption, name) is is_hit
+
+
+def test_a_query_is_the_recipe_s_own_then_the_words_of_the_meaning_then_that_of_the_list_then_the_name():
+    classes = classes_of("crane", "lotus", "rose", "kite")
+    usual, meanings = usual_queries("flowers102", ["lotus", "rose"]), {0: "crane, a large bird", 2: "rose (a flower)"}
+    spec = CaptionSpec.model_validate({"text": "meaning", "queries": {"kite": [["kite", "sky"], "kites"]}})
+    found = {one: [] for one in range(4)}
+    for clause in clauses_of(classes, spec, usual, meanings):
+        found[clause.class_id].append(clause.needles)
+    assert found == {
+        0: [("crane", "large", "bird")],
+        1: [("lotus", "flower")],
+        2: [("rose", "flower")],
+        3: [("kite", "sky"), ("kites",)],
+    }
+    by_name = clauses_of(classes, CaptionSpec(), usual, meanings)
+    assert [clause.needles for clause in by_name] == [("crane",), ("lotus", "flower"), ("rose", "flower"), ("kite",)]
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,21 @@
 """Tasks: the lists of the data sets that are often compared, in their order, with their words."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gen.names.kind import kind_of
 from gen.prompts.meanings import MeaningSpec, choose_meanings
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
+from shards.labels import task
 from shards.labels.classes import ClassSpec, load_classes
 from shards.labels.folders import match_folders
+from shards.labels.imagenet import imagenet_names
 from shards.labels.sources import SHIPPED
-from shards.labels.task import TASKS, read_task
+from shards.labels.task import TASKS, read_task, usual_queries
 
 # name -> classes, prompts that compare images, the first, one in the middle and the last label
 PUBLISHED = {
@@ -88,12 +92,28 @@ def test_folders_as_they_are_published_are_their_classes(name: str, folders: dic
 
 
 def test_captions_are_searched_for_by_name_unless_the_task_or_the_class_has_a_query() -> None:
-    assert read_task("fgvc-aircraft").query_of("MD-80") == "MD-80"
-    assert read_task("flowers102").query_of("azalea") == "azalea"
-    assert read_task("flowers102").query_of("colt's foot") == "any of: colt's foot; coltsfoot"
-    assert read_task("flowers102").query_of("lotus") == "all of: lotus; flower"
-    assert read_task("dtd").query_of("banded").count("banded") == 4
-    assert read_task("stanford-cars").query_of("BMW M3 Coupe 2012") == "all words of: BMW M3 Coupe 2012"
+    assert read_task("fgvc-aircraft").query_of("MD-80") is None
+    assert read_task("flowers102").query_of("azalea") is None
+    assert read_task("flowers102").query_of("colt's foot") == (("colt's foot",), ("coltsfoot",))
+    assert read_task("flowers102").query_of("lotus") == (("lotus", "flower"),)
+    assert read_task("dtd").query_of("banded") == (
+        ("banded texture",),
+        ("banded pattern",),
+        ("banded thing",),
+        ("banded object",),
+    )
+    assert read_task("stanford-cars").query_of("BMW M3 Coupe 2012") == (("BMW", "M3", "Coupe", "2012"),)
+    assert usual_queries("flowers102", ["azalea", "lotus"]) == {"lotus": (("lotus", "flower"),)}
+    assert usual_queries("my-classes.txt", ["lotus"]) == {}
+
+
+def test_each_query_of_imagenet_is_one_of_a_class_whose_name_no_caption_says() -> None:
+    names = set(imagenet_names().values())
+    found = usual_queries("imagenet-1k", names)
+    path = Path(task.__file__).parent / "tasks" / "imagenet-1k-queries.yaml"
+    assert found.keys() == yaml.safe_load(path.read_text(encoding="utf-8")).keys()
+    written = {name for name in names if re.search(r"[(/]| or ", name)}
+    assert written == found.keys()
 
 
 def test_a_task_is_a_class_list_of_a_recipe_also_beside_a_folder_of_its_name(
