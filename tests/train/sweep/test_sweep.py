@@ -18,7 +18,7 @@ from cluster.fan_out.work import FanOutSpec
 from cluster.process.exit import Draining
 from cluster.process.identity import start_ticks, this_place, this_process
 from cluster.process.stop_flag import StopFlag
-from cluster.recipes.load import dump_recipe, load_recipe
+from cluster.recipes.load import dump_recipe, kind_of, load_recipe
 from cluster.recipes.overrides import lay_over
 from shards.disk.data_set import kind_of_place
 from shards.disk.home import home
@@ -522,8 +522,10 @@ def test_the_digests_of_a_recipe_are_those_of_its_data_and_missing_and_growing_d
 
 @pytest.mark.parametrize("path", sorted((REPO / "recipes" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_sweep_reads_and_its_data_sets_have_valid_recipes(path, monkeypatch):
-    from gen.run.recipe import read_recipe
+    from gen.run.recipe import Recipe
+    from retrieve.run.recipe import RetrieveRecipe
 
+    kinds = {"generate": Recipe, "retrieve": RetrieveRecipe}
     monkeypatch.chdir(REPO)
     spec = load_recipe(path, SweepSpec)
     assert spec.name == path.stem
@@ -533,7 +535,7 @@ def test_every_shipped_sweep_reads_and_its_data_sets_have_valid_recipes(path, mo
     assert len(pictures_of_a_step) == 1, "every point has the same work in a step"
     for point in spec.points.values():
         for make in [make.of_seed(seed) for make in point.make for seed in range(spec.seeds)]:
-            read_recipe(make.recipe, make.overrides)
+            load_recipe(make.recipe, kinds[str(kind_of(make.recipe, kinds))], make.overrides)
 
 
 def worker_job(folder: Path, spec: SweepSpec) -> SweepJob:
