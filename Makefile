@@ -23,7 +23,7 @@ READY := .venv/.ready-$(LOCK)-$(shell pwd | cksum | cut -d ' ' -f 1)
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help generate retrieve train sweep show verify test lint torture bench bench-gpu bench-stream quality ablate sandbox sandbox-score lock clean
+.PHONY: help generate retrieve train sweep show verify test lint torture bench bench-retrieve bench-gpu bench-stream quality ablate sandbox sandbox-score lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ torture: $(READY) ## the long fault and load runs
 
 bench: $(READY) ## time the CPU side against what people use today, side by side (about 20 minutes on 2 cores)
 	@$(RUN)python -m docs.bench.cpu
+
+bench-retrieve: $(READY) ## time the search in pools beside what people use today (about 25 minutes on 2 cores; 25 GB of disk)
+	@$(RUN)python -m docs.bench.cpu --rows C9,C10,C15
 
 bench-gpu: $(READY) ## time a GPU's images and training steps, side by side (six minutes; what is left: ROWS=rest)
 	@$(RUN)python -m docs.bench.gpu $(if $(ROWS),--rows $(ROWS))

@@ -35,8 +35,8 @@ Pairs = set[tuple[int, int]]  # (caption, class)
 
 def measure(size: Size) -> Result:
     num = 40 * FEW if size.quick else 500_000
-    classes = _distinct(load_classes(ClassSpec(source="imagenet-1k", per_class=1)))
-    captions = _captions(num, [one.name for one in classes])
+    classes = distinct_names()
+    captions = captions_of(num, classes)
     table = pa.array(captions)
     found: dict[str, Pairs] = {}
     sides = {_ours(match): _search(table, classes, match, found) for match in ("substring", "word", "phrase")}
@@ -98,12 +98,13 @@ def _ours(match: Semantics) -> str:
     return f"sixfold, as {match}s"
 
 
-def _distinct(classes: Sequence[Class]) -> list[Class]:
-    """One class a name: peers keep a name once."""
+def distinct_names() -> list[Class]:
+    """ImageNet's classes, one a name: peers keep a name once."""
+    classes = load_classes(ClassSpec(source="imagenet-1k", per_class=1))
     return list({one.name.lower(): one for one in classes}.values())
 
 
-def _captions(num: int, names: Sequence[str]) -> list[str]:
+def captions_of(num: int, classes: Sequence[Class]) -> list[str]:
     """Words of Python's manual; one caption in five names a class, one in nine has a letter beyond ASCII."""
     rng = random.Random(SEED)
     words = re.findall(r"[a-z]{2,}", " ".join(topics.values()))
@@ -112,7 +113,7 @@ def _captions(num: int, names: Sequence[str]) -> list[str]:
         first = rng.randrange(len(words) - 9)
         said = words[first : first + rng.randint(5, 9)]
         if place % 5 == 0:
-            said.insert(rng.randrange(len(said)), rng.choice(names))
+            said.insert(rng.randrange(len(said)), rng.choice(classes).name)
         if place % 9 == 0:
             said.insert(rng.randrange(len(said)), "décor –")
         captions.append(" ".join(said).capitalize())

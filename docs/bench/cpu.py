@@ -1,11 +1,12 @@
-"""What the CPU side costs, beside the way people do it today: `make bench`, or `python -m docs.bench.cpu --rows C1,C3`.
+"""What the CPU side costs, beside the way people do it today: `make bench`, `make bench-retrieve` for retrieval, or
+`python -m docs.bench.cpu --rows C1,C3`.
 
-In: rows to measure (none = all). Out: their tables on standard output; exit 1 if a target is missed. On disk:
-docs/data/bench_cpu.json and the tables of docs/BENCHMARKS.md; `--quick` runs everything in miniature and writes
-nothing.
+In: rows to measure (none = those of `make bench`). Out: their tables on standard output; exit 1 if a target is missed.
+On disk: docs/data/bench_cpu.json and the tables of docs/BENCHMARKS.md; `--quick` runs everything in miniature and
+writes nothing.
 
 Run it on a machine that does nothing else, without other CPU load; about 20 minutes on two cores, of which C14 takes
-seven.
+seven, and 25 for retrieval.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from docs.bench import (
     captions,
     embeddings,
     encode,
+    large_pool,
     makespan,
     overhead,
     page,
@@ -42,14 +44,22 @@ ROWS: dict[str, Callable[[Size], Result]] = {
     "C9": captions.measure,
     "C10": scan.measure,
     "C14": sandbox_images.measure,
+    "C15": large_pool.measure,
 }
+RETRIEVAL = ("C9", "C10", "C15")
 HOME = Path(__file__).resolve().parents[1]
-NUMBERS, COMMAND = "data/bench_cpu.json", "make bench"
+NUMBERS = "data/bench_cpu.json"
+
+
+def command_of(row: str) -> str:
+    """What measures the row."""
+    return "make bench-retrieve" if row in RETRIEVAL else "make bench"
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m docs.bench.cpu", description="Time the CPU side, side by side.")
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}; all by default")
+    usual = ",".join(name for name in ROWS if name not in RETRIEVAL)
+    parser.add_argument("--rows", default=usual, help=f"some of {','.join(ROWS)}; {usual} by default")
     parser.add_argument("--quick", action="store_true", help="everything in miniature; judges and writes nothing")
     parser.add_argument("--out", type=Path, help=f"folder of {page.PAGE} and {NUMBERS} (default: docs)")
     parser.add_argument("--scratch", type=Path, help="folder for what is written and timed (default: the system's)")
@@ -67,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         result = ROWS[name](size)
         print(page.section(name, result, where), end="\n\n", flush=True)
         if out is not None:  # after every row, so that an interrupted run keeps what it measured
-            page.write(out, NUMBERS, COMMAND, {name: result}, where)
+            page.write(out, NUMBERS, command_of(name), {name: result}, where)
         print(f"({time.perf_counter() - begun:.0f} s since the start)", file=sys.stderr, flush=True)
         met &= all(verdict.met is not False for verdict in result.verdicts)
     return 0 if met else 1

@@ -29,12 +29,12 @@ SIDES = {
 
 
 def measure(size: Size) -> Result:
-    num_files, num_rows, num_queries = (2, 2000, 20) if size.quick else (10, 100_000, 500)
+    num_files, num_rows, num_queries = (2, 2000, 20) if size.quick else (20, 100_000, 500)
     with tempfile.TemporaryDirectory(dir=size.scratch) as scratch:
         _write(Path(scratch), num_files, num_rows, num_queries)
         runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
         for _ in range(1 if size.quick else REPEATS):
-            for side, some in runs.items():  # in turn, and never two at once: FAISS holds 2 GB
+            for side, some in runs.items():  # in turn, and never two at once: FAISS holds 4 GB
                 some.append(_run(side, Path(scratch)))
     flop = 2e-9 * num_files * num_rows * num_queries * DIM
     lines = [

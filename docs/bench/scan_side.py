@@ -25,14 +25,14 @@ BLOCK_ROWS = 8192
 
 def main(side: str, folder: Path, k: int) -> None:
     _start(side)
-    start_bytes = _memory("VmRSS")
+    start_bytes = memory("VmRSS")
     embeddings = open_embeddings(folder, "image")
     assert embeddings is not None
     search = SIDES[side](embeddings, np.load(folder / "queries.npy"), k)
     begun = cpu_seconds()
     scores, rows = search()
     cpu_s = cpu_seconds() - begun
-    facts = {"cpu_s": cpu_s, "start_bytes": start_bytes, "peak_bytes": _memory("VmHWM")}
+    facts = {"cpu_s": cpu_s, "start_bytes": start_bytes, "peak_bytes": memory("VmHWM")}
     print(json.dumps({**facts, "rows": rows.tolist(), "scores": scores.tolist()}))
 
 
@@ -50,7 +50,8 @@ def _start(side: str) -> None:
         (warm @ warm + (warm.bfloat16() @ warm.bfloat16()).float()).topk(1)
 
 
-def _memory(name: Literal["VmRSS", "VmHWM"]) -> int:
+def memory(name: Literal["VmRSS", "VmHWM"]) -> int:
+    """Bytes of this process: now, or at their peak."""
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert found is not None
     return int(found[1]) * 1024

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from docs.bench import page, sandbox_images, scan
-from docs.bench.cpu import COMMAND, HOME, NUMBERS, ROWS, main
+from docs.bench import large_pool, page, sandbox_images, scan
+from docs.bench.cpu import HOME, NUMBERS, RETRIEVAL, ROWS, command_of, main
 from docs.bench.encode import photograph
 from docs.bench.measure import Line, Result, Size, Timed, Verdict, alternate
 from tests.support.tiny_pipelines import tiny_pipeline
@@ -21,7 +21,7 @@ FACTS = {
     "date": "2026-01-02", "quick": False, "cores": 2, "cpu": "a processor", "memory_GiB": 24, "file_system": "ext4",
     "load": 0.1, "versions": {"Python": "3.11"},
 }  # fmt: skip
-OUT_OF_PROCESS = ("C10", "C14")  # each starts four programs that load torch: tests of their own
+OUT_OF_PROCESS = ("C10", "C14", "C15")  # each starts four programs that load torch: tests of their own
 IN_PROCESS = [row for row in ROWS if row not in OUT_OF_PROCESS]
 
 
@@ -59,8 +59,10 @@ def test_every_row_runs_and_says_what_was_known_predicted_and_found(whole_run: t
 def test_the_page_holds_what_was_printed_row_by_row(whole_run: tuple[str, Path]) -> None:
     printed, out = whole_run
     written = (out / page.PAGE).read_text()
-    sections = re.findall(r"<!-- (C\d+): written by `make bench` -->\n(.*?)\n<!-- /\1 -->", written, re.DOTALL)
-    assert [row for row, _ in sections] == list(ROWS)
+    sections = re.findall(
+        r"<!-- (C\d+): written by `make bench(?:-retrieve)?` -->\n(.*?)\n<!-- /\1 -->", written, re.DOTALL
+    )
+    assert [row for row, _ in sections] == [row for row in ROWS if row not in RETRIEVAL] + list(RETRIEVAL)
     assert printed.split() == " ".join(text for row, text in sections if row in IN_PROCESS).split()
 
 
@@ -103,6 +105,13 @@ def test_the_exact_scan_and_faiss_find_the_same_rows(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.torture  # four programs of ours: 10 s of CPU
+def test_a_large_pool_is_searched_as_a_small_one_and_removed(tmp_path: Path) -> None:
+    result = large_pool.measure(Size(True, tmp_path))
+    assert [line.what.split(",")[0] for line in result.lines] == 2 * list(large_pool.SEARCHES.values())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_sides_take_turns_and_the_first_turn_is_not_measured(tmp_path: Path) -> None:
     turns: list[str] = []
 
@@ -141,9 +150,9 @@ def test_a_missed_target_is_printed_as_missed_and_the_exit_code_says_so(
 def test_a_row_that_is_measured_again_leaves_the_others_as_they_are(tmp_path: Path) -> None:
     shutil.copy(HOME / page.PAGE, tmp_path)
     first, second = _result(Verdict("t", "first", True)), _result(Verdict("t", "second", True))
-    page.write(tmp_path, NUMBERS, COMMAND, {"C1": first, "C4": first}, FACTS)
-    page.write(tmp_path, NUMBERS, COMMAND, {"C14": first}, FACTS)
-    page.write(tmp_path, NUMBERS, COMMAND, {"C4": second}, FACTS)
+    page.write(tmp_path, NUMBERS, command_of("C1"), {"C1": first, "C4": first}, FACTS)
+    page.write(tmp_path, NUMBERS, command_of("C1"), {"C14": first}, FACTS)
+    page.write(tmp_path, NUMBERS, command_of("C1"), {"C4": second}, FACTS)
     known = json.loads((tmp_path / NUMBERS).read_text())
     found = {row: one["verdicts"][0]["found"] for row, one in known.items()}
     assert list(found.items()) == [("C1", "first"), ("C4", "second"), ("C14", "first")]
@@ -170,7 +179,7 @@ def test_an_unknown_row_is_refused_with_the_names_of_all(capsys: pytest.CaptureF
 def test_a_page_without_marks_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / page.PAGE).write_text("nothing\n")
     with pytest.raises(ValueError, match="found no marks for row C1"):
-        page.write(tmp_path, NUMBERS, COMMAND, {"C1": _result(Verdict("t", "f", True))}, FACTS)
+        page.write(tmp_path, NUMBERS, command_of("C1"), {"C1": _result(Verdict("t", "f", True))}, FACTS)
 
 
 def test_the_photographs_are_the_same_every_time_and_look_like_photographs() -> None:
