@@ -243,9 +243,11 @@ def find_results(folders: Iterable[Path]) -> Found:
     """Every `results.jsonl` in or below the folders, in sorted order; equal lines in two files count once.
 
     A sweep gathers the lines of its runs in a file of its own, with the place in the sweep filled in: such a line
-    replaces the plain one of the run. Two runs of one name and recipe over other data are both kept, and named.
+    replaces the plain one of the run. A run that two sweeps have counts in both. Two runs of one name and recipe over
+    other data are both kept, and named.
     """
-    results: dict[Key, Result] = {}
+    results: dict[tuple[Key, str | None], Result] = {}
+    in_sweeps: set[Key] = set()
     problems: list[str] = []
     places: dict[tuple[object, ...], tuple[Path, Key]] = {}
     for folder in folders:
@@ -255,9 +257,12 @@ def find_results(folders: Iterable[Path]) -> Found:
             found = read_results(path)
             problems.extend(found.problems)
             for result in found.results:
-                there = results.get(result.key)
-                if there is None or there.sweep is None:
-                    results[result.key] = result
+                if result.sweep is not None:
+                    in_sweeps.add(result.key)
+                    results.pop((result.key, None), None)
+                    results.setdefault((result.key, result.sweep.name), result)
+                elif result.key not in in_sweeps:
+                    results[result.key, None] = result
                 other, key = places.setdefault(result.key[:-1], (path, result.key))
                 if key == result.key or not result.selected or result.role != "test" or result.branch:
                     continue

@@ -231,6 +231,16 @@ def test_the_gathered_line_of_a_sweep_stands_for_the_runs_own(tmp_path):
     assert found.sweep.point.label == "6x"
 
 
+def test_a_run_that_two_sweeps_share_counts_in_both(tmp_path):
+    """Their first points are the same recipe, so the runs have one name."""
+    for name in ("scale", "control"):
+        point = {"label": "0x", "number": 0, "baseline": "0x"}
+        write_results(tmp_path / name / RESULTS, [result(sweep={"name": name, "point": point})])
+        write_results(tmp_path / name / "0x-s0" / RESULTS, [result()])
+    found = find_results([tmp_path]).results
+    assert sorted(one.sweep.name for one in found) == ["control", "scale"]
+
+
 def test_two_runs_of_one_name_over_other_data_are_both_kept_and_named(tmp_path):
     for folder, digest in (("a", "aa" * 32), ("b", "bb" * 32)):
         append_results(tmp_path / folder / "run" / RESULTS, [result(run="run", data={"real": digest})])
