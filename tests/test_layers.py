@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "retrieve.pool": {*BELOW_GEN, "gen.model"},
     "retrieve.captions": {*BELOW_GEN, "retrieve.pool"},
     "retrieve.scan": {*BELOW_GEN, "retrieve.pool"},
-    "retrieve.embed": {*BELOW_GEN, "gen.model", "retrieve.pool"},
+    "retrieve.embed": {*BELOW_GEN, "gen.make", "gen.model", "retrieve.pool"},
     "retrieve.dedup": {*BELOW_GEN, "gen.model"},
     "retrieve.filter": {*BELOW_GEN, "gen.model", "retrieve.dedup"},
     "retrieve.make": {*BELOW_GEN, "gen.make", "gen.prompts", "retrieve.pool"},

@@ -304,8 +304,9 @@ def report(
     """
     with waiting("loading the program"):
         from train.evaluate.results import find_results
-        from train.report.comparison import compare, method, results_table
+        from train.report.comparison import compare
         from train.report.report import write_report
+        from train.report.words import method, results_table
 
     found = find_results(folders)
     if not found.results:

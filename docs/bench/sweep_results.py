@@ -17,8 +17,9 @@ from pathlib import Path
 
 from train.evaluate.results import RESULTS, Found, Result, find_results, result_line
 from train.report.charts import drawn_lines
-from train.report.comparison import Sweep, compare, method, results_table, verdicts
+from train.report.comparison import Sweep, compare
 from train.report.report import write_report
+from train.report.words import method, results_table, verdicts
 
 HOME = Path(__file__).resolve().parents[1]
 PAGE, DATA = HOME / "RESULTS.md", HOME / "data"

@@ -14,7 +14,6 @@ from cluster.fan_out.progress import Progress
 from cluster.fan_out.work import FanOutSpec, MakeWorker, Summary
 from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
-from gen.make.plan import Plan
 from gen.make.scale import Store
 from shards.disk.amounts import counted
 from shards.disk.layout import META, shard_name
@@ -34,23 +33,25 @@ def set_torn_aside(store: Store, say: Callable[[str], None]) -> None:
 
 def work_off(
     todo: list[int],
-    plan: Plan,
+    num_items: int,
     make_worker: MakeWorker,
     spec: FanOutSpec,
     store: Store,
     stop: StopFlag,
-    lease: Lease,
+    lease: Lease | None,
     threads: int,
     when_slow: str,
+    noun: str = "images",
 ) -> Summary:
-    """Fan the missing units out, with a log and a progress display, whose line the lease shows to others."""
+    """Fan the missing units out, with a log and a progress display, whose line the lease shows to others. `num_items`
+    of `noun` are in them."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     log_file = Path("out/logs") / name
     if isinstance(store, FolderStore):
         log_file = store.path_to_write(f"{META}/logs/{name}")
-    num_images = sum(plan.unit_size(unit) for unit in todo)
-    with EventLog(log_file) as log, Progress(len(todo), num_images) as progress:
-        lease.doing = progress.line
+    with EventLog(log_file) as log, Progress(len(todo), num_items, noun=noun) as progress:
+        if lease is not None:
+            lease.doing = progress.line
 
         def on_event(event: Event) -> None:
             log(event)

@@ -54,6 +54,16 @@ class ClipSpec(BaseModel):
     batch: int = Field(64, ge=1, le=4096, description="texts or images at once")
 
 
+def device_of(spec: ClipSpec) -> str:
+    """``"cpu"`` or ``"cuda:1"``. Raises ModelError if a GPU is asked for and there is none."""
+    import torch
+
+    device = spec.device if spec.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"clip.device: found {device}, but torch sees no GPU here; set clip.device=auto")
+    return device
+
+
 @dataclass(frozen=True)
 class _Tower:
     """A loaded model, whichever library it comes from."""
@@ -76,11 +86,8 @@ class Clip:
     def load(spec: ClipSpec) -> "Clip":
         """The CLIP of `spec`, on its device. Raises ModelError if the folder is missing, unsafe or no CLIP."""
         folder = clip_folder(spec)
-        import torch
 
-        device = spec.device if spec.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ModelError(f"clip.device: found {device}, but torch sees no GPU here; set clip.device=auto")
+        device = device_of(spec)
         load = _load_open_clip if spec.model.startswith(OPEN_CLIP) else _load_transformers
         return Clip(spec, load(folder, device))
 

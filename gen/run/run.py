@@ -87,9 +87,9 @@ def run(
             write_summary(store, asked_of(plan, scale))
             job = job_of(recipe, classes, url, single_writer, mark, code, identified)
             make_worker = partial(make_text_to_image_worker, job.model_dump(mode="json"))
-            work = work_off(
-                todo, plan, make_worker, recipe.cluster, store, stop, lease, recipe.sampler.threads, WHEN_SLOW
-            )
+            images = sum(plan.unit_size(unit) for unit in todo)
+            threads = recipe.sampler.threads
+            work = work_off(todo, images, make_worker, recipe.cluster, store, stop, lease, threads, WHEN_SLOW)
         with waiting("reading what is there"):
             records = scan_records(store, mark)
         outcome = outcome_of(plan, scale, before, records, work, time.monotonic() - started)

@@ -114,13 +114,17 @@ class CaptionSearch:
         return (order & (2**31 - 1)).astype(np.int32), order >> 31
 
 
-def find_in_part(pool: Pool, part: Part, search: CaptionSearch) -> pa.Table:
+def find_in_part(
+    pool: Pool, part: Part, search: CaptionSearch, tell: Callable[[int], None] = lambda done: None
+) -> pa.Table:
     """`class_id`, `row` of all matches among the rows of a part that may leave, ordered by row, then by class.
 
-    A unit of work: a part by itself, read a batch at a time. Raises ValueError if the captions are no text.
+    A unit of work: a part by itself, read a batch at a time; `tell` hears how many rows are done. Raises ValueError if
+    the captions are no text, and what `tell` raises.
     """
-    found = [SCHEMA.empty_table()]
+    found, done = [SCHEMA.empty_table()], 0
     for table in pool.scan(part, ["caption"]):
+        seen = len(table)
         table = table.filter(table[KEPT])
         captions = table["caption"]
         if pa.types.is_dictionary(captions.type):
@@ -133,6 +137,8 @@ def find_in_part(pool: Pool, part: Part, search: CaptionSearch) -> pa.Table:
             class_ids, places = search.find(chunk.cast(pa.string()))
             found.append(pa.table([class_ids, rows[first + places]], schema=SCHEMA))
             first += len(chunk)
+        done += seen
+        tell(done)
     return pa.concat_tables(found)
 
 

@@ -8,21 +8,18 @@ refused with the list of differences.
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.fan_out.attempt import life_id
-from cluster.fan_out.events import Event, EventLog
-from cluster.fan_out.fan_out import fan_out
-from cluster.fan_out.progress import Progress
 from cluster.fan_out.work import Summary
 from cluster.process.exit import EXIT_COMPLETE, EXIT_INCOMPLETE
 from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waited_for, waiting
+from gen.make.work import work_off
 from gen.model.clip import clip_digest, clip_width
 from retrieve.embed.output import Output
 from retrieve.embed.spec import Decides, EmbedSpec
@@ -30,7 +27,7 @@ from retrieve.embed.unit import EmbedJob, make_embed_worker
 from retrieve.pool.embeddings import FOLDERS, SUMMARY, Modality
 from retrieve.pool.pool import Pool, open_pool
 from shards.disk.amounts import counted, size_text, time_text
-from shards.disk.layout import META, SUCCESS
+from shards.disk.layout import SUCCESS
 from shards.disk.store import FolderStore, open_store
 
 WHEN_SLOW = "lower pool.clip.batch in a new folder, or raise cluster.stall_deadline_s"
@@ -151,7 +148,7 @@ def run(planned: Planned, stop: StopFlag) -> EmbedOutcome:
         todo = output.missing(modalities)
         work = None
         if todo:
-            work = _make(planned, todo, store, stop, lambda doing: setattr(lease, "doing", doing))
+            work = _make(planned, todo, store, stop, lease)
         missing = output.missing(modalities)
         summary = output.write_summary(planned.decides, planned.model, planned.dim)
     made = sum(planned.pool.parts[unit].num_rows for unit in todo if unit not in missing)
@@ -168,27 +165,13 @@ def run(planned: Planned, stop: StopFlag) -> EmbedOutcome:
     )
 
 
-def _make(
-    planned: Planned,
-    todo: Sequence[int],
-    store: FolderStore,
-    stop: StopFlag,
-    tell: Callable[[Callable[[], str]], None],
-) -> Summary:
-    """Fan the missing units out, with a log and a progress display, whose line the lease shows to others."""
-    log_file = store.path_to_write(f"{META}/logs/{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl")
+def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag, lease: Lease) -> Summary:
+    """Make the missing units."""
     num_rows = sum(planned.pool.parts[unit].num_rows for unit in todo)
     job = EmbedJob(spec=planned.spec, out=planned.output.root, decides=planned.decides)
     spec = planned.spec.cluster.model_copy(update={"straggler_factor": 0.0})  # a unit twice would be the same bytes
-    with EventLog(log_file) as log, Progress(len(todo), num_rows, noun="rows") as progress:
-        tell(progress.line)
-
-        def on_event(event: Event) -> None:
-            log(event)
-            progress(event)
-
-        make_worker = partial(make_embed_worker, job.model_dump(mode="json"))
-        return fan_out(todo, make_worker, spec, on_event, stop, planned.spec.threads, WHEN_SLOW)
+    make_worker = partial(make_embed_worker, job.model_dump(mode="json"))
+    return work_off(todo, num_rows, make_worker, spec, store, stop, lease, planned.spec.threads, WHEN_SLOW, "rows")
 
 
 def _zeros(summary: dict[str, Any] | None) -> str:

@@ -11,6 +11,7 @@ differences (`retrieve.run.output`); a scale that is already there makes nothing
 import math
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -30,6 +31,7 @@ from gen.make.work import set_torn_aside, work_off
 from retrieve.make.from_tars import FromTarsJob, make_from_tars_worker
 from retrieve.pool.pool import Pool, open_pool
 from retrieve.run.output import open_output
+from retrieve.run.parts import clear_parts
 from retrieve.run.recipe import RetrieveRecipe, identity
 from retrieve.run.search import search_pool
 from shards.disk.address import one_spelling
@@ -80,9 +82,10 @@ def run(
             identity(recipe, pool.digest),
             classes,
             code,
-            lambda: search_pool(recipe, classes, pool, stop, say),
+            lambda: search_pool(recipe, classes, pool, store, lease, stop, say),
             say,
         )
+        clear_parts(store)
         with waiting("reading what is there"):
             write_folder_card(store, recipe.name)
             set_torn_aside(store, say)
@@ -93,7 +96,8 @@ def run(
             write_summary(store, asked_of(plan, scale))
             job = job_of(recipe, classes, url, single_writer, mark, code)
             make_worker = partial(make_from_tars_worker, job.model_dump(mode="json"))
-            work = work_off(todo, plan, make_worker, recipe.cluster, store, stop, lease, 1, WHEN_SLOW)
+            images = sum(plan.unit_size(unit) for unit in todo)
+            work = work_off(todo, images, make_worker, recipe.cluster, store, stop, lease, 1, WHEN_SLOW)
         with waiting("reading what is there"):
             records = scan_records(store, mark)
         outcome = outcome_of(plan, scale, before, records, work, time.monotonic() - started)
@@ -111,7 +115,9 @@ def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> s
         check_images(pool)
     classes = load_classes(recipe.classes)
     plan = plan_of(recipe, classes)
-    _, counts = search_pool(recipe, classes, pool, stop, say)
+    with tempfile.TemporaryDirectory(prefix="sixfold-") as scratch:  # nothing of it is kept
+        here = recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update={"in_process": True})})
+        _, counts = search_pool(here, classes, pool, FolderStore(Path(scratch)), None, stop, say)
     lines = [f"{what:<28}{number:>12,}" for what, number in counts.items() if isinstance(number, int)]
     lines += [f"  {reason:<26}{number:>12,}" for reason, number in counts["reasons"].items()]
     wanted = {f"{one.id} {one.name}": math.ceil(one.count * scale) for one in classes}

@@ -15,7 +15,7 @@ Rows that are flagged or blocked take no part: none of their pictures is decoded
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,27 +25,29 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster.process.exit import Draining
+from cluster.process.lease import Lease
 from cluster.process.machine import usable_cores
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waiting
+from gen.make.scale import Store
 from gen.model.clip import Clip
 from gen.prompts.meanings import choose_meanings
 from gen.prompts.real_images import decode_picture
 from gen.wording.lexicon import load_lexicon
 from retrieve.captions.queries import clauses_of
-from retrieve.captions.search import CLASS_ID, CaptionSearch, find_in_part
+from retrieve.captions.search import CLASS_ID
 from retrieve.dedup.descriptor import SCALES, Descriptor, picture_descriptor
 from retrieve.dedup.leak import nearest
 from retrieve.dedup.near import near_groups
 from retrieve.filter.filter import rows_of_set
 from retrieve.filter.rule import KEPT, Candidates, decide
-from retrieve.filter.score import class_rows, scores_of
+from retrieve.filter.score import SLOT, class_rows, scores_of
 from retrieve.make.candidates import SCHEMA, table_bytes
 from retrieve.pool.images import PoolImages
 from retrieve.pool.pool import KEPT as MAY_LEAVE
 from retrieve.pool.pool import ROW, Pool
+from retrieve.run.parts import Asked, search_parts
 from retrieve.run.recipe import RetrieveRecipe
-from retrieve.scan.scan import exact_scan
 from shards.disk.amounts import counted
 from shards.labels.classes import Class
 from shards.labels.task import usual_queries
@@ -72,16 +74,28 @@ class _Hits:
 
 
 def search_pool(
-    recipe: RetrieveRecipe, classes: Sequence[Class], pool: Pool, stop: StopFlag, say: Say
+    recipe: RetrieveRecipe,
+    classes: Sequence[Class],
+    pool: Pool,
+    store: Store,
+    lease: Lease | None,
+    stop: StopFlag,
+    say: Say,
 ) -> tuple[bytes, dict[str, Any]]:
-    """Raises ValueError in one line: a class that nothing can be searched for, a CLIP of another width, a test set that
-    is none; Draining on a stop."""
+    """`store` keeps what was found in a file of the pool until all have been searched.
+
+    Raises ValueError in one line: a class that nothing can be searched for, a CLIP of another width, a test set that is
+    none; Draining on a stop.
+    """
     meanings = _meanings(recipe, classes)
     names = {one.id: meanings.get(one.id) or one.name for one in classes}
     clip = None if recipe.pool.clip is None else Clip.load(recipe.pool.clip)
     texts = None if clip is None else class_rows(clip, names, recipe.search.templates)
     counts: dict[str, Any] = {"rows of the pool": pool.num_rows}
-    hits = _found(recipe, classes, meanings, pool, texts, stop)
+    with waiting("searching the pool"):
+        asked = _asked(recipe, classes, names, meanings, pool, clip)
+    parts = search_parts(pool, recipe.search.routes, asked, recipe.cluster, store, stop, lease)
+    hits = _joined(parts.values())
     counts["found"] = len(hits)
     hits = _at_most(hits, recipe.search.most_per_class, recipe.seed)
     counts["looked at"] = len(hits)
@@ -121,18 +135,22 @@ def _meanings(recipe: RetrieveRecipe, classes: Sequence[Class]) -> dict[int, str
 # what is found
 
 
-def _found(
+def _asked(
     recipe: RetrieveRecipe,
     classes: Sequence[Class],
+    names: Mapping[int, str],
     meanings: Mapping[int, str],
     pool: Pool,
-    texts: Mapping[int, NDArray[np.float32]] | None,
-    stop: StopFlag,
-) -> _Hits:
-    found: list[tuple[Ints, Ints]] = []
-    for route in recipe.search.routes:
+    clip: Clip | None,
+) -> Asked:
+    """The captions' queries, and a vector for each class and template."""
+    search, clauses, vectors = recipe.search, [], np.empty((0, 0), np.float32)
+    class_ids: list[int] = []
+    if "captions" in search.routes:
+        usual = usual_queries(recipe.classes.source, [one.name for one in classes])
+        clauses = clauses_of(classes, search.captions, usual, meanings)
+    for route in search.routes:
         if route == "captions":
-            found += _by_caption(recipe, classes, meanings, pool, stop)
             continue
         embeddings = pool.embeddings(route)
         if embeddings is None:
@@ -140,34 +158,21 @@ def _found(
                 f"{pool.spec.source}: found no {route} vectors, expected those of the route {route}; make them with "
                 "`sixfold embed`, or take it out of search.routes"
             )
-        assert texts is not None, "the recipe has a CLIP for this route"
-        ids = np.array(sorted(texts), np.int64)
-        with waiting(f"searching {embeddings.num_rows:,} {route} vectors"):
-            queries = np.stack([texts[int(one)] for one in ids])
-            rows = exact_scan(embeddings, queries, recipe.search.per_query).rows
-        places = rows >= 0
-        found.append((np.repeat(ids, places.sum(axis=1)), rows[places]))
-    class_ids, rows = (np.concatenate(column) for column in zip(*found, strict=True))
+        assert clip is not None, "the recipe has a CLIP for this route"
+        class_ids = [one for one in names for _ in search.templates]
+        vectors = clip.embed_texts([text.replace(SLOT, name) for name in names.values() for text in search.templates])
+    return Asked(tuple(clauses), search.captions.match, vectors, tuple(class_ids), search.per_query)
+
+
+def _joined(parts: Iterable[pa.Table]) -> _Hits:
+    """Each pair once, whatever found it."""
+    whole = pa.concat_tables(parts)
+    class_ids, rows = whole[CLASS_ID].to_numpy().astype(np.int64), whole[ROW].to_numpy()
     order = np.lexsort((class_ids, rows))
     class_ids, rows = class_ids[order], rows[order]
     is_new = np.ones(len(rows), bool)
     is_new[1:] = (np.diff(rows) != 0) | (np.diff(class_ids) != 0)
     return _Hits(class_ids[is_new], rows[is_new])
-
-
-def _by_caption(
-    recipe: RetrieveRecipe, classes: Sequence[Class], meanings: Mapping[int, str], pool: Pool, stop: StopFlag
-) -> Iterator[tuple[Ints, Ints]]:
-    spec = recipe.search.captions
-    usual = usual_queries(recipe.classes.source, [one.name for one in classes])
-    search = CaptionSearch(clauses_of(classes, spec, usual, meanings), spec.match)
-    done = 0
-    with waiting(lambda: f"reading captions: {done:,} of {pool.num_rows:,}"):
-        for part in pool.parts:
-            _go_on(stop)
-            table = find_in_part(pool, part, search)
-            done = part.first_row + part.num_rows
-            yield table[CLASS_ID].to_numpy().astype(np.int64), table[ROW].to_numpy()
 
 
 def _at_most(hits: _Hits, most: int, seed: int) -> _Hits:

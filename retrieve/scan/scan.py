@@ -78,9 +78,10 @@ def scan_part(
     device: str = "cpu",
     rough: Rough | None = None,
     at_least_Q: np.ndarray | None = None,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> Nearest:
     """The k nearest of one file: a unit of work. `at_least_Q`: scores below are of no interest, and need not be found.
-    Raises what `exact_scan` raises."""
+    `tell` hears after each block how many rows are done. Raises what `exact_scan` and `tell` raise."""
     import torch
 
     queries_QD = _checked(queries_QD, file, k)
@@ -122,6 +123,7 @@ def scan_part(
         padded_BD = torch.nn.functional.pad(rough_BD, (0, 0, 0, -len(rows_B) % GROUP)).to(device)
         for first in range(0, len(queries_QD), QUERIES_AT_ONCE):
             _look(placed_QD[first : first + QUERIES_AT_ONCE], padded_BD, rows_B, first, running, width)
+        tell(end)
     queries, rows = running.pairs()
     scores, rows = _best(queries, true_scores(queries, rows), rows, len(queries_QD), width)
     return Nearest(k, scores, np.where(rows < 0, NO_ROW, rows + file.first_row), file.num_rows, num_unusable)

@@ -11,8 +11,9 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from train.report.comparison import Row, Sweep, percent, points
+from train.report.comparison import Row, Sweep
 from train.report.statistics import Estimate
+from train.report.words import percent, points
 
 WIDTH, HEIGHT = 360, 236
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 22, 34  # margins of the drawing, in its own units

@@ -35,13 +35,12 @@ from shards.views.page import NOTICES, one_file_page, page_environment
 from shards.views.thumbnail import small_copy
 from train.evaluate.results import RESULTS, Result, find_results
 from train.report.charts import Bar, Panel, bars, panels
-from train.report.comparison import (
-    Compared,
-    Row,
-    Sweep,
+from train.report.comparison import Compared, Row, Sweep, compare
+from train.report.fixed import held_fixed
+from train.report.statistics import Estimate, if_enough, mean_interval, wilson_interval
+from train.report.words import (
     Verdict,
     accuracy_text,
-    compare,
     interval,
     last_points,
     method,
@@ -53,8 +52,6 @@ from train.report.comparison import (
     verdicts,
     verdicts_of,
 )
-from train.report.fixed import held_fixed
-from train.report.statistics import Estimate, if_enough, mean_interval, wilson_interval
 
 PAGES = Path(__file__).parent / "pages"
 MAX_FILE_BYTES = 4_000_000  # of recipe.yaml, model.json, bn_distances.json

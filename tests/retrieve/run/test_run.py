@@ -1,6 +1,11 @@
 """A retrieved data set from recipe to shards: the right images, none that must not be there, the same ones again."""
 
 import json
+import os
+import random
+import re
+import shutil
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.process.stop_flag import StopFlag
+from cluster.recipes.load import dump_recipe
 from gen.make.outcome import MakeOutcome
 from gen.model.clip import Clip, ClipSpec
 from retrieve.make.candidates import CANDIDATES
@@ -24,6 +30,7 @@ from shards.disk.home import home
 from shards.disk.jpeg import decode_jpeg
 from shards.disk.store import open_for_reading
 from shards.set.manifest import read_subset, read_table, scan_records
+from tests.support import warm
 from tests.support.small_pool import write_vectors
 
 CLIP = ClipSpec(model=str(home() / "sandbox" / "models" / "clip"), device="cpu")
@@ -187,6 +194,47 @@ def test_images_are_found_by_their_vectors_without_a_word_of_their_captions(worl
     assert len(truth) >= 30
     assert np.mean(right) > 0.4  # by chance 0.05
     assert max(row["punsafe"] for row in truth) <= 0.5
+
+
+def test_every_template_is_a_query_of_its_own(world: Path) -> None:
+    numbers = []
+    for templates in (["{name}"], ["{name}", "{name}, the face of a die"]):
+        search = {"routes": ["image"], "templates": templates, "per_query": 5}
+        text = look(recipe_of(world, search=search, filter={"top": None}), Fraction(1), StopFlag(), print)
+        numbers.append(int(re.search(r"^found +(\d+)$", text, re.MULTILINE)[1]))  # type: ignore[index]
+    assert numbers[0] == 50
+    assert 60 < numbers[1] <= 100
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3000)
+def test_killed_at_twenty_random_moments_of_search_and_shards_it_ends_with_the_same_bytes(
+    world: Path, whole: Path, tmp_path: Path
+) -> None:
+    seed = int(os.environ.get("SEED", "0"))
+    print(f"seed {seed}")
+    rng, out, kills, longest = random.Random(seed), tmp_path / "out", 0, 10.0
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe_of(world)))
+    called = ["retrieve", str(tmp_path / "recipe.yaml"), "--scale", "2x", "--out", str(out), "--no-gallery"]
+    while True:
+        child, begun = warm.start(["-m", "sixfold", *called]), time.monotonic()
+        left = rng.uniform(0, longest) if kills < 20 else 600.0
+        while child.poll() is None and time.monotonic() < begun + left:
+            time.sleep(0.01)
+        if child.poll() is None:
+            child.kill()
+            child.wait(60)
+            kills += 1
+            continue
+        assert child.returncode == 0
+        longest = max(1.0, time.monotonic() - begun)
+        assert {path.name for path in out.glob("*.tar")} == {path.name for path in whole.glob("*.tar")}
+        for path in (*whole.glob("*.tar"), whole / CANDIDATES):
+            assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes()
+        assert not list(out.glob("_meta/search/*"))
+        if kills >= 20:
+            return
+        shutil.rmtree(out)
 
 
 def test_a_generator_does_not_go_on_in_a_retrieved_set(world: Path, whole: Path) -> None:

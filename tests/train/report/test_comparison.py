@@ -9,9 +9,10 @@ from tests.shards.views.test_gallery import Page
 from tests.support.small_data_set import write_data_set
 from tests.train.report.test_report import N, curve, line, text_of
 from train.evaluate.results import RESULTS, GridPlace, Result, append_results, packed
-from train.report.comparison import compare, method, verdicts
+from train.report.comparison import compare
 from train.report.fixed import held_fixed
 from train.report.report import write_report
+from train.report.words import method, verdicts
 
 
 def with_pictures(results: list[Result], seed: int = 0, digest: str = "aa" * 32) -> list[Result]:

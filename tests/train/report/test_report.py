@@ -14,8 +14,9 @@ from tests.support.small_data_set import write_data_set
 from tests.support.training_results import result
 from train.evaluate.results import RESULTS, Result, append_results, result_line
 from train.report.charts import panels
-from train.report.comparison import Sweep, compare, markdown_table, points, results_table, verdicts
+from train.report.comparison import Sweep, compare
 from train.report.report import MAX_RUNS, PAGES, _changes, write_report
+from train.report.words import markdown_table, points, results_table, verdicts
 
 N = 1000
 

@@ -1,0 +1,278 @@
+"""The units of a search: tables of captions, files of vectors. What was found in one is kept until all are done.
+
+In: what is asked of a pool. Out: for each route a table of `class_id`, `row`. On disk, below the output, removed when
+the search has ended:
+
+    _meta/search/queries.npy            float32 (Q, D): the texts of the classes, for routes by vectors
+    _meta/search/image-00007.parquet    what was found in file 7: query, row, score (class_id, row of captions); its
+                                        schema says for which search (`mark`), its pages have checksums
+
+A unit is a pure function of the pool and of what is asked, so one that is made twice is the same. `cluster.fan_out`
+works units off; those of a small pool in this process, where the start of workers would take longer than the search.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.fan_out.work import Beat, FanOutSpec, Summary
+from cluster.process.exit import Draining
+from cluster.process.lease import Lease
+from cluster.process.stop_flag import StopFlag
+from cluster.recipes.load import fingerprint
+from gen.make.scale import Store
+from gen.make.work import work_off
+from gen.model.clip import device_of
+from retrieve.captions.queries import Clause
+from retrieve.captions.search import SCHEMA, CaptionSearch, find_in_part
+from retrieve.captions.spec import Semantics
+from retrieve.pool.pool import ROW, Pool, open_pool
+from retrieve.pool.spec import PoolSpec
+from retrieve.run.recipe import Route
+from retrieve.scan.scan import scan_part
+from shards.disk.layout import META
+from shards.disk.record import JSON
+from shards.disk.store import open_store
+
+FOLDER = f"{META}/search"
+QUERIES = f"{FOLDER}/queries.npy"
+SMALL_ROWS = 2_000_000  # a pool of fewer is searched in this process
+MAX_PART_BYTES = 1 << 32
+WHEN_SLOW = "raise cluster.stall_deadline_s"
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What is searched for. A route that is not asked for has nothing."""
+
+    clauses: tuple[Clause, ...] = ()
+    match: Semantics = "phrase"
+    queries_QD: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))  # of length 1
+    class_ids: tuple[int, ...] = ()  # of each query
+    k: int = 1  # rows that a query finds
+
+
+class SearchJob(BaseModel):
+    """All that a worker needs, as plain data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pool: PoolSpec
+    routes: tuple[Route, ...]
+    clauses: tuple[tuple[int, tuple[str, ...]], ...]
+    match: Semantics
+    class_ids: tuple[int, ...]
+    k: int
+    mark: str = Field(description="fingerprint of the pool and of what is asked")
+    out: str
+    single_writer: bool
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One file of a route."""
+
+    route: Route
+    number: int  # of the table or of the file of vectors
+
+    @property
+    def name(self) -> str:
+        """Of its part, below the output."""
+        return f"{FOLDER}/{self.route}-{self.number:05d}.parquet"
+
+
+def units_of(pool: Pool, routes: Sequence[Route]) -> list[Unit]:
+    """In the order of their numbers. The pool has vectors for every route by vectors."""
+    found = []
+    for route in dict.fromkeys(routes):
+        embeddings = None if route == "captions" else pool.embeddings(route)
+        num = len(pool.parts) if embeddings is None else len(embeddings.files)
+        found += [Unit(route, number) for number in range(num)]
+    return found
+
+
+def search_parts(
+    pool: Pool,
+    routes: Sequence[Route],
+    asked: Asked,
+    spec: FanOutSpec,
+    store: Store,
+    stop: StopFlag,
+    lease: Lease | None,
+) -> dict[Route, pa.Table]:
+    """Route -> `class_id`, `row` of what was found, in the order of the units; a pair may be there several times.
+
+    Raises Draining on a stop, ValueError in one line for units that failed.
+    """
+    pool_spec = pool.spec.at_home()
+    units = units_of(pool, routes)
+    job = SearchJob(
+        pool=pool_spec,
+        routes=tuple(routes),
+        clauses=tuple((one.class_id, one.needles) for one in asked.clauses),
+        match=asked.match,
+        class_ids=asked.class_ids,
+        k=asked.k,
+        mark=_mark_of(pool, routes, asked),
+        out=store.url,
+        single_writer=store.single_writer,
+    )
+    if len(asked.queries_QD):
+        store.replace(QUERIES, _npy(asked.queries_QD))
+    there = {place: part for place, unit in enumerate(units) if (part := _kept(store, unit, job.mark)) is not None}
+    todo = [place for place in range(len(units)) if place not in there]
+    if todo:
+        is_small = pool.num_rows < SMALL_ROWS
+        spec = spec.model_copy(update={"straggler_factor": 0.0, "in_process": spec.in_process or is_small})
+        rows = sum(_rows_of(pool, units[place]) for place in todo)
+        make_worker = partial(make_search_worker, job.model_dump(mode="json"))
+        work = work_off(todo, rows, make_worker, spec, store, stop, lease, spec.cpus_per_worker, WHEN_SLOW, "rows")
+        _refuse_failed(work, units)
+        there |= {place: part for place in todo if (part := _kept(store, units[place], job.mark)) is not None}
+    if missing := [unit for place, unit in enumerate(units) if place not in there]:
+        raise ValueError(f"{store.url}/{missing[0].name}: found no whole file after the search; run the command again")
+    found: dict[Route, pa.Table] = {}
+    for route in dict.fromkeys(routes):
+        whole = pa.concat_tables([there[place] for place, unit in enumerate(units) if unit.route == route])
+        found[route] = whole if route == "captions" else best_of(whole, asked.class_ids, asked.k)
+    return found
+
+
+def clear_parts(store: Store) -> None:
+    """Remove what a search has kept; it has ended."""
+    for name in store.list(f"{FOLDER}/"):
+        store.delete(name)
+
+
+# the worker
+
+
+def make_search_worker(job: Mapping[str, object]) -> "SearchWorker":
+    """A worker from plain data (`SearchJob.model_dump(mode="json")`). Raises ValueError in one line."""
+    return SearchWorker(SearchJob.model_validate(job))
+
+
+class SearchWorker:
+    """Searches one file at a time."""
+
+    def __init__(self, job: SearchJob) -> None:
+        self.job = job
+        self.store = open_store(job.out, job.single_writer)
+        self.pool = open_pool(job.pool)
+        self.units = units_of(self.pool, job.routes)
+        self.captions = CaptionSearch([Clause(one, needles) for one, needles in job.clauses], job.match)
+        self.queries_QD, self.device = np.empty((0, 0), np.float32), "cpu"
+        if set(job.routes) - {"captions"}:
+            assert job.pool.clip is not None, "the recipe has a CLIP for these routes"
+            self.device = device_of(job.pool.clip)
+            self.queries_QD = np.load(io.BytesIO(self.store.read_bytes(QUERIES)), allow_pickle=False)
+
+    def __call__(self, unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
+        one = self.units[unit]
+        if one.route == "captions":
+            table = find_in_part(self.pool, self.pool.parts[one.number], self.captions, lambda rows: beat(rows, 0))
+        else:
+            table = self._near(one, lambda rows: beat(rows, 0))
+        self.store.replace(one.name, _part_bytes(table, self.job.mark))
+        beat(_rows_of(self.pool, one), 0)
+        return {"rows": _rows_of(self.pool, one), "found": len(table)}
+
+    def _near(self, unit: Unit, tell: Callable[[int], None]) -> pa.Table:
+        """Of each query the k nearest of this file. Which of them are among the k nearest of all, the driver says."""
+        assert unit.route != "captions"
+        embeddings = self.pool.embeddings(unit.route)
+        assert embeddings is not None
+        file = embeddings.files[unit.number]
+        found = scan_part(file, self.queries_QD, self.job.k, device=self.device, tell=tell)
+        places = found.rows >= 0
+        queries = np.repeat(np.arange(len(found.rows)), places.sum(axis=1))
+        return pa.table(
+            {
+                QUERY: pa.array(queries, pa.int32()),
+                ROW: pa.array(found.rows[places], pa.int64()),
+                SCORE: pa.array(found.scores[places], pa.float32()),
+            }
+        )
+
+
+QUERY, SCORE = "query", "score"
+
+
+def best_of(table: pa.Table, class_ids: Sequence[int], k: int) -> pa.Table:
+    """`class_id`, `row`: of each query its k best rows over all files; of equal scores the lower row comes first."""
+    queries, rows, scores = (table[name].to_numpy() for name in (QUERY, ROW, SCORE))
+    order = np.lexsort((rows, -scores, queries))
+    queries, rows = queries[order], rows[order]
+    first = np.searchsorted(queries, queries, side="left")
+    best = np.arange(len(queries)) - first < k
+    ids = np.asarray(class_ids, np.int32)[queries[best]]
+    return pa.table([pa.array(ids, pa.int32()), pa.array(rows[best])], schema=SCHEMA)
+
+
+def _rows_of(pool: Pool, unit: Unit) -> int:
+    if unit.route == "captions":
+        return pool.parts[unit.number].num_rows
+    embeddings = pool.embeddings(unit.route)
+    assert embeddings is not None
+    return embeddings.files[unit.number].num_rows
+
+
+def _refuse_failed(work: Summary, units: Sequence[Unit]) -> None:
+    if work.drained:
+        raise Draining("stopped on request during the search")
+    if work.error is not None:
+        raise ValueError(f"the search could not go on: {work.error}")
+    if work.quarantined:
+        first = work.quarantined[0]
+        raise ValueError(
+            f"the search of {units[first.unit].route} {first.unit} failed: {first.cause}; run the same command again "
+            "to try once more"
+        )
+
+
+# what is kept
+
+
+def _mark_of(pool: Pool, routes: Sequence[Route], asked: Asked) -> str:
+    return fingerprint(
+        {
+            "pool": pool.digest,
+            "routes": list(routes),
+            "clauses": [[one.class_id, list(one.needles)] for one in asked.clauses],
+            "match": asked.match,
+            "queries": hashlib.sha256(np.ascontiguousarray(asked.queries_QD).tobytes()).hexdigest(),
+            "class_ids": list(asked.class_ids),
+            "k": asked.k,
+        }
+    )
+
+
+def _part_bytes(table: pa.Table, mark: str) -> bytes:
+    sink = io.BytesIO()
+    marked = table.replace_schema_metadata({"mark": mark})
+    pq.write_table(marked, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def _kept(store: Store, unit: Unit, mark: str) -> pa.Table | None:
+    """None for what is not there, is damaged, or is of another search: then it is made again."""
+    try:
+        data = store.read_bytes(unit.name, MAX_PART_BYTES)
+        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    except (FileNotFoundError, pa.ArrowException, OSError):
+        return None
+    is_ours = (table.schema.metadata or {}).get(b"mark") == mark.encode()
+    return table.replace_schema_metadata(None) if is_ours else None
+
+
+def _npy(array: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, array, allow_pickle=False)
+    return sink.getvalue()

@@ -1,0 +1,152 @@
+"""A search in units: what was found is kept until all is, and is what one scan of all would find."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.fan_out.work import FanOutSpec
+from cluster.process.exit import Draining
+from cluster.process.stop_flag import StopFlag
+from gen.model.clip import ClipSpec
+from retrieve.captions.queries import clauses_of
+from retrieve.captions.spec import CaptionSpec
+from retrieve.pool.pool import Pool
+from retrieve.run import parts
+from retrieve.run.parts import Asked, best_of, clear_parts, search_parts
+from retrieve.run.recipe import Route
+from retrieve.scan.scan import exact_scan
+from shards.disk.home import home
+from shards.disk.store import FolderStore
+from shards.labels.classes import Class
+from tests.support.small_pool import pool_of, write_table, write_vectors
+
+FILES, ROWS, DIM = 4, 30, 8
+NAMES = ("crane", "kite")
+CLIP = ClipSpec(model=str(home() / "sandbox" / "models" / "clip"), device="cpu")
+ROUTES: tuple[Route, ...] = ("captions", "text", "image")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    """Four tables of 30 captions, which name a crane, a kite or nothing; vectors of both kinds."""
+    folder, rng = tmp_path_factory.mktemp("pool"), np.random.default_rng(5)
+    for number in range(FILES):
+        said = [f"a {NAMES[row % 3]} in the sky" if row % 3 < 2 else "clouds" for row in range(ROWS)]
+        write_table(
+            folder / f"{number}.parquet",
+            caption=said,
+            url=[f"https://example.org/{number}/{row}" for row in range(ROWS)],
+        )
+        for kind in ("img_emb", "text_emb"):
+            write_vectors(folder / kind / f"{kind}_{number}.npy", rng.standard_normal((ROWS, DIM)))
+    return pool_of(folder, clip=CLIP.model_dump())
+
+
+def asked() -> Asked:
+    classes = [Class(number, name, None, 1) for number, name in enumerate(NAMES)]
+    queries = np.random.default_rng(6).standard_normal((4, DIM))
+    unit = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    clauses = tuple(clauses_of(classes, CaptionSpec()))
+    return Asked(clauses, "phrase", unit, class_ids=(0, 0, 1, 1), k=5)
+
+
+def found(
+    pool: Pool, folder: Path, what: Asked | None = None, spec: FanOutSpec | None = None, stop: StopFlag | None = None,
+    routes: Sequence[Route] = ROUTES,
+) -> dict[Route, pa.Table]:  # fmt: skip
+    spec = spec or FanOutSpec(in_process=True)
+    folder.mkdir(exist_ok=True)
+    return search_parts(pool, routes, what or asked(), spec, FolderStore(folder), stop or StopFlag(), None)
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in sorted((folder / "_meta" / "search").glob("*.parquet"))}
+
+
+def test_the_units_together_find_what_one_scan_of_all_finds(pool: Pool, tmp_path: Path) -> None:
+    tables = found(pool, tmp_path)
+    for route in ("text", "image"):
+        embeddings = pool.embeddings(route)
+        assert embeddings is not None
+        whole = exact_scan(embeddings, asked().queries_QD, 5)
+        pairs = list(zip(tables[route]["class_id"].to_pylist(), tables[route]["row"].to_pylist(), strict=True))
+        assert pairs == [(place // 2, row) for place, rows in enumerate(whole.rows.tolist()) for row in rows]
+    pairs = zip(tables["captions"]["class_id"].to_pylist(), tables["captions"]["row"].to_pylist(), strict=True)
+    assert sorted(pairs) == sorted((row % ROWS % 3, row) for row in range(FILES * ROWS) if row % ROWS % 3 < 2)
+
+
+def test_a_search_goes_on_with_what_it_had_found_and_mends_what_is_damaged(pool: Pool, tmp_path: Path) -> None:
+    whole = found(pool, tmp_path)
+    before, folder = stamps(tmp_path), tmp_path / "_meta" / "search"
+    assert len(before) == 3 * FILES
+    (folder / "image-00002.parquet").unlink()
+    damaged = bytearray((folder / "captions-00001.parquet").read_bytes())
+    damaged[len(damaged) // 3] ^= 0xFF
+    (folder / "captions-00001.parquet").write_bytes(damaged)
+    assert found(pool, tmp_path) == whole
+    after = stamps(tmp_path)
+    assert {name for name in before if after[name] != before[name]} == {"image-00002.parquet", "captions-00001.parquet"}
+    clear_parts(FolderStore(tmp_path))
+    assert list(folder.glob("*")) == []
+
+
+def test_a_search_for_something_else_takes_nothing_of_an_earlier_one(pool: Pool, tmp_path: Path) -> None:
+    found(pool, tmp_path)
+    before, what = stamps(tmp_path), asked()
+    other = Asked(what.clauses[:1], what.match, what.queries_QD, what.class_ids, what.k)
+    assert set(found(pool, tmp_path, other)["captions"]["class_id"].to_pylist()) == {0}
+    assert all(now != before[name] for name, now in stamps(tmp_path).items())
+
+
+def test_a_search_that_is_stopped_keeps_what_it_has_and_says_so(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = StopFlag()
+    once, really = [], parts.find_in_part
+
+    def then_stop(*arguments: object) -> pa.Table:
+        once.append(1)
+        if len(once) == 2:
+            stop.request("a test")
+        return really(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(parts, "find_in_part", then_stop)
+    with pytest.raises(Draining, match="stopped on request"):
+        found(pool, tmp_path, stop=stop)
+    assert 1 <= len(stamps(tmp_path)) <= 2
+    monkeypatch.undo()
+    assert found(pool, tmp_path) == found(pool, tmp_path / "other")
+
+
+def test_workers_on_ray_find_the_same(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "SMALL_ROWS", 0)
+    spec = FanOutSpec(workers=1, gpus_per_worker=0)
+    assert found(pool, tmp_path / "ray", spec=spec) == found(pool, tmp_path / "here")
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 40), st.sampled_from([0.1, 0.2, 0.3])),
+        unique_by=lambda one: one[:2],
+        max_size=40,
+    ),
+    st.integers(1, 4),
+)
+def test_the_best_rows_of_a_query_are_those_with_the_highest_scores_and_of_equal_ones_the_first(
+    hits: list[tuple[int, int, float]], k: int
+) -> None:
+    query, row, score = zip(*hits, strict=True) if hits else ((), (), ())
+    table = pa.table(
+        {"query": pa.array(query, pa.int32()), "row": pa.array(row, pa.int64()), "score": pa.array(score, pa.float32())}
+    )
+    best = best_of(table, (7, 7, 8, 9), k)
+    wanted = []
+    for one in range(4):
+        mine = sorted((-value, place) for which, place, value in hits if which == one)[:k]
+        wanted += [((7, 7, 8, 9)[one], place) for _, place in mine]
+    assert list(zip(best["class_id"].to_pylist(), best["row"].to_pylist(), strict=True)) == wanted
