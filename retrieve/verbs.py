@@ -1,4 +1,4 @@
-"""The verbs of the retrieval baseline: retrieve, pool, embed, filter."""
+"""The verbs of the retrieval baseline: retrieve, pool, embed, index, filter."""
 
 import contextlib
 import json
@@ -16,6 +16,7 @@ from shards.disk.home import home
 
 if TYPE_CHECKING:
     from retrieve.embed.spec import EmbedSpec
+    from retrieve.index.spec import IndexSpec
     from retrieve.pool.spec import PoolSpec
     from retrieve.run.recipe import RetrieveRecipe
 
@@ -24,6 +25,12 @@ def _embed_model() -> "type[EmbedSpec]":
     from retrieve.embed.spec import EmbedSpec
 
     return EmbedSpec
+
+
+def _index_model() -> "type[IndexSpec]":
+    from retrieve.index.spec import IndexSpec
+
+    return IndexSpec
 
 
 def _pool_model() -> "type[PoolSpec]":
@@ -174,6 +181,66 @@ def embed(
         warn(line)
     with StopFlag() as stop:
         outcome = run(planned, stop)
+    say(outcome.sentence())
+    raise typer.Exit(outcome.exit_code)
+
+
+def index(
+    folder: PoolFolder,
+    overrides: Annotated[list[str] | None, overrides_of(_index_model)] = None,
+    modality: Annotated[
+        Literal["image", "text"], typer.Option(help="Of which vectors: of pictures, or of captions.")
+    ] = "image",
+    memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="The most that the index may weigh, such as 4GB.")
+    ] = "4GB",
+    purpose: Annotated[
+        Literal["auto", "exact", "speed"],
+        typer.Option(help="exact; speed: a graph; auto: recall .95 in little memory."),
+    ] = "auto",
+    factory: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="FAISS' factory string.", show_default="chosen")
+    ] = None,
+    recall: Annotated[float, typer.Option(help="recall@10 that searches shall have, against the exact scan.")] = 0.95,
+    out: Annotated[Path | None, path_option("The folder to write.", show_default="index/ beside the vectors")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Build in the place of another index.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be built and why, its bytes and minutes; touch nothing.")
+    ] = False,
+    in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
+) -> None:
+    """Build an index of a pool's vectors, for searches that do not read all of them. Run it again to continue.
+
+    The index is a file of FAISS as clip-retrieval reads it, whose ids are the rows of the pool; its record says what it
+    finds. Rows without a vector are not in it.
+
+    Example: `sixfold index out/pool --memory 2GB --dry-run`
+    """
+    with waiting("loading the program"):
+        from cluster.process.stop_flag import StopFlag
+        from cluster.recipes.load import parse_recipe
+        from retrieve.index.build import plan, run
+        from retrieve.index.spec import IndexSpec
+        from shards.disk.amounts import parse_size
+
+    data = {
+        "pool": {"source": str(folder)},
+        "modality": modality,
+        "memory_gb": parse_size(memory) / 1e9,
+        "purpose": purpose,
+        "factory": factory,
+        "recall": recall,
+    }
+    changed = [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])]
+    spec = parse_recipe(json.dumps(data).encode(), IndexSpec, "sixfold index", changed)
+    with waiting("reading what is there"):
+        planned = plan(spec, out, replace)
+        described = planned.describe()
+    say(described)
+    if dry_run:
+        return
+    with StopFlag() as stop:
+        outcome = run(planned, stop, warn)
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 

@@ -47,6 +47,7 @@ VERBS = [
     "retrieve",
     "pool",
     "embed",
+    "index",
     "filter",
     "train",
     "evaluate",

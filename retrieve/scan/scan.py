@@ -84,7 +84,7 @@ def scan_part(
     `tell` hears after each block how many rows are done. Raises what `exact_scan` and `tell` raise."""
     import torch
 
-    queries_QD = _checked(queries_QD, file, k)
+    queries_QD = checked_queries(queries_QD, file.dim, k, str(file.path))
     if block_rows < 1:
         raise ValueError(f"block_rows: found {block_rows}, expected at least 1")
     rough = rough or _fastest(device)
@@ -98,8 +98,8 @@ def scan_part(
     off_Q = torch.linalg.vector_norm((given_QD.double() - rough_QD.double()), dim=1).numpy()
     placed_QD = rough_QD.to(device)
     num_unusable = 0
-    true_scores = partial(_true_scores, file, wide_QD)
-    running = Running(len(queries_QD), width, ROUNDING[rough] if device == "cpu" else 0.0, true_scores)
+    told = partial(_true_scores, file, wide_QD)
+    running = Running(len(queries_QD), width, ROUNDING[rough] if device == "cpu" else 0.0, told)
     for start in range(0, file.num_rows, block_rows):
         end = min(start + block_rows, file.num_rows)
         block_BD = torch.from_numpy(file.rows(start, end).astype(np.float32))
@@ -125,7 +125,7 @@ def scan_part(
             _look(placed_QD[first : first + QUERIES_AT_ONCE], padded_BD, rows_B, first, running, width)
         tell(end)
     queries, rows = running.pairs()
-    scores, rows = _best(queries, true_scores(queries, rows), rows, len(queries_QD), width)
+    scores, rows = _best(queries, told(queries, rows), rows, len(queries_QD), width)
     return Nearest(k, scores, np.where(rows < 0, NO_ROW, rows + file.first_row), file.num_rows, num_unusable)
 
 
@@ -183,11 +183,24 @@ def _best(
     return unpack(best)
 
 
-def _checked(queries_QD: np.ndarray, file: EmbeddingFile, k: int) -> np.ndarray:
-    if queries_QD.ndim != 2 or queries_QD.shape[1] != file.dim:
+def true_scores(embeddings: Embeddings, queries_QD: np.ndarray, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """float32, one a pair (query, row of the pool), with the bits that the scan gives; only these rows are read."""
+    scores = np.empty(len(rows), np.float32)
+    wide_QD = queries_QD.astype(np.float64)
+    places = np.searchsorted([file.first_row for file in embeddings.files], rows, side="right") - 1
+    for number in np.unique(places):
+        file, mine = embeddings.files[number], np.flatnonzero(places == number)
+        scores[mine] = _true_scores(file, wide_QD, queries[mine], rows[mine] - file.first_row)
+    return scores
+
+
+def checked_queries(queries_QD: np.ndarray, dim: int, k: int, where: str) -> np.ndarray:
+    """float32 queries of length 1, as wide as the vectors in `where`. Raises ValueError in one line for others, and for
+    k < 1."""
+    if queries_QD.ndim != 2 or queries_QD.shape[1] != dim:
         raise ValueError(
-            f"{file.path}: found vectors of {file.dim} numbers for queries {list(queries_QD.shape)}, expected queries "
-            f"(any, {file.dim}); both come from one model"
+            f"{where}: found vectors of {dim} numbers for queries {list(queries_QD.shape)}, expected queries "
+            f"(any, {dim}); both come from one model"
         )
     if k < 1:
         raise ValueError(f"k: found {k}, expected at least 1")

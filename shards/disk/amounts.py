@@ -1,7 +1,9 @@
 """Numbers as people write them, with a unit; pure.
 
-In: a number. Out: a short text. On disk: nothing.
+In: a number. Out: a short text; and back. On disk: nothing.
 """
+
+import re
 
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -25,3 +27,12 @@ def time_text(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """``"1 shard"``, ``"1,200 shards"``; for nouns whose plural ends in s."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def parse_size(text: str) -> float:
+    """``"4GB"``, ``"1.5 tb"``, ``"800 MB"`` -> bytes. Raises ValueError for anything else, and for nothing."""
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([kMGT])B\s*", text, re.IGNORECASE)
+    if found is None or not float(found[1]):
+        raise ValueError(f"size: found {text[:40]!r}, expected a number with kB, MB, GB or TB, such as 4GB")
+    units = {unit[0].lower(): size for size, unit in _SIZES}
+    return float(found[1]) * units[found[2].lower()]
