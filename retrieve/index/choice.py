@@ -58,6 +58,7 @@ class Kind:
     codes: str = ""  # of the vectors in the lists
     code_bytes: float = 0.0  # of a vector there
     refine: str = ""  # what decides among those that the codes find
+    words: int = 0  # of each piece of a product quantiser
     rotated: int = 0  # numbers of a rotated vector; 0: not rotated
 
     @property
@@ -85,7 +86,7 @@ class Kind:
         a_list: float = 4 * width + (8 * self.coarse + 16 if self.coarse else 0) + 8
         if self.codes.endswith("fs"):
             a_list += self.code_bytes * BLOCK / 2
-        shared = self.lists * a_list + 4 * dim * self.rotated
+        shared = self.lists * a_list + 4 * dim * self.rotated + 4 * width * self.words
         return ROW_BYTES + self.code_bytes + _refine_bytes(self.refine, dim) + shared / max(1, num)
 
     def core_seconds(self, num: int, dim: int) -> float:
@@ -190,6 +191,7 @@ def parse_factory(text: str, dim: int) -> Kind:
         codes=found["codes"],
         code_bytes=_code_bytes(found, width),
         refine=found["refine"] or "",
+        words=2 ** int(found["bits"] or 8) if found["pq"] else 0,
         rotated=width if found["opq"] else 0,
     )
 

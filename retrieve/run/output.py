@@ -7,7 +7,7 @@ In: a store and what a run depends on. Out: the run's fingerprint. On disk:
     recipe.yaml         the resolved recipe
     classes.json        id, name, WordNet id and count of each class
     candidates.parquet  the rows of the pool that may become images, for each class in their order
-    search.json         how many rows each step of the search found and left out, and why
+    search.json         how many rows each step of the search found and left out, and why; the way vectors were searched
     subsets/            `6x.parquet` and the like: exactly the samples of a scale
     summary.json        what the last call was asked for, and how it ended
 

@@ -216,6 +216,13 @@ def best_of(table: pa.Table, class_ids: Sequence[int], k: int) -> pa.Table:
     return pa.table([pa.array(ids, pa.int32()), pa.array(rows[best])], schema=SCHEMA)
 
 
+def pairs_of(rows_QK: np.ndarray, class_ids: Sequence[int]) -> pa.Table:
+    """`class_id`, `row` of what each query found, -1 for nothing."""
+    places = rows_QK >= 0
+    ids = np.repeat(np.asarray(class_ids, np.int32), places.sum(axis=1))
+    return pa.table([pa.array(ids, pa.int32()), pa.array(rows_QK[places], pa.int64())], schema=SCHEMA)
+
+
 def _rows_of(pool: Pool, unit: Unit) -> int:
     if unit.route == "captions":
         return pool.parts[unit.number].num_rows

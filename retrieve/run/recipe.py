@@ -20,7 +20,7 @@ from gen.prompts.real_images import content_of
 from retrieve.captions.spec import CaptionSpec
 from retrieve.filter.rule import Rule
 from retrieve.pool.spec import PoolSpec
-from shards.disk.address import BESIDE
+from shards.disk.address import BESIDE, Beside, LocalPath
 from shards.labels.classes import ClassSpec
 
 Route = Literal["captions", "text", "image"]
@@ -44,6 +44,12 @@ class SearchSpec(BaseModel):
         description="texts of a class for CLIP; {name} is its meaning, or its name if it has none",
     )
     per_query: int = Field(500, ge=1, le=1_000_000, description="rows that a text finds by `text` or `image`")
+    index: Annotated[LocalPath | Literal["auto"] | None, Beside(frozenset({"auto"}))] = Field(
+        None,
+        description="how text and image search vectors: null = the exact scan of all; a folder that `sixfold index` "
+        "wrote; auto = the index beside the vectors if there is one, else the scan",
+        examples=["auto"],
+    )
     most_per_class: int = Field(
         100_000, ge=1, description="rows of a class that are looked at; of more, these are drawn at random"
     )
@@ -126,12 +132,14 @@ def read_retrieve_recipe(path: Path, overrides: Sequence[str]) -> RetrieveRecipe
     return load_recipe(path, RetrieveRecipe, overrides)
 
 
-def identity(recipe: RetrieveRecipe, pool_digest: str) -> dict[str, Any]:
+def identity(recipe: RetrieveRecipe, pool_digest: str, indexes: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What the images depend on, as plain JSON. What the recipe names stands here by its content, not by its path.
+    `indexes`: those that are searched, by modality (`retrieve.run.route.indexes_of`).
 
     Raises ValueError for real images, test sets and models that cannot be read.
     """
     chosen = recipe.model_dump(mode="json", exclude={"cluster": True, "pool": True, "dedup": {"against"}})
+    chosen["search"]["index"] = None if indexes is None else dict(indexes)
     meanings = recipe.meanings
     chosen["meanings"] |= {
         "real": None if meanings.real is None else content_of(meanings.real, meanings.subset),

@@ -33,6 +33,7 @@ from retrieve.pool.pool import Pool, open_pool
 from retrieve.run.output import open_output
 from retrieve.run.parts import clear_parts
 from retrieve.run.recipe import RetrieveRecipe, identity
+from retrieve.run.route import indexes_of, route_text
 from retrieve.run.search import search_pool
 from shards.disk.address import one_spelling
 from shards.disk.amounts import counted
@@ -79,7 +80,7 @@ def run(
         mark = open_output(
             store,
             recipe,
-            identity(recipe, pool.digest),
+            identity(recipe, pool.digest, indexes_of(recipe)),
             classes,
             code,
             lambda: search_pool(recipe, classes, pool, store, lease, stop, say),
@@ -120,6 +121,7 @@ def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> s
         _, counts = search_pool(here, classes, pool, FolderStore(Path(scratch)), None, stop, say)
     lines = [f"{what:<28}{number:>12,}" for what, number in counts.items() if isinstance(number, int)]
     lines += [f"  {reason:<26}{number:>12,}" for reason, number in counts["reasons"].items()]
+    lines += [f"{route} vectors: searched {route_text(told)}" for route, told in counts.get("routes", {}).items()]
     wanted = {f"{one.id} {one.name}": math.ceil(one.count * scale) for one in classes}
     short = {name: num for name, num in counts["kept of each class"].items() if num < wanted[name]}
     lines.append(f"{scale_name(scale)}: {counted(plan.num_samples(scale), 'image')} asked for")

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,13 @@ from retrieve.filter.filter import rows_of_set
 from retrieve.filter.rule import KEPT, Candidates, decide
 from retrieve.filter.score import SLOT, class_rows, scores_of
 from retrieve.make.candidates import SCHEMA, table_bytes
+from retrieve.pool.embeddings import MODALITIES, Modality
 from retrieve.pool.images import PoolImages
 from retrieve.pool.pool import KEPT as MAY_LEAVE
 from retrieve.pool.pool import ROW, Pool
-from retrieve.run.parts import Asked, search_parts
+from retrieve.run.parts import Asked, pairs_of, search_parts
 from retrieve.run.recipe import RetrieveRecipe
+from retrieve.run.route import index_folder, index_rows, scan_told
 from shards.disk.amounts import counted
 from shards.labels.classes import Class
 from shards.labels.task import usual_queries
@@ -94,8 +97,16 @@ def search_pool(
     counts: dict[str, Any] = {"rows of the pool": pool.num_rows}
     with waiting("searching the pool"):
         asked = _asked(recipe, classes, names, meanings, pool, clip)
-    parts = search_parts(pool, recipe.search.routes, asked, recipe.cluster, store, stop, lease)
-    hits = _joined(parts.values())
+    by_index = {route: folder for route in MODALITIES if (folder := _index_of(recipe, route)) is not None}
+    scanned = [route for route in recipe.search.routes if route not in by_index]
+    parts = list(search_parts(pool, scanned, asked, recipe.cluster, store, stop, lease).values()) if scanned else []
+    counts["routes"] = {route: scan_told(recipe, route) for route in MODALITIES if route in scanned}
+    for route, folder in by_index.items():
+        embeddings = pool.embeddings(route)
+        assert embeddings is not None, "it was asked for its width"
+        rows, counts["routes"][route] = index_rows(recipe, folder, embeddings, asked.queries_QD)
+        parts.append(pairs_of(rows, asked.class_ids))
+    hits = _joined(parts)
     counts["found"] = len(hits)
     hits = _at_most(hits, recipe.search.most_per_class, recipe.seed)
     counts["looked at"] = len(hits)
@@ -162,6 +173,10 @@ def _asked(
         class_ids = [one for one in names for _ in search.templates]
         vectors = clip.embed_texts([text.replace(SLOT, name) for name in names.values() for text in search.templates])
     return Asked(tuple(clauses), search.captions.match, vectors, tuple(class_ids), search.per_query)
+
+
+def _index_of(recipe: RetrieveRecipe, modality: Modality) -> Path | None:
+    return index_folder(recipe, modality) if modality in recipe.search.routes else None
 
 
 def _joined(parts: Iterable[pa.Table]) -> _Hits:

@@ -1,0 +1,134 @@
+"""By which way vectors are searched: the exact scan, or an index that is there.
+
+In: a recipe, the vectors of a route, queries. Out: the rows that are found, and for people what was done and why. On
+disk: only reads. Shapes: Q queries, K rows that each may find.
+
+An index is built for ten neighbours, a recipe may ask for hundreds: how well it finds these is measured with some of
+the run's own queries on a part of the pool, and more of the index is looked at until it has the recall that it was
+built for.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.waiting import waiting
+from gen.model.clip import clip_digest
+from retrieve.index.index import Index, has_index, open_index, replace_setting
+from retrieve.index.output import FOLDER, Output, Setting
+from retrieve.pool.embeddings import MODALITIES, Embeddings, Modality
+from retrieve.run.recipe import RetrieveRecipe
+from retrieve.scan.nearest import Nearest
+from retrieve.scan.scan import exact_scan
+
+SAMPLE = 20  # of the queries
+SAMPLE_ROWS = 2_000_000  # of the pool, that the sample is scanned for; a file at least
+SEED = 0x5A
+GROWTH = 2
+
+
+def index_folder(recipe: RetrieveRecipe, modality: Modality) -> Path | None:
+    """Where the index is that the recipe means; None for the exact scan. `auto` is the place where `sixfold index`
+    writes, if an index of this modality is there."""
+    named = recipe.search.index
+    if named is None:
+        return None
+    if str(named) != "auto":
+        return Path(named)
+    folder = Path(recipe.pool.embeddings or recipe.pool.source) / FOLDER
+    return folder if has_index(folder, modality) else None
+
+
+def indexes_of(recipe: RetrieveRecipe) -> dict[str, str] | None:
+    """Modality -> what the index is that a search would use, by the hashes of its files; None if it would use none.
+    Raises ValueError for a folder without an index that has a record."""
+    used: dict[str, str] = {}
+    for modality in MODALITIES:
+        folder = index_folder(recipe, modality) if modality in recipe.search.routes else None
+        if folder is not None:
+            records = Output(folder, modality).records()
+            if not records:
+                raise ValueError(
+                    f"{folder}: found no {modality} index of `sixfold index`; build it, or set search.index to null"
+                )
+            used[modality] = ",".join(one.sha256 for one in records[0].files)
+    return used or None
+
+
+def scan_told(recipe: RetrieveRecipe, modality: Modality) -> dict[str, Any]:
+    """That all vectors are looked at, and why."""
+    why = "search.index is null" if recipe.search.index is None else f"no {modality} index is there"
+    return {"by": "exact scan", "why": why, "recall": 1.0}
+
+
+def index_rows(
+    recipe: RetrieveRecipe, folder: Path, embeddings: Embeddings, queries_QD: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """(int64 (Q, K), -1 for none; what was done and why). Raises ValueError for an index that does not belong to these
+    vectors, or is damaged."""
+    k, modality = recipe.search.per_query, embeddings.modality
+    digest = None if recipe.pool.clip is None else clip_digest(recipe.pool.clip)
+    with waiting(f"opening the {modality} index, whose bytes are checked"):
+        index = open_index(folder, modality, embeddings, model_digest=digest)
+    assert index.record is not None
+    wanted = index.record.measured.wanted
+    with waiting("measuring what the index finds of this run's queries"):
+        setting, recall, num = _tuned(index, queries_QD, k, wanted)
+    with waiting(f"searching {embeddings.num_rows:,} {modality} vectors by their index"):
+        rows = index.search(queries_QD, k, setting=setting).rows
+    told = {
+        "by": "index",
+        "why": f"search.index is {recipe.search.index}",
+        "factory": index.record.decides.factory,
+        "setting": setting.model_dump(),
+        "recall": round(recall, 4),
+        "recall_of": f"the {k} nearest, for {num} of this run's queries, against the exact scan",
+        "wanted": wanted,
+        "recall_when_built": round(index.record.measured.recall, 4),
+    }
+    return rows, told
+
+
+def route_text(told: dict[str, Any]) -> str:
+    """What `scan_told` and `index_rows` tell, as a line for people."""
+    if told["by"] == "index":
+        return f"by an index, {told['factory']}: recall {told['recall']:.3f} of {told['recall_of']}"
+    return f"by the exact scan ({told['why']})"
+
+
+def _tuned(index: Index, queries_QD: np.ndarray, k: int, wanted: float) -> tuple[Setting, float, int]:
+    """(setting, recall with it, queries that it was measured with)."""
+    num = min(SAMPLE, len(queries_QD))
+    chosen = np.sort(np.random.default_rng(SEED).permutation(len(queries_QD))[:num])
+    part = _part(index.embeddings)
+    truth = exact_scan(part, queries_QD[chosen], k)
+    setting = index.setting
+    while True:
+        recall = _recall(index.search(queries_QD[chosen], k, setting=setting), truth, part)
+        is_all = setting.nprobe >= index.num_lists and setting.ef >= index.count * bool(setting.ef)
+        if recall >= wanted or is_all:
+            return setting, recall, num
+        setting = replace_setting(
+            setting,
+            nprobe=min(setting.nprobe * GROWTH, index.num_lists),
+            ef=min(setting.ef * GROWTH, index.count),
+        )
+
+
+def _part(embeddings: Embeddings) -> Embeddings:
+    """Some of its files, spread over all."""
+    share = -(-embeddings.num_rows // SAMPLE_ROWS)
+    return Embeddings(embeddings.modality, embeddings.files[::share])
+
+
+def _recall(found: Nearest, truth: Nearest, part: Embeddings) -> float:
+    """Of a part of the pool: a row that is nearer than the last one found, and was not found, is a miss."""
+    first = np.array([file.first_row for file in part.files])
+    end = first + np.array([file.num_rows for file in part.files])
+    num_found = num_missed = 0
+    for rows, scores, true_rows, true in zip(found.rows, found.scores, truth.rows, truth.scores, strict=True):
+        at = np.searchsorted(first, rows, side="right") - 1
+        num_found += int(((rows >= 0) & (at >= 0) & (rows < end[at])).sum())
+        num_missed += int((~np.isin(true_rows, rows) & (true > scores[-1])).sum())
+    return max(0.0, 1 - num_missed / max(1, num_found))
