@@ -41,7 +41,7 @@ from retrieve.index.output import (
     size_of,
 )
 from retrieve.index.spec import Decides, IndexSpec
-from retrieve.index.unit import TRAIN, IndexJob, empty_index, make_index_worker, merge_into, name_of
+from retrieve.index.unit import TRAIN, IndexJob, empty_index, make_index_worker, merge_into, name_of, write
 from retrieve.pool.embeddings import FOLDERS, Embeddings, read_summary
 from retrieve.pool.pool import open_pool
 from shards.disk.address import file_path
@@ -197,7 +197,13 @@ def plan(spec: IndexSpec, out: Path | None, again: bool = False) -> Planned:
             raise ValueError(f"memory: {chosen.why} Give more --memory, or a --factory")
     else:
         factory, why = spec.factory, "It was asked for."
-    decides = Decides.of(spec, embeddings, parse_factory(factory, embeddings.dim))
+    kind = parse_factory(factory, embeddings.dim)
+    if kind.lists > embeddings.num_rows:
+        raise ValueError(
+            f"factory {factory}: found {kind.lists:,} lists for {embeddings.num_rows:,} rows, expected at most as "
+            "many; give --factory Flat, or one with fewer lists"
+        )
+    decides = Decides.of(spec, embeddings, kind)
     empty_index(decides)
     root = ((spec.pool.embeddings or spec.pool.source) / FOLDER if out is None else out).absolute()
     output = Output(root, spec.modality)
@@ -277,6 +283,8 @@ def run(planned: Planned, stop: StopFlag, say: Say) -> IndexOutcome:
             say(f"recall {planned.spec.recall:g} is wished for, not {there.measured.wanted:g}: measured again")
             there = _measured(planned, there, [output.root / one.name for one in there.files])
             output.publish(there)
+        else:
+            output.clear(there)  # what a build left that was killed after it had published
     return IndexOutcome(output, there, made, 0, time.monotonic() - started, work)
 
 
@@ -330,7 +338,7 @@ def _merge(planned: Planned) -> None:
                 if sha256_of(one.path) != one.body["sha256"]:
                     raise ValueError(f"{one.path}: found other bytes than recorded; delete it, and run again")
                 merge_into(whole, faiss.read_index(str(one.path)), int(one.body["first_row"]))
-            faiss.write_index(whole, file.name)
+            write(whole, Path(file.name))
     output.write_done(WHOLE, mark, {"rows": decides.rows, "count": count, "unusable": decides.rows - count})
 
 

@@ -59,8 +59,11 @@ class Index:
         self, queries_QD: np.ndarray, k: int, kept: Kept | None = None, setting: Setting | None = None
     ) -> Nearest:
         """The k nearest of each query (rows of length 1) that the index finds. `kept` says which rows may be found, as
-        for the exact scan. Where a list has too few, more lists are looked at; so fewer than `k` come only if the pool
-        has fewer, or if `kept` leaves few. Raises ValueError for queries of another width or length, and k < 1."""
+        for the exact scan. Where lists have too few, more of them are looked at: fewer than `k` come only if the pool
+        has fewer, if `kept` leaves few, or if a graph leads to no more.
+
+        Raises ValueError for queries of another width or length, and k < 1.
+        """
         queries_QD = checked_queries(queries_QD, self.embeddings.dim, k, str(self.embeddings.files[0].path))
         width = min(k, self.embeddings.num_rows)
         scores = np.full((len(queries_QD), width), NO_SCORE, np.float32)
@@ -81,8 +84,10 @@ class Index:
             if kept is not None:
                 found = _left(found, kept)
             is_enough = int((found >= 0).sum(axis=1).min(initial=wanted)) >= wanted
-            is_all = fetch >= self.count and setting.nprobe >= self.num_lists and setting.ef >= self.count
-            if is_enough or is_all or (kept is not None and fetch >= max(MOST_FETCHED, width)):
+            looks_everywhere = setting.nprobe >= self.num_lists and setting.ef >= self.count
+            if is_enough or (looks_everywhere and (kept is None or fetch >= self.count)):
+                return found
+            if kept is not None and fetch >= max(MOST_FETCHED, width):
                 return found
             setting = replace_setting(
                 setting,

@@ -9,7 +9,10 @@ chosen depends on recall and on how many vectors are compared, not on a clock: t
 """
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,12 +28,15 @@ K = 10
 SEED = 0xC11
 MOVED = 0.5  # length of what is added to a vector of length 1
 NEARLY = 0.005  # of the best recall, where the wished one is not reached
-FACTORS = (1, 2, 4, 8, 16, 32, 64)  # candidates for each result
-FEW_FACTORS = (1, 2, 4)  # where a byte a number ranks them
+Factor = tuple[int, int]  # candidates of the codes for each one that the index gives, of these for each result
+REFINED: tuple[Factor, ...] = ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (32, 1), (16, 2), (32, 2), (32, 4))
+COARSE: tuple[Factor, ...] = tuple((1, 2**power) for power in range(7))
+FINE: tuple[Factor, ...] = ((1, 1), (1, 2), (1, 4))  # where a byte a number ranks them
 READ = 4.0  # comparisons that reading a vector of the pool costs
 CODES = {"Flat": 1.0, "SQfp16": 0.5, "SQ8": 0.5, "RaBitQ": 0.2, "RaBitQfs": 0.04}  # of one comparison; PQ: 0.1
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 def queries_for(embeddings: Embeddings, captions: Embeddings | None, num: int) -> tuple[np.ndarray, str]:
@@ -94,10 +100,14 @@ def tuned(kind: Kind, per_list: float, wanted: float, recall: Callable[[Setting]
     reach, factors = _reaches(kind), _factors(kind)
     most = ask(_setting(kind, reach[-1], factors[-1]))
     goal = wanted if most >= wanted else most - NEARLY
+
+    def holds(one: int, factor: Factor) -> bool:
+        return ask(_setting(kind, one, factor)) >= goal
+
     best: tuple[float, Setting] | None = None
-    low = _first(reach, lambda one: ask(_setting(kind, one, factors[-1])) >= goal)
+    low = _first(reach, lambda one: holds(one, factors[-1]))
     for one in reach[low : low + 3]:
-        factor = factors[_first(factors, lambda value, one=one: ask(_setting(kind, one, value)) >= goal)]  # type: ignore[misc]
+        factor = factors[_first(factors, partial(holds, one))]
         setting = _setting(kind, one, factor)
         cost = _cost(kind, setting, per_list)
         if best is None or cost < best[0]:
@@ -124,18 +134,19 @@ def _ladder(last: int) -> Iterator[int]:
     yield last
 
 
-def _factors(kind: Kind) -> Sequence[int]:
-    if not kind.lists or (kind.codes in ("Flat", "SQfp16") and not kind.refine):
-        return (1,)
-    return FACTORS if kind.refine or kind.is_coarse else FEW_FACTORS
+def _factors(kind: Kind) -> Sequence[Factor]:
+    """Each finds what the one before it finds, and more."""
+    if kind.refine:
+        return REFINED
+    if kind.is_coarse:
+        return COARSE
+    return FINE if kind.codes == "SQ8" else FINE[:1]
 
 
-def _setting(kind: Kind, reach: int, factor: int) -> Setting:
+def _setting(kind: Kind, reach: int, factor: Factor) -> Setting:
     if kind.links:
         return Setting(ef=reach)
-    if kind.refine:
-        return Setting(nprobe=reach, k_factor=factor)
-    return Setting(nprobe=reach, over=factor)
+    return Setting(nprobe=reach, k_factor=factor[0], over=factor[1])
 
 
 def _cost(kind: Kind, setting: Setting, per_list: float) -> float:
@@ -144,16 +155,9 @@ def _cost(kind: Kind, setting: Setting, per_list: float) -> float:
     return looked + K * setting.over * (READ + (setting.k_factor if kind.refine else 0.0))
 
 
-def _first(values: Sequence[int], holds: Callable[[int], bool]) -> int:
+def _first(values: Sequence[T], holds: Callable[[T], bool]) -> int:
     """Place of the first value that it holds for, the last one if for none; for a law that holds from some value on."""
-    low, high = 0, len(values) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if holds(values[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return min(bisect_left(values, True, key=holds), len(values) - 1)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

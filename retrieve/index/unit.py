@@ -71,11 +71,9 @@ class IndexWorker:
 
     def _publish(self, name: str, index: Any, body: Mapping[str, JSON]) -> None:
         """A second attempt at the unit finds the record of the first and leaves it."""
-        import faiss
-
         with contextlib.ExitStack() as held:
             with whole_file(self.output.unit_path(name)) as file:
-                faiss.write_index(index, file.name)
+                write(index, Path(file.name))
                 held.enter_context(locked(self.job.out / LOCK, LOCK_S))
                 if self.output.done(name, self.mark) is not None:
                     raise RuntimeError(f"{name}: another attempt was faster")
@@ -172,6 +170,27 @@ def merge_into(whole: Any, part: Any, first_row: int) -> None:
     faiss.downcast_index(whole.base_index).merge_from(faiss.downcast_index(part.base_index), first_row)
     faiss.downcast_index(whole.refine_index).merge_from(faiss.downcast_index(part.refine_index), 0)
     whole.ntotal = num_rows
+
+
+def write(index: Any, path: Path) -> None:
+    """The same bytes for the same vectors: free places at the ends of lists, in which FAISS leaves what the memory held
+    before, become zeros."""
+    import faiss
+
+    known: Any = faiss  # whose types lack some of its classes
+    ivf = known.try_extract_index_ivf(index)
+    lists = known.downcast_InvertedLists(ivf.invlists) if ivf is not None else None
+    if isinstance(lists, known.BlockInvertedLists):
+        packer, places = lists.packer, int(lists.n_per_block)
+        nothing = np.zeros(packer.code_size, np.uint8)
+        for number in range(lists.nlist):
+            last, free_from = divmod(int(lists.list_size(number)), places)
+            if free_from:
+                size = (last + 1) * lists.block_size
+                block = faiss.rev_swig_ptr(lists.get_codes(number), size)[-lists.block_size :]
+                for place in range(free_from, places):
+                    packer.pack_1(nothing, place, block.reshape(1, -1))
+    faiss.write_index(index, str(path))
 
 
 def with_direction(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
