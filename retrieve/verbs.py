@@ -111,13 +111,34 @@ def retrieve(
 
 
 def pool(
-    folder: PoolFolder,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[POOL]", parser=local_path, help="A folder of captions (*.parquet), with *.tar if it has."
+        ),
+    ] = None,
     overrides: Annotated[list[str] | None, overrides_of(_pool_model)] = None,
+    rows: Annotated[
+        float | None, typer.Option(metavar="N", help="Plan a pool of so many rows, such as 2.3e9, instead.")
+    ] = None,
+    dim: Annotated[int, typer.Option(help="With --rows: numbers of a vector.")] = 768,
+    queries: Annotated[int, typer.Option(help="With --rows: classes times templates.")] = 1000,
+    cores: Annotated[int, typer.Option(help="With --rows: of all machines together.")] = 16,
+    gpus: Annotated[int, typer.Option(help="With --rows: of all machines together.")] = 8,
+    memory_gb: Annotated[float, typer.Option("--memory-gb", help="With --rows: for an index.")] = 128.0,
 ) -> None:
-    """Tell what a pool has, what it lacks, and which command makes that.
+    """Tell what a pool has, what it lacks, and which command makes that; or what a pool of --rows would cost.
 
-    Example: `sixfold pool out/pool unsafe_above=0.3`
+    Example: `sixfold pool out/pool unsafe_above=0.3`, `sixfold pool --rows 2.3e9 --queries 80000`
     """
+    if (folder is None) == (rows is None):
+        found = "neither POOL nor --rows" if folder is None else "both POOL and --rows"
+        raise ValueError(f"found {found}, expected one of them")
+    if rows is not None:
+        from retrieve.run.plan import PoolSize
+
+        say(PoolSize(int(rows), dim, queries, cores, gpus, memory_gb * 1e9).describe())
+        return
     with waiting("reading the tables of the pool"):
         from cluster.recipes.load import parse_recipe
         from retrieve.pool.describe import describe
