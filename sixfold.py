@@ -125,7 +125,7 @@ def command_line() -> typer.Typer:
     from cluster.console import warn
     from cluster.verbs import doctor
     from gen.verbs import generate, init, meanings, plan, prompts
-    from retrieve.verbs import embed, index, pool, retrieve
+    from retrieve.verbs import embed, index, pool, retrieve, serve
     from retrieve.verbs import filter as filter_set
     from shards.verbs import export, push, repair, show, status, subset, verify
     from train.verbs import evaluate, report, sweep, train
@@ -145,7 +145,7 @@ def command_line() -> typer.Typer:
     app.callback()(_options)
     for verb in (
         *(init, generate, meanings, prompts, plan, verify, repair, subset, show, export, push),
-        *(retrieve, pool, embed, index, filter_set),
+        *(retrieve, pool, embed, index, filter_set, serve),
         *(train, evaluate, sweep, report, status, doctor),
     ):
         app.command()(verb)

@@ -1,4 +1,4 @@
-"""The verbs of the retrieval baseline: retrieve, pool, embed, index, filter."""
+"""The verbs of the retrieval baseline: retrieve, pool, embed, index, filter, serve."""
 
 import contextlib
 import json
@@ -362,3 +362,63 @@ def filter(
     say(describe(found, name, dry_run))
     if ids is not None:
         write_ids(ids, found.table)
+
+
+def serve(
+    folder: PoolFolder,
+    clip: Annotated[
+        str,
+        typer.Option(
+            "--clip",
+            metavar="MODEL",
+            help="The CLIP that made the vectors: a folder or hub id, `open_clip:` before it.",
+        ),
+    ],
+    overrides: Annotated[list[str] | None, overrides_of(_pool_model)] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a hub id: its commit, 40 hex digits.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Where it listens; 0: any free port.")] = 1234,
+    host: Annotated[
+        str,
+        typer.Option(help="An address of this machine; one that others reach needs SIXFOLD_SERVE_TOKEN."),
+    ] = "127.0.0.1",
+    block_list: Annotated[
+        Path | None,
+        path_option("The list in which the page puts what is ticked as bad; new, or as `block` has it.", "none"),
+    ] = None,
+) -> None:
+    """Search a pool in the browser, and by clip-retrieval's ClipClient. Ctrl-C ends it.
+
+    Flagged and blocked rows are never shown. Set SIXFOLD_SERVE_TOKEN to ask everyone for a token.
+
+    Example: `sixfold serve out/pool --clip sandbox/models/clip --block-list out/blocked.txt`
+    """
+    with waiting("loading the program"):
+        from cluster.process.stop_flag import StopFlag
+        from cluster.recipes.load import parse_recipe
+        from retrieve.pool.spec import PoolSpec
+        from retrieve.serve.metrics import Metrics
+        from retrieve.serve.run import bind, serving, token_of, wait_for_stop
+        from retrieve.serve.search import Search
+        from shards.disk.amounts import counted
+
+    token = token_of(os.environ)
+    data = json.dumps({"source": str(folder), "clip": {"model": clip, "revision": revision}}).encode()
+    spec = parse_recipe(data, PoolSpec, "sixfold serve", overrides or [])
+    if block_list is not None:
+        check_file(block_list)
+    place = bind(host, port, token)  # before the model is loaded
+    metrics = Metrics()
+    with waiting(f"opening {folder}"):
+        search = Search.open(spec, block_list, metrics)
+    with StopFlag() as stop, serving(search, metrics, place, token, warn) as server:
+        say(
+            f"pool      {search.name}, {counted(search.num_rows, 'row')}, {search.num_kept:,} of them may leave; "
+            f"{' and '.join(search.modalities)} vectors\n"
+            f"page      {place.address}\n"
+            f'client    ClipClient(url="{place.address}knn-service", indice_name="{search.name}")\n'
+            f"access    {'only with the token' if token else 'without a token, from this machine'}; Ctrl-C ends it"
+        )
+        wait_for_stop(server, stop)
+    if not stop.requested:
+        raise RuntimeError("the server ended by itself; the lines above say why")
+    say(f"stopped ({stop.reason})")

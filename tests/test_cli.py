@@ -49,6 +49,7 @@ VERBS = [
     "embed",
     "index",
     "filter",
+    "serve",
     "train",
     "evaluate",
     "sweep",

@@ -70,6 +70,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("retrieve.captions", "retrieve.dedup", "retrieve.filter", "retrieve.index", "retrieve.make"),
         *("retrieve.pool", "retrieve.scan"),
     },
+    "retrieve.serve": {
+        *BELOW_GEN,
+        *("gen.model", "gen.prompts", "retrieve.dedup", "retrieve.pool", "retrieve.scan"),
+    },
     "train.model": {*BELOW_GEN, "gen.model", "gen.names"},
     "train.evaluate": {*BELOW_GEN, "gen.model", "gen.names", "train.model"},
     "train.recipe": {*BELOW_GEN, "train.evaluate", "train.model"},

@@ -1,0 +1,1 @@
+"""A pool that answers over HTTP: clip-retrieval's API, and a page for people."""
