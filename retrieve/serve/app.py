@@ -25,7 +25,17 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from retrieve.serve.body import IDS_BYTES, KNN_BYTES, BlockBody, KnnBody, MetadataBody, TooLarge, parse, read_body
+from retrieve.serve.body import (
+    IDS_BYTES,
+    KNN_BYTES,
+    BlockBody,
+    KnnBody,
+    MetadataBody,
+    TooLarge,
+    TooSlow,
+    parse,
+    read_body,
+)
 from retrieve.serve.gate import OUR_HEADER, Gate
 from retrieve.serve.metrics import Metrics
 from retrieve.serve.search import MOST_ROWS, MOST_TEXT, Hit, Mistake, Search
@@ -161,7 +171,7 @@ def _answer_errors(app: FastAPI) -> None:
 
         return answer
 
-    for kind, status in ((Mistake, 400), (TooLarge, 413), (Busy, 503), (TimeoutError, 504)):
+    for kind, status in ((Mistake, 400), (TooLarge, 413), (TooSlow, 408), (Busy, 503), (TimeoutError, 504)):
         app.add_exception_handler(kind, handler(status))
 
     @app.exception_handler(Exception)  # it is raised again, and told by the gate
@@ -176,7 +186,7 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _error(status: int, text: str) -> Response:
-    headers = {"Retry-After": "2"} if status == 503 else {"Connection": "close"} if status == 413 else None
+    headers = {"Retry-After": "2"} if status == 503 else {"Connection": "close"} if status in (408, 413) else None
     return Response(_json({"error": text}), status, headers, media_type=JSON)
 
 

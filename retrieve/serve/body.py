@@ -31,6 +31,10 @@ class TooLarge(ValueError):
     """A body beyond its limit; one line."""
 
 
+class TooSlow(ValueError):
+    """A body that does not come; one line."""
+
+
 class KnnBody(BaseModel):
     """A query, with the names of clip-retrieval. What asks for a model that is not here is let pass: flagged rows never
     leave, whatever `use_safety_model` says, and there are no aesthetic scores."""
@@ -100,7 +104,7 @@ def parse(data: bytes, model: type[Model]) -> Model:
 
 
 async def read_body(stream: AsyncIterator[bytes], told: int | None, at_most: int) -> bytes:
-    """All bytes of a body; `told` is what its header says. Raises TooLarge, and TimeoutError for a slow sender.
+    """All bytes of a body; `told` is what its header says. Raises TooLarge and TooSlow.
 
     What is beyond the limit is never kept.
     """
@@ -108,15 +112,18 @@ async def read_body(stream: AsyncIterator[bytes], told: int | None, at_most: int
         raise TooLarge(f"the body: found {told:,} bytes, expected at most {at_most:,}")
     parts: list[bytes] = []
     num = 0
-    async with asyncio.timeout(READ_S):
-        async for part in stream:
-            num += len(part)
-            if num <= at_most:
-                parts.append(part)
-            else:
-                parts.clear()
-                if num > at_most * THROWN_AWAY:
-                    break
+    try:
+        async with asyncio.timeout(READ_S):
+            async for part in stream:
+                num += len(part)
+                if num <= at_most:
+                    parts.append(part)
+                else:
+                    parts.clear()
+                    if num > at_most * THROWN_AWAY:
+                        break
+    except TimeoutError:
+        raise TooSlow(f"the body: found {num:,} bytes in {READ_S:.0f} s, expected all of them") from None
     if num > at_most:
         raise TooLarge(f"the body: found {num:,} bytes or more, expected at most {at_most:,}")
     return b"".join(parts)

@@ -1,6 +1,7 @@
 """A headless Chromium that does what a person does: opens a page, types, presses keys, drops a picture, looks."""
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -19,19 +20,27 @@ DEADLINE_S = 60.0
 KEYS = {"Enter": 13, "Tab": 9, " ": 32, "Escape": 27}
 
 
+def _pipe() -> list[int]:
+    """Both ends, with numbers that leave 3 and 4 free, which are Chromium's."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return high
+
+
 class Browser:
     """One window. It speaks Chrome's DevTools protocol over a pipe, so it listens on no port."""
 
     def __init__(self, folder: Path) -> None:
-        to_read, self._write = os.pipe()
-        self._read, to_write = os.pipe()
+        (to_read, self._write), (self._read, to_write) = _pipe(), _pipe()
         flags = [
             *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"),
             *("--no-first-run", "--disable-extensions", f"--user-data-dir={folder}", "about:blank"),
         ]
         command = f"exec {shlex.join([str(CHROMIUM), *flags])} 3<&{to_read} 4>&{to_write}"
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", command],
+            ["bash", "-c", command],
             pass_fds=(to_read, to_write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -76,9 +85,9 @@ class Browser:
         return done["result"].get("value")
 
     def until(self, script: str, within_s: float = DEADLINE_S) -> Any:
-        """The first value of the expression that is true."""
+        """The first value of the expression that is true; what it throws while the page loads is none."""
         end = time.monotonic() + within_s
-        while not (found := self.run(script)):
+        while not (found := self.run(f"(() => {{ try {{ return {script}; }} catch {{ return null; }} }})()")):
             assert time.monotonic() < end, f"waited for {script}; the page shows: {self.run('document.body.innerText')}"
             time.sleep(0.05)
         return found

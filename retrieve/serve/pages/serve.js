@@ -2,7 +2,7 @@
 // The page of a server: asks /knn-service, shows what it answers as text, puts ticked rows into the list of blocked ones.
 (() => {
   const at = (id) => document.getElementById(id);
-  const SHRINK_BYTES = 4 << 20, SHRINK_PX = 1024, MORE = 4, TOKEN = "sixfold token";
+  const SHRINK_BYTES = 4 << 20, SHRINK_PX = 1024, MORE = 4, MOST_NAME = 100, TOKEN = "sixfold token";
   let pool = null;      // what /about said
   let picture = null;   // a Blob that is searched for
   let like = null;      // the row whose picture is searched for
@@ -61,7 +61,7 @@
     const number = Number(said.get("results"));
     if (Number.isInteger(number) && number >= 1 && number <= Number(at("number").max)) at("number").value = number;
     at("alone").checked = !said.has("duplicates");
-    at("class").value = (said.get("class") || "").slice(0, 200);
+    at("class").value = (said.get("class") || "").slice(0, MOST_NAME);
     choose(null);
   };
   const keep = (isNew) => {
@@ -249,7 +249,7 @@
     const text = at("text").value.trim();
     at("recipe").hidden = !text;
     if (!text) return;
-    const name = at("class").value.trim();
+    const name = at("class").value.trim().slice(0, MOST_NAME);
     const template = name && text.includes(name) ? text.split(name).join("{name}") : `${text.replaceAll("{name}", "{ name }")} {name}`;
     at("yaml").textContent = [
       "search:",
@@ -261,7 +261,7 @@
       "  captions:",
       "    queries:",
       `      ${quote(name || "NAME OF THE CLASS")}:`,
-      `        - ${quote(text.slice(0, 500))}`,
+      `        - ${quote([...text].slice(0, 500).join(""))}`,
       "",
     ].join("\n");
   };

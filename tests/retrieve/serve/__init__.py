@@ -1,0 +1,1 @@
+"""The server of a pool: its search, its API, its page."""
