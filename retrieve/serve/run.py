@@ -20,6 +20,7 @@ import uvicorn
 
 from cluster.process.stop_flag import StopFlag
 from retrieve.serve.app import application
+from retrieve.serve.connection import Connection
 from retrieve.serve.metrics import Metrics
 from retrieve.serve.search import Search
 from shards.disk.safe_text import one_line, quoted
@@ -103,7 +104,7 @@ def serving(search: Search, metrics: Metrics, place: Place, token: str | None, w
     _say_of_uvicorn(warn)
     config = uvicorn.Config(
         gate,
-        http="h11",
+        http=Connection,
         ws="none",
         loop="asyncio",
         lifespan="off",

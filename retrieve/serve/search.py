@@ -4,7 +4,7 @@ In: a `PoolSpec` with its CLIP; a `Query`. Out: `Hit`s, the nearest first; what 
 On disk: reads the pool and the lists of blocked rows, and adds to one of them.
 
 Rows that are flagged or blocked never leave. At the start all rows are asked (a byte of memory a row); a list that
-grows later is held against what each search has found, before it is answered.
+grows later is held against what each search has found, before it is answered (another byte a row).
 """
 
 import shlex
@@ -88,6 +88,9 @@ class Search:
         self._may_leave = np.concatenate(
             [table[KEPT].to_numpy() for part in pool.parts for table in self.pool.scan(part, [])]
         )
+        self._asked = np.ones(len(self._may_leave), bool)  # rows that were asked with these lists
+        self._asked_with = self._pool.blocks
+        self._asked_lock = threading.Lock()
         self._together = {
             one: Together(partial(self._scan, one)) for one in MODALITIES if pool.embeddings(one) is not None
         }
@@ -152,19 +155,20 @@ class Search:
             with self._metrics.times["search"].time():
                 rows, scores = together.nearest(query_D, query.num_rows, until)
             with self._metrics.times["rows"].time():
-                table = self.pool.take(rows, list(TOLD))
-            kept = table[KEPT].to_numpy()
+                kept = self._still_kept(rows)
             if kept.all():
                 break
-            self._may_leave[rows[~kept]] = False
-        rows, scores, table = rows[kept], scores[kept], table.filter(pa.array(kept))
+        rows, scores = rows[kept], scores[kept]
         if query.deduplicate and len(rows):
             alone = self._alone(query.modality, rows)
-            rows, scores, table = rows[alone], scores[alone], table.filter(pa.array(alone))
-        about = _told(table.slice(0, query.num_told))
+            rows, scores = rows[alone], scores[alone]
+        with self._metrics.times["rows"].time():
+            about = dict(self.about(rows[: query.num_told].tolist()))
+        gone = set(rows[: query.num_told].tolist()) - about.keys()  # blocked in this moment
         return [
-            Hit(int(row), float(score), about[place] if place < len(about) else None)
-            for place, (row, score) in enumerate(zip(rows, scores, strict=True))
+            Hit(row, float(score), about.get(row))
+            for row, score in zip(rows.tolist(), scores, strict=True)
+            if row not in gone
         ]
 
     def about(self, rows: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
@@ -219,6 +223,23 @@ class Search:
         embeddings = self._pool.embeddings(modality)
         assert embeddings is not None
         return nearest_rows(embeddings, queries_QD, k, lambda first, num: self._may_leave[first : first + num], tick)
+
+    def _still_kept(self, rows: np.ndarray) -> np.ndarray:
+        """bool, a value a row: whether it may leave by the lists of now. Tables are read only of rows that were not
+        asked since a list grew."""
+        pool = self.pool
+        with self._asked_lock:
+            if pool.blocks is not self._asked_with:
+                self._asked[:] = False
+                self._asked_with = pool.blocks
+            new = rows[~self._asked[rows]]
+        if len(new):
+            gone = new[~pool.take(new, [])[KEPT].to_numpy()]
+            with self._asked_lock:
+                self._may_leave[gone] = False
+                if pool.blocks is self._asked_with:
+                    self._asked[new] = True
+        return self._may_leave[rows]
 
     def _alone(self, modality: Modality, rows: np.ndarray) -> np.ndarray:
         """bool, a value a row: whether it is the best of its near-duplicates."""

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import retrieve.serve.app as app
 import retrieve.serve.body as body
+import retrieve.serve.connection as connection
 from retrieve.serve.gate import HEADERS
 from retrieve.serve.search import Mistake, Query
 from shards.disk.jpeg import decode_jpeg, encode_jpeg, read_source_type
@@ -228,25 +229,39 @@ def test_a_body_that_is_too_long_is_refused_while_it_is_read(server, monkeypatch
     assert server.mistake("/knn-service", long)[0] == 413
     status, said = server.mistake("/metadata", b" " * (app.IDS_BYTES + 1))
     assert (status, said) == (413, "the body: found 262,145 bytes or more, expected at most 262,144")
-    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:  # its header lies in ambush
-        connection.sendall(b"POST /knn-service HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n")
-        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
-    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:  # it has no end, and says no length
-        connection.sendall(b"POST /knn-service HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", server.port), 60) as client:  # its header lies in ambush
+        client.sendall(b"POST /knn-service HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
+    with socket.create_connection(("127.0.0.1", server.port), 60) as client:  # it has no end, and says no length
+        client.sendall(b"POST /knn-service HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(6):
-            connection.sendall(b"2000\r\n" + b"a" * 0x2000 + b"\r\n")
-        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+            client.sendall(b"2000\r\n" + b"a" * 0x2000 + b"\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
     assert works(server)
 
 
 def test_a_body_that_comes_too_slowly_and_one_that_is_compressed_are_refused(server, monkeypatch):
     monkeypatch.setattr(body, "READ_S", 0.2)
-    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
-        connection.sendall(b"POST /knn-service HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
-        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+    with socket.create_connection(("127.0.0.1", server.port), 60) as client:
+        client.sendall(b"POST /knn-service HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
     status, said = server.mistake("/knn-service", zlib.compress(b" " * 100), {"Content-Encoding": "deflate"})
     assert (status, "plain one" in said) == (415, True)
     assert works(server)
+
+
+def test_a_connection_that_sends_nothing_or_half_a_request_is_closed_and_one_at_work_is_not(pool, clip, monkeypatch):
+    monkeypatch.setattr(connection, "IDLE_S", 0.2)
+    search = open_search(pool, clip)
+    find = search.find
+    search.find = lambda query, until: time.sleep(0.6) or find(query, until)
+    with served(search) as server:
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: local", b"GET /about HTTP/1.1\r\nHost: localhost\r\n\r\nGET /ab"):
+            with socket.create_connection(("127.0.0.1", server.port), 60) as idle:
+                idle.sendall(sent)
+                while idle.recv(10_000):
+                    pass
+        assert works(server)
 
 
 def test_a_full_queue_is_told_at_once_and_a_long_wait_has_a_deadline(pool, clip, monkeypatch):

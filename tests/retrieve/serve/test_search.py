@@ -107,6 +107,23 @@ def test_j9_a_row_that_is_blocked_while_the_server_runs_is_never_found_again(poo
     assert [hit.row for hit in again.find(query, until())] == after
 
 
+def test_tables_are_asked_again_only_for_rows_that_were_not_since_a_list_grew(pool, clip, tmp_path, monkeypatch):
+    search = open_search(pool, clip, tmp_path / "blocked.txt")
+    query = Query(text="a digit", num_rows=8, num_told=1)
+    asked = []
+    take = type(search.pool).take
+    monkeypatch.setattr(
+        type(search.pool), "take", lambda self, rows, roles: asked.append(len(rows)) or take(self, rows, roles)
+    )
+    search.find(query, until())
+    assert asked == [1]  # the row that is told
+    search.block_list.add(["https://example.com/no-row-of-this-pool.jpg"])
+    asked.clear()
+    search.find(query, until())
+    search.find(query, until())
+    assert asked == [8, 1, 1]
+
+
 def test_j9_a_list_that_cannot_be_read_any_more_lets_nothing_leave(pool, clip, tmp_path):
     own = tmp_path / "blocked.txt"
     search = open_search(pool, clip, own)
