@@ -15,6 +15,8 @@ from shards.disk.replace import replace_file
 
 LOCK_S = 5.0  # that another writer of the list is waited for
 
+_ADDING = threading.Lock()  # of this process, whose writers of a file share the name of its temporary
+
 Stamp = tuple[int, int, int]
 
 
@@ -22,7 +24,10 @@ class BlockList:
     """Asked by any thread. A file is read again when it has changed; a line that is taken out counts until the end."""
 
     def __init__(self, files: Sequence[Path], own: Path | None, unsafe_above: float) -> None:
-        """`own` may be missing: it is empty then. Raises what `Blocks.read` raises."""
+        """`own` may be missing: it is empty then. Raises what `Blocks.read` raises, and ValueError if `own` is a link,
+        which a file that is replaced would not stay."""
+        if own is not None and own.is_symlink():
+            raise ValueError(f"{own}: found a link, expected a file; name the file itself")
         self.own = own
         self._files = [*files, *([] if own is None else [own])]
         self._stamps: list[Stamp | None] = [None] * len(self._files)
@@ -49,7 +54,7 @@ class BlockList:
         """
         if self.own is None:
             raise ValueError("found no list to write to, expected the server to be started with --block-list FILE")
-        with self._lock:
+        with self._lock, _ADDING:
             self.own.parent.mkdir(parents=True, exist_ok=True)
             with locked(self.own, LOCK_S):
                 text = read_regular(self.own).decode("utf-8")

@@ -1,11 +1,13 @@
 """A list of blocked rows that grows counts at once, whoever lets it grow, and loses no line."""
 
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from retrieve.serve.block_list import BlockList
+from shards.disk.home import home
 
 HASH = "ab" * 32
 
@@ -55,19 +57,18 @@ def test_a_list_that_was_damaged_is_told_at_every_question(tmp_path: Path) -> No
 
 def test_servers_that_share_a_list_lose_no_line(tmp_path: Path) -> None:
     own = tmp_path / "blocked.txt"
-    lists = [BlockList([], own, 0.5) for _ in range(4)]
-    lines = [[f"https://{number}/{place}" for place in range(10)] for number in range(4)]
-
-    def add(number: int) -> None:
-        for line in lines[number]:
-            lists[number].add([line])
-
-    threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join(60)
-    assert sorted(own.read_text().splitlines()) == sorted(line for some in lines for line in some)
+    code = (
+        "import sys, threading; from pathlib import Path; from retrieve.serve.block_list import BlockList\n"
+        "def add(name):\n"
+        "    one = BlockList([], Path(sys.argv[1]), 0.5)\n"
+        "    for place in range(10): one.add([f'https://{name}/{place}'])\n"
+        "threads = [threading.Thread(target=add, args=(f'{sys.argv[2]}-{name}',)) for name in 'ab']\n"
+        "[one.start() for one in threads], [one.join(60) for one in threads]"
+    )
+    servers = [subprocess.Popen([sys.executable, "-c", code, str(own), str(number)], cwd=home()) for number in range(2)]
+    assert [one.wait(timeout=120) for one in servers] == [0, 0]
+    lines = [f"https://{number}-{name}/{place}" for number in range(2) for name in "ab" for place in range(10)]
+    assert sorted(own.read_text().splitlines()) == sorted(lines)
 
 
 def test_a_list_that_must_be_there_and_is_not_is_a_mistake(tmp_path: Path) -> None:
@@ -75,3 +76,6 @@ def test_a_list_that_must_be_there_and_is_not_is_a_mistake(tmp_path: Path) -> No
         BlockList([tmp_path / "missing.txt"], None, 0.5)
     with pytest.raises(ValueError, match="--block-list"):
         BlockList([], None, 0.5).add([HASH])
+    (tmp_path / "link.txt").symlink_to(tmp_path / "file.txt")
+    with pytest.raises(ValueError, match="found a link, expected a file"):
+        BlockList([], tmp_path / "link.txt", 0.5)
