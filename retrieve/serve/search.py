@@ -85,11 +85,12 @@ class Search:
         self._images = PoolImages(pool)
         self._images_lock = threading.Lock()
         self._clip_lock = threading.Lock()  # and of decoding: one large picture in memory at a time
+        first = self.pool
         self._may_leave = np.concatenate(
-            [table[KEPT].to_numpy() for part in pool.parts for table in self.pool.scan(part, [])]
+            [table[KEPT].to_numpy() for part in first.parts for table in first.scan(part, [])]
         )
         self._asked = np.ones(len(self._may_leave), bool)  # rows that were asked with these lists
-        self._asked_with = self._pool.blocks
+        self._asked_with = first.blocks
         self._asked_lock = threading.Lock()
         self._together = {
             one: Together(partial(self._scan, one)) for one in MODALITIES if pool.embeddings(one) is not None
@@ -114,10 +115,10 @@ class Search:
     @property
     def pool(self) -> Pool:
         """With the lists of now. Raises ValueError for a list that was changed to one that cannot be read."""
-        blocks = self.block_list.current()
-        if blocks is not self._pool.blocks:
-            self._pool = replace(self._pool, blocks=blocks)
-        return self._pool
+        blocks, pool = self.block_list.current(), self._pool
+        if blocks is not pool.blocks:
+            self._pool = pool = replace(pool, blocks=blocks)
+        return pool
 
     @property
     def name(self) -> str:
