@@ -161,7 +161,7 @@
     const item = make("li", "card");
     item.dataset.row = hit.id;
     const caption = visible(hit.caption).slice(0, 2000);
-    item.append(pool.has_pictures ? thumbnail(hit, caption) : make("span", "broken", "no picture in the pool"));
+    if (pool.has_pictures) item.append(thumbnail(hit, caption));
     const facts = make("p", "facts");
     facts.append(make("span", "chip", hit.similarity.toFixed(3)), make("span", "id", `row ${hit.id}`));
     if (hit.licence) facts.append(make("span", "chip", visible(String(hit.licence)).slice(0, 80)));
@@ -325,6 +325,7 @@
       pool = await (await ask("about")).json();
     } catch (error) {
       at("door").hidden = error.status !== 401;
+      at("token").focus();
       wrong(error.status !== 401 ? error.message : sessionStorage.getItem(TOKEN) ? "this is not the server's token" : "");
       sessionStorage.removeItem(TOKEN);
       return;

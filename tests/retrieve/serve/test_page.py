@@ -263,12 +263,10 @@ def test_a_query_becomes_lines_of_a_recipe_whatever_it_says(browser: Browser, se
 def test_with_a_token_the_page_asks_for_it_and_shows_pictures_with_it(browser: Browser, pool: Path, clip: Clip) -> None:
     with served(open_search(pool, clip), TOKEN) as server:
         browser.open(server.address)
-        browser.until("!document.querySelector('#door').hidden")
-        browser.run("document.querySelector('#token').focus()")
+        browser.until("document.activeElement?.id === 'token'")
         browser.type("a wrong token")
         browser.press("Enter")
         browser.until("document.querySelector('#wrong').innerText.includes('not the server')")
-        browser.run("document.querySelector('#token').focus()")
         browser.type(TOKEN)
         browser.press("Enter")
         browser.until("document.activeElement?.id === 'text'")
@@ -278,6 +276,19 @@ def test_with_a_token_the_page_asks_for_it_and_shows_pictures_with_it(browser: B
         assert TOKEN not in browser.run("document.documentElement.outerHTML + location.href")
         browser.reload()
         browser.until(f"{CARDS} > 3")
+
+
+def test_a_pool_without_pictures_shows_captions_and_addresses(browser: Browser, clip: Clip, tmp_path: Path) -> None:
+    write_served_pool(tmp_path / "p", clip)
+    for tar in (tmp_path / "p").glob("*.tar"):
+        tar.unlink()
+    with served(open_search(tmp_path / "p", clip)) as server:
+        ready(browser, server.address)
+        rows = search_for(browser, "a red digit")
+        assert browser.run("document.querySelectorAll('#found :is(img, button, input)').length") == 0
+        captions = [f"a digit in {('red', 'blue', 'green', 'black')[row % 4]} ink, number {row}" for row in rows]
+        assert browser.run("[...document.querySelectorAll('.prompt')].map((one) => one.textContent)") == captions
+        assert browser.said == []
 
 
 def test_a_server_that_has_ended_is_told_on_the_page(browser: Browser, pool: Path, clip: Clip) -> None:
