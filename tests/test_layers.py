@@ -63,12 +63,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "retrieve.index": {*BELOW_GEN, "retrieve.pool", "retrieve.scan"},
     "retrieve.dedup": {*BELOW_GEN, "gen.model"},
     "retrieve.filter": {*BELOW_GEN, "gen.model", "retrieve.dedup"},
-    "retrieve.make": {*BELOW_GEN, "gen.make", "gen.prompts", "retrieve.pool"},
+    "retrieve.download": BELOW_GEN,
+    "retrieve.make": {*BELOW_GEN, "gen.make", "gen.prompts", "retrieve.download", "retrieve.pool"},
     "retrieve.run": {
         *BELOW_GEN,
         *("gen.make", "gen.model", "gen.prompts", "gen.wording"),
-        *("retrieve.captions", "retrieve.dedup", "retrieve.filter", "retrieve.index", "retrieve.make"),
-        *("retrieve.pool", "retrieve.scan"),
+        *("retrieve.captions", "retrieve.dedup", "retrieve.download", "retrieve.filter", "retrieve.index"),
+        *("retrieve.make", "retrieve.pool", "retrieve.scan"),
     },
     "retrieve.serve": {
         *BELOW_GEN,

@@ -17,6 +17,8 @@ ELSEWHERE = {
     **dict.fromkeys(("UV_PREFIX", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PYTHONHOME"), "/elsewhere"),
     **dict.fromkeys(("UV_SYSTEM_PYTHON", "UV_BREAK_SYSTEM_PACKAGES", "PIP_USER", "PIP_REQUIRE_VIRTUALENV"), "1"),
 }
+SET_UP = [["pip", "sync"], ["pip", "install"], ["venv", "--quiet"], ["pip", "sync"]]  # what uv is asked for
+TOOL_LOCK, TOOL = "requirements-img2dataset.lock", ".tools/img2dataset"
 # Simulated: a Python and a uv that write down how they were called, since a real set-up takes gigabytes.
 RECORDER = """#!{python} -I
 import json, os, shutil, sys
@@ -28,6 +30,8 @@ if sys.argv[1:3] == ["-m", "venv"]:
     shutil.copy(__file__, ".venv/bin/python")
 if sys.argv[1:4] == ["-m", "pip", "install"]:
     shutil.copy(__file__, ".venv/bin/uv")
+if sys.argv[1] == "venv":
+    Path(sys.argv[-1]).mkdir(parents=True, exist_ok=True)
 """
 
 
@@ -37,7 +41,7 @@ class Checkout:
     def __init__(self, folder: Path, tools: Path) -> None:
         folder.mkdir(parents=True)
         tools.mkdir()
-        for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-gpu.lock"):
+        for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-gpu.lock", TOOL_LOCK):
             shutil.copy(home() / name, folder)
         self.folder = folder
         self.log = tools / "calls.jsonl"
@@ -72,9 +76,10 @@ def test_set_up_touches_the_environment_of_the_checkout_alone_wherever_it_lies(t
     calls = Checkout(tmp_path / name, tmp_path / "tools").make(**ELSEWHERE)
     assert set_ups(calls) == 1
     installs = [words for words in calls if words[0].endswith("/uv")]
-    assert [words[2] for words in installs] == ["sync", "install"]
-    for words in installs:
-        assert words[words.index("--python") + 1] == ".venv/bin/python"
+    assert [words[1:3] for words in installs] == SET_UP
+    pythons = [words[words.index("--python") + 1] for words in installs]
+    assert pythons == [*[".venv/bin/python"] * 3, f"{TOOL}/bin/python"]
+    assert (installs[2][-1], installs[3][-1]) == (TOOL, TOOL_LOCK)
     assert calls[-1][:3] == [".venv/bin/python", "-m", "pytest"]
 
 
@@ -98,4 +103,4 @@ def test_a_checkout_that_was_moved_is_set_up_again(tmp_path: Path) -> None:
     checkout = Checkout(tmp_path / "old", tmp_path / "tools")
     checkout.make()
     checkout.folder = checkout.folder.rename(tmp_path / "new")
-    assert [words[2] for words in checkout.make() if words[0].endswith("/uv")] == ["sync", "install"]
+    assert [words[1:3] for words in checkout.make() if words[0].endswith("/uv")] == SET_UP

@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         pa.field("key", pa.string()),  # of its member
         pa.field("licence", pa.string()),
         pa.field("punsafe", pa.float32()),
+        pa.field("sha256", pa.string()),  # of the picture, as the pool's list says
     ]
 )
 
@@ -52,6 +53,7 @@ class Candidate:
     key: str | None
     licence: str | None
     punsafe: float | None
+    sha256: str | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from shards.disk.address import file_path
 from shards.disk.amounts import counted, size_text
 from shards.disk.safe_text import quoted
 
+FETCHED = "none: `sixfold retrieve` fetches pictures by their addresses, with the img2dataset that `make tools` sets up"
 WORDS: dict[Modality, str] = {"image": "pictures", "text": "captions"}
 
 
@@ -41,7 +42,7 @@ def describe(spec: PoolSpec) -> str:
 
 def _tars(pool: Pool) -> str:
     if not pool.tars:
-        return "none: pictures can only be fetched by their addresses" if pool.columns.url else "none, and no addresses"
+        return FETCHED if pool.columns.url else "none, and no addresses"
     found = f"{counted(len(pool.tars), 'tar')}, {size_text(_bytes(pool.tars.values()))}"
     return found if pool.columns.key else f"{found}; without a column of keys no picture is found in them"
 

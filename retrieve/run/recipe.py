@@ -1,7 +1,7 @@
 """The recipe of a retrieved data set: classes, a pool, how it is searched, what is kept.
 
 In: a YAML file and `key.sub=value` overrides. Out: `RetrieveRecipe`; its identity, which is everything that decides
-what the images are. `cluster` is no part of it.
+what the images are. `cluster` and `download` are no part of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from gen.model.clip import clip_digest
 from gen.prompts.meanings import MeaningSpec
 from gen.prompts.real_images import content_of
 from retrieve.captions.spec import CaptionSpec
+from retrieve.download.spec import DownloadSpec
 from retrieve.filter.rule import Rule
 from retrieve.pool.spec import PoolSpec
 from shards.disk.address import BESIDE, Beside, LocalPath
@@ -115,6 +116,7 @@ class RetrieveRecipe(BaseModel):
     licence: str | None = Field(None, description="of images of which the pool says none", examples=["CC-BY-4.0"])
     screen: ScreenSpec = Field(default_factory=ScreenSpec)
     shards: ShardSpec = Field(default_factory=ShardSpec)
+    download: DownloadSpec = Field(default_factory=DownloadSpec)
     cluster: FanOutSpec = FanOutSpec()
 
     @model_validator(mode="after")
@@ -138,7 +140,9 @@ def identity(recipe: RetrieveRecipe, pool_digest: str, indexes: Mapping[str, str
 
     Raises ValueError for real images, test sets and models that cannot be read.
     """
-    chosen = recipe.model_dump(mode="json", exclude={"cluster": True, "pool": True, "dedup": {"against"}})
+    chosen = recipe.model_dump(
+        mode="json", exclude={"cluster": True, "download": True, "pool": True, "dedup": {"against"}}
+    )
     chosen["search"]["index"] = None if indexes is None else dict(indexes)
     meanings = recipe.meanings
     chosen["meanings"] |= {

@@ -28,7 +28,11 @@ from gen.make.plan import Plan
 from gen.make.refill import UnitJob
 from gen.make.scale import scale_name, write_scale, write_summary
 from gen.make.work import set_torn_aside, work_off
-from retrieve.make.from_tars import FromTarsJob, make_from_tars_worker
+from retrieve.download.program import VERSION, find_program
+from retrieve.make.candidates import CandidateTable
+from retrieve.make.from_tars import make_from_tars_worker
+from retrieve.make.from_urls import make_from_urls_worker
+from retrieve.make.rows import RetrieveJob
 from retrieve.pool.pool import Pool, open_pool
 from retrieve.run.output import open_output
 from retrieve.run.parts import clear_parts
@@ -36,7 +40,7 @@ from retrieve.run.recipe import RetrieveRecipe, identity
 from retrieve.run.route import indexes_of, route_text
 from retrieve.run.search import search_pool
 from shards.disk.address import one_spelling
-from shards.disk.amounts import counted
+from shards.disk.amounts import counted, size_text
 from shards.disk.data_set import open_to_write
 from shards.disk.store import FolderStore
 from shards.labels.classes import Class, load_classes
@@ -44,6 +48,7 @@ from shards.set.manifest import scan_records
 from shards.views.dataset_card import write_folder_card
 
 WHEN_SLOW = "raise cluster.stall_deadline_s"
+BYTES_EACH = 200_000  # of a picture on the web, on average; an assumption
 Say = Callable[[str], None]
 
 
@@ -65,7 +70,9 @@ def run(
     url = one_spelling(out)
     with waiting("opening the pool"):
         pool = open_pool(recipe.pool)
-        check_images(pool)
+        fetched = check_images(recipe, pool)
+        if fetched:
+            find_program(recipe.download)
     classes = load_classes(recipe.classes)
     plan = plan_of(recipe, classes)
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
@@ -96,7 +103,9 @@ def run(
         if todo:
             write_summary(store, asked_of(plan, scale))
             job = job_of(recipe, classes, url, single_writer, mark, code)
-            make_worker = partial(make_from_tars_worker, job.model_dump(mode="json"))
+            make_worker = partial(
+                make_from_urls_worker if fetched else make_from_tars_worker, job.model_dump(mode="json")
+            )
             images = sum(plan.unit_size(unit) for unit in todo)
             work = work_off(todo, images, make_worker, recipe.cluster, store, stop, lease, 1, WHEN_SLOW)
         with waiting("reading what is there"):
@@ -113,18 +122,20 @@ def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> s
     check_scale(recipe, scale)
     with waiting("opening the pool"):
         pool = open_pool(recipe.pool)
-        check_images(pool)
+        fetched = check_images(recipe, pool)
     classes = load_classes(recipe.classes)
     plan = plan_of(recipe, classes)
     with tempfile.TemporaryDirectory(prefix="sixfold-") as scratch:  # nothing of it is kept
         here = recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update={"in_process": True})})
-        _, counts = search_pool(here, classes, pool, FolderStore(Path(scratch)), None, stop, say)
+        found, counts = search_pool(here, classes, pool, FolderStore(Path(scratch)), None, stop, say)
     lines = [f"{what:<28}{number:>12,}" for what, number in counts.items() if isinstance(number, int)]
     lines += [f"  {reason:<26}{number:>12,}" for reason, number in counts["reasons"].items()]
     lines += [f"{route} vectors: searched {route_text(told)}" for route, told in counts.get("routes", {}).items()]
     wanted = {f"{one.id} {one.name}": math.ceil(one.count * scale) for one in classes}
     short = {name: num for name, num in counts["kept of each class"].items() if num < wanted[name]}
     lines.append(f"{scale_name(scale)}: {counted(plan.num_samples(scale), 'image')} asked for")
+    if fetched:
+        lines += _about_fetching(recipe, CandidateTable.load(found), plan.num_samples(scale))
     if short:
         few = ", ".join(f"{name} {num:,} of {wanted[name]:,}" for name, num in list(short.items())[:20])
         lines.append(f"short: {few}; raise filter.top or lower filter.score, or search by more routes")
@@ -140,10 +151,37 @@ def check_scale(recipe: RetrieveRecipe, scale: Fraction) -> None:
         )
 
 
-def check_images(pool: Pool) -> None:
-    """Raises ValueError for a pool whose images lie elsewhere."""
-    if not pool.tars:
-        raise ValueError(f"{pool.spec.source}: found no *.tar, expected the pool's images; give them with pool.images")
+def check_images(recipe: RetrieveRecipe, pool: Pool) -> bool:
+    """Whether the images must be fetched. Raises ValueError for a pool that has neither images nor addresses, and for
+    a search that looks at images that are not there yet."""
+    if pool.tars:
+        return False
+    if pool.columns.url is None:
+        raise ValueError(
+            f"{pool.spec.source}: found no *.tar and no column of addresses, expected the pool's images; give them "
+            "with pool.images"
+        )
+    if recipe.dedup.against or recipe.dedup.near is not None:
+        raise ValueError(
+            f"{pool.spec.source}: found no *.tar, and dedup looks at pictures before they are fetched; set "
+            "dedup.near=null and dedup.against=[], then `sixfold filter OUT --near --against` looks at what was fetched"
+        )
+    return True
+
+
+def _about_fetching(recipe: RetrieveRecipe, candidates: CandidateTable, num_images: int) -> list[str]:
+    """How much is fetched, by what."""
+    urls = len(candidates.table) - candidates.table["url"].null_count
+    least = size_text(num_images * BYTES_EACH)
+    try:
+        program = f"img2dataset {VERSION}, {find_program(recipe.download)}"
+    except ValueError as error:
+        program = f"not there: {error}"
+    return [
+        f"download: {urls:,} addresses, of which {num_images:,} are asked first; about {least} if none fails "
+        f"({size_text(BYTES_EACH)} each)",
+        f"program: {program}",
+    ]
 
 
 def plan_of(recipe: RetrieveRecipe, classes: Sequence[Class]) -> Plan:
@@ -159,9 +197,9 @@ def plan_of(recipe: RetrieveRecipe, classes: Sequence[Class]) -> Plan:
 
 def job_of(
     recipe: RetrieveRecipe, classes: Sequence[Class], url: str, single_writer: bool, mark: str, code: str
-) -> FromTarsJob:
+) -> RetrieveJob:
     """What workers are given."""
-    return FromTarsJob(
+    return RetrieveJob(
         unit=UnitJob(
             out=url,
             single_writer=single_writer,
@@ -177,4 +215,5 @@ def job_of(
         pool=recipe.pool.at_home(),
         size_px=recipe.size_px,
         licence=recipe.licence,
+        download=recipe.download.at_home(),
     )

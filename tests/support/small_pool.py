@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen.make.refill import ShardSpec, UnitJob
-from retrieve.make.from_tars import FromTarsJob
+from retrieve.make.rows import RetrieveJob
 from retrieve.pool.pool import Pool, open_pool
 from retrieve.pool.spec import PoolSpec
 from shards.disk.jpeg import encode_jpeg
@@ -52,7 +52,7 @@ def pool_of(folder: Path, **fields: object) -> Pool:
     return open_pool(PoolSpec.model_validate({"source": str(folder), **fields}))
 
 
-def from_tars_job(num_per_class: dict[int, int], most_folds: int, max_draws: int = 3, **fields: object) -> FromTarsJob:
+def retrieve_job(num_per_class: dict[int, int], most_folds: int, max_draws: int = 3, **fields: object) -> RetrieveJob:
     """A job whose pool and output the fields name."""
     unit = UnitJob(
         out=str(fields.pop("out", "nowhere")),
@@ -61,6 +61,6 @@ def from_tars_job(num_per_class: dict[int, int], most_folds: int, max_draws: int
     )
     told = {"seed": 0, "pool": {"source": "nowhere"}, "size_px": None, "licence": None, **fields}
     names = {class_id: f"class {class_id}" for class_id in num_per_class}
-    return FromTarsJob.model_validate(
+    return RetrieveJob.model_validate(
         {"unit": unit, "num_per_class": num_per_class, "class_names": names, "most_folds": most_folds, **told}
     )

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from gen.make.plan import Sample
 from retrieve.make.candidates import SCHEMA, CandidateTable, table_bytes
-from retrieve.make.from_tars import FromTars
-from tests.support.small_pool import from_tars_job
+from retrieve.make.rows import CandidateRows
+from tests.support.small_pool import retrieve_job
 
 
 def candidates_of(num_per_class: dict[int, int]) -> CandidateTable:
@@ -42,11 +42,11 @@ def test_the_same_candidates_give_the_same_bytes():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 60), st.integers(1, 10))
 def test_each_candidate_belongs_to_one_sample_and_the_samples_of_all_folds_have_them_all(count, folds, there, draws):
-    maker = FromTars(from_tars_job({7: count}, folds, max_draws=draws), candidates_of({7: there}), None)
+    rows = CandidateRows(retrieve_job({7: count}, folds, max_draws=draws), candidates_of({7: there}))
     taken = []
     for number in range(count * folds):
         sample = Sample(0, 7, number, 0)
-        for draw in range(maker.num_draws(sample)):
-            taken.append(maker.row(sample, draw)["caption"])
+        for draw in range(rows.num_draws(sample)):
+            taken.append(rows.row(sample, draw)["caption"])
     assert len(taken) == len(set(taken))
     assert set(taken) == {f"7/{rank}" for rank in range(there)}

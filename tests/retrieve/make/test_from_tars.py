@@ -16,7 +16,7 @@ from retrieve.pool.images import PoolImages
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.store import open_for_reading, open_store
 from shards.set.manifest import read_member, read_table
-from tests.support.small_pool import from_tars_job, pool_of, write_table, write_tar_of
+from tests.support.small_pool import pool_of, retrieve_job, write_table, write_tar_of
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -108,7 +108,7 @@ def worker_of(folder: Path, pictures: dict[str, bytes], ranks: dict[int, list[st
     nothing = {name: [None] * len(rows) for name in SCHEMA.names}
     store = open_store(str(folder / "out"))
     store.replace(CANDIDATES, table_bytes(pa.table({**nothing, **told}, schema=SCHEMA)))
-    job = from_tars_job({0: 2, 1: 2}, 1, out=folder / "out", pool={"source": str(pool)}, size_px=64, **fields)
+    job = retrieve_job({0: 2, 1: 2}, 1, out=folder / "out", pool={"source": str(pool)}, size_px=64, **fields)
     return make_from_tars_worker(job.model_dump(mode="json"))
 
 

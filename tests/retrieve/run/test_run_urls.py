@@ -1,0 +1,181 @@
+"""A retrieved data set of a pool that holds addresses alone, through the real img2dataset and a local web server."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.process.stop_flag import StopFlag
+from retrieve.pool.describe import describe
+from retrieve.pool.images import PoolImages
+from retrieve.pool.pool import open_pool
+from retrieve.pool.spec import PoolSpec
+from retrieve.run.recipe import RetrieveRecipe
+from retrieve.run.run import look, run
+from sandbox import captions, pool
+from sandbox.world import CLASS_NAMES
+from shards.disk.home import home
+from shards.disk.store import open_for_reading
+from shards.set.manifest import read_table, scan_records
+from tests.support.img2dataset import needs_img2dataset, started_by
+from tests.support.picture_server import PictureServer
+
+ROWS = 200
+
+
+@dataclass(frozen=True)
+class World:
+    """The same pool twice, with images and without, and the server that has them."""
+
+    folder: Path
+    server: PictureServer
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "tars").mkdir()
+    (folder / "urls").mkdir()
+    pool.write_shard(folder / "tars", 0, list(captions.pool_rows(ROWS)))
+    images = PoolImages(open_pool(PoolSpec(source=folder / "tars")))
+    pictures = {f"/good/{place.row}.jpg": images.read(place) for place in images.places(range(ROWS))}
+    with PictureServer(pictures) as server:
+        table = pq.read_table(folder / "tars" / "00000.parquet")
+        urls = pa.array([f"{server.url}{path}" for path in pictures])
+        table = table.set_column(table.column_names.index("URL"), "URL", urls)
+        for name in ("tars", "urls"):
+            pq.write_table(table, folder / name / "00000.parquet")
+        yield World(folder, server)
+
+
+def recipe_of(world: World, source: str, **changes: object) -> RetrieveRecipe:
+    """Two images a class; the search is the same for both pools."""
+    plain = {
+        "name": "small",
+        "classes": {"source": "sandbox", "per_class": 2},
+        "lexicon": "sandbox",
+        "meanings": {"choose": "given", "given": {name: f"{name}, the handwritten numeral" for name in CLASS_NAMES}},
+        "pool": {"source": str(world.folder / source)},
+        "search": {"captions": {"match": "word"}},
+        "filter": {"top": None},
+        "dedup": {"near": None},
+        "most": 1,
+        "size_px": 48,
+        "shards": {"samples_per_shard": 20},
+        "cluster": {"in_process": True},
+        "download": {"timeout_s": 20, "allow_hosts": [world.server.place]},
+    }
+    return RetrieveRecipe.model_validate({**plain, **changes})
+
+
+def tars_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
+
+
+@pytest.fixture(scope="module")
+def from_tars(world: World) -> dict[str, bytes]:
+    out = world.folder / "from_tars"
+    assert run(recipe_of(world, "tars"), Fraction(1), str(out), home(), StopFlag(), say=[].append).exit_code == 0
+    return tars_of(out)
+
+
+def start(world: World, out: Path) -> "subprocess.Popen[bytes]":
+    recipe = world.folder / "recipe.yaml"
+    recipe.write_text(recipe_of(world, "urls").model_dump_json())
+    words = ["retrieve", str(recipe), "--scale", "1x", "--out", str(out), "--no-gallery"]
+    environment = {**os.environ, "PYTHONPATH": str(home())}
+    with (world.folder / "said.txt").open("ab") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sixfold", *words], cwd=world.folder, env=environment, stdout=said, stderr=said
+        )
+
+
+def wait_until(is_so: object, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@needs_img2dataset
+def test_a_fetch_that_was_killed_leaves_no_process_and_the_next_run_gives_the_shards_of_the_tars(world, from_tars):
+    """Whether a picture is fetched or read from a tar, it is stored with the same bytes."""
+    out = world.folder / "killed"
+    before = len(world.server.requests)
+    world.server.open.clear()
+    child = start(world, out)
+    try:
+        wait_until(lambda: len(world.server.requests) > before)
+        assert len(started_by(child.pid)) >= 3  # the program, its logger, its worker
+    finally:
+        child.kill()
+        child.wait(timeout=30)
+    wait_until(lambda: not started_by(child.pid), 20)
+    world.server.open.set()
+    assert tars_of(out) == {}
+    outcome = run(recipe_of(world, "urls"), Fraction(1), str(out), home(), StopFlag(), say=[].append)
+    assert (outcome.exit_code, outcome.images) == (0, 20)
+    assert tars_of(out) == from_tars
+    rows = read_table(open_for_reading(str(out)), scan_records(open_for_reading(str(out)))).to_pylist()
+    assert {row["domain"] for row in rows} == {"retrieved"}
+    again = run(recipe_of(world, "urls", download={"threads": 3}), Fraction(1), str(out), home(), StopFlag())
+    assert (again.made_units, again.exit_code) == (0, 0)  # how pictures are fetched is no part of what the set is
+
+
+@needs_img2dataset
+@pytest.mark.torture
+def test_twenty_kills_of_a_fetch_end_with_the_same_shards(world, from_tars, tmp_path):
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    for _ in range(20):
+        child = start(world, tmp_path / "out")
+        time.sleep(moments.uniform(1, 14))
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait(timeout=30)
+        wait_until(lambda pid=child.pid: not started_by(pid), 20)
+    child = start(world, tmp_path / "out")
+    assert child.wait(timeout=120) == 0
+    assert tars_of(tmp_path / "out") == from_tars
+
+
+def test_a_dry_run_says_what_would_be_fetched_by_what(world):
+    told = look(recipe_of(world, "urls"), Fraction(1), StopFlag(), print)
+    assert "addresses, of which 20 are asked first; about 4.0 MB if none fails (200 kB each)" in told
+    assert "program: " in told
+    missing = {"program": str(world.folder / "nowhere" / "img2dataset")}
+    told = look(recipe_of(world, "urls", download=missing), Fraction(1), StopFlag(), print)
+    assert "found no img2dataset, expected 1.47.0; give download.program" in told
+    assert "sixfold retrieve` fetches pictures by their addresses" in describe(PoolSpec(source=world.folder / "urls"))
+
+
+def test_a_run_without_the_program_ends_before_anything_is_written(world, tmp_path):
+    missing = {"program": str(world.folder / "nowhere" / "img2dataset")}
+    with pytest.raises(ValueError, match=r"found no img2dataset, expected 1\.47\.0"):
+        run(recipe_of(world, "urls", download=missing), Fraction(1), str(tmp_path / "out"), home(), StopFlag())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_search_that_looks_at_pictures_is_refused_where_there_are_none_yet(world, tmp_path):
+    with pytest.raises(ValueError, match=r"dedup looks at pictures before they are fetched; set dedup\.near=null"):
+        run(recipe_of(world, "urls", dedup={"near": 0.9}), Fraction(1), str(tmp_path), home(), StopFlag())
+
+
+def test_the_way_pictures_are_fetched_is_no_part_of_the_identity(world):
+    from retrieve.run.recipe import identity
+
+    one, two = (
+        identity(recipe_of(world, "urls", download=given), "digest") for given in ({}, {"threads": 7, "retries": 0})
+    )
+    assert json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True)
