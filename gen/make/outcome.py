@@ -34,6 +34,7 @@ class MakeOutcome:
     short: Mapping[int, int]  # shard -> slots that no draw filled
     work: Summary | None  # of the fan-out; None if there was nothing to do
     seconds: float
+    when_short: str = "raise shards.max_draws in a new output"
 
     @property
     def exit_code(self) -> int:
@@ -71,7 +72,7 @@ class MakeOutcome:
             shards = ", ".join(str(shard) for shard in list(self.short)[:MAX_LISTED])
             return (
                 f"no image after all draws for {counted(sum(self.short.values()), 'sample')} in shards {shards}; their "
-                "rows say why; raise shards.max_draws in a new output"
+                f"rows say why; {self.when_short}"
             )
         return ""
 
@@ -103,8 +104,10 @@ def outcome_of(
     records: Mapping[int, Record],
     work: Summary | None,
     seconds: float,
+    when_short: str = MakeOutcome.when_short,
 ) -> MakeOutcome:
-    """What there is of a scale after a call. `before` and `records`: shard -> record, before the call and after it."""
+    """What there is of a scale after a call. `before` and `records`: shard -> record, before the call and after it.
+    `when_short`: what to do about samples without an image."""
     there = {unit: records[unit] for unit in plan.units(scale) if unit in records}
     statuses: Counter[str] = Counter()
     for record in there.values():
@@ -121,4 +124,5 @@ def outcome_of(
         short={unit: record.short for unit, record in there.items() if record.short},
         work=work,
         seconds=seconds,
+        when_short=when_short,
     )

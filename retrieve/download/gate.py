@@ -8,7 +8,8 @@ disk: nothing.
     which machine   the host is resolved once, all its addresses must be public, and the connection goes to one of these
     how much        a body that is longer than the limit is cut off, whatever its header claims
     how long        one deadline for the whole answer, however slowly it drips
-    how often       at most `PER_HOST` requests to a host at once; none for a while after it answered 429 or 503
+    how often       at most `PER_HOST` requests to a host at once, unless a recipe allows it by name; none for a while
+                    after it answered 429 or 503
 
 An http answer is read to its end here and handed on with its true length, so half an answer is never taken for a whole
 one. Of https only bytes pass: their number and their time are limited, their meaning is not seen. An https answer
@@ -26,7 +27,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -34,6 +35,7 @@ from retrieve.download.address import Allowed, Refused, Target, check_address, i
 from retrieve.download.http_answer import MAX_HEAD, Answer, Stopped, parse_head, read_answer
 
 PER_HOST = 16  # requests to one host at once
+MAX_AT_ONCE = 1 << 16
 LONGEST_PAUSE_S = 60.0  # that a host may ask for
 NAMES_KEPT_S = 60.0  # for which what a name resolved to is used again
 MAX_KEPT = 100_000  # names and notes
@@ -63,7 +65,7 @@ async def connect(address: str, port: int) -> Streams:
 class _Host:
     """What the gate remembers of a host."""
 
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PER_HOST))
+    turns: asyncio.Semaphore
     not_before: float = 0.0  # of `time.monotonic`
     times_busy: int = 0  # answers of `BUSY`, one after the other
 
@@ -87,6 +89,7 @@ class Gate:
         self.allowed, self.blocked = allowed, blocked
         self.num_done = 0  # requests that were answered or refused
         self.num_answers = 0  # of them, by a host
+        self.num_unresolved = 0  # of them, to hosts whose name server did not answer
         self.notes: dict[str, str] = {}  # "host:port" of a tunnel -> why it was cut; the latest
         self._resolve, self._connect = resolve, connect
         self._password = secrets.token_urlsafe(32)
@@ -205,7 +208,7 @@ class Gate:
     async def _fetch(self, target: Target, agent: str | None) -> Answer:
         if target.scheme != "http":
             raise Refused(f"refused: found {target.scheme} without a tunnel")
-        async with self._turn(target.host) as host, self._deadline():
+        async with self._turn(target) as host, self._deadline():
             upstream, up = await self._reach(target)
             try:
                 asked = [f"GET {target.path} HTTP/1.1", f"Host: {target.authority}", "Accept-Encoding: identity"]
@@ -221,7 +224,7 @@ class Gate:
             return answer
 
     async def _tunnel(self, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with self._turn(target.host):
+        async with self._turn(target):
             async with self._deadline():
                 upstream, up = await self._reach(target)
             place = f"{target.host}:{target.port}"
@@ -269,9 +272,10 @@ class Gate:
             raise Stopped(504, f"slow: not done in {self.timeout_s:g} s") from None
 
     @contextlib.asynccontextmanager
-    async def _turn(self, name: str) -> AsyncIterator[_Host]:
+    async def _turn(self, target: Target) -> AsyncIterator[_Host]:
         """Wait for a place among the requests to a host, and until it may be asked again."""
-        host = self._hosts.setdefault(name, _Host())
+        at_once = MAX_AT_ONCE if is_allowed(target.host, target.port, self.allowed) else PER_HOST
+        host = self._hosts.setdefault(target.host, _Host(asyncio.Semaphore(at_once)))
         begun = time.monotonic()
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -287,7 +291,7 @@ class Gate:
         finally:
             host.turns.release()
             if len(self._hosts) > MAX_KEPT and not host.times_busy:
-                self._hosts.pop(name, None)
+                self._hosts.pop(target.host, None)
 
     async def _reach(self, target: Target) -> Streams:
         """A connection to one of the addresses that were judged, and to no other."""
@@ -306,6 +310,11 @@ class Gate:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(self._resolvers, self._resolve, target.host, target.port)
+        except socket.gaierror as error:
+            if error.errno != socket.EAI_AGAIN:
+                raise Stopped(502, "the host has no address") from None
+            self.num_unresolved += 1
+            raise Stopped(502, "the name server does not answer") from None
         except (OSError, UnicodeError):  # UnicodeError: a label that is too long
             raise Stopped(502, "the host has no address") from None
         if is_allowed(target.host, target.port, self.allowed):

@@ -20,7 +20,8 @@ TOOL = Path(".tools") / "img2dataset"
 LEASH = Path(__file__).resolve().parent / "leash"
 LISTED, OUT = "urls.parquet", "out"  # in the folder of a slice
 PLACE = "place"  # the column that says which URL of the slice a row is about
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # of a site that signs its own; the only variables that stay
+# the only variables that stay: certificates of a site that signs its own, and where Python itself finds its libraries
+KEPT = ("SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH")
 
 
 def find_program(spec: DownloadSpec) -> Path:
@@ -37,6 +38,12 @@ def find_program(spec: DownloadSpec) -> Path:
         found = ", ".join(versions) or "none that says its version"
         raise ValueError(f"{path}: found img2dataset {found}, expected {VERSION}; {todo}")
     return path
+
+
+def with_program(spec: DownloadSpec) -> DownloadSpec:
+    """The same with the program that was found, for workers: their copy of the code has no `.tools`. Raises ValueError
+    as `find_program` does."""
+    return spec.model_copy(update={"program": find_program(spec)})
 
 
 def _versions(environment: Path) -> set[str]:
@@ -88,5 +95,5 @@ def environment_of(gate_url: str, folder: Path, known: Mapping[str, str]) -> dic
         "WANDB_MODE": "disabled",
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
         **dict.fromkeys(("http_proxy", "https_proxy", "ftp_proxy"), gate_url),
-        **{name: known[name] for name in CERTIFICATES if name in known},
+        **{name: known[name] for name in KEPT if name in known},
     }

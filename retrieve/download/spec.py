@@ -14,10 +14,12 @@ class DownloadSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    threads: int = Field(64, ge=1, le=1024, description="requests at once, of each process")
+    threads: int = Field(32, ge=1, le=1024, description="requests at once, of each process")
     processes: int = Field(1, ge=1, le=64, description="of img2dataset, of each worker; one core each")
     timeout_s: float = Field(20.0, gt=0, le=600, description="for one answer, from the first byte to the last")
-    retries: int = Field(1, ge=0, le=5, description="tries after the first, of the same address in the same run")
+    retries: int = Field(
+        0, ge=0, le=5, description="tries after the first, of the same address at once; the next candidate comes anyway"
+    )
     most_bytes: int = Field(16 << 20, ge=1024, le=MAX_PICTURE_BYTES, description="of one picture; more is cut off")
     user_agent_token: str = Field(
         "img2dataset",
@@ -40,10 +42,6 @@ class DownloadSpec(BaseModel):
     def _hosts_are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         allowed_hosts(value)
         return value
-
-    def at_home(self) -> "DownloadSpec":
-        """The same with an absolute path, for workers of other working folders."""
-        return self.model_copy(update={"program": None if self.program is None else self.program.absolute()})
 
     @property
     def allowed(self) -> Allowed:

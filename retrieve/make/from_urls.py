@@ -5,6 +5,7 @@ reads the candidates of the data set and the pool's block lists; what img2datase
 log of a call that failed is kept in `_meta/logs` of a local data set, else in the system's temporary folder.
 
 A call of `make` is one call of img2dataset: of the whole unit first, then of the next candidates of those that failed.
+If few failed, all their candidates are fetched at once and used in their order: what a draw is stays the same.
 What becomes of an address stands in its row:
 
     refused_address     it is none that may be asked for (`retrieve.download.address`)
@@ -19,7 +20,7 @@ import hashlib
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -40,7 +41,9 @@ from shards.disk.layout import META, SUCCESS
 from shards.disk.store import FolderStore, open_store
 
 MOST_IN_CALL = 1000  # pictures of a call are decoded and held as JPEG before the first is written
+FEW = 64  # draws of samples that failed, whose later draws are fetched along with them
 SILENT_HOSTS = 8  # where none of so many answers, it is our network that does not
+UNRESOLVED = 0.2  # share of the addresses for which the name server may not answer
 OPTED_OUT = "disallowed by X-Robots-Tag"  # img2dataset's words
 BLOCKED = Picture(
     None,
@@ -73,6 +76,7 @@ class FromUrls:
         job = rows.job
         self.program = find_program(job.download)
         self.blocks = Blocks.read([file_path(path) for path in job.pool.block], job.pool.unsafe_above)
+        self._ahead: dict[tuple[Sample, int], Callable[[], Picture]] = {}  # fetched, and not asked for yet
         self.call_size = min(job.unit.shards.samples_per_shard, MOST_IN_CALL)
 
     @cached_property
@@ -95,7 +99,8 @@ class FromUrls:
         return self.rows.samples(unit)
 
     def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to do beforehand."""
+        """Forget what was fetched ahead for another unit."""
+        self._ahead.clear()
 
     def num_draws(self, sample: Sample) -> int:
         """The candidates that are the sample's alone."""
@@ -104,32 +109,47 @@ class FromUrls:
     def make(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[float], None]) -> Made:
         """Fetch them; what cannot be had is a row with its reason. Raises RuntimeError if the program or the network
         fails, which ends the attempt: the unit is made again."""
-        candidates = [self.rows.candidate(sample, draw) for sample, draw in pairs]
-        asked: list[str] = []  # the addresses of the slice
-        places: list[int | Picture] = []  # in the slice, or why nothing is asked for
-        for candidate in candidates:
-            judged = self._judged(candidate)
-            places.append(judged if isinstance(judged, Picture) else len(asked))
-            if isinstance(judged, str):
-                asked.append(judged)
-        fetched = self._fetch(asked, alive) if asked else None
-
-        def picture(place: int) -> Picture:
-            at, candidate = places[place], candidates[place]
-            if isinstance(at, Picture):
-                return at
-            assert fetched is not None, "it was asked for"
-            assert candidate is not None, "it has an address"
-            row = fetched.rows[at]
-            if row.status != SUCCESS:
-                return self._failed(row, asked[at])
-            return self._picture(fetched.read(at), candidate)
-
-        return Made(lambda seconds: None, picture)
+        missing = [pair for pair in pairs if pair not in self._ahead]
+        if missing:
+            self._ask([*missing, *self._further(missing)], alive)
+        pictures = [self._ahead.pop(pair) for pair in pairs]
+        return Made(lambda seconds: None, lambda place: pictures[place]())
 
     def row(self, sample: Sample, draw: int) -> Mapping[str, object]:
         """What the pool says of the picture; the domain is retrieved."""
         return self.rows.row(sample, draw)
+
+    def _further(self, pairs: Sequence[tuple[Sample, int]]) -> list[tuple[Sample, int]]:
+        """The later draws of samples that failed, if few did: a start of the program costs more than these."""
+        if len(pairs) > FEW:
+            return []
+        most = self.rows.job.unit.shards.max_draws
+        return [
+            (sample, later)
+            for sample, draw in pairs
+            if draw  # a first draw mostly succeeds
+            for later in range(draw + 1, min(self.num_draws(sample), most))
+        ]
+
+    def _ask(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[float], None]) -> None:
+        """One call of the program; what each pair became can be asked for then."""
+        candidates = [self.rows.candidate(sample, draw) for sample, draw in pairs]
+        judged = [self._judged(candidate) for candidate in candidates]
+        asked = [one for one in judged if isinstance(one, str)]
+        fetched = self._fetch(asked, alive) if asked else None
+        at = 0
+        for pair, candidate, one in zip(pairs, candidates, judged, strict=True):
+            if isinstance(one, Picture):
+                self._ahead[pair] = partial(_same, one)
+                continue
+            assert fetched is not None, "it was asked for"
+            assert candidate is not None, "it has an address"
+            self._ahead[pair] = partial(self._developed, fetched, at, one, candidate)
+            at += 1
+
+    def _developed(self, fetched: Slice, place: int, url: str, candidate: Candidate) -> Picture:
+        row = fetched.rows[place]
+        return self._failed(row, url) if row.status != SUCCESS else self._picture(fetched.read(place), candidate)
 
     def _judged(self, candidate: Candidate | None) -> str | Picture:
         """The address as it is asked for, or why it is not."""
@@ -145,10 +165,16 @@ class FromUrls:
             return Picture(None, "refused_address", str(error))
 
     def _fetch(self, asked: Sequence[str], alive: Callable[[float], None]) -> Slice:
-        before = self.gate.num_answers
+        answers, unresolved = self.gate.num_answers, self.gate.num_unresolved
         fetched = fetch(asked, self.rows.job.download, self.program, self.gate, alive, self.log_folder)
         hosts = {urlsplit(url).netloc for url in asked}
-        if self.gate.num_answers == before and len(hosts) >= SILENT_HOSTS:
+        unresolved = self.gate.num_unresolved - unresolved
+        if unresolved >= max(SILENT_HOSTS, UNRESOLVED * len(asked)):
+            raise RuntimeError(
+                f"the name server did not answer for {unresolved:,} of {len(asked):,} addresses; check the network, "
+                "then run the same command again"
+            )
+        if self.gate.num_answers == answers and len(hosts) >= SILENT_HOSTS:
             raise RuntimeError(
                 f"found no answer from any of {len(hosts):,} hosts (the first: {fetched.rows[0].error}); "
                 "check the network and its name server, then run the same command again"
@@ -177,3 +203,7 @@ class FromUrls:
         if len(data) > most:  # of https, where the gate sees bytes and no picture
             return Picture(None, "too_large", f"found {len(data):,} bytes, expected at most {most:,}")
         return as_picture(data, self.rows.job.size_px)
+
+
+def _same(picture: Picture) -> Picture:
+    return picture

@@ -28,7 +28,8 @@ from gen.make.plan import Plan
 from gen.make.refill import UnitJob
 from gen.make.scale import scale_name, write_scale, write_summary
 from gen.make.work import set_torn_aside, work_off
-from retrieve.download.program import VERSION, find_program
+from retrieve.download.program import VERSION, find_program, with_program
+from retrieve.download.spec import DownloadSpec
 from retrieve.make.candidates import CandidateTable
 from retrieve.make.from_tars import make_from_tars_worker
 from retrieve.make.from_urls import make_from_urls_worker
@@ -48,6 +49,11 @@ from shards.set.manifest import scan_records
 from shards.views.dataset_card import write_folder_card
 
 WHEN_SLOW = "raise cluster.stall_deadline_s"
+WHEN_SHORT = {
+    False: "raise filter.top or shards.max_draws, or search by more routes, in a new output",
+    True: "remove these shards and run the same command again to ask their addresses once more, or raise "
+    "shards.max_draws in a new output",
+}
 BYTES_EACH = 200_000  # of a picture on the web, on average; an assumption
 Say = Callable[[str], None]
 
@@ -71,8 +77,7 @@ def run(
     with waiting("opening the pool"):
         pool = open_pool(recipe.pool)
         fetched = check_images(recipe, pool)
-        if fetched:
-            find_program(recipe.download)
+        download = with_program(recipe.download) if fetched else recipe.download
     classes = load_classes(recipe.classes)
     plan = plan_of(recipe, classes)
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
@@ -102,7 +107,7 @@ def run(
         work = None
         if todo:
             write_summary(store, asked_of(plan, scale))
-            job = job_of(recipe, classes, url, single_writer, mark, code)
+            job = job_of(recipe, classes, url, single_writer, mark, code, download)
             make_worker = partial(
                 make_from_urls_worker if fetched else make_from_tars_worker, job.model_dump(mode="json")
             )
@@ -110,7 +115,8 @@ def run(
             work = work_off(todo, images, make_worker, recipe.cluster, store, stop, lease, 1, WHEN_SLOW)
         with waiting("reading what is there"):
             records = scan_records(store, mark)
-        outcome = outcome_of(plan, scale, before, records, work, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        outcome = outcome_of(plan, scale, before, records, work, seconds, WHEN_SHORT[fetched])
         if outcome.done_units == outcome.asked_units:
             write_scale(store, plan, scale, records)
         write_summary(store, outcome.as_json())
@@ -196,7 +202,13 @@ def plan_of(recipe: RetrieveRecipe, classes: Sequence[Class]) -> Plan:
 
 
 def job_of(
-    recipe: RetrieveRecipe, classes: Sequence[Class], url: str, single_writer: bool, mark: str, code: str
+    recipe: RetrieveRecipe,
+    classes: Sequence[Class],
+    url: str,
+    single_writer: bool,
+    mark: str,
+    code: str,
+    download: DownloadSpec,
 ) -> RetrieveJob:
     """What workers are given."""
     return RetrieveJob(
@@ -215,5 +227,5 @@ def job_of(
         pool=recipe.pool.at_home(),
         size_px=recipe.size_px,
         licence=recipe.licence,
-        download=recipe.download.at_home(),
+        download=download,
     )

@@ -167,7 +167,7 @@ ANSWERS: Mapping[str, Callable[[PictureServer, socket.socket, bytes], None]] = {
     "good": _good,
     "missing": _with_status("404 Not Found"),
     "forbidden": _with_status("403 Forbidden"),
-    "busy": _with_status("429 Too Many Requests", Retry_After="1"),
+    "busy": _with_status("429 Too Many Requests", Retry_After="60"),
     "down": _with_status("503 Service Unavailable"),
     "broken": _with_status("500 \x1b[31mred"),
     "slow": _slow,

@@ -134,16 +134,38 @@ def test_g7_a_packed_answer_is_not_unpacked(server):
 
 def test_g10_a_host_that_is_busy_is_left_alone_for_as_long_as_it_asks(server):
     """Forty requests at once: each knows what became of it, few of them reach the host."""
+
+    async def connect(where: str, port: int) -> gate.Streams:
+        return await gate.connect("127.0.0.1", server.port)
+
     with (
-        Gate(**LIMITS, allowed=address.allowed_hosts([server.place])) as opened,
+        Gate(**{**LIMITS, "timeout_s": 10.0}, resolve=lambda host, port: ["93.184.216.34"], connect=connect) as opened,
         concurrent.futures.ThreadPoolExecutor(40) as threads,
     ):
-        ask(opened, f"{server.url}/down/1")
-        assert ask(opened, f"{server.url}/good/1")[0] == 200  # after half a second
-        answers = list(threads.map(lambda number: ask(opened, f"{server.url}/busy/{number}"), range(40)))
+        ask(opened, "http://example.org/down/1")
+        assert ask(opened, "http://example.org/good/1")[0] == 200  # after half a second
+        answers = list(threads.map(lambda number: ask(opened, f"http://example.org/busy/{number}"), range(40)))
     assert {status for status, _, _ in answers} == {429}
-    assert sum(path.startswith("/busy/") for path in server.requests) < 40
+    assert sum(path.startswith("/busy/") for path in server.requests) <= gate.PER_HOST
     assert any("asks for a pause" in reason for _, reason, _ in answers)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "num"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "none"), "the host has no address", 0),
+        (socket.gaierror(socket.EAI_AGAIN, "later"), "the name server does not answer", 1),
+        (UnicodeError("label too long"), "the host has no address", 0),
+    ],
+    ids=["unknown", "later", "label"],
+)
+def test_a_name_that_leads_nowhere_is_told_from_a_name_server_that_is_silent(error, reason, num):
+    def resolve(host: str, port: int) -> list[str]:
+        raise error
+
+    with Gate(**LIMITS, resolve=resolve) as opened:
+        assert ask(opened, "http://example.org/a.jpg")[:2] == (502, reason)
+        assert opened.num_unresolved == num
 
 
 def test_only_a_program_that_knows_the_password_passes(server):

@@ -166,6 +166,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.names = {name: number for number, name in enumerate(kinds)}
         download = {
             "threads": 48,
+            "retries": 1,
             "timeout_s": 2,
             "most_bytes": 100_000,
             "allow_hosts": [server.place, secure.place, busy.place],

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,11 +17,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.process.stop_flag import StopFlag
+from gen.make.outcome import MakeOutcome
+from retrieve.download.fetch import Fetched
+from retrieve.download.gate import Gate
+from retrieve.download.spec import DownloadSpec
+from retrieve.make import from_urls
+from retrieve.make.candidates import CANDIDATES, CandidateTable
 from retrieve.pool.describe import describe
 from retrieve.pool.images import PoolImages
 from retrieve.pool.pool import open_pool
 from retrieve.pool.spec import PoolSpec
-from retrieve.run.recipe import RetrieveRecipe
+from retrieve.run import run as running
+from retrieve.run.recipe import RetrieveRecipe, identity
 from retrieve.run.run import look, run
 from sandbox import captions, pool
 from sandbox.world import CLASS_NAMES
@@ -116,12 +123,12 @@ def test_a_fetch_that_was_killed_leaves_no_process_and_the_next_run_gives_the_sh
     world.server.open.clear()
     child = start(world, out)
     try:
-        wait_until(lambda: len(world.server.requests) > before)
+        wait_until(lambda: len(world.server.requests) > before, 300)
         assert len(started_by(child.pid)) >= 3  # the program, its logger, its worker
     finally:
         child.kill()
         child.wait(timeout=30)
-    wait_until(lambda: not started_by(child.pid), 20)
+    wait_until(lambda: not started_by(child.pid), 60)
     world.server.open.set()
     assert tars_of(out) == {}
     outcome = run(recipe_of(world, "urls"), Fraction(1), str(out), home(), StopFlag(), say=[].append)
@@ -173,9 +180,91 @@ def test_a_search_that_looks_at_pictures_is_refused_where_there_are_none_yet(wor
 
 
 def test_the_way_pictures_are_fetched_is_no_part_of_the_identity(world):
-    from retrieve.run.recipe import identity
-
     one, two = (
         identity(recipe_of(world, "urls", download=given), "digest") for given in ({}, {"threads": 7, "retries": 0})
     )
     assert json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True)
+
+
+@dataclass
+class Scripted:
+    """Stands for a call of img2dataset: what is in `down` is not answered."""
+
+    server: PictureServer
+    down: set[str]
+    asked: list[str]
+    calls: int = 0
+    silent: int = 0  # hosts whose name server does not answer
+
+    def __call__(self, urls: Sequence[str], spec: DownloadSpec, program: Path, gate: Gate, *rest: object) -> "Scripted":
+        self.calls += 1
+        self.urls = list(urls)
+        self.asked += self.urls
+        self.rows = [
+            Fetched("failed_to_download", "504") if url in self.down else Fetched("success", None) for url in urls
+        ]
+        gate.num_answers += sum(row.status == "success" for row in self.rows)
+        gate.num_unresolved += self.silent
+        return self
+
+    def read(self, place: int) -> bytes:
+        return self.server.pictures[self.urls[place].removeprefix(self.server.url)]
+
+
+@pytest.fixture
+def scripted(world: World, monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    one = Scripted(world.server, set(), [])
+    monkeypatch.setattr(from_urls, "fetch", one)
+    monkeypatch.setattr(from_urls, "find_program", lambda spec: Path("img2dataset"))
+    monkeypatch.setattr(running, "with_program", lambda spec: spec)
+    return one
+
+
+def fetched(world: World, out: Path, **changes: object) -> MakeOutcome:
+    return run(recipe_of(world, "urls", **changes), Fraction(1), str(out), home(), StopFlag(), say=[].append)
+
+
+def test_a_shard_that_was_short_is_fetched_again_when_it_is_removed(world, from_tars, tmp_path, scripted):
+    changes = {"shards": {"samples_per_shard": 20, "max_draws": 1}}
+    assert fetched(world, tmp_path / "out", **changes).exit_code == 0
+    scripted.down = set(scripted.asked[:5])
+    outcome = fetched(world, tmp_path / "short", **changes)
+    assert (outcome.exit_code, outcome.images, outcome.rejected) == (3, 15, {"failed_to_download": 5})
+    assert "remove these shards and run the same command again to ask their addresses once more" in outcome.sentence()
+    scripted.down = set()
+    assert fetched(world, tmp_path / "short", **changes).exit_code == 3  # what is published stays as it is
+    for path in (tmp_path / "short").glob("00000*"):
+        path.unlink()
+    assert fetched(world, tmp_path / "short", **changes).exit_code == 0
+    assert tars_of(tmp_path / "short") == tars_of(tmp_path / "out") == from_tars
+
+
+def test_while_the_network_is_down_nothing_is_published_and_the_next_run_fetches_all(
+    world, from_tars, tmp_path, scripted
+):
+    """A name server that does not answer would otherwise make a shard of what it had answered before."""
+    scripted.silent = 8
+    outcome = fetched(world, tmp_path / "out")
+    assert outcome.exit_code != 0
+    assert "the name server did not answer for 8 of 20 addresses" in outcome.sentence()
+    assert tars_of(tmp_path / "out") == {}
+    scripted.silent = 0
+    assert fetched(world, tmp_path / "out").exit_code == 0
+    assert tars_of(tmp_path / "out") == from_tars
+
+
+def test_further_candidates_of_few_that_failed_are_fetched_in_one_call_and_change_no_shard(
+    world, tmp_path, scripted, monkeypatch
+):
+    changes = {"filter": {"top": None, "cap": 6}, "most": 1}
+    fetched(world, tmp_path / "first", **changes)
+    table = CandidateTable.load(tmp_path / "first" / CANDIDATES).table
+    scripted.down = {row["url"] for row in table.to_pylist() if row["class_id"] < 3 and row["rank"] < 4}
+    scripted.calls = 0
+    fetched(world, tmp_path / "together", **changes)
+    together, scripted.calls = scripted.calls, 0
+    monkeypatch.setattr(from_urls, "FEW", 0)
+    fetched(world, tmp_path / "alone", **changes)
+    assert (together, scripted.calls) == (2, 3)
+    for name in ("00000.tar", "00000.parquet"):
+        assert (tmp_path / "together" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
