@@ -32,7 +32,7 @@ REQUIRED = {
     *(f"b{number}" for number in (1, 3, 7, 8, 9, 12, 23)),
     *(f"d{number}" for number in range(1, 12)),
     *(f"e{number}" for number in range(1, 8)),
-    *(f"g{number}" for number in range(1, 14)),
+    *(f"g{number}" for number in range(1, 15)),
     *("h2", "h5", "j1", "j3", "k1", "k2", "k5"),
 }
 INTRODUCTION = """# What happens when things break

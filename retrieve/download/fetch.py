@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.process.failure import last_line
-from cluster.process.identity import start_ticks, this_place
+from cluster.process.identity import ProcessId, session_members, start_ticks, this_place
 from cluster.process.supervisor import start_supervised
 from retrieve.download.gate import Gate
 from retrieve.download.program import LISTED, OUT, PLACE, command_of, environment_of
@@ -41,6 +41,7 @@ from shards.stream.foreign_tars import pictures_of
 POLL_S = 0.25
 START_S = 120.0  # that the program may need beside its requests
 HOPS = 2  # requests that an address may need on average, redirects and all
+END_S = 10.0  # for what was killed to be gone
 MAX_LOG = 1 << 20  # bytes that are kept of a log
 MAX_ERROR = 300
 FOLDER = "sixfold-download"
@@ -104,6 +105,11 @@ def deadline_s(spec: DownloadSpec, num_urls: int) -> float:
     return START_S + rounds * HOPS * (1 + spec.retries) * (2 * spec.timeout_s + 1)
 
 
+def quiet_s(spec: DownloadSpec) -> float:
+    """Without a request that ends: longer than the program's start, and than any request."""
+    return START_S + 4 * spec.timeout_s
+
+
 def _run(
     folder: Path,
     log: Path,
@@ -124,17 +130,31 @@ def _run(
             output,
             subprocess.STDOUT,
         )
-    ends = time.monotonic() + limit_s
+    leader = ProcessId(this_place(), child.pid, start_ticks(child.pid) or 0)
+    num_done, changed = before, time.monotonic()
+    ends = changed + limit_s
     try:
-        while time.monotonic() < ends:
+        while (now := time.monotonic()) < ends:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return child.wait(timeout=POLL_S)
-            alive(min(0.99, (gate.num_done - before) / num_urls))
+            if gate.num_done != num_done:
+                num_done, changed = gate.num_done, now
+            if now > changed + quiet_s(spec):  # a process of its pool that was killed is waited for without end
+                raise RuntimeError(f"img2dataset did nothing for {quiet_s(spec):.0f} s ({_said(log)})")
+            alive(min(0.99, (num_done - before) / num_urls))
         raise RuntimeError(f"img2dataset did not end within {limit_s:.0f} s ({_said(log)})")
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait(timeout=30)
+        _end(child, leader)
+
+
+def _end(child: "subprocess.Popen[bytes]", leader: ProcessId) -> None:
+    """No process of the program's session lives on behind this."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait(timeout=30)
+    until = time.monotonic() + END_S
+    while session_members(leader) and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _results(out: Path, num_urls: int, log: Path) -> Slice:

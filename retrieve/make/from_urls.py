@@ -58,7 +58,9 @@ def make_from_urls_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     checked = RetrieveJob.model_validate(job)
     store = open_store(checked.unit.out, checked.unit.single_writer)
     rows = CandidateRows(checked, CandidateTable.load(store.read_bytes(CANDIDATES)))
-    logs = store.root / META / "logs" if isinstance(store, FolderStore) else Path(tempfile.gettempdir())
+    logs = Path(tempfile.gettempdir())
+    if isinstance(store, FolderStore):
+        logs = store.path_to_write(f"{META}/logs/img2dataset.txt").parent
     return UnitWorker(checked.unit, FromUrls(rows, logs), store)
 
 

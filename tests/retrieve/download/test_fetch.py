@@ -62,6 +62,16 @@ def test_a_program_that_does_not_end_is_killed_with_all_it_started(opened, tmp_p
     assert started_by(os.getpid()) == []
 
 
+def test_a_program_that_asks_for_nothing_any_more_is_killed_before_its_deadline(opened, tmp_path, monkeypatch):
+    """So is img2dataset whose worker the system has killed: it waits for that worker for ever."""
+    monkeypatch.setattr(fetching, "START_S", 0.5)
+    spec = program_of(tmp_path / "tool", "echo begun; sleep 600").model_copy(update={"timeout_s": 0.1})
+    assert fetching.deadline_s(spec, 10_000) > 60
+    with pytest.raises(RuntimeError, match=r"did nothing for 1 s \(begun\)"):
+        run(spec, opened, tmp_path)
+    assert started_by(os.getpid()) == []
+
+
 def test_a_call_that_is_given_up_leaves_neither_process_nor_folder(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching.tempfile, "gettempdir", lambda: str(tmp_path))
 

@@ -181,3 +181,28 @@ def test_few_bytes_cannot_unpack_to_more_than_the_memory_holds(tmp_path):
     pool = pool_of(tmp_path)
     with pytest.raises(ValueError, match="found 4,000 rows of"):
         list(pool.scan(pool.parts[0], ["caption"]))
+
+
+@pytest.mark.parametrize("name", [b"arrow.py_extension_type", b"ray.data.arrow_tensor", b"ray.data.arrow_tensor_v2"])
+def test_g14_a_table_whose_columns_bring_code_is_read_as_plain_text(tmp_path, name):
+    """Such a column names a type of Python and brings a pickle that makes it; earlier libraries ran that."""
+    canary = tmp_path / "canary"
+    pickle = b"cposix\nsystem\n(S'touch " + bytes(canary) + b"'\ntR."
+    field = pa.field(
+        "caption", pa.string(), metadata={b"ARROW:extension:name": name, b"ARROW:extension:metadata": pickle}
+    )
+    table = pa.Table.from_arrays([pa.array(["a crane", "a die"])], schema=pa.schema([field]))
+    (tmp_path / "pool").mkdir()
+    pq.write_table(table, tmp_path / "pool" / "0.parquet")
+    assert captions(pool_of(tmp_path / "pool"), [1, 0]) == ["a die", "a crane"]
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("cut", [1, 40, 200])
+def test_g14_a_list_that_was_cut_is_refused_in_one_line(tmp_path, cut):
+    write_table(tmp_path / "0.parquet", **LAION)
+    data = (tmp_path / "0.parquet").read_bytes()
+    (tmp_path / "0.parquet").write_bytes(data[:-cut])
+    with pytest.raises(ValueError, match=r"0\.parquet: found no parquet file .*; fetch or write it again") as caught:
+        pool_of(tmp_path)
+    assert "\n" not in str(caught.value)
