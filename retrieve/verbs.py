@@ -381,6 +381,12 @@ def serve(
         str,
         typer.Option(help="An address of this machine; one that others reach needs SIXFOLD_SERVE_TOKEN."),
     ] = "127.0.0.1",
+    index: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER", help="An index of `sixfold index`; auto: that of the pool if any; none: the scan."
+        ),
+    ] = "auto",
     block_list: Annotated[
         Path | None,
         path_option("The list in which the page puts what is ticked as bad; new, or as `block` has it.", "none"),
@@ -409,11 +415,11 @@ def serve(
     place = bind(host, port, token)  # before the model is loaded
     metrics = Metrics()
     with waiting(f"opening {folder}"):
-        search = Search.open(spec, block_list, metrics)
+        search = Search.open(spec, block_list, metrics, index)
     with StopFlag() as stop, serving(search, metrics, place, token, warn) as server:
         say(
             f"pool      {search.name}, {counted(search.num_rows, 'row')}, {search.num_kept:,} of them may leave; "
-            f"{' and '.join(search.modalities)} vectors\n"
+            f"{' and '.join(search.modalities)} vectors, searched by {search.route}\n"
             f"page      {place.address}\n"
             f'client    ClipClient(url="{place.address}knn-service", indice_name="{search.name}")\n'
             f"access    {'only with the token' if token else 'without a token, from this machine'}; Ctrl-C ends it"

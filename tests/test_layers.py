@@ -73,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "retrieve.serve": {
         *BELOW_GEN,
-        *("gen.model", "gen.prompts", "retrieve.dedup", "retrieve.pool", "retrieve.scan"),
+        *("gen.model", "gen.prompts", "retrieve.dedup", "retrieve.index", "retrieve.pool", "retrieve.scan"),
     },
     "train.model": {*BELOW_GEN, "gen.model", "gen.names"},
     "train.evaluate": {*BELOW_GEN, "gen.model", "gen.names", "train.model"},

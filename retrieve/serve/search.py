@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import pyarrow as pa
 from gen.model.clip import Clip
 from gen.prompts.real_images import decode_picture
 from retrieve.dedup.near import near_groups
+from retrieve.index.index import Index
 from retrieve.pool.blocks import HASH_DIGITS
 from retrieve.pool.embeddings import FOLDERS, MODALITIES, Modality, read_summary
 from retrieve.pool.images import PLACE_ROLES, PoolImages
@@ -30,7 +32,7 @@ from retrieve.pool.spec import PoolSpec
 from retrieve.scan.nearest import Nearest
 from retrieve.serve.block_list import BlockList
 from retrieve.serve.metrics import Metrics
-from retrieve.serve.route import nearest_rows
+from retrieve.serve.route import NONE, nearest_rows, open_indexes
 from retrieve.serve.together import Tick, Together
 from shards.disk.address import file_path
 from shards.disk.jpeg import SOURCE_TYPES, read_source_type
@@ -76,11 +78,19 @@ class Hit:
 class Search:
     """Opened once, asked by any thread."""
 
-    def __init__(self, pool: Pool, clip: Clip, block_list: BlockList, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        clip: Clip,
+        block_list: BlockList,
+        metrics: Metrics,
+        indexes: Mapping[Modality, Index] = MappingProxyType({}),
+    ) -> None:
         self.clip = clip
         self.block_list = block_list
         self._pool = pool
         self._metrics = metrics
+        self.indexes = indexes
         self.has_pictures = bool(pool.tars) and pool.columns.key is not None
         self._images = PoolImages(pool)
         self._images_lock = threading.Lock()
@@ -97,8 +107,9 @@ class Search:
         }
 
     @staticmethod
-    def open(spec: PoolSpec, own_list: Path | None, metrics: Metrics) -> "Search":
-        """Raises ValueError with one line: no pool, no vectors, vectors of another model, a damaged list."""
+    def open(spec: PoolSpec, own_list: Path | None, metrics: Metrics, index: str = NONE) -> "Search":
+        """`index` as `retrieve.serve.route` takes it. Raises ValueError with one line: no pool, no vectors, vectors of
+        another model, a damaged list or index."""
         assert spec.clip is not None, "the caller names the CLIP"
         pool = open_pool(spec)
         if pool.image is None and pool.text is None:
@@ -110,7 +121,7 @@ class Search:
         lists = BlockList([file_path(path) for path in spec.block], own_list, spec.unsafe_above)
         clip = Clip.load(spec.clip)
         _check_model(pool, clip)
-        return Search(pool, clip, lists, metrics)
+        return Search(pool, clip, lists, metrics, open_indexes(pool, index, clip.digest))
 
     @property
     def pool(self) -> Pool:
@@ -134,6 +145,14 @@ class Search:
     def num_kept(self) -> int:
         """Rows that may leave, as far as was asked."""
         return int(self._may_leave.sum())
+
+    @property
+    def route(self) -> str:
+        """How vectors are searched, for people."""
+        if not self.indexes:
+            return "an exact scan"
+        by_scan = [one for one in self._together if one not in self.indexes]
+        return "an index" + (f", {' and '.join(by_scan)} ones by an exact scan" if by_scan else "")
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -223,7 +242,10 @@ class Search:
     def _scan(self, modality: Modality, queries_QD: np.ndarray, k: int, tick: Tick) -> Nearest:
         embeddings = self._pool.embeddings(modality)
         assert embeddings is not None
-        return nearest_rows(embeddings, queries_QD, k, lambda first, num: self._may_leave[first : first + num], tick)
+        index = self.indexes.get(modality)
+        return nearest_rows(
+            embeddings, index, queries_QD, k, lambda first, num: self._may_leave[first : first + num], tick
+        )
 
     def _still_kept(self, rows: np.ndarray) -> np.ndarray:
         """bool, a value a row: whether it may leave by the lists of now. Tables are read only of rows that were not

@@ -5,11 +5,15 @@ import time
 import numpy as np
 import pytest
 
+from cluster.process.stop_flag import StopFlag
+from retrieve.index.build import plan
+from retrieve.index.build import run as build
 from retrieve.pool.spec import PoolSpec
 from retrieve.serve.metrics import Metrics
 from retrieve.serve.search import MOST_PICTURE_BYTES, SAME_ABOVE, Mistake, Query, Search
 from shards.disk.checked_json import to_checked
 from shards.disk.jpeg import decode_jpeg, encode_jpeg
+from tests.support.clustered_pool import index_spec
 from tests.support.served_pool import (
     CLIP,
     COPIES,
@@ -21,6 +25,10 @@ from tests.support.served_pool import (
     write_served_pool,
 )
 from tests.support.small_pool import write_table, write_vectors
+
+
+def spec_of(folder):
+    return PoolSpec.model_validate({"source": str(folder), "clip": {"model": CLIP}})
 
 
 def until():
@@ -52,6 +60,20 @@ def test_a_text_a_picture_and_a_vector_find_what_a_plain_comparison_finds(search
         assert [hit.row for hit in hits] == [row for row, _ in expected], name
         assert np.allclose([hit.similarity for hit in hits], [score for _, score in expected], atol=1e-5)
         assert [hit.about is not None for hit in hits] == [True] * 3 + [False] * 4
+
+
+def test_an_index_beside_the_vectors_finds_what_the_scan_finds(search, clip, tmp_path):
+    folder = tmp_path / "pool"
+    write_served_pool(folder, clip)
+    assert Search.open(spec_of(folder), None, Metrics(), "auto").route == "an exact scan"
+    with pytest.raises(ValueError, match=r"--index .*: found no index of `sixfold index` for this pool"):
+        Search.open(spec_of(folder), None, Metrics(), str(tmp_path))
+    build(plan(index_spec(folder, factory="Flat", queries=5), None), StopFlag(), [].append)
+    indexed = Search.open(spec_of(folder), None, Metrics(), "auto")
+    assert indexed.route == "an index, text ones by an exact scan"
+    for modality in ("image", "text"):
+        query = Query(text="a red digit", modality=modality, num_rows=ROWS)
+        assert [hit.row for hit in indexed.find(query, until())] == [hit.row for hit in search.find(query, until())]
 
 
 def test_a_row_is_told_with_the_names_of_clip_retrieval(search):
