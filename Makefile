@@ -22,10 +22,10 @@ unexport PYTHONDONTWRITEBYTECODE  # each of a hundred programs would compile our
 READY := .venv/.ready-$(LOCK)-$(shell pwd | cksum | cut -d ' ' -f 1)
 RUN := .venv/bin/
 
-# img2dataset pins packages below ours, so it has an environment of its own and is called as a program
-TOOL := .tools/img2dataset
-TOOL_LOCK := requirements-img2dataset.lock
-TOOL_READY := $(TOOL)/.ready-$(shell pwd | cksum | cut -d ' ' -f 1)
+# programs that pin packages below ours have environments of their own: img2dataset fetches pictures, clip-retrieval's
+# client asks our server in tests
+TOOLS := img2dataset clip-client
+TOOL_READY := $(TOOLS:%=.tools/%/.ready-$(shell pwd | cksum | cut -d ' ' -f 1))
 
 .DEFAULT_GOAL := help
 .PHONY: help generate retrieve train sweep show verify tools test lint torture bench bench-retrieve bench-gpu bench-stream quality ablate sandbox sandbox-score lock clean
@@ -72,13 +72,13 @@ show: $(READY) ## write the gallery of OUT
 verify: $(READY) ## read every byte of OUT and name every damage
 	@$(RUN)sixfold verify $(OUT)
 
-$(TOOL_READY): $(TOOL_LOCK) | $(READY)
-	@echo "setting up $(TOOL) from $(TOOL_LOCK) (20 s with a warm cache; 0.8 GB)"
-	@.venv/uv venv --quiet --clear --no-project --python .venv/bin/python $(TOOL)
-	@.venv/uv pip sync --python $(TOOL)/bin/python --quiet --compile-bytecode $(TOOL_LOCK)
+$(TOOL_READY): .tools/%/.ready-$(shell pwd | cksum | cut -d ' ' -f 1): requirements-%.lock | $(READY)
+	@echo "setting up .tools/$* from requirements-$*.lock (20 s with a warm cache; 0.8 GB)"
+	@.venv/uv venv --quiet --clear --no-project --python .venv/bin/python .tools/$*
+	@.venv/uv pip sync --python .tools/$*/bin/python --quiet --compile-bytecode requirements-$*.lock
 	@touch $@
 
-tools: $(TOOL_READY) ## set up img2dataset, which fetches the pictures of pools that hold addresses alone
+tools: $(TOOL_READY) ## set up img2dataset, which fetches the pictures of pools that hold addresses alone, and a client for tests
 
 test: $(READY) $(TOOL_READY) ## pass the tests (about 10 minutes on 2 cores)
 	@$(RUN)python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not torture"
@@ -123,7 +123,7 @@ lock: ## resolve the dependencies anew (names, versions, hashes; no address)
 	@.venv/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --extra dev --extra s3 --extra gpu \
 		--constraint requirements.lock --generate-hashes --no-emit-index-url --no-header --output-file requirements-gpu.lock
 	@printf "img2dataset==1.47.0\nstandard-imghdr; python_version >= '3.13'\n" | .venv/uv pip compile - --quiet --upgrade \
-		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --output-file $(TOOL_LOCK)
+		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --output-file requirements-img2dataset.lock
 
 clean: ## remove the environments (never the images)
 	rm -rf .venv .tools

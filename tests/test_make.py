@@ -17,8 +17,8 @@ ELSEWHERE = {
     **dict.fromkeys(("UV_PREFIX", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PYTHONHOME"), "/elsewhere"),
     **dict.fromkeys(("UV_SYSTEM_PYTHON", "UV_BREAK_SYSTEM_PACKAGES", "PIP_USER", "PIP_REQUIRE_VIRTUALENV"), "1"),
 }
-SET_UP = [["pip", "sync"], ["pip", "install"], ["venv", "--quiet"], ["pip", "sync"]]  # what uv is asked for
-TOOL_LOCK, TOOL = "requirements-img2dataset.lock", ".tools/img2dataset"
+TOOLS = ("img2dataset", "clip-client")
+SET_UP = [["pip", "sync"], ["pip", "install"], *2 * [["venv", "--quiet"], ["pip", "sync"]]]  # what uv is asked for
 # Simulated: a Python and a uv that write down how they were called, since a real set-up takes gigabytes.
 RECORDER = """#!{python} -I
 import json, os, shutil, sys
@@ -41,7 +41,8 @@ class Checkout:
     def __init__(self, folder: Path, tools: Path) -> None:
         folder.mkdir(parents=True)
         tools.mkdir()
-        for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-gpu.lock", TOOL_LOCK):
+        locks = ["requirements.lock", "requirements-gpu.lock", *(f"requirements-{tool}.lock" for tool in TOOLS)]
+        for name in ("Makefile", "pyproject.toml", *locks):
             shutil.copy(home() / name, folder)
         self.folder = folder
         self.log = tools / "calls.jsonl"
@@ -78,8 +79,10 @@ def test_set_up_touches_the_environment_of_the_checkout_alone_wherever_it_lies(t
     installs = [words for words in calls if words[0].endswith("/uv")]
     assert [words[1:3] for words in installs] == SET_UP
     pythons = [words[words.index("--python") + 1] for words in installs]
-    assert pythons == [*[".venv/bin/python"] * 3, f"{TOOL}/bin/python"]
-    assert (installs[2][-1], installs[3][-1]) == (TOOL, TOOL_LOCK)
+    own = [[".venv/bin/python", f".tools/{tool}/bin/python"] for tool in TOOLS]
+    assert pythons == [".venv/bin/python", ".venv/bin/python", *own[0], *own[1]]
+    assert [words[-1] for words in installs[2::2]] == [f".tools/{tool}" for tool in TOOLS]
+    assert [words[-1] for words in installs[3::2]] == [f"requirements-{tool}.lock" for tool in TOOLS]
     assert calls[-1][:3] == [".venv/bin/python", "-m", "pytest"]
 
 
