@@ -381,10 +381,12 @@ def serve(
         str,
         typer.Option(help="An address of this machine; one that others reach needs SIXFOLD_SERVE_TOKEN."),
     ] = "127.0.0.1",
-    index: Annotated[
+    index_folder: Annotated[
         str,
         typer.Option(
-            metavar="FOLDER", help="An index of `sixfold index`; auto: that of the pool if any; none: the scan."
+            "--index",
+            metavar="auto|none|FOLDER",
+            help="auto: the index beside the vectors, if `sixfold index` wrote one; none: all vectors are scanned.",
         ),
     ] = "auto",
     block_list: Annotated[
@@ -403,6 +405,7 @@ def serve(
         from cluster.recipes.load import parse_recipe
         from retrieve.pool.spec import PoolSpec
         from retrieve.serve.metrics import Metrics
+        from retrieve.serve.route import Named
         from retrieve.serve.run import bind, serving, token_of, wait_for_stop
         from retrieve.serve.search import Search
         from shards.disk.amounts import counted
@@ -415,11 +418,15 @@ def serve(
     place = bind(host, port, token)  # before the model is loaded
     metrics = Metrics()
     with waiting(f"opening {folder}"):
-        search = Search.open(spec, block_list, metrics, index)
+        named: Named = (
+            "auto" if index_folder == "auto" else "none" if index_folder == "none" else local_path(index_folder)
+        )
+        search = Search.open(spec, block_list, metrics, named)
     with StopFlag() as stop, serving(search, metrics, place, token, warn) as server:
         say(
             f"pool      {search.name}, {counted(search.num_rows, 'row')}, {search.num_kept:,} of them may leave; "
-            f"{' and '.join(search.modalities)} vectors, searched by {search.route}\n"
+            f"{' and '.join(search.modalities)} vectors\n"
+            f"search    {'; '.join(f'{one} by {how}' for one, how in search.routes.items())}\n"
             f"page      {place.address}\n"
             f'client    ClipClient(url="{place.address}knn-service", indice_name="{search.name}")\n'
             f"access    {'only with the token' if token else 'without a token, from this machine'}; Ctrl-C ends it"

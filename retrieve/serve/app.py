@@ -116,6 +116,7 @@ def application(
                     "kept": search.num_kept,
                     "model": search.clip.spec.model,
                     "modalities": search.modalities,
+                    "routes": search.routes,
                     "has_pictures": search.has_pictures,
                     "block_list": None if own is None else str(own),
                     "most_rows": MOST_ROWS,

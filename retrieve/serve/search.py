@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from retrieve.pool.spec import PoolSpec
 from retrieve.scan.nearest import Nearest
 from retrieve.serve.block_list import BlockList
 from retrieve.serve.metrics import Metrics
-from retrieve.serve.route import NONE, nearest_rows, open_indexes
+from retrieve.serve.route import Named, nearest_rows, open_indexes, route_text
 from retrieve.serve.together import Tick, Together
 from shards.disk.address import file_path
 from shards.disk.jpeg import SOURCE_TYPES, read_source_type
@@ -79,18 +78,13 @@ class Search:
     """Opened once, asked by any thread."""
 
     def __init__(
-        self,
-        pool: Pool,
-        clip: Clip,
-        block_list: BlockList,
-        metrics: Metrics,
-        indexes: Mapping[Modality, Index] = MappingProxyType({}),
+        self, pool: Pool, clip: Clip, block_list: BlockList, metrics: Metrics, indexes: Mapping[Modality, Index]
     ) -> None:
         self.clip = clip
         self.block_list = block_list
         self._pool = pool
         self._metrics = metrics
-        self.indexes = indexes
+        self._indexes = indexes
         self.has_pictures = bool(pool.tars) and pool.columns.key is not None
         self._images = PoolImages(pool)
         self._images_lock = threading.Lock()
@@ -107,9 +101,8 @@ class Search:
         }
 
     @staticmethod
-    def open(spec: PoolSpec, own_list: Path | None, metrics: Metrics, index: str = NONE) -> "Search":
-        """`index` as `retrieve.serve.route` takes it. Raises ValueError with one line: no pool, no vectors, vectors of
-        another model, a damaged list or index."""
+    def open(spec: PoolSpec, own_list: Path | None, metrics: Metrics, index: Named = "auto") -> "Search":
+        """Raises ValueError with one line: no pool, no vectors, vectors or an index of another model, damage."""
         assert spec.clip is not None, "the caller names the CLIP"
         pool = open_pool(spec)
         if pool.image is None and pool.text is None:
@@ -147,17 +140,14 @@ class Search:
         return int(self._may_leave.sum())
 
     @property
-    def route(self) -> str:
-        """How vectors are searched, for people."""
-        if not self.indexes:
-            return "an exact scan"
-        by_scan = [one for one in self._together if one not in self.indexes]
-        return "an index" + (f", {' and '.join(by_scan)} ones by an exact scan" if by_scan else "")
-
-    @property
     def modalities(self) -> tuple[Modality, ...]:
         """What can be searched."""
         return tuple(self._together)
+
+    @property
+    def routes(self) -> dict[Modality, str]:
+        """How each is searched, for people."""
+        return {one: route_text(self._indexes.get(one)) for one in self._together}
 
     def find(self, query: Query, until: float) -> list[Hit]:
         """The nearest rows, at most `num_rows`; fewer if rows were left out. Raises Mistake, TimeoutError at `until`
@@ -240,11 +230,9 @@ class Search:
             one.is_closed = True
 
     def _scan(self, modality: Modality, queries_QD: np.ndarray, k: int, tick: Tick) -> Nearest:
-        embeddings = self._pool.embeddings(modality)
-        assert embeddings is not None
-        index = self.indexes.get(modality)
+        index = self._indexes.get(modality)
         return nearest_rows(
-            embeddings, index, queries_QD, k, lambda first, num: self._may_leave[first : first + num], tick
+            self._pool, modality, index, queries_QD, k, lambda first, num: self._may_leave[first : first + num], tick
         )
 
     def _still_kept(self, rows: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from retrieve.pool.pool import open_pool
 from retrieve.pool.spec import PoolSpec
 from retrieve.serve.block_list import BlockList
 from retrieve.serve.metrics import Metrics
+from retrieve.serve.route import open_indexes
 from retrieve.serve.run import bind, serving
 from retrieve.serve.search import Search
 from sandbox.sets import set_scenes
@@ -79,7 +80,8 @@ def write_served_pool(
 def open_search(folder: Path, clip: Clip, own_list: Path | None = None, **fields: object) -> Search:
     """As `Search.open`, with a CLIP that is loaded already."""
     pool = open_pool(PoolSpec.model_validate({"source": str(folder), "clip": {"model": CLIP}, **fields}))
-    return Search(pool, clip, BlockList(pool.spec.block, own_list, 0.5), Metrics())
+    lists = BlockList(pool.spec.block, own_list, 0.5)
+    return Search(pool, clip, lists, Metrics(), open_indexes(pool, "auto", clip.digest))
 
 
 @dataclass

@@ -140,7 +140,7 @@
       const rows = hits.filter((one) => one.caption !== undefined).slice(0, num);
       const what = text && !picture ? `“${visible(text)}”` : like !== null ? `the picture of row ${like}` : "the picture";
       at("told").textContent = `${numeral(rows.length)} of ${numeral(pool.rows)} rows, the nearest to ${what} ` +
-        `among ${at("among").selectedOptions[0].text}, in ${numeral(Math.round(performance.now() - begun))} ms`;
+        `among ${at("among").selectedOptions[0].text}, by ${visible(pool.routes[at("among").value])}, in ${numeral(Math.round(performance.now() - begun))} ms`;
       show(rows);
     } catch (error) {
       if (error.name === "AbortError") return;

@@ -1,19 +1,20 @@
 """The search behind the server finds what a plain comparison finds, and nothing that is flagged or blocked."""
 
+import re
 import time
 
 import numpy as np
 import pytest
 
 from cluster.process.stop_flag import StopFlag
-from retrieve.index.build import plan
-from retrieve.index.build import run as build
+from retrieve.index.build import plan, run
+from retrieve.index.spec import IndexSpec
 from retrieve.pool.spec import PoolSpec
 from retrieve.serve.metrics import Metrics
+from retrieve.serve.route import open_indexes
 from retrieve.serve.search import MOST_PICTURE_BYTES, SAME_ABOVE, Mistake, Query, Search
 from shards.disk.checked_json import to_checked
 from shards.disk.jpeg import decode_jpeg, encode_jpeg
-from tests.support.clustered_pool import index_spec
 from tests.support.served_pool import (
     CLIP,
     COPIES,
@@ -27,10 +28,6 @@ from tests.support.served_pool import (
 from tests.support.small_pool import write_table, write_vectors
 
 
-def spec_of(folder):
-    return PoolSpec.model_validate({"source": str(folder), "clip": {"model": CLIP}})
-
-
 def until():
     return time.monotonic() + 60
 
@@ -42,6 +39,36 @@ def vectors(search, modality="image"):
 @pytest.fixture(scope="module")
 def search(pool, clip):
     return open_search(pool, clip)
+
+
+def test_an_index_beside_the_vectors_is_searched_and_finds_what_the_scan_finds(clip, tmp_path):
+    write_served_pool(tmp_path, clip)
+    scan = open_search(tmp_path, clip, tmp_path / "blocked.txt")
+    spec = {"pool": {"source": str(tmp_path)}, "cluster": {"in_process": True}, "factory": "HNSW16"}
+    with StopFlag() as stop:
+        run(plan(IndexSpec.model_validate(spec), None), stop, print)
+    search = open_search(tmp_path, clip, tmp_path / "blocked.txt")
+    assert scan.routes == {"image": "the exact scan", "text": "the exact scan"}
+    assert re.fullmatch(r"an index \(.*HNSW16.*, recall@10 [01]\.\d{3}\)", search.routes["image"])
+    assert search.routes["text"] == "the exact scan"
+    for text in ("a red digit", "a digit in black ink"):
+        query = Query(text=text, num_rows=6, num_told=6, deduplicate=True)
+        assert search.find(query, until()) == scan.find(query, until())
+    query = Query(text="a red digit", num_rows=6, num_told=6)
+    blocked = [hit.row for hit in search.find(query, until())][:3]
+    search.block(blocked)
+    found = [hit.row for hit in search.find(query, until())]
+    assert found == [hit.row for hit in scan.find(query, until())]
+    assert not set(found) & {*blocked, *FLAGGED}
+    pool = search.pool
+    assert open_indexes(pool, "none", clip.digest) == {}
+    assert list(open_indexes(pool, tmp_path / "index", clip.digest)) == ["image"]
+    with pytest.raises(ValueError, match="found no index of `sixfold index`"):
+        open_indexes(pool, tmp_path / "nowhere", clip.digest)
+    damaged = tmp_path / "index" / "image.index"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"image\.index"):
+        open_indexes(pool, "auto", clip.digest)
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])
@@ -60,20 +87,6 @@ def test_a_text_a_picture_and_a_vector_find_what_a_plain_comparison_finds(search
         assert [hit.row for hit in hits] == [row for row, _ in expected], name
         assert np.allclose([hit.similarity for hit in hits], [score for _, score in expected], atol=1e-5)
         assert [hit.about is not None for hit in hits] == [True] * 3 + [False] * 4
-
-
-def test_an_index_beside_the_vectors_finds_what_the_scan_finds(search, clip, tmp_path):
-    folder = tmp_path / "pool"
-    write_served_pool(folder, clip)
-    assert Search.open(spec_of(folder), None, Metrics(), "auto").route == "an exact scan"
-    with pytest.raises(ValueError, match=r"--index .*: found no index of `sixfold index` for this pool"):
-        Search.open(spec_of(folder), None, Metrics(), str(tmp_path))
-    build(plan(index_spec(folder, factory="Flat", queries=5), None), StopFlag(), [].append)
-    indexed = Search.open(spec_of(folder), None, Metrics(), "auto")
-    assert indexed.route == "an index, text ones by an exact scan"
-    for modality in ("image", "text"):
-        query = Query(text="a red digit", modality=modality, num_rows=ROWS)
-        assert [hit.row for hit in indexed.find(query, until())] == [hit.row for hit in search.find(query, until())]
 
 
 def test_a_row_is_told_with_the_names_of_clip_retrieval(search):

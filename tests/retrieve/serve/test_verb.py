@@ -56,6 +56,7 @@ def test_it_serves_on_a_free_port_until_it_is_stopped_and_says_no_secret(pool: P
         assert "digits, 24 rows, 22 of them may leave; image and text vectors" in said
         assert f'ClipClient(url="http://127.0.0.1:{address[1]}/knn-service", indice_name="digits")' in said
         assert "only with the token" in said
+        assert "search    image by the exact scan; text by the exact scan" in said
         connection = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=60)
         right = {"Authorization": f"Bearer {TOKEN}"}
         connection.request("POST", "/knn-service", json.dumps({"text": "a red digit", "num_images": 2}), right)
@@ -103,3 +104,5 @@ def test_a_port_that_is_taken_and_a_pool_without_vectors_are_one_line(
     assert "found no folder, expected the tables of a pool" in line
     line = refused(monkeypatch, str(pool), "--clip", CLIP, "--port", "0", "--block-list", str(tmp_path))
     assert "found a folder, expected the name of a file" in line
+    line = refused(monkeypatch, str(pool), "--clip", CLIP, "--port", "0", "--index", str(tmp_path))
+    assert line == f"--index {tmp_path}: found no index of `sixfold index`, expected one; build it, or take `none`"
