@@ -108,7 +108,7 @@ def is_allowed(host: str, port: int, allowed: Allowed) -> bool:
     return (host, port) in allowed or ((host, None) in allowed and port in PORTS)
 
 
-def allowed_hosts(texts: Iterable[str]) -> Allowed:
+def allowed_hosts(texts: Iterable[str], field: str = "download.allow_hosts") -> Allowed:
     """``["mirror.lan:8080", "[fd00::1]"]`` read. Raises ValueError for what is neither HOST nor HOST:PORT."""
     found: set[tuple[str, int | None]] = set()
     for text in texts:
@@ -117,9 +117,7 @@ def allowed_hosts(texts: Iterable[str]) -> Allowed:
         except Refused:
             host = ""
         if not re.fullmatch(r"[a-z0-9_.:-]+", host):
-            raise ValueError(
-                f"download.allow_hosts: found {quoted(text, 80)}, expected HOST or HOST:PORT such as mirror.lan:8080"
-            )
+            raise ValueError(f"{field}: found {quoted(text, 80)}, expected HOST or HOST:PORT such as mirror.lan:8080")
         has_port = text.endswith(f":{port}") and not text.endswith("]")
         found.add((host, port if has_port else None))
     return frozenset(found)

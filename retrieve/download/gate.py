@@ -81,12 +81,14 @@ class Gate:
         threads: int,
         allowed: Allowed = frozenset(),
         blocked: frozenset[str] = frozenset(),
+        proxy: tuple[str, int] | None = None,
         resolve: Resolve = resolve,
         connect: Connect = connect,
     ) -> None:
-        """`allowed`: hosts whose addresses are not judged. `blocked`: URLs that are not asked for."""
+        """`allowed`: hosts whose addresses are not judged. `blocked`: URLs that are not asked for. `proxy`: host and
+        port of the site's own, for all but `allowed`: it resolves names, so that only their spelling is judged here."""
         self.timeout_s, self.most_bytes = timeout_s, most_bytes
-        self.allowed, self.blocked = allowed, blocked
+        self.allowed, self.blocked, self.proxy = allowed, blocked, proxy
         self.num_done = 0  # requests that were answered or refused
         self.num_answers = 0  # of them, by a host
         self.num_unresolved = 0  # of them, to hosts whose name server did not answer
@@ -211,7 +213,8 @@ class Gate:
         async with self._turn(target) as host, self._deadline():
             upstream, up = await self._reach(target)
             try:
-                asked = [f"GET {target.path} HTTP/1.1", f"Host: {target.authority}", "Accept-Encoding: identity"]
+                path = target.path if self._proxy_of(target) is None else target.url
+                asked = [f"GET {path} HTTP/1.1", f"Host: {target.authority}", "Accept-Encoding: identity"]
                 asked += [f"User-Agent: {agent}"] if agent else []
                 up.write("\r\n".join([*asked, "Connection: close", "", ""]).encode("latin-1"))
                 answer = await read_answer(upstream, self.most_bytes)
@@ -227,6 +230,8 @@ class Gate:
         async with self._turn(target):
             async with self._deadline():
                 upstream, up = await self._reach(target)
+                if self._proxy_of(target) is not None:
+                    await _tunnel_of(upstream, up, target)
             place = f"{target.host}:{target.port}"
             try:
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -294,29 +299,28 @@ class Gate:
                 self._hosts.pop(target.host, None)
 
     async def _reach(self, target: Target) -> Streams:
-        """A connection to one of the addresses that were judged, and to no other."""
-        for address in (await self._addresses(target))[:CONNECT_TRIES]:
+        """A connection to one of the addresses that were judged, and to no other; or to the site's proxy."""
+        proxy = self._proxy_of(target)
+        if proxy is None:
+            addresses, port, name = await self._addresses(target), target.port, "host"
+        else:
+            addresses, port, name = await self._resolved(*proxy), proxy[1], "site's proxy"
+        for address in addresses[:CONNECT_TRIES]:
             try:
                 async with asyncio.timeout(self.timeout_s / CONNECT_TRIES):
-                    return await self._connect(address, target.port)
+                    return await self._connect(address, port)
             except (OSError, TimeoutError):
                 continue
-        raise Stopped(502, "the host does not answer")
+        raise Stopped(502, f"the {name} does not answer")
+
+    def _proxy_of(self, target: Target) -> tuple[str, int] | None:
+        return None if is_allowed(target.host, target.port, self.allowed) else self.proxy
 
     async def _addresses(self, target: Target) -> list[str]:
         kept = self._names.get(target.host)
         if kept is not None and kept[0] > time.monotonic():
             return kept[1]
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.run_in_executor(self._resolvers, self._resolve, target.host, target.port)
-        except socket.gaierror as error:
-            if error.errno != socket.EAI_AGAIN:
-                raise Stopped(502, "the host has no address") from None
-            self.num_unresolved += 1
-            raise Stopped(502, "the name server does not answer") from None
-        except (OSError, UnicodeError):  # UnicodeError: a label that is too long
-            raise Stopped(502, "the host has no address") from None
+        found = await self._resolved(target.host, target.port)
         if is_allowed(target.host, target.port, self.allowed):
             return found  # not kept: of such a host another port may be refused
         for address in found:
@@ -325,6 +329,31 @@ class Gate:
             self._names.clear()
         self._names[target.host] = (time.monotonic() + NAMES_KEPT_S, found)
         return found
+
+    async def _resolved(self, host: str, port: int) -> list[str]:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._resolvers, self._resolve, host, port)
+        except socket.gaierror as error:
+            if error.errno != socket.EAI_AGAIN:
+                raise Stopped(502, "the host has no address") from None
+            self.num_unresolved += 1
+            raise Stopped(502, "the name server does not answer") from None
+        except (OSError, UnicodeError):  # UnicodeError: a label that is too long
+            raise Stopped(502, "the host has no address") from None
+
+
+async def _tunnel_of(upstream: asyncio.StreamReader, up: asyncio.StreamWriter, target: Target) -> None:
+    """Ask the site's proxy for a tunnel. Raises Stopped if it gives none."""
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    up.write(f"CONNECT {host}:{target.port} HTTP/1.1\r\nHost: {host}:{target.port}\r\n\r\n".encode())
+    try:
+        status = parse_head(await upstream.readuntil(b"\r\n\r\n")).first.partition(" ")[2][:3]
+    except (OSError, EOFError, asyncio.LimitOverrunError):
+        status = "nothing"
+    if status != "200":
+        up.transport.abort()
+        raise Stopped(502, f"the site's proxy answers {status}, expected a tunnel")
 
 
 def _remember(host: _Host, answer: Answer) -> None:

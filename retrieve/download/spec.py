@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from retrieve.download.address import Allowed, allowed_hosts
 from shards.disk.address import BESIDE, LocalPath
 from shards.disk.pictures import MAX_PICTURE_BYTES
+from shards.disk.safe_text import quoted
 
 
 class DownloadSpec(BaseModel):
@@ -31,6 +32,12 @@ class DownloadSpec(BaseModel):
         description="HOST or HOST:PORT that may be fetched from though its address is private, such as a mirror",
         examples=[["mirror.cluster.lan:8080"]],
     )
+    proxy: str | None = Field(
+        None,
+        description="HOST:PORT of the site's http proxy, where nothing else leads out; null = none, whatever the "
+        "environment says",
+        examples=["proxy.cluster.lan:3128"],
+    )
     program: Annotated[LocalPath, BESIDE] | None = Field(
         None,
         description="img2dataset; null = the one that `make tools` made",
@@ -42,6 +49,18 @@ class DownloadSpec(BaseModel):
     def _hosts_are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         allowed_hosts(value)
         return value
+
+    @model_validator(mode="after")
+    def _proxy_has_a_port(self) -> "DownloadSpec":
+        if self.proxy is not None and None in {port for _, port in allowed_hosts((self.proxy,), "download.proxy")}:
+            raise ValueError(f"download.proxy: found no port in {quoted(self.proxy, 80)}, expected HOST:PORT")
+        return self
+
+    @property
+    def proxy_place(self) -> tuple[str, int] | None:
+        """`proxy`, read."""
+        ((host, port),) = allowed_hosts((self.proxy,)) if self.proxy is not None else ((None, None),)
+        return None if host is None or port is None else (host, port)
 
     @property
     def allowed(self) -> Allowed:

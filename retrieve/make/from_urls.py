@@ -91,6 +91,7 @@ class FromUrls:
             threads=spec.threads,
             allowed=spec.allowed,
             blocked=self.blocks.urls,
+            proxy=spec.proxy_place,
         )
         gate.open()
         weakref.finalize(self, gate.close)

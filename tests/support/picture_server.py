@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import gzip
 import ipaddress
+import select
 import socket
 import socketserver
 import ssl
@@ -38,6 +39,7 @@ class PictureServer:
         self.pictures = dict(pictures or {})
         self.requests: list[str] = []
         self.heads: list[str] = []
+        self.tunnels_to: tuple[str, int] | None = None  # where CONNECT leads: then it is a proxy
         self.redirects: dict[str, str] = {}  # path -> Location
         self.over = threading.Event()
         self.open = threading.Event()  # while it is not set, requests wait for their answers
@@ -85,10 +87,25 @@ class PictureServer:
         self.requests.append(path)
         self.heads.append(head.decode("latin-1"))
         self.open.wait(60)
+        if head.startswith(b"CONNECT ") and self.tunnels_to is not None:
+            _relay(connection, self.tunnels_to)
+            return
         if path in self.redirects:
             _send(connection, "302 Found", b"", {"Location": self.redirects[path]})
             return
-        ANSWERS.get(path.split("/")[1], _good)(self, connection, self.pictures.get(path, b""))
+        ANSWERS.get("".join(path.split("/")[1:2]), _good)(self, connection, self.pictures.get(path, b""))
+
+
+def _relay(connection: socket.socket, place: tuple[str, int]) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    with socket.create_connection(place, timeout=10) as other:
+        both = {connection: other, other: connection}
+        while True:
+            for one in select.select(list(both), [], [], 10)[0]:
+                data = one.recv(1 << 16)
+                if not data:
+                    return
+                both[one].sendall(data)
 
 
 def _send(connection: socket.socket, status: str, body: bytes, headers: Mapping[str, str] = {}) -> None:

@@ -127,6 +127,15 @@ def test_what_is_no_host_is_refused_in_the_recipe(text):
         DownloadSpec(allow_hosts=(text,))
 
 
+@pytest.mark.parametrize("text", ["proxy.lan", "http://proxy.lan:3128", "", "user:word@proxy.lan:3128"])
+def test_what_is_no_proxy_is_refused_in_the_recipe(text):
+    """A password would stand in the recipe that lies beside the images."""
+    with pytest.raises(ValidationError, match=r"download.proxy: found .*, expected HOST"):
+        DownloadSpec(proxy=text)
+    assert DownloadSpec(proxy="proxy.lan:3128").proxy_place == ("proxy.lan", 3128)
+    assert DownloadSpec().proxy_place is None
+
+
 def test_the_examples_of_public_addresses_are_public():
     """A table of what is refused says nothing if all is refused."""
     for text in ("8.8.8.8", "1.1.1.1", "2606:4700::1111", "2a00:1450:4001::1"):

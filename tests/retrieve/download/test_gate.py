@@ -247,6 +247,50 @@ def test_g2_a_tunnel_to_what_is_refused_is_refused(place, tmp_path):
         tunnel(opened, place, trusted, "/")
 
 
+# behind a proxy of the site
+
+
+def test_g12_a_proxy_is_used_where_a_recipe_asks_for_it_and_gets_what_was_judged_by_its_spelling(server, tmp_path):
+    """Names are left to the proxy: here nobody but it knows them. A mirror is asked without it."""
+    asked_for: list[str] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked_for.append(host)
+        return ["127.0.0.1"]
+
+    context, trusted = certificate(tmp_path, "93.184.216.34")
+    with (
+        PictureServer({"/good/1": PICTURE}, tls=context) as secure,
+        PictureServer({"http://example.org/1.jpg": PICTURE}) as proxy,
+        Gate(
+            **LIMITS,
+            proxy=("proxy.lan", proxy.port),
+            allowed=address.allowed_hosts([f"mirror.lan:{server.port}"]),
+            resolve=resolve,
+        ) as opened,
+    ):
+        proxy.tunnels_to = ("127.0.0.1", secure.port)
+        assert ask(opened, "http://example.org/1.jpg") == (200, "OK", PICTURE)
+        assert tunnel(opened, "93.184.216.34:443", trusted, "/good/1") == PICTURE
+        assert ask(opened, "http://localhost/1.jpg")[0] == ask(opened, "http://10.0.0.1/1.jpg")[0] == 403
+        with pytest.raises(OSError, match="403 refused"):
+            tunnel(opened, "169.254.169.254:443", trusted, "/")
+        assert ask(opened, f"http://mirror.lan:{server.port}/good/1")[2] == PICTURE
+        assert proxy.requests == ["http://example.org/1.jpg", "93.184.216.34:443"]
+        assert "authorization" not in "".join(proxy.heads).lower()
+    assert set(asked_for) == {"proxy.lan", "mirror.lan"}
+
+
+def test_a_proxy_that_gives_no_tunnel_or_is_not_there_is_named(server, tmp_path):
+    _, trusted = certificate(tmp_path)
+    with Gate(**LIMITS, proxy=("127.0.0.1", server.port)) as opened, pytest.raises(OSError, match="proxy answers 404"):
+        tunnel(opened, "example.org:443", trusted, "/")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        with Gate(**LIMITS, proxy=taken.getsockname()) as opened:
+            assert ask(opened, "http://example.org/1.jpg")[:2] == (502, "the site's proxy does not answer")
+
+
 # faults of the gate itself
 
 
