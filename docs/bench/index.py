@@ -44,14 +44,19 @@ BUILD, WEIGHT, RATE, BEST = "build CPU s", "bytes a vector", "queries/CPU s at r
 
 
 def measure(
-    size: Size, num_rows: int = 500_000, sides: Sequence[str] = tuple(SIDES), pool: Path | None = None
+    size: Size,
+    num_rows: int = 500_000,
+    sides: Sequence[str] = tuple(SIDES),
+    pool: Path | None = None,
+    search_s: float = SEARCH_S,
 ) -> Result:
-    """`pool` None: made-up vectors. Raises ValueError for a side whose environment cannot be made."""
-    num_rows = 3000 if size.quick else num_rows
+    """`pool` None: made-up vectors; `search_s`: CPU seconds that each setting of a side is asked for. Raises ValueError
+    for a side whose environment cannot be made."""
+    num_rows, num_queries = (1500, 50) if size.quick else (num_rows, NUM_QUERIES)
     with tempfile.TemporaryDirectory(dir=size.scratch) as scratch:
         folder = Path(scratch)
-        num_rows, dim, what = _write(folder, num_rows, pool)
-        found = {side: _run(side, folder, 0.01 if size.quick else SEARCH_S) for side in sides}
+        num_rows, dim, what = _write(folder, num_rows, pool, num_queries)
+        found = {side: _run(side, folder, 0.01 if size.quick else search_s) for side in sides}
     lines, notes = [], []
     for side, told in found.items():
         name = f"{side} {told['version']}, {told['kind']}" if side != "sixfold" else f"sixfold, {told['kind']}"
@@ -72,11 +77,11 @@ def measure(
         curve = "; ".join(f"{one['setting']}: {one['recall']:.3f}, {one['rate']:,.0f}/s" for one in told["points"])
         notes.append(f"{side}: {curve}" + (f"; tuning {told['tuning_s']:.1f} CPU s" if "tuning_s" in told else ""))
     return Result(
-        title=f"an index of {num_rows:,} vectors of {dim} numbers, {K} neighbours, {NUM_QUERIES:,} queries",
+        title=f"an index of {num_rows:,} vectors of {dim} numbers, {K} neighbours, {num_queries:,} queries",
         method=f"{what}; one thread; each side in a process of its own; graphs have 16 links and 128 candidates "
         f"while they are built; sixfold and autofaiss may use {BYTES_A_VECTOR} bytes a vector, autofaiss-free as many "
-        "as its graph needs. Build time includes learning and saving; of autofaiss its tuning too, which it does not tell "
-        "apart. Of the settings that reach the recall the fastest counts; 0: none does.",
+        "as its graph needs. Build time includes learning and saving; of autofaiss its tuning too, which it does not "
+        "tell apart. Of the settings that reach the recall the fastest counts; 0: none does.",
         anchor="at 100,000 vectors: 3 s and 608 bytes for RaBitQ with a byte a number, 51 s for autofaiss, which took "
         "a graph; queries/s a core at .95: 5,450 of FAISS' HNSW, 4,400 of hnswlib, 2,960 of voyager, 2,160 of usearch",
         predicted="built more than 10 times faster than autofaiss; graphs answer more queries",
@@ -106,21 +111,21 @@ def _verdicts(size: Size, found: dict[str, Any], num_rows: int) -> list[Verdict]
     return verdicts
 
 
-def _write(folder: Path, num_rows: int, pool: Path | None) -> tuple[int, int, str]:
+def _write(folder: Path, num_rows: int, pool: Path | None, num_queries: int) -> tuple[int, int, str]:
     """The vectors as a pool and as one matrix, queries, truth; (rows, numbers, what they are)."""
     rng = np.random.default_rng(SEED)
     if pool is None:
-        vectors, queries = _made_up(num_rows, rng)
+        vectors, queries = _made_up(num_rows, num_queries, rng)
         what = f"made-up vectors around {NUM_CENTRES:,} centres whose spectrum falls as a power law"
     else:
         vectors = _usable(_opened(pool, "image"))
         texts = open_embeddings(pool, "text")
         if texts is not None:
             queries = _usable(texts)
-            queries = queries[rng.permutation(len(queries))[:NUM_QUERIES]]
+            queries = queries[rng.permutation(len(queries))[:num_queries]]
             what = f"the pictures of {pool.name}, and captions as queries"
         else:
-            queries = vectors[rng.permutation(len(vectors))[:NUM_QUERIES]]
+            queries = vectors[rng.permutation(len(vectors))[:num_queries]]
             queries = _unit(queries + 0.5 * _unit(rng.standard_normal(queries.shape, np.float32)))
             what = f"the pictures of {pool.name}, and the same moved by 0.5 as queries"
     (folder / "img_emb").mkdir()
@@ -134,7 +139,7 @@ def _write(folder: Path, num_rows: int, pool: Path | None) -> tuple[int, int, st
     return len(vectors), vectors.shape[1], what
 
 
-def _made_up(num_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _made_up(num_rows: int, num_queries: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     spectrum = (1 + np.arange(DIM, dtype=np.float32)) ** np.float32(SPECTRUM)
     centres = rng.standard_normal((NUM_CENTRES, DIM), np.float32)
 
@@ -142,7 +147,7 @@ def _made_up(num_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
         mine = centres[rng.integers(0, NUM_CENTRES, num)]
         return _unit((mine + rng.standard_normal((num, DIM), np.float32)) * spectrum)
 
-    return np.concatenate([around(num) for num in _pieces(num_rows)]), around(NUM_QUERIES)
+    return np.concatenate([around(num) for num in _pieces(num_rows)]), around(num_queries)
 
 
 def _pieces(num_rows: int) -> list[int]:
@@ -185,13 +190,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rows", type=int, default=500_000, help="made-up vectors (default: 500000)")
     parser.add_argument("--sides", default=",".join(SIDES), help=f"some of {','.join(SIDES)}; all by default")
     parser.add_argument("--pool", type=Path, help="a pool whose pictures' vectors are indexed instead")
+    parser.add_argument("--seconds", type=float, default=SEARCH_S, help="that each setting is asked for (default: 1)")
     parser.add_argument("--quick", action="store_true", help="in miniature; judges nothing")
     parser.add_argument("--scratch", type=Path, help="folder for vectors and indexes (default: the system's)")
     chosen = parser.parse_args(arguments)
     sides = chosen.sides.split(",")
     if unknown := [side for side in sides if side not in SIDES]:
         parser.error(f"--sides: found {','.join(unknown)}, expected some of {','.join(SIDES)}")
-    result = measure(Size(chosen.quick, chosen.scratch), chosen.rows, sides, chosen.pool)
+    result = measure(Size(chosen.quick, chosen.scratch), chosen.rows, sides, chosen.pool, chosen.seconds)
     where = {"quick": chosen.quick, **facts(chosen.scratch or Path(tempfile.gettempdir()))}
     print(page.section("C11", result, where))
     return 0 if all(verdict.met is not False for verdict in result.verdicts) else 1
