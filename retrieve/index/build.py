@@ -198,10 +198,10 @@ def plan(spec: IndexSpec, out: Path | None, again: bool = False) -> Planned:
     else:
         factory, why = spec.factory, "It was asked for."
     kind = parse_factory(factory, embeddings.dim)
-    if kind.lists > embeddings.num_rows:
+    if kind.least_rows > embeddings.num_rows:
         raise ValueError(
-            f"factory {factory}: found {kind.lists:,} lists for {embeddings.num_rows:,} rows, expected at most as "
-            "many; give --factory Flat, or one with fewer lists"
+            f"factory {factory}: found {embeddings.num_rows:,} rows, expected at least {kind.least_rows:,} to learn it "
+            "from; give --factory Flat, or one with fewer lists"
         )
     decides = Decides.of(spec, embeddings, kind)
     empty_index(decides)

@@ -25,6 +25,7 @@ Purpose = Literal["auto", "exact", "speed"]
 FEW = 10_000  # vectors that are compared faster than anything is built
 MOST_FOR_GRAPH = 2_000_000  # a graph of more takes hours to build
 LEAST_PER_LIST = 39  # vectors that FAISS wants to learn a list from
+LEAST_TRAINED = 10_000
 PER_LIST = 48  # that it is given: learning lists is most of a build
 FEWEST_LISTS, MOST_LISTS = 16, 1 << 20
 LISTS_BY_GRAPH = 1 << 14  # from so many lists on, the right ones are found by a graph
@@ -67,9 +68,14 @@ class Kind:
         return not self.links
 
     @property
+    def least_rows(self) -> int:
+        """Vectors that it cannot be learned without."""
+        return max(self.lists, self.words)
+
+    @property
     def train_rows(self) -> int:
-        """Vectors that it is learned from."""
-        return PER_LIST * self.lists
+        """Vectors that it is learned from; the range of a byte a number is learned too, and needs some."""
+        return max(PER_LIST * self.least_rows, LEAST_TRAINED) if self.lists else 0
 
     @property
     def is_coarse(self) -> bool:

@@ -76,7 +76,7 @@ class Decides(BaseModel):
             dim=embeddings.dim,
             vectors=vectors_digest(embeddings),
             part_rows=_part_rows(spec, embeddings.num_rows),
-            train_rows=min(kind.train_rows, max(kind.lists, MOST_TRAIN_BYTES // (4 * embeddings.dim))),
+            train_rows=min(kind.train_rows, max(kind.least_rows, MOST_TRAIN_BYTES // (4 * embeddings.dim))),
             threads=spec.threads,
         )
 

@@ -85,10 +85,11 @@ class IndexWorker:
         if index.is_trained:
             return index, {"rows": 0, "learned_from": 0}
         vectors = sample(self.embeddings, decides.train_rows)
-        if len(vectors) < decides.kind.lists:
+        least = decides.kind.least_rows
+        if len(vectors) < least:
             raise NotAgain(
-                f"found {len(vectors):,} vectors with a direction for {decides.kind.lists:,} lists, expected at least "
-                "as many; give --factory Flat, or one with fewer lists"
+                f"found {len(vectors):,} vectors with a direction, expected at least {least:,} to learn "
+                f"{decides.factory} from; give --factory Flat, or one with fewer lists"
             )
         _while_beating(lambda: index.train(vectors), beat)
         return index, {"rows": 0, "learned_from": len(vectors)}

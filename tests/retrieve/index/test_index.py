@@ -92,6 +92,12 @@ def test_a_search_of_all_lists_finds_what_the_scan_finds(made, vectors):
     assert np.array_equal(found.scores, truth.scores)
 
 
+def test_an_open_index_is_a_map_of_its_file_and_no_copy(made):
+    index = opened(made)
+    assert index.count
+    assert str(made / "index" / "image.index") in Path("/proc/self/maps").read_text()
+
+
 def test_f7_more_than_there_is_nothing_at_all_and_wrong_queries_are_bounded_and_clean(made, vectors):
     index = opened(made)
     usable = ROWS - len(range(0, ROWS, 9))
