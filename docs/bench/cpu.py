@@ -20,6 +20,7 @@ from docs.bench import (
     captions,
     embeddings,
     encode,
+    index,
     large_pool,
     makespan,
     overhead,
@@ -43,10 +44,11 @@ ROWS: dict[str, Callable[[Size], Result]] = {
     "C8": embeddings.measure,
     "C9": captions.measure,
     "C10": scan.measure,
+    "C11": index.measure,
     "C14": sandbox_images.measure,
     "C15": large_pool.measure,
 }
-RETRIEVAL = ("C9", "C10", "C15")
+RETRIEVAL = ("C9", "C10", "C11", "C15")
 HOME = Path(__file__).resolve().parents[1]
 NUMBERS = "data/bench_cpu.json"
 

@@ -9,21 +9,17 @@ differences (`gen.run.output`); a scale that is already there makes nothing. On 
 `gen.run.output` keeps, and `logs/<start>-<pid>.jsonl`.
 """
 
-import os
-import secrets
 import time
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 from cluster.code import code_hash
-from cluster.fan_out.attempt import life_id
-from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
-from cluster.waiting import waited_for, waiting
-from gen.make.outcome import MakeOutcome, asked_of, outcome_of
-from gen.make.scale import write_scale, write_summary
-from gen.make.work import set_torn_aside, work_off
+from cluster.waiting import waiting
+from gen.make.outcome import MakeOutcome, asked_of
+from gen.make.scale import write_summary
+from gen.make.work import held, set_torn_aside, settle, work_off
 from gen.prompts.write import Say
 from gen.run.auto import fill_auto
 from gen.run.output import begun_by, has_prompts, open_output
@@ -32,7 +28,6 @@ from gen.run.room import check_room
 from gen.sampler.text_to_image import make_text_to_image_worker
 from shards.disk.address import one_spelling
 from shards.disk.data_set import open_to_write
-from shards.disk.store import FolderStore
 from shards.set.manifest import scan_records
 from shards.views.dataset_card import write_folder_card
 
@@ -62,12 +57,7 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
-    life = life_id(os.environ, time.time(), secrets.token_bytes(5))
-    lock_folder = store.root if isinstance(store, FolderStore) else None
-    with waiting(f"taking {url}"):  # another machine's lease that was left is watched for a while
-        taken = Lease.take(store, life, stop.request, lock_folder=lock_folder)
-    with taken as lease:
-        lease.doing = waited_for
+    with held(store, stop) as lease:
         known = begun_by(store)
         begun = None if known is None else known.body["identity"]["sampler"]
         sampler = fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)
@@ -90,10 +80,4 @@ def run(
             images = sum(plan.unit_size(unit) for unit in todo)
             threads = recipe.sampler.threads
             work = work_off(todo, images, make_worker, recipe.cluster, store, stop, lease, threads, WHEN_SLOW)
-        with waiting("reading what is there"):
-            records = scan_records(store, mark)
-        outcome = outcome_of(plan, scale, before, records, work, time.monotonic() - started)
-        if outcome.done_units == outcome.asked_units:
-            write_scale(store, plan, scale, records)
-        write_summary(store, outcome.as_json())
-        return outcome
+        return settle(store, plan, scale, mark, before, work, started)

@@ -5,21 +5,18 @@ In: an `EmbedSpec`, a folder. Out: an `EmbedOutcome`. On disk: what `retrieve.em
 refused with the list of differences.
 """
 
-import os
-import secrets
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.fan_out.attempt import life_id
 from cluster.fan_out.work import Summary
 from cluster.process.exit import EXIT_COMPLETE, EXIT_INCOMPLETE
 from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
-from cluster.waiting import waited_for, waiting
-from gen.make.work import work_off
+from cluster.waiting import waiting
+from gen.make.work import held, work_off
 from gen.model.clip import clip_digest, clip_width
 from retrieve.embed.output import Output
 from retrieve.embed.spec import Decides, EmbedSpec
@@ -138,11 +135,7 @@ def run(planned: Planned, stop: StopFlag) -> EmbedOutcome:
     output, modalities = planned.output, planned.spec.modalities
     store = open_store(str(output.root))
     assert isinstance(store, FolderStore)
-    life = life_id(os.environ, time.time(), secrets.token_bytes(5))
-    with waiting(f"taking {output.root}"):
-        taken = Lease.take(store, life, stop.request, lock_folder=output.root)
-    with taken as lease:
-        lease.doing = waited_for
+    with held(store, stop) as lease:
         output.refuse_strangers(planned.decides, modalities)  # another run may just have ended
         output.begin(planned.decides, planned.model, modalities)
         todo = output.missing(modalities)

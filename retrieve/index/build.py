@@ -5,26 +5,21 @@ In: an `IndexSpec`, a folder. Out: an `IndexOutcome`. On disk: what `retrieve.in
 recall measured, the one before it stays and is searched.
 """
 
-import os
-import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cluster.fan_out.attempt import life_id
-from cluster.fan_out.events import Event, EventLog
-from cluster.fan_out.fan_out import fan_out
-from cluster.fan_out.progress import Progress
 from cluster.fan_out.work import Summary
 from cluster.process.exit import EXIT_COMPLETE, EXIT_INCOMPLETE
 from cluster.process.lease import Lease
 from cluster.process.machine import memory_bytes, usable_cores
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.folder import changes, listing
-from cluster.waiting import waited_for, waiting
+from cluster.waiting import waiting
+from gen.make.work import held, work_off
 from retrieve.index.choice import choose, parse_factory
 from retrieve.index.index import Index, opened
 from retrieve.index.measure import Say, measure, queries_for
@@ -46,7 +41,6 @@ from retrieve.pool.embeddings import FOLDERS, Embeddings, read_summary
 from retrieve.pool.pool import open_pool
 from shards.disk.address import file_path
 from shards.disk.amounts import counted, size_text, time_text
-from shards.disk.layout import META
 from shards.disk.regular import sha256_of
 from shards.disk.replace import whole_file
 from shards.disk.safe_text import quoted
@@ -253,13 +247,9 @@ def run(planned: Planned, stop: StopFlag, say: Say) -> IndexOutcome:
     output, mark = planned.output, planned.mark
     store = open_store(str(output.root))
     assert isinstance(store, FolderStore)
-    life = life_id(os.environ, time.time(), secrets.token_bytes(5))
-    with waiting(f"taking {output.root}"):
-        taken = Lease.take(store, life, stop.request, lock_folder=output.root)
     work: Summary | None = None
     made = 0
-    with taken as lease:
-        lease.doing = waited_for
+    with held(store, stop) as lease:
         output.settle()
         there = planned.there()
         if there is None:
@@ -268,7 +258,7 @@ def run(planned: Planned, stop: StopFlag, say: Say) -> IndexOutcome:
                 for units in ([TRAIN], list(range(1, planned.decides.num_parts + 1))):
                     todo = [one for one in units if output.done(name_of(one), mark) is None]
                     if todo:
-                        work = _make(planned, todo, store, stop, lambda doing: setattr(lease, "doing", doing))
+                        work = _make(planned, todo, store, stop, lease)
                     missing = [one for one in units if output.done(name_of(one), mark) is None]
                     made += len(todo) - len(missing)
                     if missing:
@@ -288,15 +278,7 @@ def run(planned: Planned, stop: StopFlag, say: Say) -> IndexOutcome:
     return IndexOutcome(output, there, made, 0, time.monotonic() - started, work)
 
 
-def _make(
-    planned: Planned,
-    todo: Sequence[int],
-    store: FolderStore,
-    stop: StopFlag,
-    tell: Callable[[Callable[[], str]], None],
-) -> Summary:
-    """Fan the missing units out, with a log and a progress display, whose line the lease shows to others."""
-    log_file = store.path_to_write(f"{META}/logs/{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl")
+def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag, lease: Lease) -> Summary:
     num_rows = 0
     for unit in todo:
         first, end = planned.decides.part(unit - 1) if unit != TRAIN else (0, 0)
@@ -308,15 +290,8 @@ def _make(
         changed["workers"] = max(1, min(len(todo), usable_cores() // planned.spec.threads))
         changed["gpus_per_worker"] = 0.0 if cluster.gpus_per_worker == "auto" else cluster.gpus_per_worker
     spec = cluster.model_copy(update=changed)
-    with EventLog(log_file) as log, Progress(len(todo), num_rows, noun="rows") as progress:
-        tell(progress.line)
-
-        def on_event(event: Event) -> None:
-            log(event)
-            progress(event)
-
-        make_worker = partial(make_index_worker, job.model_dump(mode="json"))
-        return fan_out(todo, make_worker, spec, on_event, stop, planned.spec.threads, WHEN_SLOW)
+    make_worker = partial(make_index_worker, job.model_dump(mode="json"))
+    return work_off(todo, num_rows, make_worker, spec, store, stop, lease, planned.spec.threads, WHEN_SLOW, "rows")
 
 
 def _merge(planned: Planned) -> None:

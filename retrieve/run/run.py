@@ -9,8 +9,6 @@ differences (`retrieve.run.output`); a scale that is already there makes nothing
 """
 
 import math
-import os
-import secrets
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,15 +17,13 @@ from functools import partial
 from pathlib import Path
 
 from cluster.code import code_hash
-from cluster.fan_out.attempt import life_id
-from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
-from cluster.waiting import waited_for, waiting
-from gen.make.outcome import MakeOutcome, asked_of, outcome_of
+from cluster.waiting import waiting
+from gen.make.outcome import MakeOutcome, asked_of
 from gen.make.plan import Plan
 from gen.make.refill import UnitJob
-from gen.make.scale import scale_name, write_scale, write_summary
-from gen.make.work import set_torn_aside, work_off
+from gen.make.scale import scale_name, write_summary
+from gen.make.work import held, set_torn_aside, settle, work_off
 from retrieve.download.program import VERSION, find_program, with_program
 from retrieve.download.spec import DownloadSpec
 from retrieve.make.candidates import CandidateTable
@@ -83,12 +79,7 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
-    life = life_id(os.environ, time.time(), secrets.token_bytes(5))
-    lock_folder = store.root if isinstance(store, FolderStore) else None
-    with waiting(f"taking {url}"):
-        taken = Lease.take(store, life, stop.request, lock_folder=lock_folder)
-    with taken as lease:
-        lease.doing = waited_for
+    with held(store, stop) as lease:
         mark = open_output(
             store,
             recipe,
@@ -113,14 +104,7 @@ def run(
             )
             images = sum(plan.unit_size(unit) for unit in todo)
             work = work_off(todo, images, make_worker, recipe.cluster, store, stop, lease, 1, WHEN_SLOW)
-        with waiting("reading what is there"):
-            records = scan_records(store, mark)
-        seconds = time.monotonic() - started
-        outcome = outcome_of(plan, scale, before, records, work, seconds, WHEN_SHORT[fetched])
-        if outcome.done_units == outcome.asked_units:
-            write_scale(store, plan, scale, records)
-        write_summary(store, outcome.as_json())
-        return outcome
+        return settle(store, plan, scale, mark, before, work, started, WHEN_SHORT[fetched])
 
 
 def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> str:
