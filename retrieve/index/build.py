@@ -288,7 +288,8 @@ def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag,
     changed: dict[str, object] = {"straggler_factor": 0.0}
     if cluster.workers == "auto" and not cluster.in_process:
         changed["workers"] = max(1, min(len(todo), usable_cores() // planned.spec.threads))
-        changed["gpus_per_worker"] = 0.0 if cluster.gpus_per_worker == "auto" else cluster.gpus_per_worker
+        if cluster.gpus_per_worker == "auto" and todo != [TRAIN]:  # lists alone are learned on a GPU
+            changed["gpus_per_worker"] = 0.0
     spec = cluster.model_copy(update=changed)
     make_worker = partial(make_index_worker, job.model_dump(mode="json"))
     return work_off(todo, num_rows, make_worker, spec, store, stop, lease, planned.spec.threads, WHEN_SLOW, "rows")

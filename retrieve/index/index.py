@@ -12,7 +12,7 @@ with little memory, looks at it first (`retrieve.index.probe`).
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,6 @@ class Index:
     unusable: int  # that are in no index
     setting: Setting
     record: Record | None = None  # None: an index of others
-    sha256: str = ""  # of its files: what it is, for those who keep results
     threads: int = 1
 
     def search(
@@ -167,14 +166,18 @@ def opened(files: Sequence[tuple[Path, int]], dim: int, flags: int | None = None
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if flags is None else flags)
         except RuntimeError as error:
             raise ValueError(f"{path}: FAISS cannot read it ({_last_line(error)}); build it again") from None
-        if index.d != dim:
-            raise ValueError(
-                f"{path}: found an index of vectors of {index.d} numbers, expected {dim}; give the index of these"
-            )
-        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise ValueError(f"{path}: found an index of another metric, expected inner products; build it again")
+        _check_kind(path, index.d, dim, index.metric_type == faiss.METRIC_INNER_PRODUCT)
         parts.append(Part(index, first_row))
     return tuple(parts)
+
+
+def _check_kind(path: Path, found_dim: int, dim: int, inner_product: bool) -> None:
+    if found_dim != dim:
+        raise ValueError(
+            f"{path}: found an index of vectors of {found_dim} numbers, expected {dim}; give the index of these"
+        )
+    if not inner_product:
+        raise ValueError(f"{path}: found an index of another metric, expected inner products; build it again")
 
 
 def replace_setting(setting: Setting, **changed: float) -> Setting:
@@ -194,9 +197,7 @@ def _open_ours(
             continue
         parts = opened([(path, one.first_row) for path, one in zip(paths, record.files, strict=True)], embeddings.dim)
         _check_counts(paths, parts, record.files)
-        marks = ",".join(one.sha256 for one in record.files)
-        setting = record.measured.setting
-        return Index(parts, embeddings, record.count, record.unusable, setting, record, marks, threads)
+        return Index(parts, embeddings, record.count, record.unusable, record.measured.setting, record, threads)
     raise wrong[0]
 
 
@@ -259,9 +260,9 @@ def _open_others(
             f"{path}: found an index of {told.count:,} vectors for a pool of {embeddings.num_rows:,} rows, expected as "
             "many; give the index of this pool"
         )
+    _check_kind(path, told.dim, embeddings.dim, told.inner_product)
     parts = opened([(path, 0)], embeddings.dim, foreign_flags())
-    mark = sha256 or sha256_of(path)
-    return Index(parts, embeddings, told.count, 0, _own_setting(parts[0].faiss), None, mark, threads)
+    return Index(parts, embeddings, told.count, 0, _own_setting(parts[0].faiss), None, threads)
 
 
 def inner_count(index: Any) -> int:
@@ -347,8 +348,3 @@ def _threads(num: int) -> Iterator[None]:
 
 def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].rpartition("' failed: ")[2][-200:]
-
-
-def with_threads(index: Index, threads: int) -> Index:
-    """The same, asked by so many threads."""
-    return replace(index, threads=threads)

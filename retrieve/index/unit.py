@@ -91,7 +91,8 @@ class IndexWorker:
                 f"found {len(vectors):,} vectors with a direction, expected at least {least:,} to learn "
                 f"{decides.factory} from; give --factory Flat, or one with fewer lists"
             )
-        _while_beating(lambda: index.train(vectors), beat)
+        with _learned_on_gpus(index):
+            _while_beating(lambda: index.train(vectors), beat)
         return index, {"rows": 0, "learned_from": len(vectors)}
 
     def _part(self, number: int, beat: Beat) -> tuple[Any, dict[str, JSON]]:
@@ -152,12 +153,25 @@ def empty_index(decides: Decides) -> Any:
     if kind.links:
         graph: Any = faiss.downcast_index(index.index)
         graph.hnsw.efConstruction = EF_CONSTRUCTION
-    ivf = faiss.try_extract_index_ivf(index)
-    if ivf is not None and hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
-        # lists are learned on all GPUs; what is learned lies on the CPU
-        flat = faiss.IndexFlatIP(decides.kind.rotated or decides.dim)
-        index.learned_on = ivf.clustering_index = faiss.index_cpu_to_all_gpus(flat)
     return index
+
+
+@contextlib.contextmanager
+def _learned_on_gpus(index: Any) -> Iterator[None]:
+    """Lists are learned on all GPUs if FAISS sees any; what is learned lies on the CPU."""
+    import faiss
+
+    known: Any = faiss
+    ivf = known.try_extract_index_ivf(index)
+    if ivf is None or not hasattr(known, "index_cpu_to_all_gpus") or known.get_num_gpus() < 1:
+        yield
+        return
+    flat = known.index_cpu_to_all_gpus(known.IndexFlatIP(ivf.d))  # held here: FAISS does not hold it
+    ivf.clustering_index = flat
+    try:
+        yield
+    finally:
+        ivf.clustering_index = None
 
 
 def merge_into(whole: Any, part: Any, first_row: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.process.stop_flag import StopFlag
 from retrieve.index.build import plan, run
-from retrieve.index.index import Index, has_index, open_index, with_threads
+from retrieve.index.index import Index, has_index, open_index
 from retrieve.index.measure import recall_of
 from retrieve.index.output import Setting
 from retrieve.pool.embeddings import Embeddings, open_embeddings
@@ -79,7 +79,7 @@ def test_a_search_does_not_depend_on_what_else_is_asked_or_on_threads(made, vect
         part = index.search(queries[some], 7)
         assert np.array_equal(part.rows, whole.rows[some])
         assert np.array_equal(part.scores, whole.scores[some])
-    two = with_threads(index, 2).search(queries, 7)
+    two = replace(index, threads=2).search(queries, 7)
     assert np.array_equal(two.rows, whole.rows)
     assert (whole.num_rows, whole.num_unusable, whole.k) == (ROWS, len(range(0, ROWS, 9)), 7)
 
