@@ -35,7 +35,7 @@ def draw(sweep: Sweep, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(sweep.sets), figsize=(3.2 * len(sweep.sets), 3.2), layout="constrained")
+    figure, panels = pyplot.subplots(1, len(sweep.sets), figsize=(3.2 * len(sweep.sets), 3.8), layout="constrained")
     spans = []
     for panel, name in zip(panels, sweep.sets, strict=True):
         lines = drawn_lines(sweep, name)
@@ -53,18 +53,18 @@ def draw(sweep: Sweep, path: Path) -> None:
             panel.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
             for x, cell in zip(at, cells, strict=True):
                 panel.plot([x] * len(cell.by_seed), [100 * one for one in cell.by_seed.values()], ".", color="0.65")
-            panel.plot(
-                at, means, "o-", color=color, label=f"{line} {means[-1]:.1f} ({means[-1] - means[0]:+.1f})".strip()
-            )
+            style = "o:" if len(rows) == 2 and len(lines) > 1 else "o-"  # nothing is known between two points
+            label = f"{line} {means[-1]:.1f} ({means[-1] - means[0]:+.1f})".strip()
+            panel.plot(at, means, style, color=color, label=label)
             ends += [*low, *high]
-        panel.legend(loc="lower right", frameon=False, handlelength=0.8)
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False, handlelength=0.8)
         panel.set_title(name, fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
         spans.append((min(ends), max(ends)))
     height = max(high - low for low, high in spans) * 1.15
     for panel, (low, high) in zip(panels, spans, strict=True):
-        middle = (low + high) / 2
-        panel.set_ylim(middle - height / 2, middle + height / 2)
+        bottom = min((low + high - height) / 2, 100 - height)
+        panel.set_ylim(bottom, bottom + height)
     panels[0].set_ylabel("top-1, %")
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)

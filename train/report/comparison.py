@@ -27,12 +27,12 @@ from train.report.statistics import (
 
 TITLES = {
     "scale": "Accuracy against scale",
+    "three-way": "Real, synthetic, retrieved",
     "diversify": "What makes prompts diverse",
     "lambda": "Weight of the synthetic loss",
     "control": "The generator's own training pictures",
     "gap": "Two domains with a planted gap",
     "steps": "Scale and length of the training",
-    "three-way": "Real, synthetic, retrieved",
     "headline": "Replication as a whole",
     "nets": "Other networks",
     "meaning": "The meaning of the names",
