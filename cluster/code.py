@@ -12,7 +12,9 @@ from pathlib import Path
 
 PACKAGES = ("cluster", "gen", "retrieve", "shards", "train")
 ROOF = "sixfold.py"
-DATA_SUFFIXES = frozenset({".css", ".csv", ".html", ".js", ".md", ".txt", ".yaml"})  # what our code reads beside itself
+DATA_SUFFIXES = frozenset(
+    {".css", ".csv", ".html", ".js", ".md", ".svg", ".txt", ".yaml"}
+)  # what our code reads beside itself
 SANDBOX = "sandbox"
 SHIPPED_MODEL = f"{SANDBOX}/models/generator"  # what a worker can be asked for, by its name below our folder
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt"})

@@ -24,8 +24,9 @@ from retrieve.pool.columns import Columns, find_columns
 from retrieve.pool.embeddings import MODALITIES, Embeddings, Modality, open_embeddings
 from retrieve.pool.spec import PoolSpec
 from shards.disk.address import file_path
-from shards.disk.parquet import iter_rows
+from shards.disk.parquet import iter_rows, types_of_others
 from shards.disk.regular import open_regular
+from shards.disk.safe_text import one_line
 
 METADATA = "metadata"
 BATCH_ROWS = 65_536
@@ -157,10 +158,11 @@ def open_pool(spec: PoolSpec, with_vectors: bool = True) -> Pool:
     columns: Columns | None = None
     for number, path in enumerate(tables):
         try:
-            with pq.ParquetFile(path) as file:
+            with types_of_others(), pq.ParquetFile(path) as file:
                 names, num_rows = file.schema_arrow.names, file.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: found no parquet file ({str(error)[:120]}); fetch or write it again") from None
+            why = one_line(str(error), 120)
+            raise ValueError(f"{path}: found no parquet file ({why}); fetch or write it again") from None
         mine = find_columns(names, spec.columns, str(path))
         if columns is not None and mine != columns:
             raise ValueError(

@@ -7,6 +7,7 @@ that many, texts are read as a dictionary, which is never larger than the file u
 written out.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 MAX_TABLE_BYTES = 512 << 20  # of the rows of a shard; 10,000 of ours take about 10 MB
+
+
+@contextlib.contextmanager
+def types_of_others() -> Iterator[None]:
+    """Where files of others are opened: a column may name a type that some library has registered in this process, and
+    that decodes what the file says of it. Raises pa.ArrowInvalid for whatever it raises then."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:
+        raise pa.ArrowInvalid(f"the type of a column cannot be decoded: {type(error).__name__}") from None
 
 
 def read_rows(data: bytes, columns: Sequence[str] | None = None, most: int = MAX_TABLE_BYTES) -> pa.Table:

@@ -35,6 +35,7 @@ from shards.disk.checked_json import plain_json
 from shards.disk.layout import checked_name
 from shards.disk.lock import locked
 from shards.disk.machine_cache import cache_folder
+from shards.disk.parquet import types_of_others
 from shards.disk.pictures import MAX_PICTURE_BYTES
 from shards.disk.regular import open_regular, read_regular, sha256_of
 from shards.disk.replace import whole_file
@@ -185,7 +186,7 @@ def _entries(names: Sequence[str]) -> list[Named]:
 
 
 def _schema_of(path: Path) -> pa.Schema:
-    with _told(path):
+    with _told(path), types_of_others():
         if path.suffix == PARQUET:
             return pq.read_schema(path)
         with os.fdopen(open_regular(path), "rb") as file, pa.ipc.open_stream(file) as reader:

@@ -183,19 +183,49 @@ def test_few_bytes_cannot_unpack_to_more_than_the_memory_holds(tmp_path):
         list(pool.scan(pool.parts[0], ["caption"]))
 
 
-@pytest.mark.parametrize("name", [b"arrow.py_extension_type", b"ray.data.arrow_tensor", b"ray.data.arrow_tensor_v2"])
-def test_g14_a_table_whose_columns_bring_code_is_read_as_plain_text(tmp_path, name):
-    """Such a column names a type of Python and brings a pickle that makes it; earlier libraries ran that."""
-    canary = tmp_path / "canary"
+def write_with_code(folder, name, canary):
+    """A table whose column names a type of Python and brings a pickle that makes it; earlier libraries ran that."""
     pickle = b"cposix\nsystem\n(S'touch " + bytes(canary) + b"'\ntR."
     field = pa.field(
         "caption", pa.string(), metadata={b"ARROW:extension:name": name, b"ARROW:extension:metadata": pickle}
     )
     table = pa.Table.from_arrays([pa.array(["a crane", "a die"])], schema=pa.schema([field]))
-    (tmp_path / "pool").mkdir()
-    pq.write_table(table, tmp_path / "pool" / "0.parquet")
+    folder.mkdir()
+    pq.write_table(table, folder / "0.parquet")
+
+
+@pytest.mark.parametrize("name", [b"arrow.py_extension_type", b"some.library.tensor"])
+def test_g14_a_table_whose_columns_bring_code_is_read_as_plain_text(tmp_path, name):
+    write_with_code(tmp_path / "pool", name, tmp_path / "canary")
     assert captions(pool_of(tmp_path / "pool"), [1, 0]) == ["a die", "a crane"]
-    assert not canary.exists()
+    assert not (tmp_path / "canary").exists()
+
+
+def test_g14_where_a_library_has_registered_such_a_type_its_mistake_is_one_line(tmp_path):
+    """As Ray Data does with `ray.data.arrow_tensor`, whose reader asks a text for the type of its elements."""
+
+    class Tensor(pa.ExtensionType):
+        def __init__(self):
+            super().__init__(pa.list_(pa.float32()), "other.library.tensor")
+
+        def __arrow_ext_serialize__(self):
+            return b""
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, storage_type, serialized):
+            return cls(storage_type.value_type)
+
+    write_with_code(tmp_path / "pool", b"other.library.tensor", tmp_path / "canary")
+    pa.register_extension_type(Tensor())
+    try:
+        with pytest.raises(
+            ValueError, match=r"0\.parquet: found no parquet file .*; fetch or write it again"
+        ) as caught:
+            pool_of(tmp_path / "pool")
+    finally:
+        pa.unregister_extension_type("other.library.tensor")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("cut", [1, 40, 200])
