@@ -80,7 +80,7 @@ $(TOOL_READY): .tools/%/.ready-$(shell pwd | cksum | cut -d ' ' -f 1): requireme
 
 tools: $(TOOL_READY) ## set up img2dataset, which fetches the pictures of pools that hold addresses alone, and a client for tests
 
-test: $(READY) $(TOOL_READY) ## pass the tests (about 10 minutes on 2 cores)
+test: $(READY) $(TOOL_READY) ## pass the tests (about 11 minutes on 2 cores)
 	@$(RUN)python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not torture"
 
 lint: $(READY) ## ruff, ruff format, mypy and hadolint
