@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from docs.bench import page
+from docs.bench import index, page
 from docs.bench.index import BUILD, RATE, WEIGHT, _run, _write, measure
 from docs.bench.machine import facts
 from docs.bench.measure import Size
@@ -25,6 +25,15 @@ def test_the_row_of_indexes_measures_our_side_in_miniature(tmp_path: Path) -> No
     assert [verdict.met for verdict in result.verdicts] == [None]
     told = page.section("C11", result, {"quick": True, **facts(tmp_path)})
     assert "recall@10 of at least .95 in at most 700 bytes a vector" in told
+
+
+def test_a_side_that_takes_too_long_is_stopped_and_the_row_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index of ours stands for a peer that tunes for hours."""
+    monkeypatch.setattr(index, "PATIENCE_S", 0.01)
+    (line,) = measure(Size(quick=True, scratch=tmp_path), sides=("sixfold",)).lines
+    assert (line.what, line.figures) == ("sixfold, stopped: not done", {BUILD: (0.01,)})
 
 
 @pytest.mark.torture
