@@ -25,12 +25,15 @@ from sandbox.world import render
 from shards.disk.home import home
 from shards.disk.jpeg import decode_jpeg, encode_jpeg
 from shards.stream.pixels import decode_with_pillow, whole_pixels
+from tests.support.killed import Killed, killed_at
 from tests.support.small_pool import pool_of, write_table, write_tar_of
 
 CLIP = str(home() / "sandbox" / "models" / "clip")
 SCENES = set_scenes("real-train")
 UNITS, ROWS = 3, 10  # of the pool that most tests use
 CAPTIONS = [[f"a {word} tile, number {row}" for row in range(ROWS)] for word in ("red", "blue", "green")]
+
+STEPS = ((unit.EmbedWorker, "_embed"), (unit.Output, "write_record"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -334,32 +337,6 @@ def test_a_damaged_tar_leaves_its_unit_out_and_the_others_are_made(tmp_path, loa
     assert embed(pool).exit_code == 0
 
 
-class Killed(BaseException):
-    """Stands for the end of the process: nothing but `finally` runs."""
-
-
-STEPS = ("os.fsync", "os.replace", "embed", "record")
-
-
-def killed_at(monkeypatch, number):
-    """The `number`-th step of a run that matters for what is on disk ends it."""
-    left = [number]
-
-    def step(what):
-        def counting(*arguments, **named):
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-            return what(*arguments, **named)
-
-        return counting
-
-    monkeypatch.setattr("shards.disk.replace.os.fsync", step(os.fsync))
-    monkeypatch.setattr("shards.disk.replace.os.replace", step(os.replace))
-    monkeypatch.setattr(unit.EmbedWorker, "_embed", step(unit.EmbedWorker._embed))
-    monkeypatch.setattr(unit.Output, "write_record", step(unit.Output.write_record))
-
-
 def test_a_run_that_ends_anywhere_goes_on_to_the_same_bytes(tmp_path, loaded_once):
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -372,7 +349,7 @@ def test_a_run_that_ends_anywhere_goes_on_to_the_same_bytes(tmp_path, loaded_onc
         out = tmp_path / str(number)
         for _ in range(3):
             with pytest.MonkeyPatch.context() as patch:
-                killed_at(patch, rng.randint(3, 40))
+                killed_at(patch, rng.randint(3, 40), *STEPS)
                 try:
                     embed(pool, out)
                 except Killed:

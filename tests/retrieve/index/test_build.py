@@ -23,10 +23,13 @@ from retrieve.index.unit import IndexJob, make_index_worker
 from retrieve.pool.embeddings import open_embeddings
 from retrieve.scan.scan import exact_scan
 from tests.support.clustered_pool import DIM, MODEL_DIGEST, clustered, index_spec, unit, write_pool
+from tests.support.killed import Killed, killed_at
 
 ROWS = 3000
 USUAL = "IVF16,RaBitQfs,Refine(SQ8)"
 ZERO_EVERY = 7
+
+STEPS = ((unit_module, "_add"), (Output, "write_done"), (Output, "clear"))
 
 
 @pytest.fixture(scope="module")
@@ -144,30 +147,6 @@ def test_a_pool_of_zeros_has_an_index_that_finds_nothing(tmp_path):
     assert found.rows.shape == (2, 5)
 
 
-class Killed(BaseException):
-    """Stands for the end of the process: nothing but `finally` runs."""
-
-
-def killed_at(monkeypatch, number):
-    """The `number`-th step of a build that matters for what is on disk ends it."""
-    left = [number]
-
-    def step(what):
-        def counting(*arguments, **named):
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-            return what(*arguments, **named)
-
-        return counting
-
-    monkeypatch.setattr("shards.disk.replace.os.fsync", step(os.fsync))
-    monkeypatch.setattr("shards.disk.replace.os.replace", step(os.replace))  # those of the output too
-    monkeypatch.setattr(unit_module, "_add", step(unit_module._add))
-    monkeypatch.setattr(Output, "write_done", step(Output.write_done))
-    monkeypatch.setattr(Output, "clear", step(Output.clear))
-
-
 @pytest.mark.parametrize(("factory", "parts"), [(USUAL, "merge"), ("IVF16,RaBitQfs", "keep"), ("HNSW8", "auto")])
 def test_f1_f6_a_build_that_ends_anywhere_goes_on_to_the_same_bytes_and_the_old_index_is_served(
     pool, tmp_path, vectors, factory, parts
@@ -184,7 +163,7 @@ def test_f1_f6_a_build_that_ends_anywhere_goes_on_to_the_same_bytes_and_the_old_
         before = opened(pool, out).search(asked(vectors)[:5], 5)
         for _ in range(3):
             with pytest.MonkeyPatch.context() as patch:
-                killed_at(patch, rng.randint(1, 60))
+                killed_at(patch, rng.randint(1, 60), *STEPS)
                 try:
                     built(pool, out, again=True, **asks)
                 except Killed:
