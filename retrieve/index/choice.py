@@ -144,7 +144,7 @@ def choose(num: int, dim: int, memory_bytes: float, purpose: Purpose = "auto") -
             return graph
     lists = f"IVF{lists_of(num)}" + (f"_HNSW{GRAPH_OF_LISTS}" if lists_of(num) >= LISTS_BY_GRAPH else "")
     tried = [
-        (f"{lists},RaBitQfs,Refine(SQ8)", "one bit a number finds and one byte a number decides: fast, and recall .97"),
+        (f"{lists},RaBitQfs,Refine(SQ8)", "one bit a number finds and one byte a number decides"),
         (f"{lists},SQ8", "one byte a number is the best that fits"),
         (f"{lists},RaBitQfs", "one bit a number is the best that fits; the pool's own vectors decide"),
         *((_product(lists, num_bytes, dim), f"{num_bytes} bytes a vector are what fits") for num_bytes in CODE_BYTES),

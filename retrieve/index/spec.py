@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,13 +10,12 @@ from cluster.fan_out.work import FanOutSpec
 from retrieve.index.choice import Kind, Purpose, parse_factory
 from retrieve.pool.embeddings import Embeddings, Modality
 from retrieve.pool.spec import PoolSpec
-from shards.disk.regular import open_regular
+from shards.disk.regular import size_and_ends
 
 VERSION = 1  # of what the same vectors and the same factory give
 PART_ROWS = 1_000_000
 MOST_PARTS = 1_000
 MOST_TRAIN_BYTES = 8_000_000_000  # of the vectors that lists are learned from
-END_BYTES = 1 << 16  # of a file, that tell it from others
 
 
 class IndexSpec(BaseModel):
@@ -97,15 +95,9 @@ class Decides(BaseModel):
 
 def vectors_digest(embeddings: Embeddings) -> str:
     """Of each file its name, its rows, its size and its two ends, in order; wherever they lie. Hex sha256."""
-    about = []
+    about: list[list[object]] = []
     for file in embeddings.files:
-        with open(open_regular(file.path), "rb") as opened:
-            size = opened.seek(0, os.SEEK_END)
-            opened.seek(0)
-            ends = opened.read(END_BYTES)
-            opened.seek(max(0, size - END_BYTES))
-            ends += opened.read(END_BYTES)
-        about.append([file.path.name, file.num_rows, size, hashlib.sha256(ends).hexdigest()])
+        about.append([file.path.name, file.num_rows, *size_and_ends(file.path)])
     return hashlib.sha256(json.dumps([embeddings.modality, embeddings.dim, about]).encode()).hexdigest()
 
 

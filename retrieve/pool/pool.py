@@ -9,7 +9,6 @@ Rows that are flagged or blocked never leave (`retrieve.pool.blocks`): `scan` an
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,12 +24,11 @@ from retrieve.pool.embeddings import MODALITIES, Embeddings, Modality, open_embe
 from retrieve.pool.spec import PoolSpec
 from shards.disk.address import file_path
 from shards.disk.parquet import iter_rows, types_of_others
-from shards.disk.regular import open_regular
+from shards.disk.regular import size_and_ends
 from shards.disk.safe_text import one_line
 
 METADATA = "metadata"
 BATCH_ROWS = 65_536
-END_BYTES = 1 << 16  # of a file, that tell it from others
 KEPT = "kept"  # the column that `scan` and `take` add: whether the row may leave
 ROW = "row"  # and the row's number in the pool
 
@@ -75,7 +73,7 @@ class Pool:
         """
         files = [part.path for part in self.parts]
         files += [file.path for one in (self.image, self.text) if one is not None for file in one.files]
-        about = [[path.name, *_ends_of(path)] for path in files]
+        about = [[path.name, *size_and_ends(path)] for path in files]
         rules = [sorted(self.blocks.urls), sorted(self.blocks.hashes), self.blocks.unsafe_above, self.columns.names]
         return hashlib.sha256(json.dumps([about, rules], sort_keys=True).encode()).hexdigest()
 
@@ -132,15 +130,6 @@ class Pool:
         kept = self.blocks.kept(pa.table(deciding)) if deciding else np.ones(len(table), bool)
         columns = {role: table[known[role]] for role in roles if role in known}
         return pa.table({ROW: pa.array(rows), **columns, KEPT: pa.array(kept)})
-
-
-def _ends_of(path: Path) -> tuple[int, str]:
-    with open(open_regular(path), "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        ends = file.read(END_BYTES)
-        file.seek(max(0, size - END_BYTES))
-        return size, hashlib.sha256(ends + file.read(END_BYTES)).hexdigest()
 
 
 def open_pool(spec: PoolSpec, with_vectors: bool = True) -> Pool:

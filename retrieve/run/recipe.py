@@ -90,6 +90,14 @@ class DedupSpec(BaseModel):
     near: float | None = Field(
         0.9, gt=0, le=1, description="likeness of pictures above which two of them are one; null = not looked for"
     )
+    near_vectors: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="cosine of the pool's image vectors above which two pictures are one; needs no pictures; null = "
+        "not looked for",
+        examples=[0.94],
+    )
     against: tuple[Annotated[str, BESIDE], ...] = Field(
         default=(), description="test sets that nothing of may be retrieved", examples=[["out/real/real-test"]]
     )

@@ -18,6 +18,7 @@ from gen.model.clip import clip_digest
 from retrieve.index.index import Index, has_index, open_index, replace_setting
 from retrieve.index.output import FOLDER, Output, Setting
 from retrieve.pool.embeddings import MODALITIES, Embeddings, Modality
+from retrieve.pool.pool import Pool
 from retrieve.run.recipe import RetrieveRecipe
 from retrieve.scan.nearest import Nearest
 from retrieve.scan.scan import exact_scan
@@ -54,6 +55,20 @@ def indexes_of(recipe: RetrieveRecipe) -> dict[str, str] | None:
                 )
             used[modality] = ",".join(one.sha256 for one in records[0].files)
     return used or None
+
+
+def check_routes(recipe: RetrieveRecipe, pool: Pool) -> None:
+    """Raises ValueError for a route, or for duplicates, whose vectors or index are not there; nothing is loaded yet."""
+    named = [(one, f"route {one}", "it out of search.routes") for one in MODALITIES if one in recipe.search.routes]
+    if recipe.dedup.near_vectors is not None:
+        named.append(("image", "dedup.near_vectors", "it out of the recipe"))
+    for modality, what, instead in named:
+        if pool.embeddings(modality) is None:
+            raise ValueError(
+                f"{pool.spec.source}: found no {modality} vectors, expected those of {what}; make them with `sixfold "
+                f"embed`, or take {instead}"
+            )
+    indexes_of(recipe)
 
 
 def scan_told(recipe: RetrieveRecipe, modality: Modality) -> dict[str, Any]:

@@ -11,10 +11,11 @@ differences (`retrieve.run.output`); a scale that is already there makes nothing
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cluster.code import code_hash
 from cluster.process.stop_flag import StopFlag
@@ -34,7 +35,7 @@ from retrieve.pool.pool import Pool, open_pool
 from retrieve.run.output import open_output
 from retrieve.run.parts import clear_parts
 from retrieve.run.recipe import RetrieveRecipe, identity
-from retrieve.run.route import indexes_of, route_text
+from retrieve.run.route import check_routes, indexes_of, route_text
 from retrieve.run.search import search_pool
 from shards.disk.address import one_spelling
 from shards.disk.amounts import counted, size_text
@@ -72,6 +73,7 @@ def run(
     url = one_spelling(out)
     with waiting("opening the pool"):
         pool = open_pool(recipe.pool)
+        check_routes(recipe, pool)
         fetched = check_images(recipe, pool)
         download = with_program(recipe.download) if fetched else recipe.download
     classes = load_classes(recipe.classes)
@@ -80,13 +82,20 @@ def run(
     code = code_hash(home)
     store = open_to_write(url, single_writer)
     with held(store, stop) as lease:
+
+        def search() -> tuple[bytes, dict[str, Any]]:
+            found, counts = search_pool(recipe, classes, pool, store, lease, stop, say)
+            for line in _ways(counts):
+                say(line)
+            return found, counts
+
         mark = open_output(
             store,
             recipe,
             identity(recipe, pool.digest, indexes_of(recipe)),
             classes,
             code,
-            lambda: search_pool(recipe, classes, pool, store, lease, stop, say),
+            search,
             say,
         )
         clear_parts(store)
@@ -112,6 +121,7 @@ def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> s
     check_scale(recipe, scale)
     with waiting("opening the pool"):
         pool = open_pool(recipe.pool)
+        check_routes(recipe, pool)
         fetched = check_images(recipe, pool)
     classes = load_classes(recipe.classes)
     plan = plan_of(recipe, classes)
@@ -120,7 +130,7 @@ def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> s
         found, counts = search_pool(here, classes, pool, FolderStore(Path(scratch)), None, stop, say)
     lines = [f"{what:<28}{number:>12,}" for what, number in counts.items() if isinstance(number, int)]
     lines += [f"  {reason:<26}{number:>12,}" for reason, number in counts["reasons"].items()]
-    lines += [f"{route} vectors: searched {route_text(told)}" for route, told in counts.get("routes", {}).items()]
+    lines += _ways(counts)
     wanted = {f"{one.id} {one.name}": math.ceil(one.count * scale) for one in classes}
     short = {name: num for name, num in counts["kept of each class"].items() if num < wanted[name]}
     lines.append(f"{scale_name(scale)}: {counted(plan.num_samples(scale), 'image')} asked for")
@@ -130,6 +140,11 @@ def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> s
         few = ", ".join(f"{name} {num:,} of {wanted[name]:,}" for name, num in list(short.items())[:20])
         lines.append(f"short: {few}; raise filter.top or lower filter.score, or search by more routes")
     return "\n".join(lines)
+
+
+def _ways(counts: Mapping[str, Any]) -> list[str]:
+    """By which way each kind of vectors was searched."""
+    return [f"{route} vectors: searched {route_text(told)}" for route, told in counts["routes"].items()]
 
 
 def check_scale(recipe: RetrieveRecipe, scale: Fraction) -> None:

@@ -39,7 +39,7 @@ from retrieve.captions.queries import clauses_of
 from retrieve.captions.search import CLASS_ID
 from retrieve.dedup.descriptor import SCALES, Descriptor, picture_descriptor
 from retrieve.dedup.leak import nearest
-from retrieve.dedup.near import near_groups
+from retrieve.dedup.near import groups_of, near_groups
 from retrieve.filter.filter import rows_of_set
 from retrieve.filter.rule import KEPT, Candidates, decide
 from retrieve.filter.score import SLOT, class_rows, scores_of
@@ -103,7 +103,7 @@ def search_pool(
     counts["routes"] = {route: scan_told(recipe, route) for route in MODALITIES if route in scanned}
     for route, folder in by_index.items():
         embeddings = pool.embeddings(route)
-        assert embeddings is not None, "it was asked for its width"
+        assert embeddings is not None, "`check_routes` has looked"
         rows, counts["routes"][route] = index_rows(recipe, folder, embeddings, asked.queries_QD)
         parts.append(pairs_of(rows, asked.class_ids))
     hits = _joined(parts)
@@ -160,15 +160,7 @@ def _asked(
     if "captions" in search.routes:
         usual = usual_queries(recipe.classes.source, [one.name for one in classes])
         clauses = clauses_of(classes, search.captions, usual, meanings)
-    for route in search.routes:
-        if route == "captions":
-            continue
-        embeddings = pool.embeddings(route)
-        if embeddings is None:
-            raise ValueError(
-                f"{pool.spec.source}: found no {route} vectors, expected those of the route {route}; make them with "
-                "`sixfold embed`, or take it out of search.routes"
-            )
+    if set(search.routes) - {"captions"}:
         assert clip is not None, "the recipe has a CLIP for this route"
         class_ids = [one for one in names for _ in search.templates]
         vectors = clip.embed_texts([text.replace(SLOT, name) for name in names.values() for text in search.templates])
@@ -230,21 +222,31 @@ def _decided(
     rule = recipe.filter.rule(SCALES["picture"].test_above if recipe.dedup.against else None)
     same = _same_bytes(hits, about)
     told = Candidates(ids=hits.rows, classes=hits.class_ids, scores=scores, same=same)
-    if not recipe.dedup.against and recipe.dedup.near is None:
+    dedup = recipe.dedup
+    if not dedup.against and dedup.near is None and dedup.near_vectors is None:
         return decide(told, rule).reasons
     # copies too: where the first of them is in a test set, so are the others
     before = decide(replace(told, same=None), replace(rule, cap=None)).kept
+    alike: list[Ints] = []  # group numbers among those, by each kind of likeness
+    if dedup.near_vectors is not None and pool.image is not None:
+        vectors = pool.image.take(hits.rows[before])
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        alike.append(near_groups(vectors, dedup.near_vectors))
     descriptor = picture_descriptor()
-    pictures = _described(pool, hits.rows[before], descriptor, stop)
+    looks = bool(dedup.against) or dedup.near is not None
+    pictures = _described(pool, hits.rows[before], descriptor, stop) if looks else np.empty((0, 0), np.float16)
     similarity, groups = None, None
     if recipe.dedup.against:
         similarity = np.full(len(hits), -1, np.float32)
         for source in recipe.dedup.against:
             tests = rows_of_set(source, descriptor, say)
             similarity[before] = np.maximum(similarity[before], nearest(pictures, tests)[1])
-    if recipe.dedup.near is not None:
+    if dedup.near is not None:
+        alike.append(near_groups(pictures, dedup.near))
+    if alike:
+        num = int(before.sum())
         groups = np.arange(len(hits), dtype=np.int64)
-        groups[before] = np.flatnonzero(before)[near_groups(pictures, recipe.dedup.near)]
+        groups[before] = np.flatnonzero(before)[groups_of(num, iter([(one, np.arange(num)) for one in alike]))]
     return decide(replace(told, test_similarity=similarity, near=groups), rule).reasons
 
 

@@ -6,7 +6,7 @@ In: a `Search`. Out: an application for uvicorn. On disk: what `retrieve.serve.s
     POST /metadata         rows -> what the tables say of them
     GET  /indices-list     the name of the pool, in a list
     GET  /metrics          for Prometheus;  /metrics-summary  for people
-    GET  /image/ROW        a small picture of a row, encoded anew
+    GET  /image?row=ROW    a small picture of a row, encoded anew
     GET  /about            what the page asks first
     POST /block            rows -> the list of what never leaves; needs the header `X-Sixfold: block`
     GET  /                 the page, /page.css, /page.js, /mark.svg
@@ -16,6 +16,7 @@ An error is `{"error": "one line"}`. Nothing is fetched from anywhere.
 
 import base64
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -45,6 +46,7 @@ from shards.views.page import STYLE, page_environment
 PAGES = Path(__file__).parent / "pages"
 SEARCH_THREADS, SEARCHES_WAITING, SEARCH_S = 8, 64, 60.0
 PICTURE_THREADS, PICTURES_WAITING, PICTURE_S = 2, 512, 30.0
+ROW_NUMBER = re.compile(r"[0-9]{1,18}")
 EMBEDDED = 100  # pictures at most that stand in an answer
 JSON = "application/json"
 
@@ -126,9 +128,9 @@ def application(
             media_type=JSON,
         )
 
-    @app.get("/image/{row:int}")
-    async def image(row: int) -> Response:
-        jpeg = await pictures.run(lambda: search.picture(row))
+    @app.get("/image")
+    async def image(row: str = "") -> Response:
+        jpeg = await pictures.run(lambda: search.picture(int(row))) if ROW_NUMBER.fullmatch(row) else None
         if jpeg is None:
             raise HTTPException(404, "found no picture of this row")
         return Response(jpeg, media_type="image/jpeg")
@@ -149,7 +151,7 @@ def application(
         app.get(path)(page)
 
     _answer_errors(app)
-    known = {getattr(route, "path", "").partition("/{")[0] for route in app.routes}
+    known = {getattr(route, "path", "") for route in app.routes}
 
     def count(path: str, status: int) -> None:
         first = "/" + path.lstrip("/").partition("/")[0]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gen.model.clip import Clip
+from gen.model.clip import Clip, clip_digest
 from gen.prompts.real_images import decode_picture
 from retrieve.dedup.near import near_groups
 from retrieve.index.index import Index
@@ -111,10 +111,11 @@ class Search:
                 f"pictures or captions; make them with `sixfold embed {shlex.quote(str(spec.source))} --clip "
                 f"{shlex.quote(spec.clip.model)}`"
             )
+        indexes = open_indexes(pool, index, clip_digest(spec.clip))
         lists = BlockList([file_path(path) for path in spec.block], own_list, spec.unsafe_above)
         clip = Clip.load(spec.clip)
         _check_model(pool, clip)
-        return Search(pool, clip, lists, metrics, open_indexes(pool, index, clip.digest))
+        return Search(pool, clip, lists, metrics, indexes)
 
     @property
     def pool(self) -> Pool:

@@ -131,7 +131,7 @@
     at("found").setAttribute("aria-busy", "true");
     const begun = performance.now();
     try {
-      if (like !== null && !picture) picture = await (await ask(`image/${like}`, { signal: mine.signal })).blob();
+      if (like !== null && !picture) picture = await (await ask(`image?row=${like}`, { signal: mine.signal })).blob();
       if (picture) {
         if (like !== null && at("chosen").hidden) choose(picture);
         body.image = await base64(picture);
@@ -195,9 +195,9 @@
     img.addEventListener("load", () => img.classList.toggle("small", img.naturalWidth < 100));
     img.addEventListener("error", () => img.replaceWith(make("span", "broken", "the picture cannot be read")));
     if (sessionStorage.getItem(TOKEN)) {  // a picture's request cannot carry a token
-      ask(`image/${hit.id}`).then((answer) => answer.blob()).then((blob) => { img.src = URL.createObjectURL(blob); },
+      ask(`image?row=${hit.id}`).then((answer) => answer.blob()).then((blob) => { img.src = URL.createObjectURL(blob); },
         () => img.dispatchEvent(new Event("error")));
-    } else img.src = `image/${hit.id}`;
+    } else img.src = `image?row=${hit.id}`;
     return img;
   };
   const address = (url) => {

@@ -206,6 +206,25 @@ def test_every_template_is_a_query_of_its_own(world: Path) -> None:
     assert 60 < numbers[1] <= 100
 
 
+def test_pictures_whose_vectors_are_one_are_there_once_though_no_picture_is_read(world: Path, tmp_path: Path) -> None:
+    closest = []
+    for above in (None, 0.94):
+        out = tmp_path / str(above)
+        retrieved(recipe_of(world, dedup={"near": None, "near_vectors": above}, filter={"top": None}), out)
+        rows = pq.read_table(out / CANDIDATES)["row"].to_numpy()
+        vectors = open_pool(PoolSpec(source=world / "pool")).image.take(rows)  # type: ignore[union-attr]
+        cosines = vectors @ vectors.T
+        closest.append(float(cosines[~np.eye(len(rows), dtype=bool)].max()))
+    assert closest[0] > 0.95
+    assert closest[1] <= 0.9401
+
+
+def test_vectors_that_are_not_there_are_missed_before_anything_is_loaded(world: Path) -> None:
+    for changes in ({"search": {"routes": ["text"]}}, {"search": {"routes": ["image"], "index": str(world)}}):
+        with pytest.raises(ValueError, match=r"found no (text vectors|image index)"):
+            look(recipe_of(world, meanings={"choose": "clip"}, **changes), Fraction(1), StopFlag(), print)
+
+
 @pytest.mark.torture
 @pytest.mark.timeout(3000)
 def test_killed_at_twenty_random_moments_of_search_and_shards_it_ends_with_the_same_bytes(
@@ -250,5 +269,5 @@ def test_a_pool_without_images_and_a_route_without_vectors_are_named(world: Path
     pq.write_table(table, tmp_path / "pool" / "0.parquet")
     with pytest.raises(ValueError, match=r"found no \*.tar and no column of addresses, expected the pool's images"):
         retrieved(recipe_of(world, pool={"source": str(tmp_path / "pool"), "clip": CLIP.model_dump()}), tmp_path / "o")
-    with pytest.raises(ValueError, match="found no text vectors, expected those of the route text"):
+    with pytest.raises(ValueError, match="found no text vectors, expected those of route text"):
         retrieved(recipe_of(world, search={"routes": ["text"]}), tmp_path / "out")

@@ -9,7 +9,7 @@ from retrieve.serve.run import bind, token_of
 from tests.support.served_pool import open_search, served
 
 TOKEN = "0123456789abcdef-token"
-PRIVATE = ("/about", "/metrics", "/metrics-summary", "/indices-list", "/image/1", "/knn-service", "/nothing")
+PRIVATE = ("/about", "/metrics", "/metrics-summary", "/indices-list", "/image?row=1", "/knn-service", "/nothing")
 
 
 def error_of(answer):
@@ -67,7 +67,7 @@ def test_j5_a_page_of_another_origin_may_ask_nothing(server, headers):
     for method, path, body in (
         ("POST", "/knn-service", {"text": "a"}),
         ("POST", "/block", {"ids": [1]}),
-        ("GET", "/image/1", None),
+        ("GET", "/image?row=1", None),
         ("GET", "/about", None),
     ):
         status, said = error_of(server.ask(method, path, body, {"X-Sixfold": "block", **headers}))

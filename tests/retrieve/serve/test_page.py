@@ -114,7 +114,7 @@ def test_a_picture_that_is_dropped_chosen_or_pasted_finds_itself(
     browser.click("#forget")
     browser.until(f"{CARDS} === 0")
     browser.run(
-        "fetch('image/3').then((one) => one.blob()).then((blob) => { const data = new DataTransfer();"
+        "fetch('image?row=3').then((one) => one.blob()).then((blob) => { const data = new DataTransfer();"
         "data.items.add(new File([blob], 'x.jpg', { type: 'image/jpeg' }));"
         "document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true })); })"
     )
