@@ -123,7 +123,7 @@ def command_line() -> typer.Typer:
     strangers = own_code_first(HOME)
     from cluster.completion import VARIABLE
     from cluster.console import warn
-    from cluster.verbs import doctor
+    from cluster.verbs import cancel, doctor, logs, node, submit
     from gen.verbs import generate, init, meanings, plan, prompts
     from retrieve.verbs import embed, index, pool, retrieve, serve
     from retrieve.verbs import filter as filter_set
@@ -146,9 +146,11 @@ def command_line() -> typer.Typer:
     for verb in (
         *(init, generate, meanings, prompts, plan, verify, repair, subset, show, export, push),
         *(retrieve, pool, embed, index, filter_set, serve),
-        *(train, evaluate, sweep, report, status, doctor),
+        *(train, evaluate, sweep, report),
+        *(submit, status, logs, cancel, doctor),
     ):
         app.command()(verb)
+    app.command(hidden=True)(node)
     if VARIABLE in os.environ:
         from typer.completion import completion_init
 

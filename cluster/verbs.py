@@ -1,14 +1,27 @@
-"""The verb about this machine: doctor."""
+"""The verbs about where work runs: doctor for this machine; submit, logs and cancel for others."""
 
 import os
+import subprocess
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import path_option, say
+from cluster.console import path_option, say, warn
+from cluster.recipes.mistake import RecipeError
 from cluster.waiting import waiting
 from shards.disk.home import home
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from cluster.recipes.site import SiteSpec
+    from cluster.submit.call import Call, Verb
+
+Output = Annotated[str, typer.Argument(metavar="FOLDER", help="The output of what was submitted: a folder or a URL.")]
+FOLLOW_S = 1.0
+CHECK_S = 600.0  # for a verb's own dry run
 
 
 def doctor(
@@ -31,3 +44,200 @@ def doctor(
         advice = f"  -> {check.advice}" if check.verdict != "ok" else ""
         say(f"{check.verdict:<5}{check.name:<18}{check.found}{advice}")
     raise typer.Exit(EXIT_INCOMPLETE if any(check.verdict == "bad" for check in checks) else 0)
+
+
+def submit(
+    verb: Annotated[
+        str | None, typer.Argument(metavar="VERB", help="generate, retrieve, train or sweep.", show_default=False)
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.", show_default=False)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe fields to replace.", show_default="none"),
+    ] = None,
+    to: Annotated[
+        str, typer.Option(help="local, slurm, ray://HOST:PORT, job:http://HOST:8265 or k8s.", show_default=True)
+    ] = "slurm",
+    scale: Annotated[str, typer.Option(help="Of generate and retrieve: multiple of the real set.")] = "6x",
+    out: Annotated[str | None, typer.Option(help="Where it writes.", show_default="as the verb itself")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print plan, cost, files and commands; write and submit nothing.")
+    ] = False,
+    init: Annotated[
+        bool, typer.Option("--init", help="Write ~/.config/sixfold/site.yaml from what SLURM says of this site.")
+    ] = False,
+) -> None:
+    """Run a verb elsewhere: on a SLURM site, a Ray cluster, Kubernetes. The same command again continues it.
+
+    What jobs of a site need (partition, account, GPUs, container) stands in `~/.config/sixfold/site.yaml`, which
+    `--init` writes, and in `cluster.site` of a recipe. `status`, `logs` and `cancel` find a job by its output.
+
+    Example: `sixfold submit generate recipes/sandbox.yaml --to slurm --scale 6x --out out/sandbox`
+    """
+    if init:
+        _write_site()
+        return
+    from cluster.submit.call import VERBS, parse_target
+
+    if verb not in VERBS or recipe is None:
+        found = "nothing" if verb is None else verb if verb not in VERBS else f"{verb} without a recipe"
+        raise ValueError(f"sixfold submit: found {found}, expected one of {', '.join(VERBS)} and a recipe")
+    target = parse_target(to)
+    call, site = _call_of(verb, recipe, tuple(overrides or ()), scale, out)
+    if target.kind in ("local", "ray") and not dry_run:
+        from cluster.submit.submit import run_here
+
+        run_here(call, target)
+    _check(call, dry_run)
+    if target.kind == "slurm":
+        from cluster.submit.submit import preview_slurm, submit_slurm
+
+        if dry_run:
+            say(preview_slurm(call, site))
+        else:
+            submit_slurm(call, site, say)
+            say(f"to look: sixfold status {call.out}; sixfold logs {call.out}; to end it: sixfold cancel {call.out}")
+    else:
+        say(f"would run: {call.line}")
+
+
+def logs(
+    folder: Output,
+    lines: Annotated[int, typer.Option(min=1, help="How many of the end.")] = 40,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job is over.")] = False,
+) -> None:
+    """What the newest job of an output has printed.
+
+    Example: `sixfold logs out/sandbox --follow`
+    """
+    with waiting(f"looking for the jobs of {folder}"):
+        from cluster.submit.book import Book
+        from cluster.submit.submit import jobs_of, logs_of, tail
+
+        book = Book.of(folder)
+        receipts = book.receipts()
+    if not receipts:
+        raise ValueError(f"{folder}: found no job, expected one that `sixfold submit` has sent; check the folder")
+    newest = receipts[-1]
+    files = logs_of(newest)
+    if not files and not follow:
+        say(f"no output yet in {newest.folder}")
+    ends: dict[Path, int] = {}
+    for file in files:
+        if len(files) > 1:
+            say(f"== {file.name}")
+        text, ends[file] = tail(file, lines)
+        say(text)
+    while follow:
+        jobs = [job for job in jobs_of(book) if job.receipt.number == newest.number]
+        for file in logs_of(newest):
+            with file.open("rb") as opened:
+                opened.seek(ends.get(file, 0))
+                more = opened.read()
+            ends[file] = ends.get(file, 0) + len(more)
+            if more:
+                say(more.decode(errors="replace").rstrip("\n"))
+        if not any(job.lives for job in jobs):
+            return
+        time.sleep(FOLLOW_S)
+
+
+def cancel(folder: Output) -> None:
+    """End the jobs of an output that run or wait. What is finished stays; the same command again continues.
+
+    Example: `sixfold cancel out/sandbox`
+    """
+    with waiting(f"looking for the jobs of {folder}"):
+        from cluster.submit.submit import cancel_jobs
+
+    if not cancel_jobs(folder, say):
+        say(f"{folder}: no job runs or waits")
+
+
+def node(
+    how: Annotated[str, typer.Argument(metavar="HOW", help="ray, array or ranks.")],
+    words: Annotated[list[str], typer.Argument(metavar="VERB ...", help="What to run, after `--`.")],
+    meeting: Annotated[Path, path_option("The folder where the machines of a job meet.", False)],
+    scratch: Annotated[Path, path_option("A folder on each machine.")] = Path("/tmp"),
+) -> None:
+    """One machine's part of a job; for the scripts that `sixfold submit` writes."""
+    from cluster.submit.node import run_node
+    from cluster.submit.submit import own_program
+
+    if how not in ("ray", "array", "ranks"):
+        raise ValueError(f"sixfold node: found {how}, expected ray, array or ranks")
+    raise typer.Exit(run_node(how, meeting, scratch, [*own_program(), *words], os.environ))  # type: ignore[arg-type]
+
+
+def _call_of(
+    verb: "Verb", recipe: Path, overrides: tuple[str, ...], scale: str, out: str | None
+) -> "tuple[Call, SiteSpec]":
+    """The call with whole paths, and its site. Raises RecipeError for a recipe that does not fit the verb."""
+    with waiting("reading the recipe"):
+        from cluster.recipes.beside import default_place
+        from cluster.recipes.load import load_recipe
+        from cluster.recipes.site import load_site
+        from cluster.submit.call import PLACES, Call
+        from shards.disk.address import is_remote
+
+        chosen = load_recipe(recipe, _model_of(verb), overrides, say=warn)
+    name, spec = str(chosen.name), chosen.cluster  # type: ignore[attr-defined]
+    place = out if out is not None else default_place(recipe, f"{PLACES[verb]}{name}")[0]
+    found = recipe if recipe.exists() else home() / recipe
+    scaled = ("--scale", scale) if verb in ("generate", "retrieve") else ()
+    whole = place if is_remote(place) else str(Path(place).absolute())
+    return Call(verb, found.absolute(), name, whole, (*overrides, *scaled)), load_site(spec.site)
+
+
+def _model_of(verb: str) -> "type[BaseModel]":
+    if verb == "generate":
+        from gen.run.recipe import Recipe
+
+        return Recipe
+    if verb == "retrieve":
+        from retrieve.run.recipe import RetrieveRecipe
+
+        return RetrieveRecipe
+    if verb == "sweep":
+        from train.sweep.plan import SweepSpec
+
+        return SweepSpec
+    from train.recipe import TrainRecipe
+
+    return TrainRecipe
+
+
+def _check(call: "Call", show: bool) -> None:
+    """What the verb itself says of the recipe before it would begin. Raises RecipeError with the lines of a refusal.
+
+    A retrieval's own dry run would search the whole pool, so it is left to the job.
+    """
+    from cluster.submit.submit import own_program
+
+    if call.verb == "retrieve":
+        return
+    with waiting("checking what the recipe names"):
+        words = [*own_program(), *call.words, "--dry-run"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=CHECK_S, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        lines = [line.removeprefix("sixfold: ") for line in done.stderr.splitlines() if line.startswith("sixfold: ")]
+        raise RecipeError.of(lines or [f"`{call.line} --dry-run` ended with exit code {done.returncode}"])
+    if show and call.verb != "train":  # which prints the whole recipe
+        say(done.stdout.rstrip())
+
+
+def _write_site() -> None:
+    from cluster.recipes.site import site_file
+    from cluster.submit.slurm import describe_site
+    from shards.disk.replace import replace_file
+
+    path = site_file()
+    if path.exists():
+        raise ValueError(f"{path}: found a file, expected none yet; change it by hand, or move it away")
+    text = describe_site()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, text.encode())
+    say(text.rstrip())
+    say(f"written to {path}; look through it")

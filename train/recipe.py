@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipes.folder import refuse_other
 from cluster.recipes.load import fingerprint
+from cluster.recipes.site import SiteSpec
 from shards.stream.spec import StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
 from train.model.classifiers import ModelSpec, normalisation_of, pinned
@@ -23,6 +24,7 @@ TaskName = Literal["classify"]  # the keys of train.run.TASKS
 # gives, the labels, is in the digests of the data.
 _FREE: Any = {
     "engine": True,
+    "cluster": True,
     "checkpoint": True,
     "log": True,
     "data": {"threads", "prefetch_steps", "deadline_s", "cache", "verify", "check_names", "classes"},
@@ -70,6 +72,18 @@ class NanSpec(BaseModel):
     most: int = Field(10, ge=1, description="skipped steps in a row that are borne")
 
 
+class ClusterSpec(BaseModel):
+    """Where a training runs, if it is submitted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    site: SiteSpec | None = Field(
+        None,
+        description="for `sixfold submit`: what jobs of a SLURM site need, over what ~/.config/sixfold/site.yaml says",
+        examples=[{"partition": "gpu", "nodes": 2, "gpus_per_node": 8}],
+    )
+
+
 class TrainRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,6 +95,7 @@ class TrainRecipe(BaseModel):
     optim: OptimSpec
     schedule: ScheduleSpec
     engine: EngineSpec = Field(default_factory=lambda: EngineSpec(kind="single"))
+    cluster: ClusterSpec = ClusterSpec()
     checkpoint: CheckpointSpec = Field(default_factory=lambda: CheckpointSpec(every_min=10.0))
     nan: NanSpec = Field(default_factory=lambda: NanSpec(policy="stop"))
     evaluate: EvaluateSpec = Field(default_factory=lambda: EvaluateSpec(every_epochs=1))

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_INCOMPLETE
+from cluster.recipes.site import SiteSpec
 from shards.disk.record import JSON
 
 
@@ -52,6 +53,14 @@ class FanOutSpec(BaseModel):
     straggler_factor: float = Field(4.0, ge=0, description="run a unit twice after this many medians; 0 = never")
     drain_s: float = Field(10.0, gt=0, description="a stop request is carried out within this time")
     in_process: bool = Field(False, description="one worker in this process, without Ray")
+    shared: bool = Field(
+        False, description="other runs write the same output at the same time; each shard is claimed by one of them"
+    )
+    site: SiteSpec | None = Field(
+        None,
+        description="for `sixfold submit`: what jobs of a SLURM site need, over what ~/.config/sixfold/site.yaml says",
+        examples=[{"partition": "gpu", "nodes": 4, "gpus_per_node": 8}],
+    )
 
     @property
     def gpus_used(self) -> int | None:
@@ -109,6 +118,23 @@ class Summary:
     start_s: float = 0.0  # of them, until the first unit was begun
     drained: bool = False
     error: str | None = None
+
+    def then(self, later: "Summary") -> "Summary":
+        """Both as one: `later` began where this one ended."""
+        return Summary(
+            done=self.done + later.done,
+            quarantined=(*self.quarantined, *later.quarantined),
+            retried=self.retried + later.retried,
+            rerun=self.rerun + later.rerun,
+            workers_started=self.workers_started + later.workers_started,
+            workers_lost=self.workers_lost + later.workers_lost,
+            images=self.images + later.images,
+            rejected=self.rejected + later.rejected,
+            seconds=self.seconds + later.seconds,
+            start_s=self.start_s + later.start_s,
+            drained=later.drained,
+            error=later.error,
+        )
 
     @property
     def exit_code(self) -> int:

@@ -32,7 +32,8 @@ from shards.disk.lock import locked
 from shards.disk.regular import NO_FILE
 from shards.disk.store import FolderStore, ObjectStore, open_store
 
-LEASE = "_meta/lease.json"
+FOLDER = "_meta"  # where the files of a lease lie
+LEASE = f"{FOLDER}/lease.json"
 LOCK = "_meta/lease.lock"
 HEARTBEAT_S = 10.0
 PATIENCE_S = 45.0
@@ -111,9 +112,14 @@ class Lease:
     """
 
     def __init__(
-        self, store: LeaseStore, holder: Holder, lock: contextlib.ExitStack, on_lost: Callable[[str], None]
+        self,
+        store: LeaseStore,
+        holder: Holder,
+        lock: contextlib.ExitStack,
+        on_lost: Callable[[str], None],
+        folder: str = FOLDER,
     ) -> None:
-        self._store, self._holder, self._lock, self._on_lost = store, holder, lock, on_lost
+        self._store, self._holder, self._lock, self._on_lost, self._folder = store, holder, lock, on_lost, folder
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self.lost = False
@@ -129,30 +135,32 @@ class Lease:
         lock_folder: Path | None = None,
         patience_s: float = PATIENCE_S,
         sleep: Callable[[float], None] = time.sleep,
+        folder: str = FOLDER,
     ) -> Self:
-        """Take the lease or raise LeaseHeld. ``lock_folder`` is the output's local path, if it has one.
+        """Take the lease or raise LeaseHeld. ``lock_folder`` is the output's local path, if it has one. ``folder``:
+        where the files of the lease lie; runs that share an output have one each (`cluster.fan_out.claims`).
 
         ``on_lost`` is called once from the heartbeat's thread, with the reason, when another run has taken the lease
         over; give ``StopFlag.request``.
         """
-        found = _read(store)
+        found = _read(store, folder)
         lock = _lock(lock_folder, found)
         try:
             if found is not None:
-                _refuse_if_alive(store, found, patience_s, sleep)
+                _refuse_if_alive(store, found, patience_s, sleep, folder)
             generation = found.generation + 1 if found else 1
             me = Holder(generation, socket.gethostname(), this_process(), life)
-            while not store.write_exclusive(f"_meta/leases/{generation:06d}.json", me.to_json()):
+            while not store.write_exclusive(f"{folder}/leases/{generation:06d}.json", me.to_json()):
                 # taken: by a run that died before it wrote lease.json, or by one that was faster
-                other = _holder(store, f"_meta/leases/{generation:06d}.json")
-                newest = _read(store)
+                other = _holder(store, f"{folder}/leases/{generation:06d}.json")
+                newest = _read(store, folder)
                 _refuse_if_alive(
-                    store, newest if newest and newest.generation >= generation else other, patience_s, sleep
+                    store, newest if newest and newest.generation >= generation else other, patience_s, sleep, folder
                 )
                 generation += 1
                 me = dataclasses.replace(me, generation=generation)
-            store.replace(LEASE, me.to_json())
-            return cls(store, me, lock, on_lost)
+            store.replace(_name(folder), me.to_json())
+            return cls(store, me, lock, on_lost, folder)
         except BaseException:  # whatever happens, a run that did not get the lease must not keep the lock
             lock.close()
             raise
@@ -164,7 +172,7 @@ class Lease:
 
     def beat(self) -> None:
         """Write a heartbeat, unless a newer generation holds the lease."""
-        newest = _read(self._store)
+        newest = _read(self._store, self._folder)
         if newest is not None and newest.generation > self.generation:
             if not self.lost:
                 self.lost = True
@@ -172,7 +180,7 @@ class Lease:
             return
         beats = self._holder.heartbeat + 1
         self._holder = dataclasses.replace(self._holder, heartbeat=beats, doing=self.doing()[:MAX_DOING])
-        self._store.replace(LEASE, self._holder.to_json())
+        self._store.replace(_name(self._folder), self._holder.to_json())
 
     def _beat_until_over(self) -> None:
         while not self._over.wait(HEARTBEAT_S) and not self.lost:
@@ -193,10 +201,16 @@ class Lease:
         if self._thread is not None:
             self._thread.join(timeout=5.0)
         with contextlib.suppress(OSError):  # then the next run finds out that this process has ended
-            newest = _read(self._store)
+            newest = _read(self._store, self._folder)
             if newest is None or newest.generation == self.generation:
-                self._store.replace(LEASE, dataclasses.replace(self._holder, released=True, doing="").to_json())
+                freed = dataclasses.replace(self._holder, released=True, doing="")
+                self._store.replace(_name(self._folder), freed.to_json())
         self._lock.close()
+
+
+def last_holder(store: LeaseStore, folder: str) -> Holder | None:
+    """Who took the lease of a folder last, whether it lives or not; None if nobody did, or if its file is damaged."""
+    return _read(store, folder)
 
 
 def holder_of(store: LeaseStore) -> Holder | None:
@@ -214,8 +228,13 @@ def writer_of(store: LeaseStore) -> str | None:
     return None if found is None else found.words
 
 
-def _read(store: LeaseStore) -> Holder | None:
-    return _holder(store, LEASE) if store.exists(LEASE) else None
+def _name(folder: str) -> str:
+    return f"{folder}/lease.json"
+
+
+def _read(store: LeaseStore, folder: str = FOLDER) -> Holder | None:
+    """Who took the lease last; None if nobody did, or if its file is damaged."""
+    return _holder(store, _name(folder)) if store.exists(_name(folder)) else None
 
 
 def _holder(store: LeaseStore, name: str) -> Holder | None:
@@ -251,7 +270,7 @@ def _lock(folder: Path | None, found: Holder | None) -> contextlib.ExitStack:
 
 
 def _refuse_if_alive(
-    store: LeaseStore, found: Holder | None, patience_s: float, sleep: Callable[[float], None]
+    store: LeaseStore, found: Holder | None, patience_s: float, sleep: Callable[[float], None], folder: str
 ) -> None:
     if found is None or found.released:
         return
@@ -263,7 +282,7 @@ def _refuse_if_alive(
     while waited < patience_s:
         sleep(step)
         waited += step
-        now = _read(store)
+        now = _read(store, folder)
         if now is not None and now.released:
             return
         if now is not None and (now.generation, now.heartbeat) != (found.generation, found.heartbeat):

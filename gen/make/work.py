@@ -5,31 +5,37 @@ In: a store, units, what makes a worker. Out: a lease, the summary of the fan-ou
 """
 
 import contextlib
+import itertools
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 from cluster.fan_out.attempt import life_id
+from cluster.fan_out.claims import Claims
 from cluster.fan_out.events import Event, EventLog
 from cluster.fan_out.fan_out import fan_out
 from cluster.fan_out.progress import Progress
-from cluster.fan_out.work import FanOutSpec, MakeWorker, Summary
-from cluster.process.lease import Lease
+from cluster.fan_out.work import FanOutSpec, MakeWorker, Quarantined, Summary
+from cluster.process.lease import Lease, LeaseHeld
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waited_for, waiting
 from gen.make.outcome import MakeOutcome, outcome_of
 from gen.make.plan import Plan
 from gen.make.scale import Store, write_scale, write_summary
 from shards.disk.amounts import counted
-from shards.disk.layout import META, shard_name
+from shards.disk.layout import META, record_name, shard_name
 from shards.disk.record import Record
 from shards.disk.store import FolderStore
 from shards.set.commit import recover
 from shards.set.manifest import scan_records
 from shards.set.quarantine import QUARANTINE
+
+OPENS_S = 900.0  # for another run that shares the output to open it: to choose meanings, to draw prompts
+LOOK_S = 1.0
 
 
 def set_torn_aside(store: Store, say: Callable[[str], None]) -> None:
@@ -42,15 +48,29 @@ def set_torn_aside(store: Store, say: Callable[[str], None]) -> None:
 
 
 @contextlib.contextmanager
-def held(store: Store, stop: StopFlag) -> Iterator[Lease]:
-    """The output is this run's alone inside; it is asked to stop if it loses that. Raises LeaseHeld."""
+def held(store: Store, stop: StopFlag, shared: bool = False) -> Iterator[Lease]:
+    """The output is this run's alone inside; it is asked to stop if it loses that. Raises LeaseHeld.
+
+    `shared`: it is, until `work_off`, which lets others in; one that comes while another run opens the output waits.
+    """
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
-    lock_folder = store.root if isinstance(store, FolderStore) else None
     with waiting(f"taking {store.url}"):  # another machine's lease that was left is watched for a while
-        taken = Lease.take(store, life, stop.request, lock_folder=lock_folder)
+        taken = _taken(store, life, stop, OPENS_S if shared else 0.0)
     with taken as lease:
         lease.doing = waited_for
         yield lease
+
+
+def _taken(store: Store, life: str, stop: StopFlag, within_s: float) -> Lease:
+    lock_folder = store.root if isinstance(store, FolderStore) else None
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            return Lease.take(store, life, stop.request, lock_folder=lock_folder)
+        except LeaseHeld:
+            if stop.requested or time.monotonic() > deadline:
+                raise
+        time.sleep(LOOK_S)
 
 
 def work_off(
@@ -79,7 +99,51 @@ def work_off(
             log(event)
             progress(event)
 
+        if spec.shared and lease is not None:
+            lease.release()  # others may open the output now
+            return _with_others(todo, make_worker, spec, on_event, store, stop, threads, when_slow)
         return fan_out(todo, make_worker, spec, on_event, stop, threads, when_slow)
+
+
+def _with_others(
+    todo: Sequence[int],
+    make_worker: MakeWorker,
+    spec: FanOutSpec,
+    on_event: Callable[[Event], None],
+    store: Store,
+    stop: StopFlag,
+    threads: int,
+    when_slow: str,
+) -> Summary:
+    """Claim units beside other runs until all are done: what a run that ended has left is taken over."""
+    life = life_id(os.environ, time.time(), secrets.token_bytes(5))
+    claims = Claims(store, life, spec.attempts, lambda unit: store.exists(record_name(unit)))
+    summary: Summary | None = None
+    began = time.monotonic()
+    with claims.joined(stop.request):
+        missing = list(todo)
+        while True:
+            units = claims.take(missing)
+            first = next(units, None)
+            if first is not None:
+                this = fan_out(itertools.chain([first], units), make_worker, spec, on_event, stop, threads, when_slow)
+                summary = this if summary is None else summary.then(this)
+                if this.error is not None or this.drained:
+                    return summary
+            failed = {one.unit for one in summary.quarantined} if summary is not None else set()
+            missing = claims.wait([unit for unit in missing if unit not in failed], stop)
+            if not missing or stop.requested:
+                return _ended(summary, claims.left, bool(missing), time.monotonic() - began)
+
+
+def _ended(summary: Summary | None, left: Mapping[int, int], stopped: bool, seconds: float) -> Summary:
+    """The summary of a run that claimed units; `left`: those that no run takes any more."""
+    nothing = Summary(0, (), 0, 0, 0, 0, 0, 0, seconds)
+    given_up = tuple(
+        Quarantined(unit, number, f"{counted(number, 'run')} ended while they made it") for unit, number in left.items()
+    )
+    whole = nothing if summary is None else summary
+    return replace(whole, quarantined=(*whole.quarantined, *given_up), drained=stopped, seconds=seconds)
 
 
 def settle(

@@ -57,7 +57,7 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
-    with held(store, stop) as lease:
+    with held(store, stop, recipe.cluster.shared) as lease:
         known = begun_by(store)
         begun = None if known is None else known.body["identity"]["sampler"]
         sampler = fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)

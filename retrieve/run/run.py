@@ -81,7 +81,7 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
-    with held(store, stop) as lease:
+    with held(store, stop, recipe.cluster.shared) as lease:
 
         def search() -> tuple[bytes, dict[str, Any]]:
             found, counts = search_pool(recipe, classes, pool, store, lease, stop, say)

@@ -1,0 +1,222 @@
+"""What runs on a machine of a SLURM job: Ray's head or worker, and the program itself; or one rank, or one task.
+
+In: how the work is spread, the folder where the machines of this life meet, the program's words, SLURM's variables.
+Out: the program's exit code. On disk, in that folder: `address` (where Ray's head is), `over` (its exit code); read:
+`stop`, which the job's script writes. On the machine: Ray's own files below `scratch`, removed at the end.
+
+Every job has ports and folders of its own, so two jobs may share a machine. Ray's processes get no signal of ours: the
+program is asked to stop, ends its units, and only then they end.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from cluster.process.exit import EXIT_AGAIN, EXIT_FAILED
+from cluster.process.identity import ProcessId, session_members, start_ticks, this_place
+from cluster.process.supervisor import end_with_parent
+from cluster.submit.slurm_script import STOP, Mode
+from cluster.waiting import waiting
+from shards.disk.replace import replace_file
+
+ADDRESS, OVER = "address", "over"
+LOOK_S = 0.5
+MEET_S = 600.0  # for the head to start, and for its address to be seen on a shared file system
+STARTS = 3  # of Ray on one machine, if it dies under way
+OBJECT_STORE_BYTES = 100_000_000  # pixels never travel through Ray
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which machine of which life of a job this is."""
+
+    job: str
+    restart: str
+    node: int
+    cores: int
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> "Place":
+        """Raises ValueError outside of a step of SLURM."""
+        missing = [name for name in ("SLURM_JOB_ID", "SLURM_NODEID") if not environ.get(name, "").isdecimal()]
+        if missing:
+            raise ValueError(
+                f"environment: found no {' and no '.join(missing)}, expected a step of SLURM; this verb is for the "
+                "scripts that `sixfold submit` writes"
+            )
+        cores = environ.get("SLURM_CPUS_ON_NODE", "")
+        restart = environ.get("SLURM_RESTART_COUNT", "0")
+        number = int(cores) if cores.isdecimal() else len(os.sched_getaffinity(0))
+        return cls(environ["SLURM_JOB_ID"], restart, int(environ["SLURM_NODEID"]), max(1, number))
+
+
+def run_node(mode: Mode, meeting: Path, scratch: Path, program: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run this machine's part until the work is over; the exit code. Raises ValueError outside of a step of SLURM,
+    TimeoutError if the machines do not meet."""
+    place = Place.of(environ)
+    stop = _Stop(meeting / STOP)
+    with _hears_nothing():
+        if mode != "ray":
+            return _run_program(program, environ, stop, ray=None)
+        folder = scratch / f"sf-{place.job}-{place.restart}-{place.node}"
+        try:
+            if place.node == 0:
+                return _lead(place, folder, meeting, program, environ, stop)
+            return _follow(place, folder, meeting, environ)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Stop:
+    """Whether the script has asked for an end; the file system is asked, not a signal."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    @property
+    def asked(self) -> bool:
+        return self._file.exists()
+
+
+@contextlib.contextmanager
+def _hears_nothing() -> Iterator[None]:
+    """SLURM signals every process of a step; the program ends by itself then, and this one waits for it."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_program(program: Sequence[str], environ: Mapping[str, str], stop: _Stop, ray: "_Ray | None") -> int:
+    """The program to its end. It is asked to stop, once, when the script was warned, or when Ray has ended here."""
+    child = subprocess.Popen(program, env=dict(environ), preexec_fn=end_with_parent)
+    asked = False
+    while (code := child.poll()) is None:
+        if not asked and (stop.asked or (ray is not None and not ray.lives)):
+            asked = True
+            child.send_signal(signal.SIGUSR1)
+        time.sleep(LOOK_S)
+    return code if code >= 0 else 128 - code
+
+
+def _lead(
+    place: Place, folder: Path, meeting: Path, program: Sequence[str], environ: Mapping[str, str], stop: _Stop
+) -> int:
+    code = EXIT_FAILED
+    try:
+        with waiting("starting Ray on the job's first machine"):
+            head, address = _start_head(place, folder, environ)
+        with head:
+            replace_file(meeting / ADDRESS, address.encode())
+            code = _run_program(program, {**environ, "RAY_ADDRESS": address}, stop, head)
+    finally:
+        replace_file(meeting / OVER, str(code).encode())
+    return code
+
+
+def _follow(place: Place, folder: Path, meeting: Path, environ: Mapping[str, str]) -> int:
+    """Ray on another machine, for as long as the program runs on the first."""
+    over = meeting / OVER
+    with waiting("waiting for Ray on the job's first machine"):
+        address = _read_within(meeting / ADDRESS, over, MEET_S)
+    for _ in range(STARTS):
+        if address is None or over.exists():
+            return 0
+        with _Ray(["--address", address], place, folder, environ) as ray:
+            while ray.lives and not over.exists():
+                time.sleep(LOOK_S)
+    if over.exists():
+        return 0
+    print(f"sixfold: Ray ended {STARTS} times on machine {place.node} of the job; see {folder}", file=sys.stderr)
+    return EXIT_AGAIN
+
+
+def _read_within(file: Path, over: Path, seconds: float) -> str | None:
+    """The file's text; None if all is over before it is there. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if over.exists():
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return file.read_text()
+        time.sleep(LOOK_S)
+    raise TimeoutError(
+        f"{file}: found nothing after {seconds:.0f} s, expected the address of Ray's head; the job's folder must be "
+        "seen by all its machines"
+    )
+
+
+def _start_head(place: Place, folder: Path, environ: Mapping[str, str]) -> tuple["_Ray", str]:
+    """Ray's head on a free port, and its address."""
+    for attempt in range(STARTS):
+        words = ["--head", "--port=0", "--include-dashboard=false", f"--ray-client-server-port={_free_port()}"]
+        head = _Ray(words, place, folder, environ)
+        known = folder / "ray_current_cluster"
+        deadline = time.monotonic() + MEET_S
+        while head.lives and time.monotonic() < deadline:
+            with contextlib.suppress(FileNotFoundError):
+                if address := known.read_text().strip():
+                    return head, address
+            time.sleep(LOOK_S)
+        head.end()
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"sixfold: Ray did not start here, try {attempt + 1} of {STARTS}", file=sys.stderr)
+    raise TimeoutError(
+        f"{folder}: Ray did not start in {STARTS} tries; look at the lines above, at free memory and at /dev/shm"
+    )
+
+
+def _free_port() -> int:
+    """A port that is free now; Ray's client server, which we do not use, would take 10001 on every machine."""
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return int(one.getsockname()[1])
+
+
+class _Ray:
+    """Ray's processes on this machine, in a session of their own; a context manager that ends them."""
+
+    def __init__(self, what: Sequence[str], place: Place, folder: Path, environ: Mapping[str, str]) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *what, "--block", "--disable-usage-stats"]
+        command += [f"--num-cpus={place.cores}", f"--temp-dir={folder}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+        self._process = subprocess.Popen(
+            command,
+            env={**environ, "RAY_worker_niceness": environ.get("RAY_worker_niceness", "0")},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+        self._leader = ProcessId(this_place(), self._process.pid, start_ticks(self._process.pid) or 0)
+
+    @property
+    def lives(self) -> bool:
+        """Whether Ray runs here."""
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """End it at once: it holds nothing that is needed, and asked politely it takes half a minute."""
+        for _ in range(2):  # one may have been starting another
+            for process in session_members(self._leader):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()

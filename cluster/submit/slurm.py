@@ -1,0 +1,164 @@
+"""SLURM's own commands, each with a deadline: submit, ask, cancel, and what a site looks like.
+
+In: scripts, ids of jobs. Out: ids, states, a `SiteSpec` as YAML. On disk: nothing. A command that is missing, slow or
+fails becomes one line (`SlurmError`).
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.waiting import waiting
+from shards.disk.safe_text import one_line
+
+COMMAND_S = 60.0
+SUBMIT_TRIES = 3  # a busy controller refuses now and then
+BUSY = re.compile(r"[Ss]ocket timed out|temporarily unable|Unable to contact|Resource temporarily unavailable")
+ENDED = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
+)
+
+
+class SlurmError(RuntimeError):
+    """A command of SLURM is missing, slow or failed; the message is one line."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What SLURM says of a job or of a task of an array."""
+
+    id: str
+    state: str  # RUNNING, PENDING, COMPLETED, ...
+    reason: str  # why it waits
+    restarts: int = 0
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs, or will."""
+        return self.state not in ENDED
+
+
+def submit(script: Path, options: Sequence[str] = ()) -> str:
+    """Hand a script to SLURM; the id of its job. Raises SlurmError."""
+    for attempt in range(SUBMIT_TRIES):
+        try:
+            answer = _run(["sbatch", "--parsable", *options, str(script)], "submitting the job to SLURM")
+            break
+        except SlurmError as error:
+            if attempt + 1 == SUBMIT_TRIES or not BUSY.search(str(error)):
+                raise
+    number = answer.strip().partition(";")[0]
+    if not number.isdecimal():
+        raise SlurmError(f"sbatch: found {one_line(answer, 80)!r} as its answer, expected the id of a job")
+    return number
+
+
+def states(ids: Sequence[str]) -> dict[str, list[JobState]]:
+    """What SLURM knows of the jobs, tasks of arrays one by one; one that it has forgotten has no entry."""
+    found: dict[str, list[JobState]] = {}
+    for job in ids:
+        try:
+            text = _run(["scontrol", "--oneliner", "show", "job", job], f"asking SLURM for job {job}")
+        except SlurmError as error:
+            if "Invalid job id" in str(error):
+                continue
+            raise
+        found[job] = [_state_of(line) for line in text.splitlines() if line.startswith("JobId=")]
+    return found
+
+
+def cancel(ids: Sequence[str]) -> None:
+    """End the jobs; one that has ended already is no mistake. Raises SlurmError."""
+    for job in ids:
+        try:
+            _run(["scancel", job], f"cancelling job {job}")
+        except SlurmError as error:
+            if "Invalid job id" not in str(error):
+                raise
+
+
+def describe_site() -> str:
+    """The text of a `site.yaml` for this site, from what its controller says. Raises SlurmError."""
+    config = _run(["scontrol", "show", "config"], "asking SLURM for its settings")
+    rows = _run(["sinfo", "--noheader", "--format=%P|%l|%D|%c|%G|%a"], "asking SLURM for its partitions")
+    partitions = [line.split("|") for line in rows.splitlines() if line.count("|") == 5]
+    if not partitions:
+        raise SlurmError("sinfo: found no partition, expected at least one that you may use; ask the site's support")
+    default = next((one for one in partitions if one[0].endswith("*")), partitions[0])
+    with_gpus = [one for one in partitions if "gpu" in one[4]]
+    chosen = default if not with_gpus or "gpu" in default[4] else with_gpus[0]
+    gpus = re.search(r"gpu(?::([A-Za-z0-9_.-]+))?:(\d+)", chosen[4])
+    settings = dict(re.findall(r"^(\w+)\s*=\s*(\S*)", config, re.MULTILINE))
+    lines = [
+        "# What jobs of this site need: written by `sixfold submit --init`, to be changed by hand.",
+        "# A recipe may say otherwise below cluster.site; docs/recipes.md has all fields.",
+        "#",
+        "# partition        time limit  machines  cores  GPUs",
+        *(
+            f"# {name:<16} {limit:>11} {number:>9} {cores:>6}  {what}"
+            for name, limit, number, cores, what, _ in partitions
+        ),
+        "",
+        f"partition: {chosen[0].rstrip('*')}",
+        f"time: '{_time_of(chosen[1])}'",
+        f"nodes: 1  # {chosen[2]} are there",
+        f"gpus_per_node: {gpus[2] if gpus else 0}",
+        *([f'gpu_option: "--gres=gpu:{gpus[1]}:{{gpus}}"'] if gpus and gpus[1] else []),
+        f"cpus_per_node: {re.sub('[^0-9]', '', chosen[3]) or 'null'}",
+        f"max_array: {_array_of(settings.get('MaxArraySize', ''))}",
+        f"chain: {'requeue' if settings.get('JobRequeue', '1') != '0' else 'resubmit'}",
+        "# account: who pays, if the site asks for it",
+        "# setup: [module load python]",
+        "# container: {kind: apptainer, image: /path/to/sixfold.sif}",
+        "# price_per_gpu_hour: 2.5",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _time_of(limit: str) -> str:
+    """A job's time: the partition's limit, at most a day."""
+    whole = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
+    if whole is None or int(whole[1] or 0) >= 1:
+        return "24:00:00"
+    return f"{int(whole[2] or 0):02d}:{int(whole[3]):02d}:{int(whole[4]):02d}"
+
+
+def _array_of(size: str) -> int:
+    """`MaxArraySize` is one more than the largest index."""
+    return max(1, int(size) - 1) if size.isdecimal() else 1000
+
+
+def _state_of(line: str) -> JobState:
+    fields = dict(re.findall(r"(\w+)=(\S+)", line))
+    number = fields["JobId"]
+    if task := fields.get("ArrayTaskId"):
+        number = f"{fields.get('ArrayJobId', number)}_{task}"
+    reason = fields.get("Reason", "None")
+    restarts = fields.get("Restarts", "0")
+    return JobState(
+        number,
+        fields.get("JobState", "UNKNOWN"),
+        "" if reason == "None" else reason,
+        int(restarts) if restarts.isdecimal() else 0,
+    )
+
+
+def _run(words: Sequence[str], what: str) -> str:
+    """What the command prints. Raises SlurmError."""
+    name = words[0]
+    if shutil.which(name) is None:
+        raise SlurmError(f"{name}: found no such command, expected SLURM's; run this on a login node of the site")
+    try:
+        with waiting(what):
+            done = subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_S, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise SlurmError(
+            f"{name}: no answer within {COMMAND_S:.0f} s; is the controller up? `scontrol ping` says; try again later"
+        ) from None
+    if done.returncode:
+        said = one_line(done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}", 300)
+        raise SlurmError(f"{name}: {said.removeprefix(f'{name}: ').removeprefix('error: ')}")
+    return done.stdout
