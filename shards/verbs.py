@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_LISTED = 40  # files that a dry run names
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
+LIVES_SHOWN = 5
 WATCH_S = 3.0  # between two looks at a run; ten times as long as a look takes, if that is more
 
 
@@ -328,12 +329,14 @@ def status(
 
 def _look(store: "Store") -> "tuple[Status, Holder | None]":
     from cluster.process.lease import holder_of
+    from cluster.process.lives import lives_of, told
     from shards.set.status import status_of
 
     holder = holder_of(store)
+    lives = told(lives_of(store, LIVES_SHOWN), None if holder is None else holder.life)
     if holder is None:
-        return status_of(store, None), None
-    return status_of(store, holder.words, holder.doing), holder
+        return status_of(store, None, lives=lives), None
+    return status_of(store, holder.words, holder.doing, lives), holder
 
 
 def _watch(store: "Store") -> "Status":

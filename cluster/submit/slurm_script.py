@@ -133,8 +133,8 @@ def _program(site: SiteSpec, program: tuple[str, ...]) -> list[str]:
 
 
 def _words(call: Call, mode: Mode) -> list[str]:
-    """Tasks of an array share the output; each is one worker."""
-    shared = ["cluster.in_process=true", "cluster.shared=true"] if mode == "array" else []
+    """Tasks of an array share the output; each is one worker. None of them draws the gallery of all."""
+    shared = ["cluster.in_process=true", "cluster.shared=true", "--no-gallery"] if mode == "array" else []
     return [*call.words, *shared]
 
 
@@ -143,16 +143,16 @@ def _again(site: SiteSpec, folder: Path) -> list[str]:
     if site.chain == "no":
         return []
     if site.chain == "requeue":
-        send = (
-            f'timeout {REQUEUE_S} scontrol requeue "$SLURM_JOB_ID" && sleep {REQUEUE_S}  # SLURM ends this script here'
-        )
+        send, after = 'scontrol requeue "$SLURM_JOB_ID"', f"sleep {REQUEUE_S}  # SLURM ends this script here"
     else:
         script = shlex.quote(str(folder / "job.sh"))
         task = "${SLURM_ARRAY_TASK_ID:+--array=$SLURM_ARRAY_TASK_ID}"
-        send = f"timeout {REQUEUE_S} sbatch {task} {script} && exit 0"
+        send, after = f"sbatch {task} {script}", "exit 0"
     return [
         f'if [ "$code" = {EXIT_AGAIN} ] && [ -n "$warned" ]; then',
-        f"  {send}",
+        f"  if timeout {REQUEUE_S} {send}; then",
+        f"    {after}",
+        "  fi",
         '  echo "sixfold: SLURM did not take the job again; run the same command again to continue" >&2',
         "fi",
     ]

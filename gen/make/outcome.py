@@ -55,10 +55,11 @@ class MakeOutcome:
             worked = max(self.work.seconds - self.work.start_s, 1e-3)
             there += f"; this call made {self.work.images:,} in {self.seconds:.0f} s, of which {worked:.0f} s at work "
             there += f"({self.work.images / worked:.1f} images/s)"
-        problem = self._problem()
+        problem = self.problem()
         return f"{there}\nnot complete: {problem}" if problem else there
 
-    def _problem(self) -> str:
+    def problem(self) -> str:
+        """Why it is not complete and what to do; "" if it is."""
         work = self.work
         if work is not None and work.error:
             return work.error

@@ -1,33 +1,35 @@
 """The life of a run around its matter: hold the output, work off the units that are missing, say how it ended.
 
-In: a store, units, what makes a worker. Out: a lease, the summary of the fan-out, a `MakeOutcome`. On disk:
-`_meta/logs/<start>-<pid>.jsonl`; at the end `_meta/summary.json`, and the subset of a scale that is whole.
+In: a store, units, what makes a worker. Out: the output, held; the summary of the fan-out, a `MakeOutcome`. On disk:
+`_meta/logs/<start>-<pid>.jsonl`, `_meta/lives/<number>-<life>.json`; at the end `_meta/summary.json`, and the subset of
+a scale that is whole.
 """
 
 import contextlib
-import itertools
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from cluster.fan_out.attempt import life_id
-from cluster.fan_out.claims import Claims
 from cluster.fan_out.events import Event, EventLog
 from cluster.fan_out.fan_out import fan_out
 from cluster.fan_out.progress import Progress
-from cluster.fan_out.work import FanOutSpec, MakeWorker, Quarantined, Summary
+from cluster.fan_out.work import FanOutSpec, MakeWorker, Summary
+from cluster.process.exit import EXIT_AGAIN
 from cluster.process.lease import Lease, LeaseHeld
+from cluster.process.lives import LifeFile, begin
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waited_for, waiting
 from gen.make.outcome import MakeOutcome, outcome_of
 from gen.make.plan import Plan
 from gen.make.scale import Store, write_scale, write_summary
+from gen.make.shared import make_beside_others
 from shards.disk.amounts import counted
-from shards.disk.layout import META, record_name, shard_name
+from shards.disk.layout import META, shard_name
 from shards.disk.record import Record
 from shards.disk.store import FolderStore
 from shards.set.commit import recover
@@ -47,18 +49,39 @@ def set_torn_aside(store: Store, say: Callable[[str], None]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Held:
+    """An output that one run has to itself: its lease, and its place in the history of the output."""
+
+    lease: Lease
+    life: LifeFile
+    stop: StopFlag
+
+    def ended(self, exit_code: int, problem: str) -> None:
+        """For the history: how the run ended, and what is wrong if it is not complete."""
+        stopped = f"stopped on request: {self.stop.reason}" if exit_code == EXIT_AGAIN else ""
+        self.life.ended(exit_code, stopped or problem or "complete")
+
+
 @contextlib.contextmanager
-def held(store: Store, stop: StopFlag, shared: bool = False) -> Iterator[Lease]:
-    """The output is this run's alone inside; it is asked to stop if it loses that. Raises LeaseHeld.
+def held(store: Store, stop: StopFlag, verb: str, shared: bool = False) -> Iterator[Held]:
+    """The output is this run's alone inside; it is asked to stop if it loses that. `verb`: the command, for the
+    history of the output. Raises LeaseHeld.
 
     `shared`: it is, until `work_off`, which lets others in; one that comes while another run opens the output waits.
     """
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     with waiting(f"taking {store.url}"):  # another machine's lease that was left is watched for a while
         taken = _taken(store, life, stop, OPENS_S if shared else 0.0)
-    with taken as lease:
+    with taken as lease, begin(store, life, verb) as lived:
         lease.doing = waited_for
-        yield lease
+        yield Held(lease, lived, stop)
+
+
+def refuse_shared(spec: FanOutSpec, verb: str) -> None:
+    """Raises ValueError if other runs are to make the same output: this verb cannot share it."""
+    if spec.shared:
+        raise ValueError(f"cluster.shared: found true, expected false: `sixfold {verb}` does not share its output")
 
 
 def _taken(store: Store, life: str, stop: StopFlag, within_s: float) -> Lease:
@@ -80,74 +103,40 @@ def work_off(
     spec: FanOutSpec,
     store: Store,
     stop: StopFlag,
-    lease: Lease | None,
+    hold: Held | None,
     threads: int,
     when_slow: str,
     noun: str = "images",
+    shared: bool = False,
 ) -> Summary:
     """Fan the missing units out, with a log and a progress display, whose line the lease shows to others. `num_items`
-    of `noun` are in them."""
+    of `noun` are in them. `shared`: other runs may open the output from now on, and make some of the units."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     log_file = Path("out/logs") / name
     if isinstance(store, FolderStore):
         log_file = store.path_to_write(f"{META}/logs/{name}")
     with EventLog(log_file) as log, Progress(len(todo), num_items, noun=noun) as progress:
-        if lease is not None:
-            lease.doing = progress.line
+        if hold is not None:
+            hold.lease.doing = progress.line
 
         def on_event(event: Event) -> None:
             log(event)
             progress(event)
+            if event.kind == "unit_started" and hold is not None:
+                hold.life.at_work()
 
-        if spec.shared and lease is not None:
-            lease.release()  # others may open the output now
-            return _with_others(todo, make_worker, spec, on_event, store, stop, threads, when_slow)
-        return fan_out(todo, make_worker, spec, on_event, stop, threads, when_slow)
+        def work(units: Iterable[int]) -> Summary:
+            return fan_out(units, make_worker, spec, on_event, stop, threads, when_slow)
 
-
-def _with_others(
-    todo: Sequence[int],
-    make_worker: MakeWorker,
-    spec: FanOutSpec,
-    on_event: Callable[[Event], None],
-    store: Store,
-    stop: StopFlag,
-    threads: int,
-    when_slow: str,
-) -> Summary:
-    """Claim units beside other runs until all are done: what a run that ended has left is taken over."""
-    life = life_id(os.environ, time.time(), secrets.token_bytes(5))
-    claims = Claims(store, life, spec.attempts, lambda unit: store.exists(record_name(unit)))
-    summary: Summary | None = None
-    began = time.monotonic()
-    with claims.joined(stop.request):
-        missing = list(todo)
-        while True:
-            units = claims.take(missing)
-            first = next(units, None)
-            if first is not None:
-                this = fan_out(itertools.chain([first], units), make_worker, spec, on_event, stop, threads, when_slow)
-                summary = this if summary is None else summary.then(this)
-                if this.error is not None or this.drained:
-                    return summary
-            failed = {one.unit for one in summary.quarantined} if summary is not None else set()
-            missing = claims.wait([unit for unit in missing if unit not in failed], stop)
-            if not missing or stop.requested:
-                return _ended(summary, claims.left, bool(missing), time.monotonic() - began)
-
-
-def _ended(summary: Summary | None, left: Mapping[int, int], stopped: bool, seconds: float) -> Summary:
-    """The summary of a run that claimed units; `left`: those that no run takes any more."""
-    nothing = Summary(0, (), 0, 0, 0, 0, 0, 0, seconds)
-    given_up = tuple(
-        Quarantined(unit, number, f"{counted(number, 'run')} ended while they made it") for unit, number in left.items()
-    )
-    whole = nothing if summary is None else summary
-    return replace(whole, quarantined=(*whole.quarantined, *given_up), drained=stopped, seconds=seconds)
+        if hold is None or not shared:
+            return work(todo)
+        hold.lease.release()
+        return make_beside_others(todo, work, store, hold.life.life.life, spec.attempts, stop)
 
 
 def settle(
     store: Store,
+    hold: Held,
     plan: Plan,
     scale: Fraction,
     mark: str,
@@ -164,4 +153,6 @@ def settle(
     if outcome.done_units == outcome.asked_units:
         write_scale(store, plan, scale, records)
     write_summary(store, outcome.as_json())
+    hold.life.there(len(records), "shard")
+    hold.ended(outcome.exit_code, outcome.problem())
     return outcome

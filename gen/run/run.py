@@ -57,7 +57,7 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
-    with held(store, stop, recipe.cluster.shared) as lease:
+    with held(store, stop, "generate", recipe.cluster.shared) as hold:
         known = begun_by(store)
         begun = None if known is None else known.body["identity"]["sampler"]
         sampler = fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)
@@ -69,6 +69,7 @@ def run(
             write_folder_card(store, recipe.name)
             set_torn_aside(store, say)
             before = scan_records(store, mark)
+        hold.life.there(len(before), "shard")
         todo = [unit for unit in units if unit not in before]
         work = None
         if todo:
@@ -79,5 +80,6 @@ def run(
             make_worker = partial(make_text_to_image_worker, job.model_dump(mode="json"))
             images = sum(plan.unit_size(unit) for unit in todo)
             threads = recipe.sampler.threads
-            work = work_off(todo, images, make_worker, recipe.cluster, store, stop, lease, threads, WHEN_SLOW)
-        return settle(store, plan, scale, mark, before, work, started)
+            spec = recipe.cluster
+            work = work_off(todo, images, make_worker, spec, store, stop, hold, threads, WHEN_SLOW, shared=spec.shared)
+        return settle(store, hold, plan, scale, mark, before, work, started)

@@ -13,10 +13,9 @@ from typing import Any
 
 from cluster.fan_out.work import Summary
 from cluster.process.exit import EXIT_COMPLETE, EXIT_INCOMPLETE
-from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waiting
-from gen.make.work import held, work_off
+from gen.make.work import Held, held, refuse_shared, work_off
 from gen.model.clip import clip_digest, clip_width
 from retrieve.embed.output import Output
 from retrieve.embed.spec import Decides, EmbedSpec
@@ -135,36 +134,41 @@ def run(planned: Planned, stop: StopFlag) -> EmbedOutcome:
     output, modalities = planned.output, planned.spec.modalities
     store = open_store(str(output.root))
     assert isinstance(store, FolderStore)
-    with held(store, stop) as lease:
+    refuse_shared(planned.spec.cluster, "embed")
+    with held(store, stop, "embed") as hold:
         output.refuse_strangers(planned.decides, modalities)  # another run may just have ended
         output.begin(planned.decides, planned.model, modalities)
         todo = output.missing(modalities)
+        hold.life.there(output.num_units - len(todo), "unit")
         work = None
         if todo:
-            work = _make(planned, todo, store, stop, lease)
+            work = _make(planned, todo, store, stop, hold)
         missing = output.missing(modalities)
+        hold.life.there(output.num_units - len(missing), "unit")
         summary = output.write_summary(planned.decides, planned.model, planned.dim)
-    made = sum(planned.pool.parts[unit].num_rows for unit in todo if unit not in missing)
-    busy = 0.0 if work is None else work.seconds - work.start_s
-    return EmbedOutcome(
-        output=output.root,
-        rows=planned.pool.num_rows,
-        made_units=len(todo) - len(missing),
-        missing_units=len(missing),
-        seconds=time.monotonic() - started,
-        rows_per_s=made / busy if busy > 0 else 0.0,
-        summary=summary,
-        work=work,
-    )
+        made = sum(planned.pool.parts[unit].num_rows for unit in todo if unit not in missing)
+        busy = 0.0 if work is None else work.seconds - work.start_s
+        outcome = EmbedOutcome(
+            output=output.root,
+            rows=planned.pool.num_rows,
+            made_units=len(todo) - len(missing),
+            missing_units=len(missing),
+            seconds=time.monotonic() - started,
+            rows_per_s=made / busy if busy > 0 else 0.0,
+            summary=summary,
+            work=work,
+        )
+        hold.ended(outcome.exit_code, outcome.sentence() if missing else "")
+    return outcome
 
 
-def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag, lease: Lease) -> Summary:
+def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag, hold: Held) -> Summary:
     """Make the missing units."""
     num_rows = sum(planned.pool.parts[unit].num_rows for unit in todo)
     job = EmbedJob(spec=planned.spec, out=planned.output.root, decides=planned.decides)
     spec = planned.spec.cluster.model_copy(update={"straggler_factor": 0.0})  # a unit twice would be the same bytes
     make_worker = partial(make_embed_worker, job.model_dump(mode="json"))
-    return work_off(todo, num_rows, make_worker, spec, store, stop, lease, planned.spec.threads, WHEN_SLOW, "rows")
+    return work_off(todo, num_rows, make_worker, spec, store, stop, hold, planned.spec.threads, WHEN_SLOW, "rows")
 
 
 def _zeros(summary: dict[str, Any] | None) -> str:

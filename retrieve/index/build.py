@@ -14,12 +14,11 @@ from pathlib import Path
 
 from cluster.fan_out.work import Summary
 from cluster.process.exit import EXIT_COMPLETE, EXIT_INCOMPLETE
-from cluster.process.lease import Lease
 from cluster.process.machine import memory_bytes, usable_cores
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.folder import changes, listing
 from cluster.waiting import waiting
-from gen.make.work import held, work_off
+from gen.make.work import Held, held, refuse_shared, work_off
 from retrieve.index.choice import choose, parse_factory
 from retrieve.index.index import Index, opened
 from retrieve.index.measure import Say, measure, queries_for
@@ -90,6 +89,12 @@ class Planned:
         fits = self.bytes_per_vector * self.decides.rows <= MERGED_SHARE * memory_bytes()
         return fits or self.spec.parts == "merge"
 
+    @property
+    def num_made(self) -> int:
+        """Units that are there, of an index that is not published yet."""
+        names = map(name_of, range(self.decides.num_parts + 1))
+        return sum(self.output.done(name, self.mark) is not None for name in names)
+
     def there(self) -> Record | None:
         """The record of this very index, if it is published and whole by size."""
         for record in self.output.records():
@@ -103,9 +108,8 @@ class Planned:
         decides, workers = self.decides, self.spec.cluster.workers
         cores = usable_cores() if workers == "auto" else workers * self.spec.threads
         cores = min(self.spec.threads if self.spec.cluster.in_process else cores, decides.num_parts * decides.threads)
-        made = sum(self.output.done(name_of(one), self.mark) is not None for one in range(decides.num_parts + 1))
         size = size_text(self.bytes_per_vector * decides.rows)
-        state = "there" if self.there() else f"{made} of {counted(decides.num_parts + 1, 'unit')} made"
+        state = "there" if self.there() else f"{self.num_made} of {counted(decides.num_parts + 1, 'unit')} made"
         shape = "one file" if self.is_merged else "parts that are searched one by one"
         model = "a model that no file names" if self.model is None else quoted(self.model, 200)
         return "\n".join(
@@ -243,42 +247,51 @@ def run(planned: Planned, stop: StopFlag, say: Say) -> IndexOutcome:
     Raises ValueError, OSError or RuntimeError with one line: a second build in the same folder, a place that cannot be
     written. What goes wrong later is in the outcome.
     """
+    store = open_store(str(planned.output.root))
+    assert isinstance(store, FolderStore)
+    refuse_shared(planned.spec.cluster, "index")
+    with held(store, stop, "index") as hold:
+        outcome = _build(planned, store, stop, hold, say)
+        hold.ended(outcome.exit_code, outcome.sentence() if outcome.record is None else "")
+    return outcome
+
+
+def _build(planned: Planned, store: FolderStore, stop: StopFlag, hold: Held, say: Say) -> IndexOutcome:
     started = time.monotonic()
     output, mark = planned.output, planned.mark
-    store = open_store(str(output.root))
-    assert isinstance(store, FolderStore)
     work: Summary | None = None
     made = 0
-    with held(store, stop) as lease:
-        output.settle()
-        there = planned.there()
-        if there is None:
-            output.begin(mark)
-            if output.done(WHOLE, mark) is None:
-                for units in ([TRAIN], list(range(1, planned.decides.num_parts + 1))):
-                    todo = [one for one in units if output.done(name_of(one), mark) is None]
-                    if todo:
-                        work = _make(planned, todo, store, stop, lease)
-                    missing = [one for one in units if output.done(name_of(one), mark) is None]
-                    made += len(todo) - len(missing)
-                    if missing:
-                        seconds = time.monotonic() - started
-                        return IndexOutcome(output, None, made, len(missing), seconds, work)
-            if planned.is_merged:
-                with waiting("making one file of the parts"):
-                    _merge(planned)
-            there = _record(planned)
-            output.publish(there)
-        elif there.measured.wanted != planned.spec.recall:
-            say(f"recall {planned.spec.recall:g} is wished for, not {there.measured.wanted:g}: measured again")
-            there = _measured(planned, there, [output.root / one.name for one in there.files])
-            output.publish(there)
-        else:
-            output.clear(there)  # what a build left that was killed after it had published
+    output.settle()
+    there = planned.there()
+    if there is None:
+        output.begin(mark)
+        if output.done(WHOLE, mark) is None:
+            hold.life.there(planned.num_made, "unit")
+            for units in ([TRAIN], list(range(1, planned.decides.num_parts + 1))):
+                todo = [one for one in units if output.done(name_of(one), mark) is None]
+                if todo:
+                    work = _make(planned, todo, store, stop, hold)
+                missing = [one for one in units if output.done(name_of(one), mark) is None]
+                made += len(todo) - len(missing)
+                hold.life.there(planned.num_made, "unit")
+                if missing:
+                    seconds = time.monotonic() - started
+                    return IndexOutcome(output, None, made, len(missing), seconds, work)
+        if planned.is_merged:
+            with waiting("making one file of the parts"):
+                _merge(planned)
+        there = _record(planned)
+        output.publish(there)
+    elif there.measured.wanted != planned.spec.recall:
+        say(f"recall {planned.spec.recall:g} is wished for, not {there.measured.wanted:g}: measured again")
+        there = _measured(planned, there, [output.root / one.name for one in there.files])
+        output.publish(there)
+    else:
+        output.clear(there)  # what a build left that was killed after it had published
     return IndexOutcome(output, there, made, 0, time.monotonic() - started, work)
 
 
-def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag, lease: Lease) -> Summary:
+def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag, hold: Held) -> Summary:
     num_rows = 0
     for unit in todo:
         first, end = planned.decides.part(unit - 1) if unit != TRAIN else (0, 0)
@@ -292,7 +305,7 @@ def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag,
             changed["gpus_per_worker"] = 0.0
     spec = cluster.model_copy(update=changed)
     make_worker = partial(make_index_worker, job.model_dump(mode="json"))
-    return work_off(todo, num_rows, make_worker, spec, store, stop, lease, planned.spec.threads, WHEN_SLOW, "rows")
+    return work_off(todo, num_rows, make_worker, spec, store, stop, hold, planned.spec.threads, WHEN_SLOW, "rows")
 
 
 def _merge(planned: Planned) -> None:

@@ -24,11 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.fan_out.work import Beat, FanOutSpec, Summary
 from cluster.process.exit import Draining
-from cluster.process.lease import Lease
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import fingerprint
 from gen.make.scale import Store
-from gen.make.work import work_off
+from gen.make.work import Held, work_off
 from gen.model.clip import device_of
 from retrieve.captions.queries import Clause
 from retrieve.captions.search import SCHEMA, CaptionSearch, find_in_part
@@ -43,6 +42,7 @@ from shards.disk.store import open_store
 
 FOLDER = f"{META}/search"
 QUERIES = f"{FOLDER}/queries.npy"
+PART = "search part"  # in the history of the output
 SMALL_ROWS = 2_000_000  # a pool of fewer is searched in this process
 MAX_PART_BYTES = 1 << 32
 WHEN_SLOW = "raise cluster.stall_deadline_s"
@@ -105,7 +105,7 @@ def search_parts(
     spec: FanOutSpec,
     store: Store,
     stop: StopFlag,
-    lease: Lease | None,
+    hold: Held | None,
 ) -> dict[Route, pa.Table]:
     """Route -> `class_id`, `row` of what was found, in the order of the units; a pair may be there several times.
 
@@ -127,13 +127,17 @@ def search_parts(
     if len(asked.queries_QD):
         store.replace(QUERIES, _npy(asked.queries_QD))
     there = {place: part for place, unit in enumerate(units) if (part := _kept(store, unit, job.mark)) is not None}
+    if hold is not None:
+        hold.life.there(len(there), PART)
     todo = [place for place in range(len(units)) if place not in there]
     if todo:
         is_small = pool.num_rows < SMALL_ROWS
         spec = spec.model_copy(update={"straggler_factor": 0.0, "in_process": spec.in_process or is_small})
         rows = sum(_rows_of(pool, units[place]) for place in todo)
         make_worker = partial(make_search_worker, job.model_dump(mode="json"))
-        work = work_off(todo, rows, make_worker, spec, store, stop, lease, spec.cpus_per_worker, WHEN_SLOW, "rows")
+        work = work_off(todo, rows, make_worker, spec, store, stop, hold, spec.cpus_per_worker, WHEN_SLOW, "rows")
+        if hold is not None:
+            hold.life.there(len(there) + work.done, PART)
         _refuse_failed(work, units)
         there |= {place: part for place in todo if (part := _kept(store, units[place], job.mark)) is not None}
     if missing := [unit for place, unit in enumerate(units) if place not in there]:

@@ -81,10 +81,10 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
-    with held(store, stop, recipe.cluster.shared) as lease:
+    with held(store, stop, "retrieve", recipe.cluster.shared) as hold:
 
         def search() -> tuple[bytes, dict[str, Any]]:
-            found, counts = search_pool(recipe, classes, pool, store, lease, stop, say)
+            found, counts = search_pool(recipe, classes, pool, store, hold, stop, say)
             for line in _ways(counts):
                 say(line)
             return found, counts
@@ -103,6 +103,7 @@ def run(
             write_folder_card(store, recipe.name)
             set_torn_aside(store, say)
             before = scan_records(store, mark)
+        hold.life.there(len(before), "shard")
         todo = [unit for unit in units if unit not in before]
         work = None
         if todo:
@@ -112,8 +113,9 @@ def run(
                 make_from_urls_worker if fetched else make_from_tars_worker, job.model_dump(mode="json")
             )
             images = sum(plan.unit_size(unit) for unit in todo)
-            work = work_off(todo, images, make_worker, recipe.cluster, store, stop, lease, 1, WHEN_SLOW)
-        return settle(store, plan, scale, mark, before, work, started, WHEN_SHORT[fetched])
+            spec = recipe.cluster
+            work = work_off(todo, images, make_worker, spec, store, stop, hold, 1, WHEN_SLOW, shared=spec.shared)
+        return settle(store, hold, plan, scale, mark, before, work, started, WHEN_SHORT[fetched])
 
 
 def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> str:

@@ -26,11 +26,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster.process.exit import Draining
-from cluster.process.lease import Lease
 from cluster.process.machine import usable_cores
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waiting
 from gen.make.scale import Store
+from gen.make.work import Held
 from gen.model.clip import Clip
 from gen.prompts.meanings import choose_meanings
 from gen.prompts.real_images import decode_picture
@@ -81,7 +81,7 @@ def search_pool(
     classes: Sequence[Class],
     pool: Pool,
     store: Store,
-    lease: Lease | None,
+    hold: Held | None,
     stop: StopFlag,
     say: Say,
 ) -> tuple[bytes, dict[str, Any]]:
@@ -99,7 +99,7 @@ def search_pool(
         asked = _asked(recipe, classes, names, meanings, pool, clip)
     by_index = {route: folder for route in MODALITIES if (folder := _index_of(recipe, route)) is not None}
     scanned = [route for route in recipe.search.routes if route not in by_index]
-    parts = list(search_parts(pool, scanned, asked, recipe.cluster, store, stop, lease).values()) if scanned else []
+    parts = list(search_parts(pool, scanned, asked, recipe.cluster, store, stop, hold).values()) if scanned else []
     counts["routes"] = {route: scan_told(recipe, route) for route in MODALITIES if route in scanned}
     for route, folder in by_index.items():
         embeddings = pool.embeddings(route)

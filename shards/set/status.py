@@ -116,9 +116,12 @@ def pace_of(records: Iterable[Record]) -> Pace | None:
     return Pace(images / seconds, at_a_time, len(taken))
 
 
-def status_of(store: Store, writer: str | None, doing: str = "") -> Status:
+def status_of(store: Store, writer: str | None, doing: str = "", lives: Sequence[str] = ()) -> Status:
     """`writer`: who holds the data set's lease now, None if nobody does; `doing`: what the holder said last of how far
-    it is. Raises ValueError if there is no data set, and nobody who is about to begin one."""
+    it is; `lives`: the last starts of a program on it, a line each.
+
+    Raises ValueError if there is no data set, and nobody who is about to begin one.
+    """
     is_there = is_data_set(store)
     if not is_there and writer is None:
         raise no_data_set(store)
@@ -177,6 +180,7 @@ def status_of(store: Store, writer: str | None, doing: str = "") -> Status:
         note = " (since its start, unfinished shards included)" if " images" in doing else ""
         rows.append(("this call", f"{doing}{note}"))
         line.append(f"this call: {doing}")
+    rows += [("life", told) for told in lives]
     rows += [("damage", what) for what in list(wrong.values())[:MAX_LISTED]]
     if found.strangers:
         rows.append(("to do", "run `sixfold repair`, then the same `sixfold generate`"))

@@ -5,6 +5,7 @@ Out: a `TrainOutcome`. On disk, in the run's folder (all ranks see it; rank 0 al
 
     recipe.yaml             as asked, resolved
     run.lock                held by the training at work
+    _meta/lives/            the history of the folder, see cluster.process.lives
     log.jsonl tensorboard/  see train.session.logs, as for the one file that every rank writes, replaced-<rank>.jsonl
     ...                     see train.session.session
 
@@ -14,19 +15,26 @@ The same command continues where the last one ended. A training that is refused 
 import contextlib
 import os
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from secrets import token_bytes
 
 import torch
 
 from cluster.code import code_hash
+from cluster.fan_out.attempt import life_id
+from cluster.process.exit import EXIT_FOLLOWED
+from cluster.process.lives import LifeFile, begin
 from cluster.process.stop_flag import StopFlag
-from cluster.ranks.group import Ranks
+from cluster.ranks.group import RankFailed, Ranks
 from cluster.ranks.place import device_of
 from cluster.recipes.folder import LocalFolder, claim
 from cluster.waiting import waiting
 from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.file_calls import OS_DISK, Disk
 from shards.disk.lock import folder_locked
+from shards.disk.store import FolderStore
 from train.evaluate.data_check import open_domains
 from train.recipe import TrainRecipe, check_ranks, deciding, recipe_digest
 from train.session.logs import ReplacedLog, RunLog
@@ -60,7 +68,7 @@ def train_in_folder(
     stop.arm()
     session: Session | None = None
     with contextlib.ExitStack() as owned:
-        log = done = None
+        log = done = life = None
         was_used = False
         if ranks.rank == 0:
             refuse_foreign_folder(out, "training")
@@ -75,7 +83,10 @@ def train_in_folder(
             return done or TrainOutcome(out, steps, steps, 0.0, 0.0, task.metric, (), "", was_finished=True)
         if ranks.rank == 0:
             claim(LocalFolder(out), RECIPE, recipe, deciding, WHO, was_used)
-            log = owned.enter_context(RunLog(out, recipe.log, recipe_digest(recipe)))
+            life = owned.enter_context(
+                begin(FolderStore(out), life_id(os.environ, time.time(), token_bytes(5)), "train")
+            )
+            log = owned.enter_context(RunLog(out, recipe.log, recipe_digest(recipe), heard=partial(_lived, life)))
         # now, and not after days of training: are all sets there, and do they fit? Every rank opens them, with no
         # collective call pending: one builds an index, for up to an hour, and the others wait at its lock
         sources = ", ".join(dict.fromkeys(domain.source for domain in recipe.data.domains))
@@ -100,7 +111,25 @@ def train_in_folder(
                 device=str(device),
                 seconds=round(time.monotonic() - began, 3),
             )
-        return session.run()
+        try:
+            outcome = session.run()
+        except RankFailed as error:
+            if life is not None:
+                life.ended(EXIT_FOLLOWED, str(error))
+            raise
+        if life is not None:
+            life.ended(outcome.exit_code, f"stopped: {outcome.stopped}" if outcome.stopped else "complete")
+        return outcome
+
+
+def _lived(life: LifeFile, kind: str, step: int, numbers: Mapping[str, object]) -> None:
+    """What a line of the log says for the history."""
+    if kind in ("train", "saved"):
+        if life.life.before is None:  # it went on from no checkpoint
+            life.there(0, "step")
+        life.at_work()
+    if kind in ("resumed", "saved"):
+        life.there(step, "step")
 
 
 def _told(ranks: Ranks, words: str) -> contextlib.AbstractContextManager[None]:

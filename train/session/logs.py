@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from cluster.fan_out.progress import PLAIN_EVERY_S, duration
 from shards.disk.safe_text import for_screen, one_line
@@ -33,6 +33,7 @@ LOG = "log.jsonl"
 RATE_WINDOW_S = 60.0
 MAX_REPLACED = 10_000  # lines of a rank, over all lives of the run
 RUN_ID_DIGITS = 8
+Heard: TypeAlias = Callable[[str, int, Mapping[str, Any]], None]  # kind, step, numbers of a line
 
 
 class RunLog:
@@ -45,11 +46,12 @@ class RunLog:
         digest: str,
         say: Callable[[str], None] = lambda text: print(for_screen(text), file=sys.stderr, flush=True),
         clock: Callable[[], float] = time.time,
+        heard: Heard = lambda kind, step, numbers: None,
     ) -> None:
-        """`digest`: of the recipe; W&B tells runs in folders of one name apart by it. Raises ValueError if W&B is asked
-        for and not installed."""
+        """`digest`: of the recipe; W&B tells runs in folders of one name apart by it. `heard` gets every line too.
+        Raises ValueError if W&B is asked for and not installed."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._say, self._clock = say, clock
+        self._say, self._clock, self._heard = say, clock, heard
         self._fd = os.open(folder / LOG, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         self._tensorboard = _tensorboard(folder) if kind == "tensorboard" else None
         self._wandb = _wandb(folder, digest) if kind == "wandb" else None
@@ -64,6 +66,7 @@ class RunLog:
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(scalars, step=step)
+        self._heard(kind, step, numbers)
 
     def _write(self, row: Mapping[str, Any]) -> None:
         data = _json_line(row)

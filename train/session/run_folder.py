@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster.recipes.load import parse_recipe
 from shards.disk.data_set import refuse_foreign_folder
+from shards.disk.layout import META
 from shards.disk.lock import is_held
 from train.evaluate.results import RESULTS, of_branches, read_results, selected
 from train.recipe import TrainRecipe, refuse_changed, with_pinned_weights
@@ -21,7 +22,7 @@ from train.session.outcome import TrainOutcome
 CHECKPOINTS = "checkpoints"
 RECIPE = "recipe.yaml"
 LOCK = "run.lock"
-BEGUN = frozenset({RECIPE, LOCK, "log.jsonl", "tensorboard", "wandb"})  # what is there before the first step
+BEGUN = frozenset({RECIPE, LOCK, META, "log.jsonl", "tensorboard", "wandb"})  # what is there before the first step
 WHO, WAIT = "training", "wait for it, or take another folder"
 
 
