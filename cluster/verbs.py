@@ -160,6 +160,7 @@ def node(
     how: Annotated[str, typer.Argument(metavar="HOW", help="ray, array or ranks.")],
     words: Annotated[list[str], typer.Argument(metavar="VERB ...", help="What to run, after `--`.")],
     meeting: Annotated[Path, path_option("The folder where the machines of a job meet.", False)],
+    out: Annotated[str, typer.Option(help="What the verb writes.", show_default=False)],
     scratch: Annotated[Path, path_option("A folder on each machine.")] = Path("/tmp"),
 ) -> None:
     """One machine's part of a job; for the scripts that `sixfold submit` writes."""
@@ -168,7 +169,7 @@ def node(
 
     if how not in ("ray", "array", "ranks"):
         raise ValueError(f"sixfold node: found {how}, expected ray, array or ranks")
-    raise typer.Exit(run_node(how, meeting, scratch, [*own_program(), *words], os.environ))  # type: ignore[arg-type]
+    raise typer.Exit(run_node(how, meeting, scratch, out, [*own_program(), *words], os.environ))  # type: ignore[arg-type]
 
 
 def _call_of(

@@ -20,6 +20,7 @@ from cluster.process.lease import PATIENCE_S, Holder, Lease, LeaseStore, last_ho
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waiting
 from shards.disk.amounts import counted
+from shards.disk.record import ATTEMPT_PATTERN
 
 SHARED = "_meta/shared"
 CLAIMS = f"{SHARED}/claims"
@@ -133,7 +134,7 @@ class Claims:
 
     def _has_ended(self, life: str) -> bool:
         holder: Holder | None = None
-        if life.replace("-", "").isalnum():  # else a damaged claim, of nobody
+        if ATTEMPT_PATTERN.fullmatch(life):  # else a damaged claim, of nobody
             holder = last_holder(self._store, f"{SHARED}/{life}")
         if holder is None or holder.released:
             return True

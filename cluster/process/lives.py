@@ -198,10 +198,11 @@ def lives_of(store: LifeStore, newest: int = KEPT) -> list[Life]:
     return found
 
 
-def stuck(lives: Sequence[Life], job: str, k: int = 3) -> bool:
-    """Whether the last `k` starts of the SLURM job got no further: the time limit is shorter than one unit.
+def stuck(lives: Sequence[Life], jobs: Collection[str], k: int = 3) -> bool:
+    """Whether the last `k` starts of a SLURM job got no further: the time limit is shorter than one unit.
 
-    `lives`: of one folder, in order, those of other jobs included. A start is all lives of one restart count. It got
+    `lives`: of one folder, in order, those of other jobs included. `jobs`: the job's id, or those of the jobs that were
+    submitted one after the other in its place. A start is all lives of one id and restart count. It got
     further if one of its lives ended complete, or if more was there at a life's end, or at the start of the next life,
     than at its own start. What is counted as another thing than before (shards after parts of a search) is more.
 
@@ -211,8 +212,8 @@ def stuck(lives: Sequence[Life], job: str, k: int = 3) -> bool:
     """
     longest = max((life.start_s for life in lives if life.start_s is not None), default=None)
     turns: list[bool] = []  # of the starts that count: whether it got further
-    own = [(place, life) for place, life in enumerate(lives) if life.slurm is not None and life.slurm.job == job]
-    for _, turn in groupby(own, key=lambda one: one[1].slurm.restarts if one[1].slurm is not None else 0):
+    own = [(place, life) for place, life in enumerate(lives) if life.slurm is not None and life.slurm.job in jobs]
+    for _, turn in groupby(own, key=lambda one: one[1].slurm and (one[1].slurm.job, one[1].slurm.restarts)):
         judged = [
             _got_further(life, lives[place + 1 :])
             for place, life in turn

@@ -23,14 +23,17 @@ from typing import Self
 
 from cluster.process.exit import EXIT_AGAIN, EXIT_FAILED
 from cluster.process.identity import ProcessId, session_members, start_ticks, this_place
+from cluster.process.lives import lives_of, stuck
 from cluster.process.supervisor import end_with_parent
-from cluster.submit.slurm_script import STOP, Mode
+from cluster.submit.slurm_script import IDS, STOP, Mode
 from cluster.waiting import waiting
 from shards.disk.replace import replace_file
+from shards.disk.store import open_for_reading
 
 ADDRESS, OVER = "address", "over"
 LOOK_S = 0.5
 MEET_S = 600.0  # for the head to start, and for its address to be seen on a shared file system
+STUCK_AFTER = 3  # starts of a job that got no further
 STARTS = 3  # of Ray on one machine, if it dies under way
 OBJECT_STORE_BYTES = 100_000_000  # pixels never travel through Ray
 
@@ -42,6 +45,7 @@ class Place:
     job: str
     restart: str
     node: int
+    first: bool  # of all processes of the step
     cores: int
 
     @classmethod
@@ -56,14 +60,46 @@ class Place:
         cores = environ.get("SLURM_CPUS_ON_NODE", "")
         restart = environ.get("SLURM_RESTART_COUNT", "0")
         number = int(cores) if cores.isdecimal() else len(os.sched_getaffinity(0))
-        return cls(environ["SLURM_JOB_ID"], restart, int(environ["SLURM_NODEID"]), max(1, number))
+        first = environ.get("SLURM_PROCID", "0") == "0"
+        return cls(environ["SLURM_JOB_ID"], restart, int(environ["SLURM_NODEID"]), first, max(1, number))
 
 
-def run_node(mode: Mode, meeting: Path, scratch: Path, program: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run this machine's part until the work is over; the exit code. Raises ValueError outside of a step of SLURM,
-    TimeoutError if the machines do not meet."""
+def run_node(
+    mode: Mode, meeting: Path, scratch: Path, out: str, program: Sequence[str], environ: Mapping[str, str]
+) -> int:
+    """Run this machine's part until the work is over; the exit code. `out`: what the program writes, whose history
+    tells whether another start would get further. Raises ValueError outside of a step of SLURM, TimeoutError if the
+    machines do not meet."""
     place = Place.of(environ)
     stop = _Stop(meeting / STOP)
+    code = _run_part(mode, place, meeting, scratch, program, environ, stop)
+    if code == EXIT_AGAIN and place.first and (advice := _why_not_again(out, place.job, meeting.parent / IDS)):
+        print(f"sixfold: {advice}", file=sys.stderr)
+        return EXIT_FAILED
+    return code
+
+
+def _why_not_again(out: str, job: str, ids: Path) -> str:
+    """Why the job is not to be queued again; "" if it may be. `ids`: those of the jobs that it goes on from."""
+    chain = {job, *(ids.read_text().split() if ids.is_file() else ())}
+    if not stuck(lives_of(open_for_reading(out)), chain, STUCK_AFTER):
+        return ""
+    return (
+        f"{out}: the last {STUCK_AFTER} starts of this job got no further, so the time limit is shorter than one shard "
+        "or one checkpoint takes; raise cluster.site.time, or lower shards.samples_per_shard in a new output, or "
+        "checkpoint.every_min of a training"
+    )
+
+
+def _run_part(
+    mode: Mode,
+    place: Place,
+    meeting: Path,
+    scratch: Path,
+    program: Sequence[str],
+    environ: Mapping[str, str],
+    stop: "_Stop",
+) -> int:
     with _hears_nothing():
         if mode != "ray":
             return _run_program(program, environ, stop, ray=None)

@@ -43,7 +43,8 @@ def mode_of(call: Call, site: SiteSpec) -> Mode:
 
 def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, program: tuple[str, ...]) -> Script:
     """The script of `call`, which is started from `workdir`. `folder`, whole, is the job's: its logs are written there,
-    and its machines meet there, so all of them must see it. `program`: how sixfold is started on the machines."""
+    and its machines meet there, so all of them must see it. `program`: how sixfold is started on the machines. Raises
+    ValueError for a folder that SLURM cannot name."""
     mode = mode_of(call, site)
     nodes = 1 if mode == "array" else site.nodes
     ranks = max(1, site.gpus_per_node) if mode == "ranks" else 1
@@ -60,7 +61,7 @@ def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, progra
         f"--signal B:USR1@{site.warn_s}",
         "--requeue" if site.chain == "requeue" else "--no-requeue",
         "--open-mode=append",
-        f"--output={folder / log}",
+        f"--output={str(folder).replace('%', '%%')}/{log}",
         f"--chdir={workdir}",
         *site.options,
     ]
@@ -82,7 +83,8 @@ def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, progra
         f"trap 'warned=yes; asked SIGUSR1' USR1  # {site.warn_s} s before the time limit, or before a preemption",
         "trap 'asked SIGTERM' TERM",
         "",
-        f'{whole(step)} --meeting "$life" --scratch {shlex.quote(site.scratch)} -- \\',
+        f'{whole(step)} --meeting "$life" --scratch {shlex.quote(site.scratch)} \\',
+        f"  --out {shlex.quote(call.out)} -- \\",
         f"  {whole(_words(call, mode))} &",
         "step=$! code=0",
         'wait "$step" || code=$?',
@@ -100,7 +102,12 @@ def _asked(site: SiteSpec) -> list[tuple[str, str | None]]:
 
 
 def _head_word(word: str) -> str:
-    """Of a line that SLURM itself reads: it knows quotes, and blanks end a word."""
+    """Of a line that SLURM itself reads: it knows quotes, and blanks end a word. Raises ValueError."""
+    if any(one in '"\\\n\r' for one in word):
+        raise ValueError(
+            f"{one_line(word)}: expected a folder without quotes, backslashes and line breaks; "
+            "SLURM cannot name this one"
+        )
     name, equals, value = word.partition("=")
     return f'{name}="{value}"' if equals and any(one.isspace() for one in value) else word
 

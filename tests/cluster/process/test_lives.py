@@ -240,7 +240,7 @@ def test_a_history_that_cannot_be_written_does_not_harm_the_run() -> None:
 
 
 def is_stuck(store: LifeStore, k: int = 3) -> bool:
-    return stuck(lives_of(store), "81", k)
+    return stuck(lives_of(store), {"81"}, k)
 
 
 def test_a_job_is_stuck_when_its_last_three_starts_got_no_further(store: LifeStore) -> None:
