@@ -7,6 +7,7 @@ fails becomes one line (`SlurmError`).
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,21 @@ from shards.disk.safe_text import one_line
 COMMAND_S = 60.0
 SUBMIT_TRIES = 3  # a busy controller refuses now and then
 BUSY = re.compile(r"[Ss]ocket timed out|temporarily unable|Unable to contact|Resource temporarily unavailable")
+SETTLED_S, LOOK_S = 6.0, 0.5  # for the controller to look at a new job; between two questions
+# reasons for which a job waits for ever, and what to change
+NEVER = {
+    "PartitionTimeLimit": "lower cluster.site.time to what the partition allows",
+    "PartitionNodeLimit": "lower cluster.site.nodes to what the partition has",
+    "PartitionConfig": "the partition has no machine with what is asked for; look at cores and GPUs of `sinfo --long`",
+    "BadConstraints": "no machine has what is asked for; lower cluster.site.cpus_per_node or gpus_per_node",
+    "InvalidAccount": "correct cluster.site.account",
+    "InvalidQOS": "correct cluster.site.qos",
+    "AssocGrpNodeLimit": "your account has fewer machines; lower cluster.site.nodes",
+    "AssocMaxNodesPerJobLimit": "your account has fewer machines a job; lower cluster.site.nodes",
+    "AssocMaxWallDurationPerJobLimit": "your account has shorter jobs; lower cluster.site.time",
+    "QOSMaxNodePerJobLimit": "the quality of service has fewer machines a job; lower cluster.site.nodes",
+    "QOSMaxWallDurationPerJobLimit": "the quality of service has shorter jobs; lower cluster.site.time",
+}
 ENDED = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 )
@@ -54,6 +70,21 @@ def submit(script: Path, options: Sequence[str] = ()) -> str:
     if not number.isdecimal():
         raise SlurmError(f"sbatch: found {one_line(answer, 80)!r} as its answer, expected the id of a job")
     return number
+
+
+def why_never(job: str, within_s: float = SETTLED_S) -> str:
+    """Why the job would wait for ever, as SLURM says within the time; "" if it says nothing of the kind."""
+    deadline = time.monotonic() + within_s
+    while True:
+        found = states([job]).get(job, [])
+        reasons = {one.reason for one in found if one.state == "PENDING"}
+        if never := sorted(reasons & NEVER.keys()):
+            return f"{never[0]}: {NEVER[never[0]]}"
+        if not found or reasons - {"", "None"} or any(one.state != "PENDING" for one in found):
+            return ""
+        if time.monotonic() > deadline:
+            return ""
+        time.sleep(LOOK_S)
 
 
 def states(ids: Sequence[str]) -> dict[str, list[JobState]]:

@@ -91,6 +91,10 @@ def submit_slurm(call: Call, site: SiteSpec, say: Say) -> Receipt:
         replace_file(folder / SCRIPT, script.text.encode())
         for options in script.submissions:
             ids.append(slurm.submit(folder / SCRIPT, options))
+        if why := slurm.why_never(ids[0]):
+            slurm.cancel(ids)
+            ids.clear()
+            raise slurm.SlurmError(f"SLURM would never start this job: {why}; it is taken back")
     finally:
         receipt = dataclasses.replace(receipt, ids=tuple(ids))
         if ids:
