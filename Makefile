@@ -9,6 +9,8 @@ RECIPE ?= recipes/sandbox.yaml
 # as `sixfold generate` without --out does: a folder of the recipe's own name
 OUT ?= out/$(shell sed -n 's/^name: *\([a-z0-9-]*\).*/\1/p' $(RECIPE))
 SET ?=
+# where it runs: local, slurm, ray://HOST:PORT, job:http://HOST:8265 or k8s
+CLUSTER := local
 ROWS ?=
 SWEEP ?= recipes/sweeps/scale.yaml
 
@@ -42,8 +44,11 @@ $(READY): $(LOCK) pyproject.toml
 	@rm -f .venv/.ready-* && touch $@
 	@echo "ready; \`source .venv/bin/activate\` puts the program sixfold on your path"
 
-generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/<its name> SET="key.sub=value"
-	@$(RUN)sixfold generate $(RECIPE) --scale $(SCALE) --out $(OUT) $(SET)
+# `sixfold VERB`, here or handed over to where CLUSTER says
+run = $(RUN)sixfold $(if $(filter local,$(CLUSTER)),$(1) $(2),submit $(1) $(2) --to $(CLUSTER)) $(3) $(SET)
+
+generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/<its name> CLUSTER=slurm SET="key.sub=value"
+	@$(call run,generate,$(RECIPE),--scale $(SCALE) --out $(OUT))
 
 REAL := out/real/real-train/00000_stats.json
 POOL := out/pool/embeddings.json
@@ -58,13 +63,14 @@ $(POOL): | $(READY)
 # the pool and the test sets are those of the sandbox; another recipe names its own
 retrieve: RECIPE = recipes/sandbox-retrieve.yaml
 retrieve: $(READY) $(REAL) $(POOL) ## retrieve as many real images from a pool: SCALE=6x RECIPE=recipes/sandbox-retrieve.yaml OUT=out/<its name> SET="key.sub=value"
-	@$(RUN)sixfold retrieve $(RECIPE) --scale $(SCALE) --out $(OUT) $(SET)
+	@$(call run,retrieve,$(RECIPE),--scale $(SCALE) --out $(OUT))
 
-train: $(READY) $(REAL) ## train on the sandbox's real and 6x synthetic images (after make generate); SET="key.sub=value"
-	@$(RUN)sixfold train recipes/sandbox-train.yaml $(SET)
+train: RECIPE = recipes/sandbox-train.yaml
+train: $(READY) $(REAL) ## train on the sandbox's real and 6x synthetic images (after make generate); CLUSTER=slurm SET="key.sub=value"
+	@$(call run,train,$(RECIPE))
 
 sweep: $(READY) $(REAL) ## accuracy against scale, 0x to 6x, five seeds: SWEEP=recipes/sweeps/scale.yaml
-	@$(RUN)sixfold sweep $(SWEEP) $(SET)
+	@$(call run,sweep,$(SWEEP))
 
 show: $(READY) ## write the gallery of OUT
 	@$(RUN)sixfold show $(OUT)

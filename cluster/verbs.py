@@ -65,6 +65,9 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, cost, files and commands; write and submit nothing.")
     ] = False,
+    images_per_s: Annotated[
+        float | None, typer.Option(min=1e-6, help="Of one worker, for the cost.", show_default="measured or expected")
+    ] = None,
     init: Annotated[
         bool, typer.Option("--init", help="Write ~/.config/sixfold/site.yaml from what SLURM says of this site.")
     ] = False,
@@ -91,6 +94,9 @@ def submit(
 
         run_here(call, target)
     _check(call, dry_run)
+    if dry_run and verb == "generate":
+        for line in _cost(call, site, overrides or [], scale, images_per_s):
+            say(line)
     if target.kind == "slurm":
         from cluster.submit.submit import preview_slurm, submit_slurm
 
@@ -227,6 +233,27 @@ def _check(call: "Call", show: bool) -> None:
         raise RecipeError.of(lines or [f"`{call.line} --dry-run` ended with exit code {done.returncode}"])
     if show and call.verb != "train":  # which prints the whole recipe
         say(done.stdout.rstrip())
+
+
+def _cost(call: "Call", site: "SiteSpec", overrides: list[str], scale: str, images_per_s: float | None) -> list[str]:
+    """What the images would cost there, at the rate that is told, that was measured in the output, or is expected."""
+    from cluster.recipes.load import load_recipe
+    from cluster.submit.cost import Rate, cost_lines
+    from gen.make.plan import parse_scale
+    from gen.run.output import has_prompts
+    from gen.run.recipe import Recipe, sizes_of, usable_classes
+    from shards.set.status import pace_of_place
+
+    chosen = load_recipe(call.recipe, Recipe, overrides)
+    rate = None
+    if images_per_s is not None:
+        rate = Rate(images_per_s, "as you say")
+    elif (pace := pace_of_place(call.out)) is not None:
+        rate = Rate(pace.images_per_s / max(pace.at_a_time, 1e-9), f"measured in {call.out}")
+    elif chosen.expect is not None:
+        rate = Rate(chosen.expect.images_per_s, "as the recipe expects")
+    plan = sizes_of(chosen, usable_classes(chosen, has_prompts(call.out)))
+    return cost_lines(plan.num_samples(parse_scale(scale)), rate, site)
 
 
 def _write_site() -> None:

@@ -320,11 +320,31 @@ def status(
         from shards.disk.store import open_for_reading
 
         store = open_for_reading(folder)
+        jobs = _jobs(folder)
+        if jobs and not _is_begun(store):
+            say("\n".join([*jobs, "nothing is made yet"]))
+            raise typer.Exit(EXIT_INCOMPLETE)
         state, _ = _look(store)
+    for line in jobs:
+        say(line)
     if watch:
         state = _watch(store)
     say(state.text)
     raise typer.Exit(0 if state.is_whole else EXIT_INCOMPLETE)
+
+
+def _jobs(folder: str) -> list[str]:
+    """A line for each of the newest jobs that were submitted for the folder."""
+    from cluster.submit.submit import told_jobs
+
+    return [f"{'job':<10}{line}" for line in told_jobs(folder)]
+
+
+def _is_begun(store: "Store") -> bool:
+    from cluster.process.lease import holder_of
+    from shards.disk.data_set import is_data_set
+
+    return is_data_set(store) or holder_of(store) is not None
 
 
 def _look(store: "Store") -> "tuple[Status, Holder | None]":

@@ -24,7 +24,7 @@ from shards.disk.replace import replace_file
 
 Say = Callable[[str], None]
 SCRIPT = "job.sh"
-HEAD_S = 10.0
+HEAD_S = 5.0
 TAIL_BYTES = 1 << 16
 SHOWN_JOBS = 5  # the newest, of an output
 
@@ -90,7 +90,13 @@ def submit_slurm(call: Call, site: SiteSpec, say: Say) -> Receipt:
     try:
         replace_file(folder / SCRIPT, script.text.encode())
         for options in script.submissions:
-            ids.append(slurm.submit(folder / SCRIPT, options))
+            try:
+                ids.append(slurm.submit(folder / SCRIPT, options))
+            except slurm.SlurmError as error:
+                if not ids:
+                    raise
+                told = f"{len(ids)} of {len(script.submissions)} arrays were taken, and their tasks work"
+                raise slurm.SlurmError(f"{error}; {told}") from None
         if why := slurm.why_never(ids[0]):
             slurm.cancel(ids)
             ids.clear()
@@ -113,6 +119,18 @@ def jobs_of(book: Book) -> Iterator[Job]:
             ids = _all_ids(receipt)
             states = tuple(state for found in slurm.states(ids).values() for state in found)
             yield Job(receipt, states, _told(receipt, states))
+
+
+def told_jobs(out: str) -> list[str]:
+    """A line for each of the newest jobs of an output, for people; that they cannot be asked for is one."""
+    book = Book.of(out)
+    if not book.receipts():
+        return []
+    try:
+        return [job.told for job in jobs_of(book)][-SHOWN_JOBS:]
+    except slurm.SlurmError as error:
+        newest = book.receipts()[-1]
+        return [f"{', '.join(newest.ids)} of SLURM cannot be asked for here ({error})"]
 
 
 def cancel_jobs(out: str, say: Say) -> int:

@@ -116,6 +116,14 @@ def pace_of(records: Iterable[Record]) -> Pace | None:
     return Pace(images / seconds, at_a_time, len(taken))
 
 
+def pace_of_place(url: str) -> Pace | None:
+    """How fast the shards at an address were made; None if there are none that tell."""
+    try:
+        return pace_of(scan(open_for_reading(url)).records.values())
+    except (ValueError, OSError):  # nothing is there yet, or something else
+        return None
+
+
 def status_of(store: Store, writer: str | None, doing: str = "", lives: Sequence[str] = ()) -> Status:
     """`writer`: who holds the data set's lease now, None if nobody does; `doing`: what the holder said last of how far
     it is; `lives`: the last starts of a program on it, a line each.
