@@ -26,6 +26,7 @@ CLUSTER = {
     "cluster.process",
     "cluster.ranks",
     "cluster.recipes",
+    "cluster.submit",
     "cluster.waiting",
 }
 BELOW_GEN = SHARDS | CLUSTER
@@ -43,8 +44,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster.waiting": {"shards.disk"},
     "cluster.console": {"cluster.recipes", "cluster.waiting", "shards.disk"},
     "cluster.doctor": {"cluster.process"},
-    "cluster.fan_out": {"cluster.code", "cluster.process", "cluster.waiting", "shards.disk"},
+    "cluster.fan_out": {"cluster.code", "cluster.process", "cluster.recipes", "cluster.waiting", "shards.disk"},
     "cluster.ranks": {"cluster.code", "cluster.fan_out", "cluster.process", "cluster.waiting", "shards.disk"},
+    "cluster.submit": {
+        *("cluster.code", "cluster.console", "cluster.fan_out", "cluster.process", "cluster.recipes"),
+        *("cluster.waiting", "shards.disk"),
+    },
     "gen.names": {"shards.labels"},
     "gen.model": {"shards.disk"},
     "gen.llm": {*BELOW_GEN, "gen.model"},

@@ -59,7 +59,9 @@ class ContainerSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["pyxis", "apptainer"] = Field(description="pyxis: srun --container-image; apptainer: apptainer exec")
+    kind: Literal["pyxis", "apptainer"] = Field(
+        description="pyxis: srun --container-image; apptainer: apptainer exec", examples=["apptainer"]
+    )
     image: Annotated[str, AfterValidator(_line)] = Field(
         description="an address or a file, as the container's program takes it", examples=["/apps/sixfold.sif"]
     )
@@ -108,7 +110,9 @@ class SiteSpec(BaseModel):
         description="ray: one job, Ray over its machines; array: tasks of one GPU each that claim units, without Ray",
     )
     tasks: int = Field(8, ge=1, le=100_000, description="of an array")
-    most_at_once: int | None = Field(None, ge=1, description="tasks of an array that run at the same time; null = all")
+    most_at_once: int | None = Field(
+        None, ge=1, description="tasks of an array that run at the same time; null = all", examples=[16]
+    )
     max_array: int = Field(1000, ge=1, description="tasks of one array that the site takes; more become more arrays")
     warn_s: int = Field(120, ge=10, le=65_535, description="seconds before the time limit at which a job is warned")
     chain: Literal["requeue", "resubmit", "no"] = Field(

@@ -9,6 +9,7 @@ program is asked to stop, ends its units, and only then they end.
 """
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from cluster.console import warn
 from cluster.process.exit import EXIT_AGAIN, EXIT_FAILED
 from cluster.process.identity import ProcessId, session_members, start_ticks, this_place
 from cluster.process.lives import lives_of, stuck
@@ -32,8 +34,10 @@ from shards.disk.store import open_for_reading
 
 ADDRESS, OVER = "address", "over"
 LOOK_S = 0.5
+ASK_AGAIN_S = 5.0
 MEET_S = 600.0  # for the head to start, and for its address to be seen on a shared file system
 STUCK_AFTER = 3  # starts of a job that got no further
+END_S = 10.0  # for processes that were killed
 STARTS = 3  # of Ray on one machine, if it dies under way
 OBJECT_STORE_BYTES = 100_000_000  # pixels never travel through Ray
 
@@ -74,7 +78,7 @@ def run_node(
     stop = _Stop(meeting / STOP)
     code = _run_part(mode, place, meeting, scratch, program, environ, stop)
     if code == EXIT_AGAIN and place.first and (advice := _why_not_again(out, place.job, meeting.parent / IDS)):
-        print(f"sixfold: {advice}", file=sys.stderr)
+        warn(advice)
         return EXIT_FAILED
     return code
 
@@ -135,15 +139,23 @@ def _hears_nothing() -> Iterator[None]:
 
 
 def _run_program(program: Sequence[str], environ: Mapping[str, str], stop: _Stop, ray: "_Ray | None") -> int:
-    """The program to its end. It is asked to stop, once, when the script was warned, or when Ray has ended here."""
-    child = subprocess.Popen(program, env=dict(environ), preexec_fn=end_with_parent)
-    asked = False
+    """The program to its end. It is asked to stop when the script was warned, or when Ray has ended here; and again,
+    because a program that is still being loaded hears nothing."""
+    child = subprocess.Popen(program, env=dict(environ), preexec_fn=_deaf_at_first)
+    asked_at = -math.inf
     while (code := child.poll()) is None:
-        if not asked and (stop.asked or (ray is not None and not ray.lives)):
-            asked = True
+        is_asked = stop.asked or (ray is not None and not ray.lives)
+        if is_asked and time.monotonic() > asked_at + ASK_AGAIN_S:
+            asked_at = time.monotonic()
             child.send_signal(signal.SIGUSR1)
         time.sleep(LOOK_S)
     return code if code >= 0 else 128 - code
+
+
+def _deaf_at_first() -> None:
+    """Runs in a child before its program starts: until the program listens, SIGUSR1 must not end it."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _lead(
@@ -174,7 +186,7 @@ def _follow(place: Place, folder: Path, meeting: Path, environ: Mapping[str, str
                 time.sleep(LOOK_S)
     if over.exists():
         return 0
-    print(f"sixfold: Ray ended {STARTS} times on machine {place.node} of the job; see {folder}", file=sys.stderr)
+    warn(f"Ray ended {STARTS} times on machine {place.node} of the job, expected it to run until the work is over")
     return EXIT_AGAIN
 
 
@@ -207,7 +219,7 @@ def _start_head(place: Place, folder: Path, environ: Mapping[str, str]) -> tuple
             time.sleep(LOOK_S)
         head.end()
         shutil.rmtree(folder, ignore_errors=True)
-        print(f"sixfold: Ray did not start here, try {attempt + 1} of {STARTS}", file=sys.stderr)
+        warn(f"Ray did not start here, try {attempt + 1} of {STARTS}")
     raise TimeoutError(
         f"{folder}: Ray did not start in {STARTS} tries; look at the lines above, at free memory and at /dev/shm"
     )
@@ -249,7 +261,8 @@ class _Ray:
             for process in session_members(self._leader):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the next round, or SLURM itself, ends it
+                self._process.wait(END_S)
 
     def __enter__(self) -> Self:
         return self
