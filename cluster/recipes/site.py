@@ -115,7 +115,7 @@ class SiteSpec(BaseModel):
     )
     max_array: int = Field(1000, ge=1, description="tasks of one array that the site takes; more become more arrays")
     warn_s: int = Field(120, ge=10, le=65_535, description="seconds before the time limit at which a job is warned")
-    chain: Literal["requeue", "resubmit", "no"] = Field(
+    chain: Literal["requeue", "resubmit", "never"] = Field(
         "requeue", description="how work goes on past the time limit: the same job, a new job, or by hand"
     )
     scratch: Annotated[str, AfterValidator(_word)] = Field("/tmp", description="folder on each machine, for Ray")

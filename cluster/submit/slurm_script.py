@@ -147,7 +147,7 @@ def _words(call: Call, mode: Mode) -> list[str]:
 
 def _again(site: SiteSpec, folder: Path) -> list[str]:
     """Queue the job again if it was warned and its work can go on. Otherwise the exit code says what is to be done."""
-    if site.chain == "no":
+    if site.chain == "never":
         return []
     if site.chain == "requeue":
         send, after = 'scontrol requeue "$SLURM_JOB_ID"', f"sleep {REQUEUE_S}  # SLURM ends this script here"

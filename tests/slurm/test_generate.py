@@ -145,7 +145,7 @@ def test_two_jobs_share_a_machine(site: Site, work: Path, expected: dict[str, st
 
 @pytest.mark.torture
 def test_tasks_of_an_array_are_killed_and_added(site: Site, work: Path, expected: dict[str, str]) -> None:
-    submit(site, work, *ARRAY, "cluster.site.tasks=3", "cluster.site.chain=no", "sampler.steps=2")
+    submit(site, work, *ARRAY, "cluster.site.tasks=3", "cluster.site.chain=never", "sampler.steps=2")
     site.wait(lambda: num_done(work) >= 1, 240, "a shard")
     victim = next(job for job, state in site.jobs().items() if state == "RUNNING")
     site.run("scancel", f"--signal={signal.SIGKILL.name.removeprefix('SIG')}", "--full", victim)

@@ -122,7 +122,7 @@ def test_lines_of_the_site_run_first_and_as_they_are() -> None:
     [
         ("requeue", 'scontrol requeue "$SLURM_JOB_ID"', "sbatch "),
         ("resubmit", "sbatch ${SLURM_ARRAY_TASK_ID:+--array=$SLURM_ARRAY_TASK_ID}", "scontrol"),
-        ("no", 'exit "$code"', "scontrol"),
+        ("never", 'exit "$code"', "scontrol"),
     ],
 )
 def test_work_goes_on_past_the_time_limit_as_the_site_wants(chain: str, holds: str, lacks: str) -> None:
