@@ -57,7 +57,7 @@ FILES = re.compile(
     r"out/(README\.md|[0-9]{5}(\.tar|\.parquet|_stats\.json)"
     r"|_meta/(run\.json|recipe\.yaml|classes\.json|meanings\.jsonl|prompts\.parquet|summary\.json|records\.jsonl)"
     r"|_meta/lease\.(json|lock)"
-    r"|_meta/(subsets/1x\.(json|parquet)|logs/[0-9-]+\.jsonl|leases/[0-9]{6}\.json)"
+    r"|_meta/(subsets/1x\.(json|parquet)|logs/[0-9-]+\.jsonl|leases/[0-9]{6}\.json|lives/[0-9]{6}-[0-9a-z-]+\.json)"
     r"|_meta/gallery/(\.gallery|gallery\.css|(index|rejected|class-[0-9]{4})(-[0-9]+)?\.html"
     r"|__thumbs/[0-9]{5}/[0-9]{9}\.jpg))"
 )
