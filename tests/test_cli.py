@@ -22,6 +22,7 @@ import shards.set.verify
 import sixfold
 from cluster.console import warn
 from cluster.process.lease import LEASE, Lease
+from cluster.process.lives import begin
 from cluster.recipes.load import load_recipe
 from docs.bench.cli_reference import PAGE, reference
 from gen.run.recipe import Recipe
@@ -475,6 +476,18 @@ def test_the_state_of_a_damaged_data_set_is_named_and_exit_3(tmp_path: Path) -> 
     damaged = CliRunner().invoke(APP, ["status", str(store.root)])
     assert damaged.exit_code == 3
     assert "1 done, 1 damaged: 00001" in damaged.stdout
+
+
+def test_the_state_of_a_data_set_tells_its_last_lives_and_why_they_ended(tmp_path: Path) -> None:
+    store = write_data_set(tmp_path / "set")
+    for number in range(7):
+        with begin(store, f"t{number}-x", "generate", {"SLURM_JOB_ID": "81", "SLURM_RESTART_COUNT": "2"}) as life:
+            life.there(number, "shard")
+            life.ended(75, "stopped on request: \x1b[31mSIGUSR1")
+    told = CliRunner().invoke(APP, ["status", str(store.root)]).stdout
+    assert told.count("\nlife ") == 5
+    assert "job 81 restart 2: 6 shards there, ended after 0 s with 75: stopped on request: SIGUSR1" in told
+    assert ": 1 shard there" not in told
 
 
 def test_a_change_of_all_runs_of_a_sweep_fits_on_the_command_line(tmp_path: Path) -> None:

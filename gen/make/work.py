@@ -17,6 +17,7 @@ from pathlib import Path
 from cluster.fan_out.attempt import life_id
 from cluster.fan_out.events import Event, EventLog
 from cluster.fan_out.fan_out import fan_out
+from cluster.fan_out.metrics import RunMetrics
 from cluster.fan_out.progress import Progress
 from cluster.fan_out.work import FanOutSpec, MakeWorker, Summary
 from cluster.process.exit import EXIT_AGAIN
@@ -109,19 +110,22 @@ def work_off(
     noun: str = "images",
     shared: bool = False,
 ) -> Summary:
-    """Fan the missing units out, with a log and a progress display, whose line the lease shows to others. `num_items`
-    of `noun` are in them. `shared`: other runs may open the output from now on, and make some of the units."""
+    """Fan the missing units out, with a log, figures for Prometheus, and a progress display, whose line the lease shows
+    to others. `num_items` of `noun` are in them. `shared`: other runs may open the output from now on, and make some of
+    the units."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     log_file = Path("out/logs") / name
     if isinstance(store, FolderStore):
         log_file = store.path_to_write(f"{META}/logs/{name}")
     with EventLog(log_file) as log, Progress(len(todo), num_items, noun=noun) as progress:
+        figures = RunMetrics(store.url, len(todo), spec, noun)
         if hold is not None:
             hold.lease.doing = progress.line
 
         def on_event(event: Event) -> None:
             log(event)
             progress(event)
+            figures(event)
             if event.kind == "unit_started" and hold is not None:
                 hold.life.at_work()
 

@@ -22,6 +22,7 @@ from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from shards.disk.data_set import refuse_foreign_folder
 from train.recipe import TrainRecipe, check_ranks
+from train.session.figures import LoggedFigures
 
 LOGS = "logs"
 # -P: modules come from the checkout alone, never from the folder it starts in
@@ -77,7 +78,13 @@ def train_over_ray(
     asked = life / "recipe.yaml"
     asked.write_text(dump_recipe(recipe), encoding="utf-8")
     here = Path.cwd()
-    ended = run_ranks([*PROGRAM, str(asked), str(out)], _spec(recipe, ranks), here, here / life, stop, say)
+    figures = LoggedFigures(out, recipe.schedule.steps)
+
+    def said(line: str) -> None:
+        say(line)
+        figures.look()
+
+    ended = run_ranks([*PROGRAM, str(asked), str(out)], _spec(recipe, ranks), here, here / life, stop, said)
     if ended.cause is not None:
         line = f"{ended.cause.sentence()}; see {log_of(life, ended.cause.rank)}"
         return RayOutcome(ended.exit_code, line, is_good=False)

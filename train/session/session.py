@@ -223,6 +223,9 @@ class Session:
             rate=self._rate(self.step - 1),
             images_per_s=round(self._images_per_s(), 1),
             wait_share=round(self._wait_share(), 4),
+            images=self._images(self.step),
+            seconds=round(self.seconds, 3),
+            wait_s=round(self.wait_s, 3),
             skipped=self.step - self.moved,
         )
         if (text := pace.line(self.step, loss, self.wait_s)) is not None:

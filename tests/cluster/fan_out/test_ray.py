@@ -23,12 +23,14 @@ import ray
 
 from cluster.fan_out.events import Event
 from cluster.fan_out.fan_out import FanOutSpec, Summary, fan_out
+from cluster.fan_out.metrics import RunMetrics
 from cluster.fan_out.ray_driver import death_cause
 from cluster.fan_out.ray_session import Session, private_folder, ray_session, temporary_root
 from cluster.fan_out.work import MakeWorker
 from cluster.process.stop_flag import StopFlag
 from shards.disk.home import home
 from tests.support import workers
+from tests.support.ray_head import scraped
 
 SPEC = FanOutSpec(
     workers=2, gpus_per_worker=0, start_deadline_s=300, stall_deadline_s=300, straggler_factor=0, attempts=2
@@ -85,6 +87,20 @@ def running(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_a_ray_of_our_own_tells_prometheus_what_a_run_did_though_it_has_no_dashboard(session, tmp_path):
+    figures = RunMetrics(str(tmp_path), 2, SPEC)
+    summary, _ = run(range(2), functools.partial(workers.writer, tmp_path), figures)
+    assert summary.done == 2
+    [node] = ray.nodes()
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+    def images() -> float:
+        series = (scraped(address) or {}).get("ray_sixfold_images_total", [])
+        return sum(value for labels, value in series if f'run="{tmp_path}"' in labels)
+
+    assert wait_until(lambda: images() == 20, 60), "two units of ten images"
 
 
 def test_units_are_made_by_several_processes_with_the_environment_of_a_share_of_the_node(session, tmp_path):
@@ -229,6 +245,7 @@ import psutil
 from cluster.fan_out.fan_out import FanOutSpec, fan_out
 from cluster.process.stop_flag import StopFlag
 from tests.support import workers
+from tests.support.ray_head import scraped
 told, results, in_flight, most = {}, {}, set(), 0
 
 def watch(event):
@@ -306,6 +323,7 @@ from pathlib import Path
 from cluster.fan_out.fan_out import FanOutSpec, fan_out
 from cluster.process.stop_flag import StopFlag
 from tests.support import workers
+from tests.support.ray_head import scraped
 folder = Path(sys.argv[1])
 units = [unit for unit in range(int(sys.argv[2])) if not (folder / f"{unit}.txt").exists()]
 spec = FanOutSpec(workers=2, gpus_per_worker=0)
@@ -381,6 +399,7 @@ from cluster.fan_out.fan_out import FanOutSpec, fan_out
 from cluster.fan_out.ray_session import runtime_env
 from cluster.process.stop_flag import StopFlag
 from tests.support import workers
+from tests.support.ray_head import scraped
 folder, num_units, losses = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 spec = FanOutSpec(gpus_per_worker=0, straggler_factor=0, stall_deadline_s=60, attempts=2)
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.process.lease import writer_of
+from cluster.process.lives import lives_of
 from cluster.process.stop_flag import StopFlag
 from gen.make.outcome import MakeOutcome
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
@@ -495,6 +496,13 @@ def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path
     assert generate(out, "0.2", HERE).exit_code == 0
     assert files_of(out) == files_of(whole)
     assert not list((out / "_meta" / "tmp").iterdir()), "what the dead driver left was collected"
+    killed, second = lives_of(store)
+    assert (killed.process.pid, str(killed.before), killed.end) == (process.pid, "0 shards", None)
+    assert killed.start_s is not None
+    assert second.before is not None
+    assert 1 <= second.before.number < 4, "what the dead one left"
+    assert second.end is not None
+    assert (second.end.exit_code, second.end.reason, str(second.end.there)) == (0, "complete", "4 shards")
 
 
 def test_a28_c1_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tmp_path: Path) -> None:
@@ -504,6 +512,9 @@ def test_a28_c1_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tm
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=200) == 75, process.said()
     assert "run the same command again" in process.said()
+    [stopped] = lives_of(open_for_reading(str(out)))
+    assert stopped.end is not None
+    assert (stopped.end.exit_code, stopped.end.reason) == (75, "stopped on request: SIGTERM")
     assert generate(out, "0.2", HERE).exit_code == 0
     assert files_of(out) == files_of(whole)
 
