@@ -111,7 +111,7 @@ def _options(
     ] = None,
 ) -> None:
     from cluster.console import say
-    from cluster.doctor import clear_unsafe_switches
+    from cluster.doctor.switches import clear_unsafe_switches
 
     for name in clear_unsafe_switches(os.environ):
         say(f"sixfold: {name} was set and is ignored: it would switch off a safety check", err=True)

@@ -25,14 +25,17 @@ CHECK_S = 600.0  # for a verb's own dry run
 
 
 def doctor(
-    out: Annotated[Path, path_option("The folder that a run would write.")] = Path("out"),
+    out: Annotated[str, typer.Option(help="Where a run would write: a folder or a URL.")] = "out",
 ) -> None:
-    """Check this machine: versions, GPUs, memory, disk, Ray, safety switches, the sandbox. Exit 3 if one is bad.
+    """Check this machine: versions, GPUs, memory, output, clock, Ray, SLURM, safety switches. Exit 3 if one is bad.
+
+    The output's place is tried: a scratch folder or object is written there and removed.
 
     Example: `sixfold doctor --out out/sandbox`
     """
     with waiting("loading the program"):
-        from cluster.doctor import Check, examine
+        from cluster.doctor.check import Check
+        from cluster.doctor.examine import examine
         from cluster.process.exit import EXIT_INCOMPLETE
 
     missing = Check("sandbox", "bad", "no models in sandbox/models", "make them with `make sandbox`")

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster.completion": set(),
     "cluster.waiting": {"shards.disk"},
     "cluster.console": {"cluster.recipes", "cluster.waiting", "shards.disk"},
-    "cluster.doctor": {"cluster.process"},
+    "cluster.doctor": {"cluster.process", "shards.disk"},
     "cluster.fan_out": {"cluster.code", "cluster.process", "cluster.recipes", "cluster.waiting", "shards.disk"},
     "cluster.ranks": {"cluster.code", "cluster.fan_out", "cluster.process", "cluster.waiting", "shards.disk"},
     "cluster.submit": {

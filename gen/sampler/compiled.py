@@ -17,7 +17,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.doctor import missing_build_tools
+from cluster.doctor.machine import missing_build_tools
 from cluster.process.memory import is_memory_error
 from gen.model.folder import ModelError
 from shards.disk.lock import locked

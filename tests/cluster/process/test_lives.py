@@ -146,7 +146,7 @@ def test_a_life_on_another_machine_is_at_work_while_it_holds_the_folder(store: L
     assert "killed" in told([away])[0]
 
 
-def test_under_slurm_a_life_names_its_job_its_restart_and_its_task(store: LifeStore) -> None:
+def test_c3_under_slurm_a_life_names_its_job_its_restart_and_its_task(store: LifeStore) -> None:
     slurm = {"SLURM_JOB_ID": "81234", "SLURM_RESTART_COUNT": "2", "SLURM_ARRAY_TASK_ID": "5"}
     with begin(store, "s81234-2-x", "generate", slurm):
         pass
@@ -243,7 +243,7 @@ def is_stuck(store: LifeStore, k: int = 3) -> bool:
     return stuck(lives_of(store), {"81"}, k)
 
 
-def test_a_job_is_stuck_when_its_last_three_starts_got_no_further(store: LifeStore) -> None:
+def test_c7_a_job_is_stuck_when_its_last_three_starts_got_no_further(store: LifeStore) -> None:
     live(store, 3, 4)
     for restarts in (1, 2):
         live(store, 4, 4, restarts=restarts)
@@ -280,7 +280,7 @@ def test_an_end_that_did_not_hear_of_the_last_unit_is_corrected_by_the_next_star
     assert not is_stuck(store)
 
 
-def test_lives_that_were_preempted_before_they_began_anything_do_not_count(store: LifeStore) -> None:
+def test_c6_lives_that_were_preempted_before_they_began_anything_do_not_count(store: LifeStore) -> None:
     for restarts in range(200):
         live(store, 4, 4, restarts=restarts, work_s=None)
     assert not is_stuck(store)

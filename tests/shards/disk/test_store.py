@@ -33,26 +33,20 @@ from shards.set.repair import repair
 from shards.set.verify import verify
 from shards.set.writer import ShardWriter
 from tests.support.faulty_disk import FaultyDisk
+from tests.support.s3_server import s3_environment, s3_server
 from tests.support.shard_rows import FINGERPRINT, fill, write_shard
 
 
 @pytest.fixture(scope="module")
 def s3_address() -> Iterator[str]:
-    """A real S3 server (moto) on loopback that honours `If-None-Match`."""
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture
 def s3_url(s3_address: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
+    for name, value in s3_environment(s3_address).items():
+        monkeypatch.setenv(name, value)
     fsspec.config.conf.clear()
     bucket = f"bucket-{zlib.crc32(request.node.name.encode())}"
     fsspec.filesystem("s3").mkdir(bucket)
