@@ -52,7 +52,7 @@ def _config(scontrol: str, within_s: float, environ: Mapping[str, str]) -> Itera
     if answer.trouble:
         yield Check("SLURM settings", "note", f"scontrol show config: {answer.trouble}", "look at it by hand")
         return
-    told = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", answer.said, re.MULTILINE))
+    told = dict(re.findall(r"^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", answer.said, re.MULTILINE))
     found = ", ".join(f"{name} {one_line(told[name], 60)}" for name in CONFIG if name in told)
     advice = []
     if told.get("JobRequeue") == "0":

@@ -16,6 +16,7 @@ CONFIG = """cat <<'END'
 Configuration data as of 2026-11-30T07:00:00
 JobRequeue              = 1
 KillWait                = 30 sec
+MailDomain              =
 PreemptMode             = REQUEUE
 SLURM_VERSION           = 24.05.3
 END"""
