@@ -12,7 +12,10 @@ from cluster.console import Folder, bar, path_option, say, warn
 from cluster.waiting import waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cluster.process.lease import Holder
+    from cluster.process.lives import Life
     from shards.disk.store import Store
     from shards.set.status import Status
     from shards.views.census import Subset
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 MAX_LISTED = 40  # files that a dry run names
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
 LIVES_SHOWN = 5
+MAKE_SHARDS = ("generate", "retrieve")  # the verbs whose folders `status_of` knows
 WATCH_S = 3.0  # between two looks at a run; ten times as long as a look takes, if that is more
 
 
@@ -309,9 +313,10 @@ def status(
         bool, typer.Option("--watch", help="Look again every few seconds, until nobody writes any more.")
     ] = False,
 ) -> None:
-    """How far a run is and how fast: shards, images, rejected draws, time left, who writes now and what they do.
+    """How far a run is and how fast: shards, images, rejected draws, time left, who writes, how the last starts ended.
 
-    Exit 3 if shards are known to be damaged, or if some that the last call was asked for are missing or short.
+    Of a training, embeddings or an index: how its last starts ended. Exit 3 if shards are known to be damaged, or if
+    some that the last call was asked for are missing or short; without shards, if the last start is not complete.
 
     Example: `sixfold status out/sandbox --watch`
     """
@@ -350,13 +355,29 @@ def _is_begun(store: "Store") -> bool:
 def _look(store: "Store") -> "tuple[Status, Holder | None]":
     from cluster.process.lease import holder_of
     from cluster.process.lives import lives_of, told
+    from shards.disk.data_set import is_data_set
     from shards.set.status import status_of
 
     holder = holder_of(store)
-    lives = told(lives_of(store, LIVES_SHOWN), None if holder is None else holder.life)
+    found = lives_of(store, LIVES_SHOWN)
+    lives = told(found, None if holder is None else holder.life)
+    if found and found[-1].verb not in MAKE_SHARDS and not is_data_set(store):
+        return _history(found[-1], lives, holder), holder
     if holder is None:
         return status_of(store, None, lives=lives), None
     return status_of(store, holder.words, holder.doing, lives), holder
+
+
+def _history(last: "Life", lives: "Sequence[str]", holder: "Holder | None") -> "Status":
+    """Of a folder without shards: a training, embeddings, an index."""
+    from shards.disk.safe_text import visible
+    from shards.set.status import Status
+
+    rows = [("life", line) for line in lives]
+    if holder is not None:
+        rows += [("writer", holder.words), *([("this call", holder.doing)] if holder.doing else [])]
+    text = "\n".join(f"{name:<10}{visible(line)}" for name, line in rows)
+    return Status(text, visible(rows[-1][1]), last.end is not None and last.end.exit_code == 0)
 
 
 def _watch(store: "Store") -> "Status":

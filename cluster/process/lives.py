@@ -34,6 +34,7 @@ KEPT = 1000  # lives of a folder
 MOST_REMOVED = 100  # files, by one start
 MAX_BYTES = 16_384  # of a life's file
 MAX_REASON = 500  # characters
+SLURM_VARIABLES = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_ARRAY_TASK_ID")  # which start of which job
 _NAME = re.compile(r"([0-9]{6,9})-[0-9a-z-]{1,40}\.json")
 
 
@@ -181,10 +182,10 @@ def begin(
 
 def slurm_start(environ: Mapping[str, str]) -> SlurmStart | None:
     """Which start of which job this process is; None outside of SLURM."""
-    job = environ.get("SLURM_JOB_ID", "")
+    job, *others = (environ.get(name, "") for name in SLURM_VARIABLES)
     if not (job.isascii() and job.isdecimal() and len(job) <= 12):
         return None
-    restarts, task = (_whole(environ.get(name, "")) for name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_TASK_ID"))
+    restarts, task = map(_whole, others)
     return SlurmStart(job=job, restarts=restarts or 0, array_task=task)
 
 

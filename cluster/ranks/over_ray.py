@@ -5,9 +5,9 @@ Out: how every rank ended. On disk: what the program writes, and a rank's output
 machine.
 
 The processes get the variables that `torchrun` would set (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR,
-MASTER_PORT), so the program knows nothing of Ray. Python is the node's; modules come from the checkout that Ray sent
-to the workers. All ranks get their places at once, on as few machines as possible; those of one machine have
-neighbouring numbers.
+MASTER_PORT), so the program knows nothing of Ray, and those that say which start of which SLURM job the caller is.
+Python is the node's; modules come from the checkout that Ray sent to the workers. All ranks get their places at once,
+on as few machines as possible; those of one machine have neighbouring numbers.
 
 A rank prints one line on stdout when it ends, and everything else on stderr. It exits with `EXIT_FOLLOWED` if the
 failure of another rank ended it. A stop request reaches every rank as SIGTERM, and so does the end of its actor, of the
@@ -15,6 +15,7 @@ driver or of the cluster.
 """
 
 import contextlib
+import os
 import signal
 import time
 from collections import Counter
@@ -32,6 +33,7 @@ from cluster.fan_out.ray_health import RayHealth
 from cluster.fan_out.ray_session import ClusterError, ray_session
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FOLLOWED
+from cluster.process.lives import SLURM_VARIABLES
 from cluster.process.stop_flag import StopFlag
 from cluster.ranks.host import Look, NodePlace, RankHost
 from cluster.ranks.place import LOOPBACK
@@ -251,7 +253,9 @@ def _start(
                 f"node {place.address} runs other software: {wrong}; install the same versions and use one checkout"
             )
     ordered = sorted(range(len(hosts)), key=lambda number: (places[number].node, number))
-    told = environments([(places[n].node, places[n].address, places[n].port) for n in ordered])
+    job = {name: os.environ[name] for name in SLURM_VARIABLES if name in os.environ}  # of this program, not of Ray's
+    ranked = environments([(places[n].node, places[n].address, places[n].port) for n in ordered])
+    told = [{**one, **job} for one in ranked]
     handles = [_Handle(rank, places[n].node, hosts[n]) for rank, n in enumerate(ordered)]
     begun = [
         handle.actor.start.remote(list(arguments), environment, str(start_in), str(log_of(logs, handle.rank)))

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from cluster.process.lives import Life, lives_of
 from shards.disk.store import FolderStore
+from sixfold import command_line
 from tests.support.small_training import small_recipe, train_alone, write_sets
 
 
@@ -29,6 +31,19 @@ def test_a_training_tells_the_steps_of_each_life_and_why_it_ended(tmp_path: Path
     assert (second.end.exit_code, second.end.reason, str(second.end.there)) == (0, "complete", "6 steps")
     train_alone(recipe, out)
     assert len(history(out)) == 2, "a call of a finished training lives no life"
+
+
+def test_the_status_of_a_training_is_its_history(tmp_path: Path) -> None:
+    write_sets(tmp_path)
+    out, recipe = tmp_path / "run", small_recipe(tmp_path)
+    for looks, code, told in (
+        (3, 3, "UTC train on "),
+        (100, 0, "from 3 steps to 6 steps, ended after "),
+    ):
+        train_alone(recipe, out, looks)
+        said = CliRunner().invoke(command_line(), ["status", str(out)])
+        assert (said.exit_code, told in said.stdout) == (code, True), said.output
+    assert said.stdout.count("\nlife ") + said.stdout.startswith("life ") == 2
 
 
 def test_a_training_that_fails_says_why_in_its_history(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import torch
 
 from cluster.fan_out.ray_session import ClusterError, ray_session
 from cluster.fan_out.work import FanOutSpec
+from cluster.process.lives import lives_of
 from cluster.process.stop_flag import StopFlag
 from cluster.ranks.host import free_port
 from cluster.recipes.load import dump_recipe
+from shards.disk.store import FolderStore
 from tests.support import warm
 from tests.support.rank_environment import rank_environment
 from tests.support.small_training import SMOOTH, as_weights, last_state, small_recipe, train_alone, write_sets
@@ -129,7 +131,7 @@ def test_c1_d11_a_signal_to_the_command_saves_and_the_same_command_goes_on_to_th
     assert "of 400 (SIGTERM) and saved; the same command goes on" in out
     (state,) = (folder / "stopped" / "checkpoints").glob("*/state.json")
     assert 1 <= json.loads(state.read_text())["step"] < 400
-    child = command(folder, "stopped", cluster)
+    child = command(folder, "stopped", {**cluster, "SLURM_JOB_ID": "81", "SLURM_RESTART_COUNT": "1"})
     out, said = child.communicate(timeout=280)
     assert child.returncode == 0, said
     assert out.splitlines()[-1].startswith("stopped: 400 steps, ")
@@ -138,6 +140,12 @@ def test_c1_d11_a_signal_to_the_command_saves_and_the_same_command_goes_on_to_th
         again, once = last_state(folder / "stopped", part), last_state(whole, part)
         assert all(torch.equal(again[name], once[name]) for name in once), part
     assert len(list((folder / "stopped" / "logs").iterdir())) == 2, "each life has its own"
+    first, second = lives_of(FolderStore(folder / "stopped", read_only=True))
+    assert first.end is not None
+    assert (first.end.exit_code, first.end.reason, first.end.there) == (75, "stopped: SIGTERM", second.before)
+    assert first.slurm is None
+    assert second.slurm is not None
+    assert (second.slurm.job, second.slurm.restarts) == ("81", 1), "of the command, though the ranks are Ray's"
 
 
 def test_b3_ranks_of_a_killed_command_save_and_end(cluster: dict[str, str], folder: Path) -> None:
