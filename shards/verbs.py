@@ -347,9 +347,10 @@ def _jobs(folder: str) -> list[str]:
 
 def _is_begun(store: "Store") -> bool:
     from cluster.process.lease import holder_of
+    from cluster.process.lives import lives_of
     from shards.disk.data_set import is_data_set
 
-    return is_data_set(store) or holder_of(store) is not None
+    return is_data_set(store) or holder_of(store) is not None or bool(lives_of(store, newest=1))
 
 
 def _look(store: "Store") -> "tuple[Status, Holder | None]":
