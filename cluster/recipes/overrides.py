@@ -71,7 +71,9 @@ def set_at(data: dict[str, Any], place: Sequence[str], value: Any, where: str) -
                 f"{where}: `{'.'.join(place)}`: `{'.'.join(place[:depth])}` is a plain value, it has no fields below it"
             )
         if depth < len(place) - 1:
-            inner = inner[at] if isinstance(inner, list) else inner.setdefault(at, {})
+            if isinstance(inner, dict) and inner.get(at) is None:  # not given, or given as nothing
+                inner[at] = {}
+            inner = inner[at]
         elif isinstance(inner, list) and value is None:
             del inner[at]
         else:

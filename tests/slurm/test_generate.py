@@ -107,9 +107,9 @@ def test_a_job_that_is_cancelled_under_way_goes_on_with_the_same_command(
 
 @pytest.mark.torture
 def test_a_job_longer_than_its_time_limit_is_queued_again_until_it_is_done(site: Site, work: Path) -> None:
-    """A limit of a minute, of which a warning takes 30 s; SLURM itself sends it."""
+    """A limit of two minutes, of which a warning takes one; SLURM itself sends it."""
     submit(
-        site, work, *ARRAY, "cluster.site.tasks=1", "cluster.site.time=00:01:00", "cluster.site.warn_s=30",
+        site, work, *ARRAY, "cluster.site.tasks=1", "cluster.site.time=00:02:00", "cluster.site.warn_s=60",
         "sampler.steps=40", scale="2x",
     )  # fmt: skip
     site.wait(site.is_idle, 900, "the chain")

@@ -82,6 +82,11 @@ def test_an_override_reaches_into_a_list(tmp_path: Path) -> None:
     assert recipe.words == {"ink": ["green", "blue"]}
 
 
+def test_an_override_reaches_below_what_was_given_as_nothing(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "name: a\nsampler: null\n"), Recipe, ["sampler.steps=9"])
+    assert recipe.sampler.steps == 9
+
+
 def test_the_resolved_copy_reads_back_to_the_same_recipe(tmp_path: Path) -> None:
     recipe = Recipe(name="ünï: #", sampler=Inner(steps=3), words={"ink": ["no", "1"]})
     assert load_recipe(write(tmp_path, dump_recipe(recipe)), Recipe) == recipe
