@@ -8,11 +8,8 @@ A cluster of our own asks for a token, has no dashboard, sends no usage statisti
 because pixels never travel. Its processes end with the driver, also after SIGKILL: Ray binds them to it.
 """
 
-import atexit
 import contextlib
-import dataclasses
 import functools
-import json
 import logging
 import os
 import re
@@ -20,7 +17,6 @@ import secrets
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,22 +28,18 @@ from cluster.fan_out.ray_worker import running_versions
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.environment import named_cluster
 from cluster.process.exit import Draining
-from cluster.process.identity import ProcessId, alive, this_place, this_process
 from cluster.process.machine import usable_cores
+from cluster.process.private_folder import make_private_folder, temporary_root
 from cluster.process.reach import why_no_head
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waiting
-from shards.disk.checked_json import plain_json
 from shards.disk.home import home
-from shards.disk.regular import read_regular
 from shards.disk.safe_text import one_line
 
 OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB
 UNSAFE = re.compile(r"RAY_DATA_.*(UNSAFE|CLOUDPICKLE).*")  # opt-ins to unpickling data
-FOLDER = "sixfold-"
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 NUM_START_TRIES = 2
-MAX_OWNER_BYTES = 10_000  # another user may have put anything there
 HEAD_S = 10.0  # for a cluster's head to answer; it may be starting too
 MORE_STARTS = 2  # worker processes that may be starting at once, beyond the cores: one that died counts for a minute
 
@@ -160,7 +152,6 @@ def _joined(address: str, threads: int, stop: StopFlag) -> Iterator[Session]:
 
 @contextlib.contextmanager
 def _started(spec: FanOutSpec, threads: int, instead: str) -> Iterator[Session]:
-    remove_dead_folders(temporary_root())
     folder = private_folder()
     before = {name: os.environ.pop(name, None) for name in TOKEN_VARIABLES}
     # Ray turns token mode on for a cluster that it starts, unless a variable says otherwise
@@ -212,33 +203,11 @@ def _start(spec: FanOutSpec, folder: Path, threads: int, instead: str) -> None:
                 ) from error
 
 
-def temporary_root() -> Path:
-    """The system's temporary folder, or /tmp where its name is too long or has characters that Ray cannot take.
-
-    Ray puts Unix sockets about 65 bytes below our folder, and a socket's path has at most 107.
-    """
-    usual = tempfile.gettempdir()
-    return Path(usual if re.fullmatch(r"[A-Za-z0-9/._-]{1,20}", usual) else "/tmp")
-
-
 @functools.cache
 def private_folder() -> Path:
     """This process's folder, with the token. Made once a process, because Ray caches the token it has read."""
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=temporary_root()))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "owner.json").write_text(json.dumps(dataclasses.asdict(this_process())))
+    folder = make_private_folder(temporary_root())
     descriptor = os.open(folder / "token", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
     return folder
-
-
-def remove_dead_folders(where: Path) -> None:
-    """Remove the private folders of drivers that have died here."""
-    for folder in where.glob(f"{FOLDER}*"):
-        try:
-            owner = ProcessId(**plain_json(read_regular(folder / "owner.json", MAX_OWNER_BYTES)))
-        except (OSError, ValueError, TypeError):  # another user's, or still being made
-            continue
-        if owner.place == this_place() and not alive(owner):
-            shutil.rmtree(folder, ignore_errors=True)  # another process may remove it at the same time

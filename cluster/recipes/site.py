@@ -27,6 +27,15 @@ def _word(text: str) -> str:
     return text
 
 
+def _scratch(text: str) -> str:
+    if not re.fullmatch(r"/[A-Za-z0-9/._-]{1,19}", text):
+        raise ValueError(
+            f"found {quoted(text, 80)}, expected the whole path of a folder, of letters and digits, at most 20 of them: "
+            "the paths of Ray's sockets below it must be short"
+        )
+    return text
+
+
 def _option(text: str) -> str:
     if not re.fullmatch(r"--[a-z][a-z0-9-]*(=\S{1,200})?", text):
         raise ValueError(f"found {quoted(text, 80)}, expected an option such as --mem=64G")
@@ -118,7 +127,9 @@ class SiteSpec(BaseModel):
     chain: Literal["requeue", "resubmit", "never"] = Field(
         "requeue", description="how work goes on past the time limit: the same job, a new job, or by hand"
     )
-    scratch: Annotated[str, AfterValidator(_word)] = Field("/tmp", description="folder on each machine, for Ray")
+    scratch: Annotated[str, AfterValidator(_scratch)] = Field(
+        "/tmp", description="folder on each machine, for Ray; a short path, for Ray's sockets lie below it"
+    )
     price_per_gpu_hour: float | None = Field(None, ge=0, description="for `--dry-run`, in any currency", examples=[2.5])
 
 

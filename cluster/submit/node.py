@@ -2,7 +2,8 @@
 
 In: how the work is spread, the folder where the machines of this life meet, the program's words, SLURM's variables.
 Out: the program's exit code. On disk, in that folder: `address` (where Ray's head is), `over` (its exit code); read:
-`stop`, which the job's script writes. On the machine: Ray's own files below `scratch`, removed at the end.
+`stop`, which the job's script writes. On the machine: Ray's own files in a private folder below `scratch`, removed at
+the end.
 
 Every job has ports and folders of its own, so two jobs may share a machine. Ray's processes get no signal of ours: the
 program is asked to stop, ends its units, and only then they end.
@@ -11,6 +12,7 @@ program is asked to stop, ends its units, and only then they end.
 import contextlib
 import math
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -26,6 +28,7 @@ from cluster.console import warn
 from cluster.process.exit import EXIT_AGAIN, EXIT_FAILED
 from cluster.process.identity import ProcessId, session_members, start_ticks, this_place
 from cluster.process.lives import lives_of, stuck
+from cluster.process.private_folder import make_private_folder
 from cluster.process.supervisor import end_with_parent
 from cluster.submit.slurm_script import IDS, STOP, Mode
 from cluster.waiting import waiting
@@ -107,7 +110,7 @@ def _run_part(
     with _hears_nothing():
         if mode != "ray":
             return _run_program(program, environ, stop, ray=None)
-        folder = scratch / f"sf-{place.job}-{place.restart}-{place.node}"
+        folder = make_private_folder(scratch)
         try:
             if place.node == 0:
                 return _lead(place, folder, meeting, program, environ, stop)
@@ -210,7 +213,7 @@ def _start_head(place: Place, folder: Path, environ: Mapping[str, str]) -> tuple
     for attempt in range(STARTS):
         words = ["--head", "--port=0", "--include-dashboard=false", f"--ray-client-server-port={_free_port()}"]
         head = _Ray(words, place, folder, environ)
-        known = folder / "ray_current_cluster"
+        known = head.folder / "ray_current_cluster"
         deadline = time.monotonic() + MEET_S
         while head.lives and time.monotonic() < deadline:
             with contextlib.suppress(FileNotFoundError):
@@ -218,7 +221,6 @@ def _start_head(place: Place, folder: Path, environ: Mapping[str, str]) -> tuple
                     return head, address
             time.sleep(LOOK_S)
         head.end()
-        shutil.rmtree(folder, ignore_errors=True)
         warn(f"Ray did not start here, try {attempt + 1} of {STARTS}")
     raise TimeoutError(
         f"{folder}: Ray did not start in {STARTS} tries; look at the lines above, at free memory and at /dev/shm"
@@ -236,9 +238,13 @@ class _Ray:
     """Ray's processes on this machine, in a session of their own; a context manager that ends them."""
 
     def __init__(self, what: Sequence[str], place: Place, folder: Path, environ: Mapping[str, str]) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder = folder / secrets.token_hex(2)  # Ray makes it world-writable; the one around it is ours alone
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *what, "--block", "--disable-usage-stats"]
-        command += [f"--num-cpus={place.cores}", f"--temp-dir={folder}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        command += [
+            f"--num-cpus={place.cores}",
+            f"--temp-dir={self.folder}",
+            f"--object-store-memory={OBJECT_STORE_BYTES}",
+        ]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
         self._process = subprocess.Popen(
             command,

@@ -1,7 +1,9 @@
 """Images made on a SLURM of two machines, with nothing written by hand: whole, the same bytes, whatever happens."""
 
 import hashlib
+import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -75,12 +77,13 @@ def test_an_array_that_is_warned_of_its_time_limit_and_preempted_makes_the_same_
 def test_ray_over_two_machines_makes_the_same_bytes_and_leaves_nothing_behind(
     site: Site, work: Path, expected: dict[str, str]
 ) -> None:
-    told = submit(site, work, "cluster.site.nodes=2", "cluster.site.cpus_per_node=1")
+    scratch = tempfile.mkdtemp(dir="/tmp", prefix="s")
+    told = submit(site, work, "cluster.site.nodes=2", "cluster.site.cpus_per_node=1", f"cluster.site.scratch={scratch}")
     assert "2 machines, Ray over its machines" in told
     site.wait(site.is_idle, 240, "the job")
     assert hashes(work / "out") == expected
     assert "2 workers" in logs_of(work)
-    assert list(Path("/tmp").glob("sf-*")) == []
+    assert os.listdir(scratch) == []
     told = site.sixfold("logs", "out", "--lines", "3", cwd=work)
     assert "0.5x: 100 images in 10 of 10 shards" in told
     assert "no job runs or waits" in site.sixfold("cancel", "out", cwd=work)

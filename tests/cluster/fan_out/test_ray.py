@@ -25,8 +25,9 @@ from cluster.fan_out.events import Event
 from cluster.fan_out.fan_out import FanOutSpec, Summary, fan_out
 from cluster.fan_out.metrics import RunMetrics
 from cluster.fan_out.ray_driver import death_cause
-from cluster.fan_out.ray_session import Session, private_folder, ray_session, temporary_root
+from cluster.fan_out.ray_session import Session, private_folder, ray_session
 from cluster.fan_out.work import MakeWorker
+from cluster.process.private_folder import temporary_root
 from cluster.process.stop_flag import StopFlag
 from shards.disk.home import home
 from tests.support import workers

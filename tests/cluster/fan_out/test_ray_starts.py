@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.fan_out.ray_session import remove_dead_folders
 from cluster.process.identity import this_process
+from cluster.process.private_folder import remove_dead_folders
 from shards.disk.home import home
 from tests.support import warm
 

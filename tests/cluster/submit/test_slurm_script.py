@@ -156,11 +156,17 @@ def test_a_word_of_the_user_stays_one_word(word: str) -> None:
     assert words[-1] == f"/data/{word}"
 
 
-@pytest.mark.parametrize("field", ["partition", "account", "qos", "scratch"])
+@pytest.mark.parametrize("field", ["partition", "account", "qos"])
 @pytest.mark.parametrize("value", ["a b", "a\nb", 'a"b', "a'b", "$HOME", "a`b`", "a;b", "", "x" * 201])
 def test_a_line_that_slurm_reads_takes_no_second_word(field: str, value: str) -> None:
     with pytest.raises(ValidationError, match="expected one word"):
         SiteSpec(**{field: value})
+
+
+@pytest.mark.parametrize("value", ["tmp", "/a b", "/tmp/$(x)", "/" + "x" * 20, ""])
+def test_the_scratch_folder_leaves_room_for_sockets(value: str) -> None:
+    with pytest.raises(ValidationError, match="expected the whole path of a folder"):
+        SiteSpec(scratch=value)
 
 
 @pytest.mark.parametrize("option", ["mem=0", "-N2", "--mem=0 --exclusive", "--mem=0\n#SBATCH --x", "--a=$(b)", "--A=1"])
