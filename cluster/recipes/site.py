@@ -30,8 +30,8 @@ def _word(text: str) -> str:
 def _scratch(text: str) -> str:
     if not re.fullmatch(r"/[A-Za-z0-9/._-]{1,19}", text):
         raise ValueError(
-            f"found {quoted(text, 80)}, expected the whole path of a folder, of letters and digits, at most 20 of them: "
-            "the paths of Ray's sockets below it must be short"
+            f"found {quoted(text, 80)}, expected the whole path of a folder, of letters and digits, at most 20 of "
+            "them: the paths of Ray's sockets below it must be short"
         )
     return text
 
