@@ -18,7 +18,8 @@ LEFT_OUT = {
     r"^make test": "it is the run that this test is a part of",
     r"^make sweep|^sixfold report": "35 trainings, half an hour; tests/train shows them in small",
     r"imagenet|s3://": "weights of the hub, a bucket, GPUs",
-    r"^RAY_ADDRESS|CLUSTER=|^sixfold submit|/shared/|^docker|^uv tool|^pip install": "a cluster or a site, a daemon, an installation of gigabytes",
+    r"^RAY_ADDRESS|CLUSTER=|^sixfold submit|/shared/": "a cluster or a site",
+    r"^docker|^uv tool|^pip install": "a daemon, an installation of gigabytes",
 }
 
 
