@@ -150,15 +150,16 @@ def _again(site: SiteSpec, folder: Path) -> list[str]:
     if site.chain == "never":
         return []
     if site.chain == "requeue":
-        send, after = 'scontrol requeue "$SLURM_JOB_ID"', f"sleep {REQUEUE_S}  # SLURM ends this script here"
+        send = 'scontrol requeue "$SLURM_JOB_ID"'
+        after = [f"sleep {REQUEUE_S}  # SLURM ends this script here", f"exit {EXIT_AGAIN}"]
     else:
         script = shlex.quote(str(folder / "job.sh"))
         task = "${SLURM_ARRAY_TASK_ID:+--array=$SLURM_ARRAY_TASK_ID}"
-        send, after = f"sbatch {task} {script}", "exit 0"
+        send, after = f"sbatch {task} {script}", ["exit 0"]
     return [
         f'if [ "$code" = {EXIT_AGAIN} ] && [ -n "$warned" ]; then',
         f"  if timeout {REQUEUE_S} {send}; then",
-        f"    {after}",
+        *(f"    {line}" for line in after),
         "  fi",
         '  echo "sixfold: SLURM did not take the job again; run the same command again to continue" >&2',
         "fi",

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.disk.home import home
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
 START_S = 60.0
+AGAIN_S = 4.0
 CONF = """
 ClusterName=sixfold-{name}
 SlurmctldHost={host}(127.0.0.1)
@@ -65,6 +66,7 @@ class Site:
     """A SLURM that runs."""
 
     folder: Path
+    since: dict[str, float] = field(default_factory=dict)  # jobs that were queued again: when that was seen
 
     @property
     def environ(self) -> dict[str, str]:
@@ -113,11 +115,14 @@ class Site:
             time.sleep(0.3)
 
     def hasten(self) -> None:
-        """Start what was queued again now and not in two minutes."""
+        """Start what was queued again some seconds ago now and not in two minutes. Sooner the end of the old start would
+        be taken for that of the new one."""
         rows = self.run("squeue", "--noheader", "--array", "--states=PENDING", "--format=%A %r").splitlines()
-        for row in rows:
-            number, _, reason = row.partition(" ")
-            if reason == "BeginTime":
+        waiting = {row.partition(" ")[0] for row in rows if row.endswith(" BeginTime")}
+        for number in self.since.keys() - waiting:
+            del self.since[number]
+        for number in waiting:
+            if time.monotonic() - self.since.setdefault(number, time.monotonic()) > AGAIN_S:
                 subprocess.run(
                     ["scontrol", "update", f"JobId={number}", "StartTime=now"],
                     env=self.environ,
