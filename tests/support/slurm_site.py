@@ -115,8 +115,8 @@ class Site:
             time.sleep(0.3)
 
     def hasten(self) -> None:
-        """Start what was queued again some seconds ago now and not in two minutes. Sooner the end of the old start would
-        be taken for that of the new one."""
+        """Start what was queued again some seconds ago now and not in two minutes. Sooner, SLURM would take the end of
+        the old start for that of the new one."""
         rows = self.run("squeue", "--noheader", "--array", "--states=PENDING", "--format=%A %r").splitlines()
         waiting = {row.partition(" ")[0] for row in rows if row.endswith(" BeginTime")}
         for number in self.since.keys() - waiting:
