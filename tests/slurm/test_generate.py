@@ -56,7 +56,7 @@ def expected(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return found
 
 
-def test_an_array_that_is_warned_of_its_time_limit_and_preempted_makes_the_same_bytes(
+def test_c1_c2_c3_an_array_that_is_warned_of_its_time_limit_and_preempted_makes_the_same_bytes(
     site: Site, work: Path, expected: dict[str, str]
 ) -> None:
     told = submit(site, work, *ARRAY)
@@ -123,7 +123,7 @@ def test_a_job_longer_than_its_time_limit_is_queued_again_until_it_is_done(site:
 
 
 @pytest.mark.torture
-def test_a_time_limit_shorter_than_one_shard_ends_the_chain_with_advice(site: Site, work: Path) -> None:
+def test_c7_a_time_limit_shorter_than_one_shard_ends_the_chain_with_advice(site: Site, work: Path) -> None:
     submit(
         site, work, *ARRAY, "cluster.site.tasks=1", "cluster.site.time=00:01:00", "cluster.site.warn_s=30",
         "sampler.steps=400", "shards.samples_per_shard=200", "cluster.drain_s=5", scale="1x",
@@ -147,7 +147,7 @@ def test_two_jobs_share_a_machine(site: Site, work: Path, expected: dict[str, st
 
 
 @pytest.mark.torture
-def test_tasks_of_an_array_are_killed_and_added(site: Site, work: Path, expected: dict[str, str]) -> None:
+def test_c9_tasks_of_an_array_are_killed_and_added(site: Site, work: Path, expected: dict[str, str]) -> None:
     submit(site, work, *ARRAY, "cluster.site.tasks=3", "cluster.site.chain=never", "sampler.steps=2")
     site.wait(lambda: num_done(work) >= 1, 240, "a shard")
     victim = next(job for job, state in site.jobs().items() if state == "RUNNING")

@@ -79,6 +79,16 @@ def writer(folder: Path, seconds: float = 0.0, beats: int = 10) -> Worker:
     return work
 
 
+def talker(num_bytes: int) -> Worker:
+    """Returns more than a result should hold."""
+
+    def work(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
+        beat(1, 0)
+        return {"text": "x" * num_bytes}
+
+    return work
+
+
 def in_company(folder: Path) -> Worker:
     """The good worker; its first unit ends when a second process has begun one, or after two minutes."""
     good = writer(folder, 0.1)

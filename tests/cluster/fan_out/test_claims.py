@@ -97,7 +97,7 @@ def test_a_run_passes_over_what_another_makes(store: Store) -> None:
         assert list(second.take(range(3))) == []
 
 
-def test_what_a_killed_run_has_left_is_taken_over(tmp_path: Path) -> None:
+def test_c2_what_a_killed_run_has_left_is_taken_over(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     a_dead_run(store, "life-1", [0, 1])
     second = claims_of(store, "life-2")
@@ -112,7 +112,7 @@ def test_what_a_killed_run_has_left_is_taken_over(tmp_path: Path) -> None:
     assert store.list(f"{CLAIMS}/") == []
 
 
-def test_a_unit_that_kills_every_run_is_left_by_name(tmp_path: Path) -> None:
+def test_b8_a_unit_that_kills_every_run_is_left_by_name(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     for number in range(ATTEMPTS):
         a_dead_run(store, f"life-{number}", [1])
@@ -130,7 +130,7 @@ def _made(store: Store, units: Iterable[int]) -> Summary:
     return Summary(num, (), 0, 0, 1, 0, num, 0, 0.0)
 
 
-def test_a_run_elsewhere_is_dead_when_its_heart_has_not_beaten_for_a_while_of_our_clock(store: Store) -> None:
+def test_a18_a_run_elsewhere_is_dead_when_its_heart_has_not_beaten_for_a_while_of_our_clock(store: Store) -> None:
     first = claims_of(store, "life-1")
     with first.joined(ignore):
         assert list(first.take([0])) == [0]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.process.identity import session_members
 from shards.disk.home import home
 from tests.support import workers
 from tests.support.ray_nodes import Nodes
@@ -118,11 +119,86 @@ def survive(tmp_path: Path, num_units: int, kills: int, losses: int, drivers: in
 
 @pytest.mark.torture
 @pytest.mark.timeout(1000)
-def test_twenty_dead_workers_a_lost_node_a_killed_driver_and_a_lost_head_cost_no_unit(tmp_path: Path) -> None:
+def test_b1_b2_b3_b4_twenty_dead_workers_a_lost_node_a_killed_driver_and_a_lost_head_cost_no_unit(
+    tmp_path: Path,
+) -> None:
     survive(tmp_path, num_units=200, kills=20, losses=1, drivers=1, heads=1, within_s=900)
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
-def test_two_hundred_dead_workers_ten_nodes_five_drivers_and_two_heads_cost_no_unit(tmp_path: Path) -> None:
+def test_b1_b2_b3_b4_two_hundred_dead_workers_ten_nodes_five_drivers_and_two_heads_cost_no_unit(tmp_path: Path) -> None:
     survive(tmp_path, num_units=2000, kills=200, losses=10, drivers=5, heads=2, within_s=3500)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(600)
+def test_b6_a_frozen_node_costs_no_unit_and_what_wakes_up_there_changes_none(tmp_path: Path) -> None:
+    """SIGSTOP for all processes of a node, as a partition of the network would look."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with Nodes() as nodes:
+        runs = Drivers(nodes, folder, 100, 1.0)
+        deadline = time.monotonic() + 500
+        frozen: list[int] = []
+        while runs.keep() != 0:
+            assert time.monotonic() < deadline, f"{done(folder)} of 100 units"
+            if not frozen and done(folder) >= 10:
+                frozen = [process.pid for process in session_members(nodes.others[0])]
+                for pid in frozen:
+                    os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.1)
+        before = {path.name: path.read_bytes() for path in folder.glob("*.txt")}
+        for pid in frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        time.sleep(5)
+        assert {path.name: path.read_bytes() for path in folder.glob("*.txt")} == before
+    assert before == {f"{unit}.txt": workers.contents(unit) for unit in range(100)}
+
+
+RATE = """
+import os, sys
+os.environ["RAY_testing_rpc_failure"] = sys.argv.pop(1)
+os.environ["RAY_testing_asio_delay_us"] = "*=0:20000"
+"""
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(600)
+def test_b21_messages_of_ray_that_are_late_or_lost_change_no_result(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    lossy = "ray::rpc::InternalKVGcsService.grpc_client.InternalKVGet=3:25:50"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    result = subprocess.run(
+        [sys.executable, "-c", RATE + DRIVER, lossy, str(folder), "40", "0.1"],
+        cwd=home(), env=environ, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert {path.name for path in folder.glob("*.txt")} == {f"{unit}.txt" for unit in range(40)}
+
+
+LARGE = """
+import functools, json, sys
+from cluster.fan_out.fan_out import FanOutSpec, fan_out
+from cluster.process.stop_flag import StopFlag
+from tests.support import workers
+spec = FanOutSpec(workers=2, gpus_per_worker=0, straggler_factor=0)
+with StopFlag() as stop:
+    summary = fan_out(range(250), functools.partial(workers.talker, 1_000_000), spec, lambda event: None, stop)
+print(json.dumps(summary.as_json()))
+sys.exit(summary.exit_code)
+"""
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(600)
+def test_b11_results_that_are_larger_together_than_the_object_store_pass_through_it(tmp_path: Path) -> None:
+    """250 MB through a store of 80 MB: one result is in flight a worker."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    result = subprocess.run(
+        [sys.executable, "-c", LARGE], cwd=home(), env=environ, capture_output=True, text=True, timeout=500
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert '"done": 250' in result.stdout

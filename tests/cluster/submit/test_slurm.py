@@ -90,7 +90,7 @@ def test_a_job_that_lives_is_not_submitted_again_and_one_that_is_over_is(fake: F
         ("sleep 30", "sbatch: no answer within 1 s; is the controller up"),
     ],
 )
-def test_a_submission_that_fails_is_one_line_and_leaves_no_job(
+def test_c5_a_submission_that_fails_is_one_line_and_leaves_no_job(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, line: str
 ) -> None:
     monkeypatch.setattr(slurm, "COMMAND_S", 1.0)
@@ -102,13 +102,13 @@ def test_a_submission_that_fails_is_one_line_and_leaves_no_job(
     assert Book.of(str(tmp_path / "out")).receipts() == []
 
 
-def test_a_missing_command_says_where_it_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_c5_a_missing_command_says_where_it_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SlurmError, match="sbatch: found no such command, expected SLURM's; run this on a login node"):
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
 
 
-def test_a_busy_controller_is_asked_three_times_at_most(fake: Fake, tmp_path: Path) -> None:
+def test_c5_a_busy_controller_is_asked_three_times_at_most(fake: Fake, tmp_path: Path) -> None:
     fake("scontrol", "echo 'Invalid job id' >&2; exit 1")
     fake("sbatch", f'[ "$(wc -l < {tmp_path}/calls)" -ge 3 ] && echo 7 || {{ echo "Socket timed out" >&2; exit 1; }}')
     assert submit_slurm(call_of(tmp_path), SiteSpec(), print).ids == ("7",)
@@ -147,7 +147,7 @@ def test_jobs_that_a_job_has_submitted_for_itself_are_asked_for_too(fake: Fake, 
     assert "scontrol --oneliner show job 9" in (tmp_path / "calls").read_text()
 
 
-def test_a_status_says_that_slurm_cannot_be_asked(fake: Fake, tmp_path: Path) -> None:
+def test_c5_a_status_says_that_slurm_cannot_be_asked(fake: Fake, tmp_path: Path) -> None:
     fake("sbatch", "echo 7")
     fake("scontrol", "echo 'Invalid job id' >&2; exit 1")
     submit_slurm(call_of(tmp_path), SiteSpec(), print)
