@@ -119,7 +119,7 @@ def survive(tmp_path: Path, num_units: int, kills: int, losses: int, drivers: in
 
 @pytest.mark.torture
 @pytest.mark.timeout(1000)
-def test_b1_b2_b3_b4_twenty_dead_workers_a_lost_node_a_killed_driver_and_a_lost_head_cost_no_unit(
+def test_b1_b2_b3_b4_twenty_dead_workers_a_node_a_driver_and_a_head_cost_no_unit(
     tmp_path: Path,
 ) -> None:
     survive(tmp_path, num_units=200, kills=20, losses=1, drivers=1, heads=1, within_s=900)

@@ -411,7 +411,7 @@ def test_a_lost_device_breaks_the_worker_not_the_unit(tmp_path: Path) -> None:
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
-def test_a_full_memory_says_what_to_lower_and_nothing_of_the_failed_call_is_held_when_the_next_one_begins(
+def test_b17_a_full_memory_says_what_to_lower_and_nothing_of_the_failed_call_is_held_when_the_next_one_begins(
     tmp_path: Path, where: str, error: RuntimeError
 ) -> None:
     """A simulated device: tensors of a call are objects in its frames, and Python's own collection is off."""
