@@ -315,8 +315,8 @@ def status(
 ) -> None:
     """How far a run is and how fast: shards, images, rejected draws, time left, who writes, how the last starts ended.
 
-    Of a training, embeddings or an index: how its last starts ended. Exit 3 if shards are known to be damaged, or if
-    some that the last call was asked for are missing or short; without shards, if the last start is not complete.
+    Of a training, a sweep, embeddings or an index: how its last starts ended. Exit 3 if shards are known to be damaged,
+    or if some that the last call was asked for are missing or short; without shards, if the last start is not complete.
 
     Example: `sixfold status out/sandbox --watch`
     """
@@ -370,7 +370,7 @@ def _look(store: "Store") -> "tuple[Status, Holder | None]":
 
 
 def _history(last: "Life", lives: "Sequence[str]", holder: "Holder | None") -> "Status":
-    """Of a folder without shards: a training, embeddings, an index."""
+    """Of a folder without shards: a training, a sweep, embeddings, an index."""
     from shards.disk.safe_text import visible
     from shards.set.status import Status
 

@@ -9,6 +9,7 @@ On disk:
     logs/<run>-<attempt>.txt    what the run's process printed
     results.jsonl               the lines of all finished runs, with their place in the sweep; replaced as a whole
     sweep.lock                  held by the call at work: one at a time works in a folder
+    _meta/lives/                the history of the folder, see cluster.process.lives
 
 With `tune`, a point and seed has a run for each setting of the grid, and the best on validation is its result: of the
 lines in `results.jsonl` only its are selected. All runs measure their tests; what the others reach is in their folders.
@@ -28,13 +29,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from secrets import token_bytes
 
 from pydantic import BaseModel
 
+from cluster.fan_out.attempt import life_id
 from cluster.fan_out.events import Event, EventLog
 from cluster.fan_out.fan_out import fan_out
 from cluster.fan_out.work import Summary
-from cluster.process.exit import EXIT_COMPLETE
+from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE
+from cluster.process.lives import begin
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.folder import LocalFolder, claim
 from cluster.recipes.load import dump_recipe
@@ -42,6 +46,7 @@ from shards.disk.amounts import counted, time_text
 from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.lock import folder_locked
 from shards.disk.replace import replace_file
+from shards.disk.store import FolderStore
 from train.evaluate.results import RESULTS, Result
 from train.sweep.choice import choices
 from train.sweep.done import DataOf, Digests, finished, gather
@@ -80,17 +85,24 @@ class SweepOutcome:
         if self.work is None:
             return f"{there}; nothing was left to train"
         there += f"; this call trained {self.made} in {time_text(self.seconds)}"
+        problem = self.problem()
+        return f"{there}\nnot complete: {problem}" if problem else there
+
+    def problem(self) -> str:
+        """Why it is not complete and what to do; "" if it is."""
+        if self.work is None:
+            return ""
         if self.work.error:
-            return f"{there}\nnot complete: {self.work.error}"
+            return self.work.error
         if self.work.drained:
-            return f"{there}\nnot complete: stopped on request; run the same command again to continue"
+            return "stopped on request; run the same command again to continue"
         if self.work.quarantined:
             first = self.work.quarantined[0]
             return (
-                f"{there}\nnot complete: gave up {counted(len(self.work.quarantined), 'run')} "
-                f"({self.titles[first.unit]}: {first.cause}); run the same command again to try once more"
+                f"gave up {counted(len(self.work.quarantined), 'run')} ({self.titles[first.unit]}: {first.cause}); "
+                "run the same command again to try once more"
             )
-        return there
+        return ""
 
 
 def run_sweep(
@@ -123,7 +135,18 @@ def run_sweep(
     with folder_locked(out, LOCK, "sweep", "wait for it, or give another folder with --out"):
         is_used = (out / RESULTS).exists() or (out / RECIPES).exists()
         claim(LocalFolder(out), PLAN, spec, lambda asked: {"name": asked.name}, "sweep", is_used)
-        return _run(spec, runs, asked, out, home, stop, make_data, on_event, program, data_of, on_begin)
+        with begin(FolderStore(out), life_id(os.environ, time.time(), token_bytes(5)), "sweep") as life:
+
+            def begun(there: Mapping[int, Sequence[Result]]) -> None:
+                # and never `at_work`: a run saves by itself, so nobody can tell from runs whether a life got further
+                life.there(sum(map(bool, there.values())), "run")
+                on_begin(there)
+
+            outcome = _run(spec, runs, asked, out, home, stop, make_data, on_event, program, data_of, begun)
+            life.there(outcome.done, "run")
+            stopped = f"stopped on request: {stop.reason}" if outcome.exit_code == EXIT_AGAIN else ""
+            life.ended(outcome.exit_code, stopped or outcome.problem() or "complete")
+        return outcome
 
 
 def _run(

@@ -17,6 +17,7 @@ from cluster.fan_out.events import Event
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.exit import Draining
 from cluster.process.identity import start_ticks, this_place, this_process
+from cluster.process.lives import lives_of
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import dump_recipe, kind_of, load_recipe
 from cluster.recipes.overrides import lay_over
@@ -178,6 +179,19 @@ def test_a_second_call_trains_nothing_and_a_lost_run_is_trained_alone(tmp_path):
     assert sweep(spec, tmp_path).made == 1
     assert starts(tmp_path) == 5
     assert (tmp_path / RESULTS).read_bytes() == first
+
+
+def test_the_history_of_a_sweep_tells_how_many_runs_each_call_left_and_why_it_ended(tmp_path):
+    spec = spec_of(TWO_POINTS, seeds=1, changes={"behaviour": "good"})
+    stop = StopFlag()
+    stop.request("SIGUSR1")
+    assert sweep(spec, tmp_path, stop).exit_code == 75
+    assert sweep(spec, tmp_path).exit_code == 0
+    stopped, whole = lives_of(FolderStore(tmp_path, read_only=True))
+    assert (stopped.verb, str(stopped.before)) == ("sweep", "0 runs")
+    assert (stopped.end.exit_code, stopped.end.reason) == (75, "stopped on request: SIGUSR1")
+    assert (whole.end.exit_code, whole.end.reason, str(whole.end.there)) == (0, "complete", "2 runs")
+    assert whole.start_s is None, "its runs save by themselves: no start without a finished run is a vain one"
 
 
 def test_a_finished_sweep_trains_nothing_again_with_another_engine(tmp_path):
