@@ -12,6 +12,7 @@ import pytest
 
 from shards.disk.home import home
 from tests.support.s3_server import s3_environment
+from tests.support.small_training import small_recipe, train_alone, write_sets
 from tests.support.storm import Storm
 
 RECIPE = str(home() / "recipes/sandbox.yaml")
@@ -140,3 +141,27 @@ def test_a_store_that_cannot_be_used_is_one_line(
     assert line in said
     assert "check the address and the credentials" in said
     assert "testing" not in said
+
+
+@pytest.mark.torture
+def test_a_training_on_shards_in_s3_has_the_bits_of_one_on_a_folder_also_when_it_is_stopped(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_environment(server).items():
+        monkeypatch.setenv(name, value)
+    fsspec.config.conf.clear()
+    write_sets(tmp_path)
+    files = fsspec.filesystem("s3")
+    for name in ("real", "synthetic", "test", "held-out"):
+        files.put(str(tmp_path / name), f"bucket/sets/{name}", recursive=True)
+    train_alone(small_recipe(tmp_path), tmp_path / "of folders")
+    there = {
+        "data__domains__0__source": "s3://bucket/sets/real",
+        "data__domains__1__source": "s3://bucket/sets/synthetic",
+        "evaluate__validation__source": "s3://bucket/sets/test",
+        "evaluate__tests__one__source": "s3://bucket/sets/held-out",
+    }
+    train_alone(small_recipe(tmp_path, **there), tmp_path / "of s3", looks=4)
+    train_alone(small_recipe(tmp_path, **there), tmp_path / "of s3")
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("of folders", "of s3"))
+    assert one == two
