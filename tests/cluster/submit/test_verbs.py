@@ -1,0 +1,77 @@
+"""The front door as it is typed: a dry run tells all and touches nothing, a mistake is one line."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shards.disk.home import home
+from tests.support.waits import without_waits
+
+
+def says(cwd: Path, *words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, str(home() / "sixfold.py"), *words],
+        cwd=cwd,
+        env={**os.environ, "XDG_CONFIG_HOME": str(cwd / "settings"), "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == code, done.stdout
+    return without_waits(done.stdout)
+
+
+def test_a_dry_run_tells_plan_cost_script_and_commands_and_touches_nothing(tmp_path: Path) -> None:
+    site = tmp_path / "settings/sixfold/site.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text("partition: gpu\ngpus_per_node: 8\nprice_per_gpu_hour: 2.0\n")
+    text = says(
+        tmp_path, "submit", "generate", "recipes/sandbox.yaml", "--scale", "2x", "--dry-run", "cluster.site.nodes=4"
+    )
+    for told in (
+        *("images   400 (2x), 64 px", "shards   8 of at most 50 images", "on 32 GPUs", "GPU-hours", "at 2 a GPU-hour"),
+        *("#SBATCH --nodes=4", "#SBATCH --partition=gpu", "#SBATCH --gres=gpu:8", "would run:", "sbatch --parsable"),
+    ):
+        assert told in text
+    assert "#SBATCH --signal B:USR1@120" in text, "it must not be hidden as a secret"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["settings"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("submit", "sixfold submit: found nothing, expected one of generate, retrieve, train, sweep and a recipe"),
+        ("submit paint recipes/sandbox.yaml", "sixfold submit: found paint, expected one of generate"),
+        ("submit generate", "sixfold submit: found generate without a recipe"),
+        ("submit generate no.yaml", "no.yaml: no such recipe"),
+        (
+            "submit generate recipes/sandbox.yaml --to moon",
+            "--to: found 'moon', expected local, slurm, ray://HOST:PORT",
+        ),
+        ("submit generate recipes/sandbox.yaml cluster.site.nods=4", "did you mean `nodes`?"),
+        ("submit train recipes/sandbox.yaml", "found a recipe of `sixfold generate`, expected one of `sixfold train`"),
+        ("logs out", "out: found no job, expected one that `sixfold submit` has sent"),
+        ("node ray --meeting m --out o -- generate", "expected a step of SLURM; this verb is for the scripts"),
+        ("node moon --meeting m --out o -- generate", "sixfold node: found moon, expected ray, array or ranks"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, words: str, line: str) -> None:
+    text = says(tmp_path, *shlex.split(words), code=2)
+    assert len(text.splitlines()) == 1, text
+    assert line in text
+
+
+def test_what_a_verb_refuses_is_refused_before_anything_is_submitted(tmp_path: Path) -> None:
+    text = says(tmp_path, "submit", "generate", "recipes/sandbox.yaml", "sampler.model=no/model", code=2)
+    assert "no/model" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_cancel_is_said(tmp_path: Path) -> None:
+    assert says(tmp_path, "cancel", "out") == "out: no job runs or waits\n"
+    assert list(tmp_path.iterdir()) == []
