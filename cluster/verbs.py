@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Output = Annotated[str, typer.Argument(metavar="FOLDER", help="The output of what was submitted: a folder or a URL.")]
 FOLLOW_S = 1.0
 CHECK_S = 600.0  # for a verb's own dry run
+CALIBRATE_S = 3600.0
 
 
 def doctor(
@@ -71,6 +73,10 @@ def submit(
     images_per_s: Annotated[
         float | None, typer.Option(min=1e-6, help="Of one worker, for the cost.", show_default="measured or expected")
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Of generate: make one shard here first and throw it away, for the cost."),
+    ] = False,
     init: Annotated[
         bool, typer.Option("--init", help="Write ~/.config/sixfold/site.yaml from what SLURM says of this site.")
     ] = False,
@@ -98,7 +104,7 @@ def submit(
         run_here(call, target)
     _check(call, dry_run)
     if dry_run and verb == "generate":
-        for line in _cost(call, site, overrides or [], scale, images_per_s):
+        for line in _cost(call, site, overrides or [], scale, images_per_s, calibrate):
             say(line)
     if target.kind == "slurm":
         from cluster.submit.submit import preview_slurm, submit_slurm
@@ -238,8 +244,10 @@ def _check(call: "Call", show: bool) -> None:
         say(done.stdout.rstrip())
 
 
-def _cost(call: "Call", site: "SiteSpec", overrides: list[str], scale: str, images_per_s: float | None) -> list[str]:
-    """What the images would cost there, at the rate that is told, that was measured in the output, or is expected."""
+def _cost(
+    call: "Call", site: "SiteSpec", overrides: list[str], scale: str, images_per_s: float | None, calibrate: bool
+) -> list[str]:
+    """What the images would cost there, at the rate that is told, measured here, known from the output, or expected."""
     from cluster.recipes.load import load_recipe
     from cluster.submit.cost import Rate, cost_lines
     from gen.make.plan import parse_scale
@@ -256,7 +264,26 @@ def _cost(call: "Call", site: "SiteSpec", overrides: list[str], scale: str, imag
     elif chosen.expect is not None:
         rate = Rate(chosen.expect.images_per_s, "as the recipe expects")
     plan = sizes_of(chosen, usable_classes(chosen, has_prompts(call.out)))
+    if calibrate and images_per_s is None:
+        share = plan.unit_size(0) / plan.fold_size
+        rate = Rate(_measured(call.recipe, overrides, f"{share:.9f}x"), "measured with one shard on this machine")
     return cost_lines(plan.num_samples(parse_scale(scale)), rate, site)
+
+
+def _measured(recipe: Path, overrides: list[str], scale: str) -> float:
+    """Images a second of one worker here, from one shard that is thrown away. Raises ValueError if it is not made."""
+    from cluster.submit.submit import own_program
+    from shards.set.status import pace_of_place
+
+    with tempfile.TemporaryDirectory() as folder, waiting("making one shard, to know the rate"):
+        words = [*own_program(), "generate", str(recipe), *overrides, "cluster.in_process=true", "--no-gallery"]
+        words += ["--scale", scale, "--out", folder]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=CALIBRATE_S, stdin=subprocess.DEVNULL)
+        pace = pace_of_place(folder)
+    if pace is None:
+        told = [line for line in done.stderr.splitlines() if line.startswith("sixfold: ")]
+        raise ValueError(f"--calibrate: made no shard here ({(told or ['no reason was given'])[-1]}); leave it out")
+    return pace.images_per_s
 
 
 def _write_site() -> None:
