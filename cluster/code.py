@@ -15,6 +15,7 @@ ROOF = "sixfold.py"
 DATA_SUFFIXES = frozenset(
     {".css", ".csv", ".html", ".js", ".md", ".svg", ".txt", ".yaml"}
 )  # what our code reads beside itself
+RECIPES = "recipes"
 SANDBOX = "sandbox"
 SHIPPED_MODEL = f"{SANDBOX}/models/generator"  # what a worker can be asked for, by its name below our folder
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt"})
@@ -36,16 +37,31 @@ def write_archive(root: Path, archive: Path) -> None:
     It holds the five packages, ``sixfold.py`` and the sandbox with its generator: code, the texts that it reads, the
     shipped model. The same files give the same bytes.
     """
-    files = [
+    zip_files(_named(_for_workers(root), root), archive)
+
+
+def program_files(root: Path) -> dict[str, Path]:
+    """The files of the whole program by their names below ``root``: what a worker needs, the rest of the sandbox, the
+    recipes that ship."""
+    shipped = _inside(root, (SANDBOX, RECIPES), MODEL_SUFFIXES | {".jpg", ".png", ".yaml"})
+    return _named([*_for_workers(root), *shipped], root)
+
+
+def zip_files(files: Mapping[str, Path], archive: Path) -> None:
+    """Write the zip file ``archive`` of these: name in it -> file. The same files give the same bytes."""
+    with zipfile.ZipFile(archive, "w") as into:  # stored: weights do not shrink
+        for name, file in sorted(files.items()):
+            entry = zipfile.ZipInfo(name)  # dated 1980
+            entry.external_attr = 0o644 << 16
+            into.writestr(entry, file.read_bytes())
+
+
+def _for_workers(root: Path) -> list[Path]:
+    return [
         *_inside(root, (*PACKAGES, SANDBOX), DATA_SUFFIXES | {".py"}),
         *_inside(root, (SHIPPED_MODEL,), MODEL_SUFFIXES),
         root / ROOF,
     ]
-    with zipfile.ZipFile(archive, "w") as into:  # stored: weights do not shrink
-        for name, file in _named(files, root).items():
-            entry = zipfile.ZipInfo(name)  # dated 1980
-            entry.external_attr = 0o644 << 16
-            into.writestr(entry, file.read_bytes())
 
 
 def _inside(root: Path, folders: Iterable[str], suffixes: frozenset[str]) -> list[Path]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from cluster.recipes.site import SiteSpec
-    from cluster.submit.call import Call, Verb
+    from cluster.submit.call import Call, Target, Verb
 
 Output = Annotated[str, typer.Argument(metavar="FOLDER", help="The output of what was submitted: a folder or a URL.")]
 FOLLOW_S = 1.0
@@ -63,7 +63,7 @@ def submit(
         typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe fields to replace.", show_default="none"),
     ] = None,
     to: Annotated[
-        str, typer.Option(help="local, slurm, ray://HOST:PORT, job:http://HOST:8265 or k8s.", show_default=True)
+        str, typer.Option(help="local, slurm, ray://HOST:PORT, job:http://HOST:8265, k8s or cloud.", show_default=True)
     ] = "slurm",
     scale: Annotated[str, typer.Option(help="Of generate and retrieve: multiple of the real set.")] = "6x",
     out: Annotated[str | None, typer.Option(help="Where it writes.", show_default="as the verb itself")] = None,
@@ -102,20 +102,15 @@ def submit(
         from cluster.submit.submit import run_here
 
         run_here(call, target)
+    if target.kind == "job" and not dry_run:
+        from cluster.submit.ray_job import check_server
+
+        check_server(target.address)  # which takes a moment, and the next check a while
     _check(call, dry_run)
     if dry_run and verb == "generate":
         for line in _cost(call, site, overrides or [], scale, images_per_s, calibrate):
             say(line)
-    if target.kind == "slurm":
-        from cluster.submit.submit import preview_slurm, submit_slurm
-
-        if dry_run:
-            say(preview_slurm(call, site))
-        else:
-            submit_slurm(call, site, say)
-            say(f"to look: sixfold status {call.out}; sixfold logs {call.out}; to end it: sixfold cancel {call.out}")
-    else:
-        say(f"would run: {call.line}")
+    _hand_over(call, site, target, dry_run)
 
 
 def logs(
@@ -129,34 +124,31 @@ def logs(
     """
     with waiting(f"looking for the jobs of {folder}"):
         from cluster.submit.book import Book
-        from cluster.submit.submit import jobs_of, logs_of, tail
+        from cluster.submit.submit import jobs_of, printed_since, tails
 
         book = Book.of(folder)
         receipts = book.receipts()
     if not receipts:
         raise ValueError(f"{folder}: found no job, expected one that `sixfold submit` has sent; check the folder")
     newest = receipts[-1]
-    files = logs_of(newest)
-    if not files and not follow:
-        say(f"no output yet in {newest.folder}")
-    ends: dict[Path, int] = {}
-    for file in files:
-        if len(files) > 1:
-            say(f"== {file.name}")
-        text, ends[file] = tail(file, lines)
+    found = tails(newest, lines)
+    if not found and not follow:
+        say(f"no output yet of job {', '.join(newest.ids)}")
+    for name, (text, _) in found.items():
+        if len(found) > 1:
+            say(f"== {name}")
         say(text)
+    ends = {name: end for name, (_, end) in found.items()}
     while follow:
-        jobs = [job for job in jobs_of(book) if job.receipt.number == newest.number]
-        for file in logs_of(newest):
-            with file.open("rb") as opened:
-                opened.seek(ends.get(file, 0))
-                more = opened.read()
-            ends[file] = ends.get(file, 0) + len(more)
-            if more:
-                say(more.decode(errors="replace").rstrip("\n"))
-        if not any(job.lives for job in jobs):
+        began = time.monotonic()
+        is_over = not any(job.lives for job in jobs_of(book) if job.receipt.number == newest.number)
+        for name, (text, end) in printed_since(newest, ends).items():
+            ends[name] = end
+            if text:
+                say(text.rstrip("\n"))
+        if is_over:
             return
-        time.sleep(FOLLOW_S)
+        time.sleep(max(FOLLOW_S, 4 * (time.monotonic() - began)))
 
 
 def cancel(folder: Output) -> None:
@@ -187,12 +179,26 @@ def node(
     raise typer.Exit(run_node(how, meeting, scratch, out, [*own_program(), *words], os.environ))  # type: ignore[arg-type]
 
 
+def _hand_over(call: "Call", site: "SiteSpec", target: "Target", dry_run: bool) -> None:
+    from cluster.submit.submit import preview_job, preview_slurm, submit_job, submit_slurm
+
+    if target.kind == "slurm":
+        say(preview_slurm(call, site)) if dry_run else submit_slurm(call, site, say)
+    elif target.kind == "job":
+        say(preview_job(call, site, target.address)) if dry_run else submit_job(call, site, target.address, say)
+    else:
+        say(f"would run: {call.line}")
+        return
+    if not dry_run:
+        say(f"to look: sixfold status {call.out}; sixfold logs {call.out}; to end it: sixfold cancel {call.out}")
+
+
 def _call_of(
     verb: "Verb", recipe: Path, overrides: tuple[str, ...], scale: str, out: str | None
 ) -> "tuple[Call, SiteSpec]":
     """The call with whole paths, and its site. Raises RecipeError for a recipe that does not fit the verb."""
     with waiting("reading the recipe"):
-        from cluster.recipes.beside import default_place
+        from cluster.recipes.beside import default_place, named_here
         from cluster.recipes.load import load_recipe
         from cluster.recipes.site import load_site
         from cluster.submit.call import PLACES, Call
@@ -204,7 +210,8 @@ def _call_of(
     found = recipe if recipe.exists() else home() / recipe
     scaled = ("--scale", scale) if verb in ("generate", "retrieve") else ()
     whole = place if is_remote(place) else str(Path(place).absolute())
-    return Call(verb, found.absolute(), name, whole, (*overrides, *scaled)), load_site(spec.site)
+    named = tuple(named_here(chosen))
+    return Call(verb, found.absolute(), name, whole, (*overrides, *scaled), named), load_site(spec.site)
 
 
 def _model_of(verb: str) -> "type[BaseModel]":

@@ -4,18 +4,19 @@ In: plain data of a recipe file, the model that will validate them, the file's f
 relative path leads beside the recipe if something is there, else to the caller's folder; the paths that lead to
 something in both. On disk: nothing is read. A field says by the mark `shards.disk.address.BESIDE` that it names what
 the run reads. What a run writes by default is found by the same rule, so that what one run has made is what the next
-one goes on with or reads: `default_place`.
+one goes on with or reads: `default_place`. `named_here` lists what a loaded recipe names on this machine, for whoever
+runs it on another one.
 """
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from cluster.recipes.mistake import model_in
-from shards.disk.address import Beside, file_path, is_remote, shown
+from shards.disk.address import Beside, file_path, is_remote, places_of, shown
 from shards.disk.safe_text import quoted
 
 Twice = dict[tuple[str, ...], str]  # place of a field -> a line: what it leads to is in both folders
@@ -52,6 +53,36 @@ def default_place(recipe: Path, place: str) -> tuple[str, str | None]:
     if not here.exists():
         return place, None
     return str(here), _in_both("out", place, here)
+
+
+def named_here(recipe: BaseModel, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str, Path]]:
+    """Of what a loaded recipe reads: dotted name of the field, its value, and the file or folder of this machine that
+    is meant. Addresses, names of models and words that stand for something that ships with us are left out."""
+    for name, field in type(recipe).model_fields.items():
+        marks = [item for item in (*field.metadata, *_inner_marks(field.annotation)) if isinstance(item, Beside)]
+        yield from _named_in(getattr(recipe, name), marks, (*place, name))
+
+
+def _named_in(value: Any, marks: list[Beside], place: tuple[str, ...]) -> Iterator[tuple[str, str, Path]]:
+    if isinstance(value, BaseModel):
+        yield from named_here(value, place)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _named_in(item, marks, (*place, str(name)))
+    elif isinstance(value, (list, tuple)):
+        for at, item in enumerate(value):
+            yield from _named_in(item, marks, (*place, str(at)))
+    elif marks and isinstance(value, (str, Path)) and not any(value in mark.names for mark in marks):
+        text = str(value)
+        if text and not is_remote(text) and (found := next((one for one in places_of(text) if one.exists()), None)):
+            yield ".".join(place), text, found.absolute()
+
+
+def _inner_marks(annotation: Any) -> Iterator[Any]:
+    """Those of the parts of a union, and of the entries of a list."""
+    for part in typing.get_args(annotation):
+        yield from getattr(part, "__metadata__", ())
+        yield from _inner_marks(part)
 
 
 def _below(value: Any, model: type[BaseModel], folder: Path, is_named: bool, twice: Twice, loc: tuple[str, ...]) -> Any:

@@ -1,14 +1,15 @@
 """What a site asks of jobs: partition, account, time, GPUs, lines to run first, container.
 
 In: `~/.config/sixfold/site.yaml`, written by hand or by `sixfold submit --init`, and the part `cluster.site` of a
-recipe, whose fields win. Out: a `SiteSpec`. On disk: reads that file.
+recipe, whose fields win. Out: a `SiteSpec`, with a part each for a Ray cluster's job server, Kubernetes and a cloud's
+machines. On disk: reads that file.
 """
 
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -18,6 +19,8 @@ from shards.disk.safe_text import quoted
 FILE = "sixfold/site.yaml"  # below the user's folder of settings
 TIME = re.compile(r"([0-9]+-)?[0-9]{1,3}(:[0-9]{2}){0,2}|UNLIMITED")
 MOUNT = re.compile(r"[^\s:,]+(:[^\s:,]+){0,2}")
+QUANTITY = re.compile(r"[1-9][0-9]{0,11}([kMGT]i?|m)?")
+LABEL = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 def _word(text: str) -> str:
@@ -60,7 +63,31 @@ def _mount(text: str) -> str:
     return text
 
 
+def _quantity(text: str) -> str:
+    """An amount as Kubernetes writes it."""
+    if not QUANTITY.fullmatch(text):
+        raise ValueError(f"found {quoted(text, 40)}, expected an amount such as 64Gi")
+    return text
+
+
+def _label(text: str) -> str:
+    """The name of an object of Kubernetes."""
+    if not LABEL.fullmatch(text):
+        raise ValueError(f"found {quoted(text, 80)}, expected lower-case letters, digits, dashes and dots")
+    return text
+
+
+def _whole(text: str) -> str:
+    if not re.fullmatch(r"/[^\s:,]{1,200}", text):
+        raise ValueError(f"found {quoted(text, 80)}, expected a whole path such as /data")
+    return text
+
+
 Word = Annotated[str, AfterValidator(_word)]
+Quantity = Annotated[str, AfterValidator(_quantity)]
+Label = Annotated[str, AfterValidator(_label)]
+WholePath = Annotated[str, AfterValidator(_whole)]
+Part = TypeVar("Part", bound=BaseModel)
 
 
 class ContainerSpec(BaseModel):
@@ -80,6 +107,114 @@ class ContainerSpec(BaseModel):
     program: Annotated[str, AfterValidator(_line)] = Field(
         "sixfold", description="the program sixfold inside the container"
     )
+
+
+class RayJobSpec(BaseModel):
+    """How a job server of Ray starts the program (`--to job:http://HOST:8265`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    python: Word = Field(
+        "python",
+        description="on the cluster's machines, with what requirements.lock names",
+        examples=["/opt/env/bin/python"],
+    )
+    entrypoint_cpus: float = Field(
+        0.0, ge=0, description="cores that the program itself reserves; 0 = none, and it runs on the head"
+    )
+    entrypoint_gpus: float = Field(
+        0.0, ge=0, description="GPUs that the program itself reserves, for work that stays in its process"
+    )
+
+
+class TolerationSpec(BaseModel):
+    """A taint of Kubernetes machines on which pods may run all the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: Word = Field(description="of the taint", examples=["cloud.google.com/gke-spot"])
+    value: Word | None = Field(None, description="of the taint; null = any", examples=["true"])
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="of the taint; null = all", examples=["NoSchedule"]
+    )
+
+
+class ClaimSpec(BaseModel):
+    """A volume claim that all pods see at the same place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    claim: Label = Field(description="its name", examples=["data"])
+    path: WholePath = Field(description="where the pods see it", examples=["/data"])
+    read_only: bool = Field(False, description="whether the pods may only read it")
+
+
+class KubernetesSpec(BaseModel):
+    """What a RayJob of KubeRay needs besides machines, cores and GPUs (`--to k8s`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: Word = Field(
+        description="made from the Dockerfile, where the cluster can pull it", examples=["registry.example/sixfold:1"]
+    )
+    namespace: Label = Field("default", description="where the job's objects are made")
+    service_account: Label | None = Field(
+        None, description="of all pods; null = the namespace's own", examples=["vision"]
+    )
+    head_cpus: int = Field(2, ge=1, le=1024, description="cores of the head, which holds the program and no worker")
+    head_memory: Quantity = Field("8Gi", description="of the head")
+    memory: Quantity = Field("32Gi", description="of each machine")
+    shm: Quantity = Field("2Gi", description="of /dev/shm, out of the memory")
+    gpu_resource: Word = Field("nvidia.com/gpu", description="what GPUs are called there")
+    claims: tuple[ClaimSpec, ...] = Field(
+        default=(), description="volumes that all pods see", examples=[[{"claim": "data", "path": "/data"}]]
+    )
+    secrets: tuple[Label, ...] = Field(
+        default=(),
+        description="secrets whose keys become variables of all pods",
+        examples=[["s3-keys", "hugging-face"]],
+    )
+    token_secret: Label | None = Field(
+        None, description="with the key auth_token, for Ray; null = KubeRay makes one", examples=["ray-token"]
+    )
+    node_selector: Mapping[str, str] = Field(
+        default={}, description="labels of the machines for workers", examples=[{"cloud.google.com/gke-spot": "true"}]
+    )
+    tolerations: tuple[TolerationSpec, ...] = Field(
+        default=(),
+        description="taints that workers tolerate, such as those of spot machines",
+        examples=[[{"key": "cloud.google.com/gke-spot", "value": "true", "effect": "NoSchedule"}]],
+    )
+    backoff_limit: int = Field(
+        3, ge=0, le=100, description="how often a job that failed is begun again, with a new cluster"
+    )
+    ttl_s: int = Field(600, ge=0, description="seconds that the cluster is kept after the end, to look at")
+    program: Word = Field("sixfold", description="the program sixfold in the image")
+
+
+class CloudSpec(BaseModel):
+    """Machines that Ray's cluster launcher rents (`--to cloud`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: Literal["aws", "gcp"] = Field(description="whose machines")
+    region: Word = Field(description="where", examples=["us-west-2"])
+    zone: Word | None = Field(None, description="in the region; null = any; needed for gcp", examples=["us-west-2a"])
+    project: Word | None = Field(None, description="for gcp: its id", examples=["vision-314"])
+    head_type: Word = Field(description="kind of the head, which needs no GPU", examples=["m5.xlarge"])
+    worker_type: Word = Field(description="kind of the other machines", examples=["g5.2xlarge"])
+    image: Word = Field(
+        description="made from the Dockerfile, where the machines can pull it", examples=["registry.example/sixfold:1"]
+    )
+    machine_image: Word | None = Field(
+        None,
+        description="of the machines, with Docker and the GPU's driver; null = the launcher's own, needed for gcp",
+        examples=["projects/ml-images/global/images/family/common-cu129-ubuntu-2204-nvidia-580"],
+    )
+    ssh_user: Word = Field("ubuntu", description="who logs in on the machines")
+    disk_gb: int = Field(200, ge=20, le=64_000, description="of each machine")
+    spot: bool = Field(True, description="cheaper machines that may be taken back; finished shards stay")
+    idle_minutes: int = Field(10, ge=1, description="after which a machine without work is given back")
 
 
 class SiteSpec(BaseModel):
@@ -131,6 +266,20 @@ class SiteSpec(BaseModel):
         "/tmp", description="folder on each machine, for Ray; a short path, for Ray's sockets lie below it"
     )
     price_per_gpu_hour: float | None = Field(None, ge=0, description="for `--dry-run`, in any currency", examples=[2.5])
+    job: RayJobSpec = Field(RayJobSpec(), description="for `--to job:http://HOST:8265`: how the program is started")
+    kubernetes: KubernetesSpec | None = Field(
+        None, description="for `--to k8s`", examples=[{"image": "registry.example/sixfold:1", "namespace": "vision"}]
+    )
+    cloud: CloudSpec | None = Field(
+        None,
+        description="for `--to cloud`",
+        examples=[
+            {
+                **{"provider": "aws", "region": "us-west-2", "head_type": "m5.xlarge", "worker_type": "g5.2xlarge"},
+                "image": "registry.example/sixfold:1",
+            }
+        ],
+    )
 
 
 def settings_folder(environ: Mapping[str, str]) -> Path:
@@ -148,7 +297,14 @@ def load_site(of_recipe: SiteSpec | None, environ: Mapping[str, str] = os.enviro
     """The site's settings under those that a recipe gives. Raises RecipeError for a file that does not fit."""
     path = site_file(environ)
     known = load_recipe(path, SiteSpec) if path.is_file() else SiteSpec()
-    if of_recipe is None:
-        return known
-    given = {name: getattr(of_recipe, name) for name in of_recipe.model_fields_set}
-    return known.model_copy(update=given)
+    return known if of_recipe is None else _over(known, of_recipe)
+
+
+def _over(known: Part, given: Part) -> Part:
+    """`known` with what was given; a part in both is laid over field by field."""
+    update = {}
+    for name in given.model_fields_set:
+        old, new = getattr(known, name), getattr(given, name)
+        both = isinstance(old, BaseModel) and isinstance(new, BaseModel)
+        update[name] = _over(old, new) if both else new
+    return known.model_copy(update=update)

@@ -14,8 +14,8 @@ from shards.disk.safe_text import quoted
 
 Verb: TypeAlias = Literal["generate", "retrieve", "train", "sweep"]
 VERBS: tuple[Verb, ...] = ("generate", "retrieve", "train", "sweep")
-Kind = Literal["local", "slurm", "ray", "job", "k8s"]
-EXPECTED = "local, slurm, ray://HOST:PORT, job:http://HOST:8265 or k8s"
+Kind = Literal["local", "slurm", "ray", "job", "k8s", "cloud"]
+EXPECTED = "local, slurm, ray://HOST:PORT, job:http://HOST:8265, k8s or cloud"
 # where each verb writes unless it is told, as the verbs themselves say
 PLACES: dict[Verb, str] = {"generate": "out/", "retrieve": "out/", "train": "out/train/", "sweep": "out/sweeps/"}
 
@@ -29,6 +29,7 @@ class Call:
     name: str  # of the recipe
     out: str  # a folder or a URL
     arguments: tuple[str, ...] = ()  # besides these: the scale, overrides
+    named: tuple[tuple[str, str, Path], ...] = ()  # what the recipe reads here: field, value, file or folder
 
     @property
     def words(self) -> list[str]:
@@ -54,7 +55,7 @@ class Target:
 
 def parse_target(text: str) -> Target:
     """`--to` as text. Raises ValueError for a text that names no place."""
-    if text in ("local", "slurm", "k8s"):
+    if text in ("local", "slurm", "k8s", "cloud"):
         return Target(text)  # type: ignore[arg-type]
     if match := re.fullmatch(r"ray://([A-Za-z0-9_.-]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})", text):
         return Target("ray", f"{match[1]}:{match[2]}")

@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.submit.state import JobState
 from cluster.waiting import waiting
 from shards.disk.safe_text import one_line
 
@@ -33,28 +33,10 @@ NEVER = {
     "QOSMaxNodePerJobLimit": "the quality of service has fewer machines a job; lower cluster.site.nodes",
     "QOSMaxWallDurationPerJobLimit": "the quality of service has shorter jobs; lower cluster.site.time",
 }
-ENDED = frozenset(
-    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
-)
 
 
 class SlurmError(RuntimeError):
     """A command of SLURM is missing, slow or failed; the message is one line."""
-
-
-@dataclass(frozen=True)
-class JobState:
-    """What SLURM says of a job or of a task of an array."""
-
-    id: str
-    state: str  # RUNNING, PENDING, COMPLETED, ...
-    reason: str  # why it waits
-    restarts: int = 0
-
-    @property
-    def lives(self) -> bool:
-        """Whether it runs, or will."""
-        return self.state not in ENDED
 
 
 def submit(script: Path, options: Sequence[str] = ()) -> str:

@@ -2,23 +2,29 @@
 
 In: a `Call`, a `Target`, a `SiteSpec`. Out: what was done, in lines; states of jobs. On disk: what
 `cluster.submit.book` says, and the job's script in its folder.
+
+A receipt says of which kind its job is; `STATES`, `CANCELS` and `PRINTED` say who knows of that kind.
 """
 
+import contextlib
 import dataclasses
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.process.reach import why_no_head
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.site import SiteSpec
-from cluster.submit import slurm
-from cluster.submit.book import Book, Receipt
+from cluster.submit import ray_job, slurm
+from cluster.submit.book import JOBS, Book, Receipt
 from cluster.submit.call import Call, Target, whole
 from cluster.submit.slurm_script import IDS, mode_of, slurm_script
-from shards.disk.amounts import counted
+from cluster.submit.state import JobState
+from shards.disk.address import local_root
+from shards.disk.amounts import counted, size_text
 from shards.disk.home import home
 from shards.disk.replace import replace_file
 
@@ -34,7 +40,7 @@ class Job:
     """A receipt, and what the other side says of it now."""
 
     receipt: Receipt
-    states: tuple[slurm.JobState, ...]
+    states: tuple[JobState, ...]
     told: str  # one line about it
 
     @property
@@ -78,11 +84,7 @@ def submit_slurm(call: Call, site: SiteSpec, say: Say) -> Receipt:
     """Write the script into the output and hand it to SLURM. Raises SlurmError, and OSError for an output that cannot
     be written, ValueError if a job of this output is still there."""
     book = Book.of(call.out)
-    for job in jobs_of(book):
-        if job.receipt.kind == "slurm" and job.lives:
-            raise ValueError(
-                f"{call.out}: {job.told}; wait for it, or end it with `{whole(['sixfold', 'cancel', call.out])}`"
-            )
+    _refuse_second(book, call)
     receipt = book.begin(call, "slurm")
     folder = Path(receipt.folder)
     script = slurm_script(call, site, folder, Path.cwd(), own_program())
@@ -112,12 +114,71 @@ def submit_slurm(call: Call, site: SiteSpec, say: Say) -> Receipt:
     return receipt
 
 
+def preview_job(call: Call, site: SiteSpec, address: str) -> str:
+    """What a submission to a job server would send; touches nothing."""
+    root = local_root(call.out)
+    package = ray_job.package_of(call, site, None if root is None else root / JOBS / "NNNNN.json")
+    lines = [f"would send {counted(len(package.files), 'file')}, {size_text(package.num_bytes)}, to {address}, to run:"]
+    return "\n".join([*lines, f"  {package.entrypoint}", *_to_see(package.must_see)])
+
+
+def submit_job(call: Call, site: SiteSpec, address: str, say: Say) -> Receipt:
+    """Send the program and the recipe to a job server. Raises RayJobError, and OSError for an output that cannot be
+    written, ValueError if a job of this output is still there."""
+    book = Book.of(call.out)
+    _refuse_second(book, call)
+    receipt = book.begin(call, "job", address)
+    receipt = dataclasses.replace(receipt, ids=(_name_of(call, receipt),))
+    kept = sent = False
+    try:
+        root = local_root(call.out)
+        proof = None if root is None else root / JOBS / f"{receipt.number:05d}.json"
+        package = ray_job.package_of(call, site, proof)
+        for line in _to_see(package.must_see):
+            say(line)
+        book.keep(receipt)  # with the job's id, before there is one: nothing that was sent is without a receipt
+        kept = True
+        ray_job.submit(package, receipt, call, site)
+        sent = True
+    finally:
+        if not sent and not (kept and _is_there(receipt)):
+            book.forget(receipt)
+    say(f"job {receipt.ids[0]}: {size_text(package.num_bytes)} sent to the job server at {address}")
+    return receipt
+
+
+def _is_there(receipt: Receipt) -> bool:
+    """Whether a job is known there of which we heard an error: the answer may have been lost."""
+    with contextlib.suppress(ray_job.RayJobError):
+        return bool(ray_job.states(receipt))
+    return False
+
+
+def _to_see(places: tuple[str, ...]) -> list[str]:
+    return [f"the cluster's machines must see, at the same place: {', '.join(places)}"] if places else []
+
+
+def _name_of(call: Call, receipt: Receipt) -> str:
+    """One that Ray and Kubernetes take, and no other job has."""
+    short = re.sub(r"[^a-z0-9]+", "-", call.name.lower())[:24].strip("-")
+    return f"sixfold-{short}-{receipt.more['by'][:8]}"
+
+
+def _refuse_second(book: Book, call: Call) -> None:
+    """Raises ValueError if a job of this output is still there."""
+    for job in jobs_of(book):
+        if job.lives:
+            raise ValueError(
+                f"{call.out}: {job.told}; wait for it, or end it with `{whole(['sixfold', 'cancel', call.out])}`"
+            )
+
+
 def jobs_of(book: Book) -> Iterator[Job]:
-    """The jobs of an output, oldest first, with their states. Raises SlurmError, ValueError for a damaged receipt."""
+    """The jobs of an output, oldest first, with their states. Raises SlurmError, RayJobError, ValueError for a damaged
+    receipt."""
     for receipt in book.receipts():
-        if receipt.kind == "slurm":
-            ids = _all_ids(receipt)
-            states = tuple(state for found in slurm.states(ids).values() for state in found)
+        if receipt.kind in STATES:
+            states = STATES[receipt.kind](receipt)
             yield Job(receipt, states, _told(receipt, states))
 
 
@@ -138,10 +199,32 @@ def cancel_jobs(out: str, say: Say) -> int:
     ended = 0
     for job in jobs_of(Book.of(out)):
         if job.lives:
-            slurm.cancel(_all_ids(job.receipt))
+            CANCELS[job.receipt.kind](job.receipt)
             say(f"cancelled {job.told}")
             ended += 1
     return ended
+
+
+def tails(receipt: Receipt, lines: int) -> dict[str, tuple[str, int]]:
+    """The last lines of each log of a job, by its name, and where that ends."""
+    if receipt.kind in PRINTED:
+        text = PRINTED[receipt.kind](receipt)
+        return {"": ("\n".join(text.splitlines()[-lines:]), len(text))} if text else {}
+    return {path.name: tail(path, lines) for path in logs_of(receipt)}
+
+
+def printed_since(receipt: Receipt, ends: Mapping[str, int]) -> dict[str, tuple[str, int]]:
+    """What each log of a job has beyond its end of before, and where it ends now."""
+    if receipt.kind in PRINTED:
+        text = PRINTED[receipt.kind](receipt)
+        return {"": (text[ends.get("", 0) :], len(text))}
+    found = {}
+    for path in logs_of(receipt):
+        with path.open("rb") as file:
+            file.seek(ends.get(path.name, 0))
+            text = file.read().decode(errors="replace")
+            found[path.name] = (text, file.tell())
+    return found
 
 
 def logs_of(receipt: Receipt) -> list[Path]:
@@ -169,8 +252,22 @@ def _all_ids(receipt: Receipt) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def _told(receipt: Receipt, states: tuple[slurm.JobState, ...]) -> str:
-    name = f"job {', '.join(receipt.ids)} of SLURM"
+def _slurm_states(receipt: Receipt) -> tuple[JobState, ...]:
+    return tuple(state for found in slurm.states(_all_ids(receipt)).values() for state in found)
+
+
+def _cancel_slurm(receipt: Receipt) -> None:
+    slurm.cancel(_all_ids(receipt))
+
+
+STATES: dict[str, Callable[[Receipt], tuple[JobState, ...]]] = {"slurm": _slurm_states, "job": ray_job.states}
+CANCELS: dict[str, Callable[[Receipt], None]] = {"slurm": _cancel_slurm, "job": ray_job.cancel}
+PRINTED: dict[str, Callable[[Receipt], str]] = {"job": ray_job.printed}  # others have log files
+
+
+def _told(receipt: Receipt, states: tuple[JobState, ...]) -> str:
+    owner = {"slurm": "SLURM", "job": f"Ray at {receipt.where}"}[receipt.kind]
+    name = f"job {', '.join(receipt.ids)} of {owner}"
     if not states:
         return f"{name} is over"
     if len(states) == 1:
