@@ -123,7 +123,7 @@ def command_line() -> typer.Typer:
     strangers = own_code_first(HOME)
     from cluster.completion import VARIABLE
     from cluster.console import warn
-    from cluster.verbs import cancel, doctor, logs, node, submit
+    from cluster.verbs import cancel, doctor, drain, logs, node, submit
     from gen.verbs import generate, init, meanings, plan, prompts
     from retrieve.verbs import embed, index, pool, retrieve, serve
     from retrieve.verbs import filter as filter_set
@@ -150,7 +150,8 @@ def command_line() -> typer.Typer:
         *(submit, status, logs, cancel, doctor),
     ):
         app.command()(verb)
-    app.command(hidden=True)(node)
+    for hidden in (node, drain):
+        app.command(hidden=True)(hidden)
     if VARIABLE in os.environ:
         from typer.completion import completion_init
 

@@ -180,17 +180,46 @@ def node(
 
 
 def _hand_over(call: "Call", site: "SiteSpec", target: "Target", dry_run: bool) -> None:
-    from cluster.submit.submit import preview_job, preview_slurm, submit_job, submit_slurm
+    from cluster.submit import submit as front
 
-    if target.kind == "slurm":
-        say(preview_slurm(call, site)) if dry_run else submit_slurm(call, site, say)
-    elif target.kind == "job":
-        say(preview_job(call, site, target.address)) if dry_run else submit_job(call, site, target.address, say)
-    else:
+    if target.kind == "cloud":
+        front.write_cloud(call, site, say, dry_run)
+        return
+    if target.kind in ("local", "ray"):
         say(f"would run: {call.line}")
         return
+    if dry_run and target.kind == "slurm":
+        say(front.preview_slurm(call, site))
+    elif dry_run and target.kind == "job":
+        say(front.preview_job(call, site, target.address))
+    elif dry_run:
+        say(front.preview_k8s(call, site))
+    elif target.kind == "slurm":
+        front.submit_slurm(call, site, say)
+    elif target.kind == "job":
+        front.submit_job(call, site, target.address, say)
+    else:
+        front.submit_k8s(call, site, say)
     if not dry_run:
         say(f"to look: sixfold status {call.out}; sixfold logs {call.out}; to end it: sixfold cancel {call.out}")
+
+
+def drain(
+    reason: Annotated[str, typer.Option(help="Told to Ray.")] = "the machine is to go",
+    within: Annotated[float, typer.Option(min=0, help="Seconds that the machine has.")] = 60.0,
+    watch: Annotated[
+        str | None, typer.Option(help="aws or gcp: wait until the provider takes the machine back.", show_default=False)
+    ] = None,
+) -> None:
+    """Tell Ray that this machine is to go, and wait until nothing runs on it; for what `sixfold submit` writes."""
+    from cluster.submit.drain import NOTICE_S, drain, wait_for_notice
+
+    if watch is not None:
+        if watch not in ("aws", "gcp"):
+            raise ValueError(f"--watch: found {watch}, expected aws or gcp")
+        reason, within = wait_for_notice(watch, os.environ), NOTICE_S[watch]  # type: ignore[arg-type]
+        say(reason)
+    say(drain(reason, within))
 
 
 def _call_of(

@@ -214,7 +214,6 @@ class CloudSpec(BaseModel):
     ssh_user: Word = Field("ubuntu", description="who logs in on the machines")
     disk_gb: int = Field(200, ge=20, le=64_000, description="of each machine")
     spot: bool = Field(True, description="cheaper machines that may be taken back; finished shards stay")
-    idle_minutes: int = Field(10, ge=1, description="after which a machine without work is given back")
 
 
 class SiteSpec(BaseModel):

@@ -12,7 +12,6 @@ is asked to stop, and has as long as its recipe's `drain_s` may be.
 
 import contextlib
 import http.client
-import json
 import logging
 import os
 import shlex
@@ -33,6 +32,7 @@ from cluster.submit.state import JobState
 from cluster.waiting import waiting
 from shards.disk.address import local_root
 from shards.disk.amounts import size_text
+from shards.disk.checked_json import plain_json
 from shards.disk.home import home
 from shards.disk.safe_text import one_line
 
@@ -194,7 +194,7 @@ def _check_server(address: str, headers: Mapping[str, str]) -> None:
     where = Target("job", address)
     try:
         with waiting(f"asking the job server at {address}"), urllib.request.urlopen(request, timeout=REACH_S) as answer:
-            said = json.loads(answer.read(100_000))
+            said = plain_json(answer.read(100_000))
         version = str(said["ray_version"])
     except urllib.error.HTTPError as error:
         raise RayJobError(f"{where}: {_refusal(error.code, headers)}") from None

@@ -18,7 +18,7 @@ from pathlib import Path
 from cluster.process.reach import why_no_head
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.site import SiteSpec
-from cluster.submit import ray_job, slurm
+from cluster.submit import autoscaler, kubernetes, ray_job, slurm
 from cluster.submit.book import JOBS, Book, Receipt
 from cluster.submit.call import Call, Target, whole
 from cluster.submit.slurm_script import IDS, mode_of, slurm_script
@@ -30,6 +30,8 @@ from shards.disk.replace import replace_file
 
 Say = Callable[[str], None]
 SCRIPT = "job.sh"
+MANIFEST = "rayjob.yaml"
+CLUSTER = "cluster.yaml"
 HEAD_S = 5.0
 TAIL_BYTES = 1 << 16
 SHOWN_JOBS = 5  # the newest, of an output
@@ -117,7 +119,8 @@ def submit_slurm(call: Call, site: SiteSpec, say: Say) -> Receipt:
 def preview_job(call: Call, site: SiteSpec, address: str) -> str:
     """What a submission to a job server would send; touches nothing."""
     root = local_root(call.out)
-    package = ray_job.package_of(call, site, None if root is None else root / JOBS / "NNNNN.json")
+    proof = None if root is None else root / JOBS / "NNNNN.json"
+    package = ray_job.package_of(_over_ray(call, site), site, proof)
     lines = [f"would send {counted(len(package.files), 'file')}, {size_text(package.num_bytes)}, to {address}, to run:"]
     return "\n".join([*lines, f"  {package.entrypoint}", *_to_see(package.must_see)])
 
@@ -127,30 +130,86 @@ def submit_job(call: Call, site: SiteSpec, address: str, say: Say) -> Receipt:
     written, ValueError if a job of this output is still there."""
     book = Book.of(call.out)
     _refuse_second(book, call)
-    receipt = book.begin(call, "job", address)
-    receipt = dataclasses.replace(receipt, ids=(_name_of(call, receipt),))
-    kept = sent = False
-    try:
+    with _handing_over(book, call, "job", address) as receipt:
         root = local_root(call.out)
         proof = None if root is None else root / JOBS / f"{receipt.number:05d}.json"
-        package = ray_job.package_of(call, site, proof)
+        package = ray_job.package_of(_over_ray(call, site), site, proof)
         for line in _to_see(package.must_see):
             say(line)
         book.keep(receipt)  # with the job's id, before there is one: nothing that was sent is without a receipt
-        kept = True
         ray_job.submit(package, receipt, call, site)
-        sent = True
-    finally:
-        if not sent and not (kept and _is_there(receipt)):
-            book.forget(receipt)
     say(f"job {receipt.ids[0]}: {size_text(package.num_bytes)} sent to the job server at {address}")
     return receipt
 
 
+def preview_k8s(call: Call, site: SiteSpec) -> str:
+    """What a submission to Kubernetes would write and run; touches nothing."""
+    text = kubernetes.manifest(_over_ray(call, site), site, f"sixfold-{_short(call)}-NNNNNNNN")
+    return f"{text}\nwould run: kubectl apply -f {MANIFEST}"
+
+
+def submit_k8s(call: Call, site: SiteSpec, say: Say) -> Receipt:
+    """Write the manifest into the job's folder and hand it to Kubernetes. Raises KubernetesError, and OSError for an
+    output that cannot be written, ValueError if a job of this output is still there."""
+    namespace = kubernetes.namespace_of(site)
+    book = Book.of(call.out)
+    _refuse_second(book, call)
+    with _handing_over(book, call, "k8s", namespace) as receipt:
+        file = Path(receipt.folder) / MANIFEST
+        replace_file(file, kubernetes.manifest(_over_ray(call, site), site, receipt.ids[0]).encode())
+        if kubernetes.is_here():
+            book.keep(receipt)
+        kubernetes.submit(file)
+    say(f"job {receipt.ids[0]}: {counted(site.nodes, 'machine')}, namespace {namespace}; {file}")
+    return receipt
+
+
+def write_cloud(call: Call, site: SiteSpec, say: Say, dry_run: bool) -> None:
+    """Write the file of Ray's launcher into the folder where the command is called, and say what to do with it. Raises
+    CloudError, and ValueError if a file is there that says something else."""
+    text = autoscaler.cluster_yaml(f"sixfold-{_short(call)}", site)
+    file = Path(CLUSTER)
+    if dry_run:
+        say(text)
+        return
+    if file.exists() and file.read_text() != text:
+        raise ValueError(f"{file.absolute()}: found a file that says something else, expected none; move it away")
+    replace_file(file, text.encode())
+    words = whole([call.verb, str(call.recipe), *call.arguments, "--out", call.out])
+    say(
+        "\n".join(
+            [f"written to {file.absolute()}; now run:", *(f"  {one}" for one in autoscaler.commands(CLUSTER, words))]
+        )
+    )
+
+
+@contextlib.contextmanager
+def _handing_over(book: Book, call: Call, kind: str, where: str) -> Iterator[Receipt]:
+    """A receipt whose job has the id that we choose. If handing over fails, it is given back, unless the job is there
+    all the same: the answer may have been lost."""
+    begun = book.begin(call, kind, where)
+    receipt = dataclasses.replace(begun, ids=(f"sixfold-{_short(call)}-{begun.more['by'][:8]}",))
+    sent = False
+    try:
+        yield receipt
+        sent = True
+    finally:
+        if not sent and not (receipt in book.receipts() and _is_there(receipt)):
+            book.forget(receipt)
+
+
+def _over_ray(call: Call, site: SiteSpec) -> Call:
+    """A training on more than one GPU starts its ranks over Ray."""
+    ranks = site.nodes * max(1, site.gpus_per_node)
+    if call.verb != "train" or ranks == 1:
+        return call
+    return dataclasses.replace(call, arguments=(*call.arguments, "--ranks", str(ranks)))
+
+
 def _is_there(receipt: Receipt) -> bool:
     """Whether a job is known there of which we heard an error: the answer may have been lost."""
-    with contextlib.suppress(ray_job.RayJobError):
-        return bool(ray_job.states(receipt))
+    with contextlib.suppress(ray_job.RayJobError, kubernetes.KubernetesError):
+        return bool(STATES[receipt.kind](receipt))
     return False
 
 
@@ -158,10 +217,9 @@ def _to_see(places: tuple[str, ...]) -> list[str]:
     return [f"the cluster's machines must see, at the same place: {', '.join(places)}"] if places else []
 
 
-def _name_of(call: Call, receipt: Receipt) -> str:
-    """One that Ray and Kubernetes take, and no other job has."""
-    short = re.sub(r"[^a-z0-9]+", "-", call.name.lower())[:24].strip("-")
-    return f"sixfold-{short}-{receipt.more['by'][:8]}"
+def _short(call: Call) -> str:
+    """A piece of a name that Ray and Kubernetes take."""
+    return re.sub(r"[^a-z0-9]+", "-", call.name.lower())[:24].strip("-")
 
 
 def _refuse_second(book: Book, call: Call) -> None:
@@ -174,8 +232,8 @@ def _refuse_second(book: Book, call: Call) -> None:
 
 
 def jobs_of(book: Book) -> Iterator[Job]:
-    """The jobs of an output, oldest first, with their states. Raises SlurmError, RayJobError, ValueError for a damaged
-    receipt."""
+    """The jobs of an output, oldest first, with their states. Raises SlurmError, RayJobError, KubernetesError,
+    ValueError for a damaged receipt."""
     for receipt in book.receipts():
         if receipt.kind in STATES:
             states = STATES[receipt.kind](receipt)
@@ -260,13 +318,22 @@ def _cancel_slurm(receipt: Receipt) -> None:
     slurm.cancel(_all_ids(receipt))
 
 
-STATES: dict[str, Callable[[Receipt], tuple[JobState, ...]]] = {"slurm": _slurm_states, "job": ray_job.states}
-CANCELS: dict[str, Callable[[Receipt], None]] = {"slurm": _cancel_slurm, "job": ray_job.cancel}
-PRINTED: dict[str, Callable[[Receipt], str]] = {"job": ray_job.printed}  # others have log files
+STATES: dict[str, Callable[[Receipt], tuple[JobState, ...]]] = {
+    "slurm": _slurm_states,
+    "job": ray_job.states,
+    "k8s": kubernetes.states,
+}
+CANCELS: dict[str, Callable[[Receipt], None]] = {
+    "slurm": _cancel_slurm,
+    "job": ray_job.cancel,
+    "k8s": kubernetes.cancel,
+}
+PRINTED: dict[str, Callable[[Receipt], str]] = {"job": ray_job.printed, "k8s": kubernetes.printed}  # others: log files
 
 
 def _told(receipt: Receipt, states: tuple[JobState, ...]) -> str:
-    owner = {"slurm": "SLURM", "job": f"Ray at {receipt.where}"}[receipt.kind]
+    owners = {"slurm": "SLURM", "job": f"Ray at {receipt.where}", "k8s": f"Kubernetes, namespace {receipt.where},"}
+    owner = owners[receipt.kind]
     name = f"job {', '.join(receipt.ids)} of {owner}"
     if not states:
         return f"{name} is over"
