@@ -6,7 +6,7 @@ On disk: nothing.
 Every wait has a deadline: each turn has one short ``ray.wait`` over all pending answers, and ``ray.get`` takes only
 answers that are there. The driver asks every worker for its progress through the actor's second thread; if no answer
 comes there is no progress, and the schedule's deadlines apply. Ray's own kill is a request, which a stopped process
-cannot answer, so every kill is followed by SIGKILL on the worker's node.
+cannot answer, so every kill is followed by SIGKILL on the worker's node. The schedule hears which nodes Ray drains.
 """
 
 import contextlib
@@ -103,6 +103,7 @@ class _Driver:
         self._pending: dict[Any, tuple[Question, int]] = {}
         self._cores: dict[str, int] = {}  # node: a worker's share of it
         self._nodes_at = float("-inf")
+        self._drained: frozenset[str] = frozenset()
         self._actor_class: Any = ray.remote(RayWorker)
 
     def turn(self, stop: StopFlag) -> None:
@@ -127,7 +128,7 @@ class _Driver:
         if broken := self._health.broken():
             self._do(self._schedule.fail(broken, time.monotonic()))
             return
-        self._do(self._schedule.nodes(self._slots(), time.monotonic()))
+        self._do(self._schedule.nodes(self._slots(), time.monotonic(), self._leaving()))
         # Ray does not say whose process it was; whoever has waited longest gets another one
         waiting = [number for number, handle in self._handles.items() if handle.process is None]
         for number, cause in zip(waiting, self._health.died_at_start(), strict=False):
@@ -141,6 +142,14 @@ class _Driver:
         if ready:  # take all answers that are there in one turn
             ready, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
         return ready
+
+    def _leaving(self) -> frozenset[str]:
+        """The nodes that Ray drains: their machines are to go. What was known before if its head does not answer: the
+        look at its health says so."""
+        worker: Any = ray._private.worker.global_worker  # no public call says it
+        with contextlib.suppress(ray.exceptions.RayError):
+            self._drained = frozenset(worker.gcs_client.get_draining_nodes(timeout=NODES_EVERY_S))
+        return self._drained
 
     def _slots(self) -> dict[str, int]:
         """How many workers each live node can hold."""

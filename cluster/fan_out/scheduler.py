@@ -9,6 +9,7 @@ Long because it is one state machine, whose rules are:
 * An attempt fails if it raises, if its process dies, or if it gives no beat within ``stall_deadline_s``. Its unit is
   tried again, on another worker if there is one. After ``attempts`` failures the unit is quarantined.
 * A lost node does not count as a failure, up to MAX_NODE_LOSSES times a unit.
+* On a node that is to go (Ray drains it) no unit is begun: its free workers end, the others when they are free.
 * A worker that fails at two different units in a row, or says that it is broken, is replaced.
 * A node is avoided for AVOID_S if two workers in a row cannot start there, or six processes die. The run ends, with the
   cause, if no worker lives and all nodes are avoided, if no node has room for ``start_deadline_s``, or if
@@ -22,7 +23,7 @@ Long because it is one state machine, whose rules are:
 
 import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -117,6 +118,7 @@ class _Node:
     slots: int
     faults: int = 0
     avoided_until: float = 0.0
+    leaves: bool = False  # soon
 
 
 class Schedule:
@@ -162,11 +164,16 @@ class Schedule:
 
     # ------------------------------------------------------------------ what happened
 
-    def nodes(self, slots: Mapping[str, int], now: float) -> list[Action]:
-        """The living nodes are these, and each has room for so many workers in all."""
+    def nodes(self, slots: Mapping[str, int], now: float, leaving: Collection[str] = ()) -> list[Action]:
+        """The living nodes are these, and each has room for so many workers in all. `leaving`: those of them that are
+        to go soon."""
         self._num_living = len(slots)
         for name, room in slots.items():
-            self._nodes.setdefault(name, _Node(0)).slots = room
+            node = self._nodes.setdefault(name, _Node(0))
+            leaves = name in leaving
+            if leaves and not node.leaves:
+                self._tell("warning", now, f"node {name} is to go: no unit is begun there any more", node=name)
+            node.slots, node.leaves = 0 if leaves else room, leaves
         for name, node in self._nodes.items():
             if name not in slots:
                 node.slots = 0
@@ -345,6 +352,7 @@ class Schedule:
         if not self.over:
             if self._draining_since is None:
                 self._pull(max(1, self._limit()))
+                self._leave_nodes(now)
                 self._hand_out(now)
                 self._start_workers(now)
                 self._end_if_no_worker_can_start(now)
@@ -371,6 +379,14 @@ class Schedule:
         if not self._fresh:
             self._pull(1)
         return bool(self._fresh or self._units)
+
+    def _leave_nodes(self, now: float) -> None:
+        """End the workers without a unit on nodes that are to go."""
+        for number, worker in list(self._workers.items()):
+            if self._nodes[worker.node].leaves and worker.running is None:
+                del self._workers[number]
+                self._actions.append(KillWorker(number, "its node is to go"))
+                self._tell("worker_killed", now, "its node is to go", worker=number, node=worker.node)
 
     def _hand_out(self, now: float) -> None:
         for number, worker in self._workers.items():
@@ -407,9 +423,10 @@ class Schedule:
         self._pull(max(1, self._limit()))
 
     def _start_workers(self, now: float) -> None:
+        staying = [worker for worker in self._workers.values() if not self._nodes[worker.node].leaves]
         useful = len(self._fresh) + len(self._retries) + len(self._reruns)
-        useful += sum(worker.state == "busy" for worker in self._workers.values())
-        missing = min(self._limit(), useful) - len(self._workers)
+        useful += sum(worker.state == "busy" for worker in staying)
+        missing = min(self._limit(), useful) - len(staying)
         while missing > 0:
             taken = dict.fromkeys(self._nodes, 0)
             for worker in self._workers.values():

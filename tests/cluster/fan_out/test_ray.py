@@ -425,6 +425,67 @@ print(json.dumps(summary.as_json()))
 """
 
 
+DRAINED = """
+import functools, json, os, sys, threading
+from pathlib import Path
+os.environ["RAY_AUTH_MODE"] = "disabled"
+import ray
+from ray.cluster_utils import Cluster
+from cluster.fan_out.fan_out import FanOutSpec, fan_out
+from cluster.fan_out.ray_session import runtime_env
+from cluster.process.stop_flag import StopFlag
+from cluster.submit.drain import drain
+from tests.support import workers
+folder = Path(sys.argv[1])
+spec = FanOutSpec(gpus_per_worker=0, straggler_factor=0, stall_deadline_s=60, attempts=2)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
+first, other = (cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2))
+ray.init(address=cluster.address, log_to_driver=False, runtime_env=runtime_env(1))
+both, said, events = threading.Event(), [], []
+
+def take_back():
+    both.wait(120)
+    said.append(drain("a test takes it back", 60.0, first.node_id))
+
+def on_event(event):
+    events.append((event.kind, event.node, event.worker, event.message))
+    if {worker for kind, _, worker, _ in events if kind == "unit_done"} == {0, 1}:
+        both.set()
+
+thread = threading.Thread(target=take_back, daemon=True)
+thread.start()
+with StopFlag() as stop:
+    summary = fan_out(range(24), functools.partial(workers.writer, folder, 2.0), spec, on_event, stop)
+thread.join(90)
+print(json.dumps({"first": first.node_id, "said": said, "events": events, "summary": summary.as_json()}))
+"""
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(600)
+def test_a_node_that_is_taken_back_with_notice_ends_empty_and_costs_nothing_that_was_begun(tmp_path):
+    """`sixfold drain` on a machine of a real cluster of three nodes."""
+    result = subprocess.run(
+        [sys.executable, "-c", DRAINED, str(tmp_path)],
+        cwd=home(), capture_output=True, text=True, timeout=500, check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["said"] == ["1 of 1 nodes drained"]
+    assert told["summary"]["units"] == {"done": 24, "quarantined": 0}
+    assert told["summary"]["retried"] == told["summary"]["workers"]["lost"] == 0
+    kinds = [kind for kind, *_ in told["events"]]
+    notice = kinds.index("warning")
+    assert told["events"][notice][1] == told["first"]
+    there = {worker for kind, node, worker, _ in told["events"] if kind == "worker_started" and node == told["first"]}
+    assert len(there) == 1
+    begun = [worker for kind, _, worker, _ in told["events"][notice:] if kind == "unit_started"]
+    assert begun
+    assert not there & set(begun)
+    assert_all_published(tmp_path, range(24))
+
+
 @pytest.mark.torture
 @pytest.mark.timeout(900)
 def test_b2_b19_nodes_lost_without_warning_cost_no_unit_and_new_ones_are_used(tmp_path):

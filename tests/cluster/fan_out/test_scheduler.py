@@ -66,6 +66,42 @@ def test_no_units_end_at_once_and_start_no_worker():
     assert hands.schedule.summary().exit_code == 0
 
 
+def test_on_a_node_that_is_to_go_no_unit_is_begun_and_what_it_makes_may_be_finished():
+    hands = Hands(range(6), {"a": 2, "b": 1})
+    on_a = [worker for worker, node in hands.nodes.items() if node == "a"]
+    [on_b] = [worker for worker, node in hands.nodes.items() if node == "b"]
+    hands.do(hands.schedule.nodes({"a": 2, "b": 1}, 1.0, leaving=["a"]), 1.0)
+    assert hands.killed == [], "both are at work"
+    hands.finish(on_a[0], 2.0)
+    assert [kill.worker for kill in hands.killed] == [on_a[0]]
+    assert hands.running.keys() == {on_a[1], on_b}
+    hands.do(hands.schedule.nodes({"b": 1}, 3.0), 3.0)  # the other one was not ready in time
+    while hands.running:
+        hands.finish(on_b, 4.0)
+    assert hands.nodes.keys() == {*on_a, on_b}, "no worker was begun there again"
+    summary = hands.schedule.summary()
+    assert (summary.done, summary.exit_code, summary.workers_lost) == (6, 0, 1)
+
+
+def test_a_node_that_comes_for_one_that_is_to_go_is_used_at_once_and_the_notice_is_told_once():
+    hands = Hands(range(6), {"a": 2})
+    for second in (1.0, 2.0):
+        hands.do(hands.schedule.nodes({"a": 2, "c": 2}, second, leaving=["a"]), second)
+    assert sorted(hands.nodes.values()) == ["a", "a", "c", "c"]
+    told = [event.message for event in hands.schedule.take_events() if event.kind == "warning"]
+    assert told == ["node a is to go: no unit is begun there any more"]
+
+
+def test_a_notice_that_is_taken_back_gives_the_node_its_workers_back():
+    hands = Hands(range(6), {"a": 1})
+    hands.do(hands.schedule.nodes({"a": 1}, 1.0, leaving=["a"]), 1.0)
+    hands.finish(0, 2.0)
+    assert not hands.running
+    assert not hands.schedule.over
+    hands.do(hands.schedule.nodes({"a": 1}, 3.0), 3.0)
+    assert list(hands.running) == [1]
+
+
 def test_workers_are_no_more_than_units():
     assert len(Hands(range(1), {"a": 8}).nodes) == 1
 
