@@ -106,7 +106,7 @@ def submit(
         from cluster.submit.ray_job import check_server
 
         check_server(target.address)  # which takes a moment, and the next check a while
-    _check(call, dry_run)
+    _check(call, dry_run, is_here=target.kind in ("local", "slurm", "ray"))
     if dry_run and verb == "generate":
         for line in _cost(call, site, overrides or [], scale, images_per_s, calibrate):
             say(line)
@@ -217,7 +217,7 @@ def drain(
     if watch is not None:
         if watch not in ("aws", "gcp"):
             raise ValueError(f"--watch: found {watch}, expected aws or gcp")
-        reason, within = wait_for_notice(watch, os.environ), NOTICE_S[watch]  # type: ignore[arg-type]
+        reason, within = wait_for_notice(watch), NOTICE_S[watch]  # type: ignore[arg-type]
         say(reason)
     say(drain(reason, within))
 
@@ -261,8 +261,9 @@ def _model_of(verb: str) -> "type[BaseModel]":
     return TrainRecipe
 
 
-def _check(call: "Call", show: bool) -> None:
-    """What the verb itself says of the recipe before it would begin. Raises RecipeError with the lines of a refusal.
+def _check(call: "Call", show: bool, is_here: bool) -> None:
+    """What the verb itself says of the recipe before it would begin. Raises RecipeError with the lines of a refusal; if
+    the work is done on machines that see other files, these are told and decide nothing.
 
     A retrieval's own dry run would search the whole pool, so it is left to the job.
     """
@@ -275,7 +276,12 @@ def _check(call: "Call", show: bool) -> None:
         done = subprocess.run(words, capture_output=True, text=True, timeout=CHECK_S, stdin=subprocess.DEVNULL)
     if done.returncode:
         lines = [line.removeprefix("sixfold: ") for line in done.stderr.splitlines() if line.startswith("sixfold: ")]
-        raise RecipeError.of(lines or [f"`{call.line} --dry-run` ended with exit code {done.returncode}"])
+        lines = lines or [f"`{call.line} --dry-run` ended with exit code {done.returncode}"]
+        if is_here:
+            raise RecipeError.of(lines)
+        for line in lines:
+            warn(f"on this machine: {line}")
+        return
     if show and call.verb != "train":  # which prints the whole recipe
         say(done.stdout.rstrip())
 

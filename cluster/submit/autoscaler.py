@@ -32,6 +32,8 @@ def cluster_yaml(name: str, site: SiteSpec) -> str:
     resources: Json = {}
     if site.cpus_per_node is not None:
         resources = {"CPU": site.cpus_per_node, "GPU": site.gpus_per_node}
+    # it outlives the shell that starts it
+    watch = f"setsid nohup sixfold drain --watch {spec.provider} > /tmp/drain.log 2>&1 < /dev/null &"
     start = "ulimit -n 65536; ray start --disable-usage-stats --object-manager-port=8076"
     found: Json = {
         "cluster_name": name,
@@ -64,7 +66,7 @@ def cluster_yaml(name: str, site: SiteSpec) -> str:
         "worker_start_ray_commands": [
             "ray stop",
             f"{start} --address=$RAY_HEAD_IP:6379",
-            *([f"nohup sixfold drain --watch {spec.provider} > /tmp/drain.log 2>&1 &"] if spec.spot else []),
+            *([watch] if spec.spot else []),
         ],
     }
     lines = [

@@ -31,7 +31,6 @@ LOOK_S = 0.5
 TOLD_S = 30.0  # for Ray to take the notice
 NOTICE_S = {"aws": 120.0, "gcp": 30.0}
 METADATA = {"aws": "http://169.254.169.254", "gcp": "http://metadata.google.internal"}
-VARIABLE = "SIXFOLD_METADATA"  # another address for them
 
 
 class DrainError(RuntimeError):
@@ -76,14 +75,12 @@ def drain(reason: str, within_s: float, node_id: str | None = None) -> str:
     return f"{len(nodes)} of {len(nodes)} nodes drained"
 
 
-def wait_for_notice(provider: Provider, environ: Mapping[str, str], pause: Callable[[float], None] = time.sleep) -> str:
-    """Ask the provider every few seconds until it takes this machine back; what it said. There is no deadline: it is
-    what the program is for."""
-    base = environ.get(VARIABLE) or METADATA[provider]
-    while True:
-        if said := notice(provider, base):
-            return said
+def wait_for_notice(provider: Provider, base: str = "", pause: Callable[[float], None] = time.sleep) -> str:
+    """Ask the provider every few seconds until it takes this machine back; what it said. There is no deadline: to wait
+    is what the program is for. `base`: who is asked instead of the provider's own address."""
+    while not (said := notice(provider, base or METADATA[provider])):
         pause(WATCH_S)
+    return said
 
 
 def notice(provider: Provider, base: str) -> str:

@@ -35,6 +35,7 @@ CLUSTER = "cluster.yaml"
 HEAD_S = 5.0
 TAIL_BYTES = 1 << 16
 SHOWN_JOBS = 5  # the newest, of an output
+ERRORS = (slurm.SlurmError, ray_job.RayJobError, kubernetes.KubernetesError)
 
 
 @dataclass(frozen=True)
@@ -175,12 +176,8 @@ def write_cloud(call: Call, site: SiteSpec, say: Say, dry_run: bool) -> None:
     if file.exists() and file.read_text() != text:
         raise ValueError(f"{file.absolute()}: found a file that says something else, expected none; move it away")
     replace_file(file, text.encode())
-    words = whole([call.verb, str(call.recipe), *call.arguments, "--out", call.out])
-    say(
-        "\n".join(
-            [f"written to {file.absolute()}; now run:", *(f"  {one}" for one in autoscaler.commands(CLUSTER, words))]
-        )
-    )
+    lines = autoscaler.commands(CLUSTER, whole(call.words))
+    say("\n".join([f"written to {file.absolute()}; now run:", *(f"  {line}" for line in lines)]))
 
 
 @contextlib.contextmanager
@@ -208,7 +205,7 @@ def _over_ray(call: Call, site: SiteSpec) -> Call:
 
 def _is_there(receipt: Receipt) -> bool:
     """Whether a job is known there of which we heard an error: the answer may have been lost."""
-    with contextlib.suppress(ray_job.RayJobError, kubernetes.KubernetesError):
+    with contextlib.suppress(*ERRORS):
         return bool(STATES[receipt.kind](receipt))
     return False
 
@@ -247,9 +244,8 @@ def told_jobs(out: str) -> list[str]:
         return []
     try:
         return [job.told for job in jobs_of(book)][-SHOWN_JOBS:]
-    except slurm.SlurmError as error:
-        newest = book.receipts()[-1]
-        return [f"{', '.join(newest.ids)} of SLURM cannot be asked for here ({error})"]
+    except ERRORS as error:
+        return [f"{_named(book.receipts()[-1])} cannot be asked for here ({error})"]
 
 
 def cancel_jobs(out: str, say: Say) -> int:
@@ -331,10 +327,13 @@ CANCELS: dict[str, Callable[[Receipt], None]] = {
 PRINTED: dict[str, Callable[[Receipt], str]] = {"job": ray_job.printed, "k8s": kubernetes.printed}  # others: log files
 
 
-def _told(receipt: Receipt, states: tuple[JobState, ...]) -> str:
+def _named(receipt: Receipt) -> str:
     owners = {"slurm": "SLURM", "job": f"Ray at {receipt.where}", "k8s": f"Kubernetes, namespace {receipt.where},"}
-    owner = owners[receipt.kind]
-    name = f"job {', '.join(receipt.ids)} of {owner}"
+    return f"job {', '.join(receipt.ids)} of {owners[receipt.kind]}"
+
+
+def _told(receipt: Receipt, states: tuple[JobState, ...]) -> str:
+    name = _named(receipt)
     if not states:
         return f"{name} is over"
     if len(states) == 1:

@@ -1,5 +1,6 @@
 """A call as a job of a Ray cluster: what travels, what is refused before it is sent, and a real job server."""
 
+import dataclasses
 import http.server
 import json
 import os
@@ -20,9 +21,10 @@ from cluster.submit.book import Book
 from cluster.submit.call import Call
 from cluster.submit.luggage import pack
 from cluster.submit.ray_job import RayJobError, check_server, package_of, token
-from cluster.submit.submit import cancel_jobs, jobs_of, preview_job, submit_job, tails
+from cluster.submit.submit import cancel_jobs, jobs_of, preview_job, submit_job, tails, told_jobs
 from shards.disk.home import home
 from tests.support.job_server import JobServer, job_server
+from tests.support.waits import without_waits
 
 SITE = SiteSpec()
 NOBODY = "http://127.0.0.1:9"
@@ -179,6 +181,24 @@ def test_where_nobody_answers_nothing_is_left_behind(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
+def test_the_command_line_says_in_one_line_that_nobody_answers(tmp_path: Path) -> None:
+    words = ["submit", "generate", "recipes/sandbox.yaml", "--out", str(tmp_path / "out"), "--to", f"job:{NOBODY}"]
+    program = [sys.executable, str(home() / "sixfold.py"), *words]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = without_waits(done.stderr).splitlines()
+    assert line.startswith(f"sixfold: job:{NOBODY}: nobody answers")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_status_says_of_a_job_whose_server_is_gone_that_nobody_can_be_asked(tmp_path: Path) -> None:
+    book = Book.of(str(tmp_path / "out"))
+    receipt = book.begin(call_of(tmp_path / "out"), "job", NOBODY)
+    book.keep(dataclasses.replace(receipt, ids=("sixfold-x-1",)))
+    [line] = told_jobs(str(tmp_path / "out"))
+    assert line.startswith(f"job sixfold-x-1 of Ray at {NOBODY} cannot be asked for here (job:{NOBODY}: nobody answers")
+
+
 def test_the_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ray").mkdir()
@@ -235,7 +255,7 @@ def test_a_job_is_sent_makes_its_images_and_is_found_by_its_output(
     assert job.told == f"job {receipt.ids[0]} of Ray at {with_token.address} is succeeded"
     assert len(list(out.glob("*_stats.json"))) == 3
     text, end = tails(receipt, 5)[""]
-    assert "50 images in 3 of 3 shards" in text
+    assert "60 images in 3 of 3 shards" in text
     assert end > len(text)
     assert cancel_jobs(str(out), print) == 0
     assert with_token.token not in "".join(path.read_text() for path in out.glob("_meta/jobs/*.json"))
@@ -253,7 +273,7 @@ def test_a_wrong_token_is_refused_in_a_line(server: JobServer, tmp_path: Path, m
 def test_a_job_that_the_server_has_forgotten_is_over(with_token: JobServer, tmp_path: Path) -> None:
     book = Book.of(str(tmp_path / "out"))
     receipt = book.begin(call_of(tmp_path / "out"), "job", with_token.address)
-    book.keep(type(receipt)(**{**vars(receipt), "ids": ("sixfold-gone-1",)}))
+    book.keep(dataclasses.replace(receipt, ids=("sixfold-gone-1",)))
     [job] = jobs_of(book)
     assert job.told == f"job sixfold-gone-1 of Ray at {with_token.address} is over"
     assert tails(job.receipt, 5) == {}
@@ -264,7 +284,8 @@ def test_a_job_that_the_server_has_forgotten_is_over(with_token: JobServer, tmp_
 def test_a_cancelled_job_stops_by_itself_and_the_same_command_goes_on_from_its_shards(
     server: JobServer, tmp_path: Path
 ) -> None:
-    """By the command line: submit, cancel under way, submit again; the first job's shards stay as they are."""
+    """By the command line, with workers on the cluster: submit, cancel under way, submit again; the first job's shards
+    stay as they are."""
     out = tmp_path / "out"
     environment = {**os.environ, "RAY_AUTH_TOKEN": server.token}
 
@@ -274,7 +295,7 @@ def test_a_cancelled_job_stops_by_itself_and_the_same_command_goes_on_from_its_s
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    submit = ["submit", "generate", "recipes/sandbox.yaml", *CHEAP, "sampler.steps=30", "--scale", "1x"]
+    submit = ["submit", "generate", "recipes/sandbox.yaml", *CHEAP[1:], "sampler.steps=30", "--scale", "1x"]
     submit += ["--out", str(out), "--to", f"job:{server.address}"]
     assert "sixfold logs" in sixfold(*submit)
     deadline = time.monotonic() + 200
