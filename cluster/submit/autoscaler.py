@@ -12,6 +12,7 @@ import yaml
 
 from cluster.recipes.site import CloudSpec, SiteSpec
 from cluster.submit.call import whole
+from cluster.submit.state import JobError
 
 Json = dict[str, object]
 
@@ -20,12 +21,8 @@ HOME_THERE = "/home/sixfold"  # of the Dockerfile's user
 GCP_CLIENT = "google-api-python-client==1.7.8"  # the launcher's own default, on the head
 
 
-class CloudError(RuntimeError):
-    """The site does not say what the launcher needs; the message is one line."""
-
-
 def cluster_yaml(name: str, site: SiteSpec) -> str:
-    """The launcher's file. Raises CloudError for what is missing."""
+    """The launcher's file. Raises JobError for what is missing."""
     spec = _spec(site)
     head, worker = _machine(spec, spec.head_type, spot=False), _machine(spec, spec.worker_type, spot=spec.spot)
     token = f"{HOME_THERE}/.ray/auth_token"
@@ -90,7 +87,7 @@ def commands(file: str, submit: str) -> list[str]:
 
 def _spec(site: SiteSpec) -> CloudSpec:
     if site.cloud is None:
-        raise CloudError(
+        raise JobError(
             "cluster.site.cloud: found nothing, expected provider, region, head_type, worker_type and image; give them "
             "in the recipe or in ~/.config/sixfold/site.yaml"
         )
@@ -99,7 +96,7 @@ def _spec(site: SiteSpec) -> CloudSpec:
         missing = [f"cluster.site.cloud.{name}" for name, value in asked.items() if value is None]
         missing += ["cluster.site.cpus_per_node"] if site.cpus_per_node is None else []
         if missing:
-            raise CloudError(f"{', '.join(missing)}: found nothing, expected a value, which machines of gcp need")
+            raise JobError(f"{', '.join(missing)}: found nothing, expected a value, which machines of gcp need")
     return site.cloud
 
 

@@ -16,6 +16,7 @@ Verb: TypeAlias = Literal["generate", "retrieve", "train", "sweep"]
 VERBS: tuple[Verb, ...] = ("generate", "retrieve", "train", "sweep")
 Kind = Literal["local", "slurm", "ray", "job", "k8s", "cloud"]
 EXPECTED = "local, slurm, ray://HOST:PORT, job:http://HOST:8265, k8s or cloud"
+RANKS = "--ranks"  # of a training: how many processes over Ray
 # where each verb writes unless it is told, as the verbs themselves say
 PLACES: dict[Verb, str] = {"generate": "out/", "retrieve": "out/", "train": "out/train/", "sweep": "out/sweeps/"}
 

@@ -24,7 +24,7 @@ from cluster.recipes.site import KubernetesSpec, SiteSpec
 from cluster.submit.book import Receipt
 from cluster.submit.call import Call, whole
 from cluster.submit.luggage import Luggage, pack
-from cluster.submit.state import JobState
+from cluster.submit.state import JobError, JobState
 from cluster.waiting import waiting
 from shards.disk.amounts import size_text
 from shards.disk.checked_json import plain_json
@@ -41,18 +41,14 @@ CPUS = 4  # of a worker's machine, if the site does not say
 STOP_S = 60  # for a job that is asked to stop, and for a pod to drain its node
 
 
-class KubernetesError(RuntimeError):
-    """`kubectl` is missing, slow or failed, or the call does not fit a cluster; the message is one line."""
-
-
 def manifest(call: Call, site: SiteSpec, name: str) -> str:
-    """The objects of the call, of this name, as YAML. Raises KubernetesError for one that would not find its files."""
+    """The objects of the call, of this name, as YAML. Raises JobError for one that would not find its files."""
     spec = _spec(site)
     luggage = pack(call, program_files(home()).keys(), LUGGAGE, LARGEST)
     _check_seen(luggage, spec)
     size = sum(path.stat().st_size for path in luggage.files.values())
     if size > MOST_BYTES:
-        raise KubernetesError(
+        raise JobError(
             f"{call.recipe}: found {size_text(size)} with the files that it names, expected at most "
             f"{size_text(MOST_BYTES)}; put large ones on a volume (cluster.site.kubernetes.claims) or give addresses"
         )
@@ -66,27 +62,25 @@ def is_here() -> bool:
 
 
 def submit(file: Path) -> None:
-    """Hand a manifest to Kubernetes. Raises KubernetesError."""
+    """Hand a manifest to Kubernetes. Raises JobError."""
     if not is_here():
         line = whole(["kubectl", "apply", "-f", str(file)])
-        raise KubernetesError(
-            f"kubectl: found no such command; the manifest is written: run `{line}` where there is one"
-        )
+        raise JobError(f"kubectl: found no such command; the manifest is written: run `{line}` where there is one")
     _kubectl(["apply", f"--filename={file}"], "handing the job to Kubernetes")
 
 
 def states(receipt: Receipt) -> tuple[JobState, ...]:
-    """What Kubernetes says of the job; empty if it does not know it (any more). Raises KubernetesError."""
+    """What Kubernetes says of the job; empty if it does not know it (any more). Raises JobError."""
     [name] = receipt.ids
     words = ["get", "rayjob", name, f"--namespace={receipt.where}", "--output=json"]
     try:
         said = plain_json(_kubectl(words, "asking for the job").encode())
-    except KubernetesError as error:
+    except JobError as error:
         if "NotFound" in str(error):
             return ()
         raise
     except ValueError:
-        raise KubernetesError("kubectl: found no JSON as its answer, expected an object; look at its version") from None
+        raise JobError("kubectl: found no JSON as its answer, expected an object; look at its version") from None
     status = said.get("status") or {}
     deployment, job = str(status.get("jobDeploymentStatus") or ""), str(status.get("jobStatus") or "")
     state = (job if deployment == "Complete" and job else deployment or "pending").upper()
@@ -96,19 +90,19 @@ def states(receipt: Receipt) -> tuple[JobState, ...]:
 
 
 def cancel(receipt: Receipt) -> None:
-    """Remove the job and its files; one that is gone already is no mistake. Raises KubernetesError."""
+    """Remove the job and its files; one that is gone already is no mistake. Raises JobError."""
     [name] = receipt.ids
     words = ["delete", f"rayjob/{name}", f"configmap/{name}", f"--namespace={receipt.where}"]
     _kubectl([*words, "--ignore-not-found", "--wait=false"], "cancelling the job")
 
 
 def printed(receipt: Receipt) -> str:
-    """All that the job has printed so far: KubeRay's own job of the same name follows it. Raises KubernetesError."""
+    """All that the job has printed so far: KubeRay's own job of the same name follows it. Raises JobError."""
     [name] = receipt.ids
     words = ["logs", f"job/{name}", f"--namespace={receipt.where}", "--tail=-1"]
     try:
         return _kubectl(words, "reading what the job has printed")
-    except KubernetesError as error:
+    except JobError as error:
         if any(one in str(error) for one in ("NotFound", "not found", "ContainerCreating", "is waiting to start")):
             return ""
         raise
@@ -116,7 +110,7 @@ def printed(receipt: Receipt) -> str:
 
 def _spec(site: SiteSpec) -> KubernetesSpec:
     if site.kubernetes is None:
-        raise KubernetesError(
+        raise JobError(
             "cluster.site.kubernetes: found nothing, expected at least the image; give it in the recipe or in "
             "~/.config/sixfold/site.yaml, for example kubernetes: {image: registry.example/sixfold:1}"
         )
@@ -124,19 +118,19 @@ def _spec(site: SiteSpec) -> KubernetesSpec:
 
 
 def namespace_of(site: SiteSpec) -> str:
-    """Where the job's objects are made. Raises KubernetesError if the site does not say enough."""
+    """Where the job's objects are made. Raises JobError if the site does not say enough."""
     return _spec(site).namespace
 
 
 def _check_seen(luggage: Luggage, spec: KubernetesSpec) -> None:
-    """Raises KubernetesError for a place of this machine that no pod sees."""
+    """Raises JobError for a place of this machine that no pod sees."""
     claims = [PurePosixPath(one.path) for one in spec.claims]
     hidden = [
         place for place in luggage.must_see if not any(PurePosixPath(place).is_relative_to(one) for one in claims)
     ]
     if hidden:
         known = f" (there are {', '.join(map(str, claims))})" if claims else ""
-        raise KubernetesError(
+        raise JobError(
             f"{', '.join(hidden)}: found a place of this machine, expected an address such as s3://bucket/name, or a "
             f"place on a volume that the pods see; name volumes in cluster.site.kubernetes.claims{known}"
         )
@@ -251,9 +245,9 @@ def _machines(spec: KubernetesSpec) -> Json:
 
 
 def _kubectl(words: Sequence[str], what: str) -> str:
-    """What the command prints. Raises KubernetesError."""
+    """What the command prints. Raises JobError."""
     if not is_here():
-        raise KubernetesError("kubectl: found no such command, expected Kubernetes' own; install it, or go where it is")
+        raise JobError("kubectl: found no such command, expected Kubernetes' own; install it, or go where it is")
     command = ["kubectl", *words, f"--request-timeout={COMMAND_S:.0f}s"]
     try:
         with waiting(what):
@@ -261,12 +255,11 @@ def _kubectl(words: Sequence[str], what: str) -> str:
                 command, capture_output=True, text=True, timeout=COMMAND_S + 10, stdin=subprocess.DEVNULL
             )
     except subprocess.TimeoutExpired:
-        raise KubernetesError(
-            f"kubectl: no answer within {COMMAND_S + 10:.0f} s while {what}; try again later"
-        ) from None
+        line = f"kubectl: no answer within {COMMAND_S + 10:.0f} s while {what}; try again later"
+        raise JobError(line, unclear=True) from None
     if done.returncode:
         said = one_line(done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}", 300)
         if 'no matches for kind "RayJob"' in said or 'have a resource type "rayjob"' in said:
-            said = "the cluster has no RayJob; ask for the KubeRay operator (1.5.1 or newer) to be installed"
-        raise KubernetesError(f"kubectl: {said}")
+            said = "the cluster knows no RayJob; ask for the KubeRay operator (1.5.1 or newer) to be installed"
+        raise JobError(f"kubectl: {said}")
     return done.stdout

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cluster.code import program_files, zip_files
 from cluster.recipes.site import SiteSpec
 from cluster.submit.book import Receipt
-from cluster.submit.call import Call, Target
-from cluster.submit.luggage import Luggage, pack
-from cluster.submit.state import JobState
+from cluster.submit.call import RANKS, Call, Target
+from cluster.submit.luggage import LARGEST, Luggage, pack
+from cluster.submit.state import JobError, JobState
 from cluster.waiting import waiting
 from shards.disk.address import local_root
 from shards.disk.amounts import size_text
@@ -52,10 +52,6 @@ NAMED = 3  # largest files that a message names
 WITH_ADDRESS = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray's client would go there instead
 
 
-class RayJobError(RuntimeError):
-    """The job server is not there, refuses, or does not answer in time; the message is one line."""
-
-
 @dataclass(frozen=True)
 class Package:
     """What is sent: files by their names in it, the command that runs them, what has to be seen from there."""
@@ -72,14 +68,15 @@ class Package:
 
 def package_of(call: Call, site: SiteSpec, proof: Path | None) -> Package:
     """The package of `call`. `proof`: a file in the output that the job must see, if that is a folder. Raises
-    RayJobError if it is larger than Ray takes."""
+    JobError if it is larger than Ray takes."""
     program = program_files(home())
-    luggage = pack(call, program.keys(), LUGGAGE)
+    # ranks on other machines have our code, and no luggage
+    luggage = pack(call, program.keys(), LUGGAGE, LARGEST if RANKS not in call.arguments else -1)
     package = Package({**program, **luggage.files}, _entrypoint(call, luggage, site, proof), luggage.must_see)
     if package.num_bytes > MOST_BYTES:
         sizes = {name: file.stat().st_size for name, file in package.files.items()}
         largest = sorted(sizes, key=lambda name: -sizes[name])[:NAMED]
-        raise RayJobError(
+        raise JobError(
             f"package: found {size_text(package.num_bytes)}, expected at most {size_text(MOST_BYTES)}, which is Ray's "
             f"limit; the largest are {', '.join(f'{name} ({size_text(sizes[name])})' for name in largest)}; give large "
             "files as addresses, or as folders that the cluster sees"
@@ -88,7 +85,7 @@ def package_of(call: Call, site: SiteSpec, proof: Path | None) -> Package:
 
 
 def submit(package: Package, receipt: Receipt, call: Call, site: SiteSpec) -> None:
-    """Hand the job over, under the receipt's id. Raises RayJobError."""
+    """Hand the job over, under the receipt's id. Raises JobError."""
     [name] = receipt.ids
     client = _client(receipt.where)
     archive = Path(receipt.folder) / "package.zip"
@@ -115,12 +112,12 @@ def submit(package: Package, receipt: Receipt, call: Call, site: SiteSpec) -> No
 
 
 def check_server(address: str) -> None:
-    """Raises RayJobError unless a job server of Ray answers there, takes our token, and is new enough."""
+    """Raises JobError unless a job server of Ray answers there, takes our token, and is new enough."""
     _check_server(address, _headers())
 
 
 def states(receipt: Receipt) -> tuple[JobState, ...]:
-    """What the server says of the job; empty if it does not know it (any more). Raises RayJobError."""
+    """What the server says of the job; empty if it does not know it (any more). Raises JobError."""
     [name] = receipt.ids
     client = _client(receipt.where)
     known = _of_known(receipt, lambda: client.get_job_info(name), "asking for the job")
@@ -132,14 +129,14 @@ def states(receipt: Receipt) -> tuple[JobState, ...]:
 
 
 def cancel(receipt: Receipt) -> None:
-    """Ask the job to stop; one that has ended already is no mistake. Raises RayJobError."""
+    """Ask the job to stop; one that has ended already is no mistake. Raises JobError."""
     [name] = receipt.ids
     client = _client(receipt.where)
     _of_known(receipt, lambda: client.stop_job(name), "cancelling the job")
 
 
 def printed(receipt: Receipt) -> str:
-    """All that the job has printed so far. Raises RayJobError."""
+    """All that the job has printed so far. Raises JobError."""
     [name] = receipt.ids
     client = _client(receipt.where)
     text = _of_known(receipt, lambda: client.get_job_logs(name), "reading what the job has printed")
@@ -159,7 +156,11 @@ def token(environ: Mapping[str, str]) -> str:
 
 
 def _entrypoint(call: Call, luggage: Luggage, site: SiteSpec, proof: Path | None) -> str:
+    verb, recipe, *words = luggage.words
     run = f"exec {site.job.python} sixfold.py {shlex.join(luggage.words)}"
+    if RANKS in call.arguments:  # they start in the folder where this starts, and the job's is on one machine only
+        start = f'code=$PWD; cd / && exec {site.job.python} "$code"/sixfold.py'
+        run = f'{start} {verb} "$code"/{shlex.quote(recipe)} {shlex.join(words)}'
     if proof is None:
         return run
     root = local_root(call.out)
@@ -171,7 +172,7 @@ def _entrypoint(call: Call, luggage: Luggage, site: SiteSpec, proof: Path | None
 
 
 def _client(address: str) -> "JobSubmissionClient":
-    """A client of the server, which has said who it is. Raises RayJobError."""
+    """A client of the server, which has said who it is. Raises JobError."""
     headers = _headers()
     _check_server(address, headers)
     with waiting("loading Ray"):
@@ -193,24 +194,32 @@ def _check_server(address: str, headers: Mapping[str, str]) -> None:
     request = urllib.request.Request(f"{address}/api/version", headers=dict(headers))
     where = Target("job", address)
     try:
-        with waiting(f"asking the job server at {address}"), urllib.request.urlopen(request, timeout=REACH_S) as answer:
+        opener = urllib.request.build_opener(_NoRedirect)
+        with waiting(f"asking the job server at {address}"), opener.open(request, timeout=REACH_S) as answer:
             said = plain_json(answer.read(100_000))
         version = str(said["ray_version"])
     except urllib.error.HTTPError as error:
-        raise RayJobError(f"{where}: {_refusal(error.code, headers)}") from None
+        raise JobError(f"{where}: {_refusal(error.code, headers)}") from None
     except (OSError, http.client.HTTPException) as error:
         why = one_line(str(getattr(error, "reason", error)) or type(error).__name__, 120)
-        raise RayJobError(
+        raise JobError(
             f"{where}: nobody answers ({why}), expected the job server of a Ray cluster, which listens on port 8265 of "
             "its head; start the cluster, correct the address, or forward the port to this machine"
         ) from None
     except (ValueError, TypeError, KeyError):
-        raise RayJobError(f"{where}: what answers there is no job server of Ray; correct the address") from None
+        raise JobError(f"{where}: what answers there is no job server of Ray; correct the address") from None
     if _parts(version) < LEAST_RAY:
-        raise RayJobError(
+        raise JobError(
             f"{where}: found Ray {one_line(version, 40)}, expected {'.'.join(map(str, LEAST_RAY))} or newer; make the "
             "cluster's machines from the Dockerfile, or from requirements.lock"
         )
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Ray's job server sends nobody elsewhere, and a token is for the server that was named."""
+
+    def redirect_request(self, *_: object) -> None:
+        """None: the answer counts as it is."""
 
 
 def _refusal(code: int, headers: Mapping[str, str]) -> str:
@@ -244,14 +253,14 @@ def _of_known(receipt: Receipt, ask: Callable[[], Answer], what: str) -> Answer 
     """The answer; None if the server does not know the job."""
     try:
         return _within(ANSWER_S, what, receipt.where, ask)
-    except RayJobError as error:
+    except JobError as error:
         if "does not exist" in str(error):
             return None
         raise
 
 
 def _within(seconds: float, what: str, address: str, ask: Callable[[], Answer]) -> Answer:
-    """The answer to a question that has no deadline of its own: Ray's client sets none. Raises RayJobError, also for
+    """The answer to a question that has no deadline of its own: Ray's client sets none. Raises JobError, also for
     what the client raises."""
     answers: list[Answer] = []
     errors: list[Exception] = []
@@ -270,8 +279,8 @@ def _within(seconds: float, what: str, address: str, ask: Callable[[], Answer]) 
     if answers:
         return answers[0]
     if errors:
-        raise RayJobError(f"{where}: {_plain(errors[0])}") from errors[0]
-    raise RayJobError(f"{where}: found no answer within {seconds:.0f} s while {what}; try again later")
+        raise JobError(f"{where}: {_plain(errors[0])}") from errors[0]
+    raise JobError(f"{where}: found no answer within {seconds:.0f} s while {what}; try again later", unclear=True)
 
 
 def _plain(error: Any) -> str:

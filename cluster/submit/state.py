@@ -1,6 +1,6 @@
-"""What the other side says of a job.
+"""What the other side says of a job, or that it says nothing.
 
-In: nothing. Out: `JobState`. On disk: nothing.
+In: nothing. Out: `JobState`, `JobError`. On disk: nothing.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,15 @@ ENDED = frozenset(
         *("STOPPED", "SUCCEEDED", "COMPLETE"),
     }
 )
+
+
+class JobError(RuntimeError):
+    """A job cannot be handed over, or asked for; the message is one line. `unclear`: there was no answer, so it may be
+    there all the same."""
+
+    def __init__(self, said: str, unclear: bool = False) -> None:
+        super().__init__(said)
+        self.unclear = unclear
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from cluster.process.stop_flag import StopFlag
 from cluster.recipes.site import SiteSpec
 from cluster.submit import autoscaler, kubernetes, ray_job, slurm
 from cluster.submit.book import JOBS, Book, Receipt
-from cluster.submit.call import Call, Target, whole
+from cluster.submit.call import RANKS, Call, Target, whole
 from cluster.submit.slurm_script import IDS, mode_of, slurm_script
-from cluster.submit.state import JobState
+from cluster.submit.state import JobError, JobState
 from shards.disk.address import local_root
 from shards.disk.amounts import counted, size_text
 from shards.disk.home import home
@@ -35,7 +35,7 @@ CLUSTER = "cluster.yaml"
 HEAD_S = 5.0
 TAIL_BYTES = 1 << 16
 SHOWN_JOBS = 5  # the newest, of an output
-ERRORS = (slurm.SlurmError, ray_job.RayJobError, kubernetes.KubernetesError)
+ERRORS = (slurm.SlurmError, JobError)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def preview_job(call: Call, site: SiteSpec, address: str) -> str:
 
 
 def submit_job(call: Call, site: SiteSpec, address: str, say: Say) -> Receipt:
-    """Send the program and the recipe to a job server. Raises RayJobError, and OSError for an output that cannot be
+    """Send the program and the recipe to a job server. Raises JobError, and OSError for an output that cannot be
     written, ValueError if a job of this output is still there."""
     book = Book.of(call.out)
     _refuse_second(book, call)
@@ -150,7 +150,7 @@ def preview_k8s(call: Call, site: SiteSpec) -> str:
 
 
 def submit_k8s(call: Call, site: SiteSpec, say: Say) -> Receipt:
-    """Write the manifest into the job's folder and hand it to Kubernetes. Raises KubernetesError, and OSError for an
+    """Write the manifest into the job's folder and hand it to Kubernetes. Raises JobError, and OSError for an
     output that cannot be written, ValueError if a job of this output is still there."""
     namespace = kubernetes.namespace_of(site)
     book = Book.of(call.out)
@@ -167,7 +167,7 @@ def submit_k8s(call: Call, site: SiteSpec, say: Say) -> Receipt:
 
 def write_cloud(call: Call, site: SiteSpec, say: Say, dry_run: bool) -> None:
     """Write the file of Ray's launcher into the folder where the command is called, and say what to do with it. Raises
-    CloudError, and ValueError if a file is there that says something else."""
+    JobError, and ValueError if a file is there that says something else."""
     text = autoscaler.cluster_yaml(f"sixfold-{_short(call)}", site)
     file = Path(CLUSTER)
     if dry_run:
@@ -182,16 +182,19 @@ def write_cloud(call: Call, site: SiteSpec, say: Say, dry_run: bool) -> None:
 
 @contextlib.contextmanager
 def _handing_over(book: Book, call: Call, kind: str, where: str) -> Iterator[Receipt]:
-    """A receipt whose job has the id that we choose. If handing over fails, it is given back, unless the job is there
-    all the same: the answer may have been lost."""
+    """A receipt whose job has the id that we choose. If handing over fails, it is given back, unless the job is there,
+    or may be there, all the same: the answer may have been lost."""
     begun = book.begin(call, kind, where)
     receipt = dataclasses.replace(begun, ids=(f"sixfold-{_short(call)}-{begun.more['by'][:8]}",))
     sent = False
     try:
         yield receipt
         sent = True
+    except JobError as error:
+        sent = receipt in book.receipts() and (error.unclear or _is_there(receipt))
+        raise
     finally:
-        if not sent and not (receipt in book.receipts() and _is_there(receipt)):
+        if not sent:
             book.forget(receipt)
 
 
@@ -200,7 +203,7 @@ def _over_ray(call: Call, site: SiteSpec) -> Call:
     ranks = site.nodes * max(1, site.gpus_per_node)
     if call.verb != "train" or ranks == 1:
         return call
-    return dataclasses.replace(call, arguments=(*call.arguments, "--ranks", str(ranks)))
+    return dataclasses.replace(call, arguments=(*call.arguments, RANKS, str(ranks)))
 
 
 def _is_there(receipt: Receipt) -> bool:
@@ -229,8 +232,8 @@ def _refuse_second(book: Book, call: Call) -> None:
 
 
 def jobs_of(book: Book) -> Iterator[Job]:
-    """The jobs of an output, oldest first, with their states. Raises SlurmError, RayJobError, KubernetesError,
-    ValueError for a damaged receipt."""
+    """The jobs of an output, oldest first, with their states. Raises SlurmError, JobError, ValueError for a damaged
+    receipt."""
     for receipt in book.receipts():
         if receipt.kind in STATES:
             states = STATES[receipt.kind](receipt)
@@ -245,7 +248,7 @@ def told_jobs(out: str) -> list[str]:
     try:
         return [job.told for job in jobs_of(book)][-SHOWN_JOBS:]
     except ERRORS as error:
-        return [f"{_named(book.receipts()[-1])} cannot be asked for here ({error})"]
+        return [f"{_named(book.receipts()[-1]).removeprefix('job ')} cannot be asked for here ({error})"]
 
 
 def cancel_jobs(out: str, say: Say) -> int:

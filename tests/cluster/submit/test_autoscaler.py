@@ -13,8 +13,9 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.recipes.site import CloudSpec, SiteSpec
-from cluster.submit.autoscaler import CloudError, cluster_yaml
+from cluster.submit.autoscaler import cluster_yaml
 from cluster.submit.call import Call
+from cluster.submit.state import JobError
 from cluster.submit.submit import write_cloud
 from shards.disk.home import home
 
@@ -81,9 +82,9 @@ def test_ray_asks_for_a_token_that_no_file_holds() -> None:
 
 
 def test_what_is_missing_is_named() -> None:
-    with pytest.raises(CloudError, match=r"cluster\.site\.cloud: found nothing, expected provider, region"):
+    with pytest.raises(JobError, match=r"cluster\.site\.cloud: found nothing, expected provider, region"):
         cluster_yaml("n", SiteSpec())
-    with pytest.raises(CloudError, match=r"^cluster\.site\.cloud\.zone, cluster\.site\.cpus_per_node: found nothing"):
+    with pytest.raises(JobError, match=r"^cluster\.site\.cloud\.zone, cluster\.site\.cpus_per_node: found nothing"):
         cluster_yaml("n", site_of({**GCP, "zone": None}))
 
 

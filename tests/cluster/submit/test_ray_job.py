@@ -11,19 +11,23 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from cluster.code import zip_files
+from cluster.recipes.load import dump_recipe
 from cluster.recipes.site import RayJobSpec, SiteSpec
 from cluster.submit import ray_job
 from cluster.submit.book import Book
 from cluster.submit.call import Call
 from cluster.submit.luggage import pack
-from cluster.submit.ray_job import RayJobError, check_server, package_of, token
+from cluster.submit.ray_job import check_server, package_of, token
+from cluster.submit.state import JobError
 from cluster.submit.submit import cancel_jobs, jobs_of, preview_job, submit_job, tails, told_jobs
 from shards.disk.home import home
 from tests.support.job_server import JobServer, job_server
+from tests.support.small_training import small_recipe, write_sets
 from tests.support.waits import without_waits
 
 SITE = SiteSpec()
@@ -83,11 +87,23 @@ def test_of_a_sweep_only_its_own_recipe_travels(tmp_path: Path) -> None:
     assert luggage.must_see == (str(tmp_path / "base.yaml"),)
 
 
+def test_ranks_of_a_training_start_in_a_folder_that_every_machine_has(tmp_path: Path) -> None:
+    """Ray unpacks the job's own folder where the program runs, and nowhere else."""
+    (tmp_path / "labels.csv").write_text("")
+    named = (("evaluate.labels", "labels.csv", tmp_path / "labels.csv"),)
+    call = Call("train", tmp_path / "r.yaml", "r", "s3://b/o", (), named)
+    (tmp_path / "r.yaml").write_text("name: r\n")
+    said = preview_job(call, SiteSpec(nodes=2, gpus_per_node=4), NOBODY)
+    assert 'code=$PWD; cd / && exec python "$code"/sixfold.py train "$code"/job/0-r.yaml --ranks 8' in said
+    assert f'evaluate.labels="{tmp_path}/labels.csv"' in said
+    assert "--ranks" not in preview_job(call, SITE, NOBODY)
+
+
 def test_a_package_that_ray_would_refuse_is_refused_first_with_its_size_the_limit_and_the_largest_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_job, "MOST_BYTES", 10_000_000)
-    with pytest.raises(RayJobError) as error:
+    with pytest.raises(JobError) as error:
         preview_job(call_of(tmp_path / "out"), SITE, NOBODY)
     said = str(error.value)
     assert "found 20" in said
@@ -134,9 +150,12 @@ def test_a_job_whose_machine_does_not_see_the_output_ends_at_once_with_a_line(tm
 
 class Fake(http.server.BaseHTTPRequestHandler):
     status, answer = 200, b"{}"
+    heard: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
+        type(self).heard.append(self.path)
         self.send_response(self.status)
+        self.send_header("Location", "/elsewhere")
         self.end_headers()
         self.wfile.write(self.answer)
 
@@ -161,6 +180,7 @@ def fake() -> Iterator[str]:
         (200, b"<html>", "what answers there is no job server of Ray"),
         (200, b"[]", "what answers there is no job server of Ray"),
         (404, b"", "what answers there is no job server of Ray (HTTP 404)"),
+        (302, b"", "what answers there is no job server of Ray (HTTP 302)"),
         (401, b"", "found no token, expected the cluster's; set RAY_AUTH_TOKEN"),
     ],
 )
@@ -169,13 +189,14 @@ def test_what_is_no_server_for_us_is_told_in_a_line(
 ) -> None:
     monkeypatch.setattr(Fake, "status", status)
     monkeypatch.setattr(Fake, "answer", answer)
-    with pytest.raises(RayJobError, match=r"^job:http://127") as error:
+    with pytest.raises(JobError, match=r"^job:http://127") as error:
         check_server(fake)
     assert said in str(error.value)
+    assert set(Fake.heard) == {"/api/version"}, "the token is for the server that was named"
 
 
 def test_where_nobody_answers_nothing_is_left_behind(tmp_path: Path) -> None:
-    with pytest.raises(RayJobError, match=r"nobody answers .*Connection refused.*; start the cluster"):
+    with pytest.raises(JobError, match=r"nobody answers .*Connection refused.*; start the cluster"):
         submit_job(call_of(tmp_path / "out"), SITE, NOBODY, print)
     assert Book.of(str(tmp_path / "out")).receipts() == []
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
@@ -196,7 +217,7 @@ def test_the_status_says_of_a_job_whose_server_is_gone_that_nobody_can_be_asked(
     receipt = book.begin(call_of(tmp_path / "out"), "job", NOBODY)
     book.keep(dataclasses.replace(receipt, ids=("sixfold-x-1",)))
     [line] = told_jobs(str(tmp_path / "out"))
-    assert line.startswith(f"job sixfold-x-1 of Ray at {NOBODY} cannot be asked for here (job:{NOBODY}: nobody answers")
+    assert line.startswith(f"sixfold-x-1 of Ray at {NOBODY} cannot be asked for here (job:{NOBODY}: nobody answers")
 
 
 def test_the_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,10 +284,10 @@ def test_a_job_is_sent_makes_its_images_and_is_found_by_its_output(
 
 def test_a_wrong_token_is_refused_in_a_line(server: JobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
-    with pytest.raises(RayJobError, match=r"^job:http://127.*: the server refused the token; set RAY_AUTH_TOKEN"):
+    with pytest.raises(JobError, match=r"^job:http://127.*: the server refused the token; set RAY_AUTH_TOKEN"):
         submit_job(call_of(tmp_path / "out"), SITE, server.address, print)
     monkeypatch.delenv("RAY_AUTH_TOKEN")
-    with pytest.raises(RayJobError, match="found no token, expected the cluster's"):
+    with pytest.raises(JobError, match="found no token, expected the cluster's"):
         submit_job(call_of(tmp_path / "out"), SITE, server.address, print)
 
 
@@ -312,6 +333,21 @@ def test_a_cancelled_job_stops_by_itself_and_the_same_command_goes_on_from_its_s
     assert f"this call made {200 - 20 * len(first)}" in said
     assert {path: path.read_bytes() for path in first} == first
     assert len(json.loads((out / "_meta" / "jobs" / "00002.json").read_text())) > 0
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(600)
+def test_a_training_is_a_job_whose_ranks_ray_spreads(with_token: JobServer, tmp_path: Path) -> None:
+    write_sets(tmp_path)
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(dump_recipe(small_recipe(tmp_path, engine__kind="ddp")))
+    out = tmp_path / "out"
+    call = Call("train", recipe, "small", str(out))
+    receipt = submit_job(call, SiteSpec(nodes=2), with_token.address, print)
+    assert wait_for_end(out, 400) == "SUCCEEDED", tails(receipt, 40)
+    text, _ = tails(receipt, 40)[""]
+    assert "2 ranks on 1 machine" in text
+    assert f"{out}: 6 steps" in text
 
 
 def wait_for_state(out: Path, environment: dict[str, str]) -> str:
