@@ -68,7 +68,7 @@ VERBS = [
     "cancel",
     "doctor",
 ]
-HIDDEN = ["node"]  # for scripts alone
+HIDDEN = ["drain", "node"]  # for scripts alone
 
 
 def sixfold_says(*arguments: str, cwd: Path = HOME) -> subprocess.CompletedProcess[str]:

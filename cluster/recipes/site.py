@@ -197,7 +197,7 @@ class CloudSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    provider: Literal["aws", "gcp"] = Field(description="whose machines")
+    provider: Literal["aws", "gcp"] = Field(description="whose machines", examples=["aws"])
     region: Word = Field(description="where", examples=["us-west-2"])
     zone: Word | None = Field(None, description="in the region; null = any; needed for gcp", examples=["us-west-2a"])
     project: Word | None = Field(None, description="for gcp: its id", examples=["vision-314"])
