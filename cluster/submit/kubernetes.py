@@ -2,11 +2,14 @@
 
 In: a `Call`, a `SiteSpec`, a `Receipt`. Out: the manifest as YAML, states, what the job has printed. On disk: nothing.
 
-The manifest is two objects of one name: a ConfigMap with the recipe and the small files that it names, and a RayJob
-(`ray.io/v1`) that starts a cluster, runs `sixfold` from the image on its head, begins again if that fails (the finished
-shards stay), and removes the cluster at the end. Nothing of this machine is seen there: the output is an address, or
-lies on a volume that all pods see. Ray asks for a token, which KubeRay makes unless a secret is named. A pod that is
-to go (a spot machine is taken back) first drains its node: `sixfold drain`.
+The manifest is two objects of one name: a ConfigMap with the command as a script, the recipe and the small files that
+it names, and a RayJob (`ray.io/v1`) that starts a cluster, runs the script on its head with `sixfold` from the image,
+begins again if that fails (the finished shards stay), and removes the cluster at the end. It is a script because
+KubeRay and `ray job submit` take the words of an entrypoint apart and quote them anew, each in its own way.
+
+Nothing of this machine is seen there: the output is an address, or lies on a volume that all pods see. Ray asks for a
+token, which KubeRay makes unless a secret is named. A pod that is to go (a spot machine is taken back) first drains
+its node: `sixfold drain`.
 """
 
 import base64
@@ -35,6 +38,7 @@ Json = dict[str, object]
 
 COMMAND_S = 60.0
 LUGGAGE = "/etc/sixfold"
+RUN = "run.sh"  # in it
 LARGEST = 300_000  # bytes of a file that travels
 MOST_BYTES = 900_000  # of all of them: an object of Kubernetes has at most 1 MiB
 CPUS = 4  # of a worker's machine, if the site does not say
@@ -52,7 +56,7 @@ def manifest(call: Call, site: SiteSpec, name: str) -> str:
             f"{call.recipe}: found {size_text(size)} with the files that it names, expected at most "
             f"{size_text(MOST_BYTES)}; put large ones on a volume (cluster.site.kubernetes.claims) or give addresses"
         )
-    objects = [_files(name, spec, luggage), _job(call, site, spec, name, luggage)]
+    objects = [_files(name, spec, luggage), _job(call, site, spec, name)]
     return yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -137,7 +141,7 @@ def _check_seen(luggage: Luggage, spec: KubernetesSpec) -> None:
 
 
 def _files(name: str, spec: KubernetesSpec, luggage: Luggage) -> Json:
-    texts: dict[str, str] = {}
+    texts = {RUN: f"exec {shlex.join([spec.program, *luggage.words])}\n"}
     others: dict[str, str] = {}
     for there, path in luggage.files.items():
         data, key = path.read_bytes(), PurePosixPath(there).name
@@ -153,7 +157,7 @@ def _metadata(name: str, spec: KubernetesSpec) -> Json:
     return {"name": name, "namespace": spec.namespace, "labels": {"app.kubernetes.io/name": "sixfold"}}
 
 
-def _job(call: Call, site: SiteSpec, spec: KubernetesSpec, name: str, luggage: Luggage) -> Json:
+def _job(call: Call, site: SiteSpec, spec: KubernetesSpec, name: str) -> Json:
     workers = {"cpu": str(site.cpus_per_node or CPUS), "memory": spec.memory}
     if site.gpus_per_node:
         workers[spec.gpu_resource] = str(site.gpus_per_node)
@@ -162,12 +166,11 @@ def _job(call: Call, site: SiteSpec, spec: KubernetesSpec, name: str, luggage: L
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": _metadata(name, spec),
+        "metadata": {**_metadata(name, spec), "annotations": {"sixfold/output": call.out}},
         "spec": {
-            "entrypoint": shlex.join([spec.program, *luggage.words]),
+            "entrypoint": f"bash {LUGGAGE}/{RUN}",
             "submissionMode": "K8sJobMode",
             "runtimeEnvYAML": yaml.safe_dump({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}),
-            "metadata": {"sixfold_output": call.out},
             **({"entrypointNumCpus": site.job.entrypoint_cpus} if site.job.entrypoint_cpus else {}),
             **({"entrypointNumGpus": site.job.entrypoint_gpus} if site.job.entrypoint_gpus else {}),
             "backoffLimit": spec.backoff_limit,

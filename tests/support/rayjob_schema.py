@@ -26,7 +26,8 @@ def several(item: Schema) -> Schema:
 
 
 QUANTITIES = {"type": "object", "additionalProperties": QUANTITY}
-METADATA = only(("name",), name={**NAME, "maxLength": 47}, namespace=NAME, labels=TEXTS)  # longer names KubeRay refuses
+# longer names KubeRay refuses
+METADATA = only(("name",), name={**NAME, "maxLength": 47}, namespace=NAME, labels=TEXTS, annotations=TEXTS)
 CONTAINER = only(
     ("name", "image"),
     name=NAME,

@@ -5,6 +5,7 @@ import base64
 import json
 import shlex
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -137,22 +138,38 @@ def test_the_recipe_and_its_small_files_travel_and_the_call_finds_them_there(tmp
         ("sampler.model", "sandbox/models/generator", home() / "sandbox" / "models" / "generator"),
     ]
     files, job = objects_of(call_of(named=named), site_of())
-    assert files["data"] == {
+    assert files["data"].keys() == {"run.sh", "0-sandbox.yaml", "1-classes___co.csv"}
+    assert files["data"] | {"run.sh": ""} == {
+        "run.sh": "",
         "0-sandbox.yaml": (home() / "recipes" / "sandbox.yaml").read_text(),
         "1-classes___co.csv": "name\nzéro\n",
     }
     assert base64.b64decode(files["binaryData"]["2-odd.bin"]) == b"\xff\x00"
-    assert shlex.split(job["spec"]["entrypoint"]) == [
-        *("sixfold", "generate", "/etc/sixfold/0-sandbox.yaml", "--scale", "6x"),
+    assert job["spec"]["entrypoint"] == "bash /etc/sixfold/run.sh"
+    assert shlex.split(files["data"]["run.sh"]) == [
+        *("exec", "sixfold", "generate", "/etc/sixfold/0-sandbox.yaml", "--scale", "6x"),
         *('classes.source="/etc/sixfold/1-classes___co.csv"', 'meanings.overrides="/etc/sixfold/2-odd.bin"'),
         *("--out", "s3://bucket/set"),
     ]
 
 
-def test_no_word_of_a_user_becomes_a_word_of_the_shell() -> None:
-    call = Call("generate", home() / "recipes" / "sandbox.yaml", "n", "s3://b/o", ("prompts.note='$(id); `id` \"'",))
-    entrypoint = objects_of(call, site_of())[1]["spec"]["entrypoint"]
-    assert shlex.split(entrypoint)[3] == call.arguments[0]
+def test_no_word_of_a_user_becomes_a_word_of_a_shell(tmp_path: Path) -> None:
+    """Several shells and programs stand between the manifest and the program; what they see has no word of a user."""
+    word = "prompts.note='$(touch made); `touch made` \"\\'"
+    call = Call("generate", home() / "recipes" / "sandbox.yaml", "n", "s3://b/$(touch made)", (word,))
+    files, job = objects_of(call, site_of({**IMAGE, "program": "echo"}))
+    seen = json.dumps(job["spec"])
+    assert "touch made" not in seen
+    script = files["data"]["run.sh"].replace("exec echo", "printf '%s\\n'")
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=20, cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        "generate",
+        "/etc/sixfold/0-sandbox.yaml",
+        word,
+        "--out",
+        "s3://b/$(touch made)",
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_places_that_no_pod_sees_are_refused_with_the_ones_that_all_see(tmp_path: Path) -> None:
@@ -178,10 +195,14 @@ def test_a_site_without_kubernetes_is_told_what_is_missing() -> None:
 
 
 def test_a_training_on_several_gpus_starts_its_ranks_over_ray() -> None:
-    site = site_of(nodes=2, gpus_per_node=4)
-    assert "--ranks 8 --out" in preview_k8s(call_of(verb="train"), site)
-    assert "--ranks" not in preview_k8s(call_of(verb="train"), site_of())
-    assert "--ranks" not in preview_k8s(call_of(), site)
+    def words(verb: str, **fields) -> list[str]:
+        files, _ = yaml.safe_load_all(preview_k8s(call_of(verb=verb), site_of(**fields)).rpartition("\nwould run")[0])
+        return shlex.split(files["data"]["run.sh"])
+
+    several = words("train", nodes=2, gpus_per_node=4)
+    assert several[several.index("--ranks") + 1] == "8"
+    assert "--ranks" not in words("train")
+    assert "--ranks" not in words("generate", nodes=2, gpus_per_node=4)
 
 
 # ---------------------------------------------------------------- by kubectl
