@@ -45,6 +45,16 @@ CPUS = 4  # of a worker's machine, if the site does not say
 STOP_S = 60  # for a job that is asked to stop, and for a pod to drain its node
 
 
+class _Readable(yaml.SafeDumper):
+    """Texts of several lines stand as they are, so that a person can read and change them."""
+
+
+_Readable.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)
+
+
 def manifest(call: Call, site: SiteSpec, name: str) -> str:
     """The objects of the call, of this name, as YAML. Raises JobError for one that would not find its files."""
     spec = _spec(site)
@@ -57,7 +67,7 @@ def manifest(call: Call, site: SiteSpec, name: str) -> str:
             f"{size_text(MOST_BYTES)}; put large ones on a volume (cluster.site.kubernetes.claims) or give addresses"
         )
     objects = [_files(name, spec, luggage), _job(call, site, spec, name)]
-    return yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True, width=120)
+    return str(yaml.dump_all(objects, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=120))
 
 
 def is_here() -> bool:
