@@ -30,7 +30,7 @@ class Receipt:
     folder: str  # of script and logs, on the machine that submitted
     begun_at: str
     ids: tuple[str, ...] = ()  # what the other side calls it; several for several arrays
-    where: str = ""  # the address of a job server
+    where: str = ""  # the address of a job server, or a namespace of Kubernetes
     more: dict[str, str] = field(default_factory=dict)  # what one kind needs besides
 
 

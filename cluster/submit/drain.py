@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import psutil
 
+from cluster.submit.deadline import within
 from shards.disk.safe_text import one_line
 
 Provider = Literal["aws", "gcp"]
@@ -113,8 +114,10 @@ def _tell(node: Node, reason: str, within_s: float) -> None:
     until_ms = int((time.time() + within_s) * 1000)
     preempted = reasons.Value("DRAIN_NODE_REASON_PREEMPTION")
     try:
-        client = gcs.GcsClient(address=node.head)
-        taken, why = client.drain_node(node.id, preempted, one_line(reason, 200), until_ms)
+        taken, why = within(
+            TOLD_S,
+            lambda: gcs.GcsClient(address=node.head).drain_node(node.id, preempted, one_line(reason, 200), until_ms),
+        )
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
         raise DrainError(f"{node.head}: Ray's head does not take the notice ({one_line(str(error), 200)})") from error
     if not taken:

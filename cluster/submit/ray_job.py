@@ -15,18 +15,18 @@ import http.client
 import logging
 import os
 import shlex
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from cluster.code import program_files, zip_files
 from cluster.recipes.site import SiteSpec
 from cluster.submit.book import Receipt
 from cluster.submit.call import RANKS, Call, Target
+from cluster.submit.deadline import Answer, within
 from cluster.submit.luggage import LARGEST, Luggage, pack
 from cluster.submit.state import JobError, JobState
 from cluster.waiting import waiting
@@ -38,8 +38,6 @@ from shards.disk.safe_text import one_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
-
-Answer = TypeVar("Answer")
 
 LUGGAGE = "job"  # its folder in the package
 REACH_S = 10.0  # for the server to say who it is
@@ -260,27 +258,16 @@ def _of_known(receipt: Receipt, ask: Callable[[], Answer], what: str) -> Answer 
 
 
 def _within(seconds: float, what: str, address: str, ask: Callable[[], Answer]) -> Answer:
-    """The answer to a question that has no deadline of its own: Ray's client sets none. Raises JobError, also for
-    what the client raises."""
-    answers: list[Answer] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            answers.append(ask())
-        except Exception as error:  # the client raises bare RuntimeErrors, and those of three libraries
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="ray-job", daemon=True)
-    with waiting(what):
-        thread.start()
-        thread.join(seconds)
+    """The answer to a question that has no deadline of its own: Ray's client sets none. Raises JobError, also for what
+    the client raises."""
     where = Target("job", address)
-    if answers:
-        return answers[0]
-    if errors:
-        raise JobError(f"{where}: {_plain(errors[0])}") from errors[0]
-    raise JobError(f"{where}: found no answer within {seconds:.0f} s while {what}; try again later", unclear=True)
+    try:
+        with waiting(what):
+            return within(seconds, ask)
+    except TimeoutError:
+        raise JobError(f"{where}: found no answer within {seconds:.0f} s while {what}; try again later", True) from None
+    except Exception as error:  # the client raises bare RuntimeErrors, and those of three libraries
+        raise JobError(f"{where}: {_plain(error)}") from error
 
 
 def _plain(error: Any) -> str:

@@ -160,6 +160,11 @@ class Fake(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.answer)
 
+    def do_POST(self) -> None:
+        """A job that is taken, and whose answer comes too late."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(3)
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -194,6 +199,22 @@ def test_what_is_no_server_for_us_is_told_in_a_line(
         check_server(fake)
     assert said in str(error.value)
     assert set(Fake.heard) == {"/api/version"}, "the token is for the server that was named"
+
+
+def test_a_job_whose_answer_is_lost_keeps_its_receipt(
+    fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have begun: the next look finds out."""
+    monkeypatch.setattr(Fake, "status", 200)
+    monkeypatch.setattr(Fake, "answer", b'{"ray_version": "2.60.0"}')
+    monkeypatch.setattr(ray_job, "SEND_S", 1.0)
+    with pytest.raises(
+        JobError, match=r"found no answer within 1 s while sending 21.* MB to the job server; try again"
+    ):
+        submit_job(call_of(tmp_path / "out"), SITE, fake, print)
+    [receipt] = Book.of(str(tmp_path / "out")).receipts()
+    assert receipt.where == fake
+    assert not list(tmp_path.rglob("*.zip"))
 
 
 def test_where_nobody_answers_nothing_is_left_behind(tmp_path: Path) -> None:
