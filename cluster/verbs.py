@@ -124,10 +124,9 @@ def logs(
     """
     with waiting(f"looking for the jobs of {folder}"):
         from cluster.submit.book import Book
-        from cluster.submit.submit import jobs_of, printed_since, tails
+        from cluster.submit.submit import job_of, printed_since, tails
 
-        book = Book.of(folder)
-        receipts = book.receipts()
+        receipts = Book.of(folder).receipts()
     if not receipts:
         raise ValueError(f"{folder}: found no job, expected one that `sixfold submit` has sent; check the folder")
     newest = receipts[-1]
@@ -141,7 +140,7 @@ def logs(
     ends = {name: end for name, (_, end) in found.items()}
     while follow:
         began = time.monotonic()
-        is_over = not any(job.lives for job in jobs_of(book) if job.receipt.number == newest.number)
+        is_over = not job_of(newest).lives
         for name, (text, end) in printed_since(newest, ends).items():
             ends[name] = end
             if text:

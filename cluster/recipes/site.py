@@ -202,7 +202,9 @@ class CloudSpec(BaseModel):
     zone: Word | None = Field(None, description="in the region; null = any; needed for gcp", examples=["us-west-2a"])
     project: Word | None = Field(None, description="for gcp: its id", examples=["vision-314"])
     head_type: Word = Field(description="kind of the head, which needs no GPU", examples=["m5.xlarge"])
-    worker_type: Word = Field(description="kind of the other machines", examples=["g5.2xlarge"])
+    worker_type: Word = Field(
+        description="kind of the other machines, one with GPUs of its own", examples=["g5.2xlarge", "g2-standard-8"]
+    )
     image: Word = Field(
         description="made from the Dockerfile, where the machines can pull it", examples=["registry.example/sixfold:1"]
     )
@@ -227,7 +229,11 @@ class SiteSpec(BaseModel):
         "--gres=gpu:{gpus}", description="how this site asks for GPUs", examples=["--gpus-per-node=h100:{gpus}"]
     )
     cpus_per_node: int | None = Field(
-        None, ge=1, le=4096, description="cores of each machine; null = what the site gives", examples=[32]
+        None,
+        ge=1,
+        le=4096,
+        description="cores of each machine; null = what the site gives, in Kubernetes 4",
+        examples=[32],
     )
     partition: Word | None = Field(None, description="null = the site's default", examples=["gpu"])
     account: Word | None = Field(None, description="who pays", examples=["vision"])

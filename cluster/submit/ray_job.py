@@ -11,6 +11,7 @@ is asked to stop, and has as long as its recipe's `drain_s` may be.
 """
 
 import contextlib
+import functools
 import http.client
 import logging
 import os
@@ -173,10 +174,17 @@ def _client(address: str) -> "JobSubmissionClient":
     """A client of the server, which has said who it is. Raises JobError."""
     headers = _headers()
     _check_server(address, headers)
+    return _made_client(address, headers.get("Authorization", ""))
+
+
+@functools.lru_cache(maxsize=8)
+def _made_client(address: str, authorization: str) -> "JobSubmissionClient":
+    """Made once an address and token: to make one takes the server three answers."""
     with waiting("loading Ray"):
         from ray.job_submission import JobSubmissionClient
     for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)  # they print what we say ourselves
+    headers = {"Authorization": authorization} if authorization else {}
     with _no_other_address():
         return _within(
             ANSWER_S, "asking the job server", address, lambda: JobSubmissionClient(address, headers=headers)

@@ -231,13 +231,17 @@ def _refuse_second(book: Book, call: Call) -> None:
             )
 
 
-def jobs_of(book: Book) -> Iterator[Job]:
-    """The jobs of an output, oldest first, with their states. Raises SlurmError, JobError, ValueError for a damaged
+def job_of(receipt: Receipt) -> Job:
+    """The job of a receipt, with its state. Raises SlurmError, JobError."""
+    states = STATES[receipt.kind](receipt)
+    return Job(receipt, states, _told(receipt, states))
+
+
+def jobs_of(book: Book, most: int | None = None) -> Iterator[Job]:
+    """The jobs of an output, or its newest ones, oldest first. Raises SlurmError, JobError, ValueError for a damaged
     receipt."""
-    for receipt in book.receipts():
-        if receipt.kind in STATES:
-            states = STATES[receipt.kind](receipt)
-            yield Job(receipt, states, _told(receipt, states))
+    receipts = [receipt for receipt in book.receipts() if receipt.kind in STATES]
+    yield from map(job_of, receipts if most is None else receipts[-most:])
 
 
 def told_jobs(out: str) -> list[str]:
@@ -246,7 +250,7 @@ def told_jobs(out: str) -> list[str]:
     if not book.receipts():
         return []
     try:
-        return [job.told for job in jobs_of(book)][-SHOWN_JOBS:]
+        return [job.told for job in jobs_of(book, SHOWN_JOBS)]
     except ERRORS as error:
         return [f"{_named(book.receipts()[-1]).removeprefix('job ')} cannot be asked for here ({error})"]
 

@@ -471,7 +471,7 @@ def test_a_node_that_is_taken_back_with_notice_ends_empty_and_costs_nothing_that
         env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
-    told = json.loads(result.stdout.splitlines()[-1])
+    told = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))  # Ray prints too
     assert told["said"] == ["1 of 1 nodes drained"]
     assert told["summary"]["units"] == {"done": 24, "quarantined": 0}
     assert told["summary"]["retried"] == told["summary"]["workers"]["lost"] == 0

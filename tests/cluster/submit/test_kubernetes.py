@@ -19,7 +19,7 @@ from cluster.submit.book import Book
 from cluster.submit.call import Call
 from cluster.submit.kubernetes import manifest
 from cluster.submit.state import JobError
-from cluster.submit.submit import cancel_jobs, jobs_of, preview_k8s, submit_k8s, tails
+from cluster.submit.submit import SHOWN_JOBS, cancel_jobs, jobs_of, preview_k8s, submit_k8s, tails, told_jobs
 from shards.disk.home import home
 from tests.support.rayjob_schema import CONFIG_MAP, RAY_JOB
 
@@ -295,6 +295,19 @@ def test_the_state_is_the_one_of_kuberay(kubectl: Path, tmp_path: Path, status: 
     (kubectl / "job").write_text(json.dumps({"status": status}))
     [job] = jobs_of(Book.of(call.out))
     assert (job.told.partition(", namespace vision, ")[2], job.lives) == (told, lives)
+
+
+def test_a_status_asks_for_the_newest_jobs_alone(kubectl: Path, tmp_path: Path) -> None:
+    call, site = on_a_volume(tmp_path)
+    for _ in range(SHOWN_JOBS + 2):
+        submit_k8s(call, site, print)
+        cancel_jobs(call.out, print)
+    (kubectl / "calls").unlink()
+    names = [receipt.ids[0] for receipt in Book.of(call.out).receipts()]
+    assert told_jobs(call.out) == [
+        f"job {name} of Kubernetes, namespace vision, is over" for name in names[-SHOWN_JOBS:]
+    ]
+    assert len((kubectl / "calls").read_text().splitlines()) == SHOWN_JOBS
 
 
 @pytest.mark.parametrize(
