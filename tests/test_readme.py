@@ -19,7 +19,6 @@ LEFT_OUT = {
     r"^make sweep|^sixfold report": "35 trainings, half an hour; tests/train shows them in small",
     r"imagenet|s3://": "weights of the hub, a bucket, GPUs",
     r"^RAY_ADDRESS|CLUSTER=|^sixfold submit|/shared/": "a cluster or a site",
-    r"^docker|^uv tool|^pip install": "a daemon, an installation of gigabytes",
 }
 
 
