@@ -123,6 +123,7 @@ def command_line() -> typer.Typer:
     strangers = own_code_first(HOME)
     from cluster.completion import VARIABLE
     from cluster.console import warn
+    from cluster.forecast import simulate
     from cluster.verbs import cancel, doctor, drain, logs, node, submit
     from gen.verbs import generate, init, meanings, plan, prompts
     from retrieve.verbs import embed, index, pool, retrieve, serve
@@ -147,7 +148,7 @@ def command_line() -> typer.Typer:
         *(init, generate, meanings, prompts, plan, verify, repair, subset, show, export, push),
         *(retrieve, pool, embed, index, filter_set, serve),
         *(train, evaluate, sweep, report),
-        *(submit, status, logs, cancel, doctor),
+        *(submit, status, logs, cancel, simulate, doctor),
     ):
         app.command()(verb)
     for hidden in (node, drain):

@@ -66,6 +66,7 @@ VERBS = [
     "status",
     "logs",
     "cancel",
+    "simulate",
     "doctor",
 ]
 HIDDEN = ["drain", "node"]  # for scripts alone

@@ -100,6 +100,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sandbox": {"shards", "cluster", "gen", "retrieve", "train"},
     # the roof: the command line and the verbs that stand beside their owners
     "sixfold": ROOF,
+    "cluster.forecast": ROOF,
     "cluster.verbs": ROOF,
     "gen.verbs": ROOF,
     "retrieve.verbs": ROOF,

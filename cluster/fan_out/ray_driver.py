@@ -24,7 +24,7 @@ from cluster.fan_out.ray_health import RayHealth
 from cluster.fan_out.ray_session import Session
 from cluster.fan_out.ray_worker import Hello, Look, RayWorker, WorkerAnswer
 from cluster.fan_out.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
-from cluster.fan_out.work import FanOutSpec, MakeWorker
+from cluster.fan_out.work import FanOutSpec, MakeWorker, look_every_s
 from cluster.process.failure import describe
 from cluster.process.identity import ProcessId, kill_here, this_place
 from cluster.process.stop_flag import StopFlag
@@ -33,7 +33,6 @@ from shards.disk.amounts import counted
 from shards.disk.safe_text import one_line
 
 TURN_S = 0.1  # the longest wait of a turn, hence the reaction time to a signal
-LOOK_EVERY_S = 0.5
 NODES_EVERY_S = 2.0
 GET_DEADLINE_S = 10.0  # for answers that ray.wait has called ready
 START_FAILED = (
@@ -228,9 +227,9 @@ class _Driver:
         self._handles[number].refs.add(ref)
 
     def _look_around(self) -> None:
-        now = time.monotonic()
+        now, every_s = time.monotonic(), look_every_s(len(self._handles))
         for number, handle in self._handles.items():
-            if handle.process is not None and not handle.asking and now - handle.looked >= LOOK_EVERY_S:
+            if handle.process is not None and not handle.asking and now - handle.looked >= every_s:
                 handle.looked, handle.asking = now, True
                 self._ask("look", number, handle.actor.look.remote())
 

@@ -16,11 +16,13 @@ Long because it is one state machine, whose rules are:
   ``give_up_after`` units are quarantined without a success between them. What it waits for is said after PATIENCE_S.
 * A unit whose attempt raises `NotAgain` is quarantined at once. The run ends if the first HOPELESS_UNITS end so.
 * A unit that takes longer than ``straggler_factor`` medians is started a second time. The first attempt to finish wins,
-  the other one is dropped. Such a unit may fail once more than ``attempts``.
+  the other one is dropped. Such a unit may fail once more than ``attempts``. When nothing else is left to hand out, an
+  idle worker gets the oldest unit that takes longer than TAIL_FACTOR medians.
 * After a stop request no unit is started. Attempts may finish within half of ``drain_s``; then they are told to stop
   at their next beat; at 80 % of ``drain_s`` they are abandoned. The rest is for closing down.
 """
 
+import heapq
 import statistics
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -40,6 +42,7 @@ MAX_NODE_LOSSES = 100
 MIN_DURATIONS = 5  # units that must be done before their median is used
 MAX_CAUSE = 2000
 HOPELESS_UNITS = 3  # that every try would fail, before any success: the others would fail too
+TAIL_FACTOR = 1.5
 TELL_S = 1.0  # between two events of one worker that differ in nothing but how far its next images are
 
 
@@ -76,6 +79,7 @@ class Drop:
     attempt: str
 
 
+State: TypeAlias = Literal["placing", "loading", "idle", "busy"]
 WHEN_SLOW = "raise cluster.stall_deadline_s"
 Action: TypeAlias = StartWorker | KillWorker | Submit | Drop
 
@@ -94,7 +98,7 @@ class _Try:
 @dataclass
 class _Worker:
     node: str
-    state: Literal["placing", "loading", "idle", "busy"]
+    state: State
     since: float  # of the state; for busy: of the last sign of progress
     beats: int = 0
     told: float = 0.0  # when its progress was last an event
@@ -116,9 +120,9 @@ class _Unit:
 @dataclass
 class _Node:
     slots: int
+    workers: int = 0
     faults: int = 0
     avoided_until: float = 0.0
-    leaves: bool = False  # soon
 
 
 class Schedule:
@@ -139,6 +143,11 @@ class Schedule:
         self._units: dict[int, _Unit] = {}  # started and not settled
         self._workers: dict[int, _Worker] = {}
         self._nodes: dict[str, _Node] = {}
+        # three sums over all workers or nodes, kept so that an event costs the same for 16,000 workers as for one
+        self._idle: set[int] = set()
+        self._num_busy = 0
+        self._room = 0  # slots
+        self._leaving: set[str] = set()  # nodes that are to go soon
         self._life = life
         self._num_attempts = 0
         self._num_workers = 0
@@ -169,14 +178,14 @@ class Schedule:
         to go soon."""
         self._num_living = len(slots)
         for name, room in slots.items():
-            node = self._nodes.setdefault(name, _Node(0))
-            leaves = name in leaving
-            if leaves and not node.leaves:
+            if name in leaving and name not in self._leaving:
                 self._tell("warning", now, f"node {name} is to go: no unit is begun there any more", node=name)
-            node.slots, node.leaves = 0 if leaves else room, leaves
+            self._nodes.setdefault(name, _Node(0)).slots = 0 if name in leaving else room
+        self._leaving = slots.keys() & set(leaving)
         for name, node in self._nodes.items():
             if name not in slots:
                 node.slots = 0
+        self._room = sum(node.slots for node in self._nodes.values())
         for number, worker in list(self._workers.items()):
             if worker.node not in slots:
                 self._lose(number, f"node {worker.node} is gone", now, node_lost=True)
@@ -185,14 +194,14 @@ class Schedule:
     def placed(self, worker: int, now: float) -> list[Action]:
         """The worker's process runs; its constructor begins."""
         if worker in self._workers:
-            self._workers[worker].state, self._workers[worker].since = "loading", now
+            self._enter(worker, "loading", now)
         return self._settle(now)
 
     def ready(self, worker: int, now: float) -> list[Action]:
         """The worker has loaded its model and can take a unit."""
         if worker in self._workers:
             found = self._workers[worker]
-            found.state, found.since = "idle", now
+            self._enter(worker, "idle", now)
             self._nodes[found.node].faults = 0
             self._tell("worker_ready", now, worker=worker, node=found.node)
         return self._settle(now)
@@ -201,7 +210,7 @@ class Schedule:
         """The worker's constructor raised, or its process ended before it had begun; ``for_good``: it will not start
         on this node, however often it is tried."""
         if worker in self._workers:
-            found = self._workers.pop(worker)
+            found = self._remove(worker)
             self._actions.append(KillWorker(worker, "it could not start"))
             self._tell("worker_refused", now, cause, worker=worker, node=found.node)
             self._blame_node(found.node, cause, MAX_NODE_FAULTS if for_good else REFUSED, now)
@@ -356,16 +365,14 @@ class Schedule:
                 self._hand_out(now)
                 self._start_workers(now)
                 self._end_if_no_worker_can_start(now)
-            if not self.over:
-                running = any(worker.running for worker in self._workers.values())
-                if (self._draining_since is not None and not running) or not self._work_left():
-                    self._end(now)
+            is_drained = self._draining_since is not None and not self._num_busy
+            if not self.over and (is_drained or not self._work_left()):
+                self._end(now)
         actions, self._actions = self._actions, []
         return actions
 
     def _limit(self) -> int:
-        room = sum(node.slots for node in self._nodes.values())
-        return room if self._spec.workers == "auto" else min(room, self._spec.workers)
+        return self._room if self._spec.workers == "auto" else min(self._room, self._spec.workers)
 
     def _pull(self, wanted: int) -> None:
         """Take units from the iterator, at most as many as there could be workers: never all of them."""
@@ -382,18 +389,18 @@ class Schedule:
 
     def _leave_nodes(self, now: float) -> None:
         """End the workers without a unit on nodes that are to go."""
-        for number, worker in list(self._workers.items()):
-            if self._nodes[worker.node].leaves and worker.running is None:
-                del self._workers[number]
+        for number, worker in list(self._workers.items()) if self._leaving else ():
+            if worker.node in self._leaving and worker.running is None:
+                self._remove(number)
                 self._actions.append(KillWorker(number, "its node is to go"))
                 self._tell("worker_killed", now, "its node is to go", worker=number, node=worker.node)
 
     def _hand_out(self, now: float) -> None:
-        for number, worker in self._workers.items():
-            if worker.state == "idle":
-                unit = self._next_unit(number)
-                if unit is None:
-                    continue
+        if not (self._fresh or self._retries or self._reruns):
+            return
+        for number in sorted(self._idle):
+            unit = self._next_unit(number)
+            if unit is not None:
                 self._submit(number, unit, now)
 
     def _next_unit(self, worker: int) -> int | None:
@@ -414,7 +421,8 @@ class Schedule:
         if self._first_unit is None:
             self._first_unit = now
         worker = self._workers[number]
-        worker.state, worker.since, worker.beats, worker.running = "busy", now, 0, tried
+        self._enter(number, "busy", now)
+        worker.beats, worker.running = 0, tried
         state = self._units.setdefault(unit, _Unit())
         state.workers.add(number)
         state.last_worker = number
@@ -423,41 +431,42 @@ class Schedule:
         self._pull(max(1, self._limit()))
 
     def _start_workers(self, now: float) -> None:
-        staying = [worker for worker in self._workers.values() if not self._nodes[worker.node].leaves]
-        useful = len(self._fresh) + len(self._retries) + len(self._reruns)
-        useful += sum(worker.state == "busy" for worker in staying)
-        missing = min(self._limit(), useful) - len(staying)
-        while missing > 0:
-            taken = dict.fromkeys(self._nodes, 0)
-            for worker in self._workers.values():
-                taken[worker.node] = taken.get(worker.node, 0) + 1
-            open_nodes = [
-                (taken[name], name)
-                for name, node in self._nodes.items()
-                if node.slots > taken[name] and now >= node.avoided_until
-            ]
-            if not open_nodes:
-                return
-            name = min(open_nodes)[1]  # the node with the fewest workers first
+        going = sum(self._nodes[name].workers for name in self._leaving)  # all busy: the others were ended
+        useful = len(self._fresh) + len(self._retries) + len(self._reruns) + self._num_busy - going
+        missing = min(self._limit(), useful) - (len(self._workers) - going)
+        if missing <= 0:
+            return
+        open_nodes = [
+            (node.workers, name)
+            for name, node in self._nodes.items()
+            if node.slots > node.workers and now >= node.avoided_until
+        ]
+        heapq.heapify(open_nodes)
+        while missing > 0 and open_nodes:
+            taken, name = open_nodes[0]  # the node with the fewest workers first
             number = self._num_workers
             self._num_workers += 1
             self._workers[number] = _Worker(name, "placing", now)
+            self._nodes[name].workers += 1
             self._actions.append(StartWorker(number, name))
             self._tell("worker_started", now, worker=number, node=name)
+            if taken + 1 < self._nodes[name].slots:
+                heapq.heapreplace(open_nodes, (taken + 1, name))
+            else:
+                heapq.heappop(open_nodes)
             missing -= 1
 
     def _end_if_no_worker_can_start(self, now: float) -> None:
         """End the run if there is work, but no worker and no node that could start one."""
-        room = sum(node.slots for node in self._nodes.values())
-        if room or self._workers:
+        if self._room or self._workers:
             self._no_room_since, self._no_room_said = now, False
         if self._workers or not self._work_left():
             return
-        if room and all(now < node.avoided_until for node in self._nodes.values() if node.slots):
+        if self._room and all(now < node.avoided_until for node in self._nodes.values() if node.slots):
             cause = f"no worker could be started on any node; the last cause: {self._last_start_fault}"
             self._give_up(f"{cause}; mend that, then run the same command again", now)
         waited = now - self._no_room_since
-        if room or waited <= min(PATIENCE_S, self._spec.start_deadline_s):
+        if self._room or waited <= min(PATIENCE_S, self._spec.start_deadline_s):
             return
         found, advice = "the cluster has no living node", "start Ray on one, or correct RAY_ADDRESS"
         if self._num_living:
@@ -473,18 +482,26 @@ class Schedule:
     def _find_stragglers(self, now: float) -> None:
         if not self._spec.straggler_factor or self._median is None or self._draining_since is not None:
             return
+        is_tail = not self._fresh and not self._retries
+        spare = len(self._idle) - len(self._reruns) if is_tail else 0
         limit = self._spec.straggler_factor * self._median
-        for number, worker in self._workers.items():
-            tried = worker.running
-            if tried is None or tried.dropped or now - tried.started <= limit:
-                continue
+        least = min(limit, TAIL_FACTOR * self._median) if spare > 0 else limit
+        late = sorted(
+            (tried.started, number, tried)
+            for number, worker in self._workers.items()
+            if (tried := worker.running) is not None and not tried.dropped and now - tried.started > least
+        )
+        for started, number, tried in late:  # the oldest first
+            if now - started <= limit and spare <= 0:
+                return
             state = self._units.get(tried.unit)
             if state and not state.rerun and state.workers == {number}:
+                spare -= 1
                 state.rerun = True
                 self._rerun += 1
                 self._reruns.append(tried.unit)
                 self._tell(
-                    "unit_rerun", now, f"runs for {now - tried.started:.1f} s, the median is {self._median:.1f} s",
+                    "unit_rerun", now, f"runs for {now - started:.1f} s, the median is {self._median:.1f} s",
                     worker=number, tried=tried,
                 )  # fmt: skip
 
@@ -548,7 +565,7 @@ class Schedule:
             )
 
     def _lose(self, number: int, cause: str, now: float, node_lost: bool) -> None:
-        worker = self._workers.pop(number)
+        worker = self._remove(number)
         self._lost += 1
         self._actions.append(KillWorker(number, cause))  # a process that still runs must not go on writing
         self._tell("worker_lost", now, cause, worker=number, node=worker.node)
@@ -559,7 +576,7 @@ class Schedule:
 
     def _kill(self, number: int, reason: str, now: float) -> None:
         """Remove a live worker; the caller deals with its attempt."""
-        worker = self._workers.pop(number)
+        worker = self._remove(number)
         self._lost += 1
         self._actions.append(KillWorker(number, reason))
         self._tell("worker_killed", now, reason, worker=number, node=worker.node)
@@ -578,10 +595,29 @@ class Schedule:
         if worker is None or worker.running is None or worker.running.attempt != attempt:
             return None
         tried, worker.running = worker.running, None
-        worker.state, worker.since = "idle", now
+        self._enter(number, "idle", now)
         if tried.unit in self._units:
             self._units[tried.unit].workers.discard(number)
         return tried
+
+    def _enter(self, number: int, state: State, now: float) -> None:
+        """The worker is in this state from now on."""
+        worker = self._workers[number]
+        self._uncount(number, worker)
+        worker.state, worker.since = state, now
+        if state == "idle":
+            self._idle.add(number)
+        self._num_busy += state == "busy"
+
+    def _remove(self, number: int) -> _Worker:
+        worker = self._workers.pop(number)
+        self._uncount(number, worker)
+        self._nodes[worker.node].workers -= 1
+        return worker
+
+    def _uncount(self, number: int, worker: _Worker) -> None:
+        self._idle.discard(number)
+        self._num_busy -= worker.state == "busy"
 
     def _ask_to_drop(self, worker: int, tried: _Try) -> None:
         if not tried.dropped:

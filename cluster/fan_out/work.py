@@ -15,6 +15,14 @@ from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_IN
 from cluster.recipes.site import SiteSpec
 from shards.disk.record import JSON
 
+LOOK_EVERY_S = 0.5  # the driver asks each worker how far it is
+MAX_LOOKS_PER_S = 1000  # of all workers together: an answer takes 0.3 ms of the driver's time (docs/SCALING.md)
+
+
+def look_every_s(num_workers: int) -> float:
+    """How often the driver asks a worker how far it is: more rarely if there are thousands."""
+    return max(LOOK_EVERY_S, num_workers / MAX_LOOKS_PER_S)
+
 
 class Beat(Protocol):
     """A worker's sign of progress."""

@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from cluster.fan_out.simulate import SimulatedRun, World, simulate
+from cluster.fan_out.simulate import simulate
 from cluster.fan_out.work import FanOutSpec
+from cluster.fan_out.world import SimulatedRun, World
 from docs.bench.measure import Line, Result, Size
 
 RATIO = "makespan / ideal"

@@ -72,13 +72,13 @@ def _words_and_numbers(row: str) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", row)]
 
 
-def replaced(page: str, row: str, command: str, text: str) -> str:
-    """The page with `text` between the marks of `row`. Raises ValueError if it has none."""
+def replaced(page: str, row: str, command: str, text: str, name: str = PAGE) -> str:
+    """The page, which is called `name`, with `text` between the marks of `row`. Raises ValueError if it has none."""
     begin, end = f"<!-- {row}: written by `{command}` -->", f"<!-- /{row} -->"
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"{PAGE}: found no marks for row {row}, expected {begin} and {end}; add them")
+        raise ValueError(f"{name}: found no marks for row {row}, expected {begin} and {end}; add them")
     return f"{before}{begin}\n{text}\n{end}{after}"
 
 

@@ -36,3 +36,13 @@ def parse_size(text: str) -> float:
         raise ValueError(f"size: found {text[:40]!r}, expected a number with kB, MB, GB or TB, such as 4GB")
     units = {unit[0].lower(): size for size, unit in _SIZES}
     return float(found[1]) * units[found[2].lower()]
+
+
+def parse_count(text: str) -> int:
+    """``"7.7M"``, ``"1B"``, ``"300k"``, ``"12,000"`` -> a number. Raises ValueError for anything else, and for none."""
+    found = re.fullmatch(r"\s*(\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(\.\d{1,9})?\s*([kMB]?)\s*", text, re.IGNORECASE)
+    factor = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[found[3].lower()] if found else 0
+    number = round(float(found[1].replace(",", "") + (found[2] or "")) * factor) if found else 0
+    if number < 1 or (found and found[2] and factor == 1):
+        raise ValueError(f"number: found {text[:40]!r}, expected one such as 300k, 7.7M, 1B or 12,000")
+    return number

@@ -54,6 +54,7 @@ class LastCall:
     scale: str
     units: range
     has_ended: bool
+    start_s: float | None = None  # until its first unit was begun
 
 
 def read_summary(store: Store) -> LastCall | None:
@@ -67,7 +68,10 @@ def read_summary(store: Store) -> LastCall | None:
     units = asked.get("units") if isinstance(asked, dict) else None
     if type(units) is not int or not 0 <= units <= MAX_SHARDS:
         raise ValueError(f"{where}: found {quoted(units, 40)} units, expected a number of shards; run `sixfold repair`")
-    return LastCall(str(body.get("scale", "")), range(units), body.get("exit_code") is not None)
+    work = body.get("work")
+    start_s = work.get("start_s") if isinstance(work, dict) else None
+    known = float(start_s) if isinstance(start_s, int | float) and 0 <= start_s < MAX_SECONDS else None
+    return LastCall(str(body.get("scale", "")), range(units), body.get("exit_code") is not None, known)
 
 
 def asked_units(store: Store) -> range:

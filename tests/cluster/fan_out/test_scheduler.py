@@ -7,8 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cluster.fan_out.scheduler import AVOID_S, MAX_NODE_LOSSES, Action, Drop, KillWorker, Schedule, StartWorker, Submit
-from cluster.fan_out.simulate import World, simulate
+from cluster.fan_out.simulate import simulate
 from cluster.fan_out.work import FanOutSpec
+from cluster.fan_out.world import World
 
 SLOW = "lower sampler.batch or raise cluster.stall_deadline_s"  # as `sixfold generate` advises
 
@@ -342,6 +343,36 @@ def test_b18_a_straggler_is_run_again_elsewhere_and_the_first_to_finish_wins():
     assert hands.schedule.over
     assert hands.schedule.summary().rerun == 1
     assert hands.schedule.summary().done == 8
+
+
+def test_b18_when_nothing_is_left_to_hand_out_an_idle_worker_gets_the_oldest_late_unit_sooner():
+    hands = Hands(range(9), {"a": 3}, straggler_factor=4)
+    for now in (10.0, 20.0):
+        for worker in (0, 1, 2):
+            hands.finish(worker, now)
+    hands.finish(0, 30.0)
+    hands.do(hands.schedule.tick(34.0), 34.0)
+    assert set(hands.running) == {1, 2}, "14 s are no more than 1.5 medians of 10 s"
+    oldest = hands.running[1]
+    hands.do(hands.schedule.tick(36.0), 36.0)
+    assert hands.running[0].unit == oldest.unit, "one idle worker, one second try"
+    hands.do(hands.schedule.tick(37.0), 37.0)
+    hands.finish(0, 38.0)
+    assert hands.dropped == [Drop(1, oldest.attempt)]
+    hands.finish(2, 39.0)
+    assert hands.schedule.over
+    assert hands.schedule.summary().rerun == 1
+
+
+def test_while_units_are_left_a_late_one_is_no_straggler_yet():
+    hands = Hands(range(100), {"a": 3}, straggler_factor=4)
+    for now in (10.0, 20.0, 30.0, 38.0):
+        hands.finish(0, now)
+        hands.finish(1, now)
+    hands.do(hands.schedule.tick(39.0), 39.0)
+    assert hands.schedule.summary().rerun == 0
+    hands.do(hands.schedule.tick(41.0), 41.0)
+    assert hands.schedule.summary().rerun == 1, "4 medians of 10 s"
 
 
 def test_c1_a_drain_hands_out_nothing_then_asks_then_gives_up_all_within_drain_s():
