@@ -113,10 +113,10 @@ def test_a_job_longer_than_its_time_limit_is_queued_again_until_it_is_done(site:
     """A limit of two minutes, of which a warning takes one; SLURM itself sends it."""
     submit(
         site, work, *ARRAY, "cluster.site.tasks=1", "cluster.site.time=00:02:00", "cluster.site.warn_s=60",
-        "sampler.steps=40", scale="2x",
+        "sampler.steps=40", scale="1x",
     )  # fmt: skip
     site.wait(site.is_idle, 900, "the chain")
-    assert num_done(work) == 40
+    assert num_done(work) == 20
     text = logs_of(work)
     assert text.count("stopped on request") >= 1
     assert "DUE TO JOB REQUEUE" in text
