@@ -41,6 +41,6 @@ def test_a_training_that_is_warned_under_way_goes_on_to_the_same_bits(site: Site
     site.run("scancel", "--signal=USR1", "--batch", job)
     site.wait(site.is_idle, 300, "the training", work / "warned/_meta/jobs/00001")
     text = (work / f"warned/_meta/jobs/00001/{job}.log").read_text()
-    assert "stopped on request" in text
+    assert "and saved; the same command goes on" in text
     assert "DUE TO JOB REQUEUE" in text
     assert weights_of(work / "warned") == weights_of(work / "whole")
