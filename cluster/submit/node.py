@@ -1,7 +1,7 @@
 """What runs on a machine of a SLURM job: Ray's head or worker, and the program itself; or one rank, or one task.
 
 In: how the work is spread, the folder where the machines of this life meet, the program's words, SLURM's variables.
-Out: the program's exit code. On disk, in that folder: `address` (where Ray's head is), `over` (its exit code); read:
+Out: the program's exit code. On disk, in that folder: `address` (where Ray's head or the first rank is), `over` (its exit code); read:
 `stop`, which the job's script writes. On the machine: Ray's own files in a private folder below `scratch`, removed at
 the end.
 
@@ -109,7 +109,8 @@ def _run_part(
 ) -> int:
     with _hears_nothing():
         if mode != "ray":
-            return _run_program(program, environ, stop, ray=None)
+            met = _where_ranks_meet(place, meeting, environ) if mode == "ranks" else {}
+            return _run_program(program, {**environ, **met}, stop, ray=None)
         folder = make_private_folder(scratch)
         try:
             if place.node == 0:
@@ -161,6 +162,28 @@ def _deaf_at_first() -> None:
     end_with_parent()
 
 
+def _where_ranks_meet(place: Place, meeting: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """The address of the first rank, for all of them: SLURM's name of a machine need not be one that a network knows.
+    What the site's own lines have set stays."""
+    if environ.get("SLURM_STEP_NUM_NODES", "1") == "1" or "MASTER_ADDR" in environ:
+        return {}
+    file = meeting / ADDRESS
+    if place.first:
+        replace_file(file, f"{_own_address()} {_free_port()}".encode())
+    address = _read_within(file, meeting / OVER, MEET_S)
+    host, _, port = (address or "").partition(" ")
+    return {"MASTER_ADDR": host, "MASTER_PORT": port}
+
+
+def _own_address() -> str:
+    """How other machines reach this one: the address that its own packets would have. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        with contextlib.suppress(OSError):  # no way out of here
+            one.connect(("192.0.2.1", 9))  # of no machine (RFC 5737)
+            return str(one.getsockname()[0])
+    return socket.gethostbyname(socket.gethostname())
+
+
 def _lead(
     place: Place, folder: Path, meeting: Path, program: Sequence[str], environ: Mapping[str, str], stop: _Stop
 ) -> int:
@@ -203,7 +226,7 @@ def _read_within(file: Path, over: Path, seconds: float) -> str | None:
             return file.read_text()
         time.sleep(LOOK_S)
     raise TimeoutError(
-        f"{file}: found nothing after {seconds:.0f} s, expected the address of Ray's head; the job's folder must be "
+        f"{file}: found nothing after {seconds:.0f} s, expected the address of the job's first machine; the job's folder must be "
         "seen by all its machines"
     )
 
