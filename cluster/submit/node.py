@@ -1,9 +1,9 @@
 """What runs on a machine of a SLURM job: Ray's head or worker, and the program itself; or one rank, or one task.
 
 In: how the work is spread, the folder where the machines of this life meet, the program's words, SLURM's variables.
-Out: the program's exit code. On disk, in that folder: `address` (where Ray's head or the first rank is), `over` (its exit code); read:
-`stop`, which the job's script writes. On the machine: Ray's own files in a private folder below `scratch`, removed at
-the end.
+Out: the program's exit code. On disk, in that folder: `address` (where Ray's head or the first rank is), `over` (the
+head's exit code); read: `stop`, which the job's script writes. On the machine: Ray's own files in a private folder
+below `scratch`, removed at the end.
 
 Every job has ports and folders of its own, so two jobs may share a machine. Ray's processes get no signal of ours: the
 program is asked to stop, ends its units, and only then they end.
@@ -177,10 +177,9 @@ def _where_ranks_meet(place: Place, meeting: Path, environ: Mapping[str, str]) -
 
 def _own_address() -> str:
     """How other machines reach this one: the address that its own packets would have. Nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        with contextlib.suppress(OSError):  # no way out of here
-            one.connect(("192.0.2.1", 9))  # of no machine (RFC 5737)
-            return str(one.getsockname()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one, contextlib.suppress(OSError):  # no way out of here
+        one.connect(("192.0.2.1", 9))  # of no machine (RFC 5737)
+        return str(one.getsockname()[0])
     return socket.gethostbyname(socket.gethostname())
 
 
@@ -226,8 +225,8 @@ def _read_within(file: Path, over: Path, seconds: float) -> str | None:
             return file.read_text()
         time.sleep(LOOK_S)
     raise TimeoutError(
-        f"{file}: found nothing after {seconds:.0f} s, expected the address of the job's first machine; the job's folder must be "
-        "seen by all its machines"
+        f"{file}: found nothing after {seconds:.0f} s, expected the address of the job's first machine; the job's folder "
+        "must be seen by all its machines"
     )
 
 
