@@ -225,7 +225,7 @@ def _read_within(file: Path, over: Path, seconds: float) -> str | None:
             return file.read_text()
         time.sleep(LOOK_S)
     raise TimeoutError(
-        f"{file}: found nothing after {seconds:.0f} s, expected the address of the job's first machine; the job's folder "
+        f"{file}: found nothing after {seconds:.0f} s, expected the address of the job's first machine; its folder "
         "must be seen by all its machines"
     )
 

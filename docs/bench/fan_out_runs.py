@@ -99,10 +99,21 @@ def compare(case: Case, cost: DriverCost, scratch: Path | None, seed: int) -> Co
     start_s = statistics.mean(took.values())
     dead = [(life, event.worker) for life, event in events if event.kind == "worker_lost"]
     world = World(
-        num_units=case.num_units, num_workers=2, workers_per_node=2, speeds=case.speeds, unit_s=case.unit_s,
-        start_s=start_s, starts_s=tuple(took[one] for one in sorted(took)), num_kills=len(dead), life_s=case.life_s, beat_s=0.1, tick_s=0.1,
-        driver_unit_s=cost.unit_s, driver_look_s=cost.look_s, driver_turn_s=cost.turn_s,
-    )  # fmt: skip
+        num_units=case.num_units,
+        num_workers=2,
+        workers_per_node=2,
+        speeds=case.speeds,
+        unit_s=case.unit_s,
+        start_s=start_s,
+        starts_s=tuple(took[one] for one in sorted(took)),
+        num_kills=len(dead),
+        life_s=case.life_s,
+        beat_s=0.1,
+        tick_s=0.1,
+        driver_unit_s=cost.unit_s,
+        driver_look_s=cost.look_s,
+        driver_turn_s=cost.turn_s,
+    )
     spec = _spec(case)
     made = []
     for number in range(SEEDS):

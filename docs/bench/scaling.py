@@ -154,6 +154,7 @@ def measure_real(quick: bool, scratch: Path | None) -> Rows:
                     {
                         "what": case.what,
                         "unit_s": case.unit_s,
+                        "life_s": case.life_s,
                         "bare_s": case.bare_s,
                         "error": compared.error,
                         **asdict(compared),
@@ -172,7 +173,7 @@ def tell_real(rows: Rows) -> tuple[str, bool]:
     for what in dict.fromkeys(row["what"] for row in rows):
         own = [row for row in rows if row["what"] == what]
         kills = sum(row["kills"] for row in own)
-        is_calm = not kills and own[0]["work_s"] >= own[0]["bare_s"]
+        is_calm = not kills and not own[0]["life_s"]
         beside = tuple(row["bare_s"] / row["work_s"] for row in own)
         efficiency += beside if is_calm and own[0]["unit_s"] >= 1 else ()
         cells = [
@@ -184,11 +185,19 @@ def tell_real(rows: Rows) -> tuple[str, bool]:
             f"at most {max(row['most_units_lost'] for row in own)} unit, {kills} kills" if kills else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    cases = [
+        [row["error"] for row in rows if row["what"] == what] for what in dict.fromkeys(row["what"] for row in rows)
+    ]
+    median = max(abs(statistics.median(errors)) for errors in cases)
     worst = max(abs(row["error"]) for row in rows)
     loss = max(row["most_units_lost"] for row in rows)
     least = min(efficiency, default=1.0)
     verdicts = [
-        ("the simulation is within 10 % of every real run", f"{worst:.1%} at most", worst <= MAX_ERROR),
+        (
+            "the simulation is within 10 % of each line's median real run",
+            f"{median:.1%} at most; the worst single run {worst:.1%}",
+            median <= MAX_ERROR,
+        ),
         (
             "units of 1 s and more: at least 0.95 of bare loops, starts apart",
             f"{least:.3f} at least",
@@ -199,10 +208,10 @@ def tell_real(rows: Rows) -> tuple[str, bool]:
     starts = page.spread(tuple(row["start_s"] for row in rows))
     about = (
         f"*How:* `fan_out` on Ray with two workers that sleep; each line {len(rows) // len(lines[2:])} times. A start "
-        f"took {starts} s on average; each simulated world gets the starts of its real run, one after the other, and the "
-        "number of kills that hit a worker. All else it is told before: units, speeds, time limit. Simulated is the median of "
-        f"{fan_out_runs.SEEDS} worlds. Kills are SIGKILLs of random workers at random times. Bare loops: the best "
-        "split of the units over two loops that do nothing else, computed."
+        f"took {starts} s on average; each simulated world gets the starts of its real run, one after the other, and "
+        "the number of kills that hit a worker. All else it is told before: units, speeds, time limit. Simulated is "
+        f"the median of {fan_out_runs.SEEDS} worlds. Kills are SIGKILLs of random workers at random times. Bare loops: "
+        "the best split of the units over two loops that do nothing else, computed."
     )
     return "\n".join([*lines, "", *_judged(verdicts), "", about]), all(met for _, _, met in verdicts)
 
@@ -212,14 +221,13 @@ def tell_real(rows: Rows) -> tuple[str, bool]:
 
 def measure_large(quick: bool, scratch: Path | None) -> Rows:
     gpus, images = ((8, 16), (20_000,)) if quick else (GPUS, IMAGES)
-    return [_foreseen(gpus=num, images=total, **SITE) for total in images for num in gpus]
+    units = {total: 1000 if total < 1000 * MAX_SHARDS else 10_000 for total in images}  # as many shards as a set holds
+    return [_foreseen(gpus=num, images=total, unit=units[total], **SITE) for total in images for num in gpus]
 
 
 def measure_units(quick: bool, scratch: Path | None) -> Rows:
     gpus, images, units = ((8,), 20_000, (100, 1000)) if quick else (GPUS, IMAGES[1], UNITS)
     rows = [_foreseen(gpus=num, images=images, unit=unit, **SITE) for num in gpus for unit in units]
-    if not quick:
-        rows += [_foreseen(gpus=num, images=IMAGES[2], unit=10_000, **SITE) for num in gpus]
     return rows
 
 
@@ -248,14 +256,14 @@ def _foreseen(**setting: Any) -> dict[str, Any]:
 
 def tell_large(rows: Rows) -> tuple[str, bool]:
     lines = [
-        "| images | GPUs | makespan | ideal | ratio | GPU-hours | making | starting | storing | hearing | lost | twice "
-        "| waiting | driver | storage |",
-        f"|---:|---:|{'---:|' * 13}",
+        "| images | units of | GPUs | makespan | ideal | ratio | GPU-hours | making | starting | storing | hearing "
+        "| lost | twice | waiting | driver | storage |",
+        f"|---:|---:|{'---:|' * 14}",
     ]
     for row in rows:
         shares = [f"{100 * row['shares'][name]:.1f} %" for name in _SHARES]
         cells = [
-            f"{row['setting']['images']:,}", f"{row['setting']['gpus']:,}", time_text(row["makespan_s"]),
+            *(f"{row['setting'][name]:,}" for name in ("images", "unit", "gpus")), time_text(row["makespan_s"]),
             time_text(row["ideal_s"]), f"{row['ratio']:.3f}", f"{row['gpu_hours']:,.0f}", *shares,
             f"{row['driver_load']:.0%}", f"{row['storage_load']:.1%}",
         ]  # fmt: skip

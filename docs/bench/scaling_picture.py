@@ -50,13 +50,13 @@ def _draw_real(panel: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     low = 0.85 * min(min(row["real_s"], row["simulated_s"]) for row in rows)
     panel.set(title="Real runs of two workers, and simulated ones", xlabel="real makespan, s", ylabel="simulated, s")
     panel.set(xlim=(low, top), ylim=(low, top))
-    panel.legend(frameon=False, fontsize=8)
+    panel.legend(frameon=False, fontsize=7, loc="upper left")
 
 
 def _draw_ratio(panel: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     for number, images in enumerate(dict.fromkeys(row["setting"]["images"] for row in rows)):
         own = [row for row in rows if row["setting"]["images"] == images]
-        label = f"{images / 1e6:,.3g} M images"
+        label = f"{images / 1e6:,.4g} M images, units of {own[0]['setting']['unit']:,}"
         panel.plot(
             [row["setting"]["gpus"] for row in own],
             [row["ratio"] for row in own],
@@ -65,7 +65,7 @@ def _draw_ratio(panel: Any, rows: Sequence[Mapping[str, Any]]) -> None:
             label=label,
         )
     _against_gpus(panel, sorted({row["setting"]["gpus"] for row in rows}))
-    panel.set(title="Units of 1,000 images", ylabel="makespan / ideal", yscale="log")
+    panel.set(title="Makespan against GPUs", ylabel="makespan / ideal", yscale="log")
     _plain_ratios(panel)
     panel.legend(frameon=False, fontsize=8)
 
@@ -78,7 +78,7 @@ def _draw_units(panel: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         panel.plot([unit for unit, _ in of], [one for _, one in of], "o-", color=COLORS[number], label=f"{gpus:,} GPUs")
     units = sorted({row["setting"]["unit"] for row in own})
     panel.set(xscale="log", yscale="log", xlabel="images of a unit", ylabel="makespan / ideal")
-    panel.set(title=f"{images / 1e6:,.3g} M images")
+    panel.set(title=f"Makespan against unit size, {images / 1e6:,.3g} M images")
     panel.set_xticks(units, [f"{unit:,}" for unit in units])
     panel.minorticks_off()
     _plain_ratios(panel)
@@ -107,6 +107,6 @@ def _against_gpus(panel: Any, gpus: Sequence[int]) -> None:
 
 def _plain_ratios(panel: Any) -> None:
     top = panel.get_ylim()[1]
-    ticks = [one for one in (1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50) if one <= top]
+    ticks = [one for one in (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50) if one <= top]
     panel.set_yticks(ticks, [f"{one:g}" for one in ticks])
     panel.minorticks_off()
