@@ -12,7 +12,8 @@ Long because it is one state machine, whose rules are:
 * On a node that is to go (Ray drains it) no unit is begun: its free workers end, the others when they are free.
 * A worker that fails at two different units in a row, or says that it is broken, is replaced.
 * A node is avoided for AVOID_S if two workers in a row cannot start there, or six processes die. The run ends, with the
-  cause, if no worker lives and all nodes are avoided, if no node has room for ``start_deadline_s``, or if
+  cause, if no worker lives and all nodes are avoided, if MAX_BAD_STARTS workers a slot could not start and none between
+  them could, if no node has room for ``start_deadline_s``, or if
   ``give_up_after`` units are quarantined without a success between them. What it waits for is said after PATIENCE_S.
 * A unit whose attempt raises `NotAgain` is quarantined at once. The run ends if the first HOPELESS_UNITS end so.
 * A unit that takes longer than ``straggler_factor`` medians is started a second time. The first attempt to finish wins,
@@ -36,6 +37,7 @@ from shards.disk.record import JSON
 
 AVOID_S = 300.0
 MAX_NODE_FAULTS = 6
+MAX_BAD_STARTS = 3
 REFUSED, DIED = 3, 1  # faults: a worker that cannot start says more about a node than a process that was killed
 PATIENCE_S = 60.0  # until a process that has not begun, or missing room, is worth a line
 MAX_NODE_LOSSES = 100
@@ -159,6 +161,7 @@ class Schedule:
         self._draining_since: float | None = None
         self._asked_to_drop = False
         self._last_start_fault = ""
+        self._bad_starts = 0  # since a worker was ready
         self._durations: deque[float] = deque(maxlen=101)
         self._median: float | None = None
         self._bad_in_a_row = 0  # quarantined units since the last success
@@ -202,7 +205,7 @@ class Schedule:
         if worker in self._workers:
             found = self._workers[worker]
             self._enter(worker, "idle", now)
-            self._nodes[found.node].faults = 0
+            self._nodes[found.node].faults = self._bad_starts = 0
             self._tell("worker_ready", now, worker=worker, node=found.node)
         return self._settle(now)
 
@@ -585,6 +588,10 @@ class Schedule:
         node = self._nodes[name]
         node.faults += faults
         self._last_start_fault = f"{cause} (node {name})"
+        self._bad_starts += faults >= REFUSED
+        if self._bad_starts >= MAX_BAD_STARTS * max(1, self._limit()):
+            cause_of_all = f"{self._bad_starts} workers could not start, and none could; the last cause"
+            self._give_up(f"{cause_of_all}: {self._last_start_fault}; mend that, then run the same command again", now)
         if node.faults >= MAX_NODE_FAULTS:
             node.avoided_until = now + AVOID_S
             self._tell("node_avoided", now, f"for {AVOID_S:g} s: {cause}", node=name)

@@ -308,6 +308,27 @@ def test_b14_a_node_where_constructors_fail_is_avoided_and_tried_again_later():
     assert any(isinstance(action, StartWorker) for action in schedule.nodes(nodes, AVOID_S + 5))
 
 
+def test_b14_workers_that_never_load_in_time_end_the_run_also_where_a_node_is_always_open_again():
+    """Each is killed long after the one before, so that never all nodes are avoided at once."""
+    schedule = Schedule(range(100), FanOutSpec(start_deadline_s=1200), "life", 0.0)
+    nodes = {f"node{number}": 1 for number in range(4)}
+    began: dict[int, float] = {}
+    now, todo = 0.0, schedule.nodes(dict(list(nodes.items())[:1]), 0.0)
+    while not schedule.over and now < 1e6:
+        for action in todo:
+            if isinstance(action, StartWorker):
+                began[action.worker] = now
+                schedule.placed(action.worker, now)
+        now += 100.0
+        todo = schedule.nodes(dict(list(nodes.items())[: 1 + int(now // 400)]), now) + schedule.tick(now)
+    assert len(began) <= 3 * 4 + 4
+    said = str(schedule.summary().error)
+    assert said.startswith(
+        "12 workers could not start, and none could; the last cause: its model was not loaded within"
+    )
+    assert said.endswith("mend that, then run the same command again")
+
+
 def test_when_every_unit_fails_the_run_ends_early_with_the_cause():
     hands = Hands(range(10_000), {"a": 1}, attempts=2, give_up_after=3)
     tries = 0
