@@ -26,6 +26,7 @@ waiting.LIVE_S, waiting.LINES_S = math.inf, (math.inf,)
 
 # Files that take longest, the longest first (seconds on two cores): begun last, they would be waited for alone.
 LONGEST = (
+    *("slurm/test_generate.py", "cluster/submit/test_ray_job.py", "gen/run/test_s3.py"),
     *(
         "train/session/test_over_ray.py",
         "train/model/test_engine.py",
