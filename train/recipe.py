@@ -33,6 +33,7 @@ _FREE: Any = {
 # its name and is not trained again.
 _LATER: dict[tuple[str, ...], Any] = {
     ("task",): "classify",
+    ("cluster",): {"site": None},
     ("model", "mean"): None,
     ("model", "std"): None,
     ("model", "pretrained_revision"): None,
