@@ -91,13 +91,15 @@ def submit(
     if init:
         _write_site()
         return
+    from cluster.recipes.site import load_site
     from cluster.submit.call import VERBS, parse_target
 
     if verb not in VERBS or recipe is None:
         found = "nothing" if verb is None else verb if verb not in VERBS else f"{verb} without a recipe"
         raise ValueError(f"sixfold submit: found {found}, expected one of {', '.join(VERBS)} and a recipe")
     target = parse_target(to)
-    call, site = _call_of(verb, recipe, tuple(overrides or ()), scale, out)
+    call, given = _call_of(verb, recipe, tuple(overrides or ()), scale, out)
+    site = load_site(given, told=_described(dry_run) if target.kind == "slurm" else "")
     if target.kind in ("local", "ray") and not dry_run:
         from cluster.submit.submit import run_here
 
@@ -223,12 +225,12 @@ def drain(
 
 def _call_of(
     verb: "Verb", recipe: Path, overrides: tuple[str, ...], scale: str, out: str | None
-) -> "tuple[Call, SiteSpec]":
-    """The call with whole paths, and its site. Raises RecipeError for a recipe that does not fit the verb."""
+) -> "tuple[Call, SiteSpec | None]":
+    """The call with whole paths, and what its recipe says of the site. Raises RecipeError for a recipe that does not
+    fit the verb."""
     with waiting("reading the recipe"):
         from cluster.recipes.beside import default_place, named_here
         from cluster.recipes.load import load_recipe
-        from cluster.recipes.site import load_site
         from cluster.submit.call import PLACES, Call
         from shards.disk.address import is_remote
 
@@ -239,7 +241,7 @@ def _call_of(
     scaled = ("--scale", scale) if verb in ("generate", "retrieve") else ()
     whole = place if is_remote(place) else str(Path(place).absolute())
     named = tuple(named_here(chosen))
-    return Call(verb, found.absolute(), name, whole, (*overrides, *scaled), named), load_site(spec.site)
+    return Call(verb, found.absolute(), name, whole, (*overrides, *scaled), named), spec.site
 
 
 def _model_of(verb: str) -> "type[BaseModel]":
@@ -325,6 +327,30 @@ def _measured(recipe: Path, overrides: list[str], scale: str) -> float:
         told = [line for line in done.stderr.splitlines() if line.startswith("sixfold: ")]
         raise ValueError(f"--calibrate: made no shard here ({(told or ['no reason was given'])[-1]}); leave it out")
     return pace.images_per_s
+
+
+def _described(dry_run: bool) -> str:
+    """What SLURM says of a site that nobody has described yet, written down unless it is a dry run; "" if a file is
+    there, or if SLURM says nothing: then each setting is the usual one."""
+    from cluster.recipes.site import site_file
+    from cluster.submit.slurm import SlurmError, describe_site
+    from shards.disk.replace import replace_file
+
+    path = site_file()
+    if path.exists():
+        return ""
+    try:
+        text = describe_site()
+    except SlurmError as error:
+        warn(f"{path}: found no description of this site, and SLURM gives none ({error}); takes the usual settings")
+        return ""
+    if dry_run:
+        warn(f"{path}: would be written from what SLURM says of this site; it is taken here")
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, text.encode())
+        warn(f"{path}: written from what SLURM says of this site; look through it")
+    return text
 
 
 def _write_site() -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from cluster.recipes.load import load_recipe
+from cluster.recipes.load import load_recipe, parse_recipe
 from shards.disk.safe_text import quoted
 
 FILE = "sixfold/site.yaml"  # below the user's folder of settings
@@ -298,10 +298,11 @@ def site_file(environ: Mapping[str, str] = os.environ) -> Path:
     return settings_folder(environ) / FILE
 
 
-def load_site(of_recipe: SiteSpec | None, environ: Mapping[str, str] = os.environ) -> SiteSpec:
-    """The site's settings under those that a recipe gives. Raises RecipeError for a file that does not fit."""
+def load_site(of_recipe: SiteSpec | None, environ: Mapping[str, str] = os.environ, told: str = "") -> SiteSpec:
+    """The site's settings under those that a recipe gives. `told`: what stands in for the file, if there is none.
+    Raises RecipeError for a file that does not fit."""
     path = site_file(environ)
-    known = load_recipe(path, SiteSpec) if path.is_file() else SiteSpec()
+    known = load_recipe(path, SiteSpec) if path.is_file() else parse_recipe(told.encode() or b"{}", SiteSpec, str(path))
     return known if of_recipe is None else _over(known, of_recipe)
 
 

@@ -69,6 +69,7 @@ def test_a_mistake_is_one_line(tmp_path: Path, words: str, line: str) -> None:
 def test_what_a_verb_refuses_is_refused_before_anything_is_submitted(tmp_path: Path) -> None:
     text = says(tmp_path, "submit", "generate", "recipes/sandbox.yaml", "sampler.model=no/model", code=2)
     assert "no/model" in text
+    assert "found no description of this site, and SLURM gives none" in text
     assert list(tmp_path.iterdir()) == []
 
 
