@@ -342,7 +342,7 @@ def _jobs(folder: str) -> list[str]:
     """A line for each of the newest jobs that were submitted for the folder."""
     from cluster.submit.submit import told_jobs
 
-    return [f"{'job':<10}{line}" for line in told_jobs(folder)]
+    return [f"{'job':<10}{line.removeprefix('job ')}" for line in told_jobs(folder)]
 
 
 def _is_begun(store: "Store") -> bool:

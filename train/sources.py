@@ -18,7 +18,7 @@ from shards.disk.checked_json import plain_json
 from shards.disk.data_set import is_data_set, is_image_folder, kind_of_place, no_data_set
 from shards.disk.layout import META, SUCCESS
 from shards.disk.store import FolderStore, open_for_reading
-from shards.set.manifest import read_table, scan_records
+from shards.set.manifest import read_subset, read_table, scan_records, subset_path
 from shards.set.status import refuse_unfinished
 from shards.stream.hugging_face import hugging_face_files
 from shards.stream.index import own_classes_of
@@ -113,6 +113,9 @@ def _place_of(one: _Source) -> str:
         return line
     if one.subset is None and not one.grow:
         refuse_unfinished(one.source, one.field)
+    if one.subset is not None and not one.grow and is_data_set(store):
+        if not store.exists(f"{subset_path(one.subset)}.json"):
+            read_subset(store, one.subset)  # which says what is there instead
     is_there = kind_of_place(store) in ("data set", "tars") or is_image_folder(store)
     if not is_there and hugging_face_files(store, one.subset) is None:
         raise no_data_set(store)

@@ -111,6 +111,13 @@ def test_all_sources_that_are_missing_come_in_one_answer_before_torch(words: lis
         assert sum(one in line for line in mixed) == 1, mixed
 
 
+@pytest.mark.usefixtures("not_begun")
+def test_a_subset_that_is_not_there_is_refused_before_torch(project: Path) -> None:
+    (line,) = lines_of(train(project, "--dry-run", "data.domains.1.subset=6x").exception)
+    assert line.startswith("data.domains.synthetic: ")
+    assert "subsets/6x: found no such subset, expected one of: " in line
+
+
 def test_a_dry_run_knows_the_names_of_models(project: Path) -> None:
     (line,) = lines_of(train(project, "--dry-run", "model.name=resnet5", "model.aux=none").exception)
     assert line.startswith("model.name: found 'resnet5', expected sandbox_resnet, ")
