@@ -113,9 +113,9 @@ def _place_of(one: _Source) -> str:
         return line
     if one.subset is None and not one.grow:
         refuse_unfinished(one.source, one.field)
-    if one.subset is not None and not one.grow and is_data_set(store):
-        if not store.exists(f"{subset_path(one.subset)}.json"):
-            read_subset(store, one.subset)  # which says what is there instead
+    expected = None if one.grow or not is_data_set(store) else one.subset
+    if expected is not None and not store.exists(f"{subset_path(expected)}.json"):
+        read_subset(store, expected)  # which says what is there instead
     is_there = kind_of_place(store) in ("data set", "tars") or is_image_folder(store)
     if not is_there and hugging_face_files(store, one.subset) is None:
         raise no_data_set(store)
