@@ -157,22 +157,23 @@ def test_b6_a_frozen_node_costs_no_unit_and_what_wakes_up_there_changes_none(tmp
     assert before == {f"{unit}.txt": workers.contents(unit) for unit in range(100)}
 
 
-RATE = """
-import os, sys
-os.environ["RAY_testing_rpc_failure"] = sys.argv.pop(1)
-os.environ["RAY_testing_asio_delay_us"] = "*=0:20000"
+LATE = """
+import os
+os.environ["RAY_testing_asio_delay_us"] = ",".join(
+    f"{method}=10000:100000"
+    for method in ("CoreWorkerService.grpc_server.PushTask", "NodeManagerService.grpc_server.RequestWorkerLease")
+)
 """
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(600)
-def test_b21_messages_of_ray_that_are_late_or_lost_change_no_result(tmp_path: Path) -> None:
+def test_b21_messages_of_ray_that_are_late_change_no_result(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
-    lossy = "ray::rpc::InternalKVGcsService.grpc_client.InternalKVGet=3:25:50"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     result = subprocess.run(
-        [sys.executable, "-c", RATE + DRIVER, lossy, str(folder), "40", "0.1"],
+        [sys.executable, "-c", LATE + DRIVER, str(folder), "40", "0.1"],
         cwd=home(), env=environ, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
