@@ -61,10 +61,10 @@ Long runs of November 2026, on two cores that were busy with other work:
 All of this was repeated on 28 and 29 November 2026, after the ways in which files of others are read had changed: 12
 long tests without Ray (16 minutes) and 17 over Ray and of trainings (25 minutes; 200 killed workers took 338 s) passed.
 
-Clusters, on 30 November 2026: a Ray cluster of three nodes that lost 200 workers, 10 nodes, 5 drivers and its head twice over
-2,000 units: every unit done once, 417 s. A SLURM of two machines: jobs that were warned, preempted, cancelled and begun
-again, that shared a machine or were longer than their time limit, arrays whose tasks were killed and added: the same bytes
-(42 to 91 s each); trainings on one machine and on two, warned under way: the same bits.
+Clusters, on 30 November 2026: a Ray cluster of three nodes that lost 200 workers, 10 nodes, 5 drivers and its head
+twice over 2,000 units: every unit done once, 417 s. A SLURM of two machines: jobs that were warned, preempted,
+cancelled and begun again, that shared a machine or were longer than their time limit, arrays whose tasks were killed
+and added: the same bytes (42 to 91 s each); trainings on one machine and on two, warned under way: the same bits.
 """
 
 
