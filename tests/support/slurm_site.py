@@ -53,6 +53,10 @@ PartitionName=high Nodes=n1,n2 MaxTime=60 State=UP PriorityTier=10 PreemptMode=O
 """
 
 
+class NoMachines(Exception):
+    """The daemons run, and their machines do not come up: no fault of ours."""
+
+
 def why_not() -> str:
     """Why no SLURM can be started here; "" if one can."""
     missing = [name for name in NEEDED if shutil.which(name) is None]
@@ -156,9 +160,13 @@ def slurm_site(folder: Path) -> Iterator[Site]:
         for node in ("n1", "n2"):
             subprocess.run(["slurmd", "-N", node], env=site.environ, check=True, timeout=START_S)
         deadline = time.monotonic() + START_S
+        told: dict[str, bool] = {"capture_output": True, "text": True}
         asks = ("sinfo", "--noheader", "--partition=low", "--format=%T %D")
         while "idle 2" not in (state := site.run(*asks)):
-            assert time.monotonic() < deadline, state + (folder / "slurmctld.log").read_text()[-3000:]
+            if time.monotonic() > deadline:
+                raise NoMachines(
+                    f"{state.strip()} after {START_S:.0f} s; {(folder / 'slurmctld.log').read_text()[-500:]}"
+                )
             time.sleep(0.2)
         site.sixfold("submit", "--init", cwd=folder)
         yield site
