@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -160,9 +160,8 @@ def slurm_site(folder: Path) -> Iterator[Site]:
         for node in ("n1", "n2"):
             subprocess.run(["slurmd", "-N", node], env=site.environ, check=True, timeout=START_S)
         deadline = time.monotonic() + START_S
-        told: dict[str, bool] = {"capture_output": True, "text": True}
         asks = ("sinfo", "--noheader", "--partition=low", "--format=%T %D")
-        while "idle 2" not in (state := site.run(*asks)):
+        while "idle 2" not in (state := _answer(site, asks)):
             if time.monotonic() > deadline:
                 raise NoMachines(
                     f"{state.strip()} after {START_S:.0f} s; {(folder / 'slurmctld.log').read_text()[-500:]}"
@@ -179,6 +178,12 @@ def slurm_site(folder: Path) -> Iterator[Site]:
         for file in folder.glob("*.pid"):
             with contextlib.suppress(ProcessLookupError, ValueError):
                 os.kill(int(re.sub("[^0-9]", "", file.read_text())), 9)
+
+
+def _answer(site: Site, words: Sequence[str]) -> str:
+    """What a command prints, whether it fails or not."""
+    done = subprocess.run(words, env=site.environ, capture_output=True, text=True, timeout=START_S)
+    return done.stdout + done.stderr
 
 
 def _free_ports(number: int) -> list[int]:
