@@ -125,13 +125,9 @@ def logs(
     Example: `sixfold logs out/sandbox --follow`
     """
     with waiting(f"looking for the jobs of {folder}"):
-        from cluster.submit.book import Book
-        from cluster.submit.submit import job_of, printed_since, tails
+        from cluster.submit.submit import job_of, printed_since, receipts_of, tails
 
-        receipts = Book.of(folder).receipts()
-    if not receipts:
-        raise ValueError(f"{folder}: found no job, expected one that `sixfold submit` has sent; check the folder")
-    newest = receipts[-1]
+        newest = receipts_of(folder)[-1]
     found = tails(newest, lines)
     if not found and not follow:
         say(f"no output yet of job {', '.join(newest.ids)}")
@@ -294,8 +290,8 @@ def _cost(
     from cluster.recipes.load import load_recipe
     from cluster.submit.cost import Rate, cost_lines
     from gen.make.plan import parse_scale
-    from gen.run.output import has_prompts
-    from gen.run.recipe import Recipe, sizes_of, usable_classes
+    from gen.run.recipe import Recipe, sizes_of
+    from shards.labels.classes import load_classes
     from shards.set.status import pace_of_place
 
     chosen = load_recipe(call.recipe, Recipe, overrides)
@@ -306,7 +302,7 @@ def _cost(
         rate = Rate(pace.images_per_s / max(pace.at_a_time, 1e-9), f"measured in {call.out}")
     elif chosen.expect is not None:
         rate = Rate(chosen.expect.images_per_s, "as the recipe expects")
-    plan = sizes_of(chosen, usable_classes(chosen, has_prompts(call.out)))
+    plan = sizes_of(chosen, load_classes(chosen.classes))
     if calibrate and images_per_s is None:
         share = plan.unit_size(0) / plan.fold_size
         rate = Rate(_measured(call.recipe, overrides, f"{share:.9f}x"), "measured with one shard on this machine")
@@ -333,7 +329,8 @@ def _described(dry_run: bool) -> str:
     """What SLURM says of a site that nobody has described yet, written down unless it is a dry run; "" if a file is
     there, or if SLURM says nothing: then each setting is the usual one."""
     from cluster.recipes.site import site_file
-    from cluster.submit.slurm import SlurmError, describe_site
+    from cluster.submit.slurm import describe_site
+    from cluster.submit.state import JobError
     from shards.disk.replace import replace_file
 
     path = site_file()
@@ -341,7 +338,7 @@ def _described(dry_run: bool) -> str:
         return ""
     try:
         text = describe_site()
-    except SlurmError as error:
+    except JobError as error:
         warn(f"{path}: found no description of this site, and SLURM gives none ({error}); takes the usual settings")
         return ""
     if dry_run:

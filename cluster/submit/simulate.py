@@ -254,7 +254,11 @@ def describe(forecast: Forecast, others: Sequence[Forecast] = ()) -> str:
             f"{counted(setting.gpus, 'GPU')} of {setting.images_per_s:g} images/s",
         ),
         ("makespan", _makespan_text(forecast)),
-        ("GPU-hours", f"{forecast.gpu_hours:,.0f}: " + ", ".join(_percent(name, one) for name, one in shares.items())),
+        (
+            "GPU-hours",
+            f"{forecast.gpu_hours:,.{0 if forecast.gpu_hours >= 10 else 1}f}: "
+            + ", ".join(_percent(name, one) for name, one in shares.items()),
+        ),
         (
             "lost",
             f"{counted(len(run.lost_work_s), 'attempt')}, {time_text(run.spent.lost_s)} of a GPU; "

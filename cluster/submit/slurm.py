@@ -1,7 +1,7 @@
 """SLURM's own commands, each with a deadline: submit, ask, cancel, and what a site looks like.
 
 In: scripts, ids of jobs. Out: ids, states, a `SiteSpec` as YAML. On disk: nothing. A command that is missing, slow or
-fails becomes one line (`SlurmError`).
+fails becomes one line (`JobError`).
 """
 
 import re
@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.submit.state import JobState
+from cluster.submit.state import JobError, JobState
 from cluster.waiting import waiting
 from shards.disk.safe_text import one_line
 
@@ -35,22 +35,18 @@ NEVER = {
 }
 
 
-class SlurmError(RuntimeError):
-    """A command of SLURM is missing, slow or failed; the message is one line."""
-
-
 def submit(script: Path, options: Sequence[str] = ()) -> str:
-    """Hand a script to SLURM; the id of its job. Raises SlurmError."""
+    """Hand a script to SLURM; the id of its job. Raises JobError."""
     for attempt in range(SUBMIT_TRIES):
         try:
             answer = _run(["sbatch", "--parsable", *options, str(script)], "submitting the job to SLURM")
             break
-        except SlurmError as error:
+        except JobError as error:
             if attempt + 1 == SUBMIT_TRIES or not BUSY.search(str(error)):
                 raise
     number = answer.strip().partition(";")[0]
     if not number.isdecimal():
-        raise SlurmError(f"sbatch: found {one_line(answer, 80)!r} as its answer, expected the id of a job")
+        raise JobError(f"sbatch: found {one_line(answer, 80)!r} as its answer, expected the id of a job")
     return number
 
 
@@ -75,7 +71,7 @@ def states(ids: Sequence[str]) -> dict[str, list[JobState]]:
     for job in ids:
         try:
             text = _run(["scontrol", "--oneliner", "show", "job", job], f"asking SLURM for job {job}")
-        except SlurmError as error:
+        except JobError as error:
             if "Invalid job id" in str(error):
                 continue
             raise
@@ -84,22 +80,22 @@ def states(ids: Sequence[str]) -> dict[str, list[JobState]]:
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """End the jobs; one that has ended already is no mistake. Raises SlurmError."""
+    """End the jobs; one that has ended already is no mistake. Raises JobError."""
     for job in ids:
         try:
             _run(["scancel", job], f"cancelling job {job}")
-        except SlurmError as error:
+        except JobError as error:
             if "Invalid job id" not in str(error):
                 raise
 
 
 def describe_site() -> str:
-    """The text of a `site.yaml` for this site, from what its controller says. Raises SlurmError."""
+    """The text of a `site.yaml` for this site, from what its controller says. Raises JobError."""
     config = _run(["scontrol", "show", "config"], "asking SLURM for its settings")
     rows = _run(["sinfo", "--noheader", "--format=%P|%l|%D|%c|%G|%a"], "asking SLURM for its partitions")
     partitions = [line.split("|") for line in rows.splitlines() if line.count("|") == 5]
     if not partitions:
-        raise SlurmError("sinfo: found no partition, expected at least one that you may use; ask the site's support")
+        raise JobError("sinfo: found no partition, expected at least one that you may use; ask the site's support")
     default = next((one for one in partitions if one[0].endswith("*")), partitions[0])
     with_gpus = [one for one in partitions if "gpu" in one[4]]
     chosen = default if not with_gpus or "gpu" in default[4] else with_gpus[0]
@@ -160,18 +156,18 @@ def _state_of(line: str) -> JobState:
 
 
 def _run(words: Sequence[str], what: str) -> str:
-    """What the command prints. Raises SlurmError."""
+    """What the command prints. Raises JobError."""
     name = words[0]
     if shutil.which(name) is None:
-        raise SlurmError(f"{name}: found no such command, expected SLURM's; run this on a login node of the site")
+        raise JobError(f"{name}: found no such command, expected SLURM's; run this on a login node of the site")
     try:
         with waiting(what):
             done = subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_S, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        raise SlurmError(
+        raise JobError(
             f"{name}: no answer within {COMMAND_S:.0f} s; is the controller up? `scontrol ping` says; try again later"
         ) from None
     if done.returncode:
         said = one_line(done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}", 300)
-        raise SlurmError(f"{name}: {said.removeprefix(f'{name}: ').removeprefix('error: ')}")
+        raise JobError(f"{name}: {said.removeprefix(f'{name}: ').removeprefix('error: ')}")
     return done.stdout

@@ -49,12 +49,13 @@ def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, progra
     nodes = 1 if mode == "array" else site.nodes
     ranks = max(1, site.gpus_per_node) if mode == "ranks" else 1
     gpus = min(site.gpus_per_node, 1) if mode == "array" else site.gpus_per_node
+    cores = _cores(site, mode, ranks)
     log = "%A_%a.log" if mode == "array" else "%j.log"
     head = [
         f"--job-name=sixfold-{call.name}",
         f"--nodes={nodes}",
         f"--ntasks-per-node={ranks}",
-        *([f"--cpus-per-task={max(1, site.cpus_per_node // ranks)}"] if site.cpus_per_node else []),
+        *([f"--cpus-per-task={cores}"] if cores else []),
         *([site.gpu_option.replace("{gpus}", str(gpus))] if gpus else []),
         *(f"--{name}={value}" for name, value in _asked(site) if value),
         f"--time={site.time}",
@@ -65,7 +66,7 @@ def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, progra
         f"--chdir={workdir}",
         *site.options,
     ]
-    step = [*_step(site, nodes, ranks, gpus), *_program(site, program), "node", mode]
+    step = [*_step(site, nodes, ranks, gpus, cores), *_program(site, program), "node", mode]
     lines = [
         "#!/bin/bash",
         f"# {one_line(call.line)}",
@@ -101,6 +102,15 @@ def _asked(site: SiteSpec) -> list[tuple[str, str | None]]:
     return [("partition", site.partition), ("account", site.account), ("qos", site.qos)]
 
 
+def _cores(site: SiteSpec, mode: Mode, ranks: int) -> int:
+    """Cores of each process of the step; 0 = what the site gives. Every GPU's worker has one at least; a task of an
+    array has its GPU's share, and one core where there are no GPUs: it is one worker."""
+    known = site.cpus_per_node or site.gpus_per_node
+    if mode == "array":
+        return max(1, known // site.gpus_per_node) if site.gpus_per_node else 1
+    return max(1, known // ranks) if known else 0
+
+
 def _head_word(word: str) -> str:
     """Of a line that SLURM itself reads: it knows quotes, and blanks end a word. Raises ValueError."""
     if any(one in '"\\\n\r' for one in word):
@@ -120,11 +130,11 @@ def _token(mode: Mode) -> list[str]:
             "export RAY_AUTH_TOKEN"]  # fmt: skip
 
 
-def _step(site: SiteSpec, nodes: int, ranks: int, gpus: int) -> list[str]:
+def _step(site: SiteSpec, nodes: int, ranks: int, gpus: int, cores: int) -> list[str]:
     words = ["srun", f"--nodes={nodes}", f"--ntasks={nodes * ranks}", f"--ntasks-per-node={ranks}"]
     words += ["--kill-on-bad-exit=0", "--unbuffered"]
-    if site.cpus_per_node:
-        words.append(f"--cpus-per-task={max(1, site.cpus_per_node // ranks)}")
+    if cores:
+        words.append(f"--cpus-per-task={cores}")
     box = site.container
     if box is None:
         return words

@@ -35,7 +35,6 @@ CLUSTER = "cluster.yaml"
 HEAD_S = 5.0
 TAIL_BYTES = 1 << 16
 SHOWN_JOBS = 5  # the newest, of an output
-ERRORS = (slurm.SlurmError, JobError)
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def preview_slurm(call: Call, site: SiteSpec) -> str:
 
 
 def submit_slurm(call: Call, site: SiteSpec, say: Say) -> Receipt:
-    """Write the script into the output and hand it to SLURM. Raises SlurmError, and OSError for an output that cannot
+    """Write the script into the output and hand it to SLURM. Raises JobError, and OSError for an output that cannot
     be written, ValueError if a job of this output is still there."""
     book = Book.of(call.out)
     _refuse_second(book, call)
@@ -97,15 +96,15 @@ def submit_slurm(call: Call, site: SiteSpec, say: Say) -> Receipt:
         for options in script.submissions:
             try:
                 ids.append(slurm.submit(folder / SCRIPT, options))
-            except slurm.SlurmError as error:
+            except JobError as error:
                 if not ids:
                     raise
                 told = f"{len(ids)} of {len(script.submissions)} arrays were taken, and their tasks work"
-                raise slurm.SlurmError(f"{error}; {told}") from None
+                raise JobError(f"{error}; {told}") from None
         if why := slurm.why_never(ids[0]):
             slurm.cancel(ids)
             ids.clear()
-            raise slurm.SlurmError(f"SLURM would never start this job: {why}; it is taken back")
+            raise JobError(f"SLURM would never start this job: {why}; it is taken back")
     finally:
         receipt = dataclasses.replace(receipt, ids=tuple(ids))
         if ids:
@@ -208,7 +207,7 @@ def _over_ray(call: Call, site: SiteSpec) -> Call:
 
 def _is_there(receipt: Receipt) -> bool:
     """Whether a job is known there of which we heard an error: the answer may have been lost."""
-    with contextlib.suppress(*ERRORS):
+    with contextlib.suppress(JobError):
         return bool(STATES[receipt.kind](receipt))
     return False
 
@@ -232,16 +231,21 @@ def _refuse_second(book: Book, call: Call) -> None:
 
 
 def job_of(receipt: Receipt) -> Job:
-    """The job of a receipt, with its state. Raises SlurmError, JobError."""
+    """The job of a receipt, with its state. Raises JobError."""
     states = STATES[receipt.kind](receipt)
     return Job(receipt, states, _told(receipt, states))
 
 
 def jobs_of(book: Book, most: int | None = None) -> Iterator[Job]:
-    """The jobs of an output, or its newest ones, oldest first. Raises SlurmError, JobError, ValueError for a damaged
+    """The jobs of an output, or its newest ones, oldest first. Raises JobError, ValueError for a damaged
     receipt."""
-    receipts = [receipt for receipt in book.receipts() if receipt.kind in STATES]
+    receipts = _known(book)
     yield from map(job_of, receipts if most is None else receipts[-most:])
+
+
+def _known(book: Book) -> list[Receipt]:
+    """A later version may know other kinds."""
+    return [receipt for receipt in book.receipts() if receipt.kind in STATES]
 
 
 def told_jobs(out: str) -> list[str]:
@@ -251,19 +255,28 @@ def told_jobs(out: str) -> list[str]:
         return []
     try:
         return [job.told for job in jobs_of(book, SHOWN_JOBS)]
-    except ERRORS as error:
+    except JobError as error:
         return [f"{_named(book.receipts()[-1]).removeprefix('job ')} cannot be asked for here ({error})"]
 
 
 def cancel_jobs(out: str, say: Say) -> int:
-    """End what was submitted for an output and is not over; how many jobs that were."""
+    """End what was submitted for an output and is not over; how many jobs that were. Raises ValueError if nothing ever
+    was submitted."""
     ended = 0
-    for job in jobs_of(Book.of(out)):
+    for job in map(job_of, receipts_of(out)):
         if job.lives:
             CANCELS[job.receipt.kind](job.receipt)
             say(f"cancelled {job.told}")
             ended += 1
     return ended
+
+
+def receipts_of(out: str) -> list[Receipt]:
+    """What was submitted for an output, oldest first. Raises ValueError if nothing ever was."""
+    found = _known(Book.of(out))
+    if not found:
+        raise ValueError(f"{out}: found no job, expected one that `sixfold submit` has sent; check the folder")
+    return found
 
 
 def tails(receipt: Receipt, lines: int) -> dict[str, tuple[str, int]]:

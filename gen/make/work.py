@@ -70,7 +70,13 @@ def held(store: Store, stop: StopFlag, verb: str, shared: bool = False) -> Itera
     history of the output. Raises LeaseHeld.
 
     `shared`: it is, until `work_off`, which lets others in; one that comes while another run opens the output waits.
+    Raises ValueError for a shared output whose store keeps no two writers apart.
     """
+    if shared and store.single_writer:
+        raise ValueError(
+            f"{store.url}: found --single-writer and cluster.shared, expected one of them: runs that share an output "
+            "need a store that keeps writers apart"
+        )
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     with waiting(f"taking {store.url}"):  # another machine's lease that was left is watched for a while
         taken = _taken(store, life, stop, OPENS_S if shared else 0.0)

@@ -13,7 +13,8 @@ from cluster.submit import slurm
 from cluster.submit.book import Book
 from cluster.submit.call import Call, Target
 from cluster.submit.cost import Rate, cost_lines
-from cluster.submit.slurm import JobState, SlurmError, describe_site, states
+from cluster.submit.slurm import describe_site, states
+from cluster.submit.state import JobError, JobState
 from cluster.submit.submit import cancel_jobs, jobs_of, run_here, submit_slurm, told_jobs
 
 Fake = Callable[..., None]
@@ -95,7 +96,7 @@ def test_c5_a_submission_that_fails_is_one_line_and_leaves_no_job(
 ) -> None:
     monkeypatch.setattr(slurm, "COMMAND_S", 1.0)
     fake("sbatch", script)
-    with pytest.raises(SlurmError, match=line) as error:
+    with pytest.raises(JobError, match=line) as error:
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
     assert "\n" not in str(error.value)
     assert "\033" not in str(error.value)
@@ -104,7 +105,7 @@ def test_c5_a_submission_that_fails_is_one_line_and_leaves_no_job(
 
 def test_c5_a_missing_command_says_where_it_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SlurmError, match="sbatch: found no such command, expected SLURM's; run this on a login node"):
+    with pytest.raises(JobError, match="sbatch: found no such command, expected SLURM's; run this on a login node"):
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
 
 
@@ -113,7 +114,7 @@ def test_c5_a_busy_controller_is_asked_three_times_at_most(fake: Fake, tmp_path:
     fake("sbatch", f'[ "$(wc -l < {tmp_path}/calls)" -ge 3 ] && echo 7 || {{ echo "Socket timed out" >&2; exit 1; }}')
     assert submit_slurm(call_of(tmp_path), SiteSpec(), print).ids == ("7",)
     fake("sbatch", 'echo "Socket timed out" >&2; exit 1')
-    with pytest.raises(SlurmError, match="Socket timed out"):
+    with pytest.raises(JobError, match="Socket timed out"):
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
 
 
@@ -121,7 +122,7 @@ def test_of_several_arrays_those_that_were_taken_are_known(fake: Fake, tmp_path:
     fake("scontrol", "echo 'Invalid job id' >&2; exit 1")
     fake("sbatch", f'case "$*" in *0-4*) echo no room >&2; exit 1;; *) wc -l < {tmp_path}/calls;; esac')
     site = SiteSpec(how="array", tasks=25, max_array=10)
-    with pytest.raises(SlurmError, match="no room; 2 of 3 arrays were taken, and their tasks work"):
+    with pytest.raises(JobError, match="no room; 2 of 3 arrays were taken, and their tasks work"):
         submit_slurm(call_of(tmp_path), site, print)
     (receipt,) = Book.of(str(tmp_path / "out")).receipts()
     assert len(receipt.ids) == 2
@@ -132,7 +133,7 @@ def test_a_job_that_would_wait_for_ever_is_taken_back(fake: Fake, tmp_path: Path
     fake("sbatch", "echo 7")
     fake("scancel", "true")
     fake("scontrol", f"echo '{SHOW.format(state='PENDING', reason=reason, restarts=0)}'")
-    with pytest.raises(SlurmError, match=f"SLURM would never start this job: {reason}: .*; it is taken back"):
+    with pytest.raises(JobError, match=f"SLURM would never start this job: {reason}: .*; it is taken back"):
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
     assert "scancel 7" in (tmp_path / "calls").read_text()
     assert Book.of(str(tmp_path / "out")).receipts() == []

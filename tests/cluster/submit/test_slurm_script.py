@@ -91,6 +91,24 @@ def test_tasks_of_an_array_have_one_gpu_each_and_share_the_output() -> None:
     assert script.submissions == (("--array=0-9%4",), ("--array=0-9%4",), ("--array=0-4%4",))
 
 
+@pytest.mark.parametrize(
+    ("verb", "site", "cores"),
+    [
+        ("generate", {}, None),  # what the site gives
+        ("generate", {"gpus_per_node": 8}, 8),  # else one core, hence one worker, for eight GPUs
+        ("generate", {"gpus_per_node": 8, "cpus_per_node": 64}, 64),
+        ("train", {"gpus_per_node": 8, "cpus_per_node": 64}, 8),
+        ("generate", {"how": "array", "gpus_per_node": 8, "cpus_per_node": 64}, 8),  # else one task fills a machine
+        ("generate", {"how": "array", "cpus_per_node": 64}, 1),
+        ("generate", {"how": "array"}, 1),
+    ],
+)
+def test_every_gpu_has_its_share_of_the_cores(verb: str, site: dict[str, object], cores: int | None) -> None:
+    script = script_of(verb, arguments=(), **site).text
+    asked = [word for word in [*head_of(script), *step_of(script)] if word.startswith("--cpus-per-task")]
+    assert asked == ([] if cores is None else [f"--cpus-per-task={cores}"] * 2)
+
+
 @given(tasks=st.integers(1, 100_000), most=st.integers(1, 5000))
 def test_arrays_hold_every_task_once_and_none_is_above_the_sites_cap(tasks: int, most: int) -> None:
     sizes = [

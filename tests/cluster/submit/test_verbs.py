@@ -73,6 +73,13 @@ def test_what_a_verb_refuses_is_refused_before_anything_is_submitted(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_to_cancel_is_said(tmp_path: Path) -> None:
-    assert says(tmp_path, "cancel", "out") == "out: no job runs or waits\n"
+def test_a_dry_run_for_elsewhere_needs_no_keys_of_its_store_here(tmp_path: Path) -> None:
+    place = ("--to", "k8s", "--out", "s3://bucket/x", "cluster.site.kubernetes.image=registry.example/sixfold:1")
+    text = says(tmp_path, "submit", "generate", "recipes/sandbox.yaml", *place, "--dry-run")
+    assert "kind: RayJob" in text
+    assert "on this machine: s3://bucket/x: cannot be read" in text
+
+
+def test_an_output_that_nothing_was_submitted_for_has_nothing_to_cancel(tmp_path: Path) -> None:
+    assert "out: found no job, expected one that `sixfold submit` has sent" in says(tmp_path, "cancel", "out", code=2)
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from cluster.process.lives import Life, lives_of, stuck
+from cluster.process.stop_flag import StopFlag
+from gen.make.work import held
 from shards.disk.store import FolderStore
 from tests.support import warm
 
@@ -74,3 +76,11 @@ def test_c6_a_job_that_makes_a_unit_in_each_start_is_never_stuck(tmp_path: Path,
         lives = one_life(tmp_path, 0.2, restarts, number, least_units=_units(tmp_path) + 1)
         assert not stuck(lives, "81")
     assert [life.before is not None and life.before.number >= place for place, life in enumerate(lives)] == [True] * 5
+
+
+def test_runs_share_no_output_whose_store_keeps_writers_not_apart(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path, single_writer=True)
+    with pytest.raises(ValueError, match="found --single-writer and cluster.shared, expected one of them"):
+        with held(store, StopFlag(), "generate", shared=True):
+            pass
+    assert list(tmp_path.iterdir()) == []
