@@ -14,15 +14,16 @@ its node: `sixfold drain`.
 
 import base64
 import importlib.metadata
+import os
 import shlex
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import yaml
 
 from cluster.code import program_files
+from cluster.process.ask import ask
 from cluster.recipes.site import KubernetesSpec, SiteSpec
 from cluster.submit.book import Receipt
 from cluster.submit.call import Call, whole
@@ -37,6 +38,7 @@ from shards.disk.safe_text import one_line
 Json = dict[str, object]
 
 COMMAND_S = 60.0
+MOST_SAID = 1 << 28  # bytes of an answer: logs are one
 LUGGAGE = "/etc/sixfold"
 RUN = "run.sh"  # in it
 LARGEST = 300_000  # bytes of a file that travels
@@ -262,17 +264,13 @@ def _kubectl(words: Sequence[str], what: str) -> str:
     if not is_here():
         raise JobError("kubectl: found no such command, expected Kubernetes' own; install it, or go where it is")
     command = ["kubectl", *words, f"--request-timeout={COMMAND_S:.0f}s"]
-    try:
-        with waiting(what):
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=COMMAND_S + 10, stdin=subprocess.DEVNULL
-            )
-    except subprocess.TimeoutExpired:
-        line = f"kubectl: no answer within {COMMAND_S + 10:.0f} s while {what}; try again later"
-        raise JobError(line, unclear=True) from None
-    if done.returncode:
-        said = one_line(done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}", 300)
+    with waiting(what):
+        answer = ask(command, COMMAND_S + 10, os.environ, MOST_SAID)
+    if answer.is_late:
+        raise JobError(f"kubectl: {answer.trouble} while {what}; try again later", unclear=True)
+    if answer.trouble:
+        said = one_line(answer.complaint or answer.trouble, 300)
         if 'no matches for kind "RayJob"' in said or 'have a resource type "rayjob"' in said:
             said = "the cluster knows no RayJob; ask for the KubeRay operator (1.5.1 or newer) to be installed"
         raise JobError(f"kubectl: {said}")
-    return done.stdout
+    return answer.said

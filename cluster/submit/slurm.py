@@ -4,18 +4,20 @@ In: scripts, ids of jobs. Out: ids, states, a `SiteSpec` as YAML. On disk: nothi
 fails becomes one line (`JobError`).
 """
 
+import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.process.ask import ask
 from cluster.submit.state import JobError, JobState
 from cluster.waiting import waiting
 from shards.disk.safe_text import one_line
 
 COMMAND_S = 60.0
+MOST_BYTES = 1 << 28  # of an answer: a line a task of an array
 SUBMIT_TRIES = 3  # a busy controller refuses now and then
 BUSY = re.compile(r"[Ss]ocket timed out|temporarily unable|Unable to contact|Resource temporarily unavailable")
 SETTLED_S, LOOK_S = 6.0, 0.5  # for the controller to look at a new job; between two questions
@@ -160,14 +162,10 @@ def _run(words: Sequence[str], what: str) -> str:
     name = words[0]
     if shutil.which(name) is None:
         raise JobError(f"{name}: found no such command, expected SLURM's; run this on a login node of the site")
-    try:
-        with waiting(what):
-            done = subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_S, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        raise JobError(
-            f"{name}: no answer within {COMMAND_S:.0f} s; is the controller up? `scontrol ping` says; try again later"
-        ) from None
-    if done.returncode:
-        said = one_line(done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}", 300)
-        raise JobError(f"{name}: {said.removeprefix(f'{name}: ').removeprefix('error: ')}")
-    return done.stdout
+    with waiting(what):
+        answer = ask(words, COMMAND_S, os.environ, MOST_BYTES)
+    if answer.trouble:
+        said = one_line(answer.complaint or answer.trouble, 300).removeprefix(f"{name}: ").removeprefix("error: ")
+        advice = "; is the controller up? `scontrol ping` says; try again later" if answer.is_late else ""
+        raise JobError(f"{name}: {said}{advice}")
+    return answer.said

@@ -87,7 +87,7 @@ def test_a_job_that_lives_is_not_submitted_again_and_one_that_is_over_is(fake: F
         ),
         ("echo hello", "sbatch: found 'hello' as its answer, expected the id of a job"),
         ("printf 'a\\033[31mb\\nc' >&2; exit 3", r"sbatch: a.*b"),
-        ("exit 4", "sbatch: exit code 4"),
+        ("exit 4", "sbatch: ended with 4: it says nothing"),
         ("sleep 30", "sbatch: no answer within 1 s; is the controller up"),
     ],
 )
