@@ -19,6 +19,7 @@ from train.model.normalisation import IMAGENET
 from train.model.optim import OptimSpec
 
 TaskName = Literal["classify"]  # the keys of train.run.TASKS
+SECTIONS: dict[TaskName, str] = {"classify": "model"}  # the part of a recipe that says what its Task trains
 
 # How the work is done, for how long it is kept and shown: none of it decides what comes out. What `classes`
 # gives, the labels, is in the digests of the data.
@@ -91,7 +92,7 @@ class TrainRecipe(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,79}$", description="lower-case letters, digits, dashes")
     seed: int = Field(0, ge=0, lt=2**63, description="of initial weights, order, augmentation and dropout")
     task: TaskName = Field("classify", description="what is trained; see train/task")
-    model: ModelSpec
+    model: ModelSpec | None = Field(None, description="of task classify, which needs it")
     data: StreamSpec
     optim: OptimSpec
     schedule: ScheduleSpec
@@ -105,6 +106,22 @@ class TrainRecipe(BaseModel):
     @property
     def quotas(self) -> tuple[int, ...]:
         return tuple(domain.quota for domain in self.data.domains)
+
+    @property
+    def classifier(self) -> ModelSpec:
+        """The model of a recipe that classifies."""
+        assert self.model is not None
+        return self.model
+
+    @model_validator(mode="after")
+    def _has_what_its_task_trains(self) -> "TrainRecipe":
+        for task, section in SECTIONS.items():
+            if (getattr(self, section) is not None) != (task == self.task):
+                found, wanted = ("none", "one") if task == self.task else ("one", "none")
+                raise ValueError(
+                    f"{section}: found {found} with task {self.task}, expected {wanted}; change {section} or task"
+                )
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "TrainRecipe":
@@ -137,7 +154,7 @@ class TrainRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _real_comes_first(self) -> "TrainRecipe":
-        is_first_apart = self.optim.loss != "pooled" or self.model.aux != "none"
+        is_first_apart = self.optim.loss != "pooled" or (self.model is not None and self.model.aux != "none")
         if is_first_apart and len(self.data.domains) > 1 and self.data.domains[0].name != "real":
             raise ValueError(
                 f"data.domains: found {self.data.domains[0].name} first, expected real: the first domain is the one "
@@ -167,7 +184,7 @@ def check_ranks(recipe: TrainRecipe, ranks: int) -> None:
 
 def with_pinned_weights(recipe: TrainRecipe) -> TrainRecipe:
     """The recipe as a training keeps it: see `train.model.classifiers.pinned`. Raises ValueError as that does."""
-    return recipe.model_copy(update={"model": pinned(recipe.model)})
+    return recipe.model_copy(update={"model": pinned(recipe.classifier)})
 
 
 def deciding(recipe: TrainRecipe) -> dict[str, Any]:
@@ -177,7 +194,7 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
     for domain in chosen["data"]["domains"]:
         del domain["source"]  # data may move; the stream compares their digests
     # what the pictures are normalised with, wherever that is said; versions that did not write it down took ImageNet's
-    normal = normalisation_of(recipe.model)
+    normal = normalisation_of(recipe.classifier)
     for name, value, imagenet in (("mean", normal.mean, IMAGENET.mean), ("std", normal.std, IMAGENET.std)):
         if value == imagenet:
             del chosen["model"][name]
@@ -212,7 +229,7 @@ def recipe_digest(recipe: BaseModel) -> str:
 
 def _by_content(recipe: TrainRecipe) -> dict[str, Any]:
     """What decides, with the hash of trained weights in the place of their name: they may move."""
-    model = pinned(recipe.model)
+    model = pinned(recipe.classifier)
     chosen = recipe.model_copy(update={"model": model}).model_dump(mode="json", exclude=_FREE)
     chosen["model"]["pretrained"] = model.pretrained_sha256
     del chosen["model"]["pretrained_revision"], chosen["model"]["pretrained_sha256"]

@@ -69,6 +69,7 @@ def look_up(recipe: TrainRecipe, check_name: Callable[[ModelSpec], object] | Non
             refused.append(line if line.startswith(field) else f"{field}: {line}")
             return None
 
+    model: ModelSpec | None = getattr(recipe, "model", None)
     highest: list[int] = []
     is_known = True
     for one in _domains(recipe):
@@ -77,17 +78,20 @@ def look_up(recipe: TrainRecipe, check_name: Callable[[ModelSpec], object] | Non
         is_known = is_known and is_whole
         places += [line] if line else []
         highest += ids[-1:]
-        for class_id in ids[-1:]:
-            tried(lambda top=class_id, one=one: refuse_few_outputs(recipe.model.num_classes, top, one.field))  # type: ignore[misc]
+        if model is not None and ids:
+            tried(partial(refuse_few_outputs, model.num_classes, ids[-1], one.field))
     for one, spec in _sets(recipe):
         line = tried(partial(_place_of, one), one.field)
         places += [line] if line else []
         if (labels := getattr(spec, "labels", None)) is not None:
             tried(partial(read_label_map, labels), f"{one.field}.labels")
-    tried(lambda: weights_of(recipe.model))
-    if check_name is not None:
-        tried(lambda: check_name(recipe.model))
-    note = extra_outputs(recipe.model.num_classes, max(highest)) if is_known and highest and not refused else None
+    note = None
+    if model is not None:
+        tried(partial(weights_of, model))
+        if check_name is not None:
+            tried(partial(check_name, model))
+        if is_known and highest and not refused:
+            note = extra_outputs(model.num_classes, max(highest))
     return LookedUp(tuple(places), tuple(refused), note)
 
 

@@ -25,6 +25,7 @@ HOME = Path(__file__).resolve().parents[1]
 PAGE, DATA = HOME / "RESULTS.md", HOME / "data"
 KEPT = DATA / "sweeps"
 COLORS = ("#3b6fd8", "#c2571a", "#2f855a", "#8a4fbf")
+NEAREST = 0.1  # of the axis, that two labels below it are apart
 BEGIN, END = "<!-- sweeps: written by docs.bench.sweep_results -->", "<!-- sweeps: end -->"
 
 
@@ -49,7 +50,7 @@ def draw(sweep: Sweep, path: Path) -> None:
             high = [100 * (cell.accuracy.high or cell.accuracy.value) for cell in cells]
             if not number:
                 panel.axhline(means[0], color="0.6", linestyle="--", linewidth=1)
-                panel.set_xticks(at, [row.label if len(lines) == 1 else f"{row.x:g}x" for row in rows])
+                panel.set_xticks(at, _apart(at, [row.label if len(lines) == 1 else f"{row.x:g}x" for row in rows]))
             panel.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
             for x, cell in zip(at, cells, strict=True):
                 panel.plot([x] * len(cell.by_seed), [100 * one for one in cell.by_seed.values()], ".", color="0.65")
@@ -68,6 +69,17 @@ def draw(sweep: Sweep, path: Path) -> None:
     panels[0].set_ylabel("top-1, %")
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
+
+
+def _apart(at: Sequence[float], labels: Sequence[str]) -> list[str]:
+    """The labels, without those that would lie over the one before."""
+    kept: list[str] = []
+    last = float("-inf")
+    for x, label in zip(at, labels, strict=True):
+        is_free = x - last >= NEAREST * (max(at) - min(at))
+        kept.append(label if is_free else "")
+        last = x if is_free else last
+    return kept
 
 
 def keep(folders: Sequence[Path]) -> None:

@@ -45,6 +45,8 @@ TMP = f"{META}/tmp"
 CLAIMS = f"{META}/claims"
 # fsspec systems whose mode="create" is atomic; the base class's is a look followed by a write
 EXCLUSIVE_CREATE = frozenset({"memory", "s3", "s3a"})
+S3, GOOGLE = "`uv pip install 'sixfold[s3]'`", "`uv pip install gcsfs`"
+CLIENTS = {"s3": S3, "s3a": S3, "gs": GOOGLE, "gcs": GOOGLE}  # how a missing client is installed
 HOW_TO_MAKE = (
     "check the path, make one with `sixfold generate`, or of a folder of pictures with `sixfold export --to shards`"
 )
@@ -272,9 +274,8 @@ def _open_objects(url: str, single_writer: bool, read_only: bool = False) -> Obj
         # listings are never cached: another process may have published in between
         fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
-        raise ValueError(
-            f"{shown}: {one_line(str(error), 200)}; install it with `uv pip install 'sixfold[s3]'`"
-        ) from None
+        client = CLIENTS.get(protocol_of(url), "the package that it names")
+        raise ValueError(f"{shown}: {one_line(str(error), 200)}; expected its client: {client}") from None
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{shown}: cannot be opened ({one_line(str(error), 200)})") from None
     return ObjectStore(fs, root, shown, single_writer, read_only)

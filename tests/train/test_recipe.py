@@ -71,3 +71,9 @@ def test_fields_that_came_later_leave_the_digests_of_recipes_without_them_as_the
     assert recipe_digest(recipe) == DIGEST
     assert recipe_digest(small_recipe(Path("sets"), model__mean=[0.5, 0.5, 0.5])) != DIGEST
     assert whole_digest(recipe) == WHOLE
+
+
+def test_a_recipe_has_the_part_that_its_task_trains(tmp_path: Path) -> None:
+    told = small_recipe(tmp_path).model_dump(mode="json")
+    with pytest.raises(ValueError, match="model: found none with task classify, expected one"):
+        TrainRecipe.model_validate({**told, "model": None})

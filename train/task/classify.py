@@ -38,7 +38,7 @@ from train.task.task import Measured
 
 def classify(recipe: TrainRecipe) -> "Classify":
     """The Task of this recipe."""
-    return Classify(recipe, normalisation_of(recipe.model))
+    return Classify(recipe, normalisation_of(recipe.classifier))
 
 
 @dataclass(frozen=True)
@@ -54,30 +54,30 @@ class Classify:
         """Raises ValueError if a set is missing, has classes that the model does not know, shares a sample with another
         or calls an id by another name."""
         recipe = self.recipe
-        said = check_outputs(domains, recipe.model.num_classes)
+        said = check_outputs(domains, recipe.classifier.num_classes)
         sets = open_sets(
-            recipe.evaluate, recipe.model.num_classes, recipe.data.cache.folder, domains, recipe.data.class_list
+            recipe.evaluate, recipe.classifier.num_classes, recipe.data.cache.folder, domains, recipe.data.class_list
         )
         if ranks.rank != 0:
             return []
         self.names.update(class_names(domains))
         opened = [*domains, *(one.opened for one in sets)]
-        said = [*what_it_starts_from(recipe.model), *said, *what_is_read(opened)]
+        said = [*what_it_starts_from(recipe.classifier), *said, *what_is_read(opened)]
         if recipe.data.check_names:
             said += check_names(opened)
         return said
 
     def build(self, device: torch.device) -> nn.Module:
         recipe = self.recipe
-        model = build(recipe.model, recipe.quotas, recipe.seed, recipe.data.size_px)
+        model = build(recipe.classifier, recipe.quotas, recipe.seed, recipe.data.size_px)
         return _on(model, device, recipe.engine.channels_last)
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device, ranks: Ranks) -> Loss:
         recipe = self.recipe
-        if int(batch.labels.max()) >= recipe.model.num_classes or int(batch.labels.min()) < 0:
+        if int(batch.labels.max()) >= recipe.classifier.num_classes or int(batch.labels.min()) < 0:
             raise ValueError(
                 f"step {batch.step}: found class id {int(batch.labels.max())}, expected below "
-                f"{recipe.model.num_classes}; set model.num_classes to what the data has"
+                f"{recipe.classifier.num_classes}; set model.num_classes to what the data has"
             )
         mix = None if batch.mix is None else DeviceMix.of(batch.mix, device)
         pictures = to_input(batch.images, device, self.normal, mix, recipe.engine.channels_last)
@@ -89,7 +89,9 @@ class Classify:
         recipe = self.recipe
         spec = recipe.evaluate.validation if role == "validation" else recipe.evaluate.tests[name]
         assert spec is not None
-        one = open_set(name, role, spec, recipe.model.num_classes, recipe.data.cache.folder, recipe.data.class_list)
+        one = open_set(
+            name, role, spec, recipe.classifier.num_classes, recipe.data.cache.folder, recipe.data.class_list
+        )
 
         def scores(images: Pixels) -> list[Floats]:
             found = []
@@ -120,7 +122,7 @@ class Classify:
     def check_export(self, model: nn.Module, device: torch.device) -> None:
         recipe = self.recipe
         plain = plain_model(recipe, export_plain(model))
-        if recipe.model.is_converted:
+        if recipe.classifier.is_converted:
             check_aux(model, len(survey(plain).plain))
         check_same_output(model, plain, recipe.data.size_px, device)
 

@@ -45,12 +45,12 @@ def plain_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Module
 
 def filled_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The model that was trained, auxiliary layers included, strictly loaded, in evaluation mode on the CPU."""
-    return _filled(recipe, {"bn": "rank", "aux": recipe.model.aux}, tensors)
+    return _filled(recipe, {"bn": "rank", "aux": recipe.classifier.aux}, tensors)
 
 
 def _filled(recipe: TrainRecipe, changes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     nothing = dict.fromkeys(("pretrained", "pretrained_revision", "pretrained_sha256"))
-    spec = recipe.model.model_copy(update={**changes, **nothing})
+    spec = recipe.classifier.model_copy(update={**changes, **nothing})
     model = build(spec, recipe.quotas, recipe.seed, recipe.data.size_px)
     model.load_state_dict(dict(tensors), strict=True)
     return model.eval()
@@ -88,7 +88,7 @@ def write_export(
 
     model.json comes last: where it is, the export is whole.
     """
-    spec = recipe.model
+    spec = recipe.classifier
     begun: dict[str, str | None] = {}
     if spec.pretrained is not None:
         begun = {"pretrained_sha256": spec.pretrained_sha256}  # a path of this machine would tell others nothing

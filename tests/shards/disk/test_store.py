@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -462,6 +463,20 @@ def test_what_lies_in_an_object_store_is_no_folder() -> None:
 def test_an_unknown_system_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="unknown system 'gopher'"):
         open_store("gopher://x/y")
+
+
+@pytest.mark.parametrize(
+    ("url", "install"), [("s3://bucket/one", "sixfold[s3]"), ("gs://bucket/one", "uv pip install gcsfs")]
+)
+def test_a_missing_client_of_a_store_is_named_with_what_installs_it(
+    url: str, install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*args: object, **settings: object) -> None:
+        raise ImportError("Please install its client to access this")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", missing)
+    with pytest.raises(ValueError, match=re.escape(install)):
+        open_for_reading(url)
 
 
 @pytest.mark.parametrize(
