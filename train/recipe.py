@@ -6,15 +6,19 @@ it that must not change if a training is continued. On disk: nothing.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from cluster.recipes.folder import refuse_other
 from cluster.recipes.load import fingerprint
+from cluster.recipes.mistake import mistakes
 from cluster.recipes.site import SiteSpec
-from shards.stream.spec import StreamSpec
+from shards.stream.augment import AugmentSpec
+from shards.stream.mix import MixSpec
+from shards.stream.spec import DomainSpec, StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
-from train.model.classifiers import ModelSpec, normalisation_of, pinned
+from train.model.classifiers import Aux, Bn, ModelSpec, normalisation_of, pinned
 from train.model.engine import EngineSpec
+from train.model.head import HEAD, Head
 from train.model.normalisation import IMAGENET
 from train.model.optim import OptimSpec
 
@@ -34,6 +38,10 @@ _FREE: Any = {
 # its name and is not trained again.
 _LATER: dict[tuple[str, ...], Any] = {
     ("task",): "classify",
+    ("before",): [],
+    ("model", "head"): "by_size",
+    ("model", "freeze"): [],
+    ("optim", "lr_backbone"): 1.0,
     ("cluster",): {"site": None},
     ("model", "mean"): None,
     ("model", "std"): None,
@@ -86,6 +94,54 @@ class ClusterSpec(BaseModel):
     )
 
 
+class StageModel(BaseModel):
+    """How the model of an earlier stage differs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_classes: int = Field(0, ge=2, description="outputs of this stage")
+    head: Head = Field("by_size", description=HEAD)
+    freeze: tuple[str, ...] = Field((), description="patterns of parameters that stay as they are")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="as in model")
+    aux: Aux = Field("bn", description="as in model")
+    bn: Bn = Field("rank", description="as in model")
+
+
+class StageData(BaseModel):
+    """What an earlier stage reads otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    domains: tuple[DomainSpec, ...] = Field((), min_length=1, description="in the order they have in a group")
+    augment: AugmentSpec = Field(AugmentSpec(), description="how pictures are changed")
+    mix: MixSpec = Field(MixSpec(), description="mixup and cutmix")
+
+
+class StageSpec(BaseModel):
+    """A training whose weights the next one starts from. A field that it leaves out, in a part too, is the recipe's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="of its folder below stages/")
+    model: StageModel | None = Field(None, description="null = the recipe's", examples=[{"head": "new"}])
+    data: StageData | None = Field(None, description="likewise", examples=[{"mix": {"mixup_alpha": 0.8}}])
+    optim: OptimSpec | None = Field(None, description="likewise", examples=[{"lr": 0.003}])
+    schedule: ScheduleSpec | None = Field(
+        None, description="likewise", examples=[{"steps": 450, "epoch_steps": 150, "groups": 1}]
+    )
+    evaluate: EvaluateSpec | None = Field(None, description="likewise", examples=[{"every_epochs": 3}])
+
+    @model_serializer
+    def _as_given(self) -> dict[str, Any]:
+        """Without what was left out, so that a recipe that is written and read again still leaves it to the recipe."""
+        parts = {name: getattr(self, name) for name in STAGE_PARTS}
+        given = {name: one.model_dump(mode="json", exclude_unset=True) for name, one in parts.items() if one}
+        return {"name": self.name, **given}
+
+
+STAGE_PARTS = ("model", "data", "optim", "schedule", "evaluate")
+
+
 class TrainRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,6 +158,31 @@ class TrainRecipe(BaseModel):
     nan: NanSpec = Field(default_factory=lambda: NanSpec(policy="stop"))
     evaluate: EvaluateSpec = Field(default_factory=lambda: EvaluateSpec(every_epochs=1))
     log: Literal["tensorboard", "wandb", "none"] = Field("tensorboard", description="beside log.jsonl")
+    before: tuple[StageSpec, ...] = Field(
+        (),
+        max_length=9,
+        description="trainings that come first, in this order; each starts from the weights of the one before, the "
+        "first from model.pretrained, with a fresh optimiser and average; model.head says how a classifier is taken "
+        "over",
+        examples=[[{"name": "synthetic", "schedule": {"steps": 450, "epoch_steps": 150}}]],
+    )
+
+    @property
+    def earlier(self) -> dict[str, "TrainRecipe"]:
+        """Name -> recipe of each stage before the last; all start from `model.pretrained`, until it is known where the
+        stage before has left its weights."""
+        found = {}
+        for number, stage in enumerate(self.before):
+            whole = {**self.model_dump(mode="json"), "before": []}
+            for name in STAGE_PARTS:
+                if (part := getattr(stage, name)) is not None:
+                    whole[name] = {**(whole[name] or {}), **part.model_dump(mode="json", exclude_unset=True)}
+            try:
+                found[stage.name] = TrainRecipe.model_validate(whole)
+            except ValidationError as invalid:
+                _, line = mistakes(invalid, TrainRecipe, whole)[0]
+                raise ValueError(f"before.{number}: {line}") from None
+        return found
 
     @property
     def quotas(self) -> tuple[int, ...]:
@@ -121,6 +202,16 @@ class TrainRecipe(BaseModel):
                 raise ValueError(
                     f"{section}: found {found} with task {self.task}, expected {wanted}; change {section} or task"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_are_trainings(self) -> "TrainRecipe":
+        if self.before and self.task != "classify":
+            raise ValueError(
+                f"before: found stages with task {self.task}, expected none: only weights of classify are handed over"
+            )
+        if len(self.earlier) != len(self.before):
+            raise ValueError("before: found two stages of one name, expected a name for each; it is that of its folder")
         return self
 
     @model_validator(mode="after")
@@ -183,16 +274,15 @@ def check_ranks(recipe: TrainRecipe, ranks: int) -> None:
 
 
 def with_pinned_weights(recipe: TrainRecipe) -> TrainRecipe:
-    """The recipe as a training keeps it: see `train.model.classifiers.pinned`. Raises ValueError as that does."""
+    """The recipe as a training keeps it: see `train.model.classifiers.pinned`. Raises ValueError as that does, and for
+    `keep` and `map` of a first stage that starts from nothing."""
     return recipe.model_copy(update={"model": pinned(recipe.classifier)})
 
 
 def deciding(recipe: TrainRecipe) -> dict[str, Any]:
     """The part that must stay as it is for a checkpoint to be gone on with. Raises ValueError for trained weights that
     are not there, unless the recipe holds their hash."""
-    chosen = _by_content(recipe)
-    for domain in chosen["data"]["domains"]:
-        del domain["source"]  # data may move; the stream compares their digests
+    chosen = _without_sources(_by_content(recipe))
     # what the pictures are normalised with, wherever that is said; versions that did not write it down took ImageNet's
     normal = normalisation_of(recipe.classifier)
     for name, value, imagenet in (("mean", normal.mean, IMAGENET.mean), ("std", normal.std, IMAGENET.std)):
@@ -214,10 +304,27 @@ def refuse_changed(before: TrainRecipe, now: TrainRecipe, where: str) -> None:
 
 def _but_model(recipe: TrainRecipe) -> dict[str, Any]:
     """`deciding` without the model."""
-    chosen = recipe.model_dump(mode="json", exclude={**_FREE, "model": True})
-    for domain in chosen["data"]["domains"]:
-        del domain["source"]
+    chosen = recipe.model_dump(mode="json", exclude={**_FREE, "model": True, "before": True})
+    return _without_sources({**chosen, "before": _stages(recipe)})
+
+
+def _without_sources(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Data may move; the stream compares their digests."""
+    for part in (chosen, *chosen["before"]):
+        for domain in part["data"]["domains"]:
+            del domain["source"]
     return chosen
+
+
+def _stages(recipe: TrainRecipe) -> list[dict[str, Any]]:
+    """What decides in the earlier stages: all that they may have of their own, whoever gave it."""
+    found = []
+    for name, stage in recipe.earlier.items():
+        chosen = stage.model_dump(mode="json", include=set(STAGE_PARTS), exclude=_FREE)
+        chosen["model"] = {key: chosen["model"][key] for key in StageModel.model_fields}
+        chosen["data"] = {key: chosen["data"][key] for key in StageData.model_fields}
+        found.append({"name": name, **chosen})
+    return found
 
 
 def recipe_digest(recipe: BaseModel) -> str:
@@ -230,7 +337,8 @@ def recipe_digest(recipe: BaseModel) -> str:
 def _by_content(recipe: TrainRecipe) -> dict[str, Any]:
     """What decides, with the hash of trained weights in the place of their name: they may move."""
     model = pinned(recipe.classifier)
-    chosen = recipe.model_copy(update={"model": model}).model_dump(mode="json", exclude=_FREE)
+    chosen = recipe.model_copy(update={"model": model}).model_dump(mode="json", exclude={**_FREE, "before": True})
+    chosen["before"] = _stages(recipe)
     chosen["model"]["pretrained"] = model.pretrained_sha256
     del chosen["model"]["pretrained_revision"], chosen["model"]["pretrained_sha256"]
     return chosen
@@ -242,6 +350,13 @@ def whole_digest(recipe: BaseModel) -> str:
 
 
 def _fingerprint(dumped: dict[str, Any]) -> str:
+    for stage in dumped.get("before", ()):
+        _leave_out_later(stage)
+    _leave_out_later(dumped)
+    return fingerprint(dumped)
+
+
+def _leave_out_later(dumped: dict[str, Any]) -> None:
     for path, usual in _LATER.items():
         inner: Any = dumped
         for name in path[:-1]:
@@ -253,4 +368,3 @@ def _fingerprint(dumped: dict[str, Any]) -> str:
             domain.pop("planted_shift", None)
         if domain.get("sampling") == "natural":
             del domain["sampling"]
-    return fingerprint(dumped)

@@ -1,7 +1,7 @@
 """A training from its recipe alone: `TASKS` says which Task a recipe means.
 
 In: a `TrainRecipe`, the run's folder, the checkout, a stop flag, the ranks. Out: a `TrainOutcome`. On disk: see
-`train.session.in_folder`.
+`train.session.in_folder` and `train.session.stages`.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from shards.disk.file_calls import OS_DISK, Disk
 from train.recipe import TaskName, TrainRecipe, with_pinned_weights
 from train.session.in_folder import train_in_folder
 from train.session.outcome import TrainOutcome
+from train.session.stages import train_in_stages
 from train.task.classify import classify
 from train.task.task import Task
 
@@ -22,7 +23,9 @@ TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify}
 def train(
     recipe: TrainRecipe, out: Path, home: Path, stop: StopFlag, ranks: Ranks, disk: Disk = OS_DISK
 ) -> TrainOutcome:
-    """Train the recipe's Task. Errors are those of `train.session.in_folder.train_in_folder`, and those of trained
-    weights that are not there."""
+    """Train the recipe's Task, with the stages before it. Errors are those of
+    `train.session.in_folder.train_in_folder`, and those of trained weights that are not there."""
     recipe = with_pinned_weights(recipe)
+    if recipe.before:
+        return train_in_stages(recipe, TASKS[recipe.task], out, home, stop, ranks, disk)
     return train_in_folder(recipe, TASKS[recipe.task](recipe), out, home, stop, ranks, disk)

@@ -65,12 +65,13 @@ class Ranks:
     def open(self, device: "torch.device", deadline_s: float, alone_too: bool = False) -> None:
         """Wait for every rank, then open the process group; a collective call may take `deadline_s`.
 
-        `alone_too`: also for a single process, for wrappers that need a group. Raises ValueError if a rank does not
-        come, RankFailed if one failed before.
+        `alone_too`: also for a single process, for wrappers that need a group. A second call changes nothing: several
+        trainings one after the other share the group. Raises ValueError if a rank does not come, RankFailed if one
+        failed before.
         """
         import torch.distributed as dist
 
-        if self.world == 1 and not alone_too:
+        if self.group is not None or (self.world == 1 and not alone_too):
             return
         limit = timedelta(seconds=deadline_s)
         self._on_cpu = device.type == "cpu"

@@ -84,7 +84,7 @@ def load_subject(subject: Subject) -> nn.Module:
     about = subject.about
     spec = ModelSpec(name=about.architecture, num_classes=about.num_classes, aux="none")
     model = create(spec, about.size_px)
-    load_plain(model, subject.found, read_weights(subject.found, MODEL), MODEL, new_head=False)
+    load_plain(model, subject.found, read_weights(subject.found, MODEL), MODEL, head="keep")
     return model.eval()
 
 

@@ -10,7 +10,7 @@ Initial weights depend on the spec and the seed alone; the process's random stat
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shards.disk.address import BESIDE
 from shards.disk.safe_text import quoted
+from train.model.freeze import FREEZE, freeze
+from train.model.head import HEAD, Head, map_rows, mapped_outputs, names_in
 from train.model.normalisation import IMAGENET, Normalisation
 from train.model.pretrained import WEIGHTS, Pretrained, find_pretrained, read_weights
 
@@ -29,6 +31,8 @@ OURS = ", ".join(SANDBOX)
 NAME_PATTERN = re.compile(r"[a-z0-9_]+")  # no hub address, no tag of weights: those come from a file
 PRETRAINED = "model.pretrained"
 
+Aux = Literal["bn", "stats", "none"]
+Bn = Literal["rank", "group", "world"]
 Mean = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(gt=0, le=1)]
 
@@ -57,13 +61,15 @@ class ModelSpec(BaseModel):
         description="of the weights' file; filled in when a training begins",
         examples=["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"],
     )
+    head: Head = Field(default="by_size", description=HEAD)
+    freeze: tuple[str, ...] = Field(default=(), description=FREEZE, examples=[["conv1.*", "bn1.*", "stages.0.*"]])
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="chance to skip a residual branch, at the last block")
-    aux: Literal["bn", "stats", "none"] = Field(
+    aux: Aux = Field(
         default="bn",
         description="bn: each domain has its own batch normalisation; stats: its own statistics, one scale and shift "
         "for all; none: one batch normalisation for all, any model",
     )
-    bn: Literal["rank", "group", "world"] = Field(
+    bn: Bn = Field(
         default="rank", description="whose samples batch statistics are taken over: a rank's, one group's, all ranks'"
     )
     mean: tuple[Mean, Mean, Mean] | None = Field(
@@ -88,8 +94,11 @@ class ModelSpec(BaseModel):
         return self.aux != "none" or self.bn != "rank"
 
 
-def build(spec: ModelSpec, quotas: Sequence[int], seed: int, size_px: int) -> nn.Module:
+def build(
+    spec: ModelSpec, quotas: Sequence[int], seed: int, size_px: int, names: Mapping[int, str] | None = None
+) -> nn.Module:
     """The model with its initial weights; `quotas` are the samples of each domain in a group, the main one first.
+    `names`: what the data call the class of each output, for `head: map`.
 
     With `aux: none` and statistics of groups or of all ranks the layers are converted too, with one domain. Trained
     weights fill the plain model before it is converted, so each domain's statistics start from theirs.
@@ -98,18 +107,26 @@ def build(spec: ModelSpec, quotas: Sequence[int], seed: int, size_px: int) -> nn
 
     from train.model.aux_bn import convert, convert_sync
 
+    refuse_head_of_nothing(spec)
     found = weights_of(spec)
     first_px = size_px if found is None or found.about is None else found.about.size_px
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create(spec, first_px)
     if found is not None:
-        load_plain(model, found, read_weights(found, PRETRAINED, spec.pretrained_sha256))
+        given = read_weights(found, PRETRAINED, spec.pretrained_sha256)
+        if spec.head == "map":
+            map_rows(_classifiers(model), model, given, mapped_outputs(names or {}, names_in(found), found.shown))
+        load_plain(model, found, given, head=spec.head)
         _resize(model, spec.name, first_px, size_px)
     if spec.is_converted:
         split = quotas if spec.aux != "none" else (sum(quotas),)
         model = convert(model, split, per_group=spec.bn == "group", shared_affine=spec.aux == "stats")
-    return convert_sync(model) if spec.bn == "world" else model
+    if spec.bn == "world":
+        convert_sync(model)
+    if spec.freeze:
+        freeze(model, spec.freeze)
+    return model
 
 
 def weights_of(spec: ModelSpec) -> Pretrained | None:
@@ -140,20 +157,39 @@ def pinned(spec: ModelSpec) -> ModelSpec:
     return spec.model_copy(update={"pretrained_sha256": sha256, "mean": normal.mean, "std": normal.std})
 
 
-def what_it_starts_from(spec: ModelSpec) -> list[str]:
-    """A line about the weights, and about a classifier that is not used because it has other outputs."""
+def refuse_head_of_nothing(spec: ModelSpec) -> None:
+    """Raises ValueError for a rule that takes over the classifier of weights where there are none."""
+    if spec.pretrained is None and spec.head in ("keep", "map"):
+        raise ValueError(
+            f"model.head: found {spec.head} for a model that starts from nothing, expected trained weights; set "
+            f"{PRETRAINED}, or model.head=by_size"
+        )
+
+
+def what_it_starts_from(spec: ModelSpec, names: Mapping[int, str] | None = None) -> list[str]:
+    """A line about the weights, and about a classifier that is not used as it is; `names` as for `build`."""
+    refuse_head_of_nothing(spec)
     found = weights_of(spec)
     if found is None:
         return []
+    line = f"{PRETRAINED}: starts from {found.shown}, sha256 {(spec.pretrained_sha256 or found.sha256)[:16]}"
+    outputs = outputs_of_weights(found, spec.name)
+    if spec.head == "map":
+        taken = len(mapped_outputs(names or {}, names_in(found), found.shown))
+        line += f"; {taken} of {spec.num_classes} outputs are taken from its classifier by name, the others are new"
+    elif outputs is not None and (spec.head == "new" or (spec.head == "by_size" and outputs != spec.num_classes)):
+        line += f"; its classifier of {outputs} outputs is left out, a new one of {spec.num_classes} is trained"
+    return [line]
+
+
+def outputs_of_weights(found: Pretrained, name: str) -> int | None:
+    """How many outputs the classifier in the file has; None for weights without one."""
     from safetensors import safe_open
 
-    heads = [f"{name}.weight" for name in _classifier_names(spec.name)]
+    heads = [f"{one}.weight" for one in _classifier_names(name)]
     with safe_open(found.file, framework="numpy") as file:
-        outputs = {file.get_slice(name).get_shape()[0] for name in heads if name in file.keys()}  # noqa: SIM118
-    line = f"{PRETRAINED}: starts from {found.shown}, sha256 {(spec.pretrained_sha256 or found.sha256)[:16]}"
-    if outputs and outputs != {spec.num_classes}:
-        line += f"; its classifier of {max(outputs)} outputs is left out, a new one of {spec.num_classes} is trained"
-    return [line]
+        outputs = {file.get_slice(one).get_shape()[0] for one in heads if one in file.keys()}  # noqa: SIM118
+    return max(outputs, default=None)
 
 
 def normalisation_of(spec: ModelSpec) -> Normalisation:
@@ -216,9 +252,9 @@ def check_model_name(spec: ModelSpec) -> None:
 
 
 def load_plain(
-    model: nn.Module, found: Pretrained, given: dict[str, Tensor], what: str = PRETRAINED, new_head: bool = True
+    model: nn.Module, found: Pretrained, given: dict[str, Tensor], what: str = PRETRAINED, head: Head = "by_size"
 ) -> None:
-    """Fill the plain model; a classifier of another size keeps its initial weights, unless `new_head` is False.
+    """Fill the plain model; `head` as in a recipe: a classifier that is not taken keeps its initial weights.
 
     Raises ValueError for a tensor that is missing, too many or of another shape, and for weights that were pooled in
     another way.
@@ -236,18 +272,20 @@ def load_plain(
     heads = tuple(f"{name}." for name in _classifiers(model))
     for name in sorted(wanted.keys() | given.keys()):
         fits = name in wanted and name in given and wanted[name].shape == given[name].shape
-        if fits:
-            continue
-        if new_head and name.startswith(heads):
+        is_left_out = name.startswith(heads) and (head == "new" or (head == "by_size" and not fits))
+        if is_left_out:
             given.pop(name, None)
+        elif fits:
+            continue
         elif name.endswith("num_batches_tracked") and name in wanted:
             pass  # files written before torch counted batches
         else:
             there = list(given[name].shape) if name in given else "nothing"
             here = list(wanted[name].shape) if name in wanted else "nothing"
+            or_new = ", or set model.head=new" if what == PRETRAINED and name.startswith(heads) else ""
             raise ValueError(
                 f"{what}: found {there} for {quoted(name, 80)} in {found.file.name}, expected {here}; choose weights "
-                "of this architecture and image size"
+                f"of this architecture and image size{or_new}"
             )
     with torch.no_grad():
         for name, tensor in given.items():
@@ -286,6 +324,12 @@ def _timms_config(name: str) -> Any:
     import timm
 
     return timm.models.get_pretrained_cfg(name)
+
+
+def classifier_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those of the modules that make the logits."""
+    heads = tuple(f"{name}." for name in _classifiers(model))
+    return [parameter for name, parameter in model.named_parameters() if name.startswith(heads)]
 
 
 def _classifiers(model: nn.Module) -> tuple[str, ...]:

@@ -249,7 +249,7 @@ def _clip(model: nn.Module, largest: float | None) -> bool:
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 # the optimiser's state as tensors

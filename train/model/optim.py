@@ -16,7 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -44,6 +45,12 @@ class OptimSpec(BaseModel):
 
     optimizer: Optimizer = Field("adamw", description="adamw; sgd: Nesterov, momentum 0.9; lamb")
     lr: float = Field(gt=0, description="highest learning rate, after the warm-up; of the whole step, never scaled")
+    lr_backbone: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="learning rate of all but the classifier, as a factor of the classifier's, which is lr",
+    )
     weight_decay: float = Field(0.05, ge=0, description="of weights; biases and normalisation have none")
     warmup_steps: int = Field(0, ge=0, description="the rate rises linearly for so many steps, then falls as a cosine")
     clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; null = not clipped")
@@ -79,10 +86,39 @@ def learning_rate(spec: OptimSpec, step: int, steps: int) -> float:
 
 
 def make_optimizer(spec: OptimSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """timm's, with no weight decay on biases and normalisation layers."""
+    """timm's, over the parameters that are not frozen, with no weight decay on biases and normalisation layers.
+
+    A group of parameters says in `lr_scale` by what its rate is multiplied. Raises ValueError for `lr_backbone` and a
+    model of which nothing is the classifier, or nothing else moves.
+    """
     from timm.optim import create_optimizer_v2
 
-    return create_optimizer_v2(model, opt=spec.optimizer, lr=spec.lr, weight_decay=spec.weight_decay, momentum=0.9)
+    scaled = None if spec.lr_backbone == 1 else partial(_scaled_groups, spec)
+    return create_optimizer_v2(
+        model, opt=spec.optimizer, lr=spec.lr, weight_decay=spec.weight_decay, momentum=0.9, param_group_fn=scaled
+    )
+
+
+def _scaled_groups(spec: OptimSpec, model: nn.Module) -> list[dict[str, Any]]:
+    """timm's groups, each cut in two: the classifier's parameters, and the others with their factor."""
+    from timm.optim import param_groups_weight_decay
+
+    from train.model.classifiers import classifier_parameters
+
+    head = {id(parameter) for parameter in classifier_parameters(model)}
+    without_decay: set[str] = getattr(model, "no_weight_decay", set)()
+    found: list[dict[str, Any]] = []
+    for group in param_groups_weight_decay(model, spec.weight_decay, no_weight_decay_list=without_decay):
+        for scale, is_head in ((1.0, True), (spec.lr_backbone, False)):
+            parameters = [one for one in group["params"] if (id(one) in head) == is_head]
+            if parameters:
+                found.append({**group, "params": parameters, "lr_scale": scale})
+    if {group["lr_scale"] for group in found} != {1.0, spec.lr_backbone}:
+        raise ValueError(
+            f"optim.lr_backbone: found {spec.lr_backbone:g} for a model that trains no classifier, or nothing else, "
+            "expected both; set optim.lr_backbone=1, or change model.freeze"
+        )
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ The same command continues where the last one ended. A training that is refused 
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from secrets import token_bytes
@@ -54,50 +54,87 @@ from train.session.session import Session
 from train.task.task import Task
 
 
-def train_in_folder(
-    recipe: TrainRecipe, task: Task, out: Path, home: Path, stop: StopFlag, ranks: Ranks, disk: Disk = OS_DISK
-) -> TrainOutcome:
-    """Train until the end or until `stop`. Raises ValueError or OSError with one line for what cannot go on; `ranks`
-    then ends the others with the cause. `disk` takes the checkpoints."""
-    began = time.monotonic()
+def meet(recipe: TrainRecipe, stop: StopFlag, ranks: Ranks) -> torch.device:
+    """Wait for all ranks; the device of this one. A second call changes nothing. Raises ValueError for a recipe that
+    so many ranks cannot share, and if one of them does not come."""
     check_ranks(recipe, ranks.world)
     device = device_of(ranks.place, os.environ)
     torch.set_num_threads(recipe.engine.threads)
-    with _told(ranks, f"waiting for all {ranks.world} ranks"):
+    with told(ranks, f"waiting for all {ranks.world} ranks"):
         ranks.open(device, recipe.engine.deadline_s, alone_too=recipe.engine.kind != "single")
     stop.arm()
+    return device
+
+
+def take_folder(
+    recipe: TrainRecipe,
+    task: Task,
+    out: Path,
+    ranks: Ranks,
+    has_begun: Callable[[], bool],
+    owned: contextlib.ExitStack,
+) -> TrainOutcome | None:
+    """Lock the folder and claim it for the recipe, until `owned` ends; the outcome of a training that is finished,
+    which gets no claim. All ranks call it; rank 0 does it.
+
+    A training that is refused before it has begun leaves nothing. Raises ValueError for a folder of something else, or
+    of another recipe.
+    """
+    done = None
+    was_used = False
+    if ranks.rank == 0:
+        refuse_foreign_folder(out, "training")
+        before = Before.of(out)
+        owned.enter_context(folder_locked(out, LOCK, WHO, WAIT))
+        is_exported = task.is_exported(out)
+        was_used = is_used(out, is_exported)
+        owned.enter_context(left_as_it_was(before, lambda: was_used or has_begun()))
+        done = finished_before(recipe, out, is_exported, task.metric)
+    if ranks.agree(done is not None)[0]:
+        steps = recipe.schedule.steps
+        return done or TrainOutcome(out, steps, steps, 0.0, 0.0, task.metric, (), "", was_finished=True)
+    if ranks.rank == 0:
+        claim(LocalFolder(out), RECIPE, recipe, deciding, WHO, was_used)
+    return None
+
+
+def train_in_folder(
+    recipe: TrainRecipe,
+    task: Task,
+    out: Path,
+    home: Path,
+    stop: StopFlag,
+    ranks: Ranks,
+    disk: Disk = OS_DISK,
+    words: str = "",
+) -> TrainOutcome:
+    """Train until the end or until `stop`. Raises ValueError or OSError with one line for what cannot go on; `ranks`
+    then ends the others with the cause. `disk` takes the checkpoints; texts for people begin with `words`."""
+    began = time.monotonic()
+    device = meet(recipe, stop, ranks)
     session: Session | None = None
     with contextlib.ExitStack() as owned:
-        log = done = life = None
-        was_used = False
+        log = life = None
+        done = take_folder(recipe, task, out, ranks, lambda: session is not None and session.step > 0, owned)
+        if done is not None:
+            return done
         if ranks.rank == 0:
-            refuse_foreign_folder(out, "training")
-            before = Before.of(out)
-            owned.enter_context(folder_locked(out, LOCK, WHO, WAIT))
-            is_exported = task.is_exported(out)
-            was_used = is_used(out, is_exported)
-            owned.enter_context(left_as_it_was(before, lambda: was_used or (session is not None and session.step > 0)))
-            done = finished_before(recipe, out, is_exported, task.metric)
-        if ranks.agree(done is not None)[0]:
-            steps = recipe.schedule.steps
-            return done or TrainOutcome(out, steps, steps, 0.0, 0.0, task.metric, (), "", was_finished=True)
-        if ranks.rank == 0:
-            claim(LocalFolder(out), RECIPE, recipe, deciding, WHO, was_used)
             life = owned.enter_context(
                 begin(FolderStore(out), life_id(os.environ, time.time(), token_bytes(5)), "train")
             )
-            log = owned.enter_context(RunLog(out, recipe.log, recipe_digest(recipe), heard=partial(_lived, life)))
+            digest = recipe_digest(recipe)
+            log = owned.enter_context(RunLog(out, recipe.log, digest, heard=partial(_lived, life), words=words))
         # now, and not after days of training: are all sets there, and do they fit? Every rank opens them, with no
         # collective call pending: one builds an index, for up to an hour, and the others wait at its lock
         sources = ", ".join(dict.fromkeys(domain.source for domain in recipe.data.domains))
-        with _told(ranks, f"looking through {sources}"):
+        with told(ranks, f"looking through {sources}"):
             domains = open_domains(recipe.data.domains, recipe.data.cache.folder, recipe.data.class_list)
             lines = list(task.check_data(domains, ranks))
         for line in lines:
             if log is not None:
                 log.say(line)
         names = owned.enter_context(ReplacedLog(out, ranks.rank))
-        with _told(ranks, f"building the model on {device}"):
+        with told(ranks, f"building the model on {device}"):
             session = Session(
                 recipe, task, out, out / CHECKPOINTS, code_hash(home), stop, ranks, device, log, names, disk
             )
@@ -132,6 +169,6 @@ def _lived(life: LifeFile, kind: str, step: int, numbers: Mapping[str, object]) 
         life.there(step, "step")
 
 
-def _told(ranks: Ranks, words: str) -> contextlib.AbstractContextManager[None]:
+def told(ranks: Ranks, words: str) -> contextlib.AbstractContextManager[None]:
     """A wait that all ranks have and rank 0 tells."""
     return waiting(words) if ranks.rank == 0 else contextlib.nullcontext()

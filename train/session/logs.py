@@ -47,11 +47,12 @@ class RunLog:
         say: Callable[[str], None] = lambda text: print(for_screen(text), file=sys.stderr, flush=True),
         clock: Callable[[], float] = time.time,
         heard: Heard = lambda kind, step, numbers: None,
+        words: str = "",
     ) -> None:
         """`digest`: of the recipe; W&B tells runs in folders of one name apart by it. `heard` gets every line too.
-        Raises ValueError if W&B is asked for and not installed."""
+        `words`: what each text for people begins with. Raises ValueError if W&B is asked for and not installed."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._say, self._clock, self._heard = say, clock, heard
+        self._say, self._clock, self._heard, self._words = say, clock, heard, words
         self._fd = os.open(folder / LOG, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         self._tensorboard = _tensorboard(folder) if kind == "tensorboard" else None
         self._wandb = _wandb(folder, digest) if kind == "wandb" else None
@@ -84,7 +85,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """To the person at the terminal, one line."""
-        self._say(one_line(text))
+        self._say(one_line(f"{self._words}{text}"))
 
     def __enter__(self) -> Self:
         return self

@@ -23,6 +23,8 @@ class TrainOutcome:
     stopped: str  # why it ended early; empty if it did not
     replaced: int = 0  # samples that could not be read, over all lives and ranks
     was_finished: bool = False  # by an earlier call; this one did nothing
+    stage: str = ""  # the earlier stage that it stopped in: "synthetic (1 of 2)"
+    earlier: tuple[str, ...] = ()  # names of the stages before the last, which are done
 
     @property
     def exit_code(self) -> int:
@@ -32,21 +34,28 @@ class TrainOutcome:
     def sentence(self) -> str:
         """The outcome for people, in one line."""
         if self.stopped:
+            where = f"stage {self.stage}, " if self.stage else self._stages()
             return (
-                f"{self.folder}: stopped at step {self.step} of {self.steps} ({self.stopped}) and saved; the same "
-                f"command goes on{self._bad()}"
+                f"{self.folder}: {where}stopped at step {self.step} of {self.steps} ({self.stopped}) and saved; the "
+                f"same command goes on{self._bad()}"
             )
         tests = self._tests()
+        begun = f"{self.folder}: {self._stages()}{self.steps} steps, "
         if self.was_finished:
             return (
-                f"{self.folder}: {self.steps} steps, finished before; nothing was left to do; {self.metric}: {tests}; "
+                f"{begun}finished before; nothing was left to do; {self.metric}: {tests}; "
                 "to train longer, give more schedule.steps and another folder (--out); "
                 f"model.pretrained={shlex.quote(str(self.folder))} starts there from these weights"
             )
         return (
-            f"{self.folder}: {self.steps} steps, {self.images_per_s:,.0f} images/s, {self.wait_share:.0%} waiting for "
-            f"data; {self.metric}: {tests}{self._bad()}"
+            f"{begun}{self.images_per_s:,.0f} images/s, {self.wait_share:.0%} waiting for data; {self.metric}: {tests}"
+            f"{self._bad()}"
         )
+
+    def _stages(self) -> str:
+        """`"after the stage synthetic: "`."""
+        word = "stages" if len(self.earlier) > 1 else "stage"
+        return f"after the {word} {', '.join(self.earlier)}: " if self.earlier else ""
 
     def _tests(self) -> str:
         """A set after the other: "real-test 90.12 % (91.30 % with the batch normalisation of synthetic)"."""

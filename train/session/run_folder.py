@@ -20,15 +20,21 @@ from train.recipe import TrainRecipe, refuse_changed, with_pinned_weights
 from train.session.outcome import TrainOutcome
 
 CHECKPOINTS = "checkpoints"
+STAGES = "stages"  # of trainings that came first, see train.session.stages
 RECIPE = "recipe.yaml"
 LOCK = "run.lock"
 BEGUN = frozenset({RECIPE, LOCK, META, "log.jsonl", "tensorboard", "wandb"})  # what is there before the first step
 WHO, WAIT = "training", "wait for it, or take another folder"
 
 
+def run_name(out: Path) -> str:
+    """What results call the training in this folder; of an earlier stage with the training that it belongs to."""
+    return f"{out.parent.parent.name}/{out.name}" if out.parent.name == STAGES else out.name
+
+
 def is_used(out: Path, is_exported: bool) -> bool:
     """Whether a training has made anything there that is worth keeping."""
-    return (out / CHECKPOINTS).exists() or (out / RESULTS).exists() or is_exported
+    return any((out / name).exists() for name in (CHECKPOINTS, RESULTS, STAGES)) or is_exported
 
 
 def look(recipe: TrainRecipe, out: Path, last_file: str, metric: str) -> TrainOutcome | None:
@@ -63,7 +69,8 @@ def finished_before(recipe: TrainRecipe, out: Path, is_exported: bool, metric: s
     if not tests:
         results = selected(lines, "validation")[-1:]
     steps = recipe.schedule.steps
-    return TrainOutcome(out, steps, steps, 0.0, 0.0, metric, tuple(results), "", was_finished=True)
+    earlier = tuple(stage.name for stage in recipe.before)
+    return TrainOutcome(out, steps, steps, 0.0, 0.0, metric, tuple(results), "", was_finished=True, earlier=earlier)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from train.session import checkpoint
 from train.session.logs import Pace, ReplacedLog, RunLog
 from train.session.outcome import TrainOutcome
 from train.session.reading import Reading
+from train.session.run_folder import run_name
 from train.session.run_state import VERSION, RunState, pack, part_names, read_state, unpack
 from train.session.weights import make_weights
 from train.task.task import Measured, Task
@@ -75,7 +76,7 @@ class Session:
         self.recipe, self.task, self.out, self.checkpoints, self.disk = recipe, task, out, checkpoints, disk
         self.stop, self.ranks, self.device, self.log = stop, ranks, device, log
         self.facts = RunFacts(
-            run=out.name,
+            run=run_name(out),
             recipe=recipe_digest(recipe),
             seed=recipe.seed,
             data={},

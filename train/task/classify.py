@@ -58,18 +58,19 @@ class Classify:
         sets = open_sets(
             recipe.evaluate, recipe.classifier.num_classes, recipe.data.cache.folder, domains, recipe.data.class_list
         )
+        if ranks.rank == 0 or recipe.classifier.head == "map":
+            self.names.update(class_names(domains))
         if ranks.rank != 0:
             return []
-        self.names.update(class_names(domains))
         opened = [*domains, *(one.opened for one in sets)]
-        said = [*what_it_starts_from(recipe.classifier), *said, *what_is_read(opened)]
+        said = [*what_it_starts_from(recipe.classifier, self._names), *said, *what_is_read(opened)]
         if recipe.data.check_names:
             said += check_names(opened)
         return said
 
     def build(self, device: torch.device) -> nn.Module:
         recipe = self.recipe
-        model = build(recipe.classifier, recipe.quotas, recipe.seed, recipe.data.size_px)
+        model = build(recipe.classifier, recipe.quotas, recipe.seed, recipe.data.size_px, self._names)
         return _on(model, device, recipe.engine.channels_last)
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device, ranks: Ranks) -> Loss:
@@ -107,6 +108,11 @@ class Classify:
         numbers = {"top1": counts.top1, "top5": counts.top5}
         numbers |= {f"top1_{domain}": other.top1 for domain, other in branches.items()}
         return Measured(name, role, one.digest, counts, branches, counts.top1, numbers)
+
+    @property
+    def _names(self) -> dict[int, str]:
+        """Output -> what the data call its class."""
+        return {int(class_id): name for class_id, name in self.names.items()}
 
     def _branches(self, model: nn.Module) -> list[str]:
         """The domains that have layers of batch normalisation of their own in this model."""

@@ -49,7 +49,8 @@ def filled_model(recipe: TrainRecipe, tensors: Mapping[str, Tensor]) -> nn.Modul
 
 
 def _filled(recipe: TrainRecipe, changes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    nothing = dict.fromkeys(("pretrained", "pretrained_revision", "pretrained_sha256"))
+    nothing: dict[str, Any] = dict.fromkeys(("pretrained", "pretrained_revision", "pretrained_sha256"))
+    nothing |= {"head": "by_size", "freeze": ()}
     spec = recipe.classifier.model_copy(update={**changes, **nothing})
     model = build(spec, recipe.quotas, recipe.seed, recipe.data.size_px)
     model.load_state_dict(dict(tensors), strict=True)
