@@ -51,6 +51,7 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("data", "verify"): "first",
     ("data", "classes"): None,
 }
+STAGES = "stages"  # in the folder of a training: a folder for each of its earlier stages
 MAX_STEP_IMAGES = 1 << 20  # published steps of CLIP have 160,000; what is typed by mistake would fill the memory
 
 

@@ -13,11 +13,13 @@ from shards.disk.file_calls import OS_DISK, Disk
 from train.recipe import TaskName, TrainRecipe, with_pinned_weights
 from train.session.in_folder import train_in_folder
 from train.session.outcome import TrainOutcome
-from train.session.stages import train_in_stages
+from train.session.stages import HandOver, train_in_stages
 from train.task.classify import classify
+from train.task.hand_over import check_hand_over, started_from, without_weights
 from train.task.task import Task
 
 TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify}
+HAND_OVERS: dict[TaskName, HandOver] = {"classify": HandOver(started_from, without_weights, check_hand_over)}
 
 
 def train(
@@ -27,5 +29,5 @@ def train(
     `train.session.in_folder.train_in_folder`, and those of trained weights that are not there."""
     recipe = with_pinned_weights(recipe)
     if recipe.before:
-        return train_in_stages(recipe, TASKS[recipe.task], out, home, stop, ranks, disk)
+        return train_in_stages(recipe, TASKS[recipe.task], HAND_OVERS[recipe.task], out, home, stop, ranks, disk)
     return train_in_folder(recipe, TASKS[recipe.task](recipe), out, home, stop, ranks, disk)

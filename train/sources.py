@@ -6,7 +6,7 @@ long (`train.evaluate.data_check`) comes later.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -22,10 +22,11 @@ from shards.set.manifest import read_subset, read_table, scan_records, subset_pa
 from shards.set.status import refuse_unfinished
 from shards.stream.hugging_face import hugging_face_files
 from shards.stream.index import own_classes_of
+from shards.stream.spec import DomainSpec
 from train.evaluate.data_check import extra_outputs, refuse_few_outputs
 from train.evaluate.evaluate import SetSpec, read_label_map
-from train.model.classifiers import ModelSpec, weights_of
-from train.recipe import TrainRecipe
+from train.model.classifiers import ModelSpec, refuse_head_of_nothing, weights_of
+from train.recipe import StageSpec, TrainRecipe
 
 CLASSES = f"{META}/classes.json"  # of a data set that `sixfold generate` made: rows that begin with an id
 _SCALE = re.compile(r"[0-9.]+x")  # subsets that have every class
@@ -48,11 +49,17 @@ class _Source:
     source: str
     subset: str | None
     grow: bool = False
+    first: str = ""  # source of the first domain beside it, whose classes have their own ids
+    num_classes: int | None = None  # outputs of an earlier stage that has its own
 
 
-def look_up(recipe: TrainRecipe, check_name: Callable[[ModelSpec], object] | None = None) -> LookedUp:
-    """Look for all that the recipe names. `check_name` raises ValueError for a model that is not known; without it
-    nobody asks, since the list of models takes seconds to load.
+def look_up(
+    recipe: TrainRecipe,
+    check_name: Callable[[ModelSpec], object] | None = None,
+    finished: Collection[str] = (),
+) -> LookedUp:
+    """Look for all that the recipe names, its stages too, but for those that are `finished`. `check_name` raises
+    ValueError for a model that is not known; without it nobody asks, since the list of models takes seconds to load.
 
     `recipe` may be the sound part of one (`cluster.recipes.mistake.sound_part`): then it looks for what that has.
     """
@@ -72,15 +79,16 @@ def look_up(recipe: TrainRecipe, check_name: Callable[[ModelSpec], object] | Non
     model: ModelSpec | None = getattr(recipe, "model", None)
     highest: list[int] = []
     is_known = True
-    for one in _domains(recipe):
+    for one in _domains(recipe, finished):
         line = tried(partial(_place_of, one), one.field)
         ids, is_whole = (line and tried(partial(_class_ids, one, recipe), one.field)) or ([], False)
-        is_known = is_known and is_whole
         places += [line] if line else []
-        highest += ids[-1:]
         if model is not None and ids:
-            tried(partial(refuse_few_outputs, model.num_classes, ids[-1], one.field))
-    for one, spec in _sets(recipe):
+            tried(partial(refuse_few_outputs, one.num_classes or model.num_classes, ids[-1], one.field))
+        if not one.field.startswith("before."):
+            is_known = is_known and is_whole
+            highest += ids[-1:]
+    for one, spec in _sets(recipe, finished):
         line = tried(partial(_place_of, one), one.field)
         places += [line] if line else []
         if (labels := getattr(spec, "labels", None)) is not None:
@@ -88,6 +96,8 @@ def look_up(recipe: TrainRecipe, check_name: Callable[[ModelSpec], object] | Non
     note = None
     if model is not None:
         tried(partial(weights_of, model))
+        if not getattr(recipe, "before", ()):
+            tried(partial(refuse_head_of_nothing, model))
         if check_name is not None:
             tried(partial(check_name, model))
         if is_known and highest and not refused:
@@ -95,18 +105,31 @@ def look_up(recipe: TrainRecipe, check_name: Callable[[ModelSpec], object] | Non
     return LookedUp(tuple(places), tuple(refused), note)
 
 
-def _domains(recipe: TrainRecipe) -> Iterator[_Source]:
-    for one in getattr(getattr(recipe, "data", None), "domains", ()):
-        if {"name", "source", "subset", "grow"} <= vars(one).keys():
-            yield _Source(f"data.domains.{one.name}", one.source, one.subset, one.grow)
+def _parts(recipe: TrainRecipe, finished: Collection[str]) -> Iterator[tuple[str, TrainRecipe | StageSpec]]:
+    """The recipe, and what its earlier stages have of their own: where that stands, and the part."""
+    yield "", recipe
+    for number, stage in enumerate(getattr(recipe, "before", ())):
+        if getattr(stage, "name", "") not in finished:
+            yield f"before.{number}.", stage
 
 
-def _sets(recipe: TrainRecipe) -> Iterator[tuple[_Source, SetSpec]]:
-    spec = getattr(recipe, "evaluate", None)
-    named = {f"evaluate.tests.{name}": one for name, one in getattr(spec, "tests", {}).items()}
-    for field, one in {"evaluate.validation": getattr(spec, "validation", None), **named}.items():
-        if one is not None and {"source", "subset"} <= vars(one).keys():
-            yield _Source(field, one.source, one.subset), one
+def _domains(recipe: TrainRecipe, finished: Collection[str]) -> Iterator[_Source]:
+    for where, part in _parts(recipe, finished):
+        domains: Sequence[DomainSpec] = getattr(getattr(part, "data", None), "domains", ())
+        outputs = getattr(getattr(part, "model", None), "num_classes", None) or None
+        for one in domains:
+            if {"name", "source", "subset", "grow"} <= vars(one).keys():
+                first = getattr(domains[0], "source", "")
+                yield _Source(f"{where}data.domains.{one.name}", one.source, one.subset, one.grow, first, outputs)
+
+
+def _sets(recipe: TrainRecipe, finished: Collection[str]) -> Iterator[tuple[_Source, SetSpec]]:
+    for where, part in _parts(recipe, finished):
+        spec = getattr(part, "evaluate", None)
+        named = {f"evaluate.tests.{name}": one for name, one in getattr(spec, "tests", {}).items()}
+        for field, one in {"evaluate.validation": getattr(spec, "validation", None), **named}.items():
+            if one is not None and {"source", "subset"} <= vars(one).keys():
+                yield _Source(f"{where}{field}", one.source, one.subset), one
 
 
 def _place_of(one: _Source) -> str:
@@ -132,7 +155,7 @@ def _class_ids(one: _Source, recipe: TrainRecipe) -> tuple[list[int], bool]:
     if not isinstance(store, FolderStore):
         return [], False
     if not is_data_set(store):
-        has_own_ids = recipe.data.classes is None and one.source == recipe.data.domains[0].source
+        has_own_ids = recipe.data.classes is None and one.source == one.first
         own = own_classes_of(one.source, one.subset) if has_own_ids else None
         return ([], False) if own is None else (sorted(entry.id for entry in own), True)
     if one.subset is not None and not _SCALE.fullmatch(one.subset):

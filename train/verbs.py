@@ -70,7 +70,7 @@ def train(
         from cluster.ranks.place import find_place
         from cluster.recipes.load import dump_recipe
         from train.model.classifiers import check_model_name
-        from train.recipe import TrainRecipe
+        from train.recipe import STAGES, TrainRecipe
         from train.session.run_folder import look
         from train.sources import look_up
         from train.task.facts import FACTS
@@ -88,7 +88,9 @@ def train(
         refused: tuple[str, ...] = ()
         if met.rank == 0:
             with waiting("looking for what the recipe names"):
-                found = look_up(chosen, check_name)
+                last = FACTS[chosen.task].last_file
+                finished = [one.name for one in chosen.before if (folder / STAGES / one.name / last).is_file()]
+                found = look_up(chosen, check_name, finished)
             for line in found.places:
                 say(f"# {line}" if dry_run else line)
             refused = found.refused

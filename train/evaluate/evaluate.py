@@ -10,7 +10,7 @@ In: scores of a model (`train.evaluate.measure`), sets of labelled pictures (see
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -234,6 +234,7 @@ class RunFacts:
     code: str
     versions: Mapping[str, str]
     sweep: SweepPlace | None = None
+    leep: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,7 @@ def make_result(
         images_seen=moment.images_seen,
         images_per_s=moment.images_per_s,
         wait_share=moment.wait_share,
+        leep=facts.leep or None,
         selected=selected,
         time=moment.time,
     )

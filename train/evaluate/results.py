@@ -104,6 +104,12 @@ class Result(BaseModel):
     images_seen: int = Field(ge=0)
     images_per_s: float = Field(ge=0, le=1e15, description="of training up to here, over all ranks")
     wait_share: float = Field(ge=0, le=1, description="share of the training time spent waiting for data")
+    leep: Mapping[str, float] | None = Field(
+        None,
+        description="of a training in stages: LEEP on the pictures that the last stage trains on, in nats, of the "
+        "weights it began with (start) and of each earlier stage's result, by its name; null = not measured, as in "
+        "older lines",
+    )
     selected: bool = Field(
         description="whether these weights are the run's result; among a sweep's lines, that of its point and seed"
     )

@@ -38,7 +38,7 @@ def held_fixed(
     """`recipes`: name of a run -> what its recipe.yaml holds, checked here, since it comes from a file."""
     runs = {run.run: run for row in sweep.rows for cell in row.cells.values() for run in cell.runs}
     read = [recipe for name in runs for recipe in recipes.get(name, ())]
-    steps = {schedule.get("steps") for one in read if isinstance(schedule := one.get("schedule"), dict)}
+    steps = {_steps(one) for one in read}
     counted = [run for run in runs.values() if 0 < run.step <= MOST and 0 <= run.images_seen <= MOST]
     batches = {round(run.images_seen / run.step) for run in counted}
     return Fixed(
@@ -70,6 +70,19 @@ def _seeds(own: Sequence[Mapping[str, Any]]) -> str:
     if not fields:
         return "A seed changes the training alone: the images are the same for all seeds."
     return f"Each seed has its own {', '.join(fields)}, so intervals over seeds hold for these too."
+
+
+def _steps(recipe: Mapping[str, Any]) -> int | None:
+    """Of all stages together; of one that does not say, those of the recipe."""
+    before = recipe.get("before", [])
+    total = 0
+    for stage in [recipe, *(before if isinstance(before, list) else [None])]:
+        own = stage.get("schedule", recipe.get("schedule")) if isinstance(stage, dict) else None
+        number = own.get("steps") if isinstance(own, dict) else None
+        if not isinstance(number, int):
+            return None
+        total += number
+    return total
 
 
 def _numbers(found: Iterable[object]) -> set[int]:

@@ -53,6 +53,8 @@ from train.session.run_folder import (
 from train.session.session import Session
 from train.task.task import Task
 
+NOTHING: Mapping[str, float] = {}
+
 
 def meet(recipe: TrainRecipe, stop: StopFlag, ranks: Ranks) -> torch.device:
     """Wait for all ranks; the device of this one. A second call changes nothing. Raises ValueError for a recipe that
@@ -107,9 +109,11 @@ def train_in_folder(
     ranks: Ranks,
     disk: Disk = OS_DISK,
     words: str = "",
+    leep: Mapping[str, float] = NOTHING,
 ) -> TrainOutcome:
     """Train until the end or until `stop`. Raises ValueError or OSError with one line for what cannot go on; `ranks`
-    then ends the others with the cause. `disk` takes the checkpoints; texts for people begin with `words`."""
+    then ends the others with the cause. `disk` takes the checkpoints; texts for people begin with `words`; log and
+    results hold `leep` (`train.session.start_leep`)."""
     began = time.monotonic()
     device = meet(recipe, stop, ranks)
     session: Session | None = None
@@ -136,7 +140,7 @@ def train_in_folder(
         names = owned.enter_context(ReplacedLog(out, ranks.rank))
         with told(ranks, f"building the model on {device}"):
             session = Session(
-                recipe, task, out, out / CHECKPOINTS, code_hash(home), stop, ranks, device, log, names, disk
+                recipe, task, out, out / CHECKPOINTS, code_hash(home), stop, ranks, device, log, names, disk, leep
             )
         if log is not None:
             log.line(
@@ -148,6 +152,8 @@ def train_in_folder(
                 device=str(device),
                 seconds=round(time.monotonic() - began, 3),
             )
+            for name, value in leep.items():
+                log.line("leep", 0, of=name, leep=value)
         try:
             outcome = session.run()
         except RankFailed as error:

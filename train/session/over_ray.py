@@ -21,7 +21,7 @@ from cluster.ranks.over_ray import RanksSpec, log_of, run_ranks
 from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from shards.disk.data_set import refuse_foreign_folder
-from train.recipe import TrainRecipe, check_ranks
+from train.recipe import STAGES, TrainRecipe, check_ranks
 from train.session.figures import LoggedFigures
 
 LOGS = "logs"
@@ -46,7 +46,8 @@ def check_over_ray(recipe: TrainRecipe, ranks: int, environment: Mapping[str, st
             f"--ranks: found a process that {place.launcher} started as rank {place.rank} of {place.world}, expected "
             f"none; leave --ranks out, or start without {place.launcher}"
         )
-    check_ranks(recipe, ranks)
+    for one in (*recipe.earlier.values(), recipe):
+        check_ranks(one, ranks)
 
 
 def describe_over_ray(recipe: TrainRecipe, ranks: int, out: Path, environment: Mapping[str, str]) -> str:
@@ -57,10 +58,11 @@ def describe_over_ray(recipe: TrainRecipe, ranks: int, out: Path, environment: M
     count = recipe.engine.accumulate
     in_parts = f", in {count} micro-batches of {recipe.schedule.groups // (ranks * count)}" if count > 1 else ""
     cores = "1 core" if spec.cpus_per_rank == 1 else f"{spec.cpus_per_rank} cores"
+    stages = f", after the stages {', '.join(recipe.earlier)}" if recipe.before else ""
     return (
         f"{ranks} ranks over Ray on {cluster}, each with {cores} and one GPU where there are GPUs; "
         f"{recipe.schedule.groups // ranks} of {recipe.schedule.groups} groups of {sum(recipe.quotas)} images a step "
-        f"on each{in_parts}; their output in {out / LOGS}"
+        f"on each{in_parts}{stages}; their output in {out / LOGS}"
     )
 
 
@@ -78,11 +80,13 @@ def train_over_ray(
     asked = life / "recipe.yaml"
     asked.write_text(dump_recipe(recipe), encoding="utf-8")
     here = Path.cwd()
-    figures = LoggedFigures(out, recipe.schedule.steps)
+    stages = {out / STAGES / name: stage for name, stage in recipe.earlier.items()}
+    figures = [LoggedFigures(folder, one.schedule.steps) for folder, one in {**stages, out: recipe}.items()]
 
     def said(line: str) -> None:
         say(line)
-        figures.look()
+        for one in figures:
+            one.look()
 
     ended = run_ranks([*PROGRAM, str(asked), str(out)], _spec(recipe, ranks), here, here / life, stop, said)
     if ended.cause is not None:

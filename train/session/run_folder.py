@@ -16,11 +16,10 @@ from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.layout import META
 from shards.disk.lock import is_held
 from train.evaluate.results import RESULTS, of_branches, read_results, selected
-from train.recipe import TrainRecipe, refuse_changed, with_pinned_weights
+from train.recipe import STAGES, TrainRecipe, refuse_changed, with_pinned_weights
 from train.session.outcome import TrainOutcome
 
 CHECKPOINTS = "checkpoints"
-STAGES = "stages"  # of trainings that came first, see train.session.stages
 RECIPE = "recipe.yaml"
 LOCK = "run.lock"
 BEGUN = frozenset({RECIPE, LOCK, META, "log.jsonl", "tensorboard", "wandb"})  # what is there before the first step

@@ -71,8 +71,9 @@ class Session:
         log: RunLog | None,
         names: ReplacedLog,
         disk: Disk,
+        leep: Mapping[str, float],
     ) -> None:
-        """`log`: of rank 0; `names`: of this rank."""
+        """`log`: of rank 0; `names`: of this rank; `leep`: for the results."""
         self.recipe, self.task, self.out, self.checkpoints, self.disk = recipe, task, out, checkpoints, disk
         self.stop, self.ranks, self.device, self.log = stop, ranks, device, log
         self.facts = RunFacts(
@@ -82,6 +83,7 @@ class Session:
             data={},
             code=code,
             versions=library_versions(LIBRARIES),
+            leep=leep,
         )
         self.step = self.closed = self.moved = self.skipped_in_row = 0
         self.saved: int | None = None

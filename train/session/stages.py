@@ -13,8 +13,8 @@ before. What all stages read is looked through before the first one begins.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,19 +23,31 @@ from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import RankFailed, Ranks
 from shards.disk.file_calls import OS_DISK, Disk
 from train.evaluate.data_check import Opened, open_domains
-from train.recipe import TrainRecipe, check_ranks
+from train.recipe import STAGES, TrainRecipe, check_ranks
 from train.session.in_folder import meet, take_folder, told, train_in_folder
 from train.session.outcome import TrainOutcome
-from train.session.run_folder import STAGES
-from train.task.hand_over import check_hand_over, started_from, without_weights
+from train.session.start_leep import leep_of_stages
 from train.task.task import Task
 
 LAST = "last stage"
 
 
+@dataclass(frozen=True)
+class HandOver:
+    """What a Task says of the way from one stage to the next; `train.task.hand_over` has that of classification."""
+
+    started_from: Callable[[TrainRecipe, Path], TrainRecipe]  # the recipe, with the result of the stage in that folder
+    without_weights: Callable[
+        [TrainRecipe], TrainRecipe
+    ]  # the recipe of a stage that starts from what is not there yet
+    # raises ValueError unless the second can follow the first, with the data of both
+    check: Callable[[TrainRecipe, TrainRecipe, Sequence[Opened], Sequence[Opened]], None]
+
+
 def train_in_stages(
     recipe: TrainRecipe,
     make_task: Callable[[TrainRecipe], Task],
+    hand_over: HandOver,
     out: Path,
     home: Path,
     stop: StopFlag,
@@ -48,30 +60,34 @@ def train_in_stages(
     for name, stage in earlier.items():
         with _named(name):
             check_ranks(stage, ranks.world)
-    meet(recipe, stop, ranks)
+    device = meet(recipe, stop, ranks)
     total = len(earlier) + 1
     weights: Path | None = None
     with contextlib.ExitStack() as owned:
         done = take_folder(recipe, make_task(recipe), out, ranks, (out / STAGES).exists, owned)
         if done is not None:
             return done
-        _check_later(recipe, make_task, out, ranks)
+        _check_later(recipe, make_task, hand_over, out, ranks)
         for number, (name, stage) in enumerate(earlier.items(), start=1):
             place = f"{name} ({number} of {total})"
             with _named(name):
-                asked = stage if weights is None else started_from(stage, weights)
+                asked = stage if weights is None else hand_over.started_from(stage, weights)
                 weights = out / STAGES / name
                 task = make_task(asked)
                 outcome = train_in_folder(asked, task, weights, home, stop, ranks, disk, f"stage {place}: ")
             if outcome.stopped:
                 return replace(outcome, folder=out, stage=place)
-    assert weights is not None
-    task = make_task(started_from(recipe, weights))
+        assert weights is not None
+        with told(ranks, "measuring LEEP"):
+            found = leep_of_stages(recipe, out, ranks, device)
+    task = make_task(hand_over.started_from(recipe, weights))
     words = f"{LAST} ({total} of {total}): "
-    return replace(train_in_folder(recipe, task, out, home, stop, ranks, disk, words), earlier=tuple(earlier))
+    return replace(train_in_folder(recipe, task, out, home, stop, ranks, disk, words, found), earlier=tuple(earlier))
 
 
-def _check_later(recipe: TrainRecipe, make_task: Callable[[TrainRecipe], Task], out: Path, ranks: Ranks) -> None:
+def _check_later(
+    recipe: TrainRecipe, make_task: Callable[[TrainRecipe], Task], hand_over: HandOver, out: Path, ranks: Ranks
+) -> None:
     """Raises ValueError for data, a model or a hand-over of a stage that is refused later; the first stage that is not
     done checks its own. Every rank opens the data, with no collective call pending, as at the beginning of a training.
     """
@@ -80,7 +96,7 @@ def _check_later(recipe: TrainRecipe, make_task: Callable[[TrainRecipe], Task], 
     left = [name for name in stages if name == LAST or not is_exported(out / STAGES / name)]
     before: tuple[TrainRecipe, list[Opened]] | None = None
     for name in left if len(left) > 1 else ():
-        stage = without_weights(stages[name])
+        stage = hand_over.without_weights(stages[name])
         data = stage.data
         sources = ", ".join(dict.fromkeys(domain.source for domain in data.domains))
         with _named(name), told(ranks, f"looking through {sources}"):
@@ -88,7 +104,7 @@ def _check_later(recipe: TrainRecipe, make_task: Callable[[TrainRecipe], Task], 
             if before is not None:
                 task = make_task(stage)
                 task.check_data(domains, ranks)
-                check_hand_over(before[0], stages[name], before[1], domains)
+                hand_over.check(before[0], stages[name], before[1], domains)
                 if ranks.rank == 0:
                     task.build(torch.device("cpu"))
         before = (stages[name], domains)

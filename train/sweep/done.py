@@ -16,7 +16,7 @@ from shards.stream.index import load_index
 from shards.stream.spec import DomainSpec, StreamSpec
 from train.evaluate.evaluate import SetSpec
 from train.evaluate.results import RESULTS, Result, read_results, selected, validation_score, write_results
-from train.recipe import TrainRecipe
+from train.recipe import STAGES, TrainRecipe
 from train.sweep.choice import sweep_lines
 from train.sweep.plan import Run, SweepSpec, changes_text
 
@@ -72,10 +72,14 @@ def finished(run: Run, folder: Path, data_of: Callable[[BaseModel], Digests]) ->
         return []
     if run.place.tuned is not None and validation_score(lines) is None:
         return []
-    now = data_of(run.recipe)
-    for line in lines:
-        if line.selected:
-            _refuse_other_data(run, line, {**now.domains, **{line.set: now.sets.get(line.set, "")}}, folder)
+    trained: list[tuple[BaseModel, Sequence[Result]]] = [(run.recipe, lines)]
+    for name, stage in run.recipe.earlier.items() if isinstance(run.recipe, TrainRecipe) else ():
+        trained.append((stage, read_results(folder / run.name / STAGES / name / RESULTS).results))
+    for recipe, own in trained:
+        now = data_of(recipe)
+        for line in own:
+            if line.selected:
+                _refuse_other_data(run, line, {**now.domains, **{line.set: now.sets.get(line.set, "")}}, folder)
     return [line.model_copy(update={"sweep": run.place}) for line in lines]
 
 
