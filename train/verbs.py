@@ -18,6 +18,7 @@ from shards.disk.home import home
 
 if TYPE_CHECKING:
     from cluster.process.stop_flag import StopFlag
+    from train.evaluate.subject import Subject
     from train.recipe import TrainRecipe
     from train.sweep.plan import MakeSpec, SweepSpec
 
@@ -192,6 +193,12 @@ def evaluate(
     own_classes: Annotated[
         bool, typer.Option("--own-classes", help="Let only outputs of the set's classes compete (ImageNet-R, -A).")
     ] = False,
+    leep: Annotated[
+        bool,
+        typer.Option(
+            "--leep", help="Measure LEEP instead: how well the outputs tell the classes of a set that it was not for."
+        ),
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Pictures in one batch.")] = 64,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Find model, sets and which class is which output; measure nothing.")
@@ -214,6 +221,9 @@ def evaluate(
     if note := subject.shown_otherwise():
         say(note)
     folder = out or Path("out/evaluate") / subject.name
+    if leep:
+        _measure_leep(subject, on, subset, folder, batch, dry_run)
+        return
     with waiting("looking through the sets"):
         sets, lines = open_on(subject, on, subset, "own" if own_classes else "all", folder)
     for line in lines:
@@ -234,6 +244,23 @@ def evaluate(
     write_reports(folder, subject, reports)
     pages = ", ".join(str(folder / page_name(one.name)) for one in sets)
     say(f"results: {folder / RESULTS}; what is confused with what: {pages}")
+
+
+def _measure_leep(
+    subject: "Subject", on: list[str], subset: str | None, folder: Path, batch: int, dry_run: bool
+) -> None:
+    from train.evaluate.leep import LEEP
+
+    with waiting("loading torch and timm"):
+        from cluster.ranks.place import device_of, find_place
+        from train.evaluate.leep_on import leep_on
+
+    for source in on:
+        with waiting("measuring"):
+            said = leep_on(subject, source, subset, folder, batch, device_of(find_place({}), os.environ), dry_run)
+        say(said)
+    if not dry_run:
+        say(f"results: {folder / LEEP}")
 
 
 def sweep(
