@@ -5,8 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from shards.stream.mix import MixSpec, plan_mix
+from train.model.classifiers import ModelSpec, build
+from train.model.engine import EngineSpec, make_engine
 from train.model.input import DeviceMix
-from train.model.optim import OptimSpec, learning_rate, loss_of
+from train.model.optim import Optimizer, OptimSpec, learning_rate, loss_of, make_optimizer
 
 
 def test_the_rate_rises_linearly_and_falls_as_a_cosine() -> None:
@@ -81,3 +83,45 @@ def test_the_loss_of_a_mixed_sample_is_shared_between_two_labels() -> None:
     each = -(soft * logits.log_softmax(1)).sum(1)
     loss = loss_of(OptimSpec(lr=1), logits, labels, mix, {"real": 2, "synthetic": 2})
     torch.testing.assert_close(loss.total, (each[:2].mean() + each[2:].mean()) / 2)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb"])
+def test_all_but_the_classifier_have_a_rate_of_their_own_in_every_step(optimizer: Optimizer) -> None:
+    model = build(ModelSpec(name="sandbox_resnet", num_classes=5, aux="none"), (4,), 0, 32)
+    spec = OptimSpec(optimizer=optimizer, lr=0.5, lr_backbone=0.1, weight_decay=0.2)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    engine = make_engine(EngineSpec(kind="single"), spec, model, torch.device("cpu"), 4)
+    groups = make_optimizer(spec, model).param_groups
+    found = {names[id(one)]: (group["lr_scale"], group["weight_decay"]) for group in groups for one in group["params"]}
+    assert found.keys() == set(names.values())
+    for name, (scale, decay) in found.items():
+        assert scale == (1.0 if name.startswith("fc.") else 0.1), name
+        assert decay == (0.0 if dict(model.named_parameters())[name].ndim <= 1 else 0.2), name
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    pictures = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    assert engine.step([lambda: engine.forward(pictures).square().mean()], 0.0)
+    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+
+
+def test_sgd_moves_what_has_a_tenth_of_the_rate_a_tenth_as_far() -> None:
+    pictures = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    moved = []
+    for factor in (1.0, 0.1):
+        model = build(ModelSpec(name="sandbox_resnet", num_classes=5, aux="none"), (4,), 0, 32).double()
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        spec = OptimSpec(optimizer="sgd", lr=0.5, lr_backbone=factor, weight_decay=0.0)
+        engine = make_engine(EngineSpec(kind="single"), spec, model, torch.device("cpu"), 4)
+        engine.step([lambda: engine.forward(pictures.double()).square().mean()], 0.25)  # noqa: B023
+        moved.append({name: (parameter.detach() - before[name]) for name, parameter in model.named_parameters()})
+    for name, whole in moved[0].items():
+        torch.testing.assert_close(
+            moved[1][name], whole * (1.0 if name.startswith("fc.") else 0.1), rtol=1e-9, atol=1e-12
+        )
+
+
+def test_a_rate_for_the_rest_of_a_model_that_trains_nothing_else_is_refused() -> None:
+    frozen = ModelSpec(name="sandbox_resnet", num_classes=5, aux="none", freeze=("conv1.*", "bn1.*", "stages.*"))
+    with pytest.raises(
+        ValueError, match=r"optim\.lr_backbone: found 0\.1 for a model that trains no classifier, or not"
+    ):
+        make_optimizer(OptimSpec(lr=0.1, lr_backbone=0.1), build(frozen, (4,), 0, 32))
