@@ -1,4 +1,4 @@
-"""Trainings in stages: what is handed over, stopping and going on over all of them, what is refused before the first."""
+"""Trainings in stages: what is handed over, stopping and going on in any of them, what is refused before the first."""
 
 import json
 import os
@@ -167,7 +167,7 @@ def test_the_outcome_names_the_stages(data: Path, whole: Path, tmp_path: Path) -
 # stopping and going on
 
 
-@pytest.mark.parametrize("looks", [[2], [6], [3, 4, 2]], ids=str)
+@pytest.mark.parametrize("looks", [[6], [3, 4, 2]], ids=str)
 def test_stopped_in_any_stage_it_goes_on_to_the_same_bits(
     data: Path, whole: Path, tmp_path: Path, looks: list[int]
 ) -> None:
@@ -180,7 +180,7 @@ def test_stopped_in_any_stage_it_goes_on_to_the_same_bits(
 
 
 def killed(data: Path, folder: Path, kills: int, steps: int, rng: random.Random) -> None:
-    """Train in a process that is killed at random moments, so often in all, then to the end; compare with a whole one."""
+    """Train in a process that is killed at random moments, then to the end; compare it with a whole one."""
     schedule = {"groups": 2, "steps": steps, "epoch_steps": 4}
     recipe = staged(data, schedule=schedule, before__0__schedule=schedule, checkpoint__every_min=1e-9)
     assert train_alone(recipe, folder / "whole").exit_code == 0
@@ -204,7 +204,7 @@ def killed(data: Path, folder: Path, kills: int, steps: int, rng: random.Random)
 
 @pytest.mark.timeout(600)
 def test_killed_once_in_each_stage_it_goes_on_to_the_same_bits(data: Path, tmp_path: Path) -> None:
-    killed(data, tmp_path, 2, 20, random.Random(0))
+    killed(data, tmp_path, 2, 8, random.Random(0))
 
 
 @pytest.mark.torture
