@@ -96,16 +96,18 @@ class ClusterSpec(BaseModel):
 
 
 class StageModel(BaseModel):
-    """How the model of an earlier stage differs."""
+    """How the model of an earlier stage differs; null = as in the recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_classes: int = Field(0, ge=2, description="outputs of this stage")
-    head: Head = Field("by_size", description=HEAD)
-    freeze: tuple[str, ...] = Field((), description="patterns of parameters that stay as they are")
-    drop_path: float = Field(0.0, ge=0, lt=1, description="as in model")
-    aux: Aux = Field("bn", description="as in model")
-    bn: Bn = Field("rank", description="as in model")
+    num_classes: int | None = Field(None, ge=2, description="outputs of this stage", examples=[100])
+    head: Head | None = Field(None, description=HEAD, examples=["new"])
+    freeze: tuple[str, ...] | None = Field(
+        None, description="patterns of parameters that stay as they are, as in model", examples=[["stages.0.*"]]
+    )
+    drop_path: float | None = Field(None, ge=0, lt=1, description="as in model", examples=[0.1])
+    aux: Aux | None = Field(None, description="as in model", examples=["none"])
+    bn: Bn | None = Field(None, description="as in model", examples=["rank"])
 
 
 class StageData(BaseModel):
@@ -113,9 +115,13 @@ class StageData(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    domains: tuple[DomainSpec, ...] = Field((), min_length=1, description="in the order they have in a group")
-    augment: AugmentSpec = Field(AugmentSpec(), description="how pictures are changed")
-    mix: MixSpec = Field(MixSpec(), description="mixup and cutmix")
+    domains: tuple[DomainSpec, ...] = Field((), description="in the order they have in a group; none = the recipe's")
+    augment: AugmentSpec | None = Field(
+        None, description="how pictures are changed; null = as in the recipe", examples=[{"scale": [0.5, 1.0]}]
+    )
+    mix: MixSpec | None = Field(
+        None, description="mixup and cutmix; null = as in the recipe", examples=[{"mixup_alpha": 0.8}]
+    )
 
 
 class StageSpec(BaseModel):
@@ -135,9 +141,17 @@ class StageSpec(BaseModel):
     @model_serializer
     def _as_given(self) -> dict[str, Any]:
         """Without what was left out, so that a recipe that is written and read again still leaves it to the recipe."""
-        parts = {name: getattr(self, name) for name in STAGE_PARTS}
-        given = {name: one.model_dump(mode="json", exclude_unset=True) for name, one in parts.items() if one}
-        return {"name": self.name, **given}
+        return {"name": self.name, **self.given}
+
+    @property
+    def given(self) -> dict[str, dict[str, Any]]:
+        """Part of a recipe -> its fields that the stage has of its own."""
+        parts = {name: one for name in STAGE_PARTS if (one := getattr(self, name)) is not None}
+        found = {name: one.model_dump(mode="json", exclude_unset=True) for name, one in parts.items()}
+        for name in found.keys() & {"model", "data"}:
+            given = found[name].items()
+            found[name] = {key: one for key, one in given if one is not None and (key, one) != ("domains", [])}
+        return found
 
 
 STAGE_PARTS = ("model", "data", "optim", "schedule", "evaluate")
@@ -175,9 +189,7 @@ class TrainRecipe(BaseModel):
         found = {}
         for number, stage in enumerate(self.before):
             whole = {**self.model_dump(mode="json"), "before": []}
-            for name in STAGE_PARTS:
-                if (part := getattr(stage, name)) is not None:
-                    whole[name] = {**(whole[name] or {}), **part.model_dump(mode="json", exclude_unset=True)}
+            whole |= {name: {**(whole[name] or {}), **given} for name, given in stage.given.items()}
             try:
                 found[stage.name] = TrainRecipe.model_validate(whole)
             except ValidationError as invalid:

@@ -62,6 +62,7 @@ name. In the tables "required" means that there is no default. `[0]` stands for 
 for a name of your choice.
 """
 MAX_EXAMPLE = 60
+STAGE = "before[0]."  # its parts have the fields of the recipe's
 Schema = Mapping[str, Any]
 Fields = list[tuple[str, Schema, bool]]  # place, schema, whether it must be given
 
@@ -197,10 +198,13 @@ def _default(field: Schema, schema: Schema) -> str:
 
 
 def _example(place: str, field: Schema, examples: Sequence[tuple[str, str]]) -> str:
-    """The value of the first shipped recipe that has one, else that of the field's own."""
+    """The value of the first shipped recipe that has one, else that of the field's own; of a stage's field, else that
+    of the recipe's."""
     pattern = re.escape(place).replace(r"\[0\]", r"\.\d+").replace("NAME", r"[^.]+")
     own = [f"`{_yaml(value)}`" for value in field.get("examples", ())]
-    return next((value for at, value in examples if re.fullmatch(pattern, at)), own[0] if own else "")
+    found = next((value for at, value in examples if re.fullmatch(pattern, at)), own[0] if own else "")
+    in_recipe = place.removeprefix(STAGE)
+    return _example(in_recipe, field, examples) if not found and in_recipe != place else found
 
 
 def _about(field: Schema, schema: Schema) -> str:
