@@ -13,10 +13,11 @@ from shards.disk.file_calls import OS_DISK, Disk
 from train.recipe import TaskName, TrainRecipe, with_pinned_weights
 from train.session.in_folder import train_in_folder
 from train.session.outcome import TrainOutcome
+from train.task.adapt_clip import adapt_clip
 from train.task.classify import classify
 from train.task.task import Task
 
-TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify}
+TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify, "clip": adapt_clip}
 
 
 def train(

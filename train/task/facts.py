@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from train.model.pretrained import ABOUT
 from train.recipe import TaskName
 
+CLIP_ABOUT = "clip.json"  # which CLIP was adapted, and how
+
 
 @dataclass(frozen=True)
 class TaskFacts:
@@ -17,4 +19,7 @@ class TaskFacts:
     last_file: str  # of its export: where it is, the export is whole
 
 
-FACTS: dict[TaskName, TaskFacts] = {"classify": TaskFacts("top-1", ABOUT)}
+FACTS: dict[TaskName, TaskFacts] = {
+    "classify": TaskFacts("top-1", ABOUT),
+    "clip": TaskFacts("top-1", CLIP_ABOUT),
+}

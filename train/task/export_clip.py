@@ -1,0 +1,80 @@
+"""Exports an adapted CLIP: files that transformers, open_clip and peft load themselves.
+
+In: an `AdaptedClip`, what its classes are called. Out: nothing. On disk, in the run's folder, each file replaced as a
+whole:
+
+    model/                   the CLIP without adapters (those of `tune: lora` are merged) in its library's own format:
+                             `CLIPModel.from_pretrained("<run>/model")`, or
+                             `open_clip.create_model_from_pretrained("local-dir:<run>/model")`; with its tokenizer and
+                             preprocessing, so it is also a `clip.model` to go on from
+    adapter/                 of `tune: lora`: peft's adapter, for the CLIP that was adapted
+    classifier.safetensors   weight (classes, width) and bias (classes): logits = weight @ feature + bias, where the
+                             feature of a picture has length 1
+    clip.json                which CLIP this was, how it was tuned, its classes by id, how it wants its pictures
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.disk.replace import replace_file
+from train.model.adapted_clip import AdaptedClip, merged
+from train.model.clip import ClipInput
+from train.model.pretrained import as_safetensors
+from train.task.facts import CLIP_ABOUT
+
+CLASSIFIER, MODEL, ADAPTER = "classifier.safetensors", "model", "adapter"
+_BESIDE = frozenset({".json", ".txt", ".jinja", ".model"})  # tokenizer and preprocessing
+_OWN = ("config.json", "model.safetensors.index.json")  # written anew
+_OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
+
+
+def write_clip_export(
+    folder: Path, model: AdaptedClip, wants: ClipInput, names: Sequence[str], facts: Mapping[str, Any]
+) -> None:
+    """`model` is in evaluation mode on the CPU. clip.json comes last: where it is, the export is whole."""
+    spec = model.spec
+    for path in sorted(spec.folder.iterdir()):
+        if path.suffix in _BESIDE and path.name not in _OWN and path.is_file():
+            replace_file(folder / MODEL / path.name, path.read_bytes())
+    plain = merged(model)
+    if spec.library == "open_clip":
+        replace_file(folder / MODEL / _OPEN_CLIP_WEIGHTS, as_safetensors(plain.state_dict()))
+    else:
+        _saved(plain, folder / MODEL)
+    if spec.tune == "lora":
+        _saved(model.clip, folder / ADAPTER)
+    with torch.no_grad():
+        weight_CD, bias_C = model.classifier()
+        bias_C = torch.zeros(len(weight_CD)) if bias_C is None else bias_C
+    replace_file(folder / CLASSIFIER, as_safetensors({"weight": weight_CD.detach(), "bias": bias_C.detach()}))
+    about = {
+        "library": spec.library,
+        **({} if spec.revision is None else {"model": spec.model, "revision": spec.revision}),
+        "digest": spec.digest,
+        "tune": spec.tune,
+        "text": "live" if spec.is_text_live else "frozen",
+        "wise_alpha": spec.wise_alpha,
+        "templates": list(spec.templates),
+        "unit_texts": spec.unit_texts,
+        "class_names": {str(number): name for number, name in enumerate(names)},
+        "size_px": wants.size_px,
+        "crop_pct": wants.crop_pct,
+        "mean": list(wants.normal.mean),
+        "std": list(wants.normal.std),
+        **facts,
+    }
+    replace_file(folder / CLIP_ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+
+
+def _saved(model: Any, folder: Path) -> None:
+    """What the library itself writes of weights and config, each file as a whole."""
+    with tempfile.TemporaryDirectory() as made:
+        model.save_pretrained(made)
+        for path in sorted(Path(made).iterdir()):
+            if path.suffix in (".json", ".safetensors"):
+                replace_file(folder / path.name, path.read_bytes())
