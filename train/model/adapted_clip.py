@@ -11,6 +11,7 @@ Shapes: N pictures, S pixels, C classes, T templates, L tokens, D embedding widt
 """
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -141,7 +142,9 @@ def with_adapters(clip: nn.Module, spec: ClipTrainSpec) -> nn.Module:
         base_model_name_or_path=spec.model if spec.revision is not None else None,
         revision=spec.revision,
     )
-    return get_peft_model(clip, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about a name that peft still reads
+        return get_peft_model(clip, config)
 
 
 def merged(model: AdaptedClip) -> nn.Module:
