@@ -23,6 +23,8 @@ from train.model.optim import OptimSpec
 TaskName = Literal["classify", "clip"]  # the keys of train.run.TASKS
 # the part of a recipe that says what its Task trains
 SECTIONS: dict[TaskName, str] = {"classify": "model", "clip": "clip"}
+# the field by which another training starts from the export in a folder
+STARTS: dict[TaskName, str] = {"classify": "model.pretrained={}", "clip": "clip.model={}/model"}
 # what writes into that part which weights it starts from
 PINNED: dict[TaskName, Callable[[Any], BaseModel]] = {"classify": pinned, "clip": pinned_clip}
 
@@ -177,6 +179,16 @@ class TrainRecipe(BaseModel):
             raise ValueError(
                 "data.mix: found mixed pictures with clip.tune: flyp, expected none, for they have no caption; set "
                 "both alphas to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _features_are_taken_of_all_pictures(self) -> "TrainRecipe":
+        grows = [domain.name for domain in self.data.domains if domain.grow]
+        if grows and self.clip is not None and (self.clip.tune == "probe" or self.clip.probe is not None):
+            raise ValueError(
+                f"data.domains: found grow: true of {grows[0]} with a linear probe, whose features are taken once, "
+                "expected false; start when all pictures are there"
             )
         return self
 

@@ -45,6 +45,18 @@ class LoraSpec(BaseModel):
     )
 
 
+class ProbeSpec(BaseModel):
+    """A linear classifier that is fitted to features of all training pictures, beside the one that is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(200, ge=1, description="passes over the features")
+    batch: int = Field(256, ge=1, description="features in a step")
+    lr: float = Field(0.01, gt=0, description="highest rate of AdamW with betas 0.9 and 0.95")
+    weight_decay: float = Field(0.1, ge=0, description="of the weights")
+    warmup_steps: int = Field(200, ge=0, description="at most a tenth of all steps")
+
+
 class ClipTrainSpec(BaseModel):
     """The CLIP and how it is adapted."""
 
@@ -95,6 +107,11 @@ class ClipTrainSpec(BaseModel):
         examples=[0.5],
     )
     lora: LoraSpec = Field(LoraSpec(), description="of tune: lora")
+    probe: ProbeSpec | None = Field(
+        None,
+        description="test sets are also measured with a linear probe on the adapted encoder; null = they are not",
+        examples=[{"epochs": 200}],
+    )
 
     @model_validator(mode="after")
     def _has_texts_to_train(self) -> "ClipTrainSpec":
@@ -112,6 +129,12 @@ class ClipTrainSpec(BaseModel):
                 f"clip.wise_alpha: found {self.wise_alpha:g} with tune: {self.tune}, expected null: there are no "
                 "zero-shot and trained weights to go between; set tune: full, flyp or lora"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _probes_another(self) -> "ClipTrainSpec":
+        if self.probe is not None and self.tune == "probe":
+            raise ValueError("clip.probe: found one beside tune: probe, which is the same, expected null; take it out")
         return self
 
     @model_validator(mode="after")

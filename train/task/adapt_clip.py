@@ -31,14 +31,14 @@ from train.evaluate.counts import Floats, Pixels
 from train.evaluate.data_check import Opened, check_names, what_is_read
 from train.evaluate.evaluate import evaluating, open_set, open_sets
 from train.evaluate.measure import measure
-from train.evaluate.results import Role
+from train.evaluate.results import PROBE, Role
 from train.model.adapted_clip import AdaptedClip, between, build_clip
 from train.model.clip import ClipInput, ClipTrainSpec, check_size, input_of, names_of_classes
 from train.model.engine import Forward, autocast
 from train.model.input import DeviceMix, to_input
 from train.model.optim import Loss, loss_of
 from train.recipe import TrainRecipe
-from train.task.clip_features import Features, features_of, is_fixed
+from train.task.clip_features import Features, features_of, fit_probe, is_fixed
 from train.task.export import check_same_output, class_names
 from train.task.export_clip import write_clip_export
 from train.task.facts import FACTS
@@ -62,6 +62,7 @@ class Found:
     domains: Sequence[Opened] = ()
     ranks: Ranks | None = None
     features: Features | None = None  # of a probe without augmentation
+    probe: tuple[AdaptedClip, Tensor, Tensor] | None = None  # weight and bias, fitted to the features of this model
     start: Mapping[str, Tensor] = field(default_factory=dict)  # of WiSE-FT: what is trained, before the first step
 
 
@@ -139,15 +140,23 @@ class AdaptClip:
         one = open_set(name, role, spec, len(self.found.names), recipe.data.cache.folder, recipe.data.class_list)
         answering = self._answering(model, device)
         with evaluating(answering), torch.no_grad():
-            rows_CD, bias_C = answering.classifier()
+            classifiers = [answering.classifier()]
+        if self._spec.probe is not None and role == "test":
+            classifiers.append(self._probe_of(answering, device, ranks))
 
         def scores(images: Pixels) -> list[Floats]:
             with autocast(recipe.engine, device):
-                features_ND = answering.image_features(to_input(images, device, self.input.normal))
-            return [F.linear(features_ND.float(), rows_CD, bias_C).cpu().numpy()]
+                features_ND = answering.image_features(to_input(images, device, self.input.normal)).float()
+            return [F.linear(features_ND, weight, bias).cpu().numpy() for weight, bias in classifiers]
 
-        (counts,) = measure(answering, one, recipe.evaluate, recipe.data, scores, ranks)
-        return Measured(name, role, one.digest, counts, {}, counts.top1, {"top1": counts.top1, "top5": counts.top5})
+        counts, *others = measure(
+            answering, one, recipe.evaluate, recipe.data, scores, ranks, num_ways=len(classifiers)
+        )
+        branches = dict(zip([PROBE], others, strict=False))
+        numbers = {"top1": counts.top1, "top5": counts.top5} | {
+            f"top1_{name}": one.top1 for name, one in branches.items()
+        }
+        return Measured(name, role, one.digest, counts, branches, counts.top1, numbers)
 
     def keep(self, model: nn.Module) -> dict[str, Tensor]:
         """What is trained alone: the rest stands in the CLIP's folder. At `wise_alpha`, if there is one."""
@@ -188,6 +197,16 @@ class AdaptClip:
         if model.is_final or self._spec.wise_alpha is None:
             return model
         return self.finished(self.keep(model), device)
+
+    def _probe_of(self, model: AdaptedClip, device: torch.device, ranks: Ranks) -> tuple[Tensor, Tensor]:
+        """Of the model that was asked about last it is kept: all test sets have one."""
+        recipe, known = self.recipe, self.found.probe
+        if known is None or known[0] is not model:
+            assert self._spec.probe is not None
+            features = features_of(model, recipe, self.found.domains, self.input.normal, device, ranks)
+            weight, bias = fit_probe(features, len(self.found.names), self._spec.probe, recipe.seed)
+            known = self.found.probe = (model, weight.to(device), bias.to(device))
+        return known[1:]
 
     def _templates(self, batch: Batch, device: torch.device) -> Tensor:
         """A template for each picture, whatever the ranks: drawn by (seed, step, sample)."""

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from shards.disk.replace import replace_file
 from train.model.adapted_clip import AdaptedClip, merged
 from train.model.clip import ClipInput
-from train.model.pretrained import as_safetensors
+from train.model.pretrained import WEIGHTS, as_safetensors
 from train.task.facts import CLIP_ABOUT
 
 CLASSIFIER, MODEL, ADAPTER = "classifier.safetensors", "model", "adapter"
@@ -45,9 +46,12 @@ def write_clip_export(
     if spec.library == "open_clip":
         replace_file(folder / MODEL / _OPEN_CLIP_WEIGHTS, as_safetensors(plain.state_dict()))
     else:
-        _saved(plain, folder / MODEL)
+        config: Any = plain.config
+        _written(config, folder / MODEL)
+        tensors = {name: tensor.contiguous() for name, tensor in plain.state_dict().items()}
+        replace_file(folder / MODEL / WEIGHTS, save(tensors, metadata={"format": "pt"}))  # transformers asks for it
     if spec.tune == "lora":
-        _saved(model.clip, folder / ADAPTER)
+        _written(model.clip, folder / ADAPTER)
     with torch.no_grad():
         weight_CD, bias_C = model.classifier()
         bias_C = torch.zeros(len(weight_CD)) if bias_C is None else bias_C
@@ -71,10 +75,10 @@ def write_clip_export(
     replace_file(folder / CLIP_ABOUT, (json.dumps(about, indent=1) + "\n").encode())
 
 
-def _saved(model: Any, folder: Path) -> None:
-    """What the library itself writes of weights and config, each file as a whole."""
+def _written(one: Any, folder: Path) -> None:
+    """What `save_pretrained` of a config or an adapter writes, each file as a whole."""
     with tempfile.TemporaryDirectory() as made:
-        model.save_pretrained(made)
+        one.save_pretrained(made)
         for path in sorted(Path(made).iterdir()):
             if path.suffix in (".json", ".safetensors"):
                 replace_file(folder / path.name, path.read_bytes())

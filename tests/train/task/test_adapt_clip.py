@@ -15,6 +15,7 @@ from peft import PeftModel
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel
@@ -40,6 +41,7 @@ CPU = torch.device("cpu")
 PARTS = ("model.safetensors", "optimizer.safetensors", "chosen.safetensors")
 TOLERANCE = 2e-6  # of weights, after four steps in fp32: sums over ranks are taken in another order
 TEMPLATES = ["a photo of {name}.", "{name}, the handwritten numeral"]
+GROWING = [{"name": "real", "source": "anywhere", "quota": 4, "grow": True}]
 STILL = {"scale": [1.0, 1.0], "ratio": [1.0, 1.0], "flip": 0}  # no augmentation
 WAYS = [
     *(("transformers", tune) for tune in ("zero_shot", "full", "flyp", "probe", "lora")),
@@ -249,6 +251,29 @@ def test_features_that_a_probe_takes_once_are_those_of_its_pictures_as_they_are_
     torch.testing.assert_close(loss.total, (each[:, :4].mean() + each[:, 4:].mean()) / 2)
 
 
+def test_a_linear_probe_on_the_adapted_encoder_is_measured_beside_its_own_classifier(
+    data: Path, tmp_path: Path
+) -> None:
+    """As scikit-learn's, of as little weight decay: the features of the export separate the classes as well."""
+    ask = {"probe": {"epochs": 300, "batch": 8, "lr": 0.1, "weight_decay": 0.0, "warmup_steps": 10}}
+    recipe = asked(data, "transformers", "full", clip=ask)
+    sentence = train_alone(recipe, tmp_path / "run").sentence()
+    results = read_results(tmp_path / "run" / "results.jsonl").results
+    own, probe = (one for one in results if one.role == "test")
+    assert (own.branch, probe.branch, own.n) == (None, "linear probe", probe.n)
+    assert f"one {100 * own.top1:.2f} % ({100 * probe.top1:.2f} % by a linear probe)" in sentence
+    model = loaded(tmp_path / "run", "transformers").eval()
+
+    def seen(*names: str) -> tuple[np.ndarray, np.ndarray]:
+        rows = [row for name in names for row in _pictures_of(data / name)]
+        with torch.no_grad():
+            found = model.get_image_features(pixel_values=torch.stack([as_input(row[1]) for row in rows]))
+        return F.normalize(found.pooler_output, dim=-1).numpy(), np.array([row[2] for row in rows])
+
+    theirs = LogisticRegression(C=1e4, max_iter=5000).fit(*seen("real", "synthetic"))
+    assert probe.top1 == pytest.approx(theirs.score(*seen("held-out")), abs=0.15)
+
+
 # WiSE-FT
 
 
@@ -320,6 +345,7 @@ def test_ids_decide_which_class_a_row_is_of_and_not_the_order_of_folders(tmp_pat
     [
         ({"schedule__groups": 2, "engine__accumulate": 2}, "engine.accumulate: found 2 with clip.tune: flyp, .*"),
         ({"data__mix": {"mixup_alpha": 0.2}}, "data.mix: found mixed pictures with clip.tune: flyp, expected none"),
+        ({"data__domains": GROWING, "clip": {"probe": {}}}, "data.domains: found grow: true of real with a linear pr"),
         ({"clip": {"wise_alpha": 2}}, "less than or equal to 1"),
         ({"task": "classify"}, "model: found none with task classify, expected one"),
     ],
