@@ -15,19 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gen.model.clip import OPEN_CLIP, ClipSpec, clip_digest, clip_folder
 from gen.model.folder import ModelError, read_config
 from shards.disk.address import BESIDE
 from shards.disk.safe_text import clip as shortened
-from shards.disk.safe_text import quoted
+from shards.disk.safe_text import one_line, quoted
 from train.model.normalisation import Normalisation
+from train.model.pretrained import About, Pretrained
 
 Library = Literal["transformers", "open_clip"]
 Tune = Literal["zero_shot", "full", "flyp", "probe", "lora"]
 Target = Literal["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 SLOT = "{name}"
+# names in the folder of a training: `train.task.export_clip`
+CLIP_ABOUT, CLASSIFIER, CLIP_MODEL, ADAPTER = "clip.json", "classifier.safetensors", "model", "adapter"
+ARCHITECTURE = "clip"  # in an `About`; the library and the CLIP itself stand in the folder
+CLIP_WEIGHTS: dict[Library, str] = {"transformers": "model.safetensors", "open_clip": "open_clip_model.safetensors"}
 # of both libraries' own preprocessing, where a folder does not say
 USUAL = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
@@ -288,3 +293,31 @@ def names_of_classes(spec: ClipTrainSpec, told: Mapping[int, str], ids: Sequence
 def captions_of(spec: ClipTrainSpec, names: Sequence[str]) -> list[list[str]]:
     """The texts of each class, a template after the other."""
     return [[template.replace(SLOT, name) for template in spec.templates] for name in names]
+
+
+# exports
+
+
+def find_exported_clip(folder: Path) -> Pretrained | None:
+    """What a training left there; None if it is no folder of an adapted CLIP. Raises ValueError for a damaged one."""
+    path = folder / CLIP_ABOUT
+    if not path.is_file():
+        return None
+    told = read_config(path)
+    names, facts = (
+        told.get("class_names"),
+        {key: told[key] for key in ("step", "seed", "recipe", "weights") if key in told},
+    )
+    try:
+        about = About.model_validate(
+            {key: told[key] for key in ("size_px", "crop_pct", "mean", "std") if key in told}
+            | {"architecture": ARCHITECTURE, "names": names, "facts": facts}
+            | {"num_classes": len(names) if isinstance(names, dict) else 0}
+        )
+        weights = CLIP_WEIGHTS[told.get("library")]  # type: ignore[index]
+    except (ValidationError, KeyError) as error:
+        raise ValueError(
+            f"{path}: found no description of an adapted CLIP ({one_line(str(error), 120)}), expected one; export it "
+            "again by the same `sixfold train`"
+        ) from None
+    return Pretrained(folder / CLIP_MODEL / weights, about, shortened(str(folder), 200))

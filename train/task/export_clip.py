@@ -10,7 +10,7 @@ whole:
     adapter/                 of `tune: lora`: peft's adapter, for the CLIP that was adapted
     classifier.safetensors   weight (classes, width) and bias (classes): logits = weight @ feature + bias, where the
                              feature of a picture has length 1
-    clip.json                which CLIP this was, how it was tuned, its classes by id, how it wants its pictures
+    clip.json                last: which CLIP this was, how it was tuned, its classes by id, how it wants its pictures
 """
 
 import json
@@ -24,32 +24,31 @@ from safetensors.torch import save
 
 from shards.disk.replace import replace_file
 from train.model.adapted_clip import AdaptedClip, merged
-from train.model.clip import ClipInput
-from train.model.pretrained import WEIGHTS, as_safetensors
-from train.task.facts import CLIP_ABOUT
+from train.model.clip import ADAPTER, CLASSIFIER, CLIP_ABOUT, CLIP_MODEL, CLIP_WEIGHTS, ClipInput
+from train.model.pretrained import as_safetensors
 
-CLASSIFIER, MODEL, ADAPTER = "classifier.safetensors", "model", "adapter"
 _BESIDE = frozenset({".json", ".txt", ".jinja", ".model"})  # tokenizer and preprocessing
 _OWN = ("config.json", "model.safetensors.index.json")  # written anew
-_OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 
 
 def write_clip_export(
     folder: Path, model: AdaptedClip, wants: ClipInput, names: Sequence[str], facts: Mapping[str, Any]
 ) -> None:
-    """`model` is in evaluation mode on the CPU. clip.json comes last: where it is, the export is whole."""
+    """`model` is in evaluation mode on the CPU. Where clip.json is, the export is whole."""
     spec = model.spec
     for path in sorted(spec.folder.iterdir()):
         if path.suffix in _BESIDE and path.name not in _OWN and path.is_file():
-            replace_file(folder / MODEL / path.name, path.read_bytes())
+            replace_file(folder / CLIP_MODEL / path.name, path.read_bytes())
     plain = merged(model)
     if spec.library == "open_clip":
-        replace_file(folder / MODEL / _OPEN_CLIP_WEIGHTS, as_safetensors(plain.state_dict()))
+        replace_file(folder / CLIP_MODEL / CLIP_WEIGHTS[spec.library], as_safetensors(plain.state_dict()))
     else:
         config: Any = plain.config
-        _written(config, folder / MODEL)
+        _written(config, folder / CLIP_MODEL)
         tensors = {name: tensor.contiguous() for name, tensor in plain.state_dict().items()}
-        replace_file(folder / MODEL / WEIGHTS, save(tensors, metadata={"format": "pt"}))  # transformers asks for it
+        replace_file(
+            folder / CLIP_MODEL / CLIP_WEIGHTS[spec.library], save(tensors, metadata={"format": "pt"})
+        )  # transformers asks for it
     if spec.tune == "lora":
         _written(model.clip, folder / ADAPTER)
     with torch.no_grad():

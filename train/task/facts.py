@@ -5,10 +5,9 @@ In: the name of a Task in a recipe. Out: its `TaskFacts`. On disk: nothing.
 
 from dataclasses import dataclass
 
+from train.model.clip import CLIP_ABOUT
 from train.model.pretrained import ABOUT
 from train.recipe import TaskName
-
-CLIP_ABOUT = "clip.json"  # which CLIP was adapted, and how
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ from tests.support.small_data_set import CLASS_NAMES, picture
 from tests.support.small_training import last_state, small_recipe, train_alone, write_sets
 from tests.support.tiny_clip import MEAN, SIZE_PX, STD, tiny_open_clip, tiny_transformers
 from train.evaluate.data_check import open_domains
+from train.evaluate.existing import measure_on, open_on
 from train.evaluate.results import read_results
+from train.evaluate.subject import open_subject
 from train.model.adapted_clip import build_clip
 from train.model.clip import ClipTrainSpec
 from train.recipe import TrainRecipe, recipe_digest
@@ -374,19 +376,30 @@ def test_a_clip_may_move_and_may_not_change(data: Path, tmp_path: Path) -> None:
     assert recipe_digest(moved(clip={"tune": "flyp"})) != digest
 
 
-def test_counts_of_a_test_set_are_those_of_the_exported_model(data: Path, tmp_path: Path) -> None:
-    """By the classifier that stands in the export, on pictures that are not cropped."""
-    assert train_alone(asked(data, "open_clip", "flyp"), tmp_path / "run").exit_code == 0
+@pytest.mark.parametrize(("library", "tune"), [("open_clip", "full"), ("transformers", "probe")])
+def test_a_test_set_is_counted_alike_by_the_training_the_reader_of_its_export_and_sixfold_evaluate(
+    data: Path, tmp_path: Path, library: str, tune: str
+) -> None:
+    assert train_alone(asked(data, library, tune), tmp_path / "run").exit_code == 0
     (line,) = [one for one in read_results(tmp_path / "run" / "results.jsonl").results if one.role == "test"]
     head = load_file(tmp_path / "run" / "classifier.safetensors")
-    model = loaded(tmp_path / "run", "open_clip").eval()
+    model = loaded(tmp_path / "run", library).eval()
     seen = []
     for _, image, label in _pictures_of(data / "held-out"):
         with torch.no_grad():
-            features_D = model.encode_image(as_input(image)[None], normalize=True)[0]
-        seen.append(int((head["weight"] @ features_D + head["bias"]).argmax()) == label)
+            if library == "open_clip":
+                features_D = model.encode_image(as_input(image)[None])[0]
+            else:
+                features_D = model.get_image_features(pixel_values=as_input(image)[None]).pooler_output[0]
+            logits_C = head["weight"] @ F.normalize(features_D, dim=0) + head["bias"]
+        seen.append(int(logits_C.argmax()) == label)
     assert line.n == len(seen)
     assert line.top1 == pytest.approx(np.mean(seen))
+    subject = open_subject(str(tmp_path / "run"))
+    sets, _ = open_on(subject, [str(data / "held-out")], None, "all")
+    (report,) = measure_on(subject, sets, 4, CPU, lambda line: None)
+    assert (report.counts.n, report.counts.top1) == (line.n, line.top1)
+    assert [one.name for one in subject.classes] == list(CLASS_NAMES)
 
 
 def as_input(image: np.ndarray) -> Tensor:
