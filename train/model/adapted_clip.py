@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gen.model.clip import load_open_clip, load_transformers
+from shards.disk.safe_text import quoted
 from train.model.clip import ClipTrainSpec, Library, captions_of, check_pinned
 
 FIXED_ENCODERS = ("zero_shot", "probe")  # how a CLIP is tuned that stays in evaluation mode
@@ -175,11 +176,24 @@ def _is_trained(spec: ClipTrainSpec, name: str) -> bool:
 
 
 def _loaded(spec: ClipTrainSpec, texts: list[str]) -> tuple[nn.Module, Tensor]:
-    """The CLIP, and the tokens N L of texts, each padded to the whole length, so that none depends on the others."""
+    """The CLIP, and the tokens N L of texts, each padded to the whole length, so that none depends on the others.
+
+    Raises ValueError for a text of which the model would not read the end.
+    """
+    model, tokenizer, _ = (load_open_clip if spec.library == "open_clip" else load_transformers)(spec.folder)
     if spec.library == "open_clip":
-        model, tokenizer, _ = load_open_clip(spec.folder)
-        return model, tokenizer(texts)
-    model, tokenizer, _ = load_transformers(spec.folder)
-    length = min(int(tokenizer.model_max_length), int(model.config.text_config.max_position_embeddings))
-    tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    return model, tokens["input_ids"]
+        length = int(tokenizer.context_length)
+        sizes = [len(tokenizer.encode(text)) + 2 for text in texts]
+        tokens_NL = tokenizer(texts)
+    else:
+        length = min(int(tokenizer.model_max_length), int(model.config.text_config.max_position_embeddings))
+        sizes = [len(row) for row in tokenizer(texts, verbose=False)["input_ids"]]
+        whole = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
+        tokens_NL = tokenizer(texts, **whole)["input_ids"]
+    longest = max(range(len(texts)), key=sizes.__getitem__)
+    if sizes[longest] > length:
+        raise ValueError(
+            f"clip.templates: found {quoted(texts[longest], 80)} with {sizes[longest]} tokens, expected at most "
+            f"{length}, which this CLIP reads; shorten the template, or the name in clip.names"
+        )
+    return model, tokens_NL

@@ -101,7 +101,9 @@ class ClipTrainSpec(BaseModel):
         "classifier; false: only the mean has",
     )
     names: Mapping[int, str] = Field(
-        {}, description="class id -> name in texts, over what the data say; ids count, never the order of folders"
+        {},
+        description="class id -> name in texts, over what the data say; ids count, never the order of folders",
+        examples=[{7: "seven, the handwritten numeral"}],
     )
     wise_alpha: float | None = Field(
         None,

@@ -202,6 +202,15 @@ def test_what_does_not_go_together_is_refused_in_one_line(changes: dict[str, Any
     assert "\n" not in str(refused.value.errors()[0]["ctx"]["error"])
 
 
+@pytest.mark.parametrize("library", ["transformers", "open_clip"])
+def test_a_text_whose_end_the_model_would_not_read_is_refused(folders: dict[str, str], library: str) -> None:
+    long = ["{name}", "{name}" + ", zero" * 40]
+    with pytest.raises(
+        ValueError, match=r"^clip\.templates: found .* tokens, expected at most (32|12), which this CLIP"
+    ):
+        built(folders[library], "full", templates=long)
+
+
 def test_the_width_of_the_classifier_is_the_models(folders: dict[str, str]) -> None:
     for tune in ("full", "probe"):
         head = built(folders["transformers"], tune).head

@@ -46,8 +46,9 @@ TEMPLATES = ["a photo of {name}.", "{name}, the handwritten numeral"]
 GROWING = [{"name": "real", "source": "anywhere", "quota": 4, "grow": True}]
 STILL = {"scale": [1.0, 1.0], "ratio": [1.0, 1.0], "flip": 0}  # no augmentation
 WAYS = [
-    *(("transformers", tune) for tune in ("zero_shot", "full", "flyp", "probe", "lora")),
-    *(("open_clip", tune) for tune in ("zero_shot", "full", "flyp", "probe")),
+    *(("transformers", tune, None) for tune in ("zero_shot", "full", "flyp", "probe", "lora")),
+    *(("transformers", tune, "frozen") for tune in ("flyp", "lora")),
+    *(("open_clip", tune, None) for tune in ("zero_shot", "full", "flyp", "probe")),
 ]
 
 
@@ -110,11 +111,11 @@ def started(recipe: TrainRecipe) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of peft, when it loads an adapter
-@pytest.mark.parametrize(("library", "tune"), WAYS)
+@pytest.mark.parametrize(("library", "tune", "text"), WAYS)
 def test_each_way_trains_and_the_library_itself_loads_the_export_to_the_same_logits(
-    data: Path, tmp_path: Path, library: str, tune: str
+    data: Path, tmp_path: Path, library: str, tune: str, text: str | None
 ) -> None:
-    recipe, run = asked(data, library, tune), tmp_path / "run"
+    recipe, run = asked(data, library, tune, clip={"text": text}), tmp_path / "run"
     outcome = train_alone(recipe, run)
     assert (outcome.exit_code, outcome.step) == (0, 2)
     results = read_results(run / "results.jsonl").results
@@ -279,7 +280,7 @@ def test_a_linear_probe_on_the_adapted_encoder_is_measured_beside_its_own_classi
 # WiSE-FT
 
 
-@pytest.mark.parametrize("tune", ["full", "flyp", "lora"])
+@pytest.mark.parametrize("tune", ["full", "lora"])
 def test_what_is_exported_lies_at_alpha_between_zero_shot_and_trained_weights(
     data: Path, tmp_path: Path, tune: str
 ) -> None:
