@@ -4,6 +4,7 @@ In: a YAML file and `key.sub=value` overrides (`cluster.recipes.load.load_recipe
 it that must not change if a training is continued. On disk: nothing.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
@@ -17,13 +18,19 @@ from shards.stream.mix import MixSpec
 from shards.stream.spec import DomainSpec, StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
 from train.model.classifiers import Aux, Bn, ModelSpec, normalisation_of, pinned
+from train.model.clip import ClipTrainSpec, pinned_clip
 from train.model.engine import EngineSpec
 from train.model.head import HEAD, Head
 from train.model.normalisation import IMAGENET
 from train.model.optim import OptimSpec
 
-TaskName = Literal["classify"]  # the keys of train.run.TASKS
-SECTIONS: dict[TaskName, str] = {"classify": "model"}  # the part of a recipe that says what its Task trains
+TaskName = Literal["classify", "clip"]  # the keys of train.run.TASKS
+# the part of a recipe that says what its Task trains
+SECTIONS: dict[TaskName, str] = {"classify": "model", "clip": "clip"}
+# the field by which another training starts from the export in a folder
+STARTS: dict[TaskName, str] = {"classify": "model.pretrained={}", "clip": "clip.model={}/model"}
+# what writes into that part which weights it starts from
+PINNED: dict[TaskName, Callable[[Any], BaseModel]] = {"classify": pinned, "clip": pinned_clip}
 
 # How the work is done, for how long it is kept and shown: none of it decides what comes out. What `classes`
 # gives, the labels, is in the digests of the data.
@@ -43,10 +50,14 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("model", "freeze"): [],
     ("optim", "lr_backbone"): 1.0,
     ("cluster",): {"site": None},
+    ("clip",): None,
     ("model", "mean"): None,
     ("model", "std"): None,
     ("model", "pretrained_revision"): None,
     ("model", "pretrained_sha256"): None,
+    ("optim", "betas"): None,
+    ("optim", "lr_end"): 0.0,
+    ("optim", "warmup"): "before",
     ("engine", "accumulate"): 1,
     ("data", "verify"): "first",
     ("data", "classes"): None,
@@ -164,6 +175,9 @@ class TrainRecipe(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63, description="of initial weights, order, augmentation and dropout")
     task: TaskName = Field("classify", description="what is trained; see train/task")
     model: ModelSpec | None = Field(None, description="of task classify, which needs it")
+    clip: ClipTrainSpec | None = Field(
+        None, description="of task clip, which needs it", examples=[{"model": "sandbox/models/clip", "tune": "lora"}]
+    )
     data: StreamSpec
     optim: OptimSpec
     schedule: ScheduleSpec
@@ -257,6 +271,32 @@ class TrainRecipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _pairs_are_whole(self) -> "TrainRecipe":
+        if self.clip is None or self.clip.tune != "flyp":
+            return self
+        if self.engine.accumulate > 1:
+            raise ValueError(
+                f"engine.accumulate: found {self.engine.accumulate} with clip.tune: flyp, whose loss compares all "
+                "pictures of a step, expected 1; lower schedule.groups, or take more ranks"
+            )
+        if self.data.mix.is_on:
+            raise ValueError(
+                "data.mix: found mixed pictures with clip.tune: flyp, expected none, for they have no caption; set "
+                "both alphas to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _features_are_taken_of_all_pictures(self) -> "TrainRecipe":
+        grows = [domain.name for domain in self.data.domains if domain.grow]
+        if grows and self.clip is not None and (self.clip.tune == "probe" or self.clip.probe is not None):
+            raise ValueError(
+                f"data.domains: found grow: true of {grows[0]} with a linear probe, whose features are taken once, "
+                "expected false; start when all pictures are there"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _real_comes_first(self) -> "TrainRecipe":
         is_first_apart = self.optim.loss != "pooled" or (self.model is not None and self.model.aux != "none")
         if is_first_apart and len(self.data.domains) > 1 and self.data.domains[0].name != "real":
@@ -289,13 +329,16 @@ def check_ranks(recipe: TrainRecipe, ranks: int) -> None:
 def with_pinned_weights(recipe: TrainRecipe) -> TrainRecipe:
     """The recipe as a training keeps it: see `train.model.classifiers.pinned`. Raises ValueError as that does, and for
     `keep` and `map` of a first stage that starts from nothing."""
-    return recipe.model_copy(update={"model": pinned(recipe.classifier)})
+    section = SECTIONS[recipe.task]
+    return recipe.model_copy(update={section: PINNED[recipe.task](getattr(recipe, section))})
 
 
 def deciding(recipe: TrainRecipe) -> dict[str, Any]:
     """The part that must stay as it is for a checkpoint to be gone on with. Raises ValueError for trained weights that
     are not there, unless the recipe holds their hash."""
     chosen = _without_sources(_by_content(recipe))
+    if recipe.model is None:
+        return chosen
     # what the pictures are normalised with, wherever that is said; versions that did not write it down took ImageNet's
     normal = normalisation_of(recipe.classifier)
     for name, value, imagenet in (("mean", normal.mean, IMAGENET.mean), ("std", normal.std, IMAGENET.std)):
@@ -309,7 +352,9 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
 def refuse_changed(before: TrainRecipe, now: TrainRecipe, where: str) -> None:
     """Raises ValueError with the list of differences if the training in the folder `where` began with a recipe that
     decides otherwise."""
-    if before.model == now.model:  # then pictures are normalised alike, and timm need not be loaded to say how
+    if (
+        before.model is not None and before.model == now.model
+    ):  # then pictures are normalised alike, and timm need not be loaded to say how
         refuse_other(_but_model(before), _but_model(now), TrainRecipe, where, "training")
     else:
         refuse_other(deciding(before), deciding(now), TrainRecipe, where, "training")
@@ -349,11 +394,15 @@ def recipe_digest(recipe: BaseModel) -> str:
 
 def _by_content(recipe: TrainRecipe) -> dict[str, Any]:
     """What decides, with the hash of trained weights in the place of their name: they may move."""
-    model = pinned(recipe.classifier)
-    chosen = recipe.model_copy(update={"model": model}).model_dump(mode="json", exclude={**_FREE, "before": True})
+    recipe = with_pinned_weights(recipe)
+    chosen = recipe.model_dump(mode="json", exclude={**_FREE, "before": True})
     chosen["before"] = _stages(recipe)
-    chosen["model"]["pretrained"] = model.pretrained_sha256
-    del chosen["model"]["pretrained_revision"], chosen["model"]["pretrained_sha256"]
+    if recipe.model is not None:
+        chosen["model"]["pretrained"] = recipe.model.pretrained_sha256
+        del chosen["model"]["pretrained_revision"], chosen["model"]["pretrained_sha256"]
+    if recipe.clip is not None:
+        chosen["clip"]["model"] = recipe.clip.digest
+        del chosen["clip"]["revision"], chosen["clip"]["digest"]
     return chosen
 
 
@@ -373,7 +422,7 @@ def _leave_out_later(dumped: dict[str, Any]) -> None:
     for path, usual in _LATER.items():
         inner: Any = dumped
         for name in path[:-1]:
-            inner = inner.get(name, {})
+            inner = inner.get(name) or {}
         if inner.get(path[-1], usual) == usual:
             inner.pop(path[-1], None)
     for domain in dumped.get("data", {}).get("domains", ()):

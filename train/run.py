@@ -14,11 +14,12 @@ from train.recipe import TaskName, TrainRecipe, with_pinned_weights
 from train.session.in_folder import train_in_folder
 from train.session.outcome import TrainOutcome
 from train.session.stages import HandOver, train_in_stages
+from train.task.adapt_clip import adapt_clip
 from train.task.classify import classify
 from train.task.hand_over import check_hand_over, started_from, without_weights
 from train.task.task import Task
 
-TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify}
+TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify, "clip": adapt_clip}
 HAND_OVERS: dict[TaskName, HandOver] = {"classify": HandOver(started_from, without_weights, check_hand_over)}
 
 

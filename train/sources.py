@@ -26,6 +26,7 @@ from shards.stream.spec import DomainSpec
 from train.evaluate.data_check import extra_outputs, refuse_few_outputs
 from train.evaluate.evaluate import SetSpec, read_label_map
 from train.model.classifiers import ModelSpec, refuse_head_of_nothing, weights_of
+from train.model.clip import ClipTrainSpec, check_size
 from train.recipe import StageSpec, TrainRecipe
 
 CLASSES = f"{META}/classes.json"  # of a data set that `sixfold generate` made: rows that begin with an id
@@ -93,6 +94,9 @@ def look_up(
         places += [line] if line else []
         if (labels := getattr(spec, "labels", None)) is not None:
             tried(partial(read_label_map, labels), f"{one.field}.labels")
+    clip: ClipTrainSpec | None = getattr(recipe, "clip", None)
+    if clip is not None:
+        tried(lambda: check_size(clip, recipe.data.size_px), "clip")
     note = None
     if model is not None:
         tried(partial(weights_of, model))

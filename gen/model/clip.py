@@ -88,7 +88,7 @@ class Clip:
         folder = clip_folder(spec)
 
         device = device_of(spec)
-        load = _load_open_clip if spec.model.startswith(OPEN_CLIP) else _load_transformers
+        load = _tower_of_open_clip if spec.model.startswith(OPEN_CLIP) else _tower_of_transformers
         return Clip(spec, load(folder, device))
 
     @property
@@ -231,9 +231,9 @@ def _check_open_clip(folder: Path, config: Mapping[str, object]) -> None:
 # the two libraries
 
 
-def _load_transformers(folder: Path, device: str) -> _Tower:
+def load_transformers(folder: Path, device: str = "cpu") -> tuple[Any, Any, Any]:
+    """Model in evaluation mode, tokenizer and image processor of a folder from `clip_folder`, in float32."""
     import torch
-    from torch import Tensor
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
     from transformers.utils import logging
 
@@ -245,7 +245,26 @@ def _load_transformers(folder: Path, device: str) -> _Tower:
     except (OSError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"{folder}: found a CLIP that transformers cannot load ({reason})") from None
-    model = model.eval().to(device)
+    return model.eval().to(device), tokenizer, processor
+
+
+def load_open_clip(folder: Path, device: str = "cpu") -> tuple[Any, Any, Any]:
+    """Likewise of open_clip: model, tokenizer and preprocessing."""
+    from open_clip import create_model_from_pretrained, get_tokenizer
+
+    try:
+        model, preprocess = create_model_from_pretrained(f"local-dir:{folder}", precision="fp32", device=device)
+        tokenizer = get_tokenizer(f"local-dir:{folder}")
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(f"{folder}: found a CLIP that open_clip cannot load ({reason})") from None
+    return model.eval(), tokenizer, preprocess
+
+
+def _tower_of_transformers(folder: Path, device: str) -> _Tower:
+    from torch import Tensor
+
+    model, tokenizer, processor = load_transformers(folder, device)
     max_tokens = min(int(tokenizer.model_max_length), int(model.config.text_config.max_position_embeddings))
 
     def texts(batch: list[str]) -> Tensor:
@@ -270,19 +289,12 @@ def _load_transformers(folder: Path, device: str) -> _Tower:
     return _Tower(texts, prepare, images, count, max_tokens)
 
 
-def _load_open_clip(folder: Path, device: str) -> _Tower:
+def _tower_of_open_clip(folder: Path, device: str) -> _Tower:
     import torch
-    from open_clip import create_model_from_pretrained, get_tokenizer
     from PIL import Image as Picture
     from torch import Tensor
 
-    try:
-        model, preprocess = create_model_from_pretrained(f"local-dir:{folder}", precision="fp32", device=device)
-        tokenizer = get_tokenizer(f"local-dir:{folder}")
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ModelError(f"{folder}: found a CLIP that open_clip cannot load ({reason})") from None
-    model = model.eval()
+    model, tokenizer, preprocess = load_open_clip(folder, device)
     max_tokens = int(tokenizer.context_length)
 
     def texts(batch: list[str]) -> Tensor:

@@ -25,6 +25,7 @@ from shards.disk.replace import replace_file, sync_folder
 from shards.disk.safe_text import clip
 
 RESULTS = "results.jsonl"
+PROBE = "linear probe"  # the branch of results by a probe on the features of an adapted CLIP
 MAX_LINE_BYTES = 4_000_000  # 100,000 classes and 1,000,000 pictures take 2.2 MB
 MAX_PROBLEMS = 20
 
@@ -83,7 +84,9 @@ class Result(BaseModel):
     set: str = Field(min_length=1, description="name of the set in the recipe")
     role: Role
     branch: str | None = Field(
-        None, max_length=80, description="domain whose batch normalisation was used; null = the main one, as exported"
+        None,
+        max_length=80,
+        description=f"domain whose batch normalisation was used, or {PROBE!r}; null = the model as it is exported",
     )
     n: int = Field(ge=1, description="samples, each counted once")
     top1: float = Field(ge=0, le=1)
@@ -295,6 +298,11 @@ def validation_score(results: Iterable[Result]) -> float | None:
     """The score of a run's selected weights on the validation set, from the lines of this run; None without one."""
     found = selected(results, "validation")
     return found[-1].score if found else None
+
+
+def by_branch(name: str) -> str:
+    """How a branch measured, for people."""
+    return f"by a {PROBE}" if name == PROBE else f"with the batch normalisation of {name}"
 
 
 def of_branches(results: Iterable[Result]) -> list[Result]:

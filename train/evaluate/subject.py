@@ -22,6 +22,7 @@ from shards.labels.classes import ClassSpec, load_classes
 from shards.labels.folders import Entry, Named
 from shards.labels.imagenet import is_wordnet_id, wordnet_name
 from train.model.classifiers import ModelSpec, create, load_plain
+from train.model.clip import ARCHITECTURE, find_exported_clip
 from train.model.pretrained import CONFIG, HUB, WEIGHTS, About, Pretrained, find_pretrained, read_weights
 
 if TYPE_CHECKING:
@@ -82,6 +83,10 @@ def open_subject(model: str, revision: str | None = None, classes: str | None = 
 def load_subject(subject: Subject) -> nn.Module:
     """The model in evaluation mode, on the CPU. Raises ValueError for weights that are not those of the description."""
     about = subject.about
+    if about.architecture == ARCHITECTURE:
+        from train.model.exported_clip import load_exported_clip
+
+        return load_exported_clip(subject.found)
     spec = ModelSpec(name=about.architecture, num_classes=about.num_classes, aux="none")
     model = create(spec, about.size_px)
     load_plain(model, subject.found, read_weights(subject.found, MODEL), MODEL, head="keep")
@@ -97,6 +102,8 @@ def _find(model: str, revision: str | None) -> Pretrained:
         return find_pretrained(MODEL, _hub_id(model) or model, revision)
     if not _is_hub_name(model, revision):
         path = file_path(model)
+        if (adapted := find_exported_clip(path)) is not None:
+            return adapted
         if (path / "checkpoints").is_dir() and not (path / WEIGHTS).exists():
             raise ValueError(
                 f"{MODEL}: found a training without a result in {clip(str(path), 200)}, expected {WEIGHTS}; run the "

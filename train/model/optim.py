@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from train.model.input import DeviceMix
 
 Optimizer = Literal["adamw", "sgd", "lamb"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 # What each keeps for every parameter, and for every group of parameters: a checkpoint must hold exactly that.
 KEPT: dict[Optimizer, tuple[str, ...]] = {
@@ -52,7 +53,16 @@ class OptimSpec(BaseModel):
         description="learning rate of all but the classifier, as a factor of the classifier's, which is lr",
     )
     weight_decay: float = Field(0.05, ge=0, description="of weights; biases and normalisation have none")
+    betas: tuple[Beta, Beta] | None = Field(
+        None, description="of adamw and lamb: decay of both averages; null = 0.9 and 0.999", examples=[[0.9, 0.95]]
+    )
     warmup_steps: int = Field(0, ge=0, description="the rate rises linearly for so many steps, then falls as a cosine")
+    warmup: Literal["before", "at"] = Field(
+        "before",
+        description="before: the last step of the warm-up is one stride below lr, which the next step has; at: it has "
+        "lr, as in open_clip, and so has the next step",
+    )
+    lr_end: float = Field(0.0, ge=0, description="rate that the warm-up starts from and the cosine falls to")
     clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; null = not clipped")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="part of a label spread over all classes")
     lam: float = Field(
@@ -69,6 +79,14 @@ class OptimSpec(BaseModel):
     ema_decay: float | None = Field(None, gt=0, lt=1, description="moving average of the weights; null = none")
 
     @model_validator(mode="after")
+    def _rates_and_betas_fit(self) -> OptimSpec:
+        if self.lr_end > self.lr:
+            raise ValueError(f"optim.lr_end: found {self.lr_end:g}, expected at most lr, {self.lr:g}; lower it")
+        if self.betas is not None and self.optimizer == "sgd":
+            raise ValueError("optim.betas: found some with sgd, which has none, expected null; take them out")
+        return self
+
+    @model_validator(mode="after")
     def _convex_weights_are_shares(self) -> OptimSpec:
         if self.loss == "convex" and self.lam > 1:
             raise ValueError(
@@ -78,11 +96,12 @@ class OptimSpec(BaseModel):
 
 
 def learning_rate(spec: OptimSpec, step: int, steps: int) -> float:
-    """Of step 0 .. steps - 1: linear to `lr`, then half a cosine that would reach 0 at `steps`."""
+    """Of step 0 .. steps - 1: linear to `lr`, then half a cosine that would reach `lr_end` at `steps`."""
+    span = spec.lr - spec.lr_end
     if step < spec.warmup_steps:
-        return spec.lr * (step + 1) / (spec.warmup_steps + 1)
+        return spec.lr_end + span * (step + 1) / (spec.warmup_steps + (spec.warmup == "before"))
     left = max(1, steps - spec.warmup_steps)
-    return spec.lr * 0.5 * (1 + math.cos(math.pi * (step - spec.warmup_steps) / left))
+    return spec.lr_end + span * 0.5 * (1 + math.cos(math.pi * (step - spec.warmup_steps) / left))
 
 
 def make_optimizer(spec: OptimSpec, model: nn.Module) -> torch.optim.Optimizer:
@@ -94,8 +113,15 @@ def make_optimizer(spec: OptimSpec, model: nn.Module) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2
 
     scaled = None if spec.lr_backbone == 1 else partial(_scaled_groups, spec)
+    own: dict[str, Any] = {} if spec.betas is None else {"betas": spec.betas}
     return create_optimizer_v2(
-        model, opt=spec.optimizer, lr=spec.lr, weight_decay=spec.weight_decay, momentum=0.9, param_group_fn=scaled
+        model,
+        opt=spec.optimizer,
+        lr=spec.lr,
+        weight_decay=spec.weight_decay,
+        momentum=0.9,
+        param_group_fn=scaled,
+        **own,
     )
 
 

@@ -13,7 +13,7 @@ the report says so. Results that were measured on different pictures are not com
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from train.evaluate.results import Result, of_branches, selected
+from train.evaluate.results import PROBE, Result, of_branches, selected
 from train.report.statistics import (
     Estimate,
     difference_by_picture,
@@ -172,7 +172,7 @@ def _of_both_branches(results: Sequence[Result]) -> list[Result]:
     points = {(one.sweep.name, one.sweep.point.label) for one in others if one.sweep is not None}
     found = []
     for one in [*selected(results), *others]:
-        beside = "" if one.branch is None else f", BN of {one.branch}"
+        beside = "" if one.branch is None else f", {one.branch}" if one.branch == PROBE else f", BN of {one.branch}"
         if one.sweep is None and beside:
             found.append(one.model_copy(update={"run": one.run + beside}))
         if one.sweep is None or (one.sweep.name, one.sweep.point.label) not in points:

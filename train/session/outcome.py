@@ -1,12 +1,11 @@
 """How a call of a training ended: exit code and sentence. In and on disk: nothing."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE
 from shards.disk.amounts import counted
-from train.evaluate.results import Result
+from train.evaluate.results import Result, by_branch
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class TrainOutcome:
     was_finished: bool = False  # by an earlier call; this one did nothing
     stage: str = ""  # the earlier stage that it stopped in: "synthetic (1 of 2)"
     earlier: tuple[str, ...] = ()  # names of the stages before the last, which are done
+    start: str = ""  # the override by which another training starts from these weights
 
     @property
     def exit_code(self) -> int:
@@ -45,7 +45,7 @@ class TrainOutcome:
             return (
                 f"{begun}finished before; nothing was left to do; {self.metric}: {tests}; "
                 "to train longer, give more schedule.steps and another folder (--out); "
-                f"model.pretrained={shlex.quote(str(self.folder))} starts there from these weights"
+                f"{self.start} starts there from these weights"
             )
         return (
             f"{begun}{self.images_per_s:,.0f} images/s, {self.wait_share:.0%} waiting for data; {self.metric}: {tests}"
@@ -62,9 +62,7 @@ class TrainOutcome:
         others: dict[str, list[str]] = {}
         for one in self.results:
             if one.branch is not None:
-                others.setdefault(one.set, []).append(
-                    f"{100 * one.score:.2f} % with the batch normalisation of {one.branch}"
-                )
+                others.setdefault(one.set, []).append(f"{100 * one.score:.2f} % {by_branch(one.branch)}")
         texts = []
         for one in self.results:
             if one.branch is None:

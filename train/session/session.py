@@ -50,7 +50,10 @@ from train.session.weights import make_weights
 from train.task.task import Measured, Task
 
 VALIDATION = "validation"  # its name in results
-LIBRARIES = ("torch", "timm", "deepspeed", "numpy", "simplejpeg", "opencv-python-headless")
+LIBRARIES = (
+    *("torch", "timm", "deepspeed", "numpy", "simplejpeg", "opencv-python-headless"),
+    *("transformers", "open_clip_torch", "peft"),
+)
 LOG_EVERY_S = 5.0
 _DROPOUT = 0x64726F70  # keeps these seeds apart from those of order and pixels
 

@@ -19,7 +19,7 @@ from cluster.ranks.group import Ranks
 from shards.stream.stream import Batch
 from train.evaluate.counts import Counts
 from train.evaluate.data_check import Opened
-from train.evaluate.results import Role
+from train.evaluate.results import Role, by_branch
 from train.model.engine import Forward
 from train.model.optim import Loss
 
@@ -32,16 +32,14 @@ class Measured:
     role: Role
     digest: str  # of the set's index
     counts: Counts  # for the result line
-    branches: Mapping[str, Counts]  # domain -> the counts with its batch normalisation, where it has one of its own
+    branches: Mapping[str, Counts]  # of other ways to answer: `train.evaluate.results.by_branch`
     score: float  # 0..1, higher is better: on the validation set it chooses the checkpoint
     numbers: Mapping[str, float]  # for the log
 
     @property
     def text(self) -> str:
         """The score for people: "90.12 % (88.30 % with the batch normalisation of synthetic)"."""
-        others = [
-            f"{100 * one.top1:.2f} % with the batch normalisation of {name}" for name, one in self.branches.items()
-        ]
+        others = [f"{100 * one.top1:.2f} % {by_branch(name)}" for name, one in self.branches.items()]
         return f"{100 * self.score:.2f} %" + (f" ({', '.join(others)})" if others else "")
 
 

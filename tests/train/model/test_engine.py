@@ -24,13 +24,14 @@ from shards.stream.index import load_index
 from tests.shards.stream.test_stream import damage
 from tests.support import warm
 from tests.support.rank_environment import rank_environment
+from tests.support.rank_pair import Pair
 from tests.support.small_training import NEVER, SMOOTH, as_weights, last_state, small_recipe, train_alone, write_sets
+from tests.support.train_ranks import NUM_RANKS
 from train.model.classifiers import ModelSpec, build
 from train.model.engine import ENGINES, EngineSpec, make_engine
 from train.model.optim import KEPT, OptimSpec
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all trainings of `pair`, on a busy machine
-NUM_RANKS = 2
 TOLERANCE = 2e-6  # of weights, after four steps in fp32: sums over ranks are taken in another order
 CPU = torch.device("cpu")
 
@@ -41,52 +42,6 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 # two ranks: one pair of processes does all trainings
-
-
-class Pair:
-    """What the two ranks left."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.jobs: list[dict[str, Any]] = []
-
-    def add(
-        self, name: str, recipes: list[Any], out: str, stop: tuple[int, int] = (NEVER, NEVER), disk: str = "real"
-    ) -> None:
-        """`recipes`: of each rank, or the text of its file."""
-        paths = []
-        for rank, recipe in enumerate(recipes):
-            path = self.folder / f"{name}-{rank}.yaml"
-            path.write_text(recipe if isinstance(recipe, str) else dump_recipe(recipe))
-            paths.append(str(path))
-        self.jobs.append(
-            {
-                "name": name,
-                "recipes": paths,
-                "out": str(self.folder / out),
-                "port": free_port(),
-                "stop": stop,
-                "disk": disk,
-            }
-        )
-
-    def run(self) -> None:
-        (self.folder / "jobs.json").write_text(json.dumps(self.jobs))
-        children = [
-            warm.start(["-m", "tests.support.train_ranks", str(rank), str(self.folder)]) for rank in range(NUM_RANKS)
-        ]
-        try:
-            said = [child.communicate(timeout=1000)[1] for child in children]
-        finally:
-            for child in children:
-                child.kill()
-        assert [child.returncode for child in children] == [0, 0], "\n".join(said)[-3000:]
-
-    def said(self, name: str) -> list[str]:
-        return [(self.folder / f"{name}-{rank}.txt").read_text() for rank in range(NUM_RANKS)]
-
-    def seconds(self, name: str) -> float:
-        return max(float((self.folder / f"{name}-{rank}.seconds").read_text()) for rank in range(NUM_RANKS))
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,32 @@ def test_the_rate_rises_linearly_and_falls_as_a_cosine() -> None:
     assert 0 < rates[-1] < 0.06
 
 
+def test_a_warm_up_that_ends_at_the_highest_rate_gives_the_published_rates() -> None:
+    """Of "The Unmet Promise": lr 1e-5, 500 steps of warm-up, 5,000 in all."""
+    spec = OptimSpec(lr=1e-5, warmup_steps=500, warmup="at")
+    published = {0: 2e-8, 249: 5e-6, 499: 1e-5, 500: 1e-5, 2750: 5e-6, 4999: 1.2e-12}
+    for step, rate in published.items():
+        assert learning_rate(spec, step, 5000) == pytest.approx(rate, rel=0.02)
+
+
+def test_the_rate_starts_from_and_falls_to_its_end() -> None:
+    spec = OptimSpec(lr=5e-4, lr_end=1e-8, warmup_steps=10)
+    rates = [learning_rate(spec, step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(1e-8 + (5e-4 - 1e-8) / 11)
+    assert rates[10] == 5e-4
+    assert rates[100] == pytest.approx(1e-8, rel=1e-6)
+    with pytest.raises(ValueError, match=r"optim\.lr_end: found 2, expected at most lr, 1; lower it"):
+        OptimSpec(lr=1, lr_end=2)
+
+
+def test_the_optimiser_gets_the_betas_of_the_recipe_and_sgd_refuses_them() -> None:
+    model = torch.nn.Linear(2, 2)
+    assert make_optimizer(OptimSpec(lr=1, betas=(0.9, 0.95)), model).defaults["betas"] == (0.9, 0.95)
+    assert make_optimizer(OptimSpec(lr=1), model).defaults["betas"] == (0.9, 0.999)
+    with pytest.raises(ValueError, match=r"optim\.betas: found some with sgd, which has none, expected null"):
+        OptimSpec(lr=1, optimizer="sgd", betas=(0.9, 0.95))
+
+
 @pytest.mark.parametrize(
     ("kind", "lam", "real", "others"),
     [
