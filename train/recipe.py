@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cluster.recipes.folder import refuse_other
 from cluster.recipes.load import fingerprint
 from cluster.recipes.site import SiteSpec
+from gen.invert.spec import InvertSpec, by_content, pinned_generator
+from shards.stream.mix import MixSpec
 from shards.stream.spec import StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
 from train.model.classifiers import ModelSpec, normalisation_of, pinned
@@ -18,8 +20,9 @@ from train.model.engine import EngineSpec
 from train.model.normalisation import IMAGENET
 from train.model.optim import OptimSpec
 
-TaskName = Literal["classify"]  # the keys of train.run.TASKS
-SECTIONS: dict[TaskName, str] = {"classify": "model"}  # the part of a recipe that says what its Task trains
+TaskName = Literal["classify", "invert"]  # the keys of train.run.TASKS
+# the part of a recipe that says what its Task trains
+SECTIONS: dict[TaskName, str] = {"classify": "model", "invert": "invert"}
 
 # How the work is done, for how long it is kept and shown: none of it decides what comes out. What `classes`
 # gives, the labels, is in the digests of the data.
@@ -34,6 +37,7 @@ _FREE: Any = {
 # its name and is not trained again.
 _LATER: dict[tuple[str, ...], Any] = {
     ("task",): "classify",
+    ("invert",): None,
     ("cluster",): {"site": None},
     ("model", "mean"): None,
     ("model", "std"): None,
@@ -93,6 +97,7 @@ class TrainRecipe(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63, description="of initial weights, order, augmentation and dropout")
     task: TaskName = Field("classify", description="what is trained; see train/task")
     model: ModelSpec | None = Field(None, description="of task classify, which needs it")
+    invert: InvertSpec | None = Field(None, description="of task invert, which needs it")
     data: StreamSpec
     optim: OptimSpec
     schedule: ScheduleSpec
@@ -121,6 +126,13 @@ class TrainRecipe(BaseModel):
                 raise ValueError(
                     f"{section}: found {found} with task {self.task}, expected {wanted}; change {section} or task"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _inverts_one_domain(self) -> "TrainRecipe":
+        if self.invert is not None and (len(self.data.domains) > 1 or self.data.mix != MixSpec()):
+            found = "mixed pictures" if len(self.data.domains) == 1 else f"{len(self.data.domains)} domains"
+            raise ValueError(f"data: found {found} with task invert, expected one domain, unmixed; leave out the rest")
         return self
 
     @model_validator(mode="after")
@@ -184,6 +196,8 @@ def check_ranks(recipe: TrainRecipe, ranks: int) -> None:
 
 def with_pinned_weights(recipe: TrainRecipe) -> TrainRecipe:
     """The recipe as a training keeps it: see `train.model.classifiers.pinned`. Raises ValueError as that does."""
+    if recipe.invert is not None:
+        return recipe.model_copy(update={"invert": pinned_generator(recipe.invert)})
     return recipe.model_copy(update={"model": pinned(recipe.classifier)})
 
 
@@ -193,6 +207,8 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
     chosen = _by_content(recipe)
     for domain in chosen["data"]["domains"]:
         del domain["source"]  # data may move; the stream compares their digests
+    if recipe.task != "classify":
+        return chosen
     # what the pictures are normalised with, wherever that is said; versions that did not write it down took ImageNet's
     normal = normalisation_of(recipe.classifier)
     for name, value, imagenet in (("mean", normal.mean, IMAGENET.mean), ("std", normal.std, IMAGENET.std)):
@@ -206,7 +222,8 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
 def refuse_changed(before: TrainRecipe, now: TrainRecipe, where: str) -> None:
     """Raises ValueError with the list of differences if the training in the folder `where` began with a recipe that
     decides otherwise."""
-    if before.model == now.model:  # then pictures are normalised alike, and timm need not be loaded to say how
+    # pictures of one model are normalised alike, and timm need not be loaded to say how
+    if before.model == now.model and now.invert is None:
         refuse_other(_but_model(before), _but_model(now), TrainRecipe, where, "training")
     else:
         refuse_other(deciding(before), deciding(now), TrainRecipe, where, "training")
@@ -214,7 +231,7 @@ def refuse_changed(before: TrainRecipe, now: TrainRecipe, where: str) -> None:
 
 def _but_model(recipe: TrainRecipe) -> dict[str, Any]:
     """`deciding` without the model."""
-    chosen = recipe.model_dump(mode="json", exclude={**_FREE, "model": True})
+    chosen = recipe.model_dump(mode="json", exclude={**_FREE, "model": True, "invert": True})
     for domain in chosen["data"]["domains"]:
         del domain["source"]
     return chosen
@@ -229,6 +246,8 @@ def recipe_digest(recipe: BaseModel) -> str:
 
 def _by_content(recipe: TrainRecipe) -> dict[str, Any]:
     """What decides, with the hash of trained weights in the place of their name: they may move."""
+    if recipe.invert is not None:
+        return {**recipe.model_dump(mode="json", exclude=_FREE), "invert": by_content(recipe.invert)}
     model = pinned(recipe.classifier)
     chosen = recipe.model_copy(update={"model": model}).model_dump(mode="json", exclude=_FREE)
     chosen["model"]["pretrained"] = model.pretrained_sha256
@@ -245,7 +264,7 @@ def _fingerprint(dumped: dict[str, Any]) -> str:
     for path, usual in _LATER.items():
         inner: Any = dumped
         for name in path[:-1]:
-            inner = inner.get(name, {})
+            inner = inner.get(name) or {}
         if inner.get(path[-1], usual) == usual:
             inner.pop(path[-1], None)
     for domain in dumped.get("data", {}).get("domains", ()):

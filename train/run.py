@@ -14,9 +14,10 @@ from train.recipe import TaskName, TrainRecipe, with_pinned_weights
 from train.session.in_folder import train_in_folder
 from train.session.outcome import TrainOutcome
 from train.task.classify import classify
+from train.task.invert import invert
 from train.task.task import Task
 
-TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify}
+TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify, "invert": invert}
 
 
 def train(

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import pyarrow.compute as pc
 
+from gen.invert.spec import check_invert
 from shards.disk.address import one_spelling
 from shards.disk.checked_json import plain_json
 from shards.disk.data_set import is_data_set, is_image_folder, kind_of_place, no_data_set
@@ -85,6 +86,8 @@ def look_up(recipe: TrainRecipe, check_name: Callable[[ModelSpec], object] | Non
         places += [line] if line else []
         if (labels := getattr(spec, "labels", None)) is not None:
             tried(partial(read_label_map, labels), f"{one.field}.labels")
+    if (invert := getattr(recipe, "invert", None)) is not None:
+        tried(partial(check_invert, invert), "invert")
     note = None
     if model is not None:
         tried(partial(weights_of, model))

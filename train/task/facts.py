@@ -5,6 +5,7 @@ In: the name of a Task in a recipe. Out: its `TaskFacts`. On disk: nothing.
 
 from dataclasses import dataclass
 
+from gen.model.style_token import TOKEN
 from train.model.pretrained import ABOUT
 from train.recipe import TaskName
 
@@ -17,4 +18,7 @@ class TaskFacts:
     last_file: str  # of its export: where it is, the export is whole
 
 
-FACTS: dict[TaskName, TaskFacts] = {"classify": TaskFacts("top-1", ABOUT)}
+FACTS: dict[TaskName, TaskFacts] = {
+    "classify": TaskFacts("top-1", ABOUT),
+    "invert": TaskFacts("pictures nearer than with the untrained word", TOKEN),
+}
