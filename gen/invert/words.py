@@ -48,15 +48,12 @@ def words_for(spec: InvertSpec, names: Mapping[int, str]) -> Words:
             f"invert.groups: found the class {quoted(missing[0], 60)}, which the data do not have, expected names of "
             "theirs; check the name"
         )
-    words = tuple(
-        Word(
-            word=word,
-            classes=None
-            if spec.tokens == "dataset"
-            else tuple(name for class_id, name in sorted(names.items()) if word_of[class_id] == word),
-        )
-        for word in dict.fromkeys(word_of.values())
-    )
+    words = []
+    for word in dict.fromkeys(word_of.values()):
+        ids = tuple(class_id for class_id in sorted(names) if word_of[class_id] == word)
+        is_all = spec.tokens == "dataset"
+        own = None if is_all else tuple(dict.fromkeys(names[class_id] for class_id in ids))
+        words.append(Word(word=word, classes=own, ids=None if is_all else ids))
     meanings = {} if spec.meanings is None else read_meanings(spec.meanings, names)
     texts, plain = {}, {}
     for class_id, name in names.items():
@@ -65,7 +62,7 @@ def words_for(spec: InvertSpec, names: Mapping[int, str]) -> Words:
             Wording(template, {"token": word_of[class_id]}).text(said) for template in spec.templates
         )
         plain[class_id] = f"a photo of {said}"
-    return Words(words, word_of, texts, plain)
+    return Words(tuple(words), word_of, texts, plain)
 
 
 def read_meanings(name: str, names: Mapping[int, str]) -> dict[int, str]:

@@ -56,6 +56,7 @@ class Word(BaseModel):
 
     word: str = Field(pattern=f"^{WORD_PATTERN}$")
     classes: tuple[str, ...] | None = Field(description="names of the classes; null = all")
+    ids: tuple[int, ...] | None = Field(description="their ids, which tell classes of one name apart")
 
 
 class TokenFile(BaseModel):
@@ -83,11 +84,13 @@ class StyleToken:
     folder: Path
     told: TokenFile
 
-    def word_of(self, class_name: str) -> str:
+    def word_of(self, class_name: str, class_id: int) -> str:
         """The word that stands in prompts of a class. Raises ValueError if there is none."""
-        for one in self.told.words:
-            if one.classes is None or class_name in one.classes:
-                return one.word
+        named = [one for one in self.told.words if one.classes is None or class_name in one.classes]
+        if len(named) > 1:  # several classes of this name
+            named = [one for one in named if class_id in (one.ids or ())]
+        if named:
+            return named[0].word
         raise ValueError(
             f"{self.folder}: found no word for the class {quoted(class_name, 60)} among {len(self.told.words)}, "
             "expected one for each class; learn it on data that have this class, or with tokens: dataset"

@@ -244,7 +244,7 @@ def _in_style(plain: Wording, one: Class, spec: PromptSpec) -> Wording:
         return plain
     has_slot = TOKEN_SLOT in slots_of(plain.form)
     form = plain.form if has_slot else spec.style_form.replace("{prompt}", plain.form)
-    return Wording(form, {**plain.words, TOKEN_SLOT: spec.token.word_of(one.name)})
+    return Wording(form, {**plain.words, TOKEN_SLOT: spec.token.word_of(one.name, one.id)})
 
 
 def _wordings(

@@ -29,6 +29,7 @@ from gen.invert.inversion import Generator, Inversion
 from gen.invert.page import PAGE, Row, write_page
 from gen.invert.spec import InvertSpec, open_generator, pinned_generator
 from gen.invert.words import Words, words_for
+from shards.disk.amounts import counted
 from shards.disk.safe_text import quoted
 from shards.stream.keyed_random import hashed
 from shards.stream.read_all import EvalBatch, read_all
@@ -94,7 +95,7 @@ class Invert:
         if ranks.rank != 0:
             return []
         num = len(self.found.words.words)
-        said = [f"invert: learns {num} {'word' if num == 1 else 'words'} of {self.spec.vectors} x {self.spec.model}"]
+        said = [f"invert: {counted(num, 'word')} of {counted(self.spec.vectors, 'row')} each for {self.spec.model}"]
         return [*said, *what_is_read([*domains, *(one.opened for one in sets)])]
 
     def _open_sets(self, domains: Sequence[Opened]) -> list[OpenSet]:
