@@ -145,9 +145,7 @@ def test_the_tokens_of_every_vector_count_against_the_encoders_limit(tmp_path: P
 def test_a_token_of_another_model_is_refused_before_loading(token: Path, tmp_path: Path) -> None:
     tiny = tiny_pipeline("sd", tmp_path / "tiny")
     other = recipe().sampler.model_copy(update={"model": str(tiny), "style_token": str(token), "size_px": 64})
-    with pytest.raises(
-        ModelError, match="text encoders of width 128, expected sd and 32"
-    ):
+    with pytest.raises(ModelError, match="text encoders of width 128, expected sd and 32"):
         check_sampler(other)
     copied = shutil.copytree(home() / GENERATOR, tmp_path / "copied")
     scheduler = copied / "scheduler" / "scheduler_config.json"
