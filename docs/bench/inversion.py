@@ -65,8 +65,8 @@ class Against:
         }
 
 
-def learn(name: str, seed: int, folder: Path) -> None:
-    """`sixfold invert` with the sandbox's recipe."""
+def learn(name: str, seed: int, folder: Path, more: Sequence[str]) -> None:
+    """`sixfold invert` with the sandbox's recipe; `more` overrides."""
     from cluster.process.stop_flag import StopFlag
     from cluster.ranks.group import Ranks
     from cluster.ranks.place import find_place
@@ -75,7 +75,7 @@ def learn(name: str, seed: int, folder: Path) -> None:
     from train.run import train
 
     source = f"out/real/{name}"
-    sources = [f"data.domains.0.source={source}", f"evaluate.validation.source={source}", f"seed={seed}"]
+    sources = [f"data.domains.0.source={source}", f"evaluate.validation.source={source}", f"seed={seed}", *more]
     recipe = load_recipe(RECIPE, TrainRecipe, sources)
     with StopFlag() as stop, Ranks(find_place({})) as ranks:
         outcome = train(recipe, folder, HOME, stop, ranks)
@@ -110,7 +110,7 @@ def real_images(name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return images[:STYLE_PICTURES], images[STYLE_PICTURES:]
 
 
-def measure(work: Path, sets: Sequence[str], seeds: int, per_class: int) -> dict[str, Found]:
+def measure(work: Path, sets: Sequence[str], seeds: int, per_class: int, more: Sequence[str]) -> dict[str, Found]:
     """Set -> prompts -> seed -> figures; what is in `work` is not measured again."""
     found: dict[str, Found] = {}
     for name in sets:
@@ -122,7 +122,7 @@ def measure(work: Path, sets: Sequence[str], seeds: int, per_class: int) -> dict
             if not file.exists():
                 folder = work / f"{name}-{seed}"
                 begun = time.monotonic()
-                learn(name, seed, folder)
+                learn(name, seed, folder, more)
                 seconds = time.monotonic() - begun
                 figures = {one: against.look(*draw(folder, one, per_class, seed)) for one in PROMPTS}
                 real = {key: value for key, value in floor.items() if key != "judged"}
@@ -161,8 +161,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--per-class", type=int, default=20, help="images of a class, prompt and seed (default: 20)")
     parser.add_argument("--work", type=Path, default=HOME / "out" / "inversion", help="where finished parts are kept")
     parser.add_argument("--no-data", action="store_true", help="print only; leave docs/data as it is")
+    parser.add_argument("--set", action="append", default=[], help="an override of the recipe, such as optim.lr=0.01")
     chosen = parser.parse_args(arguments)
-    found = measure(chosen.work, chosen.sets, chosen.seeds, chosen.per_class)
+    found = measure(chosen.work, chosen.sets, chosen.seeds, chosen.per_class, chosen.set)
     if not chosen.no_data:
         path = HOME / "docs" / "data" / "inversion.json"
         path.write_text(json.dumps({"per_class": chosen.per_class, "sets": found}, indent=1) + "\n")

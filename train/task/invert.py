@@ -308,7 +308,7 @@ class Invert:
             texts, images = zip(*self.found.real, strict=True)
             rows.append(Row("Real pictures", "That it was learned on.", texts, np.stack(images), is_real=True))
         figures = {
-            "words": f"{len(self.words.words):,}",
+            "new words": f"{len(self.words.words):,}",
             "rows of each": f"{self.spec.vectors}",
             "steps": f"{self.recipe.schedule.steps:,}",
         }

@@ -204,9 +204,10 @@ def test_stopped_after_a_step_it_goes_on_to_the_same_bits(
     assert "nothing was left to do" in train_alone(recipe, tmp_path / "run").sentence()
 
 
+@pytest.mark.torture
 @pytest.mark.timeout(600)
 def test_killed_it_goes_on_to_the_same_bits(data: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    many = {"schedule__steps": 60, "schedule__epoch_steps": 60, "checkpoint__every_min": 1e-9}
+    many = {"schedule__steps": 20, "schedule__epoch_steps": 20, "checkpoint__every_min": 1e-9}
     recipe = inversion(data, models["sd"], **many)
     assert train_alone(recipe, tmp_path / "whole").exit_code == 0
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
