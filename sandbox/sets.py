@@ -4,6 +4,8 @@ In: nothing. Out: the scenes of each set, and shards of them. On disk: one data 
 says; `real-train` also has the nested few-shot subsets `shots-1` .. `shots-50`, and `shots-20-draw-1` .. `-draw-4`:
 other draws of 20 of the 50 scans of each class. Draw 0 is `shots-20`. Draws overlap: two of them share 8 of their 20
 scans of a class on average, so a spread over draws is somewhat smaller than one over wholly new pictures would be.
+The shifted sets have `style-200`, 20 pictures a class to learn their style from (`sixfold invert`), and the others as
+`style-rest`.
 
 | set | role | scans | what differs |
 |---|---|---|---|
@@ -56,6 +58,7 @@ UNSEEN_PHRASES: dict[str, str] = {
     "thermal": "a heat picture",
     "beaded": "a string of beads",
 }
+STYLE, STYLE_REST, STYLE_PICTURES = "style-200", "style-rest", 200
 GENERATOR_TRAIN = "generator-train"
 MOST_TIMES = 6  # subsets 1x to 6x of 20 pictures a class each
 LICENCE = "CC-BY-4.0"  # of the UCI scans; the rendering is ours
@@ -211,6 +214,10 @@ def write_set(name: str, folder: Path) -> int:
         for draw in DRAWS:
             rule = {"shots": DRAWN_SHOTS, "nested": False, "order": "random", "draw": draw}
             write_subset(store, f"shots-{DRAWN_SHOTS}-draw-{draw}", samples.take(drawn_shots(draw)), rule)
+    elif name.startswith("shifted-"):
+        samples = read_table(store, [0], ["uid", "key", "shard"])
+        for subset, rows in ((STYLE, samples.slice(0, STYLE_PICTURES)), (STYLE_REST, samples.slice(STYLE_PICTURES))):
+            write_subset(store, subset, rows, {"order": "scan", "pictures": len(rows)})
     return number
 
 

@@ -52,6 +52,7 @@ VERBS = [
     "filter",
     "serve",
     "train",
+    "invert",
     "evaluate",
     "sweep",
     "report",

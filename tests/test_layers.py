@@ -64,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "cluster.waiting",
     },
     "gen.sampler": {*BELOW_GEN, "gen.make", "gen.model", "gen.prompts"},
+    "gen.invert": {*BELOW_GEN, "gen.model", "gen.sampler", "gen.wording"},
     "gen.run": {
         *BELOW_GEN,
         *("gen.llm", "gen.make", "gen.model", "gen.prompts", "gen.sampler", "gen.wording"),
@@ -89,9 +90,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "train.model": {*BELOW_GEN, "gen.model", "gen.names"},
     "train.evaluate": {*BELOW_GEN, "gen.model", "gen.names", "train.model"},
-    "train.recipe": {*BELOW_GEN, "train.evaluate", "train.model"},
-    "train.sources": {*BELOW_GEN, "train.evaluate", "train.model", "train.recipe"},
-    "train.task": {*BELOW_GEN, "gen.model", "gen.names", "train.evaluate", "train.model", "train.recipe"},
+    "train.recipe": {*BELOW_GEN, "gen.invert", "train.evaluate", "train.model"},
+    "train.sources": {*BELOW_GEN, "gen.invert", "train.evaluate", "train.model", "train.recipe"},
+    "train.task": {
+        *BELOW_GEN,
+        *("gen.invert", "gen.model", "gen.names", "train.evaluate", "train.model", "train.recipe"),
+    },
     "train.session": {*BELOW_GEN, "train.evaluate", "train.model", "train.recipe", "train.task"},
     "train.run": {*BELOW_GEN, "train.recipe", "train.session", "train.task"},
     "train.program": {*BELOW_GEN, "train.recipe", "train.run"},

@@ -13,6 +13,7 @@ from cluster.recipes.folder import refuse_other
 from cluster.recipes.load import fingerprint
 from cluster.recipes.mistake import mistakes
 from cluster.recipes.site import SiteSpec
+from gen.invert.spec import InvertSpec, by_content, pinned_generator
 from shards.stream.augment import AugmentSpec
 from shards.stream.mix import MixSpec
 from shards.stream.spec import DomainSpec, StreamSpec
@@ -24,13 +25,21 @@ from train.model.head import HEAD, Head
 from train.model.normalisation import IMAGENET
 from train.model.optim import OptimSpec
 
-TaskName = Literal["classify", "clip"]  # the keys of train.run.TASKS
+TaskName = Literal["classify", "clip", "invert"]  # the keys of train.run.TASKS
 # the part of a recipe that says what its Task trains
-SECTIONS: dict[TaskName, str] = {"classify": "model", "clip": "clip"}
-# the field by which another training starts from the export in a folder
-STARTS: dict[TaskName, str] = {"classify": "model.pretrained={}", "clip": "clip.model={}/model"}
+SECTIONS: dict[TaskName, str] = {"classify": "model", "clip": "clip", "invert": "invert"}
+# what is done with the export in a folder, for people
+USES: dict[TaskName, str] = {
+    "classify": "model.pretrained={} starts there from these weights",
+    "clip": "clip.model={}/model starts there from these weights",
+    "invert": "prompts.style_token={} in a recipe of generate says the new word",
+}
 # what writes into that part which weights it starts from
-PINNED: dict[TaskName, Callable[[Any], BaseModel]] = {"classify": pinned, "clip": pinned_clip}
+PINNED: dict[TaskName, Callable[[Any], BaseModel]] = {
+    "classify": pinned,
+    "clip": pinned_clip,
+    "invert": pinned_generator,
+}
 
 # How the work is done, for how long it is kept and shown: none of it decides what comes out. What `classes`
 # gives, the labels, is in the digests of the data.
@@ -49,6 +58,7 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("model", "head"): "by_size",
     ("model", "freeze"): [],
     ("optim", "lr_backbone"): 1.0,
+    ("invert",): None,
     ("cluster",): {"site": None},
     ("clip",): None,
     ("model", "mean"): None,
@@ -178,6 +188,7 @@ class TrainRecipe(BaseModel):
     clip: ClipTrainSpec | None = Field(
         None, description="of task clip, which needs it", examples=[{"model": "sandbox/models/clip", "tune": "lora"}]
     )
+    invert: InvertSpec | None = Field(None, description="of task invert, which needs it")
     data: StreamSpec
     optim: OptimSpec
     schedule: ScheduleSpec
@@ -239,6 +250,13 @@ class TrainRecipe(BaseModel):
             )
         if len(self.earlier) != len(self.before):
             raise ValueError("before: found two stages of one name, expected a name for each; it is that of its folder")
+        return self
+
+    @model_validator(mode="after")
+    def _inverts_one_domain(self) -> "TrainRecipe":
+        if self.invert is not None and (len(self.data.domains) > 1 or self.data.mix != MixSpec()):
+            found = "mixed pictures" if len(self.data.domains) == 1 else f"{len(self.data.domains)} domains"
+            raise ValueError(f"data: found {found} with task invert, expected one domain, unmixed; leave out the rest")
         return self
 
     @model_validator(mode="after")
@@ -352,9 +370,8 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
 def refuse_changed(before: TrainRecipe, now: TrainRecipe, where: str) -> None:
     """Raises ValueError with the list of differences if the training in the folder `where` began with a recipe that
     decides otherwise."""
-    if (
-        before.model is not None and before.model == now.model
-    ):  # then pictures are normalised alike, and timm need not be loaded to say how
+    # pictures of one model are normalised alike, and timm need not be loaded to say how
+    if before.model is not None and before.model == now.model:
         refuse_other(_but_model(before), _but_model(now), TrainRecipe, where, "training")
     else:
         refuse_other(deciding(before), deciding(now), TrainRecipe, where, "training")
@@ -403,6 +420,8 @@ def _by_content(recipe: TrainRecipe) -> dict[str, Any]:
     if recipe.clip is not None:
         chosen["clip"]["model"] = recipe.clip.digest
         del chosen["clip"]["revision"], chosen["clip"]["digest"]
+    if recipe.invert is not None:
+        chosen["invert"] = by_content(recipe.invert)
     return chosen
 
 

@@ -17,9 +17,10 @@ from train.session.stages import HandOver, train_in_stages
 from train.task.adapt_clip import adapt_clip
 from train.task.classify import classify
 from train.task.hand_over import check_hand_over, started_from, without_weights
+from train.task.invert import invert
 from train.task.task import Task
 
-TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify, "clip": adapt_clip}
+TASKS: dict[TaskName, Callable[[TrainRecipe], Task]] = {"classify": classify, "clip": adapt_clip, "invert": invert}
 HAND_OVERS: dict[TaskName, HandOver] = {"classify": HandOver(started_from, without_weights, check_hand_over)}
 
 

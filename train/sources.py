@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import pyarrow.compute as pc
 
+from gen.invert.spec import check_invert
 from shards.disk.address import one_spelling
 from shards.disk.checked_json import plain_json
 from shards.disk.data_set import is_data_set, is_image_folder, kind_of_place, no_data_set
@@ -97,6 +98,8 @@ def look_up(
     clip: ClipTrainSpec | None = getattr(recipe, "clip", None)
     if clip is not None:
         tried(lambda: check_size(clip, recipe.data.size_px), "clip")
+    if (invert := getattr(recipe, "invert", None)) is not None:
+        tried(partial(check_invert, invert), "invert")
     note = None
     if model is not None:
         tried(partial(weights_of, model))

@@ -1,6 +1,7 @@
 """The verbs of training: train, evaluate, sweep, report."""
 
 import contextlib
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -119,6 +120,56 @@ def train(
     if met.world > 1:
         leave(outcome.exit_code)
     raise typer.Exit(outcome.exit_code)
+
+
+def invert(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    real: Annotated[
+        str | None,
+        typer.Option(
+            help="The real pictures whose style is learned: a data set, an image folder.",
+            show_default="data.domains.0.source of the recipe",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, path_option("Folder of the token.", "out/train/<name of the recipe>, as of generate")
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Start this many ranks over Ray, as of train.", show_default="none")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe and what it names, and print it resolved.")
+    ] = False,
+) -> None:
+    """Learn the style of real pictures as a new word of the generator; all its weights stay as they are.
+
+    A recipe of `train` with task: invert. Run it again to continue. A generation says the word in every prompt with
+    `prompts.style_token=FOLDER`; inversion.html shows pictures before and after.
+
+    Example: `sixfold invert recipes/invert/sandbox.yaml --real out/real/shifted-sketch --out out/invert/sketch`
+    """
+    with waiting("loading the program"):
+        from gen.invert.page import PAGE
+        from gen.model.style_token import TOKEN
+        from train.recipe import TrainRecipe
+
+    changed = list(overrides or ())
+    chosen = load_recipe(recipe, TrainRecipe, changed, say=warn)
+    if chosen.invert is None:
+        raise ValueError(f"{recipe}: found task {chosen.task}, expected task invert; start it with `sixfold train`")
+    if real is not None:
+        changed.append(f"data.domains.0.source={json.dumps(real)}")
+        held_out = chosen.evaluate.validation
+        if held_out is not None and held_out.source == chosen.data.domains[0].source:  # another part of the same set
+            changed.append(f"evaluate.validation.source={json.dumps(real)}")
+    folder = _place_of(out, recipe, f"out/train/{chosen.name}", _nobody)
+    try:
+        train(recipe, changed, out, ranks, dry_run)
+    finally:
+        if not dry_run and (folder / TOKEN).is_file():
+            page = folder / PAGE
+            say(f"token: {folder}" + (f"; before and after: {page}" if page.is_file() else ""))
 
 
 def _nobody(line: str) -> None:

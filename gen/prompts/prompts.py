@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gen.llm.ask import Llm
 from gen.llm.call import LlmError
+from gen.model.style_token import RowsName, StyleToken, open_style_token
 from gen.prompts.table import BASE_SCHEMA, MAX_LISTED, Prompt, PromptTable, write_table
 from gen.wording.captions import CaptionSpec, draw_captions
 from gen.wording.contexts import ContextSpec, Embed, draw_contexts
@@ -34,6 +35,7 @@ from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 
 MAX_PER_CLASS = 10_000
+TOKEN_SLOT = "token"  # the column of a style token's word
 
 
 class PromptSpec(BaseModel):
@@ -72,16 +74,45 @@ class PromptSpec(BaseModel):
     negative: str = Field(
         "", description="what the generator is told to avoid, in every prompt", examples=["text, watermark"]
     )
+    style_token: Annotated[str | None, BESIDE] = Field(
+        None,
+        min_length=1,
+        description="folder of a token that `sixfold invert` learned: its word stands in every prompt, of any kind, "
+        "and its rows in the model's text encoders",
+        examples=["out/invert/rendition"],
+    )
+    style_rows: RowsName = Field(
+        "learned",
+        description="of that token; untrained: the control, the same words with the rows before the first step",
+    )
+    style_form: str = Field(
+        "{prompt} in the style of {token}",
+        description="how a prompt says the token; templates that have the slot {token} stay as they are",
+    )
     file: Annotated[str | None, BESIDE] = Field(
         None,
         min_length=1,
-        description="a finished prompts.parquet; then nothing else here, in meanings and in llm is used",
+        description="a finished prompts.parquet; then nothing else here, in meanings and in llm is used, but "
+        "style_token, whose word its texts say already",
         examples=["out/prompts/prompts.parquet"],
     )
 
     @model_validator(mode="after")
     def _negative_is_text(self) -> "PromptSpec":
         check_text(self.negative, "prompts.negative", may_be_empty=True)
+        return self
+
+    @model_validator(mode="after")
+    def _style_is_said(self) -> "PromptSpec":
+        if sorted(slots_of(self.style_form)) != ["prompt", TOKEN_SLOT]:
+            raise ValueError(
+                f"prompts.style_form: found {quoted(self.style_form, 80)}, expected the slots {{prompt}} and "
+                "{{token}}, each once"
+            )
+        if self.style_rows != "learned" and self.style_token is None:
+            raise ValueError(
+                f"prompts.style_rows: found {self.style_rows} without a style_token; set that, or remove it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -109,6 +140,8 @@ class PromptSpec(BaseModel):
             if not set(NAME_SLOTS) & set(slots):
                 raise ValueError(f"prompts.templates: found {quoted(template, 80)}, expected the slot {{name}} in it")
             for slot in slots:
+                if slot == TOKEN_SLOT and self.style_token is not None:
+                    continue
                 if slot not in NAME_SLOTS and slot not in self.parts:
                     near = get_close_matches(slot, [*self.parts, *NAME_SLOTS], n=1)
                     hint = f"did you mean {{{near[0]}}}?" if near else f"add its words as prompts.parts.{slot}"
@@ -119,6 +152,8 @@ class PromptSpec(BaseModel):
         for slot in self.parts:
             if slot in NAME_SLOTS or slot not in used:
                 raise ValueError(f"prompts.parts: found {slot!r}, expected a slot that a template uses; remove it")
+            if slot == TOKEN_SLOT and self.style_token is not None:
+                raise ValueError(f"prompts.parts: found {slot!r}, which is the style token's slot; rename it")
             if slot in BASE_SCHEMA.names:
                 raise ValueError(
                     f"prompts.parts: found the slot {slot!r}, expected another name than a column of the prompt table "
@@ -128,7 +163,8 @@ class PromptSpec(BaseModel):
 
     @cached_property
     def wordings(self) -> Wordings:
-        return Wordings.of(self.texts, self.parts)
+        token = {} if self.style_token is None else {TOKEN_SLOT: ("",)}  # its word is filled in for each class
+        return Wordings.of(self.texts, {**self.parts, **token})
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -140,7 +176,13 @@ class PromptSpec(BaseModel):
     @property
     def slots(self) -> tuple[str, ...]:
         """The columns of words that the table has."""
-        return tuple(self.parts) if self.kind in ("name", "template") else PARTS
+        own = tuple(self.parts) if self.kind in ("name", "template") else PARTS
+        return own if self.style_token is None else (*own, TOKEN_SLOT)
+
+    @cached_property
+    def token(self) -> StyleToken | None:
+        """The learned token, if there is one. Raises ModelError."""
+        return None if self.style_token is None else open_style_token(self.style_token)
 
     @property
     def num_styled(self) -> int:
@@ -187,12 +229,22 @@ def draw_prompts(
     name = one.name if meaning is None else meaning
     dropped: Counter[str] = Counter()
     prompts: list[Prompt] = []
-    for kind, wording in _wordings(one, meaning, spec, seed, sources, place, dropped):
+    for kind, plain in _wordings(one, meaning, spec, seed, sources, place, dropped):
+        wording = _in_style(plain, one, spec)
         text = check_text(wording.text(name), where)
         prompts.append(
             Prompt(one.id, len(prompts), one.name, meaning, kind, wording.form, text, spec.negative, wording.words)
         )
     return Drawn(prompts, dropped)
+
+
+def _in_style(plain: Wording, one: Class, spec: PromptSpec) -> Wording:
+    """The same with the word of the style token, if there is one."""
+    if spec.token is None:
+        return plain
+    has_slot = TOKEN_SLOT in slots_of(plain.form)
+    form = plain.form if has_slot else spec.style_form.replace("{prompt}", plain.form)
+    return Wording(form, {**plain.words, TOKEN_SLOT: spec.token.word_of(one.name, one.id)})
 
 
 def _wordings(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from gen.model.style_token import StyleToken
 from gen.prompts.meanings import MeaningSpec, given_meanings
 from gen.prompts.prompts import PromptSpec, Sources, draw_prompts
 from gen.prompts.table import PromptTable
@@ -52,7 +53,7 @@ def length_of(recipe: TextSettings, classes: Sequence[Class], model: Path) -> Le
     ):
         return None
     texts = _sample(recipe.prompts, recipe.meanings, recipe.seed, _spread(classes, NUM_CLASSES))
-    return _measure(texts, model)
+    return _measure(texts, model, recipe.prompts.token)
 
 
 def length_of_kind(spec: PromptSpec, classes: Sequence[Class], model: Path) -> Length:
@@ -75,8 +76,8 @@ def _sample(spec: PromptSpec, meanings: MeaningSpec, seed: int, classes: Sequenc
     return [prompt.text for prompts in drawn for prompt in _spread(prompts, NUM_PROMPTS)]
 
 
-def _measure(texts: Sequence[str], model: Path) -> Length:
-    count_tokens, limit = token_counter(model)
+def _measure(texts: Sequence[str], model: Path, token: StyleToken | None = None) -> Length:
+    count_tokens, limit = token_counter(model, token)
     return Length(sum(length > limit for length in count_tokens(texts)), len(texts), limit)
 
 

@@ -28,6 +28,7 @@ from gen.llm.ask import Llm, LlmUse, open_llm
 from gen.llm.spec import LlmSpec
 from gen.model.clip import Clip, ClipSpec
 from gen.model.folder import ModelError, open_model
+from gen.model.style_token import TOKENIZERS, StyleToken, open_style_token, spelled, tokens_of
 from gen.prompts.diversity import CLIP_TOKENS, CountTokens, Diversity, measure_diversity
 from gen.prompts.kinds import with_asked_kinds
 from gen.prompts.meanings import Meaning, MeaningSpec, bare_names, choose_meanings, write_meanings
@@ -201,6 +202,8 @@ class GeneratorSettings(Protocol):
     def revision(self) -> str | None: ...
     @property
     def variant(self) -> str | None: ...
+    @property
+    def style_token(self) -> str | None: ...
 
 
 def measure_prompts(
@@ -217,23 +220,30 @@ def measure_prompts(
         say(f"lengths are in words, not tokens: {error}")
         count_tokens, limit = None, CLIP_TOKENS
     else:
-        count_tokens, limit = token_counter(folder.path)
+        token = None if generator.style_token is None else open_style_token(generator.style_token)
+        count_tokens, limit = token_counter(folder.path, token)
     embed = None if clip is None else _text_embedding(clip)
     return measure_diversity(table, seed=seed, count_tokens=count_tokens, limit=limit, embed=embed)
 
 
-def token_counter(model: Path) -> tuple[CountTokens, int]:
-    """Of the text encoder that reads most: SD3 and FLUX have a long one beside CLIP."""
+def token_counter(model: Path, token: StyleToken | None = None) -> tuple[CountTokens, int]:
+    """Of the text encoder that reads most: SD3 and FLUX have a long one beside CLIP. With a style token, of the
+    shortest that has its rows: what is cut there is the token, for it stands at the end of most prompts."""
     from transformers import AutoTokenizer
 
-    folders = sorted(path for path in model.glob("tokenizer*") if path.is_dir())
+    names = None if token is None else {TOKENIZERS[encoder] for encoder in token.told.widths}
+    folders = sorted(path for path in model.glob("tokenizer*") if path.is_dir() and (not names or path.name in names))
     loaded = [AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False) for path in folders]
-    longest = max(loaded, key=lambda tokenizer: min(tokenizer.model_max_length, MAX_TOKENS))
+    lengths = [min(tokenizer.model_max_length, MAX_TOKENS) for tokenizer in loaded]
+    limit = max(lengths) if token is None else min(lengths)
+    chosen = loaded[lengths.index(limit)]
+    if token is not None:
+        chosen.add_tokens([part for one in token.told.words for part in tokens_of(one.word, token.told.vectors)])
 
     def count_tokens(texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in longest(list(texts), verbose=False)["input_ids"]]  # it warns of long ones
+        return [len(ids) for ids in chosen(spelled(chosen, texts), verbose=False)["input_ids"]]  # it warns of long ones
 
-    return count_tokens, min(longest.model_max_length, MAX_TOKENS)
+    return count_tokens, limit
 
 
 def _text_embedding(spec: ClipSpec) -> Embed:

@@ -24,11 +24,12 @@ from gen.make.refill import ShardSpec, UnitJob
 from gen.make.screen import ScreenSpec
 from gen.model.clip import clip_digest, clip_folder
 from gen.model.folder import ModelFolder, open_model
+from gen.model.style_token import open_style_token, token_digest
 from gen.prompts.meanings import MeaningSpec, given_meanings, refuse_strangers
 from gen.prompts.prompts import PromptSpec
 from gen.prompts.real_images import content_of
 from gen.prompts.table import PromptTable
-from gen.sampler.spec import SamplerSpec, check_sampler, is_guided, model_places, sampler_digest
+from gen.sampler.spec import PLACES, SamplerSpec, check_sampler, is_guided, model_places, sampler_digest
 from gen.sampler.text_to_image import TextToImageJob
 from gen.wording.lexicon import SHIPPED, load_lexicon
 from shards.disk.address import file_path, is_remote, places_of
@@ -41,6 +42,10 @@ from shards.labels.task import TASKS, read_task
 DECIDING_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "simplejpeg", "pyarrow")
 # Fields of a language model that decide what it says; the others say how it is reached and how patiently.
 DECIDING_LLM_FIELDS = {"provider", "model", "revision", "temperature", "top_p", "max_tokens"}
+
+
+# Of prompts and sampler: older runs know no such fields, so an identity without a token has none.
+STYLE_FIELDS = ("style_token", "style_rows", "style_form")
 
 
 class Expect(BaseModel):
@@ -77,6 +82,18 @@ class Recipe(BaseModel):
             return given
         return {**given, "prompts": {**prompts, "templates": list(read_task(classes["source"]).templates)}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sampler_knows_the_style_token(cls, given: Any) -> Any:
+        """What puts a word into prompts also puts it into the model."""
+        prompts, sampler = (given.get(part) if isinstance(given, Mapping) else None for part in ("prompts", "sampler"))
+        if not isinstance(prompts, Mapping) or not isinstance(sampler, Mapping):
+            return given
+        token = prompts.get("style_token")
+        rows = None if token is None else prompts.get("style_rows", "learned")
+        own = {name: value for name, value in sampler.items() if name not in STYLE_FIELDS}
+        return {**given, "sampler": own if token is None else {**own, "style_token": token, "style_rows": rows}}
+
     @model_validator(mode="after")
     def _negative_is_looked_at(self) -> "Recipe":
         if self.prompts.negative and self.sampler.guidance <= 1:
@@ -110,6 +127,14 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     asked = DECIDING_LLM_FIELDS | ({"extra"} if recipe.llm.extra else set())  # older runs know no such field
     chosen["llm"] = recipe.llm.model_dump(mode="json", include=asked)
     chosen["prompts"]["file"] = _content(recipe.prompts.file)
+    if recipe.prompts.style_token is None:
+        for part in ("prompts", "sampler"):
+            for name in STYLE_FIELDS:
+                chosen[part].pop(name, None)
+    else:
+        chosen["prompts"]["style_token"] = token_digest(
+            open_style_token(recipe.prompts.style_token), recipe.prompts.style_rows
+        )
     if recipe.prompts.lexicon not in SHIPPED:
         chosen["prompts"]["lexicon"] = _content(recipe.prompts.lexicon)
     chosen["meanings"]["overrides"] = _content(recipe.meanings.overrides)
@@ -124,7 +149,7 @@ def changes_of(before: Mapping[str, Any], now: Mapping[str, Any], contents: Mapp
     changed. `contents`: what `meaning_contents` said when the run of `before` began."""
     kept = {part: dict(before[part]) for part in ("sampler", "classes", "meanings") if part in before}
     if before["model_digest"] == now["model_digest"]:
-        kept["sampler"] |= {name: now["sampler"][name] for name in ("model", "decoder")}
+        kept["sampler"] |= {name: now["sampler"][name] for name in PLACES if name in now["sampler"]}
     if before["class_list"] == now["class_list"]:
         kept["classes"]["source"] = now["classes"]["source"]
     if contents and kept["meanings"] != now["meanings"]:
@@ -284,7 +309,7 @@ def job_of(
         ),
         num_per_class={one.id: one.count for one in classes},
         seed=recipe.seed,
-        sampler=recipe.sampler.model_copy(update={name: begun[name] for name in ("model", "decoder") if name in begun}),
+        sampler=recipe.sampler.model_copy(update={name: begun[name] for name in PLACES if name in begun}),
         model_places=model_places(recipe.sampler),
         model_digest=identified["model_digest"],
     )

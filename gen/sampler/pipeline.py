@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gen.model.folder import PIPELINES, ModelError, ModelFolder
+from gen.model.style_token import open_style_token
 from gen.sampler.shortcuts import set_decoder
 from gen.sampler.spec import SCHEDULERS, SamplerSpec
+from gen.sampler.style import load_style_token
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +23,8 @@ TORCH_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def load_pipeline(folder: ModelFolder, spec: SamplerSpec, decoder: Path | None) -> Any:
-    """The pipeline on the CPU, its own decoder replaced by the tiny one in ``decoder``. Raises ModelError."""
+    """The pipeline on the CPU, its own decoder replaced by the tiny one in ``decoder``, with the words of a style token
+    if the spec has one. Raises ModelError."""
     import diffusers
     import torch
     import transformers
@@ -46,6 +49,8 @@ def load_pipeline(folder: ModelFolder, spec: SamplerSpec, decoder: Path | None) 
     pipeline.set_progress_bar_config(disable=True)
     if decoder is not None:
         set_decoder(pipeline, decoder, dtype)
+    if spec.style_token is not None:
+        load_style_token(pipeline, open_style_token(spec.style_token), spec.style_rows or "learned")
     return pipeline
 
 

@@ -25,6 +25,7 @@ from gen.model.folder import (
     open_model,
     read_config,
 )
+from gen.model.style_token import RowsName, check_fits, open_style_token, token_digest
 from gen.sampler.shortcuts import check_decoder, require_torchao
 from shards.disk.address import BESIDE, places_of
 from shards.disk.home import home
@@ -54,7 +55,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 GONE = {"merge_tokens"}
 SIDES = {"flux": 128}  # of latents, where the transformer's config does not say it
 # What shapes no image, and what each image's row names in a column of its own.
-ELSEWHERE = {"model", "revision", "family", "licence", "negative", "offload_text", "device"}
+ELSEWHERE = {"model", "revision", "family", "licence", "negative", "offload_text", "device", "style_token"}
+PLACES = ("model", "decoder", "style_token")  # fields that name folders, which may move; their contents may not change
 
 
 class SamplerSpec(BaseModel):
@@ -148,6 +150,14 @@ class SamplerSpec(BaseModel):
         default=None,
         description="linear layers of the denoiser through torchao, on a GPU; other images",
         examples=["int8"],
+    )
+    style_token: Annotated[str | None, BESIDE] = Field(
+        default=None,
+        description="filled in from prompts.style_token",
+        examples=["out/invert/rendition"],
+    )
+    style_rows: RowsName | None = Field(
+        default=None, description="filled in from prompts.style_rows", examples=["untrained"]
     )
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads of torch in each worker")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = cuda where there is one")
@@ -246,6 +256,12 @@ class SamplerSpec(BaseModel):
             raise ValueError("decoder_revision: found no decoder beside it; set decoder, or remove the revision")
         return self
 
+    @model_validator(mode="after")
+    def _rows_have_their_token(self) -> SamplerSpec:
+        if self.style_rows is not None and self.style_token is None:
+            raise ValueError("style_rows: found no style_token beside it; set prompts.style_token, or remove it")
+        return self
+
     def decided(self, on_gpu: bool, has_bf16: bool = True) -> SamplerSpec:
         """The spec with a value for every ``auto`` that the kind of device decides; ``batch`` stays as it is.
 
@@ -284,27 +300,35 @@ def sampler_json(spec: SamplerSpec) -> str:
 
 
 def sampler_digest(spec: SamplerSpec) -> str:
-    """The digest of the weights and configs of the model, and of its tiny decoder if it has one, for the fingerprint.
+    """The digest of the weights and configs of the model, and of its tiny decoder and its style token if it has one,
+    for the fingerprint.
 
     Raises ModelError if one of them is not here; whether they are sound and fit the spec says `check_sampler`.
     """
     digest = model_digest(spec.model, spec.revision, home())
-    if spec.decoder is None:
-        return digest
-    if spec.decoder_revision is not None:
-        decoder = hub_digest(spec.decoder, spec.decoder_revision)
-    else:
-        decoder = flat_digest(check_decoder(spec.decoder, None, home()))
-    return hashlib.sha256(f"{digest}\0{decoder}\n".encode()).hexdigest()
+    if spec.decoder is not None:
+        if spec.decoder_revision is not None:
+            decoder = hub_digest(spec.decoder, spec.decoder_revision)
+        else:
+            decoder = flat_digest(check_decoder(spec.decoder, None, home()))
+        digest = hashlib.sha256(f"{digest}\0{decoder}\n".encode()).hexdigest()
+    if spec.style_token is not None:
+        token = token_digest(open_style_token(spec.style_token), spec.style_rows or "learned")
+        digest = hashlib.sha256(f"{digest}\0style\0{token}\n".encode()).hexdigest()
+    return digest
 
 
 def model_places(spec: SamplerSpec) -> dict[str, str | None]:
-    """Where a worker finds what `spec` names, as values of its fields `model` and `decoder`.
+    """Where a worker finds what `spec` names, as values of its fields `model`, `decoder` and `style_token`.
 
     Workers start in other folders: a relative one gets its whole path, also beside our code, of which they get a copy
     without it. What ships with sixfold keeps its name, because every node has its own.
     """
-    return {"model": _place(spec.model, spec.revision), "decoder": _place(spec.decoder, spec.decoder_revision)}
+    return {
+        "model": _place(spec.model, spec.revision),
+        "decoder": _place(spec.decoder, spec.decoder_revision),
+        "style_token": _place(spec.style_token, None),
+    }
 
 
 def _place(model: str | None, revision: str | None) -> str | None:
@@ -345,6 +369,8 @@ def check_sampler(spec: SamplerSpec) -> ModelFolder:
         raise ModelError(f"reuse_every: family {folder.family} has no U-Net; set sampler.reuse_every to null")
     if spec.decoder is not None:
         folder = replace(folder, decoder=check_decoder(spec.decoder, spec.decoder_revision, home()))
+    if spec.style_token is not None:
+        check_fits(open_style_token(spec.style_token), folder, model_digest(spec.model, spec.revision, home()))
     if spec.quantise is not None:
         require_torchao(spec.quantise)
     multiple = 16 if folder.family in ("sd3", "flux") else 8

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from gen.model.style_token import spelled
+
 if TYPE_CHECKING:
     import torch
 
@@ -27,15 +29,17 @@ def encode_texts(
     if family == "flux":
         embeds, pooled, _ = pipeline.encode_prompt(list(texts), device=device, **length)
     else:
+        # the pipeline itself spells no learned word; T5 has none, and reads its letters
+        one, two = (spelled(tokenizer, texts) for tokenizer in (pipeline.tokenizer, pipeline.tokenizer_2))
         embeds, _, pooled, _ = pipeline.encode_prompt(
-            list(texts), None, None, device=device, do_classifier_free_guidance=False, **length
+            one, two, list(texts), device=device, do_classifier_free_guidance=False, **length
         )
     return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
 
 def _sd(pipeline: Any, texts: Sequence[str], device: torch.device) -> dict[str, torch.Tensor]:
     encoder = pipeline.text_encoder
-    read = _read(pipeline, pipeline.tokenizer, texts)
+    read = _read(pipeline.tokenizer, texts)
     mask = read.attention_mask.to(device) if getattr(encoder.config, "use_attention_mask", False) else None
     return {"prompt_embeds": encoder(read.input_ids.to(device), attention_mask=mask)[0]}
 
@@ -49,19 +53,19 @@ def _sdxl(pipeline: Any, texts: Sequence[str], device: torch.device) -> dict[str
         (pipeline.tokenizer, pipeline.text_encoder),
         (pipeline.tokenizer_2, pipeline.text_encoder_2),
     ):
-        told = encoder(_read(pipeline, tokenizer, texts).input_ids.to(device), output_hidden_states=True)
+        told = encoder(_read(tokenizer, texts).input_ids.to(device), output_hidden_states=True)
         layers.append(told.hidden_states[-2])
         pooled = told[0]
     assert pooled is not None
     return {"prompt_embeds": torch.cat(layers, dim=-1), "pooled_prompt_embeds": pooled}
 
 
-def _read(pipeline: Any, tokenizer: Any, texts: Sequence[str]) -> Any:
+def _read(tokenizer: Any, texts: Sequence[str]) -> Any:
     """Token ids NT, cut and filled up to the encoder's length."""
-    added = tokenizer.added_tokens_encoder
-    prompts = list(texts)
-    if any(f"{token}_1" in added for token in added):  # a learned word of several vectors stands for several tokens
-        prompts = pipeline.maybe_convert_prompt(prompts, tokenizer)
     return tokenizer(
-        prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        spelled(tokenizer, texts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
     )

@@ -5,6 +5,7 @@ every ten seconds. On disk, in the run's folder:
 
     log.jsonl               one JSON object a line, with the time
     replaced-<rank>.jsonl   the samples that a rank could not read, if any: a bounded number, then how many more
+    pictures/               pictures that a Task draws when it measures
     tensorboard/            if the recipe asks for it
 
 W&B gets the numbers of log.jsonl if the recipe asks for it and it is installed. A number that is not finite is written
@@ -23,13 +24,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cluster.fan_out.progress import PLAIN_EVERY_S, duration
+from shards.disk.jpeg import encode_jpeg
+from shards.disk.replace import replace_file
 from shards.disk.safe_text import for_screen, one_line
 
 if TYPE_CHECKING:
     from shards.stream.stream import Replaced
 
 LOG = "log.jsonl"
+PICTURES = "pictures"
 RATE_WINDOW_S = 60.0
 MAX_REPLACED = 10_000  # lines of a rank, over all lives of the run
 RUN_ID_DIGITS = 8
@@ -52,7 +59,7 @@ class RunLog:
         """`digest`: of the recipe; W&B tells runs in folders of one name apart by it. `heard` gets every line too.
         `words`: what each text for people begins with. Raises ValueError if W&B is asked for and not installed."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._say, self._clock, self._heard, self._words = say, clock, heard, words
+        self._folder, self._say, self._clock, self._heard, self._words = folder, say, clock, heard, words
         self._fd = os.open(folder / LOG, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         self._tensorboard = _tensorboard(folder) if kind == "tensorboard" else None
         self._wandb = _wandb(folder, digest) if kind == "wandb" else None
@@ -68,6 +75,17 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log(scalars, step=step)
         self._heard(kind, step, numbers)
+
+    def picture(self, name: str, step: int, image_HWC: NDArray[np.uint8]) -> None:
+        """A file of its own, and for TensorBoard. One that cannot be written is said and borne."""
+        place = self._folder / PICTURES / f"{name}-{step:08d}.jpg"
+        try:
+            place.parent.mkdir(exist_ok=True)
+            replace_file(place, encode_jpeg(image_HWC))
+        except OSError as error:
+            self.say(f"{place}: was not written ({error.strerror}); training goes on")
+        if self._tensorboard is not None:
+            self._tensorboard.add_image(name, image_HWC, step, dataformats="HWC")
 
     def _write(self, row: Mapping[str, Any]) -> None:
         data = _json_line(row)

@@ -24,7 +24,7 @@ class TrainOutcome:
     was_finished: bool = False  # by an earlier call; this one did nothing
     stage: str = ""  # the earlier stage that it stopped in: "synthetic (1 of 2)"
     earlier: tuple[str, ...] = ()  # names of the stages before the last, which are done
-    start: str = ""  # the override by which another training starts from these weights
+    use: str = ""  # what is done with the result, for people
 
     @property
     def exit_code(self) -> int:
@@ -45,7 +45,7 @@ class TrainOutcome:
             return (
                 f"{begun}finished before; nothing was left to do; {self.metric}: {tests}; "
                 "to train longer, give more schedule.steps and another folder (--out); "
-                f"{self.start} starts there from these weights"
+                f"{self.use}"
             )
         return (
             f"{begun}{self.images_per_s:,.0f} images/s, {self.wait_share:.0%} waiting for data; {self.metric}: {tests}"

@@ -17,7 +17,7 @@ from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.layout import META
 from shards.disk.lock import is_held
 from train.evaluate.results import RESULTS, of_branches, read_results, selected
-from train.recipe import STAGES, STARTS, TrainRecipe, refuse_changed, with_pinned_weights
+from train.recipe import STAGES, USES, TrainRecipe, refuse_changed, with_pinned_weights
 from train.session.outcome import TrainOutcome
 
 CHECKPOINTS = "checkpoints"
@@ -70,9 +70,9 @@ def finished_before(recipe: TrainRecipe, out: Path, is_exported: bool, metric: s
         results = selected(lines, "validation")[-1:]
     steps = recipe.schedule.steps
     earlier = tuple(stage.name for stage in recipe.before)
-    start = STARTS[recipe.task].format(shlex.quote(str(out)))
+    use = USES[recipe.task].format(shlex.quote(str(out)))
     return TrainOutcome(
-        out, steps, steps, 0.0, 0.0, metric, tuple(results), "", was_finished=True, start=start, earlier=earlier
+        out, steps, steps, 0.0, 0.0, metric, tuple(results), "", was_finished=True, use=use, earlier=earlier
     )
 
 

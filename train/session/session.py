@@ -295,6 +295,8 @@ class Session:
             if self.log is not None:
                 self.log.say(f"step {self.step}: validation {self.task.metric} {found.text}")
                 self.log.line("validation", self.step, **found.numbers)
+                for name, picture in found.pictures.items():
+                    self.log.picture(name, self.step, picture)
         self.reading.share(self.step)
         self.reading.share_fetched(self.step, stream)
         self.closed = self.step

@@ -5,6 +5,7 @@ In: the name of a Task in a recipe. Out: its `TaskFacts`. On disk: nothing.
 
 from dataclasses import dataclass
 
+from gen.model.style_token import TOKEN
 from train.model.clip import CLIP_ABOUT
 from train.model.pretrained import ABOUT
 from train.recipe import TaskName
@@ -21,4 +22,5 @@ class TaskFacts:
 FACTS: dict[TaskName, TaskFacts] = {
     "classify": TaskFacts("top-1", ABOUT),
     "clip": TaskFacts("top-1", CLIP_ABOUT),
+    "invert": TaskFacts("pictures nearer than with the untrained word", TOKEN),
 }

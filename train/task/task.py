@@ -8,11 +8,13 @@ or logs. The Session passes it the ranks, the device of this rank and the batche
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cluster.ranks.group import Ranks
@@ -35,10 +37,14 @@ class Measured:
     branches: Mapping[str, Counts]  # of other ways to answer: `train.evaluate.results.by_branch`
     score: float  # 0..1, higher is better: on the validation set it chooses the checkpoint
     numbers: Mapping[str, float]  # for the log
+    said: str | None = None  # for people, where the score alone says too little
+    pictures: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)  # name -> HWC, on rank 0, for the log
 
     @property
     def text(self) -> str:
         """The score for people: "90.12 % (88.30 % with the batch normalisation of synthetic)"."""
+        if self.said is not None:
+            return self.said
         others = [f"{100 * one.top1:.2f} % {by_branch(name)}" for name, one in self.branches.items()]
         return f"{100 * self.score:.2f} %" + (f" ({', '.join(others)})" if others else "")
 
