@@ -53,6 +53,7 @@ VERBS = [
     "serve",
     "train",
     "evaluate",
+    "measure",
     "sweep",
     "report",
     "plan",

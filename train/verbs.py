@@ -234,6 +234,72 @@ def evaluate(
     say(f"results: {folder / RESULTS}; what is confused with what: {pages}")
 
 
+def measure(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="A data set, tars, an image folder, a folder of Hugging Face datasets.",
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(help="A set of real pictures to compare it with.", show_default="none: variety alone"),
+    ] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="Of DATASET, such as 2x, or a split.", show_default="everything")
+    ] = None,
+    against_subset: Annotated[
+        str | None, typer.Option(help="Of the set to compare with.", show_default="everything")
+    ] = None,
+    network: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="What makes the features: a CLIP (folder, hub id, open_clip:...), DINOv2 or DINOv3 of transformers, a "
+            "classifier of timm or of ours without its last layer.",
+        ),
+    ] = "sandbox/models/clip",
+    revision: Annotated[
+        str | None, typer.Option(help="Commit of a hub id, 40 hex digits.", show_default="none: a folder")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=8, max=1_000_000, help="Pictures of a set, at most; drawn.")] = 10_000,
+    draws: Annotated[int, typer.Option(min=2, max=1_000, help="Draws for an interval.")] = 10,
+    neighbours: Annotated[int, typer.Option(min=1, max=100, help="For precision, recall, density, coverage.")] = 5,
+    alike: Annotated[float, typer.Option(min=0, max=1, help="Cosine from which on two pictures are twins.")] = 0.95,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    out: Annotated[Path | None, path_option("Folder of figures.json.", "nothing is written")] = None,
+) -> None:
+    """Measure a set of pictures: how far it is from real ones (FID and its kind), how varied, and whether it holds
+    pictures of a test set.
+
+    Each distance is over equally many pictures of both sets, and stands beside that of the real set from itself.
+
+    Example: `sixfold measure out/sandbox --against out/real/real-test`
+    """
+    with waiting("loading torch"):
+        from cluster.console import bar
+        from cluster.ranks.place import device_of, find_place
+        from train.evaluate.features import features_of, open_network
+        from train.evaluate.measure_sets import How, compare_sets, describe_set, lines, write_figures
+
+    how = How(limit, draws, neighbours, seed, alike)
+    device = str(device_of(find_place({}), os.environ))
+    with waiting("loading the network"):
+        loaded = open_network(network, revision, device)
+    sets = []
+    for source, part in ((dataset, subset), (against, against_subset)):
+        if source is not None:
+            with bar(f"pictures of {source}") as tell:
+                sets.append(features_of(loaded, source, part, tell, warn))
+    with waiting("comparing"):
+        found = describe_set(loaded, sets[0], how) if len(sets) == 1 else compare_sets(loaded, sets[0], sets[1], how)
+    for line in lines(found):
+        say(line)
+    if out is not None:
+        say(f"figures: {write_figures(out, found)}")
+
+
 def sweep(
     sweep: Annotated[Path, recipe_argument("SWEEP", "A YAML file; see recipes/sweeps/.")],
     overrides: SweepOverrides = None,
