@@ -176,8 +176,9 @@ def _cmmd(made: Rows, real: Rows) -> Mapping[str, float]:
 
 
 def _kid(seed: int, made: Rows, real: Rows) -> Mapping[str, float]:
-    size = min(KID_SIZE, len(made), len(real))
-    return {"KID": float(kernel_inception_distance(made, real, KID_SUBSETS, size, seed).mean())}
+    size = min(KID_SIZE, len(made))  # of each set, which are equally large; below that all subsets are the whole set
+    subsets = KID_SUBSETS if size < len(made) else 1
+    return {"KID": float(kernel_inception_distance(made, real, subsets, size, seed).mean())}
 
 
 def _neighbours(k: int, made: Rows, real: Rows) -> Mapping[str, float]:
