@@ -129,7 +129,8 @@ def command_line() -> typer.Typer:
     from retrieve.verbs import embed, index, pool, retrieve, serve
     from retrieve.verbs import filter as filter_set
     from shards.verbs import export, push, repair, show, status, subset, verify
-    from train.verbs import evaluate, invert, report, sweep, train
+    from train.evaluate.verbs import evaluate, measure
+    from train.verbs import invert, report, sweep, train
 
     for path in strangers:
         warn(f"{path} has the name of a package of sixfold and is not used; sixfold goes on with its own")
@@ -147,7 +148,7 @@ def command_line() -> typer.Typer:
     for verb in (
         *(init, generate, meanings, prompts, plan, verify, repair, subset, show, export, push),
         *(retrieve, pool, embed, index, filter_set, serve),
-        *(train, invert, evaluate, sweep, report),
+        *(train, invert, evaluate, measure, sweep, report),
         *(submit, status, logs, cancel, simulate, doctor),
     ):
         app.command()(verb)

@@ -54,6 +54,7 @@ VERBS = [
     "train",
     "invert",
     "evaluate",
+    "measure",
     "sweep",
     "report",
     "plan",

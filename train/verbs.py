@@ -1,4 +1,4 @@
-"""The verbs of training: train, evaluate, sweep, report."""
+"""The verbs of training: train, invert, sweep, report."""
 
 import contextlib
 import json
@@ -19,7 +19,6 @@ from shards.disk.home import home
 
 if TYPE_CHECKING:
     from cluster.process.stop_flag import StopFlag
-    from train.evaluate.subject import Subject
     from train.recipe import TrainRecipe
     from train.sweep.plan import MakeSpec, SweepSpec
 
@@ -207,111 +206,6 @@ def _train_over_ray(recipe: "TrainRecipe", folder: Path, ranks: int, stop: "Stop
     outcome = train_over_ray(recipe, folder, ranks, stop, say=partial(say, err=True))
     say(outcome.line if outcome.is_good else f"sixfold: {outcome.line}", err=not outcome.is_good)
     raise typer.Exit(outcome.exit_code)
-
-
-def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="The folder of a training or of an export, a .safetensors file with config.json beside it, a model of "
-            "timm (resnet50.a1_in1k) or a hub id that is in the hub cache.",
-        ),
-    ],
-    on: Annotated[
-        list[str],
-        typer.Option(
-            "--on",
-            metavar="SOURCE",
-            help="What to measure on, also several times: a data set, tars, an image folder, a folder of Hugging Face "
-            "datasets.",
-        ),
-    ],
-    out: Annotated[Path | None, path_option("Folder of the results.", "out/evaluate/<the model>")] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Commit of a hub id, 40 hex digits.", show_default="the one in the hub cache")
-    ] = None,
-    subset: Annotated[
-        str | None, typer.Option(help="A subset's name such as 2x, or a split.", show_default="everything")
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            help="What the model's outputs are called: imagenet-1k, a list, or a data set.",
-            show_default="as stands beside the weights",
-        ),
-    ] = None,
-    own_classes: Annotated[
-        bool, typer.Option("--own-classes", help="Let only outputs of the set's classes compete (ImageNet-R, -A).")
-    ] = False,
-    leep: Annotated[
-        bool,
-        typer.Option(
-            "--leep", help="Measure LEEP instead: how well the outputs tell the classes of a set that it was not for."
-        ),
-    ] = False,
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Pictures in one batch.")] = 64,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Find model, sets and which class is which output; measure nothing.")
-    ] = False,
-) -> None:
-    """Measure a trained model: accuracy by class, and a page for each set of what it confuses.
-
-    Classes are matched by name where model and set have names, otherwise by number.
-
-    Example: `sixfold evaluate out/train/lam --on out/sandbox --dry-run`
-    """
-    with waiting("loading the program"):
-        from train.evaluate.existing import open_on
-        from train.evaluate.results import RESULTS
-        from train.evaluate.subject import open_subject
-
-    with waiting("looking for the model"):
-        subject = open_subject(model, revision, classes)
-    say(f"model: {subject.line}")
-    if note := subject.shown_otherwise():
-        say(note)
-    folder = out or Path("out/evaluate") / subject.name
-    if leep:
-        _measure_leep(subject, on, subset, folder, batch, dry_run)
-        return
-    with waiting("looking through the sets"):
-        sets, lines = open_on(subject, on, subset, "own" if own_classes else "all", folder)
-    for line in lines:
-        say(line)
-    if dry_run:
-        return
-    with waiting("loading torch and timm"):
-        from cluster.ranks.place import device_of, find_place
-        from train.evaluate.existing import measure_on, page_name, table, write_reports
-
-    for one in sets:
-        check_file(folder / page_name(one.name))
-    device = device_of(find_place({}), os.environ)
-    with waiting("measuring"):
-        reports = measure_on(subject, sets, batch, device, say)
-    for report in reports:
-        say(table(report))
-    write_reports(folder, subject, reports)
-    pages = ", ".join(str(folder / page_name(one.name)) for one in sets)
-    say(f"results: {folder / RESULTS}; what is confused with what: {pages}")
-
-
-def _measure_leep(
-    subject: "Subject", on: list[str], subset: str | None, folder: Path, batch: int, dry_run: bool
-) -> None:
-    from train.evaluate.leep import LEEP
-
-    with waiting("loading torch and timm"):
-        from cluster.ranks.place import device_of, find_place
-        from train.evaluate.leep_on import leep_on
-
-    for source in on:
-        with waiting("measuring"):
-            said = leep_on(subject, source, subset, folder, batch, device_of(find_place({}), os.environ), dry_run)
-        say(said)
-    if not dry_run:
-        say(f"results: {folder / LEEP}")
 
 
 def sweep(
