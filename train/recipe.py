@@ -4,7 +4,9 @@ In: a YAML file and `key.sub=value` overrides (`cluster.recipes.load.load_recipe
 it that must not change if a training is continued. On disk: nothing.
 """
 
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,8 +25,6 @@ from train.model.optim import OptimSpec
 TaskName = Literal["classify", "clip"]  # the keys of train.run.TASKS
 # the part of a recipe that says what its Task trains
 SECTIONS: dict[TaskName, str] = {"classify": "model", "clip": "clip"}
-# the field by which another training starts from the export in a folder
-STARTS: dict[TaskName, str] = {"classify": "model.pretrained={}", "clip": "clip.model={}/model"}
 # what writes into that part which weights it starts from
 PINNED: dict[TaskName, Callable[[Any], BaseModel]] = {"classify": pinned, "clip": pinned_clip}
 
@@ -228,6 +228,13 @@ def with_pinned_weights(recipe: TrainRecipe) -> TrainRecipe:
     return recipe.model_copy(update={section: PINNED[recipe.task](getattr(recipe, section))})
 
 
+def start_from(recipe: TrainRecipe, folder: Path) -> str:
+    """The override by which another training starts from the export of this one, for a shell."""
+    if recipe.clip is None:
+        return f"model.pretrained={shlex.quote(str(folder))}"
+    return f"clip.model={shlex.quote(recipe.clip.exported_in(folder))}"
+
+
 def deciding(recipe: TrainRecipe) -> dict[str, Any]:
     """The part that must stay as it is for a checkpoint to be gone on with. Raises ValueError for trained weights that
     are not there, unless the recipe holds their hash."""
@@ -249,9 +256,8 @@ def deciding(recipe: TrainRecipe) -> dict[str, Any]:
 def refuse_changed(before: TrainRecipe, now: TrainRecipe, where: str) -> None:
     """Raises ValueError with the list of differences if the training in the folder `where` began with a recipe that
     decides otherwise."""
-    if (
-        before.model is not None and before.model == now.model
-    ):  # then pictures are normalised alike, and timm need not be loaded to say how
+    # of one model pictures are normalised alike, and timm need not be loaded to say how
+    if before.model is not None and before.model == now.model:
         refuse_other(_but_model(before), _but_model(now), TrainRecipe, where, "training")
     else:
         refuse_other(deciding(before), deciding(now), TrainRecipe, where, "training")

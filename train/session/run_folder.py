@@ -6,7 +6,6 @@ refused training has made is removed by `left_as_it_was`. The files are listed i
 
 import contextlib
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.layout import META
 from shards.disk.lock import is_held
 from train.evaluate.results import RESULTS, of_branches, read_results, selected
-from train.recipe import STARTS, TrainRecipe, refuse_changed, with_pinned_weights
+from train.recipe import TrainRecipe, refuse_changed, start_from, with_pinned_weights
 from train.session.outcome import TrainOutcome
 
 CHECKPOINTS = "checkpoints"
@@ -64,7 +63,7 @@ def finished_before(recipe: TrainRecipe, out: Path, is_exported: bool, metric: s
     if not tests:
         results = selected(lines, "validation")[-1:]
     steps = recipe.schedule.steps
-    start = STARTS[recipe.task].format(shlex.quote(str(out)))
+    start = start_from(recipe, out)
     return TrainOutcome(out, steps, steps, 0.0, 0.0, metric, tuple(results), "", was_finished=True, start=start)
 
 
