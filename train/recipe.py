@@ -28,12 +28,6 @@ from train.model.optim import OptimSpec
 TaskName = Literal["classify", "clip", "invert"]  # the keys of train.run.TASKS
 # the part of a recipe that says what its Task trains
 SECTIONS: dict[TaskName, str] = {"classify": "model", "clip": "clip", "invert": "invert"}
-# what is done with the export in a folder, for people
-USES: dict[TaskName, str] = {
-    "classify": "model.pretrained={} starts there from these weights",
-    "clip": "clip.model={}/model starts there from these weights",
-    "invert": "prompts.style_token={} in a recipe of generate says the new word",
-}
 # what writes into that part which weights it starts from
 PINNED: dict[TaskName, Callable[[Any], BaseModel]] = {
     "classify": pinned,

@@ -183,6 +183,10 @@ class ClipTrainSpec(BaseModel):
     def _plain(self) -> ClipSpec:
         return ClipSpec(model=self.model, revision=self.revision)
 
+    def exported_in(self, folder: Path) -> str:
+        """The `model` of a recipe that starts from the export in the folder of a training."""
+        return f"{OPEN_CLIP if self.library == 'open_clip' else ''}{folder / CLIP_MODEL}"
+
     def measured_digest(self) -> str:
         """Of the model as it lies there now. Raises ModelError."""
         return clip_digest(self._plain)

@@ -6,7 +6,6 @@ refused training has made is removed by `left_as_it_was`. The files are listed i
 
 import contextlib
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.layout import META
 from shards.disk.lock import is_held
 from train.evaluate.results import RESULTS, of_branches, read_results, selected
-from train.recipe import STAGES, USES, TrainRecipe, refuse_changed, with_pinned_weights
+from train.recipe import STAGES, TrainRecipe, refuse_changed, with_pinned_weights
 from train.session.outcome import TrainOutcome
+from train.task.facts import how_to_use
 
 CHECKPOINTS = "checkpoints"
 RECIPE = "recipe.yaml"
@@ -70,7 +70,7 @@ def finished_before(recipe: TrainRecipe, out: Path, is_exported: bool, metric: s
         results = selected(lines, "validation")[-1:]
     steps = recipe.schedule.steps
     earlier = tuple(stage.name for stage in recipe.before)
-    use = USES[recipe.task].format(shlex.quote(str(out)))
+    use = how_to_use(recipe, out)
     return TrainOutcome(
         out, steps, steps, 0.0, 0.0, metric, tuple(results), "", was_finished=True, use=use, earlier=earlier
     )

@@ -158,7 +158,9 @@ def test_stopped_it_goes_on_to_the_same_bits(data: Path, tmp_path: Path, tune: s
         one, other = last_state(tmp_path / "run", part), last_state(tmp_path / "whole", part)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
-    assert "nothing was left to do; top-1: one " in train_alone(recipe, tmp_path / "run").sentence()
+    sentence = train_alone(recipe, tmp_path / "run").sentence()
+    assert "nothing was left to do; top-1: one " in sentence
+    assert f"clip.model={tmp_path / 'run' / 'model'} starts there from these weights" in sentence
 
 
 @pytest.mark.timeout(600)
