@@ -242,7 +242,14 @@ class TrainRecipe(BaseModel):
             raise ValueError(
                 f"before: found stages with task {self.task}, expected none: only weights of classify are handed over"
             )
-        if len(self.earlier) != len(self.before):
+        names = [stage.name for stage in self.before]
+        if not names:
+            return self
+        try:
+            TrainRecipe.model_validate({**self.model_dump(mode="json", exclude={"before"}), "before": []})
+        except ValidationError:  # the recipe's own mistakes are told without those of stages that inherit them
+            return self
+        if len(self.earlier) != len(names):
             raise ValueError("before: found two stages of one name, expected a name for each; it is that of its folder")
         return self
 
@@ -339,8 +346,7 @@ def check_ranks(recipe: TrainRecipe, ranks: int) -> None:
 
 
 def with_pinned_weights(recipe: TrainRecipe) -> TrainRecipe:
-    """The recipe as a training keeps it: see `train.model.classifiers.pinned`. Raises ValueError as that does, and for
-    `keep` and `map` of a first stage that starts from nothing."""
+    """The recipe as a training keeps it: see `train.model.classifiers.pinned`. Raises ValueError as that does."""
     section = SECTIONS[recipe.task]
     return recipe.model_copy(update={section: PINNED[recipe.task](getattr(recipe, section))})
 

@@ -74,9 +74,8 @@ def _seeds(own: Sequence[Mapping[str, Any]]) -> str:
 
 def _steps(recipe: Mapping[str, Any]) -> int | None:
     """Of all stages together; of one that does not say, those of the recipe."""
-    before = recipe.get("before", [])
     total = 0
-    for stage in [recipe, *(before if isinstance(before, list) else [None])]:
+    for stage in [recipe, *_before(recipe)]:
         own = stage.get("schedule", recipe.get("schedule")) if isinstance(stage, dict) else None
         number = own.get("steps") if isinstance(own, dict) else None
         if not isinstance(number, int):
@@ -112,18 +111,24 @@ def _labels(recipes: Sequence[Mapping[str, Any]], validation: set[int], count: C
 
 
 def _labelled(recipe: Mapping[str, Any], count: Count) -> int | None:
-    """The pictures of the domains that people labelled; None if one of them cannot be counted."""
-    data = recipe.get("data")
-    domains = data.get("domains") if isinstance(data, dict) else None
-    total = 0
-    for domain in domains if isinstance(domains, list) else ():
-        if not isinstance(domain, dict) or not isinstance(source := domain.get("source"), str):
+    """The pictures of the domains that people labelled, in all stages; None if one of them cannot be counted."""
+    places: dict[tuple[str, str | None], None] = {}
+    for number, part in enumerate([recipe, *_before(recipe)]):
+        data = part.get("data") if isinstance(part, dict) else None
+        domains = data.get("domains") if isinstance(data, dict) else None
+        if number == 0 and not isinstance(domains, list):
             return None
-        if domain.get("name") in MADE:
-            continue
-        subset = domain.get("subset")
-        number = count(source, subset if isinstance(subset, str) else None)
-        if number is None:
-            return None
-        total += number
-    return total if isinstance(domains, list) else None
+        for domain in domains if isinstance(domains, list) else ():
+            if not isinstance(domain, dict) or not isinstance(source := domain.get("source"), str):
+                return None
+            subset = domain.get("subset")
+            if domain.get("name") not in MADE:
+                places[source, subset if isinstance(subset, str) else None] = None
+    numbers = [count(source, subset) for source, subset in places]
+    return None if None in numbers else sum(number for number in numbers if number is not None)
+
+
+def _before(recipe: Mapping[str, Any]) -> list[Any]:
+    """Its earlier stages."""
+    before = recipe.get("before", [])
+    return before if isinstance(before, list) else [None]

@@ -37,9 +37,7 @@ class HandOver:
     """What a Task says of the way from one stage to the next; `train.task.hand_over` has that of classification."""
 
     started_from: Callable[[TrainRecipe, Path], TrainRecipe]  # the recipe, with the result of the stage in that folder
-    without_weights: Callable[
-        [TrainRecipe], TrainRecipe
-    ]  # the recipe of a stage that starts from what is not there yet
+    without_weights: Callable[[TrainRecipe], TrainRecipe]  # of a stage that starts from what is not there yet
     # raises ValueError unless the second can follow the first, with the data of both
     check: Callable[[TrainRecipe, TrainRecipe, Sequence[Opened], Sequence[Opened]], None]
 

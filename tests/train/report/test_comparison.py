@@ -90,6 +90,24 @@ def test_the_page_says_what_is_held_fixed_and_counts_all_labelled_pictures(tmp_p
     assert "Held fixed: steps: not known; 32 images a step at all points." in text
 
 
+def test_steps_and_labelled_pictures_of_all_stages_are_held_fixed():
+    """A stage has its own schedule, or the recipe's; pictures that two stages read are labelled once."""
+    results = curve({0: [700, 710, 705], 6: [718, 729, 724]})
+    domain = {"name": "real", "source": "a"}
+    stages = [{"name": "one", "schedule": {"steps": 400}, "data": {"domains": [domain]}}, {"name": "two", "data": {}}]
+    more = {"name": "three", "schedule": {"steps": 50}, "data": {"domains": [{"name": "real", "source": "b"}]}}
+    for before, words, labels in (
+        (stages, "1,000 steps at all points", "20 to train"),
+        ([*stages, more], "1,050 steps at all points", "40 to train"),
+        ([None], "steps: not known", "20 to train"),
+        ("none", "steps: not known", "20 to train"),
+    ):
+        recipe = {"schedule": {"steps": 300}, "data": {"domains": [domain]}, "before": before}
+        fixed = held_fixed(compare(results).sweeps[0], results, {one.run: [recipe] for one in results}, lambda *_: 20)
+        assert words in fixed.work
+        assert labels in fixed.labels
+
+
 def test_the_page_says_how_points_were_tuned():
     grid = {"optim.lr": (0.001, 0.003), "data.augment.policy": ("none", "trivial")}
     place = GridPlace(settings={"optim.lr": 0.003, "data.augment.policy": "none"}, grid=grid)

@@ -661,6 +661,7 @@ def test_d6_a_new_start_does_not_forget_how_many_samples_were_bad(data: Path, tm
 TRAINING_RECIPES = (
     *("sandbox-train", "sandbox-vit"),
     *("imagenet-resnet50-6x", "imagenet-convnext-t-6x", "imagenet-vit-s16-6x"),
+    *("transfer/vanilla", "transfer/mixed", "transfer/bridged", "transfer/bridged-plus"),
 )
 
 

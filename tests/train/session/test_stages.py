@@ -299,6 +299,19 @@ def test_a_stage_that_is_no_training_is_refused_by_its_field(data: Path, changes
         staged(data, **changes)
 
 
+@pytest.mark.parametrize("missing", ["before.0.name", "optim.lr", "optim", "data.size_px", "model.name"])
+def test_what_is_missing_is_told_once_and_not_again_for_each_stage(data: Path, missing: str) -> None:
+    recipe = staged(data, before__0__optim={"lr": 0.1}).model_dump(mode="json")
+    *path, last = missing.split(".")
+    inner: Any = recipe
+    for name in path:
+        inner = inner[int(name) if name.isdecimal() else name]
+    del inner[last]
+    with pytest.raises(ValueError, match=f"`{missing}` is missing") as refused:
+        parse_recipe(json.dumps(recipe).encode(), TrainRecipe, "recipe.yaml")
+    assert "\n" not in str(refused.value)
+
+
 def test_data_of_all_stages_are_looked_for_and_those_of_finished_ones_are_not(data: Path, tmp_path: Path) -> None:
     recipe = staged(data, before__0__data__domains__0__source=str(tmp_path / "gone"))
     (line,) = look_up(recipe).refused
