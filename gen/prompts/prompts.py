@@ -107,7 +107,7 @@ class PromptSpec(BaseModel):
         if sorted(slots_of(self.style_form)) != ["prompt", TOKEN_SLOT]:
             raise ValueError(
                 f"prompts.style_form: found {quoted(self.style_form, 80)}, expected the slots {{prompt}} and "
-                "{{token}}, each once"
+                "{token}, each once"
             )
         if self.style_rows != "learned" and self.style_token is None:
             raise ValueError(

@@ -20,13 +20,13 @@ def pipeline_of(family: str, folder: Path) -> Path:
     return made
 
 
-def inversion(data: Path, model: Path, **changes: Any) -> TrainRecipe:
+def inversion(data: Path, generator: Path, **changes: Any) -> TrainRecipe:
     """Two steps on the sets of `tests.support.small_training`; `changes` are recipe fields, `__` for a dot."""
     plain: dict[str, Any] = {
         "name": "small-inversion",
         "seed": 3,
         "task": "invert",
-        "invert": {"model": str(model), "pictures": 0, "steps": 2, "initial": "ink", "validation_pictures": 6},
+        "invert": {"model": str(generator), "pictures": 0, "steps": 2, "initial": "ink", "validation_pictures": 6},
         "data": {
             "domains": [{"name": "real", "source": str(data / "real"), "quota": 4}],
             "size_px": 32,

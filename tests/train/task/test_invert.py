@@ -271,7 +271,7 @@ def test_a_finished_inversion_is_known_without_torch_and_refuses_another_recipe(
     assert look(recipe, whole, facts.last_file, facts.metric) is not None
     free = inversion(data, models["sd"], invert__vectors=2, invert__pictures=3, invert__cache_mb=0)
     assert look(free, whole, facts.last_file, facts.metric) is not None, "what only shows and keeps is no difference"
-    with pytest.raises(ValueError, match=r"invert\.initial: pen here, ink there") as error:
+    with pytest.raises(ValueError, match=r'invert\.initial: "ink" before, "pen" now') as error:
         look(inversion(data, models["sd"], invert__vectors=2, invert__initial="pen"), whole, facts.last_file, "")
     assert "\n" not in str(error.value)
     moved = pipeline_of("sd", tmp_path / "moved")
@@ -284,7 +284,7 @@ def test_a_finished_inversion_is_known_without_torch_and_refuses_another_recipe(
         ("sd", {"invert__templates": ["a photo of {name}"]}, r"templates: found .*, expected the slots \{token\}"),
         ("sd", {"invert__groups": {"a": ["zero"]}}, "groups: found some with tokens: dataset"),
         ("sd", {"invert__token": "style"}, "token"),
-        ("sd", {"data__mix__mixup": 0.2}, "data: found mixed pictures with task invert"),
+        ("sd", {"data__mix": {"mixup_alpha": 0.2}}, "data: found mixed pictures with task invert"),
         ("sd", {"invert": None}, "invert: found none with task invert, expected one"),
         ("sd", {"model": {"name": "sandbox_resnet", "num_classes": 5}}, "model: found one with task invert"),
     ],
