@@ -90,7 +90,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "train.model": {*BELOW_GEN, "gen.model", "gen.names"},
     "train.evaluate": {*BELOW_GEN, "gen.model", "gen.names", "train.model"},
-    "train.recipe": {*BELOW_GEN, "gen.invert", "train.evaluate", "train.model"},
+    "train.stage": {*BELOW_GEN, "train.evaluate", "train.model"},
+    "train.recipe": {*BELOW_GEN, "gen.invert", "train.evaluate", "train.model", "train.stage"},
     "train.sources": {*BELOW_GEN, "gen.invert", "train.evaluate", "train.model", "train.recipe"},
     "train.task": {
         *BELOW_GEN,

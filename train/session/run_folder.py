@@ -16,9 +16,8 @@ from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.layout import META
 from shards.disk.lock import is_held
 from train.evaluate.results import RESULTS, of_branches, read_results, selected
-from train.recipe import STAGES, TrainRecipe, refuse_changed, with_pinned_weights
+from train.recipe import STAGES, TrainRecipe, how_to_use, refuse_changed, with_pinned_weights
 from train.session.outcome import TrainOutcome
-from train.task.facts import how_to_use
 
 CHECKPOINTS = "checkpoints"
 RECIPE = "recipe.yaml"
