@@ -161,7 +161,8 @@ def test_the_example_of_a_verb_names_options_and_recipes_that_exist(verb: str) -
     for name in ("recipe", "sweep"):
         if name in context.params:
             path = HOME / context.params[name]
-            kind = {"train": TrainRecipe, "sweep": SweepSpec, "retrieve": RetrieveRecipe}.get(verb, Recipe)
+            kinds = {"train": TrainRecipe, "invert": TrainRecipe, "sweep": SweepSpec, "retrieve": RetrieveRecipe}
+            kind = kinds.get(verb, Recipe)
             load_recipe(path, kind, context.params["overrides"] or [])
 
 

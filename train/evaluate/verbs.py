@@ -154,9 +154,9 @@ def measure(
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     out: Annotated[Path | None, path_option("Folder of figures.json.", "nothing is written")] = None,
 ) -> None:
-    """Measure a set of pictures: how far it is from real ones (FID and its kind), how varied, and whether it holds
-    pictures of a test set.
+    """Measure a set of pictures: how far it is from real ones, how varied, and which are copies of test pictures.
 
+    The Frechet distance is FID on Inception's features, and FD-DINOv2 on DINOv2's.
     Each distance is over equally many pictures of both sets, and stands beside that of the real set from itself.
 
     Example: `sixfold measure out/sandbox --against out/real/real-test`
