@@ -43,7 +43,7 @@ class LoraSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(16, ge=1, le=4096, description="of each adapter")
-    alpha: float = Field(32.0, gt=0, description="an adapter's output is multiplied by alpha / rank")
+    alpha: int = Field(32, ge=1, description="an adapter's output is multiplied by alpha / rank")
     dropout: float = Field(0.1, ge=0, lt=1, description="of an adapter's input")
     targets: tuple[Target, ...] = Field(
         ("q_proj", "v_proj"), min_length=1, description="matrices of every block that get an adapter"
