@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -274,6 +275,13 @@ def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
 
 def test_every_file_is_in_a_room_of_the_table() -> None:
     assert {room_of(name) for name in imports_by_file()} - set(PACKAGES) <= MAY_IMPORT.keys()
+
+
+def test_no_installed_package_has_a_module_of_one_of_our_names() -> None:
+    """A worker's path has the installed packages before a checkout: their `tests` would be found, and ours missed."""
+    of = importlib.metadata.packages_distributions()
+    found = {name: set(of.get(name, ())) - {"sixfold"} for name in (*ROOF, "sandbox", "sixfold", "tests", "docs")}
+    assert {name: others for name, others in found.items() if others} == {}
 
 
 def test_only_the_roof_imports_verbs() -> None:

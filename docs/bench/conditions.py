@@ -30,6 +30,7 @@ from shards.disk.home import home
 from shards.disk.record import JSON
 from shards.disk.replace import replace_file
 from shards.labels.classes import load_classes
+from train.evaluate.set_metrics import vendi_score
 
 HOME = home()
 RECIPE = HOME / "recipes" / "sandbox.yaml"
@@ -95,16 +96,8 @@ class Looker:
         return {
             "judged": float((judge(self._judge, images_NHWC) == labels).mean()),
             "distance": _by_class(_mean_distance, rows, labels),
-            "vendi": _by_class(_vendi_score, rows, labels),
+            "vendi": _by_class(vendi_score, rows, labels),
         }
-
-
-def _vendi_score(rows_ND: NDArray[np.float32]) -> float:
-    """Effective number of distinct images among N unit vectors, 1..N: the exponential of the entropy of the
-    eigenvalues of the similarity matrix over N. Source: Friedman and Dieng 2023, definition 3.1."""
-    values = np.linalg.eigvalsh(rows_ND.astype(np.float64) @ rows_ND.T.astype(np.float64) / len(rows_ND))
-    values = values[values > 1e-12]
-    return float(np.exp(-(values * np.log(values)).sum()))
 
 
 def _mean_distance(rows_ND: NDArray[np.float32]) -> float:

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 import shards
 from gen.model.clip import Clip, ClipSpec
+from gen.model.nearest import nearest
 from retrieve.dedup.descriptor import Descriptor, clip_descriptor, picture_descriptor
-from retrieve.dedup.leak import nearest
 from retrieve.dedup.near import CLUSTER_ROWS, PROBES, clustered_pairs, exact_pairs
 from retrieve.pool.images import PoolImages
 from retrieve.pool.pool import Pool, open_pool

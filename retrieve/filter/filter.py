@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gen.model.clip import Clip, ClipSpec, clip_digest
+from gen.model.nearest import nearest
 from retrieve.dedup.descriptor import SCALES, Descriptor, DescriptorName, clip_descriptor, picture_descriptor
-from retrieve.dedup.leak import nearest
 from retrieve.dedup.near import near_groups
 from retrieve.filter.features import iter_features
 from retrieve.filter.rule import KEPT, Candidates, Decision, Rule, decide

@@ -32,13 +32,13 @@ from cluster.waiting import waiting
 from gen.make.scale import Store
 from gen.make.work import Held
 from gen.model.clip import Clip
+from gen.model.nearest import nearest
 from gen.prompts.meanings import choose_meanings
 from gen.prompts.real_images import decode_picture
 from gen.wording.lexicon import load_lexicon
 from retrieve.captions.queries import clauses_of
 from retrieve.captions.search import CLASS_ID
 from retrieve.dedup.descriptor import SCALES, Descriptor, picture_descriptor
-from retrieve.dedup.leak import nearest
 from retrieve.dedup.near import groups_of, near_groups
 from retrieve.filter.filter import rows_of_set
 from retrieve.filter.rule import KEPT, Candidates, decide

@@ -125,6 +125,18 @@ class StreamSpec(BaseModel):
         first = self.domains[0]
         return None if source == first.source else own_classes_of(first.source, first.subset)
 
+    def shown(self, source: str, crop_pct: float, size_px: int | None = None) -> "EvalSpec":
+        """How a set is read to be measured beside such a training; `size_px` None: pictures of the training's size."""
+        return EvalSpec(
+            source=source,
+            size_px=size_px or self.size_px,
+            crop_pct=crop_pct,
+            threads=self.threads,
+            deadline_s=self.deadline_s,
+            cache=self.cache,
+            verify=self.verify,
+        )
+
 
 @lru_cache(maxsize=8)
 def _named(source: str) -> tuple[Named, ...]:

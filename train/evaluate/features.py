@@ -12,6 +12,7 @@ Nothing is downloaded, nothing is run from a folder, no pickle is opened (`gen.m
 """
 
 import hashlib
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ from train.evaluate.subject import Subject, load_subject, open_subject
 from train.model.classifiers import SANDBOX
 from train.model.input import to_input
 
-NETWORK = "--network"
+NETWORK = "MODEL"  # of the command line: its commit is --revision
 SANDBOX_CLIP = "sandbox/models/clip"
 VISION = frozenset({"dinov2", "dinov2_with_registers", "dinov3_vit"})  # of transformers
 VERSION = b"1"  # of what is kept
@@ -231,8 +232,6 @@ def _captions(source: str, index: Index) -> dict[int, str]:
 
 
 def _npy(rows: Rows) -> bytes:
-    import io
-
     held = io.BytesIO()
     np.save(held, rows, allow_pickle=False)
     return held.getvalue()

@@ -31,14 +31,6 @@ Part = tuple[Floats, Int64]  # theta_NZ, labels_N in 0..Y - 1
 Joint = npt.NDArray[np.float64]  # Y Z: the sums over pictures of theta
 
 
-def leep(parts: Callable[[], Iterable[Part]], num_classes: int, num_outputs: int) -> float:
-    """In nats. `parts` gives all pictures, the same ones at each of two calls. Raises ValueError for values that are
-    no probabilities, and for labels that are not 0 to num_classes - 1."""
-    joint = joint_of(parts(), num_classes, num_outputs)
-    total, n = log_sum(parts(), joint)
-    return total / n
-
-
 def joint_of(parts: Iterable[Part], num_classes: int, num_outputs: int) -> Joint:
     """The sums of the first pass; those of several ranks are added up."""
     joint = np.zeros((num_classes, num_outputs))

@@ -14,7 +14,7 @@ from torch import nn
 
 from cluster.ranks.group import Ranks
 from shards.stream.read_all import read_all
-from shards.stream.spec import EvalSpec, StreamSpec
+from shards.stream.spec import StreamSpec
 from train.evaluate.counts import Counts, Floats, Pixels, count_batches
 from train.evaluate.evaluate import EvaluateSpec, OpenSet, evaluating
 from train.model.engine import EngineSpec, autocast
@@ -42,15 +42,7 @@ def measure(
             f"{one.name}: found a set with the digest {digests[0][:16]} on one rank and {digests[1][:16]} on another, "
             "expected one set; measure on data that all ranks see and nobody writes to"
         )
-    chosen = EvalSpec(
-        source=one.spec.source,
-        size_px=data.size_px,
-        crop_pct=spec.crop_pct,
-        threads=data.threads,
-        deadline_s=data.deadline_s,
-        cache=data.cache,
-        verify=data.verify,
-    )
+    chosen = data.shown(one.spec.source, spec.crop_pct)
     with evaluating(model), torch.inference_mode():
         batches = read_all(chosen, one.opened.index, spec.batch, ranks.rank, ranks.world)
         found = count_batches(batches, scores, one.key, one.n, ranks.rank, ranks.world, num_ways)

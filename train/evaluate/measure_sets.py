@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gen.model.nearest import nearest
 from shards.disk.replace import replace_file
 from shards.disk.safe_text import clip
 from train.evaluate.features import Network, Rows, Set
@@ -28,7 +29,6 @@ from train.evaluate.set_metrics import (
     frechet_distance,
     gaussian,
     kernel_inception_distance,
-    nearest,
     neighbourhoods,
     vendi_score,
 )
@@ -123,8 +123,7 @@ def compare_sets(network: Network, one: Set, other: Set, how: How) -> Comparison
         figures += _figures(metric, better, made, real, rest, how, random)
     pairs, count = _alike(one, other, how.alike)
     twins = f"share with a twin, a cosine of {how.alike:g} or more"
-    own = [_unit(part) for part in (rest, real)]
-    floor = float((nearest(*own)[1] >= how.alike).mean())
+    floor = float((nearest(_unit(rest), _unit(real))[1] >= how.alike).mean())
     figures.append(Figure(twins, "lower", count / len(one.rows), floor=floor))
     return Comparison(
         one.source,

@@ -61,12 +61,17 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
             f"frechet distance: found {min(one.n, other.n):,} pictures for {width:,} features, expected more pictures "
             "than features; give more pictures, or take the kernel distance"
         )
-    # tr sqrt(AB) of two covariances is that of the symmetric sqrt(A) B sqrt(A), whose eigenvalues are real
-    values, vectors = np.linalg.eigh(one.covariance)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    inner = np.linalg.eigvalsh(root @ other.covariance @ root).clip(0)
+    # tr sqrt(AB) is the sum of the singular values of sqrt(A) sqrt(B), which is the same for both orders of the sets
+    both = np.linalg.svd(_root(one.covariance) @ _root(other.covariance), compute_uv=False).sum()
     apart = float(np.square(one.mean - other.mean).sum())
-    return apart + float(np.trace(one.covariance) + np.trace(other.covariance) - 2 * np.sqrt(inner).sum())
+    return apart + float(np.trace(one.covariance) + np.trace(other.covariance) - 2 * both)
+
+
+def _root(covariance_DD: Doubles) -> Doubles:
+    """The symmetric square root."""
+    values, vectors = np.linalg.eigh(covariance_DD)
+    root: Doubles = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    return root
 
 
 # kernel distances
@@ -181,20 +186,6 @@ def neighbourhoods(real_ND: Floats, made_MD: Floats, k: int) -> Neighbourhoods:
         covered[start:stop] = inside.any(1)
         recalled[start:stop] = _less(squares, made_reach[None, :], real, made, start).any(1)
     return Neighbourhoods(within > 0, within / k, recalled, covered)
-
-
-def nearest(rows_ND: Floats, others_MD: Floats) -> tuple[NDArray[np.int64], Doubles]:
-    """The row of the other set with the largest dot product, and that product, for each row; of unit vectors the
-    cosine. Ties go to the first."""
-    at = np.zeros(len(rows_ND), np.int64)
-    best = np.zeros(len(rows_ND))
-    for start in range(0, len(rows_ND), BLOCK):
-        block = rows_ND[start : start + BLOCK]
-        found = (block @ others_MD.T).argmax(1)
-        at[start : start + len(block)] = found
-        exact = np.einsum("nd,nd->n", block.astype(np.float64), others_MD[found].astype(np.float64))
-        best[start : start + len(block)] = exact
-    return at, best
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,7 +53,7 @@ from train.session.run_folder import (
 from train.session.session import Session
 from train.task.task import Task
 
-NOTHING: Mapping[str, float] = {}
+NOTHING: Mapping[str, float | str] = {}
 
 
 def meet(recipe: TrainRecipe, stop: StopFlag, ranks: Ranks) -> torch.device:
@@ -109,7 +109,7 @@ def train_in_folder(
     ranks: Ranks,
     disk: Disk = OS_DISK,
     words: str = "",
-    leep: Mapping[str, float] = NOTHING,
+    leep: Mapping[str, float | str] = NOTHING,
 ) -> TrainOutcome:
     """Train until the end or until `stop`. Raises ValueError or OSError with one line for what cannot go on; `ranks`
     then ends the others with the cause. `disk` takes the checkpoints; texts for people begin with `words`; log and
@@ -139,8 +139,9 @@ def train_in_folder(
                 log.say(line)
         names = owned.enter_context(ReplacedLog(out, ranks.rank))
         with told(ranks, f"building the model on {device}"):
+            nats = {name: value for name, value in leep.items() if isinstance(value, float)}
             session = Session(
-                recipe, task, out, out / CHECKPOINTS, code_hash(home), stop, ranks, device, log, names, disk, leep
+                recipe, task, out, out / CHECKPOINTS, code_hash(home), stop, ranks, device, log, names, disk, nats
             )
         if log is not None:
             log.line(
@@ -153,7 +154,9 @@ def train_in_folder(
                 seconds=round(time.monotonic() - began, 3),
             )
             for name, value in leep.items():
-                log.line("leep", 0, of=name, leep=value)
+                if isinstance(value, str):
+                    log.say(f"LEEP of {name} was not measured: {value}")
+                log.line("leep", 0, of=name, **({"reason": value} if isinstance(value, str) else {"leep": value}))
         try:
             outcome = session.run()
         except RankFailed as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cluster.ranks.group import Ranks
 from shards.stream.read_all import read_all
-from shards.stream.spec import EvalSpec, StreamSpec
+from shards.stream.spec import StreamSpec
 from shards.stream.stream import Batch
 from train.evaluate.data_check import Opened
 from train.evaluate.evaluate import evaluating
@@ -74,15 +74,7 @@ def features_of(
     data = recipe.data
     all_uids, all_rows, all_labels = [], [], []
     for one in domains:
-        reading = EvalSpec(
-            source=one.source,
-            size_px=data.size_px,
-            crop_pct=recipe.evaluate.crop_pct,
-            threads=data.threads,
-            deadline_s=data.deadline_s,
-            cache=data.cache,
-            verify=data.verify,
-        )
+        reading = data.shown(one.source, recipe.evaluate.crop_pct)
         own_rows, own_uids, own_valid, own_labels = [], [], [], []
         with evaluating(model), torch.no_grad():
             for batch in read_all(reading, one.index, recipe.evaluate.batch, ranks.rank, ranks.world):

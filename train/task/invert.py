@@ -33,7 +33,6 @@ from shards.disk.amounts import counted
 from shards.disk.safe_text import quoted
 from shards.stream.keyed_random import hashed
 from shards.stream.read_all import EvalBatch, read_all
-from shards.stream.spec import EvalSpec
 from shards.stream.stream import Batch
 from train.evaluate.counts import Counts
 from train.evaluate.data_check import Opened, read_names, what_is_read
@@ -191,15 +190,7 @@ class Invert:
     ) -> NDArray[np.float64]:
         """[pictures, 1 + BANDS]: the class, the loss in each band; of the same pictures on every rank, in order."""
         recipe, spec = self.recipe, one.spec
-        shown = EvalSpec(
-            source=spec.source,
-            size_px=recipe.data.size_px,
-            crop_pct=recipe.evaluate.crop_pct,
-            threads=recipe.data.threads,
-            deadline_s=recipe.data.deadline_s,
-            cache=recipe.data.cache,
-            verify=recipe.data.verify,
-        )
+        shown = recipe.data.shown(spec.source, recipe.evaluate.crop_pct)
         index, stride = one.opened.index, -(-one.n // self.spec.validation_pictures)
         chosen = np.arange(0, one.n, stride)
         chosen = chosen[np.isin(index.label[chosen], list(self.words.texts))]

@@ -17,7 +17,7 @@ from train.sweep.plan import SweepSpec
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("sampler.st", ["sampler.steps="]),
+        ("sampler.ste", ["sampler.steps="]),
         ("samp", ["sampler."]),
         ("see", ["seed="]),
         ("sampler.dtype=b", ["sampler.dtype=bf16"]),
@@ -73,7 +73,7 @@ def test_bash_completes_a_command_as_it_is_typed(tmp_path: Path) -> None:
     (tmp_path / "sixfold").write_text(f'#!/bin/sh\ncd {home()} && exec {sys.executable} -m sixfold "$@"\n')
     (tmp_path / "sixfold").chmod(0o755)
     program = said.stdout + (
-        '\nCOMP_WORDS=(sixfold generate recipes/sandbox.yaml sampler.st)\nCOMP_CWORD=3\ncompopt() { echo "$@"; }\n'
+        '\nCOMP_WORDS=(sixfold generate recipes/sandbox.yaml sampler.ste)\nCOMP_CWORD=3\ncompopt() { echo "$@"; }\n'
         '_sixfold_completion sixfold\necho "${COMPREPLY[@]}"\n'
     )
     done = subprocess.run(

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from retrieve.dedup.leak import nearest
+from gen.model.nearest import nearest
 from retrieve.dedup.picture import TEST_ABOVE, describe_pictures
 from shards.disk.jpeg import decode_jpeg, encode_jpeg
 from tests.support.picture_set import in_other_light, scenes

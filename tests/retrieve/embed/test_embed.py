@@ -154,13 +154,14 @@ def test_vectors_are_those_of_the_clip_and_flagged_rows_have_zeros(tmp_path, loa
             assert np.argmax(found[kept] @ expected[kept].T, axis=1).tolist() == list(range(ROWS - 1))
 
 
-def test_a_full_batch_has_the_very_bits_of_the_clip(tmp_path, loaded_once, clip):
+def test_a_batch_has_the_very_bits_of_the_clip(tmp_path, loaded_once, clip):
+    """The first batch is the three rows of the table's first row group; the bits of a row may depend on its batch."""
     pool = make_pool(tmp_path / "pool")
     embed(pool)
-    images = [decode_jpeg(data) for data in list(pictures(0).values())[:4]]
-    assert np.array_equal(np.load(pool / "img_emb" / "img_emb_0.npy")[:4], clip.embed_images(images).astype("f2"))
+    images = [decode_jpeg(data) for data in list(pictures(0).values())[:3]]
+    assert np.array_equal(np.load(pool / "img_emb" / "img_emb_0.npy")[:3], clip.embed_images(images).astype("f2"))
     assert np.array_equal(
-        np.load(pool / "text_emb" / "text_emb_0.npy")[:4], clip.embed_texts(CAPTIONS[0][:4]).astype("f2")
+        np.load(pool / "text_emb" / "text_emb_0.npy")[:3], clip.embed_texts(CAPTIONS[0][:3]).astype("f2")
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,14 @@ from typer.testing import CliRunner
 
 import sixfold
 from tests.support.small_data_set import write_data_set
-from train.evaluate.leep import Part, joint_of, leep, log_sum, softmax
+from train.evaluate.leep import Part, joint_of, log_sum, softmax
 
 Theta = npt.NDArray[np.float64]
+
+
+def leep(parts: Callable[[], Iterable[Part]], num_classes: int, num_outputs: int) -> float:
+    total, n = log_sum(parts(), joint_of(parts(), num_classes, num_outputs))
+    return total / n
 
 
 def whole(theta: Theta, labels: npt.NDArray[np.int64]) -> Callable[[], list[Part]]:

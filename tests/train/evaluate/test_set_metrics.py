@@ -6,11 +6,11 @@ import io
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prdc import compute_prdc
-from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.fid import _compute_fid
+from torchmetrics.image.kid import poly_mmd
 
 from train.evaluate import set_metrics
 from train.evaluate.set_metrics import (
@@ -19,7 +19,6 @@ from train.evaluate.set_metrics import (
     frechet_distance,
     gaussian,
     kernel_inception_distance,
-    nearest,
     neighbourhoods,
     vendi_score,
 )
@@ -47,6 +46,7 @@ def test_the_frechet_distance_of_gaussians_is_its_closed_form() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
+@example(seed=88)  # a covariance of condition 8e8
 def test_the_frechet_distance_is_that_of_torchmetrics(seed: int) -> None:
     sets = two_sets(seed, 90, 70, 24)
     one, other = (gaussian(rows) for rows in sets)
@@ -57,14 +57,15 @@ def test_the_frechet_distance_is_that_of_torchmetrics(seed: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
-def test_the_kernel_distance_is_that_of_torch_fidelity(seed: int) -> None:
+def test_the_kernel_distance_is_that_of_torchmetrics(seed: int) -> None:
     one, other = two_sets(seed, 80, 60, 16)
     found = kernel_inception_distance(one, other, subsets=5, size=40, seed=seed)
-    asked = {"kid_subsets": 5, "kid_subset_size": 40, "rng_seed": seed, "verbose": False, "kid_kernel": "poly"}
-    asked |= {"kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None, "kid_kernel_poly_coef0": 1}
-    theirs = kid_features_to_metric(torch.from_numpy(one), torch.from_numpy(other), **asked)
-    assert found.mean() == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
-    assert found.std() == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-6)
+    random = np.random.RandomState(seed)
+    theirs = []
+    for _ in range(5):  # drawn as torch-fidelity draws
+        both = [rows[random.choice(len(rows), 40, replace=False)] for rows in (one, other)]
+        theirs.append(float(poly_mmd(*map(torch.from_numpy, both))))
+    assert found == pytest.approx(theirs, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -140,14 +141,6 @@ def test_the_vendi_score_counts_what_is_different() -> None:
     rows = unit(np.random.default_rng(1).normal(size=(12, 12)))
     wide = np.concatenate([rows, np.zeros((12, 3))], axis=1)
     assert vendi_score(rows) == pytest.approx(vendi_score(wide))
-
-
-def test_the_nearest_picture_of_another_set_is_found_with_its_cosine() -> None:
-    rows, others = (unit(rows).astype(np.float32) for rows in two_sets(8, 30, 40, 6))
-    rows[4] = others[11]
-    at, cosine = nearest(rows, others)
-    assert (at == (rows @ others.T).argmax(1)).all()
-    assert (at[4], cosine[4]) == (11, pytest.approx(1, abs=1e-6))
 
 
 def test_sets_that_are_too_small_for_a_metric_are_refused() -> None:

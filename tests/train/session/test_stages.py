@@ -21,6 +21,7 @@ from tests.support.rank_environment import rank_environment
 from tests.support.small_data_set import write_data_set
 from tests.support.small_training import SMOOTH, as_weights, last_state, small_recipe, train_alone, write_sets
 from train.evaluate.results import find_results, read_results
+from train.model.pretrained import as_safetensors
 from train.recipe import TrainRecipe, recipe_digest
 from train.run import TASKS
 from train.sources import look_up
@@ -149,6 +150,21 @@ def test_weights_that_were_trained_before_are_measured_as_the_start(data: Path, 
     recipe = staged(data, model__pretrained=str(whole), schedule__steps=2, before__0__schedule__steps=2)
     assert train_alone(recipe, tmp_path / "run").exit_code == 0
     assert [row["of"] for row in lines(tmp_path / "run", "leep")] == ["start", "synthetic"]
+
+
+def test_weights_without_a_classifier_have_a_reason_in_the_place_of_their_leep(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    backbone = {name: one for name, one in load_file(whole / "model.safetensors").items() if not name.startswith("fc.")}
+    (tmp_path / "backbone.safetensors").write_bytes(as_safetensors(backbone))
+    weights = str(tmp_path / "backbone.safetensors")
+    recipe = staged(data, model__pretrained=weights, schedule__steps=2, before__0__schedule__steps=2)
+    assert train_alone(recipe, tmp_path / "run").exit_code == 0
+    start, synthetic = lines(tmp_path / "run", "leep")
+    assert (start["of"], start["reason"]) == ("start", "its weights have no classifier")
+    assert synthetic["leep"] < 0
+    tests = [line for line in find_results([tmp_path / "run"]).results if line.run == "run" and line.role == "test"]
+    assert [set(line.leep or {}) for line in tests] == [{"synthetic"}]
 
 
 def test_the_outcome_names_the_stages(data: Path, whole: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The test image that is most like a picture: exact, block by block.
+"""The picture of another set that is most like one, by the vectors of a model: exact, block by block.
 
 In: rows of pictures, rows of test images. Out: for each picture the number of the nearest test image and the inner
 product. On disk: nothing. Memory: the two blocks in single precision and their products, about 70 MB at 1,250 numbers a

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrieve.dedup.leak import nearest
+from gen.model.nearest import nearest
 
 
 def unit(num, dim, seed):
