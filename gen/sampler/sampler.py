@@ -1,6 +1,7 @@
 """Images from prompts and seeds: one loaded text-to-image pipeline, whichever of the four families it is.
 
-In: a `SamplerSpec` (gen.sampler.spec) and, per call, a batch of `Request` (prompt, negative, seed).
+In: a `SamplerSpec` (gen.sampler.spec) and, per call, a batch of `Request` (prompt, negative, seed), from noise or from
+pictures (gen.sampler.start).
 Out: `Sampled`: uint8 images NHWC and two flags per image (finite, flagged by the model's safety checker).
 Nothing is written to disk; weights come from a checked folder (`gen.model.folder`), never from the network.
 
@@ -30,11 +31,13 @@ from cluster.recipes.load import fingerprint
 from gen.sampler.compiled import compile_networks, first_compiles, share_kernels
 from gen.sampler.device import for_device, is_memory_short
 from gen.sampler.in_place import activate_in_place
+from gen.sampler.latents import for_decoder
 from gen.sampler.memory import Room, need_of, refuse_too_large
 from gen.sampler.pipeline import TORCH_TYPES, draw_noise, load_pipeline, require_xformers, set_scheduler
 from gen.sampler.safety import check_extractor, flag_images
 from gen.sampler.shortcuts import Shortcuts, quantise_linears
 from gen.sampler.spec import SamplerSpec, check_sampler, is_distilled, sampler_json, with_size
+from gen.sampler.start import Start, begin_with, pipeline_from
 from gen.sampler.text_once import TextOnce, text_readers
 from gen.sampler.texts import encode_texts
 
@@ -87,6 +90,7 @@ class Sampler:
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._chunk_of: dict[str, tuple[str, ...]] = {}
         self._embedded: OrderedDict[tuple[str, ...], dict[str, torch.Tensor]] = OrderedDict()
+        self._changing: Any | None = None  # the pipeline that begins with pictures, from the first call of that kind
 
     @staticmethod
     def load(spec: SamplerSpec) -> Sampler:
@@ -169,43 +173,56 @@ class Sampler:
         """On the CPU, where a GPU can fetch it while the next call is being launched."""
         return tensor.cpu().pin_memory() if self.device.type == "cuda" else tensor.cpu()
 
-    def sample(self, requests: Sequence[Request], alive: Callable[[float], None] = lambda share: None) -> Sampled:
+    def sample(
+        self,
+        requests: Sequence[Request],
+        alive: Callable[[float], None] = lambda share: None,
+        start: Start | None = None,
+    ) -> Sampled:
         """Raises what torch raises when the device fails; a bad image is a flag, never an exception.
 
-        ``alive`` is called after each denoising step and before each call of the decoder, with the share of the steps
-        that is done: on a slow machine a batch takes many minutes. What it raises ends the call.
+        ``start``: the pictures to begin with, one for each request; None: noise. ``alive`` is called after each
+        denoising step and before each call of the decoder, with the share of the steps that is done: on a slow machine
+        a batch takes many minutes. What it raises ends the call.
         """
         import torch
 
         if not 0 < len(requests) <= self.spec.call_size:
             raise ValueError(f"found {len(requests)} requests, expected 1..{self.spec.call_size} (sampler.batch)")
         with torch.inference_mode():
-            image_NCHW = self._decode(self.latents(requests, alive), alive)[: len(requests)]
+            image_NCHW = self._decode(self.latents(requests, alive, start), alive)[: len(requests)]
             flagged_N = self._flag(image_NCHW)
             return self._to_host(self._to_uint8(image_NCHW), _finite(image_NCHW), flagged_N)
 
-    def latents(self, requests: Sequence[Request], alive: Callable[[float], None] = lambda share: None) -> torch.Tensor:
+    def latents(
+        self,
+        requests: Sequence[Request],
+        alive: Callable[[float], None] = lambda share: None,
+        start: Start | None = None,
+    ) -> torch.Tensor:
         """The denoised latents of one call, as the decoder wants them before scaling; NCHW."""
         import torch
 
         spec = self.spec
         if spec.compile != "none":  # a compiled graph is bound to its shape: fill up with copies
-            requests = [*requests, *[requests[-1]] * (spec.call_size - len(requests))]
+            missing = spec.call_size - len(requests)
+            requests = [*requests, *[requests[-1]] * missing]
+            start = None if start is None else start.filled_up(missing)
         arguments: dict[str, Any] = self._embed([request.prompt for request in requests])
         if self.guided:
             negatives = [request.negative or spec.negative for request in requests]
             arguments |= {f"negative_{name}": tensor for name, tensor in self._embed_negative(negatives).items()}
         generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
         dtype = arguments["prompt_embeds"].dtype
-        noise = draw_noise(self._pipeline, self.family, spec.made_px, dtype, generators)
-        if self.device.type == "cuda":
-            noise = noise.pin_memory().to(self.device, non_blocking=True)
         with torch.inference_mode(), self._shortcuts.one_call(), self._text_once.one_call():
-            latents = self._pipeline(
+            if start is None:
+                pipeline, begin = self._pipeline, self._from_noise(dtype, generators)
+            else:
+                self._changing = pipeline = self._changing or pipeline_from(self._pipeline, self.family)
+                begin = begin_with(start, pipeline, self.family, spec, dtype, generators)
+            latents = pipeline(
                 **arguments,
-                latents=noise,
-                height=spec.made_px,
-                width=spec.made_px,
+                **begin,
                 num_inference_steps=spec.steps,
                 guidance_scale=spec.guidance,
                 generator=generators,
@@ -218,6 +235,13 @@ class Sampler:
                     latents, spec.made_px, spec.made_px, self._pipeline.vae_scale_factor
                 )
         return latents
+
+    def _from_noise(self, dtype: torch.dtype, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+        """The arguments of a call that begins with noise."""
+        noise = draw_noise(self._pipeline, self.family, self.spec.made_px, dtype, generators)
+        if self.device.type == "cuda":
+            noise = noise.pin_memory().to(self.device, non_blocking=True)
+        return {"latents": noise, "height": self.spec.made_px, "width": self.spec.made_px}
 
     def _embed(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """prompt_embeds NTD (and pooled_prompt_embeds ND) of ``texts``."""
@@ -278,7 +302,7 @@ class Sampler:
         import torch
 
         vae = self._pipeline.vae
-        scaled = _unscale(latents_NCHW, vae.config, self.family)
+        scaled = for_decoder(latents_NCHW, vae.config, self.family)
         parts = scaled.split(self.spec.vae_batch)
         if self.spec.compile != "none" and len(parts[-1]) < len(parts[0]):  # one shape, one graph
             missing = len(parts[0]) - len(parts[-1])
@@ -375,20 +399,6 @@ def _stack(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     import torch
 
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def _unscale(latents: torch.Tensor, config: Any, family: str) -> torch.Tensor:
-    """From the denoiser's scale to the decoder's, as each family's own pipeline does it."""
-    import torch
-
-    if family in ("sd3", "flux"):
-        return latents / config.scaling_factor + config.shift_factor
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if family == "sdxl" and mean is not None and std is not None:
-        mean_1C11 = torch.tensor(mean, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
-        std_1C11 = torch.tensor(std, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
-        return latents * std_1C11 / config.scaling_factor + mean_1C11
-    return latents / config.scaling_factor
 
 
 def _vae_dtype(pipeline: Any, spec: SamplerSpec, family: str) -> torch.dtype:
