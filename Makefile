@@ -30,7 +30,7 @@ TOOLS := img2dataset clip-client
 TOOL_READY := $(TOOLS:%=.tools/%/.ready-$(shell pwd | cksum | cut -d ' ' -f 1))
 
 .DEFAULT_GOAL := help
-.PHONY: help generate retrieve train sweep show verify tools test lint torture bench bench-retrieve bench-gpu bench-stream quality ablate sandbox sandbox-score lock clean
+.PHONY: help generate edit retrieve train sweep show verify tools test lint torture bench bench-retrieve bench-gpu bench-stream quality ablate sandbox sandbox-score lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,11 @@ run = $(RUN)sixfold $(if $(filter local,$(CLUSTER)),$(1) $(2),submit $(1) $(2) -
 
 generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/<its name> CLUSTER=slurm SET="key.sub=value"
 	@$(call run,generate,$(RECIPE),--scale $(SCALE) --out $(OUT))
+
+edit: RECIPE = recipes/edit/sandbox-perturb.yaml
+edit: SCALE = 1x
+edit: $(READY) $(REAL) ## edit the sandbox's real images: SCALE=1x RECIPE=recipes/edit/sandbox-perturb.yaml OUT=out/<its name> SET="edit.gamma=0.5"
+	@$(call run,edit,$(RECIPE),--scale $(SCALE) --out $(OUT))
 
 REAL := out/real/real-train/00000_stats.json
 POOL := out/pool/embeddings.json

@@ -125,7 +125,7 @@ def command_line() -> typer.Typer:
     from cluster.console import warn
     from cluster.forecast import simulate
     from cluster.verbs import cancel, doctor, drain, logs, node, submit
-    from gen.verbs import generate, init, meanings, plan, prompts
+    from gen.verbs import edit, generate, init, meanings, plan, prompts
     from retrieve.verbs import embed, index, pool, retrieve, serve
     from retrieve.verbs import filter as filter_set
     from shards.verbs import export, push, repair, show, status, subset, verify
@@ -146,7 +146,7 @@ def command_line() -> typer.Typer:
     )
     app.callback()(_options)
     for verb in (
-        *(init, generate, meanings, prompts, plan, verify, repair, subset, show, export, push),
+        *(init, generate, meanings, prompts, plan, edit, verify, repair, subset, show, export, push),
         *(retrieve, pool, embed, index, filter_set, serve),
         *(train, invert, evaluate, measure, sweep, report),
         *(submit, status, logs, cancel, simulate, doctor),
@@ -164,6 +164,7 @@ def command_line() -> typer.Typer:
 def _recipe_of_another_verb(error: "RecipeError") -> str:
     """What the error says, or, of a recipe that fits another verb better, which verb that is."""
     from cluster.recipes.load import kind_of
+    from gen.edit.recipe import EditRecipe
     from gen.run.recipe import Recipe
     from retrieve.run.recipe import RetrieveRecipe
     from train.recipe import TrainRecipe
@@ -171,6 +172,7 @@ def _recipe_of_another_verb(error: "RecipeError") -> str:
 
     kinds: dict[str, type[BaseModel]] = {
         "generate": Recipe,
+        "edit": EditRecipe,
         "retrieve": RetrieveRecipe,
         "train": TrainRecipe,
         "sweep": SweepSpec,

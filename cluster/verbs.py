@@ -53,7 +53,7 @@ def doctor(
 
 def submit(
     verb: Annotated[
-        str | None, typer.Argument(metavar="VERB", help="generate, retrieve, train or sweep.", show_default=False)
+        str | None, typer.Argument(metavar="VERB", help="generate, edit, retrieve, train or sweep.", show_default=False)
     ] = None,
     recipe: Annotated[
         Path | None, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.", show_default=False)
@@ -234,7 +234,7 @@ def _call_of(
     name, spec = str(chosen.name), chosen.cluster  # type: ignore[attr-defined]
     place = out if out is not None else default_place(recipe, f"{PLACES[verb]}{name}")[0]
     found = recipe if recipe.exists() else home() / recipe
-    scaled = ("--scale", scale) if verb in ("generate", "retrieve") else ()
+    scaled = ("--scale", scale) if verb in ("generate", "edit", "retrieve") else ()
     whole = place if is_remote(place) else str(Path(place).absolute())
     named = tuple(named_here(chosen))
     return Call(verb, found.absolute(), name, whole, (*overrides, *scaled), named), spec.site
@@ -245,6 +245,10 @@ def _model_of(verb: str) -> "type[BaseModel]":
         from gen.run.recipe import Recipe
 
         return Recipe
+    if verb == "edit":
+        from gen.edit.recipe import EditRecipe
+
+        return EditRecipe
     if verb == "retrieve":
         from retrieve.run.recipe import RetrieveRecipe
 

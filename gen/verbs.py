@@ -1,4 +1,4 @@
-"""The verbs before and at the making of images: generate, meanings, prompts, plan."""
+"""The verbs before and at the making of images: generate, edit, meanings, prompts, plan, init."""
 
 import os
 import sys
@@ -17,6 +17,9 @@ from cluster.waiting import waiting
 from shards.disk.home import home
 
 if TYPE_CHECKING:
+    from gen.edit.recipe import EditRecipe
+    from gen.make.regenerate import Comparison
+    from gen.make.scale import Store
     from gen.run.recipe import Recipe
 
 
@@ -24,6 +27,12 @@ def _recipe_model() -> "type[Recipe]":
     from gen.run.recipe import Recipe
 
     return Recipe
+
+
+def _edit_model() -> "type[EditRecipe]":
+    from gen.edit.recipe import EditRecipe
+
+    return EditRecipe
 
 
 Overrides = Annotated[list[str] | None, overrides_of(_recipe_model)]
@@ -91,6 +100,74 @@ def generate(
         say(f"gallery: {gallery_page(place)}")
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
+
+
+def edit(
+    recipe: RecipeFile,
+    overrides: Annotated[list[str] | None, overrides_of(_edit_model)] = None,
+    scale: Annotated[str, typer.Option(help="Edits of each source picture: 1x, 5x.")] = "1x",
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the shards go: a folder or a URL.",
+            show_default="out/<name of the recipe>, beside the recipe if it is there, else here",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print plan and cost, and what a run would refuse; touch nothing.")
+    ] = False,
+    in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
+    gallery: Annotated[bool, typer.Option(help="Write the gallery page when images were made.")] = True,
+    single_writer: SingleWriter = False,
+) -> None:
+    """Edit real pictures through a generator, each as often as the scale says. Run it again to continue.
+
+    Example: `sixfold edit recipes/edit/sandbox-perturb.yaml --scale 1x edit.gamma=0.5`
+    """
+    with waiting("loading the program"):
+        from cluster.process.slurm import idle_parts
+        from cluster.process.stop_flag import StopFlag
+        from gen.edit.recipe import EditRecipe
+        from gen.edit.run import describe, find_work, run
+        from gen.make.plan import parse_scale
+        from gen.run.output import has_prompts
+        from shards.disk.address import one_spelling
+
+    changed = [*(overrides or []), *(["cluster.in_process=true"] if in_process else [])]
+    chosen = load_recipe(recipe, EditRecipe, changed, say=warn)
+    asked = parse_scale(scale)
+    place, note = (out, None) if out is not None else default_place(recipe, f"out/{chosen.name}")
+    if note is not None:
+        warn(note)
+    if dry_run:
+        with waiting("looking at the recipe and its source pictures"):
+            work = find_work(chosen, has_prompts(place))
+        say(describe(chosen, work, asked))
+        say(f"{'output':<9}{one_spelling(place)}")
+        return
+    for line in idle_parts(os.environ, chosen.cluster.gpus_used):
+        warn(line)
+    say(f"output: {one_spelling(place)}")
+    with StopFlag() as stop:
+        outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
+    if gallery and outcome.made_units:
+        from shards.verbs import gallery_page
+
+        say(f"gallery: {gallery_page(place)}")
+    say(outcome.sentence())
+    raise typer.Exit(outcome.exit_code)
+
+
+def regenerate_any(store: "Store", num: int, seed: int) -> "list[Comparison]":
+    """`num` images of a data set made again, by the verb that made them."""
+    from gen.edit.remake import regenerate_edits
+    from gen.edit.run import BEGUN_BY
+    from gen.run.remake import regenerate_images
+    from shards.set.origin import read_origin
+
+    known = read_origin(store)
+    again = regenerate_edits if known is not None and BEGUN_BY.fits(known) else regenerate_images
+    return again(store, num, seed)
 
 
 def _say_plan(chosen: "Recipe", asked: Fraction, has_prompts: bool) -> list[str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_LISTED = 40  # files that a dry run names
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
 LIVES_SHOWN = 5
-MAKE_SHARDS = ("generate", "retrieve")  # the verbs whose folders `status_of` knows
+MAKE_SHARDS = ("generate", "edit", "retrieve")  # the verbs whose folders `status_of` knows
 WATCH_S = 3.0  # between two looks at a run; ten times as long as a look takes, if that is more
 
 
@@ -77,9 +77,9 @@ def verify(
         raise typer.Exit(EXIT_INCOMPLETE)
     if regenerate:
         with waiting(f"making {counted(regenerate, 'image')} again"):
-            from gen.run.remake import regenerate_images
+            from gen.verbs import regenerate_any
 
-            compared = regenerate_images(store, regenerate, seed)
+            compared = regenerate_any(store, regenerate, seed)
         others = [one for one in compared if not one.same_bytes]
         for one in others:
             say(f"{one.key}: made again it differs by {one.mean_difference:.3f} of 255 in the mean")
@@ -416,6 +416,7 @@ def _watch(store: "Store") -> "Status":
 
 def gallery_page(folder: str, out: Path | None = None, subset: str | None = None) -> Path:
     """Write the gallery of a data set, by default below its `_meta`, and return its first page."""
+    from gen.edit.before import source_pictures
     from gen.run.real import real_pictures
     from shards.disk.data_set import open_data_set
     from shards.disk.layout import META
@@ -430,7 +431,7 @@ def gallery_page(folder: str, out: Path | None = None, subset: str | None = None
         out = store.path_to_write(f"{META}/gallery")
     real = None
     try:
-        known = real_pictures(store, REAL_PER_CLASS)
+        known = source_pictures(store, REAL_PER_CLASS) or real_pictures(store, REAL_PER_CLASS)
         real = None if known is None else RealPictures(*known)
     except ValueError as error:  # the set of another version; its own pictures can be shown
         warn(f"the page shows no real pictures: {error}")

@@ -25,6 +25,7 @@ from cluster.process.lease import LEASE, Lease
 from cluster.process.lives import begin
 from cluster.recipes.load import load_recipe
 from docs.bench.cli_reference import PAGE, reference
+from gen.edit.recipe import EditRecipe
 from gen.run.recipe import Recipe
 from retrieve.run.recipe import RetrieveRecipe
 from shards.disk.checked_json import to_checked
@@ -58,6 +59,7 @@ VERBS = [
     "sweep",
     "report",
     "plan",
+    "edit",
     "verify",
     "repair",
     "subset",
@@ -162,6 +164,7 @@ def test_the_example_of_a_verb_names_options_and_recipes_that_exist(verb: str) -
         if name in context.params:
             path = HOME / context.params[name]
             kinds = {"train": TrainRecipe, "invert": TrainRecipe, "sweep": SweepSpec, "retrieve": RetrieveRecipe}
+            kinds |= {"edit": EditRecipe}
             kind = kinds.get(verb, Recipe)
             load_recipe(path, kind, context.params["overrides"] or [])
 

@@ -70,6 +70,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *BELOW_GEN,
         *("gen.llm", "gen.make", "gen.model", "gen.prompts", "gen.sampler", "gen.wording"),
     },
+    "gen.edit": {
+        *BELOW_GEN,
+        *("gen.make", "gen.model", "gen.prompts", "gen.run", "gen.sampler"),
+    },
     "retrieve.pool": {*BELOW_GEN, "gen.model"},
     "retrieve.captions": {*BELOW_GEN, "retrieve.pool"},
     "retrieve.scan": {*BELOW_GEN, "retrieve.pool"},

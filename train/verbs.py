@@ -301,6 +301,8 @@ def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
     """A data set that a sweep needs; raises unless it is whole, Draining if `stop` ended it before."""
     from cluster.process.exit import EXIT_AGAIN, Draining
     from cluster.recipes.load import kind_of
+    from gen.edit.recipe import EditRecipe
+    from gen.edit.run import run as edit
     from gen.make.plan import parse_scale
     from gen.run.recipe import Recipe
     from gen.run.run import run as generate
@@ -309,7 +311,10 @@ def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
 
     scale = parse_scale(make.scale)
     say(f"data: {make.out}: {make.recipe} at {make.scale}")
-    if kind_of(make.recipe, {"generate": Recipe, "retrieve": RetrieveRecipe}) == "retrieve":
+    kind = kind_of(make.recipe, {"generate": Recipe, "edit": EditRecipe, "retrieve": RetrieveRecipe})
+    if kind == "edit":
+        outcome = edit(load_recipe(make.recipe, EditRecipe, make.overrides), scale, make.out, home(), stop, say=warn)
+    elif kind == "retrieve":
         retrieval = load_recipe(make.recipe, RetrieveRecipe, make.overrides)
         outcome = retrieve(retrieval, scale, make.out, home(), stop, say=warn)
     else:

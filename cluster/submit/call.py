@@ -12,13 +12,19 @@ from typing import Literal, TypeAlias
 
 from shards.disk.safe_text import quoted
 
-Verb: TypeAlias = Literal["generate", "retrieve", "train", "sweep"]
-VERBS: tuple[Verb, ...] = ("generate", "retrieve", "train", "sweep")
+Verb: TypeAlias = Literal["generate", "edit", "retrieve", "train", "sweep"]
+VERBS: tuple[Verb, ...] = ("generate", "edit", "retrieve", "train", "sweep")
 Kind = Literal["local", "slurm", "ray", "job", "k8s", "cloud"]
 EXPECTED = "local, slurm, ray://HOST:PORT, job:http://HOST:8265, k8s or cloud"
 RANKS = "--ranks"  # of a training: how many processes over Ray
 # where each verb writes unless it is told, as the verbs themselves say
-PLACES: dict[Verb, str] = {"generate": "out/", "retrieve": "out/", "train": "out/train/", "sweep": "out/sweeps/"}
+PLACES: dict[Verb, str] = {
+    "generate": "out/",
+    "edit": "out/",
+    "retrieve": "out/",
+    "train": "out/train/",
+    "sweep": "out/sweeps/",
+}
 
 
 @dataclass(frozen=True)

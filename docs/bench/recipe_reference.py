@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cluster.recipes.load import kind_of, plain_yaml
+from gen.edit.recipe import EditRecipe
 from gen.run.recipe import Recipe
 from gen.wording.lexicon import Lexicon
 from retrieve.run.recipe import RetrieveRecipe
@@ -25,6 +26,7 @@ PAGE = home() / "docs" / "recipes.md"
 SCHEMAS = home() / "recipes" / "schema"
 KINDS: dict[str, type[BaseModel]] = {
     "generate": Recipe,
+    "edit": EditRecipe,
     "retrieve": RetrieveRecipe,
     "train": TrainRecipe,
     "sweep": SweepSpec,
@@ -32,6 +34,8 @@ KINDS: dict[str, type[BaseModel]] = {
 }
 ABOUT = {
     "generate": "What `sixfold generate`, `plan`, `prompts` and `meanings` read. `sixfold init` writes one.",
+    "edit": "What `sixfold edit` reads: a recipe of `generate` with the pictures to begin with, and what is done to "
+    "them.",
     "retrieve": "What `sixfold retrieve` reads: the classes, the pool, how it is searched, what is kept.",
     "train": "What `sixfold train` reads. `log: wandb` needs `pip install wandb`, and its key in WANDB_API_KEY.",
     "sweep": "What `sixfold sweep` reads: a training recipe, and what changes from point to point.",
@@ -57,9 +61,9 @@ A run depends on one YAML file, its recipe. This page lists every field; it is w
 
 * **Senses by hand** (`meanings.overrides`) are a YAML file of lines `name or id: phrase`: `crane: crane, the bird`.
 
-[generate](#generate), [retrieve](#retrieve), [train](#train), [sweep](#sweep), and [lexicons](#lexicon), which recipes
-name. In the tables "required" means that there is no default. `[0]` stands for the number of a list's entry, `NAME`
-for a name of your choice.
+[generate](#generate), [edit](#edit), [retrieve](#retrieve), [train](#train), [sweep](#sweep), and [lexicons](#lexicon),
+which recipes name. In the tables "required" means that there is no default. `[0]` stands for the number of a list's
+entry, `NAME` for a name of your choice.
 """
 MAX_EXAMPLE = 60
 STAGE = "before[0]."  # its parts have the fields of the recipe's

@@ -146,7 +146,7 @@ def open_output(
         return mark, identified
     torn = changed_files(store, known)
     if torn:
-        texts = _drawn(recipe, classes, say, stop) if torn.keys() & {PROMPTS, MEANINGS} else {}
+        texts = drawn_texts(recipe, classes, say, stop) if torn.keys() & {PROMPTS, MEANINGS} else {}
         if texts and _sha256(texts[PROMPTS]) != known.files[PROMPTS]:
             if PROMPTS in torn:
                 raise ValueError(
@@ -194,7 +194,7 @@ def _texts_to_begin(
                 texts[name] = store.read_bytes(f"{META}/{name}")
         if PROMPTS in texts and _mark_of(identified, texts) in before:
             return texts, _mark_of(identified, texts)
-    texts = _drawn(recipe, classes, say, stop)
+    texts = drawn_texts(recipe, classes, say, stop)
     mark = _mark_of(identified, texts)
     if before - {mark}:
         raise ValueError(
@@ -204,8 +204,8 @@ def _texts_to_begin(
     return texts, mark
 
 
-def _drawn(recipe: Recipe, classes: Sequence[Class], say: Say, stop: StopFlag) -> dict[str, bytes]:
-    """The table of prompts and, unless it was a finished one, the meanings behind it."""
+def drawn_texts(recipe: Recipe, classes: Sequence[Class], say: Say, stop: StopFlag) -> dict[str, bytes]:
+    """Name -> bytes: the table of prompts and, unless it was a finished one, the meanings behind it."""
     with tempfile.TemporaryDirectory() as scratch:
         made = write_prompts(recipe, classes, Path(scratch), say, stop)
         for sentence in made.sentences():

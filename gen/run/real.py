@@ -29,7 +29,7 @@ def real_pictures(store: Store, per_class: int) -> tuple[str, Iterator[tuple[int
     """
     known = read_origin(store)
     identity = None if known is None or "prompts_sha256" not in known.body else known.body.get("identity")
-    if not isinstance(identity, dict) or not store.exists(RECIPE):
+    if not isinstance(identity, dict) or "edit" in identity or not store.exists(RECIPE):
         return None
     recipe = parse_recipe(store.read_bytes(RECIPE), Recipe, RECIPE)
     source, subset = recipe.meanings.real, recipe.meanings.subset
@@ -38,12 +38,13 @@ def real_pictures(store: Store, per_class: int) -> tuple[str, Iterator[tuple[int
     if source is None or is_remote(source) or not any(place.is_dir() for place in places_of(source)):
         return None
     classes = classes_of(store, recipe, str(identity.get("class_list")))
-    return source, _pictures(source, classes, per_class, recipe.seed, subset)
+    return source, pictures_of(source, classes, per_class, recipe.seed, subset)
 
 
-def _pictures(
+def pictures_of(
     source: str, classes: list[Class], per_class: int, seed: int, subset: str | None
 ) -> Iterator[tuple[int, Image]]:
+    """(class id, picture), at most `per_class` of each; those that cannot be used are left out."""
     for one in read_real(source, classes, per_class, seed, subset):
         if one.pixels is not None:
             yield one.class_id, one.pixels

@@ -52,14 +52,48 @@ def make_text_to_image_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     checked = TextToImageJob.model_validate(job)
     store = open_store(checked.unit.out, checked.unit.single_writer)
     prompts = PromptTable.load(store.read_bytes(PROMPT_TABLE))
-    spec = checked.sampler.model_copy(update=checked.model_places)
+    return UnitWorker(checked.unit, TextToImage(checked, load_planned(checked), prompts), store)
+
+
+def load_planned(job: TextToImageJob) -> Sampler:
+    """The model that the run was planned with. Raises ValueError if other weights lie here."""
+    spec = job.sampler.model_copy(update=job.model_places)
     found = sampler_digest(spec)
-    if found != checked.model_digest:
+    if found != job.model_digest:
         raise ValueError(
             f"model {spec.model}: found other weights here (digest {found[:12]}) than the run was planned "
-            f"with ({checked.model_digest[:12]}); copy the same model folder to every node"
+            f"with ({job.model_digest[:12]}); copy the same model folder to every node"
         )
-    return UnitWorker(checked.unit, TextToImage(checked, Sampler.load(spec), prompts), store)
+    return Sampler.load(spec)
+
+
+def picture_of(sampled: Sampled, spec: SamplerSpec, place: int) -> Picture:
+    """One image of a call, with what the model says of it."""
+    image_HWC = sampled.image_NHWC[place]
+    finite, flagged = bool(sampled.finite_N[place]), bool(sampled.flagged_N[place])
+    status = check_generated(image_HWC, finite, flagged, spec.stored_px)
+    if status != SUCCESS:
+        return Picture(image_HWC, status, REASONS[status])
+    return Picture(image_HWC, columns={"original_width": spec.made_px, "original_height": spec.made_px})
+
+
+def prompt_columns(prompt: Prompt, prompt_id: int, job: TextToImageJob) -> dict[str, object]:
+    """What a row says of its prompt, and of the model that reads it."""
+    spec = job.sampler
+    return {
+        "class_name": prompt.class_name,
+        "caption": prompt.text,
+        "prompt_id": prompt_id,
+        "prompt_kind": prompt.kind,
+        "prompt_form": prompt.form,
+        "meaning": prompt.meaning,
+        "context": prompt.context,
+        "style": prompt.words.get("style"),
+        "negative": prompt.negative or spec.negative or None,
+        "model": spec.model,
+        "revision": spec.revision or f"sha256:{job.model_digest}",
+        "licence": spec.licence,
+    }
 
 
 class TextToImage:
@@ -77,7 +111,6 @@ class TextToImage:
             job.num_per_class, prompts.num_per_class(), job.seed, shards.samples_per_shard, shards.max_draws
         )
         self._sampler_json = sampler_json(job.sampler)
-        self._revision = job.sampler.revision or f"sha256:{job.model_digest}"
         self._prompts: dict[tuple[int, int], Prompt] = {}  # (class id, prompt id) -> prompt
 
     @property
@@ -115,38 +148,19 @@ class TextToImage:
             prompt = self._prompts[sample.class_id, sample.prompt_id]
             requests.append(Request(prompt.text, prompt.negative, sample_seed(*self._identity(sample, draw))))
         sampled = self.model.sample(requests, alive)
-        return Made(sampled.wait, partial(self._picture, sampled))
-
-    def _picture(self, sampled: Sampled, place: int) -> Picture:
-        spec, image_HWC = self.job.sampler, sampled.image_NHWC[place]
-        finite, flagged = bool(sampled.finite_N[place]), bool(sampled.flagged_N[place])
-        status = check_generated(image_HWC, finite, flagged, spec.stored_px)
-        if status != SUCCESS:
-            return Picture(image_HWC, status, REASONS[status])
-        return Picture(image_HWC, columns={"original_width": spec.made_px, "original_height": spec.made_px})
+        return Made(sampled.wait, partial(picture_of, sampled, self.job.sampler))
 
     def row(self, sample: Sample, draw: int) -> Mapping[str, object]:
         """The prompt and its parts, the seed, the model and its settings; the domain is synthetic."""
         identity = self._identity(sample, draw)
-        prompt, spec = self._prompts[sample.class_id, sample.prompt_id], self.job.sampler
+        prompt = self._prompts[sample.class_id, sample.prompt_id]
         return {
             "uid": sample_uid(*identity),
             "domain": "synthetic",
             "class_id": sample.class_id,
-            "class_name": prompt.class_name,
-            "caption": prompt.text,
-            "prompt_id": sample.prompt_id,
-            "prompt_kind": prompt.kind,
-            "prompt_form": prompt.form,
-            "meaning": prompt.meaning,
-            "context": prompt.context,
-            "style": prompt.words.get("style"),
-            "negative": prompt.negative or spec.negative or None,
+            **prompt_columns(prompt, sample.prompt_id, self.job),
             "replicate": sample.replicate,
             "seed": sample_seed(*identity),
-            "model": spec.model,
-            "revision": self._revision,
-            "licence": spec.licence,
             "sampler": self._sampler_json,
         }
 

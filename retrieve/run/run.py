@@ -4,8 +4,13 @@ The whole path in one place:
 
     recipe ─▶ classes, meanings ─▶ search of the pool ─▶ candidates.parquet ─▶ plan ─▶ units without a record ─▶ fan_out
 
+On disk, under the output's `_meta/`, what `gen.make.output` keeps, with the tables
+
+    candidates.parquet  the rows of the pool that may become images, for each class in their order
+    search.json         how many rows each step of the search found and left out, and why; the way vectors were searched
+
 The same call continues an interrupted run; a recipe or a pool that would give other images is refused with the list of
-differences (`retrieve.run.output`); a scale that is already there makes nothing.
+differences (`gen.make.output`); a scale that is already there makes nothing.
 """
 
 import math
@@ -19,20 +24,21 @@ from typing import Any
 
 from cluster.code import code_hash
 from cluster.process.stop_flag import StopFlag
+from cluster.recipes.load import canonical_json
 from cluster.waiting import waiting
 from gen.make.outcome import MakeOutcome, asked_of
+from gen.make.output import BegunBy, open_output
 from gen.make.plan import Plan
 from gen.make.refill import UnitJob
 from gen.make.scale import scale_name, write_summary
 from gen.make.work import held, set_torn_aside, settle, work_off
 from retrieve.download.program import VERSION, find_program, with_program
 from retrieve.download.spec import DownloadSpec
-from retrieve.make.candidates import CandidateTable
+from retrieve.make.candidates import CANDIDATES, CandidateTable
 from retrieve.make.from_tars import make_from_tars_worker
 from retrieve.make.from_urls import make_from_urls_worker
 from retrieve.make.rows import RetrieveJob
 from retrieve.pool.pool import Pool, open_pool
-from retrieve.run.output import open_output
 from retrieve.run.parts import clear_parts
 from retrieve.run.recipe import RetrieveRecipe, identity
 from retrieve.run.route import check_routes, indexes_of, route_text
@@ -40,6 +46,7 @@ from retrieve.run.search import search_pool
 from shards.disk.address import one_spelling
 from shards.disk.amounts import counted, size_text
 from shards.disk.data_set import open_to_write
+from shards.disk.layout import META
 from shards.disk.store import FolderStore
 from shards.labels.classes import Class, load_classes
 from shards.set.manifest import scan_records
@@ -51,6 +58,8 @@ WHEN_SHORT = {
     True: "remove these shards and run the same command again to ask their addresses once more, or raise "
     "shards.max_draws in a new output",
 }
+CANDIDATES_NAME, SEARCH = CANDIDATES.removeprefix(f"{META}/"), "search.json"
+BEGUN_BY = BegunBy("retrieve", (CANDIDATES_NAME,))
 BYTES_EACH = 200_000  # of a picture on the web, on average; an assumption
 Say = Callable[[str], None]
 
@@ -83,21 +92,15 @@ def run(
     store = open_to_write(url, single_writer)
     with held(store, stop, "retrieve", recipe.cluster.shared) as hold:
 
-        def search() -> tuple[bytes, dict[str, Any]]:
+        def search() -> dict[str, bytes]:
             found, counts = search_pool(recipe, classes, pool, store, hold, stop, say)
             for line in _ways(counts):
                 say(line)
-            return found, counts
+            return {CANDIDATES_NAME: found, SEARCH: canonical_json(counts) + b"\n"}
 
-        mark = open_output(
-            store,
-            recipe,
-            identity(recipe, pool.digest, indexes_of(recipe)),
-            classes,
-            code,
-            search,
-            say,
-        )
+        own = identity(recipe, pool.digest, indexes_of(recipe))
+        listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
+        mark = open_output(store, recipe, own, listed, code, BEGUN_BY, search, say)
         clear_parts(store)
         with waiting("reading what is there"):
             write_folder_card(store, recipe.name)

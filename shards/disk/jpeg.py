@@ -44,13 +44,18 @@ def encode_jpeg(
     plain: bytes = simplejpeg.encode_jpeg(
         np.ascontiguousarray(image), quality=quality, colorspace="RGB", colorsubsampling=subsampling
     )
-    if source_type is None:
-        return plain
+    return plain if source_type is None else with_source_type(plain, source_type)
+
+
+def with_source_type(data: bytes, source_type: SourceType) -> bytes:
+    """The bytes of a JPEG with the packet in them; of one that has such a packet, `data`. The pixels are the same."""
+    if read_source_type(data) == source_type:
+        return data
     segment = _xmp_segment(source_type)
     after = 2  # behind SOI, and behind the JFIF APP0 that JFIF wants first
-    if plain[2:4] == b"\xff\xe0":
-        after += 2 + int.from_bytes(plain[4:6], "big")
-    return b"".join((plain[:after], segment, memoryview(plain)[after:]))
+    if data[2:4] == b"\xff\xe0":
+        after += 2 + int.from_bytes(data[4:6], "big")
+    return b"".join((data[:after], segment, memoryview(data)[after:]))
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:

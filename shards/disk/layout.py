@@ -85,7 +85,7 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("domain", pa.string(), nullable=False),  # real | synthetic | retrieved | edited
         pa.field("class_id", pa.int32(), nullable=False),
         pa.field("class_name", pa.string(), nullable=False),
-        pa.field("url", pa.string()),  # null for what was never downloaded
+        pa.field("url", pa.string()),  # of what was downloaded; of an edit its source: key#sha256=...; else null
         pa.field("caption", pa.string(), nullable=False),  # the prompt as the generator saw it
         # the parts of the prompt
         pa.field("prompt_id", pa.int32()),

@@ -103,7 +103,7 @@ def test_a_data_set_that_an_index_chose_is_not_mixed_with_what_another_one_choos
     with pytest.raises(ValueError, match=r"found no image index of `sixfold index`; build it, or set search.index"):
         run(recipe, Fraction(1), str(out), home(), StopFlag(), say=[].append)
     build(plan(index_spec(world, factory="IVF8,SQ8", queries=5), moved, again=True), StopFlag(), [].append)
-    with pytest.raises(ValueError, match=r"made by another recipe or from another pool \(search.index.image: "):
+    with pytest.raises(ValueError, match=r"made by another recipe or from other data \(search.index.image: "):
         run(recipe_of(world, str(moved)), Fraction(1), str(out), home(), StopFlag(), say=[].append)
 
 

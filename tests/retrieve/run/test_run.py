@@ -142,7 +142,7 @@ def test_another_run_gives_the_same_bytes(world: Path, whole: Path, tmp_path: Pa
 
 
 def test_another_recipe_is_refused_with_what_differs(world: Path, whole: Path) -> None:
-    with pytest.raises(ValueError, match=r"made by another recipe or from another pool \(filter.top: 0.5 before, 0.4"):
+    with pytest.raises(ValueError, match=r"made by another recipe or from other data \(filter.top: 0.5 before, 0.4"):
         retrieved(recipe_of(world, filter={"top": 0.4}), whole)
     with pytest.raises(ValueError, match=r"found 4x, expected at most 3x"):
         retrieved(recipe_of(world), whole, 4)

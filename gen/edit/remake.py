@@ -1,0 +1,38 @@
+"""Edits of a data set made again from its own `_meta`, and compared: `sixfold verify --regenerate`.
+
+In: a store. Out: one `Comparison` per image; nothing is written.
+"""
+
+from cluster.code import code_hash
+from cluster.recipes.folder import changes, listing
+from cluster.recipes.load import parse_recipe
+from gen.edit.perturb import make_edit_worker
+from gen.edit.recipe import EditRecipe, edit_identity
+from gen.edit.run import BEGUN_BY, edit_job_of, work_of
+from gen.make.regenerate import Comparison, regenerate_some
+from gen.make.scale import Store
+from gen.run.output import RECIPE, classes_of, version_note
+from shards.disk.home import home
+from shards.set.manifest import scan_records
+
+
+def regenerate_edits(store: Store, num: int, seed: int) -> list[Comparison]:
+    """Make `num` images of a data set of `sixfold edit` again, drawn by `seed`, and compare; publishes nothing.
+
+    Raises ValueError if model, versions or source pictures here are not those it was made with.
+    """
+    known = BEGUN_BY.known(store)
+    if known is None:
+        raise ValueError(f"{store.url}: was not made by `sixfold edit`; nothing says how its images were made")
+    recipe = parse_recipe(store.read_bytes(RECIPE), EditRecipe, RECIPE)
+    identified = known.body["identity"]
+    work = work_of(recipe, classes_of(store, recipe, identified["class_list"]))
+    own = edit_identity(recipe, work.index) | {"class_list": identified["class_list"]}
+    if changed := changes(identified, own, EditRecipe):
+        raise ValueError(
+            f"{store.url}: cannot be made again here: found other settings, models, versions or source pictures "
+            f"({listing(changed)}){version_note(known, code_hash(home()))}; make them as they were"
+        )
+    job = edit_job_of(recipe, work, store.url, False, known.fingerprint, known.body["code"], own)
+    shards = sorted(scan_records(store, known.fingerprint))
+    return regenerate_some(make_edit_worker(job.model_dump(mode="json")), shards, num, seed)

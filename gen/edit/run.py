@@ -1,0 +1,175 @@
+"""One run of edits: a recipe, a scale and an output in; finished shards, a subset and a summary out.
+
+The whole path in one place:
+
+    recipe ─▶ classes, source pictures ─▶ sources.parquet, prompts.parquet ─▶ plan ─▶ units without a record ─▶ fan_out
+
+The same call continues an interrupted run; a recipe or a source set that would give other images is refused with the
+list of differences (`gen.make.output`); a scale that is already there makes nothing.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cluster.code import code_hash
+from cluster.process.stop_flag import StopFlag
+from cluster.recipes.mistake import RecipeError
+from cluster.waiting import waiting
+from gen.edit.perturb import EditJob, edit_plan, make_edit_worker
+from gen.edit.recipe import EditRecipe, edit_identity
+from gen.edit.sources import SOURCES_NAME, chosen_rows, index_of, with_counts, write_sources
+from gen.make.outcome import MakeOutcome, asked_of
+from gen.make.output import BegunBy, open_output
+from gen.make.plan import Plan
+from gen.make.scale import scale_name, write_summary
+from gen.make.work import held, set_torn_aside, settle, work_off
+from gen.prompts.write import PROMPTS, Say
+from gen.run.auto import fill_auto
+from gen.run.output import drawn_texts, has_prompts, rows_of
+from gen.run.recipe import job_of, look_up
+from gen.run.room import check_room
+from gen.sampler.start import executed_steps
+from shards.disk.address import one_spelling
+from shards.disk.amounts import counted
+from shards.disk.data_set import open_to_write
+from shards.labels.classes import Class
+from shards.set.manifest import scan_records
+from shards.stream.index_arrays import Index
+from shards.views.dataset_card import write_folder_card
+
+BEGUN_BY = BegunBy("edit", (SOURCES_NAME, PROMPTS))
+WHEN_SLOW = "lower sampler.batch or raise cluster.stall_deadline_s"
+WHEN_SHORT = "look at why their draws were rejected with `sixfold show`, or raise shards.max_draws in a new output"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a recipe asks for: who the classes are, which pictures are edited."""
+
+    classes: Sequence[Class]  # each with as many images in 1x as it has sources
+    index: Index
+    rows: Mapping[int, Sequence[int]]  # class id -> rows of the index, in the order of the sources
+
+
+def find_work(recipe: EditRecipe, has_texts: bool) -> Work:
+    """Raises RecipeError, a line for each thing that the recipe names and that cannot be used. `has_texts`: the output
+    has its prompts; then nobody asks for what they were drawn from."""
+    whole = recipe.model_copy(update={"classes": recipe.classes.uncounted()})
+    classes, lines = look_up(whole, has_texts)
+    work = None
+    if classes:
+        try:
+            work = work_of(recipe, classes)
+        except (ValueError, OSError) as error:
+            lines = [*lines, " ".join(f"source.set: {error}".split())]
+    if lines or work is None:
+        raise RecipeError.of(lines)
+    return work
+
+
+def work_of(recipe: EditRecipe, classes: Sequence[Class]) -> Work:
+    """The source pictures of the classes. Raises ValueError or OSError for a set that cannot be read or lacks some."""
+    index = index_of(recipe.source, classes)
+    rows = chosen_rows(recipe.source, index, classes, recipe.seed)
+    return Work(with_counts(classes, rows), index, rows)
+
+
+def run(
+    recipe: EditRecipe,
+    scale: Fraction,
+    out: str,
+    home: Path,
+    stop: StopFlag,
+    single_writer: bool = False,
+    say: Say = print,
+) -> MakeOutcome:
+    """Make what is missing of `scale` in `out`, a folder or URL; `say` hears in one line what takes long.
+
+    Raises ValueError, OSError or RuntimeError with one line. What goes wrong later is in the outcome.
+    """
+    started = time.monotonic()
+    url = one_spelling(out)
+    with waiting("looking at the recipe and its source pictures"):
+        work = find_work(recipe, has_prompts(url))
+    plan = plan_of(recipe, work)
+    units = plan.units(scale)  # refuses impossible sizes before anything is touched
+    code = code_hash(home)
+    store = open_to_write(url, single_writer)
+    with held(store, stop, "edit", recipe.cluster.shared) as hold:
+
+        def draw() -> dict[str, bytes]:
+            texts = drawn_texts(recipe, work.classes, say, stop)
+            with waiting(f"reading {counted(plan.fold_size, 'source picture')}"):
+                return {SOURCES_NAME: write_sources(recipe.source, work.index, work.rows), **texts}
+
+        known = BEGUN_BY.known(store)
+        begun = None if known is None else known.body["identity"]["sampler"]
+        recipe = recipe.model_copy(
+            update={"sampler": fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)}
+        )  # fmt: skip
+        with waiting(f"checking the model {recipe.sampler.model}"):
+            own = edit_identity(recipe, work.index)
+        mark = open_output(store, recipe, own, rows_of(work.classes), code, BEGUN_BY, draw, say)
+        with waiting("reading what is there"):
+            write_folder_card(store, recipe.name)
+            set_torn_aside(store, say)
+            before = scan_records(store, mark)
+        hold.life.there(len(before), "shard")
+        todo = [unit for unit in units if unit not in before]
+        summary = None
+        if todo:
+            check_room(recipe, say)
+            write_summary(store, asked_of(plan, scale))
+            job = edit_job_of(recipe, work, url, single_writer, mark, code, own)
+            make_worker = partial(make_edit_worker, job.model_dump(mode="json"))
+            images, spec = sum(plan.unit_size(unit) for unit in todo), recipe.cluster
+            threads = recipe.sampler.threads
+            summary = work_off(
+                todo, images, make_worker, spec, store, stop, hold, threads, WHEN_SLOW, shared=spec.shared
+            )  # fmt: skip
+        return settle(store, hold, plan, scale, mark, before, summary, started, WHEN_SHORT)
+
+
+def describe(recipe: EditRecipe, work: Work, scale: Fraction) -> str:
+    """What a scale means, for people, before anything is made."""
+    plan, sampler, edit = plan_of(recipe, work), recipe.sampler, recipe.edit
+    taken = executed_steps(sampler.steps, edit.gamma)
+    lines = [
+        f"{'sources':<9}{counted(plan.fold_size, 'picture')} of {len(work.classes):,} classes in {work.index.url}",
+        f"{'edit':<9}{edit.kind}, gamma {edit.gamma:g}: {taken} of {sampler.steps} steps",
+        f"{scale_name(scale):<9}{counted(plan.num_samples(scale), 'image')} in "
+        f"{counted(plan.num_units(scale), 'shard')}",
+    ]
+    if recipe.expect is not None:
+        seconds = plan.num_samples(scale) / recipe.expect.images_per_s
+        lines.append(f"{'time':<9}{seconds / 60:.1f} minutes of one worker, at {recipe.expect.images_per_s:g} images/s")
+    return "\n".join(lines)
+
+
+def plan_of(recipe: EditRecipe, work: Work) -> Plan:
+    """The plan of the samples."""
+    return edit_plan({one.id: one.count for one in work.classes}, recipe.seed, recipe.shards)
+
+
+def edit_job_of(
+    recipe: EditRecipe,
+    work: Work,
+    url: str,
+    single_writer: bool,
+    mark: str,
+    code: str,
+    identified: Mapping[str, Any],
+) -> EditJob:
+    """What workers are given."""
+    return EditJob(
+        made=job_of(recipe, work.classes, url, single_writer, mark, code, identified),
+        class_names={one.id: one.name for one in work.classes},
+        source=recipe.source.at_home(),
+        source_digest=work.index.digest,
+        edit=recipe.edit,
+    )

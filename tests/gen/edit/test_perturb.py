@@ -1,0 +1,345 @@
+"""Perturbation of real pictures, from a recipe to shards: which source an image has, and what each gamma does to it.
+
+Real recipes, shards and the sandbox's own generator, on a few pictures; no Ray.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import sixfold
+from cluster.process.stop_flag import StopFlag
+from gen.edit.recipe import EditRecipe
+from gen.edit.remake import regenerate_edits
+from gen.edit.run import run
+from gen.edit.sources import SOURCES, Sources, square
+from gen.make.outcome import MakeOutcome
+from sandbox.sets import set_scenes
+from sandbox.world import render
+from shards.disk.home import home
+from shards.disk.jpeg import decode_jpeg, encode_jpeg, read_source_type
+from shards.disk.store import open_for_reading, open_store
+from shards.set.manifest import read_member, read_table, scan_records
+from shards.set.verify import verify
+from shards.set.writer import ShardWriter
+from tests.support.small_data_set import FINGERPRINT, sample
+
+# diffusers' own, under NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SANDBOX = home() / "sandbox" / "models"
+NAMES = {0: "zero", 1: "one", 2: "two"}
+EACH = 4  # sources of a class
+EDIT = "compositeWithTrainedAlgorithmicMedia"
+
+
+def jpegs() -> list[tuple[int, bytes]]:
+    """(class id, JPEG) of a few of the sandbox's real pictures."""
+    found: list[tuple[int, bytes]] = []
+    counts: Counter[int] = Counter()
+    for scene in set_scenes("real-train"):
+        class_id = scene.class_id
+        if class_id in NAMES and counts[class_id] < EACH:
+            counts[class_id] += 1
+            found.append((class_id, encode_jpeg(render(scene), source_type=None)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real") / "set"
+    store = open_store(str(folder))
+    with ShardWriter(store, 0, "one-try", FINGERPRINT) as writer:
+        for index, (class_id, jpeg) in enumerate(jpegs()):
+            about = {"domain": "real", "class_name": NAMES[class_id], "width": 64, "height": 64}
+            writer.add(sample(0, index, class_id, **about), jpeg)
+        writer.commit(1.0, 2.0, {"device": "cpu"}, slots=EACH * len(NAMES))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("classes") / "classes.csv"
+    file.write_text("id,name\n" + "".join(f"{one},{name}\n" for one, name in NAMES.items()))
+    return file
+
+
+@pytest.fixture(scope="module")
+def body(real: Path, classes: Path) -> dict[str, Any]:
+    return {
+        "name": "edits",
+        "classes": {"source": str(classes)},
+        "source": {"set": str(real)},
+        "edit": {"kind": "perturb", "gamma": 0.5},
+        "prompts": {"kind": "template", "templates": ["a {name}", "{name} on paper"]},
+        "sampler": {"model": str(SANDBOX / "generator"), "steps": 4, "size_px": 64, "batch": 5, "threads": 1},
+        "shards": {"samples_per_shard": 6, "max_draws": 2},
+        "cluster": {"in_process": True, "attempts": 1},
+    }
+
+
+def edit(body: dict[str, Any], out: Path, scale: int = 1, **changes: Any) -> MakeOutcome:
+    merged = {**body, **{part: {**body.get(part, {}), **fields} for part, fields in changes.items()}}
+    return run(EditRecipe.model_validate(merged), Fraction(scale), str(out), home(), StopFlag(), say=lambda line: None)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    store = open_for_reading(str(out))
+    return read_table(store, scan_records(store)).to_pylist()
+
+
+def pixels(out: Path, row: dict[str, Any]) -> np.ndarray:
+    return decode_jpeg(read_member(open_for_reading(str(out)), row)).astype(np.int16)
+
+
+def source_of(real: Path, row: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """The row and the bytes of the picture that an edit names."""
+    key, sha256 = row["url"].split("#sha256=")
+    found = next(one for one in rows(real) if one["key"] == key)
+    data = read_member(open_for_reading(str(real)), found)
+    assert hashlib.sha256(data).hexdigest() == sha256
+    return found, data
+
+
+def all_bytes(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.*")) if path.suffix in (".tar", ".parquet")}
+
+
+@pytest.fixture(scope="module")
+def edited(body: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twice the sources, half of the way."""
+    out = tmp_path_factory.mktemp("edited") / "out"
+    assert edit(body, out, 2).exit_code == 0
+    return out
+
+
+def test_each_source_has_one_edit_in_each_fold_and_the_row_says_which(edited: Path, real: Path) -> None:
+    made = [row for row in rows(edited) if row["status"] == "success"]
+    assert len(made) == 2 * EACH * len(NAMES)
+    for fold in (0, 1):
+        sources = [row["url"] for row in made if row["replicate"] == fold]
+        assert len(sources) == len(set(sources)) == EACH * len(NAMES)
+    for row in made:
+        found, _ = source_of(real, row)
+        assert (row["domain"], row["class_id"], row["class_name"]) == ("edited", found["class_id"], found["class_name"])
+        assert json.loads(row["sampler"])["edit"] == {"kind": "perturb", "gamma": 0.5, "fit": "crop"}
+    assert verify(open_for_reading(str(edited))).damages == ()
+
+
+def test_a_source_meets_another_prompt_in_the_next_fold(edited: Path) -> None:
+    texts: dict[str, list[str]] = {}
+    for row in rows(edited):
+        texts.setdefault(row["url"], []).append(row["caption"])
+    assert all(len(set(two)) == 2 for two in texts.values())
+
+
+def test_an_image_says_that_it_was_edited(edited: Path) -> None:
+    store = open_for_reading(str(edited))
+    assert {read_source_type(read_member(store, row)) for row in rows(edited)} == {EDIT}
+
+
+def test_an_edit_is_nearer_to_its_source_than_to_any_other_of_its_class(edited: Path, real: Path) -> None:
+    sources = {row["key"]: pixels(real, row) for row in rows(real)}
+    nearest = 0
+    made = rows(edited)
+    for row in made:
+        own = row["url"].split("#")[0]
+        apart = {key: float(np.abs(pixels(edited, row) - image).mean()) for key, image in sources.items()}
+        nearest += min(apart, key=lambda key: apart[key]) == own
+    assert nearest >= 0.9 * len(made)
+
+
+def test_the_further_the_way_the_less_is_left(body: dict[str, Any], real: Path, tmp_path: Path) -> None:
+    apart = []
+    for gamma in (0.0, 0.25, 0.5, 1.0):
+        out = tmp_path / str(gamma)
+        assert edit(body, out, edit={"gamma": gamma}).exit_code == 0
+        differences = [np.abs(pixels(out, row) - decode_jpeg(source_of(real, row)[1])).mean() for row in rows(out)]
+        apart.append(float(np.mean(differences)))
+    assert apart == sorted(apart)
+    assert apart[0] == 0
+
+
+def test_gamma_0_keeps_the_very_bytes_of_a_jpeg_beside_the_note_and_asks_no_model(
+    body: dict[str, Any], real: Path, tmp_path: Path
+) -> None:
+    assert edit(body, tmp_path / "out", edit={"gamma": 0}).exit_code == 0
+    for row in rows(tmp_path / "out"):
+        stored = read_member(open_for_reading(str(tmp_path / "out")), row)
+        _, data = source_of(real, row)
+        assert (decode_jpeg(stored) == decode_jpeg(data)).all()
+        assert stored.endswith(data[20:])
+        assert "steps" not in json.loads(row["sampler"])
+
+
+def test_the_same_call_goes_on_and_a_larger_scale_begins_with_the_smaller(
+    body: dict[str, Any], edited: Path, tmp_path: Path
+) -> None:
+    assert edit(body, tmp_path / "out", 1).made_units == 2
+    one = all_bytes(tmp_path / "out")
+    assert edit(body, tmp_path / "out", 1).made_units == 0
+    assert edit(body, tmp_path / "out", 2).made_units == 2
+    two = all_bytes(tmp_path / "out")
+    assert {name: two[name] for name in one} == one
+    assert {name: data for name, data in two.items() if name.endswith(".tar")} == {
+        name: data for name, data in all_bytes(edited).items() if name.endswith(".tar")
+    }
+
+
+def test_edits_are_made_again_to_the_last_byte(edited: Path) -> None:
+    compared = regenerate_edits(open_for_reading(str(edited)), 7, 3)
+    assert len(compared) == 7
+    assert all(one.same_bytes for one in compared)
+
+
+def test_a_source_whose_bytes_have_changed_is_named_and_not_edited(
+    body: dict[str, Any], tmp_path: Path, classes: Path
+) -> None:
+    photos = tmp_path / "photos"
+    for number, (class_id, jpeg) in enumerate(jpegs()):
+        (photos / NAMES[class_id]).mkdir(parents=True, exist_ok=True)
+        (photos / NAMES[class_id] / f"{number:02d}.jpg").write_bytes(jpeg)
+    fields = {"source": {"set": str(photos)}, "sampler": {"batch": 6}}
+    assert edit(body, tmp_path / "out", 1, **fields).exit_code == 0
+    victim = photos / "two" / sorted(path.name for path in (photos / "two").iterdir())[0]
+    whole = victim.read_bytes()
+    before = victim.stat()
+    changed = whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:]
+    victim.write_bytes(changed)
+    assert victim.stat().st_size == before.st_size
+    outcome = edit(body, tmp_path / "out", 2, **fields)
+    assert outcome.exit_code != 0
+    assert f"two/{victim.name}" in outcome.sentence()
+    assert "found other bytes than when the run began" in outcome.sentence()
+    victim.write_bytes(whole)
+    assert edit(body, tmp_path / "out", 2, **fields).exit_code == 0
+
+
+def test_a_picture_that_cannot_be_decoded_is_a_row_with_its_reason(
+    body: dict[str, Any], tmp_path: Path, classes: Path
+) -> None:
+    photos = tmp_path / "photos"
+    for number, (class_id, jpeg) in enumerate(jpegs()):
+        (photos / NAMES[class_id]).mkdir(parents=True, exist_ok=True)
+        data = b"\xff\xd8 no picture \xff\xd9" if number == 0 else jpeg
+        (photos / NAMES[class_id] / f"{number:02d}.jpg").write_bytes(data)
+    outcome = edit(body, tmp_path / "out", 1, source={"set": str(photos)})
+    assert outcome.exit_code == 3
+    bad = [row for row in rows(tmp_path / "out") if row["status"] != "success"]
+    assert {row["status"] for row in bad} == {"failed_to_decode"}
+    assert all(row["error_message"] for row in bad)
+    assert len({row["url"] for row in bad}) == 1
+
+
+def test_another_set_of_sources_is_another_run(body: dict[str, Any], real: Path, tmp_path: Path) -> None:
+    shutil.copytree(real, tmp_path / "moved")
+    assert edit(body, tmp_path / "out", 1).exit_code == 0
+    assert edit(body, tmp_path / "out", 1, source={"set": str(tmp_path / "moved")}).made_units == 0
+    with pytest.raises(ValueError, match=r"made by another recipe or from other data \(source.per_class"):
+        edit(body, tmp_path / "out", 1, source={"per_class": 2})
+
+
+def test_of_fewer_sources_the_first_ones_are_taken(body: dict[str, Any], tmp_path: Path) -> None:
+    tables = []
+    for number in (2, 4):
+        assert edit(body, tmp_path / str(number), 1, source={"per_class": number}, edit={"gamma": 0}).exit_code == 0
+        table = pq.read_table(tmp_path / str(number) / SOURCES).to_pylist()
+        tables.append({(row["class_id"], row["number"]): row["key"] for row in table})
+    assert tables[0].items() <= tables[1].items()
+    assert Counter(class_id for class_id, _ in tables[0]) == dict.fromkeys(NAMES, 2)
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "message"),
+    [
+        ("classes", {"per_class": 5}, "classes: found a number of images, expected none"),
+        ("edit", {"gamma": 0.1}, "edit.gamma: found 0.1 of 4 steps, which takes none; set at least 0.25, or 0"),
+        ("edit", {"gamma": 1.5}, "less than or equal to 1"),
+        ("sampler", {"guidance_interval": [0.2, 0.8]}, "sampler.guidance_interval: found .*, expected null"),
+        ("sampler", {"reuse_every": 2}, "sampler.reuse_every: found 2, expected null"),
+    ],
+)
+def test_recipes_that_cannot_be_meant_are_refused(
+    body: dict[str, Any], tmp_path: Path, part: str, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        edit(body, tmp_path / "out", 1, **{part: fields})
+
+
+def test_sources_of_a_class_that_the_list_does_not_have_and_classes_without_sources_are_named(
+    body: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "few.csv").write_text("id,name\n0,zero\n1,one\n")
+    with pytest.raises(ValueError, match=r"found pictures of class id 2, expected ids of classes\.source"):
+        edit(body, tmp_path / "out", 1, classes={"source": str(tmp_path / "few.csv")})
+    (tmp_path / "many.csv").write_text("id,name\n" + "".join(f"{n},{n}-th\n" for n in range(5)))
+    with pytest.raises(ValueError, match="found no picture of 2 classes, such as '3-th'"):
+        edit(body, tmp_path / "out", 1, classes={"source": str(tmp_path / "many.csv")})
+    with pytest.raises(ValueError, match=r"source\.set: "):
+        edit(body, tmp_path / "out", 1, source={"set": str(tmp_path / "nowhere")})
+
+
+def test_the_command_says_what_it_would_do_and_does_it(body: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "edits.yaml"
+    file.write_text(json.dumps(body))
+    call = ["edit", str(file), "--scale", "2x", "--out", str(tmp_path / "out")]
+    planned = CliRunner().invoke(sixfold.command_line(), [*call, "--dry-run"])
+    assert planned.exit_code == 0, planned.output
+    assert "12 pictures of 3 classes" in planned.output
+    assert "gamma 0.5: 2 of 4 steps" in planned.output
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(sixfold.command_line(), [*call, "edit.gamma=0"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "_meta" / "gallery" / "index.html").is_file()
+
+
+# pure parts
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    side=st.integers(1, 64),
+    fit=st.sampled_from(["crop", "squash"]),
+)
+def test_a_picture_of_any_shape_becomes_a_square(width: int, height: int, side: int, fit: str) -> None:
+    image = np.random.default_rng(width * 100 + height).integers(0, 256, (height, width, 3), np.uint8)
+    found = square(encode_jpeg(image), side, fit)
+    assert isinstance(found, np.ndarray)
+    assert (found.shape, found.dtype) == ((side, side, 3), np.uint8)
+
+
+def test_a_crop_is_the_centre_and_a_squash_is_all() -> None:
+    image = np.zeros((32, 96, 3), np.uint8)
+    image[:, :32, 0], image[:, 32:64, 1], image[:, 64:, 2] = 255, 255, 255
+    data = encode_jpeg(image, quality=100)
+    cropped, squashed = square(data, 32, "crop"), square(data, 33, "squash")
+    assert isinstance(cropped, np.ndarray)
+    assert isinstance(squashed, np.ndarray)
+    assert cropped[:, 4:-4].mean(axis=(0, 1)).argmax() == 1
+    assert cropped[:, 4:-4, 0].mean() < 10
+    assert [int(squashed[:, at].mean(axis=0).argmax()) for at in (3, 16, 29)] == [0, 1, 2]
+
+
+def test_a_picture_of_the_very_size_keeps_its_pixels() -> None:
+    image = np.random.default_rng(4).integers(0, 256, (24, 24, 3), np.uint8)
+    data = encode_jpeg(image)
+    for fit in ("crop", "squash"):
+        assert (square(data, 24, fit) == decode_jpeg(data)).all()
+
+
+def test_what_is_no_table_of_sources_is_refused() -> None:
+    with pytest.raises(ValueError, match="sources: found no parquet file"):
+        Sources.load(b"PAR1 nothing PAR1")
