@@ -33,11 +33,11 @@ from gen.sampler.device import for_device, is_memory_short
 from gen.sampler.in_place import activate_in_place
 from gen.sampler.latents import for_decoder
 from gen.sampler.memory import Room, need_of, refuse_too_large
-from gen.sampler.pipeline import TORCH_TYPES, draw_noise, load_pipeline, require_xformers, set_scheduler
+from gen.sampler.pipeline import TORCH_TYPES, load_pipeline, require_xformers, set_scheduler
 from gen.sampler.safety import check_extractor, flag_images
 from gen.sampler.shortcuts import Shortcuts, quantise_linears
 from gen.sampler.spec import SamplerSpec, check_sampler, is_distilled, sampler_json, with_size
-from gen.sampler.start import Start, begin_with, pipeline_from
+from gen.sampler.start import Beginnings, Start
 from gen.sampler.text_once import TextOnce, text_readers
 from gen.sampler.texts import encode_texts
 
@@ -90,7 +90,7 @@ class Sampler:
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._chunk_of: dict[str, tuple[str, ...]] = {}
         self._embedded: OrderedDict[tuple[str, ...], dict[str, torch.Tensor]] = OrderedDict()
-        self._changing: Any | None = None  # the pipeline that begins with pictures, from the first call of that kind
+        self._beginnings = Beginnings(pipeline, family, device)
 
     @staticmethod
     def load(spec: SamplerSpec) -> Sampler:
@@ -215,11 +215,7 @@ class Sampler:
         generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
         dtype = arguments["prompt_embeds"].dtype
         with torch.inference_mode(), self._shortcuts.one_call(), self._text_once.one_call():
-            if start is None:
-                pipeline, begin = self._pipeline, self._from_noise(dtype, generators)
-            else:
-                self._changing = pipeline = self._changing or pipeline_from(self._pipeline, self.family)
-                begin = begin_with(start, pipeline, self.family, spec, dtype, generators)
+            pipeline, begin = self._beginnings.of(start, spec, dtype, generators)
             latents = pipeline(
                 **arguments,
                 **begin,
@@ -235,13 +231,6 @@ class Sampler:
                     latents, spec.made_px, spec.made_px, self._pipeline.vae_scale_factor
                 )
         return latents
-
-    def _from_noise(self, dtype: torch.dtype, generators: Sequence[torch.Generator]) -> dict[str, Any]:
-        """The arguments of a call that begins with noise."""
-        noise = draw_noise(self._pipeline, self.family, self.spec.made_px, dtype, generators)
-        if self.device.type == "cuda":
-            noise = noise.pin_memory().to(self.device, non_blocking=True)
-        return {"latents": noise, "height": self.spec.made_px, "width": self.spec.made_px}
 
     def _embed(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """prompt_embeds NTD (and pooled_prompt_embeds ND) of ``texts``."""

@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gen.sampler.latents import for_denoiser
+from gen.sampler.pipeline import draw_noise
 
 if TYPE_CHECKING:
     import torch
 
     from gen.sampler.spec import SamplerSpec
 
-PIPELINES = {
-    "sd": "StableDiffusionImg2ImgPipeline",
-    "sdxl": "StableDiffusionXLImg2ImgPipeline",
-    "sd3": "StableDiffusion3Img2ImgPipeline",
-    "flux": "FluxImg2ImgPipeline",
+PIPELINES = {  # family -> diffusers' pipeline that changes a whole picture, and the one that changes a part
+    "sd": ("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
+    "sdxl": ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+    "sd3": ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
+    "flux": ("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
 }
 
 
@@ -39,10 +40,16 @@ class Start:
 
     image_NHWC: np.ndarray  # uint8 RGB
     gamma: float  # 0 .. 1; at least one step
+    region_NHW: np.ndarray | None = None  # bool: where a picture may change; None: everywhere
 
     def filled_up(self, missing: int) -> Start:
         """With so many copies of the last picture behind it."""
-        return Start(np.concatenate([self.image_NHWC, *[self.image_NHWC[-1:]] * missing]), self.gamma)
+        image_NHWC, region_NHW = (
+            None if rows is None else np.concatenate([rows, *[rows[-1:]] * missing])
+            for rows in (self.image_NHWC, self.region_NHW)
+        )
+        assert image_NHWC is not None
+        return Start(image_NHWC, self.gamma, region_NHW)
 
 
 def executed_steps(steps: int, gamma: float) -> int:
@@ -50,41 +57,77 @@ def executed_steps(steps: int, gamma: float) -> int:
     return math.floor(Fraction(repr(float(gamma))) * steps)
 
 
-def pipeline_from(pipeline: Any, family: str) -> Any:
-    """The image-to-image pipeline over the same networks, scheduler and settings."""
-    import diffusers
+class Beginnings:
+    """What the calls of one loaded pipeline begin with. Owns the pipelines that begin with pictures, over the same
+    networks, scheduler and settings; each is made when it is first needed."""
 
-    kind = getattr(diffusers, PIPELINES[family])
-    settings = {"requires_safety_checker": False} if family == "sd" else {}
-    if family == "sdxl":
-        settings = {"force_zeros_for_empty_prompt": pipeline.config.force_zeros_for_empty_prompt}
-    changing = kind(**pipeline.components, **settings)
-    changing.set_progress_bar_config(disable=True)
-    return changing
+    def __init__(self, pipeline: Any, family: str, device: torch.device) -> None:
+        self._pipeline = pipeline
+        self._family = family
+        self._device = device
+        self._changing: dict[bool, Any] = {}  # whether only a part changes -> pipeline
+
+    def of(
+        self, start: Start | None, spec: SamplerSpec, dtype: torch.dtype, generators: Sequence[torch.Generator]
+    ) -> tuple[Any, dict[str, Any]]:
+        """The pipeline to call, and the arguments that say what it begins with: noise without a `start`.
+
+        Raises ValueError for pictures or regions of another size or number, and for a gamma of no step.
+        """
+        if start is None:
+            noise = draw_noise(self._pipeline, self._family, spec.made_px, dtype, generators)
+            if self._device.type == "cuda":
+                noise = noise.pin_memory().to(self._device, non_blocking=True)
+            return self._pipeline, {"latents": noise, "height": spec.made_px, "width": spec.made_px}
+        side, executed = spec.made_px, executed_steps(spec.steps, start.gamma)
+        _check(start, len(generators), side, executed, spec.steps)
+        # some families round down there, some up
+        nudge = 1e-6 if self._family in ("sd", "sdxl") else -1e-6
+        begin: dict[str, Any] = {"strength": min(1.0, (executed + nudge) / spec.steps)}
+        if start.region_NHW is not None or self._family in ("sd3", "flux"):
+            begin |= {"height": side, "width": side}
+        if start.region_NHW is None:
+            begin["image"] = _encode(self._pipeline.vae, self._family, start.image_NHWC, dtype, generators)
+        else:
+            begin |= _regions(start)
+        return self._changer(start.region_NHW is not None), begin
+
+    def _changer(self, in_parts: bool) -> Any:
+        """The image-to-image pipeline; `in_parts`: the inpainting one, which takes a network of text to image as well
+        as one that was trained to inpaint."""
+        import diffusers
+
+        if in_parts not in self._changing:
+            kind = getattr(diffusers, PIPELINES[self._family][in_parts])
+            settings = {"requires_safety_checker": False} if self._family == "sd" else {}
+            if self._family == "sdxl":
+                settings = {"force_zeros_for_empty_prompt": self._pipeline.config.force_zeros_for_empty_prompt}
+            changer = kind(**self._pipeline.components, **settings)
+            changer.set_progress_bar_config(disable=True)
+            self._changing[in_parts] = changer
+        return self._changing[in_parts]
 
 
-def begin_with(
-    start: Start,
-    pipeline: Any,
-    family: str,
-    spec: SamplerSpec,
-    dtype: torch.dtype,
-    generators: Sequence[torch.Generator],
-) -> dict[str, Any]:
-    """The arguments that make a call of `pipeline` (`pipeline_from`) begin with the pictures. Raises ValueError for
-    pictures of another size or number, and for a gamma of no step."""
-    side, executed = spec.made_px, executed_steps(spec.steps, start.gamma)
-    if start.image_NHWC.shape != (len(generators), side, side, 3) or not 1 <= executed <= spec.steps:
+def _check(start: Start, num: int, side: int, executed: int, steps: int) -> None:
+    if start.image_NHWC.shape != (num, side, side, 3) or not 1 <= executed <= steps:
         raise ValueError(
             f"start: found pictures {list(start.image_NHWC.shape)} and {executed} steps, expected "
-            f"[{len(generators)}, {side}, {side}, 3] and 1..{spec.steps} steps"
+            f"[{num}, {side}, {side}, 3] and 1..{steps} steps"
         )
-    # some families round down there, some up
-    nudge = 1e-6 if family in ("sd", "sdxl") else -1e-6
-    strength = min(1.0, (executed + nudge) / spec.steps)
-    latents_NCHW = _encode(pipeline.vae, family, start.image_NHWC, dtype, generators)
-    sized = {} if family in ("sd", "sdxl") else {"height": side, "width": side}
-    return {"image": latents_NCHW, "strength": strength, **sized}
+    region_NHW = start.region_NHW
+    if region_NHW is not None and (region_NHW.dtype != np.bool_ or region_NHW.shape != (num, side, side)):
+        raise ValueError(
+            f"start: found regions {region_NHW.dtype} {list(region_NHW.shape)}, expected bool [{num}, {side}, {side}]"
+        )
+
+
+def _regions(start: Start) -> dict[str, torch.Tensor]:
+    """Pictures in 0..1 and regions as 0 or 1, for a pipeline that encodes both itself, one picture a generator."""
+    import torch
+
+    assert start.region_NHW is not None
+    image_NCHW = torch.tensor(start.image_NHWC).permute(0, 3, 1, 2) / 255
+    return {"image": image_NCHW, "mask_image": torch.tensor(start.region_NHW).unsqueeze(1).float()}
 
 
 def _encode(

@@ -183,14 +183,14 @@ def _sd3(folder: Path) -> StableDiffusion3Pipeline:
     transformer = SD3Transformer2DModel(
         sample_size=SIZE_PX // 8,
         patch_size=1,
-        in_channels=4,
+        in_channels=16,  # as the real one: diffusers' inpainting asks for it
         num_layers=2,
         attention_head_dim=8,
         num_attention_heads=4,
         caption_projection_dim=32,
         joint_attention_dim=WIDTH * 2,
         pooled_projection_dim=2 * WIDTH,
-        out_channels=4,
+        out_channels=16,
         pos_embed_max_size=16,
     ).eval()
     # T5 and the padded CLIP embeddings share one width: that of T5
@@ -198,7 +198,7 @@ def _sd3(folder: Path) -> StableDiffusion3Pipeline:
     return StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(4, 0.0609),
+        vae=_vae(16, 0.0609),
         text_encoder=_clip_text(one, projected=True),
         tokenizer=one,
         text_encoder_2=_clip_text(two, projected=True),

@@ -78,6 +78,49 @@ def test_pictures_are_changed_as_by_the_librarys_own_pipeline(
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 
 
+def region(num: int = len(REQUESTS)) -> np.ndarray:
+    """The right half of each picture."""
+    region_NHW = np.zeros((num, SIDE, SIDE), bool)
+    region_NHW[:, :, SIDE // 2 :] = True
+    return region_NHW
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_part_of_a_picture_is_changed_as_by_the_librarys_own_pipeline(folders: dict[str, Path], family: str) -> None:
+    sampler = load(folders[family])
+    found = sampler.latents(REQUESTS, start=Start(pictures(), 0.5, region()))
+    kind = {"sd": "StableDiffusion", "sdxl": "StableDiffusionXL", "sd3": "StableDiffusion3", "flux": "Flux"}[family]
+    theirs = getattr(diffusers, f"{kind}InpaintPipeline").from_pretrained(folders[family])
+    theirs.set_progress_bar_config(disable=True)
+    rows = []
+    for place, request in enumerate(REQUESTS):
+        made = theirs(
+            prompt=request.prompt, image=torch.from_numpy(pictures()[place]).permute(2, 0, 1)[None] / 255,
+            mask_image=torch.from_numpy(region()[place])[None, None].float(), height=SIDE, width=SIDE, strength=0.5,
+            num_inference_steps=STEPS, guidance_scale=3.0, output_type="latent",
+            generator=torch.Generator().manual_seed(request.seed),
+        ).images  # fmt: skip
+        if family == "flux":
+            made = theirs._unpack_latents(made, SIDE, SIDE, theirs.vae_scale_factor)
+        rows.append(made)
+    expected = torch.cat(rows)
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outside_the_region_the_latents_are_those_of_the_picture(folders: dict[str, Path], family: str) -> None:
+    """Two prompts with one seed: what is drawn from the encoder's distribution is the same."""
+    sampler = load(folders[family])
+    first, second = (
+        sampler.latents([Request(text, "", 1)], start=Start(pictures(1), 1.0, region(1)))
+        for text in ("a red nine", "blue ink")
+    )
+    apart = (first - second).abs().amax(dim=(0, 1, 2))
+    middle = len(apart) // 2
+    assert float(apart[:middle].max()) == 0
+    assert float(apart[middle:].min()) > 0
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_takes_the_floor_of_its_share_of_the_steps(folders: dict[str, Path], family: str) -> None:
     sampler = load(folders[family], steps=7, scheduler=None)
