@@ -1,11 +1,11 @@
 """What follows from the answers about one image: accepted, rejected, or no verdict; pure.
 
-In: questions and their answers. Out: a `Verdict`, with its score and the columns of the image's row. On disk: nothing.
+In: questions and their answers. Out: a `Verdict`, with its score and the text for the image's row. On disk: nothing.
 
 A verdict knows nothing of earlier tries at the same output, so no number of tries can make it milder.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,8 +47,8 @@ class Verdict:
         """Whether the image is kept."""
         return self.status == SUCCESS
 
-    def columns(self) -> Mapping[str, object]:
-        """`judge_score`, and `judge_answers`: JSON text, `[{"answer": "yes", "expected": "yes", "question": ...}]`."""
+    def json_text(self) -> str:
+        """For the image's row: `{"answers": [{"answer": "yes", "expected": "yes", "question": ...}], "score": 0.5}`."""
         told = [
             {
                 "question": one.question.text,
@@ -58,7 +58,7 @@ class Verdict:
             }
             for one in self.answers
         ]
-        return {"judge_score": self.score, "judge_answers": canonical_json(told).decode("ascii")}
+        return canonical_json({"answers": told, "score": self.score}).decode("ascii")
 
 
 def verdict_of(answers: Sequence[Answered], threshold: float) -> Verdict:
