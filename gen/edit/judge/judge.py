@@ -1,7 +1,7 @@
 """The judge: looks at edited images and answers questions about them.
 
-In: a `JudgeSpec`; images and questions. Out: a `Verdict` for each image. On disk: the cache of the language model
-(gen.llm.cache), from which a second run takes the same answers.
+In: a `JudgeSpec`; images and questions. Out: a `Verdict` for each image. On disk: for each machine a cache of answers
+(gen.llm.cache), from which a second run takes the same ones.
 
 Three kinds. `vlm`: a vision-language model, behind a server or in this process, gets the image and the text of one
 question a call, and answers yes or no; neither the expected answer nor another question is in the call. `clip`: the
@@ -13,6 +13,8 @@ A judge that cannot be reached is no verdict: `JudgeLost` ends the attempt.
 """
 
 import io
+import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -29,7 +31,9 @@ from gen.edit.judge.verdict import Answered, Verdict, YesNo, verdict_of
 from gen.llm.ask import Answer, Ask, Llm, model_identity, open_llm
 from gen.llm.call import LlmError
 from gen.llm.choice import choice_schema
+from gen.llm.spec import LlmSpec
 from gen.model.clip import Clip, check_image, clip_digest
+from shards.disk.address import file_path
 from shards.disk.layout import SUCCESS
 from shards.disk.safe_text import quoted
 
@@ -70,9 +74,18 @@ def open_judge(spec: JudgeSpec, stop: StopFlag | None = None) -> Iterator[Judge]
         yield ClipJudge(spec, Clip.load(spec.clip))
     else:
         assert spec.llm is not None, "the spec checks it"
-        with open_llm(spec.llm, stop, sees=True) as llm:
+        with open_llm(of_this_machine(spec.llm), stop, sees=True) as llm:
             assert llm is not None, "the spec refuses provider offline"
             yield VlmJudge(spec, llm)
+
+
+def of_this_machine(spec: LlmSpec) -> LlmSpec:
+    """The spec with a cache of this machine's own, `llm.HOST.sqlite` for `llm.sqlite`.
+
+    A judge works where images are made, on several machines at once, and no two of them may write one SQLite file.
+    """
+    path, host = file_path(spec.cache), re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64]
+    return spec.model_copy(update={"cache": str(path.with_name(f"{path.stem}.{host}{path.suffix}"))})
 
 
 def judge_digest(spec: JudgeSpec) -> str:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,13 @@ from PIL import Image
 from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
 from gen.edit.judge.judge import TASK, Judge, Judged, JudgeLost, draws_of, judge_digest, open_judge
-from gen.edit.judge.question import Question
+from gen.edit.judge.question import Question, rather_than
 from gen.edit.judge.spec import JudgeSpec
 from gen.llm.call import LlmError
 from gen.make.refill import IMAGE_ERRORS
 from gen.model.clip import Clip, ClipSpec
+from sandbox.captions import pool_rows
+from sandbox.world import CLASS_NAMES, INKS, render
 from shards.disk.home import home
 from tests.gen.llm.test_ask import in_turn
 from tests.support.scripted_server import Reply, ScriptedServer, answering
@@ -146,6 +149,18 @@ def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+def test_every_machine_has_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's log of writes works on one machine alone."""
+    with ScriptedServer(moody) as server:
+        for host in ("node-1", "node-2.site", "node-1", "../odd host"):
+            monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+            with open_judge(vlm(server, tmp_path / "c.sqlite")) as judge:
+                judge.answers(picture(0), [RED])
+        assert server.num_calls == 3
+    names = {f"c.{host}.sqlite" for host in ("node-1", "node-2.site", "..-odd-host")}
+    assert {path.name for path in tmp_path.glob("*.sqlite")} == names
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -244,6 +259,24 @@ def test_clip_answers_with_the_nearer_text(clip_judge: Judge) -> None:
     turned = [replace(one, yes=one.no, no=one.yes) for one in (RED, PINK)]
     for verdict, other in zip(verdicts, clip_judge.verdicts([(image, turned) for image in images]), strict=True):
         assert [one.answer for one in verdict.answers] != [one.answer for one in other.answers]
+
+
+def test_the_sandbox_clip_tells_the_asked_ink_from_every_other(clip_judge: Judge) -> None:
+    """Pictures of which the renderer knows the truth; with one question for each other ink, all of them needed."""
+    scenes = [row.scene for row in pool_rows(1500) if row.kind == "plain" and row.scene.sense == "numeral"]
+    scenes = [scene for scene in scenes if scene.style == "photo" and scene.ground == "plain"][:40]
+    right, wrong = [], []
+    for number, scene in enumerate(scenes):
+        word = CLASS_NAMES[scene.class_id]
+        texts = {ink: f"{word}, the handwritten numeral, {ink} ink on {scene.paper} paper" for ink in INKS}
+        another = [ink for ink in INKS if ink != scene.ink][number % 7]
+        image = render(scene)
+        for asked, found in ((scene.ink, right), (another, wrong)):
+            others = [text for ink, text in texts.items() if ink != asked]
+            found.append(clip_judge.answers(image, rather_than(texts[asked], others)).score == 1)
+    assert len(scenes) == 40
+    assert np.mean(right) >= 0.9
+    assert np.mean(wrong) <= 0.05
 
 
 def test_clip_answers_are_of_one_image_and_one_question(clip_judge: Judge) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gen.edit.judge.question import Question
+from gen.edit.judge.question import Question, rather_than
 from gen.edit.judge.spec import JudgeSpec
 from gen.edit.judge.verdict import Answered, verdict_of
 
@@ -106,6 +106,16 @@ def test_the_text_for_the_row_has_the_score_and_every_answer() -> None:
 def test_a_question_that_cannot_be_answered_is_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Question(**({"text": "Is it?", "asks": "visible", "expected": True} | fields))
+
+
+def test_with_all_of_its_questions_one_text_has_to_be_the_nearest() -> None:
+    questions = rather_than("red ink", ["blue ink", "green ink"])
+    assert [(one.yes, one.no, one.expected, one.asks) for one in questions] == [
+        ("red ink", "blue ink", True, "visible"),
+        ("red ink", "green ink", True, "visible"),
+    ]
+    assert verdict_of([Answered(one, "yes") for one in questions], 1.0).accepted
+    assert not verdict_of([Answered(questions[0], "yes"), Answered(questions[1], "no")], 1.0).accepted
 
 
 # the recipe's part
