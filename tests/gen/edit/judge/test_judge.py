@@ -29,6 +29,7 @@ from sandbox.world import CLASS_NAMES, INKS, render
 from shards.disk.home import home
 from tests.gen.llm.test_ask import in_turn
 from tests.support.scripted_server import Reply, ScriptedServer, answering
+from tests.support.tiny_llava import tiny_llava
 
 SANDBOX = home() / "sandbox" / "models" / "clip"
 RED = Question("Is the ink of the digit red?", "visible", True, "red ink", "blue ink")
@@ -231,6 +232,18 @@ def test_a_stop_ends_judging(tmp_path: Path) -> None:
         with pytest.raises(Draining):
             judge.verdicts([(picture(seed), FOUR) for seed in range(30)])
         assert server.num_calls < 120
+
+
+def test_a_model_in_this_process_judges_by_what_it_sees(tmp_path: Path) -> None:
+    text = "Is it red?"
+    folder = tiny_llava(tmp_path / "eyes", f"{TASK}\n\n{text}")
+    local = {"provider": "transformers", "model": str(folder), "cache": str(tmp_path / "c"), "device": "cpu"}
+    images = [np.full((16, 16, 3), colour, np.uint8) for colour in ((170, 0, 0), (0, 0, 170))]
+    judged = [(image, [Question(text, "visible", expected)]) for image in images for expected in (True, False)]
+    with open_judge(JudgeSpec(kind="vlm", llm=local)) as judge:
+        verdicts = judge.verdicts(judged)
+    assert [verdict.answers[0].answer for verdict in verdicts] == ["yes", "yes", "no", "no"]
+    assert [verdict.status for verdict in verdicts] == ["success", "rejected", "rejected", "success"]
 
 
 # CLIP
