@@ -46,8 +46,8 @@ _SIGHTLESS = re.compile(
     r"|\b(unsupported|unknown|unexpected)\b.{0,40}\bimage_url\b"
     r"|\b(image|images|vision|multi-?modal|image input|image inputs)\b (is|are|input is|content is|inputs? are)? ?"
     r"(not|un)[- ]?(currently )?(support|enabl|available)"
-    r"|\b(not|n['’]t|cannot|no endpoints?|without)\b.{0,40}\b(support|accept|process|handle)\w* (for )?"
-    r"(image|vision|multi-?modal)|\bcontent\b.{0,30}\bmust be a string\b|\bdata required for image\b",
+    r"|\b(not|n['’]t|cannot|no endpoints?|without)\b.{0,40}\b(support|accept)\w* (for )?"
+    r"(image|vision|multi-?modal)(?!\w* (type|format|size|dimension))|\bcontent\b.{0,30}\bmust be a string\b|\bdata required for image\b",
     re.I,
 )
 SIGHTLESS_STATUSES = frozenset({400, 404, 415, 422, 500, 501})

@@ -143,7 +143,13 @@ def test_a_server_whose_model_sees_no_images_ends_the_run_in_one_line(name: str,
 
 
 @pytest.mark.parametrize(
-    "words", ["Your input image may contain content that is not allowed by our safety system.", "bad image size"]
+    "words",
+    [
+        "Your input image may contain content that is not allowed by our safety system.",
+        "bad image size",
+        "This is not a supported image type.",
+        "Could not process image",
+    ],
 )
 def test_an_image_that_a_server_does_not_take_is_the_fault_of_that_image(words: str, tmp_path: Path) -> None:
     def reply(request: dict[str, Any]) -> Reply:
