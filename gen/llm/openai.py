@@ -47,7 +47,8 @@ _SIGHTLESS = re.compile(
     r"|\b(image|images|vision|multi-?modal|image input|image inputs)\b (is|are|input is|content is|inputs? are)? ?"
     r"(not|un)[- ]?(currently )?(support|enabl|available)"
     r"|\b(not|n['’]t|cannot|no endpoints?|without)\b.{0,40}\b(support|accept)\w* (for )?"
-    r"(image|vision|multi-?modal)(?!\w* (type|format|size|dimension))|\bcontent\b.{0,30}\bmust be a string\b|\bdata required for image\b",
+    r"(image|vision|multi-?modal)(?!\w* (type|format|size|dimension))"
+    r"|\bcontent\b.{0,30}\bmust be a string\b|\bdata required for image\b",
     re.I,
 )
 SIGHTLESS_STATUSES = frozenset({400, 404, 415, 422, 500, 501})
