@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from cluster.process.exit import Draining
@@ -32,6 +32,7 @@ from cluster.recipes.load import canonical_json, fingerprint
 from gen.llm.answer import read_answer
 from gen.llm.cache import LlmCache
 from gen.llm.call import BadAnswer, Call, CallFailed, LanguageModel, LlmError
+from gen.llm.image import check_images, image_digest, without_images
 from gen.llm.spec import LlmSpec
 from shards.disk.address import file_path
 from shards.disk.record import JSON
@@ -53,6 +54,7 @@ class Ask:
     user: str
     schema: Mapping[str, JSON]  # JSON Schema (draft 2020-12) of the answer
     seed: int
+    images: tuple[bytes, ...] = field(default=(), repr=False)  # PNG or JPEG (gen.llm.image), seen before `user`
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Answer:
     tries: int  # calls made now; 0 if it was cached
     cached: bool
     told: str = field(default="", compare=False)  # what was said instead, for people: one line; "" with a value
+    lost: bool = field(default=False, compare=False)  # no answer, and a call failed on its way: another day it may come
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,14 @@ class Llm(Protocol):
 
 @contextmanager
 def open_llm(
-    spec: LlmSpec, stop: StopFlag | None = None, clock: Callable[[], float] = time.time
+    spec: LlmSpec, stop: StopFlag | None = None, clock: Callable[[], float] = time.time, sees: bool = False
 ) -> Iterator[Llm | None]:
     """The language model of a recipe; None for provider offline. `clock` gives the times in the cache's rows.
 
-    Raises LlmError if the model or the cache cannot be opened.
+    `sees`: questions have images, so a model in this process is loaded as one that sees them. Raises LlmError if the
+    model or the cache cannot be opened.
     """
-    model = _open_model(spec)
+    model = _open_model(spec, sees)
     if model is None:
         yield None
         return
@@ -117,11 +121,32 @@ def open_llm(
         cache.close()
 
 
-def _open_model(spec: LlmSpec) -> LanguageModel | None:
+def model_identity(spec: LlmSpec, sees: bool = False) -> Mapping[str, Any]:
+    """What an answer depends on besides the question, as plain JSON; nothing is loaded. Empty for provider offline.
+
+    Raises ModelError if a model of this process is missing or unsafe.
+    """
+    if spec.provider == "openai":
+        from gen.llm.openai import openai_identity
+
+        return openai_identity(spec)
+    if spec.provider == "transformers":
+        from gen.llm.local import language_folder, local_identity
+        from gen.llm.local_vision import vision_identity
+
+        return (vision_identity if sees else local_identity)(spec, language_folder(spec))
+    return {}
+
+
+def _open_model(spec: LlmSpec, sees: bool) -> LanguageModel | None:
     if spec.provider == "openai":
         from gen.llm.openai import OpenAiModel
 
         return OpenAiModel(spec, os.environ)
+    if spec.provider == "transformers" and sees:
+        from gen.llm.local_vision import LocalVisionModel
+
+        return LocalVisionModel(spec)
     if spec.provider == "transformers":
         from gen.llm.local import LocalModel
 
@@ -158,6 +183,7 @@ def _check_asks(asks: Sequence[Ask]) -> None:
                 raise ValueError(
                     f"llm, ask for {ask.purpose}: found a lone surrogate in {quoted(text, 60)}, expected Unicode text"
                 ) from None
+        check_images(ask.images, ask.purpose)
         schema = _plain(ask.schema)
         name = fingerprint(schema)
         if name not in checked:  # a check takes 1 ms, and most questions of a run share a schema
@@ -277,9 +303,10 @@ class _Asking:
         """The answer to one question: from the cache, from a job that asks the same now, or by calls."""
         if self._ending.done():
             raise Draining(STOPPED)
-        call = Call(system_text(ask), ask.user, _plain(ask.schema), ask.seed)
+        call = Call(system_text(ask), ask.user, _plain(ask.schema), ask.seed, ask.system, ask.images)
         key = fingerprint(
             {"model": self._identity, "system": call.system, "user": call.user, "schema": call.schema, "seed": ask.seed}
+            | ({"images": [image_digest(image) for image in ask.images]} if ask.images else {})
         )
         kept = self._cache.get(key)
         if kept is not None:
@@ -304,6 +331,7 @@ class _Asking:
 
     async def _asked(self, key: str, ask: Ask, call: Call) -> Answer:
         num_bad = num_lost = 0
+        is_lost = False
         reason = excerpt = ""
         async with self._slots:
             for number in range(1, self._spec.tries + 1):
@@ -323,6 +351,8 @@ class _Asking:
                     reason, excerpt, again = error.reason, error.excerpt, error.again
                     wait_s = min(max(error.after_s, self._spec.backoff_s * 2**num_lost), self._spec.max_wait_s)
                     num_lost += 1
+                    is_lost = is_lost or again
+                excerpt = without_images(excerpt) if ask.images else excerpt
                 self._count("lost", reason)
                 self._cache.put_failure(key, ask.purpose, number, reason, excerpt)
                 if not again or number == self._spec.tries:
@@ -347,13 +377,13 @@ class _Asking:
                 f"{self._model.place} (the last: {last}), expected one; check the server and run the same command "
                 f"again: answers so far are in {self._spec.cache}"
             )
-        return Answer(None, reason, number, False, told)
+        return Answer(None, reason, number, False, told, is_lost)
 
     async def _called(self, call: Call, seed: int, num_bad: int) -> str:
         """One call, within its deadline; the answer as canonical JSON."""
         try:
             async with asyncio.timeout(self._spec.timeout_s):
-                said = await self._model.answer(Call(call.system, call.user, call.schema, call_seed(seed, num_bad)))
+                said = await self._model.answer(replace(call, seed=call_seed(seed, num_bad)))
         except TimeoutError:
             raise CallFailed("timeout", f"no whole answer within {self._spec.timeout_s:g} s") from None
         self._lost_in_a_row = 0

@@ -5,7 +5,7 @@ gen.llm.local). On disk: nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -17,6 +17,8 @@ class Call:
     user: str
     schema: Mapping[str, Any]
     seed: int  # 31 bits
+    task: str = ""  # `system` without the schema, for a model that is bound to it
+    images: tuple[bytes, ...] = field(default=(), repr=False)  # PNG or JPEG; they come before `user`
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def language_folder(spec: LlmSpec) -> Path:
+    """The checked folder of the model. Raises ModelError."""
+    return flat_model("llm.model", spec.model or "", spec.revision, "config.json", "model.safetensors")
+
+
+def pinned(spec: LlmSpec, folder: Path) -> str:
+    """What pins the weights: a commit, since hashing them would read tens of gigabytes, or the folder's digest."""
+    return f"{spec.model}@{spec.revision}" if spec.revision else flat_digest(folder)
+
+
+def local_identity(spec: LlmSpec, folder: Path) -> Mapping[str, Any]:
+    """The weights, and how tokens are drawn."""
+    return {
+        "provider": "transformers",
+        "model": pinned(spec, folder),
+        "temperature": spec.temperature,
+        "top_p": spec.top_p,
+        "max_tokens": spec.max_tokens,
+    }
+
+
+def device_name(spec: LlmSpec) -> str:
+    """Where the model runs, such as ``"cpu"``."""
+    import torch
+
+    if spec.device != "auto":
+        return spec.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _load(folder: Path) -> tuple[Any, Any]:
     """Tokenizer and model of the folder. Raises LlmError if transformers cannot load them."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,23 +78,11 @@ class LocalModel:
     """A loaded model, and the thread in which it answers; a `LanguageModel`. Raises LlmError."""
 
     def __init__(self, spec: LlmSpec) -> None:
-        import torch
-
-        folder = flat_model("llm.model", spec.model or "", spec.revision, "config.json", "model.safetensors")
+        folder = language_folder(spec)
         self._spec = spec
-        self._identity = {
-            "provider": "transformers",
-            # a commit pins the weights; hashing them would read tens of gigabytes
-            "model": f"{spec.model}@{spec.revision}" if spec.revision else flat_digest(folder),
-            "temperature": spec.temperature,
-            "top_p": spec.top_p,
-            "max_tokens": spec.max_tokens,
-        }
-        device = spec.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._identity = local_identity(spec, folder)
         self._tokenizer, self._model = _load(folder)
-        self._model.to(device).eval()
+        self._model.to(device_name(spec)).eval()
         ends = self._model.generation_config.eos_token_id
         self._ends = frozenset(ends if isinstance(ends, list) else [ends]) - {None}
         self._max_length: int | None = getattr(self._model.config, "max_position_embeddings", None)
@@ -100,6 +118,7 @@ class LocalModel:
     def _generate(self, call: Call, stop: threading.Event) -> Said:
         import torch
 
+        assert not call.images, "questions with images need open_llm(sees=True)"
         prompt = self._prompt(call)
         room = self._spec.max_tokens
         if self._max_length is not None:

@@ -7,15 +7,19 @@ machine is refused if there is a key. The client's own retries are off; gen.llm.
 and dropped as soon as it is too long. `response_format` asks for the schema; if a server refuses that field (400, 422),
 it is left out from then on, because the schema is also in the text. An error that comes as HTTP 200 counts as the code
 that it names, or as 429. What a server says of a refusal is quoted, with the recipe's field that would change it.
+
+Images go as data URLs before the text, and only then is a message's content a list. A server that says that its model
+sees no images ends the run in one line.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gen.llm.call import BadAnswer, Call, CallFailed, LlmError, Said
+from gen.llm.image import data_url, without_images
 from gen.llm.spec import LlmSpec, check_base_url
 from shards.disk.checked_json import plain_json
 from shards.disk.safe_text import one_line, quoted, redact
@@ -35,6 +39,19 @@ _ROLE = re.compile(
     r"|\broles?\b.{0,60}\b(support|alternate|user|system|developer)",
     re.I,
 )
+# What servers say of a model without eyes: OpenAI, vLLM, SGLang, llama.cpp, Ollama, Mistral, OpenRouter, DeepSeek, Groq
+_SIGHTLESS = re.compile(
+    r"not an? (vision|multi-?modal)\b|at most 0 images?\b|\bmmproj\b"
+    r"|\bimage_url\b.{0,60}\b(only|expected|unsupported|not|unknown)\b"
+    r"|\b(unsupported|unknown|unexpected)\b.{0,40}\bimage_url\b"
+    r"|\b(image|images|vision|multi-?modal|image input|image inputs)\b (is|are|input is|content is|inputs? are)? ?"
+    r"(not|un)[- ]?(currently )?(support|enabl|available)"
+    r"|\b(not|n['’]t|cannot|no endpoints?|without)\b.{0,40}\b(support|accept)\w* (for )?"
+    r"(image|vision|multi-?modal)(?!\w* (type|format|size|dimension))"
+    r"|\bcontent\b.{0,30}\bmust be a string\b|\bdata required for image\b",
+    re.I,
+)
+SIGHTLESS_STATUSES = frozenset({400, 404, 415, 422, 500, 501})
 WHAT_TO_DO = {
     401: "set the environment variable {key_env} to a key of this server",
     403: "use a key that may use this model, or another llm.model",
@@ -48,6 +65,13 @@ class _Refused(Exception):
     def __init__(self, status: int, body: str, headers: Mapping[str, str]) -> None:
         super().__init__(status)
         self.status, self.body, self.headers = status, body, headers
+
+
+def openai_identity(spec: LlmSpec) -> Mapping[str, Any]:
+    """Model and sampling, without the address: a server that is started again elsewhere uses the same cache."""
+    sampling = {"temperature": spec.temperature, "top_p": spec.top_p, "max_tokens": spec.max_tokens}
+    extra = {"extra": dict(spec.extra)} if spec.extra else {}
+    return {"provider": "openai", "model": spec.model, **sampling, **extra}
 
 
 class OpenAiModel:
@@ -86,11 +110,8 @@ class OpenAiModel:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Model and sampling, without the address: a server that is started again elsewhere uses the same cache."""
-        spec = self._spec
-        sampling = {"temperature": spec.temperature, "top_p": spec.top_p, "max_tokens": spec.max_tokens}
-        extra = {"extra": dict(spec.extra)} if spec.extra else {}
-        return {"provider": "openai", "model": spec.model, **sampling, **extra}
+        """`openai_identity` of the spec."""
+        return openai_identity(self._spec)
 
     @property
     def place(self) -> str:
@@ -159,8 +180,8 @@ class OpenAiModel:
         """The two texts of a call; in one message for a model that knows users only."""
         role = self._spec.system_role
         if role == "user":
-            return [{"role": "user", "content": f"{call.system}\n\n{call.user}"}]
-        return [{"role": role, "content": call.system}, {"role": "user", "content": call.user}]
+            return [{"role": "user", "content": _content(f"{call.system}\n\n{call.user}", call.images)}]
+        return [{"role": role, "content": call.system}, {"role": "user", "content": _content(call.user, call.images)}]
 
     async def _check_head(self, response: Any) -> None:
         """Raise for every answer but a plain 200, before its body is read."""
@@ -188,8 +209,13 @@ class OpenAiModel:
         """What an error of the server means. `status` is 200 where it names no code: then it counts as 429."""
         told = _read_error(body)
         words = redact(self._hide_key(body if told is None else told.words))
+        words = without_images(words) if call.images else words
         said = quoted(one_line(words), MAX_QUOTED)
         found = f"llm: found HTTP {status} from {self._place} ({said}), expected an answer; "
+        if call.images and status in SIGHTLESS_STATUSES and _SIGHTLESS.search(words):
+            return LlmError(
+                f"{found}this model sees no images: set llm.model to one that does, on a server that has it"
+            )
         if status in WHAT_TO_DO:
             return LlmError(found + WHAT_TO_DO[status].format(key_env=self._spec.key_env))
         if status in REFUSALS and "response_format" not in sent:
@@ -307,6 +333,16 @@ def _switch(words: str, spec: LlmSpec, sent: Mapping[str, Any], question: str) -
 
 def _names(name: str, text: str) -> bool:
     return re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", text) is not None
+
+
+def _content(text: str, images: Sequence[bytes]) -> Any:
+    """A user's message: plain text, or a list of parts with the images first."""
+    if not images:
+        return text
+    return [
+        *({"type": "image_url", "image_url": {"url": data_url(image)}} for image in images),
+        {"type": "text", "text": text},
+    ]
 
 
 def _joined(content: Any) -> str:

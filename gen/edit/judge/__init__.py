@@ -1,0 +1,1 @@
+"""The judge of edited images: questions, answers, verdicts."""
