@@ -66,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gen.sampler": {*BELOW_GEN, "gen.make", "gen.model", "gen.prompts"},
     "gen.invert": {*BELOW_GEN, "gen.model", "gen.sampler", "gen.wording"},
+    "gen.edit": {*BELOW_GEN, "gen.llm", "gen.names", "gen.wording"},
     "gen.run": {
         *BELOW_GEN,
         *("gen.llm", "gen.make", "gen.model", "gen.prompts", "gen.sampler", "gen.wording"),
