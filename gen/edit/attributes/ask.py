@@ -1,7 +1,7 @@
 """Attributes from a language model, for each class: names and descriptions, feasible or not.
 
-In: classes with their kinds and names, an `AttributeSpec`, a lexicon for examples and colours, a language model, the run
-seed. Out: entries for each class, kind and side. On disk: nothing; answers are in the cache of `gen.llm`.
+In: classes with their kinds and names, an `AttributeSpec`, a lexicon for examples and colours, a language model, the
+run seed. Out: entries for each class, kind and side. On disk: nothing; answers are in the cache of `gen.llm`.
 
 The model is asked in rounds for what is missing, feasible ones first; the infeasible ones must not repeat those. A
 question depends on seed, class, kind, side and round, and on the answers of earlier rounds; answers are read in the
@@ -92,14 +92,11 @@ def ask_attributes(
     for feasible in sorted(spec.sides, reverse=True):  # the feasible ones first: the others must not repeat them
         reasons: Counter[str] = Counter()
         open_ones = [(one, kind) for one in classes for kind in spec.kinds]
-        for one, kind in open_ones:
-            found[one.class_id, kind, feasible] = ()
+        found.update({(one.class_id, kind, feasible): () for one, kind in open_ones})
         for turn in range(spec.rounds):
             missing = [
                 (one, kind) for one, kind in open_ones if len(found[one.class_id, kind, feasible]) < spec.per_class
             ]
-            if not missing:
-                break
             asks = [_ask(one, kind, feasible, found, spec, lexicon, seed, turn) for one, kind in missing]
             for (one, kind), answer in zip(missing, llm.ask(asks), strict=True):
                 if answer.reason is not None:
@@ -204,7 +201,7 @@ def _check_enough(
         return
     told = ", ".join(f"{times} {reason}" for reason, times in sorted(reasons.items())) or "none dropped"
     raise ValueError(
-        f"attributes of class {one.class_id} ({quoted(one.class_name, 60)}): found {num} {SIDES[feasible]} {kind}s after "
-        f"{spec.rounds} rounds ({told} in all classes), expected at least {spec.enough}; raise attributes.rounds, use "
-        "another llm.model, or set attributes.source=lexicon"
+        f"attributes of class {one.class_id} ({quoted(one.class_name, 60)}): found {num} {SIDES[feasible]} {kind}s "
+        f"after {spec.rounds} rounds ({told} in all classes), expected at least {spec.enough}; raise "
+        "attributes.rounds, use another llm.model, or set attributes.source=lexicon"
     )

@@ -22,12 +22,14 @@ MAX_NAME_CHARS = 60
 MAX_TEXT_CHARS = 160
 # A name stands in the questions that its edit is judged by, so it must not answer them.
 ANSWERS = frozenset(
-    "yes no not true false feasible infeasible plausible implausible possible impossible real realistic unreal "
-    "unrealistic natural unnatural expected unexpected".split()
+    (
+        *("yes", "no", "not", "true", "false", "feasible", "infeasible", "plausible", "implausible", "possible"),
+        *("impossible", "real", "unreal", "realistic", "unrealistic", "natural", "unnatural", "expected", "unexpected"),
+    )
 )
 # Compel gives weights by brackets, +, - and quotes, and joins texts by dots.
 _PHRASE = re.compile(r"\w(?:(?:[ '’&]|, )?\w|(?<=\w)-(?=\w))*")
-_SMALL_WORDS = frozenset("a an the of in on at with".split())
+_SMALL_WORDS = frozenset(("a", "an", "the", "of", "in", "on", "at", "with"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Priors of colour and texture: the object tinted before the model sees it.
 
-In: an image, a mask, a colour or a texture, alpha. Out: (1 - alpha) x image + alpha x prior inside the mask, rounded; the
-image itself outside. On disk: nothing. Source: VariReal's colour and texture generators (V.22).
+In: an image, a mask, a colour or a texture, alpha. Out: (1 - alpha) x image + alpha x prior inside the mask, rounded;
+the image itself outside. On disk: nothing. Source: VariReal's colour and texture generators (V.22).
 """
 
 import random

@@ -219,7 +219,7 @@ def test_an_infeasible_one_that_is_among_the_feasible_ones_is_dropped(tmp_path: 
 
 def test_a_model_that_gives_the_same_for_both_sides_ends_the_run(tmp_path: Path) -> None:
     same = saying(*({"name": f"place {one}", "text": "there"} for one in range(6)))
-    with pytest.raises(ValueError, match="found 0 infeasible backgrounds after 2 rounds.*on both sides") as error:
+    with pytest.raises(ValueError, match=r"found 0 infeasible backgrounds after 2 rounds.*on both sides") as error:
         ask(tmp_path, lambda _: same, [CAT], per_class=6, rounds=2, feasibility="mixed")
     assert str(error.value).count("\n") == 0
 
@@ -278,5 +278,5 @@ def test_fewer_than_asked_are_enough_if_the_recipe_says_so(tmp_path: Path) -> No
 
 
 def test_a_recipe_that_asks_a_model_needs_one() -> None:
-    with pytest.raises(ValueError, match="found llm, but no language model; set llm.provider"):
+    with pytest.raises(ValueError, match=r"found llm, but no language model; set llm\.provider"):
         gather_attributes([CAT], spec(source="llm"), None, 0)
