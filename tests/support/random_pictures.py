@@ -22,3 +22,12 @@ def disc(side: int, radius: float) -> NDArray[np.bool_]:
     """A disc in the middle of a square."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     return np.hypot(y, x) <= radius
+
+
+def grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """By definition: a pixel is of it if one of the mask is at most `reach` rows and columns away."""
+    rows, columns = mask.shape
+    found = np.zeros_like(mask)
+    for y, x in zip(*np.nonzero(mask), strict=True):
+        found[max(0, y - reach) : min(rows, y + reach + 1), max(0, x - reach) : min(columns, x + reach + 1)] = True
+    return found

@@ -53,7 +53,9 @@ class WordGroup(BaseModel):
     classes: tuple[str, ...] = Field(
         (), description="the classes it is for, by name, in place of all groups by kind", examples=[["sphynx"]]
     )
-    words: Mapping[Name, Description] = Field(min_length=1, description="name -> what it looks like")
+    words: Mapping[Name, Description] = Field(
+        min_length=1, description="name -> what it looks like", examples=[{"wild meadow": "grass and seed heads"}]
+    )
     rgb: Mapping[Name, RgbField] = Field(
         default={}, description="name -> RGB, 0..255, of what is even", examples=[{"kraft paper": [215, 180, 125]}]
     )
@@ -101,7 +103,11 @@ class ColourSides(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bank: Mapping[str, ColourFamily] = Field(min_length=1, description="family -> colours")
+    bank: Mapping[str, ColourFamily] = Field(
+        min_length=1,
+        description="family -> colours",
+        examples=[{"browns": {"text": "a warm brown", "colours": {"umber": [178, 100, 0]}}}],
+    )
     feasible: tuple[ColourGroup, ...] = Field((), description="what a camera could meet")
     infeasible: tuple[ColourGroup, ...] = Field((), description="what no camera meets")
 

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gen.edit.priors.pixels import Image, Mask, check_alike, check_image, check_mask, check_share
+from gen.edit.priors.pixels import Image, MaskHW, check_alike, check_image, check_mask, check_share
 
 CROP_PX = 256  # VariReal's, of a texture of 1024 px
 _SHARPEN = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]], np.float32)
 
 
-def blend_colour(image_HWC: Image, mask_HW: Mask, rgb: tuple[int, int, int], alpha: float) -> Image:
+def blend_colour(image_HWC: Image, mask_HW: MaskHW, rgb: tuple[int, int, int], alpha: float) -> Image:
     """The image with its object tinted. Raises ValueError for arrays that do not fit, or alpha outside 0..1."""
     if not all(0 <= channel <= 255 for channel in rgb):
         raise ValueError(f"rgb: found {rgb}, expected three numbers in 0..255")
@@ -24,7 +24,7 @@ def blend_colour(image_HWC: Image, mask_HW: Mask, rgb: tuple[int, int, int], alp
     return _blend(image_HWC, mask_HW, np.broadcast_to(np.array(rgb, np.uint8), image_HWC.shape), alpha)
 
 
-def blend_texture(image_HWC: Image, mask_HW: Mask, texture_HWC: Image, alpha: float) -> Image:
+def blend_texture(image_HWC: Image, mask_HW: MaskHW, texture_HWC: Image, alpha: float) -> Image:
     """The image with a texture of its own size laid over its object. Raises ValueError as `blend_colour` does."""
     check_mask(image_HWC, mask_HW)
     check_alike(image_HWC, texture_HWC, "texture")
@@ -50,7 +50,7 @@ def texture_patch(texture_HWC: Image, height: int, width: int, seed: int, crop_p
     return patch
 
 
-def _blend(image_HWC: Image, mask_HW: Mask, prior_HWC: NDArray[np.uint8], alpha: float) -> Image:
+def _blend(image_HWC: Image, mask_HW: MaskHW, prior_HWC: NDArray[np.uint8], alpha: float) -> Image:
     check_share(alpha, "alpha")
     mixed_HWC = (1 - alpha) * image_HWC.astype(np.float64) + alpha * prior_HWC
     return np.where(mask_HW[..., None], np.rint(mixed_HWC).astype(np.uint8), image_HWC)

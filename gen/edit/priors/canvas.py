@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image as Pil
 
-from gen.edit.priors.pixels import Image, Mask, check_image
+from gen.edit.priors.pixels import Image, MaskHW, check_image
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def onto_canvas(image_HWC: Image, place: Fit) -> Image:
     return canvas
 
 
-def mask_onto_canvas(mask_HW: Mask, place: Fit) -> Mask:
+def mask_onto_canvas(mask_HW: MaskHW, place: Fit) -> MaskHW:
     """The mask on the canvas, bool (side, side): a pixel is of the object if half of what it covers is."""
     _check_size(mask_HW, place)
     shares = Pil.fromarray(np.where(mask_HW, 255, 0).astype(np.uint8)).resize(
@@ -59,7 +59,7 @@ def off_canvas(canvas_NNC: Image, place: Fit) -> Image:
     return _resized(canvas_NNC[: place.inner_height, : place.inner_width], place.height, place.width)
 
 
-def _check_size(array: Image | Mask, place: Fit) -> None:
+def _check_size(array: Image | MaskHW, place: Fit) -> None:
     if array.shape[:2] != (place.height, place.width):
         raise ValueError(f"found {array.shape[:2]} px, expected {(place.height, place.width)} as the fit has it")
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]  # H W 3
-Mask = NDArray[np.bool_]  # H W
+MaskHW = NDArray[np.bool_]  # H W
 Plane = NDArray[Any]  # H W floats; OpenCV's annotations are wider than what it returns
 
 
@@ -29,7 +29,7 @@ def check_alike(image_HWC: Image, other_HWC: Image, what: str) -> None:
         raise ValueError(f"{what}: found {other_HWC.shape}, expected {image_HWC.shape} as the image; resize it first")
 
 
-def check_mask(image_HWC: Image, mask_HW: Mask) -> None:
+def check_mask(image_HWC: Image, mask_HW: MaskHW) -> None:
     """Raises ValueError if either is malformed, or if their sizes differ."""
     check_image(image_HWC)
     if mask_HW.dtype != np.bool_ or mask_HW.shape != image_HWC.shape[:2]:

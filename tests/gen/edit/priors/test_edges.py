@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from gen.edit.priors.background import dilate
 from gen.edit.priors.edges import edge_image, thresholds
-from tests.support.random_pictures import blot, disc, picture
+from tests.support.random_pictures import blot, disc, grown, picture
 
 
 def test_the_thresholds_are_seven_tenths_of_the_median_of_the_blurred_object_on_white_and_255() -> None:
@@ -29,7 +28,7 @@ def test_the_edges_of_a_dark_disc_are_its_rim() -> None:
     assert set(np.unique(edges)) == {0, 255}
     assert (edges == edges[..., :1]).all()
     is_edge = edges[..., 0] > 0
-    rim = dilate(mask, 5) & dilate(~mask, 5)
+    rim = grown(mask, 2) & grown(~mask, 2)
     assert is_edge.sum() > 80
     assert not is_edge[~rim].any()
 
