@@ -132,7 +132,7 @@ def _ask(
         "not these": [entry.name for entry in (*had, *found.get((one.class_id, kind, not feasible), ()))],
     }
     if kind == "colour":
-        told["colours to choose from"] = list(lexicon.colour.entries()) if lexicon.colour else []
+        told["colours to choose from"] = list(lexicon.colour.by_name) if lexicon.colour else []
     return Ask(
         purpose="attributes",
         system=_SYSTEM.format(things=_THINGS[kind], wanted=_WANTED[feasible]),
@@ -191,7 +191,7 @@ def read_entry(item: JSON, kind: AttributeKind, bank: Mapping[str, Entry]) -> tu
 
 def colours_by_key(lexicon: AttributeLexicon) -> dict[str, Entry]:
     """Key of a name (`name_key`) -> colour of the bank."""
-    return {} if lexicon.colour is None else {name_key(one.name): one for one in lexicon.colour.entries().values()}
+    return {} if lexicon.colour is None else {name_key(one.name): one for one in lexicon.colour.by_name.values()}
 
 
 def _check_enough(

@@ -33,6 +33,14 @@ class ClassAttributes:
     class_id: int
     cells: tuple[tuple[Attribute, ...], ...]  # one a kind and side, none empty; in the order of their turns
 
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.cells) <= MAX_CELLS or not all(self.cells):
+            sizes = ", ".join(str(len(cell)) for cell in self.cells) or "none"
+            raise ValueError(
+                f"attributes of class {self.class_id}: found cells of {sizes}, expected 1 to {MAX_CELLS} of them, none "
+                "empty; gather them again"
+            )
+
 
 def draw_attributes(of: ClassAttributes, seed: int, source: int, count: int) -> list[Attribute]:
     """The attributes of draws 0..count-1 of a source (`draw_attribute`)."""

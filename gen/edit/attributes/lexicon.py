@@ -6,6 +6,7 @@ this file, whose first comment explains the format, and sandbox/attributes.yaml.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -111,7 +112,8 @@ class ColourSides(BaseModel):
     feasible: tuple[ColourGroup, ...] = Field((), description="what a camera could meet")
     infeasible: tuple[ColourGroup, ...] = Field((), description="what no camera meets")
 
-    def entries(self) -> dict[str, Entry]:
+    @cached_property
+    def by_name(self) -> Mapping[str, Entry]:
         """Name -> colour, the whole bank in its order."""
         return {
             name: Entry(name, family.text, rgb) for family in self.bank.values() for name, rgb in family.colours.items()
@@ -130,7 +132,7 @@ class ColourSides(BaseModel):
 
     @model_validator(mode="after")
     def _groups_name_what_there_is(self) -> "ColourSides":
-        names = self.entries()
+        names = self.by_name
         for group in (*self.feasible, *self.infeasible):
             strange = [*(set(group.families) - self.bank.keys()), *(set(group.names) - names.keys())]
             if strange:
@@ -173,7 +175,7 @@ class AttributeLexicon(BaseModel):
         if isinstance(group, WordGroup):
             yield from (Entry(name, text, group.rgb.get(name)) for name, text in group.words.items())
         elif self.colour is not None:
-            bank = self.colour.entries()
+            bank = self.colour.by_name
             families = [self.colour.bank[family].colours for family in group.families if family in self.colour.bank]
             names = [name for family in families for name in family] + list(group.names)
             yield from (bank[name] for name in names if name in bank)

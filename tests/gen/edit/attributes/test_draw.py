@@ -132,6 +132,12 @@ def test_the_draws_of_one_version_stay_those_of_the_next() -> None:
     assert drawn == [f"place 0 {number}" for number in (4, 1, 7, 6, 8, 0)]
 
 
+@pytest.mark.parametrize("sizes", [[], [3, 0], [1] * 17])
+def test_cells_that_cannot_take_turns_are_refused(sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match="attributes of class 3: found cells of"):
+        of(sizes)
+
+
 def test_a_negative_place_is_refused() -> None:
     with pytest.raises(ValueError, match="found source -1 and draw 0, expected numbers from 0"):
         draw_attribute(of([3]), 0, -1, 0)

@@ -10,7 +10,6 @@ from gen.edit.attributes.lexicon import SHIPPED, AttributeLexicon, load_attribut
 from gen.wording.lexicon import load_lexicon
 from gen.wording.places import foreign_place
 from sandbox.captions import COLOUR_DETAILS, EMPTY_NAMES, FRAMES, GROUND_PHRASES, SHAPE_NAMES, STYLE_PHRASES
-from sandbox.sets import UNSEEN_PHRASES
 from sandbox.world import INFEASIBLE_GROUNDS, INKS, PAPERS, SHAPES
 from shards.labels.classes import KINDS, Kind
 
@@ -59,7 +58,7 @@ def test_the_general_lexicon_has_enough_distinct_words(kind: AttributeKind, feas
 
 def test_the_bank_has_245_colours_with_distinct_names_and_values() -> None:
     assert GENERAL.colour is not None
-    bank = GENERAL.colour.entries()
+    bank = GENERAL.colour.by_name
     assert len({name_key(name) for name in bank}) == len({entry.rgb for entry in bank.values()}) == 245
 
 
@@ -136,7 +135,6 @@ def test_every_word_of_the_sandboxs_attributes_is_in_a_caption_of_its_pool() -> 
             for entry in SANDBOX.entries(kind, side, "other", "zero"):
                 assert set(re.findall("[a-z]+", entry.name)) <= known
                 assert set(re.findall("[a-z]+", entry.text)) <= known | free
-                assert entry.name not in UNSEEN_PHRASES.values()
 
 
 # files of one's own
