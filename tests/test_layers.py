@@ -66,14 +66,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gen.sampler": {*BELOW_GEN, "gen.make", "gen.model", "gen.prompts"},
     "gen.invert": {*BELOW_GEN, "gen.model", "gen.sampler", "gen.wording"},
-    "gen.edit": {*BELOW_GEN, "gen.llm", "gen.model"},
     "gen.run": {
         *BELOW_GEN,
         *("gen.llm", "gen.make", "gen.model", "gen.prompts", "gen.sampler", "gen.wording"),
     },
     "gen.edit": {
         *BELOW_GEN,
-        *("gen.make", "gen.model", "gen.prompts", "gen.run", "gen.sampler"),
+        *("gen.llm", "gen.make", "gen.model", "gen.names", "gen.prompts", "gen.run", "gen.sampler", "gen.wording"),
     },
     "retrieve.pool": {*BELOW_GEN, "gen.model"},
     "retrieve.captions": {*BELOW_GEN, "retrieve.pool"},

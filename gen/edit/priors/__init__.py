@@ -1,0 +1,1 @@
+"""Priors: the pixels that an edit starts from, and how its result is put back; no model."""
