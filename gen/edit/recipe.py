@@ -5,13 +5,20 @@ the images are.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gen.edit.attributes.attribute import AttributeKind
+from gen.edit.attributes.spec import AttributeSpec
+from gen.edit.judge.judge import judge_digest
+from gen.edit.judge.spec import JudgeSpec
+from gen.edit.masks.spec import MaskSpec, mask_digest
 from gen.edit.sources import SourceSpec
 from gen.run.recipe import Recipe, identity
 from gen.sampler.start import executed_steps
+from gen.wording.templates import slots_of
+from shards.disk.safe_text import quoted
 from shards.stream.index_arrays import Index
 
 SHORTCUTS = ("guidance_interval", "reuse_every")  # they count shares of the whole way
@@ -35,13 +42,92 @@ class PerturbSpec(BaseModel):
     )
 
 
+class ByKind(BaseModel):
+    """A number for each kind of attribute."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    background: float = Field(0.8, gt=0, le=1, description="share of the way to noise; 1 = nothing of the prior is left")
+    colour: float = Field(0.5, gt=0, le=1, description="likewise")
+    texture: float = Field(0.5, gt=0, le=1, description="likewise")
+
+    def of(self, kind: AttributeKind) -> float:
+        """The one of a kind."""
+        return {"background": self.background, "colour": self.colour, "texture": self.texture}[kind]
+
+
+class Forms(BaseModel):
+    """How a prompt says its attribute; {prompt} is the class's prompt, {attribute} the attribute's words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    background: str = Field("{prompt} on {attribute}", description="of a background")
+    colour: str = Field("{prompt}, {attribute}", description="of a colour")
+    texture: str = Field("{prompt}, {attribute}", description="of a texture")
+
+    @model_validator(mode="after")
+    def _have_their_slots(self) -> "Forms":
+        for name, form in self:
+            if sorted(slots_of(form)) != ["attribute", "prompt"]:
+                raise ValueError(
+                    f"form.{name}: found {quoted(form, 80)}, expected the slots {{prompt}} and {{attribute}}, each once"
+                )
+        return self
+
+    def of(self, kind: AttributeKind) -> str:
+        """The one of a kind."""
+        return {"background": self.background, "colour": self.colour, "texture": self.texture}[kind]
+
+
+class AttributeEditSpec(BaseModel):
+    """One attribute of a picture is altered: its background, or the colour or texture of its object."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["attribute"] = Field(description="a minimal edit: a mask, a prior, inpainting, paste-back, a judge")
+    attributes: AttributeSpec = Field(default_factory=AttributeSpec)
+    masks: MaskSpec
+    prior: Literal["flat", "none"] = Field(
+        "flat",
+        description="what the model begins with. flat: a place or a tint in the attribute's colour, where it has one; "
+        "none: the picture itself",
+    )
+    alpha: float = Field(0.6, ge=0, le=1, description="of colour and texture: share of the tint inside the mask")
+    strength: ByKind = Field(default_factory=ByKind)
+    form: Forms = Field(default_factory=Forms)
+    phrase: Literal["name", "plain", "compel"] = Field(
+        "name", description="the attribute's words in a prompt: its name, `name: text`, or with a weight for Compel"
+    )
+    paste: Literal["soft", "hard"] = Field(
+        "soft", description="how an object comes back over a new background: fading at its rim, or pixel by pixel"
+    )
+    judge: JudgeSpec = Field(default_factory=JudgeSpec)
+    fit: Literal["crop", "squash"] = Field(
+        "crop", description="how a picture becomes a square: its centre, or all of it with both sides resized"
+    )
+
+    def told(self) -> dict[str, Any]:
+        """What each row says of the settings, as plain JSON; the words of prompts stand in its caption."""
+        return {
+            "kind": self.kind,
+            "prior": self.prior,
+            "alpha": self.alpha,
+            "strength": self.strength.model_dump(),
+            "paste": self.paste,
+            "fit": self.fit,
+        }
+
+
+EditSpec = Annotated[PerturbSpec | AttributeEditSpec, Field(discriminator="kind")]
+
+
 class EditRecipe(Recipe):
     """Each class has as many images in 1x as it has source pictures: one edit of each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: SourceSpec
-    edit: PerturbSpec
+    edit: EditSpec
 
     @model_validator(mode="after")
     def _sources_are_counted(self) -> "EditRecipe":
@@ -54,11 +140,26 @@ class EditRecipe(Recipe):
 
     @model_validator(mode="after")
     def _a_step_is_taken(self) -> "EditRecipe":
-        gamma, steps = self.edit.gamma, self.sampler.steps
-        if gamma and not executed_steps(steps, gamma):
+        steps = self.sampler.steps
+        if isinstance(self.edit, PerturbSpec):
+            asked, hint = {"gamma": self.edit.gamma}, ", or 0 for the source's own pixels"
+        else:
+            asked, hint = {f"strength.{name}": value for name, value in self.edit.strength}, ""
+        for name, value in asked.items():
+            if value and not executed_steps(steps, value):
+                raise ValueError(
+                    f"edit.{name}: found {value:g} of {steps} steps, which takes none; set at least "
+                    f"{1 / steps:.3g}{hint}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_pasted_has_its_size(self) -> "EditRecipe":
+        spec = self.sampler
+        if isinstance(self.edit, AttributeEditSpec) and spec.saved_px not in (None, spec.size_px):
             raise ValueError(
-                f"edit.gamma: found {gamma:g} of {steps} steps, which takes none; set at least {1 / steps:.3g}, or 0 "
-                "for the source's own pixels"
+                f"sampler.saved_px: found {spec.saved_px}, expected null: the source's own pixels are pasted back, and "
+                "they have the side of sampler.size_px"
             )
         return self
 
@@ -77,4 +178,12 @@ def edit_identity(recipe: EditRecipe, index: Index) -> dict[str, Any]:
     """What the images depend on, as plain JSON; the source stands here by its content, not by its path."""
     chosen: Mapping[str, Any] = identity(recipe)
     rest = {name: value for name, value in chosen["source"].items() if name != "set"}
-    return {**chosen, "source": {**rest, "digest": index.digest}}
+    edit = chosen["edit"]
+    if isinstance(recipe.edit, AttributeEditSpec):
+        budget = recipe.edit.judge.budget
+        edit = {
+            **edit,
+            "masks": mask_digest(recipe.edit.masks),
+            "judge": {"digest": judge_digest(recipe.edit.judge), "budget": budget},
+        }
+    return {**chosen, "edit": edit, "source": {**rest, "digest": index.digest}}

@@ -6,9 +6,9 @@ In: a store. Out: one `Comparison` per image; nothing is written.
 from cluster.code import code_hash
 from cluster.recipes.folder import changes, listing
 from cluster.recipes.load import parse_recipe
-from gen.edit.perturb import make_edit_worker
 from gen.edit.recipe import EditRecipe, edit_identity
 from gen.edit.run import BEGUN_BY, edit_job_of, work_of
+from gen.edit.worker import make_edit_worker
 from gen.make.regenerate import Comparison, regenerate_some
 from gen.make.scale import Store
 from gen.run.output import RECIPE, classes_of, version_note

@@ -2,13 +2,14 @@
 
 The whole path in one place:
 
-    recipe ─▶ classes, source pictures ─▶ sources.parquet, prompts.parquet ─▶ plan ─▶ units without a record ─▶ fan_out
+    recipe ─▶ classes, source pictures ─▶ tables ─▶ plan ─▶ units without a record ─▶ fan_out
 
 The same call continues an interrupted run; a recipe or a source set that would give other images is refused with the
 list of differences (`gen.make.output`); a scale that is already there makes nothing.
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,14 +21,19 @@ from cluster.code import code_hash
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.mistake import RecipeError
 from cluster.waiting import waiting
-from gen.edit.perturb import EditJob, edit_plan, make_edit_worker
-from gen.edit.recipe import EditRecipe, edit_identity
+from gen.edit.attributes.gather import gather_attributes
+from gen.edit.attributes.stored import FILE, dump_attributes
+from gen.edit.recipe import EditRecipe, PerturbSpec, edit_identity
+from gen.edit.rows import EditJob, edit_plan
 from gen.edit.sources import SOURCES_NAME, chosen_rows, index_of, with_counts, write_sources
+from gen.edit.worker import make_edit_worker
+from gen.llm.ask import open_llm
 from gen.make.outcome import MakeOutcome, asked_of
 from gen.make.output import BegunBy, open_output
 from gen.make.plan import Plan
 from gen.make.scale import scale_name, write_summary
 from gen.make.work import held, set_torn_aside, settle, work_off
+from gen.prompts.table import PromptTable
 from gen.prompts.write import PROMPTS, Say
 from gen.run.auto import fill_auto
 from gen.run.output import drawn_texts, has_prompts, rows_of
@@ -42,7 +48,7 @@ from shards.set.manifest import scan_records
 from shards.stream.index_arrays import Index
 from shards.views.dataset_card import write_folder_card
 
-BEGUN_BY = BegunBy("edit", (SOURCES_NAME, PROMPTS))
+BEGUN_BY = BegunBy("edit", (SOURCES_NAME, PROMPTS, FILE))
 WHEN_SLOW = "lower sampler.batch or raise cluster.stall_deadline_s"
 WHEN_SHORT = "look at why their draws were rejected with `sixfold show`, or raise shards.max_draws in a new output"
 
@@ -104,6 +110,7 @@ def run(
 
         def draw() -> dict[str, bytes]:
             texts = drawn_texts(recipe, work.classes, say, stop)
+            texts[FILE] = _attributes(recipe, work.classes, PromptTable.load(texts[PROMPTS]), say, stop)
             with waiting(f"reading {counted(plan.fold_size, 'source picture')}"):
                 return {SOURCES_NAME: write_sources(recipe.source, work.index, work.rows), **texts}
 
@@ -138,10 +145,14 @@ def run(
 def describe(recipe: EditRecipe, work: Work, scale: Fraction) -> str:
     """What a scale means, for people, before anything is made."""
     plan, sampler, edit = plan_of(recipe, work), recipe.sampler, recipe.edit
-    taken = executed_steps(sampler.steps, edit.gamma)
+    if isinstance(edit, PerturbSpec):
+        told = f"perturb, gamma {edit.gamma:g}: {executed_steps(sampler.steps, edit.gamma)} of {sampler.steps} steps"
+    else:
+        kinds, side = ", ".join(edit.attributes.kinds), edit.attributes.feasibility
+        told = f"{kinds}, {side}; masks by {', '.join(edit.masks.order)}; judge: {edit.judge.kind}"
     lines = [
         f"{'sources':<9}{counted(plan.fold_size, 'picture')} of {len(work.classes):,} classes in {work.index.url}",
-        f"{'edit':<9}{edit.kind}, gamma {edit.gamma:g}: {taken} of {sampler.steps} steps",
+        f"{'edit':<9}{told}",
         f"{scale_name(scale):<9}{counted(plan.num_samples(scale), 'image')} in "
         f"{counted(plan.num_units(scale), 'shard')}",
     ]
@@ -173,3 +184,18 @@ def edit_job_of(
         source_digest=work.index.digest,
         edit=recipe.edit,
     )
+
+
+def _attributes(
+    recipe: EditRecipe, classes: Sequence[Class], prompts: PromptTable, say: Say, stop: StopFlag
+) -> bytes:
+    """What attributes are drawn from, class by class; nothing for a perturbation."""
+    if isinstance(recipe.edit, PerturbSpec):
+        return b""
+    spec, dropped = recipe.edit.attributes, Counter[str]()
+    meanings = {one.id: phrase for one in classes if (phrase := prompts.prompt(one.id, 0).meaning) is not None}
+    with open_llm(recipe.llm, stop) as llm, waiting("gathering attributes"):
+        found = gather_attributes(classes, spec, llm, recipe.seed, meanings, dropped)
+    if dropped:
+        say(f"attributes: not used: {', '.join(f'{times:,} {reason}' for reason, times in sorted(dropped.items()))}")
+    return dump_attributes(found)

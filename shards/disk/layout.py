@@ -3,7 +3,7 @@
 A data set is a folder (or fsspec URL):
 
     00000.tar            members {key}.cls .jpg .json .txt, key = 9 digits
-    00000.parquet        one row per draw, SAMPLE_SCHEMA; rejected draws included
+    00000.parquet        one row per draw, SAMPLE_SCHEMA (and EDIT_FIELD); rejected draws included
     00000_stats.json     the record: written last; a shard is done when it is there
     README.md            which files are data, for Hugging Face
     _meta/               everything else (recipe, prompts, subsets, logs, claims, quarantine, gallery)
@@ -130,3 +130,8 @@ MEMBER_FIELDS = [
 ]
 
 TABLE_SCHEMA = pa.schema([*SAMPLE_SCHEMA, pa.field("shard", pa.int32(), nullable=False), *MEMBER_FIELDS])
+
+# Of shards whose images were edited: what was done, one line of JSON a row. Other tables keep the schema, and the bytes,
+# that they have had since the first version.
+EDIT_FIELD = pa.field("edit", pa.string())
+EDITED_SCHEMA = pa.schema([*TABLE_SCHEMA, EDIT_FIELD])

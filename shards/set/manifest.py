@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.disk.checked_json import parse_checked, to_checked
-from shards.disk.layout import META, RECORD, RUN, TABLE_SCHEMA, record_name, shard_of, table_name, tar_name
+from shards.disk.layout import EDITED_SCHEMA, META, RECORD, RUN, TABLE_SCHEMA, record_name, shard_of, table_name, tar_name
 from shards.disk.parquet import read_rows
 from shards.disk.record import JSON, Record, RecordError, read_record
 from shards.disk.safe_text import one_line, quoted
@@ -154,8 +154,8 @@ def read_table(
 
     Raises ValueError if a shard has no record, or if a table's bytes are not those of its record.
     """
-    schema = TABLE_SCHEMA if columns is None else pa.schema([TABLE_SCHEMA.field(name) for name in columns])
-    return pa.concat_tables([schema.empty_table(), *iter_tables(store, shards, columns)])
+    schema = TABLE_SCHEMA if columns is None else pa.schema([EDITED_SCHEMA.field(name) for name in columns])
+    return pa.concat_tables([schema.empty_table(), *iter_tables(store, shards, columns)], promote_options="default")
 
 
 def iter_tables(
@@ -282,7 +282,8 @@ def parse_table(data: bytes, record: Record, where: str, columns: Sequence[str] 
     _check_hash(data, record, where)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        if file.schema_arrow.equals(TABLE_SCHEMA) and file.metadata.num_rows == record.count:
+        is_ours = any(file.schema_arrow.equals(schema) for schema in (TABLE_SCHEMA, EDITED_SCHEMA))
+        if is_ours and file.metadata.num_rows == record.count:
             return read_rows(data, columns).replace_schema_metadata(None)
     except (pa.ArrowException, OSError, ValueError) as error:  # of bad pages; nothing is read from disk here
         raise ValueError(f"{where}: no parquet file ({one_line(str(error), 100)})") from None

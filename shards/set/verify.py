@@ -23,6 +23,7 @@ from shards.disk.layout import (
     CARD,
     MEMBER_EXTENSIONS,
     SUCCESS,
+    EDIT_FIELD,
     TABLE_SCHEMA,
     record_name,
     shard_name,
@@ -240,13 +241,14 @@ def _check_rows(rows: list[dict[str, object]], record: Record) -> None:
         raise ValueError(f"found the statuses {dict(statuses)}, the record says {dict(record.status_dict)}")
     previous = ""
     facts = set(TABLE_SCHEMA.names)
+    allowed = (facts, facts | {EDIT_FIELD.name})
     for row in rows:
         key = str(row["key"])
         if key <= previous:
             raise ValueError(f"key {key} comes after {previous}, expected rising keys")
         previous = key
         plain = {name: value for name, value in row.items() if name not in _WRITER_FIELDS}
-        if checked_row(plain, record.shard) != plain or row["shard"] != record.shard or set(row) != facts:
+        if checked_row(plain, record.shard) != plain or row["shard"] != record.shard or set(row) not in allowed:
             raise ValueError(f"key {key}: the row is not one the writer makes")
         places = [row[name] for name in _MEMBER_FIELDS]
         if any(place is None for place in places) if row["status"] == SUCCESS else any(p is not None for p in places):

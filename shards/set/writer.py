@@ -25,6 +25,8 @@ from shards.disk.layout import (
     DOMAINS,
     KEY_PATTERN,
     MAX_ROWS_PER_SHARD,
+    EDIT_FIELD,
+    EDITED_SCHEMA,
     SAMPLE_SCHEMA,
     SUCCESS,
     TABLE_SCHEMA,
@@ -64,7 +66,8 @@ def _column(field: pa.Field) -> _Column:
 
 
 _COLUMNS = tuple(_column(field) for field in SAMPLE_SCHEMA)
-_NAMES = frozenset(column.name for column in _COLUMNS)
+_EDIT = _column(EDIT_FIELD)  # of rows that have it
+_NAMES = frozenset(column.name for column in (*_COLUMNS, _EDIT))
 
 
 class ShardWriter:
@@ -188,7 +191,8 @@ class ShardWriter:
 
 
 def checked_row(row: Mapping[str, object], shard: int) -> dict[str, object]:
-    """`row` as plain values in the order of SAMPLE_SCHEMA, absent ones None. Raises ValueError if it does not fit."""
+    """`row` as plain values in the order of SAMPLE_SCHEMA, absent ones None, and `edit` if it is there. Raises
+    ValueError if it does not fit."""
     key = row.get("key")
     where = f"shard {shard}, key {str(key)[:20]!r}"
     if not isinstance(key, str) or not KEY_PATTERN.fullmatch(key) or not key.isascii() or key[:5] != shard_name(shard):
@@ -196,7 +200,8 @@ def checked_row(row: Mapping[str, object], shard: int) -> dict[str, object]:
     unknown = sorted(set(row) - _NAMES)
     if unknown:
         raise ValueError(f"{where}: found the unknown field {unknown[0][:40]!r}, expected those of SAMPLE_SCHEMA")
-    checked = {column.name: _checked_value(column, row.get(column.name), where) for column in _COLUMNS}
+    columns = (*_COLUMNS, _EDIT) if _EDIT.name in row else _COLUMNS
+    checked = {column.name: _checked_value(column, row.get(column.name), where) for column in columns}
     if not _STATUS.fullmatch(str(checked["status"])):
         raise ValueError(
             f"{where}: found the status {str(checked['status'])[:40]!r}, expected a word such as success or blank"
@@ -213,6 +218,8 @@ def checked_row(row: Mapping[str, object], shard: int) -> dict[str, object]:
 def members_of(row: Mapping[str, object], jpeg: bytes, jpeg_sha256: str) -> dict[str, bytes]:
     """The four members of a success, extension -> bytes, in the order of the tar. `row` is a checked row."""
     facts = {column.name: row[column.name] for column in _COLUMNS if row[column.name] is not None}
+    if row.get(_EDIT.name) is not None:
+        facts[_EDIT.name] = row[_EDIT.name]
     facts["sha256"] = jpeg_sha256
     return {
         "cls": str(row["class_id"]).encode("ascii"),
@@ -225,9 +232,10 @@ def members_of(row: Mapping[str, object], jpeg: bytes, jpeg_sha256: str) -> dict
 def table_bytes(rows: list[dict[str, object]], rejected: Mapping[str, bytes]) -> bytes:
     """The bytes of the parquet file of a shard, with the pictures of rejected draws (key -> JPEG) in its footer. One
     row group, so a column is one read; zstd; no date, so equal rows give equal bytes."""
-    table = pa.Table.from_pylist(rows, schema=TABLE_SCHEMA)
+    schema = EDITED_SCHEMA if any(_EDIT.name in row for row in rows) else TABLE_SCHEMA
+    table = pa.Table.from_pylist(rows, schema=schema)
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, TABLE_SCHEMA, compression="zstd", compression_level=3, write_statistics=True) as writer:
+    with pq.ParquetWriter(sink, schema, compression="zstd", compression_level=3, write_statistics=True) as writer:
         writer.write_table(table, row_group_size=MAX_ROWS_PER_SHARD)
         if rejected:
             writer.add_key_value_metadata(table_entry(rejected))

@@ -1,0 +1,55 @@
+"""A worker of `fan_out` for `sixfold edit`: what a job names, loaded, behind the Maker of its kind.
+
+In: an `EditJob` as plain data. Out: a `UnitWorker`. On disk: reads the tables of the edited set, the source pictures and
+the models; the loop writes (`gen.make.refill`).
+"""
+
+from collections.abc import Mapping
+
+from gen.edit.alter import Alter
+from gen.edit.attributes.stored import FILE, read_attributes
+from gen.edit.judge.judge import open_judge
+from gen.edit.masks.masker import Masker
+from gen.edit.perturb import Perturb
+from gen.edit.recipe import PerturbSpec
+from gen.edit.rows import EditJob, EditRows
+from gen.edit.sources import SOURCES, SourceReader, Sources, index_of
+from gen.make.maker import Maker
+from gen.make.plan import Sample
+from gen.make.refill import UnitWorker
+from gen.prompts.table import PROMPT_TABLE, PromptTable
+from gen.sampler.text_to_image import load_planned
+from shards.disk.layout import META
+from shards.disk.store import open_store
+from shards.labels.classes import Class
+
+ATTRIBUTES = f"{META}/{FILE}"
+
+
+def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
+    """Loads the models: seconds to minutes. Raises ValueError in one line for other weights or sources than the run was
+    planned with."""
+    checked = EditJob.model_validate(job)
+    unit = checked.made.unit
+    store = open_store(unit.out, unit.single_writer)
+    classes = [Class(class_id, name, None, 1) for class_id, name in checked.class_names.items()]
+    index = index_of(checked.source, classes)
+    if index.digest != checked.source_digest:
+        raise ValueError(
+            f"{index.url}: found another set of source pictures here (digest {index.digest[:12]}) than the run was "
+            f"planned with ({checked.source_digest[:12]}); bring that one to every node"
+        )
+    prompts = PromptTable.load(store.read_bytes(PROMPT_TABLE))
+    rows = EditRows(
+        checked, Sources.load(store.read_bytes(SOURCES)), prompts, SourceReader(checked.source, index)
+    )  # fmt: skip
+    edit = checked.edit
+    maker: Maker[Sample]
+    if isinstance(edit, PerturbSpec):
+        maker = Perturb(rows, edit, load_planned(checked.made) if edit.gamma else None)
+    else:
+        model = load_planned(checked.made)
+        masker, judge = Masker.load(edit.masks, str(model.device)), open_judge(edit.judge)
+        attributes = read_attributes(store.read_bytes(ATTRIBUTES))
+        maker = Alter(rows, edit, attributes, masker, model, judge)
+    return UnitWorker(unit, maker, store)
