@@ -1,0 +1,1 @@
+"""Edits and perturbation of images."""
