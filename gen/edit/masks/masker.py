@@ -107,15 +107,11 @@ class Masker:
                 if way != "whole":
                     found_HW = _within_limits(self.spec, found_HW)
             except NoMask as error:
-                reasons.append(f"{way}: {error}")
+                reasons.append(f"{way}: {one_line(str(error))}")
                 continue
             wide_HW = dilate(found_HW, self.spec.dilate_px)
-            return Mask(found_HW, wide_HW, way, SUCCESS, _line(reasons), area_share(found_HW))
-        return Mask(None, None, None, NO_MASK, _line(reasons), 0.0)
-
-
-def _line(reasons: Sequence[str]) -> str:
-    return one_line("; ".join(reasons))
+            return Mask(found_HW, wide_HW, way, SUCCESS, "; ".join(reasons), area_share(found_HW))
+        return Mask(None, None, None, NO_MASK, "; ".join(reasons), 0.0)
 
 
 def _within_limits(spec: MaskSpec, mask_HW: MaskHW) -> MaskHW:
@@ -165,10 +161,10 @@ def from_files(folder: Path) -> FindObject:
         name = f"{source.key}{SUFFIX}"
         if not parts or source.key != "/".join(parts) or any(part.startswith((".", "/")) for part in parts):
             raise NoMask(f"found the key {quoted(source.key, 80)}, expected one that names a file of the folder")
-        if not (folder / name).exists():
-            raise NoMask(f"found no file {quoted(name, 80)}")
         try:
             mask_HW = decode_mask(read_regular(folder / name, MAX_PICTURE_BYTES))
+        except FileNotFoundError:
+            raise NoMask(f"found no file {quoted(name, 80)}") from None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise NoMask(f"{quoted(name, 80)}: {reason}") from None

@@ -109,10 +109,16 @@ def load_text_segmenter(folder: Path, device: str, score_threshold: float) -> Ca
     model = _model(folder, Sam3Model, device)
     processor = _read(folder, lambda: Sam3Processor.from_pretrained(folder, **_LOCAL))
 
+    longest = int(model.config.text_config.max_position_embeddings)
+
     def masks_of(image: Image, text: str) -> Masks:
-        inputs = processor(images=_picture(image), text=text, truncation=True, return_tensors="pt").to(device)
+        # the processor as a whole does not cut a text that is too long
+        tokens = processor.tokenizer(
+            text, padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
+        ).to(device)
+        pixels = processor.image_processor(_picture(image), return_tensors="pt")["pixel_values"].to(device)
         with torch.inference_mode():
-            outputs = model(**inputs)
+            outputs = model(pixel_values=pixels, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
         _refuse_damage(folder, outputs.pred_masks)
         [found] = processor.post_process_instance_segmentation(
             outputs, threshold=score_threshold, target_sizes=[image.shape[:2]]
