@@ -146,13 +146,16 @@ def held_back() -> tuple[PoolRow, ...]:
 
 
 def build_segmenter(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
-    """Train the segmenter on all but `held_back` and save it in `models`."""
+    """Train the segmenter on all but `held_back`, most often on photos of numerals, and save it in `models`."""
     from sandbox.segmenter import SegmenterSpec, save_segmenter, train_segmenter
 
     spec = SegmenterSpec() if num_steps is None else SegmenterSpec(num_steps=num_steps)
-    masks = np.stack([ink_mask(row.scene) for row in training_rows()[:-NUM_CHECKED]])
+    scenes = [row.scene for row in training_rows()[:-NUM_CHECKED]]
+    masks = np.stack([ink_mask(scene) for scene in scenes])
+    photos = np.array([scene.sense == "numeral" and scene.style == "photo" for scene in scenes])
     report = _reporter("segmenter", spec.num_steps, say)
-    save_segmenter(train_segmenter(training_images()[:-NUM_CHECKED], masks, spec, report), models / "segmenter")
+    model = train_segmenter(training_images()[: len(scenes)], masks, np.flatnonzero(photos), spec, report)
+    save_segmenter(model, models / "segmenter")
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
 """Tiny models that find objects, with random weights, saved as transformers saves them: detectors, SAM 2, SAM 3,
 Segformer."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import BertNormalizer
@@ -26,6 +28,8 @@ from transformers import (
     Sam2ImageProcessor,
     Sam2Model,
     Sam2Processor,
+    Sam2VideoConfig,
+    Sam2VideoModel,
     Sam3Config,
     Sam3ImageProcessor,
     Sam3Model,
@@ -114,6 +118,39 @@ def tiny_sam2(folder: Path) -> Path:
     side = {"height": SIDE_PX, "width": SIDE_PX}
     Sam2Processor(Sam2ImageProcessor(size=side, mask_size={"height": 16, "width": 16})).save_pretrained(folder)
     return folder
+
+
+def tiny_sam2_video(folder: Path) -> Path:
+    """The same for videos, with a memory, as the hub has SAM 2."""
+    still = Sam2Config.from_pretrained(tiny_sam2(folder))
+    small = {"memory_attention_hidden_size": 32, "memory_attention_num_layers": 1, "memory_encoder_hidden_size": 32}
+    config = Sam2VideoConfig(
+        vision_config=still.vision_config.to_dict(),
+        prompt_encoder_config={"hidden_size": 32, "image_size": SIDE_PX, "patch_size": 16},
+        mask_decoder_config={"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
+        image_size=SIDE_PX,
+        memory_attention_feed_forward_hidden_size=16,
+        memory_encoder_output_channels=16,
+        mask_downsampler_embed_dim=32,
+        memory_fuser_embed_dim=32,
+        memory_fuser_intermediate_dim=16,
+        memory_fuser_num_layers=1,
+        **small,
+    )
+    Sam2VideoModel(config).eval().save_pretrained(folder)
+    return folder
+
+
+def as_sam3_video(folder: Path, into: Path) -> Path:
+    """A copy of a SAM 3 as the hub has it: the detector of a model for videos, beside a tracker."""
+    shutil.copytree(folder, into)
+    config = {"detector_config": json.loads((folder / "config.json").read_text()), "tracker_config": {}}
+    (into / "config.json").write_text(json.dumps({"model_type": "sam3_video", **config}))
+    weights = load_file(folder / "model.safetensors")
+    video = {f"detector_model.{name}": value for name, value in weights.items()}
+    tracker = {"tracker_model.x": torch.zeros(2), "tracker_neck.x": torch.zeros(2)}
+    save_file({**video, **tracker}, into / "model.safetensors", metadata={"format": "pt"})
+    return into
 
 
 def tiny_sam3(folder: Path) -> Path:
