@@ -1,8 +1,8 @@
 """Makes the sandbox again from code and seeds: `python -m sandbox.build`.
 
 In: nothing; nothing is downloaded. Out: progress lines. On disk: `sandbox/models/` with `generator/`, `clip/`,
-`judge.safetensors` and `pretrained/`; with `--data FOLDER` instead the real sets and some of the generator's training
-pictures, with `--pool FOLDER` the pool.
+`judge.safetensors`, `pretrained/` and `segmenter/`; with `--data FOLDER` instead the real sets and some of the
+generator's training pictures, with `--pool FOLDER` the pool.
 
 Every part depends on the pool and a seed. Expect equal bytes on the same machine with the same number of threads, and
 equal quality elsewhere.
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from sandbox.captions import PoolRow, draw_scene, pool_rows
 from sandbox.pool import write_pool
 from sandbox.sets import GENERATOR_TRAIN, SETS, set_scenes, write_generator_train, write_set
-from sandbox.world import render
+from sandbox.world import ink_mask, render
 
 MODELS = Path(__file__).parent / "models"
-PARTS = ("data", "pool", "vae", "unet", "clip", "judge", "pretrained")
+PARTS = ("data", "pool", "vae", "unet", "clip", "judge", "pretrained", "segmenter")
 NUM_MORE_SCENES = 12_000  # drawn of each of train and val for the judge; the numerals among them are kept
-NUM_CHECKED = 1_000  # of the pictures of faces and shapes: measured on, not trained on
+NUM_CHECKED = 1_000  # last pictures of the classifier and of the segmenter: measured on, not trained on
 
 
 @cache
@@ -140,6 +140,24 @@ def build_pretrained(models: Path, num_steps: int | None, say: Callable[[str], N
     say(f"pretrained: right on {share:.1%} of {NUM_CHECKED} pictures that were kept back")
 
 
+def held_back() -> tuple[PoolRow, ...]:
+    """The rows that the segmenter is not trained on and `sandbox.score` measures it on."""
+    return training_rows()[-NUM_CHECKED:]
+
+
+def build_segmenter(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
+    """Train the segmenter on all but `held_back`, most often on photos of numerals, and save it in `models`."""
+    from sandbox.segmenter import SegmenterSpec, save_segmenter, train_segmenter
+
+    spec = SegmenterSpec() if num_steps is None else SegmenterSpec(num_steps=num_steps)
+    scenes = [row.scene for row in training_rows()[:-NUM_CHECKED]]
+    masks = np.stack([ink_mask(scene) for scene in scenes])
+    photos = np.array([scene.sense == "numeral" and scene.style == "photo" for scene in scenes])
+    report = _reporter("segmenter", spec.num_steps, say)
+    model = train_segmenter(training_images()[: len(scenes)], masks, np.flatnonzero(photos), spec, report)
+    save_segmenter(model, models / "segmenter")
+
+
 def main() -> None:
     """Read the arguments and build the parts that they name."""
     parser = argparse.ArgumentParser(
@@ -156,7 +174,8 @@ def main() -> None:
     wish = parser.parse_args()
     if wish.steps is not None and (wish.only in (None, "data", "pool") or wish.steps < 1):
         parser.error(
-            f"--steps {wish.steps}: expected a number above 0 together with --only vae, unet, clip, judge or pretrained"
+            f"--steps {wish.steps}: expected a number above 0 together with --only vae, unet, clip, judge, pretrained "
+            "or segmenter"
         )
     started = time.monotonic()
 
@@ -177,6 +196,7 @@ def main() -> None:
         "clip": build_clip,
         "judge": build_judge,
         "pretrained": build_pretrained,
+        "segmenter": build_segmenter,
     }
     for part in parts:
         try:

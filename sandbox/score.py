@@ -2,7 +2,7 @@
 
 In: the shipped models. Out: a table; exit code 1 if a bar is missed. On disk, with `--write`: `sandbox/score.json`, and
 the same table between two marks of `sandbox/MODEL_CARD.md`. Every share has the number of its pictures and a 95 %
-Wilson interval.
+Wilson interval. Where a picture has a share of its own (IoU), the share is their mean, and the interval too wide.
 """
 
 import argparse
@@ -26,8 +26,18 @@ from sandbox.captions import (
     TILE_MEANINGS,
     draw_scene,
 )
-from sandbox.sets import set_images
-from sandbox.world import CLASS_NAMES, GROUNDS, INKS, PAPERS, measure_ink_and_paper, render
+from sandbox.sets import set_images, set_scenes
+from sandbox.world import (
+    CLASS_NAMES,
+    GROUNDS,
+    INKS,
+    LIGHTS,
+    PAPERS,
+    Scene,
+    ink_mask,
+    measure_ink_and_paper,
+    render,
+)
 
 HERE = Path(__file__).parent
 SCORE = HERE / "score.json"
@@ -43,7 +53,7 @@ class Bar:
 
     name: str
     what: str
-    right: int
+    right: float  # pictures that are right; the sum of their shares where each has one
     num: int
     low: float  # 95 % interval of the share
     high: float
@@ -61,7 +71,7 @@ class Bar:
         return self.bar is None or (self.share <= self.bar if self.at_most else self.share >= self.bar)
 
 
-def wilson(right: int, num: int) -> tuple[float, float]:
+def wilson(right: float, num: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson 1927). Raises ValueError if `num` is not above 0."""
     if num < 1 or not 0 <= right <= num:
         raise ValueError(f"share: found {right} of {num}, expected 0 <= right <= num and num > 0")
@@ -72,12 +82,13 @@ def wilson(right: int, num: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _bar(name: str, what: str, right: Sequence[bool], bar: float | None, at_most: bool = False) -> Bar:
-    low, high = wilson(int(sum(right)), len(right))
+def _bar(name: str, what: str, right: Sequence[bool | float], bar: float | None, at_most: bool = False) -> Bar:
+    total = round(float(sum(right)), 4) if any(isinstance(one, float) for one in right) else int(sum(right))
+    low, high = wilson(total, len(right))
     return Bar(
         name=name,
         what=what,
-        right=int(sum(right)),
+        right=total,
         num=len(right),
         low=round(low, 4),
         high=round(high, 4),
@@ -228,7 +239,58 @@ def measure(models: Path, num: int) -> list[Bar]:
             None,
         ),
     ]
-    return bars
+    return bars + _segmenter_bars(models / "segmenter")
+
+
+def _segmenter_bars(folder: Path) -> list[Bar]:
+    """How the segmenter's masks agree with where the ink is; empty pages apart, for they have none."""
+    from sandbox.build import held_back
+    from sandbox.segmenter import ink_of, load_segmenter, overlaps
+
+    model = load_segmenter(folder)
+
+    def agreement(scenes: Sequence[Scene]) -> list[float]:
+        found = ink_of(model, np.stack([render(scene) for scene in scenes]))
+        return overlaps(found, np.stack([ink_mask(scene) for scene in scenes]))
+
+    kept = [row.scene for row in held_back()]
+    pool = [scene for scene in kept if scene.sense != "empty"]
+    real = agreement(set_scenes("real-val"))
+    by_light = {
+        light: [own for own, scene in zip(real, set_scenes("real-val"), strict=True) if scene.light == light]
+        for light in LIGHTS
+    }
+    worst = min(by_light, key=lambda light: float(np.mean(by_light[light])))
+    blank = ink_of(model, np.stack([render(scene) for scene in kept if scene.sense == "empty"]))
+    return [
+        _bar("segmenter_real", "segmenter: IoU with the ink on real-val", real, 0.95),
+        _bar("segmenter_light", f"the same in the worst of {len(LIGHTS)} lights, {worst}", by_light[worst], None),
+        _bar(
+            "segmenter_photos",
+            "segmenter: IoU with the ink on photos of the pool, kept back",
+            agreement([scene for scene in pool if scene.style == "photo"]),
+            0.95,
+        ),
+        _bar("segmenter_pool", "the same in all styles of the pool", agreement(pool), None),
+        _bar(
+            "segmenter_rendition",
+            "segmenter: IoU with the ink on shifted-rendition",
+            agreement(set_scenes("shifted-rendition")),
+            None,
+        ),
+        _bar(
+            "segmenter_unseen",
+            "segmenter: IoU with the ink on shifted-unseen",
+            agreement(set_scenes("shifted-unseen")),
+            None,
+        ),
+        _bar(
+            "segmenter_empty",
+            "empty page: less than 0.5 % is called ink",
+            [bool(mask.mean() < 0.005) for mask in blank],
+            None,
+        ),
+    ]
 
 
 def _on_grounds(num: int) -> tuple[list[Asked], list[str]]:
@@ -262,7 +324,7 @@ def main() -> int:
     """Read the arguments, measure, print the table; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m sandbox.score",
-        description="Measure generator, CLIP and judge against their bars (about 4 minutes on one core). "
+        description="Measure generator, CLIP, judge and segmenter against their bars (about 5 minutes on one core). "
         "Example: python -m sandbox.score --num 100",
     )
     parser.add_argument("--num", type=int, default=500, help="generated pictures per question (default: %(default)s)")

@@ -1,6 +1,6 @@
 """The sandbox's world: scenes, and pictures of them.
 
-In: a `Scene` (words and numbers). Out: 64x64 RGB. On disk: nothing.
+In: a `Scene` (words and numbers). Out: 64x64 RGB, and where its ink is. On disk: nothing.
 
 There are ten classes. Each is a number word with two senses: a handwritten numeral (the UCI scans that scikit-learn
 ships), and a face with pips (a die for one to six, a tile for seven to nine, an empty tile for zero). Besides there are
@@ -353,17 +353,30 @@ def _lit(page: Page, light: str, rng: np.random.Generator, wear: float) -> Page:
     raise ValueError(f"light {light!r}: expected one of {', '.join(LIGHTS)}")
 
 
+def _coverage(scene: Scene, rng: np.random.Generator) -> Plane:
+    """Ink coverage of whatever the scene shows; none on an empty page."""
+    if scene.sense == "numeral":
+        return _numeral_mask(scene.scan, rng, scene.wear)
+    if scene.sense == "pips":
+        return _pips_mask(scene.class_id, rng, scene.wear)
+    if scene.sense == "shape":
+        return _shape_mask(scene.class_id, rng, scene.wear)
+    return np.zeros((SIZE_PX, SIZE_PX), np.float32)
+
+
+def _random(scene: Scene) -> np.random.Generator:
+    return np.random.default_rng([scene.seed, scene.class_id, scene.scan + 1])
+
+
+def ink_mask(scene: Scene) -> NDArray[np.bool_]:
+    """Where ink covers at least half of a pixel of `render(scene)`, bool H W; what a style makes of it is left out."""
+    return _coverage(scene, _random(scene)) >= 0.5
+
+
 def render(scene: Scene) -> Image:
     """The picture of a scene, uint8 H W 3; depends on the scene alone."""
-    rng = np.random.default_rng([scene.seed, scene.class_id, scene.scan + 1])
-    if scene.sense == "numeral":
-        mask = _numeral_mask(scene.scan, rng, scene.wear)
-    elif scene.sense == "pips":
-        mask = _pips_mask(scene.class_id, rng, scene.wear)
-    elif scene.sense == "shape":
-        mask = _shape_mask(scene.class_id, rng, scene.wear)
-    else:
-        mask = np.zeros((SIZE_PX, SIZE_PX), np.float32)
+    rng = _random(scene)
+    mask = _coverage(scene, rng)
     ground = _ground(scene.ground, PAPERS[scene.paper], rng)
     page = _painted(mask, INKS[scene.ink], ground, scene.style, rng)
     lit = _lit(page, scene.light, rng, scene.wear)
