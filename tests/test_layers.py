@@ -65,7 +65,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "cluster.waiting",
     },
     "gen.sampler": {*BELOW_GEN, "gen.make", "gen.model", "gen.prompts"},
-    "gen.edit": {*BELOW_GEN, "gen.model"},
     "gen.invert": {*BELOW_GEN, "gen.model", "gen.sampler", "gen.wording"},
     "gen.run": {
         *BELOW_GEN,

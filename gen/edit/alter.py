@@ -5,14 +5,14 @@ each (sample, draw). On disk: nothing.
 
     source ─▶ mask of the object ─▶ prior: a place under it, a tint over it ─▶ inpaint ─▶ paste back ─▶ judge
 
-Replicate r of a source has the r-th attribute drawn for it; draw k is another seed for the same attribute. What the edit
-may not touch comes from the source: of a background edit the object, else everything around it. The column `edit` of a
-row tells attribute, mask and verdict.
+Replicate r of a source has the r-th attribute drawn for it; draw k is another seed for the same attribute. What the
+edit may not touch comes from the source: of a background edit the object, else everything around it. The column `edit`
+of a row tells attribute, mask and verdict.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from gen.edit.masks.masker import Mask, Masker
 from gen.edit.masks.stored import rle_of
 from gen.edit.perturb import Model
 from gen.edit.priors.background import merge_background
-from gen.edit.priors.blend import blend_colour
+from gen.edit.priors.blend import blend_colour, blend_texture, texture_patch
 from gen.edit.priors.paste import halo_share, paste_background, paste_object, paste_softly
 from gen.edit.recipe import AttributeEditSpec
 from gen.edit.rows import SOURCE_TYPE, EditRows, unreadable
@@ -41,27 +41,26 @@ from shards.disk.jpeg import SourceType
 from shards.disk.layout import SUCCESS
 
 Image = NDArray[np.uint8]
+PRIOR_S = 1800.0  # for the pixels of drawn priors to arrive, as for any batch
+TEXTURE_CROP = 4  # a texture is a quarter of a drawn square, enlarged: VariReal's 256 of 1024 px
 
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """One edit, ready for the model."""
+    """One edit whose object is found."""
 
     place: int  # in the call
     attribute: Attribute
     source_HWC: Image
     mask: Mask
-    start_HWC: Image  # the source with the prior of the attribute
-    region_HW: NDArray[np.bool_]  # where it may change
+    object_HW: NDArray[np.bool_]
     request: Request
     questions: Sequence[Question]
 
-
-@dataclass
-class Outcome:
-    """The pictures of one call, filled in when it is waited for."""
-
-    pictures: dict[int, Picture] = field(default_factory=dict)
+    @property
+    def region_HW(self) -> NDArray[np.bool_]:
+        """Where it may change."""
+        return ~self.object_HW if self.attribute.kind == "background" else self.object_HW
 
 
 class Alter:
@@ -106,34 +105,34 @@ class Alter:
     def prepare(self, samples: Sequence[Sample]) -> None:
         """The model learns the unit's texts in slot order, which fixes how they are encoded."""
         negatives = [self.rows.prompt(sample)[1].negative for sample in samples]
-        self.model.prepare([self._text(sample) for sample in samples], negatives)
+        drawn = [one.text for one in map(self._attribute, samples) if self._is_drawn(one)]
+        self.model.prepare([*(self._text(sample) for sample in samples), *drawn], negatives)
 
     def num_draws(self, sample: Sample) -> int | None:
         """The judge's budget for each output."""
         return draws_of(self.edit.judge)
 
     def make(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[float], None]) -> Made:
-        """A call of the model for each strength; pasting and judging wait until the pixels are there."""
-        outcome, asks = Outcome(), []
-        for place, ((sample, draw), (_, source)) in enumerate(
-            zip(pairs, self.rows.read([sample for sample, _ in pairs]), strict=True)
-        ):
+        """A call of the model for the priors that it draws, and one for each strength; pasting and judging wait until
+        the pixels are there."""
+        pictures: dict[int, Picture] = {}
+        groups: dict[float, list[Ask]] = {}
+        read = self.rows.read([sample for sample, _ in pairs])
+        for place, ((sample, draw), (_, source)) in enumerate(zip(pairs, read, strict=True)):
             found = unreadable(source) if isinstance(source, str) else self._ask(place, sample, draw, source)
             if isinstance(found, Picture):
-                outcome.pictures[place] = found
+                pictures[place] = found
             else:
-                asks.append(found)
-        groups: dict[float, list[Ask]] = {}
-        for ask in asks:
-            groups.setdefault(self.edit.strength.of(ask.attribute.kind), []).append(ask)
-        made = [(group, self._call(group, strength, alive)) for strength, group in groups.items()]
+                groups.setdefault(self.edit.strength.of(found.attribute.kind), []).append(found)
+        starts = self._starts([ask for group in groups.values() for ask in group], alive)
+        made = [(group, self._call(group, starts, strength, alive)) for strength, group in groups.items()]
 
         def wait(seconds: float) -> None:
             for group, sampled in made:
                 sampled.wait(seconds)
-                outcome.pictures.update(self._finished(group, sampled))
+                pictures.update(self._finished(group, sampled))
 
-        return Made(wait, lambda place: outcome.pictures[place])
+        return Made(wait, lambda place: pictures[place])
 
     def row(self, sample: Sample, draw: int) -> Mapping[str, object]:
         """Prompt with the attribute, seed, model, source; the domain is edited."""
@@ -161,18 +160,43 @@ class Alter:
         mask = self.masker.masks([source_HWC], [prompt.class_name], [""], [self.rows.source(sample).key])[0]
         if mask.mask_HW is None or mask.wide_HW is None:
             return Picture(None, mask.status, mask.reason, {"edit": self._text_of(attribute, mask, None, None)})
-        if attribute.kind == "background":
-            start_HWC, region_HW = source_HWC, ~mask.mask_HW
-            if self.edit.prior == "flat" and attribute.rgb is not None:
-                start_HWC = merge_background(source_HWC, mask.wide_HW, flat(source_HWC, attribute.rgb))
-        else:
-            start_HWC, region_HW = source_HWC, mask.mask_HW
-            if self.edit.prior == "flat" and attribute.rgb is not None:
-                start_HWC = blend_colour(source_HWC, mask.mask_HW, attribute.rgb, self.edit.alpha)
         request = Request(self._text(sample), prompt.negative, self.rows.seed(sample, draw))
-        return Ask(
-            place, attribute, source_HWC, mask, start_HWC, region_HW, request, self._questions(sample, attribute)
-        )  # fmt: skip
+        questions = self._questions(sample, attribute)
+        return Ask(place, attribute, source_HWC, mask, mask.mask_HW, request, questions)
+
+    def _is_drawn(self, attribute: Attribute) -> bool:
+        """Whether the model draws the prior of the attribute."""
+        if attribute.kind == "colour" or self.edit.prior == "none":
+            return False
+        return self.edit.prior == "drawn" or attribute.rgb is None
+
+    def _starts(self, asks: Sequence[Ask], alive: Callable[[float], None]) -> dict[int, Image]:
+        """By place: the source with the prior of its attribute."""
+        drawn = [ask for ask in asks if self._is_drawn(ask.attribute)]
+        priors: dict[int, Image] = {}
+        if drawn:
+            requests = [Request(ask.attribute.text, ask.request.negative, ask.request.seed) for ask in drawn]
+            sampled = self.model.sample(requests, alive, None)
+            sampled.wait(PRIOR_S)
+            priors = {ask.place: sampled.image_NHWC[number].copy() for number, ask in enumerate(drawn)}
+        return {ask.place: self._with_prior(ask, priors.get(ask.place)) for ask in asks}
+
+    def _with_prior(self, ask: Ask, drawn_HWC: Image | None) -> Image:
+        rgb, source_HWC = ask.attribute.rgb, ask.source_HWC
+        if self.edit.prior == "none" or (drawn_HWC is None and rgb is None):
+            return source_HWC
+        if ask.attribute.kind == "background":
+            assert ask.mask.wide_HW is not None, "an ask has a mask"
+            place_HWC = flat(source_HWC, rgb) if drawn_HWC is None and rgb is not None else drawn_HWC
+            assert place_HWC is not None, "either is there"
+            return merge_background(source_HWC, ask.mask.wide_HW, place_HWC)
+        if drawn_HWC is None and rgb is not None:
+            return blend_colour(source_HWC, ask.object_HW, rgb, self.edit.alpha)
+        assert drawn_HWC is not None, "either is there"
+        height, width = source_HWC.shape[:2]
+        crop_px = max(1, min(drawn_HWC.shape[:2]) // TEXTURE_CROP)
+        patch_HWC = texture_patch(drawn_HWC, height, width, ask.request.seed, crop_px)
+        return blend_texture(source_HWC, ask.object_HW, patch_HWC, self.edit.alpha)
 
     def _questions(self, sample: Sample, attribute: Attribute) -> Sequence[Question]:
         """Of a CLIP, whether the image is nearer to its own text than to that of each other attribute of its kind."""
@@ -186,10 +210,11 @@ class Alter:
         texts = {name: form.format(prompt=prompt.text, attribute=name) for name in others}
         return rather_than(texts[attribute.name], [text for name, text in texts.items() if name != attribute.name])
 
-    def _call(self, group: Sequence[Ask], strength: float, alive: Callable[[float], None]) -> Sampled:
-        start = Start(
-            np.stack([ask.start_HWC for ask in group]), strength, np.stack([ask.region_HW for ask in group])
-        )  # fmt: skip
+    def _call(
+        self, group: Sequence[Ask], starts: Mapping[int, Image], strength: float, alive: Callable[[float], None]
+    ) -> Sampled:
+        image_NHWC = np.stack([starts[ask.place] for ask in group])
+        start = Start(image_NHWC, strength, np.stack([ask.region_HW for ask in group]))
         return self.model.sample([ask.request for ask in group], alive, start)
 
     def _finished(self, group: Sequence[Ask], sampled: Sampled) -> dict[int, Picture]:
@@ -207,18 +232,17 @@ class Alter:
         verdicts = self.judge.verdicts([(image_HWC, ask.questions) for ask, image_HWC, _ in judged])
         for (ask, image_HWC, columns), verdict in zip(judged, verdicts, strict=True):
             halo = None
-            if ask.attribute.kind == "background" and ask.mask.mask_HW is not None:
-                halo = round(halo_share(ask.source_HWC, image_HWC, ask.mask.mask_HW), 4)
+            if ask.attribute.kind == "background":
+                halo = round(halo_share(ask.source_HWC, image_HWC, ask.object_HW), 4)
             columns["edit"] = self._text_of(ask.attribute, ask.mask, halo, verdict)
             pasted[ask.place] = Picture(image_HWC, verdict.status, verdict.error, columns)
         return pasted
 
     def _paste(self, ask: Ask, edited_HWC: Image) -> Image:
-        assert ask.mask.mask_HW is not None, "an ask has a mask"
         if ask.attribute.kind != "background":
-            return paste_background(ask.source_HWC, edited_HWC, ask.mask.mask_HW)
+            return paste_background(ask.source_HWC, edited_HWC, ask.object_HW)
         paste = paste_softly if self.edit.paste == "soft" else paste_object
-        return paste(ask.source_HWC, edited_HWC, ask.mask.mask_HW)
+        return paste(ask.source_HWC, edited_HWC, ask.object_HW)
 
     def _told(self, attribute: Attribute) -> dict[str, object]:
         return {"attribute": attribute.name, "kind": attribute.kind, "side": side_of(attribute)}

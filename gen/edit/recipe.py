@@ -47,7 +47,9 @@ class ByKind(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    background: float = Field(0.8, gt=0, le=1, description="share of the way to noise; 1 = nothing of the prior is left")
+    background: float = Field(
+        0.8, gt=0, le=1, description="share of the way to noise; 1 = nothing of the prior is left"
+    )
     colour: float = Field(0.5, gt=0, le=1, description="likewise")
     texture: float = Field(0.5, gt=0, le=1, description="likewise")
 
@@ -87,10 +89,11 @@ class AttributeEditSpec(BaseModel):
     kind: Literal["attribute"] = Field(description="a minimal edit: a mask, a prior, inpainting, paste-back, a judge")
     attributes: AttributeSpec = Field(default_factory=AttributeSpec)
     masks: MaskSpec
-    prior: Literal["flat", "none"] = Field(
-        "flat",
-        description="what the model begins with. flat: a place or a tint in the attribute's colour, where it has one; "
-        "none: the picture itself",
+    prior: Literal["auto", "drawn", "none"] = Field(
+        "auto",
+        description="what the model begins with. auto: a place or a tint in the attribute's colour if it has one, else "
+        "as drawn; drawn: a place or a texture that the model draws from the attribute's description; none: the "
+        "picture itself",
     )
     alpha: float = Field(0.6, ge=0, le=1, description="of colour and texture: share of the tint inside the mask")
     strength: ByKind = Field(default_factory=ByKind)

@@ -186,9 +186,7 @@ def edit_job_of(
     )
 
 
-def _attributes(
-    recipe: EditRecipe, classes: Sequence[Class], prompts: PromptTable, say: Say, stop: StopFlag
-) -> bytes:
+def _attributes(recipe: EditRecipe, classes: Sequence[Class], prompts: PromptTable, say: Say, stop: StopFlag) -> bytes:
     """What attributes are drawn from, class by class; nothing for a perturbation."""
     if isinstance(recipe.edit, PerturbSpec):
         return b""

@@ -1,9 +1,11 @@
 """A worker of `fan_out` for `sixfold edit`: what a job names, loaded, behind the Maker of its kind.
 
-In: an `EditJob` as plain data. Out: a `UnitWorker`. On disk: reads the tables of the edited set, the source pictures and
-the models; the loop writes (`gen.make.refill`).
+In: an `EditJob` as plain data. Out: a `UnitWorker`. On disk: reads the tables of the edited set, the source pictures
+and the models; the loop writes (`gen.make.refill`).
 """
 
+import contextlib
+import weakref
 from collections.abc import Mapping
 
 from gen.edit.alter import Alter
@@ -49,7 +51,8 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
         maker = Perturb(rows, edit, load_planned(checked.made) if edit.gamma else None)
     else:
         model = load_planned(checked.made)
-        masker, judge = Masker.load(edit.masks, str(model.device)), open_judge(edit.judge)
-        attributes = read_attributes(store.read_bytes(ATTRIBUTES))
-        maker = Alter(rows, edit, attributes, masker, model, judge)
+        masker, held = Masker.load(edit.masks, str(model.device)), contextlib.ExitStack()
+        judge = held.enter_context(open_judge(edit.judge))
+        maker = Alter(rows, edit, read_attributes(store.read_bytes(ATTRIBUTES)), masker, model, judge)
+        weakref.finalize(maker, held.close)
     return UnitWorker(unit, maker, store)

@@ -131,7 +131,7 @@ MEMBER_FIELDS = [
 
 TABLE_SCHEMA = pa.schema([*SAMPLE_SCHEMA, pa.field("shard", pa.int32(), nullable=False), *MEMBER_FIELDS])
 
-# Of shards whose images were edited: what was done, one line of JSON a row. Other tables keep the schema, and the bytes,
-# that they have had since the first version.
+# Of shards whose images were edited: what was done, one line of JSON a row. Other tables keep the schema, and the
+# bytes, that they have had since the first version.
 EDIT_FIELD = pa.field("edit", pa.string())
 EDITED_SCHEMA = pa.schema([*TABLE_SCHEMA, EDIT_FIELD])

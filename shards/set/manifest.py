@@ -19,7 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.disk.checked_json import parse_checked, to_checked
-from shards.disk.layout import EDITED_SCHEMA, META, RECORD, RUN, TABLE_SCHEMA, record_name, shard_of, table_name, tar_name
+from shards.disk.layout import (
+    EDITED_SCHEMA,
+    META,
+    RECORD,
+    RUN,
+    TABLE_SCHEMA,
+    record_name,
+    shard_of,
+    table_name,
+    tar_name,
+)
 from shards.disk.parquet import read_rows
 from shards.disk.record import JSON, Record, RecordError, read_record
 from shards.disk.safe_text import one_line, quoted

@@ -25,7 +25,9 @@ from shards.disk.jpeg import SourceType, decode_jpeg, encode_jpeg
 from shards.disk.layout import KEY_PATTERN
 
 ENTRY = "sixfold.rejected"
-KEPT = frozenset({"black", "blank", "flat", "low_score", "rejected"})  # statuses that come after the safety checker has passed
+KEPT = frozenset(
+    {"black", "blank", "flat", "low_score", "rejected"}
+)  # statuses that come after the safety checker has passed
 LONGEST_PX = 96
 OF_A_REASON = 4
 OF_A_SHARD = 16

@@ -21,9 +21,9 @@ import pyarrow as pa
 from shards.disk.jpeg import SOURCE_TYPES, decode_jpeg, read_source_type
 from shards.disk.layout import (
     CARD,
+    EDIT_FIELD,
     MEMBER_EXTENSIONS,
     SUCCESS,
-    EDIT_FIELD,
     TABLE_SCHEMA,
     record_name,
     shard_name,

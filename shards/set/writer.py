@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 from shards.disk.jpeg import SOURCE_TYPES, jpeg_size, read_source_type
 from shards.disk.layout import (
     DOMAINS,
-    KEY_PATTERN,
-    MAX_ROWS_PER_SHARD,
     EDIT_FIELD,
     EDITED_SCHEMA,
+    KEY_PATTERN,
+    MAX_ROWS_PER_SHARD,
     SAMPLE_SCHEMA,
     SUCCESS,
     TABLE_SCHEMA,
