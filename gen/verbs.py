@@ -18,8 +18,6 @@ from shards.disk.home import home
 
 if TYPE_CHECKING:
     from gen.edit.recipe import EditRecipe
-    from gen.make.regenerate import Comparison
-    from gen.make.scale import Store
     from gen.run.recipe import Recipe
 
 
@@ -156,18 +154,6 @@ def edit(
         say(f"gallery: {gallery_page(place)}")
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
-
-
-def regenerate_any(store: "Store", num: int, seed: int) -> "list[Comparison]":
-    """`num` images of a data set made again, by the verb that made them."""
-    from gen.edit.remake import regenerate_edits
-    from gen.edit.run import BEGUN_BY
-    from gen.run.remake import regenerate_images
-    from shards.set.origin import read_origin
-
-    known = read_origin(store)
-    again = regenerate_edits if known is not None and BEGUN_BY.fits(known) else regenerate_images
-    return again(store, num, seed)
 
 
 def _say_plan(chosen: "Recipe", asked: Fraction, has_prompts: bool) -> list[str]:

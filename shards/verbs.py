@@ -77,7 +77,7 @@ def verify(
         raise typer.Exit(EXIT_INCOMPLETE)
     if regenerate:
         with waiting(f"making {counted(regenerate, 'image')} again"):
-            from gen.verbs import regenerate_any
+            from gen.edit.remake import regenerate_any
 
             compared = regenerate_any(store, regenerate, seed)
         others = [one for one in compared if not one.same_bytes]

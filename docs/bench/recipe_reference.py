@@ -113,19 +113,24 @@ def rows() -> Iterator[tuple[str, str, str]]:
 
 
 def _parts(schema: Schema) -> Iterator[tuple[str, str, Fields]]:
-    """(name, sentence, fields) of the recipe and of each model in it, in the order of the fields."""
-    waiting: list[tuple[str, Schema]] = [("", schema)]
+    """(heading, sentence, fields) of the recipe and of each model in it, in the order of the fields. A field that may
+    be one of several models has a part for each."""
+    waiting: list[tuple[str, str, Schema]] = [("", "", schema)]
     while waiting:
-        part, model = waiting.pop(0)
+        part, heading, model = waiting.pop(0)
         fields: Fields = []
-        inner: list[tuple[str, Schema]] = []
+        inner: list[tuple[str, str, Schema]] = []
         for name, field in model["properties"].items():
             place = f"{part}.{name}" if part else name
             below, suffix = _model_in(field, schema)
             if below is not None:
-                inner.append((place + suffix, below))
+                inner.append((place + suffix, place + suffix, below))
+            for option in field.get("oneOf", ()):
+                chosen = _resolved(option, schema)
+                by = field["discriminator"]["propertyName"]
+                inner.append((place, f"{place}, {by}: {chosen['properties'][by]['const']}", chosen))
             fields.append((place, field, name in model.get("required", ())))
-        yield part, _first_sentence(model.get("description", "")), fields
+        yield heading, _first_sentence(model.get("description", "")), fields
         waiting = [*inner, *waiting]
 
 
@@ -153,6 +158,8 @@ def _resolved(field: Schema, schema: Schema) -> Schema:
 
 def _words(field: Schema, schema: Schema) -> str:
     """What a value may be, in words."""
+    if "oneOf" in field:
+        return "fields of one of the parts below"
     if "anyOf" in field:
         return " or ".join(dict.fromkeys(_words(option, schema) for option in field["anyOf"]))
     if "$ref" in field:
@@ -204,6 +211,8 @@ def _default(field: Schema, schema: Schema) -> str:
 def _example(place: str, field: Schema, examples: Sequence[tuple[str, str]]) -> str:
     """The value of the first shipped recipe that has one, else that of the field's own; of a stage's field, else that
     of the recipe's."""
+    if "const" in field:
+        return f"`{field['const']}`"
     pattern = re.escape(place).replace(r"\[0\]", r"\.\d+").replace("NAME", r"[^.]+")
     own = [f"`{_yaml(value)}`" for value in field.get("examples", ())]
     found = next((value for at, value in examples if re.fullmatch(pattern, at)), own[0] if own else "")

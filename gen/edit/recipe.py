@@ -130,7 +130,7 @@ class EditRecipe(Recipe):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: SourceSpec
-    edit: EditSpec
+    edit: EditSpec = Field(description="What is done to each source picture, by `edit.kind`.")
 
     @model_validator(mode="after")
     def _sources_are_counted(self) -> "EditRecipe":

@@ -12,8 +12,17 @@ from gen.edit.worker import make_edit_worker
 from gen.make.regenerate import Comparison, regenerate_some
 from gen.make.scale import Store
 from gen.run.output import RECIPE, classes_of, version_note
+from gen.run.remake import regenerate_images
 from shards.disk.home import home
 from shards.set.manifest import scan_records
+from shards.set.origin import read_origin
+
+
+def regenerate_any(store: Store, num: int, seed: int) -> list[Comparison]:
+    """As `regenerate_edits`, or as `gen.run.remake.regenerate_images` of a data set of another verb."""
+    known = read_origin(store)
+    again = regenerate_edits if known is not None and BEGUN_BY.fits(known) else regenerate_images
+    return again(store, num, seed)
 
 
 def regenerate_edits(store: Store, num: int, seed: int) -> list[Comparison]:

@@ -3,11 +3,9 @@
 Real recipes, shards and the sandbox's own generator, on a few pictures; no Ray.
 """
 
-import hashlib
 import json
 import shutil
 from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,101 +17,45 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import sixfold
-from cluster.process.stop_flag import StopFlag
-from gen.edit.recipe import EditRecipe
 from gen.edit.remake import regenerate_edits
-from gen.edit.run import run
 from gen.edit.sources import SOURCES, Sources, square
-from gen.make.outcome import MakeOutcome
-from sandbox.sets import set_scenes
-from sandbox.world import render
-from shards.disk.home import home
 from shards.disk.jpeg import decode_jpeg, encode_jpeg, read_source_type
-from shards.disk.store import open_for_reading, open_store
-from shards.set.manifest import read_member, read_table, scan_records
+from shards.disk.store import open_for_reading
+from shards.set.manifest import read_member
 from shards.set.verify import verify
-from shards.set.writer import ShardWriter
-from tests.support.small_data_set import FINGERPRINT, sample
+from tests.support.small_edits import (
+    EACH,
+    NAMES,
+    all_bytes,
+    edit,
+    jpegs,
+    pixels,
+    recipe_of,
+    rows,
+    source_of,
+    write_classes,
+    write_real,
+)
 
 # diffusers' own, under NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-SANDBOX = home() / "sandbox" / "models"
-NAMES = {0: "zero", 1: "one", 2: "two"}
-EACH = 4  # sources of a class
 EDIT = "compositeWithTrainedAlgorithmicMedia"
-
-
-def jpegs() -> list[tuple[int, bytes]]:
-    """(class id, JPEG) of a few of the sandbox's real pictures."""
-    found: list[tuple[int, bytes]] = []
-    counts: Counter[int] = Counter()
-    for scene in set_scenes("real-train"):
-        class_id = scene.class_id
-        if class_id in NAMES and counts[class_id] < EACH:
-            counts[class_id] += 1
-            found.append((class_id, encode_jpeg(render(scene), source_type=None)))
-    return found
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("real") / "set"
-    store = open_store(str(folder))
-    with ShardWriter(store, 0, "one-try", FINGERPRINT) as writer:
-        for index, (class_id, jpeg) in enumerate(jpegs()):
-            about = {"domain": "real", "class_name": NAMES[class_id], "width": 64, "height": 64}
-            writer.add(sample(0, index, class_id, **about), jpeg)
-        writer.commit(1.0, 2.0, {"device": "cpu"}, slots=EACH * len(NAMES))
-    return folder
+    return write_real(tmp_path_factory.mktemp("real") / "set")
 
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("classes") / "classes.csv"
-    file.write_text("id,name\n" + "".join(f"{one},{name}\n" for one, name in NAMES.items()))
-    return file
+    return write_classes(tmp_path_factory.mktemp("classes") / "classes.csv")
 
 
 @pytest.fixture(scope="module")
 def body(real: Path, classes: Path) -> dict[str, Any]:
-    return {
-        "name": "edits",
-        "classes": {"source": str(classes)},
-        "source": {"set": str(real)},
-        "edit": {"kind": "perturb", "gamma": 0.5},
-        "prompts": {"kind": "template", "templates": ["a {name}", "{name} on paper"]},
-        "sampler": {"model": str(SANDBOX / "generator"), "steps": 4, "size_px": 64, "batch": 5, "threads": 1},
-        "shards": {"samples_per_shard": 6, "max_draws": 2},
-        "cluster": {"in_process": True, "attempts": 1},
-    }
-
-
-def edit(body: dict[str, Any], out: Path, scale: int = 1, **changes: Any) -> MakeOutcome:
-    merged = {**body, **{part: {**body.get(part, {}), **fields} for part, fields in changes.items()}}
-    return run(EditRecipe.model_validate(merged), Fraction(scale), str(out), home(), StopFlag(), say=lambda line: None)
-
-
-def rows(out: Path) -> list[dict[str, Any]]:
-    store = open_for_reading(str(out))
-    return read_table(store, scan_records(store)).to_pylist()
-
-
-def pixels(out: Path, row: dict[str, Any]) -> np.ndarray:
-    return decode_jpeg(read_member(open_for_reading(str(out)), row)).astype(np.int16)
-
-
-def source_of(real: Path, row: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """The row and the bytes of the picture that an edit names."""
-    key, sha256 = row["url"].split("#sha256=")
-    found = next(one for one in rows(real) if one["key"] == key)
-    data = read_member(open_for_reading(str(real)), found)
-    assert hashlib.sha256(data).hexdigest() == sha256
-    return found, data
-
-
-def all_bytes(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(out.glob("*.*")) if path.suffix in (".tar", ".parquet")}
+    return recipe_of(real, classes, {"kind": "perturb", "gamma": 0.5})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,442 @@
+"""Edits of one attribute: what changes, what must not, and who has the last word. Scripted model and judge on real
+pictures and masks; at the end a recipe with the sandbox's own models."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+import sixfold
+from gen.edit.alter import Alter
+from gen.edit.attributes.attribute import Attribute
+from gen.edit.attributes.draw import ClassAttributes
+from gen.edit.judge.judge import Judged, JudgeLost, NoJudge
+from gen.edit.judge.question import Question
+from gen.edit.judge.verdict import Answered, Verdict, verdict_of
+from gen.edit.masks.masker import Masker
+from gen.edit.masks.stored import mask_of_rle
+from gen.edit.priors.paste import core_of
+from gen.edit.recipe import AttributeEditSpec, EditRecipe
+from gen.edit.remake import regenerate_edits
+from gen.edit.rows import EditJob, EditRows
+from gen.edit.sources import SourceReader, Sources, SourceSpec, chosen_rows, index_of, write_sources
+from gen.make.maker import Picture
+from gen.make.refill import ShardSpec, UnitJob, UnitWorker
+from gen.prompts.prompts import PromptSpec, draw_table
+from gen.prompts.prompts import Sources as Words
+from gen.prompts.table import PromptTable
+from gen.sampler.sampler import Request, Sampled
+from gen.sampler.spec import SamplerSpec
+from gen.sampler.start import Start
+from gen.sampler.text_to_image import TextToImageJob
+from gen.wording.lexicon import load_lexicon
+from shards.disk.jpeg import decode_jpeg
+from shards.disk.store import open_for_reading, open_store
+from shards.labels.classes import Class
+from shards.set.verify import verify
+from tests.support.painter import FINGERPRINT, no_beat
+from tests.support.small_edits import (
+    EACH,
+    MODELS,
+    NAMES,
+    edit,
+    pixels,
+    recipe_of,
+    rows,
+    source_of,
+    write_classes,
+    write_real,
+)
+
+# diffusers' own, under NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+CLASSES = [Class(class_id, name, None, 1) for class_id, name in NAMES.items()]
+GREEN = (20, 230, 40)
+PAINT = np.array([255, 0, 255], np.uint8)
+
+
+def attribute(kind: Any, name: str, rgb: tuple[int, int, int] | None, feasible: bool = True) -> Attribute:
+    return Attribute(
+        kind=kind, feasible=feasible, name=name, text=f"a page of {name}", weight=1.2, rgb=rgb, source="test"
+    )
+
+
+PLACES = tuple(attribute("background", name, GREEN) for name in ("moss", "slime", "grass", "lime", "leaf"))
+INKS = tuple(attribute("colour", name, GREEN) for name in ("moss ink", "lime ink"))
+DRAWN = (attribute("background", "brick wall", None),)
+WEAVES = (attribute("texture", "woven wool", None),)
+
+
+class PaintingModel:
+    """Paints what may change in one colour; without a start it draws stripes."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[Request], Start | None]] = []
+        self.prepared: list[str] = []
+
+    def prepare(self, texts: Sequence[str], negatives: Sequence[str]) -> None:
+        self.prepared += texts
+
+    def sample(self, requests: Sequence[Request], alive: Callable[[float], None], start: Start | None) -> Sampled:
+        self.calls.append((list(requests), start))
+        if start is None:
+            stripes = np.zeros((len(requests), 64, 64, 3), np.uint8)
+            stripes[:, ::2] = 200
+            image_NHWC = stripes
+        else:
+            assert start.region_NHW is not None
+            image_NHWC = np.where(start.region_NHW[..., None], PAINT, start.image_NHWC)
+        every = np.ones(len(requests), bool)
+        return Sampled(image_NHWC, every, ~every, wait=lambda timeout_s: None)
+
+
+class ScriptedJudge:
+    """Says of each image, by its number, how many of four questions it answers as expected."""
+
+    def __init__(self, right: Callable[[int], int]) -> None:
+        self.right = right
+        self.seen: list[NDArray[np.uint8]] = []
+
+    def answers(self, image_HWC: NDArray[np.uint8], questions: Sequence[Question]) -> Verdict:
+        return self.verdicts([(image_HWC, questions)])[0]
+
+    def verdicts(self, judged: Sequence[Judged]) -> list[Verdict]:
+        told = []
+        for image_HWC, questions in judged:
+            right = self.right(len(self.seen))
+            self.seen.append(image_HWC)
+            answers = [
+                Answered(one, "yes" if one.expected == (number < right) else "no")
+                for number, one in enumerate(questions)
+            ]
+            told.append(verdict_of(answers, 0.5))
+        return told
+
+
+class LostJudge(ScriptedJudge):
+    def verdicts(self, judged: Sequence[Judged]) -> list[Verdict]:
+        raise JudgeLost("judge: found no way to an answer")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_real(tmp_path_factory.mktemp("real") / "set")
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_classes(tmp_path_factory.mktemp("classes") / "classes.csv")
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> PromptTable:
+    file = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
+    spec = PromptSpec(kind="template", templates=("a {name}",))
+    draw_table(CLASSES, {}, spec, 3, Words(load_lexicon("general")), file)
+    return PromptTable.load(file)
+
+
+def maker_of(
+    real: Path, prompts: PromptTable, out: Path, attributes: Sequence[Attribute], by: Any = None, **fields: Any
+) -> tuple[Alter, PaintingModel]:
+    """Over scripted parts; masks are Otsu's unless `fields` have others."""
+    how = AttributeEditSpec.model_validate(
+        {"kind": "attribute", "masks": {"order": ["otsu"], "least_area": 0.02}, **fields}
+    )
+    source = SourceSpec(set=str(real))
+    index = index_of(source, CLASSES)
+    chosen = chosen_rows(source, index, CLASSES, 0)
+    made = TextToImageJob(
+        unit=UnitJob(out=str(out), fingerprint=FINGERPRINT, shards=ShardSpec(samples_per_shard=12, max_draws=4)),
+        num_per_class=dict.fromkeys(NAMES, EACH),
+        seed=5,
+        sampler=SamplerSpec(model="painter", size_px=64, batch=12, vae_batch=4, licence="CC0-1.0"),
+        model_digest="d" * 64,
+    )
+    job = EditJob(made=made, class_names=NAMES, source=source, source_digest=index.digest, edit=how)
+    edit_rows = EditRows(job, Sources.load(write_sources(source, index, chosen)), prompts, SourceReader(source, index))
+    model = PaintingModel()
+    of = [ClassAttributes(one.id, (tuple(attributes),)) for one in CLASSES]
+    return Alter(edit_rows, how, of, Masker.load(how.masks, "cpu"), model, by or NoJudge()), model
+
+
+def made_by(maker: Alter, unit: int = 0) -> list[tuple[Picture, dict[str, Any], np.ndarray]]:
+    """Of each sample of a unit: the picture, its row, its source's pixels."""
+    samples = maker.samples(unit)
+    maker.prepare(samples)
+    call = maker.make([(sample, 0) for sample in samples], lambda share: None)
+    call.wait(60)
+    sources = [found for _, found in maker.rows.read(samples)]
+    assert all(isinstance(found, np.ndarray) for found in sources)
+    return [
+        (call.picture(place), {**maker.row(sample, 0), **call.picture(place).columns}, np.asarray(sources[place]))
+        for place, sample in enumerate(samples)
+    ]
+
+
+def mask_of(row: dict[str, Any]) -> np.ndarray:
+    return mask_of_rle(json.dumps(json.loads(row["edit"])["mask"]["rle"]))
+
+
+def test_a_new_background_leaves_the_core_of_the_object_as_it_was_bit_by_bit(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    maker, _ = maker_of(real, prompts, tmp_path, PLACES)
+    for picture, row, source_HWC in made_by(maker):
+        assert picture.image_HWC is not None
+        core_HW = core_of(mask_of(row))
+        assert core_HW.sum() > 50
+        assert (picture.image_HWC[core_HW] == source_HWC[core_HW]).all()
+        far_HW = ~mask_of(row)
+        assert (picture.image_HWC[far_HW] == PAINT).all(axis=1).mean() > 0.7
+
+
+def test_a_hard_paste_keeps_every_pixel_of_the_object(real: Path, prompts: PromptTable, tmp_path: Path) -> None:
+    maker, _ = maker_of(real, prompts, tmp_path, PLACES, paste="hard")
+    for picture, row, source_HWC in made_by(maker):
+        mask_HW = mask_of(row)
+        assert picture.image_HWC is not None
+        assert (picture.image_HWC[mask_HW] == source_HWC[mask_HW]).all()
+        assert (picture.image_HWC[~mask_HW] == PAINT).all()
+
+
+@pytest.mark.parametrize("attributes", [INKS, WEAVES])
+def test_a_new_colour_or_texture_leaves_everything_around_the_object_as_it_was(
+    real: Path, prompts: PromptTable, tmp_path: Path, attributes: Sequence[Attribute]
+) -> None:
+    maker, _ = maker_of(real, prompts, tmp_path, attributes)
+    for picture, row, source_HWC in made_by(maker):
+        mask_HW = mask_of(row)
+        assert picture.image_HWC is not None
+        assert (picture.image_HWC[~mask_HW] == source_HWC[~mask_HW]).all()
+        assert (picture.image_HWC[mask_HW] == PAINT).all()
+
+
+def test_the_model_begins_with_a_place_in_the_attributes_colour_under_the_object(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    maker, model = maker_of(real, prompts, tmp_path, PLACES)
+    made = made_by(maker)
+    ((_, start),) = model.calls
+    assert start is not None
+    assert start.region_NHW is not None
+    for number, (_, row, source_HWC) in enumerate(made):
+        mask_HW = mask_of(row)
+        assert (start.region_NHW[number] == ~mask_HW).all()
+        assert (start.image_NHWC[number][~mask_HW] == GREEN).all()
+        assert (start.image_NHWC[number][mask_HW] == source_HWC[mask_HW]).all()
+
+
+def test_of_an_attribute_without_a_colour_the_model_draws_the_place_first(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    maker, model = maker_of(real, prompts, tmp_path, DRAWN)
+    made_by(maker)
+    (asked, nothing), (_, start) = model.calls
+    assert nothing is None
+    assert {one.prompt for one in asked} == {"a page of brick wall"}
+    assert "a page of brick wall" in model.prepared
+    assert start is not None
+    assert start.region_NHW is not None
+    assert set(np.unique(start.image_NHWC[start.region_NHW])) == {0, 200}
+
+
+def test_a_tint_is_mixed_with_the_object_by_alpha(real: Path, prompts: PromptTable, tmp_path: Path) -> None:
+    maker, model = maker_of(real, prompts, tmp_path, INKS, alpha=0.25)
+    made = made_by(maker)
+    ((_, start),) = model.calls
+    assert start is not None
+    for number, (_, row, source_HWC) in enumerate(made):
+        mask_HW = mask_of(row)
+        mixed = 0.75 * source_HWC[mask_HW].astype(float) + 0.25 * np.array(GREEN)
+        assert np.abs(start.image_NHWC[number][mask_HW] - mixed).max() <= 1
+
+
+def test_without_a_prior_the_model_begins_with_the_picture(real: Path, prompts: PromptTable, tmp_path: Path) -> None:
+    maker, model = maker_of(real, prompts, tmp_path, PLACES, prior="none")
+    made = made_by(maker)
+    ((_, start),) = model.calls
+    assert start is not None
+    assert all((start.image_NHWC[number] == source).all() for number, (_, _, source) in enumerate(made))
+
+
+def test_the_row_says_attribute_side_and_mask_and_the_caption_is_what_the_model_reads(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    odd = (attribute("background", "lava", None, feasible=False),)
+    maker, model = maker_of(real, prompts, tmp_path, odd)
+    made = made_by(maker)
+    texts = {request.prompt for requests, start in model.calls if start is not None for request in requests}
+    assert {row["caption"] for _, row, _ in made} == texts
+    for _, row, _ in made:
+        told = json.loads(row["edit"])
+        assert (told["attribute"], told["kind"], told["side"]) == ("lava", "background", "infeasible")
+        assert told["mask"]["how"] == "otsu"
+        assert told["mask"]["area"] == pytest.approx(mask_of(row).mean(), abs=1e-4)
+        assert 0 <= told["halo"] <= 1
+        assert row["caption"] == f"a {row['class_name']} on lava"
+        assert json.loads(row["context"]) == {"background": "lava", "side": "infeasible"}
+
+
+def test_a_source_has_another_attribute_in_each_fold_until_all_were_there(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    maker, _ = maker_of(real, prompts, tmp_path, PLACES)
+    seen: dict[str, list[str]] = {}
+    for unit in range(len(PLACES)):
+        for sample in maker.samples(unit):
+            row = maker.row(sample, 0)
+            seen.setdefault(str(row["url"]), []).append(json.loads(str(row["edit"]))["attribute"])
+    assert len(seen) == EACH * len(NAMES)
+    assert all(sorted(names) == sorted(one.name for one in PLACES) for names in seen.values())
+
+
+def test_a_draw_is_another_seed_for_the_same_attribute(real: Path, prompts: PromptTable, tmp_path: Path) -> None:
+    maker, _ = maker_of(real, prompts, tmp_path, PLACES)
+    sample = maker.samples(0)[3]
+    first, second = maker.row(sample, 0), maker.row(sample, 1)
+    assert (first["edit"], first["caption"]) == (second["edit"], second["caption"])
+    assert first["seed"] != second["seed"]
+    assert first["uid"] != second["uid"]
+
+
+def test_a_picture_without_a_mask_is_a_row_with_its_reason_and_the_others_are_made(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    maker, _ = maker_of(real, prompts, tmp_path, PLACES, masks={"order": ["file"], "masks": str(folder)})
+    samples = maker.samples(0)
+    key = maker.rows.source(samples[2]).key
+    from gen.edit.masks.stored import encode_mask
+
+    disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
+    (folder / f"{key}.png").write_bytes(encode_mask(disc))
+    made = made_by(maker)
+    assert made[2][0].status == "success"
+    assert (mask_of(made[2][1]) == disc).all()
+    others = [picture for place, (picture, _, _) in enumerate(made) if place != 2]
+    assert {picture.status for picture in others} == {"no_mask"}
+    assert all("found no file" in str(picture.error) for picture in others)
+
+
+def test_half_of_the_answers_are_enough_and_fewer_are_drawn_again_within_the_budget_of_each_output(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    """The judge rejects every first try; sample 0 it never accepts. Then only this one is short, after its budget."""
+    out = tmp_path / "out"
+    judge = ScriptedJudge(lambda number: 2)
+    llm = {"provider": "openai", "model": "any", "base_url": "http://127.0.0.1:9/v1"}
+    how = {"judge": {"kind": "vlm", "llm": llm, "budget": 3}}
+    maker, model = maker_of(real, prompts, out, PLACES, judge, **how)
+    bad = maker.row(maker.samples(0)[0], 0)["url"]
+
+    def right(number: int) -> int:
+        requests = [request for requests, start in model.calls if start is not None for request in requests]
+        told = next(
+            (sample, draw)
+            for sample in maker.samples(0)
+            for draw in range(4)
+            if maker.rows.seed(sample, draw) == requests[number].seed
+        )
+        return 2 if told[1] > 0 and maker.row(told[0], 0)["url"] != bad else 1
+
+    judge.right = right
+    UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))(0, "try-1", no_beat)
+    found: dict[str, list[str]] = {}
+    for row in rows(out):
+        found.setdefault(row["url"], []).append(row["status"])
+    assert sorted(found.pop(str(bad))) == ["rejected"] * 3
+    assert all(sorted(statuses) == ["rejected", "success"] for statuses in found.values())
+    told = [json.loads(row["edit"])["judge"] for row in rows(out)]
+    assert {(one["expected"], one["asked"]) for one in told} == {(1, 4), (2, 4)}
+
+
+def test_a_judge_that_cannot_be_reached_ends_the_attempt_and_nothing_is_published(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    maker, _ = maker_of(real, prompts, out, PLACES, LostJudge(lambda number: 4))
+    with pytest.raises(JudgeLost, match="found no way to an answer"):
+        UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))(0, "try-1", no_beat)
+    assert not list(out.glob("*.tar"))
+
+
+# a recipe with the sandbox's own models
+
+
+@pytest.fixture(scope="module")
+def body(real: Path, classes: Path) -> dict[str, Any]:
+    how = {
+        "kind": "attribute",
+        "attributes": {"kinds": ["background", "colour"], "feasibility": "mixed", "lexicon": "sandbox"},
+        "masks": {"order": ["segmenter", "otsu"], "segmenter": str(MODELS / "segmenter"), "contour": "all"},
+        "judge": {"kind": "clip", "clip": {"model": str(MODELS / "clip")}, "threshold": 0.5, "budget": 2},
+    }
+    recipe = recipe_of(real, classes, how)
+    return {**recipe, "sampler": {**recipe["sampler"], "steps": 6}}
+
+
+@pytest.fixture(scope="module")
+def edited(body: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("edited") / "out"
+    assert edit(body, out, 1).exit_code in (0, 3)  # 3: the judge liked no try of some
+    return out
+
+
+def test_a_recipe_makes_a_set_without_damage_that_is_made_again_to_the_last_byte(edited: Path, real: Path) -> None:
+    store = open_for_reading(str(edited))
+    assert verify(store).damages == ()
+    made = [row for row in rows(edited) if row["status"] == "success"]
+    assert len(made) >= EACH * len(NAMES) // 2
+    assert all(one.same_bytes for one in regenerate_edits(store, 4, 1))
+    for row in made:
+        told = json.loads(row["edit"])
+        assert told["judge"]["score"] >= 0.5
+        source = decode_jpeg(source_of(real, row)[1]).astype(np.int16)
+        kept = core_of(mask_of(row)) if told["kind"] == "background" else ~mask_of(row)
+        # what is stored has been through JPEG once more
+        assert np.abs(pixels(edited, row) - source)[kept].mean() < 6
+
+
+def test_both_sides_take_turns_over_the_sources_of_a_class(edited: Path) -> None:
+    sides = {(row["url"], row["replicate"]): json.loads(row["edit"])["side"] for row in rows(edited)}
+    assert sorted(sides.values()) == ["feasible"] * 6 + ["infeasible"] * 6
+
+
+def test_every_try_is_a_row_that_says_what_was_tried(edited: Path) -> None:
+    for row in rows(edited):
+        told = json.loads(row["edit"])
+        assert told["attribute"] in row["caption"]
+        if row["status"] == "rejected":
+            assert told["judge"]["score"] < 0.5
+            assert "questions answered as expected" in row["error_message"]
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "message"),
+    [
+        ("edit", {"strength": {"colour": 0.1}}, "edit.strength.colour: found 0.1 of 6 steps, which takes none"),
+        ("edit", {"form": {"colour": "{prompt}"}}, "expected the slots {prompt} and {attribute}, each once"),
+        ("sampler", {"saved_px": 32}, "sampler.saved_px: found 32, expected null: the source"),
+        ("edit", {"masks": {"order": ["segmenter"]}}, "segmenter: found none, expected a folder or a hub id"),
+    ],
+)
+def test_recipes_that_cannot_be_meant_are_refused(
+    body: dict[str, Any], part: str, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message.replace("{", r"\{").replace("}", r"\}")):
+        EditRecipe.model_validate({**body, part: {**body[part], **fields}})
+
+
+def test_the_command_says_what_it_would_do(body: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "edits.yaml").write_text(json.dumps(body))
+    told = CliRunner().invoke(sixfold.command_line(), ["edit", str(tmp_path / "edits.yaml"), "--dry-run"])
+    assert told.exit_code == 0, told.output
+    assert "background, colour, mixed; masks by segmenter, otsu; judge: clip" in told.output
