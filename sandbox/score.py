@@ -255,6 +255,7 @@ def _segmenter_bars(folder: Path) -> list[Bar]:
 
     kept = [row.scene for row in held_back()]
     pool = [scene for scene in kept if scene.sense != "empty"]
+    photos = [scene for scene in pool if scene.style == "photo"]
     real = agreement(set_scenes("real-val"))
     by_light = {
         light: [own for own, scene in zip(real, set_scenes("real-val"), strict=True) if scene.light == light]
@@ -266,12 +267,17 @@ def _segmenter_bars(folder: Path) -> list[Bar]:
         _bar("segmenter_real", "segmenter: IoU with the ink on real-val", real, 0.95),
         _bar("segmenter_light", f"the same in the worst of {len(LIGHTS)} lights, {worst}", by_light[worst], None),
         _bar(
-            "segmenter_photos",
-            "segmenter: IoU with the ink on photos of the pool, kept back",
-            agreement([scene for scene in pool if scene.style == "photo"]),
-            0.95,
+            "segmenter_photos", "segmenter: IoU with the ink on photos of the pool, kept back", agreement(photos), 0.95
         ),
-        _bar("segmenter_pool", "the same in all styles of the pool", agreement(pool), None),
+        _bar(
+            "segmenter_numerals",
+            "the same, numerals alone",
+            agreement([scene for scene in photos if scene.sense == "numeral"]),
+            None,
+        ),
+        _bar(
+            "segmenter_pool", "segmenter: IoU with the ink in all styles of the pool, kept back", agreement(pool), None
+        ),
         _bar(
             "segmenter_rendition",
             "segmenter: IoU with the ink on shifted-rendition",
@@ -286,7 +292,7 @@ def _segmenter_bars(folder: Path) -> list[Bar]:
         ),
         _bar(
             "segmenter_empty",
-            "empty page: less than 0.5 % is called ink",
+            "segmenter: less than 0.5 % of an empty page is called ink",
             [bool(mask.mean() < 0.005) for mask in blank],
             None,
         ),

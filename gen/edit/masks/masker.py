@@ -73,7 +73,7 @@ class Masker:
     def load(spec: MaskSpec, device: str) -> "Masker":
         """The ways on a device of torch, such as "cpu" or "cuda:1". Raises ModelError (a ValueError) with one line."""
         folders = mask_folders(spec)
-        ways: dict[Way, FindObject] = {"otsu": _by_otsu, "whole": _whole}
+        ways: dict[Way, FindObject] = {"otsu": by_otsu, "whole": whole}
         if "grounded" in spec.order:
             boxes_of = load_detector(folders["detector"], device, spec.box_threshold, spec.text_threshold)
             ways["grounded"] = grounded(spec, boxes_of, load_sam(folders["sam"], device))
@@ -176,12 +176,14 @@ def from_files(folder: Path) -> FindObject:
     return find
 
 
-def _by_otsu(image: Image, source: Source) -> MaskHW:
+def by_otsu(image: Image, source: Source) -> MaskHW:
+    """Where the image is unlike its paper."""
     found = unlike_paper(image)
     if found is None:
         raise NoMask("found no contrast with the colour at the border")
     return found
 
 
-def _whole(image: Image, source: Source) -> MaskHW:
+def whole(image: Image, source: Source) -> MaskHW:
+    """All of the image."""
     return np.ones(image.shape[:2], bool)
