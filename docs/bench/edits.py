@@ -50,7 +50,9 @@ def make(kind: str, side: str, scale: Fraction) -> tuple[Path, float]:
     )  # fmt: skip
     began = time.monotonic()
     with StopFlag() as stop:
-        run(recipe, scale, str(out), home(), stop)
+        outcome = run(recipe, scale, str(out), home(), stop)
+    if not outcome.done_units:
+        raise SystemExit(f"{out}: {outcome.sentence()}")
     return out, time.monotonic() - began
 
 

@@ -41,6 +41,10 @@ class PerturbSpec(BaseModel):
         "crop", description="how a picture becomes a square: its centre, or all of it with both sides resized"
     )
 
+    def at_home(self) -> "PerturbSpec":
+        """It names no folder."""
+        return self
+
 
 class ByKind(BaseModel):
     """A number for each kind of attribute."""
@@ -108,6 +112,10 @@ class AttributeEditSpec(BaseModel):
     fit: Literal["crop", "squash"] = Field(
         "crop", description="how a picture becomes a square: its centre, or all of it with both sides resized"
     )
+
+    def at_home(self) -> "AttributeEditSpec":
+        """The same with whole paths of folders, for workers of other working folders. Raises ModelError."""
+        return self.model_copy(update={"masks": self.masks.at_home(), "judge": self.judge.at_home()})
 
     def told(self) -> dict[str, Any]:
         """What each row says of the settings, as plain JSON; the words of prompts stand in its caption."""

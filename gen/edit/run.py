@@ -182,7 +182,7 @@ def edit_job_of(
         class_names={one.id: one.name for one in work.classes},
         source=recipe.source.at_home(),
         source_digest=work.index.digest,
-        edit=recipe.edit,
+        edit=recipe.edit.at_home(),
     )
 
 

@@ -53,6 +53,13 @@ class ClipSpec(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$", description="auto: cuda where there is one")
     batch: int = Field(64, ge=1, le=4096, description="texts or images at once")
 
+    def at_home(self) -> "ClipSpec":
+        """The same with the folder's whole path, for workers of other working folders. Raises ModelError."""
+        if self.revision is not None:
+            return self
+        mark = OPEN_CLIP if self.model.startswith(OPEN_CLIP) else ""
+        return self.model_copy(update={"model": f"{mark}{clip_folder(self).absolute()}"})
+
 
 def device_of(spec: ClipSpec) -> str:
     """``"cpu"`` or ``"cuda:1"``. Raises ModelError if a GPU is asked for and there is none."""

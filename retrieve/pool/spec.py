@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gen.model.clip import OPEN_CLIP, ClipSpec, clip_folder
+from gen.model.clip import ClipSpec
 from shards.disk.address import BESIDE, LocalPath
 
 
@@ -45,10 +45,7 @@ class PoolSpec(BaseModel):
 
     def at_home(self) -> "PoolSpec":
         """The same with absolute paths, for workers of other working folders."""
-        clip = self.clip
-        if clip is not None and clip.revision is None:
-            mark = OPEN_CLIP if clip.model.startswith(OPEN_CLIP) else ""
-            clip = clip.model_copy(update={"model": f"{mark}{clip_folder(clip).absolute()}"})
+        clip = None if self.clip is None else self.clip.at_home()
         places = {
             name: place.absolute()
             for name in ("source", "metadata", "embeddings", "images")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from gen.edit.judge.question import Asks
 from gen.llm.spec import LlmSpec
 from gen.model.clip import ClipSpec
+from shards.disk.address import file_path
 
 ASKED: dict[str, tuple[Asks, ...]] = {  # by kind: what it can be asked
     "vlm": ("visible", "plausible"),
@@ -43,6 +44,17 @@ class JudgeSpec(BaseModel):
     budget: int = Field(
         5, ge=1, le=100, description="tries at each output; then it is short, and never accepted because they ran out"
     )
+
+    def at_home(self) -> "JudgeSpec":
+        """The same with whole paths of folders, for workers of other working folders. Raises ModelError."""
+        if self.clip is not None:
+            return self.model_copy(update={"clip": self.clip.at_home()})
+        if self.llm is None:
+            return self
+        llm = self.llm.model_copy(update={"cache": str(file_path(self.llm.cache).absolute())})
+        if llm.provider == "transformers" and llm.revision is None and llm.model is not None:
+            llm = llm.model_copy(update={"model": str(file_path(llm.model).absolute())})
+        return self.model_copy(update={"llm": llm})
 
     @field_validator("llm", mode="before")
     @classmethod

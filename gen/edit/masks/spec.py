@@ -115,6 +115,15 @@ class MaskSpec(BaseModel):
         0, ge=0, le=1024, description="side of the square by which the wide mask is grown; the mask itself stays"
     )
 
+    def at_home(self) -> "MaskSpec":
+        """The same with whole paths of its folders, for workers of other working folders. Raises ModelError."""
+        places = {
+            field: str(folder.absolute())
+            for field, folder in mask_folders(self).items()
+            if getattr(self, f"{field}_revision", None) is None
+        }
+        return self.model_copy(update=places)
+
     @model_validator(mode="after")
     def _ways_have_what_they_need(self) -> "MaskSpec":
         if len(set(self.order)) != len(self.order):

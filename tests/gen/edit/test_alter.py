@@ -24,6 +24,7 @@ from gen.edit.priors.paste import core_of
 from gen.edit.recipe import AttributeEditSpec, EditRecipe
 from gen.edit.remake import regenerate_edits
 from gen.edit.rows import EditJob, EditRows
+from gen.edit.run import edit_job_of, find_work
 from gen.edit.sources import SourceReader, Sources, SourceSpec, chosen_rows, index_of, write_sources
 from gen.make.maker import Picture
 from gen.make.refill import ShardSpec, UnitJob, UnitWorker
@@ -417,6 +418,22 @@ def test_every_try_is_a_row_that_says_what_was_tried(edited: Path) -> None:
         if row["status"] == "rejected":
             assert told["judge"]["score"] < 0.5
             assert "questions answered as expected" in row["error_message"]
+
+
+def test_workers_are_given_whole_paths_of_what_the_recipe_names(
+    body: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(MODELS)
+    how = {**body["edit"], "judge": {**body["edit"]["judge"], "clip": {"model": "clip"}}}
+    how["masks"] = {**how["masks"], "segmenter": "segmenter"}
+    recipe = EditRecipe.model_validate({**body, "edit": how})
+    work = find_work(recipe, has_texts=False)
+    identified = {"sampler": recipe.sampler.model_dump(), "versions": {}, "model_digest": "d" * 64}
+    job = edit_job_of(recipe, work, str(tmp_path), False, FINGERPRINT, "c" * 64, identified)
+    assert isinstance(job.edit, AttributeEditSpec)
+    assert job.edit.masks.segmenter == str(MODELS / "segmenter")
+    assert job.edit.judge.clip is not None
+    assert job.edit.judge.clip.model == str(MODELS / "clip")
 
 
 @pytest.mark.parametrize(
