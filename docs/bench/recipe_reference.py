@@ -230,8 +230,8 @@ def _first_sentence(text: str) -> str:
 
 
 def _examples(kind: str) -> Iterator[tuple[str, str]]:
-    """(place, value) of each short value in the recipes that ship."""
-    for file in shipped(kind):
+    """(place, value) of each short value in the recipes that ship, and in those of the kind whose fields it has too."""
+    for file in [*shipped(kind), *(shipped("generate") if kind == "edit" else ())]:
         data, _ = plain_yaml(file.read_bytes())
         for place, value in _leaves(data, ""):
             text = _yaml(value)
