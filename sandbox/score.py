@@ -330,7 +330,7 @@ def main() -> int:
     """Read the arguments, measure, print the table; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m sandbox.score",
-        description="Measure generator, CLIP, judge and segmenter against their bars (about 5 minutes on one core). "
+        description="Measure generator, CLIP, judge and segmenter against their bars (about 7 minutes on one core). "
         "Example: python -m sandbox.score --num 100",
     )
     parser.add_argument("--num", type=int, default=500, help="generated pictures per question (default: %(default)s)")

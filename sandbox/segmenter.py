@@ -2,7 +2,7 @@
 
 In: pictures of the pool and where their ink is (`sandbox.world.ink_mask`). Out: a mask for each picture. On disk:
 `models/segmenter/` in transformers' own format, with the preprocessing beside the weights, float16. It never sees a
-writer of the real sets, and no numeral of its own has a caption: it knows ink from paper and nothing else.
+writer of the real sets, and it is told ink from paper and nothing else: not what the ink means.
 """
 
 from collections.abc import Callable
