@@ -45,7 +45,10 @@ def test_a_dry_run_tells_plan_cost_script_and_commands_and_touches_nothing(tmp_p
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("submit", "sixfold submit: found nothing, expected one of generate, edit, retrieve, train, sweep and a recipe"),
+        (
+            "submit",
+            "sixfold submit: found nothing, expected one of generate, edit, retrieve, train, sweep and a recipe",
+        ),
         ("submit paint recipes/sandbox.yaml", "sixfold submit: found paint, expected one of generate"),
         ("submit generate", "sixfold submit: found generate without a recipe"),
         ("submit generate no.yaml", "no.yaml: no such recipe"),
