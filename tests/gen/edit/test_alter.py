@@ -2,6 +2,10 @@
 pictures and masks; at the end a recipe with the sandbox's own models."""
 
 import json
+import os
+import random
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,11 +44,13 @@ from shards.disk.jpeg import decode_jpeg
 from shards.disk.store import open_for_reading, open_store
 from shards.labels.classes import Class
 from shards.set.verify import verify
+from tests.support import warm
 from tests.support.painter import FINGERPRINT, no_beat
 from tests.support.small_edits import (
     EACH,
     MODELS,
     NAMES,
+    all_bytes,
     edit,
     pixels,
     recipe_of,
@@ -457,3 +463,32 @@ def test_the_command_says_what_it_would_do(body: dict[str, Any], tmp_path: Path)
     told = CliRunner().invoke(sixfold.command_line(), ["edit", str(tmp_path / "edits.yaml"), "--dry-run"])
     assert told.exit_code == 0, told.output
     assert "background, colour, mixed; masks by segmenter, otsu; judge: clip" in told.output
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3000)
+def test_killed_at_ten_random_moments_the_edits_end_with_the_same_bytes(
+    body: dict[str, Any], edited: Path, tmp_path: Path
+) -> None:
+    """From an empty folder again and again, until there were ten kills and the last run came through."""
+    seed = int(os.environ.get("SEED", "0"))
+    print(f"seed {seed}")
+    rng, out, kills, longest = random.Random(seed), tmp_path / "out", 0, 30.0
+    (tmp_path / "edits.yaml").write_text(json.dumps(body))
+    called = ["edit", str(tmp_path / "edits.yaml"), "--scale", "1x", "--out", str(out), "--no-gallery"]
+    while True:
+        child, begun = warm.start(["-m", "sixfold", *called]), time.monotonic()
+        left = rng.uniform(0, longest) if kills < 10 else 600.0
+        while child.poll() is None and time.monotonic() < begun + left:
+            time.sleep(0.01)
+        if child.poll() is None:
+            child.kill()
+            child.wait(60)
+            kills += 1
+            continue
+        assert child.returncode in (0, 3)
+        longest = max(5.0, time.monotonic() - begun)
+        assert all_bytes(out) == all_bytes(edited)
+        if kills >= 10:
+            return
+        shutil.rmtree(out)
