@@ -37,7 +37,7 @@ def beside_recipe(
         if name not in found:
             continue
         mark = next((item for item in field.metadata if isinstance(item, Beside)), None)
-        inner = model_in(field.annotation)
+        inner = model_in(field.annotation, found[name])
         if mark is not None:
             found[name] = _path(found[name], mark, folder, twice, (*loc, name))
         elif inner is not None:

@@ -242,7 +242,7 @@ def with_defaults(old: Mapping[str, Any], new: Mapping[str, Any], model: type[Ba
 
 
 def _filled(old: Any, new: Any, annotation: object) -> Any:
-    model = model_in(annotation)
+    model = model_in(annotation, new)
     if model is None:
         return old
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

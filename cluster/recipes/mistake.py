@@ -127,7 +127,7 @@ class _Unsound(Exception):
 
 def _sound_value(field: FieldInfo, value: Any, loc: tuple[str | int, ...], errors: list[Any]) -> Any:
     """The value as the model holds it. Raises _Unsound."""
-    inner, origin = model_in(field.annotation), typing.get_origin(field.annotation)
+    inner, origin = model_in(field.annotation, value), typing.get_origin(field.annotation)
 
     def one(item: Any, key: str | int | None = None) -> BaseModel:
         if inner is None or not isinstance(item, Mapping):
@@ -151,25 +151,46 @@ def _sound_value(field: FieldInfo, value: Any, loc: tuple[str | int, ...], error
 
 
 def fields_at(model: type[BaseModel], place: Sequence[str]) -> Mapping[str, FieldInfo]:
-    """The fields of the model that stands at `place`; a list's or mapping's own part of the path is passed over."""
+    """The fields of the model that stands at `place`, of one of several models those of all; a list's or mapping's own
+    part of the path is passed over."""
     is_inside = False  # a list or a mapping of models: the next part is a number or a free name
-    at: type[BaseModel] | None = model
+    at: list[type[BaseModel]] = [model]
     for part in place:
         if is_inside:
             is_inside = False
             continue
-        field = at.model_fields.get(part) if at is not None else None
-        if field is None:
+        fields = [one.model_fields[part] for one in at if part in one.model_fields]
+        if not fields:
             return {}
-        at = model_in(field.annotation)
-        is_inside = typing.get_origin(field.annotation) in (list, tuple, dict, Mapping)
-    return {} if at is None else at.model_fields
+        at = [inner for field in fields for inner in _models_in(field.annotation)]
+        is_inside = typing.get_origin(fields[0].annotation) in (list, tuple, dict, Mapping)
+    return {name: field for one in reversed(at) for name, field in one.model_fields.items()}
 
 
-def model_in(annotation: object) -> type[BaseModel] | None:
-    """The model in the annotation of a field: `Spec`, `Spec | None`, `tuple[Spec, ...]`, `Mapping[str, Spec]`."""
+def model_in(annotation: object, data: object = None) -> type[BaseModel] | None:
+    """The model in the annotation of a field: `Spec`, `Spec | None`, `tuple[Spec, ...]`, `Mapping[str, Spec]`.
+
+    Of several, as in `Perturb | Alter`, the one whose words of one field `data` have (`kind: perturb`), else the first.
+    """
+    models = _models_in(annotation)
+    if len(models) > 1 and isinstance(data, Mapping):
+        return next((one for one in models if _is_told(one, data)), models[0])
+    return models[0] if models else None
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
     options = [annotation, *typing.get_args(annotation)]
-    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+    return [one for one in options if isinstance(one, type) and issubclass(one, BaseModel)]
+
+
+def _is_told(model: type[BaseModel], data: Mapping[str, object]) -> bool:
+    """Whether the fields that must be one of some words are."""
+    words = {
+        name: typing.get_args(field.annotation)
+        for name, field in model.model_fields.items()
+        if field.is_required() and typing.get_origin(field.annotation) is typing.Literal
+    }
+    return bool(words) and all(data.get(name) in allowed for name, allowed in words.items())
 
 
 def in_plain_words(message: str) -> str:
@@ -187,12 +208,15 @@ def short(value: object) -> str:
 
 
 def _place(data: Any, error: Any) -> Place:
-    """The error's path as far as the data go: behind a union pydantic puts the name of the part that did not fit."""
+    """The error's path as far as the data go: behind a union pydantic puts the name of the part that did not fit, or
+    the word of the data by which it chose a part."""
     place: list[str] = []
     for part in error["loc"]:
         is_key = isinstance(data, Mapping) and part in data
         is_number = isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
         if not is_key and not is_number:
+            if isinstance(data, Mapping) and part in data.values():
+                continue
             break
         data = data[part]
         place.append(str(part))

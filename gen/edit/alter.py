@@ -33,12 +33,14 @@ from gen.edit.recipe import AttributeEditSpec
 from gen.edit.rows import SOURCE_TYPE, EditRows, unreadable
 from gen.make.maker import Made, Picture
 from gen.make.plan import Sample
+from gen.names.kind import kind_of
 from gen.sampler.sampler import Request, Sampled
 from gen.sampler.spec import sampler_json
 from gen.sampler.start import Start
 from gen.sampler.text_to_image import picture_of
 from shards.disk.jpeg import SourceType
 from shards.disk.layout import SUCCESS
+from shards.labels.classes import Class
 
 Image = NDArray[np.uint8]
 PRIOR_S = 1800.0  # for the pixels of drawn priors to arrive, as for any batch
@@ -124,8 +126,9 @@ class Alter:
                 pictures[place] = found
             else:
                 groups.setdefault(self.edit.strength.of(found.attribute.kind), []).append(found)
-        starts = self._starts([ask for group in groups.values() for ask in group], alive)
-        made = [(group, self._call(group, starts, strength, alive)) for strength, group in groups.items()]
+        starts = self._starts([ask for group in groups.values() for ask in group], pictures, alive)
+        ready = {strength: [ask for ask in group if ask.place in starts] for strength, group in groups.items()}
+        made = [(group, self._call(group, starts, strength, alive)) for strength, group in ready.items() if group]
 
         def wait(seconds: float) -> None:
             for group, sampled in made:
@@ -157,7 +160,9 @@ class Alter:
     def _ask(self, place: int, sample: Sample, draw: int, source_HWC: Image) -> Ask | Picture:
         _, prompt = self.rows.prompt(sample)
         attribute = self._attribute(sample)
-        mask = self.masker.masks([source_HWC], [prompt.class_name], [""], [self.rows.source(sample).key])[0]
+        kind = kind_of(Class(sample.class_id, prompt.class_name, None, 1), prompt.meaning)
+        kinds = ["" if kind == "other" else kind]
+        mask = self.masker.masks([source_HWC], [prompt.class_name], kinds, [self.rows.source(sample).key])[0]
         if mask.mask_HW is None or mask.wide_HW is None:
             return Picture(None, mask.status, mask.reason, {"edit": self._text_of(attribute, mask, None, None)})
         request = Request(self._text(sample), prompt.negative, self.rows.seed(sample, draw))
@@ -170,16 +175,25 @@ class Alter:
             return False
         return self.edit.prior == "drawn" or attribute.rgb is None
 
-    def _starts(self, asks: Sequence[Ask], alive: Callable[[float], None]) -> dict[int, Image]:
-        """By place: the source with the prior of its attribute."""
+    def _starts(
+        self, asks: Sequence[Ask], pictures: dict[int, Picture], alive: Callable[[float], None]
+    ) -> dict[int, Image]:
+        """By place: the source with the prior of its attribute. Of a prior that the model cannot draw `pictures` gets
+        the reason."""
         drawn = [ask for ask in asks if self._is_drawn(ask.attribute)]
         priors: dict[int, Image] = {}
         if drawn:
             requests = [Request(ask.attribute.text, ask.request.negative, ask.request.seed) for ask in drawn]
             sampled = self.model.sample(requests, alive, None)
             sampled.wait(PRIOR_S)
-            priors = {ask.place: sampled.image_NHWC[number].copy() for number, ask in enumerate(drawn)}
-        return {ask.place: self._with_prior(ask, priors.get(ask.place)) for ask in asks}
+            for number, ask in enumerate(drawn):
+                found = picture_of(sampled, self._sampler, number)
+                if found.status == SUCCESS and found.image_HWC is not None:
+                    priors[ask.place] = found.image_HWC.copy()
+                else:
+                    told = {"edit": self._text_of(ask.attribute, ask.mask, None, None)}
+                    pictures[ask.place] = Picture(None, found.status, f"its prior: {found.error}", told)
+        return {ask.place: self._with_prior(ask, priors.get(ask.place)) for ask in asks if ask.place not in pictures}
 
     def _with_prior(self, ask: Ask, drawn_HWC: Image | None) -> Image:
         rgb, source_HWC = ask.attribute.rgb, ask.source_HWC

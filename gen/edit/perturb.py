@@ -3,6 +3,7 @@
 In: the rows of an edited set (`gen.edit.rows`), a model. Out: an image for each (sample, draw). On disk: nothing.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -17,7 +18,7 @@ from gen.sampler.sampler import Request, Sampled
 from gen.sampler.spec import sampler_json
 from gen.sampler.start import Start
 from gen.sampler.text_to_image import picture_of
-from shards.disk.jpeg import SourceType, jpeg_size, may_be_turned, with_source_type
+from shards.disk.jpeg import SourceType, decode_jpeg, may_be_turned, with_source_type
 
 
 class Model(Protocol):
@@ -101,6 +102,8 @@ class Perturb:
         """A JPEG of the stored size keeps its bytes, beside the note on its origin that every edited image has."""
         if isinstance(found, str):
             return unreadable(found)
-        side = self._sampler.stored_px
-        kept = data[:2] == b"\xff\xd8" and not may_be_turned(data) and jpeg_size(data) == (side, side)
+        kept = False
+        if not may_be_turned(data):
+            with contextlib.suppress(ValueError):  # what is no whole JPEG of three colours is encoded
+                kept = bool((decode_jpeg(data) == found).all())
         return Picture(found, jpeg=with_source_type(data, SOURCE_TYPE) if kept else None)

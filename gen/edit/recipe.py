@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gen.edit.attributes.attribute import AttributeKind
+from gen.edit.attributes.lexicon import attributes_content
 from gen.edit.attributes.spec import AttributeSpec
 from gen.edit.judge.judge import judge_digest
 from gen.edit.judge.spec import JudgeSpec
 from gen.edit.masks.spec import MaskSpec, mask_digest
 from gen.edit.sources import SourceSpec
-from gen.run.recipe import Recipe, identity
+from gen.run.recipe import Recipe, changes_of, identity
 from gen.sampler.start import executed_steps
 from gen.wording.templates import slots_of
 from shards.disk.safe_text import quoted
@@ -102,8 +103,8 @@ class AttributeEditSpec(BaseModel):
     alpha: float = Field(0.6, ge=0, le=1, description="of colour and texture: share of the tint inside the mask")
     strength: ByKind = Field(default_factory=ByKind)
     form: Forms = Field(default_factory=Forms)
-    phrase: Literal["name", "plain", "compel"] = Field(
-        "name", description="the attribute's words in a prompt: its name, `name: text`, or with a weight for Compel"
+    phrase: Literal["name", "plain"] = Field(
+        "name", description="the attribute's words in a prompt: its name, or `name: description`"
     )
     paste: Literal["soft", "hard"] = Field(
         "soft", description="how an object comes back over a new background: fading at its rim, or pixel by pixel"
@@ -165,6 +166,30 @@ class EditRecipe(Recipe):
         return self
 
     @model_validator(mode="after")
+    def _something_is_left_to_alter(self) -> "EditRecipe":
+        edit = self.edit
+        if (
+            isinstance(edit, AttributeEditSpec)
+            and "whole" in edit.masks.order
+            and "background" in edit.attributes.kinds
+        ):
+            raise ValueError(
+                "edit.masks.order: found whole beside a background, expected another way: of a picture that is all "
+                "object no background is left"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_can_be_spent(self) -> "EditRecipe":
+        edit, draws = self.edit, self.shards.max_draws
+        if isinstance(edit, AttributeEditSpec) and edit.judge.kind != "none" and edit.judge.budget > draws:
+            raise ValueError(
+                f"edit.judge.budget: found {edit.judge.budget} above shards.max_draws ({draws}), expected at most as "
+                "many; raise shards.max_draws"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _what_is_pasted_has_its_size(self) -> "EditRecipe":
         spec = self.sampler
         if isinstance(self.edit, AttributeEditSpec) and spec.saved_px not in (None, spec.size_px):
@@ -185,6 +210,11 @@ class EditRecipe(Recipe):
         return self
 
 
+def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each difference between what `run.json` says and an identity of now; what moved is the same."""
+    return changes_of(begun["identity"], now, begun.get("contents", {}), EditRecipe)
+
+
 def edit_identity(recipe: EditRecipe, index: Index) -> dict[str, Any]:
     """What the images depend on, as plain JSON; the source stands here by its content, not by its path."""
     chosen: Mapping[str, Any] = identity(recipe)
@@ -192,8 +222,10 @@ def edit_identity(recipe: EditRecipe, index: Index) -> dict[str, Any]:
     edit = chosen["edit"]
     if isinstance(recipe.edit, AttributeEditSpec):
         budget = recipe.edit.judge.budget
+        lexicon = recipe.edit.attributes.lexicon
         edit = {
             **edit,
+            "attributes": {**edit["attributes"], "lexicon": attributes_content(lexicon)},
             "masks": mask_digest(recipe.edit.masks),
             "judge": {"digest": judge_digest(recipe.edit.judge), "budget": budget},
         }

@@ -4,9 +4,9 @@ In: a store. Out: one `Comparison` per image; nothing is written.
 """
 
 from cluster.code import code_hash
-from cluster.recipes.folder import changes, listing
+from cluster.recipes.folder import listing
 from cluster.recipes.load import parse_recipe
-from gen.edit.recipe import EditRecipe, edit_identity
+from gen.edit.recipe import EditRecipe, differences, edit_identity
 from gen.edit.run import BEGUN_BY, edit_job_of, work_of
 from gen.edit.worker import make_edit_worker
 from gen.make.regenerate import Comparison, regenerate_some
@@ -37,7 +37,7 @@ def regenerate_edits(store: Store, num: int, seed: int) -> list[Comparison]:
     identified = known.body["identity"]
     work = work_of(recipe, classes_of(store, recipe, identified["class_list"]))
     own = edit_identity(recipe, work.index) | {"class_list": identified["class_list"]}
-    if changed := changes(identified, own, EditRecipe):
+    if changed := differences(known.body, own):
         raise ValueError(
             f"{store.url}: cannot be made again here: found other settings, models, versions or source pictures "
             f"({listing(changed)}){version_note(known, code_hash(home()))}; make them as they were"

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from gen.edit.recipe import EditSpec
+from gen.edit.recipe import EditSpec, PerturbSpec
 from gen.edit.sources import READ_THREADS, Source, SourceReader, Sources, SourceSpec, square
 from gen.make.maker import Picture
 from gen.make.plan import Plan, Sample, sample_seed, sample_uid
@@ -73,7 +73,9 @@ class EditRows:
     def read(self, samples: Sequence[Sample]) -> list[tuple[bytes, np.ndarray | str]]:
         """Of each sample's source the bytes, and the square uint8 HWC or why there is none. Raises NotAgain for a
         source that is gone or has other bytes now."""
-        side, fit = self.job.made.sampler.made_px, self.job.edit.fit
+        sampler, fit = self.job.made.sampler, self.job.edit.fit
+        is_kept = isinstance(self.job.edit, PerturbSpec) and not self.job.edit.gamma
+        side = sampler.stored_px if is_kept else sampler.made_px
 
         def one(source: Source) -> tuple[bytes, np.ndarray | str]:
             data = self._reader.read(source)

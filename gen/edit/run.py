@@ -22,8 +22,11 @@ from cluster.process.stop_flag import StopFlag
 from cluster.recipes.mistake import RecipeError
 from cluster.waiting import waiting
 from gen.edit.attributes.gather import gather_attributes
+from gen.edit.attributes.lexicon import attributes_content
 from gen.edit.attributes.stored import FILE, dump_attributes
-from gen.edit.recipe import EditRecipe, PerturbSpec, edit_identity
+from gen.edit.judge.judge import judge_digest
+from gen.edit.masks.spec import mask_digest
+from gen.edit.recipe import AttributeEditSpec, EditRecipe, PerturbSpec, differences, edit_identity
 from gen.edit.rows import EditJob, edit_plan
 from gen.edit.sources import SOURCES_NAME, chosen_rows, index_of, with_counts, write_sources
 from gen.edit.worker import make_edit_worker
@@ -37,7 +40,7 @@ from gen.prompts.table import PromptTable
 from gen.prompts.write import PROMPTS, Say
 from gen.run.auto import fill_auto
 from gen.run.output import drawn_texts, has_prompts, rows_of
-from gen.run.recipe import job_of, look_up
+from gen.run.recipe import job_of, look_up, meaning_contents
 from gen.run.room import check_room
 from gen.sampler.start import executed_steps
 from shards.disk.address import one_spelling
@@ -73,9 +76,26 @@ def find_work(recipe: EditRecipe, has_texts: bool) -> Work:
             work = work_of(recipe, classes)
         except (ValueError, OSError) as error:
             lines = [*lines, " ".join(f"source.set: {error}".split())]
+    if isinstance(recipe.edit, AttributeEditSpec):
+        lines = [*lines, *_missing_of(recipe.edit)]
     if lines or work is None:
         raise RecipeError.of(lines)
     return work
+
+
+def _missing_of(edit: AttributeEditSpec) -> list[str]:
+    """A line for each thing that an attribute edit names and that cannot be used."""
+    lines = []
+    for look in (
+        lambda: mask_digest(edit.masks),
+        lambda: judge_digest(edit.judge),
+        lambda: attributes_content(edit.attributes.lexicon),
+    ):
+        try:
+            look()
+        except (ValueError, OSError) as error:
+            lines.append(" ".join(str(error).split()))
+    return lines
 
 
 def work_of(recipe: EditRecipe, classes: Sequence[Class]) -> Work:
@@ -121,7 +141,8 @@ def run(
         )  # fmt: skip
         with waiting(f"checking the model {recipe.sampler.model}"):
             own = edit_identity(recipe, work.index)
-        mark = open_output(store, recipe, own, rows_of(work.classes), code, BEGUN_BY, draw, say)
+        contents = {"contents": meaning_contents(recipe.meanings)}
+        mark = open_output(store, recipe, own, rows_of(work.classes), code, BEGUN_BY, draw, differences, say, contents)
         with waiting("reading what is there"):
             write_folder_card(store, recipe.name)
             set_torn_aside(store, say)
@@ -196,4 +217,11 @@ def _attributes(recipe: EditRecipe, classes: Sequence[Class], prompts: PromptTab
         found = gather_attributes(classes, spec, llm, recipe.seed, meanings, dropped)
     if dropped:
         say(f"attributes: not used: {', '.join(f'{times:,} {reason}' for reason, times in sorted(dropped.items()))}")
+    if recipe.edit.judge.kind == "clip":
+        for one in found:
+            if any(len([word for cell in one.cells for word in cell if word.kind == kind]) < 2 for kind in spec.kinds):
+                raise ValueError(
+                    f"edit.attributes: found one attribute of a kind for class {one.class_id}, expected two or more: a "
+                    "CLIP judges by comparing; add some to the lexicon, or set edit.judge.kind=none"
+                )
     return dump_attributes(found)

@@ -177,10 +177,12 @@ class SourceReader:
         self._fetcher.close()
 
     def bytes_of(self, row: int) -> bytes:
-        """Raises ValueError for what cannot be read."""
+        """Raises ValueError for what is gone or damaged, FetchError (an OSError) if the store does not answer."""
         try:
             return self._fetcher.read(row)
         except FetchError as error:
+            if error.reason in ("failed", "timeout"):
+                raise
             raise ValueError(f"{self.index.url}: {visible(self.index.place_of(row))}: {error}") from None
 
     def read(self, source: Source) -> bytes:

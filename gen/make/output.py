@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cluster.recipes.folder import changes, listing
+from cluster.recipes.folder import listing
 from cluster.recipes.load import canonical_json, dump_recipe, fingerprint
 from gen.make.scale import Store
 from shards.disk.layout import META, RUN
@@ -29,6 +29,8 @@ from shards.set.origin import Origin, changed_files, origin_bytes, read_origin
 
 RECIPE_NAME, CLASSES = "recipe.yaml", "classes.json"
 Say = Callable[[str], None]
+Differ = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
+NOTHING: Mapping[str, Any] = {}
 Rows = list[Any]  # id, name, WordNet id and count of each class
 
 
@@ -66,17 +68,20 @@ def open_output(
     code: str,
     begun_by: BegunBy,
     draw: Callable[[], Mapping[str, bytes]],
+    differ: Differ,
     say: Say,
+    more: Mapping[str, Any] = NOTHING,
 ) -> str:
     """The run's fingerprint. Writes `run.json` and its company the first time, compares every later time, and writes
     again what is damaged. `draw` gives the bytes of the tables, and of others that only tell; it is called the first
-    time, and if files are lost.
+    time, and if files are lost. `differ`: what `run.json` says and the identity now -> a line for each difference;
+    `more`: what it needs besides, kept in `run.json`.
 
     Raises ValueError with the list of differences if the output was made by another recipe or from other data.
     """
     identified = {**identified, "class_list": fingerprint(classes)}
     known = begun_by.known(store)
-    if known is not None and (changed := changes(known.body["identity"], identified, type(recipe))):
+    if known is not None and (changed := differ(known.body, identified)):
         if scan(store).records:
             raise ValueError(
                 f"{store.url}: was made by another recipe or from other data ({listing(changed)}); use another output "
@@ -105,7 +110,7 @@ def open_output(
     }
     for name, data in files.items():
         store.replace(f"{META}/{name}", data)
-    about = origin_bytes(mark, files, {"identity": identified, **hashes, "code": code})
+    about = origin_bytes(mark, files, {"identity": identified, **hashes, "code": code, **more})
     if known is not None:
         say(f"{store.url}/{META}: found damaged or missing files; written again: {', '.join(torn)}")
         store.replace(RUN, about)

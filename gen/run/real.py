@@ -38,10 +38,10 @@ def real_pictures(store: Store, per_class: int) -> tuple[str, Iterator[tuple[int
     if source is None or is_remote(source) or not any(place.is_dir() for place in places_of(source)):
         return None
     classes = classes_of(store, recipe, str(identity.get("class_list")))
-    return source, pictures_of(source, classes, per_class, recipe.seed, subset)
+    return source, _pictures(source, classes, per_class, recipe.seed, subset)
 
 
-def pictures_of(
+def _pictures(
     source: str, classes: list[Class], per_class: int, seed: int, subset: str | None
 ) -> Iterator[tuple[int, Image]]:
     """(class id, picture), at most `per_class` of each; those that cannot be used are left out."""

@@ -144,9 +144,14 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     return chosen
 
 
-def changes_of(before: Mapping[str, Any], now: Mapping[str, Any], contents: Mapping[str, str] = {}) -> list[str]:
+def changes_of(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    contents: Mapping[str, str] = {},
+    model: type[BaseModel] = Recipe,
+) -> list[str]:
     """A line for each difference between two identities. What moved is the same: a path counts only where its content
-    changed. `contents`: what `meaning_contents` said when the run of `before` began."""
+    changed. `contents`: what `meaning_contents` said when the run of `before` began; `model`: of both."""
     kept = {part: dict(before[part]) for part in ("sampler", "classes", "meanings") if part in before}
     if before["model_digest"] == now["model_digest"]:
         kept["sampler"] |= {name: now["sampler"][name] for name in PLACES if name in now["sampler"]}
@@ -159,7 +164,7 @@ def changes_of(before: Mapping[str, Any], now: Mapping[str, Any], contents: Mapp
         clip, clip_now = kept["meanings"]["clip"], now["meanings"]["clip"]
         if clip and clip_now and found.get("clip") == contents.get("clip"):
             kept["meanings"]["clip"] = {**clip, **{name: clip_now[name] for name in ("model", "revision")}}
-    return changes({**before, **kept}, now, Recipe)
+    return changes({**before, **kept}, now, model)
 
 
 def meaning_contents(spec: MeaningSpec) -> dict[str, str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from gen.sampler.spec import SamplerSpec
 
+LATENT_CHANNELS = 16  # of SD3 and FLUX
 PIPELINES = {  # family -> diffusers' pipeline that changes a whole picture, and the one that changes a part
     "sd": ("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
     "sdxl": ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
@@ -74,6 +75,8 @@ class Beginnings:
 
         Raises ValueError for pictures or regions of another size or number, and for a gamma of no step.
         """
+        import torch
+
         if start is None:
             noise = draw_noise(self._pipeline, self._family, spec.made_px, dtype, generators)
             if self._device.type == "cuda":
@@ -87,14 +90,20 @@ class Beginnings:
         if start.region_NHW is not None or self._family in ("sd3", "flux"):
             begin |= {"height": side, "width": side}
         if start.region_NHW is None:
-            begin["image"] = _encode(self._pipeline.vae, self._family, start.image_NHWC, dtype, generators)
+            image_NCHW = _pixels(start) * 2 - 1
+            begin["image"] = _encode(self._pipeline.vae, self._family, image_NCHW, dtype, generators)
         else:
             begin |= _regions(start)
+            if self._family in (
+                "sd3",
+                "flux",
+            ):  # read by networks that were trained to inpaint alone; else encoded anew
+                cells = side // self._pipeline.vae_scale_factor
+                begin["masked_image_latents"] = torch.zeros(len(generators), LATENT_CHANNELS, cells, cells)
         return self._changer(start.region_NHW is not None), begin
 
     def _changer(self, in_parts: bool) -> Any:
-        """The image-to-image pipeline; `in_parts`: the inpainting one, which takes a network of text to image as well
-        as one that was trained to inpaint."""
+        """The image-to-image pipeline; `in_parts`: the inpainting one, which takes a network of text to image."""
         import diffusers
 
         if in_parts not in self._changing:
@@ -102,7 +111,7 @@ class Beginnings:
             settings = {"requires_safety_checker": False} if self._family == "sd" else {}
             if self._family == "sdxl":
                 settings = {"force_zeros_for_empty_prompt": self._pipeline.config.force_zeros_for_empty_prompt}
-            changer = kind(**self._pipeline.components, **settings)
+            changer = _encoding_as_it_is(kind, self._family)(**self._pipeline.components, **settings)
             changer.set_progress_bar_config(disable=True)
             self._changing[in_parts] = changer
         return self._changing[in_parts]
@@ -122,18 +131,35 @@ def _check(start: Start, num: int, side: int, executed: int, steps: int) -> None
 
 
 def _regions(start: Start) -> dict[str, torch.Tensor]:
-    """Pictures in 0..1 and regions as 0 or 1, for a pipeline that encodes both itself, one picture a generator."""
+    """Pictures and regions as 0 or 1, for a pipeline that encodes both itself."""
     import torch
 
     assert start.region_NHW is not None
-    image_NCHW = torch.tensor(start.image_NHWC).permute(0, 3, 1, 2) / 255
-    return {"image": image_NCHW, "mask_image": torch.tensor(start.region_NHW).unsqueeze(1).float()}
+    return {"image": _pixels(start), "mask_image": torch.tensor(start.region_NHW).unsqueeze(1).float()}
+
+
+def _pixels(start: Start) -> torch.Tensor:
+    """NCHW in 0..1."""
+    import torch
+
+    return torch.tensor(start.image_NHWC).permute(0, 3, 1, 2) / 255
+
+
+def _encoding_as_it_is(kind: type, family: str) -> Any:
+    """The pipeline class `kind`, which encodes pictures in the type that the autoencoder has: its own way of SDXL moves
+    the weights to another type and leaves them there, and that of the others fails where the types differ."""
+
+    def encode(pipeline: Any, image: torch.Tensor, generator: Sequence[torch.Generator]) -> torch.Tensor:
+        return _encode(pipeline.vae, family, image, image.dtype, generator)
+
+    return type(kind.__name__, (kind,), {"_encode_vae_image": encode, "__module__": kind.__module__})
 
 
 def _encode(
-    vae: Any, family: str, image_NHWC: np.ndarray, dtype: torch.dtype, generators: Sequence[torch.Generator]
+    vae: Any, family: str, image_NCHW: torch.Tensor, dtype: torch.dtype, generators: Sequence[torch.Generator]
 ) -> torch.Tensor:
-    """Latents NCHW at the denoiser's scale, each drawn from its encoder's distribution by its own generator.
+    """Latents NCHW at the denoiser's scale, each drawn from its encoder's distribution by its own generator; pictures
+    around [-1, 1].
 
     One picture a call, so that none depends on its neighbours.
     """
@@ -141,8 +167,8 @@ def _encode(
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
 
     weight = next(vae.parameters())
-    rows = []
-    for image_HWC, generator in zip(image_NHWC, generators, strict=True):
-        image_1CHW = torch.tensor(image_HWC).permute(2, 0, 1).unsqueeze(0) / 127.5 - 1
-        rows.append(retrieve_latents(vae.encode(image_1CHW.to(weight.device, weight.dtype)), generator=generator))
+    rows = [
+        retrieve_latents(vae.encode(image_1CHW.to(weight.device, weight.dtype)), generator=generator)
+        for image_1CHW, generator in zip(image_NCHW.split(1), generators, strict=True)
+    ]
     return for_denoiser(torch.cat(rows).to(dtype), vae.config, family)

@@ -24,6 +24,7 @@ from typing import Any
 
 from cluster.code import code_hash
 from cluster.process.stop_flag import StopFlag
+from cluster.recipes.folder import changes
 from cluster.recipes.load import canonical_json
 from cluster.waiting import waiting
 from gen.make.outcome import MakeOutcome, asked_of
@@ -100,7 +101,7 @@ def run(
 
         own = identity(recipe, pool.digest, indexes_of(recipe))
         listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
-        mark = open_output(store, recipe, own, listed, code, BEGUN_BY, search, say)
+        mark = open_output(store, recipe, own, listed, code, BEGUN_BY, search, _differ, say)
         clear_parts(store)
         with waiting("reading what is there"):
             write_folder_card(store, recipe.name)
@@ -119,6 +120,10 @@ def run(
             spec = recipe.cluster
             work = work_off(todo, images, make_worker, spec, store, stop, hold, 1, WHEN_SLOW, shared=spec.shared)
         return settle(store, hold, plan, scale, mark, before, work, started, WHEN_SHORT[fetched])
+
+
+def _differ(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return changes(begun["identity"], now, RetrieveRecipe)
 
 
 def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> str:

@@ -26,7 +26,7 @@ from PIL import Image
 
 from shards.disk.data_set import open_data_set
 from shards.disk.jpeg import decode_jpeg
-from shards.disk.layout import SUCCESS, TABLE_SCHEMA
+from shards.disk.layout import EDITED_SCHEMA, SUCCESS, TABLE_SCHEMA
 from shards.disk.safe_text import quoted
 from shards.set.manifest import read_member, read_subset, read_table, scan_records
 from shards.views.census import chosen_rows, subset_of
@@ -102,10 +102,11 @@ class DataSet(Sequence[Sample]):
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """A row for each sample, in the same order; the columns are those of docs/FORMATS.md. Pictures are not read."""
         wanted = list(TABLE_SCHEMA.names) if columns is None else list(columns)
-        if unknown := sorted(set(wanted) - set(TABLE_SCHEMA.names)):
-            raise ValueError(f"found the column {unknown[0][:60]!r}, expected some of {', '.join(TABLE_SCHEMA.names)}")
+        if unknown := sorted(set(wanted) - set(EDITED_SCHEMA.names)):
+            raise ValueError(f"found the column {unknown[0][:60]!r}, expected some of {', '.join(EDITED_SCHEMA.names)}")
         if self._subset is not None:
-            return pa.concat_tables([TABLE_SCHEMA.empty_table(), *map(self._rows_of, self._shards)]).select(wanted)
+            parts = [TABLE_SCHEMA.empty_table(), *map(self._rows_of, self._shards)]
+            return pa.concat_tables(parts, promote_options="default").select(wanted)
         read = {shard: self._records[shard] for shard in self._shards}
         found = read_table(self._store, read, [*wanted, *(["status"] if "status" not in wanted else [])])
         return found.filter(pc.equal(found["status"], SUCCESS)).select(wanted)

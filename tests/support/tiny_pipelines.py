@@ -213,7 +213,7 @@ def _flux(folder: Path) -> FluxPipeline:
     two, t5 = _t5()
     transformer = FluxTransformer2DModel(
         patch_size=1,
-        in_channels=16,
+        in_channels=64,  # four times 16, as the real one
         num_layers=1,
         num_single_layers=1,
         attention_head_dim=16,
@@ -225,7 +225,7 @@ def _flux(folder: Path) -> FluxPipeline:
     ).eval()
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=_vae(4, 0.0609),
+        vae=_vae(16, 0.0609),
         text_encoder=_clip_text(one, projected=False),
         tokenizer=one,
         text_encoder_2=t5,

@@ -24,6 +24,7 @@ from gen.edit.attributes.attribute import (
 from gen.names.kind import kind_of
 from shards.disk.address import file_path
 from shards.disk.home import home
+from shards.disk.regular import sha256_of
 from shards.disk.safe_text import quoted
 from shards.labels.classes import KINDS, Class, Kind
 
@@ -209,6 +210,15 @@ def load_attributes(name_or_path: str) -> AttributeLexicon:
     if not path.is_file():
         raise ValueError(f"{quoted(name_or_path, 80)}: found no such lexicon, expected {', '.join(SHIPPED)} or a file")
     return load_recipe(path, AttributeLexicon)
+
+
+def attributes_content(name_or_path: str) -> str:
+    """What a run depends on: the name of a shipped lexicon, else the hex sha256 of the file. Raises ValueError if it is
+    missing."""
+    if name_or_path in SHIPPED:
+        return name_or_path
+    load_attributes(name_or_path)
+    return sha256_of(file_path(name_or_path))
 
 
 def _is_named(class_name: str, names: Sequence[str]) -> bool:

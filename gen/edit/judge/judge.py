@@ -23,6 +23,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.process.exit import NotAgain
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import fingerprint
 from gen.edit.judge.question import Question
@@ -44,10 +45,11 @@ SCHEMA = choice_schema("answer", ("yes", "no"))
 KEPT_TEXTS = 4096  # vectors of texts that a CLIP judge keeps
 
 
-class JudgeLost(RuntimeError):
+class JudgeLost(NotAgain):
     """The judge cannot be reached, so there is no verdict; the message is one line that says what to do.
 
-    No `ValueError`, which the refill loop would take for the fault of one image.
+    No `ValueError`, which the refill loop would take for the fault of one image; and not tried again in this run, since
+    its own tries are spent.
     """
 
 

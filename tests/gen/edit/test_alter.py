@@ -4,6 +4,7 @@ pictures and masks; at the end a recipe with the sandbox's own models."""
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+import shards
 import sixfold
+from cluster.recipes.load import load_recipe
 from gen.edit.alter import Alter
 from gen.edit.attributes.attribute import Attribute
 from gen.edit.attributes.draw import ClassAttributes
@@ -291,6 +294,39 @@ def test_the_row_says_attribute_side_and_mask_and_the_caption_is_what_the_model_
         assert json.loads(row["context"]) == {"background": "lava", "side": "infeasible"}
 
 
+def test_kinds_of_another_strength_go_through_the_model_apart_and_come_back_in_their_places(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    strength = {"background": 0.9, "colour": 0.4}
+    maker, model = maker_of(real, prompts, tmp_path, [*PLACES[:2], *INKS], strength=strength)
+    made = made_by(maker)
+    assert sorted(start.gamma for _, start in model.calls if start is not None) == [0.4, 0.9]
+    for picture, row, source_HWC in made:
+        mask_HW = mask_of(row)
+        kept_HW = core_of(mask_HW) if json.loads(row["edit"])["kind"] == "background" else ~mask_HW
+        assert picture.image_HWC is not None
+        assert (picture.image_HWC[kept_HW] == source_HWC[kept_HW]).all()
+
+
+def test_a_prior_that_the_model_cannot_draw_is_a_row_with_its_reason(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    maker, model = maker_of(real, prompts, tmp_path, DRAWN)
+    sample = model.sample
+
+    def with_a_fault(requests: Sequence[Request], alive: Callable[[float], None], start: Start | None) -> Sampled:
+        made = sample(requests, alive, start)
+        if start is None:
+            made.finite_N[1] = False
+        return made
+
+    model.sample = with_a_fault  # type: ignore[method-assign]
+    made = made_by(maker)
+    assert [picture.status for picture, _, _ in made].count("nan") == 1
+    assert made[1][0].error == "its prior: NaN or Inf in the float image"
+    assert all(picture.status == "success" for place, (picture, _, _) in enumerate(made) if place != 1)
+
+
 def test_a_source_has_another_attribute_in_each_fold_until_all_were_there(
     real: Path, prompts: PromptTable, tmp_path: Path
 ) -> None:
@@ -412,6 +448,31 @@ def test_a_recipe_makes_a_set_without_damage_that_is_made_again_to_the_last_byte
         assert np.abs(pixels(edited, row) - source)[kept].mean() < 6
 
 
+def test_a_library_user_reads_samples_and_what_was_done_to_them(edited: Path) -> None:
+    for subset in (None, "1x"):
+        with_edits = shards.open(str(edited), subset).table(["key", "edit"])
+        assert json.loads(with_edits["edit"][0].as_py())["mask"]
+        assert "caption" in shards.open(str(edited), subset).table().column_names
+
+
+def test_a_model_that_has_moved_changes_nothing_and_a_lexicon_with_another_word_does(
+    body: dict[str, Any], edited: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(edited, tmp_path / "out")
+    shutil.copytree(MODELS / "segmenter", tmp_path / "segmenter")
+    shutil.copytree(MODELS / "generator", tmp_path / "generator")
+    moved = {**body["edit"], "masks": {**body["edit"]["masks"], "segmenter": str(tmp_path / "segmenter")}}
+    sampler = {"model": str(tmp_path / "generator")}
+    assert edit(body, tmp_path / "out", 1, edit=moved, sampler=sampler).made_units == 0
+    words = (MODELS.parent / "attributes.yaml").read_text()
+    (tmp_path / "words.yaml").write_text(words)
+    other = {**body["edit"], "attributes": {**body["edit"]["attributes"], "lexicon": str(tmp_path / "words.yaml")}}
+    assert edit(body, tmp_path / "mine", 1, edit=other, source={"per_class": 1}).made_units == 1
+    (tmp_path / "words.yaml").write_text(words.replace("a page of grass", "a page of long grass"))
+    with pytest.raises(ValueError, match="made by another recipe"):
+        edit(body, tmp_path / "mine", 1, edit=other, source={"per_class": 1})
+
+
 def test_both_sides_take_turns_over_the_sources_of_a_class(edited: Path) -> None:
     sides = {(row["url"], row["replicate"]): json.loads(row["edit"])["side"] for row in rows(edited)}
     assert sorted(sides.values()) == ["feasible"] * 6 + ["infeasible"] * 6
@@ -449,13 +510,37 @@ def test_workers_are_given_whole_paths_of_what_the_recipe_names(
         ("edit", {"form": {"colour": "{prompt}"}}, "expected the slots {prompt} and {attribute}, each once"),
         ("sampler", {"saved_px": 32}, "sampler.saved_px: found 32, expected null: the source"),
         ("edit", {"masks": {"order": ["segmenter"]}}, "segmenter: found none, expected a folder or a hub id"),
+        ("edit", {"masks": {"order": ["otsu", "whole"]}}, "edit.masks.order: found whole beside a background"),
+        ("shards", {"max_draws": 1}, "edit.judge.budget: found 2 above shards.max_draws (1), expected at most as many"),
     ],
 )
 def test_recipes_that_cannot_be_meant_are_refused(
     body: dict[str, Any], part: str, fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message.replace("{", r"\{").replace("}", r"\}")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         EditRecipe.model_validate({**body, part: {**body[part], **fields}})
+
+
+def test_a_mistake_in_a_recipe_is_one_line_about_its_own_kind_of_edit(body: dict[str, Any], tmp_path: Path) -> None:
+    for wrong, line in (
+        ({"alfa": 0.5}, "unknown key `edit.alfa`; did you mean `alpha`?"),
+        ({"alpha": 2}, "`edit.alpha`: found 2, expected at most 1 (of colour"),
+        ({"masks": {"order": ["segmenter"], "segmenter": "nowhere"}}, "edit.masks.segmenter 'nowhere': found no such"),
+    ):
+        (tmp_path / "edits.yaml").write_text(json.dumps({**body, "edit": {**body["edit"], **wrong}}))
+        told = CliRunner().invoke(sixfold.command_line(), ["edit", str(tmp_path / "edits.yaml"), "--dry-run"])
+        assert told.exit_code != 0
+        assert line in str(told.exception)
+        assert "perturb" not in str(told.exception)
+
+
+def test_what_an_attribute_edit_names_is_looked_for_beside_its_recipe(body: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(MODELS / "segmenter", tmp_path / "finder")
+    how = {**body["edit"], "masks": {**body["edit"]["masks"], "segmenter": "finder"}}
+    (tmp_path / "edits.yaml").write_text(json.dumps({**body, "edit": how}))
+    chosen = load_recipe(tmp_path / "edits.yaml", EditRecipe)
+    assert isinstance(chosen.edit, AttributeEditSpec)
+    assert chosen.edit.masks.segmenter == str(tmp_path / "finder")
 
 
 def test_the_command_says_what_it_would_do(body: dict[str, Any], tmp_path: Path) -> None:

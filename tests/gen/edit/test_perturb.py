@@ -3,6 +3,7 @@
 Real recipes, shards and the sandbox's own generator, on a few pictures; no Ray.
 """
 
+import io
 import json
 import shutil
 from collections import Counter
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner
 
 import sixfold
@@ -114,8 +116,9 @@ def test_the_further_the_way_the_less_is_left(body: dict[str, Any], real: Path, 
 
 
 def test_gamma_0_keeps_the_very_bytes_of_a_jpeg_beside_the_note_and_asks_no_model(
-    body: dict[str, Any], real: Path, tmp_path: Path
+    body: dict[str, Any], real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gen.edit.worker.load_planned", lambda job: pytest.fail("loaded a model"))
     assert edit(body, tmp_path / "out", edit={"gamma": 0}).exit_code == 0
     for row in rows(tmp_path / "out"):
         stored = read_member(open_for_reading(str(tmp_path / "out")), row)
@@ -123,6 +126,24 @@ def test_gamma_0_keeps_the_very_bytes_of_a_jpeg_beside_the_note_and_asks_no_mode
         assert (decode_jpeg(stored) == decode_jpeg(data)).all()
         assert stored.endswith(data[20:])
         assert "steps" not in json.loads(row["sampler"])
+
+
+def test_gamma_0_encodes_what_is_no_plain_jpeg_of_the_stored_size(body: dict[str, Any], tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number, (class_id, jpeg) in enumerate(jpegs()):
+        (photos / NAMES[class_id]).mkdir(parents=True, exist_ok=True)
+        data = jpeg + b"behind the end" if number == 0 else jpeg
+        if number == 1:
+            with io.BytesIO() as file:
+                Image.fromarray(decode_jpeg(jpeg)).convert("CMYK").save(file, "JPEG")
+                data = file.getvalue()
+        (photos / NAMES[class_id] / f"{number:02d}.jpg").write_bytes(data)
+    for side in (64, 32):
+        out = tmp_path / str(side)
+        how = {"source": {"set": str(photos)}, "edit": {"gamma": 0}, "sampler": {"saved_px": side}}
+        assert edit(body, out, 1, **how).exit_code == 0
+        assert verify(open_for_reading(str(out))).damages == ()
+        assert {(row["width"], row["height"]) for row in rows(out)} == {(side, side)}
 
 
 def test_the_same_call_goes_on_and_a_larger_scale_begins_with_the_smaller(

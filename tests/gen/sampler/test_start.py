@@ -108,6 +108,28 @@ def test_a_part_of_a_picture_is_changed_as_by_the_librarys_own_pipeline(folders:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("types", [("bf16", "fp32"), ("fp32", "bf16"), ("bf16", None)])
+def test_an_autoencoder_keeps_its_type_beside_a_denoiser_of_another(
+    folders: dict[str, Path], family: str, types: tuple[str, str | None]
+) -> None:
+    sampler = load(folders[family], dtype=types[0], vae_dtype=types[1])
+    before = next(sampler._pipeline.vae.parameters()).dtype
+    from_noise = sampler.sample(REQUESTS).image_NHWC
+    for start in (Start(pictures(), 0.5), Start(pictures(), 0.5, region())):
+        assert sampler.sample(REQUESTS, start=start).finite_N.all()
+        assert next(sampler._pipeline.vae.parameters()).dtype == before
+    assert (sampler.sample(REQUESTS).image_NHWC == from_noise).all()
+
+
+def test_a_call_is_filled_up_with_copies_of_its_last_picture_and_region() -> None:
+    whole = Start(pictures(2), 0.5, region(2)).filled_up(3)
+    assert whole.region_NHW is not None
+    assert [len(rows) for rows in (whole.image_NHWC, whole.region_NHW)] == [5, 5]
+    assert (whole.image_NHWC[1:] == whole.image_NHWC[1]).all()
+    assert Start(pictures(2), 0.5).filled_up(1).region_NHW is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_outside_the_region_the_latents_are_those_of_the_picture(folders: dict[str, Path], family: str) -> None:
     """Two prompts with one seed: what is drawn from the encoder's distribution is the same."""
     sampler = load(folders[family])
@@ -141,11 +163,13 @@ def test_the_papers_numbers_of_steps() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_picture_does_not_depend_on_its_neighbours(folders: dict[str, Path], family: str) -> None:
-    sampler, start = load(folders[family]), Start(pictures(), 0.5)
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_picture_does_not_depend_on_its_neighbours(folders: dict[str, Path], family: str, in_parts: bool) -> None:
+    sampler, start = load(folders[family]), Start(pictures(), 0.5, region() if in_parts else None)
     together = sampler.latents(REQUESTS, start=start)
     for place, request in enumerate(REQUESTS):
-        alone = sampler.latents([request], start=Start(start.image_NHWC[place : place + 1], 0.5))
+        own = Start(start.image_NHWC[place : place + 1], 0.5, region(1) if in_parts else None)
+        alone = sampler.latents([request], start=own)
         assert float((together[place] - alone[0]).norm() / alone.norm()) < 1e-5
     again = sampler.latents(REQUESTS, start=start)
     assert torch.equal(again, together)
