@@ -11,7 +11,7 @@ from typing import Literal
 from shards.disk.safe_text import quoted
 
 Asks = Literal["visible", "plausible"]  # is it in the picture; may it be so in the real world
-MAX_QUESTION_CHARS = 1 << 16  # as of any text field
+MAX_QUESTION_CHARS = 500
 
 
 @dataclass(frozen=True)
