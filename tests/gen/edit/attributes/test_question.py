@@ -61,9 +61,7 @@ def test_a_meaning_stands_between_commas() -> None:
     assert questions[3].text.startswith("Could a camera have taken a photograph of a crane, the bird, with")
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in [*PAYLOADS[:40], "{attribute}", "{subject}", "x" * 10_000] if len(name) <= MAX_NAME_CHARS]
-)
+@pytest.mark.parametrize("name", [*PAYLOADS[:40], "{attribute}", "{subject}", "x" * MAX_NAME_CHARS])
 def test_any_class_name_stays_what_it_is(name: str) -> None:
     assert all(isinstance(one, Question) for one in questions_of(attribute("texture"), name))
     assert name in questions_of(attribute("texture"), name)[2].text
