@@ -536,10 +536,11 @@ def test_the_digests_of_a_recipe_are_those_of_its_data_and_missing_and_growing_d
 
 @pytest.mark.parametrize("path", sorted((REPO / "recipes" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_sweep_reads_and_its_data_sets_have_valid_recipes(path, monkeypatch):
+    from gen.edit.recipe import EditRecipe
     from gen.run.recipe import Recipe
     from retrieve.run.recipe import RetrieveRecipe
 
-    kinds = {"generate": Recipe, "retrieve": RetrieveRecipe}
+    kinds = {"generate": Recipe, "edit": EditRecipe, "retrieve": RetrieveRecipe}
     monkeypatch.chdir(REPO)
     spec = load_recipe(path, SweepSpec)
     assert spec.name == path.stem
