@@ -50,12 +50,12 @@ run = $(RUN)sixfold $(if $(filter local,$(CLUSTER)),$(1) $(2),submit $(1) $(2) -
 generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/<its name> CLUSTER=slurm SET="key.sub=value"
 	@$(call run,generate,$(RECIPE),--scale $(SCALE) --out $(OUT))
 
+REAL := out/real/real-train/00000_stats.json
 edit: RECIPE = recipes/edit/sandbox.yaml
 edit: SCALE = 1x
 edit: $(READY) $(REAL) ## edit the sandbox's real images: SCALE=1x RECIPE=recipes/edit/sandbox.yaml OUT=out/<its name> SET="edit.gamma=0.5"
 	@$(call run,edit,$(RECIPE),--scale $(SCALE) --out $(OUT))
 
-REAL := out/real/real-train/00000_stats.json
 POOL := out/pool/embeddings.json
 
 $(REAL): | $(READY)
