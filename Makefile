@@ -53,7 +53,7 @@ generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=
 REAL := out/real/real-train/00000_stats.json
 edit: RECIPE = recipes/edit/sandbox.yaml
 edit: SCALE = 1x
-edit: $(READY) $(REAL) ## edit the sandbox's real images: SCALE=1x RECIPE=recipes/edit/sandbox.yaml OUT=out/<its name> SET="edit.gamma=0.5"
+edit: $(READY) $(REAL) ## edit the sandbox's real images: SCALE=1x RECIPE=recipes/edit/sandbox.yaml OUT=out/<its name> SET="edit.attributes.feasibility=infeasible"
 	@$(call run,edit,$(RECIPE),--scale $(SCALE) --out $(OUT))
 
 POOL := out/pool/embeddings.json

@@ -39,15 +39,16 @@ JUDGE = home() / "sandbox" / "models" / "judge.safetensors"
 RECIPE = home() / "recipes" / "edit" / "sandbox.yaml"
 CELLS = [(kind, side) for kind in ("background", "colour", "texture") for side in ("feasible", "infeasible")]
 PAGE, PICTURE = home() / "docs" / "EDIT.md", home() / "docs" / "data" / "edits.png"
+# A judge that lets less pass than the recipe's, and half of the way for colours.
+STRICT = ["edit.judge.threshold=0.8", "edit.judge.budget=5", "edit.strength.colour=0.5"]
 SHOWN = 12  # sources in the picture
 
 
 def make(kind: str, side: str, scale: Fraction) -> tuple[Path, float]:
     """The edited set of a cell, and the seconds that its call took."""
     out = home() / "out" / "edits" / f"{kind}-{side}"
-    recipe = load_recipe(
-        RECIPE, EditRecipe, [f"edit.attributes.kinds=[{kind}]", f"edit.attributes.feasibility={side}"]
-    )  # fmt: skip
+    cell = [f"edit.attributes.kinds=[{kind}]", f"edit.attributes.feasibility={side}"]
+    recipe = load_recipe(RECIPE, EditRecipe, [*cell, *STRICT])
     began = time.monotonic()
     with StopFlag() as stop:
         outcome = run(recipe, scale, str(out), home(), stop)
