@@ -36,6 +36,15 @@ def _edit_model() -> "type[EditRecipe]":
 Overrides = Annotated[list[str] | None, overrides_of(_recipe_model)]
 Scale = Annotated[str, typer.Option(help="Multiple of the real set: 0.5x, 1x, 6x.")]
 PER_CLASS = 100  # of a first recipe, where the source does not say how many there are
+Out = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the shards go: a folder or a URL.",
+        show_default="out/<name of the recipe>, beside the recipe if it is there, else here",
+    ),
+]
+InProcess = Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")]
+Gallery = Annotated[bool, typer.Option(help="Write the gallery page when images were made.")]
 SingleWriter = Annotated[
     bool,
     typer.Option("--single-writer", help="For stores without exclusive create: you promise that one run writes to it."),
@@ -46,18 +55,12 @@ def generate(
     recipe: RecipeFile,
     overrides: Overrides = None,
     scale: Scale = "6x",
-    out: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the shards go: a folder or a URL.",
-            show_default="out/<name of the recipe>, beside the recipe if it is there, else here",
-        ),
-    ] = None,
+    out: Out = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, space and cost, and what a run would refuse; touch nothing.")
     ] = False,
-    in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
-    gallery: Annotated[bool, typer.Option(help="Write the gallery page when images were made.")] = True,
+    in_process: InProcess = False,
+    gallery: Gallery = True,
     single_writer: SingleWriter = False,
 ) -> None:
     """Make the images, on every GPU (or core) there is. Run it again to continue or to raise the scale.
@@ -104,18 +107,12 @@ def edit(
     recipe: RecipeFile,
     overrides: Annotated[list[str] | None, overrides_of(_edit_model)] = None,
     scale: Annotated[str, typer.Option(help="Edits of each source picture: 1x, 5x.")] = "1x",
-    out: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the shards go: a folder or a URL.",
-            show_default="out/<name of the recipe>, beside the recipe if it is there, else here",
-        ),
-    ] = None,
+    out: Out = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan and cost, and what a run would refuse; touch nothing.")
     ] = False,
-    in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
-    gallery: Annotated[bool, typer.Option(help="Write the gallery page when images were made.")] = True,
+    in_process: InProcess = False,
+    gallery: Gallery = True,
     single_writer: SingleWriter = False,
 ) -> None:
     """Edit real pictures through a generator, each as often as the scale says. Run it again to continue.

@@ -269,8 +269,7 @@ class Alter:
         if halo is not None:
             told["halo"] = halo
         if verdict is not None and verdict.answers:
-            right = sum(one.is_expected for one in verdict.answers)
-            told["judge"] = {"score": verdict.score, "expected": right, "asked": len(verdict.answers)}
+            told["judge"] = json.loads(verdict.json_text())
         return json.dumps(told, sort_keys=True)
 
 

@@ -5,7 +5,6 @@ one line of canonical JSON a class, ids ascending. Equal attributes give equal b
 fingerprint depends on.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 from pydantic import TypeAdapter, ValidationError
@@ -38,8 +37,3 @@ def read_attributes(content: bytes) -> list[ClassAttributes]:
             raise ValueError(f"{FILE}, line {number}: found more or other than a class's attributes; write it again")
         classes.append(one)
     return classes
-
-
-def attributes_digest(classes: Sequence[ClassAttributes]) -> str:
-    """Hex sha256 of the file's bytes."""
-    return hashlib.sha256(dump_attributes(classes)).hexdigest()

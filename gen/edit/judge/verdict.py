@@ -13,6 +13,7 @@ from cluster.recipes.load import canonical_json
 from gen.edit.judge.question import Question
 from shards.disk.layout import SUCCESS
 
+MOST_TOLD = 8  # answers in a row
 REJECTED = "rejected"  # too few questions were answered as expected
 JUDGE_FAILED = "judge_failed"  # a question has no usable answer
 
@@ -48,7 +49,12 @@ class Verdict:
         return self.status == SUCCESS
 
     def json_text(self) -> str:
-        """For the image's row: `{"answers": [{"answer": "yes", "expected": "yes", "question": ...}], "score": 0.5}`."""
+        """For the image's row: `{"answers": [{"answer": "yes", "expected": "yes", "question": ...}], "asked": 4,
+        "score": 0.5}`. Of more than `MOST_TOLD` answers those that were not expected come first, and the rest is left
+        out."""
+        answers = self.answers
+        if len(answers) > MOST_TOLD:  # a CLIP is asked about each other attribute, and a row has room for 64 KB
+            answers = tuple(sorted(answers, key=lambda one: one.is_expected))[:MOST_TOLD]
         told = [
             {
                 "question": one.question.text,
@@ -56,9 +62,9 @@ class Verdict:
                 "expected": "yes" if one.question.expected else "no",
                 **({} if one.reason is None else {"reason": one.reason}),
             }
-            for one in self.answers
+            for one in answers
         ]
-        return canonical_json({"answers": told, "score": self.score}).decode("ascii")
+        return canonical_json({"answers": told, "asked": len(self.answers), "score": self.score}).decode("ascii")
 
 
 def verdict_of(answers: Sequence[Answered], threshold: float) -> Verdict:

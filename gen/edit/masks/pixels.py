@@ -1,6 +1,6 @@
 """What is done to the pixels of a mask: pure functions.
 
-In: maps and masks H W, lengths in pixels. Out: masks H W of bools, a soft alpha, a share. On disk: nothing.
+In: maps and masks H W, lengths in pixels. Out: masks H W of bools, a share. On disk: nothing.
 
 A mask is true on the object. Neighbours touch over eight sides; the world ends at the border of the image.
 """
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 MaskHW = NDArray[np.bool_]
-AlphaHW = NDArray[np.float32]  # 0..1
 
 OBJECT = 128  # the least level of 255 that is object
 BORDER_SHARE = 0.08  # of the shorter side: the ring that is taken for paper
@@ -69,20 +68,6 @@ def dilate(mask_HW: MaskHW, side_px: int) -> MaskHW:
     # dilation looks at the mirrored square, so the anchor is the other end
     grown = cv2.dilate(mask_HW.astype(np.uint8), square, anchor=(side_px - 1 - before, side_px - 1 - before))
     return grown.astype(bool)
-
-
-def soft_alpha(mask_HW: MaskHW, side_px: int) -> AlphaHW:
-    """The mask after a Gaussian of `side_px` (odd), as OpenCV takes its width from it; float32 0..1. 0 and 1: hard.
-
-    The mask goes on beyond the border of the image. Raises ValueError for an even side.
-    """
-    hard = mask_HW.astype(np.float32)
-    if side_px <= 1:
-        return hard
-    if side_px % 2 == 0:
-        raise ValueError(f"blur of a mask: found {side_px} px, expected an odd number")
-    blurred = cv2.GaussianBlur(hard, (side_px, side_px), 0, borderType=cv2.BORDER_REPLICATE)
-    return np.clip(blurred, 0, 1).astype(np.float32)
 
 
 def unlike_paper(image_HWC: NDArray[np.uint8]) -> MaskHW | None:

@@ -84,6 +84,7 @@ def test_an_image_is_accepted_if_and_only_if_the_share_of_expected_answers_reach
 def test_the_text_for_the_row_has_the_score_and_every_answer() -> None:
     assert json.loads(verdict_of(said("ynn.", (True, False, True, True)), 0.5).json_text()) == {
         "score": None,
+        "asked": 4,
         "answers": [
             {"question": "Is the ink red?", "answer": "yes", "expected": "yes"},
             {"question": "Is anything red?", "answer": "no", "expected": "no"},
@@ -92,6 +93,14 @@ def test_the_text_for_the_row_has_the_score_and_every_answer() -> None:
         ],
     }
     assert json.loads(verdict_of(said("ynnn"), 0.5).json_text())["score"] == 0.25
+
+
+def test_of_many_answers_the_row_has_a_few_and_first_those_that_were_not_expected() -> None:
+    asked = [Question(f"Is it number {number}?", "visible", True) for number in range(300)]
+    verdict = verdict_of([Answered(one, "no" if one is asked[250] else "yes") for one in asked], 0.5)
+    told = json.loads(verdict.json_text())
+    assert (told["asked"], len(told["answers"])) == (300, 8)
+    assert [one["question"] for one in told["answers"][:2]] == ["Is it number 250?", "Is it number 0?"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from gen.edit.masks.pixels import area_share, binarise, dilate, largest_part, soft_alpha, unlike_paper
+from gen.edit.masks.pixels import area_share, binarise, dilate, largest_part, unlike_paper
 from sandbox.segmenter import overlaps
 from sandbox.sets import set_scenes
 from sandbox.world import ink_mask, render
@@ -132,40 +132,6 @@ def test_a_polygon_of_few_points_stays_near_its_contour() -> None:
     ring = disc(200, 100, 100, 74.5) & ~disc(200, 100, 100, 65.5)
     assert not (rim & ~ring).any()
     assert (largest_part(square(50, 4, 4, 20), polygon_px=3.0) == square(50, 4, 4, 20)).all()
-
-
-# soft
-
-
-def test_a_straight_edge_becomes_the_normal_distribution() -> None:
-    half = np.zeros((9, 201), bool)
-    half[:, 101:] = True
-    alpha = soft_alpha(half, 41)
-    sigma = 0.3 * ((41 - 1) * 0.5 - 1) + 0.8
-    positions = np.arange(201) - 100.5
-    from math import erf
-
-    expected = np.array([0.5 * (1 + erf(x / sigma / np.sqrt(2))) for x in positions])
-    assert alpha.dtype == np.float32
-    assert np.abs(alpha[4] - expected).max() < 4e-3
-    assert (alpha == alpha[:1]).all()
-
-
-@settings(deadline=None, max_examples=50)
-@given(MASKS, st.sampled_from([0, 1, 3, 9, 21]))
-def test_alpha_is_a_share_and_adds_up_with_that_of_the_rest(mask: np.ndarray, side: int) -> None:
-    alpha, rest = soft_alpha(mask, side), soft_alpha(~mask, side)
-    assert alpha.shape == mask.shape
-    assert alpha.min() >= 0
-    assert alpha.max() <= 1
-    np.testing.assert_allclose(alpha + rest, 1, atol=1e-5)
-    if mask.all():
-        np.testing.assert_allclose(alpha, 1, atol=1e-6)
-
-
-def test_an_even_blur_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^blur of a mask: found 4 px, expected an odd number$"):
-        soft_alpha(np.ones((8, 8), bool), 4)
 
 
 # paper
