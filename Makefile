@@ -103,7 +103,7 @@ lint: $(READY) ## ruff, ruff format, mypy and hadolint
 torture: $(READY) ## the long fault and load runs
 	@$(RUN)python -m pytest -q -m torture --timeout 3600
 
-bench: $(READY) ## time the CPU side against what people use today, side by side (about 20 minutes on 2 cores)
+bench: $(READY) ## time the CPU side against what people use today, side by side (about 30 minutes on 2 cores)
 	@$(RUN)python -m docs.bench.cpu
 
 bench-retrieve: $(READY) ## time the search in pools beside what people use today (about 40 minutes on 2 cores; 25 GB of disk)

@@ -5,8 +5,8 @@ In: rows to measure (none = those of `make bench`). Out: their tables on standar
 On disk: docs/data/bench_cpu.json and the tables of docs/BENCHMARKS.md; `--quick` runs everything in miniature and
 writes nothing.
 
-Run it on a machine that does nothing else, without other CPU load; about 20 minutes on two cores, of which C14 takes
-seven, and 25 for retrieval.
+Run it on a machine that does nothing else, without other CPU load; about 30 minutes on two cores, of which C14 takes
+seven and C16 ten, and 25 for retrieval.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from docs.bench import (
     resume,
     sandbox_images,
     scan,
+    set_distances,
 )
 from docs.bench.machine import facts
 from docs.bench.measure import Result, Size
@@ -47,6 +48,7 @@ ROWS: dict[str, Callable[[Size], Result]] = {
     "C11": index.measure,
     "C14": sandbox_images.measure,
     "C15": large_pool.measure,
+    "C16": set_distances.measure,
 }
 RETRIEVAL = ("C9", "C10", "C11", "C15")
 HOME = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from docs.bench import large_pool, page, sandbox_images, scan
+from docs.bench import large_pool, page, sandbox_images, scan, set_distances
 from docs.bench.cpu import HOME, NUMBERS, RETRIEVAL, ROWS, command_of, main
 from docs.bench.encode import photograph
 from docs.bench.measure import Line, Result, Size, Timed, Verdict, alternate
@@ -21,7 +21,13 @@ FACTS = {
     "date": "2026-01-02", "quick": False, "cores": 2, "cpu": "a processor", "memory_GiB": 24, "file_system": "ext4",
     "load": 0.1, "versions": {"Python": "3.11"},
 }  # fmt: skip
-OUT_OF_PROCESS = ("C10", "C11", "C14", "C15")  # each starts four programs that load torch: tests of their own
+OUT_OF_PROCESS = (
+    "C10",
+    "C11",
+    "C14",
+    "C15",
+    "C16",
+)  # each starts programs that load torch: tests of their own
 IN_PROCESS = [row for row in ROWS if row not in OUT_OF_PROCESS]
 
 
@@ -109,6 +115,15 @@ def test_the_exact_scan_and_faiss_find_the_same_rows(tmp_path: Path) -> None:
 def test_a_large_pool_is_searched_as_a_small_one_and_removed(tmp_path: Path) -> None:
     result = large_pool.measure(Size(True, tmp_path))
     assert [line.what.split(",")[0] for line in result.lines] == 2 * list(large_pool.SEARCHES.values())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_distances_of_sets_are_those_of_the_peers(tmp_path: Path) -> None:
+    found = set_distances.measure(Size(quick=True, scratch=tmp_path))
+    frechet = [verdict.found for verdict in found.verdicts if "equal to torchmetrics" in verdict.target]
+    assert len(frechet) == 1
+    assert float(frechet[0]) <= 1e-6
+    assert re.search(r"neighbours: ours and prdc's are \d\.\de", " ".join(found.notes))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -134,18 +134,19 @@ def _gaussian_kernel(dots: Doubles, one: Doubles, other: Doubles) -> Doubles:
 def _kernel_sum(
     one_ND: Floats, other_MD: Floats, kernel: Callable[[Doubles, Doubles, Doubles], Doubles], apart: bool
 ) -> float:
-    """Over all pairs; `apart`: both are one set, and a row is not paired with itself."""
+    """Over all pairs; `apart`: both are one set, a row is not paired with itself, and the kernel is symmetric."""
     total = 0.0
     lengths_M = np.square(other_MD, dtype=np.float64).sum(1)
     for start in range(0, len(one_ND), BLOCK):
         block = one_ND[start : start + BLOCK].astype(np.float64)
         lengths_B = np.square(block).sum(1)
-        for begin in range(0, len(other_MD), BLOCK):
+        for begin in range(start if apart else 0, len(other_MD), BLOCK):
             right = other_MD[begin : begin + BLOCK]
             values = kernel(block @ right.T.astype(np.float64), lengths_B[:, None], lengths_M[begin : begin + BLOCK])
-            total += float(values.sum())
             if apart and begin == start:
-                total -= float(np.trace(values))
+                total += float(values.sum() - np.trace(values))
+            else:
+                total += float(values.sum()) * (2 if apart else 1)
     return total
 
 
