@@ -47,17 +47,30 @@ class PointPlace(BaseModel):
 
 
 class GridPlace(BaseModel):
-    """The settings of a run in a sweep that tunes, and all that were tried: the same for each point and seed."""
+    """The settings of a run in a sweep that tunes, and all that were tried: the same for each point."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     settings: Mapping[str, Any] = Field(description="recipe fields of this run, dotted")
     grid: Mapping[str, tuple[Any, ...]] = Field(description="dotted field -> values tried, each with each")
+    seeds: int | None = Field(
+        None,
+        ge=1,
+        description="the first so many seeds were trained with all settings, and the best in their mean is that of the "
+        "point; null = each seed has its own best",
+    )
 
     @property
     def num_settings(self) -> int:
-        """How many runs a point and seed has; of them the best on validation is the result."""
+        """How many were tried for each point."""
         return math.prod(len(values) for values in self.grid.values())
+
+    @property
+    def over_seeds(self) -> str:
+        """For sentences: whose scores on validation chose."""
+        if self.seeds is None:
+            return ""
+        return " with the first seed" if self.seeds == 1 else f" in the mean of the first {self.seeds} seeds"
 
 
 class SweepPlace(BaseModel):

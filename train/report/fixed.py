@@ -57,11 +57,13 @@ def _tuning(places: Sequence[GridPlace | None]) -> str:
         )
     fields = ", ".join(sorted({field for place in tuned for field in place.grid}))
     budget = _range({place.num_settings for place in tuned})
-    best = f"the best on validation of {budget} settings of {fields}"
+    over = {place.over_seeds for place in tuned}
+    best = f"the best of {budget} settings of {fields} on validation{over.pop() if len(over) == 1 else ''}"
     if len(tuned) < len(places):
         some = f"{len(tuned):,} of {len(places):,} runs"
         return f"Of {some} {best} was taken, the others were not tuned: do not compare the two kinds."
-    return f"Every point and seed, the baseline included, has {best}."
+    each = "point" if all(place.seeds for place in tuned) else "point and seed"
+    return f"Every {each}, the baseline included, has {best}."
 
 
 def _seeds(own: Sequence[Mapping[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from shards.stream.spec import DomainSpec, StreamSpec
 from train.evaluate.evaluate import SetSpec
 from train.evaluate.results import RESULTS, Result, read_results, selected, validation_score, write_results
 from train.recipe import STAGES, TrainRecipe
-from train.sweep.choice import sweep_lines
+from train.sweep.choice import needed, num_needed, scores_of, sweep_lines
 from train.sweep.plan import Run, SweepSpec, changes_text
 
 
@@ -102,22 +102,24 @@ def describe_sweep(
     Raises ValueError for results over other data than there are now.
     """
     data_of = data_of or DataOf()
-    settings = f" x {counted(spec.num_settings, 'setting')}" if spec.tune else ""
-    lines = [
-        f"sweep     {spec.name}, {len(spec.points)} points x {spec.seeds} seeds{settings}, baseline {spec.baseline}"
-    ]
+    lines = [f"sweep     {spec.name}, {len(spec.points)} points x {spec.seeds} seeds, baseline {spec.baseline}"]
     for field, values in spec.tune.items():
-        lines.append(f"tune      {field}: {', '.join(map(str, values))}; the best on validation counts")
+        lines.append(f"tune      {field}: {', '.join(map(str, values))}")
+    if spec.tune:
+        others = "" if spec.num_tune_seeds == spec.seeds else "; the other seeds have the best on validation"
+        settings = f"{counted(spec.num_settings, 'setting')} for {counted(spec.num_tune_seeds, 'seed')} of each point"
+        lines.append(f"          {settings}{others}")
     lines.extend(f"by seed   {line}" for line in _seeds_lines(spec.by_seed, spec.seeds))
     num_left = 0
     for label, point in spec.points.items():
         own = [run for run in runs if run.place.point.label == label]
         if not own:
             continue
-        done = sum(bool(finished(run, out, data_of)) for run in own)
-        num_left += len(own) - done
+        found = [finished(run, out, data_of) for run in own]
+        done = sum(bool(found[number]) for number in needed(own, scores_of(dict(enumerate(found)))))
+        num, num_left = num_needed(own), num_left + num_needed(own) - done
         changes = changes_text(point.changes) or "the base recipe"
-        lines.append(f"point     {label}: {done} of {counted(len(own), 'run')} done; {changes}")
+        lines.append(f"point     {label}: {done} of {counted(num, 'run')} done; {changes}")
         lines.extend(f"  by seed {line}" for line in _seeds_lines(point.by_seed, spec.seeds))
         for make in point.make:
             lines.append(f"  needs   {make.out}: {make.recipe} at {make.scale}")
@@ -127,7 +129,9 @@ def describe_sweep(
     rate = ""
     if isinstance(workers, int) and workers > 1:
         rate = f", {time_text(seconds / workers)} with {workers} workers"
-    lines.append(f"to train  {num_left} of {counted(len(runs), 'run')}, about {time_text(seconds)} of one worker{rate}")
+    lines.append(
+        f"to train  {num_left} of {counted(num_needed(runs), 'run')}, about {time_text(seconds)} of one worker{rate}"
+    )
     return "\n".join(lines)
 
 
@@ -137,8 +141,8 @@ def _seeds_lines(by_seed: Mapping[str, Sequence[object]], seeds: int) -> list[st
 
 
 def gather(runs: Sequence[Run], out: Path, data_of: Callable[[BaseModel], Digests]) -> int:
-    """Write the sweep's own results from those of its finished runs; the number of these. Of a point and seed that is
-    tuned only the chosen run's are selected."""
+    """Write the sweep's own results from those of its finished runs; the number of these. Of a point that is
+    tuned only those of the chosen setting are selected."""
     lines = [finished(run, out, data_of) for run in runs]
     if any(lines):
         write_results(out / RESULTS, sweep_lines(runs, lines))

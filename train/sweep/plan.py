@@ -125,8 +125,13 @@ class SweepSpec(BaseModel):
     )
     tune: Mapping[str, tuple[Any, ...]] = Field(
         default={},
-        description="recipe field -> values, each with each for every point and seed; the best on validation counts",
+        description="recipe field -> values, each with each for every point; the best on validation counts",
         examples=[{"optim.lr": [0.001, 0.003, 0.01]}],
+    )
+    tune_seeds: int = Field(
+        2,
+        ge=1,
+        description="the first so many seeds are trained with all settings; the best in their mean is the point's",
     )
     points: Mapping[str, PointSpec] = Field(min_length=2, max_length=1000, description="label -> point, in order")
     minutes_each: float = Field(gt=0, description="of one run, as the author expects; for estimates only")
@@ -161,7 +166,7 @@ class SweepSpec(BaseModel):
                 raise ValueError(f"tune.{field}: found [{listed}], expected a list of different values")
         if self.num_settings > MOST_SETTINGS:
             raise ValueError(
-                f"tune: found {self.num_settings:,} settings for each point and seed, expected at most "
+                f"tune: found {self.num_settings:,} settings for each point, expected at most "
                 f"{MOST_SETTINGS:,}; take values out"
             )
         return self
@@ -204,8 +209,13 @@ class SweepSpec(BaseModel):
         return self
 
     @property
+    def num_tune_seeds(self) -> int:
+        """The seeds that are trained with all settings."""
+        return min(self.tune_seeds, self.seeds)
+
+    @property
     def num_settings(self) -> int:
-        """Runs of a point and seed."""
+        """Runs of a point and of a seed that tunes."""
         return math.prod(len(values) for values in self.tune.values())
 
     @property
@@ -259,7 +269,8 @@ class Run:
 
 
 def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
-    """All runs, seeds of the first point first, the settings of a seed together. The base's model validates each
+    """All runs, seeds of the first point first, the settings of a seed together; a sweep that tunes needs only some of
+    them (`train.sweep.choice`). The base's model validates each
     changed recipe; `seed` and `evaluate.tests` are the two fields that a sweep must find in it, `evaluate.validation`
     where it tunes. Raises RecipeError for a point that makes no valid recipe."""
     model = type(base)
@@ -286,7 +297,7 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
                 found = mistakes(invalid, model, changed)
                 raise RecipeError.of([f"{where}: {line}" for _, line in found]) from None
             digest = recipe_digest(recipe)
-            tuned = GridPlace(settings=settings, grid=spec.tune) if spec.tune else None
+            tuned = GridPlace(settings=settings, grid=spec.tune, seeds=spec.num_tune_seeds) if spec.tune else None
             runs.append(
                 Run(
                     name=f"{number:03d}-s{seed:03d}-{digest[:12]}",

@@ -3,7 +3,7 @@
 In: the runs of a plan, what is done of them, events as they happen. Out: a line for every run that begins, ends or
 fails; one line on how far the sweep is, for whoever asks. On disk: nothing.
 
-In a sweep that tunes, a run is told by its score on validation, and accuracy on tests only of the run that is chosen.
+In a sweep that tunes, a run is told by its score on validation, and accuracy on tests only of runs that are results.
 
 The time left follows from the runs that this call has ended; before the first one, from what the sweep's author
 expects of a run.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cluster.fan_out.events import Event
 from shards.disk.amounts import counted, time_text
 from train.evaluate.results import Result, selected, validation_score
-from train.sweep.choice import best, tries
+from train.sweep.choice import chosen, needed, num_needed, scores_of
 from train.sweep.plan import Run, SweepSpec
 
 FAILURES = {"unit_failed": "failed", "unit_quarantined": "given up"}
@@ -36,33 +36,31 @@ class SweepProgress:
     ) -> None:
         self._spec, self._runs, self._say, self._clock = spec, runs, say, clock
         self._asked: int | None = None  # runs; None: it is still being looked at what is done
-        self._tries = {number: of for of in tries(runs) for number in of}
         self._found: dict[int, Mapping[str, float]] = {}  # run: top-1 by test set
         self._scores: dict[int, float | None] = {}  # run: on validation
-        self._top1: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))  # test, point, of seeds
+        self._results: list[int] = []  # the runs that are results of their points and seeds
         self._training: dict[int, float] = {}  # run: when it began
         self._took_s: list[float] = []  # of runs that this call ended
         self._done = self._given_up = self._most_at_once = 0
 
     def begin(self, there: Mapping[int, Sequence[Result]]) -> None:
-        """The runs that are asked for, each with its result lines if it is done."""
-        self._asked = len(there)
+        """The runs of the points that are asked for, each with its result lines if it is done."""
+        numbers = list(there)
+        runs = [self._runs[number] for number in numbers]
+        self._asked = num_needed(runs)
+        scores = scores_of({place: there[number] for place, number in enumerate(numbers)})
+        self._done = sum(place in scores for place in needed(runs, scores))
         for number, lines in there.items():
-            self._done += bool(lines)
             if lines:
-                self._keep(number, {line.set: line.top1 for line in selected(lines)}, validation_score(lines))
+                self._found[number] = {line.set: line.top1 for line in selected(lines)}
+                self._scores[number] = validation_score(lines)
+        self._results = chosen(self._runs, self._scores)
 
-    def _keep(self, number: int, top1: Mapping[str, float], score: float | None) -> int | None:
-        """The run that is chosen, if this was the last one of its point and seed."""
+    def _keep(self, number: int, top1: Mapping[str, float], score: float | None) -> list[int]:
+        """The runs that are results now, and were none before."""
         self._found[number], self._scores[number] = top1, score
-        of = self._tries[number]
-        if not all(one in self._found for one in of):
-            return None
-        result = best(self._scores, of)
-        if result is not None:
-            for name, value in self._found[result].items():
-                self._top1[name][self._runs[number].place.point.label].append(value)
-        return result
+        before, self._results = self._results, chosen(self._runs, self._scores)
+        return [one for one in self._results if one not in before]
 
     def __call__(self, event: Event) -> None:
         """Say what happened to a run."""
@@ -80,17 +78,22 @@ class SweepProgress:
             found = event.data.get("top1")
             top1 = {str(name): float(str(value)) for name, value in found.items()} if isinstance(found, Mapping) else {}
             score = event.data.get("validation")
-            result = self._keep(number, top1, None if score is None else float(str(score)))
-            own = _on_tests(top1) if self._runs[number].place.tuned is None else _on_validation(self._scores[number])
-            so_far = self._so_far(number, top1) if result is not None else ""
+            new = self._keep(number, top1, None if score is None else float(str(score)))
+            own = _on_tests(top1) if number in new else _on_validation(self._scores[number])
+            so_far = self._so_far(number, top1) if new else ""
             self._tell(event, f"{title} done: {own}; {self._counts()}{so_far}")
-            if result is not None and self._runs[result].place.tuned is not None:
-                of = f"the best of {counted(len(self._tries[number]), 'setting')} on validation"
-                self._tell(event, f"{self._runs[result].title} chosen, {of}: {_on_tests(self._found[result])}")
+            for result in new:
+                self._tell_choice(event, result)
         elif event.kind in FAILURES:
             self._training.pop(number, None)
             self._given_up += event.kind == "unit_quarantined"
             self._tell(event, f"{title} {FAILURES[event.kind]}: {event.message}")
+
+    def _tell_choice(self, event: Event, number: int) -> None:
+        tuned = self._runs[number].place.tuned
+        if tuned is not None and tuned.seeds is not None and self._runs[number].seed < tuned.seeds:
+            of = f"the best of {counted(tuned.num_settings, 'setting')} on validation{tuned.over_seeds}"
+            self._tell(event, f"{self._runs[number].title} chosen, {of}: {_on_tests(self._found[number])}")
 
     def _tell(self, event: Event, text: str) -> None:
         self._say(f"{event.at_s:7.0f} s  {text}")
@@ -105,7 +108,10 @@ class SweepProgress:
         if not top1:
             return ""
         test = next(iter(top1))
-        points = self._top1[test]
+        points: dict[str, list[float]] = defaultdict(list)
+        for one in self._results:
+            if test in self._found[one]:
+                points[self._runs[one].place.point.label].append(self._found[one][test])
         place = self._runs[number].place.point
         shown = [label for label in self._spec.points if label in points]
         if len(shown) > MOST_POINTS:

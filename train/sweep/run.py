@@ -11,8 +11,9 @@ On disk:
     sweep.lock                  held by the call at work: one at a time works in a folder
     _meta/lives/                the history of the folder, see cluster.process.lives
 
-With `tune`, a point and seed has a run for each setting of the grid, and the best on validation is its result: of the
-lines in `results.jsonl` only its are selected. All runs measure their tests; what the others reach is in their folders.
+With `tune`, the first seeds of a point are trained with each setting of the grid, then its other seeds with the best on
+validation (`train.sweep.choice`): of the lines in `results.jsonl` only those of this setting are selected. All runs
+measure their tests; what the others reach is in their folders.
 
 A run is done when its results have, for its recipe's digest, a selected line for every test set (and for
 validation, with `tune`). So the same command
@@ -26,7 +27,7 @@ Runs go through `cluster.fan_out.fan_out`: a unit is one run, in a process of it
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from secrets import token_bytes
@@ -48,7 +49,7 @@ from shards.disk.lock import folder_locked
 from shards.disk.replace import replace_file
 from shards.disk.store import FolderStore
 from train.evaluate.results import RESULTS, Result
-from train.sweep.choice import choices
+from train.sweep.choice import choices, needed, num_needed, scores_of
 from train.sweep.done import DataOf, Digests, finished, gather
 from train.sweep.plan import MakeSpec, Run, SweepSpec, chosen_runs, plan_runs
 from train.sweep.worker import RunJob, SweepJob, make_sweep_worker
@@ -123,7 +124,7 @@ def run_sweep(
 
     `program` is the command that trains one run, called with recipe file and folder; empty means `train.program`.
     `data_of` tells the digests of a recipe's data as they are now, by default a new `DataOf`.
-    `on_begin` hears, for each run that is asked for, its result lines, none for a run that is not done.
+    `on_begin` hears, for each run of the points that are asked for, its result lines, none for a run that is not done.
     Raises ValueError with one line for a sweep that cannot be planned, a folder that belongs to another sweep or in
     which one is at work, and results over other data; OSError if the results cannot be written in the end. What else
     goes wrong later is in the outcome.
@@ -165,64 +166,96 @@ def _run(
     started = time.monotonic()
     before = data_of or DataOf()
     names = {run.name for run in asked}
-    there = {number: finished(run, out, before) for number, run in enumerate(runs) if run.name in names}
-    todo = [number for number, lines in there.items() if not lines]
+    numbers = [number for number, run in enumerate(runs) if run.name in names]
+    there = {number: finished(runs[number], out, before) for number in numbers}
+    num_before = sum(map(bool, there.values()))
     on_begin(there)
-    work = None
-    if todo:
+    now = before
+    work: Summary | None = None
+    for _ in range(2):  # what tunes, and then what has a chosen setting
+        given_up = () if work is None else [one.unit for one in work.quarantined]
+        todo = [number for number in _needed(runs, there) if not there[number] and number not in given_up]
+        if not todo or (work is not None and (work.drained or work.error)):
+            break
         for make in dict.fromkeys(_hashable(make) for number in todo for make in _needs(spec, runs[number])):
             if stop.requested:
                 break
             make_data(MakeSpec.model_validate_json(make))
-        for run in runs:
-            replace_file(out / RECIPES / f"{run.name}.yaml", dump_recipe(run.recipe).encode())
-        after = data_of or DataOf()  # what was missing or short before may have been made
-        for run in runs:
-            finished(run, out, after)
-        job = SweepJob(
-            folder=str(out),
-            home=str(home),
-            start_in=str(Path.cwd()),  # a worker's own folder is a copy of the code, without data
-            program=tuple(program),
-            deadline_s=60 * spec.deadline_min,
-            runs=tuple(
-                RunJob(name=run.name, digest=run.digest, tests=run.tests, tuned=run.place.tuned is not None)
-                for run in runs
-            ),
-        )
-        # a run is long and has one folder: never start it twice because it is slower than the others
-        cluster = spec.cluster.model_copy(update={"straggler_factor": 0.0})
-        with EventLog(out / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl") as log:
-
-            def heard(event: Event) -> None:
-                log(event)
-                on_event(event)
-                if event.kind == "unit_done":
-                    try:
-                        gather(runs, out, after)
-                    except (OSError, ValueError) as error:  # the other runs go on, and the last gathering has the word
-                        lost = f"the sweep's results were not gathered yet: {error}"
-                        said = Event(kind="warning", at_s=event.at_s, message=lost, unit=event.unit)
-                        log(said)
-                        on_event(said)
-
-            make_worker = partial(make_sweep_worker, job.model_dump(mode="json"))
-            slow = f"see what its run printed in {out / 'logs'}, or raise cluster.stall_deadline_s"
-            work = fan_out(todo, make_worker, cluster, heard, stop, _threads_of(runs[0].recipe), slow)
-    now = after if todo else before
+        if now is before:
+            now = data_of or DataOf()  # what was missing or short before may have been made
+        said = on_event if work is None else partial(_later, on_event, work.seconds)
+        trained = _train(spec, runs, todo, out, home, stop, said, program, now)
+        work = trained if work is None else work.then(trained)
+        there = {number: finished(runs[number], out, now) for number in numbers}
     gather(runs, out, now)
-    lines = [finished(run, out, now) for run in asked]
-    done = sum(map(bool, lines))
     return SweepOutcome(
         name=spec.name,
         titles=[run.title for run in runs],
-        asked=len(asked),
-        done=done,
-        made=done - (len(asked) - len(todo)),
+        asked=num_needed(asked),
+        done=sum(bool(there[number]) for number in _needed(runs, there)),
+        made=sum(map(bool, there.values())) - num_before,
         work=work,
         seconds=time.monotonic() - started,
-        choices=choices(asked, lines),
+        choices=choices(asked, [there[number] for number in numbers]),
     )
+
+
+def _later(on_event: Callable[[Event], None], seconds: float, event: Event) -> None:
+    """Of a second fan-out, as if it had begun with the first."""
+    on_event(replace(event, at_s=event.at_s + seconds))
+
+
+def _needed(runs: Sequence[Run], there: Mapping[int, Sequence[Result]]) -> list[int]:
+    """Of the runs in `there`, by their numbers in the plan."""
+    numbers = list(there)
+    scores = scores_of({place: there[number] for place, number in enumerate(numbers)})
+    return [numbers[place] for place in needed([runs[number] for number in numbers], scores)]
+
+
+def _train(
+    spec: SweepSpec,
+    runs: Sequence[Run],
+    todo: Sequence[int],
+    out: Path,
+    home: Path,
+    stop: StopFlag,
+    on_event: Callable[[Event], None],
+    program: Sequence[str],
+    data_of: Callable[[BaseModel], Digests],
+) -> Summary:
+    for run in runs:
+        replace_file(out / RECIPES / f"{run.name}.yaml", dump_recipe(run.recipe).encode())
+    for run in runs:
+        finished(run, out, data_of)
+    job = SweepJob(
+        folder=str(out),
+        home=str(home),
+        start_in=str(Path.cwd()),  # a worker's own folder is a copy of the code, without data
+        program=tuple(program),
+        deadline_s=60 * spec.deadline_min,
+        runs=tuple(
+            RunJob(name=run.name, digest=run.digest, tests=run.tests, tuned=run.place.tuned is not None) for run in runs
+        ),
+    )
+    # a run is long and has one folder: never start it twice because it is slower than the others
+    cluster = spec.cluster.model_copy(update={"straggler_factor": 0.0})
+    with EventLog(out / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl") as log:
+
+        def heard(event: Event) -> None:
+            log(event)
+            on_event(event)
+            if event.kind == "unit_done":
+                try:
+                    gather(runs, out, data_of)
+                except (OSError, ValueError) as error:  # the other runs go on, and the last gathering has the word
+                    lost = f"the sweep's results were not gathered yet: {error}"
+                    said = Event(kind="warning", at_s=event.at_s, message=lost, unit=event.unit)
+                    log(said)
+                    on_event(said)
+
+        make_worker = partial(make_sweep_worker, job.model_dump(mode="json"))
+        slow = f"see what its run printed in {out / 'logs'}, or raise cluster.stall_deadline_s"
+        return fan_out(todo, make_worker, cluster, heard, stop, _threads_of(runs[0].recipe), slow)
 
 
 def _needs(spec: SweepSpec, run: Run) -> tuple[MakeSpec, ...]:

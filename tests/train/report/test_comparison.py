@@ -110,7 +110,7 @@ def test_steps_and_labelled_pictures_of_all_stages_are_held_fixed():
 
 def test_the_page_says_how_points_were_tuned():
     grid = {"optim.lr": (0.001, 0.003), "data.augment.policy": ("none", "trivial")}
-    place = GridPlace(settings={"optim.lr": 0.003, "data.augment.policy": "none"}, grid=grid)
+    place = GridPlace(settings={"optim.lr": 0.003, "data.augment.policy": "none"}, grid=grid, seeds=2)
 
     def tuned(one: Result) -> Result:
         assert one.sweep is not None
@@ -123,10 +123,10 @@ def test_the_page_says_how_points_were_tuned():
     ]
     assert told[0].startswith("No setting was tuned")
     assert told[1] == (
-        "Every point and seed, the baseline included, has the best on validation of 4 settings of "
-        "data.augment.policy, optim.lr."
+        "Every point, the baseline included, has the best of 4 settings of data.augment.policy, optim.lr on validation "
+        "in the mean of the first 2 seeds."
     )
-    assert told[2].startswith("Of 3 of 6 runs the best on validation of 4 settings")
+    assert told[2].startswith("Of 3 of 6 runs the best of 4 settings")
 
 
 def test_the_page_says_what_a_seed_changes():

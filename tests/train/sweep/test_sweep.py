@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,15 @@ def spec_of(points: dict[str, dict[str, Any]], seeds: int = 2, **changes: Any) -
 TWO_POINTS: dict[str, dict[str, Any]] = {"0x": {"x": 0}, "6x": {"x": 6, "changes": {"lr": 4}}}
 
 
-def sweep(spec: SweepSpec, out: Path, stop: StopFlag | None = None, made: list[MakeSpec] | None = None) -> SweepOutcome:
-    return run_sweep(
-        spec, SmallRecipe(), out, REPO, stop or StopFlag(), (made if made is not None else []).append, program=CHILD
-    )
+def sweep(
+    spec: SweepSpec,
+    out: Path,
+    stop: StopFlag | None = None,
+    made: list[MakeSpec] | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> SweepOutcome:
+    made = made if made is not None else []
+    return run_sweep(spec, SmallRecipe(), out, REPO, stop or StopFlag(), made.append, on_event, CHILD)
 
 
 def starts(out: Path) -> int:

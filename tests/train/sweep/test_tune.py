@@ -1,9 +1,11 @@
-"""Sweeps that tune: the same grid for every point and seed, chosen on validation alone, nothing trained twice."""
+"""Sweeps that tune: the same grid for every point, one setting chosen for it, on validation alone and by few seeds."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.fan_out.events import Event
 from cluster.recipes.load import load_recipe
@@ -13,7 +15,7 @@ from tests.train.sweep.test_sweep import TWO_POINTS, spec_of
 from tests.train.sweep.test_sweep import sweep as plain_sweep
 from train.evaluate.results import RESULTS, Result, append_results, find_results, read_results, selected
 from train.report.comparison import compare
-from train.sweep.choice import choices, chosen, sweep_lines
+from train.sweep.choice import choices, chosen, needed, num_needed, scores_of, sweep_lines
 from train.sweep.done import Digests, describe_sweep, gather
 from train.sweep.plan import Run, SweepSpec, plan_runs
 from train.sweep.progress import SweepProgress
@@ -28,8 +30,12 @@ def sweep(out: Path, tune: dict[str, list[Any]]) -> SweepOutcome:
     return plain_sweep(spec_of(POINTS, seeds=1, changes=OVERFITS, tune=tune), out)
 
 
-def planned(tune: dict[str, list[Any]], seeds: int = 1) -> list[Run]:
-    return plan_runs(spec_of(POINTS, seeds=seeds, tune=tune), BASE)
+def planned(tune: dict[str, list[Any]], seeds: int = 1, **more: Any) -> list[Run]:
+    return plan_runs(spec_of(POINTS, seeds=seeds, tune=tune, **more), BASE)
+
+
+def results(runs: list[Run], lines: list[list[Result]]) -> list[int]:
+    return chosen(runs, scores_of(dict(enumerate(lines))))
 
 
 def lines_of(run: Run, validation: int, test: int = 500) -> list[Result]:
@@ -81,7 +87,10 @@ def test_a_sweep_without_tune_keeps_its_names_and_one_that_gets_a_grid_keeps_its
             r"tune\.domains: found it in points\.6x\.changes too \(`domains\.1\.quota`",
         ),
         ({"tune": {"engine": [{}], "engine.x": [1]}}, r"tune\.engine\.x: found it in tune too \(`engine`\)"),
-        ({"tune": {"lr": list(range(40)), "overfits": list(range(26))}}, "found 1,040 settings for each point"),
+        (
+            {"tune": {"lr": list(range(40)), "overfits": list(range(26))}},
+            "found 1,040 settings for each point, expected",
+        ),
     ],
 )
 def test_a_grid_that_is_not_the_same_for_all_or_decides_by_itself_is_refused(fields, words) -> None:
@@ -113,13 +122,19 @@ def test_a_grid_stands_in_the_file_of_a_sweep_and_fits_on_the_command_line(tmp_p
 def test_the_plan_names_the_grid_and_counts_all_runs(tmp_path: Path) -> None:
     spec = spec_of(POINTS, tune={"lr": [1, 3, 9], "engine.deadline_s": [60, 90]})
     said = describe_sweep(spec, plan_runs(spec, BASE), tmp_path).splitlines()
-    assert said[:3] == [
-        "sweep     scale, 2 points x 2 seeds x 6 settings, baseline 0x",
-        "tune      lr: 1, 3, 9; the best on validation counts",
-        "tune      engine.deadline_s: 60, 90; the best on validation counts",
+    assert said[:4] == [
+        "sweep     scale, 2 points x 2 seeds, baseline 0x",
+        "tune      lr: 1, 3, 9",
+        "tune      engine.deadline_s: 60, 90",
+        "          6 settings for 2 seeds of each point",
     ]
     assert "point     6x: 0 of 12 runs done; domains.1.quota=4" in said
     assert said[-1] == "to train  24 of 24 runs, about 48.0 min of one worker"
+    five = spec.model_copy(update={"seeds": 5})
+    said = describe_sweep(five, plan_runs(five, BASE), tmp_path).splitlines()
+    assert said[3] == "          6 settings for 2 seeds of each point; the other seeds have the best on validation"
+    assert "point     6x: 0 of 15 runs done; domains.1.quota=4" in said
+    assert said[-1] == "to train  30 of 30 runs, about 60.0 min of one worker"
 
 
 # choosing
@@ -141,9 +156,9 @@ def test_a_setting_that_wins_on_the_test_set_and_loses_on_validation_is_not_chos
     [lost] = {line.run for line in others if line.sweep and line.sweep.point.label == "6x"}
     assert {line.top1 for line in selected(read_results(tmp_path / lost / RESULTS).results)} == {0.69}
     assert first.sentence().splitlines()[1:] == [
-        "tuned: 2 of 2 results there, each the best of 2 settings on validation",
+        "tuned: 2 of 2 points, each with the best of 2 settings on validation with the first seed",
         "chosen: lr 9 (0), 1 (2)",
-        "the best lr is the smallest (1) for most seeds of 0x, 6x: widen the grid",
+        "the best lr is the smallest (1) for 0x, 6x: widen the grid",
     ]
     assert sweep(tmp_path, {"lr": [9, 1]}).work is None
     kept = selected(read_results(tmp_path / RESULTS).results)
@@ -152,27 +167,26 @@ def test_a_setting_that_wins_on_the_test_set_and_loses_on_validation_is_not_chos
 
 def test_of_equal_settings_the_first_in_the_grid_is_chosen() -> None:
     runs = planned({"lr": [3, 1, 2]})
-    assert chosen(runs, scored(runs, 700, 700, 699, 698, 700, 700)) == [0, 4]
+    assert results(runs, scored(runs, 700, 700, 699, 698, 700, 700)) == [0, 4]
 
 
 def test_the_test_results_of_a_setting_change_nothing_about_the_choice() -> None:
     runs = planned({"lr": [1, 2]})
     for tests in ((0, 0, 0, 0), (0, 900, 0, 900), (900, 0, 900, 0)):
         lines = [lines_of(run, score, test) for run, score, test in zip(runs, (700, 710, 690, 680), tests, strict=True)]
-        assert chosen(runs, lines) == [1, 2]
+        assert results(runs, lines) == [1, 2]
 
 
 def test_nothing_is_chosen_and_nothing_counts_while_a_setting_is_missing() -> None:
     runs = planned({"lr": [1, 2, 3]})
     lines = scored(runs, 700, 710, 690, 700, 710, 690)
     lines[2] = []
-    assert chosen(runs, lines) == [4]
+    assert results(runs, lines) == [4]
     counted = {line.sweep.point.label for line in sweep_lines(runs, lines) if line.selected and line.sweep}
     assert counted == {"6x"}
-    assert choices(runs, lines)[0] == "tuned: 1 of 2 results there, each the best of 3 settings on validation"
-    assert choices(runs, [[] for _ in runs]) == [
-        "tuned: 0 of 2 results there, each the best of 3 settings on validation"
-    ]
+    with_best = "each with the best of 3 settings on validation with the first seed"
+    assert choices(runs, lines)[0] == f"tuned: 1 of 2 points, {with_best}"
+    assert choices(runs, [[] for _ in runs]) == [f"tuned: 0 of 2 points, {with_best}"]
 
 
 def test_a_run_without_a_result_on_validation_is_not_done(tmp_path: Path) -> None:
@@ -185,26 +199,72 @@ def test_a_run_without_a_result_on_validation_is_not_done(tmp_path: Path) -> Non
     assert gather(runs, tmp_path, lambda recipe: Digests({}, {})) == 3
 
 
-def test_only_the_end_of_numbers_that_most_seeds_have_chosen_asks_for_a_wider_grid() -> None:
-    tune = {"lr": [1, 3, 9], "behaviour": ["good", "fail"]}
-    runs = planned(tune, seeds=3)
+def test_the_best_in_the_mean_of_the_first_seeds_is_the_setting_of_all_seeds() -> None:
+    runs = planned({"lr": [1, 2]}, seeds=4)  # point by point, seed by seed, setting by setting
+    scores = dict(enumerate((700, 710, 720, 700)))  # means: 710 for lr 1, 705 for lr 2
+    assert needed(runs, scores) == [0, 1, 2, 3, 4, 6, 8, 9, 10, 11], "of 0x all, of 6x what tunes"
+    assert num_needed(runs) == 12
+    assert chosen(runs, scores) == [0, 2]
+    scores |= {4: 100, 6: 100, 5: 999, 7: 999}  # later seeds choose nothing, and what is not needed is no result
+    assert chosen(runs, scores) == [0, 2, 4, 6]
 
-    def said(best: dict[str, list[int]]) -> list[str]:
-        """With these places in the grid as the best of the three seeds."""
+
+@given(st.data())
+def test_whatever_is_done_each_point_has_one_setting_or_none(data: st.DataObject) -> None:
+    tune_seeds = data.draw(st.integers(1, 5))
+    runs = planned({"lr": [1, 2, 3]}, seeds=4, tune_seeds=tune_seeds)
+    done = data.draw(st.sets(st.integers(0, len(runs) - 1)))
+    scores = {number: data.draw(st.integers(0, 3)) / 3 for number in sorted(done)}
+    found = chosen(runs, scores)
+    wanted = needed(runs, scores)
+    assert set(found) <= done & set(wanted)
+    for label in POINTS:
+        own = [number for number, run in enumerate(runs) if run.place.point.label == label]
+        settings = {str(runs[number].place.tuned) for number in found if number in own}
+        tuning = {number for number in own if runs[number].seed < tune_seeds}
+        assert len(settings) == (1 if tuning <= done else 0)
+        assert tuning <= set(wanted)
+        if tuning <= done:
+            assert len(set(own) & set(wanted)) == len(tuning) + max(0, 4 - tune_seeds)
+    assert len(needed(runs, dict.fromkeys(range(len(runs)), 0.5))) == num_needed(runs)
+
+
+def test_a_sweep_trains_what_tunes_and_then_the_other_seeds_with_the_best(tmp_path: Path) -> None:
+    told: list[Event] = []
+    spec = spec_of(POINTS, seeds=3, tune_seeds=1, changes=OVERFITS, tune={"lr": [9, 1]})
+    first = plain_sweep(spec, tmp_path, on_event=told.append)
+    assert (first.exit_code, first.asked, first.done, first.made) == (0, 8, 8, 8)
+    runs = plan_runs(spec, SmallRecipe())
+    began = [runs[one.unit].title for one in told if one.kind == "unit_started" and one.unit is not None]
+    assert began[4:] == [
+        f"{point}, seed {seed} ({changes}lr=1)"
+        for point, changes in (("0x", ""), ("6x", "domains.1.quota=4, "))
+        for seed in (1, 2)
+    ]
+    assert [one.at_s for one in told] == sorted(one.at_s for one in told), "one clock for both"
+    [table] = compare(find_results([tmp_path]).results).sweeps
+    assert [(row.label, row.seeds) for row in table.rows] == [("0x", (0, 1, 2)), ("6x", (0, 1, 2))]
+    assert plain_sweep(spec, tmp_path).work is None
+
+
+def test_only_the_end_of_numbers_that_some_point_has_chosen_asks_for_a_wider_grid() -> None:
+    tune = {"lr": [1, 3, 9], "behaviour": ["good", "fail"]}
+    runs = planned(tune)
+
+    def said(best: dict[str, int]) -> list[str]:
+        """With these places in the grid as the best of the points."""
         lines = []
         for run in runs:
             assert run.place.tuned is not None
             place = list(spec_of(POINTS, tune=tune).grid).index(dict(run.place.tuned.settings))
-            lines.append(lines_of(run, 800 if best[run.place.point.label][run.seed] == place else 700))
+            lines.append(lines_of(run, 800 if best[run.place.point.label] == place else 700))
         return choices(runs, lines)[1:]
 
-    assert said({"0x": [2, 3, 2], "6x": [4, 2, 0]}) == ["chosen: lr 1 (1), 3 (4), 9 (1); behaviour good (5), fail (1)"]
-    assert said({"0x": [4, 4, 0], "6x": [4, 5, 4]})[1:] == [
-        "the best lr is the largest (9) for most seeds of 0x, 6x: widen the grid"
-    ]
-    assert said({"0x": [0, 1, 2], "6x": [5, 4, 2]})[1:] == [
-        "the best lr is the smallest (1) for most seeds of 0x: widen the grid",
-        "the best lr is the largest (9) for most seeds of 6x: widen the grid",
+    assert said({"0x": 2, "6x": 3}) == ["chosen: lr 1 (0), 3 (2), 9 (0); behaviour good (1), fail (1)"]
+    assert said({"0x": 4, "6x": 5})[1:] == ["the best lr is the largest (9) for 0x, 6x: widen the grid"]
+    assert said({"0x": 0, "6x": 5})[1:] == [
+        "the best lr is the smallest (1) for 0x: widen the grid",
+        "the best lr is the largest (9) for 6x: widen the grid",
     ]
 
 
@@ -228,11 +288,9 @@ def test_a_run_is_told_by_its_validation_and_only_the_chosen_one_by_its_tests() 
     done, best = ends(1, 0.7, 0.9)
     assert done.startswith("0x, seed 0 (lr=3) done: 70.00 % on validation; 2 of 4 runs")
     assert done.endswith("; so far on real-test: 0x 40.00 % (1)")
-    assert (
-        best
-        == "0x, seed 0 (lr=1) chosen, the best of 2 settings on validation: 40.00 % on real-test, 40.00 % on sketch"
-    )
+    assert best.startswith("0x, seed 0 (lr=1) chosen, the best of 2 settings on validation with the first seed: ")
+    assert best.endswith(": 40.00 % on real-test, 40.00 % on sketch")
     [done] = ends(2, 0.6, 0.55)
     assert done.startswith("6x, seed 0 (domains.1.quota=4, lr=1) done: 60.00 % on validation; 3 of 4 runs")
     assert "55.00" not in done
-    assert ends(3, 0.6, 0.99)[1].endswith("on validation: 55.00 % on real-test"), "the first of equals"
+    assert ends(3, 0.6, 0.99)[1].endswith("with the first seed: 55.00 % on real-test"), "the first of equals"
