@@ -6,7 +6,6 @@ docs/RESULTS.md between its markers, sentences and tables, `docs/data/report.htm
 `docs/data/NAME.png` of each sweep with an axis, accuracy against it with every point of every seed.
 """
 
-import json
 import lzma
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from sandbox.sets import SETS
 from train.evaluate.results import RESULTS, Found, Result, find_results, result_line
 from train.report.charts import drawn_lines
 from train.report.comparison import Sweep, compare
@@ -41,6 +41,7 @@ def draw(sweep: Sweep, path: Path) -> None:
     for panel, name in zip(panels, sweep.sets, strict=True):
         lines = drawn_lines(sweep, name)
         ends: list[float] = []
+        level = 0.0  # of the baseline, in per cent
         for number, (line, rows) in enumerate(lines.items()):
             color = COLORS[number % len(COLORS)]
             cells = [row.cells[name] for row in rows]
@@ -49,13 +50,15 @@ def draw(sweep: Sweep, path: Path) -> None:
             low = [100 * (cell.accuracy.low or cell.accuracy.value) for cell in cells]
             high = [100 * (cell.accuracy.high or cell.accuracy.value) for cell in cells]
             if not number:
-                panel.axhline(means[0], color="0.6", linestyle="--", linewidth=1)
+                baseline = sweep.row(rows[-1].baseline)
+                level = 100 * baseline.cells[name].accuracy.value if baseline else means[0]
+                panel.axhline(level, color="0.6", linestyle="--", linewidth=1)
                 panel.set_xticks(at, _apart(at, [row.label if len(lines) == 1 else f"{row.x:g}x" for row in rows]))
             panel.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
             for x, cell in zip(at, cells, strict=True):
                 panel.plot([x] * len(cell.by_seed), [100 * one for one in cell.by_seed.values()], ".", color="0.65")
             style = "o:" if len(rows) == 2 and len(lines) > 1 else "o-"  # nothing is known between two points
-            label = f"{line} {means[-1]:.1f} ({means[-1] - means[0]:+.1f})".strip()
+            label = f"{line} {means[-1]:.1f} ({means[-1] - level:+.1f})".strip()
             panel.plot(at, means, style, color=color, label=label)
             ends += [*low, *high]
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False, handlelength=0.8)
@@ -83,18 +86,14 @@ def _apart(at: Sequence[float], labels: Sequence[str]) -> list[str]:
 
 
 def keep(folders: Sequence[Path]) -> None:
-    """Add the results of the folders to what is kept; a line of the same run, set and branch is replaced."""
-    kept: defaultdict[str, dict[tuple[object, ...], Result]] = defaultdict(dict)
-    with tempfile.TemporaryDirectory() as scratch:
-        for results in (unpack(Path(scratch)), find_results(folders)):
-            for one in results.results:
-                if one.sweep is not None and one.selected:
-                    settings = json.dumps(one.sweep.tuned.settings if one.sweep.tuned else {}, sort_keys=True)
-                    key = (one.sweep.point.label, one.seed, settings, one.role, one.set, one.branch)
-                    kept[one.sweep.name][key] = one
+    """Keep the results of the folders, instead of what was kept of their sweeps."""
+    kept: defaultdict[str, list[Result]] = defaultdict(list)
+    for one in find_results(folders).results:
+        if one.sweep is not None and one.selected:
+            kept[one.sweep.name].append(one)
     KEPT.mkdir(exist_ok=True)
     for name, lines in kept.items():
-        packed = lzma.compress(b"".join(map(result_line, lines.values())), preset=9)
+        packed = lzma.compress(b"".join(map(result_line, lines)), preset=9)
         (KEPT / f"{name}.jsonl.xz").write_bytes(packed)
 
 
@@ -103,8 +102,15 @@ def unpack(folder: Path) -> Found:
     for packed in sorted(KEPT.glob("*.jsonl.xz")):
         target = folder / packed.name.partition(".")[0]
         target.mkdir(parents=True)
-        (target / RESULTS).write_bytes(lzma.decompress(packed.read_bytes()))
+        lines = lzma.decompress(packed.read_bytes()).splitlines()
+        told = [Result.model_validate_json(line) for line in lines]
+        (target / RESULTS).write_bytes(b"".join(result_line(_with_views(one)) for one in told))
     return find_results([folder])
+
+
+def _with_views(one: Result) -> Result:
+    """The sandbox's test sets show each scan several times, of which older lines say nothing."""
+    return one.model_copy(update={"views": SETS[one.set].per_scan}) if one.set in SETS else one
 
 
 def write(folders: Sequence[Path]) -> str:
@@ -124,7 +130,7 @@ def write(folders: Sequence[Path]) -> str:
             "",
             f"### {compared.sweeps[0].title}",
             "",
-            method(compared).replace("of this report", "of this sweep"),
+            method(compared),
         ]
         lines += ["", *(f"* {one.head} {one.text}" for sweep in compared.sweeps for one in verdicts(sweep))]
         if compared.sweeps[0].is_curve:

@@ -50,6 +50,13 @@ class SetSpec(BaseModel):
         description="JSON file, class id of the set -> output or list of outputs (ObjectNet); null = the same ids",
         examples=["objectnet.json"],
     )
+    views: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="pictures of each thing: the set shows all its things once before any of them again; intervals are "
+        "for other things then",
+    )
 
 
 class EvaluateSpec(BaseModel):
@@ -73,6 +80,11 @@ class EvaluateSpec(BaseModel):
                         "give another set"
                     )
         return self
+
+    def views_of(self, role: Role, name: str) -> int:
+        """Pictures of each thing in the set of that name; 1 for a set that is not of this recipe."""
+        spec = self.validation if role == "validation" else self.tests.get(name)
+        return 1 if spec is None else spec.views
 
 
 # which outputs are right
@@ -179,6 +191,10 @@ def open_set(
     index = load_index(spec.source, spec.subset, cache, class_list)
     label_map = None if spec.labels is None else read_label_map(spec.labels)
     key = answer_key(spec, np.unique(index.label).tolist(), num_outputs, label_map)
+    if len(index) % spec.views:
+        raise ValueError(
+            f"{field}.views: found {spec.views} beside {len(index):,} pictures, expected a divisor: pictures of a thing"
+        )
     return OpenSet(name, role, spec, key, Opened(field, spec.source, index, has_own_ids=spec.labels is not None))
 
 
@@ -250,7 +266,14 @@ class Moment:
 
 
 def make_result(
-    facts: RunFacts, moment: Moment, name: str, role: Role, counts: Counts, selected: bool, branch: str | None = None
+    facts: RunFacts,
+    moment: Moment,
+    name: str,
+    role: Role,
+    counts: Counts,
+    selected: bool,
+    branch: str | None = None,
+    views: int = 1,
 ) -> Result:
     """The result line of one evaluation; `selected`: of the checkpoint that is the run's result."""
     per_class = {
@@ -272,6 +295,7 @@ def make_result(
         top5=counts.top5,
         per_class=per_class,
         right_pictures=None if counts.right_pictures is None else packed(counts.right_pictures),
+        views=views,
         not_finite=counts.not_finite,
         left_out=counts.left_out,
         weights=moment.weights,

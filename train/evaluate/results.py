@@ -111,6 +111,7 @@ class Result(BaseModel):
         "classes that the model does not know left out; the first is the highest bit, zeros fill the last byte; "
         "base64; null = not kept, as in older lines",
     )
+    views: int = Field(1, ge=1, description="pictures of each thing; the set shows all once before any of them again")
     not_finite: int = Field(0, ge=0, description="samples whose scores were not finite; they count as wrong")
     left_out: int = Field(0, ge=0, description="samples of classes that the model does not know; not part of n")
     weights: Literal["ema", "last"]
@@ -141,6 +142,8 @@ class Result(BaseModel):
             raise ValueError(
                 f"found top1 {self.top1} and top5 {self.top5} beside {right} of {self.n} right, expected agreement"
             )
+        if self.n % self.views:
+            raise ValueError(f"found {self.views} views beside n {self.n}, expected a divisor of it")
         if self.right_pictures is not None:
             try:
                 raw = base64.b64decode(self.right_pictures, validate=True)

@@ -7,7 +7,8 @@ Accuracies are top-1 of the selected weights on test sets: means over seeds with
 themselves where there are fewer than three. A difference is taken seed by seed, against the baseline point of the same
 sweep, over the seeds that both have. Where all results of both points keep which pictures were right, its interval is
 over seeds and test pictures; otherwise over seeds alone. It is shown only if Holm's procedure over all differences of
-the report says so. Results that were measured on different pictures are not compared, and are named.
+its sweep says so: a sweep asks one question, and its answer does not depend on what else is in a report. Results that
+were measured on different pictures are not compared, and are named.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,12 +18,14 @@ from train.evaluate.results import PROBE, Result, of_branches, selected
 from train.report.statistics import (
     Estimate,
     difference_by_picture,
+    effective_pictures,
     holm,
     if_enough,
     mean,
     mean_interval,
     paired_difference,
     sample_std,
+    wilson_interval,
 )
 
 TITLES = {
@@ -50,6 +53,11 @@ class Cell:
     by_seed: Mapping[int, float]
     difference: Estimate | None  # to the baseline; None for the baseline, without a common seed or on other pictures
     runs: tuple[Result, ...]
+
+    @property
+    def views(self) -> int:
+        """Pictures of each thing in the set."""
+        return max(run.views for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -116,10 +124,15 @@ class Compared:
     problems: tuple[str, ...]  # results that occur twice or are missing, one line each
 
     @property
-    def differences(self) -> list[Estimate]:
-        """All differences that have a p value: those that Holm's correction counts."""
-        cells = [cell for sweep in self.sweeps for row in sweep.rows for cell in row.cells.values()]
-        return [cell.difference for cell in cells if cell.difference is not None and cell.difference.p is not None]
+    def families(self) -> dict[str, list[Estimate]]:
+        """Name of a sweep -> all its differences that have a p value, those of auxiliary branches among them: Holm's
+        correction counts each of these lists for itself."""
+        found: dict[str, list[Estimate]] = {}
+        for sweep in self.sweeps:
+            cells = [cell for row in sweep.rows for cell in row.cells.values()]
+            own = [cell.difference for cell in cells if cell.difference is not None and cell.difference.p is not None]
+            found.setdefault(sweep.name.removesuffix(BRANCHES), []).extend(own)
+        return found
 
 
 def compare(results: Iterable[Result]) -> Compared:
@@ -150,19 +163,30 @@ def compare(results: Iterable[Result]) -> Compared:
     return Compared(sweeps, tuple(singles), tuple(problems))
 
 
-def _corrected(sweeps: Sequence[Sweep]) -> tuple[Sweep, ...]:
-    """The same sweeps, each difference with its p value after Holm's correction for all of them."""
-    adjusted = iter(holm([one.p for one in Compared(tuple(sweeps), (), ()).differences if one.p is not None]))
+def interval_of(one: Result) -> Estimate:
+    """The accuracy of one run on one set, with an interval for other pictures, or for other things where the set shows
+    each several times. Without knowing which pictures were right, the views of a thing count as one picture."""
+    bits = one.right_bits
+    effective = one.n / one.views if bits is None else effective_pictures(bits, one.views)
+    return wilson_interval(round(one.top1 * one.n), one.n, effective)
 
-    def cell(one: Cell) -> Cell:
+
+def _corrected(sweeps: Sequence[Sweep]) -> tuple[Sweep, ...]:
+    """The same sweeps, each difference with its p value after Holm's correction for all of its sweep."""
+    families = Compared(tuple(sweeps), (), ()).families
+    adjusted = {name: iter(holm([one.p for one in own if one.p is not None])) for name, own in families.items()}
+
+    def cell(one: Cell, name: str) -> Cell:
         if one.difference is None or one.difference.p is None:
             return one
-        return replace(one, difference=replace(one.difference, adjusted_p=next(adjusted)))
+        return replace(one, difference=replace(one.difference, adjusted_p=next(adjusted[name])))
 
-    def row(one: Row) -> Row:
-        return replace(one, cells={name: cell(found) for name, found in one.cells.items()})
+    def row(one: Row, name: str) -> Row:
+        return replace(one, cells={key: cell(found, name) for key, found in one.cells.items()})
 
-    return tuple(replace(one, rows=tuple(row(each) for each in one.rows)) for one in sweeps)
+    return tuple(
+        replace(one, rows=tuple(row(each, one.name.removesuffix(BRANCHES)) for each in one.rows)) for one in sweeps
+    )
 
 
 def _of_both_branches(results: Sequence[Result]) -> list[Result]:
@@ -229,8 +253,9 @@ def _difference(seeds: Mapping[int, Result], control: Mapping[int, Result]) -> E
     base = {seed: one.right_bits for seed, one in control.items() if one.data.get(one.set)}
     shared = seeds.keys() & control.keys()
     bits = [{seed: kept for seed in shared if (kept := one.get(seed)) is not None} for one in (treated, base)]
-    if all(len(one) == len(shared) for one in bits):
-        return difference_by_picture(*bits)
+    views = {one.views for one in (*seeds.values(), *control.values())}
+    if all(len(one) == len(shared) for one in bits) and len(views) == 1:
+        return difference_by_picture(bits[0], bits[1], views.pop())
     return paired_difference(*({seed: one.top1 for seed, one in side.items()} for side in (seeds, control)))
 
 

@@ -35,9 +35,9 @@ from shards.views.page import NOTICES, one_file_page, page_environment
 from shards.views.thumbnail import small_copy
 from train.evaluate.results import RESULTS, Result, find_results
 from train.report.charts import Bar, Panel, bars, panels
-from train.report.comparison import Compared, Row, Sweep, compare
+from train.report.comparison import Compared, Row, Sweep, compare, interval_of
 from train.report.fixed import held_fixed
-from train.report.statistics import Estimate, if_enough, mean_interval, wilson_interval
+from train.report.statistics import Estimate, if_enough, mean_interval
 from train.report.words import (
     Verdict,
     accuracy_text,
@@ -259,7 +259,7 @@ def _share(pair: tuple[int, int]) -> float:
 def _single_rows(compared: Compared) -> list[dict[str, str]]:
     rows = []
     for one in compared.singles[:MAX_RUNS]:
-        share = wilson_interval(round(one.top1 * one.n), one.n)
+        share = interval_of(one)
         assert share.low is not None
         assert share.high is not None
         rows.append(

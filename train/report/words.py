@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shards.disk.safe_text import clip, markdown
-from train.report.comparison import Cell, Compared, Row, Sweep
-from train.report.statistics import FEWEST, LEVEL, Estimate, wilson_interval
+from train.report.comparison import Cell, Compared, Row, Sweep, interval_of
+from train.report.statistics import FEWEST, LEVEL, Estimate
 
 LONGEST_NAME = 80
 _FORMULA = re.compile(r"[=+\-@]")
@@ -114,27 +114,33 @@ def p_text(difference: Estimate) -> str:
 
 def method(compared: Compared) -> str:
     """What the intervals hold for and what is called a gain or a loss, in sentences."""
-    found = compared.differences
+    families = {name: own for name, own in compared.families.items() if own}
+    found = [one for own in families.values() for one in own]
     if not found:
         return "There is no difference over three or more seeds to judge."
-    both = sum(one.is_over_pictures for one in found)
-    over = {
-        len(
-            found
-        ): "The 95 % intervals hold for other seeds and other test pictures (two-way bootstrap, paired by seed "
-        "and picture).",
-        0: "The 95 % intervals hold for other seeds on the same test pictures only (Student, paired by seed), because "
-        "these results do not keep which pictures were right.",
-    }.get(
-        both,
-        f"The 95 % intervals hold for other seeds and other test pictures (two-way bootstrap) in {both} of "
-        f"{len(found)} comparisons; in the others for other seeds only (Student): those results do not keep which "
-        "pictures were right.",
-    )
-    many = "the one comparison" if len(found) == 1 else f"all {len(found)} comparisons"
+    both, num = sum(one.is_over_pictures for one in found), len(found)
+    seeds_alone = "those results do not keep which pictures were right"
+    if both == num:
+        over = "The 95 % intervals hold for other seeds and other test pictures (paired by both)."
+    elif not both:
+        over = "The 95 % intervals hold for other seeds on the same test pictures only (Student, paired by seed): "
+        over += f"{seeds_alone}."
+    else:
+        over = (
+            f"The 95 % intervals hold for other seeds and other test pictures in {both} of {num} comparisons; in the "
+        )
+        over += f"others for other seeds only (Student): {seeds_alone}."
+    cells = [cell for sweep in compared.sweeps for row in sweep.rows for cell in row.cells.values()]
+    if both and any(cell.views > 1 for cell in cells):
+        over += " Where a set shows a thing several times, they hold for other things, not for other views of the same."
+    sizes = [len(own) for own in families.values()]
+    if len(sizes) > 1:
+        many = f"all comparisons of its sweep ({min(sizes)} to {max(sizes)})"
+    else:
+        many = "the one comparison of this sweep" if num == 1 else f"all {num} comparisons of this sweep"
     return (
         f"{over} Each interval is that of one comparison. A gain or a loss is called so only if its p value, corrected "
-        f"for {many} of this report (Holm), is at most {LEVEL:g}."
+        f"for {many} (Holm), is at most {LEVEL:g}."
     )
 
 
@@ -151,7 +157,7 @@ def accuracy_text(cell: Cell) -> str:
 
 def results_table(compared: Compared) -> str:
     """The tables of all sweeps, and of the runs outside of them, in Markdown. Names are escaped; p values are adjusted
-    for all comparisons in them."""
+    for all comparisons of their sweep."""
     blocks = []
     for sweep in compared.sweeps:
         rows = []
@@ -170,7 +176,7 @@ def results_table(compared: Compared) -> str:
     if compared.singles:
         rows = []
         for one in compared.singles:
-            share = wilson_interval(round(one.top1 * one.n), one.n)
+            share = interval_of(one)
             assert share.low is not None
             assert share.high is not None
             text = f"{percent(one.top1)} [{percent(share.low)}, {percent(share.high)}]"

@@ -412,9 +412,9 @@ class Session:
         )
         facts = replace(self.facts, data={**_digests(state, step), found.set: found.digest})
         branches: list[tuple[str | None, Counts]] = [(None, found.counts), *found.branches.items()]
-        return [
-            make_result(facts, moment, found.set, found.role, counts, selected, branch) for branch, counts in branches
-        ]
+        views = self.recipe.evaluate.views_of(found.role, found.set)
+        make = partial(make_result, facts, moment, found.set, found.role)
+        return [make(counts, selected, branch, views) for branch, counts in branches]
 
     def _outcome(self, results: tuple[Result, ...] | None, stopped: str) -> TrainOutcome:
         replaced = self.reading.replaced_by_all

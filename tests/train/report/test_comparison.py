@@ -9,7 +9,7 @@ from tests.shards.views.test_gallery import Page
 from tests.support.small_data_set import write_data_set
 from tests.train.report.test_report import N, curve, line, text_of
 from train.evaluate.results import RESULTS, GridPlace, Result, append_results, packed
-from train.report.comparison import compare
+from train.report.comparison import compare, interval_of
 from train.report.fixed import held_fixed
 from train.report.report import write_report
 from train.report.words import method, verdicts
@@ -35,7 +35,7 @@ def test_with_the_pictures_a_gain_must_hold_on_other_pictures_too():
     assert both.difference.value == pytest.approx(seeds.difference.value)
     assert (seeds.difference.is_over_pictures, both.difference.is_over_pictures) == (False, True)
     assert "do not keep which pictures were right" in method(compare(results))
-    assert "hold for other seeds and other test pictures (two-way" in method(compare(with_pictures(results)))
+    assert "hold for other seeds and other test pictures (paired by both)" in method(compare(with_pictures(results)))
 
 
 def test_a_line_without_pictures_or_of_an_unknown_order_makes_the_interval_one_over_seeds():
@@ -61,7 +61,50 @@ def test_a_difference_of_many_is_shown_only_if_holms_correction_leaves_it():
     assert found["real-test"].difference is not None
     assert found["real-test"].difference.p == verdict.difference.p  # type: ignore[union-attr]
     assert found["real-test"].difference.adjusted_p == pytest.approx(10 * found["real-test"].difference.p)
-    assert "corrected for all 10 comparisons of this report (Holm)" in method(compare([*alone, *nothing]))
+    assert "corrected for all 10 comparisons of this sweep (Holm)" in method(compare([*alone, *nothing]))
+
+
+def test_what_else_is_in_a_report_changes_no_verdict_of_a_sweep():
+    alone = curve({0: [700, 710, 705], 1: [712, 718, 713]})
+    other = [one for name in "abcdefghi" for one in curve({0: [700, 710, 705], 1: [701, 709, 705]}, name)]
+    assert all(one.sweep is not None for one in other)
+    elsewhere = [one.model_copy(update={"sweep": one.sweep.model_copy(update={"name": "gap"})}) for one in other]  # type: ignore[union-attr]
+    [verdict] = verdicts(compare(alone).sweeps[0])
+    both = compare([*alone, *elsewhere])
+    assert [str(sweep) for sweep in both.sweeps if sweep.name == "scale"] == [str(compare(alone).sweeps[0])]
+    assert verdict.tone == "good"
+    assert "corrected for all comparisons of its sweep (1 to 9) (Holm)" in method(both)
+
+
+def test_views_of_a_thing_are_one_observation_in_the_interval():
+    """Four views of each thing that are right or wrong together say as much as one view."""
+    once = with_pictures(curve({0: [700, 710, 705], 6: [729, 738, 731]}))
+
+    def shown(one: Result, times: int) -> Result:
+        bits = one.right_bits
+        assert bits is not None
+        changes = {
+            "n": times * one.n,
+            "right_pictures": packed(np.tile(bits, times)),
+            "per_class": {k: (times * a, times * b) for k, (a, b) in one.per_class.items()},
+            "views": times,
+        }
+        return Result.model_validate({**one.model_dump(), **changes})
+
+    def told(results: list[Result]) -> tuple[float | None, ...]:
+        """Ends and p of the difference, ends of one accuracy."""
+        [sweep] = compare(results).sweeps
+        [verdict] = verdicts(sweep)
+        assert verdict.difference is not None
+        single = interval_of(results[0])
+        return (verdict.difference.low, verdict.difference.high, verdict.difference.p, single.low, single.high)
+
+    four = [shown(one, 4) for one in once]
+    assert told(four) == pytest.approx(told(once))
+    blind = told([one.model_copy(update={"views": 1}) for one in four])
+    assert blind[0] > told(four)[0], "as if other pictures were known that nobody took"  # type: ignore[operator]
+    assert "they hold for other things" in method(compare(four))
+    assert "other things" not in method(compare(once))
 
 
 def page_with_recipes(folder, steps: dict[str, object], source: str) -> str:

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from train.report.statistics import (
     Estimate,
     difference_by_picture,
+    effective_pictures,
     holm,
     paired_difference,
     t_quantile,
+    wilson_interval,
 )
 
 NUM_EXPERIMENTS = 300
@@ -114,6 +116,35 @@ def test_fewer_than_three_seeds_and_a_single_picture_have_the_seeds_alone():
     assert not one.is_over_pictures
     with pytest.raises(ValueError, match=r"found \[3, 4\] pictures, expected as many in all runs"):
         difference_by_picture({0: np.ones(3, bool)}, {0: np.ones(4, bool)})
+
+
+def test_about_95_of_100_intervals_hold_the_truth_where_each_thing_is_seen_four_times():
+    """The effect of a thing is shared by its views; counted as pictures of their own, they would promise too much."""
+    rng = np.random.default_rng(21)
+    law, views, things = NormalDist(0.25, math.sqrt(2)), 4, 60
+    truth = 1 - law.cdf(1.5) - law.cdf(-1.5)
+    held = {1: 0, views: 0}
+    for _ in range(NUM_EXPERIMENTS):
+        effect = 0.25 + np.tile(rng.normal(0, 1, things), views) + rng.normal(size=(5, things * views))
+        model, base = runs((effect > 1.5).astype(int) - (effect < -1.5))
+        for told in held:
+            low, high = ends(difference_by_picture(model, base, told))
+            held[told] += low <= truth <= high
+    assert 0.91 <= held[views] / NUM_EXPERIMENTS <= 0.99
+    assert held[1] / NUM_EXPERIMENTS < 0.88
+
+
+def test_an_accuracy_over_views_is_as_certain_as_over_so_many_independent_pictures():
+    rng = np.random.default_rng(22)
+    things = rng.random(600) < 0.7
+    alike, apart = np.tile(things, 4), rng.random(2400) < 0.7
+    assert effective_pictures(alike, 4) == pytest.approx(600, rel=0.01)
+    assert effective_pictures(apart, 4) == pytest.approx(2400, rel=0.15)
+    assert effective_pictures(np.ones(8, bool), 4) == 2
+    wide, narrow = (wilson_interval(int(alike.sum()), 2400, size) for size in (600.0, None))
+    assert ends(wide)[0] < ends(narrow)[0] < ends(narrow)[1] < ends(wide)[1]
+    with pytest.raises(ValueError, match=r"found \[10\] pictures, expected a multiple of 4 views"):
+        difference_by_picture(*runs(np.ones((3, 10), int)), 4)
 
 
 def test_models_that_differ_nowhere_or_everywhere_have_no_spread_and_no_p():
