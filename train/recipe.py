@@ -44,6 +44,7 @@ _FREE: Any = {
     "checkpoint": True,
     "log": True,
     "data": {"threads", "prefetch_steps", "deadline_s", "cache", "verify", "check_names", "classes"},
+    "evaluate": {"validation": {"views"}, "tests": {"__all__": {"views"}}},
 }
 # Fields that came after the first results: at these values they are left out of digests, so that a run of before keeps
 # its name and is not trained again.
@@ -389,5 +390,5 @@ def _leave_out_later(dumped: dict[str, Any]) -> None:
             del domain["sampling"]
     evaluate = dumped.get("evaluate") or {}
     for one in (evaluate.get("validation"), *(evaluate.get("tests") or {}).values()):
-        if one is not None:
-            one.pop("views", None)  # of the intervals alone
+        if one and one.get("views") == 1:
+            del one["views"]

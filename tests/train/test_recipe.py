@@ -73,6 +73,13 @@ def test_fields_that_came_later_leave_the_digests_of_recipes_without_them_as_the
     assert whole_digest(recipe) == WHOLE
 
 
+def test_how_many_views_a_set_has_of_each_thing_decides_nothing_that_is_trained(tmp_path: Path) -> None:
+    plain, told = small_recipe(tmp_path), small_recipe(tmp_path, evaluate__tests__one__views=2)
+    assert deciding(plain) == deciding(told)
+    assert recipe_digest(plain) == recipe_digest(told)
+    assert whole_digest(plain) != whole_digest(told)
+
+
 def test_a_recipe_has_the_part_that_its_task_trains(tmp_path: Path) -> None:
     told = small_recipe(tmp_path).model_dump(mode="json")
     with pytest.raises(ValueError, match="model: found none with task classify, expected one"):

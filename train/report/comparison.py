@@ -160,6 +160,7 @@ def compare(results: Iterable[Result]) -> Compared:
     for sweep in sweeps:
         problems.extend(_gaps(sweep))
         problems.extend(_other_pictures(sweep))
+        problems.extend(_other_data(sweep))
     return Compared(sweeps, tuple(singles), tuple(problems))
 
 
@@ -283,6 +284,22 @@ def _other_pictures(sweep: Sweep) -> list[str]:
                 found.append(
                     f"{sweep.name}, {row.label}: found {name} of {row.label}{against} measured on different pictures "
                     f"({told}), expected the same; they are not compared, run the sweep again in another folder"
+                )
+    return found
+
+
+def _other_data(sweep: Sweep) -> list[str]:
+    """A line for each point whose seeds were trained on different data, though they have nothing of their own."""
+    found = []
+    for row in sweep.rows:
+        runs = [run for cell in row.cells.values() for run in cell.runs if run.sweep and not run.sweep.by_seed]
+        for name in sorted({name for run in runs for name in run.data} - set(sweep.sets) - {"validation"}):
+            digests = sorted({digest[:12] for run in runs if (digest := run.data.get(name, ""))})
+            if len(digests) > 1:
+                found.append(
+                    f"{sweep.name}, {row.label}: found {name} of {len(digests)} different digests "
+                    f"({', '.join(digests[:3])}) among seeds that share their data, expected one; run the sweep again "
+                    "in another folder"
                 )
     return found
 

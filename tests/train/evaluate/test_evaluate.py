@@ -382,6 +382,17 @@ def test_tests_that_share_samples_with_the_validation_set_are_refused(tmp_path):
         open_sets(bad, 5)
 
 
+def test_a_set_has_whole_views_of_each_thing(tmp_path):
+    write_data_set(tmp_path / "set")
+    [one] = open_sets(EvaluateSpec(tests={"t": SetSpec(source=str(tmp_path / "set"))}), 5)
+    views = next(number for number in range(2, 100) if one.n % number)
+    spec = EvaluateSpec(tests={"t": SetSpec(source=str(tmp_path / "set"), views=views)})
+    with pytest.raises(
+        ValueError, match=rf"evaluate\.tests\.t\.views: found {views} beside {one.n} pictures, expected"
+    ):
+        open_sets(spec, 5)
+
+
 @pytest.mark.parametrize("way", ["copy", "link", "one shard"])
 def test_a_copy_of_the_validation_set_or_a_link_to_it_is_no_test(tmp_path, way):
     write_data_set(tmp_path / "val")

@@ -107,6 +107,18 @@ def test_views_of_a_thing_are_one_observation_in_the_interval():
     assert "other things" not in method(compare(once))
 
 
+def test_seeds_of_a_point_on_different_data_are_named():
+    results = [one.model_copy(update={"data": {**one.data, "synthetic": "aa" * 32}}) for one in curve({0: [700] * 3})]
+    assert compare(results).problems == ()
+    results[1] = results[1].model_copy(update={"data": {**results[1].data, "synthetic": "bb" * 32}})
+    [said] = compare(results).problems
+    assert "0x: found synthetic of 2 different digests (aaaaaaaaaaaa, bbbbbbbbbbbb) among seeds that share" in said
+    place = results[1].sweep
+    assert place is not None
+    own = [one.model_copy(update={"sweep": place.model_copy(update={"by_seed": {"seed": 1}})}) for one in results]
+    assert compare(own).problems == ()
+
+
 def page_with_recipes(folder, steps: dict[str, object], source: str) -> str:
     """The text of a page on two points of one seed each, which have 480 validation pictures."""
     for number, label in enumerate(("0x", "6x")):

@@ -338,10 +338,12 @@ def test_a_folder_that_cannot_be_written_is_named(data: Path, tmp_path: Path) ->
 
 def test_how_the_work_is_done_may_change_between_lives(data: Path, tmp_path: Path) -> None:
     assert run(small_recipe(data), tmp_path / "run", looks=5) == 75  # after the first epoch
-    other = small_recipe(data, data__threads=0, checkpoint__keep=5, engine__channels_last=True)
+    told = {"evaluate__tests__one__views": 2}  # and what a result line says of its set
+    other = small_recipe(data, data__threads=0, checkpoint__keep=5, engine__channels_last=True, **told)
     assert run(other, tmp_path / "run") == 0
     results = read_results(tmp_path / "run" / "results.jsonl").results
     assert len({line.recipe for line in results}) == 1
+    assert {(line.role, line.views) for line in results} == {("validation", 1), ("test", 2)}
     assert {line.step: line.selected for line in results if line.role == "validation"} == {3: True, 6: False}
 
 
