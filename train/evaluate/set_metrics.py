@@ -124,7 +124,8 @@ def clip_mean_discrepancy(one_ND: Floats, other_MD: Floats) -> float:
 
 
 def _cubic(width: int, dots: Doubles, one: Doubles, other: Doubles) -> Doubles:
-    return (dots / width + 1) ** 3
+    near = dots / width + 1
+    return near * near * near  # a power is ten times as slow
 
 
 def _gaussian_kernel(dots: Doubles, one: Doubles, other: Doubles) -> Doubles:
@@ -138,12 +139,14 @@ def _kernel_sum(
     total = 0.0
     lengths_M = np.square(other_MD, dtype=np.float64).sum(1)
     for start in range(0, len(one_ND), BLOCK):
-        block = one_ND[start : start + BLOCK].astype(np.float64)
-        lengths_B = np.square(block).sum(1)
+        block = one_ND[start : start + BLOCK]
+        lengths_B = np.square(block, dtype=np.float64).sum(1)
         for begin in range(start if apart else 0, len(other_MD), BLOCK):
-            right = other_MD[begin : begin + BLOCK]
-            values = kernel(block @ right.T.astype(np.float64), lengths_B[:, None], lengths_M[begin : begin + BLOCK])
-            if apart and begin == start:
+            is_own = apart and begin == start
+            right = block if is_own else other_MD[begin : begin + BLOCK]  # the same array: half of its product
+            dots = (block @ right.T).astype(np.float64, copy=False)
+            values = kernel(dots, lengths_B[:, None], lengths_M[begin : begin + BLOCK])
+            if is_own:
                 total += float(values.sum() - np.trace(values))
             else:
                 total += float(values.sum()) * (2 if apart else 1)
