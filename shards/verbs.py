@@ -416,7 +416,7 @@ def _watch(store: "Store") -> "Status":
 
 def gallery_page(folder: str, out: Path | None = None, subset: str | None = None) -> Path:
     """Write the gallery of a data set, by default below its `_meta`, and return its first page."""
-    from gen.edit.before import source_pictures
+    from gen.edit.before import edits_of
     from gen.run.real import real_pictures
     from shards.disk.data_set import open_data_set
     from shards.disk.layout import META
@@ -429,15 +429,19 @@ def gallery_page(folder: str, out: Path | None = None, subset: str | None = None
         if not isinstance(store, FolderStore):
             raise ValueError(f"{store.url}: a page for a store is written to a folder; give one with --out")
         out = store.path_to_write(f"{META}/gallery")
-    real = None
-    try:
-        known = source_pictures(store, REAL_PER_CLASS) or real_pictures(store, REAL_PER_CLASS)
-        real = None if known is None else RealPictures(*known)
-    except ValueError as error:  # the set of another version; its own pictures can be shown
-        warn(f"the page shows no real pictures: {error}")
+    real = edits = None
     chosen = named_subset(store, subset)
-    with bar("gallery") as advance:
-        return write_gallery(store, out, subset=chosen, subset_name=subset or "", real=real, progress=advance)
+    with contextlib.ExitStack() as held:
+        try:
+            edits = held.enter_context(edits_of(store))
+            known = real_pictures(store, REAL_PER_CLASS)
+            real = None if known is None else RealPictures(*known)
+        except ValueError as error:  # the set of another version; its own pictures can be shown
+            warn(f"the page shows no real pictures: {error}")
+        advance = held.enter_context(bar("gallery"))
+        return write_gallery(
+            store, out, subset=chosen, subset_name=subset or "", real=real, edits=edits, progress=advance
+        )
 
 
 def named_subset(store: "Store", name: str | None) -> "Subset | None":

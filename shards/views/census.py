@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.disk.checked_json import plain_json
-from shards.disk.layout import SUCCESS
+from shards.disk.layout import EDIT_FIELD, SUCCESS
 from shards.disk.record import Record
 from shards.disk.safe_text import clip
 from shards.disk.store import Store
@@ -29,7 +29,19 @@ SCORES = {
 SCORE_BINS = 400
 MAX_SLOTS = 12
 COUNTED = ("status", "domain", "licence", "prompt_kind", "style", "sampler")
-COLUMNS = ["key", "uid", "class_id", "class_name", "meaning", "model", "revision", "context", *COUNTED, *SCORES]
+COLUMNS = [
+    "key",
+    "uid",
+    "class_id",
+    "class_name",
+    "meaning",
+    "model",
+    "revision",
+    "context",
+    *COUNTED,
+    *SCORES,
+    EDIT_FIELD.name,
+]
 MAX_MEANINGS = 8  # of a class; the others are in the tables only
 LONGEST_VALUE = 200  # characters of a counted value
 MAX_VALUES = 10_000  # distinct values counted per column, so that free text cannot fill the memory
@@ -89,6 +101,7 @@ class Census:
     scores: dict[str, Scores] = field(
         default_factory=lambda: {column: Scores(np.zeros(SCORE_BINS, np.int64)) for column in SCORES}
     )
+    edits: int = 0  # accepted samples whose rows say what was edited
     num_shards: int = 0
     short: int = 0
 
@@ -192,6 +205,7 @@ def _count(census: Census, table: pa.Table, record: Record) -> None:
             one.meanings += [shown] if shown not in one.meanings else []
     _tally(census.values["status"], table["status"].to_pylist())
     kept = table.filter(pc.equal(table["status"], SUCCESS))
+    census.edits += len(kept) - kept[EDIT_FIELD.name].null_count
     for column in COUNTED[1:]:
         _tally(census.values[column], kept[column].to_pylist())
     for context in kept["context"].to_pylist():
