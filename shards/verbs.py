@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from cluster.process.lives import Life
     from shards.disk.store import Store
     from shards.set.status import Status
-    from shards.views.census import Subset
 
 MAX_LISTED = 40  # files that a dry run names
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
@@ -132,23 +131,52 @@ def subset(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="What the subset shall be called, for data.domains.N.subset.")],
     long_tail: Annotated[
-        float, typer.Option(help="How many times as many samples the first class has as the last, by class id.")
-    ],
-    seed: Annotated[int, typer.Option(help="Which samples of a class stay.")] = 0,
+        float | None,
+        typer.Option(
+            help="How many times as many samples the first class has as the last, by class id.", show_default="none"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="With --long-tail: which samples of a class stay.")] = 0,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Of an edited set: side=feasible, kind=background, attribute=...; repeatable. Several values of one "
+            "key: any of them.",
+            show_default="none",
+        ),
+    ] = None,
+    of: Annotated[
+        str | None, typer.Option(help="With --where: out of this subset, such as 2x.", show_default="everything")
+    ] = None,
 ) -> None:
-    """Name a part of a data set whose classes have ever fewer samples, to train on; no shard is changed.
+    """Name a part of a data set to train on: a long tail, or edits of one side or kind. No shard is changed.
 
-    Example: `sixfold subset out/sandbox tail-100 --long-tail 100`
+    Example: `sixfold subset out/sandbox tail-100 --long-tail 100`,
+    `sixfold subset out/edits feasible --where side=feasible --of 2x`
     """
     with waiting("loading the program"):
         from cluster.process.lease import written_by_one
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
         from shards.disk.safe_text import visible
+        from shards.set.edited import parse_where, write_edited
         from shards.set.long_tail import write_long_tail
 
+    if (long_tail is None) == (not where):
+        found = "neither --long-tail nor --where" if long_tail is None else "both --long-tail and --where"
+        raise ValueError(f"found {found}, expected one of them")
+    if of is not None and not where:
+        raise ValueError("found --of without --where, expected both")
+    asked = parse_where(where or [])
     open_data_set(folder)  # refuses another folder before anything is written there
     with written_by_one(folder, "subset", warn) as store, waiting("choosing samples"):
+        if long_tail is None:
+            num_samples = write_edited(store, name, asked, of)
+            say(
+                f"{visible(name)}: {counted(num_samples, 'sample')}; read it with data.domains.N.subset={visible(name)}"
+            )
+            return
         keeps = write_long_tail(store, name, long_tail, seed)
     first, *_, last = keeps.values()
     say(
@@ -166,6 +194,8 @@ def show(
 
     Example: `sixfold show out/sandbox`
     """
+    from shards.gallery_page import gallery_page
+
     say(gallery_page(folder, out, subset))
 
 
@@ -204,6 +234,7 @@ def export(
         from shards.disk.data_set import open_data_set
         from shards.labels.classes import ClassSpec, load_classes
         from shards.views import export as exports
+        from shards.views.census import named_subset
         from shards.views.image_folder import export_image_folder, import_image_folder
 
     if to == "shards":
@@ -412,43 +443,3 @@ def _watch(store: "Store") -> "Status":
                 said = state.line
                 say(said, err=True)
             time.sleep(max(WATCH_S, 10 * (now - began)))
-
-
-def gallery_page(folder: str, out: Path | None = None, subset: str | None = None) -> Path:
-    """Write the gallery of a data set, by default below its `_meta`, and return its first page."""
-    from gen.edit.before import edits_of
-    from gen.run.real import real_pictures
-    from shards.disk.data_set import open_data_set
-    from shards.disk.layout import META
-    from shards.disk.store import FolderStore
-    from shards.views.class_pages import REAL_PER_CLASS, RealPictures
-    from shards.views.gallery import write_gallery
-
-    store = open_data_set(folder)
-    if out is None:
-        if not isinstance(store, FolderStore):
-            raise ValueError(f"{store.url}: a page for a store is written to a folder; give one with --out")
-        out = store.path_to_write(f"{META}/gallery")
-    real = edits = None
-    chosen = named_subset(store, subset)
-    with contextlib.ExitStack() as held:
-        try:
-            edits = held.enter_context(edits_of(store))
-            known = real_pictures(store, REAL_PER_CLASS)
-            real = None if known is None else RealPictures(*known)
-        except ValueError as error:  # the set of another version; its own pictures can be shown
-            warn(f"the page shows no real pictures: {error}")
-        advance = held.enter_context(bar("gallery"))
-        return write_gallery(
-            store, out, subset=chosen, subset_name=subset or "", real=real, edits=edits, progress=advance
-        )
-
-
-def named_subset(store: "Store", name: str | None) -> "Subset | None":
-    """The samples of a stored subset; None, which stands for all of them, without a name."""
-    if name is None:
-        return None
-    from shards.set.manifest import read_subset
-    from shards.views.census import subset_of
-
-    return subset_of(read_subset(store, name)[0])

@@ -114,6 +114,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster.verbs": ROOF,
     "gen.verbs": ROOF,
     "retrieve.verbs": ROOF,
+    "shards.gallery_page": ROOF,
     "shards.verbs": ROOF,
     "train.verbs": ROOF,
 }

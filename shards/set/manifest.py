@@ -226,6 +226,19 @@ def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, 
     store.replace(f"{path}.json", to_checked(about))
 
 
+def write_subset_once(store: Store, name: str, samples: pa.Table, rule: Mapping[str, JSON]) -> None:
+    """As `write_subset`, for a name that a person chose: raises ValueError if it has other samples or another rule."""
+    if name in subset_names(store):
+        there, its_rule = read_subset(store, name)
+        if its_rule != rule or there["uid"].to_pylist() != samples["uid"].to_pylist():
+            raise ValueError(
+                f"{store.url}: found a subset {quoted(name, 60)} with other samples, whose rule is "
+                f"{quoted(str(its_rule), 100)}, expected none; take another name"
+            )
+        return
+    write_subset(store, name, samples, rule)
+
+
 def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
     """The samples of subset `name` (uid, key, shard), and its rule. Raises ValueError if it is missing or damaged, if
     its two files do not belong together, or if they are those of another subset."""

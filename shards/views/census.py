@@ -18,7 +18,7 @@ from shards.disk.layout import EDIT_FIELD, SUCCESS
 from shards.disk.record import Record
 from shards.disk.safe_text import clip
 from shards.disk.store import Store
-from shards.set.manifest import read_table
+from shards.set.manifest import read_subset, read_table
 from shards.views.licence import may_be_passed_on
 
 SCORES = {
@@ -146,6 +146,11 @@ def subset_of(samples: pa.Table) -> Subset:
     for shard, uid in zip(samples["shard"].to_pylist(), samples["uid"].to_pylist(), strict=True):
         uids.setdefault(shard, set()).add(uid)
     return {shard: frozenset(found) for shard, found in uids.items()}
+
+
+def named_subset(store: Store, name: str | None) -> Subset | None:
+    """The samples of a stored subset; None, which stands for all of them, without a name."""
+    return None if name is None else subset_of(read_subset(store, name)[0])
 
 
 def chosen_rows(table: pa.Table, shard: int, subset: Subset | None, licensed_only: bool = False) -> pa.Table:

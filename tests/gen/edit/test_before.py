@@ -17,7 +17,7 @@ from gen.edit.before import edits_of
 from gen.edit.masks.stored import mask_of_rle
 from shards.disk.jpeg import decode_jpeg, encode_jpeg
 from shards.disk.store import open_for_reading
-from shards.verbs import gallery_page
+from shards.gallery_page import gallery_page
 from shards.views.edit_view import Edits
 from tests.shards.views.test_gallery import Page
 from tests.support.small_edits import MODELS, NAMES, edit, jpegs, recipe_of, rows, source_of, write_classes, write_real
@@ -181,7 +181,8 @@ TOLD = st.fixed_dictionaries({}, optional={**dict.fromkeys(NAMED, VALUES), "judg
 def test_whatever_a_row_says_of_its_edit_it_can_be_shown(edits: Edits, text: str | None, url: str | None) -> None:
     found = edits.of({"edit": text, "url": url, "class_id": 0})
     assert all(isinstance(word, str) for fact in found.facts for word in fact)
-    assert found.mask() is None or found.mask().dtype == np.bool_
+    mask_HW = found.mask()
+    assert mask_HW is None or mask_HW.dtype == np.bool_
     assert found.source() == "no such source in _meta/sources.parquet"
 
 
