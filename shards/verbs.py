@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,18 +11,10 @@ from cluster.console import Folder, bar, path_option, say, warn
 from cluster.waiting import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cluster.process.lease import Holder
-    from cluster.process.lives import Life
     from shards.disk.store import Store
-    from shards.set.status import Status
 
 MAX_LISTED = 40  # files that a dry run names
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
-LIVES_SHOWN = 5
-MAKE_SHARDS = ("generate", "edit", "retrieve")  # the verbs whose folders `status_of` knows
-WATCH_S = 3.0  # between two looks at a run; ten times as long as a look takes, if that is more
 
 
 def verify(
@@ -94,14 +85,17 @@ def repair(
 ) -> None:
     """Move what is damaged to _meta/quarantine, so that the same `generate` makes exactly that again.
 
+    A table is written again where its tar alone says all that it said: there were no rejected draws.
+
     Example: `sixfold repair out/sandbox --dry-run`
     """
     with waiting("loading the program"):
         from cluster.process.lease import written_by_one
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
+        from shards.set.rebuild import rebuild_tables
         from shards.set.repair import repair as repair_all
-        from shards.set.repair import repair_meta
+        from shards.set.repair import repair_meta, tables_alone
         from shards.set.verify import verify as verify_all
 
     there = open_data_set(folder)
@@ -109,9 +103,14 @@ def repair(
         store = there if dry_run else held.enter_context(written_by_one(folder, "repair", warn))
         with bar("verify") as advance:
             report = verify_all(store, advance)
-        damaged, files = report.damaged_shards(), report.damaged_files()
+            rebuilt = rebuild_tables(store, tables_alone(report), not dry_run)
+            if rebuilt and not dry_run:
+                report = verify_all(store, advance)  # what only that table could tell is known now
+        damaged, files = [one for one in report.damaged_shards() if one not in rebuilt], report.damaged_files()
         moved = {} if dry_run else repair_all(store, report)
         moved_files = {} if dry_run else repair_meta(store, report)
+    for shard in rebuilt:
+        say(f"shard {shard:05d}: its table {'could be' if dry_run else 'is'} written again from its tar")
     for shard in damaged:
         where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else "damaged"
         say(f"shard {shard:05d}: {where}")
@@ -123,8 +122,15 @@ def repair(
     say(
         f"{what} {'would be moved' if dry_run else 'moved; run the same generate again'}"
         if what
+        else "nothing else to repair"
+        if rebuilt
         else "nothing to repair"
     )
+    if moved:
+        from gen.edit.remake import may_come_out_otherwise
+
+        if may_come_out_otherwise(there):
+            say("edits that a language model judged may come out otherwise; the old ones are in _meta/quarantine")
 
 
 def subset(
@@ -354,17 +360,19 @@ def status(
     with waiting(f"reading {folder}"):
         from cluster.process.exit import EXIT_INCOMPLETE
         from shards.disk.store import open_for_reading
+        from shards.watch import look
+        from shards.watch import watch as watch_it
 
         store = open_for_reading(folder)
         jobs = _jobs(folder)
         if jobs and not _is_begun(store):
             say("\n".join([*jobs, "nothing is made yet"]))
             raise typer.Exit(EXIT_INCOMPLETE)
-        state, _ = _look(store)
+        state, _ = look(store)
     for line in jobs:
         say(line)
     if watch:
-        state = _watch(store)
+        state = watch_it(store)
     say(state.text)
     raise typer.Exit(0 if state.is_whole else EXIT_INCOMPLETE)
 
@@ -382,64 +390,3 @@ def _is_begun(store: "Store") -> bool:
     from shards.disk.data_set import is_data_set
 
     return is_data_set(store) or holder_of(store) is not None or bool(lives_of(store, newest=1))
-
-
-def _look(store: "Store") -> "tuple[Status, Holder | None]":
-    from cluster.process.lease import holder_of
-    from cluster.process.lives import lives_of, told
-    from shards.disk.data_set import is_data_set
-    from shards.set.status import status_of
-
-    holder = holder_of(store)
-    found = lives_of(store, LIVES_SHOWN)
-    lives = told(found, None if holder is None else holder.life)
-    if found and found[-1].verb not in MAKE_SHARDS and not is_data_set(store):
-        return _history(found[-1], lives, holder), holder
-    if holder is None:
-        return status_of(store, None, lives=lives), None
-    return status_of(store, holder.words, holder.doing, lives), holder
-
-
-def _history(last: "Life", lives: "Sequence[str]", holder: "Holder | None") -> "Status":
-    """Of a folder without shards: a training, a sweep, embeddings, an index."""
-    from shards.disk.safe_text import visible
-    from shards.set.status import Status
-
-    rows = [("life", line) for line in lives]
-    if holder is not None:
-        rows += [("writer", holder.words), *([("this call", holder.doing)] if holder.doing else [])]
-    text = "\n".join(f"{name:<10}{visible(line)}" for name, line in rows)
-    return Status(text, visible(rows[-1][1]), last.end is not None and last.end.exit_code == 0)
-
-
-def _watch(store: "Store") -> "Status":
-    """Show the state until nobody writes: redrawn on a terminal, else a line where something has changed. The last one.
-
-    A writer on another machine has ended when its heart has not beaten for a while of our clock.
-    """
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    from cluster.process.lease import PATIENCE_S
-
-    console = Console(stderr=True)
-    said, beat, beat_at = "", -1, time.monotonic()
-    with contextlib.ExitStack() as shown:
-        live = None
-        if console.is_terminal:
-            live = shown.enter_context(Live(console=console, transient=True, auto_refresh=False))
-        while True:
-            began = time.monotonic()
-            state, holder = _look(store)
-            now = time.monotonic()
-            if holder is not None and holder.heartbeat != beat:
-                beat, beat_at = holder.heartbeat, now
-            if holder is None or (not holder.is_here and now - beat_at > PATIENCE_S):
-                return state
-            if live is not None:
-                live.update(Text(state.text), refresh=True)
-            elif state.line != said:
-                said = state.line
-                say(said, err=True)
-            time.sleep(max(WATCH_S, 10 * (now - began)))

@@ -116,6 +116,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "retrieve.verbs": ROOF,
     "shards.gallery_page": ROOF,
     "shards.verbs": ROOF,
+    "shards.watch": ROOF,
     "train.verbs": ROOF,
 }
 PACKAGES = ["shards", "cluster", "gen", "retrieve", "train", "sandbox"]
