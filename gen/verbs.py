@@ -96,7 +96,7 @@ def generate(
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
     if gallery and outcome.made_units:
-        from shards.verbs import gallery_page
+        from shards.gallery_page import gallery_page
 
         say(f"gallery: {gallery_page(place)}")
     say(outcome.sentence())
@@ -146,7 +146,7 @@ def edit(
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
     if gallery and outcome.made_units:
-        from shards.verbs import gallery_page
+        from shards.gallery_page import gallery_page
 
         say(f"gallery: {gallery_page(place)}")
     say(outcome.sentence())

@@ -12,6 +12,7 @@ from cluster.console import Folder, RecipeFile, check_file, local_path, override
 from cluster.recipes.beside import default_place
 from cluster.recipes.load import load_recipe
 from cluster.waiting import waiting
+from gen.verbs import Gallery, InProcess, Out, Scale, SingleWriter
 from shards.disk.home import home
 
 if TYPE_CHECKING:
@@ -54,25 +55,14 @@ PoolFolder = Annotated[
 def retrieve(
     recipe: RecipeFile,
     overrides: Annotated[list[str] | None, overrides_of(_retrieve_model)] = None,
-    scale: Annotated[str, typer.Option(help="Multiple of the real set, such as 6x or 0.5x.")] = "6x",
-    out: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the shards go: a folder or a URL.",
-            show_default="out/<name of the recipe>, beside the recipe if it is there, else here",
-        ),
-    ] = None,
+    scale: Scale = "6x",
+    out: Out = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Search, print what was found and left out; write nothing.")
     ] = False,
-    in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
-    gallery: Annotated[bool, typer.Option(help="Write the gallery page when images were made.")] = True,
-    single_writer: Annotated[
-        bool,
-        typer.Option(
-            "--single-writer", help="For stores without exclusive create: you promise that one run writes to it."
-        ),
-    ] = False,
+    in_process: InProcess = False,
+    gallery: Gallery = True,
+    single_writer: SingleWriter = False,
 ) -> None:
     """Retrieve real images of the classes from a pool: the baseline of synthetic ones. Run it again to continue.
 
@@ -103,7 +93,7 @@ def retrieve(
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
     if gallery and outcome.made_units:
-        from shards.verbs import gallery_page
+        from shards.gallery_page import gallery_page
 
         say(f"gallery: {gallery_page(place)}")
     say(outcome.sentence())
@@ -166,7 +156,7 @@ def embed(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print units, rows, bytes and what is there; touch nothing.")
     ] = False,
-    in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
+    in_process: InProcess = False,
 ) -> None:
     """Make the vectors of a pool's pictures and captions, on every GPU (or core) there is. Run it again to continue.
 
@@ -228,7 +218,7 @@ def index(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be built and why, its bytes and minutes; touch nothing.")
     ] = False,
-    in_process: Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")] = False,
+    in_process: InProcess = False,
 ) -> None:
     """Build an index of a pool's vectors, for searches that do not read all of them. Run it again to continue.
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,19 +11,10 @@ from cluster.console import Folder, bar, path_option, say, warn
 from cluster.waiting import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cluster.process.lease import Holder
-    from cluster.process.lives import Life
     from shards.disk.store import Store
-    from shards.set.status import Status
-    from shards.views.census import Subset
 
 MAX_LISTED = 40  # files that a dry run names
 REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
-LIVES_SHOWN = 5
-MAKE_SHARDS = ("generate", "edit", "retrieve")  # the verbs whose folders `status_of` knows
-WATCH_S = 3.0  # between two looks at a run; ten times as long as a look takes, if that is more
 
 
 def verify(
@@ -95,14 +85,17 @@ def repair(
 ) -> None:
     """Move what is damaged to _meta/quarantine, so that the same `generate` makes exactly that again.
 
+    A table is written again where its tar alone says all that it said: there were no rejected draws.
+
     Example: `sixfold repair out/sandbox --dry-run`
     """
     with waiting("loading the program"):
         from cluster.process.lease import written_by_one
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
+        from shards.set.rebuild import rebuild_tables
         from shards.set.repair import repair as repair_all
-        from shards.set.repair import repair_meta
+        from shards.set.repair import repair_meta, tables_alone
         from shards.set.verify import verify as verify_all
 
     there = open_data_set(folder)
@@ -110,9 +103,14 @@ def repair(
         store = there if dry_run else held.enter_context(written_by_one(folder, "repair", warn))
         with bar("verify") as advance:
             report = verify_all(store, advance)
-        damaged, files = report.damaged_shards(), report.damaged_files()
+            rebuilt = rebuild_tables(store, tables_alone(report), not dry_run)
+            if rebuilt and not dry_run:
+                report = verify_all(store, advance)  # what only that table could tell is known now
+        damaged, files = [one for one in report.damaged_shards() if one not in rebuilt], report.damaged_files()
         moved = {} if dry_run else repair_all(store, report)
         moved_files = {} if dry_run else repair_meta(store, report)
+    for shard in rebuilt:
+        say(f"shard {shard:05d}: its table {'could be' if dry_run else 'is'} written again from its tar")
     for shard in damaged:
         where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else "damaged"
         say(f"shard {shard:05d}: {where}")
@@ -124,31 +122,67 @@ def repair(
     say(
         f"{what} {'would be moved' if dry_run else 'moved; run the same generate again'}"
         if what
+        else "nothing else to repair"
+        if rebuilt
         else "nothing to repair"
     )
+    if moved:
+        from gen.edit.remake import may_come_out_otherwise
+
+        if may_come_out_otherwise(there):
+            say("edits that a language model judged may come out otherwise; the old ones are in _meta/quarantine")
 
 
 def subset(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="What the subset shall be called, for data.domains.N.subset.")],
     long_tail: Annotated[
-        float, typer.Option(help="How many times as many samples the first class has as the last, by class id.")
-    ],
-    seed: Annotated[int, typer.Option(help="Which samples of a class stay.")] = 0,
+        float | None,
+        typer.Option(
+            help="How many times as many samples the first class has as the last, by class id.", show_default="none"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="With --long-tail: which samples of a class stay.")] = 0,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Of an edited set: side=feasible, kind=background, attribute=...; repeatable. Several values of one "
+            "key: any of them.",
+            show_default="none",
+        ),
+    ] = None,
+    of: Annotated[
+        str | None, typer.Option(help="With --where: out of this subset, such as 2x.", show_default="everything")
+    ] = None,
 ) -> None:
-    """Name a part of a data set whose classes have ever fewer samples, to train on; no shard is changed.
+    """Name a part of a data set to train on: a long tail, or edits of one side or kind. No shard is changed.
 
-    Example: `sixfold subset out/sandbox tail-100 --long-tail 100`
+    Example: `sixfold subset out/sandbox tail-100 --long-tail 100`,
+    `sixfold subset out/edits feasible --where side=feasible --of 2x`
     """
     with waiting("loading the program"):
         from cluster.process.lease import written_by_one
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
         from shards.disk.safe_text import visible
+        from shards.set.edited import parse_where, write_edited
         from shards.set.long_tail import write_long_tail
 
+    if (long_tail is None) == (not where):
+        found = "neither --long-tail nor --where" if long_tail is None else "both --long-tail and --where"
+        raise ValueError(f"found {found}, expected one of them")
+    if of is not None and not where:
+        raise ValueError("found --of without --where, expected both")
+    asked = parse_where(where or [])
     open_data_set(folder)  # refuses another folder before anything is written there
     with written_by_one(folder, "subset", warn) as store, waiting("choosing samples"):
+        if long_tail is None:
+            num_samples = write_edited(store, name, asked, of)
+            say(
+                f"{visible(name)}: {counted(num_samples, 'sample')}; read it with data.domains.N.subset={visible(name)}"
+            )
+            return
         keeps = write_long_tail(store, name, long_tail, seed)
     first, *_, last = keeps.values()
     say(
@@ -166,6 +200,8 @@ def show(
 
     Example: `sixfold show out/sandbox`
     """
+    from shards.gallery_page import gallery_page
+
     say(gallery_page(folder, out, subset))
 
 
@@ -204,6 +240,7 @@ def export(
         from shards.disk.data_set import open_data_set
         from shards.labels.classes import ClassSpec, load_classes
         from shards.views import export as exports
+        from shards.views.census import named_subset
         from shards.views.image_folder import export_image_folder, import_image_folder
 
     if to == "shards":
@@ -323,17 +360,19 @@ def status(
     with waiting(f"reading {folder}"):
         from cluster.process.exit import EXIT_INCOMPLETE
         from shards.disk.store import open_for_reading
+        from shards.watch import look
+        from shards.watch import watch as watch_it
 
         store = open_for_reading(folder)
         jobs = _jobs(folder)
         if jobs and not _is_begun(store):
             say("\n".join([*jobs, "nothing is made yet"]))
             raise typer.Exit(EXIT_INCOMPLETE)
-        state, _ = _look(store)
+        state, _ = look(store)
     for line in jobs:
         say(line)
     if watch:
-        state = _watch(store)
+        state = watch_it(store)
     say(state.text)
     raise typer.Exit(0 if state.is_whole else EXIT_INCOMPLETE)
 
@@ -351,100 +390,3 @@ def _is_begun(store: "Store") -> bool:
     from shards.disk.data_set import is_data_set
 
     return is_data_set(store) or holder_of(store) is not None or bool(lives_of(store, newest=1))
-
-
-def _look(store: "Store") -> "tuple[Status, Holder | None]":
-    from cluster.process.lease import holder_of
-    from cluster.process.lives import lives_of, told
-    from shards.disk.data_set import is_data_set
-    from shards.set.status import status_of
-
-    holder = holder_of(store)
-    found = lives_of(store, LIVES_SHOWN)
-    lives = told(found, None if holder is None else holder.life)
-    if found and found[-1].verb not in MAKE_SHARDS and not is_data_set(store):
-        return _history(found[-1], lives, holder), holder
-    if holder is None:
-        return status_of(store, None, lives=lives), None
-    return status_of(store, holder.words, holder.doing, lives), holder
-
-
-def _history(last: "Life", lives: "Sequence[str]", holder: "Holder | None") -> "Status":
-    """Of a folder without shards: a training, a sweep, embeddings, an index."""
-    from shards.disk.safe_text import visible
-    from shards.set.status import Status
-
-    rows = [("life", line) for line in lives]
-    if holder is not None:
-        rows += [("writer", holder.words), *([("this call", holder.doing)] if holder.doing else [])]
-    text = "\n".join(f"{name:<10}{visible(line)}" for name, line in rows)
-    return Status(text, visible(rows[-1][1]), last.end is not None and last.end.exit_code == 0)
-
-
-def _watch(store: "Store") -> "Status":
-    """Show the state until nobody writes: redrawn on a terminal, else a line where something has changed. The last one.
-
-    A writer on another machine has ended when its heart has not beaten for a while of our clock.
-    """
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    from cluster.process.lease import PATIENCE_S
-
-    console = Console(stderr=True)
-    said, beat, beat_at = "", -1, time.monotonic()
-    with contextlib.ExitStack() as shown:
-        live = None
-        if console.is_terminal:
-            live = shown.enter_context(Live(console=console, transient=True, auto_refresh=False))
-        while True:
-            began = time.monotonic()
-            state, holder = _look(store)
-            now = time.monotonic()
-            if holder is not None and holder.heartbeat != beat:
-                beat, beat_at = holder.heartbeat, now
-            if holder is None or (not holder.is_here and now - beat_at > PATIENCE_S):
-                return state
-            if live is not None:
-                live.update(Text(state.text), refresh=True)
-            elif state.line != said:
-                said = state.line
-                say(said, err=True)
-            time.sleep(max(WATCH_S, 10 * (now - began)))
-
-
-def gallery_page(folder: str, out: Path | None = None, subset: str | None = None) -> Path:
-    """Write the gallery of a data set, by default below its `_meta`, and return its first page."""
-    from gen.edit.before import source_pictures
-    from gen.run.real import real_pictures
-    from shards.disk.data_set import open_data_set
-    from shards.disk.layout import META
-    from shards.disk.store import FolderStore
-    from shards.views.class_pages import REAL_PER_CLASS, RealPictures
-    from shards.views.gallery import write_gallery
-
-    store = open_data_set(folder)
-    if out is None:
-        if not isinstance(store, FolderStore):
-            raise ValueError(f"{store.url}: a page for a store is written to a folder; give one with --out")
-        out = store.path_to_write(f"{META}/gallery")
-    real = None
-    try:
-        known = source_pictures(store, REAL_PER_CLASS) or real_pictures(store, REAL_PER_CLASS)
-        real = None if known is None else RealPictures(*known)
-    except ValueError as error:  # the set of another version; its own pictures can be shown
-        warn(f"the page shows no real pictures: {error}")
-    chosen = named_subset(store, subset)
-    with bar("gallery") as advance:
-        return write_gallery(store, out, subset=chosen, subset_name=subset or "", real=real, progress=advance)
-
-
-def named_subset(store: "Store", name: str | None) -> "Subset | None":
-    """The samples of a stored subset; None, which stands for all of them, without a name."""
-    if name is None:
-        return None
-    from shards.set.manifest import read_subset
-    from shards.views.census import subset_of
-
-    return subset_of(read_subset(store, name)[0])

@@ -260,7 +260,7 @@ def test_verify_beside_a_run_says_that_it_goes_on_and_what_is_not_made_yet(tmp_p
 
 
 def test_a_run_is_watched_until_nobody_writes_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.verbs.WATCH_S", 0.05)
+    monkeypatch.setattr("shards.watch.WATCH_S", 0.05)
     store = write_data_set(tmp_path / "set")
     lease = Lease.take(store, "life", warn, lock_folder=store.root)
     lease.doing = lambda: "5/20 images"

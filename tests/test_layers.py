@@ -114,7 +114,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster.verbs": ROOF,
     "gen.verbs": ROOF,
     "retrieve.verbs": ROOF,
+    "shards.gallery_page": ROOF,
     "shards.verbs": ROOF,
+    "shards.watch": ROOF,
     "train.verbs": ROOF,
 }
 PACKAGES = ["shards", "cluster", "gen", "retrieve", "train", "sandbox"]

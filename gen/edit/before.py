@@ -1,47 +1,143 @@
-"""The source pictures of an edited data set, for the page that shows them beside the edits.
+"""What a page shows of an edited data set beside its edits: their sources, masks, and what was asked and judged.
 
-In: a store with a data set that `sixfold edit` began. Out: where they come from, and some pictures of each class. On
-disk: only reads. Only what lies on this machine is read, as in `gen.run.real`.
+In: a store with a data set that `sixfold edit` began. Out: an `Edits` (`shards.views.edit_view`). On disk: only reads.
+Only what lies on this machine is read, as in `gen.run.real`: a recipe that came with a data set must not choose which
+addresses are called. A source is shown if it still has the bytes that its edit began with.
 """
 
-from collections.abc import Iterator
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from cluster.recipes.load import parse_recipe
+from gen.edit.masks.pixels import MaskHW
+from gen.edit.masks.stored import mask_of_rle
 from gen.edit.recipe import EditRecipe
 from gen.edit.run import BEGUN_BY
 from gen.edit.sources import SOURCES, SourceReader, Sources, index_of, square
 from gen.make.scale import Store
-from gen.prompts.real_images import Image
 from gen.run.output import RECIPE, classes_of
 from shards.disk.address import is_remote, places_of
-from shards.set.origin import read_origin
+from shards.disk.checked_json import plain_json
+from shards.disk.safe_text import one_line
+from shards.set.origin import Origin, read_origin
+from shards.stream.pixels import Pixels
+from shards.views.edit_view import Edit, Edits
+
+MOST_ASKED = 10_000  # questions about one image
+Read = Callable[[Mapping[str, Any]], Pixels | str]  # a row -> its source as the square that was edited, or why not
 
 
-def source_pictures(store: Store, per_class: int) -> tuple[str, Iterator[tuple[int, Image]]] | None:
-    """The source, and (class id, uint8 RGB square), at most ``per_class`` of each class, ids ascending; None for a data
-    set of another verb, or if its source is not here.
-
-    Raises ValueError if recipe, classes or sources of the data set are damaged; the iterator raises it if the source
-    set is.
-    """
+@contextlib.contextmanager
+def edits_of(store: Store) -> Iterator[Edits | None]:
+    """The edits of a data set; None for one of another verb. Without its sources the rest is there, and `problem` says
+    what is missing. Raises ValueError if `run.json` is damaged."""
     known = read_origin(store)
-    if known is None or not BEGUN_BY.fits(known) or not store.exists(RECIPE):
-        return None
+    if known is None or not BEGUN_BY.fits(known):
+        yield None
+        return
+    with contextlib.ExitStack() as held:
+        source, problem = "", ""
+        read: Read = _nothing
+        try:
+            source, read = _sources(store, known, held)
+        except (ValueError, OSError) as error:
+            problem = one_line(str(error), 300)
+        yield Edits(source, problem, lambda row: _edit(row, read))
+
+
+def _sources(store: Store, known: Origin, held: contextlib.ExitStack) -> tuple[str, Read]:
+    """Where the sources lie, and what reads them. Raises ValueError or OSError if they cannot be read here."""
     recipe = parse_recipe(store.read_bytes(RECIPE), EditRecipe, RECIPE)
     spec = recipe.source
-    if is_remote(spec.set) or not any(place.is_dir() for place in places_of(spec.set)):
-        return None
-    classes = classes_of(store, recipe, str(known.body["identity"]["class_list"]))
+    if is_remote(spec.set):
+        raise ValueError(f"{spec.set}: found an address, expected a folder: a page reads pictures of this machine only")
+    if not any(place.is_dir() for place in places_of(spec.set)):
+        raise ValueError(f"{spec.set}: found no such folder here, expected the pictures that the edits began with")
+    index = index_of(spec, classes_of(store, recipe, str(known.body["identity"]["class_list"])))
     sources = Sources.load(store.read_bytes(SOURCES))
-    index = index_of(spec, classes)
+    reader = held.enter_context(SourceReader(spec, index))
+    side_px, fit = recipe.sampler.stored_px, recipe.edit.fit
 
-    def pictures() -> Iterator[tuple[int, Image]]:
-        side = recipe.sampler.stored_px
-        with SourceReader(spec, index) as reader:
-            for class_id, number in sources.num_per_class().items():
-                for one in range(min(per_class, number)):
-                    found = square(reader.bytes_of(sources.at(class_id, one).row), side, recipe.edit.fit)
-                    if not isinstance(found, str):
-                        yield class_id, found
+    def read(row: Mapping[str, Any]) -> Pixels | str:
+        key, _, sha256 = str(row["url"]).rpartition("#sha256=")
+        source = sources.named(row["class_id"], key)
+        if source is None:
+            return "no such source in _meta/sources.parquet"
+        try:
+            data = reader.bytes_of(source.row)
+        except (ValueError, OSError, IndexError) as error:  # gone, or its set is smaller now
+            return f"cannot be read: {one_line(str(error), 160)}"
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return "has other bytes now than when it was edited"
+        return square(data, side_px, fit)
 
-    return spec.set, pictures()
+    return one_line(spec.set, 200), read
+
+
+def _nothing(row: Mapping[str, Any]) -> Pixels | str:
+    return "no source here"
+
+
+def _edit(row: Mapping[str, Any], read: Read) -> Edit:
+    """A row for people. Whatever its column `edit` lacks is left out: it may come from anywhere."""
+    told = _part(_json(row["edit"]))
+    mask, judge = _part(told.get("mask")), _part(told.get("judge"))
+    answers = [one for one in map(_part, _list(judge.get("answers"))) if "question" in one]
+    wrong = [one for one in answers if one.get("answer") != one.get("expected")]
+    area, halo, score, asked = (_share(mask, "area"), _share(told, "halo"), _share(judge, "score"), judge.get("asked"))
+    facts, tags = [(name, str(told[name])) for name in ("attribute", "kind", "side") if name in told], []
+    if area is not None:
+        facts.append(("mask", f"{area:.1%} of the picture, by {mask.get('how')}"))
+    if halo is not None:
+        facts.append(("old background", f"on {halo:.1%} of the object's rim"))
+    if score is not None and isinstance(asked, int) and 0 < asked <= MOST_ASKED:
+        tags = [f"judge {round(score * asked)} of {asked}"]
+        more = f"; {len(answers)} are listed" if len(answers) < asked else ""
+        facts.append(("judge", f"{round(score * asked)} of {asked} answers as expected{more}"))
+    facts += [("asked", f"{one['question']} {_said(one)}") for one in answers]
+    return Edit(
+        sha256=str(row["url"]).rpartition("#sha256=")[2],
+        source=lambda: read(row),
+        mask=lambda: _mask(mask.get("rle")),
+        side=str(told.get("side", "")),
+        kind=str(told.get("kind", "")),
+        tags=tuple(tags),
+        facts=tuple(facts),
+        wrong=tuple(f"{one['question']} {_said(one)}" for one in wrong),
+    )
+
+
+def _said(answer: Mapping[str, Any]) -> str:
+    """ "yes, as expected"."""
+    if answer.get("answer") is None:
+        return f"No usable answer ({answer.get('reason')})."
+    as_expected = answer["answer"] == answer.get("expected")
+    return f"{str(answer['answer']).capitalize()}, {'as expected' if as_expected else 'not as expected'}."
+
+
+def _mask(rle: object) -> MaskHW | None:
+    with contextlib.suppress(ValueError):
+        return None if rle is None else mask_of_rle(json.dumps(rle))
+    return None
+
+
+def _share(part: Mapping[str, Any], name: str) -> float | None:
+    value = part.get(name)
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
+
+
+def _json(text: object) -> object:
+    with contextlib.suppress(ValueError):
+        return plain_json(text) if isinstance(text, str) else None
+    return None
+
+
+def _part(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

@@ -1,13 +1,15 @@
 """Edits of a data set made again from its own `_meta`, and compared: `sixfold verify --regenerate`.
 
-In: a store. Out: one `Comparison` per image; nothing is written.
+In: a store. Out: one `Comparison` per image; or whether shards that are made again are the same. Nothing is written.
 """
+
+import contextlib
 
 from cluster.code import code_hash
 from cluster.recipes.folder import listing
 from cluster.recipes.load import parse_recipe
 from gen.edit.recipe import EditRecipe, differences, edit_identity
-from gen.edit.run import BEGUN_BY, edit_job_of, work_of
+from gen.edit.run import BEGUN_BY, edit_job_of, is_judged_freely, work_of
 from gen.edit.worker import make_edit_worker
 from gen.make.regenerate import Comparison, regenerate_some
 from gen.make.scale import Store
@@ -16,6 +18,16 @@ from gen.run.remake import regenerate_images
 from shards.disk.home import home
 from shards.set.manifest import scan_records
 from shards.set.origin import read_origin
+
+
+def may_come_out_otherwise(store: Store) -> bool:
+    """Whether shards that are made again may hold other images than the ones that were there; False where nobody
+    knows."""
+    with contextlib.suppress(ValueError, OSError):
+        known = read_origin(store)
+        if known is not None and BEGUN_BY.fits(known):
+            return is_judged_freely(parse_recipe(store.read_bytes(RECIPE), EditRecipe, RECIPE))
+    return False
 
 
 def regenerate_any(store: Store, num: int, seed: int) -> list[Comparison]:

@@ -53,6 +53,10 @@ from shards.views.dataset_card import write_folder_card
 
 BEGUN_BY = BegunBy("edit", (SOURCES_NAME, PROMPTS, FILE))
 WHEN_SLOW = "lower sampler.batch or raise cluster.stall_deadline_s"
+WHEN_TORN = (
+    "a language model judged these edits, so made again they may be others: bring the file back from a copy, or give "
+    "them up with `sixfold repair` and run the same command again"
+)
 WHEN_SHORT = "look at why their draws were rejected with `sixfold show`, or raise shards.max_draws in a new output"
 
 
@@ -63,6 +67,11 @@ class Work:
     classes: Sequence[Class]  # each with as many images in 1x as it has sources
     index: Index
     rows: Mapping[int, Sequence[int]]  # class id -> rows of the index, in the order of the sources
+
+
+def is_judged_freely(recipe: EditRecipe) -> bool:
+    """Whether the same edits may be judged otherwise another day."""
+    return isinstance(recipe.edit, AttributeEditSpec) and recipe.edit.judge.kind == "vlm"
 
 
 def find_work(recipe: EditRecipe, has_texts: bool) -> Work:
@@ -145,7 +154,7 @@ def run(
         mark = open_output(store, recipe, own, rows_of(work.classes), code, BEGUN_BY, draw, differences, say, contents)
         with waiting("reading what is there"):
             write_folder_card(store, recipe.name)
-            set_torn_aside(store, say)
+            set_torn_aside(store, say, WHEN_TORN if is_judged_freely(recipe) else "")
             before = scan_records(store, mark)
         hold.life.there(len(before), "shard")
         todo = [unit for unit in units if unit not in before]

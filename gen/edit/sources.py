@@ -18,6 +18,7 @@ from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -118,6 +119,12 @@ class Sources:
         if not 0 <= number < num:
             raise IndexError(f"class {class_id}: found source {number}, expected 0..{num - 1}")
         return Source(**{name: self.table[name][first + number].as_py() for name in SCHEMA.names})
+
+    def named(self, class_id: int, key: str) -> Source | None:
+        """The source of the class that has this key; None if none has."""
+        first, num = self._starts.get(class_id, (0, 0))
+        number = pc.index(self.table["key"].slice(first, num), key).as_py()
+        return None if number < 0 else self.at(class_id, number)
 
 
 def index_of(spec: SourceSpec, classes: Sequence[Class]) -> Index:

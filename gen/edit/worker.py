@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from gen.edit.alter import Alter
 from gen.edit.attributes.stored import FILE, read_attributes
-from gen.edit.judge.judge import open_judge
+from gen.edit.judge.judge import Judge, NoJudge, open_judge
 from gen.edit.masks.masker import Masker
 from gen.edit.perturb import Perturb
 from gen.edit.recipe import PerturbSpec
@@ -47,6 +47,7 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     )  # fmt: skip
     edit = checked.edit
     maker: Maker[Sample]
+    judge: Judge = NoJudge()
     if isinstance(edit, PerturbSpec):
         maker = Perturb(rows, edit, load_planned(checked.made) if edit.gamma else None)
     else:
@@ -55,4 +56,4 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
         judge = held.enter_context(open_judge(edit.judge))
         maker = Alter(rows, edit, read_attributes(store.read_bytes(ATTRIBUTES)), masker, model, judge)
         weakref.finalize(maker, held.close)
-    return UnitWorker(unit, maker, store)
+    return UnitWorker(unit, maker, store, is_waiting=lambda: judge.is_waiting)

@@ -9,13 +9,14 @@ i-1 only if nothing else is left to do. So the Maker never waits for the screen,
 every run. The column ``batch`` of a row is the number of the Maker's call, which is enough to make any image again.
 
 Two threads work: the caller's runs the Maker; the other one waits for pictures, screens, encodes and writes, in order.
+While that one waits for somebody outside with deadlines of their own, such as a judge's server, the unit still beats.
 """
 
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Literal
@@ -45,6 +46,8 @@ IMAGE_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AssertionEr
 
 # For the pixels of one batch to arrive. Far above any batch: a run's stall deadline ends a stuck worker sooner.
 DEADLINE_S = 1800.0
+
+LOOK_S = 1.0  # between two looks at the other thread
 
 # A Maker whose first draws are all rejected is broken, not unlucky: stop before the whole unit is drawn for nothing.
 HOPELESS_DRAWS = 100
@@ -116,11 +119,14 @@ class UnitWorker(Generic[Sample]):
         maker: Maker[Sample],
         store: FolderStore | ObjectStore,
         clock: Callable[[], float] = time.time,
+        is_waiting: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_waiting`: whether the Maker waits for somebody outside, within a deadline of theirs."""
         self.job = job
         self.maker = maker
         self.store = store
         self.clock = clock
+        self.is_waiting = is_waiting
         self.is_memory_full = False  # as the last attempt found it
 
     def __call__(self, unit: int, attempt: str, beat: Beat) -> dict[str, JSON]:
@@ -215,8 +221,9 @@ class _UnitWork(Generic[Sample]):
         writing: deque[Future[None]] = deque()
         while under_way or not self.slots.exhausted:
             while under_way and (len(under_way) > 1 or self.slots.exhausted):
+                made = sum(len(call.draws) for calls, _ in under_way for call in calls)
                 calls, future = under_way.popleft()
-                rows = self._settle(calls, future.result(timeout=2 * DEADLINE_S))
+                rows = self._settle(calls, self._developed(future, partial(self._tell, beat, made, 0, 0.0)))
                 writing.append(developing.submit(self._write, writer, rows))
                 self._refuse_hopeless(HOPELESS_DRAWS)
             while writing and writing[0].done():
@@ -230,6 +237,18 @@ class _UnitWork(Generic[Sample]):
             alive(1.0)
         for future_write in writing:
             future_write.result(timeout=2 * DEADLINE_S)
+
+    def _developed(self, future: "Future[list[list[Developed]]]", tell: Callable[[], None]) -> list[list[Developed]]:
+        """What the other thread makes of a batch. The unit beats while it waits for somebody outside; no limit then."""
+        left_s = 2 * DEADLINE_S
+        while not wait([future], timeout=min(LOOK_S, left_s)).done:
+            if self.worker.is_waiting():
+                tell()
+            else:
+                left_s -= LOOK_S
+                if left_s <= 0:
+                    raise TimeoutError(f"found no pixels of a batch within {2 * DEADLINE_S:g} s, expected them")
+        return future.result(timeout=0)
 
     def _tell(self, beat: Beat, num_made: int, num_next: int, share: float) -> None:
         """A beat: `num_made` draws wait for the screen, of `num_next` ones this share is made."""

@@ -34,15 +34,21 @@ from shards.disk.layout import META, shard_name
 from shards.disk.record import Record
 from shards.disk.store import FolderStore
 from shards.set.commit import recover
-from shards.set.manifest import scan_records
+from shards.set.manifest import scan, scan_records
 from shards.set.quarantine import QUARANTINE
+from shards.set.rebuild import rebuild_tables
 
 OPENS_S = 900.0  # for another run that shares the output to open it: to choose meanings, to draw prompts
 LOOK_S = 1.0
 
 
-def set_torn_aside(store: Store, say: Callable[[str], None]) -> None:
-    """What a crash left half-written goes to the quarantine, and is made again."""
+def set_torn_aside(store: Store, say: Callable[[str], None], keep: str = "") -> None:
+    """What a crash left half-written goes to the quarantine, and is made again; but a table that its tar alone gives is
+    written again. `keep`: what to do instead of setting anything aside; raises ValueError with it then."""
+    if rebuilt := rebuild_tables(store, scan(store).problems):
+        say(f"{counted(len(rebuilt), 'table')} written again from the tars, first that of shard {rebuilt[0]:05d}")
+    if keep and (problems := scan(store).problems):
+        raise ValueError(f"{next(iter(problems.values()))}; {keep}")
     if torn := recover(store).set_aside:
         say(
             f"{counted(len(torn), 'damaged shard')} set aside in {store.url}/{QUARANTINE}, first "

@@ -10,17 +10,15 @@ samples of a class stay is drawn by their ids; with the same seed a class that k
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.disk.layout import SUCCESS
-from shards.disk.record import JSON
-from shards.disk.safe_text import quoted
 from shards.disk.store import Store
-from shards.set.manifest import iter_tables, read_subset, scan_records, subset_names, write_subset
+from shards.set.manifest import iter_tables, scan_records, write_subset_once
 
 _ROUND = 1e-9  # 5.000 is 4.999... as a power
 
@@ -56,20 +54,8 @@ def write_long_tail(store: Store, name: str, ratio: float, seed: int) -> dict[in
     order = np.lexsort((draws, labels))
     place = np.arange(len(order)) - np.repeat(np.cumsum(has) - has, has)
     chosen = np.sort(order[place < np.repeat(list(keeps.values()), has)])
-    _write_once(store, name, samples.take(chosen), {"long_tail": ratio, "seed": seed, "classes": len(ids)})
+    write_subset_once(store, name, samples.take(chosen), {"long_tail": ratio, "seed": seed, "classes": len(ids)})
     return keeps
-
-
-def _write_once(store: Store, name: str, samples: pa.Table, rule: Mapping[str, JSON]) -> None:
-    if name in subset_names(store):
-        there, its_rule = read_subset(store, name)
-        if its_rule != rule or there["uid"].to_pylist() != samples["uid"].to_pylist():
-            raise ValueError(
-                f"{store.url}: found a subset {quoted(name, 60)} with other samples, whose rule is "
-                f"{quoted(str(its_rule), 100)}, expected none; take another name"
-            )
-        return
-    write_subset(store, name, samples, rule)
 
 
 def _draw(seed: int, uid: str) -> int:

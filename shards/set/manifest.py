@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from shards.disk.checked_json import parse_checked, to_checked
 from shards.disk.layout import (
+    EDIT_FIELD,
     EDITED_SCHEMA,
     META,
     RECORD,
@@ -225,6 +226,19 @@ def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, 
     store.replace(f"{path}.json", to_checked(about))
 
 
+def write_subset_once(store: Store, name: str, samples: pa.Table, rule: Mapping[str, JSON]) -> None:
+    """As `write_subset`, for a name that a person chose: raises ValueError if it has other samples or another rule."""
+    if name in subset_names(store):
+        there, its_rule = read_subset(store, name)
+        if its_rule != rule or there["uid"].to_pylist() != samples["uid"].to_pylist():
+            raise ValueError(
+                f"{store.url}: found a subset {quoted(name, 60)} with other samples, whose rule is "
+                f"{quoted(str(its_rule), 100)}, expected none; take another name"
+            )
+        return
+    write_subset(store, name, samples, rule)
+
+
 def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
     """The samples of subset `name` (uid, key, shard), and its rule. Raises ValueError if it is missing or damaged, if
     its two files do not belong together, or if they are those of another subset."""
@@ -288,13 +302,21 @@ def _read_one(store: Store, shard: int, known: Record | None, columns: Sequence[
 
 
 def parse_table(data: bytes, record: Record, where: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows in the bytes of a table. Raises ValueError if they are not the bytes, schema or count of `record`."""
+    """The rows in the bytes of a table; `edit`, if it is asked for, is null where nothing was edited.
+
+    Raises ValueError if they are not the bytes, schema or count of `record`.
+    """
     _check_hash(data, record, where)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         is_ours = any(file.schema_arrow.equals(schema) for schema in (TABLE_SCHEMA, EDITED_SCHEMA))
         if is_ours and file.metadata.num_rows == record.count:
-            return read_rows(data, columns).replace_schema_metadata(None)
+            if columns is None or EDIT_FIELD.name in file.schema_arrow.names or EDIT_FIELD.name not in columns:
+                return read_rows(data, columns).replace_schema_metadata(None)
+            found = read_rows(data, [name for name in columns if name != EDIT_FIELD.name])
+            there = {name: found[name] for name in found.column_names}
+            there[EDIT_FIELD.name] = pa.nulls(record.count, EDIT_FIELD.type)
+            return pa.table({name: there[name] for name in columns})
     except (pa.ArrowException, OSError, ValueError) as error:  # of bad pages; nothing is read from disk here
         raise ValueError(f"{where}: no parquet file ({one_line(str(error), 100)})") from None
     raise ValueError(f"{where}: found other columns or another number of rows than its record; it is not one of ours")

@@ -2,7 +2,7 @@
 
 In: a store and the `Report` of `verify`. Out: where each file went. On disk: record, tar and table of a damaged
 shard, and damaged files below `_meta`, move to `_meta/quarantine/NNNNNN/`, beside a `reason.json`; other files stay. No
-run may write meanwhile.
+run may write meanwhile. A table that its tar alone gives is written again before that (`shards.set.rebuild`).
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,19 @@ from shards.disk.store import Store
 from shards.set.manifest import SUBSETS
 from shards.set.quarantine import set_aside
 from shards.set.verify import Report
+
+
+def tables_alone(report: Report) -> list[int]:
+    """The shards of which nothing but the table is missing or damaged."""
+    wrong: dict[int, set[tuple[str | None, str]]] = {}
+    for one in report.damages:
+        if one.shard is not None:
+            wrong.setdefault(one.shard, set()).add((one.member, one.kind))
+    return sorted(
+        shard
+        for shard, found in wrong.items()
+        if all(member == table_name(shard) and kind in ("file", "size", "hash") for member, kind in found)
+    )
 
 
 def repair(store: Store, report: Report) -> Mapping[int, list[str]]:

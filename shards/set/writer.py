@@ -110,23 +110,12 @@ class ShardWriter:
             raise ValueError(
                 f"{where}: found {found} with status {checked['status']!r}, expected one with {SUCCESS!r} only"
             )
-        table_row = {**checked, "shard": self.shard}
+        table_row: dict[str, object] = {**checked, "shard": self.shard}
         if jpeg is not None:
             if key <= self._last_key:
                 raise ValueError(f"{where}: found after {self._last_key}, expected the successes in rising key order")
             _check_jpeg(checked, jpeg, where)
-            jpeg_sha256 = hashlib.sha256(jpeg).hexdigest()
-            members = members_of(checked, jpeg, jpeg_sha256)
-            blocks = []
-            for extension, data in members.items():
-                blocks += [header(f"{key}.{extension}", len(data)), data, padding(len(data))]
-                table_row[f"{extension}_offset"] = self._size + sum(map(len, blocks[:-2]))
-                table_row[f"{extension}_size"] = len(data)
-                if extension == "jpg":
-                    table_row["sha256"] = jpeg_sha256
-                else:
-                    table_row[f"{extension}_sha256"] = hashlib.sha256(data).hexdigest()
-            sample = b"".join(blocks)
+            table_row, sample = placed(checked, jpeg, self._size)
             self._attempt.write(sample)
             self._size += len(sample)
             self._last_key = key
@@ -227,6 +216,23 @@ def members_of(row: Mapping[str, object], jpeg: bytes, jpeg_sha256: str) -> dict
         "json": f"{{\n    {_JSON.encode(facts)[1:-1]}\n}}".encode(),
         "txt": str(row["caption"]).encode("utf-8"),
     }
+
+
+def placed(row: Mapping[str, object], jpeg: bytes, at: int) -> tuple[dict[str, object], bytes]:
+    """A success in the tar from byte `at` on: its row of the table, and the bytes of its members. `row` is a checked
+    row."""
+    key, jpeg_sha256 = str(row["key"]), hashlib.sha256(jpeg).hexdigest()
+    table_row: dict[str, object] = {**row, "shard": int(key[:5])}
+    blocks = []
+    for extension, data in members_of(row, jpeg, jpeg_sha256).items():
+        blocks += [header(f"{key}.{extension}", len(data)), data, padding(len(data))]
+        table_row[f"{extension}_offset"] = at + sum(map(len, blocks[:-2]))
+        table_row[f"{extension}_size"] = len(data)
+        if extension == "jpg":
+            table_row["sha256"] = jpeg_sha256
+        else:
+            table_row[f"{extension}_sha256"] = hashlib.sha256(data).hexdigest()
+    return table_row, b"".join(blocks)
 
 
 def table_bytes(rows: list[dict[str, object]], rejected: Mapping[str, bytes]) -> bytes:

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.disk.checked_json import plain_json
-from shards.disk.layout import SUCCESS
+from shards.disk.layout import EDIT_FIELD, SUCCESS
 from shards.disk.record import Record
 from shards.disk.safe_text import clip
 from shards.disk.store import Store
-from shards.set.manifest import read_table
+from shards.set.manifest import read_subset, read_table
 from shards.views.licence import may_be_passed_on
 
 SCORES = {
@@ -29,7 +29,19 @@ SCORES = {
 SCORE_BINS = 400
 MAX_SLOTS = 12
 COUNTED = ("status", "domain", "licence", "prompt_kind", "style", "sampler")
-COLUMNS = ["key", "uid", "class_id", "class_name", "meaning", "model", "revision", "context", *COUNTED, *SCORES]
+COLUMNS = [
+    "key",
+    "uid",
+    "class_id",
+    "class_name",
+    "meaning",
+    "model",
+    "revision",
+    "context",
+    *COUNTED,
+    *SCORES,
+    EDIT_FIELD.name,
+]
 MAX_MEANINGS = 8  # of a class; the others are in the tables only
 LONGEST_VALUE = 200  # characters of a counted value
 MAX_VALUES = 10_000  # distinct values counted per column, so that free text cannot fill the memory
@@ -89,6 +101,7 @@ class Census:
     scores: dict[str, Scores] = field(
         default_factory=lambda: {column: Scores(np.zeros(SCORE_BINS, np.int64)) for column in SCORES}
     )
+    edits: int = 0  # accepted samples whose rows say what was edited
     num_shards: int = 0
     short: int = 0
 
@@ -133,6 +146,11 @@ def subset_of(samples: pa.Table) -> Subset:
     for shard, uid in zip(samples["shard"].to_pylist(), samples["uid"].to_pylist(), strict=True):
         uids.setdefault(shard, set()).add(uid)
     return {shard: frozenset(found) for shard, found in uids.items()}
+
+
+def named_subset(store: Store, name: str | None) -> Subset | None:
+    """The samples of a stored subset; None, which stands for all of them, without a name."""
+    return None if name is None else subset_of(read_subset(store, name)[0])
 
 
 def chosen_rows(table: pa.Table, shard: int, subset: Subset | None, licensed_only: bool = False) -> pa.Table:
@@ -192,6 +210,7 @@ def _count(census: Census, table: pa.Table, record: Record) -> None:
             one.meanings += [shown] if shown not in one.meanings else []
     _tally(census.values["status"], table["status"].to_pylist())
     kept = table.filter(pc.equal(table["status"], SUCCESS))
+    census.edits += len(kept) - kept[EDIT_FIELD.name].null_count
     for column in COUNTED[1:]:
         _tally(census.values[column], kept[column].to_pylist())
     for context in kept["context"].to_pylist():

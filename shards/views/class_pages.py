@@ -19,6 +19,7 @@ from shards.disk.store import Store
 from shards.set.row_jpegs import read_jpegs
 from shards.views.alike import shared_beginnings
 from shards.views.census import ClassCount
+from shards.views.edit_view import Edits
 from shards.views.overview import label
 from shards.views.sample_view import sample_view
 from shards.views.site import Filter, Site, links_of, marks, window
@@ -27,6 +28,7 @@ from shards.views.thumbnail import small_jpeg
 MOSAIC_IMAGES = 4
 REAL_PER_CLASS = 8
 FILTERS = {"style": "Style", "kind": "Kind of prompt", "domain": "Domain"}  # fields of a `SampleView`
+EDIT_FILTERS = {"altered": "Altered", "side": "Side"}  # fields of an `EditView`
 MAX_OPTIONS = 40  # of a filter
 Card = Mapping[str, Any]
 
@@ -44,6 +46,7 @@ class ClassPages:
     """The cards that are waiting for their pages."""
 
     site: Site
+    edits: Edits | None = None  # of an edited set
     mosaics: dict[int, list[str]] = field(default_factory=dict)  # class id -> its first pictures
     real: dict[int, list[str]] = field(default_factory=dict)  # class id -> its real pictures
     real_source: str = ""
@@ -61,7 +64,7 @@ class ClassPages:
                 self._placed[class_id] += 1
         lines: dict[str, list[str]] = {}
         for (row, page), jpeg in zip(wanted, read_jpegs(store, shard, [row for row, _ in wanted]), strict=True):
-            card = sample_view(site, shard, row, jpeg)
+            card = sample_view(site, shard, row, jpeg, self.edits)
             lines.setdefault(f"{row['class_id']}-{page}", []).append(json.dumps(asdict(card)) + "\n")
             mosaic = self.mosaics.setdefault(row["class_id"], [])
             if card.image and len(mosaic) < MOSAIC_IMAGES:
@@ -111,12 +114,14 @@ class ClassPages:
                 "after": after and {"name": label(after), "href": page_of(after)},
                 "real": self.real.get(one.class_id, []) if link.number == 1 else [],
                 "real_source": self.real_source,
+                "edits": self.edits,
+                "num_pictures": _num_pictures(cards),
                 "filters": filters,
                 "cards": [
                     {
                         **card,
                         "same": num,
-                        "marks": marks(filters, {name: [card[name]] for name in FILTERS}),
+                        "marks": marks(filters, {name: [_value(card, name)] for name in (*FILTERS, *EDIT_FILTERS)}),
                     }
                     for card, num in zip(cards, same, strict=True)
                 ],
@@ -132,8 +137,20 @@ def page_of(one: ClassCount) -> str:
 def _filters(cards: Sequence[Card]) -> list[Filter]:
     """Those with something to choose."""
     found = []
-    for name, title in FILTERS.items():
-        values = Counter(card[name] for card in cards if card[name])
+    for name, title in (FILTERS | EDIT_FILTERS).items():
+        values = Counter(value for card in cards if (value := _value(card, name)))
         if len(values) > 1:
             found.append(Filter(name, title, tuple(sorted(value for value, _ in values.most_common(MAX_OPTIONS)))))
     return found
+
+
+def _value(card: Card, name: str) -> str:
+    """What the filter of this name asks of a card."""
+    part = card["edit"] if name in EDIT_FILTERS else card
+    return "" if part is None else str(part[name])
+
+
+def _num_pictures(cards: Sequence[Card]) -> int:
+    """How many pictures a card has at most: an edit has its source and its mask beside it."""
+    edits = [card["edit"] for card in cards if card["edit"]]
+    return 1 + any(one["source"] or one["problem"] for one in edits) + any(one["mask"] for one in edits)

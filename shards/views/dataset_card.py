@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import yaml
 from markupsafe import Markup
 
-from shards.disk.layout import CARD, SAMPLE_SCHEMA
+from shards.disk.layout import CARD, EDIT_FIELD, SAMPLE_SCHEMA
 from shards.disk.safe_text import clip, markdown, visible
 from shards.disk.store import Store
 from shards.views.census import Census
@@ -113,7 +113,8 @@ def _header(census: Census, title: str, num_unlicensed: int) -> dict[str, object
 
 def _features(census: Census) -> list[dict[str, object]]:
     """The fields of a sample as Hugging Face `datasets` reads them from the tars, with the names of the labels."""
-    facts = [{"name": field.name, "dtype": str(field.type)} for field in SAMPLE_SCHEMA]
+    fields = [*SAMPLE_SCHEMA, *([EDIT_FIELD] if census.edits else [])]
+    facts = [{"name": field.name, "dtype": str(field.type)} for field in fields]
     texts: list[dict[str, object]] = [{"name": name, "dtype": "string"} for name in ("txt", "__key__", "__url__")]
     return [
         {"name": "cls", "dtype": _label_type(census)},

@@ -1,12 +1,14 @@
 """The gallery: a data set as a folder of plain web pages.
 
-In: a store with records, optionally a subset, optionally real pictures of the classes. Out: the path of ``index.html``.
+In: a store with records, optionally a subset, optionally real pictures of the classes, of an edited set what its verb
+knows of each edit. Out: the path of ``index.html``.
 On disk, in a folder that is replaced as a whole:
 
     index.html, index-2.html …        one tile a class, numbers, draws per class
     class-0007.html, class-0007-2.html …
     rejected.html, rejected-2.html …  every rejected draw with its reason, and the small picture of some
-    __thumbs/00012/000120034.jpg      small copies with the source type of the original; __thumbs/real: of real ones
+    __thumbs/00012/000120034.jpg      small copies with the source type of the original; __thumbs/real: of real ones;
+                                      of an edit also 000120034-mask.jpg, and in __thumbs/sources its source
     gallery.css, .gallery             the style; the mark that lets a later run replace the folder
 
 The pages load nothing from elsewhere (strict CSP) and escape every text. One small script of ours searches, filters and
@@ -32,6 +34,7 @@ from shards.disk.store import Store
 from shards.set.manifest import read_rejected, read_table, scan
 from shards.views.census import ClassCount, Subset, chosen_rows, take_census
 from shards.views.class_pages import MOSAIC_IMAGES, ClassPages, RealPictures, page_of
+from shards.views.edit_view import Edits
 from shards.views.overview import overview
 from shards.views.page import NOTICES, STYLE
 from shards.views.rejected_pages import RejectedPages
@@ -62,6 +65,7 @@ def write_gallery(
     subset: Subset | None = None,
     subset_name: str = "",
     real: RealPictures | None = None,
+    edits: Edits | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Write the pages and return the path of ``index.html``; an older gallery in ``out_dir`` is replaced as a whole.
@@ -99,7 +103,7 @@ def write_gallery(
             thumb_px = SHARP_PX if num_shown <= SHARP_IMAGES else THUMB_PX
         site = Site(folder, title, notice, census, images_per_page, images_per_class, thumb_px)
         shutil.copyfile(STYLE, folder / "gallery.css")
-        classes, rejected = ClassPages(site), RejectedPages(site)
+        classes, rejected = ClassPages(site, edits), RejectedPages(site, edits)
         _write_draws(classes, rejected, store, {s: found.records[s] for s in sorted(second_look)}, subset, progress)
         if real is not None:
             classes.add_real(real)
@@ -165,7 +169,7 @@ def _write_index(site: Site, pages: ClassPages, subset_name: str, problems: list
             "filters": filters,
             "problems": [clip(problem, 300) for problem in problems[:MAX_PROBLEMS]],
             "num_problems": len(problems),
-            "real_problem": pages.real_problem,
+            "real_problem": pages.real_problem or (pages.edits.problem if pages.edits else ""),
             "overview": overview(site.census, subset_name),
         }
         site.write_page(link.href, "index.html", values)

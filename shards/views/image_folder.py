@@ -35,7 +35,7 @@ from shards.disk.address import local_root
 from shards.disk.amounts import counted
 from shards.disk.data_set import is_data_set, open_to_write
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
-from shards.disk.layout import MAX_ROWS_PER_SHARD, RUN, SAMPLE_SCHEMA, SUCCESS, sample_key
+from shards.disk.layout import EDIT_FIELD, MAX_ROWS_PER_SHARD, RUN, SAMPLE_SCHEMA, SUCCESS, sample_key
 from shards.disk.pictures import (
     DECODERS,
     FORMATS,
@@ -67,6 +67,7 @@ from shards.views.dataset_card import write_folder_card
 from shards.views.export import Choice, Exported, select
 
 METADATA_SCHEMA = pa.schema([pa.field("file_name", pa.string(), nullable=False), *SAMPLE_SCHEMA])
+EDITED_METADATA_SCHEMA = pa.schema([*METADATA_SCHEMA, EDIT_FIELD])  # of folders with edited pictures
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,11 @@ def export_image_folder(store: Store, to: Path, choice: Choice) -> Exported:
     """Write the chosen samples as pictures by class. Raises ValueError if one is damaged, and leaves no folder then."""
     selection = select(store, to, choice)
     digits = len(str(max(selection.census.classes, default=0)))
-    with whole_folder(to) as folder, pq.ParquetWriter(folder / METADATA, METADATA_SCHEMA) as metadata:
+    schema = EDITED_METADATA_SCHEMA if selection.census.edits else METADATA_SCHEMA
+    facts = schema.names[1:]
+    with whole_folder(to) as folder, pq.ParquetWriter(folder / METADATA, schema) as metadata:
         for shard in selection.shards():
-            table = selection.rows(shard, [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS])
+            table = selection.rows(shard, [*facts, *JPEG_COLUMNS])
             rows = table.to_pylist()
             names = []
             for row, jpeg in zip(rows, read_jpegs(store, shard, rows), strict=True):
@@ -117,8 +120,8 @@ def export_image_folder(store: Store, to: Path, choice: Choice) -> Exported:
                 target = folder / names[-1]
                 target.parent.mkdir(exist_ok=True)
                 target.write_bytes(jpeg)
-            columns = [pa.array(names, pa.string()), *(table[column] for column in SAMPLE_SCHEMA.names)]
-            metadata.write_table(pa.table(columns, schema=METADATA_SCHEMA))
+            columns = [pa.array(names, pa.string()), *(table[column] for column in facts)]
+            metadata.write_table(pa.table(columns, schema=schema))
     return Exported(to, selection.census.successes, selection.num_left_out)
 
 
@@ -238,8 +241,9 @@ def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         table = pq.read_table(path)
-        columns = ["file_name", *(name for name in SAMPLE_SCHEMA.names if name in table.column_names)]
-        schema = pa.schema([METADATA_SCHEMA.field(name) for name in columns])
+        facts = EDITED_METADATA_SCHEMA.names[1:]
+        columns = ["file_name", *(name for name in facts if name in table.column_names)]
+        schema = pa.schema([EDITED_METADATA_SCHEMA.field(name) for name in columns])
         rows = table.select(columns).cast(schema).to_pylist()
     except (KeyError, pa.ArrowException) as error:
         raise ValueError(

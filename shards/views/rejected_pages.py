@@ -11,12 +11,14 @@ from typing import Any
 
 from shards.disk.layout import shard_name
 from shards.disk.safe_text import clip, redact
+from shards.views.edit_view import Edits
 from shards.views.site import Filter, Link, Site, links_of, marks, window
 from shards.views.thumbnail import small_copy
 
 PER_PAGE = 200
 MAX_LISTED = 20_000
 SMALL_PX = 96  # as shards keep them
+MAX_WRONG = 3  # answers of a judge that were not as expected
 Row = Mapping[str, Any]
 
 
@@ -25,6 +27,7 @@ class RejectedPages:
     """The draws that are waiting for a page."""
 
     site: Site
+    edits: Edits | None = None  # of an edited set
     _waiting: list[Row] = field(default_factory=list)
     _page: int = 1
 
@@ -40,7 +43,8 @@ class RejectedPages:
             if row["key"] in pictures and not self.is_full:
                 jpeg = small_copy(pictures[row["key"]], SMALL_PX, 90, "420")
                 address = self.site.write_picture(f"__thumbs/{shard_name(shard)}/{row['key']}.jpg", jpeg)
-            self._waiting.append(_shown(row, address))
+            wrong = self.edits.of(row).wrong if self.edits else ()
+            self._waiting.append(_shown(row, address, wrong))
         while len(self._waiting) >= PER_PAGE:
             self._write(self._waiting[:PER_PAGE])
             del self._waiting[:PER_PAGE]
@@ -77,7 +81,7 @@ def _order(row: Row) -> tuple[Any, ...]:
     return (*(-1 if place is None else place for place in places), row["key"])
 
 
-def _shown(row: Row, picture: str) -> Row:
+def _shown(row: Row, picture: str, wrong: Sequence[str]) -> Row:
     return {
         **{column: row[column] for column in ("key", "class_id", "status")},
         "class_name": clip(row["class_name"], 120),
@@ -86,4 +90,5 @@ def _shown(row: Row, picture: str) -> Row:
         "draw": row["draw"],
         "seed": row["seed"],
         "picture": picture,
+        "wrong": [clip(redact(text), 300) for text in wrong[:MAX_WRONG]],
     }

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shards.disk.layout import SAMPLE_SCHEMA, shard_name
+from shards.disk.layout import EDIT_FIELD, SAMPLE_SCHEMA, shard_name
 from shards.disk.safe_text import clip, redact
 from shards.set.row_jpegs import JPEG_COLUMNS
 from shards.views.census import SCORES, context_words
+from shards.views.edit_view import Edits, EditView, edit_view
 from shards.views.site import Site
 from shards.views.thumbnail import small_copy
 
@@ -38,7 +39,7 @@ FACTS = {  # label -> column: what the details of a card list, if the row has it
     "sha256": "sha256",
     "uid": "uid",
 }
-VIEW_COLUMNS = [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS]
+VIEW_COLUMNS = [*SAMPLE_SCHEMA.names, *JPEG_COLUMNS, EDIT_FIELD.name]
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,12 @@ class SampleView:
     domain: str
     tags: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
+    edit: EditView | None  # None: it was not edited
 
 
-def sample_view(site: Site, shard: int, row: Mapping[str, Any], jpeg: bytes | str) -> SampleView:
+def sample_view(
+    site: Site, shard: int, row: Mapping[str, Any], jpeg: bytes | str, edits: Edits | None = None
+) -> SampleView:
     """The card of a sample; writes its picture below the site's folder. ``jpeg`` as a `str` says why there is none."""
     image, problem = None, ""
     width, height = row["width"] or site.thumb_px, row["height"] or site.thumb_px
@@ -78,6 +82,8 @@ def sample_view(site: Site, shard: int, row: Mapping[str, Any], jpeg: bytes | st
     facts = [
         (label, clip(str(row[column]), LONGEST_TEXT)) for label, column in FACTS.items() if row[column] is not None
     ]
+    edit = None if edits is None else edit_view(site, shard, row, edits)
+    size = ("size", f"{width} × {height} px, {row['jpg_size']:,} bytes")
     return SampleView(
         key=row["key"],
         alt=f"{row['class_name']}: {clip(row['caption'], 200)}",
@@ -90,6 +96,7 @@ def sample_view(site: Site, shard: int, row: Mapping[str, Any], jpeg: bytes | st
         style=clip(row["style"] or "", 60),
         kind=clip(row["prompt_kind"] or "", 60),
         domain=row["domain"],
-        tags=(*(clip(tag, 60) for tag in tags if tag), *scores),
-        facts=(("size", f"{width} × {height} px, {row['jpg_size']:,} bytes"), *((k, redact(v)) for k, v in facts)),
+        tags=(*(clip(tag, 60) for tag in tags if tag), *(edit.tags if edit else ()), *scores),
+        facts=(*(edit.facts if edit else ()), size, *((label, redact(text)) for label, text in facts)),
+        edit=edit,
     )

@@ -100,16 +100,19 @@ class DataSet(Sequence[Sample]):
         return dict(sorted(zip(pairs["class_id"].to_pylist(), pairs["class_name"].to_pylist(), strict=True)))
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """A row for each sample, in the same order; the columns are those of docs/FORMATS.md. Pictures are not read."""
-        wanted = list(TABLE_SCHEMA.names) if columns is None else list(columns)
-        if unknown := sorted(set(wanted) - set(EDITED_SCHEMA.names)):
+        """A row for each sample, in the same order; the columns are those of docs/FORMATS.md, by default all there are.
+        Pictures are not read."""
+        if unknown := sorted(set(columns or ()) - set(EDITED_SCHEMA.names)):
             raise ValueError(f"found the column {unknown[0][:60]!r}, expected some of {', '.join(EDITED_SCHEMA.names)}")
         if self._subset is not None:
-            parts = [TABLE_SCHEMA.empty_table(), *map(self._rows_of, self._shards)]
-            return pa.concat_tables(parts, promote_options="default").select(wanted)
-        read = {shard: self._records[shard] for shard in self._shards}
-        found = read_table(self._store, read, [*wanted, *(["status"] if "status" not in wanted else [])])
-        return found.filter(pc.equal(found["status"], SUCCESS)).select(wanted)
+            parts = [(TABLE_SCHEMA if columns is None else EDITED_SCHEMA).empty_table()]
+            found = pa.concat_tables([*parts, *map(self._rows_of, self._shards)], promote_options="default")
+        else:
+            read = {shard: self._records[shard] for shard in self._shards}
+            more = None if columns is None else [*columns, *(["status"] if "status" not in columns else [])]
+            found = read_table(self._store, read, more)
+            found = found.filter(pc.equal(found["status"], SUCCESS))
+        return found if columns is None else found.select(list(columns))
 
     def grid(self, columns: int = 8, rows: int = 4, side_px: int = 128, seed: int = 0) -> Image.Image:
         """One RGB picture of samples that were drawn by `seed`, of which each class has about as many, class by class.

@@ -15,6 +15,10 @@ from shards.set.writer import ShardWriter
 
 FINGERPRINT = hashlib.sha256(b"small data set").hexdigest()
 CLASS_NAMES = ("zero", "one", "two", "crane", "crane")
+NOTES: dict[str, SourceType] = {
+    "synthetic": "trainedAlgorithmicMedia",
+    "edited": "compositeWithTrainedAlgorithmicMedia",
+}
 Change = Callable[[int, int, dict[str, object]], Mapping[str, object]]
 
 
@@ -74,7 +78,7 @@ def write_data_set(
             for index in range(num_slots):
                 class_id = (shard * num_slots + index) % len(CLASS_NAMES)
                 row = change(shard, index, sample(shard, index, class_id))
-                note: SourceType | None = "trainedAlgorithmicMedia" if row["domain"] == "synthetic" else None
+                note = NOTES.get(str(row["domain"]))
                 writer.add(row, encode_jpeg(picture(class_id, index), source_type=note))
             for index in range(num_slots, num_slots + num_rejected):
                 failed = sample(shard, index, index % len(CLASS_NAMES), status="blank", error_message="one flat colour")

@@ -15,7 +15,8 @@ A judge that cannot be reached is no verdict: `JudgeLost` ends the attempt.
 import io
 import re
 import socket
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Protocol
@@ -54,7 +55,11 @@ class JudgeLost(NotAgain):
 
 
 class Judge(Protocol):
-    """An open judge. Used by one thread at a time."""
+    """An open judge. Used by one thread at a time; any thread may look whether it waits."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for an answer from outside, within its own deadline."""
 
     def answers(self, image_HWC: NDArray[np.uint8], questions: Sequence[Question]) -> Verdict:
         """The verdict on one image, uint8 RGB. Raises as `verdicts` does."""
@@ -116,6 +121,8 @@ def draws_of(spec: JudgeSpec) -> int | None:
 class NoJudge:
     """A `Judge` that asks nothing and accepts everything."""
 
+    is_waiting = False
+
     def answers(self, image_HWC: NDArray[np.uint8], questions: Sequence[Question]) -> Verdict:
         """Success, without a score."""
         return Verdict(SUCCESS, None, (), None)
@@ -128,8 +135,14 @@ class NoJudge:
 class VlmJudge:
     """A `Judge` that asks a vision-language model."""
 
-    def __init__(self, spec: JudgeSpec, llm: Llm) -> None:
+    def __init__(self, spec: JudgeSpec, llm: Llm, clock: Callable[[], float] = time.monotonic) -> None:
         self.spec, self.llm = spec, llm
+        self._clock, self._waits_until = clock, 0.0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Until `longest_s` after the questions were asked."""
+        return self._clock() < self._waits_until
 
     def answers(self, image_HWC: NDArray[np.uint8], questions: Sequence[Question]) -> Verdict:
         """One call for each question."""
@@ -144,18 +157,31 @@ class VlmJudge:
             for data, questions in zip(pngs, asked, strict=True)
             for question in questions
         ]
+        assert self.spec.llm is not None, "the spec checks it"
+        self._waits_until = self._clock() + longest_s(self.spec.llm, len(asks))
         try:
             found = iter(self.llm.ask(asks))
         except LlmError as error:
             raise JudgeLost(f"judge: {error}") from None
+        finally:
+            self._waits_until = 0.0
         return [
             verdict_of([_answered(question, next(found)) for question in questions], self.spec.threshold)
             for questions in asked
         ]
 
 
+def longest_s(spec: LlmSpec, num_asks: int) -> float:
+    """Seconds within which a model has answered or lost so many questions: each try has its deadline, and so has each
+    wait between two."""
+    at_once = spec.max_in_flight if spec.provider == "openai" else 1
+    return -(-num_asks // at_once) * (spec.tries * spec.timeout_s + (spec.tries - 1) * spec.max_wait_s)
+
+
 class ClipJudge:
     """A `Judge` that compares an image with the two texts of each question."""
+
+    is_waiting = False
 
     def __init__(self, spec: JudgeSpec, clip: Clip) -> None:
         self.spec, self.clip = spec, clip

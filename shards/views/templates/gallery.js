@@ -39,7 +39,8 @@
       part("words").textContent = card ? card.querySelector(".prompt").textContent : picture.alt;
       part("facts").replaceChildren(...(card ? [card.querySelector("dl").cloneNode(true)] : []));
       const all = reachable();
-      part("place").textContent = `${all.indexOf(link) + 1} of ${all.length}`;
+      const what = link.dataset.what ? `${link.dataset.what} · ` : "";
+      part("place").textContent = `${what}${all.indexOf(link) + 1} of ${all.length}`;
     };
     const step = (by) => {
       const all = reachable();

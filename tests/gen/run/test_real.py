@@ -14,8 +14,8 @@ from shards.disk.home import home
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import META, RUN
 from shards.disk.store import FolderStore
+from shards.gallery_page import gallery_page
 from shards.set.origin import origin_bytes
-from shards.verbs import gallery_page
 from tests.shards.views.test_gallery import Page
 from tests.support.small_data_set import FINGERPRINT, picture, write_data_set
 

@@ -247,6 +247,35 @@ def test_the_card_says_what_the_images_are_and_what_made_them(store: FolderStore
         assert expected in body
 
 
+def half_edited(shard: int, index: int, row: dict[str, object]) -> dict[str, object]:
+    """As a set whose first samples were only perturbed."""
+    told = json.dumps({"attribute": f"moss {index}", "kind": "background", "side": "feasible"})
+    return {**row, "domain": "edited", "url": f"source-{index}#sha256={'0' * 64}", "edit": told if index > 4 else None}
+
+
+def test_the_card_of_an_edited_set_has_its_edits_among_the_features_and_says_what_they_are(tmp_path: Path) -> None:
+    header, body = card_of(write_data_set(tmp_path / "set", change=half_edited), tmp_path / "card", Choice())
+    _, _, facts, *_ = header["dataset_info"]["features"]  # type: ignore[index]
+    assert {"name": "edit", "dtype": "string"} in facts["struct"]
+    assert "20 real pictures that a generative model has changed" in body
+    assert "mask (COCO run lengths)" in body
+    plain, other = card_of(write_data_set(tmp_path / "plain"), tmp_path / "other", Choice())
+    assert "edit" not in str(plain["dataset_info"])
+    assert "COCO" not in other
+
+
+def test_an_image_folder_keeps_what_was_edited_and_comes_back_with_it(tmp_path: Path) -> None:
+    store = write_data_set(tmp_path / "set", change=half_edited)
+    export_image_folder(store, tmp_path / "folder", Choice())
+    edits = [row["edit"] for row in kept(store).values()]
+    assert pq.read_table(tmp_path / "folder" / "metadata.parquet")["edit"].to_pylist() == edits
+    import_image_folder(tmp_path / "folder", str(tmp_path / "back"), samples_per_shard=10)
+    for name in ("00000.tar", "00001.tar"):
+        assert (tmp_path / "back" / name).read_bytes() == (store.root / name).read_bytes()
+    assert [row["edit"] for row in kept(open_for_reading(str(tmp_path / "back"))).values()] == edits
+    assert verify(open_for_reading(str(tmp_path / "back"))).damages == ()
+
+
 def test_j3_j8_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
     def change(shard: int, index: int, row: dict[str, object]) -> dict[str, object]:
         text = PAYLOADS[(shard * 12 + index) % len(PAYLOADS)]

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import simplejpeg
 
@@ -22,6 +23,7 @@ from shards.disk.store import open_store
 from shards.set.manifest import read_table
 from shards.set.writer import ShardWriter
 from shards.views.census import subset_of
+from shards.views.edit_view import Edit, Edits
 from shards.views.gallery import write_gallery
 from shards.views.page import SCRIPT, STYLE
 from tests.support.hostile_text import BENIGN, PAYLOADS
@@ -78,7 +80,12 @@ def write_texts(folder: Path, texts: tuple[str, ...]) -> Path:
             failed = sample(0, len(texts) + index, index, **dict.fromkeys(TEXT_FIELDS, text))
             writer.add({**failed, "status": "flagged"}, None)
         writer.commit(1.0, 2.0, {})
-    return write_gallery(store, folder / "_meta" / "gallery")
+    edits = Edits(texts[0], "", lambda row: edit_that_says(row["caption"]))
+    return write_gallery(store, folder / "_meta" / "gallery", edits=edits)
+
+
+def edit_that_says(text: str) -> Edit:
+    return Edit("0" * 64, lambda: text, lambda: np.ones((8, 8), bool), text, text, (text,), ((text, text),), (text,))
 
 
 @pytest.fixture(scope="module")

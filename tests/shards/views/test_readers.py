@@ -163,6 +163,26 @@ def test_hugging_face_datasets_reads_every_fact_also_one_that_the_first_samples_
         assert one["json"] == {name: pytest.approx(row[name]) for name in [*SAMPLE_SCHEMA.names, "sha256"]}
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hugging_face_datasets_reads_what_was_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    """Also where the first samples have nothing to say of it."""
+    import datasets
+
+    def half(shard: int, index: int, row: dict[str, object]) -> dict[str, object]:
+        return {**row, "domain": "edited", "edit": f'{{"attribute": "moss {index}"}}' if index > 5 else None}
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    store = write_data_set(tmp_path / "set", num_slots=12, change=half)
+    export_hugging_face(store, tmp_path / "card", Choice())
+    loaded = datasets.load_dataset(
+        str(tmp_path / "card"), split="train", cache_dir=str(tmp_path / "cache"), streaming=streaming
+    )
+    rows = [row for row in read_table(store, [0, 1]).to_pylist() if row["status"] == "success"]
+    assert {one["__key__"]: one["json"]["edit"] for one in loaded} == {row["key"]: row["edit"] for row in rows}
+
+
 def test_hugging_face_datasets_reads_the_folder_itself_and_never_the_pictures_of_a_page(
     data_set: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

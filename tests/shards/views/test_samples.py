@@ -69,6 +69,20 @@ def test_the_table_has_a_row_for_each_sample_and_none_for_rejected_draws(data: D
         data.table(["styl"])
 
 
+def test_the_table_has_what_was_edited_where_something_was(data: DataSet, tmp_path: Path) -> None:
+    def edited(shard: int, index: int, row: dict[str, object]) -> dict[str, object]:
+        return {**row, "domain": "edited", "edit": f"{shard}/{index}"} if shard else row
+
+    assert "edit" not in data.table().column_names
+    assert data.table(["key", "edit"])["edit"].null_count == len(data)
+    store = write_data_set(tmp_path / "edits", change=edited)
+    table = read_table(store, scan_records(store), ["uid", "key", "shard", "status"])
+    write_subset(store, "few", table.take([0, 13]).select(["uid", "key", "shard"]), {"rule": "two of them"})
+    for subset, told in ((None, [None] * 10 + [f"1/{index}" for index in range(10)]), ("few", [None, "1/1"])):
+        for columns in (None, ["edit"]):
+            assert shards.open(str(tmp_path / "edits"), subset).table(columns)["edit"].to_pylist() == told
+
+
 def test_a_grid_shows_each_class_as_often_and_is_the_same_for_a_seed(data: DataSet) -> None:
     grid = data.grid(5, 2, side_px=32)
     assert grid.size == (160, 64)
