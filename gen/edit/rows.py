@@ -35,6 +35,7 @@ class EditJob(BaseModel):
     source: SourceSpec
     source_digest: str = Field(description="of the index where the run was planned")
     edit: EditSpec
+    editor_digest: str = Field("", description="of the models of `edit.editor` where the run was planned")
 
 
 class EditRows:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,13 @@ PIPELINES = {
     "StableDiffusionXLPipeline": "sdxl",
     "StableDiffusion3Pipeline": "sd3",
     "FluxPipeline": "flux",
+}
+# Pipelines that change pictures, and draw none from text alone.
+EDITORS = {
+    "StableDiffusionInpaintPipeline": "sd",
+    "StableDiffusionXLInpaintPipeline": "sdxl",
+    "FluxFillPipeline": "flux",
+    "FluxKontextPipeline": "flux",
 }
 
 # Libraries a component may come from. "stable_diffusion" is diffusers' own name for the pipeline module of the safety
@@ -63,31 +70,40 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A checked folder of a text-to-image model."""
+    """A checked folder of a pipeline."""
 
     path: Path
-    family: str  # a value of PIPELINES
+    class_name: str  # of diffusers' pipeline
+    family: str  # sd, sdxl, sd3, flux
     components: tuple[str, ...]  # sub-folders that model_index.json names
     decoder: Path | None = None  # the checked folder of another decoder, if the recipe names one
 
 
-def open_model(model: str, revision: str | None, variant: str | None, home: Path) -> ModelFolder:
+def open_model(
+    model: str,
+    revision: str | None,
+    variant: str | None,
+    home: Path,
+    what: str = "sampler.model",
+    kinds: Mapping[str, str] = PIPELINES,
+) -> ModelFolder:
     """The checked folder of ``model``; a relative folder is searched in the working folder, then in ``home``.
 
-    A revision makes ``model`` a hub id; without one it is a folder. Raises ModelError.
+    A revision makes ``model`` a hub id; without one it is a folder. ``what`` is the recipe's field that names it,
+    ``kinds`` the families of the pipelines that may stand there, by class. Raises ModelError.
     """
-    folder = _local_folder(model, home) if revision is None else _hub_folder("sampler.model", model, revision, INDEX)
-    return _check_folder(folder, variant)
+    folder = _local_folder(model, home) if revision is None else _hub_folder(what, model, revision, INDEX)
+    return _check_folder(folder, variant, kinds)
 
 
-def model_digest(model: str, revision: str | None, home: Path) -> str:
+def model_digest(model: str, revision: str | None, home: Path, what: str = "sampler.model") -> str:
     """Hex sha256 that pins the weights: of the commit for a hub id, otherwise of every file that loading can read.
 
     For a folder it is the hash of the sorted lines ``name, size, sha256``, so a renamed, cut or edited file changes it,
     and a README does not. One core hashes 1.4 GB/s, if the disk is as fast. Raises ModelError.
     """
     if revision is not None:
-        _hub_folder("sampler.model", model, revision, INDEX)
+        _hub_folder(what, model, revision, INDEX)
         return hub_digest(model, revision)
     folder = _local_folder(model, home)
     return _digest(folder, _files(folder), b"")
@@ -258,13 +274,15 @@ def _check_files(folder: Path, files: Sequence[Path]) -> None:
             _check_weight_map(path)
 
 
-def _check_folder(folder: Path, variant: str | None) -> ModelFolder:
+def _check_folder(folder: Path, variant: str | None, kinds: Mapping[str, str]) -> ModelFolder:
     index = read_config(folder / INDEX)
     class_name = index.get("_class_name")
-    if not isinstance(class_name, str) or class_name not in PIPELINES:
+    if not isinstance(class_name, str) or class_name not in kinds:
+        hint = "custom and community pipelines are never loaded"
+        if isinstance(class_name, str) and class_name in EDITORS and kinds is PIPELINES:
+            hint = "this one changes pictures: name it in edit.editor.model of a recipe of `sixfold edit`"
         raise ModelError(
-            f"{folder}: found pipeline class {class_name!r}, expected one of {', '.join(PIPELINES)}; "
-            "custom and community pipelines are never loaded"
+            f"{folder}: found pipeline class {quoted(class_name, 80)}, expected one of {', '.join(kinds)}; {hint}"
         )
     _check_files(folder, _files(folder))
     components = []
@@ -281,7 +299,7 @@ def _check_folder(folder: Path, variant: str | None) -> ModelFolder:
             raise ModelError(f"{folder}: found no folder {name!r}, which {INDEX} names; download the model again")
         _check_weights(component, variant)
         components.append(name)
-    return ModelFolder(folder, PIPELINES[class_name], tuple(components))
+    return ModelFolder(folder, class_name, kinds[class_name], tuple(components))
 
 
 def _check_weights(component: Path, variant: str | None) -> None:
