@@ -52,6 +52,7 @@ def alter_of(
     attributes: Sequence[Attribute],
     editor: Editor,
     judge: Judge | None = None,
+    /,
     **fields: Any,
 ) -> Alter:
     """Masks are Otsu's unless `fields` have others."""

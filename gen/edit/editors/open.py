@@ -131,6 +131,8 @@ def _controlled(spec: CascadeSpec, folder: ModelFolder, dtype: torch.dtype, devi
         pipeline.set_progress_bar_config(disable=True)
         if (adapter := adapter_folders(spec)) is not None:
             _add_adapter(pipeline, adapter[0] / spec.ip_weights.rpartition("/")[2], adapter[1], dtype)
+    except ModelError:
+        raise
     except LOADING as error:
         raise ModelError(
             f"{WHAT}: ControlNet and IP-Adapter do not go with the base ({one_line(str(error), 200)}), expected models "

@@ -54,18 +54,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spec_of(root: Path, name: str, **fields: Any) -> Any:
     if name.startswith("inpaint") or name == "fill":
-        parts = {"kind": "inpaint", "model": str(root / name), "steps": 4}
+        parts = {"kind": "inpaint", "model": str(root / name), "steps": 2}
     elif name == "kontext":
-        parts = {"kind": "instruct", "model": str(root / name), "steps": 3}
+        parts = {"kind": "instruct", "model": str(root / name), "steps": 1}
     else:
         family = name.rpartition("-")[2]
         parts = {
             "kind": "cascade",
             "model": str(root / f"inpaint-{family}"),
-            "steps": 4,
+            "steps": 2,
             "base": str(root / f"inpaint-{family}-base"),
             "controlnet": str(root / f"controlnet-{family}"),
-            "control_steps": 3,
+            "control_steps": 1,
             "ip_adapter": str(root / f"ip-{family}") if name.startswith("cascade") else None,
         }
     spec: Any = TypeAdapter(EditorSpec).validate_python({**parts, **fields})
@@ -87,7 +87,7 @@ def load_anew(root: Path, name: str, **fields: Any) -> Any:
 load = cache(load_anew)
 
 
-def changes(kind: Any, num: int = 3, **settings: Any) -> list[Change]:
+def changes(kind: Any, num: int = 2, **settings: Any) -> list[Change]:
     """Discs on noise, with a prior: another place under them, or grey over them."""
     rng, made = np.random.default_rng(7), []
     for place in range(num):
@@ -96,7 +96,7 @@ def changes(kind: Any, num: int = 3, **settings: Any) -> list[Change]:
         region_HW = ~object_HW if kind == "background" else object_HW
         start_HWC = np.where(region_HW[..., None], np.uint8(180), source_HWC)
         request = Request(f"a nine {place} on moss", "", 100 + place)
-        whole = Settings(**{"strength": 0.75, "alpha": 0.5, **settings})
+        whole = Settings(**{"strength": 0.5, "alpha": 0.5, **settings})
         made.append(Change(kind, "moss", request, source_HWC, start_HWC, object_HW, whole))
     return made
 
@@ -132,9 +132,9 @@ def counted_calls(module: torch.nn.Module) -> Iterator[list[int]]:
 def test_a_picture_has_the_same_bytes_alone_and_in_any_company(root: Path, name: str, kind: str) -> None:
     editor, asked = load(root, name), changes(kind)
     together = pictures(editor, asked)
-    assert together.shape == (3, SIDE, SIDE, 3)
+    assert together.shape == (2, SIDE, SIDE, 3)
     assert together.dtype == np.uint8
-    assert len({image.tobytes() for image in together}) == 3
+    assert len({image.tobytes() for image in together}) == 2
     assert np.array_equal(pictures(editor, asked[::-1])[::-1], together)
     assert np.array_equal(pictures(editor, asked[1:2])[0], together[1])
 
@@ -154,11 +154,11 @@ def test_a_picture_is_the_one_that_the_pipelines_own_call_makes(root: Path, name
     ours = pictures(load(root, name), [asked])[0]
     pipeline = getattr(diffusers, CLASSES[name]).from_pretrained(root / name, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    told: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 7.5, "strength": 0.75}
+    told: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 7.5, "strength": 0.5}
     told |= {"prompt": asked.request.prompt, "mask_image": Pil.fromarray(asked.region_HW)}
     if name == "kontext":
         prompt = "change the background to moss, keep the object as it is"
-        told = {"num_inference_steps": 3, "guidance_scale": 2.5, "prompt": prompt, "max_area": SIDE * SIDE}
+        told = {"num_inference_steps": 1, "guidance_scale": 2.5, "prompt": prompt, "max_area": SIDE * SIDE}
         told["_auto_resize"] = False
     theirs = pipeline(
         image=Pil.fromarray(asked.source_HWC if name == "kontext" else asked.start_HWC),
@@ -179,7 +179,7 @@ def test_of_the_steps_the_last_floor_of_their_share_is_taken(
     editor = load(root, name)
     pipeline = stock_of(editor).pipeline
     with counted_calls(pipeline.transformer if name == "fill" else pipeline.unet) as calls:
-        pictures(editor, changes("colour", num=1, strength=strength))
+        pictures(editor, changes("colour", num=1, strength=strength, steps=4))
     assert len(calls) == taken
 
 
@@ -187,7 +187,7 @@ def test_of_the_steps_the_last_floor_of_their_share_is_taken(
 def test_steps_and_guidance_of_a_cell_win_over_the_editors_own(root: Path, name: str) -> None:
     editor, plain = load(root, name), changes("background", num=1)
     own = pictures(editor, plain)
-    for told in ({"steps": 8}, {"guidance": 4.0}):
+    for told in ({"steps": 4}, {"guidance": 4.0}):
         assert not np.array_equal(pictures(editor, changes("background", num=1, **told)), own)
     spec = spec_of(root, name)
     same = {"steps": spec.steps, "guidance": spec.guidance}
@@ -256,11 +256,11 @@ def test_a_picture_with_nan_is_told_and_the_others_have_their_bytes(root: Path, 
     break_the_letter_q(stock_of(editor))
     if name == "controlnet-sdxl":  # has no first stage
         break_the_letter_q(editor._changer.second)
-    bad = replace(asked[1], words="quartz", request=replace(asked[1].request, prompt="a quartz nine"))
-    made = editor.change([asked[0], bad, asked[2]], lambda share: None)
+    bad = replace(asked[0], words="quartz", request=replace(asked[0].request, prompt="a quartz nine"))
+    made = editor.change([bad, asked[1]], lambda share: None)
     made.wait(60)
-    assert made.finite_N.tolist() == [True, False, True]
-    assert np.array_equal(made.image_NHWC[[0, 2]], whole[[0, 2]])
+    assert made.finite_N.tolist() == [False, True]
+    assert np.array_equal(made.image_NHWC[1], whole[1])
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -269,7 +269,7 @@ def test_a_call_says_how_far_it_is(root: Path, name: str) -> None:
     load(root, name).change(changes("colour"), shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert len(set(shares)) >= 9  # three steps for each picture
+    assert len(set(shares)) >= 2  # a step for each picture
 
 
 def test_the_safety_checker_that_comes_with_a_model_has_its_say(root: Path, tmp_path: Path) -> None:
