@@ -25,6 +25,7 @@ from gen.edit.judge.verdict import Verdict
 from gen.edit.masks.masker import Mask, Masker
 from gen.edit.masks.pixels import dilate
 from gen.edit.masks.stored import rle_of
+from gen.edit.priors.canvas import Place, mask_onto_canvas, off_canvas, onto_canvas, place_on
 from gen.edit.priors.paste import halo_share, paste_background, paste_object, paste_softly
 from gen.edit.priors.pixels import Image, MaskHW
 from gen.edit.priors.prior import with_prior
@@ -45,9 +46,10 @@ PRIOR_S = 1800.0  # for the pixels of drawn priors to arrive, as for any batch
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """One edit whose object is found."""
+    """One edit whose object is found. Arrays have the size of the source as it is edited, a canvas is a square."""
 
     place: int  # in the call
+    canvas: Place
     attribute: Attribute
     source_HWC: Image
     mask: Mask
@@ -163,8 +165,11 @@ class Alter:
             return Picture(None, mask.status, mask.reason, {"edit": self._text_of(attribute, mask, None, None)})
         request = Request(self._text(sample), prompt.negative, self.rows.seed(sample, draw))
         questions = self._questions(sample, attribute)
-        settings = self.edit.settings(attribute.kind, attribute.feasible, len(source_HWC))
-        return Ask(place, attribute, source_HWC, mask, mask.mask_HW, request, questions, settings)
+        side_px = self._sampler.made_px
+        settings = self.edit.settings(attribute.kind, attribute.feasible, side_px)
+        height, width = source_HWC.shape[:2]
+        canvas = place_on(height, width, side_px)
+        return Ask(place, canvas, attribute, source_HWC, mask, mask.mask_HW, request, questions, settings)
 
     def _has_prior(self, attribute: Attribute) -> bool:
         return self.edit.prior != "none" and self.editor.wants_prior(attribute.kind)
@@ -196,22 +201,21 @@ class Alter:
         return {ask.place: self._with_prior(ask, priors.get(ask.place)) for ask in asks if ask.place not in pictures}
 
     def _with_prior(self, ask: Ask, drawn_HWC: Image | None) -> Image:
+        """On its canvas."""
+        source_HWC = onto_canvas(ask.source_HWC, ask.canvas)
         if not self._has_prior(ask.attribute):
-            return ask.source_HWC
+            return source_HWC
         settings, wide_HW = ask.settings, ask.mask.wide_HW
         if settings.dilate_px is not None:
             wide_HW = dilate(ask.object_HW, settings.dilate_px)
         assert wide_HW is not None, "an ask has a mask"
-        return with_prior(
-            ask.source_HWC, ask.object_HW, wide_HW, ask.attribute, drawn_HWC, settings.alpha, ask.request.seed
-        )
+        object_HW, wide_HW = (mask_onto_canvas(one, ask.canvas) for one in (ask.object_HW, wide_HW))
+        return with_prior(source_HWC, object_HW, wide_HW, ask.attribute, drawn_HWC, settings.alpha, ask.request.seed)
 
     def _change(self, ask: Ask, start_HWC: Image) -> Change:
-        attribute = ask.attribute
-        words = self._words(attribute)
-        return Change(
-            attribute.kind, words, ask.request, ask.source_HWC, start_HWC, ask.object_HW, ask.settings
-        )  # fmt: skip
+        source_HWC, object_HW = onto_canvas(ask.source_HWC, ask.canvas), mask_onto_canvas(ask.object_HW, ask.canvas)
+        kind, words = ask.attribute.kind, self._words(ask.attribute)
+        return Change(kind, words, ask.request, source_HWC, start_HWC, object_HW, ask.settings)
 
     def _questions(self, sample: Sample, attribute: Attribute) -> Sequence[Question]:
         """Of a CLIP, whether the image is nearer to its own text than to that of each other attribute of its kind."""
@@ -235,8 +239,9 @@ class Alter:
                 told = {"edit": self._text_of(ask.attribute, ask.mask, None, None)}
                 pasted[ask.place] = Picture(found.image_HWC, found.status, found.error, {**found.columns, **told})
                 continue
-            image_HWC = self._paste(ask, found.image_HWC)
-            judged.append((ask, image_HWC, dict(found.columns)))
+            image_HWC = self._paste(ask, off_canvas(found.image_HWC, ask.canvas))
+            size = {"original_width": ask.canvas.width, "original_height": ask.canvas.height}
+            judged.append((ask, image_HWC, {**found.columns, **size}))
         verdicts = self.judge.verdicts([(image_HWC, ask.questions) for ask, image_HWC, _ in judged])
         for (ask, image_HWC, columns), verdict in zip(judged, verdicts, strict=True):
             halo = None

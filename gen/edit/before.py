@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from cluster.recipes.load import parse_recipe
 from gen.edit.recipe import EditRecipe
 from gen.edit.run import BEGUN_BY
-from gen.edit.sources import SOURCES, SourceReader, Sources, index_of, square
+from gen.edit.sources import SOURCES, SourceReader, Sources, fitted, index_of
 from gen.make.scale import Store
 from gen.prompts.real_images import Image
 from gen.run.output import RECIPE, classes_of
@@ -18,8 +18,8 @@ from shards.set.origin import read_origin
 
 
 def source_pictures(store: Store, per_class: int) -> tuple[str, Iterator[tuple[int, Image]]] | None:
-    """The source, and (class id, uint8 RGB square), at most ``per_class`` of each class, ids ascending; None for a data
-    set of another verb, or if its source is not here.
+    """The source, and (class id, uint8 RGB as it was edited), at most ``per_class`` of each class, ids ascending; None
+    for a data set of another verb, or if its source is not here.
 
     Raises ValueError if recipe, classes or sources of the data set are damaged; the iterator raises it if the source
     set is.
@@ -40,7 +40,7 @@ def source_pictures(store: Store, per_class: int) -> tuple[str, Iterator[tuple[i
         with SourceReader(spec, index) as reader:
             for class_id, number in sources.num_per_class().items():
                 for one in range(min(per_class, number)):
-                    found = square(reader.bytes_of(sources.at(class_id, one).row), side, recipe.edit.fit)
+                    found = fitted(reader.bytes_of(sources.at(class_id, one).row), side, recipe.edit.fit)
                     if not isinstance(found, str):
                         yield class_id, found
 

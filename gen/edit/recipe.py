@@ -106,9 +106,7 @@ class AttributeEditSpec(BaseModel):
     )
     alpha: float = Field(0.6, ge=0, le=1, description="of colour and texture: share of the tint inside the mask")
     strength: ByKind = Field(default_factory=ByKind)
-    editor: EditorSpec = Field(
-        default_factory=lambda: OwnSpec(kind="own"), description="What changes the pixels, by `edit.editor.kind`."
-    )
+    editor: EditorSpec = Field(OwnSpec(kind="own"), description="What changes the pixels, by `edit.editor.kind`.")
     table: Task | None = Field(
         None,
         description="strength, alpha, dilation, steps, guidance and ip_scale by kind and side as VariReal has them for "
@@ -126,8 +124,10 @@ class AttributeEditSpec(BaseModel):
         "soft", description="how an object comes back over a new background: fading at its rim, or pixel by pixel"
     )
     judge: JudgeSpec = Field(default_factory=JudgeSpec)
-    fit: Literal["crop", "squash"] = Field(
-        "crop", description="how a picture becomes a square: its centre, or all of it with both sides resized"
+    fit: Literal["crop", "squash", "pad"] = Field(
+        "crop",
+        description="how a picture becomes a square: its centre; all of it with both sides resized; or all of it with "
+        "black beside it, which is cut off again",
     )
 
     def at_home(self) -> "AttributeEditSpec":

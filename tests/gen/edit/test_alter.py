@@ -33,7 +33,7 @@ from gen.make.refill import UnitWorker
 from gen.prompts.table import PromptTable
 from gen.sampler.sampler import Request, Sampled
 from gen.sampler.start import Start
-from shards.disk.jpeg import decode_jpeg
+from shards.disk.jpeg import decode_jpeg, encode_jpeg
 from shards.disk.store import open_for_reading, open_store
 from shards.set.verify import verify
 from tests.support import warm
@@ -45,6 +45,7 @@ from tests.support.small_edits import (
     NAMES,
     all_bytes,
     edit,
+    jpegs,
     pixels,
     recipe_of,
     rows,
@@ -311,6 +312,34 @@ def test_a_picture_without_a_mask_is_a_row_with_its_reason_and_the_others_are_ma
     others = [picture for place, (picture, _, _) in enumerate(made) if place != 2]
     assert {picture.status for picture in others} == {"no_mask"}
     assert all("found no file" in str(picture.error) for picture in others)
+
+
+def tall(folder: Path) -> Path:
+    """An image folder: the real pictures without a quarter at the right."""
+    for number, (class_id, jpeg) in enumerate(jpegs()):
+        file = folder / NAMES[class_id] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode_jpeg(np.ascontiguousarray(decode_jpeg(jpeg)[:, 8:56]), source_type=None))
+    return folder
+
+
+@pytest.mark.parametrize("attributes", [PLACES, INKS, DRAWN, WEAVES])
+def test_a_padded_picture_keeps_its_shape_and_what_is_beside_it_is_cut_off(
+    prompts: PromptTable, tmp_path: Path, attributes: Sequence[Attribute]
+) -> None:
+    maker, model = maker_of(tall(tmp_path / "tall"), prompts, tmp_path, attributes, fit="pad", paste="hard")
+    for picture, row, source_HWC in made_by(maker):
+        mask_HW = mask_of(row)
+        region_HW = ~mask_HW if json.loads(row["edit"])["kind"] == "background" else mask_HW
+        assert picture.image_HWC is not None
+        assert picture.image_HWC.shape == source_HWC.shape == (64, 48, 3)
+        assert (picture.image_HWC == np.where(region_HW[..., None], PAINT, source_HWC)).all()
+        assert (row["original_height"], row["original_width"]) == (64, 48)
+    start = model.calls[-1][1]
+    assert start is not None
+    assert start.region_NHW is not None
+    assert start.image_NHWC.shape == (12, 64, 64, 3)
+    assert start.region_NHW[:, :, 48:].all() == (attributes in (PLACES, DRAWN))
 
 
 def test_half_of_the_answers_are_enough_and_fewer_are_drawn_again_within_the_budget_of_each_output(
