@@ -91,8 +91,11 @@ class Alter:
 
     @property
     def advice_on_memory(self) -> str:
-        """Which batch to lower."""
-        return f"expected room for sampler.batch = {self.call_size}, masker and judge; lower it in a new output"
+        """What to lower."""
+        expected = (
+            f"expected room for sampler.batch = {self.call_size}, masker, editor and judge; lower it in a new output"
+        )
+        return expected if self.edit.editor.kind == "own" else f"{expected}, or lower edit.editor.device_gib"
 
     def samples(self, unit: int) -> Sequence[Sample]:
         """Those of the plan."""

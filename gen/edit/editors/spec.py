@@ -65,8 +65,8 @@ class TrainedSpec(BaseModel):
     device_gib: float | None = Field(
         None,
         gt=0,
-        description="GiB of weights on the GPU, those of sampler.model included; networks that are not at work wait in "
-        "the machine's memory. null = all stay on the GPU",
+        description="GiB of weights on the GPU, those of sampler.model included, those of masks and judge not; what is "
+        "not at work waits in the machine's memory. null = all stay on the GPU",
         examples=[24],
     )
 
@@ -282,7 +282,8 @@ def told_of(spec: EditorSpec) -> dict[str, Any]:
 
 def content_of(spec: EditorSpec) -> dict[str, Any]:
     """What decides the pixels, as plain JSON: its models by their content, not by their place. Raises ModelError."""
-    return {**told_of(spec), "digest": editor_digest(spec)}
+    licence = {} if isinstance(spec, OwnSpec) else {"licence": spec.licence}
+    return {**told_of(spec), **licence, "digest": editor_digest(spec)}
 
 
 def model_columns(spec: TrainedSpec, digest: str) -> dict[str, str]:

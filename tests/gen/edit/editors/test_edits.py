@@ -286,7 +286,7 @@ def test_a_mistake_in_an_editor_is_one_line_about_its_own_kind(body: dict[str, A
     for wrong, line in (
         ({**cascade, "ip_scal": 0.5}, "unknown key `edit.editor.ip_scal`; did you mean `ip_scale`?"),
         ({**cascade, "controlnet": "nowhere"}, "edit.editor.controlnet 'nowhere': found no such folder"),
-        ({**cascade, "model": "nowhere"}, "model nowhere: found no such folder"),
+        ({**cascade, "model": "nowhere"}, "edit.editor.model 'nowhere': found no such folder"),
         ({"kind": "inpaint", "model": "any", "steps": 1}, "strength: found 0.8 of 1 steps, which takes none"),
         ({"kind": "paint"}, "edit.editor"),
     ):
