@@ -16,7 +16,7 @@ from gen.edit.masks.pixels import MaskHW
 from gen.edit.masks.stored import mask_of_rle
 from gen.edit.recipe import EditRecipe
 from gen.edit.run import BEGUN_BY
-from gen.edit.sources import SOURCES, SourceReader, Sources, index_of, square
+from gen.edit.sources import SOURCES, SourceReader, Sources, fitted, index_of
 from gen.make.scale import Store
 from gen.run.output import RECIPE, classes_of
 from shards.disk.address import is_remote, places_of
@@ -72,7 +72,7 @@ def _sources(store: Store, known: Origin, held: contextlib.ExitStack) -> tuple[s
             return f"cannot be read: {one_line(str(error), 160)}"
         if hashlib.sha256(data).hexdigest() != sha256:
             return "has other bytes now than when it was edited"
-        return square(data, side_px, fit)
+        return fitted(data, side_px, fit)
 
     return one_line(spec.set, 200), read
 

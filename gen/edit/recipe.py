@@ -4,7 +4,7 @@ In: a YAML file and `key.sub=value` overrides. Out: `EditRecipe`; its identity, 
 the images are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,9 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gen.edit.attributes.attribute import AttributeKind
 from gen.edit.attributes.lexicon import attributes_content
 from gen.edit.attributes.spec import AttributeSpec
+from gen.edit.cells import SETTINGS, Cell, Settings, settings_of
+from gen.edit.editors.spec import SETTABLE, EditorSpec, InstructSpec, OwnSpec, content_of, told_of
+from gen.edit.editors.spec import at_home as editor_at_home
 from gen.edit.judge.judge import judge_digest
 from gen.edit.judge.spec import JudgeSpec
 from gen.edit.masks.spec import MaskSpec, mask_digest
+from gen.edit.priors.table import Task
 from gen.edit.sources import SourceSpec
 from gen.run.recipe import Recipe, changes_of, identity
 from gen.sampler.start import executed_steps
@@ -102,6 +106,16 @@ class AttributeEditSpec(BaseModel):
     )
     alpha: float = Field(0.6, ge=0, le=1, description="of colour and texture: share of the tint inside the mask")
     strength: ByKind = Field(default_factory=ByKind)
+    editor: EditorSpec = Field(OwnSpec(kind="own"), description="What changes the pixels, by `edit.editor.kind`.")
+    table: Task | None = Field(
+        None,
+        description="strength, alpha, dilation, steps, guidance and ip_scale by kind and side as VariReal has them for "
+        "these pictures (other: as gen/edit/priors/table.py says); null = by the fields here",
+        examples=["pets"],
+    )
+    cells: tuple[Cell, ...] = Field(
+        (), description="settings by kind and side; a later one wins, and all win over the table"
+    )
     form: Forms = Field(default_factory=Forms)
     phrase: Literal["name", "plain"] = Field(
         "name", description="the attribute's words in a prompt: its name, or `name: description`"
@@ -110,13 +124,43 @@ class AttributeEditSpec(BaseModel):
         "soft", description="how an object comes back over a new background: fading at its rim, or pixel by pixel"
     )
     judge: JudgeSpec = Field(default_factory=JudgeSpec)
-    fit: Literal["crop", "squash"] = Field(
-        "crop", description="how a picture becomes a square: its centre, or all of it with both sides resized"
+    fit: Literal["crop", "squash", "pad"] = Field(
+        "crop",
+        description="how a picture becomes a square: its centre; all of it with both sides resized; or all of it with "
+        "black beside it, which is cut off again",
     )
 
     def at_home(self) -> "AttributeEditSpec":
         """The same with whole paths of folders, for workers of other working folders. Raises ModelError."""
-        return self.model_copy(update={"masks": self.masks.at_home(), "judge": self.judge.at_home()})
+        places = {"masks": self.masks.at_home(), "judge": self.judge.at_home(), "editor": editor_at_home(self.editor)}
+        return self.model_copy(update=places)
+
+    @model_validator(mode="after")
+    def _settings_have_a_use(self) -> "AttributeEditSpec":
+        usable = SETTABLE[self.editor.kind]
+        if self.table is not None and self.editor.kind not in ("inpaint", "cascade"):
+            raise ValueError(
+                f"table: found {self.table} with the editor {self.editor.kind}, expected null; VariReal's settings are "
+                "those of edit.editor.kind=inpaint or cascade"
+            )
+        if self.table is not None and (self.strength != ByKind() or self.alpha != 0.6):
+            raise ValueError(
+                f"table: found {self.table} beside strength or alpha, expected one of them; set what differs in "
+                "edit.cells"
+            )
+        for number, cell in enumerate(self.cells):
+            for name in SETTINGS:
+                if getattr(cell, name) is not None and name not in usable:
+                    raise ValueError(
+                        f"cells.{number}.{name}: found {getattr(cell, name):g} with the editor {self.editor.kind}, "
+                        f"expected null; it has {', '.join(usable)}"
+                    )
+        return self
+
+    def settings(self, kind: AttributeKind, feasible: bool, side_px: int) -> Settings:
+        """Of the edits of a kind and side; `side_px` is that of the square."""
+        plain = Settings(strength=self.strength.of(kind), alpha=self.alpha)
+        return settings_of(plain, self.table, self.cells, kind, feasible, side_px)
 
     def told(self) -> dict[str, Any]:
         """What each row says of the settings, as plain JSON; the words of prompts stand in its caption."""
@@ -125,6 +169,9 @@ class AttributeEditSpec(BaseModel):
             "prior": self.prior,
             "alpha": self.alpha,
             "strength": self.strength.model_dump(),
+            "table": self.table,
+            "cells": [cell.model_dump(exclude_none=True) for cell in self.cells],
+            "editor": told_of(self.editor),
             "paste": self.paste,
             "fit": self.fit,
         }
@@ -152,18 +199,28 @@ class EditRecipe(Recipe):
 
     @model_validator(mode="after")
     def _a_step_is_taken(self) -> "EditRecipe":
-        steps = self.sampler.steps
-        if isinstance(self.edit, PerturbSpec):
-            asked, hint = {"gamma": self.edit.gamma}, ", or 0 for the source's own pixels"
-        else:
-            asked, hint = {f"strength.{name}": value for name, value in self.edit.strength}, ""
-        for name, value in asked.items():
+        for name, value, steps, hint in self._ways():
             if value and not executed_steps(steps, value):
                 raise ValueError(
                     f"edit.{name}: found {value:g} of {steps} steps, which takes none; set at least "
                     f"{1 / steps:.3g}{hint}"
                 )
         return self
+
+    def _ways(self) -> Iterator[tuple[str, float, int, str]]:
+        """Name, strength and steps of each way to noise, and a hint."""
+        edit, steps = self.edit, self.sampler.steps
+        if isinstance(edit, PerturbSpec):
+            yield "gamma", edit.gamma, steps, ", or 0 for the source's own pixels"
+        elif isinstance(edit.editor, OwnSpec) and not edit.cells:
+            yield from ((f"strength.{name}", value, steps, "") for name, value in edit.strength)
+        elif not isinstance(edit.editor, InstructSpec):
+            for kind in edit.attributes.kinds:
+                for feasible in edit.attributes.sides:
+                    found = edit.settings(kind, feasible, 0)
+                    whole = found.steps or (steps if isinstance(edit.editor, OwnSpec) else edit.editor.steps)
+                    side = "feasible" if feasible else "infeasible"
+                    yield f"cells, {side} {kind}: strength", found.strength, whole, ""
 
     @model_validator(mode="after")
     def _something_is_left_to_alter(self) -> "EditRecipe":
@@ -227,6 +284,7 @@ def edit_identity(recipe: EditRecipe, index: Index) -> dict[str, Any]:
             **edit,
             "attributes": {**edit["attributes"], "lexicon": attributes_content(lexicon)},
             "masks": mask_digest(recipe.edit.masks),
+            "editor": content_of(recipe.edit.editor),
             "judge": {"digest": judge_digest(recipe.edit.judge), "budget": budget},
         }
     return {**chosen, "edit": edit, "source": {**rest, "digest": index.digest}}

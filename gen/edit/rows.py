@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from gen.edit.recipe import EditSpec, PerturbSpec
-from gen.edit.sources import READ_THREADS, Source, SourceReader, Sources, SourceSpec, square
+from gen.edit.sources import READ_THREADS, Source, SourceReader, Sources, SourceSpec, fitted
 from gen.make.maker import Picture
 from gen.make.plan import Plan, Sample, sample_seed, sample_uid
 from gen.make.refill import ShardSpec
@@ -35,6 +35,7 @@ class EditJob(BaseModel):
     source: SourceSpec
     source_digest: str = Field(description="of the index where the run was planned")
     edit: EditSpec
+    editor_digest: str = Field("", description="of the models of `edit.editor` where the run was planned")
 
 
 class EditRows:
@@ -71,15 +72,15 @@ class EditRows:
         return sample_seed(*self._identity(sample, draw))
 
     def read(self, samples: Sequence[Sample]) -> list[tuple[bytes, np.ndarray | str]]:
-        """Of each sample's source the bytes, and the square uint8 HWC or why there is none. Raises NotAgain for a
-        source that is gone or has other bytes now."""
+        """Of each sample's source the bytes, and the picture as it is edited, uint8 HWC, or why there is none. Raises
+        NotAgain for a source that is gone or has other bytes now."""
         sampler, fit = self.job.made.sampler, self.job.edit.fit
         is_kept = isinstance(self.job.edit, PerturbSpec) and not self.job.edit.gamma
         side = sampler.stored_px if is_kept else sampler.made_px
 
         def one(source: Source) -> tuple[bytes, np.ndarray | str]:
             data = self._reader.read(source)
-            return data, square(data, side, fit)
+            return data, fitted(data, side, fit)
 
         return list(self._threads.map(one, [self.source(sample) for sample in samples]))
 

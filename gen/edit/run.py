@@ -24,6 +24,7 @@ from cluster.waiting import waiting
 from gen.edit.attributes.gather import gather_attributes
 from gen.edit.attributes.lexicon import attributes_content
 from gen.edit.attributes.stored import FILE, dump_attributes
+from gen.edit.editors.spec import check_editor, editor_digest
 from gen.edit.judge.judge import judge_digest
 from gen.edit.masks.spec import mask_digest
 from gen.edit.recipe import AttributeEditSpec, EditRecipe, PerturbSpec, differences, edit_identity
@@ -86,17 +87,18 @@ def find_work(recipe: EditRecipe, has_texts: bool) -> Work:
         except (ValueError, OSError) as error:
             lines = [*lines, " ".join(f"source.set: {error}".split())]
     if isinstance(recipe.edit, AttributeEditSpec):
-        lines = [*lines, *_missing_of(recipe.edit)]
+        lines = [*lines, *_missing_of(recipe.edit, recipe.sampler.size_px)]
     if lines or work is None:
         raise RecipeError.of(lines)
     return work
 
 
-def _missing_of(edit: AttributeEditSpec) -> list[str]:
+def _missing_of(edit: AttributeEditSpec, size_px: int | None) -> list[str]:
     """A line for each thing that an attribute edit names and that cannot be used."""
     lines = []
     for look in (
         lambda: mask_digest(edit.masks),
+        lambda: check_editor(edit.editor, size_px),
         lambda: judge_digest(edit.judge),
         lambda: attributes_content(edit.attributes.lexicon),
     ):
@@ -180,6 +182,8 @@ def describe(recipe: EditRecipe, work: Work, scale: Fraction) -> str:
     else:
         kinds, side = ", ".join(edit.attributes.kinds), edit.attributes.feasibility
         told = f"{kinds}, {side}; masks by {', '.join(edit.masks.order)}; judge: {edit.judge.kind}"
+        if edit.editor.kind != "own":
+            told += f"; editor: {edit.editor.kind}"
     lines = [
         f"{'sources':<9}{counted(plan.fold_size, 'picture')} of {len(work.classes):,} classes in {work.index.url}",
         f"{'edit':<9}{told}",
@@ -213,6 +217,7 @@ def edit_job_of(
         source=recipe.source.at_home(),
         source_digest=work.index.digest,
         edit=recipe.edit.at_home(),
+        editor_digest="" if isinstance(recipe.edit, PerturbSpec) else editor_digest(recipe.edit.editor),
     )
 
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.process.exit import NotAgain
+from gen.edit.priors.canvas import place_on, resized_for
 from shards.disk.address import BESIDE, file_path, is_remote
 from shards.disk.data_set import is_data_set
 from shards.disk.layout import META, shard_of
@@ -207,11 +208,12 @@ class SourceReader:
         return data
 
 
-def square(data: bytes, side_px: int, fit: str) -> Pixels | str:
-    """The picture as a square of `side_px`, uint8 [side, side, 3]; a text is why there is none.
+def fitted(data: bytes, side_px: int, fit: str) -> Pixels | str:
+    """The picture as it is edited, uint8 [height, width, 3]; a text is why there is none.
 
     crop: the short side becomes `side_px`, then the centre. squash: both sides become it. Both bicubic with
-    antialiasing, as Pillow has it. A picture of that very size stays as it is.
+    antialiasing, as Pillow has it. pad: the long side becomes it (Lanczos), and the short one is at most that long. A
+    picture of that very size stays as it is.
     """
     from PIL import Image
 
@@ -222,6 +224,8 @@ def square(data: bytes, side_px: int, fit: str) -> Pixels | str:
     height, width = image_HWC.shape[:2]
     if height == width == side_px:
         return image_HWC
+    if fit == "pad":
+        return resized_for(image_HWC, place_on(height, width, side_px))
     picture = Image.fromarray(image_HWC)
     if fit == "squash":
         box = (0.0, 0.0, float(width), float(height))

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from gen.edit.alter import Alter
 from gen.edit.attributes.stored import FILE, read_attributes
+from gen.edit.editors.open import open_editor
+from gen.edit.editors.spec import editor_digest
 from gen.edit.judge.judge import Judge, NoJudge, open_judge
 from gen.edit.masks.masker import Masker
 from gen.edit.perturb import Perturb
@@ -51,9 +53,16 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     if isinstance(edit, PerturbSpec):
         maker = Perturb(rows, edit, load_planned(checked.made) if edit.gamma else None)
     else:
+        digest = editor_digest(edit.editor)
+        if digest != checked.editor_digest:
+            raise ValueError(
+                f"edit.editor: found other weights here (digest {digest[:12]}) than the run was planned with "
+                f"({checked.editor_digest[:12]}); copy the same model folders to every node"
+            )
         model = load_planned(checked.made)
+        editor = open_editor(edit.editor, model, digest)
         masker, held = Masker.load(edit.masks, str(model.device)), contextlib.ExitStack()
         judge = held.enter_context(open_judge(edit.judge))
-        maker = Alter(rows, edit, read_attributes(store.read_bytes(ATTRIBUTES)), masker, model, judge)
+        maker = Alter(rows, edit, read_attributes(store.read_bytes(ATTRIBUTES)), masker, editor, judge)
         weakref.finalize(maker, held.close)
     return UnitWorker(unit, maker, store, is_waiting=lambda: judge.is_waiting)

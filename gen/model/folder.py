@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +31,19 @@ INDEX = "model_index.json"
 COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
+SAMPLER = "sampler.model"  # the field of most recipes
 PIPELINES = {
     "StableDiffusionPipeline": "sd",
     "StableDiffusionXLPipeline": "sdxl",
     "StableDiffusion3Pipeline": "sd3",
     "FluxPipeline": "flux",
+}
+# Pipelines that change pictures, and draw none from text alone.
+EDITORS = {
+    "StableDiffusionInpaintPipeline": "sd",
+    "StableDiffusionXLInpaintPipeline": "sdxl",
+    "FluxFillPipeline": "flux",
+    "FluxKontextPipeline": "flux",
 }
 
 # Libraries a component may come from. "stable_diffusion" is diffusers' own name for the pipeline module of the safety
@@ -63,33 +71,42 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A checked folder of a text-to-image model."""
+    """A checked folder of a pipeline."""
 
     path: Path
-    family: str  # a value of PIPELINES
+    class_name: str  # of diffusers' pipeline
+    family: str  # sd, sdxl, sd3, flux
     components: tuple[str, ...]  # sub-folders that model_index.json names
     decoder: Path | None = None  # the checked folder of another decoder, if the recipe names one
 
 
-def open_model(model: str, revision: str | None, variant: str | None, home: Path) -> ModelFolder:
+def open_model(
+    model: str,
+    revision: str | None,
+    variant: str | None,
+    home: Path,
+    what: str = SAMPLER,
+    kinds: Mapping[str, str] = PIPELINES,
+) -> ModelFolder:
     """The checked folder of ``model``; a relative folder is searched in the working folder, then in ``home``.
 
-    A revision makes ``model`` a hub id; without one it is a folder. Raises ModelError.
+    A revision makes ``model`` a hub id; without one it is a folder. ``what`` is the recipe's field that names it,
+    ``kinds`` the families of the pipelines that may stand there, by class. Raises ModelError.
     """
-    folder = _local_folder(model, home) if revision is None else _hub_folder("sampler.model", model, revision, INDEX)
-    return _check_folder(folder, variant)
+    folder = _local_folder(model, home, what) if revision is None else _hub_folder(what, model, revision, INDEX)
+    return _check_folder(folder, variant, kinds, what)
 
 
-def model_digest(model: str, revision: str | None, home: Path) -> str:
+def model_digest(model: str, revision: str | None, home: Path, what: str = SAMPLER) -> str:
     """Hex sha256 that pins the weights: of the commit for a hub id, otherwise of every file that loading can read.
 
     For a folder it is the hash of the sorted lines ``name, size, sha256``, so a renamed, cut or edited file changes it,
     and a README does not. One core hashes 1.4 GB/s, if the disk is as fast. Raises ModelError.
     """
     if revision is not None:
-        _hub_folder("sampler.model", model, revision, INDEX)
+        _hub_folder(what, model, revision, INDEX)
         return hub_digest(model, revision)
-    folder = _local_folder(model, home)
+    folder = _local_folder(model, home, what)
     return _digest(folder, _files(folder), b"")
 
 
@@ -145,20 +162,21 @@ def _sha256(path: Path, size: int, modified_ns: int, changed_ns: int) -> str:
     return sha256_of(path)
 
 
-def _local_folder(model: str, home: Path) -> Path:
+def _local_folder(model: str, home: Path, what: str) -> Path:
     path = file_path(model)
+    name = f"model {model}" if what == SAMPLER else f"{what} {quoted(model, 120)}"
     for folder in (path, home / path):
         if (folder / INDEX).is_file():
             return folder.resolve()
     if path.is_dir() or (home / path).is_dir():
-        raise ModelError(f"model {model}: found a folder without {INDEX}; expected a diffusers pipeline folder")
+        raise ModelError(f"{name}: found a folder without {INDEX}; expected a diffusers pipeline folder")
     if model.replace("\\", "/").startswith("sandbox/"):
         hint = "make it with `python -m sandbox.build`"
     elif HUB_ID_PATTERN.fullmatch(model):
-        hint = "give an existing folder, or for a hub id also its commit (`sampler.revision=<40 hex digits>`)"
+        hint = f"give an existing folder, or for a hub id also its commit (`{revision_field(what)}=<40 hex digits>`)"
     else:
         hint = "give an existing folder"
-    raise ModelError(f"model {model}: found no such folder, expected a diffusers pipeline folder; {hint}")
+    raise ModelError(f"{name}: found no such folder, expected a diffusers pipeline folder; {hint}")
 
 
 def _local_flat_folder(what: str, model: str, index: str, homes: Sequence[Path]) -> Path:
@@ -258,13 +276,15 @@ def _check_files(folder: Path, files: Sequence[Path]) -> None:
             _check_weight_map(path)
 
 
-def _check_folder(folder: Path, variant: str | None) -> ModelFolder:
+def _check_folder(folder: Path, variant: str | None, kinds: Mapping[str, str], what: str) -> ModelFolder:
     index = read_config(folder / INDEX)
     class_name = index.get("_class_name")
-    if not isinstance(class_name, str) or class_name not in PIPELINES:
+    if not isinstance(class_name, str) or class_name not in kinds:
+        hint = "custom and community pipelines are never loaded"
+        if isinstance(class_name, str) and class_name in EDITORS and kinds is PIPELINES:
+            hint = "this one changes pictures: name it in edit.editor.model of a recipe of `sixfold edit`"
         raise ModelError(
-            f"{folder}: found pipeline class {class_name!r}, expected one of {', '.join(PIPELINES)}; "
-            "custom and community pipelines are never loaded"
+            f"{folder}: found pipeline class {quoted(class_name, 80)}, expected one of {', '.join(kinds)}; {hint}"
         )
     _check_files(folder, _files(folder))
     components = []
@@ -279,13 +299,14 @@ def _check_folder(folder: Path, variant: str | None) -> ModelFolder:
         component = folder / name
         if component.parent != folder or name.startswith(".") or not component.is_dir():
             raise ModelError(f"{folder}: found no folder {name!r}, which {INDEX} names; download the model again")
-        _check_weights(component, variant)
+        _check_weights(component, variant, revision_field(what).replace("revision", "variant"))
         components.append(name)
-    return ModelFolder(folder, PIPELINES[class_name], tuple(components))
+    return ModelFolder(folder, class_name, kinds[class_name], tuple(components))
 
 
-def _check_weights(component: Path, variant: str | None) -> None:
-    """Raises ModelError for a component with a ``config.json``, hence a network, whose weights are no safetensors."""
+def _check_weights(component: Path, variant: str | None, field: str) -> None:
+    """Raises ModelError for a component with a ``config.json``, hence a network, whose weights are no safetensors.
+    ``field`` is the recipe's that names the variant."""
     if not (component / "config.json").is_file():
         return
     names = [path.name for path in component.iterdir()]
@@ -297,7 +318,7 @@ def _check_weights(component: Path, variant: str | None) -> None:
                 f"{component}: found no {variant} variant among {', '.join(sorted(safe))}; set variant=null"
             )
     elif safe and all(re.search(r"\.(fp16|bf16)[.-]", name) for name in safe):
-        raise ModelError(f"{component}: found only {', '.join(sorted(safe))}; set sampler.variant to load it")
+        raise ModelError(f"{component}: found only {', '.join(sorted(safe))}; set {field} to load it")
     if safe:
         return
     pickles = sorted(name for name in names if Path(name).suffix in PICKLE_SUFFIXES)

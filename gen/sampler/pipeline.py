@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gen.model.folder import PIPELINES, ModelError, ModelFolder
+from gen.model.folder import ModelError, ModelFolder
 from gen.model.style_token import open_style_token
 from gen.sampler.shortcuts import set_decoder
 from gen.sampler.spec import SCHEDULERS, SamplerSpec
@@ -25,28 +25,10 @@ TORCH_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 def load_pipeline(folder: ModelFolder, spec: SamplerSpec, decoder: Path | None) -> Any:
     """The pipeline on the CPU, its own decoder replaced by the tiny one in ``decoder``, with the words of a style token
     if the spec has one. Raises ModelError."""
-    import diffusers
     import torch
-    import transformers
 
-    for library in (diffusers, transformers):  # a worker's log is for events, not for bars
-        library.utils.logging.disable_progress_bar()
-        library.utils.logging.set_verbosity_error()
     dtype = getattr(torch, TORCH_TYPES[spec.dtype])
-    names = {family: name for name, family in PIPELINES.items()}
-    try:
-        pipeline = in_one_place(getattr(diffusers, names[folder.family])).from_pretrained(
-            str(folder.path),
-            dtype=dtype,
-            variant=spec.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model {spec.model}: diffusers could not load it ({cause}); download it again") from error
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = from_folder(folder, spec.variant, dtype, f"model {spec.model}")
     if decoder is not None:
         set_decoder(pipeline, decoder, dtype)
     if spec.style_token is not None:
@@ -54,14 +36,41 @@ def load_pipeline(folder: ModelFolder, spec: SamplerSpec, decoder: Path | None) 
     return pipeline
 
 
-def in_one_place(kind: type) -> Any:
-    """`kind` for networks that compute where the decoder lies.
+def from_folder(
+    folder: ModelFolder, variant: str | None, dtype: torch.dtype, what: str, device: torch.device | None = None
+) -> Any:
+    """The pipeline of a checked folder on the CPU, as it is. `what` names it in messages, `device` is where its calls
+    compute (`in_one_place`). Raises ModelError."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):  # a worker's log is for events, not for bars
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    try:
+        pipeline = in_one_place(getattr(diffusers, folder.class_name), device).from_pretrained(
+            str(folder.path),
+            dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{what}: diffusers could not load it ({cause}); download it again") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def in_one_place(kind: type, device: torch.device | None = None) -> Any:
+    """`kind` for networks that compute on `device`; None: where the decoder lies.
 
     diffusers looks for the device of every call by walking through all modules of all networks, some of them several
     times: 3.5 ms for SD1.5, as much as ten steps outside its U-Net.
     """
-    device = property(lambda pipeline: next(pipeline.vae.parameters()).device)
-    return type(kind.__name__, (kind,), {"_execution_device": device, "__module__": kind.__module__})
+    place = property(lambda pipeline: device or next(pipeline.vae.parameters()).device)
+    return type(kind.__name__, (kind,), {"_execution_device": place, "__module__": kind.__module__})
 
 
 def set_scheduler(pipeline: Any, spec: SamplerSpec, family: str) -> None:

@@ -143,6 +143,14 @@ class Sampler:
             other.spec = self.spec.model_copy(update={"steps": min(2, self.spec.steps)})
         return other
 
+    @property
+    def networks(self) -> list[torch.nn.Module]:
+        """All that it works with, for what else shares its device."""
+        import torch
+
+        held = [*self._pipeline.components.values(), self._vae_fp32]
+        return [one for one in held if isinstance(one, torch.nn.Module)]
+
     def with_batch(self, batch: int) -> Sampler:
         """The same loaded model, called with another number of images; shares everything with this one."""
         other = copy.copy(self)

@@ -58,6 +58,12 @@ def executed_steps(steps: int, gamma: float) -> int:
     return math.floor(Fraction(repr(float(gamma))) * steps)
 
 
+def stock_strength(family: str, steps: int, gamma: float) -> float:
+    """The strength by which diffusers' pipelines of a family take just these steps: some round down there, some up."""
+    nudge = 1e-6 if family in ("sd", "sdxl") else -1e-6
+    return min(1.0, (executed_steps(steps, gamma) + nudge) / steps)
+
+
 class Beginnings:
     """What the calls of one loaded pipeline begin with. Owns the pipelines that begin with pictures, over the same
     networks, scheduler and settings; each is made when it is first needed."""
@@ -84,9 +90,7 @@ class Beginnings:
             return self._pipeline, {"latents": noise, "height": spec.made_px, "width": spec.made_px}
         side, executed = spec.made_px, executed_steps(spec.steps, start.gamma)
         _check(start, len(generators), side, executed, spec.steps)
-        # some families round down there, some up
-        nudge = 1e-6 if self._family in ("sd", "sdxl") else -1e-6
-        begin: dict[str, Any] = {"strength": min(1.0, (executed + nudge) / spec.steps)}
+        begin: dict[str, Any] = {"strength": stock_strength(self._family, spec.steps, start.gamma)}
         if start.region_NHW is not None or self._family in ("sd3", "flux"):
             begin |= {"height": side, "width": side}
         if start.region_NHW is None:

@@ -101,7 +101,7 @@ class MaskSpec(BaseModel):
     masks: Annotated[str | None, BESIDE] = Field(
         None,
         description="of `file`: a folder with <key>.png for each source image, as it is edited: a square of "
-        "sampler.size_px; grey, 128 and more is object",
+        "sampler.size_px, or with fit: pad its longer side; grey, 128 and more is object",
         examples=["data/masks"],
     )
     least_area: float = Field(0.005, ge=0, le=1, description="the least share of the image that an object may have")

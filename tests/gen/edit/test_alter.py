@@ -21,33 +21,23 @@ import sixfold
 from cluster.recipes.load import load_recipe
 from gen.edit.alter import Alter
 from gen.edit.attributes.attribute import Attribute
-from gen.edit.attributes.draw import ClassAttributes
-from gen.edit.judge.judge import Judged, JudgeLost, NoJudge
+from gen.edit.editors.editor import Own
+from gen.edit.judge.judge import Judged, JudgeLost
 from gen.edit.judge.question import Question
 from gen.edit.judge.verdict import Answered, Verdict, verdict_of
-from gen.edit.masks.masker import Masker
-from gen.edit.masks.stored import mask_of_rle
 from gen.edit.priors.paste import core_of
 from gen.edit.recipe import AttributeEditSpec, EditRecipe
 from gen.edit.remake import regenerate_edits
-from gen.edit.rows import EditJob, EditRows
 from gen.edit.run import edit_job_of, find_work
-from gen.edit.sources import SourceReader, Sources, SourceSpec, chosen_rows, index_of, write_sources
-from gen.make.maker import Picture
-from gen.make.refill import ShardSpec, UnitJob, UnitWorker
-from gen.prompts.prompts import PromptSpec, draw_table
-from gen.prompts.prompts import Sources as Words
+from gen.make.refill import UnitWorker
 from gen.prompts.table import PromptTable
 from gen.sampler.sampler import Request, Sampled
-from gen.sampler.spec import SamplerSpec
 from gen.sampler.start import Start
-from gen.sampler.text_to_image import TextToImageJob
-from gen.wording.lexicon import load_lexicon
-from shards.disk.jpeg import decode_jpeg
+from shards.disk.jpeg import decode_jpeg, encode_jpeg
 from shards.disk.store import open_for_reading, open_store
-from shards.labels.classes import Class
 from shards.set.verify import verify
 from tests.support import warm
+from tests.support.alter_makers import alter_of, attribute, made_by, mask_of, table_of
 from tests.support.painter import FINGERPRINT, no_beat
 from tests.support.small_edits import (
     EACH,
@@ -55,6 +45,7 @@ from tests.support.small_edits import (
     NAMES,
     all_bytes,
     edit,
+    jpegs,
     pixels,
     recipe_of,
     rows,
@@ -66,17 +57,8 @@ from tests.support.small_edits import (
 # diffusers' own, under NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-CLASSES = [Class(class_id, name, None, 1) for class_id, name in NAMES.items()]
 GREEN = (20, 230, 40)
 PAINT = np.array([255, 0, 255], np.uint8)
-
-
-def attribute(kind: Any, name: str, rgb: tuple[int, int, int] | None, feasible: bool = True) -> Attribute:
-    return Attribute(
-        kind=kind, feasible=feasible, name=name, text=f"a page of {name}", weight=1.2, rgb=rgb, source="test"
-    )
-
-
 PLACES = tuple(attribute("background", name, GREEN) for name in ("moss", "slime", "grass", "lime", "leaf"))
 INKS = tuple(attribute("colour", name, GREEN) for name in ("moss ink", "lime ink"))
 DRAWN = (attribute("background", "brick wall", None),)
@@ -146,52 +128,15 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> PromptTable:
-    file = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
-    spec = PromptSpec(kind="template", templates=("a {name}",))
-    draw_table(CLASSES, {}, spec, 3, Words(load_lexicon("general")), file)
-    return PromptTable.load(file)
+    return table_of(tmp_path_factory.mktemp("prompts") / "prompts.parquet")
 
 
 def maker_of(
     real: Path, prompts: PromptTable, out: Path, attributes: Sequence[Attribute], by: Any = None, **fields: Any
 ) -> tuple[Alter, PaintingModel]:
-    """Over scripted parts; masks are Otsu's unless `fields` have others."""
-    how = AttributeEditSpec.model_validate(
-        {"kind": "attribute", "masks": {"order": ["otsu"], "least_area": 0.02}, **fields}
-    )
-    source = SourceSpec(set=str(real))
-    index = index_of(source, CLASSES)
-    chosen = chosen_rows(source, index, CLASSES, 0)
-    made = TextToImageJob(
-        unit=UnitJob(out=str(out), fingerprint=FINGERPRINT, shards=ShardSpec(samples_per_shard=12, max_draws=4)),
-        num_per_class=dict.fromkeys(NAMES, EACH),
-        seed=5,
-        sampler=SamplerSpec(model="painter", size_px=64, batch=12, vae_batch=4, licence="CC0-1.0"),
-        model_digest="d" * 64,
-    )
-    job = EditJob(made=made, class_names=NAMES, source=source, source_digest=index.digest, edit=how)
-    edit_rows = EditRows(job, Sources.load(write_sources(source, index, chosen)), prompts, SourceReader(source, index))
+    """Over scripted parts."""
     model = PaintingModel()
-    of = [ClassAttributes(one.id, (tuple(attributes),)) for one in CLASSES]
-    return Alter(edit_rows, how, of, Masker.load(how.masks, "cpu"), model, by or NoJudge()), model
-
-
-def made_by(maker: Alter, unit: int = 0) -> list[tuple[Picture, dict[str, Any], np.ndarray]]:
-    """Of each sample of a unit: the picture, its row, its source's pixels."""
-    samples = maker.samples(unit)
-    maker.prepare(samples)
-    call = maker.make([(sample, 0) for sample in samples], lambda share: None)
-    call.wait(60)
-    sources = [found for _, found in maker.rows.read(samples)]
-    assert all(isinstance(found, np.ndarray) for found in sources)
-    return [
-        (call.picture(place), {**maker.row(sample, 0), **call.picture(place).columns}, np.asarray(sources[place]))
-        for place, sample in enumerate(samples)
-    ]
-
-
-def mask_of(row: dict[str, Any]) -> np.ndarray:
-    return mask_of_rle(json.dumps(json.loads(row["edit"])["mask"]["rle"]))
+    return alter_of(real, prompts, out, attributes, Own(model), by, **fields), model
 
 
 def test_a_new_background_leaves_the_core_of_the_object_as_it_was_bit_by_bit(
@@ -367,6 +312,34 @@ def test_a_picture_without_a_mask_is_a_row_with_its_reason_and_the_others_are_ma
     others = [picture for place, (picture, _, _) in enumerate(made) if place != 2]
     assert {picture.status for picture in others} == {"no_mask"}
     assert all("found no file" in str(picture.error) for picture in others)
+
+
+def tall(folder: Path) -> Path:
+    """An image folder: the real pictures without a quarter at the right."""
+    for number, (class_id, jpeg) in enumerate(jpegs()):
+        file = folder / NAMES[class_id] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode_jpeg(np.ascontiguousarray(decode_jpeg(jpeg)[:, 8:56]), source_type=None))
+    return folder
+
+
+@pytest.mark.parametrize("attributes", [PLACES, INKS, DRAWN, WEAVES])
+def test_a_padded_picture_keeps_its_shape_and_what_is_beside_it_is_cut_off(
+    prompts: PromptTable, tmp_path: Path, attributes: Sequence[Attribute]
+) -> None:
+    maker, model = maker_of(tall(tmp_path / "tall"), prompts, tmp_path, attributes, fit="pad", paste="hard")
+    for picture, row, source_HWC in made_by(maker):
+        mask_HW = mask_of(row)
+        region_HW = ~mask_HW if json.loads(row["edit"])["kind"] == "background" else mask_HW
+        assert picture.image_HWC is not None
+        assert picture.image_HWC.shape == source_HWC.shape == (64, 48, 3)
+        assert (picture.image_HWC == np.where(region_HW[..., None], PAINT, source_HWC)).all()
+        assert (row["original_height"], row["original_width"]) == (64, 48)
+    start = model.calls[-1][1]
+    assert start is not None
+    assert start.region_NHW is not None
+    assert start.image_NHWC.shape == (12, 64, 64, 3)
+    assert start.region_NHW[:, :, 48:].all() == (attributes in (PLACES, DRAWN))
 
 
 def test_half_of_the_answers_are_enough_and_fewer_are_drawn_again_within_the_budget_of_each_output(

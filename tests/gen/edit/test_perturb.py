@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import sixfold
 from gen.edit.remake import regenerate_edits
-from gen.edit.sources import SOURCES, Sources, square
+from gen.edit.sources import SOURCES, Sources, fitted
 from shards.disk.jpeg import decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.store import open_for_reading
 from shards.set.manifest import read_member
@@ -279,7 +279,7 @@ def test_the_command_says_what_it_would_do_and_does_it(body: dict[str, Any], tmp
 )
 def test_a_picture_of_any_shape_becomes_a_square(width: int, height: int, side: int, fit: str) -> None:
     image = np.random.default_rng(width * 100 + height).integers(0, 256, (height, width, 3), np.uint8)
-    found = square(encode_jpeg(image), side, fit)
+    found = fitted(encode_jpeg(image), side, fit)
     assert isinstance(found, np.ndarray)
     assert (found.shape, found.dtype) == ((side, side, 3), np.uint8)
 
@@ -288,7 +288,7 @@ def test_a_crop_is_the_centre_and_a_squash_is_all() -> None:
     image = np.zeros((32, 96, 3), np.uint8)
     image[:, :32, 0], image[:, 32:64, 1], image[:, 64:, 2] = 255, 255, 255
     data = encode_jpeg(image, quality=100)
-    cropped, squashed = square(data, 32, "crop"), square(data, 33, "squash")
+    cropped, squashed = fitted(data, 32, "crop"), fitted(data, 33, "squash")
     assert isinstance(cropped, np.ndarray)
     assert isinstance(squashed, np.ndarray)
     assert cropped[:, 4:-4].mean(axis=(0, 1)).argmax() == 1
@@ -300,7 +300,7 @@ def test_a_picture_of_the_very_size_keeps_its_pixels() -> None:
     image = np.random.default_rng(4).integers(0, 256, (24, 24, 3), np.uint8)
     data = encode_jpeg(image)
     for fit in ("crop", "squash"):
-        assert (square(data, 24, fit) == decode_jpeg(data)).all()
+        assert (fitted(data, 24, fit) == decode_jpeg(data)).all()
 
 
 def test_what_is_no_table_of_sources_is_refused() -> None:
