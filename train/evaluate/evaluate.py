@@ -250,9 +250,17 @@ class Moment:
 
 
 def make_result(
-    facts: RunFacts, moment: Moment, name: str, role: Role, counts: Counts, selected: bool, branch: str | None = None
+    facts: RunFacts,
+    moment: Moment,
+    name: str,
+    role: Role,
+    counts: Counts,
+    selected: bool,
+    branch: str | None = None,
+    score: float | None = None,
 ) -> Result:
-    """The result line of one evaluation; `selected`: of the checkpoint that is the run's result."""
+    """The result line of one evaluation; `selected`: of the checkpoint that is the run's result; `score`: of the Task,
+    None = top-1."""
     per_class = {
         class_id: (int(right), int(seen))
         for class_id, right, seen in zip(counts.ids, counts.right, counts.seen, strict=True)
@@ -270,6 +278,7 @@ def make_result(
         n=counts.n,
         top1=counts.top1,
         top5=counts.top5,
+        score=score if score is None or math.isfinite(score) else 0.0,
         per_class=per_class,
         right_pictures=None if counts.right_pictures is None else packed(counts.right_pictures),
         not_finite=counts.not_finite,
@@ -305,7 +314,7 @@ class Validation:
                 f"step {result.step}: found a result on the test set {quoted(result.set, 60)}, expected validation; "
                 "a checkpoint that was chosen by a test set has no test result"
             )
-        return Validation(result.step, result.score)
+        return Validation(result.step, result.chosen_by)
 
 
 def select(history: Sequence[Validation]) -> int:

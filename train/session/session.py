@@ -33,7 +33,6 @@ from cluster.waiting import waiting
 from shards.disk.file_calls import Disk
 from shards.stream.keyed_random import hashed
 from shards.stream.stream import Batch, Stream
-from train.evaluate.counts import Counts
 from train.evaluate.evaluate import Moment, RunFacts, Validation, make_result, select
 from train.evaluate.results import RESULTS, Result, append_results, read_results
 from train.model.engine import Forward
@@ -411,9 +410,10 @@ class Session:
             step, self.weights.which, self._images(step), self._images_per_s(), self._wait_share(), time.time()
         )
         facts = replace(self.facts, data={**_digests(state, step), found.set: found.digest})
-        branches: list[tuple[str | None, Counts]] = [(None, found.counts), *found.branches.items()]
+        about = (facts, moment, found.set, found.role)
         return [
-            make_result(facts, moment, found.set, found.role, counts, selected, branch) for branch, counts in branches
+            make_result(*about, found.counts, selected, score=found.score),
+            *(make_result(*about, counts, selected, branch) for branch, counts in found.branches.items()),
         ]
 
     def _outcome(self, results: tuple[Result, ...] | None, stopped: str) -> TrainOutcome:
