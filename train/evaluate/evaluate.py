@@ -235,6 +235,7 @@ class RunFacts:
     versions: Mapping[str, str]
     sweep: SweepPlace | None = None
     leep: Mapping[str, float] = field(default_factory=dict)
+    bn_groups: int | None = None
 
 
 @dataclass(frozen=True)
@@ -290,6 +291,7 @@ def make_result(
         images_seen=moment.images_seen,
         images_per_s=moment.images_per_s,
         wait_share=moment.wait_share,
+        bn_groups=facts.bn_groups,
         leep=facts.leep or None,
         selected=selected,
         time=moment.time,

@@ -114,6 +114,12 @@ class Result(BaseModel):
     images_seen: int = Field(ge=0)
     images_per_s: float = Field(ge=0, le=1e15, description="of training up to here, over all ranks")
     wait_share: float = Field(ge=0, le=1, description="share of the training time spent waiting for data")
+    bn_groups: int | None = Field(
+        None,
+        ge=1,
+        description="groups of a step that share batch statistics, as ranks and engine.accumulate make it in the life "
+        "that wrote the line; null = the training takes none, or an older line",
+    )
     leep: Mapping[str, float] | None = Field(
         None,
         description="of a training in stages: LEEP on the pictures that the last stage trains on, in nats, of the "
