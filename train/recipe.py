@@ -19,7 +19,7 @@ from gen.invert.spec import InvertSpec, by_content, pinned_generator
 from shards.stream.mix import MixSpec
 from shards.stream.spec import StreamSpec
 from train.evaluate.evaluate import EvaluateSpec
-from train.model.classifiers import ModelSpec, normalisation_of, pinned
+from train.model.classifiers import ModelSpec, normalisation_of, pinned, shares_statistics
 from train.model.clip import ClipTrainSpec, pinned_clip
 from train.model.engine import EngineSpec
 from train.model.normalisation import IMAGENET
@@ -36,8 +36,8 @@ PINNED: dict[TaskName, Callable[[Any], BaseModel]] = {
     "invert": pinned_generator,
 }
 
-# How the work is done, for how long it is kept and shown: none of it decides what comes out. What `classes`
-# gives, the labels, is in the digests of the data.
+# How the work is done, for how long it is kept and shown: none of it decides what comes out, but for the precision and,
+# in some recipes, the micro-batches (`_engine`). What `classes` gives, the labels, is in the digests of the data.
 _FREE: Any = {
     "engine": True,
     "cluster": True,
@@ -64,6 +64,7 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("optim", "betas"): None,
     ("optim", "lr_end"): 0.0,
     ("optim", "warmup"): "before",
+    ("engine",): {"dtype": "fp32"},
     ("engine", "accumulate"): 1,
     ("data", "verify"): "first",
     ("data", "classes"): None,
@@ -319,7 +320,17 @@ def refuse_changed(before: TrainRecipe, now: TrainRecipe, where: str) -> None:
 def _but_model(recipe: TrainRecipe) -> dict[str, Any]:
     """`deciding` without the model."""
     chosen = recipe.model_dump(mode="json", exclude={**_FREE, "model": True, "before": True})
-    return _without_sources({**chosen, "before": _stages(recipe)})
+    return _without_sources({**chosen, "engine": _engine(recipe), "before": _stages(recipe)})
+
+
+def _engine(recipe: TrainRecipe) -> dict[str, Any]:
+    """What of the engine changes numbers by more than rounding, whatever else the recipe asks for.
+
+    Micro-batches and ranks together change batch statistics that are not those of a group. Ranks are in no recipe, and
+    four with two micro-batches go on as eight with one. So a training that goes on compares what comes of both
+    (`RunState.bn_groups`) and says what differs; micro-batches alone are in the digest.
+    """
+    return {"dtype": recipe.engine.dtype}
 
 
 def _without_sources(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -344,15 +355,23 @@ def _stages(recipe: TrainRecipe) -> list[dict[str, Any]]:
 def recipe_digest(recipe: BaseModel) -> str:
     """What `Result.recipe` holds: the fingerprint of what decides, and of where the data are, since two runs may differ
     in nothing else."""
-    dumped = _by_content(recipe) if isinstance(recipe, TrainRecipe) else recipe.model_dump(mode="json", exclude=_FREE)
+    if not isinstance(recipe, TrainRecipe):
+        return _fingerprint(recipe.model_dump(mode="json", exclude=_FREE))
+    dumped = _by_content(recipe)
+    if recipe.engine.accumulate > 1 and any(map(_has_shared_statistics, (recipe, *recipe.earlier.values()))):
+        dumped["engine"]["accumulate"] = recipe.engine.accumulate
     return _fingerprint(dumped)
+
+
+def _has_shared_statistics(recipe: TrainRecipe) -> bool:
+    return recipe.model is not None and shares_statistics(recipe.model, recipe.data.size_px)
 
 
 def _by_content(recipe: TrainRecipe) -> dict[str, Any]:
     """What decides, with the hash of trained weights in the place of their name: they may move."""
     recipe = with_pinned_weights(recipe)
     chosen = recipe.model_dump(mode="json", exclude={**_FREE, "before": True})
-    chosen["before"] = _stages(recipe)
+    chosen |= {"engine": _engine(recipe), "before": _stages(recipe)}
     if recipe.model is not None:
         chosen["model"]["pretrained"] = recipe.model.pretrained_sha256
         del chosen["model"]["pretrained_revision"], chosen["model"]["pretrained_sha256"]

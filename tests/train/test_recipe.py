@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from cluster.recipes.folder import refuse_other
 from tests.support.small_training import small_recipe
-from train.recipe import TrainRecipe, deciding, recipe_digest, whole_digest
+from train.recipe import TrainRecipe, deciding, recipe_digest, refuse_changed, whole_digest
 
 # of the small recipe, as the version before those fields computed them
 DIGEST = "c2a06ecd8656cec00f1624fc60101ca3705faa8639987caef9b3cd016fd8138e"
@@ -78,6 +78,54 @@ def test_how_many_views_a_set_has_of_each_thing_decides_nothing_that_is_trained(
     assert deciding(plain) == deciding(told)
     assert recipe_digest(plain) == recipe_digest(told)
     assert whole_digest(plain) != whole_digest(told)
+
+
+def test_the_precision_decides_and_what_only_rounds_does_not(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    half = small_recipe(tmp_path, engine__dtype="bf16")
+    assert recipe_digest(half) != recipe_digest(recipe)
+    told = r'here: found a training with another recipe \(engine\.dtype: "fp32" before, "bf16" now\); use that recipe'
+    with pytest.raises(ValueError, match=told):
+        refuse(deciding(recipe), half)
+    with pytest.raises(ValueError, match=told):
+        refuse_changed(recipe, half, "here")
+    free = {"kind": "deepspeed", "zero": 1, "compile": True, "channels_last": True, "threads": 4, "deadline_s": 9.0}
+    other = small_recipe(tmp_path, **{f"engine__{name}": value for name, value in free.items()})
+    assert other.engine.model_dump() == {**recipe.engine.model_dump(), **free}, "all but dtype and accumulate"
+    assert recipe_digest(other) == recipe_digest(recipe)
+    refuse(deciding(recipe), other)
+
+
+def staged(data: Path, bn: str, count: int) -> TrainRecipe:
+    """With a first stage that has other batch statistics than the last one."""
+    first = [{"name": "first", "model": {"bn": bn}}]
+    return small_recipe(data, before=first, engine__accumulate=count)
+
+
+@pytest.mark.parametrize(
+    ("model", "decides"),
+    [
+        ({"bn": "group"}, False),
+        ({"bn": "rank"}, True),
+        ({"bn": "world"}, True),
+        ({"name": "resnet18", "aux": "none", "bn": "rank"}, True),
+        ({"name": "vit_tiny_patch16_224", "aux": "none", "bn": "rank"}, False),
+        ({"name": "sandbox_vit", "aux": "none", "bn": "rank"}, False),
+    ],
+)
+def test_micro_batches_have_digests_of_their_own_where_they_change_batch_statistics(
+    model: dict[str, str], decides: bool
+) -> None:
+    changes = {f"model__{name}": value for name, value in model.items()}
+    whole, cut = (small_recipe(Path("sets"), engine__accumulate=count, **changes) for count in (1, 2))
+    assert (recipe_digest(whole) != recipe_digest(cut)) == decides
+    refuse(deciding(whole), cut)
+
+
+@pytest.mark.parametrize(("bn", "decides"), [("rank", True), ("group", False)])
+def test_micro_batches_of_an_earlier_stage_count_too(bn: str, decides: bool) -> None:
+    whole, cut = (staged(Path("sets"), bn, count) for count in (1, 2))
+    assert (recipe_digest(whole) != recipe_digest(cut)) == decides
 
 
 def test_a_recipe_has_the_part_that_its_task_trains(tmp_path: Path) -> None:

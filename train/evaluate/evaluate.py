@@ -251,6 +251,7 @@ class RunFacts:
     versions: Mapping[str, str]
     sweep: SweepPlace | None = None
     leep: Mapping[str, float] = field(default_factory=dict)
+    bn_groups: int | None = None
 
 
 @dataclass(frozen=True)
@@ -274,8 +275,10 @@ def make_result(
     selected: bool,
     branch: str | None = None,
     views: int = 1,
+    score: float | None = None,
 ) -> Result:
-    """The result line of one evaluation; `selected`: of the checkpoint that is the run's result."""
+    """The result line of one evaluation; `selected`: of the checkpoint that is the run's result; `score`: of the Task,
+    None = top-1."""
     per_class = {
         class_id: (int(right), int(seen))
         for class_id, right, seen in zip(counts.ids, counts.right, counts.seen, strict=True)
@@ -293,6 +296,7 @@ def make_result(
         n=counts.n,
         top1=counts.top1,
         top5=counts.top5,
+        score=score if score is None or math.isfinite(score) else 0.0,
         per_class=per_class,
         right_pictures=None if counts.right_pictures is None else packed(counts.right_pictures),
         views=views,
@@ -305,6 +309,7 @@ def make_result(
         images_seen=moment.images_seen,
         images_per_s=moment.images_per_s,
         wait_share=moment.wait_share,
+        bn_groups=facts.bn_groups,
         leep=facts.leep or None,
         selected=selected,
         time=moment.time,
@@ -329,7 +334,7 @@ class Validation:
                 f"step {result.step}: found a result on the test set {quoted(result.set, 60)}, expected validation; "
                 "a checkpoint that was chosen by a test set has no test result"
             )
-        return Validation(result.step, result.score)
+        return Validation(result.step, result.chosen_by)
 
 
 def select(history: Sequence[Validation]) -> int:

@@ -104,6 +104,13 @@ class Result(BaseModel):
     n: int = Field(ge=1, description="samples, each counted once")
     top1: float = Field(ge=0, le=1)
     top5: float = Field(ge=0, le=1)
+    score: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="of the Task, higher is better: on validation it chooses the checkpoint, and in a sweep that tunes "
+        "the settings; 0 if it was not finite; null = top1, as in older lines and those of branches",
+    )
     per_class: Mapping[int, tuple[int, int]] = Field(description="class id of the set -> (right at top 1, samples)")
     right_pictures: str | None = Field(
         None,
@@ -121,6 +128,12 @@ class Result(BaseModel):
     images_seen: int = Field(ge=0)
     images_per_s: float = Field(ge=0, le=1e15, description="of training up to here, over all ranks")
     wait_share: float = Field(ge=0, le=1, description="share of the training time spent waiting for data")
+    bn_groups: int | None = Field(
+        None,
+        ge=1,
+        description="groups of a step that share batch statistics, as ranks and engine.accumulate make it in the life "
+        "that wrote the line; null = the training takes none, or an older line",
+    )
     leep: Mapping[str, float] | None = Field(
         None,
         description="of a training in stages: LEEP on the pictures that the last stage trains on, in nats, of the "
@@ -169,9 +182,9 @@ class Result(BaseModel):
         return np.unpackbits(raw, count=self.n).astype(np.bool_)
 
     @property
-    def score(self) -> float:
-        """The one number of this evaluation, as people compare it."""
-        return self.top1
+    def chosen_by(self) -> float:
+        """What validation chooses by, among the steps of a run and among the runs of a sweep."""
+        return self.top1 if self.score is None else self.score
 
     @property
     def key(self) -> Key:
@@ -313,7 +326,7 @@ def selected(results: Iterable[Result], role: Role = "test") -> list[Result]:
 def validation_score(results: Iterable[Result]) -> float | None:
     """The score of a run's selected weights on the validation set, from the lines of this run; None without one."""
     found = selected(results, "validation")
-    return found[-1].score if found else None
+    return found[-1].chosen_by if found else None
 
 
 def by_branch(name: str) -> str:

@@ -63,6 +63,17 @@ def combine(
         kept.copy_(new)
 
 
+def groups_together(model: nn.Module, groups: int, ranks: int, accumulate: int) -> int | None:
+    """How many of the `groups` of a step share batch statistics: those of a rank's micro-batch, of all ranks'
+    micro-batches, or one. None for a model whose training takes no batch statistics."""
+    if not any(isinstance(layer, _BatchNorm) and layer.training for layer in model.modules()):
+        return None
+    layers = aux_layers(model).values()
+    if any(layer.per_group for layer in layers):
+        return 1
+    return groups // (accumulate if any(layer.sync for layer in layers) else accumulate * ranks)
+
+
 class MeanOfRuns:
     """The running statistics of a step of several micro-batches: each begins with those before the step, and the mean
     of what they come to stays. So the step counts once, and weighs as one over all groups together would."""

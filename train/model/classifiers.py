@@ -192,6 +192,20 @@ def outputs_of_weights(found: Pretrained, name: str) -> int | None:
     return max(outputs, default=None)
 
 
+def shares_statistics(spec: ModelSpec, size_px: int) -> bool:
+    """Whether pictures of several groups are normalised together, so that ranks or micro-batches change the numbers.
+    Builds the model without memory where the spec does not say; raises ValueError as `create` does."""
+    if spec.bn == "group" or spec.is_converted:  # what is converted has batch normalisation
+        return spec.bn != "group"
+    import torch
+
+    from train.model.aux_bn import survey
+
+    with torch.device("meta"):
+        found = survey(create(spec, size_px))
+    return bool(found.plain or found.unknown)
+
+
 def normalisation_of(spec: ModelSpec) -> Normalisation:
     """What the recipe says; else what stands beside the weights; else what timm says of the model; else ImageNet's."""
     own = IMAGENET

@@ -37,7 +37,7 @@ Losses = Sequence[Callable[[], "Tensor"]]  # of each micro-batch; calling one ma
 
 
 class EngineSpec(BaseModel):
-    """How steps are computed; the result is the same within rounding."""
+    """How steps are computed; the result is the same within rounding, but for dtype, and accumulate as it says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,8 +49,8 @@ class EngineSpec(BaseModel):
         ge=1,
         le=4096,
         description="micro-batches that a rank's groups of a step are cut into, one after the other: k take about 1/k "
-        "of the memory for activations, and the step stays what it is; bn: rank then means a micro-batch's, as if on "
-        "k times as many ranks",
+        "of the memory for activations, and the step stays what it is; bn: rank and world then mean a micro-batch's: "
+        "other statistics, as if on k times as many ranks",
     )
     compile: bool = Field(False, description="torch.compile")
     channels_last: bool = Field(False, description="memory layout of pictures; faster for convolutions on GPUs")

@@ -39,6 +39,11 @@ class Found:
     newest: Path | None  # complete
     incomplete: tuple[str, ...]  # names, newest first
 
+    @property
+    def step(self) -> int:
+        """That of the newest; -1 without one."""
+        return -1 if self.newest is None else int(self.newest.name.removeprefix("step-"))
+
 
 def find(root: Path) -> Found:
     """Reads names only."""

@@ -149,6 +149,7 @@ def train_in_folder(
                 0,
                 engine=recipe.engine.kind,
                 ranks=ranks.world,
+                bn_groups=session.weights.bn_groups,
                 launcher=ranks.place.launcher,
                 device=str(device),
                 seconds=round(time.monotonic() - began, 3),

@@ -8,7 +8,9 @@ every ten seconds. On disk, in the run's folder:
     pictures/               pictures that a Task draws when it measures
     tensorboard/            if the recipe asks for it
 
-W&B gets the numbers of log.jsonl if the recipe asks for it and it is installed. A number that is not finite is written
+W&B gets the numbers of log.jsonl if the recipe asks for it and it is installed. Both call a number `<kind>/<number>`,
+and where a kind has lines about several things (`NAMED`), `<kind>/<thing>/<number>`. These are about a step that may be
+over. W&B drops what comes late, so it gets them, with the step, as its summary. A number that is not finite is written
 as text. If the log cannot be written, the training goes on and says so; the number of lost lines is logged later.
 """
 
@@ -40,6 +42,7 @@ PICTURES = "pictures"
 RATE_WINDOW_S = 60.0
 MAX_REPLACED = 10_000  # lines of a rank, over all lives of the run
 RUN_ID_DIGITS = 8
+NAMED = {"test": "set", "leep": "of"}  # kind of line -> its field that says what the numbers are of
 Heard: TypeAlias = Callable[[str, int, Mapping[str, Any]], None]  # kind, step, numbers of a line
 
 
@@ -68,11 +71,14 @@ class RunLog:
     def line(self, kind: str, step: int, **numbers: Any) -> None:
         """One line of the log; scalars among it also go to the writers."""
         self._write({"time": round(self._clock(), 3), "kind": kind, "step": step, **numbers})
-        scalars = {f"{kind}/{name}": value for name, value in numbers.items() if isinstance(value, (int, float))}
+        tag = f"{kind}/{numbers[NAMED[kind]]}" if kind in NAMED else kind
+        scalars = {f"{tag}/{name}": value for name, value in numbers.items() if isinstance(value, (int, float))}
         if self._tensorboard is not None:
             for name, value in scalars.items():
                 self._tensorboard.add_scalar(name, value, step)
-        if self._wandb is not None:
+        if self._wandb is not None and kind in NAMED:
+            self._wandb.summary.update({**scalars, f"{tag}/step": step})
+        elif self._wandb is not None:
             self._wandb.log(scalars, step=step)
         self._heard(kind, step, numbers)
 

@@ -17,7 +17,7 @@ class TrainOutcome:
     steps: int  # asked for
     images_per_s: float  # over all lives and ranks; 0 if none was trained on
     wait_share: float
-    metric: str  # what the results' score is called
+    metric: str  # what the results' top-1 is called
     results: tuple[Result, ...]  # the run's, on its test sets; if it was finished and has none, on the validation set
     stopped: str  # why it ended early; empty if it did not
     replaced: int = 0  # samples that could not be read, over all lives and ranks
@@ -62,12 +62,12 @@ class TrainOutcome:
         others: dict[str, list[str]] = {}
         for one in self.results:
             if one.branch is not None:
-                others.setdefault(one.set, []).append(f"{100 * one.score:.2f} % {by_branch(one.branch)}")
+                others.setdefault(one.set, []).append(f"{100 * one.top1:.2f} % {by_branch(one.branch)}")
         texts = []
         for one in self.results:
             if one.branch is None:
                 beside = f" ({', '.join(others[one.set])})" if one.set in others else ""
-                texts.append(f"{one.set} {100 * one.score:.2f} %{beside}")
+                texts.append(f"{one.set} {100 * one.top1:.2f} %{beside}")
         return "; ".join(texts) or "no test set"
 
     def _bad(self) -> str:

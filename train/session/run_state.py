@@ -35,7 +35,7 @@ VERSION = 3
 
 
 class RunState(BaseModel):
-    """Where a training stands; every field must be there."""
+    """Where a training stands."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +52,21 @@ class RunState(BaseModel):
     wait_s: float = Field(ge=0, description="of them waiting for data, on rank 0")
     replaced: tuple[dict[str, int], ...] = Field(description="of each rank: samples that could not be read, by reason")
     recipe: dict[str, Any] = Field(description="train.recipe.deciding")
+    bn_groups: int | None = Field(None, description="as in a result; null = likewise")
+
+    def decided(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """`recipe`, for a comparison with what is `asked`. One of a version before says nothing of the engine: it is
+        taken as that of the folder's recipe, with which `asked` was compared."""
+        return {"engine": asked["engine"], **self.recipe}
+
+    def normalised_otherwise(self, bn_groups: int | None) -> list[str]:
+        """A line if from here on so many groups share batch statistics, and other ones did before."""
+        if self.bn_groups is None or self.bn_groups == bn_groups:
+            return []
+        return [
+            f"from step {self.step} on {bn_groups} groups share batch statistics, before it {self.bn_groups}: "
+            "engine.accumulate or the number of ranks is another"
+        ]
 
 
 def part_names(has_ema: bool) -> tuple[str, ...]:

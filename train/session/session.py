@@ -33,7 +33,6 @@ from cluster.waiting import waiting
 from shards.disk.file_calls import Disk
 from shards.stream.keyed_random import hashed
 from shards.stream.stream import Batch, Stream
-from train.evaluate.counts import Counts
 from train.evaluate.evaluate import Moment, RunFacts, Validation, make_result, select
 from train.evaluate.results import RESULTS, Result, append_results, read_results
 from train.model.engine import Forward
@@ -136,7 +135,7 @@ class Session:
     def _resume(self) -> dict[str, object] | None:
         """Fill everything from the newest complete checkpoint; the stream's state."""
         found = checkpoint.find(self.checkpoints)
-        newest = self.ranks.rows(torch.tensor([_step_of(found.newest)]))
+        newest = self.ranks.rows(torch.tensor([found.step]))
         if len(newest.unique()) > 1:
             raise ValueError(
                 f"{self.checkpoints}: found step {int(newest.min())} on one rank and {int(newest.max())} on another, "
@@ -154,7 +153,8 @@ class Session:
             return None
         parts = checkpoint.read(found.newest, part_names(self.weights.ema is not None))
         state = read_state(parts)
-        refuse_other(state.recipe, deciding(self.recipe), TrainRecipe, str(found.newest), "training")
+        asked = deciding(self.recipe)
+        refuse_other(state.decided(asked), asked, TrainRecipe, str(found.newest), "training")
         self.chosen = unpack(parts, state, self.weights, self.ranks)
         self.chosen_step = state.chosen
         self.step, self.closed, self.moved = state.step, state.closed, state.moved
@@ -166,6 +166,8 @@ class Session:
         self.went_on = True
         if self.log is not None:
             self.log.say(f"going on from {found.newest}, step {state.step} of {self.recipe.schedule.steps}")
+            for text in state.normalised_otherwise(self.weights.bn_groups):
+                self.log.say(text)
             self.log.line("resumed", state.step, checkpoint=found.newest.name, ranks=self.ranks.world)
         return state.stream
 
@@ -368,6 +370,7 @@ class Session:
             wait_s=self.wait_s,
             replaced=by_rank,
             recipe=deciding(self.recipe),
+            bn_groups=self.weights.bn_groups,
         )
         began = time.monotonic()
         parts = pack(self.weights, self.chosen, state, self.ranks)
@@ -410,11 +413,14 @@ class Session:
         moment = Moment(
             step, self.weights.which, self._images(step), self._images_per_s(), self._wait_share(), time.time()
         )
-        facts = replace(self.facts, data={**_digests(state, step), found.set: found.digest})
-        branches: list[tuple[str | None, Counts]] = [(None, found.counts), *found.branches.items()]
-        views = self.recipe.evaluate.views_of(found.role, found.set)
+        data = {**_digests(state, step), found.set: found.digest}
+        facts = replace(self.facts, data=data, bn_groups=self.weights.bn_groups)
         make = partial(make_result, facts, moment, found.set, found.role)
-        return [make(counts, selected, branch, views) for branch, counts in branches]
+        views = self.recipe.evaluate.views_of(found.role, found.set)
+        return [
+            make(found.counts, selected, views=views, score=found.score),
+            *(make(counts, selected, branch, views) for branch, counts in found.branches.items()),
+        ]
 
     def _outcome(self, results: tuple[Result, ...] | None, stopped: str) -> TrainOutcome:
         replaced = self.reading.replaced_by_all
@@ -443,7 +449,3 @@ def _digests(state: Mapping[str, object], step: int) -> dict[str, str]:
         str(domain["name"]): str([digest for first, _, digest in domain["segments"] if first < max(step, 1)][-1])
         for domain in domains
     }
-
-
-def _step_of(folder: Path | None) -> int:
-    return -1 if folder is None else int(folder.name.removeprefix("step-"))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cluster.ranks.group import Ranks
-from train.model.bn_statistics import broadcast_buffers, combine
+from train.model.bn_statistics import broadcast_buffers, combine, groups_together
 from train.model.ema import Ema
 from train.model.engine import Engine, make_engine
 from train.recipe import TrainRecipe
@@ -25,6 +25,7 @@ class Weights:
 
     engine: Engine
     ema: Ema | None
+    bn_groups: int | None  # see train.model.bn_statistics.groups_together
 
     @property
     def model(self) -> nn.Module:
@@ -50,7 +51,9 @@ class Weights:
 def make_weights(task: Task, recipe: TrainRecipe, device: torch.device, ranks: Ranks) -> Weights:
     """The weights before the first step, equal on all ranks. All ranks call it."""
     model = task.build(device)
-    rank_batch = recipe.schedule.groups // (ranks.world * recipe.engine.accumulate) * sum(recipe.quotas)
+    groups, count = recipe.schedule.groups, recipe.engine.accumulate
+    rank_batch = groups // (ranks.world * count) * sum(recipe.quotas)
     engine = make_engine(recipe.engine, recipe.optim, model, device, rank_batch)
     broadcast_buffers(model)
-    return Weights(engine, None if recipe.optim.ema_decay is None else Ema(model, recipe.optim.ema_decay))
+    ema = None if recipe.optim.ema_decay is None else Ema(model, recipe.optim.ema_decay)
+    return Weights(engine, ema, groups_together(model, groups, ranks.world, count))

@@ -6,8 +6,8 @@ of its own. Pure: nothing is read or written.
 A seed changes the training alone, unless `by_seed` gives it more: its draw of the real images, its synthetic images.
 
 A run's name is the point's number, the seed and the recipe's digest (`train.recipe.recipe_digest`: of what decides the
-result, not the engine, the threads, the cache, the checkpoints), and the fingerprint of the whole recipe where two
-points share a digest.
+result, not the kind of engine, the threads, the cache, the checkpoints), and the fingerprint of the whole recipe where
+two points share a digest.
 """
 
 import itertools

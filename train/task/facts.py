@@ -15,7 +15,7 @@ from train.recipe import TaskName
 class TaskFacts:
     """What the folder of a training says without its Task."""
 
-    metric: str  # what the score of its results is called
+    metric: str  # what top-1 of its results is called
     last_file: str  # of its export: where it is, the export is whole
 
 

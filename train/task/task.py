@@ -35,7 +35,7 @@ class Measured:
     digest: str  # of the set's index
     counts: Counts  # for the result line
     branches: Mapping[str, Counts]  # of other ways to answer: `train.evaluate.results.by_branch`
-    score: float  # 0..1, higher is better: on the validation set it chooses the checkpoint
+    score: float  # 0..1, higher is better: on the validation set it chooses the checkpoint, and a sweep's settings
     numbers: Mapping[str, float]  # for the log
     said: str | None = None  # for people, where the score alone says too little
     pictures: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)  # name -> HWC, on rank 0, for the log
@@ -54,7 +54,7 @@ class Task(Protocol):
 
     @property
     def metric(self) -> str:
-        """The name of `Measured.score`, for people."""
+        """The name of what `Measured.counts` has at top 1, for people."""
         ...
 
     def check_data(self, domains: Sequence[Opened], ranks: Ranks) -> list[str]:

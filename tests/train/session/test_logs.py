@@ -15,6 +15,8 @@ calls = []
 
 
 class Run:
+    summary = {}
+
     def log(self, numbers, step):
         calls.append(("log", numbers, step))
 
@@ -89,10 +91,56 @@ def test_wandb_gets_the_numbers_of_a_run_named_by_folder_and_recipe(
     ]
 
 
+def test_wandb_keeps_what_is_measured_at_the_end_for_each_set_though_its_step_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It drops what is logged for a step before its last one, and the chosen step is such a one."""
+    (tmp_path / "wandb.py").write_text(FAKE_WANDB)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with RunLog(tmp_path / "run", "wandb", DIGEST) as log:
+        log.line("train", 900, loss=0.5)
+        log.line("test", 600, set="real-test", top1=0.92)
+        log.line("test", 600, set="sketch", top1=0.6)
+        log.line("leep", 0, of="start", leep=-1.5)
+    calls, summary = sys.modules["wandb"].calls, sys.modules["wandb"].Run.summary
+    monkeypatch.delitem(sys.modules, "wandb")
+    assert [call for call in calls if call[0] == "log"] == [("log", {"train/loss": 0.5}, 900)]
+    assert summary == {
+        **{"test/real-test/top1": 0.92, "test/real-test/step": 600, "test/sketch/top1": 0.6, "test/sketch/step": 600},
+        **{"leep/start/leep": -1.5, "leep/start/step": 0},
+    }
+
+
 def test_without_wandb_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"pip install wandb`, or set log: tensorboard"):
         RunLog(tmp_path, "wandb", DIGEST)
+
+
+# TensorBoard
+
+
+def test_tensorboard_tells_apart_what_is_measured_on_several_sets(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunLog(tmp_path, "tensorboard", DIGEST) as log:
+        log.line("validation", 600, top1=0.95, top1_synthetic=0.9)
+        for name, top1 in {"real-test": 0.92, "sketch": 0.6}.items():
+            log.line("test", 600, set=name, top1=top1)
+        for name, nats in {"start": -1.5, "synthetic": -0.5}.items():
+            log.line("leep", 0, of=name, leep=nats)
+        log.line("leep", 0, of="second", reason="it has no classifier")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = {tag: [(one.step, round(one.value, 3)) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert found == {
+        "validation/top1": [(600, 0.95)],
+        "validation/top1_synthetic": [(600, 0.9)],
+        "test/real-test/top1": [(600, 0.92)],
+        "test/sketch/top1": [(600, 0.6)],
+        "leep/start/leep": [(0, -1.5)],
+        "leep/synthetic/leep": [(0, -0.5)],
+    }
 
 
 # replaced-<rank>.jsonl

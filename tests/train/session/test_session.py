@@ -39,6 +39,7 @@ from train.model.aux_bn import aux_keys, plain_tensors
 from train.model.classifiers import ModelSpec, build
 from train.recipe import TrainRecipe
 from train.run import train
+from train.session import checkpoint
 from train.session.session import Session
 from train.task.export import class_names
 
@@ -345,6 +346,50 @@ def test_how_the_work_is_done_may_change_between_lives(data: Path, tmp_path: Pat
     assert len({line.recipe for line in results}) == 1
     assert {(line.role, line.views) for line in results} == {("validation", 1), ("test", 2)}
     assert {line.step: line.selected for line in results if line.role == "validation"} == {3: True, 6: False}
+
+
+def test_a_training_does_not_go_on_in_another_precision(data: Path, tmp_path: Path) -> None:
+    assert run(small_recipe(data), tmp_path / "run", looks=3) == 75
+    half = small_recipe(data, engine__dtype="bf16")
+    told = r'found a training with another recipe \(engine\.dtype: "fp32" before, "bf16" now\); use that recipe, or'
+    with pytest.raises(ValueError, match=told) as refused:
+        run(half, tmp_path / "run")
+    assert "\n" not in str(refused.value)
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    with pytest.raises(ValueError, match=r"checkpoints/step-000003: " + told):
+        run(half, tmp_path / "run")
+
+
+def test_a_checkpoint_that_does_not_tell_its_precision_goes_on_in_that_of_its_folder(
+    data: Path, tmp_path: Path
+) -> None:
+    """Versions before did not write it into checkpoints."""
+    half = small_recipe(data, engine__dtype="bf16")
+    assert run(half, tmp_path / "run", looks=3) == 75
+    checkpoints = tmp_path / "run" / "checkpoints"
+    parts = checkpoint.read(checkpoints / "step-000003", [])
+    state = json.loads(parts["state.json"])
+    del state["recipe"]["engine"], state["bn_groups"]
+    shutil.rmtree(checkpoints)
+    checkpoint.save(checkpoints, 3, {**parts, "state.json": json.dumps(state).encode()}.items())
+    with pytest.raises(ValueError, match=r'engine\.dtype: "bf16" before, "fp32" now'):
+        run(small_recipe(data), tmp_path / "run")
+    assert run(half, tmp_path / "run") == 0
+
+
+@pytest.mark.parametrize(("bn", "before", "now"), [("rank", 4, 2), ("world", 4, 2), ("group", 1, 1)])
+def test_a_training_whose_batches_are_normalised_otherwise_than_before_says_so(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], bn: str, before: int, now: int
+) -> None:
+    changes = {"model__bn": bn, "schedule__groups": 4}
+    assert run(small_recipe(data, **changes), tmp_path / "run", looks=5) == 75
+    capsys.readouterr()
+    assert run(small_recipe(data, **changes, engine__accumulate=2), tmp_path / "run") == 0
+    said = f"from step 5 on {now} groups share batch statistics, before it {before}: engine.accumulate or the number of"
+    assert (said in capsys.readouterr().err) == (before != now)
+    results = read_results(tmp_path / "run" / "results.jsonl").results
+    assert {line.step: line.bn_groups for line in results if line.role == "validation"} == {3: before, 6: now}
+    assert [line["bn_groups"] for line in lines(tmp_path / "run", "started")] == [before, now]
 
 
 def test_the_chosen_validation_is_marked_though_the_data_moved_since(data: Path, tmp_path: Path) -> None:

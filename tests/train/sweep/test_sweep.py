@@ -28,10 +28,11 @@ from shards.disk.store import FolderStore
 from shards.stream.index import load_index
 from tests.support.small_training import small_recipe, write_sets
 from tests.support.sweep_recipe import SmallRecipe
+from tests.support.training_results import result
 from train.evaluate.results import RESULTS, find_results, read_results, write_results
 from train.recipe import TrainRecipe, recipe_digest
 from train.report.comparison import compare
-from train.sweep.done import DataOf, Digests, describe_sweep
+from train.sweep.done import DataOf, Digests, describe_sweep, finished
 from train.sweep.plan import MakeSpec, SweepSpec, labels_in, plan_runs
 from train.sweep.run import SweepOutcome, run_sweep
 from train.sweep.worker import RunJob, SweepJob, SweepWorker
@@ -204,6 +205,23 @@ def test_a_finished_sweep_trains_nothing_again_with_another_engine(tmp_path):
     sweep(spec_of(TWO_POINTS), tmp_path)
     again = sweep(spec_of(TWO_POINTS, changes={"engine.deadline_s": 60.0}), tmp_path)
     assert (again.work, again.made, again.done, starts(tmp_path)) == (None, 0, 4, 4)
+
+
+def test_a_sweep_that_goes_on_in_another_precision_counts_no_run_of_before(tmp_path):
+    points = {"low": {}, "high": {"changes": {"optim.lr": 0.1}}}
+    base = small_recipe(tmp_path)
+
+    def planned(changes):
+        return plan_runs(spec_of(points, changes=changes), base)
+
+    def done(runs):
+        return [bool(finished(run, tmp_path, lambda recipe: Digests({}, {}))) for run in runs]
+
+    for run in planned({}):
+        line = result(run=run.name, recipe=run.digest, seed=run.seed, set="one")
+        write_results(tmp_path / run.name / RESULTS, [line])
+    assert done(planned({})) == done(planned({"engine.kind": "ddp", "engine.threads": 2})) == [True] * 4
+    assert done(planned({"engine.dtype": "bf16"})) == [False] * 4
 
 
 def test_points_that_differ_only_in_the_engine_keep_their_folders_apart(tmp_path):

@@ -13,6 +13,7 @@ from tests.support.sweep_recipe import Sets, SmallRecipe
 from tests.support.training_results import result
 from tests.train.sweep.test_sweep import TWO_POINTS, spec_of
 from tests.train.sweep.test_sweep import sweep as plain_sweep
+from train.evaluate.evaluate import Validation, select
 from train.evaluate.results import RESULTS, Result, append_results, find_results, read_results, selected
 from train.report.comparison import compare
 from train.sweep.choice import choices, chosen, needed, num_needed, scores_of, sweep_lines
@@ -175,6 +176,18 @@ def test_the_test_results_of_a_setting_change_nothing_about_the_choice() -> None
     for tests in ((0, 0, 0, 0), (0, 900, 0, 900), (900, 0, 900, 0)):
         lines = [lines_of(run, score, test) for run, score, test in zip(runs, (700, 710, 690, 680), tests, strict=True)]
         assert results(runs, lines) == [1, 2]
+
+
+def test_settings_are_chosen_by_the_score_that_chooses_checkpoints() -> None:
+    """That of an inversion follows the loss, not the share of pictures that came nearer; older lines have none."""
+    runs = planned({"lr": [1, 2]})
+    lines = scored(runs, 900, 700, 900, 700)
+    assert chosen(runs, lines) == [0, 2]
+    for number, score in {0: 0.4, 1: 0.5}.items():
+        lines[number] = [line.model_copy(update={"score": score}) for line in lines[number]]
+    assert chosen(runs, lines) == [1, 2]
+    for own in lines[:2]:
+        assert select([Validation.of(own[0]), Validation(999, 0.45)]) == (999 if own is lines[0] else own[0].step)
 
 
 def test_nothing_is_chosen_and_nothing_counts_while_a_setting_is_missing() -> None:

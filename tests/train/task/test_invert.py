@@ -192,6 +192,21 @@ def test_results_count_pictures_that_came_nearer_and_the_log_tells_the_loss_by_t
     assert len({row["loss_untrained"] for row in told}) == 1, "measured with the same noise each time"
 
 
+def test_a_result_line_has_the_score_that_chooses_and_people_are_told_the_share(
+    whole: Path, data: Path, models: dict[str, Path]
+) -> None:
+    lines = read_results(whole / "results.jsonl").results
+    log = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["loss"] for row in log if row["kind"] == "validation"}
+    validation = {line.step: line for line in lines if line.role == "validation"}
+    assert {step: line.score for step, line in validation.items()} == {
+        step: pytest.approx(1 / (1 + loss)) for step, loss in losses.items()
+    }
+    assert validation[min(losses, key=losses.__getitem__)].selected
+    again = train_alone(inversion(data, models["sd"], invert__vectors=2), whole).sentence()
+    assert "pictures nearer than with the untrained word: validation 100.00 %" in again
+
+
 def test_stopped_after_a_step_it_goes_on_to_the_same_bits(
     data: Path, models: dict[str, Path], whole: Path, tmp_path: Path
 ) -> None:
