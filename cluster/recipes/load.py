@@ -78,7 +78,7 @@ def _load(
         raise RecipeError(f"{path}: found a folder, expected a recipe; give a YAML file in it")
     if not path.is_file():
         root = next(root for root in (Path(), home()) if (root / "recipes").is_dir() or root == home())
-        files = [file for file in sorted((root / "recipes").glob("**/*.yaml")) if _is_of(file, model)]
+        files = [file for file in sorted((root / "recipes").glob("**/*.yaml")) if is_of(file, model)]
         shipped = {file.stem: str(file.relative_to(root)) for file in files}
         near = get_close_matches(path.stem, shipped, n=1, cutoff=0.7)
         some = ", ".join(sorted(shipped.values())[:SHIPPED_NAMED]) or "your own"
@@ -161,7 +161,7 @@ def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
     return max(kinds, key=lambda name: len(keys & kinds[name].model_fields.keys()))
 
 
-def _is_of(path: Path, model: type[BaseModel]) -> bool:
+def is_of(path: Path, model: type[BaseModel]) -> bool:
     """Whether the file has the keys that the model asks for, and none that it refuses."""
     keys, known = _keys_of(path) or set(), model.model_fields
     is_known = model.model_config.get("extra") != "forbid" or keys <= known.keys()
