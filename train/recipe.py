@@ -66,6 +66,13 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("engine", "accumulate"): 1,
     ("data", "verify"): "first",
     ("data", "classes"): None,
+    ("data", "augment", "resize"): "bilinear",
+    ("data", "augment", "hue"): 0.0,
+    ("data", "augment", "jitter_chance"): 1.0,
+    ("data", "augment", "grey"): 0.0,
+    ("data", "augment", "blur"): 0.0,
+    ("data", "augment", "blur_px"): [0.1, 2.0],
+    ("data", "augment", "solarize"): 0.0,
 }
 STAGES = "stages"  # in the folder of a training: a folder for each of its earlier stages
 MAX_STEP_IMAGES = 1 << 20  # published steps of CLIP have 160,000; what is typed by mistake would fill the memory
