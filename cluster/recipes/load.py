@@ -156,8 +156,8 @@ def _refuse_secrets(value: Any, loc: tuple[str, ...], where: Mapping[tuple[str, 
 
 
 def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
-    """The name in `kinds` whose model knows most of the file's top-level keys, the first of equals; the file is found as
-    by `load_recipe`.
+    """The name in `kinds` whose model knows most of the file's top-level keys, the first of equals; the file is found
+    as by `load_recipe`.
 
     None for a file that has no such keys: it cannot be read, or is no mapping.
     """
