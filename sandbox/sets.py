@@ -1,9 +1,10 @@
 """The sandbox's real sets, the shifted test sets, and pictures that the generator was trained on.
 
 In: nothing. Out: the scenes of each set, and shards of them. On disk: one data set per name, as `shards.disk.layout`
-says; `real-train` also has the nested few-shot subsets `shots-1` .. `shots-50`, and `shots-20-draw-1` .. `-draw-4`:
-other draws of 20 of the 50 scans of each class. Draw 0 is `shots-20`. Draws overlap: two of them share 8 of their 20
-scans of a class on average, so a spread over draws is somewhat smaller than one over wholly new pictures would be.
+says; the training sets also have the nested few-shot subsets `shots-1` .. `shots-50`, and `shots-20-draw-1` ..
+`-draw-4`: other draws of 20 of the 50 scans of each class. Draw 0 is `shots-20`. Draws overlap: two of them share 8 of
+their 20 scans of a class on average, so a spread over draws is somewhat smaller than one over wholly new pictures would
+be. There are no more than 50 scans of a class to train on: the others are of validation, of a test set or of the pool.
 The shifted sets have `style-200`, 20 pictures a class to learn their style from (`sixfold invert`), and the others as
 `style-rest`.
 
@@ -15,6 +16,7 @@ The shifted sets have `style-200`, 20 pictures a class to learn their style from
 | shifted-sketch | ImageNet-Sketch | test | outlines, black on white |
 | shifted-rendition | ImageNet-Rendition | test | every style of the pool but photo and outline |
 | shifted-unseen | ImageNet-Rendition | test | five styles that no caption and no lexicon knows |
+| sketch-train, sketch-val | few-shot training, tuning | train, val | outlines, as shifted-sketch |
 | generator-train | control for synthetic images | pool | what the generator was trained on, nested subsets 1x .. 6x |
 """
 
@@ -79,6 +81,20 @@ class RealSet:
     plain: float = 0.6  # share of plain paper; the rest is spread over the other feasible grounds
 
 
+def _outlines(name: str, role: Role, per_scan: int) -> RealSet:
+    return RealSet(
+        name=name,
+        role=role,
+        per_scan=per_scan,
+        wear=1.0,
+        daylight=1.0,
+        styles=("outline",),
+        ink="black",
+        paper="white",
+        plain=1.0,
+    )
+
+
 SETS = {
     spec.name: spec
     for spec in (
@@ -86,17 +102,7 @@ SETS = {
         RealSet(name="real-val", role="val", per_scan=4, wear=1.0, daylight=0.5, styles=("photo",)),
         RealSet(name="real-test", role="test", per_scan=4, wear=1.0, daylight=0.5, styles=("photo",)),
         RealSet(name="shifted-v2", role="v2", per_scan=4, wear=1.6, daylight=0.2, styles=("photo",)),
-        RealSet(
-            name="shifted-sketch",
-            role="test",
-            per_scan=2,
-            wear=1.0,
-            daylight=1.0,
-            styles=("outline",),
-            ink="black",
-            paper="white",
-            plain=1.0,
-        ),
+        _outlines("shifted-sketch", "test", 2),
         RealSet(
             name="shifted-rendition",
             role="test",
@@ -109,13 +115,15 @@ SETS = {
         RealSet(
             name="shifted-unseen", role="test", per_scan=4, wear=1.0, daylight=1.0, styles=UNSEEN_STYLES, plain=1.0
         ),
+        _outlines("sketch-train", "train", 1),
+        _outlines("sketch-val", "val", 4),
     )
 }
 
 
 @cache
 def set_scenes(name: str) -> tuple[Scene, ...]:
-    """The scenes of a set, classes in turn, scan by scan: the first 10 n of real-train are n shots of each class."""
+    """The scenes of a set, classes in turn, scan by scan: the first 10 n of training sets are n shots of each class."""
     spec = SETS[name]
     rng = np.random.default_rng([*name.encode()])
     scenes = []
@@ -145,7 +153,7 @@ def set_scenes(name: str) -> tuple[Scene, ...]:
 
 
 def drawn_shots(draw: int) -> list[int]:
-    """The scenes of real-train, by number, that make another draw of 20 of each class; classes in turn."""
+    """The scenes of a training set, by number, that make another draw of 20 of each class; classes in turn."""
     rng = np.random.default_rng([*b"shots", draw])
     num_classes = len(CLASS_NAMES)
     by_class = [rng.choice(len(scans_of("train")[0]), DRAWN_SHOTS, replace=False) for _ in range(num_classes)]
@@ -206,7 +214,7 @@ def write_set(name: str, folder: Path) -> int:
     fingerprint = hashlib.sha256(repr((name, scenes)).encode()).hexdigest()
     rows = _rows(name, "real", scenes, [CLASS_NAMES[scene.class_id] for scene in scenes])
     number = _write(store, fingerprint, rows, scenes)
-    if name == "real-train":
+    if SETS[name].role == "train":
         samples = read_table(store, [0], ["uid", "key", "shard"])
         for shots in SHOTS:
             rule: dict[str, JSON] = {"shots": shots, "nested": True, "order": "scan"}

@@ -315,6 +315,27 @@ def test_shifted_sets_differ_from_the_test_set_as_they_say():
     assert not {s.scan for s in sets.set_scenes("shifted-v2")} & {s.scan for s in (*train, *test)}
 
 
+def test_outlines_to_train_on_look_as_those_of_the_test_set_and_share_no_scan_with_any_test_set(tmp_path):
+    def looks(name: str) -> set[tuple[object, ...]]:
+        return {(s.style, s.ink, s.paper, s.ground, s.light, s.wear, s.sense) for s in sets.set_scenes(name)}
+
+    tested = {s.scan for name in sets.SETS if sets.SETS[name].role in ("test", "v2") for s in sets.set_scenes(name)}
+    of = {name: {s.scan for s in sets.set_scenes(name)} for name in ("sketch-train", "sketch-val")}
+    for name, scans in of.items():
+        assert looks(name) == looks("shifted-sketch")
+        assert not scans & tested
+    assert not of["sketch-train"] & of["sketch-val"]
+    assert sets.write_set("sketch-train", tmp_path / "set") == 500
+    store = open_for_reading(str(tmp_path / "set"))
+    shots, _ = read_subset(store, "shots-20")
+    table = read_table(store, scan_records(store), ["uid", "class_id"])
+    class_of = dict(zip(table["uid"].to_pylist(), table["class_id"].to_pylist(), strict=True))
+    assert Counter(class_of[uid] for uid in shots["uid"].to_pylist()) == dict.fromkeys(range(10), 20)
+    assert {s.scan for s in sets.set_scenes("sketch-train")[:200]} == {
+        s.scan for s in sets.set_scenes("real-train")[:200]
+    }
+
+
 def test_the_tokenizer_has_one_token_for_every_word_of_the_captions_and_refuses_no_text():
     from transformers import CLIPTokenizer
 

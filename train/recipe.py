@@ -68,6 +68,14 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("engine", "accumulate"): 1,
     ("data", "verify"): "first",
     ("data", "classes"): None,
+    ("evaluate", "leep"): False,
+    ("data", "augment", "resize"): "bilinear",
+    ("data", "augment", "hue"): 0.0,
+    ("data", "augment", "jitter_chance"): 1.0,
+    ("data", "augment", "grey"): 0.0,
+    ("data", "augment", "blur"): 0.0,
+    ("data", "augment", "blur_px"): [0.1, 2.0],
+    ("data", "augment", "solarize"): 0.0,
 }
 STAGES = "stages"  # in the folder of a training: a folder for each of its earlier stages
 MAX_STEP_IMAGES = 1 << 20  # published steps of CLIP have 160,000; what is typed by mistake would fill the memory
@@ -189,6 +197,19 @@ class TrainRecipe(BaseModel):
         if self.invert is not None and (len(self.data.domains) > 1 or self.data.mix != MixSpec()):
             found = "mixed pictures" if len(self.data.domains) == 1 else f"{len(self.data.domains)} domains"
             raise ValueError(f"data: found {found} with task invert, expected one domain, unmixed; leave out the rest")
+        return self
+
+    @model_validator(mode="after")
+    def _leep_has_weights(self) -> "TrainRecipe":
+        if not self.evaluate.leep:
+            return self
+        if self.before:
+            raise ValueError("evaluate.leep: found it with stages, which are measured in any case; leave it out")
+        if self.model is None or self.model.pretrained is None:
+            found = "no model.pretrained" if self.model is not None else f"task {self.task}"
+            raise ValueError(
+                f"evaluate.leep: found it with {found}, expected trained weights of a classifier; leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,8 @@ from cluster.waiting import waiting
 from shards.disk.home import home
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from cluster.process.stop_flag import StopFlag
     from train.recipe import TrainRecipe
     from train.sweep.plan import MakeSpec, SweepSpec
@@ -298,7 +300,7 @@ def report(
 
 
 def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
-    """A data set that a sweep needs; raises unless it is whole, Draining if `stop` ended it before."""
+    """A data set or a style token that a sweep needs; raises unless it is whole, Draining if `stop` ended it before."""
     from cluster.process.exit import EXIT_AGAIN, Draining
     from cluster.recipes.load import kind_of
     from gen.edit.recipe import EditRecipe
@@ -308,18 +310,66 @@ def _make_data(stop: "StopFlag", make: "MakeSpec") -> None:
     from gen.run.run import run as generate
     from retrieve.run.recipe import RetrieveRecipe
     from retrieve.run.run import run as retrieve
+    from train.recipe import TrainRecipe
+    from train.sweep.plan import USUAL_SCALE
 
-    scale = parse_scale(make.scale)
-    say(f"data: {make.out}: {make.recipe} at {make.scale}")
-    kind = kind_of(make.recipe, {"generate": Recipe, "edit": EditRecipe, "retrieve": RetrieveRecipe})
-    if kind == "edit":
-        outcome = edit(load_recipe(make.recipe, EditRecipe, make.overrides), scale, make.out, home(), stop, say=warn)
-    elif kind == "retrieve":
-        retrieval = load_recipe(make.recipe, RetrieveRecipe, make.overrides)
-        outcome = retrieve(retrieval, scale, make.out, home(), stop, say=warn)
+    kinds: dict[str, type[BaseModel]] = {
+        "generate": Recipe,
+        "edit": EditRecipe,
+        "retrieve": RetrieveRecipe,
+        "invert": TrainRecipe,
+    }
+    kind = kind_of(make.recipe, kinds)
+    if kind == "invert":
+        say(f"style token: {make.out}: {make.recipe}")
+        exit_code, sentence = _make_token(stop, make)
     else:
-        outcome = generate(load_recipe(make.recipe, Recipe, make.overrides), scale, make.out, home(), stop, say=warn)
-    if outcome.exit_code == EXIT_AGAIN:
+        scale = parse_scale(make.scale or USUAL_SCALE)
+        say(f"data: {make.out}: {make.recipe} at {scale}")
+        if kind == "edit":
+            outcome = edit(
+                load_recipe(make.recipe, EditRecipe, make.overrides), scale, make.out, home(), stop, say=warn
+            )
+        elif kind == "retrieve":
+            retrieval = load_recipe(make.recipe, RetrieveRecipe, make.overrides)
+            outcome = retrieve(retrieval, scale, make.out, home(), stop, say=warn)
+        else:
+            outcome = generate(
+                load_recipe(make.recipe, Recipe, make.overrides), scale, make.out, home(), stop, say=warn
+            )
+        exit_code, sentence = outcome.exit_code, outcome.sentence()
+    if exit_code == EXIT_AGAIN:
         raise Draining(f"{make.out}: stopped on request while the sweep's data was being made")
-    if outcome.exit_code:
-        raise ValueError(f"{make.out}: {' '.join(outcome.sentence().split())}")
+    if exit_code:
+        raise ValueError(f"{make.out}: {' '.join(sentence.split())}")
+
+
+def _make_token(stop: "StopFlag", make: "MakeSpec") -> tuple[int, str]:
+    """The exit code and the sentence of an inversion, in this process; of one that was finished before without torch.
+    Raises ValueError for a recipe of another training."""
+    from cluster.ranks.group import Ranks
+    from cluster.ranks.place import find_place
+    from shards.disk.address import file_path
+    from train.recipe import TrainRecipe
+    from train.session.run_folder import look
+    from train.task.facts import FACTS
+
+    recipe = load_recipe(make.recipe, TrainRecipe, make.overrides, say=warn)
+    if recipe.invert is None:
+        raise ValueError(
+            f"{make.recipe}: found a training with task {recipe.task} under `make`, expected one with task invert; a "
+            "sweep trains its points, and makes data sets and style tokens"
+        )
+    if make.scale is not None:
+        raise ValueError(
+            f"{make.recipe}: found scale: {make.scale} beside a style token, expected none; take it out of `make`"
+        )
+    folder, facts = file_path(make.out), FACTS[recipe.task]
+    done = look(recipe, folder, facts.last_file, facts.metric) if folder.exists() else None
+    if done is None:
+        with waiting("loading torch"):
+            from train.run import train as train_one
+
+        with Ranks(find_place({})) as alone:
+            done = train_one(recipe, folder, home(), stop, alone)
+    return done.exit_code, done.sentence()

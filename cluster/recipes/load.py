@@ -58,13 +58,18 @@ def load_recipe(
     `cluster.recipes.mistake.sound_part` makes it, and says what is wrong with what that names, such as missing files.
     `say` hears of each path that leads to something beside the recipe and to something else in the caller's folder.
     """
-    shipped = home() / path
-    path = shipped if shipped.is_file() and not path.exists() else path
+    path = _shipped(path)
     try:
         return _load(path, model, overrides, more_of, say)
     except RecipeError as error:
         error.path, error.model = path, model
         raise
+
+
+def _shipped(path: Path) -> Path:
+    """The file beside our code, where the path leads to nothing and there is one."""
+    beside = home() / path
+    return beside if beside.is_file() and not path.exists() else path
 
 
 def _load(
@@ -78,7 +83,7 @@ def _load(
         raise RecipeError(f"{path}: found a folder, expected a recipe; give a YAML file in it")
     if not path.is_file():
         root = next(root for root in (Path(), home()) if (root / "recipes").is_dir() or root == home())
-        files = [file for file in sorted((root / "recipes").glob("**/*.yaml")) if _is_of(file, model)]
+        files = [file for file in sorted((root / "recipes").glob("**/*.yaml")) if is_of(file, model)]
         shipped = {file.stem: str(file.relative_to(root)) for file in files}
         near = get_close_matches(path.stem, shipped, n=1, cutoff=0.7)
         some = ", ".join(sorted(shipped.values())[:SHIPPED_NAMED]) or "your own"
@@ -151,7 +156,8 @@ def _refuse_secrets(value: Any, loc: tuple[str, ...], where: Mapping[tuple[str, 
 
 
 def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
-    """The name in `kinds` whose model knows most of the file's top-level keys, the first of equals.
+    """The name in `kinds` whose model knows most of the file's top-level keys, the first of equals; the file is found
+    as by `load_recipe`.
 
     None for a file that has no such keys: it cannot be read, or is no mapping.
     """
@@ -161,7 +167,7 @@ def kind_of(path: Path, kinds: Mapping[str, type[BaseModel]]) -> str | None:
     return max(kinds, key=lambda name: len(keys & kinds[name].model_fields.keys()))
 
 
-def _is_of(path: Path, model: type[BaseModel]) -> bool:
+def is_of(path: Path, model: type[BaseModel]) -> bool:
     """Whether the file has the keys that the model asks for, and none that it refuses."""
     keys, known = _keys_of(path) or set(), model.model_fields
     is_known = model.model_config.get("extra") != "forbid" or keys <= known.keys()
@@ -171,7 +177,7 @@ def _is_of(path: Path, model: type[BaseModel]) -> bool:
 def _keys_of(path: Path) -> set[str] | None:
     """The file's top-level keys; None for one that cannot be read, or is no mapping."""
     try:
-        data, _ = plain_yaml(read_regular(path, MAX_RECIPE_BYTES))
+        data, _ = plain_yaml(read_regular(_shipped(path), MAX_RECIPE_BYTES))
     except (OSError, ValueError, yaml.YAMLError):
         return None
     return {str(key) for key in data} if isinstance(data, dict) else None

@@ -1,4 +1,4 @@
-"""Augmentation of training pictures: crop, flip, RandAugment, TrivialAugment, jitter, erasing; pure.
+"""Augmentation of training pictures: crop, flip, RandAugment, TrivialAugment, jitter, grey, blur, erasing; pure.
 
 In: uint8 RGB arrays [H, W, 3], an `AugmentSpec` (from the recipe) and the sample's own `KeyedRandom`. Out: uint8 RGB
 arrays of the same size. On disk: nothing.
@@ -24,6 +24,7 @@ Colour: TypeAlias = tuple[int, int, int]
 Box: TypeAlias = tuple[int, int, int, int]  # top, left, height, width
 
 MAX_LEVEL = 30.0
+MAX_BLUR_PX = 100.0
 _TRIES = 10  # for a box inside the picture, as torchvision
 _MEAN_COLOUR = (124, 116, 104)  # ImageNet's: 0 after the usual normalisation
 _RANKS = np.arange(256, dtype=np.float64)
@@ -37,6 +38,7 @@ class AugmentSpec(BaseModel):
 
     scale: tuple[float, float] = Field(default=(0.08, 1.0), description="part of the picture's area in the crop")
     ratio: tuple[float, float] = Field(default=(3 / 4, 4 / 3), description="width / height of the crop")
+    resize: Literal["bilinear", "bicubic"] = Field(default="bilinear", description="of the crop to the batch's size")
     flip: float = Field(default=0.5, ge=0, le=1, description="chance to mirror left and right")
     policy: Literal["none", "rand", "trivial"] = Field(
         default="none",
@@ -48,6 +50,16 @@ class AugmentSpec(BaseModel):
     jitter: tuple[float, float, float] = Field(
         default=(0.0, 0.0, 0.0), description="colour jitter: brightness, contrast, saturation vary by up to this part"
     )
+    hue: float = Field(
+        default=0.0, ge=0, le=0.5, description="of colour jitter: hues turn by up to this part of the colour circle"
+    )
+    jitter_chance: float = Field(default=1.0, ge=0, le=1, description="chance of colour jitter, hue included")
+    grey: float = Field(default=0.0, ge=0, le=1, description="chance to lose all colour")
+    blur: float = Field(default=0.0, ge=0, le=1, description="chance of a Gaussian blur")
+    blur_px: tuple[float, float] = Field(
+        default=(0.1, 2.0), description="least and greatest standard deviation of the blur, in pixels of the batch"
+    )
+    solarize: float = Field(default=0.0, ge=0, le=1, description="chance to invert all values from 128 on")
     erase: float = Field(default=0.0, ge=0, le=1, description="chance to erase a random rectangle")
     fill: Colour = Field(default=_MEAN_COLOUR, description="red, green, blue of what has no picture behind it")
 
@@ -70,10 +82,27 @@ class AugmentSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _blur_is_a_range(self) -> "AugmentSpec":
+        if not 0 < self.blur_px[0] <= self.blur_px[1] <= MAX_BLUR_PX:
+            raise ValueError(f"blur_px: found {self.blur_px}, expected 0 < least <= most <= {MAX_BLUR_PX:g}")
+        return self
+
+    @model_validator(mode="after")
     def _fill_is_a_colour(self) -> "AugmentSpec":
         if not all(0 <= value <= 255 for value in self.fill):
             raise ValueError(f"fill: found {self.fill}, expected three numbers in 0..255")
         return self
+
+    @property
+    def has_jitter(self) -> bool:
+        """Whether colours vary for some pictures."""
+        return self.jitter_chance > 0 and (any(self.jitter) or self.hue > 0)
+
+    @property
+    def only_crops(self) -> bool:
+        """Whether nothing but the crop can differ from one time to the next."""
+        chances = (self.flip, self.grey, self.blur, self.solarize, self.erase)
+        return self.policy == "none" and not any(chances) and not self.has_jitter
 
 
 def crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: KeyedRandom) -> Box:
@@ -99,7 +128,8 @@ def crop_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[f
 
 
 def change(image: Image, spec: AugmentSpec, rng: KeyedRandom) -> Image:
-    """Policy, jitter and erasing on a cropped picture. May change `image` in place, or return it."""
+    """Policy, jitter, grey, blur, solarisation and erasing on a cropped picture, in this order. May change `image` in
+    place, or return it."""
     if spec.policy == "rand":
         for _ in range(spec.num_ops):
             name = RAND_NAMES[rng.below(len(RAND_NAMES))]
@@ -108,12 +138,32 @@ def change(image: Image, spec: AugmentSpec, rng: KeyedRandom) -> Image:
     elif spec.policy == "trivial":
         name = WIDE_NAMES[rng.below(len(WIDE_NAMES))]
         image = _act(image, WIDE[name], float(rng.below(int(MAX_LEVEL) + 1)), spec.fill, rng)
-    if any(spec.jitter):
-        for number in rng.shuffled(range(3)):
-            factor = rng.uniform(1 - spec.jitter[number], 1 + spec.jitter[number])
-            image = (brightness, contrast, saturation)[number](image, factor)
+    if spec.has_jitter and _falls(spec.jitter_chance, rng):
+        image = _jitter(image, spec, rng)
+    if _falls(spec.grey, rng):
+        image = saturation(image, 0.0)
+    if _falls(spec.blur, rng):
+        image = blur(image, rng.uniform(*spec.blur_px))
+    if _falls(spec.solarize, rng):
+        image = solarize(image, 128)
     if spec.erase and rng.uniform() < spec.erase:
         image = _erase(image, spec.fill, rng)
+    return image
+
+
+def _falls(chance: float, rng: KeyedRandom) -> bool:
+    """Whether it is done; nothing is drawn for what is certain, so that pictures of before a field came stay."""
+    return chance == 1 or (chance > 0 and rng.uniform() < chance)
+
+
+def _jitter(image: Image, spec: AugmentSpec, rng: KeyedRandom) -> Image:
+    """As torchvision's ColorJitter: all parts, in random order."""
+    for number in rng.shuffled(range(4 if spec.hue else 3)):
+        if number == 3:
+            image = turn_hue(image, rng.uniform(-spec.hue, spec.hue))
+        else:
+            factor = rng.uniform(1 - spec.jitter[number], 1 + spec.jitter[number])
+            image = (brightness, contrast, saturation)[number](image, factor)
     return image
 
 
@@ -170,6 +220,19 @@ def saturation(image: Image, factor: float) -> Image:
     """0: grey, 1: as it is."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return _uint8(cv2.addWeighted(image, factor, grey, 1 - factor, 0.0))
+
+
+def turn_hue(image: Image, part: float) -> Image:
+    """Turn every hue by `part` of the colour circle, -0.5..0.5; greys stay."""
+    hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)  # hues in 0..360
+    hsv[..., 0] = (hsv[..., 0] + 360 * part) % 360
+    return np.rint(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).clip(0, 255).astype(np.uint8)
+
+
+def blur(image: Image, sigma_px: float) -> Image:
+    """Gaussian, over four standard deviations to each side; the picture is mirrored at its border."""
+    wide = 2 * math.ceil(4 * sigma_px) + 1
+    return _uint8(cv2.GaussianBlur(image, (wide, wide), sigma_px))
 
 
 def sharpness(image: Image, factor: float) -> Image:

@@ -28,9 +28,14 @@ class MixSpec(BaseModel):
 
     mixup_alpha: float = Field(default=0.0, ge=0, le=2, description="of the Beta distribution; 0: no mixup")
     cutmix_alpha: float = Field(default=0.0, ge=0, le=2, description="of the Beta distribution; 0: no cutmix")
-    chance: float = Field(default=1.0, ge=0, le=1, description="part of the groups (or samples) that are mixed")
+    chance: float = Field(
+        default=1.0, ge=0, le=1, description="part of the groups (domains of them, samples) that are mixed"
+    )
     cutmix_part: float = Field(default=0.5, ge=0, le=1, description="part of the mixed that are cut, if both are on")
-    per: Literal["group", "sample"] = Field(default="group", description="what has a share of its own")
+    per: Literal["group", "domain", "sample"] = Field(
+        default="group",
+        description="what is mixed or not, and has a share of its own; domain: the pictures of one domain in a group",
+    )
 
     @property
     def is_on(self) -> bool:
@@ -68,7 +73,9 @@ def plan_mix(
     for group in range(first_group, first_group + groups):
         rng = KeyedRandom(seed, _PURPOSE, step, group)
         shared = _draw_blend(spec, size_px, rng)
-        for quota in quotas:
+        for number, quota in enumerate(quotas):
+            if spec.per == "domain" and number:
+                shared = _draw_blend(spec, size_px, rng)
             slice_of_batch = range(len(partner), len(partner) + quota)
             partner += rng.shuffled(slice_of_batch)
             blends += [_draw_blend(spec, size_px, rng) if spec.per == "sample" else shared for _ in range(quota)]

@@ -11,7 +11,7 @@ JPEGs, other formats) go to Pillow.
 import contextlib
 import io
 import math
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -54,7 +54,7 @@ def train_pixels(data: Data, size_px: int, spec: AugmentSpec, rng: KeyedRandom, 
         top, left, high, wide = top // factor, left // factor, high // factor, wide // factor
     else:
         image = decode_with_pillow(data) if slow is None else slow
-    part = shrink(image[top : top + high, left : left + wide], size_px)
+    part = shrink(image[top : top + high, left : left + wide], size_px, spec.resize)
     if rng.uniform() < spec.flip:
         part = _uint8(cv2.flip(part, 1))
     out[:] = change(part, spec, rng)
@@ -89,7 +89,7 @@ def eval_pixels(data: Data, size_px: int, crop_pct: float) -> Pixels:
     return np.asarray(picture.crop((left, top, left + size_px, top + size_px)))
 
 
-def shrink(image: Pixels, size_px: int) -> Pixels:
+def shrink(image: Pixels, size_px: int, resize: Literal["bilinear", "bicubic"] = "bilinear") -> Pixels:
     """Resize to [size_px, size_px, 3].
 
     A side of twice the size or more is first averaged over whole pixels, then interpolated, so every pixel counts.
@@ -103,7 +103,8 @@ def shrink(image: Pixels, size_px: int) -> Pixels:
         image = _uint8(
             cv2.resize(image[: rows * down, : columns * across], (columns, rows), interpolation=cv2.INTER_AREA)
         )
-    return _uint8(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_LINEAR))
+    last = cv2.INTER_CUBIC if resize == "bicubic" else cv2.INTER_LINEAR
+    return _uint8(cv2.resize(image, (size_px, size_px), interpolation=last))
 
 
 def whole_pixels(data: Data) -> Pixels:

@@ -69,6 +69,11 @@ class EvaluateSpec(BaseModel):
     crop_pct: float = Field(0.875, gt=0, le=1, description="side of the centre that is shown / short side")
     validation: SetSpec | None = Field(None, description="chooses the checkpoint; null = the last one is the result")
     tests: Mapping[str, SetSpec] = Field(default={}, description="name -> set; measured once, on the chosen checkpoint")
+    leep: bool = Field(
+        False,
+        description="measure LEEP of model.pretrained on the first domain before the first step, in two passes; of a "
+        "training in stages it is measured in any case",
+    )
 
     @model_validator(mode="after")
     def _tests_are_not_validation(self) -> "EvaluateSpec":

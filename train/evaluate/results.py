@@ -136,9 +136,8 @@ class Result(BaseModel):
     )
     leep: Mapping[str, float] | None = Field(
         None,
-        description="of a training in stages: LEEP on the pictures that the last stage trains on, in nats, of the "
-        "weights it began with (start) and of each earlier stage's result, by its name; null = not measured, as in "
-        "older lines",
+        description="LEEP on the pictures of the last stage's first domain, in nats, of the weights that the training "
+        "began with (start) and of each earlier stage's result, by its name; null = not measured, as in older lines",
     )
     selected: bool = Field(
         description="whether these weights are the run's result; among a sweep's lines, that of its point and seed"

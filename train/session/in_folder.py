@@ -51,6 +51,7 @@ from train.session.run_folder import (
     left_as_it_was,
 )
 from train.session.session import Session
+from train.session.start_leep import leep_of_start
 from train.task.task import Task
 
 NOTHING: Mapping[str, float | str] = {}
@@ -113,7 +114,7 @@ def train_in_folder(
 ) -> TrainOutcome:
     """Train until the end or until `stop`. Raises ValueError or OSError with one line for what cannot go on; `ranks`
     then ends the others with the cause. `disk` takes the checkpoints; texts for people begin with `words`; log and
-    results hold `leep` (`train.session.start_leep`)."""
+    results hold `leep`, or what is measured here if the recipe asks for it (`train.session.start_leep`)."""
     began = time.monotonic()
     device = meet(recipe, stop, ranks)
     session: Session | None = None
@@ -137,6 +138,9 @@ def train_in_folder(
         for line in lines:
             if log is not None:
                 log.say(line)
+        if recipe.evaluate.leep:
+            with told(ranks, "measuring LEEP"):
+                leep = leep_of_start(recipe, domains[0], out, ranks, device)
         names = owned.enter_context(ReplacedLog(out, ranks.rank))
         with told(ranks, f"building the model on {device}"):
             nats = {name: value for name, value in leep.items() if isinstance(value, float)}

@@ -22,7 +22,8 @@ from train.session.outcome import TrainOutcome
 CHECKPOINTS = "checkpoints"
 RECIPE = "recipe.yaml"
 LOCK = "run.lock"
-BEGUN = frozenset({RECIPE, LOCK, META, "log.jsonl", "tensorboard", "wandb"})  # what is there before the first step
+# what is there before the first step
+BEGUN = frozenset({RECIPE, LOCK, META, "log.jsonl", "leep.json", "tensorboard", "wandb"})
 WHO, WAIT = "training", "wait for it, or take another folder"
 
 

@@ -1,14 +1,16 @@
-"""LEEP of what a training in stages began with, and of what each earlier stage made, on the last stage's pictures.
+"""LEEP of what a training began with, and of what each of its earlier stages made, on the last stage's pictures.
 
-In: a recipe with stages, the run's folder with all of them finished. Out: name -> LEEP in nats (`train.evaluate.leep`),
-of the weights of `model.pretrained` as `start`. The pictures are those of the first domain that the last stage trains
-on, shown as a test set's are. On disk: `stages/leep.json`, written once, with the digest of these pictures.
+In: a recipe, the run's folder; with stages, all of them finished. Out: name -> LEEP in nats (`train.evaluate.leep`), of
+the weights of `model.pretrained` as `start`. The pictures are those of the first domain that the last stage trains on,
+shown as a test set's are. On disk, written once, with the digest of these pictures: `stages/leep.json`; of a training
+without stages, which is measured if `evaluate.leep` asks for it, `leep.json`.
 
 A figure is not worth a training: for a net without a classifier, and where a picture cannot be read, a text stands in
 the place of the number and says so.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -32,14 +34,33 @@ START = "start"
 def leep_of_stages(recipe: TrainRecipe, out: Path, ranks: Ranks, device: torch.device) -> dict[str, float | str]:
     """Nats, or why there are none. All ranks call it. Raises ValueError for data or weights that are not there."""
     (opened,) = open_domains(recipe.data.domains[:1], recipe.data.cache.folder, recipe.data.class_list)
-    file = out / STAGES / FILE
+    nets = {name: find_pretrained(name, str(out / STAGES / name), None) for name in recipe.earlier}
+    if (begun := weights_of(recipe.classifier)) is not None:
+        nets = {START: begun, **nets}
+    return _measured(out / STAGES / FILE, recipe, nets, opened, ranks, device)
+
+
+def leep_of_start(
+    recipe: TrainRecipe, opened: Opened, out: Path, ranks: Ranks, device: torch.device
+) -> dict[str, float | str]:
+    """Likewise of `model.pretrained` alone, on `opened`, the recipe's first domain."""
+    begun = weights_of(recipe.classifier)
+    assert begun is not None
+    return _measured(out / FILE, recipe, {START: begun}, opened, ranks, device)
+
+
+def _measured(
+    file: Path,
+    recipe: TrainRecipe,
+    nets: Mapping[str, Pretrained],
+    opened: Opened,
+    ranks: Ranks,
+    device: torch.device,
+) -> dict[str, float | str]:
     told = _read(file, opened) if ranks.rank == 0 else None
     said: dict[str, float | str] | None = json.loads(ranks.texts(json.dumps(told))[0])
     if said is not None:
         return said
-    nets = {name: find_pretrained(name, str(out / STAGES / name), None) for name in recipe.earlier}
-    if (begun := weights_of(recipe.classifier)) is not None:
-        nets = {START: begun, **nets}
     found = {name: _leep(recipe, net, opened, ranks, device) for name, net in nets.items()}
     if ranks.rank == 0:
         replace_file(file, (json.dumps({"digest": opened.index.digest, "leep": found}) + "\n").encode())

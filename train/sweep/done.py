@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from cluster.recipes.load import is_of
 from shards.disk.amounts import counted, time_text
 from shards.stream.index import load_index
 from shards.stream.spec import DomainSpec, StreamSpec
@@ -18,7 +19,7 @@ from train.evaluate.evaluate import SetSpec
 from train.evaluate.results import RESULTS, Result, read_results, selected, validation_score, write_results
 from train.recipe import STAGES, TrainRecipe
 from train.sweep.choice import needed, num_needed, scores_of, sweep_lines
-from train.sweep.plan import Run, SweepSpec, changes_text
+from train.sweep.plan import USUAL_SCALE, Run, SweepSpec, changes_text
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def describe_sweep(
         lines.append(f"point     {label}: {done} of {counted(num, 'run')} done; {changes}")
         lines.extend(f"  by seed {line}" for line in _seeds_lines(point.by_seed, spec.seeds))
         for make in point.make:
-            lines.append(f"  needs   {make.out}: {make.recipe} at {make.scale}")
+            scale = make.scale or (None if is_of(make.recipe, TrainRecipe) else USUAL_SCALE)
+            lines.append(f"  needs   {make.out}: {make.recipe}" + (f" at {scale}" if scale else ""))
             lines.extend(f"    by seed {line}" for line in _seeds_lines(make.by_seed, spec.seeds))
     workers = spec.cluster.workers
     seconds = 60 * num_left * spec.minutes_each

@@ -31,23 +31,27 @@ from train.recipe import recipe_digest, whole_digest
 
 NOT_TUNED = ("seed", "evaluate")  # what runs are compared by
 MOST_SETTINGS = 1000
+USUAL_SCALE = "6x"  # of a data set that a point needs
 SEED = "{seed}"  # in a folder's name: the number of the seed
 BY_SEED = [{"data.domains.0.subset": ["shots-20", "shots-20-draw-1"]}]
 
 
 class MakeSpec(BaseModel):
-    """A data set that a point needs: what `sixfold generate` or `sixfold retrieve` would be told."""
+    """A data set or a style token that a point needs: what `sixfold generate`, `retrieve`, `edit` or `invert` would be
+    told."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Annotated[LocalPath, BESIDE] = Field(
-        description="of `sixfold generate` or `sixfold retrieve`, such as recipes/sandbox.yaml"
+        description="of `sixfold generate`, `retrieve`, `edit` or `invert`, such as recipes/sandbox.yaml"
     )
-    scale: str = Field("6x", description="multiple of the real set")
+    scale: str | None = Field(
+        None, description=f"multiple of the real set; null = {USUAL_SCALE}; a style token has none", examples=["3x"]
+    )
     out: str = Field(
         min_length=1,
-        description="folder or URL of the data set; the point's domains name it as source; {seed} = the seed's number, "
-        "where each seed has a data set of its own",
+        description="folder or URL of the data set, which the point's domains name as source; folder of the token, "
+        "which a data set after it names as prompts.style_token; {seed} = the seed's number, where each has its own",
     )
     changes: Mapping[str, Any] = Field(
         default={}, description="recipe fields to replace, dotted", examples=[{"sampler.steps": 20}]
@@ -104,7 +108,7 @@ class PointSpec(BaseModel):
     by_seed: Mapping[str, tuple[Any, ...]] = Field(
         default={}, description="likewise, a value for each seed: the first for seed 0", examples=BY_SEED
     )
-    make: tuple[MakeSpec, ...] = Field((), description="data sets to make first")
+    make: tuple[MakeSpec, ...] = Field((), description="data sets and style tokens to make first, in this order")
 
 
 class SweepSpec(BaseModel):

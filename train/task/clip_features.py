@@ -57,9 +57,9 @@ class Features:
 def is_fixed(data: StreamSpec) -> bool:
     """Whether a picture looks the same in each step, and as in an evaluation."""
     augment = data.augment
-    changes = (augment.flip, *augment.jitter, augment.erase, *(domain.planted_shift for domain in data.domains))
     is_whole = augment.scale == augment.ratio == (1.0, 1.0)
-    return is_whole and augment.policy == "none" and not any(changes) and not data.mix.is_on
+    is_shifted = any(domain.planted_shift for domain in data.domains)
+    return is_whole and augment.only_crops and not is_shifted and not data.mix.is_on
 
 
 def features_of(

@@ -126,14 +126,7 @@ class Invert:
     def is_still(self) -> bool:
         """Whether a picture always looks the same, so that its latents can be kept."""
         look = self.recipe.data.augment
-        return (
-            look.scale == (1.0, 1.0)
-            and look.ratio[0] == look.ratio[1]
-            and look.flip == 0
-            and look.policy == "none"
-            and not any(look.jitter)
-            and look.erase == 0
-        )
+        return look.scale == (1.0, 1.0) and look.ratio[0] == look.ratio[1] and look.only_crops
 
     def loss(self, forward: Forward, batch: Batch, device: torch.device, ranks: Ranks) -> Loss:
         uids, labels = [int(uid) for uid in batch.uids], [int(label) for label in batch.labels]

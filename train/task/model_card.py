@@ -1,4 +1,5 @@
-"""The card of an exported model for the Hugging Face hub, and the files that go there with it.
+"""The card of an exported model for the Hugging Face hub, and the files that go there with it; of an adapted CLIP those
+of `train.task.clip_card`.
 
 In: the folder of a training. Out: the files to push (`shards.views.hub`), the card among them. On disk: only reads.
 
@@ -12,20 +13,21 @@ from pathlib import Path
 import yaml
 
 from shards.disk.layout import CARD
-from shards.disk.safe_text import clip, markdown, visible
-from shards.views.dataset_card import HUB_LICENCES
+from shards.disk.safe_text import markdown
 from shards.views.hub import HubFile, listed_file, text_file
 from train.evaluate.results import RESULTS, Result, read_results, selected
 from train.model.classifiers import SANDBOX
+from train.model.clip import CLIP_ABOUT
 from train.model.pretrained import ABOUT, CONFIG, WEIGHTS, About, read_about
+from train.task.card_parts import accuracy, licence_fields, outputs
+from train.task.clip_card import clip_files
 from train.task.export import timms_description
-
-MAX_CLASSES = 200  # on the card; all stand in model.json
-MAX_SETS = 40
 
 
 def model_files(folder: Path, repo_id: str, licence: str | None) -> list[HubFile]:
     """The files of an exported model, its card last. Raises ValueError if there is no whole export."""
+    if (folder / CLIP_ABOUT).is_file():
+        return clip_files(folder, repo_id, licence)
     about = read_about(folder)
     if about is None or not (folder / ABOUT).is_file() or not (folder / WEIGHTS).is_file():
         raise ValueError(
@@ -46,10 +48,8 @@ def model_card(about: About, repo_id: str, licence: str | None, results: Sequenc
         "library_name": "timm",
         "pipeline_tag": "image-classification",
         "tags": ["timm", "image-classification", "sixfold"],
+        **licence_fields(licence),
     }
-    if licence is not None:
-        known = licence.lower() in HUB_LICENCES
-        header |= {"license": licence.lower()} if known else {"license": "other", "license_name": visible(licence)}
     lines = [
         f"# {markdown(repo_id.partition('/')[2])}",
         "",
@@ -71,18 +71,5 @@ def model_card(about: About, repo_id: str, licence: str | None, results: Sequenc
         f"the centre; mean {list(about.mean)}, standard deviation {list(about.std)}.",
         "",
     ]
-    if results:
-        lines += ["## Accuracy", "", "| test set | top-1, % | top-5, % | pictures |", "|---|---|---|---|"]
-        lines += [
-            f"| {markdown(clip(one.set, 80))} | {100 * one.top1:.2f} | {100 * one.top5:.2f} | {one.n:,} |"
-            for one in results[:MAX_SETS]
-        ]
-        lines += ["", "One training, so no spread over seeds.", ""]
-    if about.names:
-        lines += ["## Outputs", ""]
-        lines += [
-            f"* {number}: {markdown(clip(name, 80))}" for number, name in sorted(about.names.items())[:MAX_CLASSES]
-        ]
-        lines += [f"* and {len(about.names) - MAX_CLASSES:,} more in {ABOUT}"] if len(about.names) > MAX_CLASSES else []
-        lines += [""]
+    lines += [*accuracy(results), *outputs(about.names, ABOUT)]
     return f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n" + "\n".join(lines)

@@ -455,3 +455,10 @@ def test_the_kind_of_a_recipe_is_told_by_its_keys(tmp_path: Path) -> None:
     assert kind_of(write(tmp_path, "- a\n"), kinds) is None
     assert kind_of(write(tmp_path, "a: ["), kinds) is None
     assert kind_of(tmp_path / "nowhere", kinds) is None
+
+
+def test_the_kind_of_a_recipe_that_ships_is_told_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert kind_of(Path("recipes/sandbox.yaml"), {"other": Other, "mine": Recipe}) == "mine"

@@ -43,6 +43,20 @@ def test_colour_operations_differ_from_torchvisions_by_at_most_two_levels(factor
     assert apart(augment.sharpness(PHOTO, factor), array(tv.adjust_sharpness(photo, factor))).max() <= 2
 
 
+@pytest.mark.parametrize("part", [-0.5, -0.1, 0.0, 0.03, 0.25])
+def test_turned_hues_differ_from_torchvisions_by_at_most_two_levels(part: float) -> None:
+    assert apart(augment.turn_hue(PHOTO, part), array(tv.adjust_hue(tensor(PHOTO), part))).max() <= 2
+    grey = np.repeat(PHOTO[..., :1], 3, axis=-1)
+    assert np.array_equal(augment.turn_hue(grey, part), grey)
+
+
+@pytest.mark.parametrize("sigma_px", [0.1, 0.5, 2.0, 7.3])
+def test_a_blur_differs_from_torchvisions_by_at_most_one_level(sigma_px: float) -> None:
+    wide = 2 * math.ceil(4 * sigma_px) + 1
+    theirs = array(tv.gaussian_blur(tensor(PHOTO), [wide, wide], [sigma_px, sigma_px]))
+    assert apart(augment.blur(PHOTO, sigma_px), theirs).max() <= 1
+
+
 @pytest.mark.parametrize("image", [PHOTO, DARK, np.full((40, 30, 3), 77, np.uint8)], ids=["photo", "dark", "flat"])
 def test_operations_on_single_values_equal_pillows(image: np.ndarray) -> None:
     picture = Image.fromarray(image)
@@ -153,9 +167,11 @@ def test_every_crop_lies_inside_the_picture(height: int, width: int) -> None:
         AugmentSpec(policy="rand", magnitude=9, magnitude_std=0.5),
         AugmentSpec(policy="trivial"),
         AugmentSpec(jitter=(0.4, 0.4, 0.4)),
+        AugmentSpec(hue=0.1, jitter_chance=0.8),
+        AugmentSpec(blur=0.9, solarize=0.2, grey=0.2),
         AugmentSpec(erase=1.0),
     ],
-    ids=["rand", "trivial", "jitter", "erase"],
+    ids=["rand", "trivial", "jitter", "hue", "blur", "erase"],
 )
 def test_the_same_key_gives_the_same_picture_and_other_keys_give_others(spec: AugmentSpec) -> None:
     seed = random.SystemRandom().randrange(2**32)
@@ -184,6 +200,40 @@ def test_without_policy_jitter_and_erasing_nothing_changes() -> None:
     assert np.array_equal(change(PHOTO.copy(), AugmentSpec(), KeyedRandom(1)), PHOTO)
 
 
+@pytest.mark.parametrize(
+    ("field", "changed"),
+    [
+        ("grey", lambda: augment.saturation(PHOTO, 0.0)),
+        ("solarize", lambda: augment.solarize(PHOTO, 128)),
+        ("blur", lambda: augment.blur(PHOTO, 1.5)),
+    ],
+)
+def test_a_part_of_the_pictures_as_large_as_its_chance_is_changed_and_the_others_stay(field: str, changed: Any) -> None:
+    spec = AugmentSpec.model_validate({field: 0.2, "blur_px": (1.5, 1.5)})
+    wanted = changed()
+    found = [change(PHOTO.copy(), spec, KeyedRandom(7, number)) for number in range(400)]
+    is_changed = [np.array_equal(one, wanted) for one in found]
+    assert all(flag or np.array_equal(one, PHOTO) for flag, one in zip(is_changed, found, strict=True))
+    assert 0.14 < np.mean(is_changed) < 0.26
+    assert spec.only_crops is False
+
+
+def test_jitter_leaves_the_pictures_alone_that_its_chance_spares_hue_included() -> None:
+    spec = AugmentSpec(jitter=(0.4, 0.4, 0.2), hue=0.1, jitter_chance=0.8)
+    spared = [np.array_equal(change(PHOTO.copy(), spec, KeyedRandom(5, number)), PHOTO) for number in range(300)]
+    assert 0.13 < np.mean(spared) < 0.27
+    assert AugmentSpec(jitter=(0.4, 0.4, 0.2), flip=0, jitter_chance=0).only_crops
+
+
+def test_fields_that_are_off_draw_nothing_so_pictures_stay_as_earlier_versions_made_them() -> None:
+    drawn, by_hand = KeyedRandom(9), KeyedRandom(9)
+    change(PHOTO.copy(), AugmentSpec(jitter=(0.4, 0.4, 0.4)), drawn)
+    by_hand.shuffled(range(3))
+    for _ in range(3):
+        by_hand.uniform()
+    assert drawn.bits() == by_hand.bits()
+
+
 def test_erasing_fills_one_rectangle_of_2_to_33_percent() -> None:
     spec = AugmentSpec(erase=1.0, fill=(1, 2, 3))
     for number in range(50):
@@ -210,6 +260,9 @@ def test_operations_leave_their_input_as_it_was() -> None:
         ("jitter", (0, 0, 2)),
         ("fill", (0, 0, 256)),
         ("magnitude", 31),
+        ("hue", 0.6),
+        ("blur_px", (0, 1)),
+        ("blur_px", (3, 1)),
     ],
 )
 def test_a_spec_that_means_nothing_is_refused(field: str, value: object) -> None:

@@ -13,7 +13,7 @@ BOTH = MixSpec(mixup_alpha=0.2, cutmix_alpha=1.0)
 @given(
     quotas=st.lists(st.integers(1, 9), min_size=1, max_size=3),
     groups=st.integers(1, 6),
-    per=st.sampled_from(["group", "sample"]),
+    per=st.sampled_from(["group", "domain", "sample"]),
     seed=st.integers(0, 2**63),
     step=st.integers(0, 10**9),
 )
@@ -39,7 +39,7 @@ def test_partners_are_a_permutation_inside_each_domain_of_each_group(
     assert ((plan.share >= 0) & (plan.share <= 1)).all()
 
 
-@pytest.mark.parametrize("per", ["group", "sample"])
+@pytest.mark.parametrize("per", ["group", "domain", "sample"])
 def test_the_plan_of_a_group_does_not_depend_on_which_rank_has_it(per: str) -> None:
     spec = BOTH.model_copy(update={"per": per})
     whole = plan_mix(spec, [3, 2], 24, 11, 4, 0, 4)
@@ -77,6 +77,19 @@ def test_shares_follow_their_distribution_and_the_chance() -> None:
     assert abs(share[share < 1].mean() - 0.5) < 0.02
     both = plan_mix(BOTH.model_copy(update={"per": "sample", "cutmix_part": 0.25}), [10_000], 32, 3, 0, 0, 1)
     assert abs((both.box[:, 2] > 0).mean() - 0.25) < 0.03, "a few boxes hold no pixel"
+
+
+def test_each_domain_of_a_group_has_a_chance_and_a_share_of_its_own_if_asked() -> None:
+    spec = MixSpec(mixup_alpha=1.0, per="domain", chance=0.2)
+    plan = plan_mix(spec, [3, 2], 8, 3, 0, 0, 4000)
+    shares = plan.share.reshape(4000, 5)
+    one, other = shares[:, 0], shares[:, 3]
+    assert (shares[:, :3] == one[:, None]).all()
+    assert (shares[:, 3:] == other[:, None]).all()
+    for own in (one, other):
+        assert abs((own < 1).mean() - 0.2) < 0.03
+    assert abs(((one < 1) & (other < 1)).mean() - 0.04) < 0.015, "independent of each other"
+    assert (one[(one < 1) & (other < 1)] != other[(one < 1) & (other < 1)]).all()
 
 
 def test_nothing_is_on_by_default() -> None:

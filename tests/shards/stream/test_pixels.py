@@ -134,6 +134,21 @@ def test_shrinking_is_near_pillows_antialiased_filter(shape: tuple[int, int]) ->
     assert np.abs(shrink(image, 224).astype(int) - theirs).mean() < 3.5
 
 
+@pytest.mark.parametrize("shape", [(448, 448), (250, 230), (60, 70)])
+def test_a_crop_is_resized_bicubic_if_asked(shape: tuple[int, int]) -> None:
+    """Nearer to Pillow's bicubic than to its bilinear, wherever no pixels are averaged first."""
+    image = np.asarray(Image.fromarray(PHOTO).resize(shape[::-1], Image.Resampling.BICUBIC))
+    spec = WHOLE.model_copy(update={"resize": "bicubic"})
+    found = trained(encoded(image, "PNG"), 224, spec).astype(int)
+    assert np.array_equal(found, shrink(image, 224, "bicubic"))
+    if min(shape) < 448:
+        near = {
+            way: np.abs(found - np.asarray(Image.fromarray(image).resize((224, 224), way))).mean()
+            for way in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR)
+        }
+        assert near[Image.Resampling.BICUBIC] < near[Image.Resampling.BILINEAR]
+
+
 def test_the_flip_mirrors_and_nothing_else() -> None:
     data = encoded(PHOTO)
     always = WHOLE.model_copy(update={"flip": 1.0})

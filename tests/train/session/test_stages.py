@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,39 @@ def test_weights_that_were_trained_before_are_measured_as_the_start(data: Path, 
     assert [row["of"] for row in lines(tmp_path / "run", "leep")] == ["start", "synthetic"]
 
 
+def test_a_training_without_stages_says_how_good_its_start_was_if_asked(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    """What the last stage of a training in stages says of the same weights and pictures."""
+    start = str(whole / "stages" / "synthetic")
+    plain: dict[str, Any] = {"before": [], "model__pretrained": start, "schedule__steps": 2}
+    asked = staged(data, evaluate__leep=True, **plain)
+    assert train_alone(asked, tmp_path / "run", 1).exit_code == 75
+    measured = (tmp_path / "run" / "leep.json").stat().st_mtime_ns
+    assert train_alone(asked, tmp_path / "run").exit_code == 0
+    assert (tmp_path / "run" / "leep.json").stat().st_mtime_ns == measured, "once, and not after each stop"
+    (line,) = [one for one in read_results(tmp_path / "run" / "results.jsonl").results if one.role == "test"]
+    assert line.leep == {"start": pytest.approx(lines(whole, "leep")[0]["leep"])}
+    assert recipe_digest(staged(data, **plain)) != recipe_digest(asked)
+    assert train_alone(staged(data, **plain), tmp_path / "other").exit_code == 0
+    assert not (tmp_path / "other" / "leep.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "evaluate.leep: found it with stages, which are measured in any case"),
+        ({"before": []}, "evaluate.leep: found it with no model.pretrained, expected trained weights"),
+    ],
+    ids=["stages", "from nothing"],
+)
+def test_a_start_that_is_measured_anyway_or_does_not_exist_is_refused(
+    data: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        staged(data, evaluate__leep=True, **changes)
+
+
 def test_weights_without_a_classifier_have_a_reason_in_the_place_of_their_leep(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -195,19 +229,37 @@ def test_stopped_in_any_stage_it_goes_on_to_the_same_bits(
     same_weights(tmp_path / "run", whole)
 
 
-def killed(data: Path, folder: Path, kills: int, steps: int, rng: random.Random) -> None:
-    """Train in a process that is killed at random moments, then to the end; compare it with a whole one."""
+Moment = Callable[[], bool]
+
+
+def saved(place: Path, step: float) -> Moment:
+    """A checkpoint of this step or a later one is on disk."""
+    return lambda: (lines(place, "saved") or [{"step": 0}])[-1]["step"] >= step
+
+
+def spread_over(place: Path, kills: int, steps: int, rng: random.Random) -> list[Moment]:
+    """Random moments of a stage, one in each of equal parts of its steps."""
+    return [saved(place, 1 + int((part + rng.random()) / kills * (steps - 2))) for part in range(kills)]
+
+
+def hand_over(out: Path) -> list[Moment]:
+    """What is handed over is whole, its LEEP is known, the last stage has begun."""
+    return [(out / "stages" / name).is_file for name in ("synthetic/model.json", "leep.json")] + [
+        (out / "log.jsonl").is_file
+    ]
+
+
+def killed(data: Path, folder: Path, steps: int, moments: Callable[[Path], list[Moment]], rng: random.Random) -> None:
+    """Train in a process that is killed just after these moments, then to the end; compare it with a whole one."""
     schedule = {"groups": 2, "steps": steps, "epoch_steps": 4}
     recipe = staged(data, schedule=schedule, before__0__schedule=schedule, checkpoint__every_min=1e-9)
     assert train_alone(recipe, folder / "whole").exit_code == 0
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-    out, stages = folder / "run", (folder / "run" / "stages" / "synthetic", folder / "run")
-    for number in range(kills):
+    out = folder / "run"
+    for has_come in moments(out):
         child = warm.start(["-m", "train.program", str(folder / "recipe.yaml"), str(out)])
-        place = stages[number >= kills / 2]  # in either stage equally often
-        target = 1 + int((number % (kills / 2) + rng.random()) / (kills / 2) * (steps - 2))
         deadline = time.monotonic() + 300
-        while child.poll() is None and (lines(place, "saved") or [{"step": 0}])[-1]["step"] < target:
+        while child.poll() is None and not has_come():
             assert time.monotonic() < deadline
             time.sleep(0.002)
         time.sleep(rng.random() * 0.02)
@@ -220,15 +272,28 @@ def killed(data: Path, folder: Path, kills: int, steps: int, rng: random.Random)
 
 @pytest.mark.timeout(600)
 def test_killed_once_in_each_stage_it_goes_on_to_the_same_bits(data: Path, tmp_path: Path) -> None:
-    killed(data, tmp_path, 2, 8, random.Random(0))
+    rng = random.Random(0)
+
+    def moments(out: Path) -> list[Moment]:
+        return [*spread_over(out / "stages" / "synthetic", 1, 8, rng), *spread_over(out, 1, 8, rng)]
+
+    killed(data, tmp_path, 8, moments, rng)
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(3000)
-def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bits(data: Path, tmp_path: Path) -> None:
+def test_killed_at_ten_random_moments_of_both_stages_and_the_hand_over_it_goes_on_to_the_same_bits(
+    data: Path, tmp_path: Path
+) -> None:
     seed = int(os.environ.get("SEED", "0"))
     print(f"seed {seed}")
-    killed(data, tmp_path, 10, 200, random.Random(seed))
+    rng = random.Random(seed)
+
+    def moments(out: Path) -> list[Moment]:
+        first = spread_over(out / "stages" / "synthetic", 4, 200, rng)
+        return [*first, *hand_over(out), *spread_over(out, 3, 200, rng)]
+
+    killed(data, tmp_path, 200, moments, rng)
 
 
 @pytest.mark.timeout(600)

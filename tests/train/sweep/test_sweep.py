@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from cluster.fan_out.events import Event
 from cluster.fan_out.work import FanOutSpec
@@ -564,7 +565,12 @@ def test_every_shipped_sweep_reads_and_its_data_sets_have_valid_recipes(path, mo
     from gen.run.recipe import Recipe
     from retrieve.run.recipe import RetrieveRecipe
 
-    kinds = {"generate": Recipe, "edit": EditRecipe, "retrieve": RetrieveRecipe}
+    kinds: dict[str, type[BaseModel]] = {
+        "generate": Recipe,
+        "edit": EditRecipe,
+        "retrieve": RetrieveRecipe,
+        "invert": TrainRecipe,
+    }
     monkeypatch.chdir(REPO)
     spec = load_recipe(path, SweepSpec)
     assert spec.name == path.stem
@@ -573,8 +579,16 @@ def test_every_shipped_sweep_reads_and_its_data_sets_have_valid_recipes(path, mo
     pictures_of_a_step = {run.recipe.schedule.groups * sum(run.recipe.quotas) for run in runs}  # type: ignore[attr-defined]
     assert len(pictures_of_a_step) == 1, "every point has the same work in a step"
     for point in spec.points.values():
+        tokens: set[str] = set()
         for make in [make.of_seed(seed) for make in point.make for seed in range(spec.seeds)]:
-            load_recipe(make.recipe, kinds[str(kind_of(make.recipe, kinds))], make.overrides)
+            kind = str(kind_of(make.recipe, kinds))
+            made = load_recipe(make.recipe, kinds[kind], make.overrides)
+            assert (make.scale is None) == (kind == "invert")
+            if isinstance(made, TrainRecipe):
+                assert made.invert is not None
+                tokens.add(make.out)
+            elif isinstance(made, Recipe) and made.prompts.style_token is not None:
+                assert made.prompts.style_token in tokens, "a token is made before the images that are told it"
 
 
 def worker_job(folder: Path, spec: SweepSpec) -> SweepJob:
