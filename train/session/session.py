@@ -413,9 +413,8 @@ class Session:
         moment = Moment(
             step, self.weights.which, self._images(step), self._images_per_s(), self._wait_share(), time.time()
         )
-        data = {**_digests(state, step), found.set: found.digest}
-        facts = replace(self.facts, data=data, bn_groups=self.weights.bn_groups)
-        make = partial(make_result, facts, moment, found.set, found.role)
+        data, groups = {**_digests(state, step), found.set: found.digest}, self.weights.bn_groups
+        make = partial(make_result, replace(self.facts, data=data, bn_groups=groups), moment, found.set, found.role)
         views = self.recipe.evaluate.views_of(found.role, found.set)
         return [
             make(found.counts, selected, views=views, score=found.score),
