@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from tests.support import warm
 from tests.support.bn_ranks import NUM_RANKS, QUOTAS, a_net, batch, part, results
 from train.model.aux_bn import AuxBatchNorm, convert, convert_sync
-from train.model.bn_statistics import broadcast_buffers, combine, distances
+from train.model.bn_statistics import broadcast_buffers, combine, distances, groups_together
+from train.model.classifiers import ModelSpec, build
 
 torch.set_num_threads(1)
 
@@ -125,6 +126,25 @@ def test_with_statistics_per_group_the_number_of_ranks_does_not_matter(ranks: Pa
         torch.testing.assert_close(state.pop("y"), part(outs[0], rank), rtol=1e-13, atol=1e-13)
         for name, tensor in state.items():
             torch.testing.assert_close(tensor, alone.state_dict()[name], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("changes", "together"),
+    [
+        ({"bn": "rank"}, {(1, 1): 8, (2, 1): 4, (1, 2): 4, (2, 2): 2}),
+        ({"bn": "rank", "aux": "none"}, {(1, 1): 8, (2, 1): 4, (1, 2): 4, (2, 2): 2}),
+        ({"bn": "world"}, {(1, 1): 8, (2, 1): 8, (1, 2): 4, (2, 2): 4}),
+        ({"bn": "group"}, {(1, 1): 1, (2, 1): 1, (1, 2): 1, (2, 2): 1}),
+        ({"bn": "rank", "freeze": ["*bn*"]}, {(1, 1): None, (2, 2): None}),
+        ({"name": "sandbox_vit", "aux": "none"}, {(1, 1): None, (2, 2): None}),
+    ],
+)
+def test_ranks_and_micro_batches_say_how_many_groups_of_a_step_share_statistics(
+    changes: dict[str, object], together: dict[tuple[int, int], int | None]
+) -> None:
+    spec = ModelSpec.model_validate({"name": "sandbox_resnet", "num_classes": 5, **changes})
+    model = build(spec, (4, 4), 0, 32)
+    assert {key: groups_together(model, 8, *key) for key in together} == together
 
 
 def test_one_process_needs_no_group() -> None:
