@@ -430,5 +430,5 @@ def _leave_out_later(dumped: dict[str, Any]) -> None:
             del domain["sampling"]
     evaluate = dumped.get("evaluate") or {}
     for one in (evaluate.get("validation"), *(evaluate.get("tests") or {}).values()):
-        if one and one.get("views") == 1:
+        if isinstance(one, dict) and one.get("views") == 1:
             del one["views"]
