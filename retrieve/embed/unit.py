@@ -31,6 +31,7 @@ from cluster.process.memory import free_memory, is_memory_error
 from gen.model.clip import Clip, check_image, clip_digest
 from retrieve.embed.output import LOCK, Output
 from retrieve.embed.spec import Decides, EmbedSpec
+from retrieve.pool.blocks import Blocks
 from retrieve.pool.columns import KNOWN
 from retrieve.pool.embeddings import Modality
 from retrieve.pool.images import NoPicture, Place, PoolImages, Stretch, read_stretches
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NOT_KEPT = "not_kept"  # flagged, blocked, or not there by the table's own word; the table says which
+BLOCKED = "blocked"  # by the hash of the picture, of which the table says nothing
 NO_PICTURE = "no_picture"
 NO_CAPTION = "no_caption"
 UNDECODABLE = "failed_to_decode"
@@ -204,7 +206,11 @@ class EmbedWorker:
             for start in range(0, len(table), size):
                 rows, mine = table.slice(start, size), places[start : start + size]
                 kept = np.asarray(rows[KEPT].to_numpy())
-                pictures = None if threads is None else threads.submit(_prepare, self.clip, *self._find(mine, kept))
+                pictures = (
+                    None
+                    if threads is None
+                    else threads.submit(_prepare, self.clip, self.pool.blocks, *self._find(mine, kept))
+                )
                 yield Batch(rows[ROW][0].as_py() - part.first_row, rows, kept, mine, pictures)
 
     def _find(self, places: Sequence[Place], kept: np.ndarray) -> tuple[list[tuple[int, Stretch]], list[Bad]]:
@@ -259,11 +265,14 @@ class EmbedWorker:
         return embed(items)
 
 
-def _prepare(clip: Clip, stretches: list[tuple[int, Stretch]], bad: list[Bad]) -> Pictures:
+def _prepare(clip: Clip, blocks: Blocks, stretches: list[tuple[int, Stretch]], bad: list[Bad]) -> Pictures:
     """Read, decode, and prepare for the model; runs in a thread. Raises ValueError or OSError for a damaged tar."""
     at, images = [], []
     places = [place for place, _ in stretches]
     for place, data in zip(places, read_stretches([one for _, one in stretches]), strict=True):
+        if blocks.holds(data):
+            bad.append((place, BLOCKED, ""))
+            continue
         try:
             image = whole_pixels(data)
         except UnreadablePicture as error:

@@ -1,9 +1,11 @@
 """Rows that never leave a pool: those on a list, and those that their table calls unsafe.
 
-In: lists of URLs and of sha256 hashes, one on a line; rows of the pool by role. Out: which rows are kept. On disk: only
-reads. It is asked before anything of a row is shown, fetched or decoded.
+In: lists of URLs and of sha256 hashes, one on a line; rows of the pool by role, bytes of pictures. Out: which rows are
+kept, which pictures are on a list. On disk: only reads. It is asked before anything of a row is shown, fetched or
+decoded.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +74,10 @@ class Blocks:
             else:
                 kept &= ~_among(pc.utf8_lower(values), sorted(self.hashes))
         return kept
+
+    def holds(self, picture: bytes) -> bool:
+        """Whether the hash of these bytes is on a list: asked where a picture is read, for tables that say no hash."""
+        return bool(self.hashes) and hashlib.sha256(picture).hexdigest() in self.hashes
 
     def _is_unsafe(self, word: str | None) -> bool:
         """What a column `nsfw` says: a word, or a probability as `punsafe` has it."""

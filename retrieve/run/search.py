@@ -251,7 +251,7 @@ def _decided(
 
 
 def _described(pool: Pool, rows: Ints, descriptor: Descriptor, stop: StopFlag) -> NDArray[np.float16]:
-    """A row for each picture; zeros for one that cannot be read, which the Maker will name."""
+    """A row for each picture; zeros for one that cannot be read or is on a block list, which the Maker will name."""
     images = PoolImages(pool)
     places = images.places(rows.tolist())
     found: list[NDArray[np.float32]] = []

@@ -1,5 +1,6 @@
 """Pictures and captions of a pool become vectors, row by row; a killed run goes on to the same bytes."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -233,6 +234,19 @@ def test_flagged_and_blocked_rows_are_never_decoded(tmp_path, loaded_once, monke
     assert len(seen) == UNITS * ROWS - len(never)
     assert not never & set(seen)
     assert record(pool, "text_emb_1")["statuses"] == {"not_kept": 2, "success": ROWS - 2}
+
+
+def test_a_picture_whose_hash_is_blocked_is_never_decoded_though_the_table_says_no_hash(
+    tmp_path, loaded_once, monkeypatch
+):
+    pool, never = make_pool(tmp_path / "pool"), pictures(1)["000010002"]
+    (tmp_path / "block.txt").write_text(hashlib.sha256(never).hexdigest())
+    seen = []
+    monkeypatch.setattr(unit, "whole_pixels", lambda data: seen.append(data) or whole_pixels(data))
+    embed(pool, modalities=("image",), block=[str(tmp_path / "block.txt")])
+    assert never not in seen
+    assert not np.load(pool / "img_emb" / "img_emb_1.npy")[2].any()
+    assert record(pool, "img_emb_1")["rows_by_status"] == {"blocked": [2]}
 
 
 def test_captions_alone_need_no_tars_and_pictures_may_follow(tmp_path, loaded_once):

@@ -1,5 +1,6 @@
 """The search behind the server finds what a plain comparison finds, and nothing that is flagged or blocked."""
 
+import hashlib
 import re
 import time
 
@@ -182,6 +183,15 @@ def test_a_row_is_blocked_by_its_hash_or_by_its_address_or_not_at_all(clip, tmp_
             (line,) = (folder / "blocked.txt").read_text().splitlines()
             assert len(line) == 64 if begin is None else line.startswith(begin)
             assert search.about([4]) == []
+
+
+def test_j9_a_picture_whose_hash_is_on_a_list_is_not_shown_though_the_table_says_no_hash(clip, tmp_path):
+    pictures = write_served_pool(tmp_path, clip, leave_out=["sha256"])
+    search = open_search(tmp_path, clip, tmp_path / "blocked.txt")
+    assert search.picture(4) is not None
+    search.block_list.add([hashlib.sha256(pictures[4]).hexdigest()])
+    assert search.picture(4) is None
+    assert search.picture(3) is not None
 
 
 def test_what_cannot_be_answered_is_one_line(search):
