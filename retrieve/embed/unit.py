@@ -141,24 +141,26 @@ class EmbedWorker:
         started = time.monotonic()
         part = self.pool.parts[unit]
         told = {one: Rows() for one in todo}
-        with contextlib.ExitStack() as held:
-            with _open_files(self.output, unit, todo, part.num_rows, self.dim) as files:
-                try:
-                    with contextlib.closing(self._batches(part, "image" in todo)) as batches:
-                        for batch in batches:
-                            self._embed(batch, files, told)
-                            beat(batch.first + len(batch.rows), sum(rows.num_bad for rows in told.values()))
-                    if not part.num_rows:  # a table without rows still says which columns it has
-                        files.write_rows(self.pool.take([], tuple(KNOWN)), [])
-                    files.seal(part.num_rows)
-                except (ValueError, pa.ArrowException) as error:  # a damaged table or tar, which stays damaged
-                    raise NotAgain(f"{part.path.name}: {error}") from error
-                except RuntimeError as error:
-                    self._name_device_fault(error)
-                    raise
-                held.enter_context(locked(self.job.out / LOCK, LOCK_S))
-                if any(self.output.record(one, unit) is not None for one in todo):
-                    raise RuntimeError(f"{part.path.name}: another attempt was faster; what it left is made next time")
+        with (
+            contextlib.ExitStack() as held,
+            _open_files(self.output, unit, todo, part.num_rows, self.dim) as files,
+        ):
+            try:
+                with contextlib.closing(self._batches(part, "image" in todo)) as batches:
+                    for batch in batches:
+                        self._embed(batch, files, told)
+                        beat(batch.first + len(batch.rows), sum(rows.num_bad for rows in told.values()))
+                if not part.num_rows:  # a table without rows still says which columns it has
+                    files.write_rows(self.pool.take([], tuple(KNOWN)), [])
+                files.seal(part.num_rows)
+            except (ValueError, pa.ArrowException) as error:  # a damaged table or tar, which stays damaged
+                raise NotAgain(f"{part.path.name}: {error}") from error
+            except RuntimeError as error:
+                self._name_device_fault(error)
+                raise
+            held.enter_context(locked(self.job.out / LOCK, LOCK_S))
+            if any(self.output.record(one, unit) is not None for one in todo):
+                raise RuntimeError(f"{part.path.name}: another attempt was faster; what it left is made next time")
             seconds = round(time.monotonic() - started, 3)
             for modality in todo:
                 body = told[modality].to_json(part.num_rows)
@@ -358,7 +360,8 @@ class _Files:
 
 @contextlib.contextmanager
 def _open_files(output: Output, unit: int, modalities: Sequence[Modality], num_rows: int, dim: int) -> Iterator[_Files]:
-    """Files that take their names when the block ends well, and are removed when it does not."""
+    """Files that take their names when the block ends well, and are removed when it does not; the record is there then,
+    so that a run that ends in between leaves nothing that no record names."""
     with contextlib.ExitStack() as opened:
         vectors: dict[Modality, BinaryIO] = {}
         for modality in modalities:
