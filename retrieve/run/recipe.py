@@ -129,10 +129,11 @@ class RetrieveRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _vectors_have_a_model(self) -> "RetrieveRecipe":
-        if self.pool.clip is None and (set(self.search.routes) & {"text", "image"} or self.filter.needs_scores):
+        needs_scores = self.filter.needs_scores or self.order == "score"
+        if self.pool.clip is None and (set(self.search.routes) & {"text", "image"} or needs_scores):
             raise ValueError(
                 "pool.clip: found none, expected the CLIP that made the pool's vectors; name it, or search captions "
-                "alone without a filter"
+                "alone without a filter, in random order"
             )
         return self
 

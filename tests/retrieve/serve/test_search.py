@@ -224,7 +224,7 @@ def test_f4_vectors_of_another_model_are_refused(pool, clip, tmp_path):
     with pytest.raises(ValueError, match="expected 3 as in"):
         Search.open(open_spec, None, Metrics())
     write_vectors(tmp_path / "img_emb" / "img_emb_0.npy", np.ones((2, clip.embed_texts([]).shape[1])))
-    about = {"model": "another", "dim": 3, "modalities": {}, "model_digest": "ab" * 32}
+    about = {"model": "another", "dim": 3, "modalities": {"image": {}}, "model_digest": "ab" * 32}
     (tmp_path / "embeddings.json").write_bytes(to_checked(about))
     with pytest.raises(ValueError, match=r"found another model .* expected 'another' \(digest abababababab\)"):
         Search.open(open_spec, None, Metrics())
