@@ -107,6 +107,18 @@ class Pool:
             np.argsort(np.concatenate(order), kind="stable")
         )
 
+    def may_leave(self, first: int, num: int) -> np.ndarray:
+        """bool, a value a row of `num` from row `first` on: whether it may leave. Of the tables that hold them it reads
+        the columns that decide."""
+        kept = np.ones(num, bool)
+        for part in self.parts if self._names([]) else ():
+            if part.first_row < first + num and first < part.first_row + part.num_rows:
+                for table in self.scan(part, []):
+                    at = table[ROW].to_numpy() - first
+                    is_asked = (at >= 0) & (at < num)
+                    kept[at[is_asked]] = table[KEPT].to_numpy()[is_asked]
+        return kept
+
     def _of_part(self, part: Part, rows: np.ndarray, roles: Sequence[str]) -> pa.Table:
         """Reads only the row groups that hold one of the rows."""
         local = rows - part.first_row

@@ -92,11 +92,12 @@ def scan_told(recipe: RetrieveRecipe, modality: Modality) -> dict[str, Any]:
 
 
 def index_rows(
-    recipe: RetrieveRecipe, folder: Path, embeddings: Embeddings, queries_QD: np.ndarray
+    recipe: RetrieveRecipe, folder: Path, pool: Pool, modality: Modality, queries_QD: np.ndarray
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """(int64 (Q, K), -1 for none; what was done and why). Raises ValueError for an index that does not belong to these
-    vectors, or is damaged."""
-    k, modality = recipe.search.per_query, embeddings.modality
+    """(int64 (Q, K) of rows that may leave, -1 for none; what was done and why). Raises ValueError for an index that
+    does not belong to the pool's vectors, or is damaged."""
+    k, embeddings = recipe.search.per_query, pool.embeddings(modality)
+    assert embeddings is not None, "`check_routes` has looked"
     digest = None if recipe.pool.clip is None else clip_digest(recipe.pool.clip)
     with waiting(f"opening the {modality} index, whose bytes are checked"):
         index = open_index(folder, modality, embeddings, model_digest=digest)
@@ -105,7 +106,8 @@ def index_rows(
     with waiting("measuring what the index finds of this run's queries"):
         setting, recall, num = _tuned(index, queries_QD, k, wanted)
     with waiting(f"searching {embeddings.num_rows:,} {modality} vectors by their index"):
-        rows = index.search(queries_QD, k, setting=setting).rows
+        may_leave = pool.may_leave(0, pool.num_rows)
+        rows = index.search(queries_QD, k, lambda first, num: may_leave[first : first + num], setting).rows
     told = {
         "by": "index",
         "why": f"search.index is {recipe.search.index}",

@@ -55,7 +55,7 @@ from shards.views.dataset_card import write_folder_card
 
 WHEN_SLOW = "raise cluster.stall_deadline_s"
 WHEN_SHORT = {
-    False: "raise filter.top or shards.max_draws, or search by more routes, in a new output",
+    False: "raise filter.top, search.per_query or shards.max_draws, or search by more routes, in a new output",
     True: "remove these shards and run the same command again to ask their addresses once more, or raise "
     "shards.max_draws in a new output",
 }
@@ -148,7 +148,9 @@ def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> s
         lines += _about_fetching(recipe, CandidateTable.load(found), plan.num_samples(scale))
     if short:
         few = ", ".join(f"{name} {num:,} of {wanted[name]:,}" for name, num in list(short.items())[:20])
-        lines.append(f"short: {few}; raise filter.top or lower filter.score, or search by more routes")
+        lines.append(
+            f"short: {few}; raise filter.top or search.per_query, lower filter.score, or search by more routes"
+        )
     return "\n".join(lines)
 
 

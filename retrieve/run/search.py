@@ -10,7 +10,8 @@ the pool and the test sets; features of test sets are kept in this user's cache.
     duplicates   of the same bytes, and of near-duplicates, one stays
     order        at random, or the nearest first
 
-Rows that are flagged or blocked take no part: none of their pictures is decoded.
+Rows that are flagged or blocked take no part and nobody's place: no route finds them, none of their pictures is
+decoded.
 """
 
 import hashlib
@@ -102,18 +103,14 @@ def search_pool(
     parts = list(search_parts(pool, scanned, asked, recipe.cluster, store, stop, hold).values()) if scanned else []
     counts["routes"] = {route: scan_told(recipe, route) for route in MODALITIES if route in scanned}
     for route, folder in by_index.items():
-        embeddings = pool.embeddings(route)
-        assert embeddings is not None, "`check_routes` has looked"
-        rows, counts["routes"][route] = index_rows(recipe, folder, embeddings, asked.queries_QD)
+        rows, counts["routes"][route] = index_rows(recipe, folder, pool, route, asked.queries_QD)
         parts.append(pairs_of(rows, asked.class_ids))
     hits = _joined(parts)
     counts["found"] = len(hits)
     hits = _at_most(hits, recipe.search.most_per_class, recipe.seed)
     counts["looked at"] = len(hits)
     about = pool.take(np.unique(hits.rows), ROLES)
-    may_leave = about[ROW].to_numpy()[about[MAY_LEAVE].to_numpy()]
-    hits = hits.where(np.isin(hits.rows, may_leave))
-    counts["neither flagged nor blocked"] = len(hits)
+    assert about[MAY_LEAVE].to_numpy().all(), "no route finds others"
     scores = None
     if texts is not None and pool.image is not None:
         with waiting(f"comparing {counted(len(hits), 'image')} with the texts of their classes"):

@@ -90,9 +90,7 @@ class Search:
         self._images_lock = threading.Lock()
         self._clip_lock = threading.Lock()  # and of decoding: one large picture in memory at a time
         first = self.pool
-        self._may_leave = np.concatenate(
-            [table[KEPT].to_numpy() for part in first.parts for table in first.scan(part, [])]
-        )
+        self._may_leave = first.may_leave(0, first.num_rows)
         self._asked = np.ones(len(self._may_leave), bool)  # rows that were asked with these lists
         self._asked_with = first.blocks
         self._asked_lock = threading.Lock()

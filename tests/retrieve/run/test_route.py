@@ -4,6 +4,7 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +17,7 @@ from retrieve.pool.images import PoolImages
 from retrieve.pool.pool import open_pool
 from retrieve.pool.spec import PoolSpec
 from retrieve.run.recipe import RetrieveRecipe
-from retrieve.run.route import check_routes
+from retrieve.run.route import check_routes, index_rows
 from retrieve.run.run import look, run
 from sandbox import captions, pool, sets
 from sandbox.world import CLASS_NAMES
@@ -119,6 +120,19 @@ def test_an_index_of_another_model_than_the_queries_is_refused(world: Path, tmp_
     with pytest.raises(ValueError, match=r"by the model another one .digest bbbbbbbbbbbb.*; name that model") as error:
         look(recipe_of(world, str(tmp_path / "index")), Fraction(1), StopFlag(), [].append)
     assert "\n" not in str(error.value)
+
+
+def test_an_index_finds_as_many_rows_that_may_leave_as_are_asked_for(world: Path, tmp_path: Path) -> None:
+    build(plan(index_spec(world, factory="Flat", queries=5), tmp_path / "index"), StopFlag(), [].append)
+    recipe = recipe_of(world, str(tmp_path / "index"), per_query=40)
+    searched = open_pool(recipe.pool)
+    assert searched.image is not None
+    flagged = np.flatnonzero(~searched.may_leave(0, ROWS))
+    assert len(flagged)
+    queries = searched.image.take(flagged[:3])  # so that the nearest row of each is flagged
+    rows, _ = index_rows(recipe, tmp_path / "index", searched, "image", queries)
+    assert rows.shape == (3, 40)
+    assert searched.may_leave(0, ROWS)[rows].all()
 
 
 def changed(recipe: RetrieveRecipe, **changes: object) -> RetrieveRecipe:
