@@ -57,12 +57,16 @@ class SearchSpec(BaseModel):
 
 
 class FilterSpec(BaseModel):
-    """Which of the rows that were found stay; the strongest threshold that is given holds."""
+    """Which of the rows that were found stay: a share of each class, or those above a lowest score."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top: float | None = Field(
-        0.3, gt=0, le=100, description="share of the best of a class by CLIP score, or per cent above 1; null = all"
+        0.3,
+        gt=0,
+        le=100,
+        description="share of the best of a class by CLIP score, or per cent above 1; null = all; "
+        "where by_class or score is given, null",
     )
     by_class: Mapping[int, float] = Field(
         default={}, description="class id -> lowest score that stays", examples=[{"7": 0.25}]
@@ -71,6 +75,17 @@ class FilterSpec(BaseModel):
         None, ge=-1, le=1, description="lowest score that stays, the same for all classes", examples=[0.2]
     )
     cap: int | None = Field(10_000, ge=1, description="images of a class; null = as many as there are")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_or_scores(cls, given: Any) -> Any:
+        """A lowest score takes the place of the share that holds by default."""
+        if not isinstance(given, Mapping) or (given.get("score") is None and not given.get("by_class")):
+            return given
+        if given.get("top") is not None:
+            lowest = "by_class" if given.get("score") is None else "score"
+            raise ValueError(f"found top and {lowest}, expected a share or lowest scores; set top to null, or leave it")
+        return {**given, "top": None}
 
     @property
     def needs_scores(self) -> bool:

@@ -64,7 +64,7 @@ def check_routes(recipe: RetrieveRecipe, pool: Pool) -> None:
     routes = [one for one in MODALITIES if one in recipe.search.routes]
     asked = [(one, f"route {one}", "take it out of search.routes") for one in routes]
     if recipe.filter.needs_scores:
-        instead = "set filter.top=null without scores, and `sixfold filter` chooses afterwards"
+        instead = "set filter.top=null without lowest scores, and `sixfold filter` chooses afterwards"
         asked.append(("image", "filter", instead))
     if recipe.order == "score":
         asked.append(("image", "order: score", "set order=random"))

@@ -79,14 +79,9 @@ def run(
     Raises ValueError, OSError or RuntimeError with one line. What goes wrong later is in the outcome.
     """
     started = time.monotonic()
-    check_scale(recipe, scale)
     url = one_spelling(out)
-    with waiting("opening the pool"):
-        pool = open_pool(recipe.pool)
-        check_routes(recipe, pool)
-        fetched = check_images(recipe, pool)
-        download = with_program(recipe.download) if fetched else recipe.download
-    classes = load_classes(recipe.classes)
+    classes, pool, fetched = _opened(recipe, scale)
+    download = with_program(recipe.download) if fetched else recipe.download
     plan = plan_of(recipe, classes)
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
@@ -128,12 +123,7 @@ def _differ(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> str:
     """What a search finds and leaves out, and whether it is enough; writes nothing. Refuses what `run` would."""
-    check_scale(recipe, scale)
-    with waiting("opening the pool"):
-        pool = open_pool(recipe.pool)
-        check_routes(recipe, pool)
-        fetched = check_images(recipe, pool)
-    classes = load_classes(recipe.classes)
+    classes, pool, fetched = _opened(recipe, scale)
     plan = plan_of(recipe, classes)
     with tempfile.TemporaryDirectory(prefix="sixfold-") as scratch:  # nothing of it is kept
         here = recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update={"in_process": True})})
@@ -159,13 +149,24 @@ def _ways(counts: Mapping[str, Any]) -> list[str]:
     return [f"{route} vectors: searched {route_text(told)}" for route, told in counts["routes"].items()]
 
 
-def check_scale(recipe: RetrieveRecipe, scale: Fraction) -> None:
-    """Raises ValueError for more folds than the candidates are shared out for."""
-    if scale > recipe.most:
+def _opened(recipe: RetrieveRecipe, scale: Fraction) -> tuple[list[Class], Pool, bool]:
+    """(classes, pool, whether images are fetched). Raises ValueError for what cannot be searched as the recipe asks."""
+    if scale > recipe.most:  # candidates are shared out for so many folds
         raise ValueError(
             f"scale: found {scale_name(scale)}, expected at most {recipe.most}x, for which candidates are shared out; "
             "set `most` in a recipe for another output"
         )
+    classes = load_classes(recipe.classes)
+    if strangers := sorted(recipe.filter.by_class.keys() - {one.id for one in classes}):
+        raise ValueError(
+            f"filter.by_class: found {strangers[0]}, expected the id of a class of {recipe.classes.source}, such as "
+            f"{classes[0].id} of {classes[0].name}"
+        )
+    with waiting("opening the pool"):
+        pool = open_pool(recipe.pool)
+        fetched = check_images(recipe, pool)
+        check_routes(recipe, pool)
+    return classes, pool, fetched
 
 
 def check_images(recipe: RetrieveRecipe, pool: Pool) -> bool:

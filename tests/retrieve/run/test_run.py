@@ -219,6 +219,25 @@ def test_pictures_whose_vectors_are_one_are_there_once_though_no_picture_is_read
     assert closest[1] <= 0.9401
 
 
+def test_lowest_scores_take_the_place_of_the_share_and_both_are_refused(world: Path, whole: Path) -> None:
+    for lowest in ({"score": 0.9}, {"by_class": {3: 0.9}}):
+        assert recipe_of(world, filter=lowest).filter.top is None
+        with pytest.raises(ValueError, match=r"found top and (score|by_class), expected a share or lowest scores"):
+            recipe_of(world, filter={"top": 0.3, **lowest})
+    assert recipe_of(world, filter={"top": None, "score": 0.9}).filter.score == 0.9
+    assert recipe_of(world, filter={"score": None, "by_class": {}}).filter.top == 0.3
+    text = look(recipe_of(world, filter={"score": 0.99}, dedup={"near": None}), Fraction(1), StopFlag(), print)
+    assert re.search(r"^ +low_score +\d", text, re.MULTILINE)
+    assert "short: 0 zero 0 of 4" in text
+
+
+def test_a_lowest_score_of_no_class_is_refused(world: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"filter\.by_class: found 10, expected the id of a class of sandbox, such as 0"
+    ):
+        look(recipe_of(world, filter={"by_class": {3: 0.2, 10: 0.2}}), Fraction(1), StopFlag(), print)
+
+
 def test_vectors_that_are_not_there_are_missed_before_anything_is_loaded(world: Path) -> None:
     for changes in ({"search": {"routes": ["text"]}}, {"search": {"routes": ["image"], "index": str(world)}}):
         with pytest.raises(ValueError, match=r"found no (text vectors|image index)"):
