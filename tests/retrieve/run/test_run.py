@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import dump_recipe
@@ -24,6 +26,7 @@ from retrieve.pool.pool import open_pool
 from retrieve.pool.spec import PoolSpec
 from retrieve.run.recipe import RetrieveRecipe
 from retrieve.run.run import look, run
+from retrieve.run.search import best_of_each_row
 from sandbox import captions, pool, sets
 from sandbox.world import CLASS_NAMES
 from shards.disk.home import home
@@ -236,6 +239,39 @@ def test_a_lowest_score_of_no_class_is_refused(world: Path) -> None:
         ValueError, match=r"filter\.by_class: found 10, expected the id of a class of sandbox, such as 0"
     ):
         look(recipe_of(world, filter={"by_class": {3: 0.2, 10: 0.2}}), Fraction(1), StopFlag(), print)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8)), unique=True, max_size=30),
+    st.none() | st.integers(1, 3),
+    st.integers(0, 5),
+)
+def test_each_row_goes_to_the_best_of_its_classes_and_between_equal_ones_by_its_hash(
+    pairs: list[tuple[int, int]], kinds: int | None, seed: int
+) -> None:
+    pairs = sorted(pairs, key=lambda one: (one[1], one[0]))
+    class_ids, rows = (np.array([one[place] for one in pairs], np.int64) for place in (0, 1))
+    names = {0: "a", 1: "missile", 2: "b", 3: "missile", 4: "c"}
+    told = {"a": 0, "missile": 1, "b": 2, "c": 3}
+    value = [(told[names[one]] * 7 + row) % (kinds or 1) for one, row in pairs]
+    scores = None if kinds is None else np.array(value, np.float32)
+    best = best_of_each_row(rows, class_ids, scores, names, seed)
+    assert rows[best].tolist() == sorted(set(rows.tolist()))
+    for one, row in np.array(pairs)[best] if pairs else ():
+        mine = [score for score, pair in zip(value, pairs, strict=True) if pair[1] == row]
+        assert kinds is None or value[pairs.index((one, row))] == max(mine)
+
+
+def test_classes_of_one_name_share_their_rows_whatever_rounding_made_of_their_scores() -> None:
+    rows = np.repeat(np.arange(1000), 3)
+    class_ids = np.tile([657, 700, 744], 1000)
+    names = {657: "missile", 700: "pole", 744: "missile"}
+    rounded = np.tile(np.array([0.3, 0.1, 0.3 + 1e-7], np.float32), 1000)
+    for scores, ids in ((rounded, {657, 744}), (None, {657, 700, 744})):
+        best = best_of_each_row(rows, class_ids, scores, names, 0)
+        found, counts = np.unique(class_ids[best], return_counts=True)
+        assert set(found.tolist()) == ids
+        assert counts.min() > 0.8 * 1000 / len(ids)
 
 
 def test_vectors_that_are_not_there_are_missed_before_anything_is_loaded(world: Path) -> None:
