@@ -66,6 +66,17 @@ class Pool:
         folder = file_path(self.spec.images or self.spec.source)
         return {path.stem: path for path in sorted(folder.glob("*.tar"))}
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether it says of rows where in its tars their pictures are."""
+        return self.columns.key is not None and bool(self.tars)
+
+    @cached_property
+    def tars_digest(self) -> str:
+        """Of the tars, wherever they lie: of each its name, its size and its two ends. Hex sha256."""
+        about = [[path.name, *size_and_ends(path)] for path in self.tars.values()]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
     @cached_property
     def digest(self) -> str:
         """Of what a search depends on: tables and vectors, columns and blocks, wherever they lie. Hex sha256.

@@ -11,17 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.fan_out.work import FanOutSpec
+from cluster.recipes.folder import changes
 from cluster.recipes.load import load_recipe
 from gen.make.refill import ShardSpec
 from gen.make.screen import ScreenSpec
 from gen.model.clip import clip_digest
 from gen.prompts.meanings import MeaningSpec
 from gen.prompts.real_images import content_of
+from gen.wording.lexicon import SHIPPED
 from retrieve.captions.spec import CaptionSpec
 from retrieve.download.spec import DownloadSpec
 from retrieve.filter.rule import Rule
 from retrieve.pool.spec import PoolSpec
 from shards.disk.address import BESIDE, Beside, LocalPath
+from shards.disk.regular import file_content
 from shards.labels.classes import ClassSpec
 
 Route = Literal["captions", "text", "image"]
@@ -153,14 +156,36 @@ class RetrieveRecipe(BaseModel):
         return self
 
 
+def changes_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each difference between two identities. A class list that moved is the same, and an output that began
+    before tars were noted (`knows_tars`) is taken for one of these tars."""
+    kept = dict(before)
+    if before["class_list"] == now["class_list"]:
+        kept["classes"] = {**before["classes"], "source": now["classes"]["source"]}
+    if not knows_tars(before):
+        kept["tars_digest"] = now["tars_digest"]
+    return changes(kept, now, RetrieveRecipe)
+
+
+def knows_tars(identified: Mapping[str, Any]) -> bool:
+    """Whether the version that began this output noted which tars its images are read from."""
+    return "tars_digest" in identified
+
+
 def read_retrieve_recipe(path: Path, overrides: Sequence[str]) -> RetrieveRecipe:
     """Raises RecipeError (a ValueError) with a line for each mistake."""
     return load_recipe(path, RetrieveRecipe, overrides)
 
 
-def identity(recipe: RetrieveRecipe, pool_digest: str, indexes: Mapping[str, str] | None = None) -> dict[str, Any]:
+def identity(
+    recipe: RetrieveRecipe,
+    pool_digest: str,
+    indexes: Mapping[str, str] | None = None,
+    tars_digest: str | None = None,
+) -> dict[str, Any]:
     """What the images depend on, as plain JSON. What the recipe names stands here by its content, not by its path.
-    `indexes`: those that are searched, by modality (`retrieve.run.route.indexes_of`).
+    `indexes`: those that are searched, by modality (`retrieve.run.route.indexes_of`); `tars_digest`: of the tars that
+    images are read from, None if they are fetched.
 
     Raises ValueError for real images, test sets and models that cannot be read.
     """
@@ -169,11 +194,15 @@ def identity(recipe: RetrieveRecipe, pool_digest: str, indexes: Mapping[str, str
     )
     chosen["search"]["index"] = None if indexes is None else dict(indexes)
     meanings = recipe.meanings
+    if recipe.lexicon not in SHIPPED:
+        chosen["lexicon"] = file_content(recipe.lexicon)
     chosen["meanings"] |= {
+        "overrides": file_content(meanings.overrides),
         "real": None if meanings.real is None else content_of(meanings.real, meanings.subset),
         "clip": None if meanings.clip is None else clip_digest(meanings.clip),
     }
     chosen["pool_digest"] = pool_digest
+    chosen["tars_digest"] = tars_digest
     chosen["clip_digest"] = None if recipe.pool.clip is None else clip_digest(recipe.pool.clip)
     chosen["against"] = [content_of(source, None) for source in recipe.dedup.against]
     return chosen

@@ -24,7 +24,6 @@ from typing import Any
 
 from cluster.code import code_hash
 from cluster.process.stop_flag import StopFlag
-from cluster.recipes.folder import changes
 from cluster.recipes.load import canonical_json
 from cluster.waiting import waiting
 from gen.make.outcome import MakeOutcome, asked_of
@@ -41,7 +40,7 @@ from retrieve.make.from_urls import make_from_urls_worker
 from retrieve.make.rows import RetrieveJob
 from retrieve.pool.pool import Pool, open_pool
 from retrieve.run.parts import clear_parts
-from retrieve.run.recipe import RetrieveRecipe, identity
+from retrieve.run.recipe import RetrieveRecipe, changes_of, identity, knows_tars
 from retrieve.run.route import check_routes, indexes_of, route_text
 from retrieve.run.search import search_pool
 from shards.disk.address import one_spelling
@@ -88,15 +87,21 @@ def run(
     store = open_to_write(url, single_writer)
     with held(store, stop, "retrieve", recipe.cluster.shared) as hold:
 
+        def differ(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+            if not fetched and not knows_tars(begun["identity"]):
+                say(f"{url}: began before the pool's tars were noted; take care that they are the same as then")
+            return changes_of(begun["identity"], now)
+
         def search() -> dict[str, bytes]:
             found, counts = search_pool(recipe, classes, pool, store, hold, stop, say)
             for line in _ways(counts):
                 say(line)
             return {CANDIDATES_NAME: found, SEARCH: canonical_json(counts) + b"\n"}
 
-        own = identity(recipe, pool.digest, indexes_of(recipe))
+        with waiting("hashing what the images depend on"):
+            own = identity(recipe, pool.digest, indexes_of(recipe), None if fetched else pool.tars_digest)
         listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
-        mark = open_output(store, recipe, own, listed, code, BEGUN_BY, search, _differ, say)
+        mark = open_output(store, recipe, own, listed, code, BEGUN_BY, search, differ, say)
         clear_parts(store)
         with waiting("reading what is there"):
             write_folder_card(store, recipe.name)
@@ -115,10 +120,6 @@ def run(
             spec = recipe.cluster
             work = work_off(todo, images, make_worker, spec, store, stop, hold, 1, WHEN_SLOW, shared=spec.shared)
         return settle(store, hold, plan, scale, mark, before, work, started, WHEN_SHORT[fetched])
-
-
-def _differ(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return changes(begun["identity"], now, RetrieveRecipe)
 
 
 def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> str:

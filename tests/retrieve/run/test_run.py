@@ -24,7 +24,7 @@ from retrieve.make.candidates import CANDIDATES
 from retrieve.pool.images import PoolImages
 from retrieve.pool.pool import open_pool
 from retrieve.pool.spec import PoolSpec
-from retrieve.run.recipe import RetrieveRecipe
+from retrieve.run.recipe import RetrieveRecipe, changes_of, identity, knows_tars
 from retrieve.run.run import look, run
 from retrieve.run.search import best_of_each_row
 from sandbox import captions, pool, sets
@@ -272,6 +272,47 @@ def test_classes_of_one_name_share_their_rows_whatever_rounding_made_of_their_sc
         found, counts = np.unique(class_ids[best], return_counts=True)
         assert set(found.tolist()) == ids
         assert counts.min() > 0.8 * 1000 / len(ids)
+
+
+def test_tars_are_told_apart_by_content_and_old_outputs_say_that_they_did_not(
+    world: Path, whole: Path, tmp_path: Path
+) -> None:
+    pool = {"source": str(world / "pool"), "clip": CLIP.model_dump()}
+    for name in ("same", "other"):
+        (tmp_path / name).mkdir()
+        shutil.copy(world / "pool" / "00000.tar", tmp_path / name)
+    assert retrieved(recipe_of(world, pool={**pool, "images": str(tmp_path / "same")}), whole, 2).made_units == 0
+    with (tmp_path / "other" / "00000.tar").open("r+b") as tar:
+        tar.write(b"x")
+    other = recipe_of(world, pool={**pool, "images": str(tmp_path / "other")})
+    with pytest.raises(ValueError, match=r"made by another recipe or from other data \(tars_digest: "):
+        retrieved(other, whole, 3)
+    begun = json.loads((whole / "_meta" / "run.json").read_text())["identity"]
+    old = {name: value for name, value in begun.items() if name != "tars_digest"}
+    assert not knows_tars(old)
+    assert changes_of(old, begun) == []
+
+
+def test_a_lexicon_and_senses_by_hand_stand_by_their_content_and_a_class_list_may_move(
+    world: Path, tmp_path: Path
+) -> None:
+    ours = {"choose": "given", "overrides": str(tmp_path / "senses.yaml")}
+    (tmp_path / "senses.yaml").write_text("zero: zero, the numeral\n")
+    shutil.copy(home() / "sandbox" / "lexicon.yaml", tmp_path / "words.yaml")
+    shutil.copy(home() / "sandbox" / "classes.csv", tmp_path / "classes.csv")
+
+    def identified(**changes: object) -> dict[str, object]:
+        told = {"lexicon": str(tmp_path / "words.yaml"), "meanings": ours, **changes}
+        return {**identity(recipe_of(world, **told), "pool"), "class_list": "the same"}
+
+    before = identified()
+    assert changes_of(before, identified(classes={"source": str(tmp_path / "classes.csv"), "per_class": 4})) == []
+    for name in ("words.yaml", "senses.yaml"):
+        moved = str(shutil.copy(tmp_path / name, tmp_path / f"moved-{name}"))
+        what = {"lexicon": moved} if name == "words.yaml" else {"meanings": {**ours, "overrides": moved}}
+        assert changes_of(before, identified(**what)) == []
+        Path(moved).write_text((tmp_path / name).read_text() + "# another\n")
+        assert len(changes_of(before, identified(**what))) == 1
 
 
 def test_vectors_that_are_not_there_are_missed_before_anything_is_loaded(world: Path) -> None:
