@@ -53,7 +53,7 @@ def _vectors(pool: Pool, modality: Modality) -> str:
     command = f"`sixfold embed {shlex.quote(str(pool.spec.source))} --clip MODEL {flag}`"
     found = open_embeddings(folder, modality)
     if found is None:
-        can = modality == "text" or (pool.tars and pool.columns.key)
+        can = modality == "text" or pool.has_pictures
         return f"no vectors in {FOLDERS[modality]}/; " + (f"make them with {command}" if can else "they need tars")
     if found.num_rows != pool.num_rows:
         return (

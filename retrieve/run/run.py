@@ -173,8 +173,13 @@ def _opened(recipe: RetrieveRecipe, scale: Fraction) -> tuple[list[Class], Pool,
 def check_images(recipe: RetrieveRecipe, pool: Pool) -> bool:
     """Whether the images must be fetched. Raises ValueError for a pool that has neither images nor addresses, and for
     a search that looks at images that are not there yet."""
-    if pool.tars:
+    if pool.has_pictures:
         return False
+    if pool.tars and (pool.spec.images is not None or pool.columns.url is None):
+        raise ValueError(
+            f"{pool.parts[0].path}: found no column of keys, expected `key` (and `shard`): images cannot be found in "
+            f"the tars of {pool.spec.images or pool.spec.source}; name it with pool.columns={{key: NAME}}"
+        )
     if pool.columns.url is None:
         raise ValueError(
             f"{pool.spec.source}: found no *.tar and no column of addresses, expected the pool's images; give them "
@@ -182,7 +187,7 @@ def check_images(recipe: RetrieveRecipe, pool: Pool) -> bool:
         )
     if recipe.dedup.against or recipe.dedup.near is not None:
         raise ValueError(
-            f"{pool.spec.source}: found no *.tar, and dedup looks at pictures before they are fetched; set "
+            f"{pool.spec.source}: found no images in tars, and dedup looks at pictures before they are fetched; set "
             "dedup.near=null and dedup.against=[], then `sixfold filter OUT --near --against` looks at what was fetched"
         )
     return True

@@ -335,7 +335,7 @@ def _table(
         "score": nothing if scores is None else pa.array(scores[order]),
         "caption": _texts(told["caption"]),
     }
-    if pool.tars and pool.columns.key is not None:
+    if pool.has_pictures:
         places = PoolImages(pool).places(rows.tolist())
         columns |= {"shard": pa.array([one.shard for one in places]), "key": pa.array([one.key for one in places])}
     return pa.table({name: pa.chunked_array([_plain(columns[name])]) for name in SCHEMA.names}).cast(SCHEMA)

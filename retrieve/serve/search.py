@@ -85,7 +85,7 @@ class Search:
         self._pool = pool
         self._metrics = metrics
         self._indexes = indexes
-        self.has_pictures = bool(pool.tars) and pool.columns.key is not None
+        self.has_pictures = pool.has_pictures
         self._images = PoolImages(pool)
         self._images_lock = threading.Lock()
         self._clip_lock = threading.Lock()  # and of decoding: one large picture in memory at a time

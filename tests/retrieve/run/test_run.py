@@ -315,6 +315,22 @@ def test_a_lexicon_and_senses_by_hand_stand_by_their_content_and_a_class_list_ma
         assert len(changes_of(before, identified(**what))) == 1
 
 
+def test_tars_without_a_column_of_keys_are_not_read_from(world: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    table = pq.read_table(world / "pool" / "00000.parquet").drop_columns(["key"])
+    pq.write_table(table, folder / "00000.parquet")
+    (folder / "00000.tar").symlink_to(world / "pool" / "00000.tar")
+    changes = {"filter": {"top": None}, "dedup": {"near": None}}
+    told = look(recipe_of(world, pool={"source": str(folder)}, **changes), Fraction(1), StopFlag(), [].append)
+    assert "addresses, of which 40 are asked first" in told
+    named = recipe_of(world, pool={"source": str(folder), "images": str(folder)}, **changes)
+    with pytest.raises(ValueError, match=r"00000\.parquet: found no column of keys.*pool\.columns=\{key: NAME\}"):
+        look(named, Fraction(1), StopFlag(), [].append)
+    with pytest.raises(ValueError, match=r"found no images in tars, and dedup looks at pictures"):
+        look(recipe_of(world, pool={"source": str(folder)}, filter={"top": None}), Fraction(1), StopFlag(), print)
+
+
 def test_vectors_that_are_not_there_are_missed_before_anything_is_loaded(world: Path) -> None:
     for changes in ({"search": {"routes": ["text"]}}, {"search": {"routes": ["image"], "index": str(world)}}):
         with pytest.raises(ValueError, match=r"found no (text vectors|image index)"):
