@@ -1,6 +1,5 @@
 """What decides of an inversion: the guidance of its pictures only where the model is told it while it learns."""
 
-
 import pytest
 
 from cluster.recipes.folder import changes
