@@ -179,13 +179,14 @@ class Generator:
         return self._predict_flux(noisy, timestep, embeds, pooled)
 
     def _predict_flux(self, noisy_NCHW: Tensor, timestep_N: Tensor, embeds: Tensor, pooled: Tensor) -> Tensor:
-        """FLUX sees patches of 2 x 2, and is told the time in 0..1 and its guidance."""
+        """FLUX sees patches of 2 x 2, and is told the time in 0..1 and, if it was distilled, its guidance."""
+        told = self.spec.guidance if self.spec.loss_guidance is None else self.spec.loss_guidance
         pipeline, (num, channels, high, wide) = self.pipeline, noisy_NCHW.shape
         dtype, is_told = noisy_NCHW.dtype, self.denoiser.config.guidance_embeds
         answer = self.denoiser(
             hidden_states=pipeline._pack_latents(noisy_NCHW, num, channels, high, wide),
             timestep=(timestep_N / 1000).to(dtype),
-            guidance=torch.full((num,), self.spec.guidance, device=self.device) if is_told else None,
+            guidance=torch.full((num,), told, device=self.device) if is_told else None,
             pooled_projections=pooled,
             encoder_hidden_states=embeds,
             txt_ids=torch.zeros(embeds.shape[1], 3, device=self.device, dtype=dtype),

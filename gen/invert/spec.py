@@ -79,6 +79,14 @@ class InvertSpec(BaseModel):
     pictures: int = Field(8, ge=0, le=64, description="that are drawn at each validation and for the page at the end")
     steps: int = Field(12, ge=1, le=1000, description="denoising steps of these pictures")
     guidance: float = Field(2.0, ge=0, le=100, description="of these pictures")
+    loss_guidance: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="what a model that is told its guidance, such as FLUX.1-dev, is told while it learns; null = "
+        "guidance; filled in when a training of such a model begins",
+        examples=[1.0],
+    )
 
     @model_validator(mode="after")
     def _templates_say_class_and_token(self) -> "InvertSpec":
@@ -146,11 +154,21 @@ def meanings_file(name: str) -> Path:
 
 
 def pinned_generator(spec: InvertSpec) -> InvertSpec:
-    """The same with the generator's digest written down, so that its folder may move and cannot change unseen. Raises
-    ModelError if it is not there, or is another one than is written down."""
-    if spec.model_sha256 is None:
-        return spec.model_copy(update={"model_sha256": model_digest(spec.model, spec.revision, home())})
-    return spec
+    """The same with the generator's digest written down, so that its folder may move and cannot change unseen, and with
+    the guidance that it is told, if it is told any. Raises ModelError if it is not there, or is another one than is
+    written down."""
+    if spec.model_sha256 is not None:
+        return spec
+    told = spec.guidance if spec.loss_guidance is None else spec.loss_guidance
+    found = {"model_sha256": model_digest(spec.model, spec.revision, home())}
+    is_told = is_told_guidance(open_model(spec.model, spec.revision, spec.variant, home()))
+    return spec.model_copy(update={**found, "loss_guidance": told if is_told else None})
+
+
+def is_told_guidance(folder: ModelFolder) -> bool:
+    """Whether the denoiser has an input for the guidance, so that what it is told changes what is learned."""
+    config = folder.path / "transformer" / "config.json"
+    return folder.family == "flux" and bool(read_config(config).get("guidance_embeds"))
 
 
 def by_content(spec: InvertSpec) -> dict[str, Any]:
@@ -160,6 +178,8 @@ def by_content(spec: InvertSpec) -> dict[str, Any]:
     )
     chosen["model"] = chosen.pop("model_sha256")
     del chosen["revision"], chosen["variant"]
+    if chosen["loss_guidance"] is None:
+        del chosen["loss_guidance"]  # of most models, and of trainings that began when there was no such field
     if spec.meanings is not None:
         chosen["meanings"] = sha256_of(meanings_file(spec.meanings))
     return chosen

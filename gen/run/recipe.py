@@ -6,7 +6,6 @@ identity: any number of workers may make one data set.
 """
 
 import contextlib
-import hashlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from gen.sampler.text_to_image import TextToImageJob
 from gen.wording.lexicon import SHIPPED, load_lexicon
 from shards.disk.address import file_path, is_remote, places_of
 from shards.disk.home import home
+from shards.disk.regular import file_content
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class, ClassSpec, load_classes
 from shards.labels.task import TASKS, read_task
@@ -126,7 +126,7 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     chosen = recipe.model_dump(mode="json", exclude={"cluster", "expect", "llm"})
     asked = DECIDING_LLM_FIELDS | ({"extra"} if recipe.llm.extra else set())  # older runs know no such field
     chosen["llm"] = recipe.llm.model_dump(mode="json", include=asked)
-    chosen["prompts"]["file"] = _content(recipe.prompts.file)
+    chosen["prompts"]["file"] = file_content(recipe.prompts.file)
     if recipe.prompts.style_token is None:
         for part in ("prompts", "sampler"):
             for name in STYLE_FIELDS:
@@ -136,8 +136,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
             open_style_token(recipe.prompts.style_token), recipe.prompts.style_rows
         )
     if recipe.prompts.lexicon not in SHIPPED:
-        chosen["prompts"]["lexicon"] = _content(recipe.prompts.lexicon)
-    chosen["meanings"]["overrides"] = _content(recipe.meanings.overrides)
+        chosen["prompts"]["lexicon"] = file_content(recipe.prompts.lexicon)
+    chosen["meanings"]["overrides"] = file_content(recipe.meanings.overrides)
     chosen["model_digest"] = sampler_digest(recipe.sampler)
     libraries = (*DECIDING_LIBRARIES, *(["torchao"] if recipe.sampler.quantise is not None else []))
     chosen["versions"] = {name: importlib.metadata.version(name) for name in libraries}
@@ -318,10 +318,3 @@ def job_of(
         model_places=model_places(recipe.sampler),
         model_digest=identified["model_digest"],
     )
-
-
-def _content(path: str | None) -> str | None:
-    """Hex sha256 of a file; a missing one is named where it is read."""
-    if path is None or not file_path(path).is_file():
-        return path
-    return hashlib.sha256(file_path(path).read_bytes()).hexdigest()

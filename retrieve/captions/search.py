@@ -126,15 +126,10 @@ def find_in_part(
     for table in pool.scan(part, ["caption"]):
         seen = len(table)
         table = table.filter(table[KEPT])
-        captions = table["caption"]
-        if pa.types.is_dictionary(captions.type):
-            captions = captions.cast(captions.type.value_type)
-        if not (pa.types.is_string(captions.type) or pa.types.is_large_string(captions.type)):
-            raise ValueError(f"{part.path}: found captions of type {captions.type}, expected text; see pool.columns")
         rows = table[ROW].to_numpy()
         first = 0
-        for chunk in captions.chunks:
-            class_ids, places = search.find(chunk.cast(pa.string()))
+        for chunk in table["caption"].chunks:
+            class_ids, places = search.find(chunk)
             found.append(pa.table([class_ids, rows[first + places]], schema=SCHEMA))
             first += len(chunk)
         done += seen

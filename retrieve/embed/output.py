@@ -11,9 +11,10 @@ number of the unit (a table of the pool) with as many digits as the last one nee
     _meta/embed.yaml                model and pool that the folder belongs to
     _meta/embed/img_emb_NN.json     the record: sizes and hashes of a unit's files, and its rows by status
 
-A unit is done when its record is there and its files have the recorded sizes. A unit's files take their names as wholes
-(`shards.disk.replace`), then the record is written; while that happens the writer holds `_meta/embed/publish.lock`, so
-of two attempts at a unit the second one finds the record of the first. Files without a record are left-overs.
+A unit is done when its record is there and its files have the recorded sizes. The record is written first, then the
+unit's files take their names as wholes (`shards.disk.replace`); while that happens the writer holds
+`_meta/embed/publish.lock`, so of two attempts at a unit the second one finds the record of the first. So whenever a run
+ends, a file is ours if and only if a record names it; others are never written over or removed.
 """
 
 import math
@@ -82,7 +83,16 @@ class Output:
     def record(self, modality: Modality, unit: int) -> dict[str, Any] | None:
         """None if the unit must be made: no record, one of another model or pool, or a file that is gone or cut.
         Raises ValueError for a record that was changed."""
+        body = self._written(modality, unit)
+        if body is None:
+            return None
+        sizes = {self.root / name: stamp["bytes"] for name, stamp in body["files"].items()}
+        return body if all(path.is_file() and path.stat().st_size == size for path, size in sizes.items()) else None
+
+    def _written(self, modality: Modality, unit: int) -> dict[str, Any] | None:
+        """The record, whether its files are there or not; None if there is none of this model and pool."""
         path = self.record_path(modality, unit)
+        again = f"delete it and {self.vectors(modality, unit)}, and the unit is made again"
         try:
             data = read_regular(path, MAX_RECORD_BYTES)
         except FileNotFoundError:
@@ -90,24 +100,18 @@ class Output:
         try:
             body = parse_checked(data, str(path))
         except ValueError as error:
-            raise ValueError(f"{error}; delete it, and the unit is made again") from None
+            raise ValueError(f"{error}; {again}") from None
         try:
-            files = {str(name): int(stamp["bytes"]) for name, stamp in body["files"].items()}
-            if body["mark"] != self.mark or body["unit"] != unit:
-                return None
-            is_whole = all((self.root / name).stat().st_size == size for name, size in files.items())
-        except FileNotFoundError:
-            return None
+            is_told = all(isinstance(name, str) and stamp["bytes"] >= 0 for name, stamp in body["files"].items())
+            is_ours = is_told and body["mark"] == self.mark and body["unit"] == unit
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path}: found no record of a unit ({error}); delete it, the unit is made again"
-            ) from None
-        return body if is_whole else None
+            raise ValueError(f"{path}: found no record of a unit ({error}); {again}") from None
+        return body if is_ours else None
 
     def write_record(
         self, modality: Modality, unit: int, files: Mapping[str, FileStamp], body: dict[str, JSON]
     ) -> None:
-        """The last step of a unit."""
+        """Before the files take their names."""
         stamps = {name: {"bytes": stamp.bytes, "sha256": stamp.sha256} for name, stamp in files.items()}
         whole = {"mark": self.mark, "unit": unit, "modality": modality, "files": stamps, **body}
         replace_file(self.record_path(modality, unit), to_checked(whole))
@@ -127,41 +131,43 @@ class Output:
             return None
 
     def refuse_strangers(self, decides: Decides, modalities: Sequence[Modality]) -> None:
-        """Raises ValueError if the folder has vectors of another model or pool, or such as nobody wrote here."""
+        """Raises ValueError if the folder has vectors of another model or pool, or files that no record names."""
         before = self.begun()
         if before is not None and any((self.root / RECORDS).glob("*.json")):
             old, new = before.decides.model_dump(mode="json"), decides.model_dump(mode="json")
             refuse_other(old, new, Decides, str(self.root), WHAT)
-        begun = () if before is None else before.modalities
-        folders = [FOLDERS[one] for one in modalities if one not in begun]
-        for folder in [*folders, *([METADATA] if before is None and not self.has_tables else [])]:
-            if any(path.suffix in (".npy", ".parquet") for path in _files(self.root / folder)):
+        ours = {
+            name
+            for one in MODALITIES
+            for unit in range(self.num_units)
+            if (body := self._written(one, unit)) is not None
+            for name in body["files"]
+        }
+        for path in self._files(modalities):
+            if path.suffix in (".npy", ".parquet") and path.relative_to(self.root).as_posix() not in ours:
                 raise ValueError(
-                    f"{self.root / folder}: found files that `sixfold embed` did not write; choose another --out, or "
-                    "move them away"
+                    f"{path.parent}: found files that `sixfold embed` did not write, such as {path.name}, which no "
+                    "record names; choose another --out, or move them away"
                 )
         if not self.has_tables and any(self.root.glob("*.parquet")):
             raise ValueError(f"{self.root}: found the tables of another pool; choose another --out")
 
     def begin(self, decides: Decides, model: str, modalities: Sequence[Modality]) -> None:
-        """Take the folder, and remove what killed runs left: temporaries, and files without a record."""
+        """Take the folder, and remove the temporaries that killed runs left."""
         before = self.begun()
         known = (*modalities, *(before.modalities if before else ()))
         begun = tuple(one for one in MODALITIES if one in known)
         (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
         replace_file(self.root / BEGUN, dump_recipe(Begun(model=model, modalities=begun, decides=decides)).encode())
-        recorded = {
-            name
-            for one in begun
-            for unit in range(self.num_units)
-            if (body := self.record(one, unit)) is not None
-            for name in body["files"]
-        }
-        folders = [FOLDERS[one] for one in begun] + ([] if self.has_tables else [METADATA])
-        for path in [file for folder in folders for file in _files(self.root / folder)]:
-            is_ours = re.fullmatch(r"(img_emb|text_emb|metadata)_\d+\.(npy|parquet)|\..*\.tmp", path.name)
-            if is_ours and path.relative_to(self.root).as_posix() not in recorded:
+        for path in self._files(modalities):
+            if re.fullmatch(r"\.(img_emb|text_emb|metadata)_\d+\.(npy|parquet)\.\d+\.tmp", path.name):
                 path.unlink(missing_ok=True)
+
+    def _files(self, modalities: Sequence[Modality]) -> list[Path]:
+        """What lies in the folders of these modalities, and beside them where rows are told."""
+        folders = [FOLDERS[one] for one in modalities] + ([] if self.has_tables else [METADATA])
+        there = [self.root / folder for folder in folders if (self.root / folder).is_dir()]
+        return sorted(path for folder in there for path in folder.iterdir() if path.is_file())
 
     def write_summary(self, decides: Decides, model: str, dim: int) -> dict[str, Any] | None:
         """`embeddings.json` of the modalities that are whole; None, and no file, if none is."""
@@ -185,7 +191,3 @@ class Output:
         body = {"model": model, "dim": dim, "modalities": whole, **decides.model_dump(mode="json")}
         replace_file(self.root / SUMMARY, to_checked(body))
         return body
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []

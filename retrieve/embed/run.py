@@ -189,4 +189,4 @@ def _bytes(paths: Any) -> int:
 
 def modalities_of(pool: Pool) -> tuple[Modality, ...]:
     """Those that the pool has something of."""
-    return ("image", "text") if pool.tars and pool.columns.key is not None else ("text",)
+    return ("image", "text") if pool.has_pictures else ("text",)

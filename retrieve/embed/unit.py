@@ -31,6 +31,7 @@ from cluster.process.memory import free_memory, is_memory_error
 from gen.model.clip import Clip, check_image, clip_digest
 from retrieve.embed.output import LOCK, Output
 from retrieve.embed.spec import Decides, EmbedSpec
+from retrieve.pool.blocks import Blocks
 from retrieve.pool.columns import KNOWN
 from retrieve.pool.embeddings import Modality
 from retrieve.pool.images import NoPicture, Place, PoolImages, Stretch, read_stretches
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NOT_KEPT = "not_kept"  # flagged, blocked, or not there by the table's own word; the table says which
+BLOCKED = "blocked"  # by the hash of the picture, of which the table says nothing
 NO_PICTURE = "no_picture"
 NO_CAPTION = "no_caption"
 UNDECODABLE = "failed_to_decode"
@@ -139,24 +141,26 @@ class EmbedWorker:
         started = time.monotonic()
         part = self.pool.parts[unit]
         told = {one: Rows() for one in todo}
-        with contextlib.ExitStack() as held:
-            with _open_files(self.output, unit, todo, part.num_rows, self.dim) as files:
-                try:
-                    with contextlib.closing(self._batches(part, "image" in todo)) as batches:
-                        for batch in batches:
-                            self._embed(batch, files, told)
-                            beat(batch.first + len(batch.rows), sum(rows.num_bad for rows in told.values()))
-                    if not part.num_rows:  # a table without rows still says which columns it has
-                        files.write_rows(self.pool.take([], tuple(KNOWN)), [])
-                    files.seal(part.num_rows)
-                except (ValueError, pa.ArrowException) as error:  # a damaged table or tar, which stays damaged
-                    raise NotAgain(f"{part.path.name}: {error}") from error
-                except RuntimeError as error:
-                    self._name_device_fault(error)
-                    raise
-                held.enter_context(locked(self.job.out / LOCK, LOCK_S))
-                if any(self.output.record(one, unit) is not None for one in todo):
-                    raise RuntimeError(f"{part.path.name}: another attempt was faster; what it left is made next time")
+        with (
+            contextlib.ExitStack() as held,
+            _open_files(self.output, unit, todo, part.num_rows, self.dim) as files,
+        ):
+            try:
+                with contextlib.closing(self._batches(part, "image" in todo)) as batches:
+                    for batch in batches:
+                        self._embed(batch, files, told)
+                        beat(batch.first + len(batch.rows), sum(rows.num_bad for rows in told.values()))
+                if not part.num_rows:  # a table without rows still says which columns it has
+                    files.write_rows(self.pool.take([], tuple(KNOWN)), [])
+                files.seal(part.num_rows)
+            except (ValueError, pa.ArrowException) as error:  # a damaged table or tar, which stays damaged
+                raise NotAgain(f"{part.path.name}: {error}") from error
+            except RuntimeError as error:
+                self._name_device_fault(error)
+                raise
+            held.enter_context(locked(self.job.out / LOCK, LOCK_S))
+            if any(self.output.record(one, unit) is not None for one in todo):
+                raise RuntimeError(f"{part.path.name}: another attempt was faster; what it left is made next time")
             seconds = round(time.monotonic() - started, 3)
             for modality in todo:
                 body = told[modality].to_json(part.num_rows)
@@ -204,7 +208,11 @@ class EmbedWorker:
             for start in range(0, len(table), size):
                 rows, mine = table.slice(start, size), places[start : start + size]
                 kept = np.asarray(rows[KEPT].to_numpy())
-                pictures = None if threads is None else threads.submit(_prepare, self.clip, *self._find(mine, kept))
+                pictures = (
+                    None
+                    if threads is None
+                    else threads.submit(_prepare, self.clip, self.pool.blocks, *self._find(mine, kept))
+                )
                 yield Batch(rows[ROW][0].as_py() - part.first_row, rows, kept, mine, pictures)
 
     def _find(self, places: Sequence[Place], kept: np.ndarray) -> tuple[list[tuple[int, Stretch]], list[Bad]]:
@@ -259,11 +267,14 @@ class EmbedWorker:
         return embed(items)
 
 
-def _prepare(clip: Clip, stretches: list[tuple[int, Stretch]], bad: list[Bad]) -> Pictures:
+def _prepare(clip: Clip, blocks: Blocks, stretches: list[tuple[int, Stretch]], bad: list[Bad]) -> Pictures:
     """Read, decode, and prepare for the model; runs in a thread. Raises ValueError or OSError for a damaged tar."""
     at, images = [], []
     places = [place for place, _ in stretches]
     for place, data in zip(places, read_stretches([one for _, one in stretches]), strict=True):
+        if blocks.holds(data):
+            bad.append((place, BLOCKED, ""))
+            continue
         try:
             image = whole_pixels(data)
         except UnreadablePicture as error:
@@ -349,7 +360,8 @@ class _Files:
 
 @contextlib.contextmanager
 def _open_files(output: Output, unit: int, modalities: Sequence[Modality], num_rows: int, dim: int) -> Iterator[_Files]:
-    """Files that take their names when the block ends well, and are removed when it does not."""
+    """Files that take their names when the block ends well, and are removed when it does not; the record is there then,
+    so that a run that ends in between leaves nothing that no record names."""
     with contextlib.ExitStack() as opened:
         vectors: dict[Modality, BinaryIO] = {}
         for modality in modalities:

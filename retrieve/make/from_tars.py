@@ -11,9 +11,9 @@ from gen.make.plan import Sample
 from gen.make.refill import UnitWorker
 from retrieve.make.candidates import CANDIDATES, Candidate, CandidateTable
 from retrieve.make.pictures import as_picture
-from retrieve.make.rows import NO_CANDIDATE, CandidateRows, RetrieveJob
-from retrieve.pool.images import Place, PoolImages
-from retrieve.pool.pool import open_pool
+from retrieve.make.rows import BLOCKED, NO_CANDIDATE, CandidateRows, RetrieveJob, is_listed
+from retrieve.pool.images import BlockedPicture, Place, PoolImages
+from retrieve.pool.pool import Pool, open_pool
 from shards.disk.jpeg import SourceType
 from shards.disk.store import open_store
 
@@ -25,7 +25,7 @@ def make_from_tars_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     checked = RetrieveJob.model_validate(job)
     store = open_store(checked.unit.out, checked.unit.single_writer)
     rows = CandidateRows(checked, CandidateTable.load(store.read_bytes(CANDIDATES)))
-    return UnitWorker(checked.unit, FromTars(rows, PoolImages(open_pool(checked.pool))), store)
+    return UnitWorker(checked.unit, FromTars(rows, open_pool(checked.pool)), store)
 
 
 class FromTars:
@@ -36,9 +36,10 @@ class FromTars:
     advice_on_memory = "expected room for 32 pictures; take the largest ones out of the pool"
     advice_on_failure = "check the pool's tars, and the candidates with `sixfold retrieve --dry-run`"
 
-    def __init__(self, rows: CandidateRows, images: PoolImages) -> None:
+    def __init__(self, rows: CandidateRows, pool: Pool) -> None:
         self.rows = rows
-        self.images = images
+        self.blocks = pool.blocks
+        self.images = PoolImages(pool)
 
     def samples(self, unit: int) -> Sequence[Sample]:
         """Those of the plan."""
@@ -52,7 +53,7 @@ class FromTars:
         return self.rows.num_draws(sample)
 
     def make(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[float], None]) -> Made:
-        """Read from the tars; a picture that cannot be read is a row with its reason."""
+        """Read from the tars; a picture that cannot be read, or is on a block list, is a row with its reason."""
         read: list[bytes | Picture] = []
         for number, (sample, draw) in enumerate(pairs):
             read.append(self._read(self.rows.candidate(sample, draw)))
@@ -71,9 +72,13 @@ class FromTars:
     def _read(self, candidate: Candidate | None) -> bytes | Picture:
         if candidate is None:
             return NO_CANDIDATE
+        if is_listed(candidate, self.blocks):
+            return BLOCKED
         if candidate.shard is None or candidate.key is None:
             return Picture(None, "failed_to_read", "the pool does not say where the picture lies")
         try:
             return self.images.read(Place(candidate.row, candidate.shard, candidate.key))
+        except BlockedPicture:
+            return BLOCKED
         except ValueError as error:  # what is no picture of this tar; a disk that fails ends the attempt
             return Picture(None, "failed_to_read", str(error)[:300])

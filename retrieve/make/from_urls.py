@@ -33,7 +33,7 @@ from retrieve.download.gate import Gate
 from retrieve.download.program import find_program
 from retrieve.make.candidates import CANDIDATES, Candidate, CandidateTable
 from retrieve.make.pictures import as_picture
-from retrieve.make.rows import NO_CANDIDATE, CandidateRows, RetrieveJob
+from retrieve.make.rows import BLOCKED, NO_CANDIDATE, CandidateRows, RetrieveJob, is_listed
 from retrieve.pool.blocks import Blocks
 from shards.disk.address import file_path
 from shards.disk.jpeg import SourceType
@@ -45,12 +45,6 @@ FEW = 64  # draws of samples that failed, whose later draws are fetched along wi
 SILENT_HOSTS = 8  # where none of so many answers, it is our network that does not
 UNRESOLVED = 0.2  # share of the addresses for which the name server may not answer
 OPTED_OUT = "disallowed by X-Robots-Tag"  # img2dataset's words
-BLOCKED = Picture(
-    None,
-    "blocked",
-    "on a block list",
-    {"caption": "", "url": None, "similarity": None, "punsafe": None, "licence": None},
-)
 
 
 def make_from_urls_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
@@ -160,7 +154,7 @@ class FromUrls:
             return NO_CANDIDATE
         if not candidate.url:
             return Picture(None, "refused_address", "the pool says no address")
-        if candidate.url in self.blocks.urls or (candidate.sha256 or "").lower() in self.blocks.hashes:
+        if is_listed(candidate, self.blocks):
             return BLOCKED
         try:
             return target_of(candidate.url, self.gate.allowed).url

@@ -17,9 +17,16 @@ from gen.make.plan import MAX_INT32, Plan, Sample, sample_uid
 from gen.make.refill import UnitJob
 from retrieve.download.spec import DownloadSpec
 from retrieve.make.candidates import Candidate, CandidateTable
+from retrieve.pool.blocks import Blocks
 from retrieve.pool.spec import PoolSpec
 
 NO_CANDIDATE = Picture(None, "no_candidate", "the search found no more images of this class")
+BLOCKED = Picture(
+    None,
+    "blocked",
+    "on a block list",
+    {"caption": "", "url": None, "similarity": None, "punsafe": None, "licence": None},
+)
 
 
 class RetrieveJob(BaseModel):
@@ -36,6 +43,11 @@ class RetrieveJob(BaseModel):
     size_px: int | None
     licence: str | None
     download: DownloadSpec = Field(default_factory=DownloadSpec, description="of a pool without images")
+
+
+def is_listed(candidate: Candidate, blocks: Blocks) -> bool:
+    """Whether its address or the hash that the pool says is on a list, which may have grown since the search."""
+    return candidate.url in blocks.urls or (candidate.sha256 or "").lower() in blocks.hashes
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,11 @@
 """Rows that never leave a pool: those on a list, and those that their table calls unsafe.
 
-In: lists of URLs and of sha256 hashes, one on a line; rows of the pool by role. Out: which rows are kept. On disk: only
-reads. It is asked before anything of a row is shown, fetched or decoded.
+In: lists of URLs and of sha256 hashes, one on a line; rows of the pool by role, bytes of pictures. Out: which rows are
+kept, which pictures are on a list. On disk: only reads. It is asked before anything of a row is shown, fetched or
+decoded.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from shards.disk.regular import read_regular
 from shards.disk.safe_text import quoted
 
 ROLES = ("url", "sha256", "nsfw", "punsafe", "status")  # the columns that decide
-NSFW = "NSFW"  # LAION's word; UNSURE stays, as in Unmet Promise
+UNSAFE = ("NSFW", "TRUE")  # LAION's word, and that of a yes or no; UNSURE stays, as in Unmet Promise
 HASH_DIGITS = 64
 
 
@@ -50,21 +52,41 @@ class Blocks:
                     )
         return Blocks(frozenset(urls), frozenset(hashes), unsafe_above)
 
+    @property
+    def deciding(self) -> tuple[str, ...]:
+        """The roles that are asked: addresses and hashes only if some are on a list."""
+        asked = {"url": bool(self.urls), "sha256": bool(self.hashes)}
+        return tuple(role for role in ROLES if asked.get(role, True))
+
     def kept(self, rows: pa.Table) -> np.ndarray:
-        """bool, a value a row: whether it may leave. `rows` has those columns of `ROLES` that the pool has, by role."""
+        """bool, a value a row: whether it may leave. `rows` has those columns of `deciding` that the pool has, by role
+        and in the type of the role (`retrieve.pool.columns`)."""
         kept = np.ones(len(rows), bool)
-        for role, values in ((name, rows[name]) for name in ROLES if name in rows.column_names):
-            if role == "nsfw" and _is_text(values):
-                kept &= ~_true(pc.equal(pc.utf8_upper(values), NSFW))
-            elif role in ("nsfw", "punsafe"):
-                kept &= ~_true(pc.greater(pc.cast(values, pa.float64()), self.unsafe_above))
-            elif role == "status" and _is_text(values):
+        for role, values in ((name, rows[name]) for name in self.deciding if name in rows.column_names):
+            if role == "nsfw":
+                kept &= ~_among(values, [word for word in values.unique().to_pylist() if self._is_unsafe(word)])
+            elif role == "punsafe":
+                kept &= ~_true(pc.greater(values, self.unsafe_above))
+            elif role == "status":
                 kept &= _true(pc.equal(values, SUCCESS))
-            elif role == "url" and self.urls and _is_text(values):
-                kept &= ~_true(pc.is_in(values, pa.array(sorted(self.urls), values.type)))
-            elif role == "sha256" and self.hashes and _is_text(values):
-                kept &= ~_true(pc.is_in(pc.utf8_lower(values), pa.array(sorted(self.hashes), values.type)))
+            elif role == "url":
+                kept &= ~_among(values, sorted(self.urls))
+            else:
+                kept &= ~_among(pc.utf8_lower(values), sorted(self.hashes))
         return kept
+
+    def holds(self, picture: bytes) -> bool:
+        """Whether the hash of these bytes is on a list: asked where a picture is read, for tables that say no hash."""
+        return bool(self.hashes) and hashlib.sha256(picture).hexdigest() in self.hashes
+
+    def _is_unsafe(self, word: str | None) -> bool:
+        """What a column `nsfw` says: a word, or a probability as `punsafe` has it."""
+        if word is None or word.upper() in UNSAFE:
+            return word is not None
+        try:
+            return float(word) > self.unsafe_above
+        except ValueError:
+            return False
 
 
 def _lines(path: Path) -> Iterable[str]:
@@ -76,8 +98,8 @@ def _lines(path: Path) -> Iterable[str]:
         raise ValueError(f"{path}: {error.strerror}; check pool.block") from None
 
 
-def _is_text(values: pa.ChunkedArray) -> bool:
-    return pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+def _among(values: pa.ChunkedArray, texts: Sequence[str]) -> np.ndarray:
+    return _true(pc.is_in(values, pa.array(texts, pa.string())))
 
 
 def _true(mask: pa.ChunkedArray) -> np.ndarray:

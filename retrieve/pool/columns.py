@@ -1,14 +1,19 @@
-"""The columns of other people's tables: which one is the address, the caption, the note on safety.
+"""The columns of other people's tables: which one is the address, the caption, the note on safety, and in which type.
 
-In: the names of a table's columns, in any case. Out: `Columns`. On disk: nothing. Known are LAION and Re-LAION (`URL`,
-`TEXT`, `NSFW`, `punsafe`), COYO (`url`, `text`, `nsfw_score_opennsfw2`), DataComp (`url`, `text`, `sha256`),
-clip-retrieval (`url`, `caption`, `image_path`) and img2dataset (`url`, `caption`, `key`).
+In: the names of a table's columns, in any case; their values, in any type. Out: `Columns`; values of a role, in the one
+type that it has in every table, so that what is asked of them is asked of all tables. On disk: nothing.
+
+Known are LAION and Re-LAION (`URL`, `TEXT`, `NSFW`, `punsafe`), COYO (`url`, `text`, `nsfw_score_opennsfw2`), DataComp
+(`url`, `text`, `sha256`), clip-retrieval (`url`, `caption`, `image_path`) and img2dataset (`url`, `caption`, `key`).
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
-from shards.disk.safe_text import quoted
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shards.disk.safe_text import one_line, quoted
 
 # role -> names, in lower case; the first that is there is taken
 KNOWN: Mapping[str, tuple[str, ...]] = {
@@ -25,6 +30,10 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "licence": ("licence", "license"),
     "status": ("status",),
 }
+NUMBERS = ("punsafe", "similarity")  # float64
+AS_FOUND = ("width", "height")  # of any type: nothing depends on them; all others are texts
+MAY_BE_NUMBERS = ("key", "shard", "nsfw")  # of the texts
+HASH_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -77,3 +86,61 @@ def find_columns(names: Iterable[str], told: Mapping[str, str], where: str) -> C
             f"{' or '.join(KNOWN['caption'])}; name it with pool.columns={{caption: NAME}}"
         )
     return Columns(**found)
+
+
+def in_one_type(values: pa.ChunkedArray, role: str, where: str) -> pa.ChunkedArray:
+    """The values of a role as texts, or as float64 (`NUMBERS`). `where` names file and column.
+
+    Raises ValueError for a type that the role cannot have.
+    """
+    kind, expected = values.type, "numbers" if role in NUMBERS else "texts"
+    try:
+        if isinstance(kind, pa.BaseExtensionType):
+            values = values.cast(kind.storage_type)
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if role in AS_FOUND:
+            return values
+        return _numbers(values) if role in NUMBERS else _texts(values, role)
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(
+            f"{where}: found {kind} for {role}, expected {expected} ({one_line(str(error), 120)}); write it as such, "
+            f"or name another column with pool.columns={{{role}: NAME}}"
+        ) from None
+
+
+def _numbers(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if _is_text(values.type):
+        values = pc.utf8_trim_whitespace(values.cast(pa.string()))
+        values = pc.if_else(pc.equal(values, ""), None, values)
+    return values.cast(pa.float64())
+
+
+def _texts(values: pa.ChunkedArray, role: str) -> pa.ChunkedArray:
+    if _is_text(values.type) or pa.types.is_null(values.type):
+        return values.cast(pa.string())
+    if _is_bytes(values.type):
+        plain = values.cast(pa.binary())
+        return plain.cast(pa.string()) if role != "sha256" else pa.chunked_array([_hashes(plain)])
+    if role in MAY_BE_NUMBERS and pa.types.is_primitive(values.type) and not pa.types.is_temporal(values.type):
+        return values.cast(pa.string())
+    raise ValueError("another kind of values")
+
+
+def _hashes(values: pa.ChunkedArray) -> pa.Array:
+    """Of bytes of a hash, or of its digits."""
+    found: list[str | None] = []
+    for one in values.to_pylist():
+        if one is not None and len(one) not in (HASH_BYTES, 2 * HASH_BYTES):
+            raise ValueError(f"a hash of {len(one)} bytes")
+        found.append(None if one is None else one.hex() if len(one) == HASH_BYTES else one.decode("ascii"))
+    return pa.array(found, pa.string())
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    is_view = pa.types.is_binary_view(kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind) or is_view

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from retrieve.pool.columns import KNOWN
 from retrieve.pool.embeddings import FOLDERS, MODALITIES, Modality, open_embeddings, read_summary
-from retrieve.pool.pool import KEPT, Pool, open_pool
+from retrieve.pool.pool import Pool, open_pool
 from retrieve.pool.spec import PoolSpec
 from shards.disk.address import file_path
 from shards.disk.amounts import counted, size_text
@@ -25,7 +25,7 @@ def describe(spec: PoolSpec) -> str:
     known = pool.columns.names
     has = ", ".join(f"{role} = {quoted(name, 40)}" for role, name in known.items())
     lacks = ", ".join(role for role in KNOWN if role not in known) or "none"
-    num_kept = sum(int(table[KEPT].to_numpy().sum()) for part in pool.parts for table in pool.scan(part, []))
+    num_kept = int(pool.may_leave(0, pool.num_rows).sum())
     tables = size_text(_bytes(part.path for part in pool.parts))
     return "\n".join(
         [
@@ -53,7 +53,7 @@ def _vectors(pool: Pool, modality: Modality) -> str:
     command = f"`sixfold embed {shlex.quote(str(pool.spec.source))} --clip MODEL {flag}`"
     found = open_embeddings(folder, modality)
     if found is None:
-        can = modality == "text" or (pool.tars and pool.columns.key)
+        can = modality == "text" or pool.has_pictures
         return f"no vectors in {FOLDERS[modality]}/; " + (f"make them with {command}" if can else "they need tars")
     if found.num_rows != pool.num_rows:
         return (

@@ -11,7 +11,7 @@ numbers of a vector.
 """
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.lib import format as npy
 
 from shards.disk.checked_json import parse_checked
 from shards.disk.regular import open_regular, read_regular
+from shards.disk.safe_text import quoted
 
 Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "text")
@@ -123,6 +124,20 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         return parse_checked(read_regular(path), str(path))
     except FileNotFoundError:
         return None
+
+
+def refuse_other_model(folder: Path, modalities: Iterable[Modality], what: str, digest: Callable[[], str]) -> None:
+    """Raises ValueError if `embeddings.json` says that another model made the vectors of one of these modalities.
+
+    `what` names the model that is asked, for people; `digest` hashes it, and is called only if the file says something.
+    """
+    summary = read_summary(folder)
+    told = [] if summary is None else [one for one in modalities if one in summary["modalities"]]
+    if summary is not None and told and str(summary.get("model_digest")) != digest():
+        raise ValueError(
+            f"{what}: found another model than the one that made the {told[0]} vectors in {folder}, expected "
+            f"{quoted(str(summary.get('model')), 200)} (digest {str(summary.get('model_digest'))[:12]})"
+        )
 
 
 def _open(path: Path, first_row: int) -> EmbeddingFile:

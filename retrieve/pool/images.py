@@ -46,6 +46,10 @@ class NoPicture(ValueError):
     """The pool says of a row that it has a picture, and it has none; one line."""
 
 
+class BlockedPicture(ValueError):
+    """The picture is on a block list, by the hash of its bytes; one line."""
+
+
 def read_stretches(stretches: Sequence[Stretch]) -> Iterator[bytes]:
     """In their order; a tar is opened once for all that follow each other, and any thread may read. Raises ValueError
     for a tar that was cut, OSError."""
@@ -86,8 +90,12 @@ class PoolImages:
         return [Place(row, shard, key) for row, shard, key in zip(rows, shards, keys, strict=True)]
 
     def read(self, place: Place) -> bytes:
-        """The picture as it lies there. Raises ValueError or OSError if it does not."""
-        return next(read_stretches([self.find(place)]))
+        """The picture as it lies there. Raises BlockedPicture if it may not leave, ValueError or OSError if it does not
+        lie there."""
+        data = next(read_stretches([self.find(place)]))
+        if self._pool.blocks.holds(data):
+            raise BlockedPicture(f"{place.shard}.tar: the picture {place.key} is on a block list")
+        return data
 
     def find(self, place: Place) -> Stretch:
         """Where its bytes are. Raises NoPicture if the pool has no such tar or the tar no such picture, ValueError or

@@ -18,16 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrieve.pool.blocks import ROLES, Blocks
-from retrieve.pool.columns import Columns, find_columns
+from retrieve.pool.blocks import Blocks
+from retrieve.pool.columns import Columns, find_columns, in_one_type
 from retrieve.pool.embeddings import MODALITIES, Embeddings, Modality, open_embeddings
 from retrieve.pool.spec import PoolSpec
 from shards.disk.address import file_path
 from shards.disk.parquet import iter_rows, types_of_others
 from shards.disk.regular import size_and_ends
-from shards.disk.safe_text import one_line
+from shards.disk.safe_text import one_line, quoted
 
 METADATA = "metadata"
+VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}  # pyarrow takes no rows of these
 BATCH_ROWS = 65_536
 KEPT = "kept"  # the column that `scan` and `take` add: whether the row may leave
 ROW = "row"  # and the row's number in the pool
@@ -65,6 +66,17 @@ class Pool:
         folder = file_path(self.spec.images or self.spec.source)
         return {path.stem: path for path in sorted(folder.glob("*.tar"))}
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether it says of rows where in its tars their pictures are."""
+        return self.columns.key is not None and bool(self.tars)
+
+    @cached_property
+    def tars_digest(self) -> str:
+        """Of the tars, wherever they lie: of each its name, its size and its two ends. Hex sha256."""
+        about = [[path.name, *size_and_ends(path)] for path in self.tars.values()]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
     @cached_property
     def digest(self) -> str:
         """Of what a search depends on: tables and vectors, columns and blocks, wherever they lie. Hex sha256.
@@ -85,7 +97,7 @@ class Pool:
         """The rows of a part in order, at most `num_rows` at a time: `roles` the pool has, `row` and `kept`."""
         at = part.first_row
         for table in iter_rows(part.path, self._names(roles), num_rows):
-            yield self._told(table, roles, np.arange(at, at + len(table), dtype=np.int64))
+            yield self._told(part, table, roles, np.arange(at, at + len(table), dtype=np.int64))
             at += len(table)
 
     def take(self, rows: Sequence[int] | np.ndarray, roles: Sequence[str]) -> pa.Table:
@@ -100,10 +112,23 @@ class Pool:
             found.append(self._of_part(self.parts[number], wanted[mine], roles))
             order.append(mine)
         if not found:
-            return self._told(
-                pq.read_schema(self.parts[0].path).empty_table().select(self._names(roles)), roles, wanted
-            )
-        return pa.concat_tables(found).take(np.argsort(np.concatenate(order), kind="stable"))
+            empty = pq.read_schema(self.parts[0].path).empty_table().select(self._names(roles))
+            return self._told(self.parts[0], empty, roles, wanted)
+        return pa.concat_tables(found, promote_options="permissive").take(
+            np.argsort(np.concatenate(order), kind="stable")
+        )
+
+    def may_leave(self, first: int, num: int) -> np.ndarray:
+        """bool, a value a row of `num` from row `first` on: whether it may leave. Of the tables that hold them it reads
+        the columns that decide."""
+        kept = np.ones(num, bool)
+        for part in self.parts if self._names([]) else ():
+            if part.first_row < first + num and first < part.first_row + part.num_rows:
+                for table in self.scan(part, []):
+                    at = table[ROW].to_numpy() - first
+                    is_asked = (at >= 0) & (at < num)
+                    kept[at[is_asked]] = table[KEPT].to_numpy()[is_asked]
+        return kept
 
     def _of_part(self, part: Part, rows: np.ndarray, roles: Sequence[str]) -> pa.Table:
         """Reads only the row groups that hold one of the rows."""
@@ -115,21 +140,26 @@ class Pool:
             groups = np.unique(np.searchsorted(ends, local, side="right"))
             starts = ends - sizes
             table = file.read_row_groups(groups.tolist(), columns=names, use_threads=False)
+        table = table.cast(pa.schema([(one.name, VIEWS.get(one.type, one.type)) for one in table.schema]))
         before = np.concatenate([[0], np.cumsum([sizes[group] for group in groups])])
         at = np.searchsorted(groups, np.searchsorted(ends, local, side="right"))
-        return self._told(table.take(local - starts[groups[at]] + before[at]), roles, rows)
+        return self._told(part, table.take(local - starts[groups[at]] + before[at]), roles, rows)
 
     def _names(self, roles: Sequence[str]) -> list[str]:
         """The columns of the roles and those that decide whether a row may leave, each once."""
         known = self.columns.names
-        return list(dict.fromkeys(known[role] for role in (*roles, *ROLES) if role in known))
+        return list(dict.fromkeys(known[role] for role in (*roles, *self.blocks.deciding) if role in known))
 
-    def _told(self, table: pa.Table, roles: Sequence[str], rows: np.ndarray) -> pa.Table:
-        known = self.columns.names
-        deciding = {role: table[known[role]] for role in ROLES if role in known}
+    def _told(self, part: Part, table: pa.Table, roles: Sequence[str], rows: np.ndarray) -> pa.Table:
+        known, columns = self.columns.names, {}
+        for role in dict.fromkeys((*roles, *self.blocks.deciding)):
+            if role in known:
+                where = f"{part.path}: column {quoted(known[role], 60)}"
+                columns[role] = in_one_type(table[known[role]], role, where)
+        deciding = {role: values for role, values in columns.items() if role in self.blocks.deciding}
         kept = self.blocks.kept(pa.table(deciding)) if deciding else np.ones(len(table), bool)
-        columns = {role: table[known[role]] for role in roles if role in known}
-        return pa.table({ROW: pa.array(rows), **columns, KEPT: pa.array(kept)})
+        asked = {role: values for role, values in columns.items() if role in roles}
+        return pa.table({ROW: pa.array(rows), **asked, KEPT: pa.array(kept)})
 
 
 def open_pool(spec: PoolSpec, with_vectors: bool = True) -> Pool:

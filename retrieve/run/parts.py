@@ -45,6 +45,7 @@ QUERIES = f"{FOLDER}/queries.npy"
 PART = "search part"  # in the history of the output
 SMALL_ROWS = 2_000_000  # a pool of fewer is searched in this process
 MAX_PART_BYTES = 1 << 32
+VERSION = 2  # of what the same search finds; 2: rows that may not leave take nobody's place
 WHEN_SLOW = "raise cluster.stall_deadline_s"
 
 
@@ -189,12 +190,18 @@ class SearchWorker:
         return {"rows": _rows_of(self.pool, one), "found": len(table)}
 
     def _near(self, unit: Unit, tell: Callable[[int], None]) -> pa.Table:
-        """Of each query the k nearest of this file. Which of them are among the k nearest of all, the driver says."""
+        """Of each query the k nearest rows of this file that may leave. Which of them are among the k nearest of all,
+        the driver says."""
         assert unit.route != "captions"
         embeddings = self.pool.embeddings(unit.route)
         assert embeddings is not None
         file = embeddings.files[unit.number]
-        found = scan_part(file, self.queries_QD, self.job.k, device=self.device, tell=tell)
+        may_leave = self.pool.may_leave(file.first_row, file.num_rows)
+
+        def kept(first: int, num: int) -> np.ndarray:
+            return may_leave[first - file.first_row :][:num]
+
+        found = scan_part(file, self.queries_QD, self.job.k, kept=kept, device=self.device, tell=tell)
         places = found.rows >= 0
         queries = np.repeat(np.arange(len(found.rows)), places.sum(axis=1))
         return pa.table(
@@ -254,6 +261,7 @@ def _refuse_failed(work: Summary, units: Sequence[Unit]) -> None:
 def _mark_of(pool: Pool, routes: Sequence[Route], asked: Asked) -> str:
     return fingerprint(
         {
+            "version": VERSION,
             "pool": pool.digest,
             "routes": list(routes),
             "clauses": [[one.class_id, list(one.needles)] for one in asked.clauses],

@@ -11,17 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.fan_out.work import FanOutSpec
+from cluster.recipes.folder import changes
 from cluster.recipes.load import load_recipe
 from gen.make.refill import ShardSpec
 from gen.make.screen import ScreenSpec
 from gen.model.clip import clip_digest
 from gen.prompts.meanings import MeaningSpec
 from gen.prompts.real_images import content_of
+from gen.wording.lexicon import SHIPPED
 from retrieve.captions.spec import CaptionSpec
 from retrieve.download.spec import DownloadSpec
 from retrieve.filter.rule import Rule
 from retrieve.pool.spec import PoolSpec
 from shards.disk.address import BESIDE, Beside, LocalPath
+from shards.disk.regular import file_content
 from shards.labels.classes import ClassSpec
 
 Route = Literal["captions", "text", "image"]
@@ -57,12 +60,16 @@ class SearchSpec(BaseModel):
 
 
 class FilterSpec(BaseModel):
-    """Which of the rows that were found stay; the strongest threshold that is given holds."""
+    """Which of the rows that were found stay: a share of each class, or those above a lowest score."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top: float | None = Field(
-        0.3, gt=0, le=100, description="share of the best of a class by CLIP score, or per cent above 1; null = all"
+        0.3,
+        gt=0,
+        le=100,
+        description="share of the best of a class by CLIP score, or per cent above 1; null = all; "
+        "where by_class or score is given, null",
     )
     by_class: Mapping[int, float] = Field(
         default={}, description="class id -> lowest score that stays", examples=[{"7": 0.25}]
@@ -71,6 +78,17 @@ class FilterSpec(BaseModel):
         None, ge=-1, le=1, description="lowest score that stays, the same for all classes", examples=[0.2]
     )
     cap: int | None = Field(10_000, ge=1, description="images of a class; null = as many as there are")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_or_scores(cls, given: Any) -> Any:
+        """A lowest score takes the place of the share that holds by default."""
+        if not isinstance(given, Mapping) or (given.get("score") is None and not given.get("by_class")):
+            return given
+        if given.get("top") is not None:
+            lowest = "by_class" if given.get("score") is None else "score"
+            raise ValueError(f"found top and {lowest}, expected a share or lowest scores; set top to null, or leave it")
+        return {**given, "top": None}
 
     @property
     def needs_scores(self) -> bool:
@@ -129,12 +147,29 @@ class RetrieveRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _vectors_have_a_model(self) -> "RetrieveRecipe":
-        if self.pool.clip is None and (set(self.search.routes) & {"text", "image"} or self.filter.needs_scores):
+        needs_scores = self.filter.needs_scores or self.order == "score"
+        if self.pool.clip is None and (set(self.search.routes) & {"text", "image"} or needs_scores):
             raise ValueError(
                 "pool.clip: found none, expected the CLIP that made the pool's vectors; name it, or search captions "
-                "alone without a filter"
+                "alone without a filter, in random order"
             )
         return self
+
+
+def changes_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each difference between two identities. A class list that moved is the same, and an output that began
+    before tars were noted (`knows_tars`) is taken for one of these tars."""
+    kept = dict(before)
+    if before["class_list"] == now["class_list"]:
+        kept["classes"] = {**before["classes"], "source": now["classes"]["source"]}
+    if not knows_tars(before):
+        kept["tars_digest"] = now["tars_digest"]
+    return changes(kept, now, RetrieveRecipe)
+
+
+def knows_tars(identified: Mapping[str, Any]) -> bool:
+    """Whether the version that began this output noted which tars its images are read from."""
+    return "tars_digest" in identified
 
 
 def read_retrieve_recipe(path: Path, overrides: Sequence[str]) -> RetrieveRecipe:
@@ -142,9 +177,15 @@ def read_retrieve_recipe(path: Path, overrides: Sequence[str]) -> RetrieveRecipe
     return load_recipe(path, RetrieveRecipe, overrides)
 
 
-def identity(recipe: RetrieveRecipe, pool_digest: str, indexes: Mapping[str, str] | None = None) -> dict[str, Any]:
+def identity(
+    recipe: RetrieveRecipe,
+    pool_digest: str,
+    indexes: Mapping[str, str] | None = None,
+    tars_digest: str | None = None,
+) -> dict[str, Any]:
     """What the images depend on, as plain JSON. What the recipe names stands here by its content, not by its path.
-    `indexes`: those that are searched, by modality (`retrieve.run.route.indexes_of`).
+    `indexes`: those that are searched, by modality (`retrieve.run.route.indexes_of`); `tars_digest`: of the tars that
+    images are read from, None if they are fetched.
 
     Raises ValueError for real images, test sets and models that cannot be read.
     """
@@ -153,11 +194,15 @@ def identity(recipe: RetrieveRecipe, pool_digest: str, indexes: Mapping[str, str
     )
     chosen["search"]["index"] = None if indexes is None else dict(indexes)
     meanings = recipe.meanings
+    if recipe.lexicon not in SHIPPED:
+        chosen["lexicon"] = file_content(recipe.lexicon)
     chosen["meanings"] |= {
+        "overrides": file_content(meanings.overrides),
         "real": None if meanings.real is None else content_of(meanings.real, meanings.subset),
         "clip": None if meanings.clip is None else clip_digest(meanings.clip),
     }
     chosen["pool_digest"] = pool_digest
+    chosen["tars_digest"] = tars_digest
     chosen["clip_digest"] = None if recipe.pool.clip is None else clip_digest(recipe.pool.clip)
     chosen["against"] = [content_of(source, None) for source in recipe.dedup.against]
     return chosen

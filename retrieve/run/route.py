@@ -17,11 +17,12 @@ from cluster.waiting import waiting
 from gen.model.clip import clip_digest
 from retrieve.index.index import Index, has_index, open_index, replace_setting
 from retrieve.index.output import FOLDER, Output, Setting
-from retrieve.pool.embeddings import MODALITIES, Embeddings, Modality
+from retrieve.pool.embeddings import MODALITIES, Embeddings, Modality, refuse_other_model
 from retrieve.pool.pool import Pool
 from retrieve.run.recipe import RetrieveRecipe
 from retrieve.scan.nearest import Nearest
 from retrieve.scan.scan import exact_scan
+from shards.disk.address import file_path
 
 SAMPLE = 20  # of the queries
 SAMPLE_ROWS = 2_000_000  # of the pool, that the sample is scanned for; a file at least
@@ -58,16 +59,29 @@ def indexes_of(recipe: RetrieveRecipe) -> dict[str, str] | None:
 
 
 def check_routes(recipe: RetrieveRecipe, pool: Pool) -> None:
-    """Raises ValueError for a route, or for duplicates, whose vectors or index are not there; nothing is loaded yet."""
-    named = [(one, f"route {one}", "it out of search.routes") for one in MODALITIES if one in recipe.search.routes]
+    """Raises ValueError for a route, a filter, an order or duplicates whose vectors or index are not there, and for
+    vectors of another model than `pool.clip`; nothing is loaded yet."""
+    routes = [one for one in MODALITIES if one in recipe.search.routes]
+    asked = [(one, f"route {one}", "take it out of search.routes") for one in routes]
+    if recipe.filter.needs_scores:
+        instead = "set filter.top=null without lowest scores, and `sixfold filter` chooses afterwards"
+        asked.append(("image", "filter", instead))
+    if recipe.order == "score":
+        asked.append(("image", "order: score", "set order=random"))
     if recipe.dedup.near_vectors is not None:
-        named.append(("image", "dedup.near_vectors", "it out of the recipe"))
-    for modality, what, instead in named:
+        asked.append(("image", "dedup.near_vectors", "take it out of the recipe"))
+    for modality, what, instead in asked:
         if pool.embeddings(modality) is None:
+            flag = "--images" if modality == "image" else "--texts"
             raise ValueError(
                 f"{pool.spec.source}: found no {modality} vectors, expected those of {what}; make them with `sixfold "
-                f"embed`, or take {instead}"
+                f"embed {flag}`, or {instead}"
             )
+    clip = recipe.pool.clip
+    if clip is not None:
+        used = [one for one in MODALITIES if one in routes or (one == "image" and pool.image is not None)]
+        folder = file_path(pool.spec.embeddings or pool.spec.source)
+        refuse_other_model(folder, used, f"pool.clip {clip.model}", lambda: clip_digest(clip))
     indexes_of(recipe)
 
 
@@ -78,11 +92,12 @@ def scan_told(recipe: RetrieveRecipe, modality: Modality) -> dict[str, Any]:
 
 
 def index_rows(
-    recipe: RetrieveRecipe, folder: Path, embeddings: Embeddings, queries_QD: np.ndarray
+    recipe: RetrieveRecipe, folder: Path, pool: Pool, modality: Modality, queries_QD: np.ndarray
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """(int64 (Q, K), -1 for none; what was done and why). Raises ValueError for an index that does not belong to these
-    vectors, or is damaged."""
-    k, modality = recipe.search.per_query, embeddings.modality
+    """(int64 (Q, K) of rows that may leave, -1 for none; what was done and why). Raises ValueError for an index that
+    does not belong to the pool's vectors, or is damaged."""
+    k, embeddings = recipe.search.per_query, pool.embeddings(modality)
+    assert embeddings is not None, "`check_routes` has looked"
     digest = None if recipe.pool.clip is None else clip_digest(recipe.pool.clip)
     with waiting(f"opening the {modality} index, whose bytes are checked"):
         index = open_index(folder, modality, embeddings, model_digest=digest)
@@ -91,7 +106,8 @@ def index_rows(
     with waiting("measuring what the index finds of this run's queries"):
         setting, recall, num = _tuned(index, queries_QD, k, wanted)
     with waiting(f"searching {embeddings.num_rows:,} {modality} vectors by their index"):
-        rows = index.search(queries_QD, k, setting=setting).rows
+        may_leave = pool.may_leave(0, pool.num_rows)
+        rows = index.search(queries_QD, k, lambda first, num: may_leave[first : first + num], setting).rows
     told = {
         "by": "index",
         "why": f"search.index is {recipe.search.index}",

@@ -24,7 +24,6 @@ from typing import Any
 
 from cluster.code import code_hash
 from cluster.process.stop_flag import StopFlag
-from cluster.recipes.folder import changes
 from cluster.recipes.load import canonical_json
 from cluster.waiting import waiting
 from gen.make.outcome import MakeOutcome, asked_of
@@ -41,7 +40,7 @@ from retrieve.make.from_urls import make_from_urls_worker
 from retrieve.make.rows import RetrieveJob
 from retrieve.pool.pool import Pool, open_pool
 from retrieve.run.parts import clear_parts
-from retrieve.run.recipe import RetrieveRecipe, identity
+from retrieve.run.recipe import RetrieveRecipe, changes_of, identity, knows_tars
 from retrieve.run.route import check_routes, indexes_of, route_text
 from retrieve.run.search import search_pool
 from shards.disk.address import one_spelling
@@ -55,7 +54,7 @@ from shards.views.dataset_card import write_folder_card
 
 WHEN_SLOW = "raise cluster.stall_deadline_s"
 WHEN_SHORT = {
-    False: "raise filter.top or shards.max_draws, or search by more routes, in a new output",
+    False: "raise filter.top, search.per_query or shards.max_draws, or search by more routes, in a new output",
     True: "remove these shards and run the same command again to ask their addresses once more, or raise "
     "shards.max_draws in a new output",
 }
@@ -79,19 +78,19 @@ def run(
     Raises ValueError, OSError or RuntimeError with one line. What goes wrong later is in the outcome.
     """
     started = time.monotonic()
-    check_scale(recipe, scale)
     url = one_spelling(out)
-    with waiting("opening the pool"):
-        pool = open_pool(recipe.pool)
-        check_routes(recipe, pool)
-        fetched = check_images(recipe, pool)
-        download = with_program(recipe.download) if fetched else recipe.download
-    classes = load_classes(recipe.classes)
+    classes, pool, fetched = _opened(recipe, scale)
+    download = with_program(recipe.download) if fetched else recipe.download
     plan = plan_of(recipe, classes)
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
     with held(store, stop, "retrieve", recipe.cluster.shared) as hold:
+
+        def differ(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+            if not fetched and not knows_tars(begun["identity"]):
+                say(f"{url}: began before the pool's tars were noted; take care that they are the same as then")
+            return changes_of(begun["identity"], now)
 
         def search() -> dict[str, bytes]:
             found, counts = search_pool(recipe, classes, pool, store, hold, stop, say)
@@ -99,9 +98,10 @@ def run(
                 say(line)
             return {CANDIDATES_NAME: found, SEARCH: canonical_json(counts) + b"\n"}
 
-        own = identity(recipe, pool.digest, indexes_of(recipe))
+        with waiting("hashing what the images depend on"):
+            own = identity(recipe, pool.digest, indexes_of(recipe), None if fetched else pool.tars_digest)
         listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
-        mark = open_output(store, recipe, own, listed, code, BEGUN_BY, search, _differ, say)
+        mark = open_output(store, recipe, own, listed, code, BEGUN_BY, search, differ, say)
         clear_parts(store)
         with waiting("reading what is there"):
             write_folder_card(store, recipe.name)
@@ -122,18 +122,9 @@ def run(
         return settle(store, hold, plan, scale, mark, before, work, started, WHEN_SHORT[fetched])
 
 
-def _differ(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return changes(begun["identity"], now, RetrieveRecipe)
-
-
 def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> str:
     """What a search finds and leaves out, and whether it is enough; writes nothing. Refuses what `run` would."""
-    check_scale(recipe, scale)
-    with waiting("opening the pool"):
-        pool = open_pool(recipe.pool)
-        check_routes(recipe, pool)
-        fetched = check_images(recipe, pool)
-    classes = load_classes(recipe.classes)
+    classes, pool, fetched = _opened(recipe, scale)
     plan = plan_of(recipe, classes)
     with tempfile.TemporaryDirectory(prefix="sixfold-") as scratch:  # nothing of it is kept
         here = recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update={"in_process": True})})
@@ -148,7 +139,9 @@ def look(recipe: RetrieveRecipe, scale: Fraction, stop: StopFlag, say: Say) -> s
         lines += _about_fetching(recipe, CandidateTable.load(found), plan.num_samples(scale))
     if short:
         few = ", ".join(f"{name} {num:,} of {wanted[name]:,}" for name, num in list(short.items())[:20])
-        lines.append(f"short: {few}; raise filter.top or lower filter.score, or search by more routes")
+        lines.append(
+            f"short: {few}; raise filter.top or search.per_query, lower filter.score, or search by more routes"
+        )
     return "\n".join(lines)
 
 
@@ -157,20 +150,36 @@ def _ways(counts: Mapping[str, Any]) -> list[str]:
     return [f"{route} vectors: searched {route_text(told)}" for route, told in counts["routes"].items()]
 
 
-def check_scale(recipe: RetrieveRecipe, scale: Fraction) -> None:
-    """Raises ValueError for more folds than the candidates are shared out for."""
-    if scale > recipe.most:
+def _opened(recipe: RetrieveRecipe, scale: Fraction) -> tuple[list[Class], Pool, bool]:
+    """(classes, pool, whether images are fetched). Raises ValueError for what cannot be searched as the recipe asks."""
+    if scale > recipe.most:  # candidates are shared out for so many folds
         raise ValueError(
             f"scale: found {scale_name(scale)}, expected at most {recipe.most}x, for which candidates are shared out; "
             "set `most` in a recipe for another output"
         )
+    classes = load_classes(recipe.classes)
+    if strangers := sorted(recipe.filter.by_class.keys() - {one.id for one in classes}):
+        raise ValueError(
+            f"filter.by_class: found {strangers[0]}, expected the id of a class of {recipe.classes.source}, such as "
+            f"{classes[0].id} of {classes[0].name}"
+        )
+    with waiting("opening the pool"):
+        pool = open_pool(recipe.pool)
+        fetched = check_images(recipe, pool)
+        check_routes(recipe, pool)
+    return classes, pool, fetched
 
 
 def check_images(recipe: RetrieveRecipe, pool: Pool) -> bool:
     """Whether the images must be fetched. Raises ValueError for a pool that has neither images nor addresses, and for
     a search that looks at images that are not there yet."""
-    if pool.tars:
+    if pool.has_pictures:
         return False
+    if pool.tars and (pool.spec.images is not None or pool.columns.url is None):
+        raise ValueError(
+            f"{pool.parts[0].path}: found no column of keys, expected `key` (and `shard`): images cannot be found in "
+            f"the tars of {pool.spec.images or pool.spec.source}; name it with pool.columns={{key: NAME}}"
+        )
     if pool.columns.url is None:
         raise ValueError(
             f"{pool.spec.source}: found no *.tar and no column of addresses, expected the pool's images; give them "
@@ -178,7 +187,7 @@ def check_images(recipe: RetrieveRecipe, pool: Pool) -> bool:
         )
     if recipe.dedup.against or recipe.dedup.near is not None:
         raise ValueError(
-            f"{pool.spec.source}: found no *.tar, and dedup looks at pictures before they are fetched; set "
+            f"{pool.spec.source}: found no images in tars, and dedup looks at pictures before they are fetched; set "
             "dedup.near=null and dedup.against=[], then `sixfold filter OUT --near --against` looks at what was fetched"
         )
     return True

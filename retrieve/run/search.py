@@ -4,13 +4,15 @@ In: a recipe, its classes, its pool. Out: candidates.parquet as bytes, and how m
 the pool and the test sets; features of test sets are kept in this user's cache.
 
     routes       rows whose caption says the class, whose caption or image is near its text; joined
-    one class    a row that several classes found goes to the one whose text its image is nearer to
+    one class    a row that several classes found goes to the one whose text its image is nearer to; where nothing
+                 tells them apart, to one of them at random, so classes of one name share their rows
     threshold    `retrieve.filter.rule`: by the score of the image with the text of its class
     test sets    what shows a picture of a test set goes, whatever its light (`retrieve.dedup`)
     duplicates   of the same bytes, and of near-duplicates, one stays
     order        at random, or the nearest first
 
-Rows that are flagged or blocked take no part: none of their pictures is decoded.
+Rows that are flagged or blocked take no part and nobody's place: no route finds them, none of their pictures is
+decoded.
 """
 
 import hashlib
@@ -102,23 +104,19 @@ def search_pool(
     parts = list(search_parts(pool, scanned, asked, recipe.cluster, store, stop, hold).values()) if scanned else []
     counts["routes"] = {route: scan_told(recipe, route) for route in MODALITIES if route in scanned}
     for route, folder in by_index.items():
-        embeddings = pool.embeddings(route)
-        assert embeddings is not None, "`check_routes` has looked"
-        rows, counts["routes"][route] = index_rows(recipe, folder, embeddings, asked.queries_QD)
+        rows, counts["routes"][route] = index_rows(recipe, folder, pool, route, asked.queries_QD)
         parts.append(pairs_of(rows, asked.class_ids))
     hits = _joined(parts)
     counts["found"] = len(hits)
     hits = _at_most(hits, recipe.search.most_per_class, recipe.seed)
     counts["looked at"] = len(hits)
     about = pool.take(np.unique(hits.rows), ROLES)
-    may_leave = about[ROW].to_numpy()[about[MAY_LEAVE].to_numpy()]
-    hits = hits.where(np.isin(hits.rows, may_leave))
-    counts["neither flagged nor blocked"] = len(hits)
+    assert about[MAY_LEAVE].to_numpy().all(), "no route finds others"
     scores = None
     if texts is not None and pool.image is not None:
         with waiting(f"comparing {counted(len(hits), 'image')} with the texts of their classes"):
             scores = scores_of(pool.image.take(hits.rows), hits.class_ids, texts)
-    best = _best_of_each_row(hits, scores)
+    best = best_of_each_row(hits.rows, hits.class_ids, scores, names, recipe.seed)
     hits, scores = hits.where(best), None if scores is None else scores[best]
     counts["of one class each"] = len(hits)
     if not len(hits):
@@ -177,9 +175,8 @@ def _joined(parts: Iterable[pa.Table]) -> _Hits:
     class_ids, rows = whole[CLASS_ID].to_numpy().astype(np.int64), whole[ROW].to_numpy()
     order = np.lexsort((class_ids, rows))
     class_ids, rows = class_ids[order], rows[order]
-    is_new = np.ones(len(rows), bool)
-    is_new[1:] = (np.diff(rows) != 0) | (np.diff(class_ids) != 0)
-    return _Hits(class_ids[is_new], rows[is_new])
+    starts = _starts(rows, class_ids)
+    return _Hits(class_ids[starts], rows[starts])
 
 
 def _at_most(hits: _Hits, most: int, seed: int) -> _Hits:
@@ -195,15 +192,37 @@ def _at_most(hits: _Hits, most: int, seed: int) -> _Hits:
     return hits.where(stays)
 
 
-def _best_of_each_row(hits: _Hits, scores: NDArray[np.float32] | None) -> NDArray[np.bool_]:
-    """Of the pairs of a row the one with the best score; of equal ones the lowest class."""
-    strength = np.zeros(len(hits)) if scores is None else np.nan_to_num(scores.astype(np.float64), nan=-2.0)
-    order = np.lexsort((hits.class_ids, -strength, hits.rows))
-    first = np.ones(len(hits), bool)
-    first[1:] = hits.rows[order][1:] != hits.rows[order][:-1]
-    best = np.zeros(len(hits), bool)
-    best[order[first]] = True
+def best_of_each_row(
+    rows: Ints, class_ids: Ints, scores: NDArray[np.float32] | None, names: Mapping[int, str], seed: int
+) -> NDArray[np.bool_]:
+    """Of the pairs (class, row) of a row the one with the best score. Classes of one name have the same score, and
+    between equal ones a hash of seed and row decides, so that each of them has its share.
+
+    Pairs are there once, ordered by row. `names`: class id -> what stands in its texts. NaN is the worst score.
+    """
+    best = np.zeros(len(rows), bool)
+    if not len(rows):
+        return best
+    first = {name: one for one, name in sorted(names.items(), reverse=True)}
+    called = np.array([first[names[one]] for one in class_ids.tolist()], np.int64)
+    strength = np.zeros(len(rows)) if scores is None else np.nan_to_num(scores.astype(np.float64), nan=-2.0)
+    order = np.lexsort((-strength, called, rows))
+    starts = _starts(rows[order], called[order])
+    strength[order] = np.repeat(strength[order][starts], np.diff([*starts, len(rows)]))
+    order = np.lexsort((class_ids, -strength, rows))
+    starts = _starts(rows[order])
+    sizes = np.diff([*starts, len(rows)])
+    num_equal = np.add.reduceat(strength[order] == np.repeat(strength[order][starts], sizes), starts, dtype=np.int64)
+    drawn = (_hashed(seed, rows[order][starts]) % num_equal.astype(np.uint64)).astype(np.int64)
+    best[order[starts + drawn]] = True
     return best
+
+
+def _starts(*columns: Ints) -> Ints:
+    """Where one of the sorted columns changes."""
+    is_new = np.ones(len(columns[0]), bool)
+    is_new[1:] = np.any([np.diff(column) != 0 for column in columns], axis=0)
+    return np.flatnonzero(is_new)
 
 
 # what is kept
@@ -251,7 +270,7 @@ def _decided(
 
 
 def _described(pool: Pool, rows: Ints, descriptor: Descriptor, stop: StopFlag) -> NDArray[np.float16]:
-    """A row for each picture; zeros for one that cannot be read, which the Maker will name."""
+    """A row for each picture; zeros for one that cannot be read or is on a block list, which the Maker will name."""
     images = PoolImages(pool)
     places = images.places(rows.tolist())
     found: list[NDArray[np.float32]] = []
@@ -316,7 +335,7 @@ def _table(
         "score": nothing if scores is None else pa.array(scores[order]),
         "caption": _texts(told["caption"]),
     }
-    if pool.tars and pool.columns.key is not None:
+    if pool.has_pictures:
         places = PoolImages(pool).places(rows.tolist())
         columns |= {"shard": pa.array([one.shard for one in places]), "key": pa.array([one.key for one in places])}
     return pa.table({name: pa.chunked_array([_plain(columns[name])]) for name in SCHEMA.names}).cast(SCHEMA)

@@ -24,7 +24,7 @@ from gen.prompts.real_images import decode_picture
 from retrieve.dedup.near import near_groups
 from retrieve.index.index import Index
 from retrieve.pool.blocks import HASH_DIGITS
-from retrieve.pool.embeddings import FOLDERS, MODALITIES, Modality, read_summary
+from retrieve.pool.embeddings import FOLDERS, MODALITIES, Modality, refuse_other_model
 from retrieve.pool.images import PLACE_ROLES, PoolImages
 from retrieve.pool.pool import KEPT, ROW, Pool, open_pool
 from retrieve.pool.spec import PoolSpec
@@ -35,7 +35,7 @@ from retrieve.serve.route import Named, nearest_rows, open_indexes, route_text
 from retrieve.serve.together import Tick, Together
 from shards.disk.address import file_path
 from shards.disk.jpeg import SOURCE_TYPES, read_source_type
-from shards.disk.safe_text import is_hidden, quoted
+from shards.disk.safe_text import is_hidden
 from shards.views.thumbnail import small_jpeg
 
 MOST_ROWS = 10_000  # of one answer
@@ -85,14 +85,12 @@ class Search:
         self._pool = pool
         self._metrics = metrics
         self._indexes = indexes
-        self.has_pictures = bool(pool.tars) and pool.columns.key is not None
+        self.has_pictures = pool.has_pictures
         self._images = PoolImages(pool)
         self._images_lock = threading.Lock()
         self._clip_lock = threading.Lock()  # and of decoding: one large picture in memory at a time
         first = self.pool
-        self._may_leave = np.concatenate(
-            [table[KEPT].to_numpy() for part in first.parts for table in first.scan(part, [])]
-        )
+        self._may_leave = first.may_leave(0, first.num_rows)
         self._asked = np.ones(len(self._may_leave), bool)  # rows that were asked with these lists
         self._asked_with = first.blocks
         self._asked_lock = threading.Lock()
@@ -218,7 +216,7 @@ class Search:
                     data = self._images.read(self._images.places_of(table)[0])
             except (ValueError, OSError):
                 return None
-            pixels = decode_picture(data)
+            pixels = "blocked" if self.pool.blocks.holds(data) else decode_picture(data)  # by the lists of now
             if isinstance(pixels, str):
                 return None
             found = read_source_type(data) if data[:2] == b"\xff\xd8" else None
@@ -321,12 +319,9 @@ def _check_model(pool: Pool, clip: Clip) -> None:
                 f"--clip {clip.spec.model}: found vectors of {width} numbers, expected {embeddings.dim} as in "
                 f"{embeddings.files[0].path}; give the CLIP that made them"
             )
-    summary = read_summary(file_path(spec.embeddings or spec.source))
-    if summary is not None and str(summary.get("model_digest")) != clip.digest:
-        raise ValueError(
-            f"--clip {clip.spec.model}: found another model than the one that made the pool's vectors, expected "
-            f"{quoted(str(summary.get('model')), 200)} (digest {str(summary.get('model_digest'))[:12]})"
-        )
+    there = [one for one in MODALITIES if pool.embeddings(one) is not None]
+    folder = file_path(spec.embeddings or spec.source)
+    refuse_other_model(folder, there, f"--clip {clip.spec.model}", lambda: clip.digest)
 
 
 def _told(table: pa.Table) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ import os
 import stat
 from pathlib import Path
 
+from shards.disk.address import file_path
+
 # the errors of `read_regular` that mean: something is there, and it is no file of a size that may be read
 NO_FILE = frozenset({errno.EINVAL, errno.EFBIG, errno.EISDIR, errno.ENXIO, errno.ELOOP})
 END_BYTES = 1 << 16
@@ -59,6 +61,14 @@ def size_and_ends(path: Path) -> tuple[int, str]:
         ends = file.read(END_BYTES)
         file.seek(max(0, size - END_BYTES))
         return size, hashlib.sha256(ends + file.read(END_BYTES)).hexdigest()
+
+
+def file_content(name: str | None) -> str | None:
+    """What stands for a file that a recipe names in what decides: the hex sha256 of its bytes; the name if there is no
+    such file, which is missed where it is read."""
+    if name is None or not file_path(name).is_file():
+        return name
+    return sha256_of(file_path(name))
 
 
 def sha256_of(path: Path) -> str:

@@ -254,5 +254,5 @@ def test_a_part_gives_rows_of_the_pool_and_only_those_that_may_leave(tmp_path):
 def test_captions_that_are_numbers_are_named(tmp_path):
     write_table(tmp_path / "0.parquet", caption=[1, 2])
     pool = pool_of(tmp_path)
-    with pytest.raises(ValueError, match=r"0.parquet: found captions of type int64, expected text"):
+    with pytest.raises(ValueError, match=r"0.parquet: column 'caption': found int64 for caption, expected texts"):
         find_in_part(pool, pool.parts[0], search_of(["a"]))

@@ -1,5 +1,6 @@
 """Pictures and captions of a pool become vectors, row by row; a killed run goes on to the same bytes."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -235,6 +236,19 @@ def test_flagged_and_blocked_rows_are_never_decoded(tmp_path, loaded_once, monke
     assert record(pool, "text_emb_1")["statuses"] == {"not_kept": 2, "success": ROWS - 2}
 
 
+def test_a_picture_whose_hash_is_blocked_is_never_decoded_though_the_table_says_no_hash(
+    tmp_path, loaded_once, monkeypatch
+):
+    pool, never = make_pool(tmp_path / "pool"), pictures(1)["000010002"]
+    (tmp_path / "block.txt").write_text(hashlib.sha256(never).hexdigest())
+    seen = []
+    monkeypatch.setattr(unit, "whole_pixels", lambda data: seen.append(data) or whole_pixels(data))
+    embed(pool, modalities=("image",), block=[str(tmp_path / "block.txt")])
+    assert never not in seen
+    assert not np.load(pool / "img_emb" / "img_emb_1.npy")[2].any()
+    assert record(pool, "img_emb_1")["rows_by_status"] == {"blocked": [2]}
+
+
 def test_captions_alone_need_no_tars_and_pictures_may_follow(tmp_path, loaded_once):
     pool, whole = make_pool(tmp_path / "pool"), make_pool(tmp_path / "whole")
     for tar in pool.glob("*.tar"):
@@ -300,6 +314,37 @@ def test_vectors_that_others_left_are_never_written_over(tmp_path, loaded_once):
         embed(pool, other, modalities=("text",))
 
 
+def test_vectors_that_came_after_a_run_had_begun_are_neither_removed_nor_written_over(tmp_path, loaded_once):
+    pool, stop = make_pool(tmp_path / "pool"), StopFlag()
+    stop.request("a test")
+    assert run(plan(spec_of(pool), None), stop).made_units == 0  # begun, for both modalities
+    official = pool / "img_emb" / "img_emb_0.npy"
+    official.parent.mkdir(exist_ok=True)
+    np.save(official, np.ones((UNITS * ROWS, 64), np.float16))
+    before = official.read_bytes()
+    assert embed(pool, modalities=("text",)).exit_code == 0
+    with pytest.raises(ValueError, match=r"did not write, such as img_emb_0\.npy, .*or move them away") as error:
+        embed(pool)
+    assert "\n" not in str(error.value)
+    assert official.read_bytes() == before
+    assert json.loads((pool / "embeddings.json").read_text())["modalities"].keys() == {"text"}
+    official.unlink()
+    assert embed(pool).exit_code == 0
+
+
+def test_a_file_has_its_record_before_it_has_its_name(tmp_path, loaded_once, monkeypatch):
+    pool, out = make_pool(tmp_path / "pool"), tmp_path / "out"
+    written, seen = unit.Output.write_record, []
+
+    def then_look(output, modality, number, files, body):
+        written(output, modality, number, files, body)
+        seen.extend(name for name in files if (out / name).exists())
+
+    monkeypatch.setattr(unit.Output, "write_record", then_look)
+    embed(pool, out)
+    assert seen == []
+
+
 def test_a_unit_with_a_record_is_not_made_again_and_one_without_is(tmp_path, loaded_once):
     pool, out = make_pool(tmp_path / "pool"), tmp_path / "out"
     embed(pool, out)
@@ -307,7 +352,7 @@ def test_a_unit_with_a_record_is_not_made_again_and_one_without_is(tmp_path, loa
     kept = (out / "img_emb" / "img_emb_0.npy").stat().st_mtime_ns
     assert embed(pool, out).made_units == 0
     (out / "_meta" / "embed" / "img_emb_1.json").unlink()
-    (out / "img_emb" / "img_emb_1.npy").write_bytes(b"half of a unit")  # what a crash leaves
+    (out / "img_emb" / "img_emb_1.npy").unlink()
     (out / "img_emb" / ".img_emb_2.npy.1234.tmp").write_bytes(b"torn")
     (out / "text_emb" / "text_emb_2.npy").write_bytes(b"cut")  # its record says another size
     assert embed(pool, out).made_units == 2
@@ -417,14 +462,14 @@ def test_twenty_kills_of_the_process_change_no_byte(tmp_path, loaded_once):
     took_s = time.monotonic() - started
     whole, num_killed, num_made = products(tmp_path / "whole"), 0, Counter()
     for _ in range(20):
-        for path in out.glob("_meta/embed/*.json"):  # so that there is always something to make
+        for path in out.glob("*_emb/*.npy"):  # so that there is always something to make
             if rng.random() < 0.7:
                 path.unlink()
         pid = begin_in_child(pool, out)
         time.sleep(rng.uniform(0.1, 1.0) * took_s)
         os.kill(pid, signal.SIGKILL)
         num_killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-        num_made[len(list(out.glob("_meta/embed/*.json")))] += 1
+        num_made[len(list(out.glob("*_emb/*.npy")))] += 1
     assert num_killed >= 10
     assert len(num_made) > 1, "they ended at different places"
     assert embed(pool, out).exit_code == 0

@@ -1,6 +1,8 @@
 """Retrieved images from a pool's tars: in the shards of the house, upright, without borders, with their reasons."""
 
+import hashlib
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 from gen.make.refill import UnitWorker
+from retrieve.make import from_tars
 from retrieve.make.candidates import CANDIDATES, SCHEMA, table_bytes
 from retrieve.make.from_tars import make_from_tars_worker
 from retrieve.make.pictures import as_picture
@@ -88,15 +91,18 @@ def test_what_is_no_picture_has_a_status_and_says_what_was_found(data, status, s
 # shards
 
 
-def worker_of(folder: Path, pictures: dict[str, bytes], ranks: dict[int, list[str]], **fields: object) -> UnitWorker:
-    """A pool of one tar; `ranks`: class -> keys in their order."""
+def worker_of(
+    folder: Path, pictures: dict[str, bytes], ranks: dict[int, list[str]], block: Sequence[str] = (),
+    told: Mapping[str, list[object]] = {}, **fields: object,
+) -> UnitWorker:  # fmt: skip
+    """A pool of one tar; `ranks`: class -> keys in their order; `told`: other columns of the candidates."""
     pool = folder / "pool"
     pool.mkdir()
     write_tar_of(pool / "00000.tar", pictures)
     keys = list(pictures)
     write_table(pool / "00000.parquet", caption=[f"caption {key}" for key in keys], key=keys)
     rows = [(class_id, rank, key) for class_id, own in sorted(ranks.items()) for rank, key in enumerate(own)]
-    told = {
+    columns = {
         "class_id": [class_id for class_id, _, _ in rows],
         "rank": [rank for _, rank, _ in rows],
         "row": [keys.index(key) if key in keys else 0 for _, _, key in rows],
@@ -107,8 +113,10 @@ def worker_of(folder: Path, pictures: dict[str, bytes], ranks: dict[int, list[st
     }
     nothing = {name: [None] * len(rows) for name in SCHEMA.names}
     store = open_store(str(folder / "out"))
-    store.replace(CANDIDATES, table_bytes(pa.table({**nothing, **told}, schema=SCHEMA)))
-    job = retrieve_job({0: 2, 1: 2}, 1, out=folder / "out", pool={"source": str(pool)}, size_px=64, **fields)
+    store.replace(CANDIDATES, table_bytes(pa.table({**nothing, **columns, **told}, schema=SCHEMA)))
+    job = retrieve_job(
+        {0: 2, 1: 2}, 1, out=folder / "out", pool={"source": str(pool), "block": block}, size_px=64, **fields
+    )
     return make_from_tars_worker(job.model_dump(mode="json"))
 
 
@@ -160,6 +168,30 @@ def test_a_picture_that_is_not_in_its_tar_is_a_row_that_names_the_tar(tmp_path):
     done = worker_of(tmp_path, pictures, {0: keys[:2], 1: [keys[2], "000000009"]})(0, "one", lambda *_: None)
     assert done["rejected"] == {"failed_to_read": 1}
     assert any("00000.tar: found no picture 000000009" in str(row["error_message"]) for row in rows_of(tmp_path))
+
+
+def test_a_picture_whose_hash_is_on_a_block_list_is_not_decoded_though_the_table_says_no_hash(tmp_path, monkeypatch):
+    pictures = {f"00000000{place}": jpeg_of(noise(64, 64, place)) for place in range(5)}
+    keys = list(pictures)
+    (tmp_path / "block.txt").write_text(hashlib.sha256(pictures[keys[0]]).hexdigest())
+    seen = []
+    monkeypatch.setattr(from_tars, "as_picture", lambda data, size: seen.append(data) or as_picture(data, size))
+    ranks = {0: [keys[0], keys[1], keys[4]], 1: keys[2:4]}
+    done = worker_of(tmp_path, pictures, ranks, block=[str(tmp_path / "block.txt")])(0, "one", lambda *_: None)
+    assert (done["images"], done["short"], done["rejected"]) == (4, 0, {"blocked": 1})
+    assert pictures[keys[0]] not in seen
+    (row,) = [row for row in rows_of(tmp_path) if row["status"] == "blocked"]
+    assert (row["caption"], row["url"], row["similarity"]) == ("", None, None)
+
+
+def test_a_candidate_whose_address_or_listed_hash_was_blocked_after_the_search_is_not_read(tmp_path):
+    pictures = {f"00000000{place}": jpeg_of(noise(64, 64, place)) for place in range(5)}
+    keys = list(pictures)
+    (tmp_path / "block.txt").write_text("http://a/0\n")
+    ranks = {0: [keys[0], keys[1], keys[4]], 1: keys[2:4]}
+    told = {"url": [f"http://a/{place}" for place in range(5)]}
+    worker = worker_of(tmp_path, pictures, ranks, block=[str(tmp_path / "block.txt")], told=told)
+    assert worker(0, "one", lambda *_: None)["rejected"] == {"blocked": 1}
 
 
 def test_two_attempts_at_a_unit_give_the_same_bytes(tmp_path):

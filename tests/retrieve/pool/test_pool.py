@@ -73,6 +73,113 @@ def test_flagged_and_blocked_rows_are_kept_by_neither_way_of_reading(tmp_path):
     assert [one for table in pool.scan(pool.parts[0], [], 2) for one in table[KEPT].to_pylist()] == taken
 
 
+DIGEST = hashlib.sha256(b"x")
+HEX = DIGEST.hexdigest()
+BLOCKED = {  # column -> (values of a row that goes and of one that stays, which are told as texts)
+    "url": ("http://a/6", "http://a/7"),
+    "sha256": (HEX.upper(), "0" * 64),
+    "status": ("failed_to_download", "success"),
+    "NSFW": ("NSFW", "UNSURE"),
+}
+TYPES = {
+    "text": lambda texts: pa.array(texts),
+    "categories": lambda texts: pa.array(texts).dictionary_encode(),
+    "large text": lambda texts: pa.array(texts, pa.large_string()),
+    "views": lambda texts: pa.array(texts, pa.string_view()),
+    "large categories": lambda texts: pa.array(texts, pa.large_string()).dictionary_encode(),
+    "bytes of a text": lambda texts: pa.array([text.encode() for text in texts]),
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("name", BLOCKED)
+def test_a_row_goes_whatever_type_the_column_has_that_says_so(tmp_path, name, kind):
+    pq.write_table(pa.table({"caption": ["a", "b"], name: TYPES[kind](BLOCKED[name])}), tmp_path / "0.parquet")
+    (tmp_path / "block.txt").write_text(f"http://a/6\n{HEX}\n")
+    pool = pool_of(tmp_path, block=[str(tmp_path / "block.txt")])
+    assert pool.take([0, 1], [])[KEPT].to_pylist() == [False, True]
+    told = pool.take([0, 1], [name.lower()])[name.lower()]
+    assert (told.type, told.to_pylist()) == (pa.string(), list(BLOCKED[name]))
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.binary(32), pa.large_binary(), pa.binary_view()])
+def test_hashes_that_stand_as_their_bytes_are_told_in_hexadecimal_digits(tmp_path, kind):
+    hashes = pa.array([DIGEST.digest(), None, bytes(32)], kind)
+    pq.write_table(pa.table({"caption": ["a", "b", "c"], "sha256": hashes}), tmp_path / "0.parquet")
+    (tmp_path / "block.txt").write_text(HEX)
+    taken = pool_of(tmp_path, block=[str(tmp_path / "block.txt")]).take([0, 1, 2], ["sha256"])
+    assert taken[KEPT].to_pylist() == [False, True, True]
+    assert taken["sha256"].to_pylist() == [HEX, None, "0" * 64]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("punsafe", ["0.9", "", None, " 0.1"]),
+        ("punsafe", pa.array([1, 0, None, 0], pa.int8())),
+        ("punsafe", pa.array([True, False, None, False])),
+        ("punsafe", pa.array(["0.9", "0.2", None, "0.2"]).dictionary_encode()),
+        ("nsfw", ["0.9", "", None, "0.1"]),
+        ("nsfw", pa.array([0.9, 0.0, None, 0.5], pa.float32())),
+        ("nsfw", pa.array([True, False, None, False])),
+        ("nsfw", ["nsfw", "UNLIKELY", None, "UNSURE"]),
+    ],
+)
+def test_a_probability_or_a_word_says_that_a_row_is_unsafe_in_any_type(tmp_path, name, values):
+    pq.write_table(pa.table({"caption": list("abcd"), name: values}), tmp_path / "0.parquet")
+    assert pool_of(tmp_path).take(range(4), [])[KEPT].to_pylist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("url", [["http://a/6"]], r"list<.*for url, expected texts"),
+        ("sha256", [b"0" * 16], r"a hash of 16 bytes"),
+        ("sha256", [7], r"int64 for sha256, expected texts"),
+        ("status", [0], r"int64 for status, expected texts"),
+        ("punsafe", ["UNSURE"], r"string for punsafe, expected numbers"),
+        ("punsafe", [[0.9]], r"list<.*for punsafe, expected numbers"),
+        ("nsfw", [{"a": 1}], r"struct<.*for nsfw, expected texts"),
+        ("caption", [3], r"int64 for caption, expected texts"),
+        ("caption", [b"\xff"], r"binary for caption, expected texts"),
+    ],
+)
+def test_a_column_of_another_type_is_refused_with_its_file_its_name_and_what_to_do(tmp_path, name, values, said):
+    pq.write_table(pa.table({"caption": ["a"], name: values}), tmp_path / "0.parquet")
+    (tmp_path / "block.txt").write_text(f"http://a/6\n{HEX}\n")
+    pool = pool_of(tmp_path, block=[str(tmp_path / "block.txt")])
+    for ask in (lambda: pool.take([0], ["caption"]), lambda: list(pool.scan(pool.parts[0], ["caption"]))):
+        with pytest.raises(ValueError, match=rf"0\.parquet: column '{name}': found .*{said}.*pool\.columns=") as error:
+            ask()
+        assert "\n" not in str(error.value)
+
+
+def test_tables_whose_types_differ_are_one_pool(tmp_path):
+    parts = [
+        {"caption": pa.array(["a"]), "sha256": pa.nulls(1), "punsafe": pa.array([0.9], pa.float32())},
+        {
+            "caption": pa.array(["b"], pa.large_string()),
+            "sha256": pa.array([HEX]).dictionary_encode(),
+            "punsafe": pa.array([0.1], pa.float64()),
+        },
+        {"caption": pa.array(["c"]).dictionary_encode(), "sha256": pa.array([bytes(32)]), "punsafe": pa.nulls(1)},
+    ]
+    keys = [pa.array([1], pa.int32()), pa.array([2]), pa.array(["3"])]
+    widths = [pa.array([1], pa.int32()), pa.array([2.5]), pa.nulls(1)]
+    for number, columns in enumerate(parts):
+        told = {**columns, "key": keys[number], "width": widths[number]}
+        pq.write_table(pa.table(told), tmp_path / f"{number}.parquet")
+    pool = pool_of(tmp_path)
+    taken = pool.take([2, 0, 1], ["caption", "sha256", "punsafe", "key", "width"])
+    assert taken["caption"].to_pylist() == ["c", "a", "b"]
+    assert taken["sha256"].to_pylist() == ["0" * 64, None, HEX]
+    assert taken["key"].to_pylist() == ["3", "1", "2"]
+    assert taken[KEPT].to_pylist() == [True, False, True]
+    roles = ["caption", "sha256", "punsafe", "key"]
+    scanned = [table for part in pool.parts for table in pool.scan(part, roles)]
+    assert all(table.schema == pool.take([], roles).schema for table in scanned)
+
+
 def test_a_line_of_a_block_list_that_is_neither_address_nor_hash_is_named(tmp_path):
     write_table(tmp_path / "0.parquet", caption=["a"])
     (tmp_path / "block.txt").write_text("http://a/6\nabc\n")

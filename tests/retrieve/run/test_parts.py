@@ -80,6 +80,31 @@ def test_the_units_together_find_what_one_scan_of_all_finds(pool: Pool, tmp_path
     assert sorted(pairs) == sorted((row % ROWS % 3, row) for row in range(FILES * ROWS) if row % ROWS % 3 < 2)
 
 
+def test_rows_that_may_not_leave_take_the_place_of_no_other(tmp_path: Path) -> None:
+    """Files of vectors and tables begin at other rows; the nearest rows of a query are flagged."""
+    rng = np.random.default_rng(7)
+    vectors = rng.standard_normal((60, DIM))
+    queries = asked().queries_QD
+    nearest = np.argsort(-(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)) @ queries[0])
+    flagged = np.zeros(60, bool)
+    flagged[nearest[:20]] = True
+    for number, rows in enumerate((range(25), range(25, 60))):
+        write_table(
+            tmp_path / "pool" / f"{number}.parquet",
+            caption=["clouds" for _ in rows],
+            NSFW=["NSFW" if flagged[row] else "UNSURE" for row in rows],
+        )
+    for number, part in enumerate((vectors[:10], vectors[10:])):
+        write_vectors(tmp_path / "pool" / "img_emb" / f"{number}.npy", part)
+    pool = pool_of(tmp_path / "pool", clip=CLIP.model_dump())
+    table = found(pool, tmp_path / "out", routes=("image",))["image"]
+    assert not flagged[table["row"].to_numpy()].any()
+    assert pool.image is not None
+    whole = exact_scan(pool.image, queries, 5, kept=lambda first, num: ~flagged[first : first + num])
+    pairs = list(zip(table["class_id"].to_pylist(), table["row"].to_pylist(), strict=True))
+    assert pairs == [(place // 2, row) for place, rows in enumerate(whole.rows.tolist()) for row in rows]
+
+
 def test_a_search_goes_on_with_what_it_had_found_and_mends_what_is_damaged(pool: Pool, tmp_path: Path) -> None:
     whole = found(pool, tmp_path)
     before, folder = stamps(tmp_path), tmp_path / "_meta" / "search"

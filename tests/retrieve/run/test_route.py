@@ -4,6 +4,7 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,6 +17,7 @@ from retrieve.pool.images import PoolImages
 from retrieve.pool.pool import open_pool
 from retrieve.pool.spec import PoolSpec
 from retrieve.run.recipe import RetrieveRecipe
+from retrieve.run.route import check_routes, index_rows
 from retrieve.run.run import look, run
 from sandbox import captions, pool, sets
 from sandbox.world import CLASS_NAMES
@@ -118,6 +120,61 @@ def test_an_index_of_another_model_than_the_queries_is_refused(world: Path, tmp_
     with pytest.raises(ValueError, match=r"by the model another one .digest bbbbbbbbbbbb.*; name that model") as error:
         look(recipe_of(world, str(tmp_path / "index")), Fraction(1), StopFlag(), [].append)
     assert "\n" not in str(error.value)
+
+
+def test_an_index_finds_as_many_rows_that_may_leave_as_are_asked_for(world: Path, tmp_path: Path) -> None:
+    build(plan(index_spec(world, factory="Flat", queries=5), tmp_path / "index"), StopFlag(), [].append)
+    recipe = recipe_of(world, str(tmp_path / "index"), per_query=40)
+    searched = open_pool(recipe.pool)
+    assert searched.image is not None
+    flagged = np.flatnonzero(~searched.may_leave(0, ROWS))
+    assert len(flagged)
+    queries = searched.image.take(flagged[:3])  # so that the nearest row of each is flagged
+    rows, _ = index_rows(recipe, tmp_path / "index", searched, "image", queries)
+    assert rows.shape == (3, 40)
+    assert searched.may_leave(0, ROWS)[rows].all()
+
+
+def changed(recipe: RetrieveRecipe, **changes: object) -> RetrieveRecipe:
+    return RetrieveRecipe.model_validate({**recipe.model_dump(mode="json"), **changes})
+
+
+def test_scores_are_refused_where_the_pool_has_no_vectors_of_pictures(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "00000.parquet").symlink_to(world / "00000.parquet")
+    (tmp_path / "00000.tar").symlink_to(world / "00000.tar")
+    plain = changed(recipe_of(tmp_path, None), search={"routes": ["captions"]})
+    for changes, what in (
+        ({"filter": {"top": 0.3}}, "filter"),
+        ({"filter": {"top": None, "score": 0.9}}, "filter"),
+        ({"filter": {"top": None, "by_class": {0: 0.9}}}, "filter"),
+        ({"order": "score"}, "order: score"),
+    ):
+        with pytest.raises(ValueError, match=rf"no image vectors, expected those of {what}; .*embed --images") as error:
+            look(changed(plain, **changes), Fraction(1), StopFlag(), [].append)
+        assert "\n" not in str(error.value)
+
+
+def test_vectors_of_another_model_are_refused_as_a_route_and_for_scores(world: Path) -> None:
+    summary = (world / "embeddings.json").read_bytes()
+    captions = {"search": {"routes": ["captions"]}, "filter": {"top": 0.3}}
+    try:
+        for told, is_refused in ({"image": {}}, True), ({"text": {}}, False):
+            about = {"model": "another one", "model_digest": "b" * 64, "modalities": told}
+            (world / "embeddings.json").write_bytes(to_checked(about))
+            for changes in ({}, captions):
+                recipe = changed(recipe_of(world, None), **changes)
+                if is_refused:
+                    with pytest.raises(ValueError, match=r"pool\.clip .* made the image vectors .*'another one'"):
+                        look(recipe, Fraction(1), StopFlag(), [].append)
+                else:  # of these nobody says who made them
+                    check_routes(recipe, open_pool(recipe.pool))
+    finally:
+        (world / "embeddings.json").write_bytes(summary)
+
+
+def test_an_order_by_score_asks_for_a_clip(world: Path) -> None:
+    with pytest.raises(ValueError, match=r"pool\.clip: found none"):
+        changed(recipe_of(world, None), search={"routes": ["captions"]}, order="score", pool={"source": str(world)})
 
 
 def test_an_index_beside_the_recipe_is_found_and_auto_is_no_path(world: Path) -> None:

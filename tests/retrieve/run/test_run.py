@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import dump_recipe
@@ -22,8 +24,9 @@ from retrieve.make.candidates import CANDIDATES
 from retrieve.pool.images import PoolImages
 from retrieve.pool.pool import open_pool
 from retrieve.pool.spec import PoolSpec
-from retrieve.run.recipe import RetrieveRecipe
+from retrieve.run.recipe import RetrieveRecipe, changes_of, identity, knows_tars
 from retrieve.run.run import look, run
+from retrieve.run.search import best_of_each_row
 from sandbox import captions, pool, sets
 from sandbox.world import CLASS_NAMES
 from shards.disk.home import home
@@ -217,6 +220,115 @@ def test_pictures_whose_vectors_are_one_are_there_once_though_no_picture_is_read
         closest.append(float(cosines[~np.eye(len(rows), dtype=bool)].max()))
     assert closest[0] > 0.95
     assert closest[1] <= 0.9401
+
+
+def test_lowest_scores_take_the_place_of_the_share_and_both_are_refused(world: Path, whole: Path) -> None:
+    for lowest in ({"score": 0.9}, {"by_class": {3: 0.9}}):
+        assert recipe_of(world, filter=lowest).filter.top is None
+        with pytest.raises(ValueError, match=r"found top and (score|by_class), expected a share or lowest scores"):
+            recipe_of(world, filter={"top": 0.3, **lowest})
+    assert recipe_of(world, filter={"top": None, "score": 0.9}).filter.score == 0.9
+    assert recipe_of(world, filter={"score": None, "by_class": {}}).filter.top == 0.3
+    text = look(recipe_of(world, filter={"score": 0.99}, dedup={"near": None}), Fraction(1), StopFlag(), print)
+    assert re.search(r"^ +low_score +\d", text, re.MULTILINE)
+    assert "short: 0 zero 0 of 4" in text
+
+
+def test_a_lowest_score_of_no_class_is_refused(world: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"filter\.by_class: found 10, expected the id of a class of sandbox, such as 0"
+    ):
+        look(recipe_of(world, filter={"by_class": {3: 0.2, 10: 0.2}}), Fraction(1), StopFlag(), print)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8)), unique=True, max_size=30),
+    st.none() | st.integers(1, 3),
+    st.integers(0, 5),
+)
+def test_each_row_goes_to_the_best_of_its_classes_and_between_equal_ones_by_its_hash(
+    pairs: list[tuple[int, int]], kinds: int | None, seed: int
+) -> None:
+    pairs = sorted(pairs, key=lambda one: (one[1], one[0]))
+    class_ids, rows = (np.array([one[place] for one in pairs], np.int64) for place in (0, 1))
+    names = {0: "a", 1: "missile", 2: "b", 3: "missile", 4: "c"}
+    told = {"a": 0, "missile": 1, "b": 2, "c": 3}
+    value = [(told[names[one]] * 7 + row) % (kinds or 1) for one, row in pairs]
+    scores = None if kinds is None else np.array(value, np.float32)
+    best = best_of_each_row(rows, class_ids, scores, names, seed)
+    assert rows[best].tolist() == sorted(set(rows.tolist()))
+    for one, row in np.array(pairs)[best] if pairs else ():
+        mine = [score for score, pair in zip(value, pairs, strict=True) if pair[1] == row]
+        assert kinds is None or value[pairs.index((one, row))] == max(mine)
+
+
+def test_classes_of_one_name_share_their_rows_whatever_rounding_made_of_their_scores() -> None:
+    rows = np.repeat(np.arange(1000), 3)
+    class_ids = np.tile([657, 700, 744], 1000)
+    names = {657: "missile", 700: "pole", 744: "missile"}
+    rounded = np.tile(np.array([0.3, 0.1, 0.3 + 1e-7], np.float32), 1000)
+    for scores, ids in ((rounded, {657, 744}), (None, {657, 700, 744})):
+        best = best_of_each_row(rows, class_ids, scores, names, 0)
+        found, counts = np.unique(class_ids[best], return_counts=True)
+        assert set(found.tolist()) == ids
+        assert counts.min() > 0.8 * 1000 / len(ids)
+
+
+def test_tars_are_told_apart_by_content_and_old_outputs_say_that_they_did_not(
+    world: Path, whole: Path, tmp_path: Path
+) -> None:
+    pool = {"source": str(world / "pool"), "clip": CLIP.model_dump()}
+    for name in ("same", "other"):
+        (tmp_path / name).mkdir()
+        shutil.copy(world / "pool" / "00000.tar", tmp_path / name)
+    assert retrieved(recipe_of(world, pool={**pool, "images": str(tmp_path / "same")}), whole, 2).made_units == 0
+    with (tmp_path / "other" / "00000.tar").open("r+b") as tar:
+        tar.write(b"x")
+    other = recipe_of(world, pool={**pool, "images": str(tmp_path / "other")})
+    with pytest.raises(ValueError, match=r"made by another recipe or from other data \(tars_digest: "):
+        retrieved(other, whole, 3)
+    begun = json.loads((whole / "_meta" / "run.json").read_text())["identity"]
+    old = {name: value for name, value in begun.items() if name != "tars_digest"}
+    assert not knows_tars(old)
+    assert changes_of(old, begun) == []
+
+
+def test_a_lexicon_and_senses_by_hand_stand_by_their_content_and_a_class_list_may_move(
+    world: Path, tmp_path: Path
+) -> None:
+    ours = {"choose": "given", "overrides": str(tmp_path / "senses.yaml")}
+    (tmp_path / "senses.yaml").write_text("zero: zero, the numeral\n")
+    shutil.copy(home() / "sandbox" / "lexicon.yaml", tmp_path / "words.yaml")
+    shutil.copy(home() / "sandbox" / "classes.csv", tmp_path / "classes.csv")
+
+    def identified(**changes: object) -> dict[str, object]:
+        told = {"lexicon": str(tmp_path / "words.yaml"), "meanings": ours, **changes}
+        return {**identity(recipe_of(world, **told), "pool"), "class_list": "the same"}
+
+    before = identified()
+    assert changes_of(before, identified(classes={"source": str(tmp_path / "classes.csv"), "per_class": 4})) == []
+    for name in ("words.yaml", "senses.yaml"):
+        moved = str(shutil.copy(tmp_path / name, tmp_path / f"moved-{name}"))
+        what = {"lexicon": moved} if name == "words.yaml" else {"meanings": {**ours, "overrides": moved}}
+        assert changes_of(before, identified(**what)) == []
+        Path(moved).write_text((tmp_path / name).read_text() + "# another\n")
+        assert len(changes_of(before, identified(**what))) == 1
+
+
+def test_tars_without_a_column_of_keys_are_not_read_from(world: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    table = pq.read_table(world / "pool" / "00000.parquet").drop_columns(["key"])
+    pq.write_table(table, folder / "00000.parquet")
+    (folder / "00000.tar").symlink_to(world / "pool" / "00000.tar")
+    changes = {"filter": {"top": None}, "dedup": {"near": None}}
+    told = look(recipe_of(world, pool={"source": str(folder)}, **changes), Fraction(1), StopFlag(), [].append)
+    assert "addresses, of which 40 are asked first" in told
+    named = recipe_of(world, pool={"source": str(folder), "images": str(folder)}, **changes)
+    with pytest.raises(ValueError, match=r"00000\.parquet: found no column of keys.*pool\.columns=\{key: NAME\}"):
+        look(named, Fraction(1), StopFlag(), [].append)
+    with pytest.raises(ValueError, match=r"found no images in tars, and dedup looks at pictures"):
+        look(recipe_of(world, pool={"source": str(folder)}, filter={"top": None}), Fraction(1), StopFlag(), print)
 
 
 def test_vectors_that_are_not_there_are_missed_before_anything_is_loaded(world: Path) -> None:

@@ -1,5 +1,6 @@
 """The search behind the server finds what a plain comparison finds, and nothing that is flagged or blocked."""
 
+import hashlib
 import re
 import time
 
@@ -184,6 +185,15 @@ def test_a_row_is_blocked_by_its_hash_or_by_its_address_or_not_at_all(clip, tmp_
             assert search.about([4]) == []
 
 
+def test_j9_a_picture_whose_hash_is_on_a_list_is_not_shown_though_the_table_says_no_hash(clip, tmp_path):
+    pictures = write_served_pool(tmp_path, clip, leave_out=["sha256"])
+    search = open_search(tmp_path, clip, tmp_path / "blocked.txt")
+    assert search.picture(4) is not None
+    search.block_list.add([hashlib.sha256(pictures[4]).hexdigest()])
+    assert search.picture(4) is None
+    assert search.picture(3) is not None
+
+
 def test_what_cannot_be_answered_is_one_line(search):
     row = vectors(search)[0].tolist()
     for query, line in (
@@ -214,7 +224,7 @@ def test_f4_vectors_of_another_model_are_refused(pool, clip, tmp_path):
     with pytest.raises(ValueError, match="expected 3 as in"):
         Search.open(open_spec, None, Metrics())
     write_vectors(tmp_path / "img_emb" / "img_emb_0.npy", np.ones((2, clip.embed_texts([]).shape[1])))
-    about = {"model": "another", "dim": 3, "modalities": {}, "model_digest": "ab" * 32}
+    about = {"model": "another", "dim": 3, "modalities": {"image": {}}, "model_digest": "ab" * 32}
     (tmp_path / "embeddings.json").write_bytes(to_checked(about))
     with pytest.raises(ValueError, match=r"found another model .* expected 'another' \(digest abababababab\)"):
         Search.open(open_spec, None, Metrics())
