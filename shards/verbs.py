@@ -40,7 +40,7 @@ def verify(
     """
     with waiting("loading the program"):
         from cluster.process.exit import EXIT_INCOMPLETE
-        from cluster.process.lease import writer_of
+        from cluster.process.writers import told_writers, writers_of
         from shards.disk.amounts import counted, size_text
         from shards.disk.data_set import is_data_set, no_data_set
         from shards.disk.safe_text import visible
@@ -49,7 +49,7 @@ def verify(
         from shards.set.verify import verify as verify_all
 
     store = open_for_reading(folder)
-    writer = writer_of(store)  # before the look at the shards: what it makes since then is only more
+    writer = told_writers(writers_of(store))  # before the look at the shards: what it makes since then is only more
     if writer is None and not is_data_set(store):
         raise no_data_set(store)
     with bar("verify") as advance:
@@ -98,7 +98,7 @@ def repair(
     Example: `sixfold repair out/sandbox --dry-run`
     """
     with waiting("loading the program"):
-        from cluster.process.lease import written_by_one
+        from cluster.process.writers import written_by_one
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
         from shards.set.repair import repair as repair_all
@@ -114,8 +114,10 @@ def repair(
         moved = {} if dry_run else repair_all(store, report)
         moved_files = {} if dry_run else repair_meta(store, report)
     for shard in damaged:
-        where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else "damaged"
+        where = "damaged" if dry_run else "its files have changed since they were read, so they stay"
+        where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else where
         say(f"shard {shard:05d}: {where}")
+    damaged = damaged if dry_run else list(moved)
     for name in files:
         say(f"{name}: {'moved to ' + moved_files[name][0] if name in moved_files else 'damaged or missing'}")
     what = " and ".join(
@@ -141,7 +143,7 @@ def subset(
     Example: `sixfold subset out/sandbox tail-100 --long-tail 100`
     """
     with waiting("loading the program"):
-        from cluster.process.lease import written_by_one
+        from cluster.process.writers import written_by_one
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
         from shards.disk.safe_text import visible
@@ -346,37 +348,36 @@ def _jobs(folder: str) -> list[str]:
 
 
 def _is_begun(store: "Store") -> bool:
-    from cluster.process.lease import holder_of
     from cluster.process.lives import lives_of
+    from cluster.process.writers import writers_of
     from shards.disk.data_set import is_data_set
 
-    return is_data_set(store) or holder_of(store) is not None or bool(lives_of(store, newest=1))
+    return is_data_set(store) or bool(lives_of(store, newest=1)) or bool(writers_of(store))
 
 
-def _look(store: "Store") -> "tuple[Status, Holder | None]":
-    from cluster.process.lease import holder_of
+def _look(store: "Store") -> "tuple[Status, list[Holder]]":
     from cluster.process.lives import lives_of, told
+    from cluster.process.writers import told_writers, writers_of
     from shards.disk.data_set import is_data_set
     from shards.set.status import status_of
 
-    holder = holder_of(store)
+    writers = writers_of(store)
     found = lives_of(store, LIVES_SHOWN)
-    lives = told(found, None if holder is None else holder.life)
+    lives = told(found, {one.life for one in writers})
+    words, doing = told_writers(writers), next((one.doing for one in writers if one.doing), "")
     if found and found[-1].verb not in MAKE_SHARDS and not is_data_set(store):
-        return _history(found[-1], lives, holder), holder
-    if holder is None:
-        return status_of(store, None, lives=lives), None
-    return status_of(store, holder.words, holder.doing, lives), holder
+        return _history(found[-1], lives, words, doing), writers
+    return status_of(store, words, doing, lives), writers
 
 
-def _history(last: "Life", lives: "Sequence[str]", holder: "Holder | None") -> "Status":
+def _history(last: "Life", lives: "Sequence[str]", writers: str | None, doing: str) -> "Status":
     """Of a folder without shards: a training, a sweep, embeddings, an index."""
     from shards.disk.safe_text import visible
     from shards.set.status import Status
 
     rows = [("life", line) for line in lives]
-    if holder is not None:
-        rows += [("writer", holder.words), *([("this call", holder.doing)] if holder.doing else [])]
+    if writers is not None:
+        rows += [("writer", writers), *([("this call", doing)] if doing else [])]
     text = "\n".join(f"{name:<10}{visible(line)}" for name, line in rows)
     return Status(text, visible(rows[-1][1]), last.end is not None and last.end.exit_code == 0)
 
@@ -393,18 +394,20 @@ def _watch(store: "Store") -> "Status":
     from cluster.process.lease import PATIENCE_S
 
     console = Console(stderr=True)
-    said, beat, beat_at = "", -1, time.monotonic()
+    said = ""
+    beats: dict[str, tuple[int, float]] = {}  # life: its heartbeat, and since when it is that
     with contextlib.ExitStack() as shown:
         live = None
         if console.is_terminal:
             live = shown.enter_context(Live(console=console, transient=True, auto_refresh=False))
         while True:
             began = time.monotonic()
-            state, holder = _look(store)
+            state, writers = _look(store)
             now = time.monotonic()
-            if holder is not None and holder.heartbeat != beat:
-                beat, beat_at = holder.heartbeat, now
-            if holder is None or (not holder.is_here and now - beat_at > PATIENCE_S):
+            for one in writers:
+                if beats.get(one.life, (-1, now))[0] != one.heartbeat:
+                    beats[one.life] = one.heartbeat, now
+            if not any(one.is_here or now - beats[one.life][1] <= PATIENCE_S for one in writers):
                 return state
             if live is not None:
                 live.update(Text(state.text), refresh=True)
