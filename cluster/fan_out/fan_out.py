@@ -73,7 +73,7 @@ def fan_out(
 
         spec = spec.model_copy(update={"straggler_factor": 0.0, "workers": 1})  # there is no second worker
         schedule = Schedule(units, spec, life, time.monotonic(), when_slow)
-        run_here(schedule, make_worker, threads, on_event, stop)
+        run_here(schedule, make_worker, spec, threads, on_event, stop, when_slow)
     else:
         with waiting("loading Ray"):
             from cluster.fan_out.ray_driver import run_on_ray

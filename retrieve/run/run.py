@@ -91,6 +91,7 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
+    own = identity(recipe, pool.digest, indexes_of(recipe))  # reads whole models: while nobody waits for this run
     with held(store, stop, "retrieve", recipe.cluster.shared) as hold:
 
         def search() -> dict[str, bytes]:
@@ -99,7 +100,6 @@ def run(
                 say(line)
             return {CANDIDATES_NAME: found, SEARCH: canonical_json(counts) + b"\n"}
 
-        own = identity(recipe, pool.digest, indexes_of(recipe))
         listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
         mark = open_output(store, recipe, own, listed, code, BEGUN_BY, search, _differ, say)
         clear_parts(store)

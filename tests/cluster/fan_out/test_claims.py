@@ -163,14 +163,13 @@ def test_b8_a_unit_that_kills_runs_while_another_waits_is_left_whatever_they_wer
 def test_c6_runs_that_are_stopped_on_request_count_as_no_try_however_often(store: Store) -> None:
     """Three warned lives and more: each claims a unit, begins it, is asked to stop, and leaves."""
     for number in range(2 * ATTEMPTS):
+        claims = claims_of(store, f"life-{number}", "s81")
 
-        def drained(units: Iterable[int], number: int = number) -> Summary:
-            taken = [next(iter(units))]
-            claims.begun(taken[0])
+        def drained(units: Iterable[int], claims: Claims = claims) -> Summary:
+            claims.begun(next(iter(units)))
             assert len(store.list(f"{CLAIMS}/")) == 1
             return Summary(0, (), 0, 0, 1, 0, 0, 0, 0.0, drained=True)
 
-        claims = claims_of(store, f"life-{number}", "s81")
         with claims.joined(ignore):
             assert make_beside_others([0, 1], drained, claims, StopFlag()).exit_code == 75
             assert store.list(f"{CLAIMS}/") == [], "others need not wait for its end"

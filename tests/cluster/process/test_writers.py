@@ -1,6 +1,7 @@
 """Who writes to an output: one run alone, or runs that share it; everybody sees them, and nobody works among them."""
 
 import contextlib
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from typer.testing import CliRunner
 
@@ -22,15 +24,28 @@ from cluster.process.lease import Holder, Lease, LeaseHeld, last_holder
 from cluster.process.writers import lease_folder, sharers, take_alone, told_writers, writers_of
 from shards.disk.home import home
 from shards.disk.store import FolderStore, ObjectStore, open_store
+from tests.support.s3_server import s3_environment, s3_server
 from tests.support.small_data_set import write_data_set
 
 Store = FolderStore | ObjectStore
 APP = sixfold.command_line()
 
 
-@pytest.fixture(params=["folder", "objects"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return open_store(str(tmp_path) if request.param == "folder" else f"memory://writers{tmp_path}")
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture(params=["folder", "objects", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    if request.param != "s3":
+        return open_store(str(tmp_path) if request.param == "folder" else f"memory://writers{tmp_path}")
+    for name, value in s3_environment(request.getfixturevalue("address")).items():
+        monkeypatch.setenv(name, value)
+    bucket = hashlib.sha256(str(tmp_path).encode()).hexdigest()[:20]
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir(bucket)
+    return open_store(f"s3://{bucket}/out")
 
 
 def joined(store: Store, life: str) -> Any:
@@ -87,14 +102,14 @@ def test_a_run_that_begins_to_share_while_the_lease_is_taken_is_seen(store: Stor
 
 
 def test_a18_a_run_elsewhere_that_shares_is_refused_while_its_heart_beats(store: Store) -> None:
-    with joined(store, "one"):
-        away = send_elsewhere(store, "one")
+    Lease.take(store, "one", warn, folder=lease_folder("one"))
+    away = send_elsewhere(store, "one")
 
-        def beat(seconds: float) -> None:
-            store.replace(f"{lease_folder('one')}/lease.json", replace(away, heartbeat=8).to_json())
+    def beat(seconds: float) -> None:
+        store.replace(f"{lease_folder('one')}/lease.json", replace(away, heartbeat=8).to_json())
 
-        with pytest.raises(LeaseHeld, match="host node17, pid 4242, life one"):
-            take_alone(store, "me", warn, patience_s=30, sleep=beat)
+    with pytest.raises(LeaseHeld, match="host node17, pid 4242, life one"):
+        take_alone(store, "me", warn, patience_s=30, sleep=beat)
 
 
 def test_a18_runs_elsewhere_that_show_no_sign_of_life_are_watched_once_and_stop_if_they_were_only_frozen(
@@ -102,15 +117,14 @@ def test_a18_runs_elsewhere_that_show_no_sign_of_life_are_watched_once_and_stop_
 ) -> None:
     lost: list[str] = []
     slept: list[float] = []
-    claims = [Claims(store, name, name, 3, lambda unit: False) for name in ("one", "two", "three")]
-    with claims[0].joined(lost.append) as frozen, claims[1].joined(lost.append), claims[2].joined(lost.append):
-        for name in ("one", "two", "three"):
-            send_elsewhere(store, name)
-        with take_alone(store, "me", warn, patience_s=30, sleep=slept.append):
-            assert 29 < sum(slept) < 32, "all at once"
-            assert lives(store) == {"me"}
-            frozen.beat()
-            assert ["life me" in line for line in lost] == [True]
+    leases = [Lease.take(store, name, lost.append, folder=lease_folder(name)) for name in ("one", "two", "three")]
+    for name in ("one", "two", "three"):
+        send_elsewhere(store, name)
+    with take_alone(store, "me", warn, patience_s=30, sleep=slept.append):
+        assert 29 < sum(slept) < 32, "all at once"
+        assert lives(store) == {"me"}
+        leases[0].beat()
+        assert ["life me" in line for line in lost] == [True]
     assert lives(store) == set()
 
 

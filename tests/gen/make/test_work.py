@@ -160,7 +160,7 @@ def test_a_stop_while_another_run_opens_the_output_means_again(tmp_path: Path, m
     store, stop = FolderStore(tmp_path), StopFlag()
     first = Lease.take(store, "opens", warn, lock_folder=tmp_path)
     threading.Timer(0.3, stop.request, ["SIGUSR1"]).start()
-    stopped = pytest.raises(Draining, match="stopped on request while another run opened .*: SIGUSR1")
+    stopped = pytest.raises(Draining, match=r"stopped on request while another run opened .*: SIGUSR1")
     with stopped, held(store, stop, "generate", shared=True):
         pass
     first.release()

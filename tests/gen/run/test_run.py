@@ -447,7 +447,7 @@ def test_the_state_of_an_output_names_what_is_damaged_and_what_is_missing(whole:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     store = open_for_reading(str(out))
-    assert writer_of(store) is None
+    assert writers_of(store) == []
     state = status_of(store, None)
     assert state.is_whole
     assert "writer    nobody now" in state.text
