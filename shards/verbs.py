@@ -117,11 +117,12 @@ def repair(
         where = "damaged" if dry_run else "its files have changed since they were read, so they stay"
         where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else where
         say(f"shard {shard:05d}: {where}")
-    damaged = damaged if dry_run else list(moved)
     for name in files:
         say(f"{name}: {'moved to ' + moved_files[name][0] if name in moved_files else 'damaged or missing'}")
     what = " and ".join(
-        counted(num, word) for num, word in ((len(damaged), "shard"), (len(files), "_meta file")) if num
+        counted(num, word)
+        for num, word in ((len(damaged if dry_run else moved), "shard"), (len(files), "_meta file"))
+        if num
     )
     say(
         f"{what} {'would be moved' if dry_run else 'moved; run the same generate again'}"
@@ -404,9 +405,7 @@ def _watch(store: "Store") -> "Status":
             began = time.monotonic()
             state, writers = _look(store)
             now = time.monotonic()
-            for one in writers:
-                if beats.get(one.life, (-1, now))[0] != one.heartbeat:
-                    beats[one.life] = one.heartbeat, now
+            beats |= {w.life: (w.heartbeat, now) for w in writers if beats.get(w.life, (-1, now))[0] != w.heartbeat}
             if not any(one.is_here or now - beats[one.life][1] <= PATIENCE_S for one in writers):
                 return state
             if live is not None:

@@ -52,11 +52,11 @@ def joined(store: Store, life: str) -> Any:
     return Claims(store, life, life, 3, lambda unit: False).joined(warn)
 
 
-def send_elsewhere(store: Store, life: str, **changes: object) -> Holder:
+def send_elsewhere(store: Store, life: str) -> Holder:
     """As if the run were one of another machine."""
     here = last_holder(store, lease_folder(life))
     assert here is not None
-    away = replace(here, process=ProcessId("another boot/pid:[1]", 4242, 99), host="node17", **changes)
+    away = replace(here, process=ProcessId("another boot/pid:[1]", 4242, 99), host="node17")
     store.replace(f"{lease_folder(life)}/lease.json", away.to_json())
     return away
 
