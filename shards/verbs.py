@@ -114,9 +114,8 @@ def repair(
         moved = {} if dry_run else repair_all(store, report)
         moved_files = {} if dry_run else repair_meta(store, report)
     for shard in damaged:
-        where = "damaged" if dry_run else "its files have changed since they were read, so they stay"
-        where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else where
-        say(f"shard {shard:05d}: {where}")
+        left = "damaged" if dry_run else "its files have changed since they were read, so they stay"
+        say(f"shard {shard:05d}: {'moved to ' + moved[shard][0].rpartition('/')[0] if shard in moved else left}")
     for name in files:
         say(f"{name}: {'moved to ' + moved_files[name][0] if name in moved_files else 'damaged or missing'}")
     what = " and ".join(
@@ -395,8 +394,7 @@ def _watch(store: "Store") -> "Status":
     from cluster.process.lease import PATIENCE_S
 
     console = Console(stderr=True)
-    said = ""
-    beats: dict[str, tuple[int, float]] = {}  # life: its heartbeat, and since when it is that
+    said, beats = "", dict[str, tuple[int, float]]()  # of a life: its heartbeat, and since when it is that
     with contextlib.ExitStack() as shown:
         live = None
         if console.is_terminal:
