@@ -252,6 +252,14 @@ def test_an_output_in_which_nothing_was_made_takes_a_corrected_recipe(whole: Pat
     assert not verify(open_for_reading(str(out))).damages
 
 
+def test_a_run_that_shares_its_output_makes_the_same_bytes_and_leaves_no_claim(whole: Path, tmp_path: Path) -> None:
+    assert generate(tmp_path / "out", "0.2", HERE, "cluster.shared=true").exit_code == 0
+    assert files_of(tmp_path / "out") == files_of(whole)
+    assert [path.name for path in (tmp_path / "out/_meta/shared").iterdir()] == ["claims"]
+    assert list((tmp_path / "out/_meta/shared/claims").iterdir()) == []
+    assert writers_of(open_for_reading(str(tmp_path / "out"))) == []
+
+
 @pytest.mark.parametrize("how", [(), ("cluster.shared=true",)])
 def test_another_recipe_does_not_begin_anew_what_runs_that_share_it_work_on(
     whole: Path, tmp_path: Path, how: tuple[str, ...]
