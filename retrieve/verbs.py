@@ -309,7 +309,7 @@ def filter(
     Example: `sixfold filter out/sandbox --clip sandbox/models/clip --top 0.3 --cap 10000 --against out/real/real-test`
     """
     with waiting("loading the program"):
-        from cluster.process.lease import written_by_one
+        from cluster.process.writers import written_by_one
         from gen.model.clip import ClipSpec
         from retrieve.filter.filter import FilterSpec, filter_data_set
         from retrieve.filter.report import describe, read_scores, read_templates, write_ids

@@ -30,7 +30,7 @@ def verify(
     """
     with waiting("loading the program"):
         from cluster.process.exit import EXIT_INCOMPLETE
-        from cluster.process.lease import writer_of
+        from cluster.process.writers import told_writers, writers_of
         from shards.disk.amounts import counted, size_text
         from shards.disk.data_set import is_data_set, no_data_set
         from shards.disk.safe_text import visible
@@ -39,7 +39,7 @@ def verify(
         from shards.set.verify import verify as verify_all
 
     store = open_for_reading(folder)
-    writer = writer_of(store)  # before the look at the shards: what it makes since then is only more
+    writer = told_writers(writers_of(store))  # before the look at the shards: what it makes since then is only more
     if writer is None and not is_data_set(store):
         raise no_data_set(store)
     with bar("verify") as advance:
@@ -90,7 +90,7 @@ def repair(
     Example: `sixfold repair out/sandbox --dry-run`
     """
     with waiting("loading the program"):
-        from cluster.process.lease import written_by_one
+        from cluster.process.writers import written_by_one
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
         from shards.set.rebuild import rebuild_tables
@@ -112,12 +112,14 @@ def repair(
     for shard in rebuilt:
         say(f"shard {shard:05d}: its table {'could be' if dry_run else 'is'} written again from its tar")
     for shard in damaged:
-        where = f"moved to {moved[shard][0].rpartition('/')[0]}" if shard in moved else "damaged"
-        say(f"shard {shard:05d}: {where}")
+        left = "damaged" if dry_run else "its files have changed since they were read, so they stay"
+        say(f"shard {shard:05d}: {'moved to ' + moved[shard][0].rpartition('/')[0] if shard in moved else left}")
     for name in files:
         say(f"{name}: {'moved to ' + moved_files[name][0] if name in moved_files else 'damaged or missing'}")
     what = " and ".join(
-        counted(num, word) for num, word in ((len(damaged), "shard"), (len(files), "_meta file")) if num
+        counted(num, word)
+        for num, word in ((len(damaged if dry_run else moved), "shard"), (len(files), "_meta file"))
+        if num
     )
     say(
         f"{what} {'would be moved' if dry_run else 'moved; run the same generate again'}"
@@ -162,7 +164,7 @@ def subset(
     `sixfold subset out/edits feasible --where side=feasible --of 2x`
     """
     with waiting("loading the program"):
-        from cluster.process.lease import written_by_one
+        from cluster.process.writers import written_by_one
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
         from shards.disk.safe_text import visible
@@ -385,8 +387,8 @@ def _jobs(folder: str) -> list[str]:
 
 
 def _is_begun(store: "Store") -> bool:
-    from cluster.process.lease import holder_of
     from cluster.process.lives import lives_of
+    from cluster.process.writers import writers_of
     from shards.disk.data_set import is_data_set
 
-    return is_data_set(store) or holder_of(store) is not None or bool(lives_of(store, newest=1))
+    return is_data_set(store) or bool(lives_of(store, newest=1)) or bool(writers_of(store))

@@ -29,6 +29,16 @@ def life_id(environ: Mapping[str, str], seconds: float, noise: bytes) -> str:
     return f"t{base36(max(0, int(seconds)))}-{tail}"  # a clock may be set before 1970
 
 
+def submission_id(environ: Mapping[str, str], life: str) -> str:
+    """What a person submitted once and this life is a part of: under SLURM the job, all tasks of an array and all
+    restarts of it; elsewhere the life itself."""
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_JOB_ID"):
+        job = environ.get(name, "")
+        if job.isascii() and job.isdecimal() and len(job) <= 12:
+            return f"s{job}"
+    return life
+
+
 def attempt_id(life: str, number: int) -> str:
     """The id of a life's attempt ``number``; `ATTEMPT_PATTERN` matches it, so it is safe in file names."""
     attempt = f"{life}-{base36(number)}"

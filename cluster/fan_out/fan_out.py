@@ -54,17 +54,18 @@ def fan_out(
     stop: StopFlag,
     threads: int = 1,
     when_slow: str = WHEN_SLOW,
+    life: str = "",
 ) -> Summary:
     """Run every unit at least once, and return how the run ended.
 
     ``units`` is read lazily, a few ahead of the workers. ``make_worker`` runs once in each worker process; give a
     ``functools.partial`` of an importable function with plain data and absolute paths. ``on_event`` is called in this
     thread. ``threads`` becomes OMP_NUM_THREADS of each worker before it imports numerical libraries. ``when_slow`` says
-    what a person can do about a worker that is killed because it is slow. Raises
-    cluster.fan_out.ray_session.ClusterError if there is no cluster to run on, Draining if a stop is requested while it
-    waits for one; every later fault is in the Summary.
+    what a person can do about a worker that is killed because it is slow. ``life``: what the ids of attempts begin
+    with, another one for each call; "": a new one. Raises cluster.fan_out.ray_session.ClusterError if there is no
+    cluster to run on, Draining if a stop is requested while it waits for one; every later fault is in the Summary.
     """
-    life = life_id(os.environ, time.time(), secrets.token_bytes(5))
+    life = life or life_id(os.environ, time.time(), secrets.token_bytes(5))
     backend = "in process" if spec.in_process else "ray"
     on_event(Event(kind="run_started", at_s=0.0, data={"life": life, "backend": backend}))
     if spec.in_process:
@@ -72,7 +73,7 @@ def fan_out(
 
         spec = spec.model_copy(update={"straggler_factor": 0.0, "workers": 1})  # there is no second worker
         schedule = Schedule(units, spec, life, time.monotonic(), when_slow)
-        run_here(schedule, make_worker, threads, on_event, stop)
+        run_here(schedule, make_worker, spec, threads, on_event, stop, when_slow)
     else:
         with waiting("loading Ray"):
             from cluster.fan_out.ray_driver import run_on_ray

@@ -1,8 +1,9 @@
 """The driver without Ray: the same schedule, with one worker in this thread.
 
 In: a ``Schedule`` and a ``make_worker``. Out: the schedule, carried out to its end. On disk: nothing.
-A deadline cannot interrupt a call in the same thread, so only a second Ctrl-C ends a worker that never beats.
-Everything else is as on a cluster.
+A deadline cannot interrupt a call in the same thread, so a worker that does not beat within ``stall_deadline_s`` (that
+is not loaded within ``start_deadline_s``) ends with its process (`cluster.fan_out.watch`). Everything else is as on a
+cluster.
 """
 
 import os
@@ -13,7 +14,8 @@ from collections.abc import Callable
 
 from cluster.fan_out.events import Event
 from cluster.fan_out.scheduler import Action, Drop, KillWorker, Schedule, StartWorker, Submit
-from cluster.fan_out.work import MakeWorker, Worker
+from cluster.fan_out.watch import Watch
+from cluster.fan_out.work import FanOutSpec, MakeWorker, Worker
 from cluster.process.environment import set_allocator
 from cluster.process.exit import Draining, NotAgain
 from cluster.process.failure import describe, is_broken
@@ -24,11 +26,34 @@ HERE = "this process"
 
 
 def run_here(
-    schedule: Schedule, make_worker: MakeWorker, threads: int, on_event: Callable[[Event], None], stop: StopFlag
+    schedule: Schedule,
+    make_worker: MakeWorker,
+    spec: FanOutSpec,
+    threads: int,
+    on_event: Callable[[Event], None],
+    stop: StopFlag,
+    when_slow: str,
 ) -> None:
-    """Carry out the schedule's actions until it is over."""
+    """Carry out the schedule's actions until it is over. `when_slow`: what a person can do where work is slower than
+    the stall deadline allows."""
     set_threads(threads)
     set_allocator(os.environ)
+    with Watch() as watch:
+        _carry_out(schedule, make_worker, spec, on_event, stop, when_slow, watch)
+
+
+def _carry_out(
+    schedule: Schedule,
+    make_worker: MakeWorker,
+    spec: FanOutSpec,
+    on_event: Callable[[Event], None],
+    stop: StopFlag,
+    when_slow: str,
+    watch: Watch,
+) -> None:
+    limit_s, start_s = spec.stall_deadline_s, spec.start_deadline_s
+    stalled = f"no progress for {limit_s:g} s (stall_deadline_s); if the machine is that slow, {when_slow}"
+    not_loaded = f"the model was not loaded within {start_s:g} s (start_deadline_s)"
     worker: Worker | None = None
     todo: deque[Action] = deque(schedule.nodes({HERE: 1}, time.monotonic()))
 
@@ -36,7 +61,11 @@ def run_here(
         if stop.requested:
             todo.extend(schedule.drain(stop.reason, time.monotonic()))
 
+    def lives() -> None:
+        watch.expect(stalled, limit_s)
+
     while True:
+        lives()  # a claim and a line of the log go to the same storage, and may hang like a unit
         check_stop()
         for event in schedule.take_events():
             on_event(event)
@@ -46,6 +75,7 @@ def run_here(
         match todo.popleft():
             case StartWorker(number, _):
                 todo.extend(schedule.placed(number, time.monotonic()))
+                watch.expect(not_loaded, start_s)
                 try:
                     with waiting("loading the model"):
                         worker = make_worker()
@@ -59,7 +89,7 @@ def run_here(
                 continue  # its attempt has ended; a running attempt is asked to stop inside its beat
             case Submit(number, unit, attempt):
                 assert worker is not None
-                beat = _Beat(schedule, number, attempt, on_event, check_stop, todo)
+                beat = _Beat(schedule, number, attempt, on_event, check_stop, todo, lives)
                 try:
                     result = worker(unit, attempt, beat)
                 except Draining:
@@ -83,13 +113,15 @@ class _Beat:
         on_event: Callable[[Event], None],
         check_stop: Callable[[], None],
         todo: deque[Action],
+        lives: Callable[[], None],
     ) -> None:
         self._schedule, self._number, self._attempt = schedule, number, attempt
-        self._on_event, self._check_stop, self._todo = on_event, check_stop, todo
+        self._on_event, self._check_stop, self._todo, self._lives = on_event, check_stop, todo, lives
         self._beats = 0
         self.done = self.rejected = 0
 
     def __call__(self, done: int, rejected: int, under_way: float = 0.0) -> None:
+        self._lives()
         self._beats += 1
         self.done, self.rejected = done, rejected
         now = time.monotonic()

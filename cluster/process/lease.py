@@ -21,7 +21,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -30,7 +30,6 @@ from cluster.process.identity import ProcessId, alive, this_place, this_process
 from shards.disk.checked_json import plain_json
 from shards.disk.lock import locked
 from shards.disk.regular import NO_FILE
-from shards.disk.store import FolderStore, ObjectStore, open_store
 
 FOLDER = "_meta"  # where the files of a lease lie
 LEASE = f"{FOLDER}/lease.json"
@@ -138,7 +137,8 @@ class Lease:
         folder: str = FOLDER,
     ) -> Self:
         """Take the lease or raise LeaseHeld. ``lock_folder`` is the output's local path, if it has one. ``folder``:
-        where the files of the lease lie; runs that share an output have one each (`cluster.fan_out.claims`).
+        where the files of the lease lie; runs that share an output have one each, which only
+        `cluster.process.writers.take_alone` looks at.
 
         ``on_lost`` is called once from the heartbeat's thread, with the reason, when another run has taken the lease
         over; give ``StopFlag.request``.
@@ -178,6 +178,8 @@ class Lease:
                 self.lost = True
                 self._on_lost(f"another run took this output over ({newest})")
             return
+        if self._over.is_set():  # while it was read
+            return
         beats = self._holder.heartbeat + 1
         self._holder = dataclasses.replace(self._holder, heartbeat=beats, doing=self.doing()[:MAX_DOING])
         self._store.replace(_name(self._folder), self._holder.to_json())
@@ -196,36 +198,26 @@ class Lease:
         self.release()
 
     def release(self) -> None:
-        """Mark the output as free, if this run still holds it."""
+        """Mark the output as free, if this run still holds it; the second time does nothing. Raises nothing: a store
+        that is away says so to the run itself, and the next run finds out that this process has ended."""
+        if self._over.is_set():
+            return
         self._over.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5.0)
-        with contextlib.suppress(OSError):  # then the next run finds out that this process has ended
-            newest = _read(self._store, self._folder)
-            if newest is None or newest.generation == self.generation:
-                freed = dataclasses.replace(self._holder, released=True, doing="")
-                self._store.replace(_name(self._folder), freed.to_json())
-        self._lock.close()
+        try:
+            if self._thread is not None:
+                self._thread.join(timeout=5.0)
+            with contextlib.suppress(Exception):  # client libraries raise classes of their own
+                newest = _read(self._store, self._folder)
+                if newest is None or newest.generation == self.generation:
+                    freed = dataclasses.replace(self._holder, released=True, doing="")
+                    self._store.replace(_name(self._folder), freed.to_json())
+        finally:
+            self._lock.close()
 
 
-def last_holder(store: LeaseStore, folder: str) -> Holder | None:
+def last_holder(store: LeaseStore, folder: str = FOLDER) -> Holder | None:
     """Who took the lease of a folder last, whether it lives or not; None if nobody did, or if its file is damaged."""
     return _read(store, folder)
-
-
-def holder_of(store: LeaseStore) -> Holder | None:
-    """Who writes to the output of ``store`` now; None if nobody does, or if who did has ended, as far as one can tell
-    from this machine."""
-    found = _read(store)
-    if found is None or found.released or (found.is_here and not alive(found.process)):
-        return None
-    return found
-
-
-def writer_of(store: LeaseStore) -> str | None:
-    """`holder_of` in words."""
-    found = holder_of(store)
-    return None if found is None else found.words
 
 
 def _name(folder: str) -> str:
@@ -245,15 +237,6 @@ def _holder(store: LeaseStore, name: str) -> Holder | None:
         if error.errno not in NO_FILE:
             raise
         return None
-
-
-@contextlib.contextmanager
-def written_by_one(url: str, life: str, on_lost: Callable[[str], None]) -> Iterator[FolderStore | ObjectStore]:
-    """A data set, opened to write, that nobody else writes meanwhile. Raises LeaseHeld, and ValueError as
-    `open_store` does."""
-    store = open_store(url)
-    with Lease.take(store, life, on_lost, lock_folder=store.root if isinstance(store, FolderStore) else None):
-        yield store
 
 
 def _lock(folder: Path | None, found: Holder | None) -> contextlib.ExitStack:

@@ -247,9 +247,9 @@ def _got_further(life: Life, later: Iterable[Life]) -> bool | None:
     return any(amount.noun != before.noun or amount.number > before.number for amount in known)
 
 
-def told(lives: Sequence[Life], at_work: str | None = None) -> list[str]:
-    """A line a life, for people; `at_work`: the id of the life that holds the folder now."""
-    return [_line(life, life.life == at_work or alive(life.process)) for life in lives]
+def told(lives: Sequence[Life], at_work: Collection[str] = ()) -> list[str]:
+    """A line a life, for people; `at_work`: the ids of the lives that write to the folder now."""
+    return [_line(life, life.life in at_work or alive(life.process)) for life in lives]
 
 
 def _line(life: Life, is_at_work: bool) -> str:

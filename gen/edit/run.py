@@ -137,6 +137,8 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
+    with waiting(f"checking the model {recipe.sampler.model}"):
+        edit_identity(recipe, work.index)  # reads all bytes of all models, once: while nobody waits for this run
     with held(store, stop, "edit", recipe.cluster.shared) as hold:
 
         def draw() -> dict[str, bytes]:
@@ -150,8 +152,7 @@ def run(
         recipe = recipe.model_copy(
             update={"sampler": fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)}
         )  # fmt: skip
-        with waiting(f"checking the model {recipe.sampler.model}"):
-            own = edit_identity(recipe, work.index)
+        own = edit_identity(recipe, work.index)
         contents = {"contents": meaning_contents(recipe.meanings)}
         mark = open_output(store, recipe, own, rows_of(work.classes), code, BEGUN_BY, draw, differences, say, contents)
         with waiting("reading what is there"):

@@ -13,13 +13,14 @@ A file that is gone or damaged is written again by the same recipe; hashes tell 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic import BaseModel
 
+from cluster.process.writers import sharers, told_writers
 from cluster.recipes.folder import listing
 from cluster.recipes.load import canonical_json, dump_recipe, fingerprint
 from gen.make.scale import Store
@@ -87,6 +88,7 @@ def open_output(
                 f"{store.url}: was made by another recipe or from other data ({listing(changed)}); use another output "
                 f"folder, or the recipe in its {META}/{RECIPE_NAME}"
             )
+        refuse_beside_sharers(store, changed)
         say(f"{store.url}: nothing was made there yet, so it begins anew with this recipe ({listing(changed)})")
         store.delete(RUN)
         known = None
@@ -117,6 +119,16 @@ def open_output(
     elif not store.write_exclusive(RUN, about):
         raise ValueError(f"{store.url}: another run began here at this moment; run the same command again")
     return mark
+
+
+def refuse_beside_sharers(store: Store, changed: Sequence[str]) -> None:
+    """Raises ValueError if runs share the output now, which another recipe must not begin anew; `changed`: a line for
+    each difference."""
+    if writers := told_writers(sharers(store)):
+        raise ValueError(
+            f"{store.url}: another recipe ({listing(changed)}) began there, and its runs work on the first shards "
+            f"({writers}); wait for them, or use another output folder"
+        )
 
 
 def _field(name: str) -> str:

@@ -23,11 +23,19 @@ from shards.set.manifest import iter_tables, read_subset, write_subset
 from shards.set.status import SUMMARY
 
 Store = FolderStore | ObjectStore
+MAX_DIGITS = 18  # behind the point of a scale
 
 
 def scale_name(scale: Fraction) -> str:
-    """`6x`, `0.5x`: as people write it, and the name of the subset."""
-    return f"{float(scale):g}x"
+    """`6x`, `0.5x`: as people write it, and the name of the subset; exact, so two scales never share one. Raises
+    ValueError for a scale that no decimal number is."""
+    digits = 0
+    while (shifted := scale * 10**digits).denominator != 1:
+        digits += 1
+        if digits > MAX_DIGITS:
+            raise ValueError(f"scale: found {scale}, expected at most {MAX_DIGITS} digits behind the point")
+    whole, rest = divmod(shifted.numerator, 10**digits)
+    return f"{whole}.{rest:0{digits}d}x" if digits else f"{whole}x"
 
 
 def write_scale(store: Store, plan: Plan, scale: Fraction, records: Mapping[int, Record]) -> None:

@@ -2,10 +2,11 @@
 
 In: a store, units, what makes a worker. Out: the output, held; the summary of the fan-out, a `MakeOutcome`. On disk:
 `_meta/logs/<start>-<pid>.jsonl`, `_meta/lives/<number>-<life>.json`; at the end `_meta/summary.json`, and the subset of
-a scale that is whole.
+a scale that is whole. `cluster.process.writers` says what shows others that the run works.
 """
 
 import contextlib
+import itertools
 import os
 import secrets
 import time
@@ -14,23 +15,25 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from cluster.fan_out.attempt import life_id
+from cluster.fan_out.attempt import base36, life_id, submission_id
+from cluster.fan_out.claims import Claims
 from cluster.fan_out.events import Event, EventLog
 from cluster.fan_out.fan_out import fan_out
 from cluster.fan_out.metrics import RunMetrics
 from cluster.fan_out.progress import Progress
 from cluster.fan_out.work import FanOutSpec, MakeWorker, Summary
-from cluster.process.exit import EXIT_AGAIN
-from cluster.process.lease import Lease, LeaseHeld
+from cluster.process.exit import EXIT_AGAIN, Draining
+from cluster.process.lease import Lease, LeaseHeld, last_holder
 from cluster.process.lives import LifeFile, begin
 from cluster.process.stop_flag import StopFlag
+from cluster.process.writers import sharers, take_alone
 from cluster.waiting import waited_for, waiting
 from gen.make.outcome import MakeOutcome, outcome_of
 from gen.make.plan import Plan
 from gen.make.scale import Store, write_scale, write_summary
 from gen.make.shared import make_beside_others
 from shards.disk.amounts import counted
-from shards.disk.layout import META, shard_name
+from shards.disk.layout import META, record_name, shard_name
 from shards.disk.record import Record
 from shards.disk.store import FolderStore
 from shards.set.commit import recover
@@ -38,7 +41,7 @@ from shards.set.manifest import scan, scan_records
 from shards.set.quarantine import QUARANTINE
 from shards.set.rebuild import rebuild_tables
 
-OPENS_S = 900.0  # for another run that shares the output to open it: to choose meanings, to draw prompts
+FROZEN_S = 900.0  # without a beat, a run that opens the output is waited for no longer
 LOOK_S = 1.0
 
 
@@ -49,7 +52,7 @@ def set_torn_aside(store: Store, say: Callable[[str], None], keep: str = "") -> 
         say(f"{counted(len(rebuilt), 'table')} written again from the tars, first that of shard {rebuilt[0]:05d}")
     if keep and (problems := scan(store).problems):
         raise ValueError(f"{next(iter(problems.values()))}; {keep}")
-    if torn := recover(store).set_aside:
+    if torn := recover(store, lives=[one.life for one in sharers(store)]).set_aside:
         say(
             f"{counted(len(torn), 'damaged shard')} set aside in {store.url}/{QUARANTINE}, first "
             f"{shard_name(torn[0])}; those of this scale are made again"
@@ -63,6 +66,7 @@ class Held:
     lease: Lease
     life: LifeFile
     stop: StopFlag
+    beside: contextlib.ExitStack  # what shows that the run works beside others, until its end
 
     def ended(self, exit_code: int, problem: str) -> None:
         """For the history: how the run ended, and what is wrong if it is not complete."""
@@ -75,8 +79,9 @@ def held(store: Store, stop: StopFlag, verb: str, shared: bool = False) -> Itera
     """The output is this run's alone inside; it is asked to stop if it loses that. `verb`: the command, for the
     history of the output. Raises LeaseHeld.
 
-    `shared`: it is, until `work_off`, which lets others in; one that comes while another run opens the output waits.
-    Raises ValueError for a shared output whose store keeps no two writers apart.
+    `shared`: it is, until `work_off`, which lets others in; one that comes while another run opens the output waits, as
+    long as that one's heart beats. Raises ValueError for a shared output whose store keeps no two writers apart,
+    Draining on a stop while it waits.
     """
     if shared and store.single_writer:
         raise ValueError(
@@ -85,10 +90,10 @@ def held(store: Store, stop: StopFlag, verb: str, shared: bool = False) -> Itera
         )
     life = life_id(os.environ, time.time(), secrets.token_bytes(5))
     with waiting(f"taking {store.url}"):  # another machine's lease that was left is watched for a while
-        taken = _taken(store, life, stop, OPENS_S if shared else 0.0)
-    with taken as lease, begin(store, life, verb) as lived:
+        taken = _taken_in_turn(store, life, stop) if shared else _taken_alone(store, life, stop)
+    with taken as lease, begin(store, life, verb) as lived, contextlib.ExitStack() as beside:
         lease.doing = waited_for
-        yield Held(lease, lived, stop)
+        yield Held(lease, lived, stop, beside)
 
 
 def refuse_shared(spec: FanOutSpec, verb: str) -> None:
@@ -97,16 +102,31 @@ def refuse_shared(spec: FanOutSpec, verb: str) -> None:
         raise ValueError(f"cluster.shared: found true, expected false: `sixfold {verb}` does not share its output")
 
 
-def _taken(store: Store, life: str, stop: StopFlag, within_s: float) -> Lease:
-    lock_folder = store.root if isinstance(store, FolderStore) else None
-    deadline = time.monotonic() + within_s
+def _taken_alone(store: Store, life: str, stop: StopFlag) -> Lease:
+    return take_alone(store, life, stop.request, lock_folder=_lock_folder(store))
+
+
+def _taken_in_turn(store: Store, life: str, stop: StopFlag) -> Lease:
+    """Of runs that share an output one opens it at a time. Opening may take hours: the first one searches the pool."""
+    beat: object = None
+    beat_at = time.monotonic()
     while True:
         try:
-            return Lease.take(store, life, stop.request, lock_folder=lock_folder)
-        except LeaseHeld:
-            if stop.requested or time.monotonic() > deadline:
-                raise
+            return Lease.take(store, life, stop.request, lock_folder=_lock_folder(store))
+        except LeaseHeld as held:
+            now = last_holder(store)
+            seen = now and (now.generation, now.heartbeat)
+            if seen != beat:
+                beat, beat_at = seen, time.monotonic()
+            if stop.requested:
+                raise Draining(f"stopped on request while another run opened {store.url}: {stop.reason}") from None
+            if time.monotonic() - beat_at > FROZEN_S:
+                raise LeaseHeld(f"{held}; its heart has not beaten for {FROZEN_S:.0f} s") from None
         time.sleep(LOOK_S)
+
+
+def _lock_folder(store: Store) -> Path | None:
+    return store.root if isinstance(store, FolderStore) else None
 
 
 def work_off(
@@ -134,20 +154,29 @@ def work_off(
         if hold is not None:
             hold.lease.doing = progress.line
 
+        claims: Claims | None = None
+
         def on_event(event: Event) -> None:
             log(event)
             progress(event)
             figures(event)
             if event.kind == "unit_started" and hold is not None:
                 hold.life.at_work()
+                if claims is not None and event.unit is not None:
+                    claims.begun(event.unit)
 
-        def work(units: Iterable[int]) -> Summary:
-            return fan_out(units, make_worker, spec, on_event, stop, threads, when_slow)
+        def work(units: Iterable[int], its_life: str = "") -> Summary:
+            return fan_out(units, make_worker, spec, on_event, stop, threads, when_slow, its_life)
 
         if hold is None or not shared:
             return work(todo)
+        life = hold.life.life.life
+        submission = submission_id(os.environ, life)
+        claims = Claims(store, life, submission, spec.attempts, lambda unit: store.exists(record_name(unit)))
+        hold.beside.enter_context(claims.joined(stop.request)).doing = progress.line  # before the other lease is free
         hold.lease.release()
-        return make_beside_others(todo, work, store, hold.life.life.life, spec.attempts, stop)
+        rounds = itertools.count(1)
+        return make_beside_others(todo, lambda units: work(units, f"{life}-{base36(next(rounds))}"), claims, stop)
 
 
 def settle(

@@ -25,6 +25,7 @@ from gen.run.auto import fill_auto
 from gen.run.output import begun_by, has_prompts, open_output
 from gen.run.recipe import Recipe, identity, job_of, sizes_of, usable_classes
 from gen.run.room import check_room
+from gen.sampler.spec import sampler_digest
 from gen.sampler.text_to_image import make_text_to_image_worker
 from shards.disk.address import one_spelling
 from shards.disk.data_set import open_to_write
@@ -57,14 +58,14 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
+    with waiting(f"checking the model {recipe.sampler.model}"):
+        sampler_digest(recipe.sampler)  # reads all its bytes, once: while nobody waits for this run
     with held(store, stop, "generate", recipe.cluster.shared) as hold:
         known = begun_by(store)
         begun = None if known is None else known.body["identity"]["sampler"]
         sampler = fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)
         recipe = recipe.model_copy(update={"sampler": sampler})
-        with waiting(f"checking the model {sampler.model}"):
-            own = identity(recipe)
-        mark, identified = open_output(store, known, recipe, own, classes, code, say, stop)
+        mark, identified = open_output(store, known, recipe, identity(recipe), classes, code, say, stop)
         with waiting("reading what is there"):
             write_folder_card(store, recipe.name)
             set_torn_aside(store, say)

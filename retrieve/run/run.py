@@ -85,6 +85,8 @@ def run(
     units = plan.units(scale)  # refuses impossible sizes before anything is touched
     code = code_hash(home)
     store = open_to_write(url, single_writer)
+    with waiting("hashing what the images depend on"):  # whole models: while nobody waits for this run
+        own = identity(recipe, pool.digest, indexes_of(recipe), None if fetched else pool.tars_digest)
     with held(store, stop, "retrieve", recipe.cluster.shared) as hold:
 
         def differ(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -98,8 +100,6 @@ def run(
                 say(line)
             return {CANDIDATES_NAME: found, SEARCH: canonical_json(counts) + b"\n"}
 
-        with waiting("hashing what the images depend on"):
-            own = identity(recipe, pool.digest, indexes_of(recipe), None if fetched else pool.tars_digest)
         listed = [[one.id, one.name, one.wordnet_id, one.count] for one in classes]
         mark = open_output(store, recipe, own, listed, code, BEGUN_BY, search, differ, say)
         clear_parts(store)

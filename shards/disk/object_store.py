@@ -60,24 +60,35 @@ class ObjectStore:
         self.fs.invalidate_cache()
         return bool(self.fs.exists(self.path(name)))
 
-    def list(self, prefix: str = "") -> list[str]:
-        return sorted(self.stamps(prefix))
-
-    def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
-        """Name -> (size, ETag or time), by one listing."""
+    def _entries(self, prefix: str, kind: str) -> list[tuple[str, Any]]:
+        """Name, and what one listing says of it."""
         folder = f"{self.root}/{checked_name(prefix.rstrip('/'))}" if prefix else self.root
         self.fs.invalidate_cache()
         try:
             entries = self.fs.ls(folder, detail=True)
         except FileNotFoundError:
-            return {}
+            return []
+        return [
+            (prefix + entry["name"].rstrip("/").rpartition("/")[2], entry)
+            for entry in entries
+            if entry["type"] == kind and entry["name"].rstrip("/") != folder
+        ]
+
+    def folders(self, prefix: str = "") -> list[str]:
+        """The first parts of the names below `prefix` that go on, sorted."""
+        return sorted(name for name, _ in self._entries(prefix, "directory"))
+
+    def list(self, prefix: str = "") -> list[str]:
+        return sorted(self.stamps(prefix))
+
+    def stamps(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Name -> (size, ETag or time), by one listing."""
         return {
-            prefix + entry["name"].rstrip("/").rpartition("/")[2]: (
+            name: (
                 int(entry["size"]),
                 str(next((entry[word] for word in _CHANGES_WITH_BYTES if entry.get(word)), "")),
             )
-            for entry in entries
-            if entry["type"] == "file" and entry["name"].rstrip("/") != folder
+            for name, entry in self._entries(prefix, "file")
         }
 
     def write_exclusive(self, name: str, data: bytes) -> bool:
@@ -100,9 +111,13 @@ class ObjectStore:
             except (OSError, TimeoutError) as error:
                 failure = error  # a conflict (409), a time-out, a lost connection: what is stored decides
             try:
-                return self.read_bytes(name) == data
+                return self.size(name) == len(data) and self.read_bytes(name, len(data)) == data
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                if error.errno != errno.EFBIG:  # else it has grown since: other bytes
+                    raise
+                return False
         raise OSError(f"{self.url}/{name}: could not be written in {_PUT_TRIES} tries ({self._clean(failure)})")
 
     def replace(self, name: str, data: bytes) -> None:
@@ -117,6 +132,9 @@ class ObjectStore:
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
+
+    def delete_folder(self, name: str) -> None:
+        """Nothing: a folder is there as long as a name begins with it."""
 
     def _clean(self, error: Exception | None) -> str:
         return "the name was taken, then free again" if error is None else one_line(str(error), 200)

@@ -81,6 +81,9 @@ class Store(Protocol):
     def exists(self, name: str) -> bool:
         """Whether the file is there now."""
 
+    def folders(self, prefix: str = "") -> list[str]:
+        """The names of the folders directly in the folder `prefix`, sorted."""
+
     def list(self, prefix: str = "") -> list[str]:
         """The names of the files directly in the folder `prefix` ("" or "a/b/"), sorted."""
 
@@ -98,6 +101,9 @@ class Store(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""
+
+    def delete_folder(self, name: str) -> None:
+        """Remove a folder if it is there and empty."""
 
 
 class FolderStore:
@@ -136,6 +142,14 @@ class FolderStore:
 
     def exists(self, name: str) -> bool:
         return os.path.lexists(self.path(name))  # a link that leads nowhere takes the name, too
+
+    def folders(self, prefix: str = "") -> list[str]:
+        """Names of folders, sorted; links to folders are none of ours."""
+        try:
+            with os.scandir(self._folder(prefix)) as entries:
+                return sorted(prefix + entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
 
     def list(self, prefix: str = "") -> list[str]:
         """Names of files, sorted; a missing folder has none."""
@@ -178,6 +192,10 @@ class FolderStore:
 
     def delete(self, name: str) -> None:
         unlink_if_there(self.disk, self.path_to_write(name))
+
+    def delete_folder(self, name: str) -> None:
+        with contextlib.suppress(OSError):  # not there, not empty, or of somebody else
+            self.disk.rmdir(self.path(name))
 
     def publish(self, source: Path, target: Path) -> bool:
         """Give the finished file `source` the second name `target`; False if another file has that name.

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shards.disk.address import BESIDE, Beside, file_path
 from shards.disk.safe_text import quoted, redact, visible
-from shards.labels.folders import Entry
+from shards.labels.folders import MAX_ID, Entry
 from shards.labels.sources import SHIPPED, read_counts, read_source
 from shards.labels.spoken import spoken_names
 
@@ -58,7 +58,6 @@ Kind = Literal[
     "other",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-MAX_ID = 2**31 - 1
 MAX_COUNT = 1_000_000_000
 
 

@@ -7,7 +7,7 @@ Folders alone (`own_classes`); the first line that fits all of them counts:
 
     0007_seven, 0012_zebra    as `class_folder` writes them: the number is the id, the rest the name; the whole name,
                               which may have no plain letter at all, stands in the metadata beside them
-    1, 2, 10 (or 001, 002)    numbers: the number is the id, whatever their order as text
+    1, 2, 10 (or 001, 002)    numbers: the number is the id, whatever their order as text; at most 2147483647
     n01440764, n02012849      WordNet ids: ids 0, 1, ... in sorted order, which is that of ImageNet-1k for all of it;
                               names as ImageNet-1k or WordNet has them
     n02085620-Chihuahua       WordNet ids and names: ids 0, 1, ... in sorted order
@@ -42,6 +42,7 @@ from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
 from shards.labels.spoken import folded_form, spoken_names, wordnet_pairs
 
 LONGEST_SLUG = 40
+MAX_ID = 2**31 - 1  # of a class: what a table's column holds
 NO_LETTERS = "class"  # in a folder's name for a class name without plain letters
 METADATA = "metadata.parquet"  # beside exported class folders: file_name and every fact of a row
 NOT_KNOWN: Mapping[int, str] = MappingProxyType({})
@@ -189,8 +190,8 @@ def trouble_with(path: Path) -> str:
 def own_classes(folders: Sequence[str], where: str, names: Mapping[int, str] = NOT_KNOWN) -> dict[str, Entry]:
     """Folder -> the class that it is by itself, in the order of `folders`; `names` are those beside an export.
 
-    Raises ValueError for two folders of one id, for numbers among other names, and for folders of an export whose names
-    have no plain letter and are not known.
+    Raises ValueError for two folders of one id, for a number that is no id, for numbers among other names, and for
+    folders of an export whose names have no plain letter and are not known.
     """
     if exported := _all_match(_EXPORTED, folders):
         nameless = [name for name, found in exported if found[2] == NO_LETTERS and int(found[1]) not in names]
@@ -298,6 +299,11 @@ def _all_match(pattern: re.Pattern[str], folders: Sequence[str]) -> list[tuple[s
 def _by_number(entries: dict[str, Entry], where: str) -> dict[str, Entry]:
     folder_of: dict[int, str] = {}
     for folder, one in entries.items():
+        if one.id > MAX_ID:
+            raise ValueError(
+                f"{where}: found the class folder {folder!r}, whose number is no class id, expected 0..{MAX_ID}; put a "
+                "letter before the numbers, so that they are names, or give a class list with these names"
+            )
         first = folder_of.setdefault(one.id, folder)
         if first != folder:
             raise ValueError(

@@ -22,7 +22,10 @@ claim. So a winner that is stopped or dead blocks nobody, and a winner that goes
 
 flock tells live attempts from dead ones when temporaries are collected. On a network mount without locks only
 temporaries older than a day are collected; if one belonged to a live attempt, its commit would fail, and the unit would
-be made again. `repair` may run only while no run writes; the run's lease says so.
+be made again. Some mounts have locks that only the same machine sees; so while other runs share the output, the
+temporaries of their attempts stay, and those of nobody in particular until they are a day old.
+
+`repair` may run only while no run writes; the run's lease says so.
 """
 
 import contextlib
@@ -31,7 +34,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -112,11 +115,12 @@ def settle(store: FolderStore | ObjectStore, shard: int) -> Record | None:
     return read_record(store, shard) or _finish(store, shard, None)
 
 
-def recover(store: FolderStore | ObjectStore, now_s: float | None = None) -> Recovered:
+def recover(store: FolderStore | ObjectStore, now_s: float | None = None, lives: Collection[str] = ()) -> Recovered:
     """Finish the claims of earlier runs, remove their temporaries, and put their damaged shards aside.
 
     A run calls it at its start, and makes again what was put aside. It compares sizes, not bytes (`verify` does that).
     It leaves the temporaries of live attempts. `now_s`, in seconds since 1970, serves for temporaries without locks.
+    `lives`: runs that share the output and work now; the ids of their attempts begin with them and a dash.
     """
     if isinstance(store, ObjectStore):
         return Recovered(finished=object_commit.finish_claims(store), set_aside=_set_torn_aside(store))
@@ -129,7 +133,7 @@ def recover(store: FolderStore | ObjectStore, now_s: float | None = None) -> Rec
         stem = name.rpartition("/")[2].removesuffix(".json")
         if len(stem) == 5 and stem.isdigit():
             (void if _finish(store, int(stem), None) is None else finished).append(int(stem))
-    collected, alive = _collect(store, temps, time.time() if now_s is None else now_s)
+    collected, alive = _collect(store, temps, time.time() if now_s is None else now_s, lives)
     return Recovered(
         finished=tuple(finished),
         void=tuple(void),
@@ -325,22 +329,25 @@ def _void(store: FolderStore, shard: int, reason: str) -> Record | None:
     return done
 
 
-def _collect(store: FolderStore, temps: list[str], now_s: float) -> tuple[list[str], list[str]]:
+def _collect(store: FolderStore, temps: list[str], now_s: float, lives: Collection[str]) -> tuple[list[str], list[str]]:
     """Remove the temporaries of dead owners; returns (removed, left in place)."""
     owned: dict[str, list[str]] = {}  # the file that carries the owner's lock -> the owner's files
+    collected: list[str] = []
+    alive: list[str] = []
     for name in temps:
         match = _TEMP.fullmatch(name.rpartition("/")[2])
-        if match:
+        if match and any(match["attempt"].startswith(f"{life}-") for life in lives):
+            alive.append(name)
+        elif match:
             owned.setdefault(f"{TMP}/{match['shard']}.{match['attempt']}.tar", []).append(name)
         elif name.endswith(".part"):
             owned.setdefault(name, []).append(name)
-    collected: list[str] = []
-    alive: list[str] = []
     for locked, listed in owned.items():
         names = [name for name in listed if store.exists(name)]  # a claim finished since has removed its own
         if not names:
             continue
-        lock = _lock_of_dead(store.path(locked), now_s)
+        has_attempt = _TEMP.fullmatch(locked.rpartition("/")[2]) is not None
+        lock = _lock_of_dead(store.path(locked), now_s, is_enough=has_attempt or not lives)
         try:
             # an attempt that claimed in its last moment is finished next time
             if lock is None or _is_claimed(store, locked):
@@ -365,16 +372,18 @@ def _is_claimed(store: FolderStore, locked: str) -> bool:
         return False
 
 
-def _lock_of_dead(path: Path, now_s: float) -> int | None:
-    """A descriptor that holds the lock of a dead owner; -1 if there is no file to lock; None if the owner may live."""
+def _lock_of_dead(path: Path, now_s: float, is_enough: bool) -> int | None:
+    """A descriptor that holds the lock of a dead owner; -1 if there is no file to lock; None if the owner may live.
+    Not `is_enough`: that the lock is free says nothing, for the owner may be on another machine."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return -1
+    is_old = now_s - os.fstat(fd).st_mtime >= OLD_S
     try:
-        is_dead = try_lock(fd)
+        is_dead = try_lock(fd) and (is_enough or is_old)
     except OSError:
-        is_dead = now_s - os.fstat(fd).st_mtime >= OLD_S
+        is_dead = is_old
     if is_dead:
         return fd
     os.close(fd)

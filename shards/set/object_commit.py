@@ -28,6 +28,7 @@ from shards.disk.store import CLAIMS
 PATIENCE_S = 60.0
 _POLL_S = 0.5
 _MAX_GENERATIONS = 100
+_PIECE_BYTES = 64 << 20  # of a file that is compared with its hash
 
 
 class ObjectAttempt:
@@ -116,7 +117,7 @@ def finish_claims(store: ObjectStore) -> tuple[int, ...]:
         try:
             claim = parse_record(store.read_bytes(name), shard, f"{store.url}/{name}")
             if read_record(store, shard) is None:
-                if not all(_stamp(store.read_bytes(file)) == stamp for file, stamp in claim.files().items()):
+                if not _has_files(store, claim):
                     continue
                 _put_record(store, claim)
                 finished.append(shard)
@@ -134,12 +135,25 @@ def _put_record(store: ObjectStore, record: Record) -> Record:
         return record
     done = read_record(store, record.shard)
     assert done is not None, "the name was taken a moment ago"
-    if done.files() != record.files() and all(
-        _stamp(store.read_bytes(file)) == stamp for file, stamp in record.files().items()
-    ):
+    if done.files() != record.files() and _has_files(store, record):
         store.replace(name, record.to_bytes())
         return record
     return done
+
+
+def _has_files(store: ObjectStore, record: Record) -> bool:
+    """Whether tar and table of `record` are in place, whatever their size. Raises FileNotFoundError if one is not
+    there."""
+    return all(_is(store, name, stamp) for name, stamp in record.files().items())
+
+
+def _is(store: ObjectStore, name: str, stamp: FileStamp) -> bool:
+    if store.size(name) != stamp.bytes:
+        return False
+    digest = hashlib.sha256()
+    for start in range(0, stamp.bytes, _PIECE_BYTES):
+        digest.update(store.read_range(name, start, min(_PIECE_BYTES, stamp.bytes - start)))
+    return digest.hexdigest() == stamp.sha256
 
 
 def _drop_claims(store: ObjectStore, shard: int, newest: int) -> None:

@@ -28,9 +28,13 @@ def tables_alone(report: Report) -> list[int]:
 
 
 def repair(store: Store, report: Report) -> Mapping[int, list[str]]:
-    """Put the damaged shards of the report aside; shard -> new names of its files, if it has any."""
+    """Put the damaged shards of the report aside; shard -> new names of its files, if it has any. A shard that had no
+    record when it was looked at, and has one now, is done: it stays."""
     moved = {}
     for shard in report.damaged_shards():
+        kinds = {damage.kind for damage in report.damages if damage.shard == shard}
+        if kinds == {"unpublished"} and store.exists(record_name(shard)):
+            continue
         reason = "; ".join(str(damage) for damage in report.damages if damage.shard == shard)
         # the record first: without it the unit is not done, whatever happens to the rest
         names = [record_name(shard), table_name(shard), tar_name(shard)]

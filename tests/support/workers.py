@@ -130,6 +130,8 @@ def misbehaving(folder: Path, kinds: Mapping[int, str], seconds: float = 0.1) ->
             case "loops once" if first:
                 while True:
                     pass
+            case "hangs":
+                time.sleep(300)
             case "crawls once" if first:
                 for _ in range(6000):
                     time.sleep(0.1)

@@ -3,6 +3,7 @@
 import functools
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -281,3 +282,39 @@ def test_the_flag_puts_the_old_handlers_back():
         assert stop.requested
         assert stop.reason == "SIGUSR1"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+HANGS = """
+import functools, sys
+from pathlib import Path
+from cluster.fan_out.fan_out import FanOutSpec, fan_out
+from cluster.process.stop_flag import StopFlag
+from tests.support import workers
+spec = FanOutSpec(in_process=True, stall_deadline_s=float(sys.argv[3]), start_deadline_s=float(sys.argv[4]))
+make = {
+    "hangs": functools.partial(workers.misbehaving, Path(sys.argv[1]), {1: "hangs"}),
+    "loads": functools.partial(workers.slow_constructor_once, Path(sys.argv[1]), 300.0, {}, 0.0),
+    "is slow": functools.partial(workers.writer, Path(sys.argv[1]), 4.0, 8),
+}[sys.argv[2]]
+sys.exit(fan_out(range(2), make, spec, lambda event: None, StopFlag(), when_slow="wait").exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "stall_s", "start_s", "code", "line"),
+    [
+        ("hangs", 2, 300, 1, r"no progress for 2 s \(stall_deadline_s\); .* slow, wait, in workers\.py:"),
+        ("loads", 300, 2, 1, r"the model was not loaded within 2 s \(start_deadline_s\), in workers\.py:"),
+        ("is slow", 3, 300, 0, ""),
+    ],
+)
+def test_b4_a_worker_that_hangs_in_this_process_ends_with_it_and_says_where(
+    tmp_path: Path, kind: str, stall_s: float, start_s: float, code: int, line: str
+) -> None:
+    """No deadline interrupts a call in the same thread; other runs that share the output wait for it until it ends."""
+    words = [sys.executable, "-c", HANGS, str(tmp_path), kind, str(stall_s), str(start_s)]
+    said = subprocess.run(words, cwd=home(), capture_output=True, text=True, timeout=250)
+    assert said.returncode == code, said.stderr
+    told = [one for one in said.stderr.splitlines() if one.startswith("sixfold: ")]
+    assert len(told) == (1 if line else 0)
+    assert not line or re.match("sixfold: " + line, told[0]), told

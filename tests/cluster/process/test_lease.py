@@ -14,6 +14,7 @@ import pytest
 from cluster.process.identity import ProcessId, alive, kill_here, start_ticks, this_process
 from cluster.process.lease import LEASE, Holder, Lease, LeaseHeld
 from shards.disk.home import home
+from shards.disk.lock import is_held
 
 
 class Folder:
@@ -111,6 +112,28 @@ def test_a_released_lease_is_free_and_generations_only_grow(tmp_path):
             assert lease.generation == generation
             assert not holder_of(tmp_path).released
         assert holder_of(tmp_path).released
+
+
+class Away(Exception):
+    """As botocore's EndpointConnectionError: no OSError."""
+
+
+def test_a_lease_is_released_without_a_word_if_the_store_is_away_and_its_lock_is_free(tmp_path):
+    class Store(Folder):
+        is_away = False
+
+        def read_bytes(self, name: str) -> bytes:
+            if self.is_away:
+                raise Away("Could not connect to the endpoint URL")
+            return super().read_bytes(name)
+
+    store = Store(tmp_path)
+    with Lease.take(store, "me", lost.append, lock_folder=tmp_path):
+        store.is_away = True
+    assert not is_held(tmp_path / "_meta/lease.lock")
+    assert not holder_of(tmp_path).released
+    store.is_away = False
+    take(tmp_path).release()
 
 
 def test_each_heartbeat_says_how_far_the_holder_is_and_a_free_lease_says_nothing(tmp_path):

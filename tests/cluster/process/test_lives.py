@@ -142,7 +142,7 @@ def test_a_life_that_is_killed_has_no_end_and_the_next_one_says_what_it_left(tmp
 def test_a_life_on_another_machine_is_at_work_while_it_holds_the_folder(store: LifeStore) -> None:
     start(store)
     away = lives_of(store)[0].model_copy(update={"process": lives_of(store)[0].process.__class__("else", 1, 1)})
-    assert told([away], at_work="t0-x")[0].endswith("at work")
+    assert told([away], at_work={"t0-x"})[0].endswith("at work")
     assert "killed" in told([away])[0]
 
 

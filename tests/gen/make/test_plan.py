@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gen.make.plan import Plan, estimate, parse_scale, sample_seed, sample_uid
+from gen.make.scale import scale_name
 from shards.disk.home import home
 
 REPO = home()
@@ -396,3 +398,25 @@ def test_c7_the_whole_plan_of_imagenet_six_times_takes_seconds_and_little_memory
     assert int(made) == 7_687_002
     assert float(seconds) < 10
     assert int(peak_kib) * 1024 < 500e6
+
+
+@settings(deadline=None)
+@given(st.lists(st.decimals(min_value=0, max_value=999, places=9), min_size=2, max_size=2, unique=True))
+def test_two_scales_never_share_a_name_and_a_name_is_read_back_exactly(numbers: list[Decimal]) -> None:
+    scales = [Fraction(number) for number in numbers if number]
+    names = [scale_name(scale) for scale in scales]
+    assert len(set(names)) == len(scales)
+    assert [parse_scale(name) for name in names] == scales
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("6", "6x"), ("0.5", "0.5x"), ("6.0", "6x"), ("33.33333", "33.33333x"), ("33.3333", "33.3333x"), ("1e-05", None)],
+)
+def test_a_scale_has_the_name_that_people_give_it(text: str, name: str | None) -> None:
+    assert scale_name(Fraction(text)) == (name or "0.00001x")
+
+
+def test_a_scale_that_no_decimal_number_is_has_no_name() -> None:
+    with pytest.raises(ValueError, match="scale: found 1/3, expected at most 18 digits behind the point"):
+        scale_name(Fraction(1, 3))

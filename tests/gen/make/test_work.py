@@ -1,15 +1,28 @@
 """The life of a run around its matter: its history, and what that says of a SLURM job whose time limit is too short."""
 
+import contextlib
 import signal
+import threading
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cluster.console import warn
+from cluster.fan_out.claims import CLAIMS, Claims
+from cluster.fan_out.work import FanOutSpec
+from cluster.process.exit import Draining
+from cluster.process.identity import ProcessId
+from cluster.process.lease import Lease, LeaseHeld, last_holder
 from cluster.process.lives import Life, lives_of, stuck
 from cluster.process.stop_flag import StopFlag
-from gen.make.work import held
-from shards.disk.store import FolderStore
+from cluster.process.writers import SHARED, take_alone, writers_of
+from gen.make.work import held, set_torn_aside, work_off
+from shards.disk.layout import record_name
+from shards.disk.record import JSON
+from shards.disk.store import FolderStore, open_store
 from tests.support import warm
 
 # units are what the files say that the fan-out's workers write; a life finds those that are there
@@ -76,6 +89,105 @@ def test_c6_a_job_that_makes_a_unit_in_each_start_is_never_stuck(tmp_path: Path,
         lives = one_life(tmp_path, 0.2, restarts, number, least_units=_units(tmp_path) + 1)
         assert not stuck(lives, "81")
     assert [life.before is not None and life.before.number >= place for place, life in enumerate(lives)] == [True] * 5
+
+
+def test_b7_a_run_that_shares_is_seen_by_others_in_all_its_parts(tmp_path: Path) -> None:
+    """While it opens the output, in the worker, and at its end; the ids of its attempts begin with its life."""
+    store, seen = FolderStore(tmp_path), []
+
+    def look(unit: int = -1, attempt: str = "", beat: object = None) -> Mapping[str, JSON]:
+        seen.append([one.life for one in writers_of(store)])
+        with pytest.raises(LeaseHeld) if unit >= 0 else contextlib.nullcontext():
+            if unit >= 0:
+                take_alone(store, "another", warn)
+        attempts.append(attempt)
+        if unit >= 0:
+            store.write_exclusive(record_name(unit), b"{}")
+        return {}
+
+    attempts: list[str] = []
+    stop, spec = StopFlag(), FanOutSpec(in_process=True, shared=True)
+    with held(store, stop, "generate", shared=True) as hold:
+        look()
+        summary = work_off([0, 1], 2, lambda: look, spec, store, stop, hold, 1, "wait", shared=True)
+        look()
+    assert (summary.done, summary.exit_code) == (2, 0)
+    life = hold.life.life.life
+    assert seen == [[life]] * 4
+    assert all(one.startswith(f"{life}-") for one in attempts if one)
+    assert writers_of(store) == []
+    assert store.folders(f"{SHARED}/") == [CLAIMS]
+    assert store.list(f"{CLAIMS}/") == []
+
+
+def test_a_run_waits_for_another_that_opens_the_output_as_long_as_its_heart_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Choosing meanings, or searching the pool, may take hours; the other tasks of an array have nothing to do."""
+    monkeypatch.setattr("gen.make.work.LOOK_S", 0.02)
+    monkeypatch.setattr("gen.make.work.FROZEN_S", 1.0)
+    store, began = FolderStore(tmp_path), time.monotonic()
+    first = Lease.take(store, "opens", warn, lock_folder=tmp_path)
+
+    def beat_for_a_while() -> None:
+        while time.monotonic() < began + 3:
+            first.beat()
+            time.sleep(0.05)
+        first.release()
+
+    opening = threading.Thread(target=beat_for_a_while)
+    opening.start()
+    with held(store, StopFlag(), "generate", shared=True):
+        assert time.monotonic() > began + 3
+    opening.join()
+
+
+def test_a_run_that_opens_the_output_and_is_frozen_is_waited_for_so_long_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gen.make.work.LOOK_S", 0.02)
+    monkeypatch.setattr("gen.make.work.FROZEN_S", 0.3)
+    store = FolderStore(tmp_path)
+    first = Lease.take(store, "opens", warn, lock_folder=tmp_path)
+    frozen = pytest.raises(LeaseHeld, match=r"life opens.*; its heart has not beaten for 0 s$")
+    with frozen, held(store, StopFlag(), "generate", shared=True):
+        pass
+    first.release()
+
+
+def test_a_stop_while_another_run_opens_the_output_means_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gen.make.work.LOOK_S", 0.02)
+    store, stop = FolderStore(tmp_path), StopFlag()
+    first = Lease.take(store, "opens", warn, lock_folder=tmp_path)
+    threading.Timer(0.3, stop.request, ["SIGUSR1"]).start()
+    stopped = pytest.raises(Draining, match=r"stopped on request while another run opened .*: SIGUSR1")
+    with stopped, held(store, stop, "generate", shared=True):
+        pass
+    first.release()
+
+
+def test_a15_what_runs_on_other_machines_write_is_not_taken_for_what_the_dead_have_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some mounts have locks that only one machine sees: here each lock is free."""
+    monkeypatch.setattr("fcntl.flock", lambda fd, operation: None)
+    store = open_store(str(tmp_path))
+    folder = tmp_path / "_meta/tmp"
+    for name in ("00001.s81-0-abc-1-1.tar", "00001.s81-0-abc-1-1.json", "00002.s80-0-dead-1.tar", "run.json.0123.part"):
+        (folder / name).write_bytes(b"half")
+    claims = Claims(store, "s81-0-abc", "s81", 3, lambda unit: False)
+    with claims.joined(warn):
+        holder = last_holder(store, f"{SHARED}/s81-0-abc")
+        assert holder is not None
+        away = replace(holder, process=ProcessId("another boot/pid:[1]", 4242, 99))
+        store.replace(f"{SHARED}/s81-0-abc/lease.json", away.to_json())
+        set_torn_aside(store, warn)
+        assert sorted(path.name for path in folder.iterdir()) == [
+            *("00001.s81-0-abc-1-1.json", "00001.s81-0-abc-1-1.tar", "run.json.0123.part"),
+        ]
+        store.replace(f"{SHARED}/s81-0-abc/lease.json", holder.to_json())
+    set_torn_aside(store, warn)
+    assert list(folder.iterdir()) == [], "nobody is there any more"
 
 
 def test_runs_share_no_output_whose_store_keeps_writers_not_apart(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ import yaml
 from typer.testing import CliRunner
 
 import sixfold
-from cluster.process.lease import writer_of
 from cluster.process.stop_flag import StopFlag
+from cluster.process.writers import told_writers, writers_of
 from gen.make.outcome import MakeOutcome
 from gen.run.recipe import read_recipe
 from gen.run.remake import regenerate_images
@@ -239,7 +239,7 @@ def test_a_killed_call_is_known_by_what_it_was_asked_for_and_nobody_trains_on_th
     )
     store = open_for_reading(str(out))
     assert asked_units(store) == range(4)
-    state = status_of(store, writer_of(store))
+    state = status_of(store, told_writers(writers_of(store)))
     assert not state.is_whole
     assert "of them missing" in state.text
     assert "it never came to its end" in state.text

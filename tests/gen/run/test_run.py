@@ -22,9 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.process.lease import writer_of
+from cluster.fan_out.claims import Claims
+from cluster.process.lease import LeaseHeld
 from cluster.process.lives import lives_of
 from cluster.process.stop_flag import StopFlag
+from cluster.process.writers import writers_of
 from gen.make.outcome import MakeOutcome
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.run.describe import describe
@@ -36,7 +38,7 @@ from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from shards.disk.home import home
 from shards.disk.layout import SUCCESS
-from shards.disk.store import open_for_reading
+from shards.disk.store import open_for_reading, open_store
 from shards.labels.classes import ClassSpec, load_classes
 from shards.set.manifest import read_subset, read_table, scan_records
 from shards.set.status import status_of
@@ -250,6 +252,29 @@ def test_an_output_in_which_nothing_was_made_takes_a_corrected_recipe(whole: Pat
     assert not verify(open_for_reading(str(out))).damages
 
 
+def test_a_run_that_shares_its_output_makes_the_same_bytes_and_leaves_no_claim(whole: Path, tmp_path: Path) -> None:
+    assert generate(tmp_path / "out", "0.2", HERE, "cluster.shared=true").exit_code == 0
+    assert files_of(tmp_path / "out") == files_of(whole)
+    assert [path.name for path in (tmp_path / "out/_meta/shared").iterdir()] == ["claims"]
+    assert list((tmp_path / "out/_meta/shared/claims").iterdir()) == []
+    assert writers_of(open_for_reading(str(tmp_path / "out"))) == []
+
+
+@pytest.mark.parametrize("how", [(), ("cluster.shared=true",)])
+def test_another_recipe_does_not_begin_anew_what_runs_that_share_it_work_on(
+    whole: Path, tmp_path: Path, how: tuple[str, ...]
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+    for path in out.glob("0*"):
+        path.unlink()
+    begun = (out / "_meta/run.json").read_bytes()
+    refused = pytest.raises((ValueError, LeaseHeld), match=r"another recipe .seed: 0 before, 1|runs that share")
+    with Claims(open_store(str(out)), "one", "one", 3, lambda unit: False).joined(print), refused as held:
+        generate(out, "0.05", HERE, "seed=1", *how)
+    assert "life one" in str(held.value)
+    assert (out / "_meta/run.json").read_bytes() == begun
+
+
 def test_a_negative_text_that_would_be_ignored_is_refused_before_anything_is_written(
     whole: Path, tmp_path: Path
 ) -> None:
@@ -430,7 +455,7 @@ def test_the_state_of_an_output_names_what_is_damaged_and_what_is_missing(whole:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     store = open_for_reading(str(out))
-    assert writer_of(store) is None
+    assert writers_of(store) == []
     state = status_of(store, None)
     assert state.is_whole
     assert "writer    nobody now" in state.text
@@ -488,11 +513,11 @@ def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path
     process = start_warm(out)
     wait_for_shards(out, 1, process)
     store = open_for_reading(str(out))
-    assert str(process.pid) in str(writer_of(store))
+    assert [one.process.pid for one in writers_of(store)] == [process.pid]
     process.kill()
     process.wait(timeout=60)
     assert (out / "00000_stats.json").exists()
-    assert writer_of(store) is None, "the lease of the dead names nobody"
+    assert writers_of(store) == [], "the lease of the dead names nobody"
     assert generate(out, "0.2", HERE).exit_code == 0
     assert files_of(out) == files_of(whole)
     assert not list((out / "_meta" / "tmp").iterdir()), "what the dead driver left was collected"

@@ -250,6 +250,22 @@ def test_a21_an_attempt_that_died_at_any_put_is_taken_over_by_one_with_other_byt
             assert store.list("_meta/claims/") == []
 
 
+def test_a21_a_tar_larger_than_a_file_of_unknown_size_may_be_is_finished_and_taken_over_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A gibibyte, lowered here: what an object should be says how much of it is read."""
+    reference = FakeObjects()
+    tar = write_shard(objects(reference), 0).tar.bytes
+    monkeypatch.setattr(ObjectStore.read_bytes, "__defaults__", (tar - 1,))
+    with pytest.raises(OSError, match="found more than"):
+        objects(reference).read_bytes("00000.tar")
+    test_a21_an_attempt_that_died_at_any_put_is_taken_over_by_one_with_other_bytes()
+    store = objects(reference)
+    assert store.write_exclusive("00000.tar", store.read_bytes("00000.tar", tar)), "the answer was lost: it is there"
+    assert not store.write_exclusive("00000.tar", b"other")
+    assert not store.write_exclusive("00000.tar", b"x" * tar)
+
+
 class PatientAttempt:
     """A full attempt whose patience is a moment instead of a minute."""
 

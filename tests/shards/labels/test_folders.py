@@ -178,3 +178,19 @@ def test_an_order_of_listing_does_not_matter() -> None:
         assert own_classes(names, "x") == own_classes(names[::-1], "x")
         assert list(own_classes(names, "x")) == names
     assert match_folders(["n01443537", "0"], LIST, "x") == match_folders(["0", "n01443537"], LIST, "x")
+
+
+@pytest.mark.parametrize("name", ["4000000001", "2147483648", "4000000001_crane"])
+def test_a_number_that_is_no_class_id_is_refused_where_folders_are_read(tmp_path: Path, name: str) -> None:
+    """Folders of ISBNs: a table's column holds no such number, and a training would end with an overflow."""
+    other = "0001_zebra" if "_" in name else "1"
+    for folder in (name, other):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"found the class folder '{name}', whose number is no class id"):
+        own_classes([other, name], "set")
+    with pytest.raises(ValueError, match="whose number is no class id"):
+        load_classes(ClassSpec(source=str(tmp_path / "set"), per_class=1))
+    with pytest.raises(ValueError, match="whose number is no class id"):
+        import_image_folder(tmp_path / "set", str(tmp_path / "out"))
+    assert not (tmp_path / "out/_meta/run.json").exists()
+    assert own_classes([other, name.replace("4000000001", "2147483647").replace("2147483648", "2147483647")], "set")

@@ -429,6 +429,17 @@ def test_a_void_claim_is_put_aside_and_the_unit_is_made_again(tmp_path: Path, re
         assert [name.rpartition("/")[2] for name in leftovers(path)] == ["00000.json", "reason.json"]
 
 
+def test_repair_leaves_a_shard_that_was_published_since_it_was_looked_at(tmp_path: Path) -> None:
+    store = folder(tmp_path)
+    write_shard(store, 0, "one")
+    record = (tmp_path / "00000_stats.json").rename(tmp_path / "held back")
+    report = verify(store)
+    assert {damage.kind for damage in report.damages} == {"unpublished"}
+    record.rename(tmp_path / "00000_stats.json")
+    assert repair(store, report) == {}
+    assert verify(store).damages == ()
+
+
 def test_repair_moves_exactly_the_damaged_shards_and_generate_makes_exactly_these_again(tmp_path: Path) -> None:
     store = folder(tmp_path)
     for shard in range(5):
