@@ -5,7 +5,8 @@ nothing.
 
 What it does, in order: run the site's own lines; start one step (`sixfold node`, on each machine or for each rank);
 pass SLURM's warning on as a file, `stop`, in the job's folder, because a signal for a step would end Ray's own
-processes too; and, if the step then ended with exit code 75 ("run the same command again"), queue the job again.
+processes too; and, if the step then ended with exit code 75 ("run the same command again"), queue the job again. How
+the step ended is what its first process has written into that folder (`cluster.submit.node`), not what `srun` says.
 `scancel` does not: nobody was warned of a time limit.
 """
 
@@ -15,15 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster.process.exit import EXIT_AGAIN
+from cluster.process.exit import EXIT_AGAIN, EXIT_FOLLOWED
 from cluster.recipes.site import SiteSpec
 from cluster.submit.call import Call, whole
 from shards.disk.safe_text import one_line
 
 Mode = Literal["ray", "array", "ranks"]
 REQUEUE_S = 60  # for SLURM to take a job back
-IDS = "ids"  # in the job's folder: a line for each id that SLURM gave
-STOP = "stop"  # in the folder of a life: its work is to end, and to be queued again
+IDS = "ids"  # folder in the job's own: an empty file for each id that SLURM gave; of an array's tasks, the array's
+# in the folder of a life
+STOP = "stop"  # its work is to end, and to be queued again
+OVER, CAUSE = "over", "cause"  # exit codes: of its first process; of another one that failed by itself
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, progra
         "",
         f"job={shlex.quote(str(folder))}",
         'life="$job/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"  # the machines of this life meet there',
-        f'mkdir -p "$life" && echo "$SLURM_JOB_ID" >> "$job/{IDS}" || exit 1',
+        f'mkdir -p "$life" "$job/{IDS}" && : > "$job/{IDS}/${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}" || exit 1',
         *(["", "# of the site", *site.setup] if site.setup else []),
         *_token(mode),
         "",
@@ -91,6 +94,9 @@ def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, progra
         'wait "$step" || code=$?',
         "# a signal ends `wait`, not the step",
         'while kill -0 "$step" 2>/dev/null; do code=0; wait "$step" || code=$?; done',
+        "# srun tells the highest code of all processes; the first one's counts, or that of the one that ended it",
+        f'[ -s "$life/{OVER}" ] && code=$(cat "$life/{OVER}")',
+        f'[ "$code" = {EXIT_FOLLOWED} ] && [ -s "$life/{CAUSE}" ] && code=$(cat "$life/{CAUSE}")',
         *_again(site, folder),
         'exit "$code"',
         "",
@@ -160,15 +166,16 @@ def _again(site: SiteSpec, folder: Path) -> list[str]:
     if site.chain == "never":
         return []
     if site.chain == "requeue":
-        send = 'scontrol requeue "$SLURM_JOB_ID"'
+        send = f'timeout {REQUEUE_S} scontrol requeue "$SLURM_JOB_ID"'
         after = [f"sleep {REQUEUE_S}  # SLURM ends this script here", f"exit {EXIT_AGAIN}"]
     else:
         script = shlex.quote(str(folder / "job.sh"))
         task = "${SLURM_ARRAY_TASK_ID:+--array=$SLURM_ARRAY_TASK_ID}"
-        send, after = f"sbatch {task} {script}", ["exit 0"]
+        send = f"next=$(timeout {REQUEUE_S} sbatch --parsable {task} {script})"
+        after = [f': > "$job/{IDS}/${{next%%;*}}"  # known from now on, and not only when it starts', "exit 0"]
     return [
         f'if [ "$code" = {EXIT_AGAIN} ] && [ -n "$warned" ]; then',
-        f"  if timeout {REQUEUE_S} {send}; then",
+        f"  if {send}; then",
         *(f"    {line}" for line in after),
         "  fi",
         '  echo "sixfold: SLURM did not take the job again; run the same command again to continue" >&2',
