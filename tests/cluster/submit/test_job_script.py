@@ -10,7 +10,7 @@ import pytest
 
 from cluster.process.lives import begin
 from cluster.recipes.site import SiteSpec
-from cluster.submit.call import Call
+from cluster.submit.call import Call, Verb
 from cluster.submit.slurm_script import slurm_script
 from shards.disk.home import home
 from shards.disk.store import FolderStore
@@ -57,7 +57,7 @@ sys.exit(max(end if end >= 0 else 128 - end for end in ends))
 class Job:
     """A job script in a folder of its own, with commands of SLURM that note how they are called."""
 
-    def __init__(self, folder: Path, codes: list[str], verb: str = "train", **site: object) -> None:
+    def __init__(self, folder: Path, codes: list[str], verb: Verb = "train", **site: object) -> None:
         self.folder, self.out = folder / "job", folder / "out"
         self.out.mkdir()
         self.bin = folder / "bin"
@@ -103,7 +103,7 @@ def starts_that_got_no_further(out: Path, number: int, job: str = "7") -> None:
 def test_three_starts_that_got_no_further_end_the_chain_of_a_job_of_several_processes(
     tmp_path: Path, mode: dict[str, object]
 ) -> None:
-    verb = "generate" if "how" in mode else "train"
+    verb: Verb = "generate" if "how" in mode else "train"
     job = Job(tmp_path, ["75", "75" if verb == "train" else "no ray", "75"], verb, **mode)
     starts_that_got_no_further(job.out, 2)
     assert job.run() == (75, "scontrol requeue 7\n")

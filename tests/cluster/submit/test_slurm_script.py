@@ -139,7 +139,7 @@ def test_lines_of_the_site_run_first_and_as_they_are() -> None:
     ("chain", "holds", "lacks"),
     [
         ("requeue", 'scontrol requeue "$SLURM_JOB_ID"', "sbatch "),
-        ("resubmit", "sbatch ${SLURM_ARRAY_TASK_ID:+--array=$SLURM_ARRAY_TASK_ID}", "scontrol"),
+        ("resubmit", "sbatch --parsable ${SLURM_ARRAY_TASK_ID:+--array=$SLURM_ARRAY_TASK_ID}", "scontrol"),
         ("never", 'exit "$code"', "scontrol"),
     ],
 )
