@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.process.ask import ask
+from cluster.recipes.load import parse_recipe
+from cluster.recipes.scalar import scalar
+from cluster.recipes.site import SiteSpec
 from cluster.submit.state import JobError, JobState
 from cluster.waiting import waiting
 from shards.disk.amounts import counted
@@ -131,7 +134,8 @@ def cancel(ids: Sequence[str]) -> None:
 
 
 def describe_site() -> str:
-    """The text of a `site.yaml` for this site, from what its controller says. Raises JobError."""
+    """The text of a `site.yaml` for this site, from what its controller says, which `SiteSpec` takes. Raises JobError,
+    and RecipeError for a site whose names we cannot write."""
     config = _run(["scontrol", "show", "config"], "asking SLURM for its settings")
     rows = _run(["sinfo", "--noheader", "--format=%P|%l|%D|%c|%G|%a"], "asking SLURM for its partitions")
     partitions = [line.split("|") for line in rows.splitlines() if line.count("|") == 5]
@@ -152,11 +156,11 @@ def describe_site() -> str:
             for name, limit, number, cores, what, _ in partitions
         ),
         "",
-        f"partition: {chosen[0].rstrip('*')}",
-        f"time: '{_time_of(chosen[1])}'",
+        f"partition: {scalar(chosen[0].rstrip('*'))}",
+        f"time: {scalar(_time_of(chosen[1]))}",
         f"nodes: 1  # {chosen[2]} are there",
         f"gpus_per_node: {gpus[2] if gpus else 0}",
-        *([f'gpu_option: "--gres=gpu:{gpus[1]}:{{gpus}}"'] if gpus and gpus[1] else []),
+        *([f"gpu_option: {scalar(f'--gres=gpu:{gpus[1]}:{{gpus}}')}"] if gpus and gpus[1] else []),
         f"cpus_per_node: {re.sub('[^0-9]', '', chosen[3]) or 'null'}",
         f"max_array: {_array_of(settings.get('MaxArraySize', ''))}",
         f"chain: {'requeue' if settings.get('JobRequeue', '1') != '0' else 'resubmit'}",
@@ -165,7 +169,9 @@ def describe_site() -> str:
         "# container: {kind: apptainer, image: /path/to/sixfold.sif}",
         "# price_per_gpu_hour: 2.5",
     ]
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    parse_recipe(text.encode(), SiteSpec, "what SLURM says of this site")
+    return text
 
 
 def _time_of(limit: str) -> str:

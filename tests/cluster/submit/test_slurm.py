@@ -336,6 +336,26 @@ def test_a_site_is_described_from_what_slurm_says(fake: Fake, tmp_path: Path, mo
     assert "# cpu*                 4:00:00        12     64  (null)" in text
 
 
+@pytest.mark.parametrize("partition", ["3090", "on", "no", "null", "1e3", "a100_80gb", "0x10"])
+def test_a_partition_of_any_name_is_a_name(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: str
+) -> None:
+    fake("scontrol", f"printf '{CONFIG}'")
+    fake("sinfo", f"echo '{partition}*|4:00:00|12|64|gpu:{partition}:2|up'")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    site_file(os.environ).parent.mkdir()
+    site_file(os.environ).write_text(describe_site())
+    site = load_site(None, os.environ)
+    assert (site.partition, site.gpus_per_node) == (partition, 2)
+
+
+def test_a_site_that_no_job_could_name_is_not_written_down(fake: Fake, tmp_path: Path) -> None:
+    fake("scontrol", f"printf '{CONFIG}'")
+    fake("sinfo", "echo 'a b*|4:00:00|12|64|(null)|up'")
+    with pytest.raises(ValueError, match=r"what SLURM says of this site:.*expected one word without blanks"):
+        describe_site()
+
+
 def test_a_recipe_says_more_than_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     path = site_file(os.environ)
