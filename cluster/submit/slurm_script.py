@@ -38,10 +38,17 @@ class Script:
 
 
 def mode_of(call: Call, site: SiteSpec) -> Mode:
-    """How the call's work is spread inside a job."""
+    """How the call's work is spread inside a job. A sweep has no units that tasks of an array could claim."""
     if call.verb == "train":
         return "ranks"
-    return site.how
+    return "ray" if call.verb == "sweep" else site.how
+
+
+def words_of(call: Call, site: SiteSpec) -> list[str]:
+    """What follows the name of the program in a job. Tasks of an array share the output; each is one worker. None of
+    them draws the gallery of all."""
+    shared = ["cluster.in_process=true", "cluster.shared=true", "--no-gallery"]
+    return [*call.words, *(shared if mode_of(call, site) == "array" else [])]
 
 
 def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, program: tuple[str, ...]) -> Script:
@@ -89,7 +96,7 @@ def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, progra
         "",
         f'{whole(step)} --meeting "$life" --scratch {shlex.quote(site.scratch)} \\',
         f"  --out {shlex.quote(call.out)} -- \\",
-        f"  {whole(_words(call, mode))} &",
+        f"  {whole(words_of(call, site))} &",
         "step=$! code=0",
         'wait "$step" || code=$?',
         "# a signal ends `wait`, not the step",
@@ -153,12 +160,6 @@ def _step(site: SiteSpec, nodes: int, ranks: int, gpus: int, cores: int) -> list
 
 def _program(site: SiteSpec, program: tuple[str, ...]) -> list[str]:
     return [site.container.program] if site.container else list(program)
-
-
-def _words(call: Call, mode: Mode) -> list[str]:
-    """Tasks of an array share the output; each is one worker. None of them draws the gallery of all."""
-    shared = ["cluster.in_process=true", "cluster.shared=true", "--no-gallery"] if mode == "array" else []
-    return [*call.words, *shared]
 
 
 def _again(site: SiteSpec, folder: Path) -> list[str]:
