@@ -93,6 +93,7 @@ def submit(
         return
     from cluster.recipes.site import load_site
     from cluster.submit.call import VERBS, parse_target
+    from cluster.submit.slurm_script import words_of
 
     if verb not in VERBS or recipe is None:
         found = "nothing" if verb is None else verb if verb not in VERBS else f"{verb} without a recipe"
@@ -108,7 +109,8 @@ def submit(
         from cluster.submit.ray_job import check_server
 
         check_server(target.address)  # which takes a moment, and the next check a while
-    _check(call, dry_run, is_here=target.kind in ("local", "slurm", "ray"))
+    words = words_of(call, site) if target.kind == "slurm" else call.words
+    _check(call, words, dry_run, is_here=target.kind in ("local", "slurm", "ray"))
     if dry_run and verb == "generate":
         for line in _cost(call, site, overrides or [], scale, images_per_s, calibrate):
             say(line)
@@ -262,9 +264,9 @@ def _model_of(verb: str) -> "type[BaseModel]":
     return TrainRecipe
 
 
-def _check(call: "Call", show: bool, is_here: bool) -> None:
-    """What the verb itself says of the recipe before it would begin. Raises RecipeError with the lines of a refusal; if
-    the work is done on machines that see other files, these are told and decide nothing.
+def _check(call: "Call", words: list[str], show: bool, is_here: bool) -> None:
+    """What the verb itself says, before it would begin, of the words that are handed over. Raises RecipeError with the
+    lines of a refusal; if the work is done on machines that see other files, these are told and decide nothing.
 
     A retrieval's own dry run would search the whole pool, so it is left to the job.
     """
@@ -273,8 +275,12 @@ def _check(call: "Call", show: bool, is_here: bool) -> None:
     if call.verb == "retrieve":
         return
     with waiting("checking what the recipe names"):
-        words = [*own_program(), *call.words, "--dry-run"]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=CHECK_S, stdin=subprocess.DEVNULL)
+        done = _ran([*own_program(), *words, "--dry-run"], CHECK_S)
+    if done is None:
+        raise ValueError(
+            f"`{call.line} --dry-run`: not done within {CHECK_S / 60:.0f} minutes, expected the plan; run it by itself "
+            "to see what it waits for, or submit on a machine with more cores and memory"
+        )
     if done.returncode:
         lines = [line.removeprefix("sixfold: ") for line in done.stderr.splitlines() if line.startswith("sixfold: ")]
         lines = lines or [f"`{call.line} --dry-run` ended with exit code {done.returncode}"]
@@ -321,12 +327,25 @@ def _measured(recipe: Path, overrides: list[str], scale: str) -> float:
     with tempfile.TemporaryDirectory() as folder, waiting("making one shard, to know the rate"):
         words = [*own_program(), "generate", str(recipe), *overrides, "cluster.in_process=true", "--no-gallery"]
         words += ["--scale", scale, "--out", folder]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=CALIBRATE_S, stdin=subprocess.DEVNULL)
-        pace = pace_of_place(folder)
+        done = _ran(words, CALIBRATE_S)
+        pace = pace_of_place(folder) if done is not None else None
+    if done is None:
+        raise ValueError(
+            f"--calibrate: made no shard here within {CALIBRATE_S / 60:.0f} minutes; run it on a machine with a GPU, "
+            "or give --images-per-s instead"
+        )
     if pace is None:
         told = [line for line in done.stderr.splitlines() if line.startswith("sixfold: ")]
         raise ValueError(f"--calibrate: made no shard here ({(told or ['no reason was given'])[-1]}); leave it out")
     return pace.images_per_s
+
+
+def _ran(words: list[str], within_s: float) -> "subprocess.CompletedProcess[str] | None":
+    """The program with what it said; None if it was not done in time, and is ended."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=within_s, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _described(dry_run: bool) -> str:

@@ -11,7 +11,7 @@ import typer
 
 from cluster.console import RecipeFile, check_file, overrides_of, path_option, say, warn
 from cluster.recipes.beside import default_place
-from cluster.recipes.load import load_recipe
+from cluster.recipes.load import load_recipe, parse_recipe
 from cluster.recipes.mistake import RecipeError
 from cluster.waiting import waiting
 from shards.disk.home import home
@@ -352,6 +352,7 @@ def init(
         from shards.disk.replace import replace_file
         from shards.labels.classes import ClassSpec, load_classes
         from shards.labels.sources import SHIPPED, read_source
+        from train.recipe import TrainRecipe
 
     file = out or Path(f"{name_of(source)}.yaml")
     training = file.with_name(f"{file.stem}-train.yaml")
@@ -370,13 +371,17 @@ def init(
     folder, name = file.parent, name_of(file.name)
     place, model_place = (path_from(one, folder) for one in (source, chosen.model))
     text = first_recipe(name, place, classes, per_class, chosen, model_place, schema_from(folder, "generate"), kind)
-    replace_file(file, text.encode())
-    made = load_recipe(file, Recipe)
+    made = parse_recipe(text.encode(), Recipe, str(file), folder=folder)
+    texts = {file: text}
+    if has_counts and source not in SHIPPED and (is_remote(source) or file_path(source).is_dir()):
+        text = first_training(name, place, classes, made.sampler.stored_px, schema_from(folder, "train"))
+        parse_recipe(text.encode(), TrainRecipe, str(training), folder=folder)
+        texts[training] = text
+    for path, text in texts.items():  # none of them, if one would be refused
+        replace_file(path, text.encode())
     say(f"{file}: {len(classes):,} classes, {sum(one.count for one in classes):,} images in 1x; {chosen.told}")
     if kind.told is not None:
         say(kind.told)
-    if has_counts and source not in SHIPPED and (is_remote(source) or file_path(source).is_dir()):
-        text = first_training(name, place, classes, made.sampler.stored_px, schema_from(folder, "train"))
-        replace_file(training, text.encode())
+    if training in texts:
         say(f"{training}: trains on these real images and on the synthetic ones")
     say(f"next: sixfold generate {file} --scale 1x --dry-run")

@@ -1,7 +1,11 @@
-"""The verbs of a data set that is there: verify, repair, subset, show, export, push, status."""
+"""The verbs of a data set that is there: verify, repair, subset, show, export, push, status.
+
+Long because each verb's options, with their help, stand beside what it does.
+"""
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -284,6 +288,9 @@ def push(
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hugging Face hub.")],
     go: Annotated[bool, typer.Option("--go", help="Really send; without it only what would be sent is told.")] = False,
     public: Annotated[bool, typer.Option("--public", help="A repository that all may see.")] = False,
+    remove_old: Annotated[
+        bool, typer.Option("--remove-old", help="Remove what an earlier push left there and this one does not have.")
+    ] = False,
     licence: Annotated[
         str | None, typer.Option(help="Of a model: its licence, for the card.", show_default="none")
     ] = None,
@@ -308,17 +315,20 @@ def push(
         from shards.disk.store import open_for_reading
         from shards.views.hub import check_repo_id, token_of
         from shards.views.hub import push as push_files
-        from shards.views.push import data_set_files
+        from shards.views.push import data_set_files, is_of_a_set
 
     check_repo_id(repo)
     store, root = open_for_reading(folder), local_root(folder)
     if is_data_set(store):
         kind: Literal["dataset", "model"] = "dataset"
         files = data_set_files(store, repo.partition("/")[2], unlicensed)
+        is_ours: Callable[[str], bool] = is_of_a_set
     elif root is not None and ((root / "model.safetensors").is_file() or kind_of_place(store) == "training"):
+        from train.model.pretrained import ABOUT, CONFIG, WEIGHTS
         from train.task.model_card import model_files
 
         kind, files = "model", model_files(root, repo, licence)
+        is_ours = {WEIGHTS, ABOUT, CONFIG}.__contains__
     else:
         raise no_data_set(store)
     shown = [f"{one.name}  {size_text(one.size)}" for one in files]
@@ -338,12 +348,15 @@ def push(
         files,
         token_of(os.environ),
         public=public,
+        is_ours=is_ours,
+        remove_old=remove_old,
         endpoint=os.environ.get("HF_ENDPOINT"),
         deadline_s=3600 * deadline_h,
         say=lambda line: say(line, err=True),
     )
     sent = f"{done.num_sent:,} sent now ({size_text(done.bytes_sent)})"
-    say(f"{counted(done.num_files, 'file')} at {done.address}, {sent}")
+    removed = f", {done.num_removed:,} of another push removed" if done.num_removed else ""
+    say(f"{counted(done.num_files, 'file')} at {done.address}, {sent}{removed}")
 
 
 def status(

@@ -3,9 +3,11 @@
 In: an output (folder or URL), receipts. Out: receipts in order. On disk: `_meta/jobs/<number>.json` in the output,
 created exclusively, so two who submit at once get two numbers. The job's own files (script, logs) lie in the folder of
 the same name; of an output that is no folder they lie in `out/jobs/<name>-<number>` below the folder that submitted.
+Nothing is written, and no place tried for writing, unless a receipt changes.
 """
 
 import dataclasses
+import functools
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -14,15 +16,18 @@ from pathlib import Path
 from cluster.submit.call import Call
 from shards.disk.address import local_root
 from shards.disk.checked_json import parse_checked, to_checked
-from shards.disk.store import FolderStore, ObjectStore, open_store
+from shards.disk.store import FolderStore, ObjectStore, open_for_reading, open_store
 
 JOBS = "_meta/jobs"
 MOST = 10_000  # jobs of one output
+# of `Receipt.more`
+UNSURE = "unsure"  # SLURM has not answered yet, or its answer was lost: jobs of the script may be there
+OVER = "over"  # how many ids the job had when it was found to be over
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """A job that was handed over, or is about to be: then it has no ids yet."""
+    """A job that was handed over, or is about to be: then it has no ids yet, and is not `UNSURE`."""
 
     number: int
     kind: str  # slurm, job, k8s
@@ -37,39 +42,50 @@ class Receipt:
 class Book:
     """The receipts of one output."""
 
-    def __init__(self, store: FolderStore | ObjectStore) -> None:
-        self.store = store
+    def __init__(self, out: str, store: FolderStore | ObjectStore) -> None:
+        self._out = out
+        self.store = store  # for reading
 
     @classmethod
     def of(cls, out: str) -> "Book":
-        """The book of an output; a folder is not probed, because nothing else is written. Raises ValueError for an
-        address that cannot be opened."""
+        """The book of an output, to read. Raises ValueError for an address that cannot be read."""
         root = local_root(out)
-        return cls(open_store(out) if root is None else FolderStore(root))
+        return cls(out, open_for_reading(out) if root is None else FolderStore(root, read_only=True))
+
+    @functools.cached_property
+    def _writer(self) -> FolderStore | ObjectStore:
+        """The same to write into; a folder is not probed, because nothing else is written. Raises ValueError."""
+        root = local_root(self._out)
+        return open_store(self._out) if root is None else FolderStore(root)
 
     def begin(self, call: Call, kind: str, where: str = "") -> Receipt:
-        """A new receipt with the next free number, and its folder, made. Raises OSError after `MOST` jobs."""
+        """A new receipt with the next free number, and its folder, made. Raises OSError after `MOST` jobs, ValueError
+        for an output that cannot be written."""
         for number in range(max(self._numbers(), default=0) + 1, MOST):
             folder = Path(f"out/jobs/{call.name}-{number:05d}").absolute()
             if isinstance(self.store, FolderStore):
                 folder = self.store.root.absolute() / JOBS / f"{number:05d}"
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             receipt = Receipt(number, kind, call.line, str(folder), now, where=where, more={"by": secrets.token_hex(8)})
-            if self.store.write_exclusive(self._name(number), _bytes(receipt)):
+            if self._writer.write_exclusive(self._name(number), _bytes(receipt)):
                 folder.mkdir(parents=True, exist_ok=True)
                 return receipt
         raise OSError(f"{self.store.url}/{JOBS}: found {MOST} jobs, expected fewer; remove old ones")
 
     def keep(self, receipt: Receipt) -> None:
         """Write the receipt over what its number has."""
-        self.store.replace(self._name(receipt.number), _bytes(receipt))
+        self._writer.replace(self._name(receipt.number), _bytes(receipt))
 
     def forget(self, receipt: Receipt) -> None:
         """Give the number back: nothing was handed over."""
-        self.store.delete(self._name(receipt.number))
+        self._writer.delete(self._name(receipt.number))
+
+    def place(self, receipt: Receipt) -> str:
+        """Where the receipt is, for people."""
+        return f"{self.store.url}/{self._name(receipt.number)}"
 
     def receipts(self) -> list[Receipt]:
-        """What was handed over, in order. Raises ValueError for a damaged receipt."""
+        """What was handed over, or may have been, in order. Raises ValueError for a damaged receipt."""
         found = []
         for number in self._numbers():
             name = self._name(number)
@@ -79,7 +95,7 @@ class Book:
                 raise ValueError(
                     f"{self.store.url}/{name}: found no receipt of `sixfold submit`; remove the file if its job is over"
                 )
-            if receipt.ids:
+            if receipt.ids or UNSURE in receipt.more:
                 found.append(receipt)
         return found
 

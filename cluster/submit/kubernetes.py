@@ -15,6 +15,7 @@ its node: `sixfold drain`.
 import base64
 import importlib.metadata
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,8 @@ RUN = "run.sh"  # in it
 LARGEST = 300_000  # bytes of a file that travels
 MOST_BYTES = 900_000  # of all of them: an object of Kubernetes has at most 1 MiB
 CPUS = 4  # of a worker's machine, if the site does not say
+# what kubectl says where no answer came: it may have been done all the same
+UNCLEAR = re.compile(r"time.?out|timed out|deadline|connection|connect to|EOF|InternalError|unavailable|TooMany", re.I)
 STOP_S = 60  # for a job that is asked to stop, and for a pod to drain its node
 
 
@@ -260,7 +263,7 @@ def _machines(spec: KubernetesSpec) -> Json:
 
 
 def _kubectl(words: Sequence[str], what: str) -> str:
-    """What the command prints. Raises JobError."""
+    """What the command prints. Raises JobError, `unclear` if no answer came from Kubernetes itself."""
     if not is_here():
         raise JobError("kubectl: found no such command, expected Kubernetes' own; install it, or go where it is")
     command = ["kubectl", *words, f"--request-timeout={COMMAND_S:.0f}s"]
@@ -272,5 +275,5 @@ def _kubectl(words: Sequence[str], what: str) -> str:
         said = one_line(answer.complaint or answer.trouble, 300)
         if 'no matches for kind "RayJob"' in said or 'have a resource type "rayjob"' in said:
             said = "the cluster knows no RayJob; ask for the KubeRay operator (1.5.1 or newer) to be installed"
-        raise JobError(f"kubectl: {said}")
+        raise JobError(f"kubectl: {said}", unclear=UNCLEAR.search(said) is not None)
     return answer.said

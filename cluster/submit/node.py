@@ -2,8 +2,11 @@
 
 In: how the work is spread, the folder where the machines of this life meet, the program's words, SLURM's variables.
 Out: the program's exit code. On disk, in that folder: `address` (where Ray's head or the first rank is), `over` (the
-head's exit code); read: `stop`, which the job's script writes. On the machine: Ray's own files in a private folder
-below `scratch`, removed at the end.
+exit code of the first process), `cause` (of another one that failed by itself); read: `stop`, which the job's script
+writes. On the machine: Ray's own files in a private folder below `scratch`, removed at the end.
+
+`srun` tells the highest code of all processes, which need not be the one that counts, so the script takes the one in
+`over`; if the first process ended because another one failed, the one in `cause`.
 
 Every job has ports and folders of its own, so two jobs may share a machine. Ray's processes get no signal of ours: the
 program is asked to stop, ends its units, and only then they end.
@@ -25,17 +28,17 @@ from pathlib import Path
 from typing import Self
 
 from cluster.console import warn
-from cluster.process.exit import EXIT_AGAIN, EXIT_FAILED
+from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_FOLLOWED
 from cluster.process.identity import ProcessId, session_members, start_ticks, this_place
 from cluster.process.lives import lives_of, stuck
 from cluster.process.private_folder import make_private_folder
 from cluster.process.supervisor import end_with_parent
-from cluster.submit.slurm_script import IDS, STOP, Mode
+from cluster.submit.slurm_script import CAUSE, OVER, STOP, Mode
 from cluster.waiting import waiting
 from shards.disk.replace import replace_file
 from shards.disk.store import open_for_reading
 
-ADDRESS, OVER = "address", "over"
+ADDRESS = "address"
 LOOK_S = 0.5
 ASK_AGAIN_S = 5.0
 MEET_S = 600.0  # for the head to start, and for its address to be seen on a shared file system
@@ -79,16 +82,33 @@ def run_node(
     machines do not meet."""
     place = Place.of(environ)
     stop = _Stop(meeting / STOP)
-    code = _run_part(mode, place, meeting, scratch, program, environ, stop)
-    if code == EXIT_AGAIN and place.first and (advice := _why_not_again(out, place.job, meeting.parent / IDS)):
-        warn(advice)
-        return EXIT_FAILED
+    code = EXIT_FAILED
+    with _hears_nothing():
+        try:
+            code = _run_part(mode, place, meeting, scratch, program, environ, stop)
+            if code == EXIT_AGAIN and place.first and (advice := _why_not_again(out, meeting.parent)):
+                warn(advice)
+                code = EXIT_FAILED
+        finally:
+            _tell_script(meeting, place, code)
     return code
 
 
-def _why_not_again(out: str, job: str, ids: Path) -> str:
-    """Why the job is not to be queued again; "" if it may be. `ids`: those of the jobs that it goes on from."""
-    chain = {job, *(ids.read_text().split() if ids.is_file() else ())}
+def _tell_script(meeting: Path, place: Place, code: int) -> None:
+    """Write down how this process ended, if that may be how the job did."""
+    file = meeting / (OVER if place.first else CAUSE)
+    if not place.first and (code in (EXIT_COMPLETE, EXIT_AGAIN, EXIT_FOLLOWED) or file.exists()):
+        return
+    try:
+        replace_file(file, str(code).encode())
+    except OSError as error:  # the script then takes what srun says
+        warn(f"{file}: cannot be written ({error.strerror or error}); all machines of the job must see its folder")
+
+
+def _why_not_again(out: str, job: Path) -> str:
+    """Why the job is not to be queued again; "" if it may be. `job`: its folder, where each start has one of its own,
+    also those of the jobs that it goes on from."""
+    chain = {folder.name.partition("-")[0] for folder in job.iterdir()}
     if not stuck(lives_of(open_for_reading(out)), chain, STUCK_AFTER):
         return ""
     return (
@@ -107,17 +127,16 @@ def _run_part(
     environ: Mapping[str, str],
     stop: "_Stop",
 ) -> int:
-    with _hears_nothing():
-        if mode != "ray":
-            met = _where_ranks_meet(place, meeting, environ) if mode == "ranks" else {}
-            return _run_program(program, {**environ, **met}, stop, ray=None)
-        folder = make_private_folder(scratch)
-        try:
-            if place.node == 0:
-                return _lead(place, folder, meeting, program, environ, stop)
-            return _follow(place, folder, meeting, environ)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    if mode != "ray":
+        met = _where_ranks_meet(place, meeting, environ) if mode == "ranks" else {}
+        return EXIT_FOLLOWED if met is None else _run_program(program, {**environ, **met}, stop, ray=None)
+    folder = make_private_folder(scratch)
+    try:
+        if place.first:
+            return _lead(place, folder, meeting, program, environ, stop)
+        return _follow(place, folder, meeting, environ)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Stop:
@@ -162,16 +181,18 @@ def _deaf_at_first() -> None:
     end_with_parent()
 
 
-def _where_ranks_meet(place: Place, meeting: Path, environ: Mapping[str, str]) -> dict[str, str]:
+def _where_ranks_meet(place: Place, meeting: Path, environ: Mapping[str, str]) -> dict[str, str] | None:
     """The address of the first rank, for all of them: SLURM's name of a machine need not be one that a network knows.
-    What the site's own lines have set stays."""
+    What the site's own lines have set stays. None if the first rank has ended already."""
     if environ.get("SLURM_STEP_NUM_NODES", "1") == "1" or "MASTER_ADDR" in environ:
         return {}
     file = meeting / ADDRESS
     if place.first:
         replace_file(file, f"{_own_address()} {_free_port()}".encode())
     address = _read_within(file, meeting / OVER, MEET_S)
-    host, _, port = (address or "").partition(" ")
+    if address is None:
+        return None
+    host, _, port = address.partition(" ")
     return {"MASTER_ADDR": host, "MASTER_PORT": port}
 
 
@@ -186,16 +207,11 @@ def _own_address() -> str:
 def _lead(
     place: Place, folder: Path, meeting: Path, program: Sequence[str], environ: Mapping[str, str], stop: _Stop
 ) -> int:
-    code = EXIT_FAILED
-    try:
-        with waiting("starting Ray on the job's first machine"):
-            head, address = _start_head(place, folder, environ)
-        with head:
-            replace_file(meeting / ADDRESS, address.encode())
-            code = _run_program(program, {**environ, "RAY_ADDRESS": address}, stop, head)
-    finally:
-        replace_file(meeting / OVER, str(code).encode())
-    return code
+    with waiting("starting Ray on the job's first machine"):
+        head, address = _start_head(place, folder, environ)
+    with head:
+        replace_file(meeting / ADDRESS, address.encode())
+        return _run_program(program, {**environ, "RAY_ADDRESS": address}, stop, head)
 
 
 def _follow(place: Place, folder: Path, meeting: Path, environ: Mapping[str, str]) -> int:

@@ -15,6 +15,7 @@ import functools
 import http.client
 import logging
 import os
+import re
 import shlex
 import urllib.error
 import urllib.request
@@ -48,6 +49,8 @@ STOP_S = 60  # for a cancelled job to end by itself; Ray gives 3 s
 LEAST_RAY = (2, 60)  # the one that our lock names
 MOST_BYTES = 100 * 2**20  # of one request to the server (`ray._private.ray_constants.DASHBOARD_CLIENT_MAX_SIZE`)
 NAMED = 3  # largest files that a message names
+# by the server itself, not by what is between
+REFUSED = re.compile(r"failed with status code (4\d\d|500)\b|Authentication (required|failed)")
 WITH_ADDRESS = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray's client would go there instead
 
 
@@ -267,7 +270,7 @@ def _of_known(receipt: Receipt, ask: Callable[[], Answer], what: str) -> Answer 
 
 def _within(seconds: float, what: str, address: str, ask: Callable[[], Answer]) -> Answer:
     """The answer to a question that has no deadline of its own: Ray's client sets none. Raises JobError, also for what
-    the client raises."""
+    the client raises; it is clear only if the server itself has refused."""
     where = Target("job", address)
     try:
         with waiting(what):
@@ -275,7 +278,7 @@ def _within(seconds: float, what: str, address: str, ask: Callable[[], Answer]) 
     except TimeoutError:
         raise JobError(f"{where}: found no answer within {seconds:.0f} s while {what}; try again later", True) from None
     except Exception as error:  # the client raises bare RuntimeErrors, and those of three libraries
-        raise JobError(f"{where}: {_plain(error)}") from error
+        raise JobError(f"{where}: {_plain(error)}", REFUSED.search(str(error)) is None) from error
 
 
 def _plain(error: Any) -> str:

@@ -12,14 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.process.ask import ask
+from cluster.recipes.load import parse_recipe
+from cluster.recipes.scalar import scalar
+from cluster.recipes.site import SiteSpec
 from cluster.submit.state import JobError, JobState
 from cluster.waiting import waiting
+from shards.disk.amounts import counted
 from shards.disk.safe_text import one_line
 
 COMMAND_S = 60.0
 MOST_BYTES = 1 << 28  # of an answer: a line a task of an array
-SUBMIT_TRIES = 3  # a busy controller refuses now and then
-BUSY = re.compile(r"[Ss]ocket timed out|temporarily unable|Unable to contact|Resource temporarily unavailable")
+PAUSES_S = (2.0, 10.0, 30.0)  # after each try to submit: a busy controller gives no answer now and then
+# then the controller may have done what it was asked for all the same
+UNCLEAR = re.compile(r"[Tt]imed out|temporarily una|Unable to contact|[Cc]onnection|[Cc]ommunication", re.ASCII)
+IDS_AT_ONCE = 5000  # of one question: a word of a command has at most 128 kB
+STATE = "JobArrayID:40,State:30,RestartCnt:12,Reason:100"  # columns of squeue; the last one may hold blanks
 SETTLED_S, LOOK_S = 6.0, 0.5  # for the controller to look at a new job; between two questions
 # reasons for which a job waits for ever, and what to change
 NEVER = {
@@ -37,26 +44,54 @@ NEVER = {
 }
 
 
-def submit(script: Path, options: Sequence[str] = ()) -> str:
-    """Hand a script to SLURM; the id of its job. Raises JobError."""
-    for attempt in range(SUBMIT_TRIES):
+def submit(script: Path, options: Sequence[str] = (), known: Sequence[str] = ()) -> str:
+    """Hand a script to SLURM; the id of its job. Where no answer comes, the job is looked for by its script before it
+    is sent again; `known`: jobs of the same script that are there already. Raises JobError, `unclear` if the job may be
+    there all the same."""
+    lost, may_send = JobError(""), True
+    for pause_s in PAUSES_S:
+        if may_send:
+            try:
+                return _id_in(_run(["sbatch", "--parsable", *options, str(script)], "submitting the job to SLURM"))
+            except JobError as error:
+                if not error.unclear:
+                    raise
+                lost = error
+        time.sleep(pause_s)
         try:
-            answer = _run(["sbatch", "--parsable", *options, str(script)], "submitting the job to SLURM")
-            break
-        except JobError as error:
-            if attempt + 1 == SUBMIT_TRIES or not BUSY.search(str(error)):
-                raise
-    number = answer.strip().partition(";")[0]
+            new = [job for job in ids_of(script) if job not in known]
+        except JobError:
+            may_send = False  # nobody knows what is there
+            continue
+        if new:
+            return new[-1]
+        may_send = True
+    raise JobError(f"{lost}; SLURM may have taken it all the same: `sixfold status` looks for it", unclear=True)
+
+
+def _id_in(answer: str) -> str:
+    """The id in what sbatch says, on its last line; a site's own sbatch may say more before. Raises JobError."""
+    number = (answer.strip().splitlines() or [""])[-1].partition(";")[0]
     if not number.isdecimal():
-        raise JobError(f"sbatch: found {one_line(answer, 80)!r} as its answer, expected the id of a job")
+        raise JobError(f"sbatch: found {one_line(answer, 80)!r} as its answer, expected the id of a job", unclear=True)
     return number
+
+
+def ids_of(script: Path) -> list[str]:
+    """Jobs of this user that run the script, oldest first; an array is one. Raises JobError."""
+    words = ["squeue", "--noheader", "--all", "--states=all", f"--user={os.getuid()}", "--format=%F %o"]
+    rows = (row.partition(" ") for row in _run(words, "looking for the job").splitlines())
+    return sorted({number for number, _, command in rows if command == str(script) and number.isdecimal()}, key=int)
 
 
 def why_never(job: str, within_s: float = SETTLED_S) -> str:
     """Why the job would wait for ever, as SLURM says within the time; "" if it says nothing of the kind."""
     deadline = time.monotonic() + within_s
     while True:
-        found = states([job]).get(job, [])
+        try:
+            found = states([job])
+        except JobError:  # the job is there, and nobody can tell
+            return ""
         reasons = {one.reason for one in found if one.state == "PENDING"}
         if never := sorted(reasons & NEVER.keys()):
             return f"{never[0]}: {NEVER[never[0]]}"
@@ -67,32 +102,40 @@ def why_never(job: str, within_s: float = SETTLED_S) -> str:
         time.sleep(LOOK_S)
 
 
-def states(ids: Sequence[str]) -> dict[str, list[JobState]]:
-    """What SLURM knows of the jobs, tasks of arrays one by one; one that it has forgotten has no entry."""
-    found: dict[str, list[JobState]] = {}
-    for job in ids:
+def states(ids: Sequence[str]) -> list[JobState]:
+    """What SLURM knows of the jobs, of each task of an array once; one that it has forgotten has none. One question,
+    however many tasks they have. Raises JobError."""
+    found: dict[str, JobState] = {}
+    deadline = time.monotonic() + COMMAND_S  # of all of them
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        jobs = ",".join(ids[start : start + IDS_AT_ONCE])
+        words = ["squeue", "--noheader", "--all", "--array", "--states=all", f"--jobs={jobs}", f"--Format={STATE}"]
         try:
-            text = _run(["scontrol", "--oneliner", "show", "job", job], f"asking SLURM for job {job}")
+            text = _run(words, f"asking SLURM for {counted(len(ids), 'job')}", deadline - time.monotonic())
         except JobError as error:
-            if "Invalid job id" in str(error):
+            if "Invalid job id" in str(error):  # it says so of one alone
                 continue
             raise
-        found[job] = [_state_of(line) for line in text.splitlines() if line.startswith("JobId=")]
-    return found
+        rows = (row.split(None, 3) for row in text.splitlines())
+        found |= {row[0]: _state_of(row) for row in rows if len(row) >= 3}
+    return list(found.values())
 
 
 def cancel(ids: Sequence[str]) -> None:
     """End the jobs; one that has ended already is no mistake. Raises JobError."""
-    for job in ids:
+    deadline = time.monotonic() + COMMAND_S
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        jobs = ids[start : start + IDS_AT_ONCE]
         try:
-            _run(["scancel", job], f"cancelling job {job}")
+            _run(["scancel", *jobs], f"cancelling {counted(len(ids), 'job')}", deadline - time.monotonic())
         except JobError as error:
             if "Invalid job id" not in str(error):
                 raise
 
 
 def describe_site() -> str:
-    """The text of a `site.yaml` for this site, from what its controller says. Raises JobError."""
+    """The text of a `site.yaml` for this site, from what its controller says, which `SiteSpec` takes. Raises JobError,
+    and RecipeError for a site whose names we cannot write."""
     config = _run(["scontrol", "show", "config"], "asking SLURM for its settings")
     rows = _run(["sinfo", "--noheader", "--format=%P|%l|%D|%c|%G|%a"], "asking SLURM for its partitions")
     partitions = [line.split("|") for line in rows.splitlines() if line.count("|") == 5]
@@ -113,11 +156,11 @@ def describe_site() -> str:
             for name, limit, number, cores, what, _ in partitions
         ),
         "",
-        f"partition: {chosen[0].rstrip('*')}",
-        f"time: '{_time_of(chosen[1])}'",
+        f"partition: {scalar(chosen[0].rstrip('*'))}",
+        f"time: {scalar(_time_of(chosen[1]))}",
         f"nodes: 1  # {chosen[2]} are there",
         f"gpus_per_node: {gpus[2] if gpus else 0}",
-        *([f'gpu_option: "--gres=gpu:{gpus[1]}:{{gpus}}"'] if gpus and gpus[1] else []),
+        *([f"gpu_option: {scalar(f'--gres=gpu:{gpus[1]}:{{gpus}}')}"] if gpus and gpus[1] else []),
         f"cpus_per_node: {re.sub('[^0-9]', '', chosen[3]) or 'null'}",
         f"max_array: {_array_of(settings.get('MaxArraySize', ''))}",
         f"chain: {'requeue' if settings.get('JobRequeue', '1') != '0' else 'resubmit'}",
@@ -126,7 +169,9 @@ def describe_site() -> str:
         "# container: {kind: apptainer, image: /path/to/sixfold.sif}",
         "# price_per_gpu_hour: 2.5",
     ]
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    parse_recipe(text.encode(), SiteSpec, "what SLURM says of this site")
+    return text
 
 
 def _time_of(limit: str) -> str:
@@ -142,30 +187,21 @@ def _array_of(size: str) -> int:
     return max(1, int(size) - 1) if size.isdecimal() else 1000
 
 
-def _state_of(line: str) -> JobState:
-    fields = dict(re.findall(r"(\w+)=(\S+)", line))
-    number = fields["JobId"]
-    if task := fields.get("ArrayTaskId"):
-        number = f"{fields.get('ArrayJobId', number)}_{task}"
-    reason = fields.get("Reason", "None")
-    restarts = fields.get("Restarts", "0")
-    return JobState(
-        number,
-        fields.get("JobState", "UNKNOWN"),
-        "" if reason == "None" else reason,
-        int(restarts) if restarts.isdecimal() else 0,
-    )
+def _state_of(row: Sequence[str]) -> JobState:
+    number, state, restarts, *reasons = row
+    reason = one_line("".join(reasons).strip(), 100)
+    return JobState(number, state, "" if reason == "None" else reason, int(restarts) if restarts.isdecimal() else 0)
 
 
-def _run(words: Sequence[str], what: str) -> str:
-    """What the command prints. Raises JobError."""
+def _run(words: Sequence[str], what: str, within_s: float | None = None) -> str:
+    """What the command prints, in at most `COMMAND_S`. Raises JobError, `unclear` if the controller gave no answer."""
     name = words[0]
     if shutil.which(name) is None:
         raise JobError(f"{name}: found no such command, expected SLURM's; run this on a login node of the site")
     with waiting(what):
-        answer = ask(words, COMMAND_S, os.environ, MOST_BYTES)
+        answer = ask(words, COMMAND_S if within_s is None else max(1.0, within_s), os.environ, MOST_BYTES)
     if answer.trouble:
         said = one_line(answer.complaint or answer.trouble, 300).removeprefix(f"{name}: ").removeprefix("error: ")
         advice = "; is the controller up? `scontrol ping` says; try again later" if answer.is_late else ""
-        raise JobError(f"{name}: {said}{advice}")
+        raise JobError(f"{name}: {said}{advice}", unclear=answer.is_late or UNCLEAR.search(said) is not None)
     return answer.said

@@ -5,7 +5,8 @@ nothing.
 
 What it does, in order: run the site's own lines; start one step (`sixfold node`, on each machine or for each rank);
 pass SLURM's warning on as a file, `stop`, in the job's folder, because a signal for a step would end Ray's own
-processes too; and, if the step then ended with exit code 75 ("run the same command again"), queue the job again.
+processes too; and, if the step then ended with exit code 75 ("run the same command again"), queue the job again. How
+the step ended is what its first process has written into that folder (`cluster.submit.node`), not what `srun` says.
 `scancel` does not: nobody was warned of a time limit.
 """
 
@@ -15,15 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster.process.exit import EXIT_AGAIN
+from cluster.process.exit import EXIT_AGAIN, EXIT_FOLLOWED
 from cluster.recipes.site import SiteSpec
 from cluster.submit.call import Call, whole
 from shards.disk.safe_text import one_line
 
 Mode = Literal["ray", "array", "ranks"]
 REQUEUE_S = 60  # for SLURM to take a job back
-IDS = "ids"  # in the job's folder: a line for each id that SLURM gave
-STOP = "stop"  # in the folder of a life: its work is to end, and to be queued again
+IDS = "ids"  # folder in the job's own: an empty file for each id that SLURM gave; of an array's tasks, the array's
+# in the folder of a life
+STOP = "stop"  # its work is to end, and to be queued again
+OVER, CAUSE = "over", "cause"  # exit codes: of its first process; of another one that failed by itself
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,17 @@ class Script:
 
 
 def mode_of(call: Call, site: SiteSpec) -> Mode:
-    """How the call's work is spread inside a job."""
+    """How the call's work is spread inside a job. A sweep has no units that tasks of an array could claim."""
     if call.verb == "train":
         return "ranks"
-    return site.how
+    return "ray" if call.verb == "sweep" else site.how
+
+
+def words_of(call: Call, site: SiteSpec) -> list[str]:
+    """What follows the name of the program in a job. Tasks of an array share the output; each is one worker. None of
+    them draws the gallery of all."""
+    shared = ["cluster.in_process=true", "cluster.shared=true", "--no-gallery"]
+    return [*call.words, *(shared if mode_of(call, site) == "array" else [])]
 
 
 def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, program: tuple[str, ...]) -> Script:
@@ -75,7 +85,7 @@ def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, progra
         "",
         f"job={shlex.quote(str(folder))}",
         'life="$job/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"  # the machines of this life meet there',
-        f'mkdir -p "$life" && echo "$SLURM_JOB_ID" >> "$job/{IDS}" || exit 1',
+        f'mkdir -p "$life" "$job/{IDS}" && : > "$job/{IDS}/${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}" || exit 1',
         *(["", "# of the site", *site.setup] if site.setup else []),
         *_token(mode),
         "",
@@ -86,11 +96,14 @@ def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, progra
         "",
         f'{whole(step)} --meeting "$life" --scratch {shlex.quote(site.scratch)} \\',
         f"  --out {shlex.quote(call.out)} -- \\",
-        f"  {whole(_words(call, mode))} &",
+        f"  {whole(words_of(call, site))} &",
         "step=$! code=0",
         'wait "$step" || code=$?',
         "# a signal ends `wait`, not the step",
         'while kill -0 "$step" 2>/dev/null; do code=0; wait "$step" || code=$?; done',
+        "# srun tells the highest code of all processes; the first one's counts, or that of the one that ended it",
+        f'[ -s "$life/{OVER}" ] && code=$(cat "$life/{OVER}")',
+        f'[ "$code" = {EXIT_FOLLOWED} ] && [ -s "$life/{CAUSE}" ] && code=$(cat "$life/{CAUSE}")',
         *_again(site, folder),
         'exit "$code"',
         "",
@@ -149,26 +162,21 @@ def _program(site: SiteSpec, program: tuple[str, ...]) -> list[str]:
     return [site.container.program] if site.container else list(program)
 
 
-def _words(call: Call, mode: Mode) -> list[str]:
-    """Tasks of an array share the output; each is one worker. None of them draws the gallery of all."""
-    shared = ["cluster.in_process=true", "cluster.shared=true", "--no-gallery"] if mode == "array" else []
-    return [*call.words, *shared]
-
-
 def _again(site: SiteSpec, folder: Path) -> list[str]:
     """Queue the job again if it was warned and its work can go on. Otherwise the exit code says what is to be done."""
     if site.chain == "never":
         return []
     if site.chain == "requeue":
-        send = 'scontrol requeue "$SLURM_JOB_ID"'
+        send = f'timeout {REQUEUE_S} scontrol requeue "$SLURM_JOB_ID"'
         after = [f"sleep {REQUEUE_S}  # SLURM ends this script here", f"exit {EXIT_AGAIN}"]
     else:
         script = shlex.quote(str(folder / "job.sh"))
         task = "${SLURM_ARRAY_TASK_ID:+--array=$SLURM_ARRAY_TASK_ID}"
-        send, after = f"sbatch {task} {script}", ["exit 0"]
+        send = f"next=$(timeout {REQUEUE_S} sbatch --parsable {task} {script})"
+        after = [f': > "$job/{IDS}/${{next%%;*}}"  # known from now on, and not only when it starts', "exit 0"]
     return [
         f'if [ "$code" = {EXIT_AGAIN} ] && [ -n "$warned" ]; then',
-        f"  if timeout {REQUEUE_S} {send}; then",
+        f"  if {send}; then",
         *(f"    {line}" for line in after),
         "  fi",
         '  echo "sixfold: SLURM did not take the job again; run the same command again to continue" >&2',

@@ -3,7 +3,9 @@
 In: a `Call`, a `Target`, a `SiteSpec`. Out: what was done, in lines; states of jobs. On disk: what
 `cluster.submit.book` says, and the job's script in its folder.
 
-A receipt says of which kind its job is; `STATES`, `CANCELS` and `PRINTED` say who knows of that kind.
+A receipt says of which kind its job is; `STATES`, `CANCELS` and `PRINTED` say who knows of that kind. It is there
+before anything is sent, and goes only if it is certain that nothing was taken. A job that was seen to be over is not
+asked for again: its server may be gone.
 """
 
 import contextlib
@@ -19,7 +21,7 @@ from cluster.process.reach import why_no_head
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.site import SiteSpec
 from cluster.submit import autoscaler, kubernetes, ray_job, slurm
-from cluster.submit.book import JOBS, Book, Receipt
+from cluster.submit.book import JOBS, OVER, UNSURE, Book, Receipt
 from cluster.submit.call import RANKS, Call, Target, whole
 from cluster.submit.slurm_script import IDS, mode_of, slurm_script
 from cluster.submit.state import JobError, JobState
@@ -44,6 +46,7 @@ class Job:
     receipt: Receipt
     states: tuple[JobState, ...]
     told: str  # one line about it
+    unknown: bool = False  # nobody can be asked for it now
 
     @property
     def lives(self) -> bool:
@@ -87,30 +90,28 @@ def submit_slurm(call: Call, site: SiteSpec, say: Say) -> Receipt:
     be written, ValueError if a job of this output is still there."""
     book = Book.of(call.out)
     _refuse_second(book, call)
-    receipt = book.begin(call, "slurm")
-    folder = Path(receipt.folder)
-    script = slurm_script(call, site, folder, Path.cwd(), own_program())
-    ids: list[str] = []
-    try:
+    with _handing_over(book, call, "slurm") as receipt:
+        folder = Path(receipt.folder)
+        script = slurm_script(call, site, folder, Path.cwd(), own_program())
         replace_file(folder / SCRIPT, script.text.encode())
+        book.keep(receipt)
+        ids: list[str] = []
         for options in script.submissions:
             try:
-                ids.append(slurm.submit(folder / SCRIPT, options))
+                ids.append(slurm.submit(folder / SCRIPT, options, ids))
             except JobError as error:
                 if not ids:
                     raise
+                more = receipt.more if error.unclear else _without(receipt, UNSURE)
+                book.keep(dataclasses.replace(receipt, ids=tuple(ids), more=more))
                 told = f"{len(ids)} of {len(script.submissions)} arrays were taken, and their tasks work"
-                raise JobError(f"{error}; {told}") from None
-        if why := slurm.why_never(ids[0]):
-            slurm.cancel(ids)
-            ids.clear()
-            raise JobError(f"SLURM would never start this job: {why}; it is taken back")
-    finally:
-        receipt = dataclasses.replace(receipt, ids=tuple(ids))
-        if ids:
-            book.keep(receipt)
-        else:
-            book.forget(receipt)
+                raise JobError(f"{error}; {told}", unclear=True) from None
+        receipt = dataclasses.replace(receipt, ids=tuple(ids), more=_without(receipt, UNSURE))
+        book.keep(receipt)
+    if why := slurm.why_never(ids[0]):
+        slurm.cancel(ids)
+        book.forget(receipt)
+        raise JobError(f"SLURM would never start this job: {why}; it is taken back")
     spread = {"ray": "Ray over its machines", "array": "tasks that claim units", "ranks": "ranks of one training"}
     say(f"job {', '.join(ids)}: {counted(site.nodes, 'machine')}, {spread[mode_of(call, site)]}; logs in {folder}")
     return receipt
@@ -180,21 +181,27 @@ def write_cloud(call: Call, site: SiteSpec, say: Say, dry_run: bool) -> None:
 
 
 @contextlib.contextmanager
-def _handing_over(book: Book, call: Call, kind: str, where: str) -> Iterator[Receipt]:
-    """A receipt whose job has the id that we choose. If handing over fails, it is given back, unless the job is there,
-    or may be there, all the same: the answer may have been lost."""
-    begun = book.begin(call, kind, where)
-    receipt = dataclasses.replace(begun, ids=(f"sixfold-{_short(call)}-{begun.more['by'][:8]}",))
-    sent = False
+def _handing_over(book: Book, call: Call, kind: str, where: str = "") -> Iterator[Receipt]:
+    """A receipt to keep before anything is sent, with the id that we choose where we do. If handing over fails, it is
+    given back, unless the job is there, or may be there, all the same: the answer may have been lost, or not waited
+    for."""
+    receipt = book.begin(call, kind, where)
+    if kind == "slurm":
+        receipt = dataclasses.replace(receipt, more={**receipt.more, UNSURE: "yes"})
+    else:
+        receipt = dataclasses.replace(receipt, ids=(f"sixfold-{_short(call)}-{receipt.more['by'][:8]}",))
     try:
         yield receipt
-        sent = True
-    except JobError as error:
-        sent = receipt in book.receipts() and (error.unclear or _is_there(receipt))
-        raise
-    finally:
-        if not sent:
+    except BaseException as error:
+        is_refusal = isinstance(error, JobError) and not error.unclear
+        is_kept = any(one.number == receipt.number for one in book.receipts())
+        if not is_kept or (is_refusal and not _is_there(receipt)):
             book.forget(receipt)
+        raise
+
+
+def _without(receipt: Receipt, name: str) -> dict[str, str]:
+    return {key: value for key, value in receipt.more.items() if key != name}
 
 
 def _over_ray(call: Call, site: SiteSpec) -> Call:
@@ -206,7 +213,7 @@ def _over_ray(call: Call, site: SiteSpec) -> Call:
 
 
 def _is_there(receipt: Receipt) -> bool:
-    """Whether a job is known there of which we heard an error: the answer may have been lost."""
+    """Whether a job is known there of which we heard a refusal."""
     with contextlib.suppress(JobError):
         return bool(STATES[receipt.kind](receipt))
     return False
@@ -222,25 +229,50 @@ def _short(call: Call) -> str:
 
 
 def _refuse_second(book: Book, call: Call) -> None:
-    """Raises ValueError if a job of this output is still there."""
+    """Raises ValueError if a job of this output is still there, JobError if nobody can tell. Writes down which are
+    over."""
     for job in jobs_of(book):
+        if job.unknown:
+            raise JobError(f"{call.out}: {job.told}; {_if_over(book, job)} and submit again")
         if job.lives:
             raise ValueError(
                 f"{call.out}: {job.told}; wait for it, or end it with `{whole(['sixfold', 'cancel', call.out])}`"
             )
+        if not _is_known_over(job.receipt):
+            over = {**job.receipt.more, OVER: str(len(_written_ids(job.receipt)))}
+            book.keep(dataclasses.replace(job.receipt, more=over))
+
+
+def _if_over(book: Book, job: Job) -> str:
+    return f"if it is over, remove {book.place(job.receipt)}"
+
+
+def _is_known_over(receipt: Receipt) -> bool:
+    """Whether all its jobs that are known now were seen to be over."""
+    return receipt.more.get(OVER) == str(len(_written_ids(receipt)))
 
 
 def job_of(receipt: Receipt) -> Job:
     """The job of a receipt, with its state. Raises JobError."""
-    states = STATES[receipt.kind](receipt)
+    states = () if _is_known_over(receipt) else STATES[receipt.kind](receipt)
     return Job(receipt, states, _told(receipt, states))
 
 
 def jobs_of(book: Book, most: int | None = None) -> Iterator[Job]:
-    """The jobs of an output, or its newest ones, oldest first. Raises JobError, ValueError for a damaged
-    receipt."""
+    """The jobs of an output, or its newest ones, oldest first. Who could not be asked for one is not asked for another.
+    Raises ValueError for a damaged receipt."""
     receipts = _known(book)
-    yield from map(job_of, receipts if most is None else receipts[-most:])
+    silent: dict[tuple[str, str], JobError] = {}
+    for receipt in receipts if most is None else receipts[-most:]:
+        who = receipt.kind, receipt.where
+        try:
+            if who in silent and not _is_known_over(receipt):
+                raise silent[who]
+            job = job_of(receipt)
+        except JobError as error:
+            silent[who] = error
+            job = Job(receipt, (), f"{_named(receipt)} cannot be asked for here ({error})", unknown=True)
+        yield job
 
 
 def _known(book: Book) -> list[Receipt]:
@@ -249,25 +281,28 @@ def _known(book: Book) -> list[Receipt]:
 
 
 def told_jobs(out: str) -> list[str]:
-    """A line for each of the newest jobs of an output, for people; that they cannot be asked for is one."""
-    book = Book.of(out)
-    if not book.receipts():
-        return []
-    try:
-        return [job.told for job in jobs_of(book, SHOWN_JOBS)]
-    except JobError as error:
-        return [f"{_named(book.receipts()[-1]).removeprefix('job ')} cannot be asked for here ({error})"]
+    """A line for each of the newest jobs of an output, for people; that one cannot be asked for is one."""
+    return [job.told for job in jobs_of(Book.of(out), SHOWN_JOBS)]
 
 
 def cancel_jobs(out: str, say: Say) -> int:
     """End what was submitted for an output and is not over; how many jobs that were. Raises ValueError if nothing ever
-    was submitted."""
-    ended = 0
-    for job in map(job_of, receipts_of(out)):
-        if job.lives:
-            CANCELS[job.receipt.kind](job.receipt)
-            say(f"cancelled {job.told}")
-            ended += 1
+    was submitted, JobError for what could not be ended, after all others."""
+    receipts_of(out)
+    book, ended, left = Book.of(out), 0, []
+    for job in jobs_of(book):
+        if job.unknown:
+            left.append(f"{job.told}; {_if_over(book, job)}")
+        elif job.lives:
+            try:
+                CANCELS[job.receipt.kind](job.receipt)
+            except JobError as error:
+                left.append(f"{job.told}, and could not be cancelled ({error})")
+            else:
+                say(f"cancelled {job.told}")
+                ended += 1
+    if left:
+        raise JobError("; ".join(left))
     return ended
 
 
@@ -317,21 +352,27 @@ def tail(path: Path, lines: int) -> tuple[str, int]:
     return "\n".join(text.splitlines()[-lines:]), size
 
 
-def _all_ids(receipt: Receipt) -> list[str]:
+def _written_ids(receipt: Receipt) -> list[str]:
     """With the ids of jobs that a job has submitted for itself."""
-    ids = list(receipt.ids)
-    file = Path(receipt.folder) / IDS
-    if file.is_file():
-        ids += [line for line in file.read_text().split() if line.isdecimal() and line not in ids]
-    return list(dict.fromkeys(ids))
+    folder = Path(receipt.folder) / IDS
+    more = [path.name for path in folder.iterdir()] if receipt.kind == "slurm" and folder.is_dir() else []
+    return list(dict.fromkeys([*receipt.ids, *sorted(more)]))
+
+
+def _slurm_ids(receipt: Receipt) -> list[str]:
+    """All ids that SLURM may know. Raises JobError."""
+    found = _written_ids(receipt)
+    if UNSURE in receipt.more:
+        found += slurm.ids_of(Path(receipt.folder) / SCRIPT)
+    return [one for one in dict.fromkeys(found) if one.isdecimal()]
 
 
 def _slurm_states(receipt: Receipt) -> tuple[JobState, ...]:
-    return tuple(state for found in slurm.states(_all_ids(receipt)).values() for state in found)
+    return tuple(slurm.states(_slurm_ids(receipt)))
 
 
 def _cancel_slurm(receipt: Receipt) -> None:
-    slurm.cancel(_all_ids(receipt))
+    slurm.cancel(_slurm_ids(receipt))
 
 
 STATES: dict[str, Callable[[Receipt], tuple[JobState, ...]]] = {
@@ -348,8 +389,9 @@ PRINTED: dict[str, Callable[[Receipt], str]] = {"job": ray_job.printed, "k8s": k
 
 
 def _named(receipt: Receipt) -> str:
+    ids = ", ".join(receipt.ids) or f"without a known number ({receipt.folder}/{SCRIPT})"
     owners = {"slurm": "SLURM", "job": f"Ray at {receipt.where}", "k8s": f"Kubernetes, namespace {receipt.where},"}
-    return f"job {', '.join(receipt.ids)} of {owners[receipt.kind]}"
+    return f"job {ids} of {owners[receipt.kind]}"
 
 
 def _told(receipt: Receipt, states: tuple[JobState, ...]) -> str:

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
+from cluster.recipes.scalar import scalar
 from gen.model.folder import HUB_ID_PATTERN, ModelError, ModelFolder, open_model, read_config
 from gen.prompts.diversity import MOST_CUT
 from gen.prompts.prompts import PromptSpec
@@ -192,21 +191,21 @@ def first_recipe(
         "#",
         f"# What it would make and take, before anything is made: sixfold generate {name}.yaml --scale 1x --dry-run",
         "# All fields: the schema above; an editor that reads YAML schemas shows and checks them",
-        f"name: {name}",
+        f"name: {scalar(name)}",
         _line("seed", 0, "another seed makes another data set"),
         "classes:",
-        f"  source: {_text(source)}",
+        f"  source: {scalar(source)}",
         *([_line("  per_class", per_class, "real images of each class: 1x makes as many")] if per_class else []),
         *_meanings(classes),
         "prompts:",
         *_prompts(kind, prompts),
         "sampler:",
         f"  # {model.told}",
-        f"  model: {_text(model_place)}",
-        *([f"  revision: {model.revision}"] if model.revision else []),
+        f"  model: {scalar(model_place)}",
+        *([f"  revision: {scalar(model.revision)}"] if model.revision else []),
         _line(
             "  licence",
-            _text(model.licence),
+            scalar(model.licence),
             "" if is_known else "write the model's before you generate: exports leave unknown ones out",
         ),
         _line("  steps", model.steps, "denoising steps"),
@@ -235,7 +234,7 @@ def first_training(name: str, source: str, classes: list[Class], side_px: int, s
         f"# Before  sixfold generate {name}.yaml",
         f"# Run     sixfold train {name}-train.yaml",
         "# All fields: the schema above; an editor that reads YAML schemas shows and checks them",
-        f"name: {name}-train",
+        f"name: {scalar(f'{name}-train')}",
         "model:",
         _line("  name", "resnet18", "any model of timm"),
         f"  num_classes: {max(one.id for one in classes) + 1}",
@@ -243,8 +242,8 @@ def first_training(name: str, source: str, classes: list[Class], side_px: int, s
         "  # pretrained: FOLDER      # of weights to start from; or a hub id beside pretrained_revision",
         "data:",
         "  domains:",
-        f"    - {{name: real, source: {_text(source)}, quota: {quota}}}",
-        f"    - {{name: synthetic, source: out/{name}, quota: {quota}}}   # a part of it: subset: 3x",
+        f"    - {{name: real, source: {scalar(source)}, quota: {quota}}}",
+        f"    - {{name: synthetic, source: {scalar(f'out/{name}')}, quota: {quota}}}   # a part of it: subset: 3x",
         _line("  size_px", min(TRAINED_PX, side_px), "side of the pictures that the model sees"),
         "optim:",
         "  lr: 0.001",
@@ -296,8 +295,3 @@ def _meanings(classes: list[Class]) -> list[str]:
         "# (or in a column `meaning` of a CSV list), or let a CLIP choose by your real images:",
         "# meanings: {choose: clip, real: FOLDER, clip: {model: FOLDER}}",
     ]
-
-
-def _text(value: str) -> str:
-    """The value as YAML on one line."""
-    return yaml.safe_dump(value, allow_unicode=True, width=10_000).removesuffix("...\n").strip()

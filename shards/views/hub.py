@@ -6,6 +6,9 @@ Before each call what is there already is asked for and compared by hash, so the
 ended, and does nothing when all is there. Calls that fail for a passing reason are tried again a few times; a deadline
 ends all of it. At the end every file is asked for once more and must have the bytes that were listed.
 
+Files there that an earlier push of the same kind left, and that are not listed now, would be read along with the new
+ones: they are refused before anything is sent, or removed first where the caller says so. Files of other kinds stay.
+
 The token comes from the environment only, and is never shown. A repository is made private, and one that is public
 already is refused, unless the caller says otherwise.
 """
@@ -33,6 +36,7 @@ RepoKind: TypeAlias = Literal["dataset", "model"]
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 FILES_AT_ONCE = 50  # of a commit
 BYTES_AT_ONCE = 2 << 30
+REMOVED_AT_ONCE = 1000
 ASKED_AT_ONCE = 200  # files in one question about what is there
 TRIES = 3  # the client itself tries each request five times
 FIRST_PAUSE_S = 2.0
@@ -58,6 +62,7 @@ class Pushed:
     num_files: int
     num_sent: int
     bytes_sent: int
+    num_removed: int = 0  # files of an earlier push
 
 
 def text_file(name: str, text: str) -> HubFile:
@@ -111,14 +116,17 @@ def push(
     token: str,
     *,
     public: bool = False,
+    is_ours: Callable[[str], bool] = lambda name: False,
+    remove_old: bool = False,
     endpoint: str | None = None,
     deadline_s: float = 86_400.0,
     say: Callable[[str], None] = lambda line: None,
     pause_s: float = FIRST_PAUSE_S,
 ) -> Pushed:
-    """Send what is not there yet. Raises ValueError for what the hub refuses or has otherwise at the end, TimeoutError
-    at the deadline; the same call then goes on."""
-    from huggingface_hub import CommitOperationAdd, HfApi
+    """Send what is not there yet. `is_ours`: whether a file of this name can only come from a push of this kind; such
+    ones that are not in `files` are removed if `remove_old`. Raises ValueError for them otherwise, and for what the hub
+    refuses or has otherwise at the end, TimeoutError at the deadline; the same call then goes on."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils import disable_progress_bars
 
     check_repo_id(repo_id)
@@ -132,6 +140,23 @@ def push(
             f"{repo_id}: found a public repository, expected a private one; push with --public if all may see it, or "
             "take another name"
         )
+    listed = {one.name for one in files}
+    there = caller.call(lambda: list(api.list_repo_files(repo_id, repo_type=kind)))
+    old = sorted(name for name in there if is_ours(name) and name not in listed)
+    if old and not remove_old:
+        raise ValueError(
+            f"{repo_id}: found {counted(len(old), 'file')} of another push, the first {quoted(old[0], 80)}, expected "
+            "none; push with --remove-old to remove them first, or take another name"
+        )
+    for start in range(0, len(old), REMOVED_AT_ONCE):
+        gone = [CommitOperationDelete(path_in_repo=name) for name in old[start : start + REMOVED_AT_ONCE]]
+        what = f"Remove {gone[0].path_in_repo}" + (f" and {len(gone) - 1} more" if len(gone) > 1 else "")
+
+        def remove(gone: Sequence[CommitOperationDelete] = gone, what: str = what) -> object:
+            return api.create_commit(repo_id, gone, commit_message=what, repo_type=kind)
+
+        caller.call(remove)
+        say(f"{what} of another push")
     missing = _missing(caller, api, repo_id, kind, files)
     say(f"{counted(len(files) - len(missing), 'file')} of {len(files):,} there already")
     sent = sent_bytes = 0
@@ -153,7 +178,8 @@ def push(
             f"{repo_id}: found {counted(len(left), 'file')} with other bytes than here after all was sent, the first "
             f"{quoted(left[0].name, 80)}, expected none; run `sixfold verify` here, then push again"
         )
-    return Pushed(f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo_id}", len(files), sent, sent_bytes)
+    address = f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+    return Pushed(address, len(files), sent, sent_bytes, len(old))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ checks. Not pushed: everything else, such as logs, leases, pages, the quarantine
 
 from pathlib import Path
 
-from shards.disk.layout import CARD, META, RUN, record_name, table_name, tar_name
+from shards.disk.layout import CARD, META, RUN, record_name, shard_of, table_name, tar_name
 from shards.disk.store import FolderStore, Store
 from shards.set.manifest import SUBSETS, scan_records, subset_names
 from shards.set.origin import read_origin
@@ -19,6 +19,11 @@ from shards.views.dataset_card import dataset_card
 from shards.views.export import UnknownLicence
 from shards.views.hub import HubFile, listed_file, text_file
 from shards.views.licence import HOW_TO_NAME
+
+
+def is_of_a_set(name: str) -> bool:
+    """Whether a file of this name in a repository of data can only come from a push of a data set."""
+    return shard_of(name) is not None or name.startswith(f"{META}/")
 
 
 def data_set_files(store: Store, title: str, unlicensed: UnknownLicence = "refuse") -> list[HubFile]:

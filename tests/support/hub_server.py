@@ -150,6 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
                 for one in json.loads(body)["files"]
             ]
             return self._send(200, {"files": files})
+        if rest == "tree/main":
+            return self._send(200, [_info(name, data) for name, data in sorted(repo.files.items())])
         if rest == "paths-info/main":
             names = parse_qs(body.decode()).get("paths", [])
             return self._send(200, [_info(name, repo.files[name]) for name in names if name in repo.files])
@@ -160,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
                     repo.commits.append(value["summary"])
                 elif line["key"] == "file":
                     repo.files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "deletedFile":
+                    del repo.files[value["path"]]
                 elif line["key"] == "lfsFile":
                     repo.files[value["path"]] = self.server_of.blobs[value["oid"]]
             return self._send(

@@ -307,7 +307,8 @@ def test_a_status_asks_for_the_newest_jobs_alone(kubectl: Path, tmp_path: Path) 
     assert told_jobs(call.out) == [
         f"job {name} of Kubernetes, namespace vision, is over" for name in names[-SHOWN_JOBS:]
     ]
-    assert len((kubectl / "calls").read_text().splitlines()) == SHOWN_JOBS
+    [asked] = (kubectl / "calls").read_text().splitlines()
+    assert names[-1] in asked, "the others were seen to be over before the next one was submitted"
 
 
 @pytest.mark.parametrize(
@@ -330,6 +331,17 @@ def test_what_kubernetes_refuses_is_told_in_a_line_and_leaves_no_receipt(
     assert str(error.value).startswith(told)
     assert "\n" not in str(error.value)
     assert Book.of(call.out).receipts() == []
+
+
+@pytest.mark.parametrize(
+    "said", ["Unable to connect to the server: EOF", "Error from server (Timeout): request timed out"]
+)
+def test_a_job_whose_answer_is_lost_keeps_its_receipt(kubectl: Path, tmp_path: Path, said: str) -> None:
+    (kubectl / "fails").write_text(said)
+    call, site = on_a_volume(tmp_path)
+    with pytest.raises(JobError):
+        submit_k8s(call, site, print)
+    assert len(Book.of(call.out).receipts()) == 1, "it may be there all the same"
 
 
 def test_a_kubectl_that_does_not_answer_is_not_waited_for(

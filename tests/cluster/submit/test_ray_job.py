@@ -151,6 +151,7 @@ def test_a_job_whose_machine_does_not_see_the_output_ends_at_once_with_a_line(tm
 
 class Fake(http.server.BaseHTTPRequestHandler):
     status, answer = 200, b"{}"
+    post = "late"  # what becomes of a job that is sent
     heard: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
@@ -163,7 +164,15 @@ class Fake(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """A job that is taken, and whose answer comes too late."""
         self.rfile.read(int(self.headers["Content-Length"]))
-        time.sleep(3)
+        if self.post == "late":
+            time.sleep(3)
+        elif self.post == "lost":  # the server ends: nobody can be asked
+            type(self).status = 503
+            self.close_connection = True
+        else:
+            self.send_response(int(self.post))
+            self.end_headers()
+            self.wfile.write(b"no")
 
     def log_message(self, *_: object) -> None:
         pass
@@ -217,6 +226,30 @@ def test_a_job_whose_answer_is_lost_keeps_its_receipt(
     assert not list(tmp_path.rglob("*.zip"))
 
 
+@pytest.mark.parametrize(("post", "kept"), [("lost", True), ("504", True), ("400", False), ("403", False)])
+def test_a_receipt_goes_only_if_the_server_itself_has_refused_the_job(
+    fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, post: str, kept: bool
+) -> None:
+    monkeypatch.setattr(Fake, "status", 200)
+    monkeypatch.setattr(Fake, "answer", b'{"ray_version": "2.60.0"}')
+    monkeypatch.setattr(Fake, "post", post)
+    with pytest.raises(JobError, match=r"^job:http://"):
+        submit_job(call_of(tmp_path / "out"), SITE, fake, print)
+    assert len(Book.of(str(tmp_path / "out")).receipts()) == kept
+
+
+def test_a_job_that_is_not_waited_for_keeps_its_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while it is sent."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray_job, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        submit_job(call_of(tmp_path / "out"), SITE, NOBODY, print)
+    assert len(Book.of(str(tmp_path / "out")).receipts()) == 1
+
+
 def test_where_nobody_answers_nothing_is_left_behind(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"nobody answers .*Connection refused.*; start the cluster"):
         submit_job(call_of(tmp_path / "out"), SITE, NOBODY, print)
@@ -239,7 +272,7 @@ def test_the_status_says_of_a_job_whose_server_is_gone_that_nobody_can_be_asked(
     receipt = book.begin(call_of(tmp_path / "out"), "job", NOBODY)
     book.keep(dataclasses.replace(receipt, ids=("sixfold-x-1",)))
     [line] = told_jobs(str(tmp_path / "out"))
-    assert line.startswith(f"sixfold-x-1 of Ray at {NOBODY} cannot be asked for here (job:{NOBODY}: nobody answers")
+    assert line.startswith(f"job sixfold-x-1 of Ray at {NOBODY} cannot be asked for here (job:{NOBODY}: nobody answers")
 
 
 def test_the_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

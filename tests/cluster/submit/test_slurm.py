@@ -1,5 +1,6 @@
 """SLURM's commands that are missing, slow, refuse or babble: one line each, nothing lost, nothing submitted twice."""
 
+import dataclasses
 import os
 import stat
 from collections.abc import Callable
@@ -18,7 +19,14 @@ from cluster.submit.state import JobError, JobState
 from cluster.submit.submit import cancel_jobs, jobs_of, run_here, submit_slurm, told_jobs
 
 Fake = Callable[..., None]
-SHOW = "JobId=7 JobName=x JobState={state} Reason={reason} Restarts={restarts}"
+ROW = "{job:<40}{state:<30}{restarts:<12}{reason:<100}"
+UNKNOWN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+LOST = 'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1'
+
+
+def shows(job: str = "7", state: str = "RUNNING", reason: str = "None", restarts: int = 0) -> str:
+    """A squeue that knows one job."""
+    return f"echo '{ROW.format(job=job, state=state, reason=reason, restarts=restarts)}'"
 
 
 @pytest.fixture
@@ -30,6 +38,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(slurm, "SETTLED_S", 0.3)
+    monkeypatch.setattr(slurm, "PAUSES_S", (0.0, 0.0, 0.0))
     for name in ("sbatch", "scontrol", "scancel", "squeue", "sinfo"):
         program(folder / name, "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")
 
@@ -50,7 +59,7 @@ def call_of(tmp_path: Path) -> Call:
 
 def test_a_job_is_known_by_its_output(fake: Fake, tmp_path: Path) -> None:
     fake("sbatch", "echo '7;cluster'")
-    fake("scontrol", f"echo '{SHOW.format(state='PENDING', reason='Priority', restarts=2)}'")
+    fake("squeue", shows(state="PENDING", reason="Priority", restarts=2))
     said: list[str] = []
     receipt = submit_slurm(call_of(tmp_path), SiteSpec(), said.append)
     assert said == [f"job 7: 1 machine, Ray over its machines; logs in {tmp_path}/out/_meta/jobs/00001"]
@@ -68,11 +77,11 @@ def test_a_job_is_known_by_its_output(fake: Fake, tmp_path: Path) -> None:
 
 def test_a_job_that_lives_is_not_submitted_again_and_one_that_is_over_is(fake: Fake, tmp_path: Path) -> None:
     fake("sbatch", "echo 7")
-    fake("scontrol", f"echo '{SHOW.format(state='RUNNING', reason='None', restarts=0)}'")
+    fake("squeue", shows())
     submit_slurm(call_of(tmp_path), SiteSpec(), print)
     with pytest.raises(ValueError, match="job 7 of SLURM is running; wait for it, or end it with `sixfold cancel"):
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
-    fake("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    fake("squeue", UNKNOWN)
     fake("sbatch", "echo 8")
     assert submit_slurm(call_of(tmp_path), SiteSpec(), print).number == 2
     assert [receipt.ids for receipt in Book.of(str(tmp_path / "out")).receipts()] == [("7",), ("8",)]
@@ -85,16 +94,13 @@ def test_a_job_that_lives_is_not_submitted_again_and_one_that_is_over_is(fake: F
             "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1",
             "sbatch: Batch job .*account",
         ),
-        ("echo hello", "sbatch: found 'hello' as its answer, expected the id of a job"),
         ("printf 'a\\033[31mb\\nc' >&2; exit 3", r"sbatch: a.*b"),
         ("exit 4", "sbatch: ended with 4: it says nothing"),
-        ("sleep 30", "sbatch: no answer within 1 s; is the controller up"),
     ],
 )
-def test_c5_a_submission_that_fails_is_one_line_and_leaves_no_job(
-    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, line: str
+def test_c5_a_submission_that_is_refused_is_one_line_and_leaves_no_job(
+    fake: Fake, tmp_path: Path, script: str, line: str
 ) -> None:
-    monkeypatch.setattr(slurm, "COMMAND_S", 1.0)
     fake("sbatch", script)
     with pytest.raises(JobError, match=line) as error:
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
@@ -109,17 +115,65 @@ def test_c5_a_missing_command_says_where_it_would_be(tmp_path: Path, monkeypatch
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
 
 
-def test_c5_a_busy_controller_is_asked_three_times_at_most(fake: Fake, tmp_path: Path) -> None:
-    fake("scontrol", "echo 'Invalid job id' >&2; exit 1")
-    fake("sbatch", f'[ "$(wc -l < {tmp_path}/calls)" -ge 3 ] && echo 7 || {{ echo "Socket timed out" >&2; exit 1; }}')
+def runs(tmp_path: Path, job: str = "7") -> str:
+    """A squeue that knows one job of the first receipt's script, asked in either way."""
+    known = f'echo "6 {tmp_path}/other.sh"; echo "{job} {tmp_path}/out/_meta/jobs/00001/job.sh"'
+    return f"""case "$*" in *--user*) {known};;
+      *) {shows(job)};; esac"""
+
+
+def test_c5_a_busy_controller_is_asked_again_when_it_says_that_it_has_no_such_job(fake: Fake, tmp_path: Path) -> None:
+    fake("squeue", "true")
+    fake("sbatch", f'[ "$(grep -c sbatch {tmp_path}/calls)" -ge 3 ] && echo 7 || {{ {LOST}; }}')
     assert submit_slurm(call_of(tmp_path), SiteSpec(), print).ids == ("7",)
-    fake("sbatch", 'echo "Socket timed out" >&2; exit 1')
-    with pytest.raises(JobError, match="Socket timed out"):
+    assert (tmp_path / "calls").read_text().count("sbatch") == 3
+
+
+@pytest.mark.parametrize("script", [LOST, "sleep 30", "echo hello", "echo 7; sleep 30"])
+def test_c5_a_job_whose_answer_is_lost_is_found_and_not_sent_again(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(slurm, "COMMAND_S", 1.0)
+    fake("sbatch", script)
+    fake("squeue", runs(tmp_path))
+    assert submit_slurm(call_of(tmp_path), SiteSpec(), print).ids == ("7",)
+    assert (tmp_path / "calls").read_text().count("sbatch") == 1
+
+
+def test_c5_nothing_is_sent_again_while_nobody_says_what_is_there(fake: Fake, tmp_path: Path) -> None:
+    """The job is found by its script when SLURM answers again, is not sent twice, and can be cancelled."""
+    fake("sbatch", LOST)
+    with pytest.raises(
+        JobError, match=r"Socket timed out.*SLURM may have taken it all the same: `sixfold status` looks"
+    ):
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
+    assert (tmp_path / "calls").read_text().count("sbatch") == 1
+    fake("squeue", runs(tmp_path))
+    with pytest.raises(ValueError, match=r"job without a known number \(.*job.sh\) of SLURM is running; wait for it"):
+        submit_slurm(call_of(tmp_path), SiteSpec(), print)
+    fake("scancel", "true")
+    assert cancel_jobs(str(tmp_path / "out"), print) == 1
+    assert "scancel 7\n" in (tmp_path / "calls").read_text()
+    fake("squeue", "true")
+    fake("sbatch", "echo 8")
+    assert submit_slurm(call_of(tmp_path), SiteSpec(), print).ids == ("8",)
+
+
+def test_a_job_that_was_not_waited_for_keeps_its_receipt(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slurm, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        submit_slurm(call_of(tmp_path), SiteSpec(), print)
+    fake("squeue", runs(tmp_path))
+    assert [job.lives for job in jobs_of(Book.of(str(tmp_path / "out")))] == [True]
 
 
 def test_of_several_arrays_those_that_were_taken_are_known(fake: Fake, tmp_path: Path) -> None:
-    fake("scontrol", "echo 'Invalid job id' >&2; exit 1")
+    fake("squeue", UNKNOWN)
     fake("sbatch", f'case "$*" in *0-4*) echo no room >&2; exit 1;; *) wc -l < {tmp_path}/calls;; esac')
     site = SiteSpec(how="array", tasks=25, max_array=10)
     with pytest.raises(JobError, match="no room; 2 of 3 arrays were taken, and their tasks work"):
@@ -132,7 +186,7 @@ def test_of_several_arrays_those_that_were_taken_are_known(fake: Fake, tmp_path:
 def test_a_job_that_would_wait_for_ever_is_taken_back(fake: Fake, tmp_path: Path, reason: str) -> None:
     fake("sbatch", "echo 7")
     fake("scancel", "true")
-    fake("scontrol", f"echo '{SHOW.format(state='PENDING', reason=reason, restarts=0)}'")
+    fake("squeue", shows(state="PENDING", reason=reason))
     with pytest.raises(JobError, match=f"SLURM would never start this job: {reason}: .*; it is taken back"):
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
     assert "scancel 7" in (tmp_path / "calls").read_text()
@@ -141,29 +195,127 @@ def test_a_job_that_would_wait_for_ever_is_taken_back(fake: Fake, tmp_path: Path
 
 def test_jobs_that_a_job_has_submitted_for_itself_are_asked_for_too(fake: Fake, tmp_path: Path) -> None:
     fake("sbatch", "echo 7")
-    fake("scontrol", "echo 'Invalid job id' >&2; exit 1")
+    fake("squeue", UNKNOWN)
     receipt = submit_slurm(call_of(tmp_path), SiteSpec(chain="resubmit"), print)
-    (Path(receipt.folder) / "ids").write_text("7\n9\nnonsense\n")
+    for name in ("7", "9", "nonsense"):
+        (Path(receipt.folder) / "ids" / name).mkdir(parents=True)
     list(jobs_of(Book.of(str(tmp_path / "out"))))
-    assert "scontrol --oneliner show job 9" in (tmp_path / "calls").read_text()
+    assert "--jobs=7,9 " in (tmp_path / "calls").read_text()
 
 
 def test_c5_a_status_says_that_slurm_cannot_be_asked(fake: Fake, tmp_path: Path) -> None:
     fake("sbatch", "echo 7")
-    fake("scontrol", "echo 'Invalid job id' >&2; exit 1")
+    fake("squeue", UNKNOWN)
     submit_slurm(call_of(tmp_path), SiteSpec(), print)
-    fake("scontrol", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    fake("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
     (line,) = told_jobs(str(tmp_path / "out"))
-    assert line == "7 of SLURM cannot be asked for here (scontrol: Unable to contact slurm controller)"
+    assert line == "job 7 of SLURM cannot be asked for here (squeue: Unable to contact slurm controller)"
 
 
-def test_tasks_of_an_array_are_told_by_state(fake: Fake) -> None:
-    rows = [f"JobId={9 + one} ArrayJobId=8 ArrayTaskId={one} JobState={state} Reason=None" for one, state in
+def test_tasks_of_an_array_are_told_by_state_each_once_by_one_question(fake: Fake, tmp_path: Path) -> None:
+    rows = [ROW.format(job=f"8_{one}", state=state, reason="None", restarts=0) for one, state in
             enumerate(["RUNNING", "RUNNING", "COMPLETED"])]  # fmt: skip
-    fake("scontrol", "\n".join(f"echo '{row}'" for row in rows))
-    assert states(["8"]) == {
-        "8": [JobState("8_0", "RUNNING", ""), JobState("8_1", "RUNNING", ""), JobState("8_2", "COMPLETED", "")]
-    }
+    fake("squeue", "\n".join(f"echo '{row}'" for row in [*rows, rows[0]]))
+    asked = [str(number) for number in range(8, 3000)]
+    assert states(asked) == [
+        *(JobState("8_0", "RUNNING", ""), JobState("8_1", "RUNNING", ""), JobState("8_2", "COMPLETED", "")),
+    ]
+    assert (tmp_path / "calls").read_text().count("squeue") == 1
+
+
+def test_all_questions_about_a_job_share_one_deadline(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "COMMAND_S", 2.0)
+    monkeypatch.setattr(slurm, "IDS_AT_ONCE", 1)
+    fake("squeue", "sleep 1.5")
+    with pytest.raises(JobError, match="no answer within"):
+        states([str(number) for number in range(100)])
+    assert (tmp_path / "calls").read_text().count("squeue") <= 3
+
+
+# ---------------------------------------------------------------- outputs that are no folder, and may only be read
+
+
+@pytest.mark.parametrize("refused", ["no exclusive create", "no right to write"])
+def test_jobs_of_an_output_that_may_only_be_read_are_told_and_cancelled(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    out = f"memory://{tmp_path.name}-{len(refused)}"
+    fake("sbatch", "echo 7")
+    fake("squeue", shows())
+    submit_slurm(dataclasses.replace(call_of(tmp_path), out=out), SiteSpec(), print)
+
+    def forbidden(*_: object) -> bool:
+        raise PermissionError("Access Denied")
+
+    if refused == "no exclusive create":  # as gs:// is
+        monkeypatch.setattr("shards.disk.store.EXCLUSIVE_CREATE", frozenset())
+    else:
+        monkeypatch.setattr("shards.disk.object_store.ObjectStore.write_exclusive", forbidden)
+    fake("scancel", "true")
+    assert told_jobs(out) == ["job 7 of SLURM is running"]
+    assert cancel_jobs(out, print) == 1
+    with pytest.raises(ValueError, match=r"job 7 of SLURM is running; wait for it"):
+        submit_slurm(dataclasses.replace(call_of(tmp_path), out=out), SiteSpec(), print)
+
+
+# ---------------------------------------------------------------- jobs whose other side is gone
+
+
+def gone(tmp_path: Path, kind: str = "job") -> Book:
+    """The book of an output with the receipt of a job at a server that is gone."""
+    book = Book.of(str(tmp_path / "out"))
+    receipt = book.begin(call_of(tmp_path), kind, "http://127.0.0.1:1" if kind == "job" else "vision")
+    book.keep(dataclasses.replace(receipt, ids=("sixfold-x-1",)))
+    return book
+
+
+@pytest.mark.parametrize("kind", ["job", "k8s"])
+def test_a_job_whose_server_is_gone_is_named_with_what_to_do(fake: Fake, tmp_path: Path, kind: str) -> None:
+    gone(tmp_path, kind)
+    file = tmp_path / "out/_meta/jobs/00001.json"
+    with pytest.raises(
+        JobError,
+        match=f"job sixfold-x-1 of .* cannot be asked for here .*; if it is over, remove {file} and submit again",
+    ):
+        submit_slurm(call_of(tmp_path), SiteSpec(), print)
+    file.unlink()
+    fake("sbatch", "echo 7")
+    fake("squeue", UNKNOWN)
+    assert submit_slurm(call_of(tmp_path), SiteSpec(), print).ids == ("7",)
+
+
+def test_a_job_that_was_seen_to_be_over_is_not_asked_for_again(fake: Fake, tmp_path: Path) -> None:
+    fake("squeue", UNKNOWN)
+    fake("sbatch", "echo 7")
+    submit_slurm(call_of(tmp_path), SiteSpec(), print)
+    fake("sbatch", "echo 8")
+    submit_slurm(call_of(tmp_path), SiteSpec(), print)
+    fake("squeue", "case $* in *=8*) echo gone >&2; exit 1;; esac")
+    (tmp_path / "calls").unlink()
+    over, unknown = told_jobs(str(tmp_path / "out"))
+    assert over == "job 7 of SLURM is over"
+    assert "cannot be asked for here" in unknown
+    assert (tmp_path / "calls").read_text().count("squeue") == 1
+    (tmp_path / "out/_meta/jobs/00001/ids").mkdir()
+    (tmp_path / "out/_meta/jobs/00001/ids/7").touch()
+    (tmp_path / "out/_meta/jobs/00001/ids/9").touch()  # somebody has submitted its script again
+    fake("squeue", shows("9"))
+    assert told_jobs(str(tmp_path / "out"))[0] == "job 7 of SLURM is running"
+
+
+def test_a_job_that_cannot_be_asked_for_keeps_no_other_from_being_cancelled(fake: Fake, tmp_path: Path) -> None:
+    fake("sbatch", "echo 7")
+    fake("squeue", shows())
+    fake("scancel", "true")
+    submit_slurm(call_of(tmp_path), SiteSpec(), print)
+    gone(tmp_path)
+    said: list[str] = []
+    with pytest.raises(JobError, match=r"cannot be asked for here .*; if it is over, remove .*/00002.json"):
+        cancel_jobs(str(tmp_path / "out"), said.append)
+    assert said == ["cancelled job 7 of SLURM is running"]
+    assert "scancel 7\n" in (tmp_path / "calls").read_text()
 
 
 CONFIG = "MaxArraySize            = 1001\nJobRequeue              = 0\n"
@@ -182,6 +334,26 @@ def test_a_site_is_described_from_what_slurm_says(fake: Fake, tmp_path: Path, mo
     assert (site.partition, site.time, site.gpus_per_node, site.cpus_per_node) == ("gpu", "24:00:00", 8, 32)
     assert (site.gpu_option, site.max_array, site.chain) == ("--gres=gpu:h100:{gpus}", 1000, "resubmit")
     assert "# cpu*                 4:00:00        12     64  (null)" in text
+
+
+@pytest.mark.parametrize("partition", ["3090", "on", "no", "null", "1e3", "a100_80gb", "0x10"])
+def test_a_partition_of_any_name_is_a_name(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: str
+) -> None:
+    fake("scontrol", f"printf '{CONFIG}'")
+    fake("sinfo", f"echo '{partition}*|4:00:00|12|64|gpu:{partition}:2|up'")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    site_file(os.environ).parent.mkdir()
+    site_file(os.environ).write_text(describe_site())
+    site = load_site(None, os.environ)
+    assert (site.partition, site.gpus_per_node) == (partition, 2)
+
+
+def test_a_site_that_no_job_could_name_is_not_written_down(fake: Fake, tmp_path: Path) -> None:
+    fake("scontrol", f"printf '{CONFIG}'")
+    fake("sinfo", "echo 'a b*|4:00:00|12|64|(null)|up'")
+    with pytest.raises(ValueError, match=r"what SLURM says of this site:.*expected one word without blanks"):
+        describe_site()
 
 
 def test_a_recipe_says_more_than_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import sixfold
 from cluster.recipes.site import SiteSpec
-from cluster.submit.call import Call, Target, parse_target
-from cluster.submit.slurm_script import slurm_script
+from cluster.submit.call import VERBS, Call, Target, Verb, parse_target
+from cluster.submit.slurm_script import slurm_script, words_of
 
 PROGRAM = ("/env/bin/python", "/code/sixfold.py")
 FOLDER = Path("/data/out/_meta/jobs/00001")
@@ -91,6 +92,24 @@ def test_tasks_of_an_array_have_one_gpu_each_and_share_the_output() -> None:
     assert script.submissions == (("--array=0-9%4",), ("--array=0-9%4",), ("--array=0-4%4",))
 
 
+def test_a_sweep_has_no_tasks_that_claim_units() -> None:
+    script = script_of("sweep", arguments=(), how="array", tasks=4, nodes=2)
+    words = step_of(checked(script.text))
+    assert words[words.index("node") + 1] == "ray"
+    assert "--nodes=2" in words
+    assert words[words.index("--") + 1 :] == ["sweep", "/recipes/r.yaml", "--out", "/data/out"]
+    assert script.submissions == ((),)
+
+
+@pytest.mark.parametrize("how", ["ray", "array"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_knows_the_words_that_a_job_gives_it(verb: Verb, how: str) -> None:
+    scaled = ("--scale", "1x") if verb in ("generate", "edit", "retrieve") else ()
+    words = words_of(Call(verb, Path("no.yaml"), "name", "/no/out", scaled), SiteSpec(how=how))
+    with pytest.raises(ValueError, match=r"^no.yaml: no such recipe"):
+        sixfold.command_line()(words, standalone_mode=False)
+
+
 @pytest.mark.parametrize(
     ("verb", "site", "cores"),
     [
@@ -139,7 +158,7 @@ def test_lines_of_the_site_run_first_and_as_they_are() -> None:
     ("chain", "holds", "lacks"),
     [
         ("requeue", 'scontrol requeue "$SLURM_JOB_ID"', "sbatch "),
-        ("resubmit", "sbatch ${SLURM_ARRAY_TASK_ID:+--array=$SLURM_ARRAY_TASK_ID}", "scontrol"),
+        ("resubmit", "sbatch --parsable ${SLURM_ARRAY_TASK_ID:+--array=$SLURM_ARRAY_TASK_ID}", "scontrol"),
         ("never", 'exit "$code"', "scontrol"),
     ],
 )

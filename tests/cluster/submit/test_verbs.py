@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import sixfold
 from shards.disk.home import home
 from tests.support.waits import without_waits
 
@@ -86,3 +87,25 @@ def test_a_dry_run_for_elsewhere_needs_no_keys_of_its_store_here(tmp_path: Path)
 def test_an_output_that_nothing_was_submitted_for_has_nothing_to_cancel(tmp_path: Path) -> None:
     assert "out: found no job, expected one that `sixfold submit` has sent" in says(tmp_path, "cancel", "out", code=2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "line"),
+    [
+        (
+            "CHECK_S",
+            r"^`sixfold generate .* --dry-run`: not done within 0 minutes, expected the plan; run",
+        ),
+        ("CALIBRATE_S", "--calibrate: made no shard here within 0 minutes; run it on a machine with a GPU, or give"),
+    ],
+)
+def test_what_takes_too_long_before_a_submission_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, line: str
+) -> None:
+    monkeypatch.setattr(f"cluster.verbs.{limit}", 0.05)
+    if limit == "CALIBRATE_S":
+        monkeypatch.setattr("cluster.verbs._check", lambda *_, **__: None)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    words = ["submit", "generate", str(home() / "recipes/sandbox.yaml"), "--to", "k8s", "--dry-run", "--calibrate"]
+    with pytest.raises(ValueError, match=line):
+        sixfold.command_line()([*words, "--out", str(tmp_path / "out")], standalone_mode=False)

@@ -61,6 +61,29 @@ def test_an_image_folder_becomes_a_recipe_that_plans_from_any_folder(
     assert (recipe.sampler.model, recipe.sampler.size_px, recipe.sampler.steps) == ("sandbox/models/generator", 64, 12)
 
 
+@pytest.mark.parametrize("name", ["2024", "on", "my,photos", "a: b, #c"])
+def test_a_folder_of_any_name_becomes_recipes_that_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    photos(tmp_path / name, crane=2, seal=2)
+    monkeypatch.chdir(tmp_path)
+    init(name, "--model", "sandbox/models/generator")
+    (training,) = tmp_path.glob("*-train.yaml")
+    recipe = load_recipe(Path(training.name.replace("-train", "")), Recipe)
+    assert (tmp_path / recipe.classes.source).samefile(name)
+    real, synthetic = load_recipe(Path(training.name), TrainRecipe).data.domains
+    assert (tmp_path / real.source).samefile(name)
+    assert synthetic.source.endswith(f"out/{recipe.name}")
+
+
+def test_a_recipe_that_would_be_refused_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos(tmp_path / "birds", crane=2, seal=2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gen.run.init.first_training", lambda *_: "name: [")
+    refused("birds", "--model", "sandbox/models/generator")
+    assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
 def test_a_list_without_counts_gets_a_number_that_a_person_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ import sixfold
 from shards.disk.store import FolderStore, open_for_reading
 from shards.set.verify import verify
 from shards.views.hub import HubFile, Pushed, push, text_file, token_of
-from shards.views.push import data_set_files
+from shards.views.push import data_set_files, is_of_a_set
 from tests.support.hub_server import TOKEN, HubServer
 from tests.support.small_data_set import write_data_set
 
@@ -90,6 +90,28 @@ def test_a_second_push_sends_nothing_and_one_after_a_change_only_what_changed(
     assert sent(hub, files).num_sent == 0
     assert sent(hub, [*files[:-1], text_file("README.md", "another card")]).num_sent == 1
     assert len(hub.repos[f"datasets/{NAME}"].commits) == 2
+
+
+def test_what_another_push_left_is_refused_or_removed_and_what_others_put_there_stays(
+    hub: HubServer, store: FolderStore, tmp_path: Path
+) -> None:
+    """A set that was made again with fewer shards: a reader of `*.tar` would get those of both."""
+    sent(
+        hub, [*data_set_files(store, "numbers"), text_file("_meta/subsets/2x.json", "{}"), text_file("notes.txt", "x")]
+    )
+    repo = hub.repos[f"datasets/{NAME}"]
+    for end in (".tar", ".parquet", "_stats.json"):
+        (store.root / f"00001{end}").unlink()
+    files, before = data_set_files(store, "numbers"), dict(repo.files)
+    with pytest.raises(
+        ValueError,
+        match=r"found 4 files of another push, the first '00001.parquet', expected none; push with --remove",
+    ):
+        sent(hub, files, is_ours=is_of_a_set)
+    assert repo.files == before
+    assert sent(hub, files, is_ours=is_of_a_set, remove_old=True).num_removed == 4
+    assert set(repo.files) == {"00000.tar", "00000.parquet", "00000_stats.json", "README.md", "notes.txt"}
+    assert sent(hub, files, is_ours=is_of_a_set).num_sent == 0
 
 
 def test_a_push_that_ended_in_the_middle_goes_on_where_it_was(
