@@ -237,7 +237,7 @@ def test_a_point_of_a_sweep_that_does_not_exist_is_named_with_those_that_do(
     arguments[3] = "0x, 6x"
     said = CliRunner().invoke(APP, arguments)
     assert re.findall("^point     (.*?):", said.stdout, flags=re.MULTILINE) == ["0x", "6x"]
-    assert "\nto train  60 of 60 runs" in said.stdout, "2 points x 5 seeds x 6 settings"
+    assert "\nto train  30 of 30 runs" in said.stdout, "2 points x (2 seeds x 6 settings + 3 seeds)"
 
 
 def test_verify_beside_a_run_says_that_it_goes_on_and_what_is_not_made_yet(tmp_path: Path) -> None:
@@ -511,10 +511,10 @@ def test_c1_a_stop_while_a_sweep_makes_its_data_is_exit_75(
     """The signal comes when the prompts are drawn and no unit is made yet."""
     seen: list[str] = []
 
-    def recover_then(store: FolderStore) -> object:
+    def recover_then(store: FolderStore, lives: list[str]) -> object:
         seen.append(store.url)
         os.kill(os.getpid(), signal.SIGTERM)
-        return recover(store)
+        return recover(store, lives=lives)
 
     monkeypatch.setattr("gen.make.work.recover", recover_then)
     monkeypatch.chdir(tmp_path)

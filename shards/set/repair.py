@@ -8,6 +8,7 @@ run may write meanwhile. A table that its tar alone gives is written again befor
 from collections.abc import Mapping
 
 from shards.disk.layout import record_name, table_name, tar_name
+from shards.disk.record import RecordError, read_record
 from shards.disk.store import Store
 from shards.set.manifest import SUBSETS
 from shards.set.quarantine import set_aside
@@ -33,7 +34,7 @@ def repair(store: Store, report: Report) -> Mapping[int, list[str]]:
     moved = {}
     for shard in report.damaged_shards():
         kinds = {damage.kind for damage in report.damages if damage.shard == shard}
-        if kinds == {"unpublished"} and store.exists(record_name(shard)):
+        if kinds == {"unpublished"} and _is_published(store, shard):
             continue
         reason = "; ".join(str(damage) for damage in report.damages if damage.shard == shard)
         # the record first: without it the unit is not done, whatever happens to the rest
@@ -42,6 +43,14 @@ def repair(store: Store, report: Report) -> Mapping[int, list[str]]:
         if new_names:
             moved[shard] = new_names
     return moved
+
+
+def _is_published(store: Store, shard: int) -> bool:
+    """A link or a folder in the record's place is none."""
+    try:
+        return read_record(store, shard) is not None
+    except (RecordError, OSError):
+        return False
 
 
 def repair_meta(store: Store, report: Report) -> Mapping[str, list[str]]:

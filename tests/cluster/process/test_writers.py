@@ -172,7 +172,7 @@ def test_verify_takes_a_shard_that_a_sharing_run_has_not_published_for_work_and_
 
 
 def test_a_run_that_shares_is_watched_until_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.verbs.WATCH_S", 0.05)
+    monkeypatch.setattr("shards.watch.WATCH_S", 0.05)
     store = write_data_set(tmp_path / "set")
     seen: list[Any] = []
     words = ["status", str(store.root), "--watch"]

@@ -182,10 +182,10 @@ def test_settings_are_chosen_by_the_score_that_chooses_checkpoints() -> None:
     """That of an inversion follows the loss, not the share of pictures that came nearer; older lines have none."""
     runs = planned({"lr": [1, 2]})
     lines = scored(runs, 900, 700, 900, 700)
-    assert chosen(runs, lines) == [0, 2]
+    assert results(runs, lines) == [0, 2]
     for number, score in {0: 0.4, 1: 0.5}.items():
         lines[number] = [line.model_copy(update={"score": score}) for line in lines[number]]
-    assert chosen(runs, lines) == [1, 2]
+    assert results(runs, lines) == [1, 2]
     for own in lines[:2]:
         assert select([Validation.of(own[0]), Validation(999, 0.45)]) == (999 if own is lines[0] else own[0].step)
 
