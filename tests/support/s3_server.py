@@ -10,6 +10,9 @@ import pytest
 def s3_server() -> Iterator[str]:
     """Its address."""
     server_module = pytest.importorskip("moto.server")
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()  # clients of an earlier server in this process
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
