@@ -251,7 +251,7 @@ def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
         known = subset_names(store)
         raise ValueError(
             f"{where}: found no such subset, expected one of: {', '.join(known) or 'none yet'}; that of a scale is "
-            "written by `sixfold generate … --scale`"
+            "written when the scale is made (`--scale`)"
         ) from None
     again = "; run `sixfold repair`, then the `sixfold generate` or `sixfold subset` that wrote it"
     rule = about.get("rule")
