@@ -67,6 +67,18 @@ def recipe_of(real: Path, classes: Path, how: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def judged_by(base_url: str, folder: Path) -> dict[str, Any]:
+    """A recipe of background edits in `folder`, judged by a language model: one question about each."""
+    llm = {"provider": "openai", "model": "m", "base_url": base_url, "cache": str(folder / "llm.sqlite")}
+    how = {
+        "kind": "attribute",
+        "attributes": {"kinds": ["background"], "lexicon": "sandbox"},
+        "masks": {"order": ["otsu"]},
+        "judge": {"kind": "vlm", "llm": llm, "asks": ["visible"], "budget": 2},
+    }
+    return recipe_of(write_real(folder / "real"), write_classes(folder / "classes.csv"), how)
+
+
 def edit(body: dict[str, Any], out: Path, scale: int = 1, **changes: Any) -> MakeOutcome:
     """Make a scale; `changes`: fields of parts of the recipe."""
     merged = {**body, **{part: {**body.get(part, {}), **fields} for part, fields in changes.items()}}

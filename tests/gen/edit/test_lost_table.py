@@ -15,7 +15,7 @@ from shards.set.manifest import scan_records
 from shards.set.verify import verify
 from tests.gen.edit.judge.test_judge import seen
 from tests.support.scripted_server import Reply, ScriptedServer
-from tests.support.small_edits import all_bytes, edit, recipe_of, write_classes, write_real
+from tests.support.small_edits import all_bytes, edit, judged_by
 
 # diffusers' own, under NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -43,14 +43,7 @@ def mood() -> Mood:
 @pytest.fixture
 def body(tmp_path: Path, mood: Mood) -> Iterator[dict[str, Any]]:
     with ScriptedServer(mood) as server:
-        llm = {"provider": "openai", "model": "m", "base_url": server.base_url, "cache": str(tmp_path / "llm.sqlite")}
-        how = {
-            "kind": "attribute",
-            "attributes": {"kinds": ["background"], "lexicon": "sandbox"},
-            "masks": {"order": ["otsu"]},
-            "judge": {"kind": "vlm", "llm": llm, "asks": ["visible"], "budget": 2},
-        }
-        recipe = recipe_of(write_real(tmp_path / "real"), write_classes(tmp_path / "classes.csv"), how)
+        recipe = judged_by(server.base_url, tmp_path)
         recipe["source"] |= {"per_class": 1}
         recipe["sampler"] |= {"steps": 2, "batch": 3}
         recipe["shards"] |= {"samples_per_shard": 2}

@@ -21,7 +21,7 @@ from shards.set.manifest import scan_records
 from tests.gen.edit.judge.test_budget import QUESTIONS, Edits, picture_of
 from tests.support.painter import FINGERPRINT
 from tests.support.scripted_server import Reply, ScriptedServer
-from tests.support.small_edits import edit, recipe_of, rows, write_classes, write_real
+from tests.support.small_edits import edit, judged_by, rows
 
 SLOW_S = 3.0
 LOOK_S = 0.1
@@ -56,7 +56,7 @@ class Silent:
 
     @property
     def use(self) -> LlmUse:
-        raise NotImplementedError
+        return LlmUse(1, 0, 0, {}, 1, {}, 0, 0)
 
 
 def make_one(out: Path, spec: JudgeSpec, judge: Judge, beats: list[float]) -> None:
@@ -122,14 +122,7 @@ def test_the_longest_time_counts_rounds_tries_and_waits() -> None:
 def test_a_run_whose_judge_is_slower_than_the_stall_deadline_comes_through(tmp_path: Path) -> None:
     stall_s = 2.0
     with ScriptedServer(lambda request: Reply('{"answer": "yes"}', delay_s=2 * stall_s)) as server:
-        llm = {"provider": "openai", "model": "m", "base_url": server.base_url, "cache": str(tmp_path / "llm.sqlite")}
-        how = {
-            "kind": "attribute",
-            "attributes": {"kinds": ["background"], "lexicon": "sandbox"},
-            "masks": {"order": ["otsu"]},
-            "judge": {"kind": "vlm", "llm": llm, "asks": ["visible"], "budget": 2},
-        }
-        body = recipe_of(write_real(tmp_path / "real"), write_classes(tmp_path / "classes.csv"), how)
+        body = judged_by(server.base_url, tmp_path)
         cluster = {**body["cluster"], "stall_deadline_s": stall_s}
         sampler = {"steps": 2, "batch": 2}
         outcome = edit(body, tmp_path / "out", 1, source={"per_class": 1}, sampler=sampler, cluster=cluster)
