@@ -6,6 +6,7 @@ log of a call that failed is kept in `_meta/logs` of a local data set, else in t
 
 A call of `make` is one call of img2dataset: of the whole unit first, then of the next candidates of those that failed.
 If few failed, all their candidates are fetched at once and used in their order: what a draw is stays the same.
+A picture that lies whole in a shard that was set aside is not asked for again (`retrieve.make.kept`).
 What becomes of an address stands in its row:
 
     refused_address     it is none that may be asked for (`retrieve.download.address`)
@@ -32,6 +33,7 @@ from retrieve.download.fetch import Fetched, Slice, fetch
 from retrieve.download.gate import Gate
 from retrieve.download.program import find_program
 from retrieve.make.candidates import CANDIDATES, Candidate, CandidateTable
+from retrieve.make.kept import KeptPictures
 from retrieve.make.pictures import as_picture
 from retrieve.make.rows import BLOCKED, NO_CANDIDATE, CandidateRows, RetrieveJob, is_listed
 from retrieve.pool.blocks import Blocks
@@ -55,7 +57,7 @@ def make_from_urls_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     logs = Path(tempfile.gettempdir())
     if isinstance(store, FolderStore):
         logs = store.path_to_write(f"{META}/logs/img2dataset.txt").parent
-    return UnitWorker(checked.unit, FromUrls(rows, logs), store)
+    return UnitWorker(checked.unit, FromUrls(rows, logs, KeptPictures(store)), store)
 
 
 class FromUrls:
@@ -65,10 +67,11 @@ class FromUrls:
     advice_on_memory = "lower shards.samples_per_shard or download.most_bytes"
     advice_on_failure = "check the network, and the candidates with `sixfold retrieve --dry-run`; run it again to retry"
 
-    def __init__(self, rows: CandidateRows, log_folder: Path) -> None:
+    def __init__(self, rows: CandidateRows, log_folder: Path, kept: KeptPictures) -> None:
         """Raises ValueError if there is no img2dataset, or for a block list that is none."""
         self.rows = rows
         self.log_folder = log_folder
+        self.kept = kept
         job = rows.job
         self.program = find_program(job.download)
         self.blocks = Blocks.read([file_path(path) for path in job.pool.block], job.pool.unsafe_above)
@@ -131,7 +134,7 @@ class FromUrls:
     def _ask(self, pairs: Sequence[tuple[Sample, int]], alive: Callable[[float], None]) -> None:
         """One call of the program; what each pair became can be asked for then."""
         candidates = [self.rows.candidate(sample, draw) for sample, draw in pairs]
-        judged = [self._judged(candidate) for candidate in candidates]
+        judged = [self._judged(*pair, candidate) for pair, candidate in zip(pairs, candidates, strict=True)]
         asked = [one for one in judged if isinstance(one, str)]
         fetched = self._fetch(asked, alive) if asked else None
         at = 0
@@ -148,14 +151,17 @@ class FromUrls:
         row = fetched.rows[place]
         return self._failed(row, url) if row.status != SUCCESS else self._picture(fetched.read(place), candidate)
 
-    def _judged(self, candidate: Candidate | None) -> str | Picture:
-        """The address as it is asked for, or why it is not."""
+    def _judged(self, sample: Sample, draw: int, candidate: Candidate | None) -> str | Picture:
+        """The address as it is asked for, or what is known without asking."""
         if candidate is None:
             return NO_CANDIDATE
         if not candidate.url:
             return Picture(None, "refused_address", "the pool says no address")
         if is_listed(candidate, self.blocks):
             return BLOCKED
+        kept = self.kept.find(self.rows.uid(sample, draw), candidate.url)  # judged by these lists when it was fetched
+        if kept is not None:
+            return kept
         try:
             return target_of(candidate.url, self.gate.allowed).url
         except Refused as error:

@@ -83,6 +83,10 @@ class CandidateRows:
         there = self.table.num_of(sample.class_id)
         return self.table.at(sample.class_id, rank) if rank < there else None
 
+    def uid(self, sample: Sample, draw: int) -> str:
+        """Of the draw, in its row."""
+        return sample_uid(self.job.seed, sample.class_id, sample.prompt_id, 0, draw)
+
     def row(self, sample: Sample, draw: int) -> Mapping[str, object]:
         """What the pool says of the picture; the domain is retrieved."""
         candidate = self.candidate(sample, draw)
@@ -96,7 +100,7 @@ class CandidateRows:
                 "licence": candidate.licence or self.job.licence,
             }
         return {
-            "uid": sample_uid(self.job.seed, sample.class_id, sample.prompt_id, 0, draw),
+            "uid": self.uid(sample, draw),
             "domain": "retrieved",
             "class_id": sample.class_id,
             "class_name": self.job.class_names[sample.class_id],

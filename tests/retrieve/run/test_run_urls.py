@@ -33,8 +33,10 @@ from retrieve.run.run import look, run
 from sandbox import captions, pool
 from sandbox.world import CLASS_NAMES
 from shards.disk.home import home
-from shards.disk.store import open_for_reading
+from shards.disk.store import FolderStore, open_for_reading
 from shards.set.manifest import read_table, scan_records
+from shards.set.repair import repair
+from shards.set.verify import verify
 from tests.support.img2dataset import needs_img2dataset, started_by
 from tests.support.picture_server import PictureServer
 
@@ -237,6 +239,48 @@ def test_a_shard_that_was_short_is_fetched_again_when_it_is_removed(world, from_
         path.unlink()
     assert fetched(world, tmp_path / "short", **changes).exit_code == 0
     assert tars_of(tmp_path / "short") == tars_of(tmp_path / "out") == from_tars
+
+
+def set_aside_damaged(folder: Path, at: int) -> None:
+    """One byte of the first shard changes, is found, and the shard is put aside."""
+    tar = folder / "00000.tar"
+    data = bytearray(tar.read_bytes())
+    data[at] ^= 1
+    tar.write_bytes(data)
+    store = FolderStore(folder)
+    assert repair(store, verify(store)).keys() == {0}
+    assert not tar.exists()
+
+
+def test_of_a_damaged_shard_only_the_damaged_picture_is_fetched_again(world, from_tars, tmp_path, scripted):
+    changes = {"shards": {"samples_per_shard": 20, "max_draws": 1}}
+    out = tmp_path / "out"
+    assert fetched(world, out, **changes).exit_code == 0
+    victim = read_table(open_for_reading(str(out)), [0]).to_pylist()[7]
+    set_aside_damaged(out, victim["jpg_offset"] + 100)
+    scripted.asked.clear()
+    scripted.down = {victim["url"]}  # the web has lost it
+    outcome = fetched(world, out, **changes)
+    assert (outcome.exit_code, outcome.images, outcome.rejected) == (3, 19, {"failed_to_download": 1})
+    assert scripted.asked == [victim["url"]]
+    set_aside_damaged(out, 100)  # the first member's header: every picture is whole
+    scripted.down = set()
+    assert fetched(world, out, **changes).exit_code == 0
+    assert scripted.asked == [victim["url"]] * 2
+    assert tars_of(out) == from_tars
+
+
+@pytest.mark.parametrize("lost", ["00000.tar", "00000.parquet"])
+def test_of_a_shard_that_has_lost_its_tar_or_table_all_is_fetched_again(world, from_tars, tmp_path, scripted, lost):
+    out = tmp_path / "out"
+    assert fetched(world, out).exit_code == 0
+    set_aside_damaged(out, 1000)
+    (folder,) = (out / "_meta" / "quarantine").iterdir()
+    (folder / lost).write_bytes((folder / lost).read_bytes()[:1000])
+    scripted.asked.clear()
+    assert fetched(world, out).exit_code == 0
+    assert len(scripted.asked) == 20
+    assert tars_of(out) == from_tars
 
 
 def test_while_the_network_is_down_nothing_is_published_and_the_next_run_fetches_all(
