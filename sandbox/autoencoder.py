@@ -90,11 +90,11 @@ def train_autoencoder(
 
 
 @torch.no_grad()
-def encode(model: AutoencoderKL, images: NDArray[np.uint8], batch: int = 64) -> Tensor:
-    """Mean latents N 4 8 8, float32."""
+def encode(model: AutoencoderKL, images: NDArray[np.uint8], batch: int = 64, exact: bool = False) -> Tensor:
+    """Mean latents N 4 8 8, float32; `exact`: computed in float32, else in bfloat16."""
     parts = []
     for start in range(0, len(images), batch):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=not exact):
             mean = model.encode(to_tensor(images[start : start + batch])).latent_dist.mean
         parts.append(mean.float())
     return torch.cat(parts)

@@ -1,8 +1,8 @@
 """Makes the sandbox again from code and seeds: `python -m sandbox.build`.
 
 In: nothing; nothing is downloaded. Out: progress lines. On disk: `sandbox/models/` with `generator/`, `clip/`,
-`judge.safetensors`, `pretrained/` and `segmenter/`; with `--data FOLDER` instead the real sets and some of the
-generator's training pictures, with `--pool FOLDER` the pool.
+`judge.safetensors`, `pretrained/`, `segmenter/` and `controlnet/`; with `--data FOLDER` instead the real sets and some
+of the generator's training pictures, with `--pool FOLDER` the pool.
 
 Every part depends on the pool and a seed. Expect equal bytes on the same machine with the same number of threads, and
 equal quality elsewhere.
@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,10 @@ from sandbox.sets import GENERATOR_TRAIN, SETS, set_scenes, write_generator_trai
 from sandbox.world import ink_mask, render
 
 MODELS = Path(__file__).parent / "models"
-PARTS = ("data", "pool", "vae", "unet", "clip", "judge", "pretrained", "segmenter")
+PARTS = ("data", "pool", "vae", "unet", "clip", "judge", "pretrained", "segmenter", "controlnet")
 NUM_MORE_SCENES = 12_000  # drawn of each of train and val for the judge; the numerals among them are kept
 NUM_CHECKED = 1_000  # last pictures of the classifier and of the segmenter: measured on, not trained on
+NUM_CONTROLLED = 4_000  # first rows of the pool: the ControlNet is trained on the photos among them
 
 
 @cache
@@ -98,6 +100,7 @@ def build_unet(models: Path, num_steps: int | None, say: Callable[[str], None]) 
     captions = [row.caption for row in training_rows()]
     unet, text_encoder = train_generator(latents, captions, spec, lambda step, loss, *_: report(step, loss))
     save_generator(vae, unet, text_encoder, models / "generator")
+    say("unet: done; the ControlNet has to be trained anew for it")
 
 
 def build_clip(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
@@ -158,6 +161,35 @@ def build_segmenter(models: Path, num_steps: int | None, say: Callable[[str], No
     save_segmenter(model, models / "segmenter")
 
 
+def build_controlnet(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
+    """Train the ControlNet on photos, most often of numerals, and save it in `models`. Raises ValueError without a
+    generator."""
+    from sandbox.autoencoder import encode
+    from sandbox.controlnet import ControlSpec, save_controlnet, train_controlnet
+    from sandbox.generator import load_generator
+
+    folder = models / "generator"
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder}: found no generator, expected one; run `python -m sandbox.build --only unet` first")
+    pipeline = load_generator(folder)
+    rows = [row for row in islice(pool_rows(), NUM_CONTROLLED) if row.fit_for_training and row.scene.style == "photo"]
+    say(f"controlnet: encoding {len(rows)} pictures")
+    latents = encode(pipeline.vae, np.stack([render(row.scene) for row in rows]), exact=True)
+    masks = np.stack([ink_mask(row.scene) for row in rows])
+    numerals = np.array([row.scene.sense == "numeral" for row in rows])
+    spec = ControlSpec() if num_steps is None else ControlSpec(num_steps=num_steps)
+    model = train_controlnet(
+        pipeline,
+        latents,
+        [row.caption for row in rows],
+        masks,
+        np.flatnonzero(numerals),
+        spec,
+        _reporter("controlnet", spec.num_steps, say),
+    )
+    save_controlnet(model, models / "controlnet")
+
+
 def main() -> None:
     """Read the arguments and build the parts that they name."""
     parser = argparse.ArgumentParser(
@@ -174,8 +206,8 @@ def main() -> None:
     wish = parser.parse_args()
     if wish.steps is not None and (wish.only in (None, "data", "pool") or wish.steps < 1):
         parser.error(
-            f"--steps {wish.steps}: expected a number above 0 together with --only vae, unet, clip, judge, pretrained "
-            "or segmenter"
+            f"--steps {wish.steps}: expected a number above 0 together with --only vae, unet, clip, judge, pretrained, "
+            "segmenter or controlnet"
         )
     started = time.monotonic()
 
@@ -197,6 +229,7 @@ def main() -> None:
         "judge": build_judge,
         "pretrained": build_pretrained,
         "segmenter": build_segmenter,
+        "controlnet": build_controlnet,
     }
     for part in parts:
         try:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.controlnet.pipeline_controlnet import StableDiffusionControlNetPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from numpy.typing import NDArray
@@ -216,23 +217,27 @@ def load_generator(folder: Path) -> StableDiffusionPipeline:
 
 @torch.no_grad()
 def draw(
-    pipeline: StableDiffusionPipeline,
+    pipeline: StableDiffusionPipeline | StableDiffusionControlNetPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
     num_steps: int = 12,
     guidance: float = 2.0,
     batch: int = 32,
+    conditions_NCHW: Tensor | None = None,
 ) -> NDArray[np.uint8]:
-    """Pictures N H W C, one for each prompt, from the seed at the same place."""
+    """Pictures N H W C, one for each prompt, from the seed at the same place; of a pipeline with a ControlNet from the
+    condition there, too."""
     parts = []
     for start in range(0, len(prompts), batch):
         noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[start : start + batch]]
+        condition = {} if conditions_NCHW is None else {"image": conditions_NCHW[start : start + batch]}
         images = pipeline(
             list(prompts[start : start + batch]),
             num_inference_steps=num_steps,
             guidance_scale=guidance,
             generator=noise,
             output_type="np",
+            **condition,
         ).images
         parts.append((images * 255).round().astype(np.uint8))
     return np.concatenate(parts)

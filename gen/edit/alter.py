@@ -6,8 +6,8 @@ In: the rows of an edited set (`gen.edit.rows`), attributes, a masker, an editor
     source ─▶ mask of the object ─▶ prior: a place under it, a tint over it ─▶ editor ─▶ paste back ─▶ judge
 
 Replicate r of a source has the r-th attribute drawn for it; draw k is another seed for the same attribute. What the
-edit may not touch comes from the source: of a background edit the object, else everything around it. The column `edit`
-of a row tells attribute, mask and verdict.
+edit may not touch comes from the source: of a background edit the object, else everything around it; with
+`paste: none` nothing does. The column `edit` of a row tells attribute, mask and verdict.
 """
 
 import json
@@ -248,13 +248,15 @@ class Alter:
         verdicts = self.judge.verdicts([(image_HWC, ask.questions) for ask, image_HWC, _ in judged])
         for (ask, image_HWC, columns), verdict in zip(judged, verdicts, strict=True):
             halo = None
-            if ask.attribute.kind == "background":
+            if ask.attribute.kind == "background" and self.edit.paste != "none":
                 halo = round(halo_share(ask.source_HWC, image_HWC, ask.object_HW), 4)
             columns["edit"] = self._text_of(ask.attribute, ask.mask, halo, verdict)
             pasted[ask.place] = Picture(image_HWC, verdict.status, verdict.error, columns)
         return pasted
 
     def _paste(self, ask: Ask, edited_HWC: Image) -> Image:
+        if self.edit.paste == "none":
+            return edited_HWC
         if ask.attribute.kind != "background":
             return paste_background(ask.source_HWC, edited_HWC, ask.object_HW)
         paste = paste_softly if self.edit.paste == "soft" else paste_object

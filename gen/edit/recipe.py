@@ -13,7 +13,7 @@ from gen.edit.attributes.attribute import AttributeKind
 from gen.edit.attributes.lexicon import attributes_content
 from gen.edit.attributes.spec import AttributeSpec
 from gen.edit.cells import SETTINGS, Cell, Settings, settings_of
-from gen.edit.editors.spec import SETTABLE, EditorSpec, InstructSpec, OwnSpec, content_of, told_of
+from gen.edit.editors.spec import SETTABLE, ControlSpec, EditorSpec, InstructSpec, OwnSpec, content_of, told_of
 from gen.edit.editors.spec import at_home as editor_at_home
 from gen.edit.judge.judge import judge_digest
 from gen.edit.judge.spec import JudgeSpec
@@ -120,8 +120,10 @@ class AttributeEditSpec(BaseModel):
     phrase: Literal["name", "plain"] = Field(
         "name", description="the attribute's words in a prompt: its name, or `name: description`"
     )
-    paste: Literal["soft", "hard"] = Field(
-        "soft", description="how an object comes back over a new background: fading at its rim, or pixel by pixel"
+    paste: Literal["soft", "hard", "none"] = Field(
+        "soft",
+        description="how an object comes back over a new background: fading at its rim, or pixel by pixel. none: of "
+        "no edit anything comes back, the whole picture is the editor's",
     )
     judge: JudgeSpec = Field(default_factory=JudgeSpec)
     fit: Literal["crop", "squash", "pad"] = Field(
@@ -214,7 +216,7 @@ class EditRecipe(Recipe):
             yield "gamma", edit.gamma, steps, ", or 0 for the source's own pixels"
         elif isinstance(edit.editor, OwnSpec) and not edit.cells:
             yield from ((f"strength.{name}", value, steps, "") for name, value in edit.strength)
-        elif not isinstance(edit.editor, InstructSpec):
+        elif not isinstance(edit.editor, InstructSpec | ControlSpec):
             for kind in edit.attributes.kinds:
                 for feasible in edit.attributes.sides:
                     found = edit.settings(kind, feasible, 0)

@@ -3,7 +3,8 @@
 In: changes, each a picture with its prior, the region that may change, a text, a seed, settings. Out: `Sampled`, in
 their order. On disk: nothing.
 
-An editor may change what it likes. What lies outside the region is pasted back by the Maker, whatever the editor.
+An editor may change what it likes. What lies outside the region is pasted back by the Maker, whatever the editor,
+unless the recipe says `edit.paste: none`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

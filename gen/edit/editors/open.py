@@ -15,6 +15,7 @@ from gen.edit.editors.shelf import Shelf, bytes_of
 from gen.edit.editors.spec import (
     WHAT,
     CascadeSpec,
+    ControlSpec,
     EditorSpec,
     InpaintSpec,
     InstructSpec,
@@ -25,7 +26,7 @@ from gen.edit.editors.spec import (
     model_columns,
     pipeline_folder,
 )
-from gen.edit.editors.stages import Cascade, Inpaint, Instruct
+from gen.edit.editors.stages import Cascade, Control, Inpaint, Instruct
 from gen.edit.editors.stock import Painted, Stock, sampled
 from gen.edit.perturb import Model
 from gen.model.folder import ModelError, ModelFolder
@@ -37,7 +38,7 @@ from shards.disk.safe_text import one_line
 if TYPE_CHECKING:
     import torch
 
-Trained = InpaintSpec | CascadeSpec | InstructSpec
+Trained = InpaintSpec | CascadeSpec | InstructSpec | ControlSpec
 GIB = 1 << 30
 PRIORS = "sampler.model"
 CONTROLLED = {"sd": "StableDiffusionControlNetPipeline", "sdxl": "StableDiffusionXLControlNetPipeline"}
@@ -103,6 +104,9 @@ def _changer(spec: Trained, sampler: SamplerSpec, device: torch.device, shelf: S
 
     dtype = getattr(torch, TORCH_TYPES[sampler.dtype])
     folder = pipeline_folder(spec)
+    if isinstance(spec, ControlSpec):
+        pipeline = _controlled(spec, folder, spec.variant, f"{WHAT}.model", dtype, device)
+        return Control(Stock(pipeline, folder.family, shelf, f"{WHAT}.model"), spec, sampler.negative)
     stock = Stock(from_folder(folder, spec.variant, dtype, WHAT, device), folder.family, shelf, f"{WHAT}.model")
     if isinstance(spec, InstructSpec):
         return Instruct(stock, spec)
@@ -110,18 +114,26 @@ def _changer(spec: Trained, sampler: SamplerSpec, device: torch.device, shelf: S
     if not isinstance(spec, CascadeSpec):
         return first
     base = base_folder(spec)
-    controlled = Stock(_controlled(spec, base, dtype, device), base.family, shelf, f"{WHAT}.base")
-    return Cascade(first, controlled, spec, sampler.negative)
+    pipeline = _controlled(spec, base, spec.base_variant, f"{WHAT}.base", dtype, device)
+    return Cascade(first, Stock(pipeline, base.family, shelf, f"{WHAT}.base"), spec, sampler.negative)
 
 
-def _controlled(spec: CascadeSpec, folder: ModelFolder, dtype: torch.dtype, device: torch.device) -> Any:
-    """The base pipeline with the ControlNet and, if there is one, the IP-Adapter, on the CPU. Raises ModelError."""
+def _controlled(
+    spec: CascadeSpec | ControlSpec,
+    folder: ModelFolder,
+    variant: str | None,
+    what: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Any:
+    """A pipeline with the ControlNet and, if there is one, the IP-Adapter, on the CPU. Raises ModelError."""
     import diffusers
 
-    base = from_folder(folder, spec.base_variant, dtype, f"{WHAT}.base")
+    base = from_folder(folder, variant, dtype, what)
     settings = {"requires_safety_checker": False} if folder.family == "sd" else {}
     if folder.family == "sdxl":
         settings = {"force_zeros_for_empty_prompt": base.config.force_zeros_for_empty_prompt}
+    adapter = adapter_folders(spec) if isinstance(spec, CascadeSpec) else None
     try:
         controlnet = diffusers.ControlNetModel.from_pretrained(
             str(controlnet_folder(spec)), torch_dtype=dtype, use_safetensors=True, local_files_only=True
@@ -129,7 +141,7 @@ def _controlled(spec: CascadeSpec, folder: ModelFolder, dtype: torch.dtype, devi
         kind = in_one_place(getattr(diffusers, CONTROLLED[folder.family]), device)
         pipeline = kind(**base.components, controlnet=controlnet, **settings)
         pipeline.set_progress_bar_config(disable=True)
-        if (adapter := adapter_folders(spec)) is not None:
+        if isinstance(spec, CascadeSpec) and adapter is not None:
             _add_adapter(pipeline, adapter[0] / spec.ip_weights.rpartition("/")[2], adapter[1], dtype)
     except ModelError:
         raise

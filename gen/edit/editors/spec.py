@@ -163,18 +163,40 @@ class InstructSpec(TrainedSpec):
     guidance: float = Field(2.5, ge=0, le=100, description="its embedded scale")
 
 
-EditorSpec = Annotated[OwnSpec | InpaintSpec | CascadeSpec | InstructSpec, Field(discriminator="kind")]
+class ControlSpec(TrainedSpec):
+    """A ControlNet alone: the whole picture is drawn anew from the text, with the object's shape where it was."""
+
+    kind: Literal["control"] = Field(description="drawn anew from noise, a ControlNet keeps the object's shape")
+    model: Annotated[str, BESIDE] = Field(
+        description="folder of the text-to-image pipeline (sd or sdxl) that the ControlNet steers, or hub id"
+    )
+    controlnet: Annotated[str, BESIDE] = Field(description="folder of a ControlNet, or hub id")
+    controlnet_revision: str | None = Field(None, description="its commit; null = a folder", examples=[EXAMPLE_COMMIT])
+    condition: Literal["edges", "mask"] = Field(
+        "edges",
+        description="what the ControlNet was trained to read. edges: Canny's of the object on white; mask: the object "
+        "white on black",
+    )
+    steps: int = Field(CONTROL_STEPS, ge=1, le=1000, description="denoising steps")
+    guidance: float = Field(CONTROL_GUIDANCE, ge=0, le=100, description="of the text")
+    control_scale: float = Field(CONTROL_SCALE, ge=0, le=2, description="how much the ControlNet counts")
+
+
+EditorSpec = Annotated[OwnSpec | InpaintSpec | CascadeSpec | InstructSpec | ControlSpec, Field(discriminator="kind")]
 SETTABLE: dict[str, tuple[str, ...]] = {  # kind -> what may be set by kind of attribute and side
     "own": ("strength", "alpha", "dilate_px"),
     "inpaint": ("strength", "alpha", "dilate_px", "steps", "guidance"),
     "cascade": ("strength", "alpha", "dilate_px", "steps", "guidance", "ip_scale"),
     "instruct": ("steps", "guidance"),
+    "control": ("steps", "guidance"),
 }
 
 
 def pipeline_folder(spec: TrainedSpec) -> ModelFolder:
     """The checked folder of the pipeline that edits. Raises ModelError."""
-    kinds: Mapping[str, str] = INSTRUCTED if isinstance(spec, InstructSpec) else INPAINTERS
+    kinds: Mapping[str, str] = INPAINTERS
+    if isinstance(spec, InstructSpec | ControlSpec):
+        kinds = INSTRUCTED if isinstance(spec, InstructSpec) else BASES
     return open_model(spec.model, spec.revision, spec.variant, home(), f"{WHAT}.model", kinds)
 
 
@@ -183,7 +205,7 @@ def base_folder(spec: CascadeSpec) -> ModelFolder:
     return open_model(spec.base, spec.base_revision, spec.base_variant, home(), f"{WHAT}.base", BASES)
 
 
-def controlnet_folder(spec: CascadeSpec) -> Path:
+def controlnet_folder(spec: CascadeSpec | ControlSpec) -> Path:
     """The checked folder of the ControlNet. Raises ModelError."""
     homes = (Path(), home())
     folder = flat_model(f"{WHAT}.controlnet", spec.controlnet, spec.controlnet_revision, CONFIG, CONTROL_WEIGHTS, homes)
@@ -214,7 +236,7 @@ def check_editor(spec: EditorSpec, size_px: int | None) -> None:
     if isinstance(spec, OwnSpec):
         return
     folder = pipeline_folder(spec)
-    if isinstance(spec, CascadeSpec):
+    if isinstance(spec, CascadeSpec | ControlSpec):
         _check_control(spec)
     if size_px is not None and size_px % MULTIPLES[folder.family]:
         raise ModelError(
@@ -223,15 +245,17 @@ def check_editor(spec: EditorSpec, size_px: int | None) -> None:
         )
 
 
-def _check_control(spec: CascadeSpec) -> None:
-    """Raises ModelError for a ControlNet of another family than its base."""
-    base, folder = base_folder(spec), controlnet_folder(spec)
-    adapter_folders(spec)
-    texts = [read_config(place / CONFIG).get("cross_attention_dim") for place in (folder, base.path / "unet")]
+def _check_control(spec: CascadeSpec | ControlSpec) -> None:
+    """Raises ModelError for a ControlNet of another family than what it steers."""
+    name, steered = ("base", base_folder(spec)) if isinstance(spec, CascadeSpec) else ("model", pipeline_folder(spec))
+    folder = controlnet_folder(spec)
+    if isinstance(spec, CascadeSpec):
+        adapter_folders(spec)
+    texts = [read_config(place / CONFIG).get("cross_attention_dim") for place in (folder, steered.path / "unet")]
     if texts[0] != texts[1]:
         raise ModelError(
             f"{WHAT}.controlnet {quoted(spec.controlnet, 120)}: found a text width of {texts[0]}, expected {texts[1]} "
-            f"as {WHAT}.base has it; take a ControlNet of its family"
+            f"as {WHAT}.{name} has it; take a ControlNet of its family"
         )
 
 
@@ -245,10 +269,12 @@ def editor_digest(spec: EditorSpec) -> str:
     pipeline_folder(spec)
     parts = {"model": model_digest(spec.model, spec.revision, home(), f"{WHAT}.model")}
     if isinstance(spec, CascadeSpec):
-        _check_control(spec)
         parts["base"] = model_digest(spec.base, spec.base_revision, home(), f"{WHAT}.base")
+    if isinstance(spec, CascadeSpec | ControlSpec):
+        _check_control(spec)
         commit = spec.controlnet_revision
         parts["controlnet"] = hub_digest(spec.controlnet, commit) if commit else flat_digest(controlnet_folder(spec))
+    if isinstance(spec, CascadeSpec):
         adapter, commit = adapter_folders(spec), spec.ip_adapter_revision
         if spec.ip_adapter is not None and adapter is not None:
             own = "\0".join(flat_digest(folder) for folder in adapter)
@@ -291,7 +317,8 @@ def model_columns(spec: TrainedSpec, digest: str) -> dict[str, str]:
 
     `digest`: what `editor_digest` says. Raises ModelError.
     """
-    by_commit = spec.revision is not None and not isinstance(spec, CascadeSpec)  # a cascade has several models
+    has_several = isinstance(spec, CascadeSpec | ControlSpec)  # models, of which a commit names one
+    by_commit = spec.revision is not None and not has_several
     return {
         "model": pipeline_folder(spec).class_name if spec.revision is None else spec.model,
         "revision": str(spec.revision) if by_commit else f"sha256:{digest}",

@@ -1,4 +1,4 @@
-"""The stages of editors: inpainting by trained networks, a ControlNet with an IP-Adapter, an instruction.
+"""The stages of editors: inpainting by trained networks, a ControlNet with an IP-Adapter or alone, an instruction.
 
 In: a change. Out: `Painted`. On disk: nothing. Sources: VariReal V.21 and V.23.
 """
@@ -9,10 +9,11 @@ from typing import Any
 
 from gen.edit.attributes.attribute import AttributeKind
 from gen.edit.editors.editor import Alive, Change
-from gen.edit.editors.spec import CascadeSpec, InpaintSpec, InstructSpec
+from gen.edit.editors.spec import CascadeSpec, ControlSpec, InpaintSpec, InstructSpec
 from gen.edit.editors.stock import Painted, Stock, each, pixels, region
 from gen.edit.priors.background import GREY, object_on
-from gen.edit.priors.edges import edge_image
+from gen.edit.priors.edges import edge_image, mask_image
+from gen.edit.priors.pixels import Image
 from gen.sampler.start import stock_strength
 
 
@@ -87,20 +88,57 @@ class Cascade:
         """The second stage; `start_HWC` is what the first one made."""
         from PIL import Image as Pil
 
-        arguments: dict[str, Any] = {
-            "prompt": change.request.prompt,
-            "negative_prompt": change.request.negative or self.negative or None,
-            "image": pixels(edge_image(change.source_HWC, change.object_HW)),
-            "num_inference_steps": self.spec.control_steps,
-            "guidance_scale": self.spec.control_guidance,
-            "controlnet_conditioning_scale": self.spec.control_scale,
-        }
-        if self.spec.ip_adapter is not None:
-            scale = self.spec.ip_scale if change.settings.ip_scale is None else change.settings.ip_scale
+        spec, shape_HWC = self.spec, edge_image(change.source_HWC, change.object_HW)
+        negative = change.request.negative or self.negative
+        arguments = steered(change, negative, shape_HWC, spec.control_steps, spec.control_guidance, spec.control_scale)
+        if spec.ip_adapter is not None:
+            scale = spec.ip_scale if change.settings.ip_scale is None else change.settings.ip_scale
             self.second.pipeline.set_ip_adapter_scale(scale)
             looks_HWC = object_on(change.start_HWC, change.object_HW, GREY)
             arguments["ip_adapter_image"] = Pil.fromarray(looks_HWC)
         return self.second.paint(arguments, change.request.seed, len(change.source_HWC), alive)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A Changer: the whole picture is drawn anew from noise, with the object's shape where it was."""
+
+    stock: Stock  # with a ControlNet
+    spec: ControlSpec
+    negative: str
+
+    def wants_prior(self, kind: AttributeKind) -> bool:
+        """Of none: of the source it sees the shape alone."""
+        return False
+
+    def change(self, changes: Sequence[Change], alive: Alive) -> list[Painted]:
+        """One after the other."""
+        return each(changes, self._paint, alive)
+
+    def _paint(self, change: Change, alive: Alive) -> Painted:
+        settings, spec = change.settings, self.spec
+        shape_HWC = mask_image(change.object_HW)
+        if spec.condition == "edges":
+            shape_HWC = edge_image(change.source_HWC, change.object_HW)
+        steps = settings.steps or spec.steps
+        guidance = spec.guidance if settings.guidance is None else settings.guidance
+        negative = change.request.negative or self.negative
+        arguments = steered(change, negative, shape_HWC, steps, guidance, spec.control_scale)
+        return self.stock.paint(arguments, change.request.seed, len(change.source_HWC), alive)
+
+
+def steered(
+    change: Change, negative: str, shape_HWC: Image, steps: int, guidance: float, scale: float
+) -> dict[str, Any]:
+    """The arguments of a pipeline with a ControlNet, which counts by `scale`."""
+    return {
+        "prompt": change.request.prompt,
+        "negative_prompt": negative or None,
+        "image": pixels(shape_HWC),
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "controlnet_conditioning_scale": scale,
+    }
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""The edges of an object, for a ControlNet that keeps its shape.
+"""The shape of an object, for a ControlNet that keeps it: its edges, or its mask.
 
-In: an image and its mask. Out: an image of white edges on black. On disk: nothing. Source: VariReal (V.24).
+In: an image and its mask. Out: an image of white edges on black, or of a white object. On disk: nothing. Source of the
+edges: VariReal (V.24).
 """
 
 import cv2
@@ -25,3 +26,8 @@ def edge_image(image_HWC: Image, mask_HW: MaskHW) -> Image:
     low, high = thresholds(image_HWC, mask_HW)
     edges_HW = cv2.Canny(object_on(image_HWC, mask_HW, WHITE), low, high)
     return np.repeat(edges_HW[..., None], 3, axis=2).astype(np.uint8)
+
+
+def mask_image(mask_HW: MaskHW) -> Image:
+    """The object white on black: uint8 (H, W, 3), 0 or 255."""
+    return np.repeat(np.where(mask_HW, 255, 0).astype(np.uint8)[..., None], 3, axis=2)

@@ -35,7 +35,10 @@ from tests.support.tiny_pipelines import tiny_pipeline
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SIDE = 64
-ALL = ("inpaint-sd", "inpaint-sdxl", "fill", "kontext", "cascade-sd", "cascade-sdxl", "controlnet-sdxl")
+ALL = (
+    *("inpaint-sd", "inpaint-sdxl", "fill", "kontext"),
+    *("cascade-sd", "cascade-sdxl", "controlnet-sdxl", "control-sd", "control-sdxl"),
+)
 INPAINTERS = ("inpaint-sd", "inpaint-sdxl", "fill")
 CASCADES = ("cascade-sd", "cascade-sdxl")
 
@@ -57,6 +60,15 @@ def spec_of(root: Path, name: str, **fields: Any) -> Any:
         parts = {"kind": "inpaint", "model": str(root / name), "steps": 2}
     elif name == "kontext":
         parts = {"kind": "instruct", "model": str(root / name), "steps": 1}
+    elif name.startswith("control-"):
+        family = name.rpartition("-")[2]
+        parts = {
+            "kind": "control",
+            "model": str(root / f"inpaint-{family}-base"),
+            "controlnet": str(root / f"controlnet-{family}"),
+            "condition": "mask",
+            "steps": 2,
+        }
     else:
         family = name.rpartition("-")[2]
         parts = {

@@ -67,6 +67,7 @@ EDITORS: dict[str, dict[str, Any]] = {
         "control_steps": 1,
     },
     "instruct": {"kind": "instruct", "model": "kontext", "steps": 1},
+    "control": {"kind": "control", "model": "inpaint-base", "controlnet": "control", "steps": 1},
 }
 PLACES = ("model", "base", "controlnet", "ip_adapter")
 

@@ -55,6 +55,12 @@ def cascade(root: Path, **fields: Any) -> Any:
     return parsed({"kind": "cascade", **{name: str(root / folder) for name, folder in parts.items()}, **fields})
 
 
+def control(root: Path, **fields: Any) -> Any:
+    return parsed(
+        {"kind": "control", "model": str(root / "inpaint-base"), "controlnet": str(root / "control"), **fields}
+    )
+
+
 @pytest.mark.parametrize("kind", ["StableDiffusionXLInpaintPipeline", "FluxKontextPipeline"])
 def test_a_recipe_of_generate_that_names_an_editor_is_refused_with_one_line(whole: Path, kind: str) -> None:
     folder = whole / ("inpaint" if "Inpaint" in kind else "kontext")
@@ -71,11 +77,13 @@ def test_a_recipe_of_generate_that_names_an_editor_is_refused_with_one_line(whol
         ("inpaint", "kontext", "found pipeline class 'FluxKontextPipeline'"),
         ("instruct", "inpaint", "found pipeline class 'StableDiffusionXLInpaintPipeline', expected one of FluxKontext"),
         ("inpaint", "nowhere", "found no such folder"),
+        ("control", "inpaint", "found pipeline class 'StableDiffusionXLInpaintPipeline', expected one of StableDiff"),
     ],
 )
 def test_a_pipeline_of_another_kind_is_refused(whole: Path, kind: str, folder: str, line: str) -> None:
+    more = {"controlnet": str(whole / "control")} if kind == "control" else {}
     with pytest.raises(ModelError, match=line) as told:
-        check_editor(parsed({"kind": kind, "model": str(whole / folder)}), 64)
+        check_editor(parsed({"kind": kind, "model": str(whole / folder), **more}), 64)
     assert "\n" not in str(told.value)
 
 
@@ -88,6 +96,9 @@ def test_a_size_that_its_family_does_not_take_is_refused(whole: Path) -> None:
 def test_a_controlnet_for_another_text_is_refused(whole: Path) -> None:
     with pytest.raises(ModelError, match=r"controlnet .*found a text width of 32, expected 64 as edit\.editor\.base"):
         check_editor(cascade(whole, controlnet=str(whole / "control-sd")), 64)
+    check_editor(control(whole), 64)
+    with pytest.raises(ModelError, match=r"controlnet .*found a text width of 32, expected 64 as edit\.editor\.model"):
+        check_editor(control(whole, controlnet=str(whole / "control-sd")), 64)
 
 
 def test_an_ip_adapter_for_another_denoiser_is_refused_when_it_is_loaded(whole: Path) -> None:
@@ -168,6 +179,15 @@ def test_the_digest_follows_the_bytes_of_each_folder_and_not_its_place(root: Pat
     assert content_of(cascade(moved)) == content_of(cascade(root))
     (moved / place).write_text((moved / place).read_text() + " ")
     assert editor_digest(cascade(moved)) != before
+
+
+def test_the_digest_of_a_controlnet_alone_follows_both_of_its_folders(root: Path) -> None:
+    digests = {editor_digest(control(root))}
+    for place in ("inpaint-base/unet/config.json", "control/config.json"):
+        (root / place).write_text((root / place).read_text() + " ")
+        digests.add(editor_digest(control(root)))
+    assert len(digests) == 3
+    assert content_of(control(root, condition="mask")) != content_of(control(root))
 
 
 def test_the_content_has_what_decides_pixels_and_not_the_room_on_a_device(whole: Path) -> None:
