@@ -22,8 +22,9 @@ from gen.edit.editors.editor import Change, Editor
 from gen.edit.judge.judge import Judge, draws_of
 from gen.edit.judge.question import Question, rather_than
 from gen.edit.judge.verdict import Verdict
-from gen.edit.masks.masker import Mask, Masker
+from gen.edit.masks.masker import Mask, Masker, made_worse
 from gen.edit.masks.pixels import dilate
+from gen.edit.masks.spoil import overlap
 from gen.edit.masks.stored import rle_of
 from gen.edit.priors.canvas import Place, mask_onto_canvas, off_canvas, onto_canvas, place_on
 from gen.edit.priors.paste import halo_share, paste_background, paste_object, paste_softly
@@ -163,7 +164,8 @@ class Alter:
         attribute = self._attribute(sample)
         kind = kind_of(Class(sample.class_id, prompt.class_name, None, 1), prompt.meaning)
         kinds = ["" if kind == "other" else kind]
-        mask = self.masker.masks([source_HWC], [prompt.class_name], kinds, [self.rows.source(sample).key])[0]
+        found = self.masker.masks([source_HWC], [prompt.class_name], kinds, [self.rows.source(sample).key])[0]
+        mask = made_worse(found, self.edit.masks, self.rows.seed(sample, 0))  # the same for all draws of the sample
         if mask.mask_HW is None or mask.wide_HW is None:
             return Picture(None, mask.status, mask.reason, {"edit": self._text_of(attribute, mask, None, None)})
         request = Request(self._text(sample), prompt.negative, self.rows.seed(sample, draw))
@@ -249,7 +251,8 @@ class Alter:
         for (ask, image_HWC, columns), verdict in zip(judged, verdicts, strict=True):
             halo = None
             if ask.attribute.kind == "background" and self.edit.paste != "none":
-                halo = round(halo_share(ask.source_HWC, image_HWC, ask.object_HW), 4)
+                true_HW = ask.object_HW if ask.mask.found_HW is None else ask.mask.found_HW
+                halo = round(halo_share(ask.source_HWC, image_HWC, true_HW), 4)
             columns["edit"] = self._text_of(ask.attribute, ask.mask, halo, verdict)
             pasted[ask.place] = Picture(image_HWC, verdict.status, verdict.error, columns)
         return pasted
@@ -267,9 +270,13 @@ class Alter:
 
     def _text_of(self, attribute: Attribute, mask: Mask, halo: float | None, verdict: Verdict | None) -> str:
         told = self._told(attribute)
-        told["mask"] = {"how": mask.how, "area": round(mask.area, 4)}
+        of_mask: dict[str, object] = {"how": mask.how, "area": round(mask.area, 4)}
         if mask.mask_HW is not None:
-            told["mask"] = {"how": mask.how, "area": round(mask.area, 4), "rle": json.loads(rle_of(mask.mask_HW))}
+            of_mask["rle"] = json.loads(rle_of(mask.mask_HW))
+            if mask.found_HW is not None and self.edit.masks.spoil is not None:
+                iou = round(overlap(mask.mask_HW, mask.found_HW), 4)
+                of_mask["spoil"] = {**self.edit.masks.spoil.model_dump(exclude_none=True), "iou": iou}
+        told["mask"] = of_mask
         if halo is not None:
             told["halo"] = halo
         if verdict is not None and verdict.answers:

@@ -90,7 +90,7 @@ def _edit(row: Mapping[str, Any], read: Read) -> Edit:
     area, halo, score, asked = (_share(mask, "area"), _share(told, "halo"), _share(judge, "score"), judge.get("asked"))
     facts, tags = [(name, str(told[name])) for name in ("attribute", "kind", "side") if name in told], []
     if area is not None:
-        facts.append(("mask", f"{area:.1%} of the picture, by {mask.get('how')}"))
+        facts.append(("mask", f"{area:.1%} of the picture, by {mask.get('how')}{_worse(_part(mask.get('spoil')))}"))
     if halo is not None:
         facts.append(("old background", f"on {halo:.1%} of the object's rim"))
     if score is not None and isinstance(asked, int) and 0 < asked <= MOST_ASKED:
@@ -108,6 +108,12 @@ def _edit(row: Mapping[str, Any], read: Read) -> Edit:
         facts=tuple(facts),
         wrong=tuple(f"{one['question']} {_said(one)}" for one in wrong),
     )
+
+
+def _worse(spoil: Mapping[str, Any]) -> str:
+    """Of a mask that was made worse on purpose; "" of another."""
+    iou = _share(spoil, "iou")
+    return "" if iou is None else f", made worse on purpose ({spoil.get('kind')}): overlap with the found one {iou:.2f}"
 
 
 def _said(answer: Mapping[str, Any]) -> str:

@@ -183,6 +183,8 @@ def describe(recipe: EditRecipe, work: Work, scale: Fraction) -> str:
     else:
         kinds, side = ", ".join(edit.attributes.kinds), edit.attributes.feasibility
         told = f"{kinds}, {side}; masks by {', '.join(edit.masks.order)}; judge: {edit.judge.kind}"
+        if edit.masks.spoil is not None:
+            told += f"; masks made worse: {edit.masks.spoil.kind}"
         if edit.editor.kind != "own":
             told += f"; editor: {edit.editor.kind}"
     lines = [

@@ -78,6 +78,7 @@ class _Tower:
     texts: "Callable[[list[str]], Tensor]"  # N texts -> rows N D, not normalised
     prepare: "Callable[[list[Image]], Tensor]"  # N images -> pixels N 3 S S on the CPU; from any thread
     images: "Callable[[Tensor], Tensor]"  # pixels -> rows N D, not normalised
+    maps: "Callable[[Tensor], list[Tensor]]"  # pixels -> N C P of each layer of the image tower, P places
     count: Callable[[str], tuple[int, str]]  # tokens of the whole text, both end tokens included, and the cut-off end
     max_tokens: int
 
@@ -121,6 +122,16 @@ class Clip:
         for image in images:
             check_image(image)
         return self._embed(lambda batch: self._tower.images(self._tower.prepare(batch)), list(images))
+
+    def image_maps(self, images: Sequence[Image]) -> "list[Tensor]":
+        """What each layer of the image tower makes of N > 0 images, N C P, P places in the picture; on the device.
+        Raises ValueError as `embed_images`."""
+        import torch
+
+        for image in images:
+            check_image(image)
+        with torch.inference_mode():
+            return [one.float() for one in self._tower.maps(self._tower.prepare(list(images)))]
 
     def prepare_images(self, images: Sequence[Image]) -> "Tensor":
         """Pixels N 3 S S of N > 0 images that `check_image` lets pass, as the model reads them. Unlike the rest it may
@@ -287,13 +298,17 @@ def _tower_of_transformers(folder: Path, device: str) -> _Tower:
     def images(pixels: Tensor) -> Tensor:
         return model.get_image_features(pixel_values=pixels.to(device)).pooler_output
 
+    def maps(pixels: Tensor) -> list[Tensor]:
+        layers = model.vision_model(pixel_values=pixels.to(device), output_hidden_states=True).hidden_states[1:]
+        return [one_NTC[:, 1:].mT for one_NTC in layers]  # the class token has no place
+
     def count(text: str) -> tuple[int, str]:
         pieces = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         spans = pieces["offset_mapping"]
         seen = max_tokens - 2
         return len(spans) + 2, text[spans[seen][0] :] if len(spans) > seen else ""
 
-    return _Tower(texts, prepare, images, count, max_tokens)
+    return _Tower(texts, prepare, images, maps, count, max_tokens)
 
 
 def _tower_of_open_clip(folder: Path, device: str) -> _Tower:
@@ -313,9 +328,13 @@ def _tower_of_open_clip(folder: Path, device: str) -> _Tower:
     def images(pixels: Tensor) -> Tensor:
         return model.encode_image(pixels.to(device))
 
+    def maps(pixels: Tensor) -> list[Tensor]:
+        layers = model.visual.forward_intermediates(pixels.to(device), intermediates_only=True)["image_intermediates"]
+        return [one_NCHW.flatten(2) for one_NCHW in layers]
+
     def count(text: str) -> tuple[int, str]:
         tokens = tokenizer.encode(text)
         lost = tokens[max_tokens - 2 :]
         return len(tokens) + 2, tokenizer.decode(lost).strip() if lost else ""
 
-    return _Tower(texts, prepare, images, count, max_tokens)
+    return _Tower(texts, prepare, images, maps, count, max_tokens)

@@ -11,20 +11,22 @@ the network. Sets whose bytes nobody has hashed, such as image folders, are not 
 Nothing is downloaded, nothing is run from a folder, no pickle is opened (`gen.model.folder`).
 """
 
+import contextlib
 import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from gen.model.clip import OPEN_CLIP, Clip, ClipSpec
 from gen.model.folder import ModelError, flat_digest, flat_model, hub_digest, read_config
@@ -56,6 +58,7 @@ DEADLINE_S = 300.0  # for a picture
 
 Picture = NDArray[np.uint8]
 Rows = NDArray[np.float32]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,7 @@ class Network:
     prepare: Callable[[bytes], Picture]  # a file's bytes -> what `rows` takes; from any thread
     rows: Callable[[list[Picture]], Rows]  # N pictures -> N D
     texts: Callable[[Sequence[str]], Rows] | None = None  # unit rows of texts; of a CLIP, whose rows are unit rows
+    maps: Callable[[list[Picture]], list[Tensor]] | None = None  # N pictures -> N C P of each layer, P places
 
     @property
     def is_clip(self) -> bool:
@@ -114,7 +118,8 @@ def _folder_with(name: str, revision: str | None) -> Path | None:
 
 def _clip(name: str, revision: str | None, device: str) -> Network:
     clip = Clip.load(ClipSpec(model=name, revision=revision, device=device, batch=BATCH))
-    return Network(f"CLIP {visible(name)}", clip.digest, whole_pixels, clip.embed_images, clip.embed_texts)
+    rows, texts = clip.embed_images, clip.embed_texts
+    return Network(f"CLIP {visible(name)}", clip.digest, whole_pixels, rows, texts, clip.image_maps)
 
 
 def _transformers(name: str, revision: str | None, folder: Path, kind: str, device: str) -> Network:
@@ -137,14 +142,26 @@ def _transformers(name: str, revision: str | None, folder: Path, kind: str, devi
         ) from None
     model = model.eval().to(device)
 
+    def pixels_of(pictures: list[Picture]) -> Tensor:
+        found: Tensor = processor(images=pictures, return_tensors="pt", input_data_format="channels_last")[
+            "pixel_values"
+        ]
+        return found.to(device)
+
     def rows(pictures: list[Picture]) -> Rows:
-        pixels = processor(images=pictures, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
         with torch.inference_mode():
-            found: Rows = model(pixel_values=pixels.to(device)).last_hidden_state[:, 0].float().cpu().numpy()
+            found: Rows = model(pixel_values=pixels_of(pictures)).last_hidden_state[:, 0].float().cpu().numpy()
         return found
 
+    places_from = 1 + getattr(model.config, "num_register_tokens", 0)  # the class token and registers have no place
+
+    def maps(pictures: list[Picture]) -> list[Tensor]:
+        with torch.inference_mode():
+            layers = model(pixel_values=pixels_of(pictures), output_hidden_states=True).hidden_states[1:]
+        return [one_NTC[:, places_from:].mT for one_NTC in layers]
+
     digest = hub_digest(name, revision) if revision is not None else flat_digest(place, b"transformers\n")
-    return Network(f"{kind} {visible(name)}", digest, whole_pixels, rows)
+    return Network(f"{kind} {visible(name)}", digest, whole_pixels, rows, maps=maps)
 
 
 def _classifier(subject: Subject, device: str) -> Network:
@@ -155,15 +172,41 @@ def _classifier(subject: Subject, device: str) -> Network:
         model.reset_classifier(0)  # type: ignore[operator]
     model = model.to(device)
 
+    def input_of(pictures: list[Picture]) -> Tensor:
+        return to_input(np.stack(pictures), torch.device(device), about.normal)
+
     def rows(pictures: list[Picture]) -> Rows:
         with torch.inference_mode():
-            found: Rows = model(to_input(np.stack(pictures), torch.device(device), about.normal)).float().cpu().numpy()
+            found: Rows = model(input_of(pictures)).float().cpu().numpy()
         return found
+
+    def maps(pictures: list[Picture]) -> list[Tensor]:
+        with torch.inference_mode():
+            return [one_NCHW.flatten(2) for one_NCHW in _layers(model, input_of(pictures))]
 
     shown = (about.size_px, about.crop_pct, about.normal.mean, about.normal.std)
     digest = hashlib.sha256(f"classifier\0{subject.found.sha256}\0{shown}".encode()).hexdigest()
     prepare = partial(eval_pixels, size_px=about.size_px, crop_pct=about.crop_pct)
-    return Network(f"{about.architecture} {subject.found.shown}", digest, prepare, rows)
+    can_tell = hasattr(model, "forward_intermediates") or about.architecture in SANDBOX
+    return Network(
+        f"{about.architecture} {subject.found.shown}", digest, prepare, rows, maps=maps if can_tell else None
+    )
+
+
+def _layers(model: nn.Module, images_NCHW: Tensor) -> list[Tensor]:
+    """What the layers of a classifier make of pictures, N C H W each: those that timm names, or the stages of one of
+    ours."""
+    if hasattr(model, "forward_intermediates"):
+        return list(model.forward_intermediates(images_NCHW, intermediates_only=True))  # type: ignore[operator]
+    layers: list[Tensor] = []
+    stages = model.get_submodule("stages").children()
+    hooks = [stage.register_forward_hook(lambda stage, given, made: layers.append(made)) for stage in stages]
+    try:
+        model(images_NCHW)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return layers
 
 
 def features_of(
@@ -197,28 +240,43 @@ def _rows(network: Network, source: str, index: Index, tell: Callable[[int, int]
     """Pictures are decoded by threads, some batches ahead of the network."""
     if not len(index):
         raise ValueError(f"{index.url}: found no picture, expected some; check the folder and the subset")
+    blocks: list[Rows] = []
+    waiting: deque[list[Future[Picture]]] = deque()
+    with reading(source, index) as read, ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        starts = deque(range(0, len(index), BATCH))
+        while starts or waiting:
+            while starts and len(waiting) < 3:
+                start = starts.popleft()
+                rows = range(start, min(start + BATCH, len(index)))
+                waiting.append([threads.submit(read, row, network.prepare) for row in rows])
+            blocks.append(network.rows([one.result(DEADLINE_S) for one in waiting.popleft()]))
+            tell(sum(map(len, blocks)), len(index))
+    return np.concatenate(blocks).astype(np.float32)
+
+
+class Read(Protocol):
+    """Reads a picture of a set."""
+
+    def __call__(self, row: int, decode: Callable[[bytes], T]) -> T:
+        """What `decode` makes of the bytes of a row's file; from any thread. Raises ValueError, with the file's name,
+        for a picture that cannot be read."""
+
+
+@contextlib.contextmanager
+def reading(source: str, index: Index) -> Iterator[Read]:
+    """The pictures of a set, one by one; of no row is anything kept."""
     fetcher = CacheSpec().fetcher(source, index, DEADLINE_S, 1, "first")
 
-    def read(row: int) -> Picture:
+    def read(row: int, decode: Callable[[bytes], T]) -> T:
         try:
-            return network.prepare(fetcher.read(row))
+            return decode(fetcher.read(row))
         except (UnreadablePicture, FetchError) as error:
             raise ValueError(f"{index.url}: {visible(index.place_of(row))}: {error}; {index.mend}") from error
 
-    blocks: list[Rows] = []
-    waiting: deque[list[Future[Picture]]] = deque()
     try:
-        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-            starts = deque(range(0, len(index), BATCH))
-            while starts or waiting:
-                while starts and len(waiting) < 3:
-                    start = starts.popleft()
-                    waiting.append([threads.submit(read, row) for row in range(start, min(start + BATCH, len(index)))])
-                blocks.append(network.rows([one.result(DEADLINE_S) for one in waiting.popleft()]))
-                tell(sum(map(len, blocks)), len(index))
+        yield read
     finally:
         fetcher.close()
-    return np.concatenate(blocks).astype(np.float32)
 
 
 def _captions(source: str, index: Index) -> dict[int, str]:

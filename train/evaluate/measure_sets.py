@@ -90,6 +90,8 @@ class Comparison:
     figures: tuple[Figure, ...]
     alike: tuple[Pair, ...] = ()
     num_alike: int = 0  # pictures with one of the other set above the threshold
+    sources: str | None = None  # of the set, whose edits were compared with their own
+    num_pairs: int = 0
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def _figures(
     floor = metric(rest, real)
     spread = _spread(metric, made, real, how, random)
     return [
-        Figure(name, better, value, *_around(value, spread.get(name)), floor=floor[name])
+        Figure(name, better, value, *around(value, spread.get(name)), floor=floor[name])
         for name, value in values.items()
     ]
 
@@ -221,7 +223,8 @@ def _spread(metric: Metric, made: Rows, real: Rows, how: How, random: np.random.
     return {name: scale * float(np.std(values)) for name, values in found.items()}
 
 
-def _around(value: float, error: float | None) -> tuple[float | None, float | None]:
+def around(value: float, error: float | None) -> tuple[float | None, float | None]:
+    """The 95 % interval of a value with this standard error; none without one."""
     return (None, None) if error is None else (value - NORMAL * error, value + NORMAL * error)
 
 
@@ -260,7 +263,7 @@ def _caption_cosines(network: Network, one: Set, chosen: NDArray[np.int64]) -> N
 def _mean_interval(values: NDArray[np.float64]) -> tuple[float, float | None, float | None]:
     mean = float(values.mean())
     error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
-    return (mean, *_around(mean, error))
+    return (mean, *around(mean, error))
 
 
 def _alike(one: Set, other: Set, threshold: float) -> tuple[tuple[Pair, ...], int]:
@@ -298,6 +301,8 @@ def lines(found: Comparison) -> Sequence[str]:
     said = [f"network: {found.network}"]
     if found.against is not None:
         said.append(f"distances are over {found.n:,} pictures of each set, drawn with the seed {found.seed}")
+    if found.sources is not None:
+        said.append(f"{found.num_pairs:,} edits beside their sources in {found.sources}; intervals are over sources")
     said += [figure.text() for figure in found.figures]
     if found.num_alike:
         said.append(f"{found.num_alike:,} pictures have a twin in {found.against}; the closest:")

@@ -130,6 +130,13 @@ def measure(
         str | None,
         typer.Option(help="A set of real pictures to compare it with.", show_default="none: variety alone"),
     ] = None,
+    sources: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a set of edits: the set that they were made from. Each edit is compared with its own source.",
+            show_default="none",
+        ),
+    ] = None,
     subset: Annotated[
         str | None, typer.Option(help="Of DATASET, such as 2x, or a split.", show_default="everything")
     ] = None,
@@ -158,6 +165,8 @@ def measure(
 
     The Frechet distance is FID on Inception's features, and FD-DINOv2 on DINOv2's.
     Each distance is over equally many pictures of both sets, and stands beside that of the real set from itself.
+    With `--sources`, how like edits are to their sources comes first: cosines (the DINO score, on DINO's features), and
+    LPIPS's formula on the layers of the network, without LPIPS's own weights.
 
     Example: `sixfold measure out/sandbox --against out/real/real-test`
     """
@@ -166,6 +175,7 @@ def measure(
         from cluster.ranks.place import device_of, find_place
         from train.evaluate.features import features_of, open_network
         from train.evaluate.measure_sets import How, compare_sets, describe_set, lines, write_figures
+        from train.evaluate.pairs import with_likeness
 
     how = How(limit, draws, neighbours, seed, alike)
     device = str(device_of(find_place({}), os.environ))
@@ -178,6 +188,9 @@ def measure(
                 sets.append(features_of(loaded, source, part, tell, warn))
     with waiting("comparing"):
         found = describe_set(loaded, sets[0], how) if len(sets) == 1 else compare_sets(loaded, sets[0], sets[1], how)
+    if sources is not None:
+        with bar(f"edits of {dataset}") as tell:
+            found = with_likeness(found, loaded, sets[0], sources, how, tell)
     for line in lines(found):
         say(line)
     if out is not None:

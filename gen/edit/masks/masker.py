@@ -3,11 +3,12 @@
 In: images with the names and kinds of their classes and the keys of their sources. Out: a `Mask` for each, or a status
 and one line why there is none. On disk, read only: models, and masks that are there.
 
-A mask depends on its image, name, kind and key, never on the others of a call.
+A mask depends on its image, name, kind and key, never on the others of a call. `made_worse` is a step of its own,
+since it takes the seed of an edit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -24,6 +25,7 @@ from gen.edit.masks.networks import (
 )
 from gen.edit.masks.pixels import MaskHW, area_share, dilate, largest_part, unlike_paper
 from gen.edit.masks.spec import SUFFIX, MaskSpec, Way, asked_text, mask_folders
+from gen.edit.masks.spoil import spoil
 from gen.edit.masks.stored import decode_mask
 from shards.disk.layout import SUCCESS
 from shards.disk.pictures import MAX_PICTURE_BYTES
@@ -59,6 +61,7 @@ class Mask:
     status: str  # "success" or NO_MASK
     reason: str  # of the ways that gave none, one line; "" if the first one did
     area: float  # the share of the image that is object, before growing
+    found_HW: MaskHW | None = None  # of a mask that was made worse: as it was found
 
 
 class Masker:
@@ -112,6 +115,15 @@ class Masker:
             wide_HW = dilate(found_HW, self.spec.dilate_px)
             return Mask(found_HW, wide_HW, way, SUCCESS, "; ".join(reasons), area_share(found_HW))
         return Mask(None, None, None, NO_MASK, "; ".join(reasons), 0.0)
+
+
+def made_worse(mask: Mask, spec: MaskSpec, seed: int) -> Mask:
+    """The mask as `spec.spoil` leaves it, whatever its area is then; without that, or without a mask, what came in."""
+    if spec.spoil is None or mask.mask_HW is None:
+        return mask
+    worse_HW = spoil(mask.mask_HW, spec.spoil, seed)
+    wide_HW, area = dilate(worse_HW, spec.dilate_px), area_share(worse_HW)
+    return replace(mask, mask_HW=worse_HW, wide_HW=wide_HW, area=area, found_HW=mask.mask_HW)
 
 
 def _within_limits(spec: MaskSpec, mask_HW: MaskHW) -> MaskHW:

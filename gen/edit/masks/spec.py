@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipes.load import Json, fingerprint
+from gen.edit.masks.spoil import SpoilSpec
 from gen.model.folder import ModelError, flat_digest, flat_model, hub_digest, read_config
 from shards.disk.address import BESIDE, places_of
 from shards.disk.home import home
@@ -115,6 +116,11 @@ class MaskSpec(BaseModel):
     dilate_px: int = Field(
         0, ge=0, le=1024, description="side of the square by which the wide mask is grown; the mask itself stays"
     )
+    spoil: SpoilSpec | None = Field(
+        None,
+        description="for experiments: masks that were found are made worse, by the sample's seed; null = as found",
+        examples=[{"kind": "shift", "px": 6}],
+    )
 
     def at_home(self) -> "MaskSpec":
         """The same with whole paths of its folders, for workers of other working folders. Raises ModelError."""
@@ -178,7 +184,8 @@ def mask_folders(spec: MaskSpec) -> dict[str, Path]:
 
 
 def mask_digest(spec: MaskSpec) -> str:
-    """Hex sha256 of what decides the masks: ways, limits, weights and preprocessing, the files that are there.
+    """Hex sha256 of what decides the masks: ways, limits, weights and preprocessing, the files that are there, and how
+    they are made worse.
 
     Where a folder lies, and the fields of ways that are not in `order`, change nothing. Raises ModelError.
     """
@@ -194,6 +201,8 @@ def mask_digest(spec: MaskSpec) -> str:
             decides[field] = chosen[field]
         if way == "file":
             decides["masks"] = _files_digest(folders["masks"])
+    if spec.spoil is not None:
+        decides["spoil"] = spec.spoil.model_dump(mode="json")
     return fingerprint(decides)
 
 

@@ -25,6 +25,7 @@ from gen.edit.editors.editor import Own
 from gen.edit.judge.judge import Judged, JudgeLost
 from gen.edit.judge.question import Question
 from gen.edit.judge.verdict import Answered, Verdict, verdict_of
+from gen.edit.masks.spoil import overlap
 from gen.edit.priors.paste import core_of
 from gen.edit.recipe import AttributeEditSpec, EditRecipe
 from gen.edit.remake import regenerate_edits
@@ -237,6 +238,28 @@ def test_the_row_says_attribute_side_and_mask_and_the_caption_is_what_the_model_
         assert 0 <= told["halo"] <= 1
         assert row["caption"] == f"a {row['class_name']} on lava"
         assert json.loads(row["context"]) == {"background": "lava", "side": "infeasible"}
+
+
+def test_a_mask_that_was_made_worse_is_that_of_the_edit_in_every_draw_and_the_row_says_so(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    masks = {"order": ["otsu"], "least_area": 0.02}
+    plain, _ = maker_of(real, prompts, tmp_path, PLACES)
+    maker, _ = maker_of(
+        real, prompts, tmp_path, PLACES, paste="hard", masks={**masks, "spoil": {"kind": "shift", "px": 8}}
+    )
+    found = [mask_of(row) for _, row, _ in made_by(plain)]
+    again = maker.make([(sample, 1) for sample in maker.samples(0)], lambda share: None)
+    again.wait(60)
+    for place, (picture, row, source_HWC) in enumerate(made_by(maker)):
+        mask_HW, told = mask_of(row), json.loads(row["edit"])["mask"]
+        assert picture.image_HWC is not None
+        assert (picture.image_HWC[mask_HW] == source_HWC[mask_HW]).all()
+        assert (picture.image_HWC[~mask_HW] == PAINT).all()
+        assert told["spoil"] == {"kind": "shift", "px": 8, "iou": round(overlap(mask_HW, found[place]), 4)}
+        assert mask_HW.sum() == found[place].sum()
+        assert told["spoil"]["iou"] < 0.7
+        assert json.loads(str(again.picture(place).columns["edit"]))["mask"] == told
 
 
 def test_kinds_of_another_strength_go_through_the_model_apart_and_come_back_in_their_places(

@@ -166,9 +166,10 @@ def test_a_source_with_other_bytes_is_not_shown_and_the_others_are(tmp_path: Pat
     assert len(re.findall("Without their sources|cannot be read|other bytes", text_of(page))) >= 1
 
 
+MASK_WORDS = ("rle", "how", "area", "spoil", "iou")
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["rle", "how"]), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(MASK_WORDS), inner, max_size=3),
     max_leaves=6,
 )
 ANSWERS = st.lists(st.dictionaries(st.sampled_from(["question", "answer", "expected", "reason"]), VALUES), max_size=3)
@@ -184,6 +185,17 @@ def test_whatever_a_row_says_of_its_edit_it_can_be_shown(edits: Edits, text: str
     mask_HW = found.mask()
     assert mask_HW is None or mask_HW.dtype == np.bool_
     assert found.source() == "no such source in _meta/sources.parquet"
+
+
+def test_a_mask_that_was_made_worse_on_purpose_says_so(edits: Edits) -> None:
+    mask = {"how": "otsu", "area": 0.25, "spoil": {"kind": "shift", "px": 8, "iou": 0.307}}
+    facts = dict(edits.of({"edit": json.dumps({"mask": mask}), "url": "", "class_id": 0}).facts)
+    assert facts["mask"] == (
+        "25.0% of the picture, by otsu, made worse on purpose (shift): overlap with the found one 0.31"
+    )
+    del mask["spoil"]
+    facts = dict(edits.of({"edit": json.dumps({"mask": mask}), "url": "", "class_id": 0}).facts)
+    assert facts["mask"] == "25.0% of the picture, by otsu"
 
 
 def test_a_set_of_another_verb_has_no_edits(real: Path) -> None:

@@ -155,6 +155,30 @@ def test_what_is_no_picture_is_refused(sandbox_clip: Clip, image: np.ndarray) ->
         sandbox_clip.embed_images([image])
 
 
+@pytest.mark.parametrize("library", ["transformers", "open_clip"])
+def test_the_layers_of_the_image_tower_are_those_that_the_library_goes_through(
+    library: str, sandbox_clip: Clip, tiny_open_clip: Path
+) -> None:
+    clip = sandbox_clip if library == "transformers" else Clip.load(ClipSpec(model=f"open_clip:{tiny_open_clip}"))
+    if library == "transformers":
+        model = CLIPModel.from_pretrained(SANDBOX, dtype=torch.float32)
+        blocks, run = model.vision_model.encoder.layers, model.get_image_features
+    else:
+        model, _ = open_clip.create_model_from_pretrained(f"local-dir:{tiny_open_clip}")
+        blocks, run = model.visual.transformer.resblocks, model.encode_image
+    seen: list[torch.Tensor] = []
+    for block in blocks:
+        block.register_forward_hook(lambda block, given, made: seen.append(made if torch.is_tensor(made) else made[0]))
+    images = pictures()[:3]
+    with torch.inference_mode():
+        run(clip.prepare_images(images))
+    found = clip.image_maps(images)
+    assert len(found) == len(seen) == len(blocks)
+    for ours, theirs in zip(found, seen, strict=True):
+        assert ours.shape[0] == 3
+        torch.testing.assert_close(ours, theirs[:, 1:].mT, atol=1e-5, rtol=1e-4)  # without the class token
+
+
 # what of a text is seen
 
 

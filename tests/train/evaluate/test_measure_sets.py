@@ -96,14 +96,22 @@ def test_a_classifier_gives_what_timm_gives_without_its_last_layer(tmp_path: Pat
     with torch.inference_mode():
         plain = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
         theirs = plain.forward_head(plain.forward_features(pixels.permute(2, 0, 1)[None]), pre_logits=True)
+        last = plain.forward_features(pixels.permute(2, 0, 1)[None]).flatten(2)
     assert network.rows([image])[0] == pytest.approx(theirs[0].numpy(), abs=1e-5)
     assert not network.is_clip
+    assert network.maps is not None
+    assert network.maps([image])[-1].numpy() == pytest.approx(last.numpy(), abs=1e-5)
 
 
 def test_our_own_exports_give_features_too() -> None:
     network = open_network("sandbox/models/pretrained", None, "cpu")
-    rows = network.rows([network.prepare(encode_jpeg(picture(class_id, 0, 64))) for class_id in range(3)])
+    pictures = [network.prepare(encode_jpeg(picture(class_id, 0, 64))) for class_id in range(3)]
+    rows = network.rows(pictures)
     assert rows.shape == (3, 128)
+    assert network.maps is not None
+    layers = network.maps(pictures)
+    assert [layer.shape for layer in layers] == [(3, 32, 256), (3, 64, 64), (3, 128, 16)]
+    assert layers[-1].mean(2).numpy() == pytest.approx(rows, abs=1e-5)
 
 
 def test_dinov2_gives_its_class_token(tmp_path: Path) -> None:
@@ -116,8 +124,13 @@ def test_dinov2_gives_its_class_token(tmp_path: Path) -> None:
     image = picture(1, 2, 28)
     with torch.inference_mode():
         pixels = processor(images=[image], return_tensors="pt", input_data_format="channels_last")["pixel_values"]
-        theirs = model(pixel_values=pixels).pooler_output[0].numpy()
-    assert network.rows([image])[0] == pytest.approx(theirs, abs=1e-5)
+        theirs = model(pixel_values=pixels)
+        assert network.maps is not None
+        layers = network.maps([image])
+        last = model.layernorm(layers[-1].mT)
+    assert network.rows([image])[0] == pytest.approx(theirs.pooler_output[0].numpy(), abs=1e-5)
+    assert [layer.shape for layer in layers] == [(1, 16, 4)] * 2  # without the class token
+    assert last.numpy() == pytest.approx(theirs.last_hidden_state[:, 1:].numpy(), abs=1e-5)
 
 
 def test_a_network_of_another_kind_is_refused(tmp_path: Path) -> None:

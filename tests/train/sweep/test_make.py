@@ -11,7 +11,9 @@ import sixfold
 from cluster.recipes.load import dump_recipe
 from gen.model.style_token import open_style_token
 from shards.disk.home import home
+from shards.stream.index import load_index
 from tests.support.inversions import inversion, pipeline_of
+from tests.support.small_edits import rows, write_classes, write_real
 from tests.support.small_training import write_sets
 
 # diffusers' own, under NumPy 2
@@ -67,3 +69,32 @@ def test_a_multiple_of_a_token_and_a_training_that_is_none_are_refused(tmp_path:
     said = swept(tmp_path, [training])
     assert "found a training with task classify under `make`, expected one with task invert" in str(said.exception)
     assert not (tmp_path / "token").exists()
+
+
+def test_edits_are_made_by_their_recipe_with_the_changes_of_the_point(tmp_path: Path) -> None:
+    real, classes = write_real(tmp_path / "real"), write_classes(tmp_path / "classes.csv")
+    small = {
+        "classes.source": str(classes),
+        "meanings": {"choose": "none"},
+        "source": {"set": str(real), "per_class": 1},
+        "sampler.steps": 4,
+        "cluster.in_process": True,
+    }
+    changes = {
+        "edit.attributes.kinds": ["colour"],
+        "edit.attributes.feasibility": "mixed",
+        "edit.judge": {"kind": "none"},
+        "edit.masks.spoil": {"kind": "random"},
+    }
+    recipe = str(home() / "recipes/edit/sandbox.yaml")
+    edits = [
+        {"recipe": recipe, "scale": scale, "out": str(tmp_path / "edits"), "changes": {**small, **changes}}
+        for scale in ("2x", "1x")
+    ]
+    retrieve = str(home() / "recipes/sandbox-retrieve.yaml")
+    last = {"recipe": retrieve, "out": "none", "changes": {"pool.source": "gone"}}  # so that nothing is trained
+    assert "gone: found no folder" in str(swept(tmp_path, [*edits, last]).exception)
+    told = [json.loads(row["edit"]) for row in rows(tmp_path / "edits")]
+    assert sorted(one["side"] for one in told) == ["feasible"] * 3 + ["infeasible"] * 3
+    assert {(one["kind"], one["mask"]["spoil"]["kind"]) for one in told} == {("colour", "random")}
+    assert [len(load_index(str(tmp_path / "edits"), name)) for name in ("1x", "2x")] == [3, 6]
