@@ -16,10 +16,10 @@ from gen.edit.masks.pixels import MaskHW
 from gen.edit.masks.stored import mask_of_rle
 from gen.edit.recipe import EditRecipe
 from gen.edit.run import BEGUN_BY
-from gen.edit.sources import SOURCES, SourceReader, Sources, fitted, index_of
+from gen.edit.sources import SOURCES, SourceReader, Sources, check_local, fitted, index_of
 from gen.make.scale import Store
 from gen.run.output import RECIPE, classes_of
-from shards.disk.address import is_remote, places_of
+from shards.disk.address import places_of
 from shards.disk.checked_json import plain_json
 from shards.disk.safe_text import one_line
 from shards.set.origin import Origin, read_origin
@@ -52,8 +52,7 @@ def _sources(store: Store, known: Origin, held: contextlib.ExitStack) -> tuple[s
     """Where the sources lie, and what reads them. Raises ValueError or OSError if they cannot be read here."""
     recipe = parse_recipe(store.read_bytes(RECIPE), EditRecipe, RECIPE)
     spec = recipe.source
-    if is_remote(spec.set):
-        raise ValueError(f"{spec.set}: found an address, expected a folder: a page reads pictures of this machine only")
+    check_local(spec, RECIPE)
     if not any(place.is_dir() for place in places_of(spec.set)):
         raise ValueError(f"{spec.set}: found no such folder here, expected the pictures that the edits began with")
     index = index_of(spec, classes_of(store, recipe, str(known.body["identity"]["class_list"])))

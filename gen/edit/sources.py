@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.process.exit import NotAgain
 from gen.edit.priors.canvas import place_on, resized_for
-from shards.disk.address import BESIDE, file_path, is_remote
+from shards.disk.address import BESIDE, file_path, is_remote, shown
 from shards.disk.data_set import is_data_set
 from shards.disk.layout import META, shard_of
 from shards.disk.safe_text import quoted, visible
@@ -126,6 +126,16 @@ class Sources:
         first, num = self._starts.get(class_id, (0, 0))
         number = pc.index(self.table["key"].slice(first, num), key).as_py()
         return None if number < 0 else self.at(class_id, number)
+
+
+def check_local(spec: SourceSpec, recipe: str) -> None:
+    """Raises ValueError for an address: a recipe that came with a data set must not choose which addresses are called.
+    `recipe`: where it stands, for the message."""
+    if is_remote(spec.set):
+        raise ValueError(
+            f"{shown(spec.set)}: found an address that the data set chose, expected a folder of this machine, so "
+            f"nothing is fetched; fetch the pictures yourself, and name your copy in {recipe}"
+        )
 
 
 def index_of(spec: SourceSpec, classes: Sequence[Class]) -> Index:
