@@ -39,7 +39,6 @@ from gen.sampler.spec import sampler_json
 from gen.sampler.text_to_image import picture_of
 from shards.disk.jpeg import SourceType
 from shards.disk.layout import SUCCESS
-from shards.labels.classes import Class
 
 PRIOR_S = 1800.0  # for the pixels of drawn priors to arrive, as for any batch
 
@@ -80,6 +79,7 @@ class Alter:
         self.masker = masker
         self.editor = editor
         self.judge = judge
+        self._classes = {one.id: one for one in rows.job.classes}
         self._sampler = rows.job.made.sampler
         told = {**json.loads(sampler_json(self._sampler)), "edit": edit.told()}
         self._settings = json.dumps(told, sort_keys=True)
@@ -161,7 +161,8 @@ class Alter:
     def _ask(self, place: int, sample: Sample, draw: int, source_HWC: Image) -> Ask | Picture:
         _, prompt = self.rows.prompt(sample)
         attribute = self._attribute(sample)
-        kind = kind_of(Class(sample.class_id, prompt.class_name, None, 1), prompt.meaning)
+        of = self._classes[sample.class_id]
+        kind = kind_of(of, prompt.meaning or of.meaning)
         kinds = ["" if kind == "other" else kind]
         mask = self.masker.masks([source_HWC], [prompt.class_name], kinds, [self.rows.source(sample).key])[0]
         if mask.mask_HW is None or mask.wide_HW is None:

@@ -21,6 +21,7 @@ from gen.make.refill import ShardSpec
 from gen.prompts.table import Prompt, PromptTable
 from gen.sampler.text_to_image import TextToImageJob, prompt_columns
 from shards.disk.jpeg import SourceType
+from shards.labels.classes import Class
 
 SOURCE_TYPE: SourceType = "compositeWithTrainedAlgorithmicMedia"
 
@@ -31,7 +32,7 @@ class EditJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     made: TextToImageJob = Field(description="of one fold as many images as the class has sources")
-    class_names: dict[int, str]
+    classes: tuple[Class, ...] = Field(description="each with as many images in 1x as it has sources")
     source: SourceSpec
     source_digest: str = Field(description="of the index where the run was planned")
     edit: EditSpec

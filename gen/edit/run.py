@@ -214,7 +214,7 @@ def edit_job_of(
     """What workers are given."""
     return EditJob(
         made=job_of(recipe, work.classes, url, single_writer, mark, code, identified),
-        class_names={one.id: one.name for one in work.classes},
+        classes=tuple(work.classes),
         source=recipe.source.at_home(),
         source_digest=work.index.digest,
         edit=recipe.edit.at_home(),

@@ -25,7 +25,6 @@ from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.sampler.text_to_image import load_planned
 from shards.disk.layout import META
 from shards.disk.store import open_store
-from shards.labels.classes import Class
 
 ATTRIBUTES = f"{META}/{FILE}"
 
@@ -36,8 +35,7 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     checked = EditJob.model_validate(job)
     unit = checked.made.unit
     store = open_store(unit.out, unit.single_writer)
-    classes = [Class(class_id, name, None, 1) for class_id, name in checked.class_names.items()]
-    index = index_of(checked.source, classes)
+    index = index_of(checked.source, checked.classes)
     if index.digest != checked.source_digest:
         raise ValueError(
             f"{index.url}: found another set of source pictures here (digest {index.digest[:12]}) than the run was "

@@ -69,7 +69,7 @@ def alter_of(
         sampler=SamplerSpec(model="painter", size_px=64, batch=12, vae_batch=4, licence="CC0-1.0"),
         model_digest="d" * 64,
     )
-    job = EditJob(made=made, class_names=NAMES, source=source, source_digest=index.digest, edit=how)
+    job = EditJob(made=made, classes=tuple(CLASSES), source=source, source_digest=index.digest, edit=how)
     edit_rows = EditRows(job, Sources.load(write_sources(source, index, chosen)), prompts, SourceReader(source, index))
     of = [ClassAttributes(one.id, (tuple(attributes),)) for one in CLASSES]
     return Alter(edit_rows, how, of, Masker.load(how.masks, "cpu"), editor, judge or NoJudge())

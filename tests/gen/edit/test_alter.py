@@ -25,16 +25,19 @@ from gen.edit.editors.editor import Own
 from gen.edit.judge.judge import Judged, JudgeLost
 from gen.edit.judge.question import Question
 from gen.edit.judge.verdict import Answered, Verdict, verdict_of
+from gen.edit.masks.masker import Mask
 from gen.edit.priors.paste import core_of
 from gen.edit.recipe import AttributeEditSpec, EditRecipe
 from gen.edit.remake import regenerate_edits
 from gen.edit.run import edit_job_of, find_work
 from gen.make.refill import UnitWorker
+from gen.names.kind import kind_of
 from gen.prompts.table import PromptTable
 from gen.sampler.sampler import Request, Sampled
 from gen.sampler.start import Start
 from shards.disk.jpeg import decode_jpeg, encode_jpeg
 from shards.disk.store import open_for_reading, open_store
+from shards.labels.classes import Class
 from shards.set.verify import verify
 from tests.support import warm
 from tests.support.alter_makers import alter_of, attribute, made_by, mask_of, table_of
@@ -312,6 +315,31 @@ def test_a_picture_without_a_mask_is_a_row_with_its_reason_and_the_others_are_ma
     others = [picture for place, (picture, _, _) in enumerate(made) if place != 2]
     assert {picture.status for picture in others} == {"no_mask"}
     assert all("found no file" in str(picture.error) for picture in others)
+
+
+def test_the_kind_that_masks_are_asked_with_is_that_of_the_whole_class(
+    real: Path, prompts: PromptTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the class list says, else by the WordNet id, else by the meaning; by the name only where nothing else is."""
+    told = [
+        Class(0, "zero", None, EACH, None, "vehicle"),
+        Class(1, "one", "n02012849", EACH),
+        Class(2, "two", None, EACH, "two, the kitten"),
+    ]
+    monkeypatch.setattr("tests.support.alter_makers.CLASSES", told)
+    maker, _ = maker_of(real, prompts, tmp_path, PLACES)
+    asked: dict[str, set[str]] = {}
+    masks = maker.masker.masks
+
+    def seen(images: Any, names: Sequence[str], kinds: Sequence[str], keys: Sequence[str]) -> list[Mask]:
+        for name, kind in zip(names, kinds, strict=True):
+            asked.setdefault(name, set()).add(kind)
+        return masks(images, names, kinds, keys)
+
+    monkeypatch.setattr(maker.masker, "masks", seen)
+    made_by(maker)
+    assert asked == {one.name: {kind_of(one, one.meaning)} for one in told}
+    assert asked == {"zero": {"vehicle"}, "one": {"waterside"}, "two": {"pet"}}
 
 
 def tall(folder: Path) -> Path:

@@ -205,6 +205,22 @@ def test_a_picture_that_cannot_be_decoded_is_a_row_with_its_reason(
     assert len({row["url"] for row in bad}) == 1
 
 
+def test_folders_named_by_wordnet_ids_are_edited_also_where_classes_share_a_name(
+    body: dict[str, Any], tmp_path: Path
+) -> None:
+    ids = {0: "n01440764", 1: "n02012849", 2: "n03126707"}
+    for number, (class_id, jpeg) in enumerate(jpegs()):
+        (tmp_path / "photos" / ids[class_id]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / ids[class_id] / f"{number:02d}.jpg").write_bytes(jpeg)
+    listed = [f"{class_id},{name},{ids[class_id]}" for class_id, name in ((0, "tench"), (1, "crane"), (2, "crane"))]
+    (tmp_path / "classes.csv").write_text("\n".join(["id,name,wordnet_id", *listed]) + "\n")
+    fields = {"source": {"set": str(tmp_path / "photos")}, "classes": {"source": str(tmp_path / "classes.csv")}}
+    made = edit(body, tmp_path / "out", 1, edit={"gamma": 0}, **fields)
+    assert (made.images, made.exit_code) == (EACH * len(ids), 0), made.sentence()
+    for row in rows(tmp_path / "out"):
+        assert row["url"].startswith(f"{ids[row['class_id']]}/")
+
+
 def test_another_set_of_sources_is_another_run(body: dict[str, Any], real: Path, tmp_path: Path) -> None:
     shutil.copytree(real, tmp_path / "moved")
     assert edit(body, tmp_path / "out", 1).exit_code == 0
