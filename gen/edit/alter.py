@@ -14,12 +14,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cluster.process.failure import error_line
 from gen.edit.attributes.attribute import Attribute, phrase
 from gen.edit.attributes.draw import ClassAttributes, draw_attribute
 from gen.edit.attributes.question import questions_of
 from gen.edit.cells import Settings
 from gen.edit.editors.editor import Change, Editor
-from gen.edit.judge.judge import Judge, draws_of
+from gen.edit.judge.judge import Judge, Judged, draws_of
 from gen.edit.judge.question import Question, rather_than
 from gen.edit.judge.verdict import Verdict
 from gen.edit.masks.masker import Mask, Masker
@@ -33,6 +34,7 @@ from gen.edit.recipe import AttributeEditSpec
 from gen.edit.rows import SOURCE_TYPE, EditRows, unreadable
 from gen.make.maker import Made, Picture
 from gen.make.plan import Sample
+from gen.make.refill import IMAGE_ERRORS, MAX_ERROR
 from gen.names.kind import kind_of
 from gen.sampler.sampler import Request, Sampled
 from gen.sampler.spec import sampler_json
@@ -234,7 +236,8 @@ class Alter:
         return rather_than(texts[attribute.name], [text for name, text in texts.items() if name != attribute.name])
 
     def _finished(self, asks: Sequence[Ask], sampled: Sampled) -> dict[int, Picture]:
-        """The edits with what they may not touch pasted back, and the judge's word on each. Raises JudgeLost."""
+        """The edits with what they may not touch pasted back, and the judge's word on each; an error about one picture
+        is its own. Raises JudgeLost, and what a disk or a device raises."""
         pasted: dict[int, Picture] = {}
         judged = []
         for number, ask in enumerate(asks):
@@ -243,17 +246,39 @@ class Alter:
                 told = {"edit": self._text_of(ask.attribute, ask.mask, None, None)}
                 pasted[ask.place] = Picture(found.image_HWC, found.status, found.error, {**found.columns, **told})
                 continue
-            image_HWC = self._paste(ask, off_canvas(found.image_HWC, ask.canvas))
             size = {"original_width": ask.canvas.width, "original_height": ask.canvas.height}
-            judged.append((ask, image_HWC, {**found.columns, **size}))
-        verdicts = self.judge.verdicts([(image_HWC, ask.questions) for ask, image_HWC, _ in judged])
-        for (ask, image_HWC, columns), verdict in zip(judged, verdicts, strict=True):
-            halo = None
-            if ask.attribute.kind == "background":
-                halo = round(halo_share(ask.source_HWC, image_HWC, ask.object_HW), 4)
+            try:
+                image_HWC = self._paste(ask, off_canvas(found.image_HWC, ask.canvas))
+                judged.append((ask, image_HWC, self._halo(ask, image_HWC), {**found.columns, **size}))
+            except IMAGE_ERRORS as error:
+                pasted[ask.place] = self._failed(ask, error_line(error, MAX_ERROR))
+        verdicts = self._verdicts([(image_HWC, ask.questions) for ask, image_HWC, _, _ in judged])
+        for (ask, image_HWC, halo, columns), verdict in zip(judged, verdicts, strict=True):
+            if isinstance(verdict, str):
+                pasted[ask.place] = self._failed(ask, verdict)
+                continue
             columns["edit"] = self._text_of(ask.attribute, ask.mask, halo, verdict)
             pasted[ask.place] = Picture(image_HWC, verdict.status, verdict.error, columns)
         return pasted
+
+    def _verdicts(self, judged: Sequence[Judged]) -> list[Verdict | str]:
+        """The judge's word on each image, or the error that it alone raises. Raises JudgeLost."""
+        try:
+            return [*self.judge.verdicts(judged)]
+        except IMAGE_ERRORS as error:
+            if len(judged) == 1:
+                return [error_line(error, MAX_ERROR)]
+        return [verdict for one in judged for verdict in self._verdicts([one])]
+
+    def _failed(self, ask: Ask, error: str) -> Picture:
+        """In place of an edit that cannot be pasted or judged."""
+        return Picture(None, "error", error, {"edit": self._text_of(ask.attribute, ask.mask, None, None)})
+
+    def _halo(self, ask: Ask, image_HWC: Image) -> float | None:
+        """Of a background edit."""
+        if ask.attribute.kind != "background":
+            return None
+        return round(halo_share(ask.source_HWC, image_HWC, ask.object_HW), 4)
 
     def _paste(self, ask: Ask, edited_HWC: Image) -> Image:
         if ask.attribute.kind != "background":

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+import gen.edit.alter
 import shards
 import sixfold
 from cluster.recipes.load import load_recipe
@@ -114,9 +115,20 @@ class ScriptedJudge:
         return told
 
 
-class LostJudge(ScriptedJudge):
+class RaisingJudge(ScriptedJudge):
+    """Accepts every image but one, the first that it sees, about which it raises an error each time."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(lambda number: 4)
+        self.error = error
+        self.bad_HWC: NDArray[np.uint8] | None = None
+
     def verdicts(self, judged: Sequence[Judged]) -> list[Verdict]:
-        raise JudgeLost("judge: found no way to an answer")
+        if self.bad_HWC is None:
+            self.bad_HWC = judged[0][0]
+        if any((image_HWC == self.bad_HWC).all() for image_HWC, _ in judged):
+            raise self.error
+        return super().verdicts(judged)
 
 
 @pytest.fixture(scope="module")
@@ -407,10 +419,35 @@ def test_a_judge_that_cannot_be_reached_ends_the_attempt_and_nothing_is_publishe
     real: Path, prompts: PromptTable, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    maker, _ = maker_of(real, prompts, out, PLACES, LostJudge(lambda number: 4))
-    with pytest.raises(JudgeLost, match="found no way to an answer"):
-        UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))(0, "try-1", no_beat)
-    assert not list(out.glob("*.tar"))
+    for error in (JudgeLost("judge: found no way to an answer"), OSError("no disk"), RuntimeError("no device")):
+        maker, _ = maker_of(real, prompts, out, PLACES, RaisingJudge(error))
+        with pytest.raises(type(error), match=str(error)):
+            UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))(0, "try-1", no_beat)
+        assert not list(out.glob("*.tar"))
+
+
+@pytest.mark.parametrize("part", ["judge", "paste_softly", "halo_share"])
+def test_an_error_about_one_picture_rejects_that_one_alone(
+    real: Path, prompts: PromptTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    out, error = tmp_path / "out", ValueError("a strip of one row")
+    judge = RaisingJudge(error) if part == "judge" else ScriptedJudge(lambda number: 4)
+    maker, _ = maker_of(real, prompts, out, PLACES, judge)
+    if part != "judge":
+        works, bad = getattr(gen.edit.alter, part), maker.rows.read(maker.samples(0)[:1])[0][1]
+
+        def fails(source_HWC: NDArray[np.uint8], *others: Any) -> Any:
+            if (source_HWC == bad).all():
+                raise error
+            return works(source_HWC, *others)
+
+        monkeypatch.setattr(gen.edit.alter, part, fails)
+    UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))(0, "try-1", no_beat)
+    found = [row for row in rows(out) if row["status"] != "success"]
+    assert len({row["url"] for row in found}) == 1
+    assert {(row["status"], row["error_message"]) for row in found} == {("error", "ValueError: a strip of one row")}
+    assert all(mask_of(row).any() for row in found), "the row says what was tried"
+    assert len(rows(out)) - len(found) == EACH * len(NAMES) - 1
 
 
 # a recipe with the sandbox's own models
