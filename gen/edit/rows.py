@@ -37,6 +37,8 @@ class EditJob(BaseModel):
     source_digest: str = Field(description="of the index where the run was planned")
     edit: EditSpec
     editor_digest: str = Field("", description="of the models of `edit.editor` where the run was planned")
+    masks_digest: str = Field("", description="likewise of `edit.masks`, its models and the files that are there")
+    judge_digest: str = Field("", description="likewise of `edit.judge`")
 
 
 class EditRows:

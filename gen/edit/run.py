@@ -211,7 +211,7 @@ def edit_job_of(
     code: str,
     identified: Mapping[str, Any],
 ) -> EditJob:
-    """What workers are given."""
+    """What workers are given; `identified`: the identity of the run."""
     return EditJob(
         made=job_of(recipe, work.classes, url, single_writer, mark, code, identified),
         classes=tuple(work.classes),
@@ -219,6 +219,8 @@ def edit_job_of(
         source_digest=work.index.digest,
         edit=recipe.edit.at_home(),
         editor_digest="" if isinstance(recipe.edit, PerturbSpec) else editor_digest(recipe.edit.editor),
+        masks_digest="" if isinstance(recipe.edit, PerturbSpec) else identified["edit"]["masks"],
+        judge_digest="" if isinstance(recipe.edit, PerturbSpec) else judge_digest(recipe.edit.judge),
     )
 
 

@@ -12,8 +12,9 @@ from gen.edit.alter import Alter
 from gen.edit.attributes.stored import FILE, read_attributes
 from gen.edit.editors.open import open_editor
 from gen.edit.editors.spec import editor_digest
-from gen.edit.judge.judge import Judge, NoJudge, open_judge
+from gen.edit.judge.judge import Judge, NoJudge, judge_digest, open_judge
 from gen.edit.masks.masker import Masker
+from gen.edit.masks.spec import mask_digest
 from gen.edit.perturb import Perturb
 from gen.edit.recipe import PerturbSpec
 from gen.edit.rows import EditJob, EditRows
@@ -30,8 +31,8 @@ ATTRIBUTES = f"{META}/{FILE}"
 
 
 def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
-    """Loads the models: seconds to minutes. Raises ValueError in one line for other weights or sources than the run was
-    planned with."""
+    """Loads the models: seconds to minutes. Raises ValueError in one line for other weights, masks or sources than the
+    run was planned with."""
     checked = EditJob.model_validate(job)
     unit = checked.made.unit
     store = open_store(unit.out, unit.single_writer)
@@ -52,11 +53,16 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
         maker = Perturb(rows, edit, load_planned(checked.made) if edit.gamma else None)
     else:
         digest = editor_digest(edit.editor)
-        if digest != checked.editor_digest:
-            raise ValueError(
-                f"edit.editor: found other weights here (digest {digest[:12]}) than the run was planned with "
-                f"({checked.editor_digest[:12]}); copy the same model folders to every node"
-            )
+        for part, things, here, planned in (
+            ("editor", "weights", digest, checked.editor_digest),
+            ("masks", "weights or files", mask_digest(edit.masks), checked.masks_digest),
+            ("judge", "weights or settings", judge_digest(edit.judge), checked.judge_digest),
+        ):
+            if here != planned:
+                raise ValueError(
+                    f"edit.{part}: found other {things} here (digest {here[:12]}) than the run was planned with "
+                    f"({planned[:12]}); copy the same folders to every node"
+                )
         model = load_planned(checked.made)
         editor = open_editor(edit.editor, model, digest)
         masker, held = Masker.load(edit.masks, str(model.device)), contextlib.ExitStack()

@@ -27,10 +27,12 @@ from gen.edit.judge.judge import Judged, JudgeLost
 from gen.edit.judge.question import Question
 from gen.edit.judge.verdict import Answered, Verdict, verdict_of
 from gen.edit.masks.masker import Mask
+from gen.edit.masks.stored import encode_mask
 from gen.edit.priors.paste import core_of
-from gen.edit.recipe import AttributeEditSpec, EditRecipe
+from gen.edit.recipe import AttributeEditSpec, EditRecipe, edit_identity
 from gen.edit.remake import regenerate_edits
 from gen.edit.run import edit_job_of, find_work
+from gen.edit.worker import make_edit_worker
 from gen.make.refill import UnitWorker
 from gen.names.kind import kind_of
 from gen.prompts.table import PromptTable
@@ -317,8 +319,6 @@ def test_a_picture_without_a_mask_is_a_row_with_its_reason_and_the_others_are_ma
     maker, _ = maker_of(real, prompts, tmp_path, PLACES, masks={"order": ["file"], "masks": str(folder)})
     samples = maker.samples(0)
     key = maker.rows.source(samples[2]).key
-    from gen.edit.masks.stored import encode_mask
-
     disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
     (folder / f"{key}.png").write_bytes(encode_mask(disc))
     made = made_by(maker)
@@ -534,12 +534,43 @@ def test_workers_are_given_whole_paths_of_what_the_recipe_names(
     how["masks"] = {**how["masks"], "segmenter": "segmenter"}
     recipe = EditRecipe.model_validate({**body, "edit": how})
     work = find_work(recipe, has_texts=False)
-    identified = {"sampler": recipe.sampler.model_dump(), "versions": {}, "model_digest": "d" * 64}
-    job = edit_job_of(recipe, work, str(tmp_path), False, FINGERPRINT, "c" * 64, identified)
+    job = edit_job_of(recipe, work, str(tmp_path), False, FINGERPRINT, "c" * 64, edit_identity(recipe, work.index))
     assert isinstance(job.edit, AttributeEditSpec)
     assert job.edit.masks.segmenter == str(MODELS / "segmenter")
     assert job.edit.judge.clip is not None
     assert job.edit.judge.clip.model == str(MODELS / "clip")
+
+
+def test_a_worker_with_other_masks_or_another_judge_than_the_run_was_planned_with_refuses_to_start(
+    body: dict[str, Any], edited: Path, tmp_path: Path
+) -> None:
+    """Files, the weights of a finder, the weights of the judge: each is changed between the plan and the worker."""
+    files = tmp_path / "files"
+    files.mkdir()
+    disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
+    (files / "0.png").write_bytes(encode_mask(disc))
+    finder, judge = (shutil.copytree(MODELS / name, tmp_path / name) for name in ("segmenter", "clip"))
+    how = {
+        **body["edit"],
+        "masks": {"order": ["file", "segmenter"], "masks": str(files), "segmenter": str(finder)},
+        "judge": {**body["edit"]["judge"], "clip": {"model": str(judge)}},
+    }
+    recipe = EditRecipe.model_validate({**body, "edit": how})
+    work = find_work(recipe, has_texts=True)
+    job = edit_job_of(recipe, work, str(edited), False, FINGERPRINT, "c" * 64, edit_identity(recipe, work.index))
+
+    def refused(part: str, changed: Path, data: bytes) -> None:
+        before = changed.read_bytes()
+        changed.write_bytes(data)
+        with pytest.raises(
+            ValueError, match=rf"^edit\.{part}: found other .* here \(digest [0-9a-f]{{12}}\) than the run"
+        ):
+            make_edit_worker(job.model_dump(mode="json"))
+        changed.write_bytes(before)
+
+    refused("masks", files / "0.png", encode_mask(~disc))
+    for part, folder in (("masks", finder), ("judge", judge)):
+        refused(part, folder / "config.json", (folder / "config.json").read_bytes() + b" ")
 
 
 @pytest.mark.parametrize(
