@@ -41,6 +41,7 @@ from gen.sampler.spec import sampler_json
 from gen.sampler.text_to_image import picture_of
 from shards.disk.jpeg import SourceType
 from shards.disk.layout import SUCCESS
+from shards.set.writer import MAX_TEXT_BYTES
 
 PRIOR_S = 1800.0  # for the pixels of drawn priors to arrive, as for any batch
 
@@ -290,15 +291,20 @@ class Alter:
         return {"attribute": attribute.name, "kind": attribute.kind, "side": side_of(attribute)}
 
     def _text_of(self, attribute: Attribute, mask: Mask, halo: float | None, verdict: Verdict | None) -> str:
-        told = self._told(attribute)
-        told["mask"] = {"how": mask.how, "area": round(mask.area, 4)}
-        if mask.mask_HW is not None:
-            told["mask"] = {"how": mask.how, "area": round(mask.area, 4), "rle": json.loads(rle_of(mask.mask_HW))}
+        """For the row. Of a mask whose text is more than a row holds, its size alone: the edit is what it would be, and
+        whoever makes it again finds the mask again."""
+        told, about = self._told(attribute), {"how": mask.how, "area": round(mask.area, 4)}
         if halo is not None:
             told["halo"] = halo
         if verdict is not None and verdict.answers:
             told["judge"] = json.loads(verdict.json_text())
-        return json.dumps(told, sort_keys=True)
+        if mask.mask_HW is None:
+            return json.dumps({**told, "mask": about}, sort_keys=True)
+        rle = rle_of(mask.mask_HW)
+        text = json.dumps({**told, "mask": {**about, "rle": json.loads(rle)}}, sort_keys=True)
+        if len(text) > MAX_TEXT_BYTES:
+            text = json.dumps({**told, "mask": {**about, "left_out": f"{len(rle):,} bytes"}}, sort_keys=True)
+        return text
 
 
 def side_of(attribute: Attribute) -> str:

@@ -89,7 +89,8 @@ def _edit(row: Mapping[str, Any], read: Read) -> Edit:
     area, halo, score, asked = (_share(mask, "area"), _share(told, "halo"), _share(judge, "score"), judge.get("asked"))
     facts, tags = [(name, str(told[name])) for name in ("attribute", "kind", "side") if name in told], []
     if area is not None:
-        facts.append(("mask", f"{area:.1%} of the picture, by {mask.get('how')}"))
+        left_out = f"; too large for a row ({mask['left_out']})" if "left_out" in mask else ""
+        facts.append(("mask", f"{area:.1%} of the picture, by {mask.get('how')}{left_out}"))
     if halo is not None:
         facts.append(("old background", f"on {halo:.1%} of the object's rim"))
     if score is not None and isinstance(asked, int) and 0 < asked <= MOST_ASKED:

@@ -53,6 +53,7 @@ def alter_of(
     editor: Editor,
     judge: Judge | None = None,
     /,
+    size_px: int = 64,
     **fields: Any,
 ) -> Alter:
     """Masks are Otsu's unless `fields` have others."""
@@ -66,7 +67,7 @@ def alter_of(
         unit=UnitJob(out=str(out), fingerprint=FINGERPRINT, shards=ShardSpec(samples_per_shard=12, max_draws=4)),
         num_per_class=dict.fromkeys(NAMES, EACH),
         seed=5,
-        sampler=SamplerSpec(model="painter", size_px=64, batch=12, vae_batch=4, licence="CC0-1.0"),
+        sampler=SamplerSpec(model="painter", size_px=size_px, batch=12, vae_batch=4, licence="CC0-1.0"),
         model_digest="d" * 64,
     )
     job = EditJob(made=made, classes=tuple(CLASSES), source=source, source_digest=index.digest, edit=how)

@@ -27,13 +27,14 @@ from gen.edit.judge.judge import Judged, JudgeLost
 from gen.edit.judge.question import Question
 from gen.edit.judge.verdict import Answered, Verdict, verdict_of
 from gen.edit.masks.masker import Mask
-from gen.edit.masks.stored import encode_mask
+from gen.edit.masks.stored import encode_mask, rle_of
 from gen.edit.priors.paste import core_of
 from gen.edit.recipe import AttributeEditSpec, EditRecipe, edit_identity
 from gen.edit.remake import regenerate_edits
 from gen.edit.run import edit_job_of, find_work
 from gen.edit.worker import make_edit_worker
 from gen.make.refill import UnitWorker
+from gen.make.regenerate import regenerate_some
 from gen.names.kind import kind_of
 from gen.prompts.table import PromptTable
 from gen.sampler.sampler import Request, Sampled
@@ -42,6 +43,7 @@ from shards.disk.jpeg import decode_jpeg, encode_jpeg
 from shards.disk.store import open_for_reading, open_store
 from shards.labels.classes import Class
 from shards.set.verify import verify
+from shards.set.writer import MAX_TEXT_BYTES
 from tests.support import warm
 from tests.support.alter_makers import alter_of, attribute, made_by, mask_of, table_of
 from tests.support.painter import FINGERPRINT, no_beat
@@ -448,6 +450,33 @@ def test_an_error_about_one_picture_rejects_that_one_alone(
     assert {(row["status"], row["error_message"]) for row in found} == {("error", "ValueError: a strip of one row")}
     assert all(mask_of(row).any() for row in found), "the row says what was tried"
     assert len(rows(out)) - len(found) == EACH * len(NAMES) - 1
+
+
+def test_a_mask_of_more_text_than_a_row_holds_leaves_its_edit_as_it_is(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    """The row says that the mask is left out; the others have theirs. All are made again to the last byte."""
+    out, folder, side = tmp_path / "out", tmp_path / "masks", 384
+    folder.mkdir()
+    masks = {"order": ["file", "otsu"], "masks": str(folder), "contour": "all"}
+    maker, _ = maker_of(real, prompts, out, PLACES, size_px=side, masks=masks)
+    key = maker.rows.source(maker.samples(0)[2]).key
+    noise_HW = np.random.default_rng(0).random((side, side)) < 0.5
+    assert len(rle_of(noise_HW)) > MAX_TEXT_BYTES
+    (folder / f"{key}.png").write_bytes(encode_mask(noise_HW))
+    worker = UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))
+    assert worker(0, "try-1", no_beat)["images"] == EACH * len(NAMES)
+    for row in rows(out):
+        mask = json.loads(row["edit"])["mask"]
+        if row["url"].startswith(f"{key}#"):
+            assert mask == {
+                "how": "file",
+                "area": round(noise_HW.mean(), 4),
+                "left_out": f"{len(rle_of(noise_HW)):,} bytes",
+            }
+        else:
+            assert mask_of(row).shape == (side, side)
+    assert all(one.same_bytes for one in regenerate_some(worker, [0], EACH * len(NAMES), 0))
 
 
 # a recipe with the sandbox's own models
