@@ -169,7 +169,8 @@ class Alter:
         kinds = ["" if kind == "other" else kind]
         mask = self.masker.masks([source_HWC], [prompt.class_name], kinds, [self.rows.source(sample).key])[0]
         if mask.mask_HW is None or mask.wide_HW is None:
-            return Picture(None, mask.status, mask.reason, {"edit": self._text_of(attribute, mask, None, None)})
+            told = {"edit": self._text_of(attribute, mask, None, None)}
+            return Picture(None, mask.status, mask.reason, told, is_final=True)
         request = Request(self._text(sample), prompt.negative, self.rows.seed(sample, draw))
         questions = self._questions(sample, attribute)
         side_px = self._sampler.made_px

@@ -113,5 +113,5 @@ def edit_plan(num_sources: Mapping[int, int], seed: int, shards: ShardSpec) -> P
 
 
 def unreadable(reason: object) -> Picture:
-    """In place of the edit of a source that cannot be decoded."""
-    return Picture(None, "failed_to_decode", str(reason)[:300])
+    """In place of any edit of a source that cannot be decoded."""
+    return Picture(None, "failed_to_decode", str(reason)[:300], is_final=True)

@@ -329,6 +329,9 @@ def test_a_picture_without_a_mask_is_a_row_with_its_reason_and_the_others_are_ma
     others = [picture for place, (picture, _, _) in enumerate(made) if place != 2]
     assert {picture.status for picture in others} == {"no_mask"}
     assert all("found no file" in str(picture.error) for picture in others)
+    out = tmp_path / "out"
+    told = UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))(0, "try-1", no_beat)
+    assert (told["images"], told["rejected"]) == (1, {"no_mask": 11}), "another seed finds no mask either"
 
 
 def test_the_kind_that_masks_are_asked_with_is_that_of_the_whole_class(
