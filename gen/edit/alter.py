@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.process.failure import error_line
-from gen.edit.attributes.attribute import Attribute, phrase
+from gen.edit.attributes.attribute import Attribute
 from gen.edit.attributes.draw import ClassAttributes, draw_attribute
 from gen.edit.attributes.question import questions_of
 from gen.edit.cells import Settings
@@ -156,10 +156,7 @@ class Alter:
     def _text(self, sample: Sample) -> str:
         _, prompt = self.rows.prompt(sample)
         attribute = self._attribute(sample)
-        return self.edit.form.of(attribute.kind).format(prompt=prompt.text, attribute=self._words(attribute))
-
-    def _words(self, attribute: Attribute) -> str:
-        return attribute.name if self.edit.phrase == "name" else phrase(attribute, self.edit.phrase)
+        return self.edit.form.of(attribute.kind).format(prompt=prompt.text, attribute=self.edit.words(attribute))
 
     def _ask(self, place: int, sample: Sample, draw: int, source_HWC: Image) -> Ask | Picture:
         _, prompt = self.rows.prompt(sample)
@@ -222,7 +219,7 @@ class Alter:
 
     def _change(self, ask: Ask, start_HWC: Image) -> Change:
         source_HWC, object_HW = onto_canvas(ask.source_HWC, ask.canvas), mask_onto_canvas(ask.object_HW, ask.canvas)
-        kind, words = ask.attribute.kind, self._words(ask.attribute)
+        kind, words = ask.attribute.kind, self.edit.words(ask.attribute)
         return Change(kind, words, ask.request, source_HWC, start_HWC, object_HW, ask.settings)
 
     def _questions(self, sample: Sample, attribute: Attribute) -> Sequence[Question]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gen.edit.attributes.attribute import AttributeKind
+from gen.edit.attributes.attribute import Attribute, AttributeKind, phrase
 from gen.edit.attributes.lexicon import attributes_content
 from gen.edit.attributes.spec import AttributeSpec
 from gen.edit.cells import SETTINGS, Cell, Settings, settings_of
@@ -161,6 +161,10 @@ class AttributeEditSpec(BaseModel):
         """Of the edits of a kind and side; `side_px` is that of the square."""
         plain = Settings(strength=self.strength.of(kind), alpha=self.alpha)
         return settings_of(plain, self.table, self.cells, kind, feasible, side_px)
+
+    def words(self, attribute: Attribute) -> str:
+        """As they stand in a prompt."""
+        return attribute.name if self.phrase == "name" else phrase(attribute, self.phrase)
 
     def told(self) -> dict[str, Any]:
         """What each row says of the settings, as plain JSON; the words of prompts stand in its caption."""

@@ -30,6 +30,7 @@ from gen.edit.masks.spec import mask_digest
 from gen.edit.recipe import AttributeEditSpec, EditRecipe, PerturbSpec, differences, edit_identity
 from gen.edit.rows import EditJob, edit_plan
 from gen.edit.sources import SOURCES_NAME, chosen_rows, index_of, with_counts, write_sources
+from gen.edit.too_long import check_judged_texts, cut_line
 from gen.edit.worker import make_edit_worker
 from gen.llm.ask import open_llm
 from gen.make.outcome import MakeOutcome, asked_of
@@ -234,6 +235,10 @@ def _attributes(recipe: EditRecipe, classes: Sequence[Class], prompts: PromptTab
         found = gather_attributes(classes, spec, llm, recipe.seed, meanings, dropped)
     if dropped:
         say(f"attributes: not used: {', '.join(f'{times:,} {reason}' for reason, times in sorted(dropped.items()))}")
+    with waiting("measuring how long texts are"):
+        if (line := cut_line(recipe, prompts, found)) is not None:
+            say(line)
+        check_judged_texts(recipe.edit, prompts, found)
     if recipe.edit.judge.kind == "clip":
         for one in found:
             if any(len([word for cell in one.cells for word in cell if word.kind == kind]) < 2 for kind in spec.kinds):
