@@ -146,7 +146,7 @@ def run(
             texts = drawn_texts(recipe, work.classes, say, stop)
             texts[FILE] = _attributes(recipe, work.classes, PromptTable.load(texts[PROMPTS]), say, stop)
             with waiting(f"reading {counted(plan.fold_size, 'source picture')}"):
-                return {SOURCES_NAME: write_sources(recipe.source, work.index, work.rows), **texts}
+                return {SOURCES_NAME: write_sources(recipe.source, work.index, work.rows, stop), **texts}
 
         known = BEGUN_BY.known(store)
         begun = None if known is None else known.body["identity"]["sampler"]

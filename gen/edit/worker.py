@@ -4,7 +4,6 @@ In: an `EditJob` as plain data. Out: a `UnitWorker`. On disk: reads the tables o
 and the models; the loop writes (`gen.make.refill`).
 """
 
-import contextlib
 import weakref
 from collections.abc import Mapping
 
@@ -12,7 +11,9 @@ from gen.edit.alter import Alter
 from gen.edit.attributes.stored import FILE, read_attributes
 from gen.edit.editors.open import open_editor
 from gen.edit.editors.spec import editor_digest
-from gen.edit.judge.judge import Judge, NoJudge, judge_digest, open_judge
+from gen.edit.judge.held import HeldJudge
+from gen.edit.judge.judge import judge_digest
+from gen.edit.judge.spec import JudgeSpec
 from gen.edit.masks.masker import Masker
 from gen.edit.masks.spec import mask_digest
 from gen.edit.perturb import Perturb
@@ -48,7 +49,7 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     )  # fmt: skip
     edit = checked.edit
     maker: Maker[Sample]
-    judge: Judge = NoJudge()
+    judge = HeldJudge(JudgeSpec())
     if isinstance(edit, PerturbSpec):
         maker = Perturb(rows, edit, load_planned(checked.made) if edit.gamma else None)
     else:
@@ -65,8 +66,7 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
                 )
         model = load_planned(checked.made)
         editor = open_editor(edit.editor, model, digest)
-        masker, held = Masker.load(edit.masks, str(model.device)), contextlib.ExitStack()
-        judge = held.enter_context(open_judge(edit.judge))
+        masker, judge = Masker.load(edit.masks, str(model.device)), HeldJudge(edit.judge)
         maker = Alter(rows, edit, read_attributes(store.read_bytes(ATTRIBUTES)), masker, editor, judge)
-        weakref.finalize(maker, held.close)
-    return UnitWorker(unit, maker, store, is_waiting=lambda: judge.is_waiting)
+    weakref.finalize(maker, judge.close)
+    return UnitWorker(unit, maker, store, is_waiting=lambda: judge.is_waiting, stopping=judge.stopped)

@@ -17,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Literal
@@ -25,7 +26,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.fan_out.work import Beat
-from cluster.process.exit import WorkerBroken
+from cluster.process.exit import Draining, WorkerBroken
 from cluster.process.failure import error_line
 from cluster.process.memory import free_memory, is_memory_error
 from gen.make.maker import Made, Maker, Sample
@@ -122,13 +123,16 @@ class UnitWorker(Generic[Sample]):
         store: FolderStore | ObjectStore,
         clock: Callable[[], float] = time.time,
         is_waiting: Callable[[], bool] = lambda: False,
+        stopping: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """`is_waiting`: whether the Maker waits for somebody outside, within a deadline of theirs."""
+        """`is_waiting`: whether the Maker waits for somebody outside, within a deadline of theirs. `stopping`: inside
+        it the Maker waits for nobody outside, because nobody wants the unit any more."""
         self.job = job
         self.maker = maker
         self.store = store
         self.clock = clock
         self.is_waiting = is_waiting
+        self.stopping = stopping
         self.is_memory_full = False  # as the last attempt found it
 
     def __call__(self, unit: int, attempt: str, beat: Beat) -> dict[str, JSON]:
@@ -207,8 +211,9 @@ class _UnitWork(Generic[Sample]):
         ):
             try:
                 self._fill_slots(writer, developing, beat)
-            except BaseException:
-                developing.shutdown(wait=True, cancel_futures=True)
+            except BaseException as error:
+                with worker.stopping() if isinstance(error, Draining) else nullcontext():
+                    developing.shutdown(wait=True, cancel_futures=True)
                 raise
             assert self._next_slot == len(self.samples), "every slot ends as a success or short"
             if not self.slots.num_final:
