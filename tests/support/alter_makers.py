@@ -58,7 +58,12 @@ def alter_of(
 ) -> Alter:
     """Masks are Otsu's unless `fields` have others."""
     how = AttributeEditSpec.model_validate(
-        {"kind": "attribute", "masks": {"order": ["otsu"], "least_area": 0.02}, **fields}
+        {
+            "kind": "attribute",
+            "attributes": {"kinds": list(dict.fromkeys(one.kind for one in attributes)), "feasibility": "mixed"},
+            "masks": {"order": ["otsu"], "least_area": 0.02},
+            **fields,
+        }
     )
     source = SourceSpec(set=str(real))
     index = index_of(source, CLASSES)
