@@ -14,12 +14,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gen.edit.attributes.attribute import Attribute, phrase
+from cluster.process.failure import error_line
+from gen.edit.attributes.attribute import Attribute
 from gen.edit.attributes.draw import ClassAttributes, draw_attribute
 from gen.edit.attributes.question import questions_of
 from gen.edit.cells import Settings
 from gen.edit.editors.editor import Change, Editor
-from gen.edit.judge.judge import Judge, draws_of
+from gen.edit.judge.judge import Judge, Judged, draws_of
 from gen.edit.judge.question import Question, rather_than
 from gen.edit.judge.verdict import Verdict
 from gen.edit.masks.masker import Mask, Masker, made_worse
@@ -34,13 +35,14 @@ from gen.edit.recipe import AttributeEditSpec
 from gen.edit.rows import SOURCE_TYPE, EditRows, unreadable
 from gen.make.maker import Made, Picture
 from gen.make.plan import Sample
+from gen.make.refill import IMAGE_ERRORS, MAX_ERROR
 from gen.names.kind import kind_of
 from gen.sampler.sampler import Request, Sampled
 from gen.sampler.spec import sampler_json
 from gen.sampler.text_to_image import picture_of
 from shards.disk.jpeg import SourceType
 from shards.disk.layout import SUCCESS
-from shards.labels.classes import Class
+from shards.set.writer import MAX_TEXT_BYTES
 
 PRIOR_S = 1800.0  # for the pixels of drawn priors to arrive, as for any batch
 
@@ -81,6 +83,7 @@ class Alter:
         self.masker = masker
         self.editor = editor
         self.judge = judge
+        self._classes = {one.id: one for one in rows.job.classes}
         self._sampler = rows.job.made.sampler
         told = {**json.loads(sampler_json(self._sampler)), "edit": edit.told()}
         self._settings = json.dumps(told, sort_keys=True)
@@ -154,20 +157,19 @@ class Alter:
     def _text(self, sample: Sample) -> str:
         _, prompt = self.rows.prompt(sample)
         attribute = self._attribute(sample)
-        return self.edit.form.of(attribute.kind).format(prompt=prompt.text, attribute=self._words(attribute))
-
-    def _words(self, attribute: Attribute) -> str:
-        return attribute.name if self.edit.phrase == "name" else phrase(attribute, self.edit.phrase)
+        return self.edit.form.of(attribute.kind).format(prompt=prompt.text, attribute=self.edit.words(attribute))
 
     def _ask(self, place: int, sample: Sample, draw: int, source_HWC: Image) -> Ask | Picture:
         _, prompt = self.rows.prompt(sample)
         attribute = self._attribute(sample)
-        kind = kind_of(Class(sample.class_id, prompt.class_name, None, 1), prompt.meaning)
+        of = self._classes[sample.class_id]
+        kind = kind_of(of, prompt.meaning or of.meaning)
         kinds = ["" if kind == "other" else kind]
         found = self.masker.masks([source_HWC], [prompt.class_name], kinds, [self.rows.source(sample).key])[0]
         mask = made_worse(found, self.edit.masks, self.rows.seed(sample, 0))  # the same for all draws of the sample
         if mask.mask_HW is None or mask.wide_HW is None:
-            return Picture(None, mask.status, mask.reason, {"edit": self._text_of(attribute, mask, None, None)})
+            told = {"edit": self._text_of(attribute, mask, None, None)}
+            return Picture(None, mask.status, mask.reason, told, is_final=True)
         request = Request(self._text(sample), prompt.negative, self.rows.seed(sample, draw))
         questions = self._questions(sample, attribute)
         side_px = self._sampler.made_px
@@ -219,7 +221,7 @@ class Alter:
 
     def _change(self, ask: Ask, start_HWC: Image) -> Change:
         source_HWC, object_HW = onto_canvas(ask.source_HWC, ask.canvas), mask_onto_canvas(ask.object_HW, ask.canvas)
-        kind, words = ask.attribute.kind, self._words(ask.attribute)
+        kind, words = ask.attribute.kind, self.edit.words(ask.attribute)
         return Change(kind, words, ask.request, source_HWC, start_HWC, object_HW, ask.settings)
 
     def _questions(self, sample: Sample, attribute: Attribute) -> Sequence[Question]:
@@ -235,7 +237,8 @@ class Alter:
         return rather_than(texts[attribute.name], [text for name, text in texts.items() if name != attribute.name])
 
     def _finished(self, asks: Sequence[Ask], sampled: Sampled) -> dict[int, Picture]:
-        """The edits with what they may not touch pasted back, and the judge's word on each. Raises JudgeLost."""
+        """The edits with what they may not touch pasted back, and the judge's word on each; an error about one picture
+        is its own. Raises JudgeLost, and what a disk or a device raises."""
         pasted: dict[int, Picture] = {}
         judged = []
         for number, ask in enumerate(asks):
@@ -244,18 +247,40 @@ class Alter:
                 told = {"edit": self._text_of(ask.attribute, ask.mask, None, None)}
                 pasted[ask.place] = Picture(found.image_HWC, found.status, found.error, {**found.columns, **told})
                 continue
-            image_HWC = self._paste(ask, off_canvas(found.image_HWC, ask.canvas))
             size = {"original_width": ask.canvas.width, "original_height": ask.canvas.height}
-            judged.append((ask, image_HWC, {**found.columns, **size}))
-        verdicts = self.judge.verdicts([(image_HWC, ask.questions) for ask, image_HWC, _ in judged])
-        for (ask, image_HWC, columns), verdict in zip(judged, verdicts, strict=True):
-            halo = None
-            if ask.attribute.kind == "background" and self.edit.paste != "none":
-                true_HW = ask.object_HW if ask.mask.found_HW is None else ask.mask.found_HW
-                halo = round(halo_share(ask.source_HWC, image_HWC, true_HW), 4)
+            try:
+                image_HWC = self._paste(ask, off_canvas(found.image_HWC, ask.canvas))
+                judged.append((ask, image_HWC, self._halo(ask, image_HWC), {**found.columns, **size}))
+            except IMAGE_ERRORS as error:
+                pasted[ask.place] = self._failed(ask, error_line(error, MAX_ERROR))
+        verdicts = self._verdicts([(image_HWC, ask.questions) for ask, image_HWC, _, _ in judged])
+        for (ask, image_HWC, halo, columns), verdict in zip(judged, verdicts, strict=True):
+            if isinstance(verdict, str):
+                pasted[ask.place] = self._failed(ask, verdict)
+                continue
             columns["edit"] = self._text_of(ask.attribute, ask.mask, halo, verdict)
             pasted[ask.place] = Picture(image_HWC, verdict.status, verdict.error, columns)
         return pasted
+
+    def _verdicts(self, judged: Sequence[Judged]) -> list[Verdict | str]:
+        """The judge's word on each image, or the error that it alone raises. Raises JudgeLost."""
+        try:
+            return [*self.judge.verdicts(judged)]
+        except IMAGE_ERRORS as error:
+            if len(judged) == 1:
+                return [error_line(error, MAX_ERROR)]
+        return [verdict for one in judged for verdict in self._verdicts([one])]
+
+    def _failed(self, ask: Ask, error: str) -> Picture:
+        """In place of an edit that cannot be pasted or judged."""
+        return Picture(None, "error", error, {"edit": self._text_of(ask.attribute, ask.mask, None, None)})
+
+    def _halo(self, ask: Ask, image_HWC: Image) -> float | None:
+        """Of a background edit that keeps its object."""
+        if ask.attribute.kind != "background" or self.edit.paste == "none":
+            return None
+        true_HW = ask.object_HW if ask.mask.found_HW is None else ask.mask.found_HW
+        return round(halo_share(ask.source_HWC, image_HWC, true_HW), 4)
 
     def _paste(self, ask: Ask, edited_HWC: Image) -> Image:
         if self.edit.paste == "none":
@@ -269,19 +294,24 @@ class Alter:
         return {"attribute": attribute.name, "kind": attribute.kind, "side": side_of(attribute)}
 
     def _text_of(self, attribute: Attribute, mask: Mask, halo: float | None, verdict: Verdict | None) -> str:
-        told = self._told(attribute)
-        of_mask: dict[str, object] = {"how": mask.how, "area": round(mask.area, 4)}
-        if mask.mask_HW is not None:
-            of_mask["rle"] = json.loads(rle_of(mask.mask_HW))
-            if mask.found_HW is not None and self.edit.masks.spoil is not None:
-                iou = round(overlap(mask.mask_HW, mask.found_HW), 4)
-                of_mask["spoil"] = {**self.edit.masks.spoil.model_dump(exclude_none=True), "iou": iou}
-        told["mask"] = of_mask
+        """For the row. Of a mask whose text is more than a row holds, its size alone: the edit is what it would be, and
+        whoever makes it again finds the mask again."""
+        told: dict[str, object] = {**self._told(attribute)}
+        about: dict[str, object] = {"how": mask.how, "area": round(mask.area, 4)}
         if halo is not None:
             told["halo"] = halo
         if verdict is not None and verdict.answers:
             told["judge"] = json.loads(verdict.json_text())
-        return json.dumps(told, sort_keys=True)
+        if mask.mask_HW is None:
+            return json.dumps({**told, "mask": about}, sort_keys=True)
+        if mask.found_HW is not None and self.edit.masks.spoil is not None:
+            iou = round(overlap(mask.mask_HW, mask.found_HW), 4)
+            about["spoil"] = {**self.edit.masks.spoil.model_dump(exclude_none=True), "iou": iou}
+        rle = rle_of(mask.mask_HW)
+        text = json.dumps({**told, "mask": {**about, "rle": json.loads(rle)}}, sort_keys=True)
+        if len(text) > MAX_TEXT_BYTES:
+            text = json.dumps({**told, "mask": {**about, "left_out": f"{len(rle):,} bytes"}}, sort_keys=True)
+        return text
 
 
 def side_of(attribute: Attribute) -> str:

@@ -16,10 +16,10 @@ from gen.edit.masks.pixels import MaskHW
 from gen.edit.masks.stored import mask_of_rle
 from gen.edit.recipe import EditRecipe
 from gen.edit.run import BEGUN_BY
-from gen.edit.sources import SOURCES, SourceReader, Sources, fitted, index_of
+from gen.edit.sources import SOURCES, SourceReader, Sources, check_local, fitted, index_of
 from gen.make.scale import Store
 from gen.run.output import RECIPE, classes_of
-from shards.disk.address import is_remote, places_of
+from shards.disk.address import places_of
 from shards.disk.checked_json import plain_json
 from shards.disk.safe_text import one_line
 from shards.set.origin import Origin, read_origin
@@ -52,8 +52,7 @@ def _sources(store: Store, known: Origin, held: contextlib.ExitStack) -> tuple[s
     """Where the sources lie, and what reads them. Raises ValueError or OSError if they cannot be read here."""
     recipe = parse_recipe(store.read_bytes(RECIPE), EditRecipe, RECIPE)
     spec = recipe.source
-    if is_remote(spec.set):
-        raise ValueError(f"{spec.set}: found an address, expected a folder: a page reads pictures of this machine only")
+    check_local(spec, RECIPE)
     if not any(place.is_dir() for place in places_of(spec.set)):
         raise ValueError(f"{spec.set}: found no such folder here, expected the pictures that the edits began with")
     index = index_of(spec, classes_of(store, recipe, str(known.body["identity"]["class_list"])))
@@ -90,7 +89,9 @@ def _edit(row: Mapping[str, Any], read: Read) -> Edit:
     area, halo, score, asked = (_share(mask, "area"), _share(told, "halo"), _share(judge, "score"), judge.get("asked"))
     facts, tags = [(name, str(told[name])) for name in ("attribute", "kind", "side") if name in told], []
     if area is not None:
-        facts.append(("mask", f"{area:.1%} of the picture, by {mask.get('how')}{_worse(_part(mask.get('spoil')))}"))
+        left_out = f"; too large for a row ({mask['left_out']})" if "left_out" in mask else ""
+        worse = _worse(_part(mask.get("spoil")))
+        facts.append(("mask", f"{area:.1%} of the picture, by {mask.get('how')}{worse}{left_out}"))
     if halo is not None:
         facts.append(("old background", f"on {halo:.1%} of the object's rim"))
     if score is not None and isinstance(asked, int) and 0 < asked <= MOST_ASKED:

@@ -4,14 +4,14 @@ In: a YAML file and `key.sub=value` overrides. Out: `EditRecipe`; its identity, 
 the images are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gen.edit.attributes.attribute import AttributeKind
-from gen.edit.attributes.lexicon import attributes_content
-from gen.edit.attributes.spec import AttributeSpec
+from gen.edit.attributes.attribute import Attribute, AttributeKind, phrase
+from gen.edit.attributes.lexicon import SIDES, attributes_content
+from gen.edit.attributes.spec import AttributeSpec, Weights
 from gen.edit.cells import SETTINGS, Cell, Settings, settings_of
 from gen.edit.editors.spec import SETTABLE, ControlSpec, EditorSpec, InstructSpec, OwnSpec, content_of, told_of
 from gen.edit.editors.spec import at_home as editor_at_home
@@ -26,6 +26,7 @@ from gen.wording.templates import slots_of
 from shards.disk.safe_text import quoted
 from shards.stream.index_arrays import Index
 
+ALPHA = 0.6
 SHORTCUTS = ("guidance_interval", "reuse_every")  # they count shares of the whole way
 
 
@@ -104,7 +105,7 @@ class AttributeEditSpec(BaseModel):
         "as drawn; drawn: a place or a texture that the model draws from the attribute's description; none: the "
         "picture itself",
     )
-    alpha: float = Field(0.6, ge=0, le=1, description="of colour and texture: share of the tint inside the mask")
+    alpha: float = Field(ALPHA, ge=0, le=1, description="of colour and texture: share of the tint inside the mask")
     strength: ByKind = Field(default_factory=ByKind)
     editor: EditorSpec = Field(OwnSpec(kind="own"), description="What changes the pixels, by `edit.editor.kind`.")
     table: Task | None = Field(
@@ -139,30 +140,71 @@ class AttributeEditSpec(BaseModel):
 
     @model_validator(mode="after")
     def _settings_have_a_use(self) -> "AttributeEditSpec":
-        usable = SETTABLE[self.editor.kind]
-        if self.table is not None and self.editor.kind not in ("inpaint", "cascade"):
-            raise ValueError(
-                f"table: found {self.table} with the editor {self.editor.kind}, expected null; VariReal's settings are "
-                "those of edit.editor.kind=inpaint or cascade"
+        line = next(self._without_use(), None)
+        if line is not None:
+            raise ValueError(line)
+        return self
+
+    def _without_use(self) -> Iterator[str]:
+        """A line for each setting that would change nothing."""
+        if self.table is not None:
+            yield from self._beside_table(self.table)
+        if "strength" not in SETTABLE[self.editor.kind]:
+            for name, is_set in (
+                ("prior", self.prior != "auto"),
+                ("alpha", self.alpha != ALPHA),
+                ("strength", self.strength != ByKind()),
+                ("masks.dilate_px", self.masks.dilate_px > 0),
+            ):
+                if is_set:
+                    yield f"{name}: found one with the editor {self.editor.kind}, which has no use for it; remove it"
+        if self.attributes.weights != Weights():
+            yield "attributes.weights: found other ones than the defaults, but no text here has weights; remove them"
+        yield from self._cells_without_use(SETTABLE[self.editor.kind])
+
+    def _beside_table(self, table: Task) -> Iterator[str]:
+        editor = self.editor
+        if editor.kind not in ("inpaint", "cascade"):
+            yield (
+                f"table: found {table} with the editor {editor.kind}, expected null; VariReal's settings are those of "
+                "edit.editor.kind=inpaint or cascade"
             )
-        if self.table is not None and (self.strength != ByKind() or self.alpha != 0.6):
-            raise ValueError(
-                f"table: found {self.table} beside strength or alpha, expected one of them; set what differs in "
-                "edit.cells"
+        if self.strength != ByKind() or self.alpha != ALPHA:
+            yield f"table: found {table} beside strength or alpha, expected one of them; set what differs in edit.cells"
+        for name in ("steps", "guidance", "ip_scale"):
+            if getattr(editor, name, None) != _default(editor, name):
+                yield (
+                    f"editor.{name}: found {getattr(editor, name):g} beside the table {table}, which has its own, "
+                    "expected one of them; set what differs in edit.cells"
+                )
+        if self.masks.dilate_px:
+            yield (
+                f"masks.dilate_px: found {self.masks.dilate_px} beside the table {table}, which has its own for "
+                "backgrounds, expected 0; set what differs in edit.cells"
             )
+
+    def _cells_without_use(self, usable: Sequence[str]) -> Iterator[str]:
+        kinds, sides = self.attributes.kinds, tuple(SIDES[one] for one in self.attributes.sides)
         for number, cell in enumerate(self.cells):
             for name in SETTINGS:
                 if getattr(cell, name) is not None and name not in usable:
-                    raise ValueError(
+                    yield (
                         f"cells.{number}.{name}: found {getattr(cell, name):g} with the editor {self.editor.kind}, "
                         f"expected null; it has {', '.join(usable)}"
                     )
-        return self
+            if cell.kind not in kinds:
+                yield f"cells.{number}: found {cell.kind}, which is not edited, expected one of {', '.join(kinds)}"
+            if cell.side is not None and cell.side not in sides:
+                yield f"cells.{number}: found {cell.side}, which is not edited, expected {' or '.join(sides)}"
 
     def settings(self, kind: AttributeKind, feasible: bool, side_px: int) -> Settings:
         """Of the edits of a kind and side; `side_px` is that of the square."""
         plain = Settings(strength=self.strength.of(kind), alpha=self.alpha)
         return settings_of(plain, self.table, self.cells, kind, feasible, side_px)
+
+    def words(self, attribute: Attribute) -> str:
+        """As they stand in a prompt."""
+        return attribute.name if self.phrase == "name" else phrase(attribute, self.phrase)
 
     def told(self) -> dict[str, Any]:
         """What each row says of the settings, as plain JSON; the words of prompts stand in its caption."""
@@ -177,6 +219,11 @@ class AttributeEditSpec(BaseModel):
             "paste": self.paste,
             "fit": self.fit,
         }
+
+
+def _default(spec: BaseModel, name: str) -> object:
+    """Of a field; None where the model has no such field."""
+    return type(spec).model_fields[name].default if name in type(spec).model_fields else None
 
 
 EditSpec = Annotated[PerturbSpec | AttributeEditSpec, Field(discriminator="kind")]

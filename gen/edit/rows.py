@@ -21,6 +21,7 @@ from gen.make.refill import ShardSpec
 from gen.prompts.table import Prompt, PromptTable
 from gen.sampler.text_to_image import TextToImageJob, prompt_columns
 from shards.disk.jpeg import SourceType
+from shards.labels.classes import Class
 
 SOURCE_TYPE: SourceType = "compositeWithTrainedAlgorithmicMedia"
 
@@ -31,11 +32,13 @@ class EditJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     made: TextToImageJob = Field(description="of one fold as many images as the class has sources")
-    class_names: dict[int, str]
+    classes: tuple[Class, ...] = Field(description="each with as many images in 1x as it has sources")
     source: SourceSpec
     source_digest: str = Field(description="of the index where the run was planned")
     edit: EditSpec
     editor_digest: str = Field("", description="of the models of `edit.editor` where the run was planned")
+    masks_digest: str = Field("", description="likewise of `edit.masks`, its models and the files that are there")
+    judge_digest: str = Field("", description="likewise of `edit.judge`")
 
 
 class EditRows:
@@ -110,5 +113,5 @@ def edit_plan(num_sources: Mapping[int, int], seed: int, shards: ShardSpec) -> P
 
 
 def unreadable(reason: object) -> Picture:
-    """In place of the edit of a source that cannot be decoded."""
-    return Picture(None, "failed_to_decode", str(reason)[:300])
+    """In place of any edit of a source that cannot be decoded."""
+    return Picture(None, "failed_to_decode", str(reason)[:300], is_final=True)

@@ -30,6 +30,7 @@ from gen.edit.masks.spec import mask_digest
 from gen.edit.recipe import AttributeEditSpec, EditRecipe, PerturbSpec, differences, edit_identity
 from gen.edit.rows import EditJob, edit_plan
 from gen.edit.sources import SOURCES_NAME, chosen_rows, index_of, with_counts, write_sources
+from gen.edit.too_long import check_judged_texts, cut_line
 from gen.edit.worker import make_edit_worker
 from gen.llm.ask import open_llm
 from gen.make.outcome import MakeOutcome, asked_of
@@ -145,7 +146,7 @@ def run(
             texts = drawn_texts(recipe, work.classes, say, stop)
             texts[FILE] = _attributes(recipe, work.classes, PromptTable.load(texts[PROMPTS]), say, stop)
             with waiting(f"reading {counted(plan.fold_size, 'source picture')}"):
-                return {SOURCES_NAME: write_sources(recipe.source, work.index, work.rows), **texts}
+                return {SOURCES_NAME: write_sources(recipe.source, work.index, work.rows, stop), **texts}
 
         known = BEGUN_BY.known(store)
         begun = None if known is None else known.body["identity"]["sampler"]
@@ -213,14 +214,16 @@ def edit_job_of(
     code: str,
     identified: Mapping[str, Any],
 ) -> EditJob:
-    """What workers are given."""
+    """What workers are given; `identified`: the identity of the run."""
     return EditJob(
         made=job_of(recipe, work.classes, url, single_writer, mark, code, identified),
-        class_names={one.id: one.name for one in work.classes},
+        classes=tuple(work.classes),
         source=recipe.source.at_home(),
         source_digest=work.index.digest,
         edit=recipe.edit.at_home(),
         editor_digest="" if isinstance(recipe.edit, PerturbSpec) else editor_digest(recipe.edit.editor),
+        masks_digest="" if isinstance(recipe.edit, PerturbSpec) else identified["edit"]["masks"],
+        judge_digest="" if isinstance(recipe.edit, PerturbSpec) else judge_digest(recipe.edit.judge),
     )
 
 
@@ -234,6 +237,10 @@ def _attributes(recipe: EditRecipe, classes: Sequence[Class], prompts: PromptTab
         found = gather_attributes(classes, spec, llm, recipe.seed, meanings, dropped)
     if dropped:
         say(f"attributes: not used: {', '.join(f'{times:,} {reason}' for reason, times in sorted(dropped.items()))}")
+    with waiting("measuring how long texts are"):
+        if (line := cut_line(recipe, prompts, found)) is not None:
+            say(line)
+        check_judged_texts(recipe.edit, prompts, found)
     if recipe.edit.judge.kind == "clip":
         for one in found:
             if any(len([word for cell in one.cells for word in cell if word.kind == kind]) < 2 for kind in spec.kinds):

@@ -11,9 +11,9 @@ taken, and neither other classes nor the order of files or shards matter. One ed
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated
 
 import numpy as np
@@ -22,9 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.process.exit import NotAgain
+from cluster.process.exit import Draining, NotAgain
+from cluster.process.stop_flag import StopFlag
 from gen.edit.priors.canvas import place_on, resized_for
-from shards.disk.address import BESIDE, file_path, is_remote
+from shards.disk.address import BESIDE, file_path, is_remote, shown
 from shards.disk.data_set import is_data_set
 from shards.disk.layout import META, shard_of
 from shards.disk.safe_text import quoted, visible
@@ -36,12 +37,14 @@ from shards.stream.foreign_tars import short_id
 from shards.stream.index import load_index
 from shards.stream.index_arrays import Index
 from shards.stream.pixels import Pixels, UnreadablePicture, whole_pixels
+from shards.stream.request_threads import RequestThreads
 from shards.stream.spec import CacheSpec
 
 SOURCES_NAME = "sources.parquet"
 SOURCES = f"{META}/{SOURCES_NAME}"
 READ_THREADS = 4
 DEADLINE_S = 300.0  # for one picture
+LOOK_S = 0.2  # between two looks at the stop flag
 SCHEMA = pa.schema(
     [
         pa.field("class_id", pa.int32(), nullable=False),
@@ -128,6 +131,16 @@ class Sources:
         return None if number < 0 else self.at(class_id, number)
 
 
+def check_local(spec: SourceSpec, recipe: str) -> None:
+    """Raises ValueError for an address: a recipe that came with a data set must not choose which addresses are called.
+    `recipe`: where it stands, for the message."""
+    if is_remote(spec.set):
+        raise ValueError(
+            f"{shown(spec.set)}: found an address that the data set chose, expected a folder of this machine, so "
+            f"nothing is fetched; fetch the pictures yourself, and name your copy in {recipe}"
+        )
+
+
 def index_of(spec: SourceSpec, classes: Sequence[Class]) -> Index:
     """The index of the set; folders and labels have the ids of `classes`. Raises ValueError for what cannot be read."""
     return load_index(spec.set, spec.subset, class_list=lambda source: classes)
@@ -159,16 +172,48 @@ def with_counts(classes: Sequence[Class], rows: Mapping[int, Sequence[int]]) -> 
     return [replace(one, count=len(rows[one.id])) for one in classes]
 
 
-def write_sources(spec: SourceSpec, index: Index, rows: Mapping[int, Sequence[int]]) -> bytes:
-    """The table as bytes. Reads every picture once, for its hash. Raises ValueError for one that cannot be read."""
+def write_sources(
+    spec: SourceSpec, index: Index, rows: Mapping[int, Sequence[int]], stop: StopFlag | None = None
+) -> bytes:
+    """The table as bytes. Reads every picture once, for its hash. Raises ValueError for one that cannot be read,
+    Draining on a stop, also while a store does not answer."""
     listed = [(class_id, number, row) for class_id, found in rows.items() for number, row in enumerate(found)]
     keys = _keys(spec, index, [row for _, _, row in listed])
-    with SourceReader(spec, index) as reader, ThreadPoolExecutor(READ_THREADS) as threads:
-        hashes = list(threads.map(lambda one: hashlib.sha256(reader.bytes_of(one[2])).hexdigest(), listed))
+    with SourceReader(spec, index) as reader:
+        hashes = _hashes(reader, [row for _, _, row in listed], stop)
     columns = [*zip(*listed, strict=True), keys, hashes]
     return Sources(
         pa.table([pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types, strict=True)], SCHEMA)
     ).to_bytes()
+
+
+def _hashes(reader: "SourceReader", rows: Sequence[int], stop: StopFlag | None) -> list[str]:
+    """Hex sha256 of the pictures in these rows of the index. Raises Draining on a stop; a read that hangs then is left
+    to its thread, which holds up no exit."""
+    threads = RequestThreads(READ_THREADS)
+    asked = [threads.submit(partial(_hash, reader, row)) for row in rows]
+    found = []
+    try:
+        for future in asked:
+            while not wait([future], timeout=LOOK_S).done:
+                _heed(stop)
+            _heed(stop)
+            found.append(future.result(timeout=0))
+        return found
+    finally:
+        for future in asked:
+            future.cancel()
+        threads.close()
+
+
+def _hash(reader: "SourceReader", row: int) -> str:
+    return hashlib.sha256(reader.bytes_of(row)).hexdigest()
+
+
+def _heed(stop: StopFlag | None) -> None:
+    """Raises Draining on a stop."""
+    if stop is not None and stop.requested:
+        raise Draining(f"stopped on request ({stop.reason})")
 
 
 class SourceReader:

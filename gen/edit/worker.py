@@ -4,7 +4,6 @@ In: an `EditJob` as plain data. Out: a `UnitWorker`. On disk: reads the tables o
 and the models; the loop writes (`gen.make.refill`).
 """
 
-import contextlib
 import weakref
 from collections.abc import Mapping
 
@@ -12,8 +11,11 @@ from gen.edit.alter import Alter
 from gen.edit.attributes.stored import FILE, read_attributes
 from gen.edit.editors.open import open_editor
 from gen.edit.editors.spec import editor_digest
-from gen.edit.judge.judge import Judge, NoJudge, open_judge
+from gen.edit.judge.held import HeldJudge
+from gen.edit.judge.judge import judge_digest
+from gen.edit.judge.spec import JudgeSpec
 from gen.edit.masks.masker import Masker
+from gen.edit.masks.spec import mask_digest
 from gen.edit.perturb import Perturb
 from gen.edit.recipe import PerturbSpec
 from gen.edit.rows import EditJob, EditRows
@@ -25,19 +27,17 @@ from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.sampler.text_to_image import load_planned
 from shards.disk.layout import META
 from shards.disk.store import open_store
-from shards.labels.classes import Class
 
 ATTRIBUTES = f"{META}/{FILE}"
 
 
 def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
-    """Loads the models: seconds to minutes. Raises ValueError in one line for other weights or sources than the run was
-    planned with."""
+    """Loads the models: seconds to minutes. Raises ValueError in one line for other weights, masks or sources than the
+    run was planned with."""
     checked = EditJob.model_validate(job)
     unit = checked.made.unit
     store = open_store(unit.out, unit.single_writer)
-    classes = [Class(class_id, name, None, 1) for class_id, name in checked.class_names.items()]
-    index = index_of(checked.source, classes)
+    index = index_of(checked.source, checked.classes)
     if index.digest != checked.source_digest:
         raise ValueError(
             f"{index.url}: found another set of source pictures here (digest {index.digest[:12]}) than the run was "
@@ -49,20 +49,24 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     )  # fmt: skip
     edit = checked.edit
     maker: Maker[Sample]
-    judge: Judge = NoJudge()
+    judge = HeldJudge(JudgeSpec())
     if isinstance(edit, PerturbSpec):
         maker = Perturb(rows, edit, load_planned(checked.made) if edit.gamma else None)
     else:
         digest = editor_digest(edit.editor)
-        if digest != checked.editor_digest:
-            raise ValueError(
-                f"edit.editor: found other weights here (digest {digest[:12]}) than the run was planned with "
-                f"({checked.editor_digest[:12]}); copy the same model folders to every node"
-            )
+        for part, things, here, planned in (
+            ("editor", "weights", digest, checked.editor_digest),
+            ("masks", "weights or files", mask_digest(edit.masks), checked.masks_digest),
+            ("judge", "weights or settings", judge_digest(edit.judge), checked.judge_digest),
+        ):
+            if here != planned:
+                raise ValueError(
+                    f"edit.{part}: found other {things} here (digest {here[:12]}) than the run was planned with "
+                    f"({planned[:12]}); copy the same folders to every node"
+                )
         model = load_planned(checked.made)
         editor = open_editor(edit.editor, model, digest)
-        masker, held = Masker.load(edit.masks, str(model.device)), contextlib.ExitStack()
-        judge = held.enter_context(open_judge(edit.judge))
+        masker, judge = Masker.load(edit.masks, str(model.device)), HeldJudge(edit.judge)
         maker = Alter(rows, edit, read_attributes(store.read_bytes(ATTRIBUTES)), masker, editor, judge)
-        weakref.finalize(maker, held.close)
-    return UnitWorker(unit, maker, store, is_waiting=lambda: judge.is_waiting)
+    weakref.finalize(maker, judge.close)
+    return UnitWorker(unit, maker, store, is_waiting=lambda: judge.is_waiting, stopping=judge.stopped)

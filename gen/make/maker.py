@@ -28,6 +28,7 @@ class Picture:
     error: str | None = None  # the row's text for a status that is not success
     columns: Mapping[str, object] = field(default_factory=dict)  # of the row: what only the image tells
     jpeg: bytes | None = None  # the JPEG of this very image, stored as it is; None: it is encoded
+    is_final: bool = False  # of one that is no success: any other draw of its sample would end so, and none is made
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Literal
@@ -25,7 +26,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.fan_out.work import Beat
-from cluster.process.exit import WorkerBroken
+from cluster.process.exit import Draining, WorkerBroken
 from cluster.process.failure import error_line
 from cluster.process.memory import free_memory, is_memory_error
 from gen.make.maker import Made, Maker, Sample
@@ -49,7 +50,8 @@ DEADLINE_S = 1800.0
 
 LOOK_S = 1.0  # between two looks at the other thread
 
-# A Maker whose first draws are all rejected is broken, not unlucky: stop before the whole unit is drawn for nothing.
+# A Maker whose first draws are all rejected is broken, not unlucky: stop before the whole unit is drawn for nothing. A
+# unit with fewer draws is refused at its end, unless some of its samples are such that no draw can make them.
 HOPELESS_DRAWS = 100
 
 
@@ -89,6 +91,7 @@ class Developed:
     error: str | None
     columns: Mapping[str, object]  # of its row; those that only the image tells
     small: bytes | None = None  # the picture of a rejected draw, if it may be kept
+    is_final: bool = False  # whether any other draw of its sample would be rejected too
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,16 @@ class UnitWorker(Generic[Sample]):
         store: FolderStore | ObjectStore,
         clock: Callable[[], float] = time.time,
         is_waiting: Callable[[], bool] = lambda: False,
+        stopping: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """`is_waiting`: whether the Maker waits for somebody outside, within a deadline of theirs."""
+        """`is_waiting`: whether the Maker waits for somebody outside, within a deadline of theirs. `stopping`: inside
+        it the Maker waits for nobody outside, because nobody wants the unit any more."""
         self.job = job
         self.maker = maker
         self.store = store
         self.clock = clock
         self.is_waiting = is_waiting
+        self.stopping = stopping
         self.is_memory_full = False  # as the last attempt found it
 
     def __call__(self, unit: int, attempt: str, beat: Beat) -> dict[str, JSON]:
@@ -153,7 +159,7 @@ class UnitWorker(Generic[Sample]):
             image_HWC, source_type = picture.image_HWC, self.maker.source_type
             if picture.status != SUCCESS:
                 small = rejected_picture(picture.status, image_HWC, source_type)
-                return Developed(picture.status, None, picture.error, picture.columns, small)
+                return Developed(picture.status, None, picture.error, picture.columns, small, picture.is_final)
             assert image_HWC is not None, "a success has an image"
             status = screen(image_HWC, self.job.screen)
             if status != SUCCESS:
@@ -205,13 +211,15 @@ class _UnitWork(Generic[Sample]):
         ):
             try:
                 self._fill_slots(writer, developing, beat)
-            except BaseException:
-                developing.shutdown(wait=True, cancel_futures=True)
+            except BaseException as error:
+                with worker.stopping() if isinstance(error, Draining) else nullcontext():
+                    developing.shutdown(wait=True, cancel_futures=True)
                 raise
             assert self._next_slot == len(self.samples), "every slot ends as a success or short"
-            self._refuse_hopeless(0)
+            if not self.slots.num_final:
+                self._refuse_hopeless(0)
             extra: dict[str, JSON] = {**worker.job.extra, "batches": self.num_calls}
-            record = writer.commit(started, worker.clock(), extra, slots=len(self.samples))
+            record = writer.commit(started, worker.clock(), extra, slots=len(self.samples), allow_empty=True)
         return _summary(record, self.seconds, self.num_calls)
 
     def _fill_slots(self, writer: ShardWriter, developing: ThreadPoolExecutor, beat: Beat) -> None:
@@ -255,8 +263,11 @@ class _UnitWork(Generic[Sample]):
         beat(self.slots.num_filled, self.slots.num_rejected, num_made + share * num_next)
 
     def _refuse_hopeless(self, num_draws: int) -> None:
-        """Raises ValueError if there is no success after ``num_draws`` rejections."""
-        if self.slots.num_filled == 0 and self.slots.num_rejected >= num_draws:
+        """Raises ValueError if there is no success after ``num_draws`` rejections that another draw could have changed.
+
+        Those that no draw can change are about their samples, and tell nothing about the Maker.
+        """
+        if self.slots.num_filled == 0 and self.slots.num_rejected - self.slots.num_final >= num_draws:
             seen = ", ".join(f"{status} {num}" for status, num in sorted(self._rejected.items()))
             raise ValueError(
                 f"unit {self.unit}: found no image among {self.slots.num_rejected} draws ({seen}; the last one: "
@@ -327,7 +338,8 @@ class _UnitWork(Generic[Sample]):
         """The row of each draw; rejected slots are queued again."""
         rows = []
         for call, images in zip(calls, developed, strict=True):
-            numbers = self.slots.settle(call.draws, [image.status for image in images])
+            finals = [image.is_final for image in images]
+            numbers = self.slots.settle(call.draws, [image.status for image in images], finals)
             for draw, image, number in zip(call.draws, images, numbers, strict=True):
                 if image.status != SUCCESS:
                     self._rejected[image.status] += 1

@@ -1,8 +1,9 @@
 """The slots of a unit: which draw is made next, and which row each draw gets; pure.
 
-In: for each slot the number of draws it has, and the status of each draw once it is known. Out: batches of draws, and a
-row number for each draw. A slot's last draw (its success, or its last failure) has the slot's own number; draws
-rejected before it get num_slots, num_slots + 1, … in the order of rejection. On disk: nothing.
+In: for each slot the number of draws it has, and the status of each draw once it is known, with the word whether other
+draws of its slot would end so too. Out: batches of draws, and a row number for each draw. A slot's last draw (its
+success, or its last failure) has the slot's own number; draws rejected before it get num_slots, num_slots + 1, … in the
+order of rejection. On disk: nothing.
 
 Low slots come first. So a rejected slot is drawn again before new slots, and finished ones can be written in order.
 """
@@ -31,6 +32,7 @@ class Slots:
         self.num_filled = 0
         self.num_short = 0
         self.num_rejected = 0  # draws, those of short slots included
+        self.num_final = 0  # of these: no other draw of their slots would do better
         self._waiting = [Draw(slot, 0) for slot in range(len(num_draws))]
         self._next_row = len(num_draws)
 
@@ -43,16 +45,17 @@ class Slots:
         """The next batch, ascending by slot; a slot is in it at most once."""
         return [heapq.heappop(self._waiting) for _ in range(min(size, len(self._waiting)))]
 
-    def settle(self, draws: Sequence[Draw], statuses: Sequence[str]) -> list[int]:
-        """The row of each draw; a rejected one is queued again while its slot has draws left."""
+    def settle(self, draws: Sequence[Draw], statuses: Sequence[str], finals: Sequence[bool]) -> list[int]:
+        """The row of each draw; a rejected one is queued again while its slot has draws left, unless it is final."""
         rows = []
-        for draw, status in zip(draws, statuses, strict=True):
+        for draw, status, is_final in zip(draws, statuses, finals, strict=True):
             if status == SUCCESS:
                 self.num_filled += 1
                 rows.append(draw.slot)
                 continue
             self.num_rejected += 1
-            if draw.draw + 1 < self.num_draws[draw.slot]:
+            self.num_final += is_final
+            if draw.draw + 1 < self.num_draws[draw.slot] and not is_final:
                 heapq.heappush(self._waiting, Draw(draw.slot, draw.draw + 1))
                 rows.append(self._next_row)
                 self._next_row += 1

@@ -53,11 +53,17 @@ def alter_of(
     editor: Editor,
     judge: Judge | None = None,
     /,
+    size_px: int = 64,
     **fields: Any,
 ) -> Alter:
     """Masks are Otsu's unless `fields` have others."""
     how = AttributeEditSpec.model_validate(
-        {"kind": "attribute", "masks": {"order": ["otsu"], "least_area": 0.02}, **fields}
+        {
+            "kind": "attribute",
+            "attributes": {"kinds": list(dict.fromkeys(one.kind for one in attributes)), "feasibility": "mixed"},
+            "masks": {"order": ["otsu"], "least_area": 0.02},
+            **fields,
+        }
     )
     source = SourceSpec(set=str(real))
     index = index_of(source, CLASSES)
@@ -66,10 +72,10 @@ def alter_of(
         unit=UnitJob(out=str(out), fingerprint=FINGERPRINT, shards=ShardSpec(samples_per_shard=12, max_draws=4)),
         num_per_class=dict.fromkeys(NAMES, EACH),
         seed=5,
-        sampler=SamplerSpec(model="painter", size_px=64, batch=12, vae_batch=4, licence="CC0-1.0"),
+        sampler=SamplerSpec(model="painter", size_px=size_px, batch=12, vae_batch=4, licence="CC0-1.0"),
         model_digest="d" * 64,
     )
-    job = EditJob(made=made, class_names=NAMES, source=source, source_digest=index.digest, edit=how)
+    job = EditJob(made=made, classes=tuple(CLASSES), source=source, source_digest=index.digest, edit=how)
     edit_rows = EditRows(job, Sources.load(write_sources(source, index, chosen)), prompts, SourceReader(source, index))
     of = [ClassAttributes(one.id, (tuple(attributes),)) for one in CLASSES]
     return Alter(edit_rows, how, of, Masker.load(how.masks, "cpu"), editor, judge or NoJudge())

@@ -45,7 +45,9 @@ class AttributeSpec(BaseModel):
         min_length=1,
         description="general, sandbox or a YAML file; with llm it gives the examples and the bank of colours",
     )
-    weights: Weights = Field(Weights(), description="of names in a prompt")
+    weights: Weights = Field(
+        Weights(), description="of names in a prompt; no editor here reads them, so only the defaults are taken"
+    )
     per_class: int = Field(20, ge=1, le=200, description="llm: attributes of each kind and side of a class")
     enough: int = Field(5, ge=1, le=200, description="llm: fewer than so many end the run")
     rounds: int = Field(4, ge=1, le=100, description="llm: how often what is missing is asked for")

@@ -12,11 +12,12 @@ from shards.disk.safe_text import quoted
 
 Asks = Literal["visible", "plausible"]  # is it in the picture; may it be so in the real world
 MAX_QUESTION_CHARS = 500
+SHOWN_CHARS = 100  # of the beginning and of the end of a caption, in a question's text
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question. Raises ValueError for an empty or very long text, and for equal texts of both answers."""
+    """One question. Raises ValueError for an empty or very long `text`, and for equal texts of both answers."""
 
     text: str  # what a vision-language model is asked, such as "Is the ink red?"
     asks: Asks
@@ -25,10 +26,10 @@ class Question:
     no: str = ""  # for CLIP: what it shows if the answer is no, such as "blue ink"
 
     def __post_init__(self) -> None:
-        if not self.text.strip() or max(map(len, (self.text, self.yes, self.no))) > MAX_QUESTION_CHARS:
+        if not self.text.strip() or len(self.text) > MAX_QUESTION_CHARS:
             raise ValueError(
-                f"question {quoted(self.text, 60)}: expected texts of at most {MAX_QUESTION_CHARS} characters, and one "
-                "that asks something"
+                f"question {quoted(self.text, 60)}: found {len(self.text)} characters, expected a text of at most "
+                f"{MAX_QUESTION_CHARS} that asks something"
             )
         if bool(self.yes) != bool(self.no) or (self.yes and self.yes == self.no):
             raise ValueError(
@@ -47,6 +48,15 @@ def rather_than(shown: str, others: Sequence[str]) -> tuple[Question, ...]:
     half of the pictures that have a third colour.
     """
     return tuple(
-        Question(f'Does the picture show "{shown}" rather than "{other}"?', "visible", True, shown, other)
+        Question(
+            f'Does the picture show "{_short(shown)}" rather than "{_short(other)}"?', "visible", True, shown, other
+        )
         for other in others
     )
+
+
+def _short(caption: str) -> str:
+    """For people: of a long one the beginning and the end."""
+    if len(caption) <= 2 * SHOWN_CHARS:
+        return caption
+    return f"{caption[:SHOWN_CHARS]} … {caption[-SHOWN_CHARS:]}"

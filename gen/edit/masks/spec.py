@@ -49,6 +49,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {  # way -> the other fields that decide 
     "text": ("phrase", "score_threshold", "instances"),
     "segmenter": ("object_ids",),
 }
+MAX_DEPTH, MAX_FILES = 16, 10_000_000  # of a folder of masks, links followed
 LIMITS = ("order", "least_area", "greatest_area", "contour", "polygon_px", "dilate_px")
 
 
@@ -235,15 +236,28 @@ def _masks_folder(spec: MaskSpec) -> Path:
 
 
 def _files_digest(folder: Path) -> str:
-    names = sorted(
-        (Path(place) / name).relative_to(folder).as_posix()
-        for place, _, files in os.walk(folder)
-        for name in files
-        if name.endswith(SUFFIX)
-    )
+    """Of every mask that a key can name: links are followed, as reading them does, to files and to folders.
+
+    Raises ModelError for what cannot be read, and for a link to a folder above it, which would have no end.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    names: list[str] = []
     try:
-        return fingerprint([[name, sha256_of(folder / name)] for name in names])
+        for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            here = Path(place).relative_to(folder)
+            names += [(here / name).as_posix() for name in files if name.endswith(SUFFIX) and not name.startswith(".")]
+            if len(names) > MAX_FILES or len(here.parts) > MAX_DEPTH:
+                raise ModelError(
+                    f"{WHAT}.masks: {quoted(place, 200)}: found more than {MAX_FILES:,} masks or {MAX_DEPTH} folders "
+                    "in each other, expected fewer; look for a link to a folder above it"
+                )
+        return fingerprint([[name, sha256_of(folder / name)] for name in sorted(names)])
     except OSError as error:
         raise ModelError(
-            f"{WHAT}.masks: {quoted(str(error.filename), 200)}: {error.strerror}; make it a file, or remove it"
+            f"{WHAT}.masks: {quoted(str(error.filename), 200)}: {error.strerror}; make it a file or a folder that can "
+            "be read, or remove it"
         ) from None

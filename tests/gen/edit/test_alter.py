@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+import gen.edit.alter
 import shards
 import sixfold
 from cluster.recipes.load import load_recipe
@@ -25,18 +26,25 @@ from gen.edit.editors.editor import Own
 from gen.edit.judge.judge import Judged, JudgeLost
 from gen.edit.judge.question import Question
 from gen.edit.judge.verdict import Answered, Verdict, verdict_of
+from gen.edit.masks.masker import Mask
 from gen.edit.masks.spoil import overlap
+from gen.edit.masks.stored import encode_mask, rle_of
 from gen.edit.priors.paste import core_of
-from gen.edit.recipe import AttributeEditSpec, EditRecipe
+from gen.edit.recipe import AttributeEditSpec, EditRecipe, edit_identity
 from gen.edit.remake import regenerate_edits
 from gen.edit.run import edit_job_of, find_work
+from gen.edit.worker import make_edit_worker
 from gen.make.refill import UnitWorker
+from gen.make.regenerate import regenerate_some
+from gen.names.kind import kind_of
 from gen.prompts.table import PromptTable
 from gen.sampler.sampler import Request, Sampled
 from gen.sampler.start import Start
 from shards.disk.jpeg import decode_jpeg, encode_jpeg
 from shards.disk.store import open_for_reading, open_store
+from shards.labels.classes import Class
 from shards.set.verify import verify
+from shards.set.writer import MAX_TEXT_BYTES
 from tests.support import warm
 from tests.support.alter_makers import alter_of, attribute, made_by, mask_of, table_of
 from tests.support.painter import FINGERPRINT, no_beat
@@ -112,9 +120,20 @@ class ScriptedJudge:
         return told
 
 
-class LostJudge(ScriptedJudge):
+class RaisingJudge(ScriptedJudge):
+    """Accepts every image but one, the first that it sees, about which it raises an error each time."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(lambda number: 4)
+        self.error = error
+        self.bad_HWC: NDArray[np.uint8] | None = None
+
     def verdicts(self, judged: Sequence[Judged]) -> list[Verdict]:
-        raise JudgeLost("judge: found no way to an answer")
+        if self.bad_HWC is None:
+            self.bad_HWC = judged[0][0]
+        if any((image_HWC == self.bad_HWC).all() for image_HWC, _ in judged):
+            raise self.error
+        return super().verdicts(judged)
 
 
 @pytest.fixture(scope="module")
@@ -325,8 +344,6 @@ def test_a_picture_without_a_mask_is_a_row_with_its_reason_and_the_others_are_ma
     maker, _ = maker_of(real, prompts, tmp_path, PLACES, masks={"order": ["file"], "masks": str(folder)})
     samples = maker.samples(0)
     key = maker.rows.source(samples[2]).key
-    from gen.edit.masks.stored import encode_mask
-
     disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
     (folder / f"{key}.png").write_bytes(encode_mask(disc))
     made = made_by(maker)
@@ -335,6 +352,34 @@ def test_a_picture_without_a_mask_is_a_row_with_its_reason_and_the_others_are_ma
     others = [picture for place, (picture, _, _) in enumerate(made) if place != 2]
     assert {picture.status for picture in others} == {"no_mask"}
     assert all("found no file" in str(picture.error) for picture in others)
+    out = tmp_path / "out"
+    told = UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))(0, "try-1", no_beat)
+    assert (told["images"], told["rejected"]) == (1, {"no_mask": 11}), "another seed finds no mask either"
+
+
+def test_the_kind_that_masks_are_asked_with_is_that_of_the_whole_class(
+    real: Path, prompts: PromptTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the class list says, else by the WordNet id, else by the meaning; by the name only where nothing else is."""
+    told = [
+        Class(0, "zero", None, EACH, None, "vehicle"),
+        Class(1, "one", "n02012849", EACH),
+        Class(2, "two", None, EACH, "two, the kitten"),
+    ]
+    monkeypatch.setattr("tests.support.alter_makers.CLASSES", told)
+    maker, _ = maker_of(real, prompts, tmp_path, PLACES)
+    asked: dict[str, set[str]] = {}
+    masks = maker.masker.masks
+
+    def seen(images: Any, names: Sequence[str], kinds: Sequence[str], keys: Sequence[str]) -> list[Mask]:
+        for name, kind in zip(names, kinds, strict=True):
+            asked.setdefault(name, set()).add(kind)
+        return masks(images, names, kinds, keys)
+
+    monkeypatch.setattr(maker.masker, "masks", seen)
+    made_by(maker)
+    assert asked == {one.name: {kind_of(one, one.meaning)} for one in told}
+    assert asked == {"zero": {"vehicle"}, "one": {"waterside"}, "two": {"pet"}}
 
 
 def tall(folder: Path) -> Path:
@@ -402,10 +447,62 @@ def test_a_judge_that_cannot_be_reached_ends_the_attempt_and_nothing_is_publishe
     real: Path, prompts: PromptTable, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    maker, _ = maker_of(real, prompts, out, PLACES, LostJudge(lambda number: 4))
-    with pytest.raises(JudgeLost, match="found no way to an answer"):
-        UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))(0, "try-1", no_beat)
-    assert not list(out.glob("*.tar"))
+    for error in (JudgeLost("judge: found no way to an answer"), OSError("no disk"), RuntimeError("no device")):
+        maker, _ = maker_of(real, prompts, out, PLACES, RaisingJudge(error))
+        with pytest.raises(type(error), match=str(error)):
+            UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))(0, "try-1", no_beat)
+        assert not list(out.glob("*.tar"))
+
+
+@pytest.mark.parametrize("part", ["judge", "paste_softly", "halo_share"])
+def test_an_error_about_one_picture_rejects_that_one_alone(
+    real: Path, prompts: PromptTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    out, error = tmp_path / "out", ValueError("a strip of one row")
+    judge = RaisingJudge(error) if part == "judge" else ScriptedJudge(lambda number: 4)
+    maker, _ = maker_of(real, prompts, out, PLACES, judge)
+    if part != "judge":
+        works, bad = getattr(gen.edit.alter, part), maker.rows.read(maker.samples(0)[:1])[0][1]
+
+        def fails(source_HWC: NDArray[np.uint8], *others: Any) -> Any:
+            if (source_HWC == bad).all():
+                raise error
+            return works(source_HWC, *others)
+
+        monkeypatch.setattr(gen.edit.alter, part, fails)
+    UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))(0, "try-1", no_beat)
+    found = [row for row in rows(out) if row["status"] != "success"]
+    assert len({row["url"] for row in found}) == 1
+    assert {(row["status"], row["error_message"]) for row in found} == {("error", "ValueError: a strip of one row")}
+    assert all(mask_of(row).any() for row in found), "the row says what was tried"
+    assert len(rows(out)) - len(found) == EACH * len(NAMES) - 1
+
+
+def test_a_mask_of_more_text_than_a_row_holds_leaves_its_edit_as_it_is(
+    real: Path, prompts: PromptTable, tmp_path: Path
+) -> None:
+    """The row says that the mask is left out; the others have theirs. All are made again to the last byte."""
+    out, folder, side = tmp_path / "out", tmp_path / "masks", 384
+    folder.mkdir()
+    masks = {"order": ["file", "otsu"], "masks": str(folder), "contour": "all"}
+    maker, _ = maker_of(real, prompts, out, PLACES, size_px=side, masks=masks)
+    key = maker.rows.source(maker.samples(0)[2]).key
+    noise_HW = np.random.default_rng(0).random((side, side)) < 0.5
+    assert len(rle_of(noise_HW)) > MAX_TEXT_BYTES
+    (folder / f"{key}.png").write_bytes(encode_mask(noise_HW))
+    worker = UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))
+    assert worker(0, "try-1", no_beat)["images"] == EACH * len(NAMES)
+    for row in rows(out):
+        mask = json.loads(row["edit"])["mask"]
+        if row["url"].startswith(f"{key}#"):
+            assert mask == {
+                "how": "file",
+                "area": round(noise_HW.mean(), 4),
+                "left_out": f"{len(rle_of(noise_HW)):,} bytes",
+            }
+        else:
+            assert mask_of(row).shape == (side, side)
+    assert all(one.same_bytes for one in regenerate_some(worker, [0], EACH * len(NAMES), 0))
 
 
 # a recipe with the sandbox's own models
@@ -492,12 +589,43 @@ def test_workers_are_given_whole_paths_of_what_the_recipe_names(
     how["masks"] = {**how["masks"], "segmenter": "segmenter"}
     recipe = EditRecipe.model_validate({**body, "edit": how})
     work = find_work(recipe, has_texts=False)
-    identified = {"sampler": recipe.sampler.model_dump(), "versions": {}, "model_digest": "d" * 64}
-    job = edit_job_of(recipe, work, str(tmp_path), False, FINGERPRINT, "c" * 64, identified)
+    job = edit_job_of(recipe, work, str(tmp_path), False, FINGERPRINT, "c" * 64, edit_identity(recipe, work.index))
     assert isinstance(job.edit, AttributeEditSpec)
     assert job.edit.masks.segmenter == str(MODELS / "segmenter")
     assert job.edit.judge.clip is not None
     assert job.edit.judge.clip.model == str(MODELS / "clip")
+
+
+def test_a_worker_with_other_masks_or_another_judge_than_the_run_was_planned_with_refuses_to_start(
+    body: dict[str, Any], edited: Path, tmp_path: Path
+) -> None:
+    """Files, the weights of a finder, the weights of the judge: each is changed between the plan and the worker."""
+    files = tmp_path / "files"
+    files.mkdir()
+    disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
+    (files / "0.png").write_bytes(encode_mask(disc))
+    finder, judge = (shutil.copytree(MODELS / name, tmp_path / name) for name in ("segmenter", "clip"))
+    how = {
+        **body["edit"],
+        "masks": {"order": ["file", "segmenter"], "masks": str(files), "segmenter": str(finder)},
+        "judge": {**body["edit"]["judge"], "clip": {"model": str(judge)}},
+    }
+    recipe = EditRecipe.model_validate({**body, "edit": how})
+    work = find_work(recipe, has_texts=True)
+    job = edit_job_of(recipe, work, str(edited), False, FINGERPRINT, "c" * 64, edit_identity(recipe, work.index))
+
+    def refused(part: str, changed: Path, data: bytes) -> None:
+        before = changed.read_bytes()
+        changed.write_bytes(data)
+        with pytest.raises(
+            ValueError, match=rf"^edit\.{part}: found other .* here \(digest [0-9a-f]{{12}}\) than the run"
+        ):
+            make_edit_worker(job.model_dump(mode="json"))
+        changed.write_bytes(before)
+
+    refused("masks", files / "0.png", encode_mask(~disc))
+    for part, folder in (("masks", finder), ("judge", judge)):
+        refused(part, folder / "config.json", (folder / "config.json").read_bytes() + b" ")
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,13 @@ def test_a_mask_that_was_made_worse_on_purpose_says_so(edits: Edits) -> None:
     assert facts["mask"] == "25.0% of the picture, by otsu"
 
 
+def test_a_mask_that_a_row_has_no_room_for_is_told_in_words(edits: Edits) -> None:
+    mask = {"how": "otsu", "area": 0.5, "left_out": "72,118 bytes"}
+    found = edits.of({"edit": json.dumps({"mask": mask}), "url": None, "class_id": 0})
+    assert ("mask", "50.0% of the picture, by otsu; too large for a row (72,118 bytes)") in found.facts
+    assert found.mask() is None
+
+
 def test_a_set_of_another_verb_has_no_edits(real: Path) -> None:
     with edits_of(open_for_reading(str(real))) as edits:
         assert edits is None

@@ -11,6 +11,8 @@ from gen.edit.recipe import AttributeEditSpec
 
 PLAIN = Settings(strength=0.5, alpha=0.6)
 TRAINED = {"kind": "inpaint", "model": "anywhere"}
+CASCADE = {"kind": "cascade", "model": "here", "base": "there", "controlnet": "anywhere", "ip_adapter": "beside"}
+INSTRUCT = {"kind": "instruct", "model": "anywhere"}
 
 
 def spec_of(**fields: Any) -> AttributeEditSpec:
@@ -71,9 +73,61 @@ def test_each_setting_of_a_cell_reaches_its_kind_alone(name: str) -> None:
         ),
         ({"cells": [{"kind": "background", "alpha": 0.5}]}, "alpha: found 0.5 for a background, which has none"),
         ({"cells": [{"kind": "colour", "dilate_px": 5}]}, "dilate_px: found 5 for a colour, which has none"),
+        ({"table": "pets", "editor": {**TRAINED, "steps": 77}}, "editor.steps: found 77 beside the table pets, which"),
+        ({"table": "cars", "editor": {**TRAINED, "guidance": 1.5}}, "editor.guidance: found 1.5 beside the table cars"),
+        ({"table": "pets", "editor": {**CASCADE, "ip_scale": 0.9}}, "editor.ip_scale: found 0.9 beside the table pets"),
+        (
+            {"table": "pets", "editor": TRAINED, "masks": {"order": ["otsu"], "dilate_px": 9}},
+            "masks.dilate_px: found 9 beside the table pets, which has its own for backgrounds, expected 0",
+        ),
+        (
+            {"editor": INSTRUCT, "prior": "drawn"},
+            "prior: found one with the editor instruct, which has no use for it",
+        ),
+        ({"editor": INSTRUCT, "prior": "none"}, "prior: found one with the editor instruct"),
+        ({"editor": INSTRUCT, "alpha": 0.9}, "alpha: found one with the editor instruct"),
+        ({"editor": INSTRUCT, "strength": {"colour": 0.1}}, "strength: found one with the editor instruct"),
+        (
+            {"editor": INSTRUCT, "masks": {"order": ["otsu"], "dilate_px": 9}},
+            "masks.dilate_px: found one with the editor instruct",
+        ),
+        (
+            {"attributes": {"weights": {"colour": 2}}},
+            "attributes.weights: found other ones than the defaults, but no text",
+        ),
+        (
+            {"cells": [{"kind": "colour", "strength": 0.3}]},
+            "cells.0: found colour, which is not edited, expected one of background",
+        ),
+        (
+            {
+                "attributes": {"kinds": ["colour", "texture"]},
+                "cells": [{"kind": "texture", "strength": 0.3}, {"kind": "background", "strength": 0.3}],
+            },
+            "cells.1: found background, which is not edited, expected one of colour, texture",
+        ),
+        (
+            {"cells": [{"kind": "background", "side": "infeasible", "strength": 0.3}]},
+            "cells.0: found infeasible, which is not edited, expected feasible",
+        ),
     ],
 )
 def test_settings_without_a_use_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as told:
         spec_of(**fields)
     assert message in str(told.value)
+
+
+@pytest.mark.parametrize("editor", [TRAINED, CASCADE, INSTRUCT])
+def test_the_same_settings_are_taken_where_they_have_a_use_and_so_are_defaults_that_are_written_out(
+    editor: dict[str, Any],
+) -> None:
+    cells = [{"kind": "colour", "side": "infeasible", "guidance": 3.0}]
+    attributes = {"kinds": ["background", "colour"], "feasibility": "mixed"}
+    spec = spec_of(editor={**editor, "steps": 77, "guidance": 1.5}, attributes=attributes, cells=cells)
+    assert AttributeEditSpec.model_validate(spec.model_dump()) == spec
+    if editor is not INSTRUCT:
+        fields = {"prior": "drawn", "alpha": 0.9, "strength": {"colour": 0.1}}
+        spec_of(editor=editor, masks={"order": ["otsu"], "dilate_px": 9}, **fields)
+        with_table = spec_of(editor=editor, table="pets")
+        assert AttributeEditSpec.model_validate(with_table.model_dump()) == with_table

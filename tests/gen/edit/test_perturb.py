@@ -189,20 +189,42 @@ def test_a_source_whose_bytes_have_changed_is_named_and_not_edited(
     assert edit(body, tmp_path / "out", 2, **fields).exit_code == 0
 
 
-def test_a_picture_that_cannot_be_decoded_is_a_row_with_its_reason(
-    body: dict[str, Any], tmp_path: Path, classes: Path
+@pytest.mark.parametrize("gamma", [0, 0.5])
+def test_a_picture_that_cannot_be_decoded_is_one_row_with_its_reason_and_the_run_ends(
+    body: dict[str, Any], tmp_path: Path, gamma: float
 ) -> None:
+    """Alone in a shard too: each shard of one picture is there afterwards, and the same call has nothing to do."""
     photos = tmp_path / "photos"
     for number, (class_id, jpeg) in enumerate(jpegs()):
         (photos / NAMES[class_id]).mkdir(parents=True, exist_ok=True)
         data = b"\xff\xd8 no picture \xff\xd9" if number == 0 else jpeg
         (photos / NAMES[class_id] / f"{number:02d}.jpg").write_bytes(data)
-    outcome = edit(body, tmp_path / "out", 1, source={"set": str(photos)})
-    assert outcome.exit_code == 3
-    bad = [row for row in rows(tmp_path / "out") if row["status"] != "success"]
-    assert {row["status"] for row in bad} == {"failed_to_decode"}
-    assert all(row["error_message"] for row in bad)
-    assert len({row["url"] for row in bad}) == 1
+    for size, out in ((6, tmp_path / "six"), (1, tmp_path / "one")):
+        fields = {"source": {"set": str(photos), "per_class": EACH}, "shards": {"samples_per_shard": size}}
+        made = edit(body, out, 1, edit={"gamma": gamma}, **fields)
+        assert (made.exit_code, made.images, sum(made.short.values())) == (3, EACH * len(NAMES) - 1, 1)
+        assert made.done_units == made.asked_units
+        [bad] = [row for row in rows(out) if row["status"] != "success"]
+        assert bad["status"] == "failed_to_decode"
+        assert bad["error_message"]
+        again = edit(body, out, 1, edit={"gamma": gamma}, **fields)
+        assert (again.made_units, again.exit_code) == (0, 3)
+
+
+def test_folders_named_by_wordnet_ids_are_edited_also_where_classes_share_a_name(
+    body: dict[str, Any], tmp_path: Path
+) -> None:
+    ids = {0: "n01440764", 1: "n02012849", 2: "n03126707"}
+    for number, (class_id, jpeg) in enumerate(jpegs()):
+        (tmp_path / "photos" / ids[class_id]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / ids[class_id] / f"{number:02d}.jpg").write_bytes(jpeg)
+    listed = [f"{class_id},{name},{ids[class_id]}" for class_id, name in ((0, "tench"), (1, "crane"), (2, "crane"))]
+    (tmp_path / "classes.csv").write_text("\n".join(["id,name,wordnet_id", *listed]) + "\n")
+    fields = {"source": {"set": str(tmp_path / "photos")}, "classes": {"source": str(tmp_path / "classes.csv")}}
+    made = edit(body, tmp_path / "out", 1, edit={"gamma": 0}, **fields)
+    assert (made.images, made.exit_code) == (EACH * len(ids), 0), made.sentence()
+    for row in rows(tmp_path / "out"):
+        assert row["url"].startswith(f"{ids[row['class_id']]}/")
 
 
 def test_another_set_of_sources_is_another_run(body: dict[str, Any], real: Path, tmp_path: Path) -> None:

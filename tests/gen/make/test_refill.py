@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from cluster.fan_out.work import Beat
 from cluster.process.exit import Draining, WorkerBroken
 from cluster.process.failure import is_broken
-from gen.make.maker import Made
+from gen.make.maker import Made, Picture
 from gen.make.plan import Sample
 from gen.make.refill import ShardSpec, UnitWorker
 from gen.make.regenerate import compare, regenerate, regenerate_some
@@ -36,6 +36,7 @@ from shards.disk.jpeg import decode_jpeg, read_source_type
 from shards.disk.layout import SUCCESS, sample_key
 from shards.disk.record import read_record
 from shards.set.manifest import read_member, read_rejected, read_table
+from shards.set.verify import verify
 from tests.support.painter import SIDE, Painter, no_beat, paint, seed_of, sometimes, worker
 
 CHECKOUT = home()
@@ -189,6 +190,61 @@ def test_a_broken_model_is_given_up_after_a_hundred_draws_not_after_all(tmp_path
     assert len(painter.calls) < 150
 
 
+class Choosy(Painter):
+    """Cannot paint the samples at some places of a unit, however often it tries."""
+
+    def __init__(self, places: range, fault: Callable[[int], str | None] = lambda seed: None) -> None:
+        super().__init__(fault)
+        self.places = places
+
+    def make(self, pairs: Pairs, alive: Callable[[float], None]) -> Made:
+        made, samples = super().make(pairs, alive), list(self.samples(0))
+        nothing = Picture(None, "no_mask", "no object in its source", is_final=True)
+        return replace(
+            made,
+            picture=lambda place: nothing if samples.index(pairs[place][0]) in self.places else made.picture(place),
+        )
+
+
+def test_a_sample_that_no_draw_can_make_is_drawn_once_and_its_slot_is_short(tmp_path: Path) -> None:
+    one = worker(tmp_path, Choosy(range(3, 5)))
+    result = one(0, "t-1", no_beat)
+    assert (result["images"], result["short"], result["rejected"]) == (18, 2, {"no_mask": 2})
+    rows = {row["key"]: row for row in rows_of(one, 0)}
+    assert len(rows) == 20
+    for slot in (3, 4):
+        row = rows[sample_key(0, slot)]
+        assert (row["status"], row["error_message"], row["draw"]) == ("no_mask", "no object in its source", 0)
+
+
+def test_a_unit_of_samples_that_no_draw_can_make_is_published_and_is_not_made_again(tmp_path: Path) -> None:
+    """Also where some of them are, and the few others were unlucky."""
+    for name, one in (
+        ("all", worker(tmp_path / "all", Choosy(range(20)))),
+        ("some", worker(tmp_path / "some", Choosy(range(5), lambda seed: "nan"))),
+    ):
+        assert one(0, "t-1", no_beat)["short"] == 20
+        record = read_record(one.store, 0)
+        assert record is not None
+        assert (record.slots, record.successes, record.short) == (20, 0, 20)
+        assert record.count == (20 if name == "all" else 5 + 15 * 4)
+        assert verify(one.store).damages == ()
+        calls = len(one.maker.calls)  # type: ignore[attr-defined]
+        assert one(0, "t-2", no_beat)["short"] == 20
+        assert len(one.maker.calls) == calls  # type: ignore[attr-defined]
+
+
+def test_samples_that_no_draw_can_make_are_no_sign_of_a_broken_model(tmp_path: Path) -> None:
+    """150 of them come first; but 100 others that were rejected are one."""
+    shards, counts = ShardSpec(samples_per_shard=300, max_draws=4), {0: 100, 1: 100, 7: 100}
+    one = worker(tmp_path / "fine", Choosy(range(150)), counts, shards)
+    assert one(0, "t-1", no_beat)["images"] == 150
+    broken = worker(tmp_path / "broken", Choosy(range(150), lambda seed: "nan"), counts, shards)
+    with pytest.raises(ValueError, match=r"found no image among .* draws \(nan [0-9]+, no_mask 150; the last one: NaN"):
+        broken(0, "t-1", no_beat)
+    assert len(broken.maker.calls) < 45  # type: ignore[attr-defined]
+
+
 # what decides the bytes
 
 
@@ -319,6 +375,7 @@ def test_slots_every_slot_ends_once_and_rows_are_distinct(
     num_draws = data.draw(st.lists(st.integers(1, max_draws), min_size=num_slots, max_size=num_slots))
     slots = Slots(num_draws)
     rows: dict[int, tuple[Draw, str]] = {}
+    over: set[int] = set()
     late: list[list[Draw]] = []
     while late or not slots.exhausted:
         batch = slots.take(size)
@@ -331,14 +388,21 @@ def test_slots_every_slot_ends_once_and_rows_are_distinct(
             statuses = data.draw(
                 st.lists(st.sampled_from([SUCCESS, "black"]), min_size=len(draws), max_size=len(draws))
             )
-            for draw, status, row in zip(draws, statuses, slots.settle(draws, statuses), strict=True):
+            finals = data.draw(st.lists(st.booleans(), min_size=len(draws), max_size=len(draws)))
+            ended = [status == SUCCESS or is_final for status, is_final in zip(statuses, finals, strict=True)]
+            for draw, status, is_end, row in zip(
+                draws, statuses, ended, slots.settle(draws, statuses, finals), strict=True
+            ):
                 assert row not in rows
+                assert draw.slot not in over
                 rows[row] = (draw, status)
+                if is_end or draw.draw == num_draws[draw.slot] - 1:
+                    over.add(draw.slot)
+                assert (row == draw.slot) == (draw.slot in over)
+    assert over == set(range(num_slots))
     assert slots.num_filled + slots.num_short == num_slots
     assert slots.num_rejected == sum(status != SUCCESS for _, status in rows.values())
     assert sorted(rows) == list(range(len(rows)))
-    for row, (draw, status) in rows.items():
-        assert (row == draw.slot) == (status == SUCCESS or draw.draw == num_draws[draw.slot] - 1)
 
 
 # errors

@@ -21,7 +21,7 @@ from gen.edit.attributes.attribute import Attribute
 from gen.edit.editors.editor import Change, Editor
 from gen.edit.editors.open import open_editor
 from gen.edit.editors.spec import EditorSpec, editor_digest
-from gen.edit.recipe import AttributeEditSpec, EditRecipe
+from gen.edit.recipe import AttributeEditSpec, EditRecipe, edit_identity
 from gen.edit.remake import regenerate_edits
 from gen.edit.run import edit_job_of, find_work
 from gen.edit.worker import make_edit_worker
@@ -266,7 +266,7 @@ def test_a_worker_with_other_weights_of_the_editor_refuses_to_start(
 ) -> None:
     recipe = EditRecipe.model_validate(body)
     work = find_work(recipe, has_texts=True)
-    identified = {"sampler": recipe.sampler.model_dump(), "versions": {}, "model_digest": "d" * 64}
+    identified = edit_identity(recipe, work.index)
     job = edit_job_of(recipe, work, str(edited), False, FINGERPRINT, "c" * 64, identified)
     other = job.model_copy(update={"editor_digest": "e" * 64}).model_dump(mode="json")
     with pytest.raises(ValueError, match=r"edit\.editor: found other weights here \(digest"):

@@ -106,8 +106,8 @@ def test_of_many_answers_the_row_has_a_few_and_first_those_that_were_not_expecte
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"text": " "}, "expected texts of at most 500 characters, and one that asks something"),
-        ({"text": "x" * 501}, "at most 500"),
+        ({"text": " "}, "found 1 characters, expected a text of at most 500 that asks something"),
+        ({"text": "x" * 501}, "found 501 characters, expected a text of at most 500"),
         ({"yes": "red ink"}, "found 'red ink' and '' as texts for yes and no, expected two that differ"),
         ({"yes": "red ink", "no": "red ink"}, "expected two that differ"),
     ],
@@ -125,6 +125,16 @@ def test_with_all_of_its_questions_one_text_has_to_be_the_nearest() -> None:
     ]
     assert verdict_of([Answered(one, "yes") for one in questions], 1.0).accepted
     assert not verdict_of([Answered(questions[0], "yes"), Answered(questions[1], "no")], 1.0).accepted
+
+
+def test_captions_of_any_length_are_compared_whole_and_told_by_their_ends() -> None:
+    """A prompt has no limit of characters: what the CLIP reads of it is its own affair."""
+    prompt = "a photo of two, " * 200
+    [question] = rather_than(f"{prompt}on pink paper", [f"{prompt}on grass"])
+    assert (question.yes, question.no) == (f"{prompt}on pink paper", f"{prompt}on grass")
+    assert len(question.text) < 500
+    assert 'two, on pink paper" rather than "a photo of two, ' in question.text
+    assert question.text.endswith('two, on grass"?')
 
 
 # the recipe's part

@@ -1,6 +1,9 @@
 """Masks of images: ways one after the other, limits, files, and what every failure says; with scripted finders."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,3 +278,61 @@ def test_the_digest_is_of_what_decides_the_masks(tmp_path: Path) -> None:
         assert mask_digest(MaskSpec(**{"order": ("file", "otsu"), "masks": str(moved), **change})) != first
     (moved / "a.png").write_bytes(encode_mask(disc(SIDE, 40, 40, 21)))
     assert mask_digest(MaskSpec(order=("file", "otsu"), masks=str(moved))) != first
+
+
+def test_the_digest_is_of_masks_behind_linked_folders_and_files_too(tmp_path: Path) -> None:
+    """What decides a mask is never left out: a link to a folder, one in it to another, a link to a file."""
+    for place in ("masks", "else", "far"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "masks" / "cat").symlink_to(tmp_path / "else")
+    (tmp_path / "else" / "old").symlink_to(tmp_path / "far")
+    (tmp_path / "masks" / "b.png").symlink_to(tmp_path / "far" / "b.png")
+    spec = MaskSpec(order=("file",), masks=str(tmp_path / "masks"))
+    files = {
+        "cat/a": tmp_path / "else" / "a.png",
+        "cat/old/c": tmp_path / "far" / "c.png",
+        "b": tmp_path / "far" / "b.png",
+    }
+    for file in files.values():
+        file.write_bytes(encode_mask(disc(SIDE, 40, 40, 20)))
+    digests = {mask_digest(spec)}
+    for number, (key, file) in enumerate(files.items(), 1):
+        mask = disc(SIDE, 40, 40, 30)
+        file.write_bytes(encode_mask(mask))
+        found = one(of_files(tmp_path / "masks"), picture(mask), key=key).mask_HW
+        assert found is not None
+        assert (found == mask).all()
+        digests.add(mask_digest(spec))
+        assert len(digests) == number + 1
+
+
+@pytest.mark.parametrize("place", ["", "cat", "cat/old"])
+def test_a_folder_of_masks_that_cannot_be_read_is_named_and_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "cat" / "old").mkdir(parents=True)
+    scandir = os.scandir
+
+    def without_rights(path: str) -> Any:
+        if Path(path) == tmp_path / place:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", without_rights)
+    told = rf"^edit\.masks\.masks: '{tmp_path / place}': Permission denied; make it a file or a folder that can be read"
+    with pytest.raises(ValueError, match=told):
+        mask_digest(MaskSpec(order=("file",), masks=str(tmp_path)))
+
+
+def test_a_link_to_a_folder_above_it_and_one_that_leads_nowhere_are_refused(tmp_path: Path) -> None:
+    spec = MaskSpec(order=("file",), masks=str(tmp_path))
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "up").symlink_to(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"found more than .* folders in each other, expected fewer; look for a link to"
+    ):
+        mask_digest(spec)
+    (tmp_path / "cat" / "up").unlink()
+    (tmp_path / "cat" / "a.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match=r"cat/a\.png': found a link that leads nowhere, expected a file; make it"):
+        mask_digest(spec)
