@@ -146,8 +146,7 @@ class TrainRecipe(BaseModel):
         stage before has left its weights."""
         found = {}
         for number, stage in enumerate(self.before):
-            whole = {**self.model_dump(mode="json"), "before": []}
-            whole |= {name: {**(whole[name] or {}), **given} for name, given in stage.given.items()}
+            whole = stage.over({**self.model_dump(mode="json"), "before": []})
             try:
                 found[stage.name] = TrainRecipe.model_validate(whole)
             except ValidationError as invalid:
