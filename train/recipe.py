@@ -197,6 +197,16 @@ class TrainRecipe(BaseModel):
             found = "mixed pictures" if len(self.data.domains) == 1 else f"{len(self.data.domains)} domains"
             raise ValueError(f"data: found {found} with task invert, expected one domain, unmixed; leave out the rest")
         return self
+    @model_validator(mode="after")
+    def _sets_have_names_of_their_own(self) -> "TrainRecipe":
+        for domain in self.data.domains:
+            if domain.name in self.evaluate.tests:
+                raise ValueError(
+                    f"evaluate.tests.{domain.name}: found a test set with the name of a domain, expected another: "
+                    f"results tell data apart by these names; call it {domain.name}-test, for example"
+                )
+        return self
+
 
     @model_validator(mode="after")
     def _leep_has_weights(self) -> "TrainRecipe":
