@@ -77,7 +77,8 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("data", "augment", "blur_px"): [0.1, 2.0],
     ("data", "augment", "solarize"): 0.0,
 }
-STAGES = "stages"  # in the folder of a training: a folder for each of its earlier stages
+# Optimisers that move weights otherwise than they once did: a run of before is another run.
+_MOVES = {"lamb": "lamb without a largest norm of its own"}
 MAX_STEP_IMAGES = 1 << 20  # published steps of CLIP have 160,000; what is typed by mistake would fill the memory
 
 

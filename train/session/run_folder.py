@@ -15,8 +15,8 @@ from cluster.recipes.load import parse_recipe
 from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.layout import META
 from shards.disk.lock import is_held
-from train.evaluate.results import RESULTS, of_branches, read_results, selected
-from train.recipe import STAGES, TrainRecipe, how_to_use, refuse_changed, with_pinned_weights
+from train.evaluate.results import RESULTS, STAGES, of_branches, read_results, selected
+from train.recipe import TrainRecipe, refuse_changed, with_pinned_weights
 from train.session.outcome import TrainOutcome
 
 CHECKPOINTS = "checkpoints"

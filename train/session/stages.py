@@ -23,7 +23,9 @@ from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import RankFailed, Ranks
 from shards.disk.file_calls import OS_DISK, Disk
 from train.evaluate.data_check import Opened, open_domains
-from train.recipe import STAGES, TrainRecipe, check_ranks
+from train.evaluate.results import STAGES
+from train.model.optim import make_optimizer
+from train.recipe import TrainRecipe, check_ranks
 from train.session.in_folder import meet, take_folder, told, train_in_folder
 from train.session.outcome import TrainOutcome
 from train.session.start_leep import leep_of_stages
