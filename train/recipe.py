@@ -249,6 +249,15 @@ class TrainRecipe(BaseModel):
                 f"engine.accumulate: found {count} micro-batches for schedule.groups = {groups:,}, expected a number "
                 "that divides the groups of a step; change one of the two"
             )
+    @model_validator(mode="after")
+    def _lamb_sees_whole_parameters(self) -> "TrainRecipe":
+        if self.engine.zero and self.optim.optimizer == "lamb":
+            raise ValueError(
+                f"engine.zero: found {self.engine.zero} with lamb, whose rates need whole parameters, expected 0; set "
+                "engine.zero=0, or use adamw"
+            )
+        return self
+
         return self
 
     @model_validator(mode="after")

@@ -88,9 +88,9 @@ def train_in_stages(
 def _check_later(
     recipe: TrainRecipe, make_task: Callable[[TrainRecipe], Task], hand_over: HandOver, out: Path, ranks: Ranks
 ) -> None:
-    """Raises ValueError for data, a model or a hand-over of a stage that is refused later; the first stage that is not
-    done checks its own. Every rank opens the data, with no collective call pending, as at the beginning of a training.
-    """
+    """Raises ValueError for data, a model, an optimiser or a hand-over of a stage that is refused later; the first
+    stage that is not done checks its own. Every rank opens the data, with no collective call pending, as at the
+    beginning of a training."""
     stages = {**recipe.earlier, LAST: recipe}
     is_exported = make_task(recipe).is_exported
     left = [name for name in stages if name == LAST or not is_exported(out / STAGES / name)]
@@ -106,7 +106,7 @@ def _check_later(
                 task.check_data(domains, ranks)
                 hand_over.check(before[0], stages[name], before[1], domains)
                 if ranks.rank == 0:
-                    task.build(torch.device("cpu"))
+                    make_optimizer(stage.optim, task.build(torch.device("cpu")))
         before = (stages[name], domains)
 
 

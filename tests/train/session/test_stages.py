@@ -347,9 +347,18 @@ def test_another_recipe_is_refused_with_the_stage_that_differs_from_the_first_st
         ({"model__head": "map", "before__0__model": {"head": "new"}}, "both called .crane., expected one of a name"),
         ({"model__head": "keep"}, "stage synthetic: model.head: found keep for a model that starts from nothing"),
         ({"model__name": "sandbox_vit", "model__bn": "rank", "model__aux": "bn"}, "found no layer of batch normalisat"),
+        (
+            {
+                "optim__lr_backbone": 0.1,
+                "model__freeze": ["fc.*"],
+                "before__0__model": {"freeze": []},
+                "before__0__optim": {"lr_backbone": 1},
+            },
+            r"last stage: optim\.lr_backbone: found 0\.1 for a model that trains no classifier",
+        ),
         ({"engine__kind": "single", "before__0__data__domains__0__quota": 3, "schedule__groups": 2}, ""),
     ],
-    ids=["data", "tests", "freeze", "keep", "map", "keep of nothing", "no layer", "sound"],
+    ids=["data", "tests", "freeze", "keep", "map", "keep of nothing", "no layer", "optimiser", "sound"],
 )
 def test_what_a_later_stage_would_be_refused_for_is_found_before_the_first(
     data: Path, tmp_path: Path, changes: dict[str, Any], words: str
@@ -427,15 +436,6 @@ def test_what_a_stage_leaves_out_is_the_recipes_also_after_it_was_written_and_re
     assert recipe_digest(spelt_out) == recipe_digest(recipe) != recipe_digest(staged(data))
 
 
-def test_a_sweep_changes_adds_and_removes_stages(data: Path) -> None:
-    told = {
-        "name": "stages",
-        "base": "recipe.yaml",
-        "seeds": 1,
-        "baseline": "none",
-        "minutes_each": 1,
-        "tune": {"optim.lr": [0.001, 0.002]},
-        "points": {
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -482,6 +482,15 @@ def test_a_set_of_which_a_stage_changes_one_field_is_looked_for(data: Path) -> N
     assert "before.0.evaluate.tests.one" in "\n".join(look_up(recipe).places)
 
 
+def test_a_sweep_changes_adds_and_removes_stages(data: Path) -> None:
+    told = {
+        "name": "stages",
+        "base": "recipe.yaml",
+        "seeds": 1,
+        "baseline": "none",
+        "minutes_each": 1,
+        "tune": {"optim.lr": [0.001, 0.002]},
+        "points": {
             "none": {"changes": {"before.0": None}},
             "longer": {"changes": {"before.0.schedule.steps": 9}},
             "two": {"changes": {"before": [{"name": "a"}, {"name": "b", "schedule": {"steps": 3, "epoch_steps": 3}}]}},
