@@ -430,12 +430,16 @@ def whole_digest(recipe: BaseModel) -> str:
 
 def _fingerprint(dumped: dict[str, Any]) -> str:
     for stage in dumped.get("before", ()):
-        _leave_out_later(stage)
-    _leave_out_later(dumped)
+        _as_digested(stage)
+    _as_digested(dumped)
     return fingerprint(dumped)
 
 
-def _leave_out_later(dumped: dict[str, Any]) -> None:
+def _as_digested(dumped: dict[str, Any]) -> None:
+    """Leaves out what came later, and tells what came to be computed otherwise."""
+    optim = dumped.get("optim") or {}
+    if (optimizer := optim.get("optimizer")) in _MOVES:
+        optim["optimizer"] = _MOVES[optimizer]
     for path, usual in _LATER.items():
         inner: Any = dumped
         for name in path[:-1]:
