@@ -4,9 +4,7 @@ In: a YAML file and `key.sub=value` overrides (`cluster.recipes.load.load_recipe
 it that must not change if a training is continued. On disk: nothing.
 """
 
-import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -198,6 +196,7 @@ class TrainRecipe(BaseModel):
             found = "mixed pictures" if len(self.data.domains) == 1 else f"{len(self.data.domains)} domains"
             raise ValueError(f"data: found {found} with task invert, expected one domain, unmixed; leave out the rest")
         return self
+
     @model_validator(mode="after")
     def _sets_have_names_of_their_own(self) -> "TrainRecipe":
         for domain in self.data.domains:
@@ -207,7 +206,6 @@ class TrainRecipe(BaseModel):
                     f"results tell data apart by these names; call it {domain.name}-test, for example"
                 )
         return self
-
 
     @model_validator(mode="after")
     def _leep_has_weights(self) -> "TrainRecipe":
@@ -249,6 +247,8 @@ class TrainRecipe(BaseModel):
                 f"engine.accumulate: found {count} micro-batches for schedule.groups = {groups:,}, expected a number "
                 "that divides the groups of a step; change one of the two"
             )
+        return self
+
     @model_validator(mode="after")
     def _lamb_sees_whole_parameters(self) -> "TrainRecipe":
         if self.engine.zero and self.optim.optimizer == "lamb":
@@ -256,8 +256,6 @@ class TrainRecipe(BaseModel):
                 f"engine.zero: found {self.engine.zero} with lamb, whose rates need whole parameters, expected 0; set "
                 "engine.zero=0, or use adamw"
             )
-        return self
-
         return self
 
     @model_validator(mode="after")
@@ -320,15 +318,6 @@ def with_pinned_weights(recipe: TrainRecipe) -> TrainRecipe:
     """The recipe as a training keeps it: see `train.model.classifiers.pinned`. Raises ValueError as that does."""
     section = SECTIONS[recipe.task]
     return recipe.model_copy(update={section: PINNED[recipe.task](getattr(recipe, section))})
-
-
-def how_to_use(recipe: TrainRecipe, folder: Path) -> str:
-    """What can be done with the export of a training in `folder`, with the override that does it, for a shell."""
-    if recipe.invert is not None:
-        return f"prompts.style_token={shlex.quote(str(folder))} in a recipe of generate says the new word"
-    if recipe.clip is not None:
-        return f"clip.model={shlex.quote(recipe.clip.exported_in(folder))} starts there from these weights"
-    return f"model.pretrained={shlex.quote(str(folder))} starts there from these weights"
 
 
 def deciding(recipe: TrainRecipe) -> dict[str, Any]:
