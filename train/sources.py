@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 
 from gen.invert.spec import check_invert
 from shards.disk.address import one_spelling
-from shards.disk.checked_json import plain_json
 from shards.disk.data_set import is_data_set, is_image_folder, kind_of_place, no_data_set
-from shards.disk.layout import META, SUCCESS
+from shards.disk.layout import SUCCESS
 from shards.disk.store import FolderStore, open_for_reading
 from shards.set.manifest import read_subset, read_table, scan_records, subset_path
 from shards.set.status import refuse_unfinished
@@ -185,9 +184,7 @@ def _class_ids(one: _Source, recipe: TrainRecipe) -> tuple[list[int], bool]:
     if one.subset is not None and not _SCALE.fullmatch(one.subset):
         return [], False
     if store.exists(CLASSES):
-        told = plain_json(store.read_bytes(CLASSES))
-        rows = [row for row in told if isinstance(row, list) and row] if isinstance(told, list) else []
-        ids = sorted(row[0] for row in rows if isinstance(row[0], int))
+        ids = sorted(listed_classes(store))
         return ids, bool(ids)
     records = scan_records(store)
     if not records:  # a domain that grows, and has not begun
