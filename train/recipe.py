@@ -4,9 +4,7 @@ In: a YAML file and `key.sub=value` overrides (`cluster.recipes.load.load_recipe
 it that must not change if a training is continued. On disk: nothing.
 """
 
-import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -77,7 +75,8 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("data", "augment", "blur_px"): [0.1, 2.0],
     ("data", "augment", "solarize"): 0.0,
 }
-STAGES = "stages"  # in the folder of a training: a folder for each of its earlier stages
+# Optimisers that move weights otherwise than they once did: a run of before is another run.
+_MOVES = {"lamb": "lamb without a largest norm of its own"}
 MAX_STEP_IMAGES = 1 << 20  # published steps of CLIP have 160,000; what is typed by mistake would fill the memory
 
 
@@ -146,8 +145,7 @@ class TrainRecipe(BaseModel):
         stage before has left its weights."""
         found = {}
         for number, stage in enumerate(self.before):
-            whole = {**self.model_dump(mode="json"), "before": []}
-            whole |= {name: {**(whole[name] or {}), **given} for name, given in stage.given.items()}
+            whole = stage.over({**self.model_dump(mode="json"), "before": []})
             try:
                 found[stage.name] = TrainRecipe.model_validate(whole)
             except ValidationError as invalid:
@@ -200,6 +198,16 @@ class TrainRecipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _sets_have_names_of_their_own(self) -> "TrainRecipe":
+        for domain in self.data.domains:
+            if domain.name in self.evaluate.tests:
+                raise ValueError(
+                    f"evaluate.tests.{domain.name}: found a test set with the name of a domain, expected another: "
+                    f"results tell data apart by these names; call it {domain.name}-test, for example"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _leep_has_weights(self) -> "TrainRecipe":
         if not self.evaluate.leep:
             return self
@@ -238,6 +246,15 @@ class TrainRecipe(BaseModel):
             raise ValueError(
                 f"engine.accumulate: found {count} micro-batches for schedule.groups = {groups:,}, expected a number "
                 "that divides the groups of a step; change one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lamb_sees_whole_parameters(self) -> "TrainRecipe":
+        if self.engine.zero and self.optim.optimizer == "lamb":
+            raise ValueError(
+                f"engine.zero: found {self.engine.zero} with lamb, whose rates need whole parameters, expected 0; set "
+                "engine.zero=0, or use adamw"
             )
         return self
 
@@ -301,15 +318,6 @@ def with_pinned_weights(recipe: TrainRecipe) -> TrainRecipe:
     """The recipe as a training keeps it: see `train.model.classifiers.pinned`. Raises ValueError as that does."""
     section = SECTIONS[recipe.task]
     return recipe.model_copy(update={section: PINNED[recipe.task](getattr(recipe, section))})
-
-
-def how_to_use(recipe: TrainRecipe, folder: Path) -> str:
-    """What can be done with the export of a training in `folder`, with the override that does it, for a shell."""
-    if recipe.invert is not None:
-        return f"prompts.style_token={shlex.quote(str(folder))} in a recipe of generate says the new word"
-    if recipe.clip is not None:
-        return f"clip.model={shlex.quote(recipe.clip.exported_in(folder))} starts there from these weights"
-    return f"model.pretrained={shlex.quote(str(folder))} starts there from these weights"
 
 
 def deciding(recipe: TrainRecipe) -> dict[str, Any]:
@@ -411,12 +419,16 @@ def whole_digest(recipe: BaseModel) -> str:
 
 def _fingerprint(dumped: dict[str, Any]) -> str:
     for stage in dumped.get("before", ()):
-        _leave_out_later(stage)
-    _leave_out_later(dumped)
+        _as_digested(stage)
+    _as_digested(dumped)
     return fingerprint(dumped)
 
 
-def _leave_out_later(dumped: dict[str, Any]) -> None:
+def _as_digested(dumped: dict[str, Any]) -> None:
+    """Leaves out what came later, and tells what came to be computed otherwise."""
+    optim = dumped.get("optim") or {}
+    if (optimizer := optim.get("optimizer")) in _MOVES:
+        optim["optimizer"] = _MOVES[optimizer]
     for path, usual in _LATER.items():
         inner: Any = dumped
         for name in path[:-1]:

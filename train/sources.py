@@ -6,31 +6,29 @@ long (`train.evaluate.data_check`) comes later.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow.compute as pc
 
 from gen.invert.spec import check_invert
 from shards.disk.address import one_spelling
-from shards.disk.checked_json import plain_json
 from shards.disk.data_set import is_data_set, is_image_folder, kind_of_place, no_data_set
-from shards.disk.layout import META, SUCCESS
+from shards.disk.layout import SUCCESS
 from shards.disk.store import FolderStore, open_for_reading
 from shards.set.manifest import read_subset, read_table, scan_records, subset_path
 from shards.set.status import refuse_unfinished
 from shards.stream.hugging_face import hugging_face_files
 from shards.stream.index import own_classes_of
 from shards.stream.spec import DomainSpec
-from train.evaluate.data_check import extra_outputs, refuse_few_outputs
-from train.evaluate.evaluate import SetSpec, read_label_map
+from train.evaluate.data_check import CLASSES, extra_outputs, listed_classes, refuse_few_outputs
+from train.evaluate.evaluate import EvaluateSpec, SetSpec, read_label_map
 from train.model.classifiers import ModelSpec, refuse_head_of_nothing, weights_of
 from train.model.clip import ClipTrainSpec, check_size
-from train.recipe import StageSpec, TrainRecipe
+from train.recipe import TrainRecipe
 
-CLASSES = f"{META}/classes.json"  # of a data set that `sixfold generate` made: rows that begin with an id
 _SCALE = re.compile(r"[0-9.]+x")  # subsets that have every class
 
 T = TypeVar("T")
@@ -112,31 +110,49 @@ def look_up(
     return LookedUp(tuple(places), tuple(refused), note)
 
 
-def _parts(recipe: TrainRecipe, finished: Collection[str]) -> Iterator[tuple[str, TrainRecipe | StageSpec]]:
-    """The recipe, and what its earlier stages have of their own: where that stands, and the part."""
-    yield "", recipe
-    for number, stage in enumerate(getattr(recipe, "before", ())):
-        if getattr(stage, "name", "") not in finished:
-            yield f"before.{number}.", stage
+def _stages(recipe: TrainRecipe, finished: Collection[str]) -> Iterator[tuple[str, TrainRecipe, Mapping[str, Any]]]:
+    """Earlier stages: where each stands, its whole recipe, and what it has of its own. None of a recipe with mistakes
+    that they share, which are told anyway."""
+    try:
+        stages = list(zip(recipe.before, recipe.earlier.values(), strict=True))
+    except (AttributeError, KeyError, ValueError):
+        return
+    for number, (stage, whole) in enumerate(stages):
+        if stage.name not in finished:
+            yield f"before.{number}.", whole, stage.given
 
 
 def _domains(recipe: TrainRecipe, finished: Collection[str]) -> Iterator[_Source]:
-    for where, part in _parts(recipe, finished):
-        domains: Sequence[DomainSpec] = getattr(getattr(part, "data", None), "domains", ())
-        outputs = getattr(getattr(part, "model", None), "num_classes", None) or None
-        for one in domains:
-            if {"name", "source", "subset", "grow"} <= vars(one).keys():
-                first = getattr(domains[0], "source", "")
-                yield _Source(f"{where}data.domains.{one.name}", one.source, one.subset, one.grow, first, outputs)
+    yield from _domains_of("", recipe, None)
+    for where, whole, own in _stages(recipe, finished):
+        if "domains" in own.get("data", {}):
+            yield from _domains_of(where, whole, whole.classifier.num_classes)
+
+
+def _domains_of(where: str, recipe: TrainRecipe, outputs: int | None) -> Iterator[_Source]:
+    domains: Sequence[DomainSpec] = getattr(getattr(recipe, "data", None), "domains", ())
+    for one in domains:
+        if {"name", "source", "subset", "grow"} <= vars(one).keys():
+            first = getattr(domains[0], "source", "")
+            yield _Source(f"{where}data.domains.{one.name}", one.source, one.subset, one.grow, first, outputs)
 
 
 def _sets(recipe: TrainRecipe, finished: Collection[str]) -> Iterator[tuple[_Source, SetSpec]]:
-    for where, part in _parts(recipe, finished):
-        spec = getattr(part, "evaluate", None)
-        named = {f"evaluate.tests.{name}": one for name, one in getattr(spec, "tests", {}).items()}
-        for field, one in {"evaluate.validation": getattr(spec, "validation", None), **named}.items():
-            if one is not None and {"source", "subset"} <= vars(one).keys():
-                yield _Source(f"{where}{field}", one.source, one.subset), one
+    yield from _sets_of("", getattr(recipe, "evaluate", None))
+    for where, whole, own in _stages(recipe, finished):
+        evaluate = own.get("evaluate", {})
+        fields = [*(evaluate.keys() & {"validation"}), *(f"tests.{name}" for name in evaluate.get("tests", {}))]
+        named = {f"{where}evaluate.{field}" for field in fields}
+        for one, spec in _sets_of(where, whole.evaluate):
+            if one.field in named:
+                yield one, spec
+
+
+def _sets_of(where: str, spec: EvaluateSpec | None) -> Iterator[tuple[_Source, SetSpec]]:
+    named = {f"evaluate.tests.{name}": one for name, one in getattr(spec, "tests", {}).items()}
+    for field, one in {"evaluate.validation": getattr(spec, "validation", None), **named}.items():
+        if one is not None and {"source", "subset"} <= vars(one).keys():
+            yield _Source(f"{where}{field}", one.source, one.subset), one
 
 
 def _place_of(one: _Source) -> str:
@@ -168,9 +184,7 @@ def _class_ids(one: _Source, recipe: TrainRecipe) -> tuple[list[int], bool]:
     if one.subset is not None and not _SCALE.fullmatch(one.subset):
         return [], False
     if store.exists(CLASSES):
-        told = plain_json(store.read_bytes(CLASSES))
-        rows = [row for row in told if isinstance(row, list) and row] if isinstance(told, list) else []
-        ids = sorted(row[0] for row in rows if isinstance(row[0], int))
+        ids = sorted(listed_classes(store))
         return ids, bool(ids)
     records = scan_records(store)
     if not records:  # a domain that grows, and has not begun

@@ -1,11 +1,21 @@
 """How much a training does, and how an earlier stage of it differs from the last one: parts of its recipe.
 
-In: fields of a recipe. Out: frozen models. On disk: nothing; `train.session.stages` trains the stages.
+In: fields of a recipe. Out: frozen models; the fields of a stage laid over those of the recipe. On disk: nothing;
+`train.session.stages` trains the stages.
+
+A stage has the recipe's own parts, of which it may leave out any field (`Partly`). What fits together is asked of the
+whole that comes of both, and not of a part.
 """
 
-from typing import Any
+import copy
+import functools
+import operator
+import types
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_serializer
 
 from shards.stream.augment import AugmentSpec
 from shards.stream.mix import MixSpec
@@ -14,6 +24,46 @@ from train.evaluate.evaluate import EvaluateSpec
 from train.model.classifiers import Aux, Bn
 from train.model.head import HEAD, Head
 from train.model.optim import OptimSpec
+
+Part = TypeVar("Part", bound=BaseModel)
+if TYPE_CHECKING:
+    Partly = Annotated[Part, "any field may be left out"]
+else:
+
+    class Partly:
+        """`Partly[OptimSpec]`: the fields of an `OptimSpec`, of which any may be left out, here and in its parts."""
+
+        def __class_getitem__(cls, model: type[BaseModel]) -> type[BaseModel]:
+            return partly(model)
+
+
+@functools.cache
+def partly(model: type[BaseModel]) -> type[BaseModel]:
+    """The model with the same fields, none of them needed, and no check of one against another."""
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        optional = copy.copy(field)
+        usual = None if field.is_required() else field.get_default(call_default_factory=True)
+        if not field.examples and isinstance(usual, str | int | float | tuple) and usual != ():
+            optional.examples = [usual]  # of a field whose default says nothing
+        optional.default, optional.default_factory = None, None
+        optional.annotation = _partly_in(field.annotation)
+        fields[name] = (optional.annotation, optional)
+    name = f"{model.__name__}OfStage"
+    return create_model(name, __config__=model.model_config, __doc__=model.__doc__, __module__=__name__, **fields)
+
+
+def _partly_in(annotation: Any) -> Any:
+    """The annotation with parts in the place of models; a list's elements are whole, since a list is replaced whole."""
+    origin: Any = typing.get_origin(annotation)
+    inner = typing.get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return partly(annotation)
+    if origin is Mapping:
+        return origin[inner[0], _partly_in(inner[1])]
+    if origin in (typing.Union, types.UnionType):
+        return functools.reduce(operator.or_, map(_partly_in, inner))
+    return annotation
 
 
 class ScheduleSpec(BaseModel):
@@ -47,27 +97,30 @@ class StageData(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     domains: tuple[DomainSpec, ...] = Field((), description="in the order they have in a group; none = the recipe's")
-    augment: AugmentSpec | None = Field(
+    augment: Partly[AugmentSpec] | None = Field(
         None, description="how pictures are changed; null = as in the recipe", examples=[{"scale": [0.5, 1.0]}]
     )
-    mix: MixSpec | None = Field(
+    mix: Partly[MixSpec] | None = Field(
         None, description="mixup and cutmix; null = as in the recipe", examples=[{"mixup_alpha": 0.8}]
     )
 
 
 class StageSpec(BaseModel):
-    """A training whose weights the next one starts from. A field that it leaves out, in a part too, is the recipe's."""
+    """A training whose weights the next one starts from. A field that it leaves out, in a part too, is the recipe's.
+
+    A list is replaced whole. So is a mapping by an empty one: `evaluate.tests: {}` measures none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="of its folder below stages/")
     model: StageModel | None = Field(None, description="null = the recipe's", examples=[{"head": "new"}])
     data: StageData | None = Field(None, description="likewise", examples=[{"mix": {"mixup_alpha": 0.8}}])
-    optim: OptimSpec | None = Field(None, description="likewise", examples=[{"lr": 0.003}])
-    schedule: ScheduleSpec | None = Field(
+    optim: Partly[OptimSpec] | None = Field(None, description="likewise", examples=[{"lr": 0.003}])
+    schedule: Partly[ScheduleSpec] | None = Field(
         None, description="likewise", examples=[{"steps": 450, "epoch_steps": 150, "groups": 1}]
     )
-    evaluate: EvaluateSpec | None = Field(None, description="likewise", examples=[{"every_epochs": 3}])
+    evaluate: Partly[EvaluateSpec] | None = Field(None, description="likewise", examples=[{"every_epochs": 3}])
 
     @model_serializer
     def _as_given(self) -> dict[str, Any]:
@@ -83,6 +136,20 @@ class StageSpec(BaseModel):
             given = found[name].items()
             found[name] = {key: one for key, one in given if one is not None and (key, one) != ("domains", [])}
         return found
+
+    def over(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """The stage's fields laid over those of a whole recipe, both as plain data."""
+        return laid_over(recipe, self.given)
+
+
+def laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data with the fields of `over` in their places, field by field in what is a mapping on both sides."""
+    found = dict(under)
+    for name, given in over.items():
+        before = under.get(name)
+        is_both = isinstance(before, Mapping) and isinstance(given, Mapping) and given
+        found[name] = laid_over(before or {}, given) if is_both else given
+    return found
 
 
 STAGE_PARTS = ("model", "data", "optim", "schedule", "evaluate")

@@ -72,8 +72,9 @@ def train(
         from cluster.ranks.group import Ranks
         from cluster.ranks.place import find_place
         from cluster.recipes.load import dump_recipe
+        from train.evaluate.results import STAGES
         from train.model.classifiers import check_model_name
-        from train.recipe import STAGES, TrainRecipe
+        from train.recipe import TrainRecipe
         from train.session.run_folder import look
         from train.sources import look_up
         from train.task.facts import FACTS

@@ -12,7 +12,8 @@ files pack them: each is unpacked once into `arrow/<its sha256>.arrow` in this u
 time, and is read there. A file is written under another name and renamed, so a kill leaves no half of one.
 
 The columns are the first of pictures and the first of class labels, as the features of the file name them. Labels are
-numbers of the set; with a list, the names of a class label decide (shards.labels.folders).
+numbers of the set; with a list, the names of a class label decide (shards.labels.folders). Classes are called as those
+of class folders are (shards.labels.spoken).
 """
 
 import contextlib
@@ -42,7 +43,8 @@ from shards.disk.replace import whole_file
 from shards.disk.safe_text import one_line, quoted, visible
 from shards.disk.store import FolderStore
 from shards.labels.folders import Entry, Named, classes_of_folders
-from shards.labels.imagenet import is_wordnet_id
+from shards.labels.imagenet import is_wordnet_id, wordnet_name
+from shards.labels.spoken import spoken_names, wordnet_pairs
 from shards.stream.foreign_tars import short_id
 from shards.stream.index_arrays import Index, make_index
 
@@ -105,7 +107,7 @@ def index_hugging_face(url: str, files: Files, classes: Sequence[Named] | None) 
     """Where every picture lies. Raises ValueError for files that cannot be used as they are."""
     where = visible(str(files.folder))
     columns = _columns(_schema_of(files.folder / files.names[0]), where)
-    ids = None
+    ids = known = None
     if columns.names is not None and classes is not None:
         known = classes_of_folders(columns.names, classes, {}, where)
         ids = np.array([known[name].id for name in columns.names], np.int64)
@@ -122,12 +124,10 @@ def index_hugging_face(url: str, files: Files, classes: Sequence[Named] | None) 
         for name, keep in zip(files.names, kept, strict=True)
     ]
     counts = [int(keep.sum()) for keep in kept]
-    if columns.names is None:
-        class_names = None
-    elif ids is None:
-        class_names = dict(enumerate(columns.names))
-    else:
-        class_names = {int(number): name for number, name in zip(ids, columns.names, strict=True)}
+    class_names = None
+    if columns.names is not None:
+        said = _entries(columns.names) if known is None else [known[name] for name in columns.names]
+        class_names = {one.id: one.name for one in said}
     return make_index(
         url,
         names,
@@ -182,7 +182,12 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _entries(names: Sequence[str]) -> list[Named]:
-    return [Entry(number, name, name if is_wordnet_id(name) else None) for number, name in enumerate(names)]
+    """The class of each label: its number, and its name to say as for class folders (shards.labels.spoken)."""
+    if all(map(is_wordnet_id, names)):
+        return [Entry(number, wordnet_name(name) or name, name) for number, name in enumerate(names)]
+    if pairs := wordnet_pairs(names):
+        return [Entry(number, said, wordnet_id) for number, (wordnet_id, said) in enumerate(pairs)]
+    return [Entry(number, said) for number, said in enumerate(spoken_names(names))]
 
 
 def _schema_of(path: Path) -> pa.Schema:

@@ -12,6 +12,8 @@ from train.recipe import TrainRecipe, deciding, recipe_digest, refuse_changed, w
 
 # of the small recipe, as the version before those fields computed them
 DIGEST = "c2a06ecd8656cec00f1624fc60101ca3705faa8639987caef9b3cd016fd8138e"
+OLD_LAMB = "a455cb6a0def9b48d6489ae3c71276be711a4a012e635c5c8c750d4874fafb31"
+OLD_LAMB_FIRST = "251a77f303df9d0b2cf429321b1f7d76de7d5a9abe3289e5ecffafaf8e80a230"
 WHOLE = "9e485333ef679aba8e4c6a8c00145c387c556a63f51a9955ea16ba69e5ef7648"
 
 
@@ -126,6 +128,35 @@ def test_micro_batches_have_digests_of_their_own_where_they_change_batch_statist
 def test_micro_batches_of_an_earlier_stage_count_too(bn: str, decides: bool) -> None:
     whole, cut = (staged(Path("sets"), bn, count) for count in (1, 2))
     assert (recipe_digest(whole) != recipe_digest(cut)) == decides
+
+
+def test_lamb_is_not_split_by_zero_in_any_stage(tmp_path: Path) -> None:
+    split = {"engine__kind": "deepspeed", "engine__zero": 1}
+    with pytest.raises(ValidationError, match=r"engine\.zero: found 1 with lamb, whose rates need whole parameters"):
+        small_recipe(tmp_path, optim__optimizer="lamb", **split)
+    with pytest.raises(ValidationError, match=r"before\.0: engine\.zero: found 1 with lamb"):
+        small_recipe(tmp_path, before=[{"name": "first", "optim": {"optimizer": "lamb"}}], **split)
+
+
+def test_a_training_with_lamb_is_another_one_than_when_lamb_clipped_by_itself(tmp_path: Path) -> None:
+    """The digests are those of the versions that let it do so."""
+    lamb = small_recipe(Path("sets"), optim__optimizer="lamb")
+    assert recipe_digest(lamb) != OLD_LAMB
+    first = small_recipe(Path("sets"), before=[{"name": "first", "optim": {"optimizer": "lamb", "lr": 0.05}}])
+    assert recipe_digest(first) != OLD_LAMB_FIRST
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("validation", "results have for the set that chooses the checkpoint, expected another name"),
+        ("real", "found a test set with the name of a domain, expected another"),
+        ("synthetic", "call it synthetic-test, for example"),
+    ],
+)
+def test_a_test_set_has_a_name_that_results_have_for_nothing_else(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=f"evaluate.tests.{name}: .*{words}"):
+        small_recipe(tmp_path, evaluate__tests={name: {"source": "x"}})
 
 
 def test_a_recipe_has_the_part_that_its_task_trains(tmp_path: Path) -> None:

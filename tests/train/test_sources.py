@@ -13,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import sixfold
-from cluster.recipes.load import load_recipe
+from cluster.recipes.load import dump_recipe, load_recipe
 from shards.disk.home import home
 from shards.disk.jpeg import encode_jpeg
 from shards.stream.index import load_index
@@ -129,6 +129,8 @@ def test_a_training_that_is_done_needs_no_data(project: Path) -> None:
     shutil.rmtree(project / "real")
     (project / "done").mkdir()
     (project / "done" / "model.json").write_text("{}")
+    resolved = load_recipe(project / "birds.yaml", TrainRecipe)
+    (project / "done" / "recipe.yaml").write_text(dump_recipe(resolved))
     assert isinstance(train(project, "--out", str(project / "done")).exception, Begun)
 
 

@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from shards.disk.address import local_root
 from shards.disk.amounts import counted, size_text
-from shards.disk.layout import TAR, shard_of
+from shards.disk.checked_json import plain_json
+from shards.disk.layout import META, TAR, shard_of
 from shards.disk.record import Record, RecordError, read_record
 from shards.disk.safe_text import clip, quoted
-from shards.disk.store import open_for_reading
+from shards.disk.store import Store, open_for_reading
 from shards.labels.folders import fold_name
 from shards.labels.imagenet import is_wordnet_id
 from shards.set.manifest import read_table
@@ -27,7 +28,7 @@ from shards.stream.index import ClassList, load_index, own_classes
 from shards.stream.index_arrays import Index
 from shards.stream.spec import DomainSpec
 
-MAX_TABLES = 32  # of one data set that are read for names; where classes are mixed over shards one or two hold all
+CLASSES = f"{META}/classes.json"  # of a data set that `sixfold generate` made: rows that begin with id and name
 _NUMBER = re.compile(r"[0-9]+")
 
 
@@ -185,7 +186,7 @@ def check_names(sets: Sequence[Opened]) -> list[str]:
 
     Raises ValueError if an id has two names, or a name two ids that no data set has side by side. Words are compared
     with words and WordNet ids with WordNet ids. A name that is the class's own number says nothing of other names, but
-    it does say that no other class has that number for a name. Reads at most `MAX_TABLES` tables of each set.
+    it does say that no other class has that number for a name.
     """
     said = [f"{one.place}: has a label map, its class names were not compared" for one in sets if one.has_own_ids]
     found: list[_Names] = []
@@ -258,27 +259,37 @@ def _compare(sets: Sequence[_Names]) -> None:
 def read_names(one: Opened) -> dict[int, set[str]] | None:
     """Class id -> names as they stand in a data set of ours, in class folders or labels; None where there are none.
 
-    Reads at most `MAX_TABLES` tables, chosen so that each shows a class not yet seen; a class that none of them shows
-    is left out.
+    The list of classes of a data set tells them, if it has one. Of classes that it does not name, a table is read for
+    each that no table before has shown: where classes are mixed over shards, one or two show all. A class whose rows
+    have no name is left out.
     """
     index = one.index
-    found: dict[int, set[str]] = {}
     if index.class_names is not None:
         return {number: {name} for number, name in index.class_names.items()}
     if not index.tars:
-        return found
+        return {}
     if _first_record(one) is None:
         return None
     store = open_for_reading(one.source)
     labels, rows = np.unique(index.label, return_index=True)
-    for turn in range(MAX_TABLES):
-        unseen = np.flatnonzero(~np.isin(labels, list(found)))
-        if not len(unseen):
-            break
-        # spread over what is left, for sets whose shards hold one class after the other
-        row = rows[unseen[turn * len(unseen) // MAX_TABLES]]
+    listed = listed_classes(store)
+    found = {label: {listed[label]} for label in labels.tolist() if label in listed}
+    for label, row in zip(labels.tolist(), rows.tolist(), strict=True):
+        if label in found:
+            continue
         tar = index.tars[int(index.tar_of(np.array([row], np.int64))[0])]
         table = read_table(store, [int(tar[:5])], ["class_id", "class_name"])
         for pair in table.group_by(["class_id", "class_name"]).aggregate([]).to_pylist():
-            found.setdefault(pair["class_id"], set()).add(pair["class_name"])
+            if pair["class_name"]:
+                found.setdefault(pair["class_id"], set()).add(pair["class_name"])
     return found
+
+
+def listed_classes(store: Store) -> dict[int, str]:
+    """Class id -> name, of the list of classes of a data set of ours; {} without one. Raises ValueError for a file that
+    is no JSON."""
+    if not store.exists(CLASSES):
+        return {}
+    told = plain_json(store.read_bytes(CLASSES))
+    rows = [row for row in told if isinstance(row, list) and len(row) > 1] if isinstance(told, list) else []
+    return {row[0]: row[1] for row in rows if isinstance(row[0], int) and isinstance(row[1], str) and row[1]}

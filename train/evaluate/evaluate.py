@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MAX_MAP_BYTES = 10_000_000
+VALIDATION = "validation"  # what results call the set that chooses
 
 
 class SetSpec(BaseModel):
@@ -74,6 +75,15 @@ class EvaluateSpec(BaseModel):
         description="measure LEEP of model.pretrained on the first domain before the first step, in two passes; of a "
         "training in stages it is measured in any case",
     )
+
+    @model_validator(mode="after")
+    def _no_test_is_called_validation(self) -> "EvaluateSpec":
+        if VALIDATION in self.tests:
+            raise ValueError(
+                f"evaluate.tests.{VALIDATION}: found a test set of this name, which results have for the set that "
+                "chooses the checkpoint, expected another name; rename it, or move it to evaluate.validation"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tests_are_not_validation(self) -> "EvaluateSpec":
@@ -217,7 +227,7 @@ def open_sets(
     """
     wanted: list[tuple[str, Role, SetSpec]] = [(name, "test", one) for name, one in spec.tests.items()]
     if spec.validation is not None:
-        wanted.insert(0, ("validation", "validation", spec.validation))
+        wanted.insert(0, (VALIDATION, "validation", spec.validation))
     found: list[OpenSet] = []
     for name, role, wish in wanted:
         one = open_set(name, role, wish, num_outputs, cache, class_list)

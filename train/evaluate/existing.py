@@ -102,10 +102,13 @@ def outputs_of(opened: Opened, subject: Subject) -> tuple[dict[int, tuple[int, .
     if names is None or not subject.classes:
         who = "the set names no classes" if names is None else "the model names no outputs"
         return None, f"{who}: ids are taken for outputs"
+    nameless = [class_id for class_id in np.unique(opened.index.label).tolist() if class_id not in names]
+    listed = ", ".join(map(str, nameless[:5])) + (", ..." if len(nameless) > 5 else "")
     mine = {one.id: {fold_name(one.name), one.wordnet_id} for one in subject.classes}
     said = {class_id: {fold_name(name) for name in several} for class_id, several in names.items()}
     if all(said[class_id] & mine.get(class_id, set()) for class_id in said):
-        return None, "names and ids are those of the model"
+        by_id = f"; {len(nameless)} without a name are taken by their ids ({listed})" if nameless else ""
+        return None, f"names and ids are those of the model{by_id}"
     every = sorted({name for several in names.values() for name in several})
     matched = match_folders(every, subject.classes, opened.place)
     found = {
@@ -121,6 +124,7 @@ def outputs_of(opened: Opened, subject: Subject) -> tuple[dict[int, tuple[int, .
         )
     unknown = len(found) - len(known)
     left = f", {unknown} that it does not know are left out" if unknown else ""
+    left += f", {len(nameless)} without a name are left out (ids {listed})" if nameless else ""
     return known, f"{len(known)} classes are matched with the model's outputs by name{left}"
 
 

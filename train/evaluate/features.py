@@ -5,6 +5,7 @@ rows. On disk: rows are kept in the user's cache (`shards.disk.machine_cache`) b
 the network. Sets whose bytes nobody has hashed, such as image folders, are not kept.
 
     sandbox/models/clip, open_clip:FOLDER        a CLIP: unit rows, and texts can be compared with pictures
+    the folder of a training of task clip        the adapted CLIP that it has exported, likewise
     facebook/dinov2-large with its commit        DINOv2 or DINOv3 of transformers: the class token
     resnet50.a1_in1k, a folder of timm or ours   a classifier without its last layer
 
@@ -47,6 +48,7 @@ from shards.stream.pixels import UnreadablePicture, eval_pixels, whole_pixels
 from shards.stream.spec import CacheSpec
 from train.evaluate.subject import Subject, load_subject, open_subject
 from train.model.classifiers import SANDBOX
+from train.model.clip import exported_clip_in
 from train.model.input import to_input
 
 NETWORK = "MODEL"  # of the command line: its commit is --revision
@@ -91,6 +93,8 @@ def open_network(name: str, revision: str | None, device: str) -> Network:
     """Load a network. Raises ValueError with one line for what is not there, unsafe, or of another kind."""
     if name.startswith(OPEN_CLIP):
         return _clip(name, revision, device)
+    if revision is None and (adapted := exported_clip_in(file_path(name))) is not None:
+        return _clip(adapted, None, device)
     folder = _folder_with(name, revision)
     kind = None if folder is None else read_config(folder / "config.json").get("model_type")
     if kind == "clip":

@@ -25,6 +25,8 @@ from shards.disk.replace import replace_file, sync_folder
 from shards.disk.safe_text import clip
 
 RESULTS = "results.jsonl"
+STAGES = "stages"  # in the folder of a training: a folder for each of its earlier stages
+SWEEP = "sweep.yaml"  # in the folder of a sweep, which holds those of its trainings
 PROBE = "linear probe"  # the branch of results by a probe on the features of an adapted CLIP
 MAX_LINE_BYTES = 4_000_000  # 100,000 classes and 1,000,000 pictures take 2.2 MB
 MAX_PROBLEMS = 20
@@ -276,12 +278,21 @@ def _reason(error: ValueError) -> str:
     return " ".join(f"found a line that is not a result ({where}: {first['msg']})".split())[:300]
 
 
+def _is_of_stage_in_sweep(path: Path) -> bool:
+    """Of `<sweep>/<run>/stages/<name>/results.jsonl`; the sweep may be there with its results alone."""
+    above = path.absolute().parents
+    if len(above) < 4 or above[1].name != STAGES:
+        return False
+    sweep = above[3]
+    return (sweep / SWEEP).is_file() or any(line.sweep for line in read_results(sweep / RESULTS).results)
+
+
 def find_results(folders: Iterable[Path]) -> Found:
     """Every `results.jsonl` in or below the folders, in sorted order; equal lines in two files count once.
 
     A sweep gathers the lines of its runs in a file of its own, with the place in the sweep filled in: such a line
-    replaces the plain one of the run. A run that two sweeps have counts in both. Two runs of one name and recipe over
-    other data are both kept, and named.
+    replaces the plain one of the run. A run that two sweeps have counts in both. The earlier stages of a sweep's runs
+    are no results of theirs, and left out. Two runs of one name and recipe over other data are both kept, and named.
     """
     results: dict[tuple[Key, str | None], Result] = {}
     in_sweeps: set[Key] = set()
@@ -291,6 +302,8 @@ def find_results(folders: Iterable[Path]) -> Found:
         if not folder.is_dir():
             raise ValueError(f"{folder}: found no such folder, expected one that `sixfold train` or `sweep` wrote")
         for path in sorted(folder.rglob(RESULTS)):
+            if _is_of_stage_in_sweep(path):
+                continue
             found = read_results(path)
             problems.extend(found.problems)
             for result in found.results:

@@ -327,3 +327,12 @@ def find_exported_clip(folder: Path) -> Pretrained | None:
             "again by the same `sixfold train`"
         ) from None
     return Pretrained(folder / CLIP_MODEL / weights, about, shortened(str(folder), 200))
+
+
+def exported_clip_in(folder: Path) -> str | None:
+    """The CLIP that a training has left there, as `gen.model.clip.ClipSpec` names it; None if it is no such folder.
+    Raises ValueError as `find_exported_clip` does."""
+    if find_exported_clip(folder) is None:
+        return None
+    library = read_config(folder / CLIP_ABOUT)["library"]
+    return f"{OPEN_CLIP if library == 'open_clip' else ''}{folder / CLIP_MODEL}"

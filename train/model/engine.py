@@ -79,11 +79,6 @@ class Engine:
 def make_engine(spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: torch.device, rank_batch: int) -> Engine:
     """The model is on the device already; all ranks of the group call it. `rank_batch`: pictures of a micro-batch.
     Raises ValueError for what does not go together."""
-    if spec.zero and optim.optimizer == "lamb":
-        raise ValueError(
-            f"engine.zero: found {spec.zero} with lamb, whose rates need whole parameters, expected 0; use adamw or "
-            f"zero 0"
-        )
     if spec.compile:
         model.compile()
     return ENGINES[spec.kind](spec, optim, model, device, rank_batch)

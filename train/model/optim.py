@@ -63,7 +63,12 @@ class OptimSpec(BaseModel):
         "lr, as in open_clip, and so has the next step",
     )
     lr_end: float = Field(0.0, ge=0, description="rate that the warm-up starts from and the cosine falls to")
-    clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; null = not clipped")
+    clip_grad: float | None = Field(
+        None,
+        gt=0,
+        description="largest norm of the gradient of a step, over all parameters, whatever the optimizer: a longer one "
+        "is shortened to it; null = not clipped",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="part of a label spread over all classes")
     lam: float = Field(
         1.0,
@@ -114,6 +119,8 @@ def make_optimizer(spec: OptimSpec, model: nn.Module) -> torch.optim.Optimizer:
 
     scaled = None if spec.lr_backbone == 1 else partial(_scaled_groups, spec)
     own: dict[str, Any] = {} if spec.betas is None else {"betas": spec.betas}
+    if spec.optimizer == "lamb":
+        own["max_grad_norm"] = None  # timm's LAMB would clip to 1 by itself
     return create_optimizer_v2(
         model,
         opt=spec.optimizer,

@@ -16,6 +16,7 @@ as text. If the log cannot be written, the training goes on and says so; the num
 
 import dataclasses
 import errno
+import hashlib
 import json
 import math
 import os
@@ -33,6 +34,7 @@ from cluster.fan_out.progress import PLAIN_EVERY_S, duration
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.replace import replace_file
 from shards.disk.safe_text import for_screen, one_line
+from train.session.run_folder import run_name
 
 if TYPE_CHECKING:
     from shards.stream.stream import Replaced
@@ -41,7 +43,7 @@ LOG = "log.jsonl"
 PICTURES = "pictures"
 RATE_WINDOW_S = 60.0
 MAX_REPLACED = 10_000  # lines of a rank, over all lives of the run
-RUN_ID_DIGITS = 8
+RUN_ID_DIGITS = 12
 NAMED = {"test": "set", "leep": "of"}  # kind of line -> its field that says what the numbers are of
 Heard: TypeAlias = Callable[[str, int, Mapping[str, Any]], None]  # kind, step, numbers of a line
 
@@ -59,8 +61,9 @@ class RunLog:
         heard: Heard = lambda kind, step, numbers: None,
         words: str = "",
     ) -> None:
-        """`digest`: of the recipe; W&B tells runs in folders of one name apart by it. `heard` gets every line too.
-        `words`: what each text for people begins with. Raises ValueError if W&B is asked for and not installed."""
+        """`digest`: of the recipe; W&B tells trainings apart by it, by the run's name and by its folder's whole path.
+        `heard` gets every line too. `words`: what each text for people begins with. Raises ValueError if W&B is asked
+        for and not installed."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._say, self._clock, self._heard, self._words = folder, say, clock, heard, words
         self._fd = os.open(folder / LOG, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o644)
@@ -195,8 +198,10 @@ def _wandb(folder: Path, digest: str) -> Any:
         raise ValueError(
             "log: found wandb, which is not installed, expected it; `pip install wandb`, or set log: tensorboard"
         ) from None
-    run_id = f"{folder.name}-{digest[:RUN_ID_DIGITS]}"
-    return wandb.init(project="sixfold", name=folder.name, dir=str(folder), resume="allow", id=run_id)
+    name = run_name(folder)
+    key = hashlib.sha256(f"{folder.absolute()}\0{name}\0{digest}".encode()).hexdigest()
+    run_id = f"{name.replace('/', '-')}-{key[:RUN_ID_DIGITS]}"
+    return wandb.init(project="sixfold", name=name, dir=str(folder), resume="allow", id=run_id)
 
 
 class Pace:

@@ -21,7 +21,8 @@ from cluster.ranks.over_ray import RanksSpec, log_of, run_ranks
 from cluster.ranks.place import find_place
 from cluster.recipes.load import dump_recipe
 from shards.disk.data_set import refuse_foreign_folder
-from train.recipe import STAGES, TrainRecipe, check_ranks
+from train.evaluate.results import STAGES
+from train.recipe import TrainRecipe, check_ranks
 from train.session.figures import LoggedFigures
 
 LOGS = "logs"

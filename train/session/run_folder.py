@@ -6,6 +6,7 @@ refused training has made is removed by `left_as_it_was`. The files are listed i
 
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from cluster.recipes.load import parse_recipe
 from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.layout import META
 from shards.disk.lock import is_held
-from train.evaluate.results import RESULTS, of_branches, read_results, selected
-from train.recipe import STAGES, TrainRecipe, how_to_use, refuse_changed, with_pinned_weights
+from train.evaluate.results import RESULTS, STAGES, of_branches, read_results, selected
+from train.recipe import TrainRecipe, refuse_changed, with_pinned_weights
 from train.session.outcome import TrainOutcome
 
 CHECKPOINTS = "checkpoints"
@@ -53,12 +54,17 @@ def look(recipe: TrainRecipe, out: Path, last_file: str, metric: str) -> TrainOu
 def finished_before(recipe: TrainRecipe, out: Path, is_exported: bool, metric: str) -> TrainOutcome | None:
     """The outcome of a training that is finished: its export is there, and so are results of all its test sets.
 
-    Raises ValueError if the folder has a training with another recipe.
+    Raises ValueError if the folder has a training with another recipe, or what nothing says the recipe of.
     """
     if is_used(out, is_exported):
-        with contextlib.suppress(FileNotFoundError):
-            before = parse_recipe((out / RECIPE).read_bytes(), TrainRecipe, str(out / RECIPE))
-            refuse_changed(before, recipe, str(out))
+        try:
+            content = (out / RECIPE).read_bytes()
+        except FileNotFoundError:
+            raise ValueError(
+                f"{out}: found {'an export' if is_exported else 'a training'} without {RECIPE}, expected the recipe it "
+                "was trained with, for this training would overwrite it; take another folder"
+            ) from None
+        refuse_changed(parse_recipe(content, TrainRecipe, str(out / RECIPE)), recipe, str(out))
     if not is_exported:
         return None
     lines = read_results(out / RESULTS).results
@@ -74,6 +80,15 @@ def finished_before(recipe: TrainRecipe, out: Path, is_exported: bool, metric: s
     return TrainOutcome(
         out, steps, steps, 0.0, 0.0, metric, tuple(results), "", was_finished=True, use=use, earlier=earlier
     )
+
+
+def how_to_use(recipe: TrainRecipe, folder: Path) -> str:
+    """What can be done with the export of a training in `folder`, with the override that does it, for a shell."""
+    if recipe.invert is not None:
+        return f"prompts.style_token={shlex.quote(str(folder))} in a recipe of generate says the new word"
+    if recipe.clip is not None:
+        return f"clip.model={shlex.quote(recipe.clip.exported_in(folder))} starts there from these weights"
+    return f"model.pretrained={shlex.quote(str(folder))} starts there from these weights"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import RankFailed, Ranks
 from shards.disk.file_calls import OS_DISK, Disk
 from train.evaluate.data_check import Opened, open_domains
-from train.recipe import STAGES, TrainRecipe, check_ranks
+from train.evaluate.results import STAGES
+from train.model.optim import make_optimizer
+from train.recipe import TrainRecipe, check_ranks
 from train.session.in_folder import meet, take_folder, told, train_in_folder
 from train.session.outcome import TrainOutcome
 from train.session.start_leep import leep_of_stages
@@ -86,9 +88,9 @@ def train_in_stages(
 def _check_later(
     recipe: TrainRecipe, make_task: Callable[[TrainRecipe], Task], hand_over: HandOver, out: Path, ranks: Ranks
 ) -> None:
-    """Raises ValueError for data, a model or a hand-over of a stage that is refused later; the first stage that is not
-    done checks its own. Every rank opens the data, with no collective call pending, as at the beginning of a training.
-    """
+    """Raises ValueError for data, a model, an optimiser or a hand-over of a stage that is refused later; the first
+    stage that is not done checks its own. Every rank opens the data, with no collective call pending, as at the
+    beginning of a training."""
     stages = {**recipe.earlier, LAST: recipe}
     is_exported = make_task(recipe).is_exported
     left = [name for name in stages if name == LAST or not is_exported(out / STAGES / name)]
@@ -104,7 +106,7 @@ def _check_later(
                 task.check_data(domains, ranks)
                 hand_over.check(before[0], stages[name], before[1], domains)
                 if ranks.rank == 0:
-                    task.build(torch.device("cpu"))
+                    make_optimizer(stage.optim, task.build(torch.device("cpu")))
         before = (stages[name], domains)
 
 

@@ -15,9 +15,9 @@ from cluster.recipes.load import is_of
 from shards.disk.amounts import counted, time_text
 from shards.stream.index import load_index
 from shards.stream.spec import DomainSpec, StreamSpec
-from train.evaluate.evaluate import SetSpec
-from train.evaluate.results import RESULTS, Result, read_results, selected, validation_score, write_results
-from train.recipe import STAGES, TrainRecipe
+from train.evaluate.evaluate import VALIDATION, SetSpec
+from train.evaluate.results import RESULTS, STAGES, Result, read_results, selected, validation_score, write_results
+from train.recipe import TrainRecipe
 from train.sweep.choice import needed, num_needed, scores_of, sweep_lines
 from train.sweep.plan import USUAL_SCALE, Run, SweepSpec, changes_text
 
@@ -42,7 +42,7 @@ class DataOf:
             return Digests({}, {})
         sets = dict(recipe.evaluate.tests)
         if recipe.evaluate.validation is not None:
-            sets["validation"] = recipe.evaluate.validation
+            sets[VALIDATION] = recipe.evaluate.validation
         return Digests(
             self._present({one.name: one for one in recipe.data.domains if not one.grow}, recipe.data),
             self._present(sets, recipe.data),

@@ -5,9 +5,9 @@ of its own. Pure: nothing is read or written.
 
 A seed changes the training alone, unless `by_seed` gives it more: its draw of the real images, its synthetic images.
 
-A run's name is the point's number, the seed and the recipe's digest (`train.recipe.recipe_digest`: of what decides the
-result, not the kind of engine, the threads, the cache, the checkpoints), and the fingerprint of the whole recipe where
-two points share a digest.
+A run's name is the seed and the recipe's digest (`train.recipe.recipe_digest`: of what decides the result, not the kind
+of engine, the threads, the cache, the checkpoints), and the fingerprint of the whole recipe where two points share a
+digest. It says nothing of the point's place, so points may be put in, taken out and moved.
 """
 
 import itertools
@@ -304,7 +304,7 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
             tuned = GridPlace(settings=settings, grid=spec.tune, seeds=spec.num_tune_seeds) if spec.tune else None
             runs.append(
                 Run(
-                    name=f"{number:03d}-s{seed:03d}-{digest[:12]}",
+                    name=f"s{seed:03d}-{digest[:12]}",
                     place=SweepPlace(name=spec.name, point=place, tuned=tuned, by_seed={**for_all, **here}),
                     varied={**point.changes, **settings},
                     seed=seed,

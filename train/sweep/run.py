@@ -48,14 +48,13 @@ from shards.disk.data_set import refuse_foreign_folder
 from shards.disk.lock import folder_locked
 from shards.disk.replace import replace_file
 from shards.disk.store import FolderStore
-from train.evaluate.results import RESULTS, Result
+from train.evaluate.results import RESULTS, SWEEP, Result
 from train.sweep.choice import choices, needed, num_needed, scores_of
 from train.sweep.done import DataOf, Digests, finished, gather
 from train.sweep.plan import MakeSpec, Run, SweepSpec, chosen_runs, plan_runs
 from train.sweep.worker import RunJob, SweepJob, make_sweep_worker
 
 LOCK = "sweep.lock"
-PLAN = "sweep.yaml"
 RECIPES = "recipes"
 
 
@@ -135,7 +134,7 @@ def run_sweep(
     refuse_foreign_folder(out, "sweep")
     with folder_locked(out, LOCK, "sweep", "wait for it, or give another folder with --out"):
         is_used = (out / RESULTS).exists() or (out / RECIPES).exists()
-        claim(LocalFolder(out), PLAN, spec, lambda asked: {"name": asked.name}, "sweep", is_used)
+        claim(LocalFolder(out), SWEEP, spec, lambda asked: {"name": asked.name}, "sweep", is_used)
         with begin(FolderStore(out), life_id(os.environ, time.time(), token_bytes(5)), "sweep") as life:
 
             def begun(there: Mapping[int, Sequence[Result]]) -> None:

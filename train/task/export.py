@@ -152,10 +152,7 @@ def unique_names(names: Mapping[int, str], num_classes: int) -> list[str]:
 
 
 def class_names(domains: Sequence[Opened]) -> dict[str, str]:
-    """Class id -> name, as the first data set of ours that has names says; empty for others' tars.
-
-    `read_names` reads a few tables of each data set: where each shard holds few classes, some have no name here.
-    """
+    """Class id -> name, as the first data set of ours that has names says; empty for others' tars."""
     names: dict[str, str] = {}
     for one in domains:
         for class_id, found in sorted((read_names(one) or {}).items()):

@@ -7,8 +7,9 @@ A step adds noise to the latents of real pictures, as the generator's own schedu
 show (the class's name or meaning, and the new word), and descends the squared error of what it predicts. Noise, place
 in time and template of a picture are keyed by (seed, step, sample), so they do not depend on ranks or batches.
 
-A set is measured with noise that is keyed by the sample alone, in four places in time. The score is 1 / (1 + loss); the
-result line counts the pictures whose loss is lower than with the rows before the first step.
+A set is measured on pictures of all classes that have a word, equally many of each (`train.task.turns`), with noise
+that is keyed by the sample alone, in four places in time. The score is 1 / (1 + loss); the result line counts the
+pictures whose loss is lower than with the rows before the first step.
 
 Shapes: N pictures, C channels, H height and W width of latents.
 """
@@ -43,6 +44,7 @@ from train.model.optim import Loss
 from train.recipe import TrainRecipe
 from train.task.facts import FACTS
 from train.task.task import Measured
+from train.task.turns import first_pictures, spread
 
 _NOISE, _PLACE, _LATENT, _MEASURE, _DRAW = 0x6E6F6973, 0x706C6163, 0x6C61746E, 0x6D656173, 0x64726177
 BANDS = 4  # of time, from little to much noise; each picture of a set is measured once in each
@@ -59,11 +61,11 @@ class _Found:
     """What the Task has seen of its data, on this rank."""
 
     words: Words | None = None
+    domain: Opened | None = None
     digests: dict[str, str] = field(default_factory=dict)  # domain -> digest of its index
     num_outputs: int = 0
     generator: Generator | None = None
     base: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # set -> losses with the first rows
-    real: list[tuple[str, NDArray[np.uint8]]] = field(default_factory=list)  # for the page
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Invert:
     found: _Found = field(default_factory=_Found)
 
     def check_data(self, domains: Sequence[Opened], ranks: Ranks) -> list[str]:
-        """Raises ValueError for data without names of classes, and for a class without a word."""
+        """Raises ValueError for data without names of classes, for a class without a word, and for a set to measure
+        none of whose classes has one."""
         names: dict[int, str] = {}
         for one in domains:
             told = read_names(one)
@@ -87,10 +90,17 @@ class Invert:
                     "`sixfold export --to shards --classes`"
                 )
             names |= {class_id: min(found) for class_id, found in told.items()}
+        self.found.domain = domains[0]
         self.found.words = words_for(self.spec, names)
         self.found.num_outputs = max(names) + 1
         self.found.digests.update({one.field: one.index.digest for one in domains})
         sets = self._open_sets(domains)
+        for measured in sets:
+            if not self._measured(measured):
+                raise ValueError(
+                    f"{measured.opened.place}: found no picture of a class that has a word, expected classes of "
+                    f"{domains[0].place}; give another set"
+                )
         if ranks.rank != 0:
             return []
         num = len(self.found.words.words)
@@ -101,6 +111,10 @@ class Invert:
         recipe = self.recipe
         outputs = self.found.num_outputs
         return open_sets(recipe.evaluate, outputs, recipe.data.cache.folder, domains, recipe.data.class_list)
+
+    def _measured(self, one: OpenSet) -> list[int]:
+        """The classes of a set on which it is measured."""
+        return [class_id for class_id in one.key.ids if class_id in self.words.texts]
 
     @property
     def words(self) -> Words:
@@ -133,10 +147,6 @@ class Invert:
         unknown = sorted(set(labels) - self.words.texts.keys())
         if unknown:
             raise ValueError(f"step {batch.step}: found class id {unknown[0]}, expected a class that has a word")
-        if len(self.found.real) < self.spec.pictures:
-            room = self.spec.pictures - len(self.found.real)
-            shown = zip(labels[:room], batch.images[:room], strict=True)
-            self.found.real += [(self.words.plain[label], image.copy()) for label, image in shown]
         seed = self.recipe.seed
         keys = [[hashed(seed, what, batch.step, uid) for uid in uids] for what in (_PLACE, _NOISE, _LATENT)]
         places, noises, latents = keys
@@ -161,12 +171,13 @@ class Invert:
             self.found.base[name] = self._losses(one, model, model.initial(), ranks, device)
         losses = self._losses(one, model, dict(model.rows.items()), ranks, device)
         before = self.found.base[name]
-        ids, seen, right = one.key.ids, [], []
+        ids, seen, right = self._measured(one), [], []
         for class_id in ids:
             own = losses[:, 0] == class_id
             seen.append(int(own.sum()))
             right.append(int((losses[own, 1:].mean(1) < before[own, 1:].mean(1)).sum()))
-        counts = Counts(tuple(ids), np.array(seen), np.array(right), np.array(right), 0, one.n - len(losses))
+        unknown = int(np.count_nonzero(~np.isin(one.opened.index.label, ids)))
+        counts = Counts(tuple(ids), np.array(seen), np.array(right), np.array(right), 0, unknown)
         loss, first = float(losses[:, 1:].mean()), float(before[:, 1:].mean())
         numbers = {"loss": loss, "loss_untrained": first, "nearer": counts.top1}
         for band in range(BANDS):
@@ -184,9 +195,8 @@ class Invert:
         """[pictures, 1 + BANDS]: the class, the loss in each band; of the same pictures on every rank, in order."""
         recipe, spec = self.recipe, one.spec
         shown = recipe.data.shown(spec.source, recipe.evaluate.crop_pct)
-        index, stride = one.opened.index, -(-one.n // self.spec.validation_pictures)
-        chosen = np.arange(0, one.n, stride)
-        chosen = chosen[np.isin(index.label[chosen], list(self.words.texts))]
+        index = one.opened.index
+        chosen = spread(index, self._measured(one), self.spec.validation_pictures)
         found = torch.zeros(len(chosen), 1 + BANDS, dtype=torch.float64)
 
         def forward(noisy: Tensor, at: Tensor, texts: Sequence[str]) -> Tensor:
@@ -288,8 +298,13 @@ class Invert:
             ),
             Row("Learned word", "After the training.", tuple(told), self._draw(learned, told)),
         ]
-        if self.found.real:
-            texts, images = zip(*self.found.real, strict=True)
+        recipe, domain = self.recipe, self.found.domain
+        assert domain is not None
+        shown = recipe.data.shown(domain.source, recipe.evaluate.crop_pct)
+        real = first_pictures(shown, domain.index, sorted(self.words.texts), self.spec.pictures)
+        if real:
+            labels, images = zip(*real, strict=True)
+            texts = tuple(self.words.plain[label] for label in labels)
             rows.append(Row("Real pictures", "That it was learned on.", texts, np.stack(images), is_real=True))
         figures = {
             "new words": f"{len(self.words.words):,}",

@@ -16,7 +16,7 @@ from shards.disk.jpeg import encode_jpeg
 from shards.labels.folders import Entry
 from shards.stream.augment import AugmentSpec
 from shards.stream.fetch import Fetcher, FetchError
-from shards.stream.index import load_index
+from shards.stream.index import load_index, own_classes_of
 from shards.stream.read_all import read_all
 from shards.stream.spec import DomainSpec, EvalSpec, StreamSpec
 from shards.stream.stream import Stream
@@ -204,6 +204,33 @@ def test_a_saved_dataset_is_read_in_place_as_datasets_reads_it(tmp_path: Path) -
     theirs = datasets.load_from_disk(str(tmp_path / "saved"))
     expected = [(row["label"], np.asarray(row["image"]).tobytes()) for row in theirs]
     assert shown(tmp_path / "saved") == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("pad_thai", "apple_pie"), ["pad thai", "apple pie"]),
+        (("001.Least_Auklet", "002.Grebe"), ["Least Auklet", "Grebe"]),
+        (("n02085620-Chihuahua", "n02085782-Japanese_spaniel"), ["Chihuahua", "Japanese spaniel"]),
+        (("n01443537", "n01440764"), ["goldfish", "tench"]),
+        (("7", "3"), ["7", "3"]),
+    ],
+)
+def test_labels_are_called_as_class_folders_of_their_names_are_and_keep_their_numbers(
+    tmp_path: Path, names: tuple[str, ...], said: list[str]
+) -> None:
+    write_dataset([0, 1, 1], names=names).save_to_disk(tmp_path / "saved")
+    index = load_index(str(tmp_path / "saved"))
+    assert index.class_names == dict(enumerate(said))
+    assert index.label.tolist() == [0, 1, 1]
+    assert [one.name for one in own_classes_of(str(tmp_path / "saved")) or ()] == said
+    if names[0] == "pad_thai":
+        write_pictures(tmp_path / "folders", names)
+        assert set((load_index(str(tmp_path / "folders")).class_names or {}).values()) == set(said)
+        listed = load_index(
+            str(tmp_path / "saved"), class_list=lambda source: [Entry(4, "Apple-Pie"), Entry(9, said[0])]
+        )
+        assert (listed.class_names, listed.label.tolist()) == ({4: "Apple-Pie", 9: "pad thai"}, [9, 4, 4])
 
 
 def test_a_split_of_several_is_named_as_the_subset(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from shards.stream.index import load_index
 from shards.stream.spec import DomainSpec
 from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set, write_foreign
 from tests.support.small_training import small_recipe, train_alone, write_sets
-from train.evaluate.data_check import MAX_TABLES, Opened, check_names, open_domains
+from train.evaluate.data_check import Opened, check_names, open_domains, read_names
 from train.recipe import deciding
 
 
@@ -101,11 +101,24 @@ def test_sets_without_names_and_sets_with_ids_of_their_own_are_said_and_not_comp
     assert "what others wrote holds no class names here" in said[1]
 
 
-def test_only_so_many_tables_are_read_and_what_was_left_is_said(tmp_path: Path) -> None:
-    names = {class_id: f"class {class_id}" for class_id in range(MAX_TABLES + 3)}
-    one = write_named(tmp_path / "sorted", names, mixed=False)
-    [said] = check_names([one])
-    assert f"the names of {MAX_TABLES} of {MAX_TABLES + 3} classes were compared" in said
+MANY = {class_id: f"class {class_id}" for class_id in range(40)}
+
+
+def test_every_class_has_its_name_however_many_tables_must_be_read_for_it(tmp_path: Path) -> None:
+    one = write_named(tmp_path / "sorted", MANY, mixed=False)
+    assert check_names([one]) == []
+    assert read_names(one) == {class_id: {name} for class_id, name in MANY.items()}
+
+
+def test_the_list_of_classes_of_a_data_set_names_them_without_its_tables(tmp_path: Path) -> None:
+    one = write_named(tmp_path / "made", MANY, mixed=False)
+    (tmp_path / "made" / "_meta").mkdir(exist_ok=True)
+    rows = [[class_id, name, None, 1] for class_id, name in MANY.items() if class_id != 7]
+    (tmp_path / "made" / "_meta" / "classes.json").write_text(json.dumps([*rows, [99, "never seen", None, 0]]))
+    for table in (tmp_path / "made").glob("*.parquet"):
+        if table.name != "00007.parquet":
+            table.unlink()
+    assert read_names(one) == {class_id: {name} for class_id, name in MANY.items()}, "what it lacks is in its table"
 
 
 def test_tars_that_others_wrote_cannot_grow_in_a_training(tmp_path: Path) -> None:

@@ -172,6 +172,34 @@ def test_classes_are_matched_by_name_where_ids_differ_and_unknown_ones_are_left_
     assert (report.counts.n, report.counts.left_out) == (8, 2)
 
 
+@pytest.mark.parametrize(
+    ("names", "words", "counted"),
+    [
+        (["crane", "two", "one", "zero", "else"], "by name, 2 without a name are left out (ids 1, 4)", (6, 4)),
+        (
+            ["zero", "one", "two", "crane", "crane"],
+            "of the model; 2 without a name are taken by their ids (1, 4)",
+            (10, 0),
+        ),
+    ],
+)
+def test_classes_without_a_name_are_told_by_their_ids(
+    tmp_path: Path, names: list[str], words: str, counted: tuple[int, int]
+) -> None:
+    subject = open_subject(str(save_model(tmp_path / "model", names)))
+    ours = write_data_set(
+        tmp_path / "ours",
+        1,
+        10,
+        0,
+        change=lambda s, i, row: {**row, "class_name": "" if row["class_id"] in (1, 4) else row["class_name"]},
+    )
+    [one], lines = open_on(subject, [ours.url], None, "all")
+    assert words in lines[0]
+    [report] = measure_on(subject, [one], 4, CPU, lambda line: None)
+    assert (report.counts.n, report.counts.left_out) == counted
+
+
 def test_ids_are_outputs_where_names_agree_or_one_side_has_none(tmp_path: Path) -> None:
     named = open_subject(str(save_model(tmp_path / "named", ["zero", "one", "two", "crane", "crane (4)"])))
     ours = write_data_set(tmp_path / "ours", 1, 10, 0)

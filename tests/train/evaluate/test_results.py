@@ -231,6 +231,22 @@ def test_the_gathered_line_of_a_sweep_stands_for_the_runs_own(tmp_path):
     assert found.sweep.point.label == "6x"
 
 
+@pytest.mark.parametrize("has_plan", [True, False])
+def test_the_stages_of_a_sweeps_runs_are_no_results_of_theirs_and_those_of_other_trainings_are(tmp_path, has_plan):
+    """A sweep whose first run is at work has a plan; one that was copied without it has results."""
+    point = {"label": "bridged", "number": 0, "baseline": "bridged"}
+    stage = result(run="run/synthetic", recipe="cd" * 32)
+    for place in ("sweep/run", "alone"):
+        append_results(tmp_path / place / RESULTS, [result()])
+        append_results(tmp_path / place / "stages" / "synthetic" / RESULTS, [stage])
+    if has_plan:
+        (tmp_path / "sweep" / "sweep.yaml").write_text("name: transfer\n")
+    else:
+        write_results(tmp_path / "sweep" / RESULTS, [result(sweep={"name": "transfer", "point": point})])
+    assert [one.run for one in find_results([tmp_path / "sweep"]).results] == ["run-s0"]
+    assert [one.run for one in find_results([tmp_path / "alone"]).results] == ["run-s0", "run/synthetic"]
+
+
 def test_a_run_that_two_sweeps_share_counts_in_both(tmp_path):
     """Their first points are the same recipe, so the runs have one name."""
     for name in ("scale", "control"):

@@ -151,3 +151,21 @@ def test_a_rate_for_the_rest_of_a_model_that_trains_nothing_else_is_refused() ->
         ValueError, match=r"optim\.lr_backbone: found 0\.1 for a model that trains no classifier, or not"
     ):
         make_optimizer(OptimSpec(lr=0.1, lr_backbone=0.1), build(frozen, (4,), 0, 32))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb"])
+def test_no_optimiser_shortens_a_gradient_unless_the_recipe_says_so(optimizer: Optimizer) -> None:
+    """Two steps along gradients of norm 0.5 and 2000: what the first has of the second is as in one that is not cut."""
+    moved = []
+    for clip_grad in (None, 1e6, 1.0):
+        model = torch.nn.Linear(4, 1, bias=False)
+        torch.nn.init.ones_(model.weight)
+        spec = OptimSpec(optimizer=optimizer, lr=0.1, weight_decay=0.0, clip_grad=clip_grad)
+        engine = make_engine(EngineSpec(kind="single"), spec, model, torch.device("cpu"), 1)
+        for size in (0.25, 1000.0):
+            assert engine.step([lambda size=size: engine.forward(torch.full((1, 4), size)).sum()], 0.1)  # type: ignore[misc]  # noqa: B023
+        state = engine.optimizer_state()
+        moved.append(state["momentum_buffer/weight" if optimizer == "sgd" else "exp_avg/weight"])
+    assert torch.equal(moved[0], moved[1])
+    assert float(moved[0].min()) > 90
+    assert float(moved[2].max()) < 1

@@ -74,9 +74,7 @@ def test_d7_lines_for_which_there_is_no_room_are_counted_and_the_training_goes_o
     assert json.loads(last)["kind"] == "three"
 
 
-def test_wandb_gets_the_numbers_of_a_run_named_by_folder_and_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_gets_the_numbers_of_a_run_named_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wandb.py").write_text(FAKE_WANDB)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
@@ -85,10 +83,31 @@ def test_wandb_gets_the_numbers_of_a_run_named_by_folder_and_recipe(
     calls = sys.modules["wandb"].calls
     monkeypatch.delitem(sys.modules, "wandb")
     assert calls == [
-        ("init", "sixfold", "run", str(tmp_path / "run"), "allow", "run-01234567"),
+        ("init", "sixfold", "run", str(tmp_path / "run"), "allow", calls[0][-1]),
         ("log", {"train/loss": 0.5, "train/skipped": 0}, 7),
         ("finish",),
     ]
+
+
+def test_no_two_trainings_share_a_run_of_wandb_and_one_that_goes_on_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages of two runs of a sweep have one name and one recipe."""
+    (tmp_path / "wandb.py").write_text(FAKE_WANDB)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.chdir(tmp_path)
+    places = ["sweep/a", "sweep/b", "sweep/a/stages/first", "sweep/b/stages/first", "other/a", "other/a/stages/first"]
+    for place in [*places, *map(str, map(tmp_path.joinpath, places))]:  # relative, then absolute
+        RunLog(Path(place), "wandb", DIGEST).__exit__(None, None, None)
+    RunLog(Path(places[0]), "wandb", DIGEST[::-1]).__exit__(None, None, None)
+    calls = [call for call in sys.modules["wandb"].calls if call[0] == "init"]
+    monkeypatch.delitem(sys.modules, "wandb")
+    ids = [call[-1] for call in calls]
+    assert ids[: len(places)] == ids[len(places) : -1]
+    assert len(set(ids)) == len(places) + 1
+    assert not [one for one in ids if set(one) & set("/\\#?%:")]
+    assert [call[2] for call in calls[:4]] == ["a", "b", "a/first", "b/first"]
 
 
 def test_wandb_keeps_what_is_measured_at_the_end_for_each_set_though_its_step_is_over(

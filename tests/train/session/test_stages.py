@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from cluster.ranks.host import free_port
 from cluster.recipes.load import dump_recipe, parse_recipe
+from cluster.recipes.overrides import lay_over
 from shards.stream.index import load_index
 from tests.support import warm
 from tests.support.rank_environment import rank_environment
@@ -26,6 +27,7 @@ from train.model.pretrained import as_safetensors
 from train.recipe import TrainRecipe, recipe_digest
 from train.run import TASKS
 from train.sources import look_up
+from train.stage import StageSpec
 from train.sweep.plan import SweepSpec, plan_runs
 from train.task.hand_over import started_from
 from train.task.model_card import model_files
@@ -345,9 +347,18 @@ def test_another_recipe_is_refused_with_the_stage_that_differs_from_the_first_st
         ({"model__head": "map", "before__0__model": {"head": "new"}}, "both called .crane., expected one of a name"),
         ({"model__head": "keep"}, "stage synthetic: model.head: found keep for a model that starts from nothing"),
         ({"model__name": "sandbox_vit", "model__bn": "rank", "model__aux": "bn"}, "found no layer of batch normalisat"),
+        (
+            {
+                "optim__lr_backbone": 0.1,
+                "model__freeze": ["fc.*"],
+                "before__0__model": {"freeze": []},
+                "before__0__optim": {"lr_backbone": 1},
+            },
+            r"last stage: optim\.lr_backbone: found 0\.1 for a model that trains no classifier",
+        ),
         ({"engine__kind": "single", "before__0__data__domains__0__quota": 3, "schedule__groups": 2}, ""),
     ],
-    ids=["data", "tests", "freeze", "keep", "map", "keep of nothing", "no layer", "sound"],
+    ids=["data", "tests", "freeze", "keep", "map", "keep of nothing", "no layer", "optimiser", "sound"],
 )
 def test_what_a_later_stage_would_be_refused_for_is_found_before_the_first(
     data: Path, tmp_path: Path, changes: dict[str, Any], words: str
@@ -423,6 +434,52 @@ def test_what_a_stage_leaves_out_is_the_recipes_also_after_it_was_written_and_re
     assert dump_recipe(again) == dump_recipe(recipe)
     spelt_out = staged(data, before__0__optim={"lr": 0.02, "optimizer": "adamw"})
     assert recipe_digest(spelt_out) == recipe_digest(recipe) != recipe_digest(staged(data))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data.augment.scale", [0.3, 1.0]),
+        ("data.mix.cutmix_alpha", 1.0),
+        ("data.domains", [{"name": "synthetic", "source": "elsewhere", "quota": 8}]),
+        ("optim.weight_decay", 0.0),
+        ("optim.ema_decay", None),
+        ("schedule.steps", 9),
+        ("evaluate.batch", 3),
+        ("evaluate.validation.subset", "2x"),
+        ("evaluate.validation", None),
+        ("evaluate.tests.one.views", 2),
+        ("evaluate.tests.two", {"source": "two"}),
+        ("evaluate.tests", {}),
+        ("model.drop_path", 0.1),
+    ],
+)
+def test_a_stage_that_sets_one_field_however_deep_has_all_others_of_the_recipe(
+    data: Path, field: str, value: Any
+) -> None:
+    own = {"data__augment": {"flip": 0.25, "jitter": [0.3, 0.3, 0.3]}, "data__mix": {"mixup_alpha": 0.8}}
+    stage = lay_over({"name": "first"}, {field: value}, StageSpec, "stage")
+    recipe = staged(data, before=[stage], data__mix__per="sample", **own)
+    last = recipe.model_dump(mode="json", exclude={"before"})
+    expected = TrainRecipe.model_validate(lay_over(last, {field: value}, TrainRecipe, "recipe"))
+    assert recipe.earlier["first"] == expected != TrainRecipe.model_validate(last)
+    again = parse_recipe(dump_recipe(recipe).encode(), TrainRecipe, "recipe.yaml")
+    assert again == recipe
+    assert again.earlier == recipe.earlier
+
+
+def test_what_a_stage_and_the_recipe_make_together_is_checked(data: Path) -> None:
+    with pytest.raises(ValueError, match=r"before\.0: .*optim\.lr_end: found 0\.01, expected at most lr, 0\.003"):
+        staged(data, before__0__optim={"lr_end": 0.01})
+    with pytest.raises(ValueError, match=r"before\.0: evaluate\.tests\.synthetic: found a test set with the name of a"):
+        staged(data, evaluate__tests={"synthetic": {"source": str(data / "held-out")}})
+
+
+def test_a_set_of_which_a_stage_changes_one_field_is_looked_for(data: Path) -> None:
+    recipe = staged(data, before__0__evaluate={"validation": {"subset": "6x"}, "tests": {"one": {"views": 2}}})
+    (line,) = look_up(recipe).refused
+    assert line.startswith("before.0.evaluate.validation: ")
+    assert "before.0.evaluate.tests.one" in "\n".join(look_up(recipe).places)
 
 
 def test_a_sweep_changes_adds_and_removes_stages(data: Path) -> None:

@@ -33,7 +33,7 @@ from tests.support.training_results import result
 from train.evaluate.results import RESULTS, find_results, read_results, write_results
 from train.recipe import TrainRecipe, recipe_digest
 from train.report.comparison import compare
-from train.sweep.done import DataOf, Digests, describe_sweep, finished
+from train.sweep.done import DataOf, Digests, describe_sweep, finished, gather
 from train.sweep.plan import MakeSpec, SweepSpec, labels_in, plan_runs
 from train.sweep.run import SweepOutcome, run_sweep
 from train.sweep.worker import RunJob, SweepJob, SweepWorker
@@ -225,14 +225,29 @@ def test_a_sweep_that_goes_on_in_another_precision_counts_no_run_of_before(tmp_p
     assert done(planned({"engine.dtype": "bf16"})) == [False] * 4
 
 
+def test_points_that_are_put_in_moved_and_taken_out_leave_the_others_done_and_a_report_in_the_recipes_order(tmp_path):
+    points = {"0x": {"x": 0}, "6x": {"x": 6, "changes": {"lr": 6}}, "9x": {"x": 9, "changes": {"lr": 9}}}
+    for run in plan_runs(spec_of(points), SmallRecipe()):
+        lines = [result(run=run.name, recipe=run.digest, seed=run.seed, set=name) for name in run.tests]
+        write_results(tmp_path / run.name / RESULTS, lines)
+    changed = {"3x": {"x": 3, "changes": {"lr": 3}}, **{label: points[label] for label in ("9x", "0x")}}
+    runs = plan_runs(spec_of(changed, baseline="0x"), SmallRecipe())
+    done = [bool(finished(run, tmp_path, lambda recipe: Digests({}, {}))) for run in runs]
+    assert done == [False, False, True, True, True, True]
+    gather(runs, tmp_path, lambda recipe: Digests({}, {}))
+    [table] = compare(read_results(tmp_path / RESULTS).results).sweeps
+    assert [row.label for row in table.rows] == ["9x", "0x"]
+
+
 def test_points_that_differ_only_in_the_engine_keep_their_folders_apart(tmp_path):
     points = {"slow": {}, "fast": {"changes": {"engine.deadline_s": 60.0}}, "6x": {"changes": {"lr": 4}}}
     runs = {run.place.point.label: run for run in plan_runs(spec_of(points, seeds=1), SmallRecipe())}
     assert runs["slow"].digest == runs["fast"].digest
-    assert runs["6x"].name == f"002-s000-{runs['6x'].digest[:12]}"
+    assert runs["6x"].name == f"s000-{runs['6x'].digest[:12]}"
     turned = {label: points[label] for label in ("fast", "slow", "6x")}
     others = plan_runs(spec_of(turned, seeds=1), SmallRecipe())
-    assert not {runs["slow"].name, runs["fast"].name} & {run.name for run in others}
+    assert {run.place.point.label: run.name for run in others} == {label: run.name for label, run in runs.items()}
+    assert len({run.name for run in others}) == 3
 
 
 def test_a_run_is_no_rank_of_the_job_in_which_the_sweep_runs(tmp_path, monkeypatch):
@@ -337,7 +352,7 @@ def test_a_sweep_whose_runs_all_find_the_same_mistake_ends_at_once_with_its_word
     points = {f"{lr}x": {"changes": {"lr": lr, "behaviour": "mistake"}} for lr in range(1, 11)}
     outcome = sweep(spec_of(points, seeds=1, cluster=FanOutSpec(in_process=True)), tmp_path)
     assert (outcome.exit_code, outcome.done, starts(tmp_path)) == (1, 0, 3)
-    assert "the first 3 units failed, and would fail again; the last cause: run 002-s000-" in outcome.sentence()
+    assert "the first 3 units failed, and would fail again; the last cause: run s000-" in outcome.sentence()
     assert "found no classes, expected ten (see " in outcome.sentence()
 
 

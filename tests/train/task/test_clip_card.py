@@ -20,6 +20,7 @@ from tests.support.hub_server import TOKEN, HubServer
 from tests.support.small_training import small_recipe, train_alone, write_sets
 from tests.support.tiny_clip import SIZE_PX, tiny_open_clip, tiny_transformers
 from tests.support.training_results import result
+from train.evaluate.features import open_network
 from train.evaluate.results import append_results
 from train.recipe import TrainRecipe
 from train.task.clip_card import clip_files
@@ -152,3 +153,16 @@ def test_a_push_tells_its_files_and_a_part_of_an_export_is_refused(runs: Path, t
     assert "found a part of an adapted CLIP, expected model/ with its weights and classifier.safetensors" in str(
         said.exception
     )
+
+
+@pytest.mark.parametrize(("library", "tune"), [("transformers", "lora"), ("open_clip", "full")])
+def test_the_folder_of_a_training_is_measured_with_the_clip_that_it_has_exported(
+    runs: Path, library: str, tune: str
+) -> None:
+    prefix = "open_clip:" if library == "open_clip" else ""
+    exported = open_network(f"{prefix}{runs / tune / 'model'}", None, "cpu")
+    found = open_network(str(runs / tune), None, "cpu")
+    assert found.is_clip
+    assert found.digest == exported.digest != open_network(f"{prefix}{runs / library}", None, "cpu").digest
+    pictures = [np.full((SIZE_PX, SIZE_PX, 3), shade, np.uint8) for shade in (9, 200)]
+    assert (found.rows(pictures) == exported.rows(pictures)).all()

@@ -1,6 +1,7 @@
 """Style inversion as a Task: new rows are learned and nothing else moves, whatever interrupts it, on any number of
 ranks; diffusers loads the result."""
 
+import hashlib
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from shards.disk.home import home
 from tests.support import warm
 from tests.support.inversions import FAMILIES, inversion, pipeline_of
 from tests.support.rank_environment import rank_environment
-from tests.support.small_data_set import write_foreign
+from tests.support.small_data_set import CLASS_NAMES, Change, write_data_set, write_foreign
 from tests.support.small_training import NEVER, StopAfter, last_state, train_alone, write_sets
 from train.evaluate.data_check import open_domains
 from train.evaluate.results import read_results
@@ -184,7 +185,7 @@ def test_an_untrained_word_is_the_mean_row_of_the_words_it_starts_from(whole: Pa
 
 def test_results_count_pictures_that_came_nearer_and_the_log_tells_the_loss_by_time(whole: Path) -> None:
     chosen, *_ = [line for line in read_results(whole / "results.jsonl").results if line.selected]
-    assert chosen.n == 5
+    assert chosen.n == 6
     log = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
     told = [row for row in log if row["kind"] == "validation"]
     assert [row["step"] for row in told] == [1, 2]
@@ -299,6 +300,59 @@ def test_pictures_and_a_page_of_before_and_after_are_written(
     for words in ("Plain prompt", "Untrained word", "Learned word", "Real pictures", "&lt;style&gt;"):
         assert words in page
     assert page.count("data:image/jpeg;base64,") == 8
+
+
+def test_the_page_does_not_depend_on_where_a_training_was_stopped(
+    data: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = inversion(data, models["sd"], invert__pictures=2, invert__steps=1, checkpoint__every_min=1e-9)
+    assert train_alone(recipe, tmp_path / "whole").exit_code == 0
+    assert train_alone(recipe, tmp_path / "stopped", 2).exit_code == 75
+    assert train_alone(recipe, tmp_path / "stopped").exit_code == 0
+    one, other = ((tmp_path / name / "inversion.html").read_text() for name in ("whole", "stopped"))
+    assert "Real pictures" in one
+    assert one == other
+
+
+def of_classes(*classes: int) -> Change:
+    """Samples that have these classes in turns."""
+
+    def changed(shard: int, index: int, row: dict[str, object]) -> dict[str, object]:
+        class_id = classes[index % len(classes)]
+        uid = hashlib.sha256(f"{classes}/{shard}/{index}".encode()).hexdigest()[:32]
+        return {**row, "uid": uid, "class_id": class_id, "class_name": CLASS_NAMES[class_id]}
+
+    return changed
+
+
+def test_pictures_are_measured_evenly_over_the_classes_and_others_are_not_called_unknown(
+    data: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Each second picture of these ten is of one class."""
+    write_data_set(tmp_path / "turns", num_shards=1, num_rejected=0, change=of_classes(1, 3))
+    held_out = {"source": str(tmp_path / "turns")}
+    changes = {"invert__tokens": "class", "invert__validation_pictures": 5, "evaluate__validation": held_out}
+    recipe = inversion(data, models["sd"], schedule__steps=1, **changes)
+    assert train_alone(recipe, tmp_path / "run").exit_code == 0
+    (line,) = [line for line in read_results(tmp_path / "run" / "results.jsonl").results if line.selected]
+    assert sorted(num for _, num in line.per_class.values()) == [2, 3]
+    assert line.left_out == 0
+
+
+def test_pictures_of_classes_without_a_word_are_left_out_and_told(models: dict[str, Path], tmp_path: Path) -> None:
+    write_data_set(tmp_path / "real", num_rejected=0, change=of_classes(0, 4))
+    write_data_set(tmp_path / "mixed", num_shards=1, num_rejected=0, change=of_classes(1, 0, 3, 4, 2))
+    write_data_set(tmp_path / "others", num_shards=1, num_rejected=0, change=of_classes(1, 3))
+    recipe = inversion(tmp_path, models["sd"], schedule__steps=1, evaluate__validation__source=str(tmp_path / "mixed"))
+    assert train_alone(recipe, tmp_path / "run").exit_code == 0
+    (line,) = [line for line in read_results(tmp_path / "run" / "results.jsonl").results if line.selected]
+    assert {class_id: num for class_id, (_, num) in line.per_class.items()} == {0: 2, 4: 2}
+    assert line.left_out == 6
+    recipe = inversion(tmp_path, models["sd"], evaluate__validation__source=str(tmp_path / "others"))
+    with pytest.raises(ValueError, match="found no picture of a class that has a word") as error:
+        train_alone(recipe, tmp_path / "none")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_finished_inversion_is_known_without_torch_and_refuses_another_recipe(
