@@ -354,7 +354,8 @@ def init(
     A class list gives one for `generate`. Real images also give one for `train`, NAME-train.yaml; where only they say
     how many there are of a class, NAME-classes.csv is the list with counts.
 
-    Example: `sixfold init photos/ --model models/my-sd`, `sixfold init birds.csv --real tars/`
+    Example: `sixfold init photos/ --model models/my-sd`,
+    `sixfold init birds.csv --real tars/`
     """
     with waiting("loading the program"):
         from gen.run.init import (
