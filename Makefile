@@ -5,9 +5,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
 SCALE ?= 6x
+GIVEN := $(RECIPE)
 RECIPE ?= recipes/sandbox.yaml
-# as `sixfold generate` without --out does: a folder of the recipe's own name
-OUT ?= out/$(shell sed -n 's/^name: *\([a-z0-9-]*\).*/\1/p' $(RECIPE))
+# without OUT each verb writes into a folder of the recipe's own name; it says which
+to = $(if $(OUT),--out $(OUT))
+# what `show` and `verify` read: OUT, or that folder
+name = $(shell sed -n 's/^name: *["'\'']\{0,1\}\([a-z0-9-]*\).*/\1/p' $(RECIPE))
+made = $(or $(OUT),$(addprefix out/,$(name)),$(error $(RECIPE): found no name of a recipe; give OUT=FOLDER))
 SET ?=
 # where it runs: local, slurm, ray://HOST:PORT, job:http://HOST:8265 or k8s
 CLUSTER := local
@@ -48,13 +52,16 @@ $(READY): $(LOCK) pyproject.toml
 run = $(RUN)sixfold $(if $(filter local,$(CLUSTER)),$(1) $(2),submit $(1) $(2) --to $(CLUSTER)) $(3) $(SET)
 
 generate: $(READY) ## make the images: SCALE=6x RECIPE=recipes/sandbox.yaml OUT=out/<its name> CLUSTER=slurm SET="key.sub=value"
-	@$(call run,generate,$(RECIPE),--scale $(SCALE) --out $(OUT))
+	@$(call run,generate,$(RECIPE),--scale $(SCALE) $(to))
 
+# $(1) is made before, where the recipe $(2) reads it
+before = $(if $(shell grep -ls '$(3)' $(2)),$(1))
 REAL := out/real/real-train/00000_stats.json
-edit: RECIPE = recipes/edit/sandbox.yaml
+EDIT := $(or $(GIVEN),recipes/edit/sandbox.yaml)
+edit: RECIPE = $(EDIT)
 edit: SCALE = 1x
-edit: $(READY) $(REAL) ## edit the sandbox's real images: SCALE=1x RECIPE=recipes/edit/sandbox.yaml OUT=out/<its name> SET="edit.attributes.feasibility=infeasible"
-	@$(call run,edit,$(RECIPE),--scale $(SCALE) --out $(OUT))
+edit: $(READY) $(call before,$(REAL),$(EDIT),out/real) ## edit the sandbox's real images: SCALE=1x RECIPE=recipes/edit/sandbox.yaml OUT=out/<its name> SET="edit.attributes.feasibility=infeasible"
+	@$(call run,edit,$(RECIPE),--scale $(SCALE) $(to))
 
 POOL := out/pool/embeddings.json
 
@@ -66,22 +73,25 @@ $(POOL): | $(READY)
 	@$(RUN)sixfold embed out/pool --clip sandbox/models/clip --images
 
 # the pool and the test sets are those of the sandbox; another recipe names its own
-retrieve: RECIPE = recipes/sandbox-retrieve.yaml
-retrieve: $(READY) $(REAL) $(POOL) ## retrieve as many real images from a pool: SCALE=6x RECIPE=recipes/sandbox-retrieve.yaml OUT=out/<its name> SET="key.sub=value"
-	@$(call run,retrieve,$(RECIPE),--scale $(SCALE) --out $(OUT))
+RETRIEVE := $(or $(GIVEN),recipes/sandbox-retrieve.yaml)
+retrieve: RECIPE = $(RETRIEVE)
+retrieve: $(READY) $(call before,$(REAL),$(RETRIEVE),out/real) $(call before,$(POOL),$(RETRIEVE),out/pool) ## retrieve as many real images from a pool: SCALE=6x RECIPE=recipes/sandbox-retrieve.yaml OUT=out/<its name> SET="key.sub=value"
+	@$(call run,retrieve,$(RECIPE),--scale $(SCALE) $(to))
 
-train: RECIPE = recipes/sandbox-train.yaml
-train: $(READY) $(REAL) ## train on the sandbox's real and 6x synthetic images (after make generate); CLUSTER=slurm SET="key.sub=value"
-	@$(call run,train,$(RECIPE))
+TRAIN := $(or $(GIVEN),recipes/sandbox-train.yaml)
+train: RECIPE = $(TRAIN)
+train: $(READY) $(call before,$(REAL),$(TRAIN),out/real) ## train on the sandbox's real and 6x synthetic images (after make generate): OUT=out/train/<its name> CLUSTER=slurm SET="key.sub=value"
+	@$(call run,train,$(RECIPE),$(to))
 
-sweep: $(READY) $(REAL) ## accuracy against scale, 0x to 6x, five seeds: SWEEP=recipes/sweeps/scale.yaml
-	@$(call run,sweep,$(SWEEP))
+# a sweep names its data in its base
+sweep: $(READY) $(call before,$(REAL),$(SWEEP),out/real\|sandbox) ## accuracy against scale, 0x to 6x, five seeds: SWEEP=recipes/sweeps/scale.yaml OUT=out/sweeps/<its name>
+	@$(call run,sweep,$(SWEEP),$(to))
 
-show: $(READY) ## write the gallery of OUT
-	@$(RUN)sixfold show $(OUT)
+show: $(READY) ## write the gallery of OUT, by default out/<name of RECIPE>
+	@$(RUN)sixfold show $(made)
 
-verify: $(READY) ## read every byte of OUT and name every damage
-	@$(RUN)sixfold verify $(OUT)
+verify: $(READY) ## read every byte of OUT, by default out/<name of RECIPE>, and name every damage
+	@$(RUN)sixfold verify $(made)
 
 $(TOOL_READY): .tools/%/.ready-$(shell pwd | cksum | cut -d ' ' -f 1): requirements-%.lock | $(READY)
 	@echo "setting up .tools/$* from requirements-$*.lock (20 s with a warm cache; 0.8 GB)"

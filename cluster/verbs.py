@@ -109,11 +109,15 @@ def submit(
         from cluster.submit.ray_job import check_server
 
         check_server(target.address)  # which takes a moment, and the next check a while
+    if target.kind in ("slurm", "job", "k8s"):
+        _check_ranks(call, site, overrides or [])
     words = words_of(call, site) if target.kind == "slurm" else call.words
     _check(call, words, dry_run, is_here=target.kind in ("local", "slurm", "ray"))
     if dry_run and verb == "generate":
         for line in _cost(call, site, overrides or [], scale, images_per_s, calibrate):
             say(line)
+    if dry_run and target.kind in ("slurm", "k8s") and not site.gpus_per_node:
+        warn("the job asks for no GPU: cluster.site.gpus_per_node is 0, here or in site.yaml")
     _hand_over(call, site, target, dry_run)
 
 
@@ -293,6 +297,24 @@ def _check(call: "Call", words: list[str], show: bool, is_here: bool) -> None:
         say(done.stdout.rstrip())
 
 
+def _check_ranks(call: "Call", site: "SiteSpec", overrides: list[str]) -> None:
+    """Raises ValueError for a training that the processes of the job could not share."""
+    from cluster.recipes.load import load_recipe
+    from cluster.submit.submit import ranks_of
+    from train.recipe import TrainRecipe, check_ranks
+
+    if call.verb != "train":
+        return
+    ranks, chosen = ranks_of(call, site), load_recipe(call.recipe, TrainRecipe, overrides)
+    for name, one in {**chosen.earlier, "": chosen}.items():
+        try:
+            check_ranks(one, ranks)
+        except ValueError as error:
+            raise ValueError(
+                f"{f'before.{name}: ' if name else ''}{error}; the job has {ranks}, cluster.site.nodes x gpus_per_node"
+            ) from None
+
+
 def _cost(
     call: "Call", site: "SiteSpec", overrides: list[str], scale: str, images_per_s: float | None, calibrate: bool
 ) -> list[str]:
@@ -362,7 +384,10 @@ def _described(dry_run: bool) -> str:
     try:
         text = describe_site()
     except JobError as error:
-        warn(f"{path}: found no description of this site, and SLURM gives none ({error}); takes the usual settings")
+        warn(
+            f"{path}: found no description of this site, and SLURM gives none ({error}); takes the usual settings; "
+            f"{_by_hand(path)}"
+        )
         return ""
     if dry_run:
         warn(f"{path}: would be written from what SLURM says of this site; it is taken here")
@@ -373,15 +398,27 @@ def _described(dry_run: bool) -> str:
     return text
 
 
+def _by_hand(path: Path) -> str:
+    """What to do where SLURM says nothing of a site."""
+    return (
+        f"run `sixfold submit --init` on a login node, or write {path} by hand: a line each for partition, account, "
+        "nodes, gpus_per_node, cpus_per_node and time (docs/cluster.md)"
+    )
+
+
 def _write_site() -> None:
     from cluster.recipes.site import site_file
     from cluster.submit.slurm import describe_site
+    from cluster.submit.state import JobError
     from shards.disk.replace import replace_file
 
     path = site_file()
     if path.exists():
         raise ValueError(f"{path}: found a file, expected none yet; change it by hand, or move it away")
-    text = describe_site()
+    try:
+        text = describe_site()
+    except JobError as error:
+        raise JobError(f"{error}; {_by_hand(path)}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, text.encode())
     say(text.rstrip())

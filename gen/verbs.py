@@ -314,10 +314,28 @@ def plan(
         raise RecipeError.of(lines)
 
 
+def _refuse_there(*paths: Path) -> None:
+    """Raises ValueError for a file that is there and would be written over."""
+    for path in paths:
+        if path.exists():
+            raise ValueError(f"{path}: is there already; give another name with --out, or remove it")
+
+
 def init(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A class list (CSV, JSON, text), an image folder, or shards.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A class list (CSV, JSON, text), an image folder, shards, or a saved `Dataset`."
+        ),
     ],
+    real: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="With a class list: your real images, in class folders, tars or a saved `Dataset`.",
+            show_default="none, or SOURCE",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Folder of a text-to-image model.", show_default="Stable Diffusion 1.5"),
@@ -333,9 +351,11 @@ def init(
 ) -> None:
     """Write recipes for your own classes, with a comment for each choice; size, batch and steps fit the model.
 
-    A class list gives one for `generate`. Real images also give one for `train`, NAME-train.yaml.
+    A class list gives one for `generate`. Real images also give one for `train`, NAME-train.yaml; where only they say
+    how many there are of a class, NAME-classes.csv is the list with counts.
 
-    Example: `sixfold init photos/ --model models/my-sd`
+    Example: `sixfold init photos/ --model models/my-sd`,
+    `sixfold init birds.csv --real tars/`
     """
     with waiting("loading the program"):
         from gen.run.init import (
@@ -347,6 +367,7 @@ def init(
             path_from,
             schema_from,
         )
+        from gen.run.real_set import classes_of, counted_entries, labelled, list_text, real_counts
         from gen.run.recipe import Recipe
         from shards.disk.address import file_path, is_remote
         from shards.disk.replace import replace_file
@@ -356,25 +377,39 @@ def init(
 
     file = out or Path(f"{name_of(source)}.yaml")
     training = file.with_name(f"{file.stem}-train.yaml")
-    for path in (file, training):
-        if path.exists():
-            raise ValueError(f"{path}: is there already; give another name with --out, or remove it")
+    listed = file.with_name(f"{file.stem}-classes.csv")
+    _refuse_there(file, training)
     with waiting(f"reading {source}"):
-        has_counts = any(entry.count for entry in read_source(source))
-        if per_class is None and not has_counts:
+        own = labelled(source)
+        entries = own or read_source(source)
+        has_counts = any(entry.count for entry in entries)
+        if real is not None and per_class is None and not has_counts:
+            ours = load_classes(ClassSpec(source=source, per_class=1))
+            own = entries = counted_entries(entries, real_counts(real, ours), real)
+        elif per_class is None and not has_counts:
             per_class = PER_CLASS
-        classes = load_classes(ClassSpec(source=source, per_class=per_class))
+        if own is None:
+            classes = load_classes(ClassSpec(source=source, per_class=per_class))
+        else:
+            classes = classes_of(list_text(own), per_class)
+            _refuse_there(listed)
         chosen = choose_model(model, revision)
     with waiting("measuring how long prompts are"):
         kind = choose_kind(classes, chosen.folder)
     check_file(file)
     folder, name = file.parent, name_of(file.name)
     place, model_place = (path_from(one, folder) for one in (source, chosen.model))
+    pictures = None if real is None else path_from(real, folder)
+    if own is not None:
+        pictures, place = pictures or place, listed.name
+    elif has_counts and source not in SHIPPED and (is_remote(source) or file_path(source).is_dir()):
+        pictures = pictures or place
     text = first_recipe(name, place, classes, per_class, chosen, model_place, schema_from(folder, "generate"), kind)
     made = parse_recipe(text.encode(), Recipe, str(file), folder=folder)
-    texts = {file: text}
-    if has_counts and source not in SHIPPED and (is_remote(source) or file_path(source).is_dir()):
-        text = first_training(name, place, classes, made.sampler.stored_px, schema_from(folder, "train"))
+    texts = {file: text} if own is None else {listed: list_text(own), file: text}
+    if pictures is not None:
+        ids = None if real is None else place  # else the pictures' own
+        text = first_training(name, pictures, ids, classes, made.sampler.stored_px, schema_from(folder, "train"))
         parse_recipe(text.encode(), TrainRecipe, str(training), folder=folder)
         texts[training] = text
     for path, text in texts.items():  # none of them, if one would be refused
@@ -382,6 +417,8 @@ def init(
     say(f"{file}: {len(classes):,} classes, {sum(one.count for one in classes):,} images in 1x; {chosen.told}")
     if kind.told is not None:
         say(kind.told)
+    if own is not None:
+        say(f"{listed}: the classes, with the number of their real images")
     if training in texts:
         say(f"{training}: trains on these real images and on the synthetic ones")
     say(f"next: sixfold generate {file} --scale 1x --dry-run")

@@ -52,6 +52,11 @@ PoolFolder = Annotated[
 ]
 
 
+def _of_pool(overrides: list[str] | None) -> list[str]:
+    """Of fields that are named as a recipe, `embed` and `index` name them: without `pool.`."""
+    return [word.removeprefix("pool.") for word in overrides or []]
+
+
 def retrieve(
     recipe: RecipeFile,
     overrides: Annotated[list[str] | None, overrides_of(_retrieve_model)] = None,
@@ -116,14 +121,30 @@ def pool(
     cores: Annotated[int, typer.Option(help="With --rows: of all machines together.")] = 16,
     gpus: Annotated[int, typer.Option(help="With --rows: of all machines together.")] = 8,
     memory_gb: Annotated[float, typer.Option("--memory-gb", help="With --rows: for an index.")] = 128.0,
+    tables: Annotated[
+        bool,
+        typer.Option("--write-tables", help="Of tars without tables: write them, from the .txt and .json in the tars."),
+    ] = False,
 ) -> None:
     """Tell what a pool has, what it lacks, and which command makes that; or what a pool of --rows would cost.
 
-    Example: `sixfold pool out/pool unsafe_above=0.3`, `sixfold pool --rows 2.3e9 --queries 80000`
+    Fields are those of `pool` in a recipe, with or without that word before them.
+
+    Example: `sixfold pool out/pool pool.unsafe_above=0.3`, `sixfold pool --rows 2.3e9 --queries 80000`
     """
     if (folder is None) == (rows is None):
         found = "neither POOL nor --rows" if folder is None else "both POOL and --rows"
         raise ValueError(f"found {found}, expected one of them")
+    if tables and folder is None:
+        raise ValueError("found --write-tables with --rows, expected it with POOL")
+    if tables and folder is not None:
+        with waiting("reading the tars of the pool"):
+            from retrieve.pool.tables import write_tables
+            from shards.disk.amounts import counted
+
+            done = write_tables(folder)
+        empty = f"; {done.without_caption:,} have no caption" if done.without_caption else ""
+        say(f"{folder}: {counted(done.tables, 'table')} written, {counted(done.rows, 'row')}{empty}")
     if rows is not None:
         from retrieve.run.plan import PoolSize
 
@@ -135,7 +156,7 @@ def pool(
         from retrieve.pool.spec import PoolSpec
 
         given = json.dumps({"source": str(folder)}).encode()
-        described = describe(parse_recipe(given, PoolSpec, "sixfold pool", overrides or []))
+        described = describe(parse_recipe(given, PoolSpec, "sixfold pool", _of_pool(overrides)))
     say(described)
 
 
@@ -402,7 +423,7 @@ def serve(
 
     token = token_of(os.environ)
     data = json.dumps({"source": str(folder), "clip": {"model": clip, "revision": revision}}).encode()
-    spec = parse_recipe(data, PoolSpec, "sixfold serve", overrides or [])
+    spec = parse_recipe(data, PoolSpec, "sixfold serve", _of_pool(overrides))
     if block_list is not None:
         check_file(block_list)
     place = bind(host, port, token)  # before the model is loaded

@@ -148,7 +148,11 @@ def subset(
             help="How many times as many samples the first class has as the last, by class id.", show_default="none"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="With --long-tail: which samples of a class stay.")] = 0,
+    per_class: Annotated[
+        int | None,
+        typer.Option(help="So many samples of each class, drawn; 10 are among 100.", show_default="none"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="With --long-tail and --per-class: which samples of a class stay.")] = 0,
     where: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,12 +163,13 @@ def subset(
         ),
     ] = None,
     of: Annotated[
-        str | None, typer.Option(help="With --where: out of this subset, such as 2x.", show_default="everything")
+        str | None, typer.Option(help="Out of this subset, such as 2x or filtered.", show_default="everything")
     ] = None,
 ) -> None:
-    """Name a part of a data set to train on: a long tail, or edits of one side or kind. No shard is changed.
+    """Name a part of a data set to train on: N of each class, a long tail, edits of one side or kind. No shard changes.
 
-    Example: `sixfold subset out/sandbox tail-100 --long-tail 100`,
+    Example: `sixfold subset out/sandbox filtered-50 --per-class 50 --of filtered`,
+    `sixfold subset out/sandbox tail-100 --long-tail 100`,
     `sixfold subset out/edits feasible --where side=feasible --of 2x`
     """
     with waiting("loading the program"):
@@ -172,29 +177,30 @@ def subset(
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
         from shards.disk.safe_text import visible
+        from shards.set.drawn import write_per_class
         from shards.set.edited import parse_where, write_edited
         from shards.set.long_tail import write_long_tail
 
-    if (long_tail is None) == (not where):
-        found = "neither --long-tail nor --where" if long_tail is None else "both --long-tail and --where"
-        raise ValueError(f"found {found}, expected one of them")
-    if of is not None and not where:
-        raise ValueError("found --of without --where, expected both")
+    rules = {"--long-tail": long_tail is not None, "--per-class": per_class is not None, "--where": bool(where)}
+    given = [rule for rule, is_given in rules.items() if is_given]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise ValueError(f"found {found}, expected one of {', '.join(rules)}")
     asked = parse_where(where or [])
     open_data_set(folder)  # refuses another folder before anything is written there
     with written_by_one(folder, "subset", warn) as store, waiting("choosing samples"):
-        if long_tail is None:
-            num_samples = write_edited(store, name, asked, of)
-            say(
-                f"{visible(name)}: {counted(num_samples, 'sample')}; read it with data.domains.N.subset={visible(name)}"
-            )
-            return
-        keeps = write_long_tail(store, name, long_tail, seed)
-    first, *_, last = keeps.values()
-    say(
-        f"{visible(name)}: {counted(sum(keeps.values()), 'sample')} of {len(keeps):,} classes, "
-        f"from {first:,} down to {last:,}; read it with data.domains.N.subset={visible(name)}"
-    )
+        if long_tail is not None:
+            first, *between, last = write_long_tail(store, name, long_tail, seed, of).values()
+            total = first + sum(between) + last
+            spread = f" of {len(between) + 2:,} classes, from {first:,} down to {last:,}"
+        elif per_class is not None:
+            keeps = write_per_class(store, name, per_class, seed, of).values()
+            total, short = sum(keeps), sum(keep < per_class for keep in keeps)
+            spread = f" of {len(keeps):,} classes"
+            spread += f", of which {short:,} had fewer than {per_class:,}, the least {min(keeps):,}" if short else ""
+        else:
+            total, spread = write_edited(store, name, asked, of), ""
+    say(f"{visible(name)}: {counted(total, 'sample')}{spread}; read it with data.domains.N.subset={visible(name)}")
 
 
 def show(

@@ -18,6 +18,8 @@ ELSEWHERE = {
     **dict.fromkeys(("UV_SYSTEM_PYTHON", "UV_BREAK_SYSTEM_PACKAGES", "PIP_USER", "PIP_REQUIRE_VIRTUALENV"), "1"),
 }
 TOOLS = ("img2dataset", "clip-client")
+LOCKS = ("requirements.lock", "requirements-gpu.lock", *(f"requirements-{tool}.lock" for tool in TOOLS))
+FILES = ("Makefile", "pyproject.toml", *LOCKS)  # that `make` reads
 SET_UP = [["pip", "sync"], ["pip", "install"], *2 * [["venv", "--quiet"], ["pip", "sync"]]]  # what uv is asked for
 # Simulated: a Python and a uv that write down how they were called, since a real set-up takes gigabytes.
 RECORDER = """#!{python} -I
@@ -41,8 +43,7 @@ class Checkout:
     def __init__(self, folder: Path, tools: Path) -> None:
         folder.mkdir(parents=True)
         tools.mkdir()
-        locks = ["requirements.lock", "requirements-gpu.lock", *(f"requirements-{tool}.lock" for tool in TOOLS)]
-        for name in ("Makefile", "pyproject.toml", *locks):
+        for name in FILES:
             shutil.copy(home() / name, folder)
         self.folder = folder
         self.log = tools / "calls.jsonl"
@@ -107,3 +108,68 @@ def test_a_checkout_that_was_moved_is_set_up_again(tmp_path: Path) -> None:
     checkout.make()
     checkout.folder = checkout.folder.rename(tmp_path / "new")
     assert [words[1:3] for words in checkout.make() if words[0].endswith("/uv")] == SET_UP
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """A folder with our Makefile, recipes of ours and one of somebody's own."""
+    for name in FILES:
+        shutil.copy(home() / name, tmp_path)
+    shutil.copytree(home() / "recipes", tmp_path / "recipes")
+    (tmp_path / "mine.yaml").write_text('seed: 0\nname: "my-birds"  # of the garden\nbase: other.yaml\n')
+    return tmp_path
+
+
+def would_run(folder: Path, *words: str) -> list[str]:
+    """The programs of ours that `make` would call, or why it would not."""
+    said = subprocess.run(["make", "-n", *words], cwd=folder, capture_output=True, text=True, timeout=100)
+    lines = [line.removeprefix(".venv/bin/") for line in (said.stdout + said.stderr).splitlines()]
+    return [
+        " ".join(line.split()) for line in lines if line.startswith(("sixfold ", "python -m sandbox")) or "***" in line
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("generate", "sixfold generate recipes/sandbox.yaml --scale 6x"),
+        ("generate RECIPE=mine.yaml OUT=/a", "sixfold generate mine.yaml --scale 6x --out /a"),
+        ("generate RECIPE=none.yaml", "sixfold generate none.yaml --scale 6x"),
+        ("train RECIPE=mine.yaml OUT=/a", "sixfold train mine.yaml --out /a"),
+        ("sweep SWEEP=mine.yaml OUT=/a", "sixfold sweep mine.yaml --out /a"),
+        ("train RECIPE=mine.yaml OUT=/a CLUSTER=slurm", "sixfold submit train mine.yaml --to slurm --out /a"),
+        ("edit RECIPE=mine.yaml OUT=/a", "sixfold edit mine.yaml --scale 1x --out /a"),
+        ("retrieve RECIPE=mine.yaml", "sixfold retrieve mine.yaml --scale 6x"),
+        ("show RECIPE=mine.yaml", "sixfold show out/my-birds"),
+        ("verify", "sixfold verify out/sandbox"),
+        ("verify OUT=/a", "sixfold verify /a"),
+    ],
+)
+def test_a_target_is_one_call_with_the_folder_that_was_given_or_none(written: Path, words: str, line: str) -> None:
+    assert would_run(written, *words.split()) == [line]
+
+
+def test_a_folder_of_a_recipe_that_is_not_there_is_never_guessed(written: Path) -> None:
+    (told,) = would_run(written, "show", "RECIPE=none.yaml")
+    assert "none.yaml: found no name of a recipe; give OUT=FOLDER" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "before"),
+    [
+        ("train", ["python -m sandbox.build --data out/real"]),
+        ("train RECIPE=recipes/sandbox-vit.yaml", ["python -m sandbox.build --data out/real"]),
+        ("sweep", ["python -m sandbox.build --data out/real"]),
+        ("edit", ["python -m sandbox.build --data out/real"]),
+        (
+            "retrieve",
+            [
+                "python -m sandbox.build --data out/real",
+                "python -m sandbox.build --pool out/pool",
+                "sixfold embed out/pool --clip sandbox/models/clip --images",
+            ],
+        ),
+    ],
+)
+def test_what_the_sandboxs_recipes_read_is_made_before(written: Path, words: str, before: list[str]) -> None:
+    assert would_run(written, *words.split())[:-1] == before

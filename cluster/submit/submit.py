@@ -165,6 +165,11 @@ def submit_k8s(call: Call, site: SiteSpec, say: Say) -> Receipt:
     return receipt
 
 
+def ranks_of(call: Call, site: SiteSpec) -> int:
+    """How many processes of a job train one model together."""
+    return site.nodes * max(1, site.gpus_per_node) if call.verb == "train" else 1
+
+
 def write_cloud(call: Call, site: SiteSpec, say: Say, dry_run: bool) -> None:
     """Write the file of Ray's launcher into the folder where the command is called, and say what to do with it. Raises
     JobError, and ValueError if a file is there that says something else."""
@@ -206,8 +211,8 @@ def _without(receipt: Receipt, name: str) -> dict[str, str]:
 
 def _over_ray(call: Call, site: SiteSpec) -> Call:
     """A training on more than one GPU starts its ranks over Ray."""
-    ranks = site.nodes * max(1, site.gpus_per_node)
-    if call.verb != "train" or ranks == 1:
+    ranks = ranks_of(call, site)
+    if ranks == 1:
         return call
     return dataclasses.replace(call, arguments=(*call.arguments, RANKS, str(ranks)))
 

@@ -34,6 +34,7 @@ USUAL_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 USUAL_LICENCE = "creativeml-openrail-m"
 USUAL_PX = 512
 SAVED_PX = 256  # larger sides are stored smaller: classifiers are trained at 224 px
+LARGE_PX, LARGE_VAE_BATCH = 1024, 4  # a decoder call of more such images has more values than short indices count
 FOLDS = 6  # for which prompts without repeats are drawn
 MAX_PROMPTS = 10_000
 MAX_CARD_BYTES = 1 << 20
@@ -213,16 +214,18 @@ def first_recipe(
         _line("  size_px", model.size_px, "the side that the model was trained for"),
         *([_line("  saved_px", SAVED_PX, "images are stored at this side")] if model.size_px > SAVED_PX else []),
         _line("  batch", model.batch, "images per call; lower it if memory is short"),
+        *([_line("  vae_batch", LARGE_VAE_BATCH, "images per decoder call")] if model.size_px >= LARGE_PX else []),
         "shards:",
         _line("  samples_per_shard", shard, "a killed worker loses at most one shard"),
     ]
     return "\n".join(lines) + "\n"
 
 
-def first_training(name: str, source: str, classes: list[Class], side_px: int, schema: str) -> str:
+def first_training(name: str, source: str, ids: str | None, classes: list[Class], side_px: int, schema: str) -> str:
     """The text of a training recipe for the real images in `source` and the synthetic ones of the recipe `name`.
 
-    `side_px`: of the synthetic images. Only this text is of a training, whose fields `train.recipe` has.
+    `ids`: the class list whose ids class folders and labels have; None: their own. `side_px`: of the
+    synthetic images. Only this text is of a training, whose fields `train.recipe` has.
     """
     total = sum(one.count for one in classes)
     quota = min(QUOTA, total)
@@ -241,6 +244,7 @@ def first_training(name: str, source: str, classes: list[Class], side_px: int, s
         _line("  aux", "bn", "synthetic images have batch normalisation of their own; none: for ViT, ConvNeXt"),
         "  # pretrained: FOLDER      # of weights to start from; or a hub id beside pretrained_revision",
         "data:",
+        *([_line("  classes", scalar(ids), "whose ids the class folders and labels have")] if ids else []),
         "  domains:",
         f"    - {{name: real, source: {scalar(source)}, quota: {quota}}}",
         f"    - {{name: synthetic, source: {scalar(f'out/{name}')}, quota: {quota}}}   # a part of it: subset: 3x",
@@ -253,6 +257,8 @@ def first_training(name: str, source: str, classes: list[Class], side_px: int, s
         "schedule:",
         _line("  steps", steps, f"of {quota} real and {quota} synthetic images"),
         f"  epoch_steps: {steps // 10}",
+        "  # groups: 8              # of several processes a multiple of their number: a step grows with it",
+        "# engine: {kind: ddp}       # of several GPUs, here (--ranks 8) or on a cluster; single is one process",
         "# evaluate:                 # pictures that are not trained on, in folders of the same classes",
         "#   validation: {source: FOLDER}",
         "#   tests: {test: {source: FOLDER}}",

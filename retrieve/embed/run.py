@@ -114,7 +114,7 @@ def plan(spec: EmbedSpec, out: Path | None) -> Planned:
     if "image" in spec.modalities and pool.columns.key is None:
         raise ValueError(
             f"{pool.parts[0].path}: found no column of keys, expected `key` (and `shard`): pictures cannot be found in "
-            "the tars; use --texts, or name it with pool.columns={key: NAME}"
+            "the tars; use --texts, or name it with pool.columns.key=NAME"
         )
     with waiting(f"checking the model {model}"):
         decides = Decides.of(spec, pool, clip_digest(spec.pool.clip))

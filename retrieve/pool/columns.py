@@ -83,7 +83,7 @@ def find_columns(names: Iterable[str], told: Mapping[str, str], where: str) -> C
     if "caption" not in found:
         raise ValueError(
             f"{where}: found no column of captions among {', '.join(quoted(one, 40) for one in given[:20])}, expected "
-            f"{' or '.join(KNOWN['caption'])}; name it with pool.columns={{caption: NAME}}"
+            f"{' or '.join(KNOWN['caption'])}; name it with pool.columns.caption=NAME"
         )
     return Columns(**found)
 
@@ -105,7 +105,7 @@ def in_one_type(values: pa.ChunkedArray, role: str, where: str) -> pa.ChunkedArr
     except (pa.ArrowException, ValueError) as error:
         raise ValueError(
             f"{where}: found {kind} for {role}, expected {expected} ({one_line(str(error), 120)}); write it as such, "
-            f"or name another column with pool.columns={{{role}: NAME}}"
+            f"or name another column with pool.columns.{role}=NAME"
         ) from None
 
 

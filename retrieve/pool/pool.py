@@ -9,6 +9,7 @@ Rows that are flagged or blocked never leave (`retrieve.pool.blocks`): `scan` an
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from retrieve.pool.columns import Columns, find_columns, in_one_type
 from retrieve.pool.embeddings import MODALITIES, Embeddings, Modality, open_embeddings
 from retrieve.pool.spec import PoolSpec
 from shards.disk.address import file_path
+from shards.disk.amounts import counted
 from shards.disk.parquet import iter_rows, types_of_others
 from shards.disk.regular import size_and_ends
 from shards.disk.safe_text import one_line, quoted
@@ -171,7 +173,14 @@ def open_pool(spec: PoolSpec, with_vectors: bool = True) -> Pool:
     tables = sorted((inner if inner.is_dir() else folder).glob("*.parquet"))
     if not tables:
         what = "no folder" if not folder.is_dir() else "no *.parquet and no metadata/*.parquet"
-        raise ValueError(f"{folder}: found {what}, expected the tables of a pool; see `sixfold pool --help`")
+        num_tars = sum(1 for _ in folder.glob("*.tar"))
+        todo = "see `sixfold pool --help`"
+        if num_tars:
+            what = f"{counted(num_tars, 'tar')} and {what}"
+            todo = (
+                f"`sixfold pool {shlex.quote(str(folder))} --write-tables` makes them of the .txt and .json in the tars"
+            )
+        raise ValueError(f"{folder}: found {what}, expected the tables of a pool; {todo}")
     parts: list[Part] = []
     first_row = 0
     columns: Columns | None = None

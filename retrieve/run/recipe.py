@@ -150,8 +150,8 @@ class RetrieveRecipe(BaseModel):
         needs_scores = self.filter.needs_scores or self.order == "score"
         if self.pool.clip is None and (set(self.search.routes) & {"text", "image"} or needs_scores):
             raise ValueError(
-                "pool.clip: found none, expected the CLIP that made the pool's vectors; name it, or search captions "
-                "alone without a filter, in random order"
+                "pool.clip: found none, expected the CLIP that made the pool's vectors; name it, or do without "
+                "vectors: search.routes: [captions], filter: {top: null}, order: random"
             )
         return self
 

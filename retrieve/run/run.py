@@ -178,7 +178,7 @@ def check_images(recipe: RetrieveRecipe, pool: Pool) -> bool:
     if pool.tars and (pool.spec.images is not None or pool.columns.url is None):
         raise ValueError(
             f"{pool.parts[0].path}: found no column of keys, expected `key` (and `shard`): images cannot be found in "
-            f"the tars of {pool.spec.images or pool.spec.source}; name it with pool.columns={{key: NAME}}"
+            f"the tars of {pool.spec.images or pool.spec.source}; name it with pool.columns.key=NAME"
         )
     if pool.columns.url is None:
         raise ValueError(

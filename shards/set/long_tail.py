@@ -5,20 +5,16 @@ In: a data set of ours, the ratio of the largest class to the smallest. Out and 
 which makes long-tailed CIFAR so; the numbers of samples are rounded down as there.
 
 Classes stand in the order of their ids. The largest number is the highest for which every class has enough. Which
-samples of a class stay is drawn by their ids; with the same seed a class that keeps fewer keeps some of the same.
+samples of a class stay: see `shards.set.drawn`.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from shards.disk.layout import SUCCESS
+from shards.disk.record import JSON
 from shards.disk.store import Store
-from shards.set.manifest import iter_tables, scan_records, write_subset_once
+from shards.set.drawn import counts_of, drawn, successes
+from shards.set.manifest import write_subset_once
 
 _ROUND = 1e-9  # 5.000 is 4.999... as a power
 
@@ -35,28 +31,15 @@ def tail_counts(counts: Sequence[int], ratio: float) -> list[int]:
     return [max(1, int(largest * share + _ROUND)) for share in shares]
 
 
-def write_long_tail(store: Store, name: str, ratio: float, seed: int) -> dict[int, int]:
-    """Write the subset `name`: class id -> samples in it. Nothing changes where it is there already.
+def write_long_tail(store: Store, name: str, ratio: float, seed: int, of: str | None = None) -> dict[int, int]:
+    """Write the subset `name` out of the subset `of` (None: of all): class id -> samples in it. Nothing changes where
+    it is there already.
 
-    Raises ValueError as `tail_counts` and `scan_records` do, and for a subset of this name with other samples.
+    Raises ValueError as `tail_counts` and `successes` do, and for a subset of this name with other samples.
     """
-    columns = ["uid", "key", "shard", "status", "class_id"]
-    parts = [
-        table.filter(pc.equal(table["status"], SUCCESS)) for table in iter_tables(store, scan_records(store), columns)
-    ]
-    if not parts:
-        raise ValueError(f"{store.url}: found no shard that is done, expected a data set; generate it first")
-    samples = pa.concat_tables(parts)
-    labels = samples["class_id"].to_numpy()
-    ids, has = np.unique(labels, return_counts=True)
-    keeps = dict(zip(ids.tolist(), tail_counts(has.tolist(), ratio), strict=True))
-    draws = np.array([_draw(seed, uid) for uid in samples["uid"].to_pylist()], np.uint64)
-    order = np.lexsort((draws, labels))
-    place = np.arange(len(order)) - np.repeat(np.cumsum(has) - has, has)
-    chosen = np.sort(order[place < np.repeat(list(keeps.values()), has)])
-    write_subset_once(store, name, samples.take(chosen), {"long_tail": ratio, "seed": seed, "classes": len(ids)})
+    samples = successes(store, of)
+    counts = counts_of(samples)
+    keeps = dict(zip(counts, tail_counts(list(counts.values()), ratio), strict=True))
+    rule: dict[str, JSON] = {"long_tail": ratio, "seed": seed, "classes": len(counts)}
+    write_subset_once(store, name, drawn(samples, keeps, seed), rule if of is None else {**rule, "of": of})
     return keeps
-
-
-def _draw(seed: int, uid: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"long tail {seed} {uid}".encode()).digest()[:8], "big")

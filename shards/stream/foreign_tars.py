@@ -172,6 +172,22 @@ def pictures_of(store: Store, name: str, size: int) -> dict[str, Member]:
     return {key: picture for key, members in found.items() if (picture := _picture(members, where)) is not None}
 
 
+def texts_of(store: Store, name: str, size: int) -> dict[str, dict[str, bytes]]:
+    """Key -> `txt` and `json`, those that are there -> bytes, of the samples of one tar that have a picture, in the
+    order of `scan_tar`. Of a .txt at most `MAX_LABEL_BYTES` are read."""
+    where = f"{store.url}/{name}"
+    with _open_tar(store, name, size) as tar:
+        return {
+            key: {
+                kind: tar.read(one.offset, min(one.size, MAX_LABEL_BYTES))
+                for kind in ("txt", "json")
+                if (one := members.get(kind)) is not None
+            }
+            for key, members in _by_key(tar, where).items()
+            if _picture(members, where) is not None
+        }
+
+
 def members_of(tar: TarBytes, where: str) -> Iterator[Member]:
     """The regular files of a tar, in order. Raises ValueError for a tar that is not whole or not plain."""
     at = 0

@@ -40,6 +40,7 @@ def test_a_dry_run_tells_plan_cost_script_and_commands_and_touches_nothing(tmp_p
     ):
         assert told in text
     assert "#SBATCH --signal B:USR1@120" in text, "it must not be hidden as a secret"
+    assert "the job asks for no GPU" not in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["settings"]
 
 
@@ -59,6 +60,19 @@ def test_a_dry_run_tells_plan_cost_script_and_commands_and_touches_nothing(tmp_p
         ),
         ("submit generate recipes/sandbox.yaml cluster.site.nods=4", "did you mean `nodes`?"),
         ("submit train recipes/sandbox.yaml", "found a recipe of `sixfold generate`, expected one of `sixfold train`"),
+        (
+            "submit train recipes/sandbox-train.yaml cluster.site.gpus_per_node=8 --to k8s --dry-run",
+            "found single with 8 processes, expected one; set engine.kind: ddp or deepspeed; the job has 8",
+        ),
+        (
+            "submit train recipes/sandbox-train.yaml engine.kind=ddp cluster.site.nodes=3 --to job:http://localhost:1 "
+            "--dry-run",
+            "groups for 3 ranks, expected a multiple of the ranks; change one of the two; the job has 3",
+        ),
+        (
+            "submit --init",
+            "site.yaml by hand: a line each for partition, account, nodes, gpus_per_node, cpus_per_node and time",
+        ),
         ("logs out", "out: found no job, expected one that `sixfold submit` has sent"),
         ("node ray --meeting m --out o -- generate", "expected a step of SLURM; this verb is for the scripts"),
         ("node moon --meeting m --out o -- generate", "sixfold node: found moon, expected ray, array or ranks"),
@@ -74,6 +88,7 @@ def test_what_a_verb_refuses_is_refused_before_anything_is_submitted(tmp_path: P
     text = says(tmp_path, "submit", "generate", "recipes/sandbox.yaml", "sampler.model=no/model", code=2)
     assert "no/model" in text
     assert "found no description of this site, and SLURM gives none" in text
+    assert "run `sixfold submit --init` on a login node, or write" in text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,6 +96,7 @@ def test_a_dry_run_for_elsewhere_needs_no_keys_of_its_store_here(tmp_path: Path)
     place = ("--to", "k8s", "--out", "s3://bucket/x", "cluster.site.kubernetes.image=registry.example/sixfold:1")
     text = says(tmp_path, "submit", "generate", "recipes/sandbox.yaml", *place, "--dry-run")
     assert "kind: RayJob" in text
+    assert "the job asks for no GPU: cluster.site.gpus_per_node is 0" in text
     assert "on this machine: s3://bucket/x: cannot be read" in text
 
 

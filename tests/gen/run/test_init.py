@@ -9,16 +9,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import sixfold
-from cluster.recipes.load import load_recipe
+from cluster.recipes.load import load_recipe, parse_recipe
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.prompts.too_long import length_of
-from gen.run.init import choose_model, name_of
+from gen.run.init import Chosen, ChosenKind, choose_model, first_recipe, name_of
 from gen.run.recipe import Recipe, usable_classes
 from gen.wording.lexicon import load_lexicon
 from shards.disk.home import home
 from shards.labels.classes import Class, load_classes
 from tests.support.tiny_pipelines import tiny_pipeline
-from train.recipe import TrainRecipe
+from train.recipe import TrainRecipe, check_ranks
 
 SANDBOX = home() / "sandbox" / "models" / "generator"
 
@@ -74,6 +74,18 @@ def test_a_folder_of_any_name_becomes_recipes_that_are_read(
     real, synthetic = load_recipe(Path(training.name), TrainRecipe).data.domains
     assert (tmp_path / real.source).samefile(name)
     assert synthetic.source.endswith(f"out/{recipe.name}")
+
+
+def test_what_a_cluster_needs_stands_as_a_comment_that_can_be_uncommented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "birds", crane=2, seal=2)
+    monkeypatch.chdir(tmp_path)
+    init("birds", "--model", "sandbox/models/generator")
+    text = Path("birds-train.yaml").read_text()
+    Path("eight.yaml").write_text(text.replace("# groups: 8", "groups: 8").replace("# engine:", "engine:"))
+    for ranks in (2, 8):
+        check_ranks(load_recipe(Path("eight.yaml"), TrainRecipe), ranks)
 
 
 def test_a_recipe_that_would_be_refused_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +171,14 @@ def test_size_and_steps_are_those_of_the_models_configs(
 ) -> None:
     chosen = choose_model(str(tiny_pipeline(family, tmp_path / family)))
     assert (chosen.size_px, chosen.steps, chosen.batch) == (size_px, steps, batch)
+
+
+@pytest.mark.parametrize(("size_px", "vae_batch"), [(512, 8), (1024, 4)])
+def test_a_model_of_large_pictures_decodes_few_at_once(size_px: int, vae_batch: int) -> None:
+    chosen = Chosen("models/my", None, "openrail++", size_px, 30, 5.0, "as told")
+    classes = [Class(0, "crane", None, 40)]
+    text = first_recipe("a", "a.csv", classes, None, chosen, "models/my", "schema.json", ChosenKind("template"))
+    assert parse_recipe(text.encode(), Recipe, "a.yaml").sampler.vae_batch == vae_batch
 
 
 def test_a_distilled_model_takes_few_steps_and_the_card_names_the_licence(tmp_path: Path) -> None:

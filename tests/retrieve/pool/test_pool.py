@@ -38,7 +38,9 @@ def test_the_columns_of_known_data_sets_are_found_in_any_case(tmp_path, columns,
 
 def test_a_column_with_another_name_is_told_by_the_recipe(tmp_path):
     write_table(tmp_path / "0.parquet", words=["a crane"])
-    with pytest.raises(ValueError, match=r"no column of captions among 'words'.*pool.columns="):
+    with pytest.raises(
+        ValueError, match=r"no column of captions among 'words'.*; name it with pool.columns.caption=NAME"
+    ):
         pool_of(tmp_path)
     assert captions(pool_of(tmp_path, columns={"caption": "words"}), [0]) == ["a crane"]
 

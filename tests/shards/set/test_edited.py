@@ -102,9 +102,9 @@ def test_the_command_says_how_many_it_chose(store: FolderStore) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "found neither --long-tail nor --where, expected one of them"),
-        (["--where", "side=feasible", "--long-tail", "4"], "found both --long-tail and --where, expected one of them"),
-        (["--long-tail", "4", "--of", "1x"], "found --of without --where, expected both"),
+        ([], "found none, expected one of --long-tail, --per-class, --where"),
+        (["--where", "side=feasible", "--long-tail", "4"], "found --long-tail and --where, expected one of"),
+        (["--where", "side=feasible", "--of", "1x"], "found no such subset, expected one of: none yet"),
     ],
 )
 def test_calls_that_cannot_be_meant_are_refused(store: FolderStore, more: list[str], message: str) -> None:
