@@ -11,8 +11,9 @@ from gen.edit.attributes.attribute import AttributeKind
 from gen.edit.editors.editor import Alive, Change
 from gen.edit.editors.spec import CascadeSpec, InpaintSpec, InstructSpec
 from gen.edit.editors.stock import Painted, Stock, each, pixels, region
-from gen.edit.priors.background import GREY, object_on
+from gen.edit.priors.background import GREY, background_region, object_on
 from gen.edit.priors.edges import edge_image
+from gen.edit.priors.pixels import Plane
 from gen.sampler.start import stock_strength
 
 
@@ -39,7 +40,7 @@ class Inpaint:
         arguments: dict[str, Any] = {
             "prompt": change.request.prompt,
             "image": pixels(change.start_HWC),
-            "mask_image": region(change.region_HW),
+            "mask_image": region(self._region(change)),
             "strength": stock_strength(family, steps, settings.strength),
             "num_inference_steps": steps,
             "guidance_scale": self.spec.guidance if settings.guidance is None else settings.guidance,
@@ -48,6 +49,12 @@ class Inpaint:
             # None and not "": of an empty one some SDXL models take zeros, as the sampler does
             arguments["negative_prompt"] = change.request.negative or self.negative or None
         return self.stock.paint(arguments, change.request.seed, len(change.start_HWC), alive)
+
+    def _region(self, change: Change) -> Plane:
+        """What may be painted, 0..1."""
+        if change.kind != "background" or not self.spec.region_blur_px:
+            return change.region_HW
+        return background_region(change.object_HW, self.spec.region_blur_px) / 255
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from gen.edit.editors.editor import Alive, Change
 from gen.edit.editors.shelf import Shelf, bytes_of
-from gen.edit.priors.pixels import Image, MaskHW
+from gen.edit.priors.pixels import Image, Plane
 from gen.model.folder import ModelError
 from gen.sampler.latents import for_decoder
 from gen.sampler.safety import check_extractor, flag_images
@@ -141,8 +141,8 @@ def pixels(image_HWC: Image) -> torch.Tensor:
     return torch.tensor(image_HWC).permute(2, 0, 1).unsqueeze(0) / 255
 
 
-def region(region_HW: MaskHW) -> torch.Tensor:
-    """11HW, 0 or 1."""
+def region(region_HW: Plane) -> torch.Tensor:
+    """11HW in 0..1; a pipeline paints where it is half or more."""
     import torch
 
     return torch.tensor(region_HW)[None, None].float()

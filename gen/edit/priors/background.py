@@ -9,7 +9,6 @@ import numpy as np
 
 from gen.edit.priors.pixels import Image, MaskHW, Plane, check_alike, check_mask
 
-BLUR_PX = 41  # side of VariReal's Gaussian, at 1024 px
 GREY, WHITE = 100, 255  # what an object stands on for the IP-Adapter, and for its edges
 
 
@@ -23,7 +22,7 @@ def merge_background(image_HWC: Image, kept_HW: MaskHW, place_HWC: Image) -> Ima
     return np.where(kept_HW[..., None], image_HWC, place_HWC)
 
 
-def background_region(mask_HW: MaskHW, blur_px: int = BLUR_PX) -> Plane:
+def background_region(mask_HW: MaskHW, blur_px: int) -> Plane:
     """What the model may paint: uint8 (H, W), 255 far from the object, 0 far inside it.
 
     It is the inverse of the mask, which is not grown here, blurred by a Gaussian of `blur_px`, an odd number. 1 = not

@@ -25,6 +25,7 @@ from gen.edit.editors.shelf import Shelf, bytes_of
 from gen.edit.editors.spec import EditorSpec, OwnSpec, check_editor, editor_digest, pipeline_folder
 from gen.edit.editors.stages import Inpaint
 from gen.edit.editors.stock import Stock
+from gen.edit.priors.background import background_region
 from gen.sampler.pipeline import from_folder
 from gen.sampler.sampler import Request, Sampler
 from gen.sampler.spec import SamplerSpec
@@ -169,6 +170,35 @@ def test_a_picture_is_the_one_that_the_pipelines_own_call_makes(root: Path, name
         **told,
     ).images[0]
     assert np.abs(ours.astype(int) - np.rint(theirs * 255).astype(int)).max() <= 1
+
+
+def test_the_region_of_a_background_is_blurred_as_the_recipe_says_and_that_of_a_colour_is_not(root: Path) -> None:
+    """Compared with the pipeline's own call; thin strokes, of which the blur leaves nothing."""
+    name, blur_px = "inpaint-sd", 21
+    asked = changes("background", num=1)[0]
+    strokes_HW = np.zeros((SIDE, SIDE), bool)
+    strokes_HW[10:54, 30:33] = strokes_HW[30:33, 10:54] = True
+    asked = replace(asked, object_HW=strokes_HW)
+    ours = pictures(load(root, name, region_blur_px=blur_px), [asked])[0]
+    pipeline = getattr(diffusers, CLASSES[name]).from_pretrained(root / name, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        prompt=asked.request.prompt,
+        image=Pil.fromarray(asked.start_HWC),
+        mask_image=Pil.fromarray(background_region(strokes_HW, blur_px)),
+        height=SIDE,
+        width=SIDE,
+        strength=0.5,
+        num_inference_steps=2,
+        guidance_scale=7.5,
+        generator=torch.Generator().manual_seed(100),
+        output_type="np",
+    ).images[0]
+    assert np.abs(ours.astype(int) - np.rint(theirs * 255).astype(int)).max() <= 1
+    plain = load(root, name)
+    assert not np.array_equal(pictures(plain, [asked])[0], ours)
+    ink = replace(asked, kind="colour")
+    assert np.array_equal(pictures(plain, [ink]), pictures(load(root, name, region_blur_px=blur_px), [ink]))
 
 
 @pytest.mark.parametrize("name", INPAINTERS)

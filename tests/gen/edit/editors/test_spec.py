@@ -139,6 +139,7 @@ def test_remote_code_in_a_config_is_refused(root: Path) -> None:
         ("revision", "main", "expected a commit of 40 hex digits"),
         ("controlnet_revision", "main", "expected a commit of 40 hex digits"),
         ("device_gib", 0, "device_gib"),
+        ("region_blur_px", 40, "region_blur_px\n.* found 40, expected an odd number of px, or 0 for none"),
     ],
 )
 def test_a_field_that_cannot_be_meant_is_refused(whole: Path, field: str, value: object, line: str) -> None:
