@@ -159,7 +159,7 @@ def test_the_row_says_which_editor_did_it_and_by_what_settings(
     maker = alter_of(real, prompts, tmp_path, MIXED, editor, editor=fields, cells=cells)
     row = maker.row(maker.samples(0)[0], 0)
     told = json.loads(str(row["sampler"]))["edit"]
-    assert told["editor"] == {"kind": "inpaint", "steps": 2, "guidance": 7.5}
+    assert told["editor"] == {"kind": "inpaint", "steps": 2, "guidance": 7.5, "region_blur_px": 0}
     assert told["cells"] == cells
     assert (row["model"], row["licence"]) == ("StableDiffusionInpaintPipeline", "MIT")
     assert re.fullmatch("sha256:[0-9a-f]{64}", str(row["revision"]))
