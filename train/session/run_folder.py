@@ -60,11 +60,13 @@ def finished_before(recipe: TrainRecipe, out: Path, is_exported: bool, metric: s
         try:
             content = (out / RECIPE).read_bytes()
         except FileNotFoundError:
-            raise ValueError(
-                f"{out}: found {'an export' if is_exported else 'a training'} without {RECIPE}, expected the recipe it "
-                "was trained with, for this training would overwrite it; take another folder"
-            ) from None
-        refuse_changed(parse_recipe(content, TrainRecipe, str(out / RECIPE)), recipe, str(out))
+            if is_exported or not any((out / CHECKPOINTS).glob("*")):  # a checkpoint says its recipe when it is read
+                raise ValueError(
+                    f"{out}: found {'an export' if is_exported else 'a training'} without {RECIPE}, expected the "
+                    "recipe it was trained with, for this training would overwrite it; take another folder"
+                ) from None
+        else:
+            refuse_changed(parse_recipe(content, TrainRecipe, str(out / RECIPE)), recipe, str(out))
     if not is_exported:
         return None
     lines = read_results(out / RESULTS).results

@@ -205,9 +205,10 @@ def test_a_result_line_has_the_score_that_chooses_and_people_are_told_the_share(
     assert {step: line.score for step, line in validation.items()} == {
         step: pytest.approx(1 / (1 + loss)) for step, loss in losses.items()
     }
-    assert validation[min(losses, key=losses.__getitem__)].selected
+    chosen = validation[min(losses, key=losses.__getitem__)]
+    assert chosen.selected
     again = train_alone(inversion(data, models["sd"], invert__vectors=2), whole).sentence()
-    assert "pictures nearer than with the untrained word: validation 100.00 %" in again
+    assert f"pictures nearer than with the untrained word: validation {100 * chosen.top1:.2f} %" in again
 
 
 def test_stopped_after_a_step_it_goes_on_to_the_same_bits(
