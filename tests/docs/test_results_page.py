@@ -1,0 +1,14 @@
+"""The pages of measured results: what they may not say."""
+
+import pytest
+
+from shards.disk.home import home
+
+PAGES = ("docs/RESULTS.md", "docs/BENCHMARKS.md", "docs/EDIT.md", "docs/data/report.html")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_no_folder_of_the_machine_that_wrote_it(page: str) -> None:
+    text = (home() / page).read_text(encoding="utf-8")
+    found = [line[:160] for line in text.splitlines() if "/tmp/" in line]
+    assert found == []
