@@ -34,7 +34,7 @@ TOOLS := img2dataset clip-client
 TOOL_READY := $(TOOLS:%=.tools/%/.ready-$(shell pwd | cksum | cut -d ' ' -f 1))
 
 .DEFAULT_GOAL := help
-.PHONY: help generate edit retrieve train sweep show verify tools test lint torture bench bench-retrieve bench-gpu bench-stream quality ablate sandbox sandbox-score lock clean
+.PHONY: help generate edit retrieve train sweep show verify tools test test-slow test-times lint torture bench bench-retrieve bench-gpu bench-stream quality ablate sandbox sandbox-score lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,8 +101,16 @@ $(TOOL_READY): .tools/%/.ready-$(shell pwd | cksum | cut -d ' ' -f 1): requireme
 
 tools: $(TOOL_READY) ## set up img2dataset, which fetches the pictures of pools that hold addresses alone, and a client for tests
 
-test: $(READY) $(TOOL_READY) ## pass the tests (about 11 minutes on 2 cores)
-	@$(RUN)python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not torture"
+TEST := $(RUN)python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+
+test: $(READY) $(TOOL_READY) ## pass the tests but the slow ones (about 8 minutes on 2 cores)
+	@$(TEST) -m "not torture and not slow"
+
+test-slow: $(READY) $(TOOL_READY) ## pass the tests that take some seconds each (about 25 minutes on 2 cores)
+	@$(TEST) -m "slow and not torture"
+
+test-times: $(READY) $(TOOL_READY) ## pass both, and write tests/slow.txt from the time that each took
+	@$(TEST) -m "not torture" --write-slow
 
 lint: $(READY) ## ruff, ruff format, mypy and hadolint
 	@$(RUN)ruff check .
@@ -131,7 +139,7 @@ quality: $(READY) ## measure what each shortcut of the sampler costs and gains o
 ablate: $(READY) ## measure what meaning, context and style do on the sandbox; writes docs/RESULTS.md
 	@$(RUN)python -m docs.bench.ablate
 
-sandbox: $(READY) ## rebuild the sandbox's data, generator and CLIP from code and seed (about 2 hours on 2 cores)
+sandbox: $(READY) ## rebuild the sandbox's data, generator and CLIP from code and seed (about 3 hours on 2 cores)
 	@$(RUN)python -m sandbox.build
 
 sandbox-score: $(READY) ## measure the sandbox's generator and CLIP against their bars

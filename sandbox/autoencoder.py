@@ -6,7 +6,6 @@ folder.
 Shapes: B batch, C channels, H W pixels (64), h w latent cells (8).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
+
+from sandbox.descent import Descent, one_cycle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +51,6 @@ def to_tensor(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def one_cycle(step: int, num_steps: int, warmup: int = 100) -> float:
-    """The factor on the peak learning rate: a linear warm-up, then a cosine to zero."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
-
-
 def train_autoencoder(
     images: NDArray[np.uint8], spec: AutoencoderSpec, report: Callable[[int, float], None]
 ) -> AutoencoderKL:
@@ -65,39 +59,24 @@ def train_autoencoder(
     rng = np.random.default_rng(spec.seed)
     model = new_autoencoder()
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.peak_lr, betas=(0.9, 0.98), weight_decay=1e-4)
-    average = 0.0
-    for step in range(spec.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = spec.peak_lr * one_cycle(step, spec.num_steps)
+    descent = Descent(optimizer, lambda step: spec.peak_lr * one_cycle(step, spec.num_steps), report)
+    for _ in range(spec.num_steps):
         target = to_tensor(images[np.sort(rng.integers(len(images), size=spec.batch))])
-        with torch.autocast("cpu", torch.bfloat16):
-            posterior = model.encode(target).latent_dist
-            output = model.decode(posterior.sample()).sample
-        kl = posterior.kl().float().mean() / (4 * 8 * 8)
-        error = output.float() - target
+        posterior = model.encode(target).latent_dist
+        error = model.decode(posterior.sample()).sample - target
+        kl = posterior.kl().mean() / (4 * 8 * 8)
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        loss = error.abs().mean() + error.square().mean() + spec.edge_weight * edges + spec.kl_weight * kl
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
-        if step % 50 == 49:
-            report(step + 1, average)
+        descent.step(error.abs().mean() + error.square().mean() + spec.edge_weight * edges + spec.kl_weight * kl)
     model.eval()
     whiten(model, images[:2000])
     return model
 
 
 @torch.no_grad()
-def encode(model: AutoencoderKL, images: NDArray[np.uint8], batch: int = 64, exact: bool = False) -> Tensor:
-    """Mean latents N 4 8 8, float32; `exact`: computed in float32, else in bfloat16."""
-    parts = []
-    for start in range(0, len(images), batch):
-        with torch.autocast("cpu", torch.bfloat16, enabled=not exact):
-            mean = model.encode(to_tensor(images[start : start + batch])).latent_dist.mean
-        parts.append(mean.float())
-    return torch.cat(parts)
+def encode(model: AutoencoderKL, images: NDArray[np.uint8], batch: int = 64) -> Tensor:
+    """Mean latents N 4 8 8, float32."""
+    starts = range(0, len(images), batch)
+    return torch.cat([model.encode(to_tensor(images[at : at + batch])).latent_dist.mean for at in starts])
 
 
 @torch.no_grad()

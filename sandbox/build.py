@@ -10,6 +10,8 @@ equal quality elsewhere.
 
 import argparse
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -25,7 +27,9 @@ from sandbox.sets import GENERATOR_TRAIN, SETS, set_scenes, write_generator_trai
 from sandbox.world import ink_mask, render
 
 MODELS = Path(__file__).parent / "models"
-PARTS = ("data", "pool", "vae", "unet", "clip", "judge", "pretrained", "segmenter", "controlnet")
+# each part of a line needs those before it or nothing; the two lines take about as long, one core each
+LINES = (("vae", "unet", "controlnet"), ("data", "pool", "clip", "judge", "pretrained", "segmenter"))
+PARTS = LINES[1] + LINES[0]
 NUM_MORE_SCENES = 12_000  # drawn of each of train and val for the judge; the numerals among them are kept
 NUM_CHECKED = 1_000  # last pictures of the classifier and of the segmenter: measured on, not trained on
 NUM_CONTROLLED = 4_000  # first rows of the pool: the ControlNet is trained on the photos among them
@@ -96,9 +100,8 @@ def build_unet(models: Path, num_steps: int | None, say: Callable[[str], None]) 
     say("unet: encoding the pool")
     latents = encode(vae, training_images())
     spec = GeneratorSpec() if num_steps is None else GeneratorSpec(num_steps=num_steps)
-    report = _reporter("unet", spec.num_steps, say)
     captions = [row.caption for row in training_rows()]
-    unet, text_encoder = train_generator(latents, captions, spec, lambda step, loss, *_: report(step, loss))
+    unet, text_encoder = train_generator(latents, captions, spec, _reporter("unet", spec.num_steps, say))
     save_generator(vae, unet, text_encoder, models / "generator")
     say("unet: done; the ControlNet has to be trained anew for it")
 
@@ -174,7 +177,7 @@ def build_controlnet(models: Path, num_steps: int | None, say: Callable[[str], N
     pipeline = load_generator(folder)
     rows = [row for row in islice(pool_rows(), NUM_CONTROLLED) if row.fit_for_training and row.scene.style == "photo"]
     say(f"controlnet: encoding {len(rows)} pictures")
-    latents = encode(pipeline.vae, np.stack([render(row.scene) for row in rows]), exact=True)
+    latents = encode(pipeline.vae, np.stack([render(row.scene) for row in rows]))
     masks = np.stack([ink_mask(row.scene) for row in rows])
     numerals = np.array([row.scene.sense == "numeral" for row in rows])
     spec = ControlSpec() if num_steps is None else ControlSpec(num_steps=num_steps)
@@ -190,24 +193,32 @@ def build_controlnet(models: Path, num_steps: int | None, say: Callable[[str], N
     save_controlnet(model, models / "controlnet")
 
 
+def _in_lines(words: list[str]) -> int:
+    """Build all parts, each of `LINES` by a process of its own; the status of the first that failed, or 0."""
+    lines = [subprocess.Popen([sys.executable, "-m", "sandbox.build", "--only", *parts, *words]) for parts in LINES]
+    ended = [line.wait() for line in lines]
+    return next(filter(None, ended), 0)
+
+
 def main() -> None:
     """Read the arguments and build the parts that they name."""
     parser = argparse.ArgumentParser(
         prog="python -m sandbox.build",
-        description="Rebuild the sandbox: about 2 hours for all on one core. "
+        description="Rebuild the sandbox: about 3 hours for all on two cores. "
         "Example: python -m sandbox.build --data out/real",
     )
     parser.add_argument("--data", type=Path, help="write the real sets here, and nothing else")
     parser.add_argument("--pool", type=Path, help="write the pool's captioned pictures here, and nothing else")
-    parser.add_argument("--only", choices=PARTS, help="redo one part (default: all of them)")
-    parser.add_argument("--steps", type=int, help="training steps of the part named by --only (default: what shipped)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="redo these parts (default: all of them)")
+    parser.add_argument("--steps", type=int, help="training steps of the one part of --only (default: its card's)")
     parser.add_argument("--models", type=Path, default=MODELS, help="where models go (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; shipped weights used 1 (default: 1)")
     wish = parser.parse_args()
-    if wish.steps is not None and (wish.only in (None, "data", "pool") or wish.steps < 1):
+    trained = [part for part in wish.only or () if part not in ("data", "pool")]
+    if wish.steps is not None and (len(wish.only or ()) != 1 or not trained or wish.steps < 1):
         parser.error(
-            f"--steps {wish.steps}: expected a number above 0 together with --only vae, unet, clip, judge, pretrained, "
-            "segmenter or controlnet"
+            f"--steps {wish.steps}: expected a number above 0 together with --only and one of vae, unet, clip, judge, "
+            "pretrained, segmenter or controlnet"
         )
     started = time.monotonic()
 
@@ -215,13 +226,14 @@ def main() -> None:
         print(f"[{time.monotonic() - started:6.0f} s] {line}", flush=True)
 
     asked = tuple(name for name, folder in (("data", wish.data), ("pool", wish.pool)) if folder)
-    parts = (wish.only,) if wish.only else asked or PARTS
+    parts = tuple(wish.only or asked)
+    if not parts:
+        parser.exit(_in_lines(["--models", str(wish.models), "--threads", str(wish.threads)]))
     if not set(parts) <= {"data", "pool"}:
         os.environ["OMP_NUM_THREADS"] = str(wish.threads)
         import torch
 
         torch.set_num_threads(wish.threads)
-        wish.models.mkdir(parents=True, exist_ok=True)
     builders = {
         "vae": build_vae,
         "unet": build_unet,
@@ -238,8 +250,9 @@ def main() -> None:
             elif part == "pool":
                 build_pool(wish.pool or Path("out/pool"), say)
             else:
+                wish.models.mkdir(parents=True, exist_ok=True)
                 builders[part](wish.models, wish.steps, say)
-        except ValueError as error:  # a line for people; any other error is a fault of the code and keeps its traceback
+        except (ValueError, OSError) as error:  # a line for people; any other is a fault of the code
             parser.exit(2, f"{error}\n")
 
 

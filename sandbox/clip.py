@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.image_utils import PILImageResampling
 
-from sandbox.autoencoder import one_cycle
 from sandbox.captions import GROUND_PHRASES, LIGHT_PHRASES, NUMERAL_MEANINGS, STYLE_PHRASES
+from sandbox.descent import Descent, one_cycle
 from sandbox.tokens import new_tokenizer
 from sandbox.world import CLASS_NAMES, GROUNDS, INKS, PAPERS
 
@@ -122,10 +122,8 @@ def train_clip(
         model.parameters(), lr=spec.peak_lr, betas=(0.9, 0.98), weight_decay=spec.weight_decay
     )
     groups = look_alikes(captions, least=2 * spec.batch)
-    average = 0.0
-    for step in range(spec.num_steps):
-        for settings in optimizer.param_groups:
-            settings["lr"] = spec.peak_lr * one_cycle(step, spec.num_steps, warmup=200)
+    descent = Descent(optimizer, lambda step: spec.peak_lr * one_cycle(step, spec.num_steps, warmup=200), report)
+    for _ in range(spec.num_steps):
         if rng.random() < spec.hard_share:
             group = groups[int(rng.integers(len(groups)))]
             rows = group[rng.integers(len(group), size=spec.batch)]
@@ -136,16 +134,9 @@ def train_clip(
         logits = model(input_ids=text_BT, pixel_values=x_BCHW).logits_per_image
         same = (text_BT[:, None] == text_BT[None]).all(-1).float()
         target = same / same.sum(1, keepdim=True)
-        loss = -(target * (logits.log_softmax(1) + logits.T.log_softmax(1))).sum(1).mean() / 2
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descent.step(-(target * (logits.log_softmax(1) + logits.T.log_softmax(1))).sum(1).mean() / 2)
         with torch.no_grad():
             model.logit_scale.clamp_(0, 4.6)
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
-        if step % 50 == 49:
-            report(step + 1, average)
     return model.eval()
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sandbox.autoencoder import one_cycle
+from sandbox.descent import Descent, one_cycle
 from sandbox.generator import load_generator
 
 
@@ -100,10 +100,8 @@ def train_controlnet(
     )
     told = pipeline.tokenizer(["", *captions], padding="max_length", truncation=True, return_tensors="pt")
     alphas = pipeline.scheduler.alphas_cumprod
-    average = 0.0
-    for step in range(spec.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = spec.peak_lr * one_cycle(step, spec.num_steps, spec.warmup_steps)
+    descent = Descent(optimizer, lambda step: spec.peak_lr * one_cycle(step, spec.num_steps, spec.warmup_steps), report)
+    for _ in range(spec.num_steps):
         rows = rng.integers(len(captions), size=spec.batch)
         rows[: spec.batch // 2] = rng.choice(often, size=spec.batch // 2)
         text_BT = told["input_ids"][np.where(rng.random(spec.batch) < spec.caption_dropout, 0, rows + 1)]
@@ -114,8 +112,7 @@ def train_controlnet(
         noise_BChw = torch.randn(z_BChw.shape)
         a_B, s_B = alphas[t_B].sqrt()[:, None, None, None], (1 - alphas[t_B]).sqrt()[:, None, None, None]
         noisy_BChw, velocity_BChw = a_B * z_BChw + s_B * noise_BChw, a_B * noise_BChw - s_B * z_BChw
-        # in float32: without instructions for bfloat16 a CPU takes 25 times as long for it. Of so few words and cells
-        # the gradient of torch's fused attention takes five times as long
+        # of so few words and cells: the gradient of torch's fused attention takes five times as long on a CPU
         with sdpa_kernel(SDPBackend.MATH):
             words_BTD = text_encoder(input_ids=text_BT).last_hidden_state
             down, mid = model(noisy_BChw, t_B, words_BTD, condition_of(masks_NHW[rows]), return_dict=False)
@@ -126,14 +123,7 @@ def train_controlnet(
                 down_block_additional_residuals=down,
                 mid_block_additional_residual=mid,
             ).sample
-        loss = (output_BChw - velocity_BChw).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
-        if step % 50 == 49:
-            report(step + 1, average)
+        descent.step((output_BChw - velocity_BChw).square().mean())
     return model.eval()
 
 

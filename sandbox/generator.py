@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from sandbox.descent import Descent
 from sandbox.tokens import new_tokenizer
 
 TEXT_WIDTH = 128
@@ -136,7 +137,7 @@ def train_generator(
     latents_BChw: Tensor,
     captions: Sequence[str],
     spec: GeneratorSpec,
-    report: Callable[[int, float, UNet2DConditionModel, CLIPTextModel, Average], None],
+    report: Callable[[int, float], None],
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Train U-Net and text encoder together; calls `report` every 50 steps. Returns them with averaged weights."""
     torch.manual_seed(spec.seed)
@@ -150,10 +151,8 @@ def train_generator(
     heavy = np.array(["handwrit" in caption or "by hand" in caption for caption in captions])
     cumulated = np.cumsum(np.where(heavy, spec.numeral_weight, 1.0))
     average = Average([unet, text_encoder], spec.ema)
-    smooth = 0.0
-    for step in range(spec.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, spec)
+    descent = Descent(optimizer, lambda step: learning_rate(step, spec), report)
+    for _ in range(spec.num_steps):
         rows = torch.from_numpy(np.searchsorted(cumulated, rng.random(spec.batch) * cumulated[-1], side="right"))
         z_BChw = latents_BChw[rows]
         dropped = torch.from_numpy(rng.random(spec.batch) < spec.caption_dropout)
@@ -166,18 +165,11 @@ def train_generator(
         noisy_BChw = a_B * z_BChw + s_B * noise_BChw
         velocity_BChw = a_B * noise_BChw - s_B * z_BChw
         # of so few words and cells: the gradient of torch's fused attention takes five times as long on a CPU
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH):
             words_BTD = text_encoder(input_ids=text_BT).last_hidden_state
             output_BChw = unet(noisy_BChw, t_B, words_BTD).sample
-        loss = (output_BChw.float() - velocity_BChw).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        descent.step((output_BChw - velocity_BChw).square().mean())
         average.update()
-        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
-        if step % 50 == 49:
-            report(step + 1, smooth, unet, text_encoder, average)
     average.swap()
     return unet.eval(), text_encoder.eval()
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sandbox.autoencoder import one_cycle, to_tensor
+from sandbox.autoencoder import to_tensor
+from sandbox.descent import Descent, one_cycle
 
 NO_NUMERAL = 10
 
@@ -58,22 +59,14 @@ def train_judge(
     rng = np.random.default_rng(spec.seed)
     model = new_judge()
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.peak_lr, weight_decay=0.05)
-    average = 0.0
-    for step in range(spec.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = spec.peak_lr * one_cycle(step, spec.num_steps)
+    descent = Descent(optimizer, lambda step: spec.peak_lr * one_cycle(step, spec.num_steps), report, clip=None)
+    for _ in range(spec.num_steps):
         rows = rng.integers(len(images), size=spec.batch)
         dx, dy = rng.integers(0, 2 * spec.shift_px + 1, 2)
         pixels = nn.functional.pad(to_tensor(images[rows]), (spec.shift_px,) * 4, mode="replicate")
         pixels = pixels[:, torch.from_numpy(rng.permutation(3)), dy : dy + 64, dx : dx + 64]
         pixels = pixels + spec.noise * torch.randn(pixels.shape)
-        loss = nn.functional.cross_entropy(model(pixels), torch.from_numpy(labels[rows]), label_smoothing=0.05)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
-        if step % 50 == 49:
-            report(step + 1, average)
+        descent.step(nn.functional.cross_entropy(model(pixels), torch.from_numpy(labels[rows]), label_smoothing=0.05))
     return model.eval()
 
 

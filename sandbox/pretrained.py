@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from sandbox.autoencoder import one_cycle
+from sandbox.descent import Descent, one_cycle
 from sandbox.world import CLASS_NAMES, SHAPES, SIZE_PX, Scene
 
 NAMES = (*(f"{name} pips" for name in CLASS_NAMES), *SHAPES)
@@ -51,21 +51,13 @@ def train_pretrained(
     rng = np.random.default_rng(spec.seed)
     model = sandbox_resnet(len(NAMES)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.peak_lr, weight_decay=0.05)
-    average = 0.0
-    for step in range(spec.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = spec.peak_lr * one_cycle(step, spec.num_steps)
+    descent = Descent(optimizer, lambda step: spec.peak_lr * one_cycle(step, spec.num_steps), report, clip=None)
+    for _ in range(spec.num_steps):
         rows = rng.integers(len(images), size=spec.batch)
         dx, dy = rng.integers(0, 2 * spec.shift_px + 1, 2)
         pixels = nn.functional.pad(normalised(images[rows]), (spec.shift_px,) * 4, mode="replicate")
         logits = model(pixels[:, :, dy : dy + SIZE_PX, dx : dx + SIZE_PX])
-        loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]), label_smoothing=0.05)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
-        if step % 50 == 49:
-            report(step + 1, average)
+        descent.step(nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]), label_smoothing=0.05))
     return model.eval()
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 from transformers.utils import logging
 
-from sandbox.autoencoder import one_cycle, to_tensor
+from sandbox.autoencoder import to_tensor
+from sandbox.descent import Descent, one_cycle
 from sandbox.world import SIZE_PX
 
 PAPER, INK = 0, 1  # class ids
@@ -77,10 +78,8 @@ def train_segmenter(
     rng = np.random.default_rng(spec.seed)
     model = new_segmenter().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.peak_lr, weight_decay=0.01)
-    average = 0.0
-    for step in range(spec.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = spec.peak_lr * one_cycle(step, spec.num_steps)
+    descent = Descent(optimizer, lambda step: spec.peak_lr * one_cycle(step, spec.num_steps), report)
+    for _ in range(spec.num_steps):
         rows = rng.integers(len(images), size=spec.batch)
         rows[: spec.batch // 2] = rng.choice(often, size=spec.batch // 2)
         pixels = to_tensor(images[rows])[:, torch.from_numpy(rng.permutation(3))]
@@ -88,14 +87,7 @@ def train_segmenter(
         flips = [axis for axis in (1, 2) if rng.random() < 0.5]
         pixels, wanted = pixels.flip([axis + 1 for axis in flips]), wanted.flip(flips)
         pixels = pixels + spec.noise * torch.randn(pixels.shape)
-        loss = _loss(_logits(model, pixels), wanted)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
-        if step % 50 == 49:
-            report(step + 1, average)
+        descent.step(_loss(_logits(model, pixels), wanted))
     return model.eval()
 
 

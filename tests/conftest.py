@@ -39,10 +39,41 @@ LONGEST = (
     *("cluster/ranks/test_group.py", "gen/sampler/test_families.py", "shards/set/test_commit.py"),
 )
 
+# Tests that `make test` leaves to `make test-slow`, one `file::name` a line; written by `make test-times`.
+SLOW = Path(__file__).with_name("slow.txt")
+SLOW_S = 4.0  # so long take all tests of one name together, with what is set up for them
+TIMES = "--write-slow"
+seconds: dict[str, float] = {}  # name -> of its tests so far; filled where the reports of all workers arrive
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option of `make test-times`."""
+    parser.addoption(TIMES, action="store_true", help=f"write the names of tests that take {SLOW_S:g} s to {SLOW.name}")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count the time of a test's setup, call or teardown."""
+    name = report.nodeid.partition("[")[0]
+    seconds[name] = seconds.get(name, 0.0) + report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write which tests were slow, if asked; those that did not run this time keep their line."""
+    if session.config.getoption(TIMES) and not hasattr(session.config, "workerinput"):
+        kept = [name for name in SLOW.read_text().split() if name not in seconds]
+        slow = [name for name, spent_s in seconds.items() if spent_s >= SLOW_S]
+        SLOW.write_text("".join(f"{name}\n" for name in sorted([*kept, *slow])))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first. And what the libraries have loaded is no garbage: collections need not look at it."""
+    """Mark slow tests, and put the longest files first. And what the libraries have loaded is no garbage: collections
+    need not look at it."""
     here = Path(__file__).parent
+    slow = set(SLOW.read_text().split())
+    for item in items:
+        if item.nodeid.partition("[")[0] in slow:
+            item.add_marker(pytest.mark.slow)
     order = {here / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
     gc.collect()
