@@ -33,18 +33,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from shards.disk.pictures import MAX_PICTURE_BYTES, is_system_folder
-from shards.disk.safe_text import clip, one_line, quoted
+from shards.disk.safe_text import clip, quoted
 from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
+from shards.labels.metadata import METADATA
 from shards.labels.spoken import folded_form, spoken_names, wordnet_pairs
 
 LONGEST_SLUG = 40
 MAX_ID = 2**31 - 1  # of a class: what a table's column holds
 NO_LETTERS = "class"  # in a folder's name for a class name without plain letters
-METADATA = "metadata.parquet"  # beside exported class folders: file_name and every fact of a row
 NOT_KNOWN: Mapping[int, str] = MappingProxyType({})
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 _EXPORTED = re.compile(r"([0-9]{4,10})_([a-z0-9_]+)")
@@ -136,26 +133,6 @@ def _is_utf8(name: str) -> bool:
 def _has_folders(folder: Path) -> bool:
     with os.scandir(folder) as listing:
         return any(item.is_dir() for item in listing)
-
-
-def names_beside(folder: Path) -> dict[int, str]:
-    """Class id -> name, from the metadata that an export wrote beside its class folders; {} without any.
-
-    Raises ValueError for a table that cannot be used.
-    """
-    path = folder / METADATA
-    if not path.is_file():
-        return {}
-    try:
-        table = pq.read_table(path, columns=["class_id", "class_name"])
-        pairs = table.group_by(["class_id", "class_name"]).aggregate([]).to_pylist()
-        return {int(row["class_id"]): str(row["class_name"]) for row in pairs}
-    except (KeyError, TypeError, pa.ArrowException) as error:
-        if "class_id" in str(error) or "class_name" in str(error):
-            return {}  # of pictures whose classes the folders tell
-        raise ValueError(
-            f"{path}: found a table that cannot be read ({one_line(str(error), 200)}); move it away"
-        ) from None
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -28,8 +28,9 @@ from shards.disk.layout import SUCCESS
 from shards.disk.pictures import picture_format
 from shards.disk.safe_text import quoted, redact
 from shards.disk.store import open_for_reading
-from shards.labels.folders import Entry, class_folders_in, files_below, names_beside, own_classes, trouble_with
+from shards.labels.folders import Entry, class_folders_in, files_below, own_classes, trouble_with
 from shards.labels.imagenet import imagenet_names, is_wordnet_id, wordnet_name
+from shards.labels.metadata import names_beside
 from shards.labels.spoken import wordnet_pairs
 from shards.labels.task import IMAGENET, TASKS, read_task
 from shards.labels.text_file import read_lines, read_text

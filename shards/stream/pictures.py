@@ -20,7 +20,8 @@ import numpy as np
 from shards.disk.data_set import no_data_set
 from shards.disk.pictures import MAX_PICTURE_BYTES, is_picture, picture_format
 from shards.disk.store import FolderStore
-from shards.labels.folders import Named, class_folders_in, classes_of_folders, files_below, names_beside
+from shards.labels.folders import Named, class_folders_in, classes_of_folders, files_below
+from shards.labels.metadata import names_beside
 from shards.stream.foreign_tars import short_id
 from shards.stream.index_arrays import Index, make_index
 

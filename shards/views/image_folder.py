@@ -32,7 +32,6 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from shards.disk.address import local_root
-from shards.disk.amounts import counted
 from shards.disk.data_set import is_data_set, open_to_write
 from shards.disk.jpeg import MAX_PIXELS, SOURCE_TYPES, SourceType, decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import EDIT_FIELD, MAX_ROWS_PER_SHARD, RUN, SAMPLE_SCHEMA, SUCCESS, sample_key
@@ -47,18 +46,18 @@ from shards.disk.pictures import (
 )
 from shards.disk.regular import read_regular
 from shards.disk.replace import whole_folder
-from shards.disk.safe_text import clip, quoted, visible
+from shards.disk.safe_text import clip, visible
 from shards.disk.stand_in import stand_in
 from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
 from shards.labels.folders import (
-    METADATA,
     class_folder,
     class_folders_in,
     classes_of_folders,
     files_below,
     trouble_with,
 )
+from shards.labels.metadata import FILE_NAME, METADATA, facts_beside, refuse_twins
 from shards.set.manifest import scan_records
 from shards.set.origin import origin_bytes, read_origin
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
@@ -66,7 +65,7 @@ from shards.set.writer import ShardWriter
 from shards.views.dataset_card import write_folder_card
 from shards.views.export import Choice, Exported, select
 
-METADATA_SCHEMA = pa.schema([pa.field("file_name", pa.string(), nullable=False), *SAMPLE_SCHEMA])
+METADATA_SCHEMA = pa.schema([FILE_NAME, *SAMPLE_SCHEMA])
 EDITED_METADATA_SCHEMA = pa.schema([*METADATA_SCHEMA, EDIT_FIELD])  # of folders with edited pictures
 
 
@@ -192,7 +191,7 @@ def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple
     if is_data_set(open_for_reading(str(folder))):
         raise ValueError(f"{folder}: found a data set of shards, expected a folder of pictures; use it as it is")
     sub_folders = class_folders_in(folder)
-    facts = _read_metadata(folder / METADATA)
+    facts = facts_beside(folder)
     names = {row["class_id"]: row["class_name"] for row in facts.values() if {"class_id", "class_name"} <= row.keys()}
     known = classes_of_folders(sub_folders, classes, names, str(folder))
     sources = []
@@ -214,48 +213,12 @@ def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple
             f"the pictures of each class into {folder}/CLASS/"
         )
     sources.sort(key=lambda source: (source.facts.get("key", ""), _digest(source.name)))
-    _refuse_twins(sources, folder / METADATA)
+    refuse_twins(((source.name, _uid_of(source)) for source in sources), folder)
     return sources, ignored
-
-
-def _refuse_twins(sources: Sequence[Source], metadata: Path) -> None:
-    """Raises ValueError for two pictures of one id: `verify` would call what is made of them damaged."""
-    seen: dict[str, str] = {}
-    for source in sources:
-        uid = _uid_of(source)
-        if uid in seen:
-            raise ValueError(
-                f"{metadata}: found the uid {quoted(uid, 40)} for {quoted(seen[uid], 60)} and "
-                f"{quoted(source.name, 60)}, expected each once; mend the table, or move it away to import the "
-                "pictures alone"
-            )
-        seen[uid] = source.name
 
 
 def _uid_of(source: Source) -> str:
     return str(source.facts.get("uid") or _digest(source.name)[:32])
-
-
-def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.is_file():
-        return {}
-    try:
-        table = pq.read_table(path)
-        facts = EDITED_METADATA_SCHEMA.names[1:]
-        columns = ["file_name", *(name for name in facts if name in table.column_names)]
-        schema = pa.schema([EDITED_METADATA_SCHEMA.field(name) for name in columns])
-        rows = table.select(columns).cast(schema).to_pylist()
-    except (KeyError, pa.ArrowException) as error:
-        raise ValueError(
-            f"{path}: found a table that cannot be used ({clip(str(error), 200)}), expected the columns file_name and, "
-            "as far as known, those of a shard's table; move it away to import the pictures alone"
-        ) from None
-    named = {row.pop("file_name"): row for row in rows}
-    if len(named) < len(rows):
-        raise ValueError(
-            f"{path}: found {counted(len(rows) - len(named), 'file name')} a second time, expected each once; mend it"
-        )
-    return named
 
 
 def _row(source: Source, key: str, licence: str | None, quality: int) -> tuple[dict[str, Any], bytes | None]:
@@ -267,7 +230,7 @@ def _row(source: Source, key: str, licence: str | None, quality: int) -> tuple[d
             data = read_regular(source.path, MAX_PICTURE_BYTES)
         except OSError as error:
             trouble = f"cannot be read ({error.strerror})"
-    row: dict[str, Any] = {name: value for name, value in source.facts.items() if value is not None}
+    row = dict(source.facts)
     found = read_source_type(data)
     generated = "edited" if found == SOURCE_TYPES[1] else "synthetic" if found == SOURCE_TYPES[0] else None
     row |= {"key": key, "class_id": source.class_id, "class_name": source.class_name}

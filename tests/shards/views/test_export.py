@@ -26,6 +26,7 @@ from shards.disk.layout import SAMPLE_SCHEMA
 from shards.disk.store import FolderStore, Store, open_for_reading, open_store
 from shards.labels.classes import Class, ClassSpec, load_classes
 from shards.labels.folders import class_folder, class_folders_in, own_classes
+from shards.labels.metadata import names_beside
 from shards.set.manifest import read_member, read_table, scan_records
 from shards.set.verify import verify
 from shards.views.census import subset_of
@@ -702,6 +703,39 @@ def test_a_metadata_file_that_is_no_table_is_refused_in_one_line(store: FolderSt
     with pytest.raises(ValueError, match=r"metadata\.parquet: found a table that cannot be used") as error:
         find_pictures(tmp_path / "folder")
     assert "\n" not in str(error.value)
+
+
+def test_a_metadata_file_may_tell_of_some_pictures_alone_and_leave_cells_empty(tmp_path: Path) -> None:
+    photos = folders(tmp_path / "photos", "ant", "cat", "dog")
+    empty = {name: [None, None] for name in SAMPLE_SCHEMA.names}
+    told = {**empty, "file_name": ["ant/a.jpg", "cat/a.jpg"], "caption": ["an ant at work", None]}
+    pq.write_table(pa.table(told), photos / "metadata.parquet")
+    assert import_image_folder(photos, str(tmp_path / "set")).num_samples == 3
+    rows = kept(open_for_reading(str(tmp_path / "set"))).values()
+    assert sorted((row["class_id"], row["class_name"], row["caption"], row["domain"]) for row in rows) == [
+        (0, "ant", "an ant at work", "real"),
+        (1, "cat", "cat", "real"),
+        (2, "dog", "dog", "real"),
+    ]
+    assert not verify(open_for_reading(str(tmp_path / "set"))).damages
+    named = pa.table({**told, "class_id": [4, None], "class_name": ["wood ant", None]})
+    pq.write_table(named, photos / "metadata.parquet")
+    assert names_beside(photos) == {4: "wood ant"}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"file_name": [None, "cat/a.jpg"]}, {"file_name": ["cat/a.jpg"], "class_id": ["no number"]}, {"caption": ["a"]}],
+)
+def test_a_metadata_file_that_cannot_be_used_is_named_whatever_is_wrong_with_it(
+    tmp_path: Path, columns: dict[str, list[object]]
+) -> None:
+    photos = folders(tmp_path / "photos", "cat")
+    pq.write_table(pa.table(columns), photos / "metadata.parquet")
+    with pytest.raises(ValueError, match=r"photos/metadata\.parquet: found a table that cannot be used \(") as caught:
+        import_image_folder(photos, str(tmp_path / "set"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize("side", [9_000, 10_000, 20_000])
