@@ -150,7 +150,10 @@ def import_image_folder(
     sources, ignored = find_pictures(folder, classes)
     store = open_to_write(out)
     plan = {
-        "import": [[source.name, _size_of(source.path), source.class_id, source.class_name] for source in sources],
+        "import": [
+            [source.name, _size_of(source.path), source.class_id, source.class_name, *_digest_of_facts(source)]
+            for source in sources
+        ],
         "samples_per_shard": samples_per_shard,
         "licence": licence,
         "quality": quality,
@@ -289,6 +292,11 @@ def _kind_of_file(name: str) -> str:
     if name.endswith("/"):
         return name
     return ("._*" if path.name.startswith("._") else "") + path.suffix.lower() or "without a suffix"
+
+
+def _digest_of_facts(source: Source) -> list[str]:
+    """One hash; none of a picture without facts, so that a folder without metadata keeps the fingerprint it had."""
+    return [_digest(json.dumps(dict(source.facts), sort_keys=True))] if source.facts else []
 
 
 def _digest(text: str) -> str:

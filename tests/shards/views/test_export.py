@@ -522,6 +522,41 @@ def test_an_import_that_was_stopped_goes_on_and_another_folder_is_refused(store:
         import_image_folder(tmp_path / "folder", back, samples_per_shard=7)
 
 
+@pytest.mark.parametrize("num_done", [0, 1, 3])
+def test_an_import_does_not_go_on_after_its_metadata_was_changed(tmp_path: Path, num_done: int) -> None:
+    """Also with the same pictures: rows of both would stand in one set."""
+    photos = folders(tmp_path / "photos", "ant", "cat", "dog")
+    names = [f"{name}/a.jpg" for name in ("ant", "cat", "dog")]
+
+    def begin(caption: str, licence: str) -> None:
+        table = pa.table({"file_name": names, "caption": [caption] * 3, "licence": [licence] * 3})
+        pq.write_table(table, photos / "metadata.parquet")
+        import_image_folder(photos, str(tmp_path / "set"), samples_per_shard=1, progress=stop)
+
+    def stop(done: int, total: int) -> None:
+        if done == num_done:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        begin("old", "unknown")
+    words = "begun with other pictures or settings" if not num_done else "another recipe|other pictures or settings"
+    for changed in (("new", "unknown"), ("old", "MIT")):
+        with pytest.raises(ValueError, match=words):
+            begin(*changed)
+    with pytest.raises(RuntimeError):
+        begin("old", "unknown")
+    assert len(scan_records(open_for_reading(str(tmp_path / "set")))) == num_done
+
+
+def test_the_fingerprint_of_a_folder_without_metadata_is_that_of_earlier_versions(tmp_path: Path) -> None:
+    for name in ("ant", "cat"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "a.jpg").write_bytes(b"no picture")
+    import_image_folder(tmp_path / "photos", str(tmp_path / "set"))
+    [record] = scan_records(open_for_reading(str(tmp_path / "set"))).values()
+    assert record.fingerprint == "96d7e331f74b5cf67fec3f0af02cd13579dd6dc9892fdb22c0cd889b8bffab0b"
+
+
 def folders(root: Path, *names: str) -> Path:
     """A folder of pictures with one picture for each of these classes."""
     for name in names:
