@@ -85,6 +85,30 @@ def test_a_training_on_an_image_folder_sees_what_one_on_its_import_sees_bit_for_
     assert steps(folder)[0] == steps(tmp_path / "shards")[0]
 
 
+def test_an_exported_folder_is_read_in_place_with_the_ids_and_the_order_that_its_import_has(tmp_path: Path) -> None:
+    exported, shards = tmp_path / "exported", tmp_path / "shards"
+    export_image_folder(write_data_set(tmp_path / "ours"), exported, Choice())
+    table = pq.read_table(exported / "metadata.parquet").to_pylist()
+    plain = pa.table({name: [row[name] for row in table] for name in ("file_name", "key", "uid", "class_id")})
+    some = [{**row, "key": None, "uid": None} if number % 3 else row for number, row in enumerate(plain.to_pylist())]
+    for number, told in enumerate((plain, pa.Table.from_pylist(some, plain.schema))):
+        pq.write_table(told, exported / "metadata.parquet")
+        import_image_folder(exported, f"{shards}{number}")
+        here, there = load_index(str(exported)), load_index(f"{shards}{number}")
+        assert here.uid.tolist() == there.uid.tolist()
+        assert here.label.tolist() == there.label.tolist()
+        assert steps(exported)[0] == steps(Path(f"{shards}{number}"))[0]
+
+
+def test_two_pictures_of_one_id_in_the_metadata_are_refused_in_place_too(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures")
+    pq.write_table(
+        pa.table({"file_name": ["ant/0.png", "crane/0.png"], "uid": ["ab" * 16] * 2}), folder / "metadata.parquet"
+    )
+    with pytest.raises(ValueError, match=r"metadata\.parquet: found the uid 'abab.*' for .*, expected each once"):
+        load_index(str(folder))
+
+
 def test_every_picture_is_read_once_with_the_id_of_its_folder(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures")
     (folder / "ant" / "notes.txt").write_text("no picture")
