@@ -41,6 +41,7 @@ MAX_NAME_BYTES = 1 << 16  # of a long name or a pax header
 READ_BYTES = 8 << 20  # one request of a remote store
 _REGULAR = b"0\0007"  # "7": contiguous, which is regular everywhere
 _ID = re.compile(r"[0-9a-fA-F]{32}")
+_NUMBER = re.compile(r"(?:\d+(?:[-_]of[-_]\d+)?)?\.tar$")  # train-0007.tar, train-00007-of-00128.tar
 _PAX_LINE = re.compile(rb"(\d{1,7}) ([^=]{1,200})=")
 _ADLER = 65521  # the modulus of adler32, whose low half is one more than the sum of the bytes
 
@@ -97,7 +98,7 @@ class Foreign:
         Raises ValueError if there is none or, without `begin`, if they are of several kinds (train and validation).
         """
         stamps = {name: stamp for name, stamp in sorted(store.stamps().items()) if name.endswith(".tar")}
-        kinds = sorted({re.sub(r"\d+(?=\.tar$)", "", name).removesuffix(".tar") for name in stamps})
+        kinds = sorted({_NUMBER.sub("", name) for name in stamps})
         if begin is not None:
             stamps = {name: stamp for name, stamp in stamps.items() if name.startswith(begin)}
         elif len(kinds) > 1:

@@ -769,6 +769,16 @@ def test_tars_for_training_and_for_validation_are_not_mixed(tmp_path: Path) -> N
         load_index(str(tmp_path), "test")
 
 
+@pytest.mark.parametrize("name", ["train-{:05d}-of-00003.tar", "train_{}_of_3.tar", "part{:04d}.tar", "{}.tar"])
+def test_tars_that_differ_in_their_numbers_alone_are_of_one_kind(tmp_path: Path, name: str) -> None:
+    for shard in range(3):
+        write_tar(tmp_path / name.format(shard), imagenet(shard))
+    assert len(load_index(str(tmp_path))) == 9
+    write_tar(tmp_path / "validation-00000-of-00001.tar", imagenet(3))
+    with pytest.raises(ValueError, match="tars of 2 kinds"):
+        load_index(str(tmp_path))
+
+
 def test_a_folder_without_tars_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found no shards, expected a data set; .* `sixfold generate`"):
         load_index(str(tmp_path))
