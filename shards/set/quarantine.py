@@ -6,6 +6,7 @@ files under their own names. Nothing is ever deleted, so a person can look. The 
 """
 
 import json
+import re
 from collections.abc import Sequence
 
 from shards.disk.layout import META
@@ -13,6 +14,7 @@ from shards.disk.store import Store
 
 QUARANTINE = f"{META}/quarantine"
 MAX_INCIDENTS = 1_000_000
+_NUMBER = re.compile(r"[0-9]{6}")
 
 
 def set_aside(store: Store, names: Sequence[str], reason: str) -> list[str]:
@@ -21,12 +23,14 @@ def set_aside(store: Store, names: Sequence[str], reason: str) -> list[str]:
     Give the record first: after a crash in between, the unit has no record and is made again.
     """
     text = json.dumps({"reason": reason, "files": list(names)}, indent=4).encode() + b"\n"
-    for number in range(1, MAX_INCIDENTS):
+    there = (name.rpartition("/")[2] for name in store.folders(f"{QUARANTINE}/"))
+    last = max((int(name) for name in there if _NUMBER.fullmatch(name)), default=0)
+    for number in range(last + 1, MAX_INCIDENTS):
         folder = f"{QUARANTINE}/{number:06d}"
         if not store.exists(f"{folder}/reason.json") and store.write_exclusive(f"{folder}/reason.json", text):
             break
     else:
-        raise ValueError(f"{store.url}/{QUARANTINE}: found {MAX_INCIDENTS} incidents; look at them and move them away")
+        raise ValueError(f"{store.url}/{QUARANTINE}: found {last:,} incidents; look at them and move them away")
     moved = []
     for name in names:
         new_name = f"{folder}/{name.rpartition('/')[2]}"
