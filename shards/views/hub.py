@@ -3,8 +3,9 @@
 In: files, the name of a repository, a token. Out: a `Pushed`. On disk: only reads.
 
 Before each call what is there already is asked for and compared by hash, so the same command goes on where another one
-ended, and does nothing when all is there. Calls that fail for a passing reason are tried again a few times; a deadline
-ends all of it. At the end every file is asked for once more and must have the bytes that were listed.
+ended, and does nothing when all is there. Calls that fail for a passing reason are tried again a few times. Where the
+hub counts too many (it takes 128 commits an hour), they wait as long as it says, or longer and longer. A deadline ends
+all of it. At the end every file is asked for once more and must have the bytes that were listed.
 
 Files there that an earlier push of the same kind left, and that are not listed now, would be read along with the new
 ones: they are refused before anything is sent, or removed first where the caller says so. Files of other kinds stay.
@@ -20,9 +21,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from shards.disk.amounts import counted, size_text
+from shards.disk.amounts import counted, size_text, time_text
 from shards.disk.layout import checked_name
 from shards.disk.regular import read_regular, sha256_of
 from shards.disk.safe_text import one_line, quoted, redact
@@ -34,14 +35,19 @@ T = TypeVar("T")
 RepoKind: TypeAlias = Literal["dataset", "model"]
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-FILES_AT_ONCE = 50  # of a commit
-BYTES_AT_ONCE = 2 << 30
+# Of a commit. The hub recommends 50 to 100 files, because it checks each within one request of 60 s, and no number of
+# bytes. A terabyte in shards of 100 MB is 300 commits, which it takes in 2.5 hours; large files that came before a kill
+# are not sent again.
+FILES_AT_ONCE = 100
+BYTES_AT_ONCE = 20 << 30
 REMOVED_AT_ONCE = 1000
 ASKED_AT_ONCE = 200  # files in one question about what is there
 TRIES = 3  # the client itself tries each request five times
 FIRST_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 600.0  # where the hub does not say how long
 STALL_S = 300.0  # longest silence of the hub within a request
-_PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
+TOO_MANY = 429
+_PASSING = frozenset({408, 409, 412, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,7 @@ def push(
     say(f"{counted(len(files) - len(missing), 'file')} of {len(files):,} there already")
     sent = sent_bytes = 0
     total = sum(one.size for one in missing)
-    for chunk in _chunks(missing):
+    for chunk in in_commits(missing):
         what = f"Add {chunk[0].name}" + (f" and {len(chunk) - 1} more" if len(chunk) > 1 else "")
 
         def commit(chunk: Sequence[HubFile] = chunk, what: str = what) -> object:
@@ -193,23 +199,30 @@ class _Caller:
     say: Callable[[str], None]
 
     def call(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns; tried again where that may help."""
-        for attempt in range(TRIES):
+        """What `ask` returns; tried again where that may help, and until the deadline where the hub counts too many."""
+        tries = waits = 0
+        while True:
             try:
                 return self._once(ask)
             except TimeoutError:
                 raise
             except Exception as error:  # the client's own classes, and those of its libraries
                 status = _status(error)
-                if (
-                    attempt + 1 == TRIES
-                    or (status is not None and status not in _PASSING)
-                    or isinstance(error, ValueError)
-                ):
-                    raise self._in_words(error, status) from None
-                self.say(f"{self.repo_id}: {self._cause(error, status)}; trying again")
-                time.sleep(max(0.0, min(self.pause_s * 4**attempt, self.end - time.monotonic())))
-        raise AssertionError("unreachable")
+                if status == TOO_MANY:
+                    asked = _asked_pause(error)
+                    pause = min(self.pause_s * 4.0 ** min(waits, 9), LONGEST_PAUSE_S) if asked is None else asked
+                    waits += 1
+                else:
+                    tries += 1
+                    is_passing = status is None or status in _PASSING
+                    if tries == TRIES or not is_passing or isinstance(error, ValueError):
+                        raise self._in_words(error, status) from None
+                    pause = self.pause_s * 4.0 ** (tries - 1)
+                if pause > self.end - time.monotonic():
+                    when = f"and the hub is to be asked in {time_text(pause)} again, which is behind the deadline"
+                    raise self._too_late(when) from None
+                self.say(f"{self.repo_id}: {self._cause(error, status)}; trying again in {time_text(pause)}")
+                time.sleep(pause)
 
     def _once(self, ask: Callable[[], T]) -> T:
         from huggingface_hub.utils import get_session
@@ -227,12 +240,15 @@ class _Caller:
         try:
             found, error = answers.get(timeout=max(0.01, self.end - time.monotonic()))
         except queue.Empty:
-            raise TimeoutError(
-                f"{self.repo_id}: not all is there at the deadline; run the same command to go on, or allow more time"
-            ) from None
+            raise self._too_late() from None
         if error is not None:
             raise error
         return found  # type: ignore[return-value]
+
+    def _too_late(self, when: str = "at the deadline") -> TimeoutError:
+        return TimeoutError(
+            f"{self.repo_id}: not all is there {when}; run the same command to go on, or allow more time"
+        )
 
     def _cause(self, error: Exception, status: int | None) -> str:
         text = redact(" ".join(f"{error} {error.__cause__ or ''}".split()), [self.token])
@@ -247,15 +263,32 @@ class _Caller:
         return ValueError(f"{self.repo_id}: the hub did not take it ({self._cause(error, status)}); {advice}")
 
 
-def _status(error: BaseException) -> int | None:
-    """The HTTP status behind an error, also of one that another one wraps."""
+def _response(error: BaseException) -> Any:
+    """The HTTP response behind an error, also of one that another one wraps; None if there was none."""
     found: BaseException | None = error
     while found is not None:
-        status = getattr(getattr(found, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
+        response = getattr(found, "response", None)
+        if isinstance(getattr(response, "status_code", None), int):
+            return response
         found = found.__cause__
     return None
+
+
+def _status(error: BaseException) -> int | None:
+    response = _response(error)
+    return None if response is None else int(response.status_code)
+
+
+def _asked_pause(error: BaseException) -> float | None:
+    """The seconds after which the hub wants to be asked again; None if it does not say."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    headers = _response(error).headers
+    said = str(headers.get("Retry-After", "")).strip()
+    if said.isascii() and said.isdigit():
+        return float(said)
+    window = parse_ratelimit_headers(headers)  # of other counts than the one that is full, it has some left
+    return float(window.reset_in_seconds) if window is not None and not window.remaining else None
 
 
 def _missing(caller: _Caller, api: "HfApi", repo_id: str, kind: RepoKind, files: Sequence[HubFile]) -> list[HubFile]:
@@ -284,7 +317,7 @@ def _git_hash(one: HubFile) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def _chunks(files: Sequence[HubFile]) -> Iterator[list[HubFile]]:
+def in_commits(files: Sequence[HubFile]) -> Iterator[list[HubFile]]:
     """A commit each: at least one file, and no more than the limits allow."""
     chunk: list[HubFile] = []
     for one in files:

@@ -1,8 +1,8 @@
 """A server on 127.0.0.1 that speaks the part of the Hugging Face hub's API that a push needs.
 
 It keeps repositories in memory: blobs by sha256, files by path. Tars, tables and weights go by LFS, all else in the
-commit, as on the hub. `fails` are answers given instead of the next requests whose path has a word; `is_silent` lets
-a request wait.
+commit, as on the hub. `fails` are answers given instead of the next requests whose path has a word, with the headers
+`says`; `silent` lets a request wait.
 
     with HubServer() as hub:
         push("someone/numbers", "dataset", files, TOKEN, endpoint=hub.url)
@@ -14,9 +14,10 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote
 
@@ -39,6 +40,7 @@ class HubServer:
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.fails: list[tuple[str, int]] = []  # word of a path, status; each is used once
+        self.says: dict[str, str] = {}  # headers of these answers
         self.silent: str | None = None  # requests whose path has this word get no answer
         self.released = threading.Event()
         hub = self
@@ -99,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         for number, (word, status) in enumerate(hub.fails):
             if word in path:
                 del hub.fails[number]
-                return self._send(status, {"error": f"scripted {status}"})
+                return self._send(status, {"error": f"scripted {status}"}, hub.says)
         if "/blob/" not in path and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._send(401, {"error": "bad token"})
         return self._route(path, body)
@@ -171,11 +173,13 @@ class _Handler(BaseHTTPRequestHandler):
             )
         return self._send(404, {"error": rest})
 
-    def _send(self, status: int, value: object) -> None:
+    def _send(self, status: int, value: object, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         data = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        for name, said in headers.items():
+            self.send_header(name, said)
         self.end_headers()
         self.wfile.write(data)
 

@@ -11,14 +11,16 @@ import yaml
 from typer.testing import CliRunner
 
 import sixfold
+from shards.disk.amounts import time_text
 from shards.disk.store import FolderStore, open_for_reading
 from shards.set.verify import verify
-from shards.views.hub import HubFile, Pushed, push, text_file, token_of
+from shards.views.hub import HubFile, Pushed, in_commits, push, text_file, token_of
 from shards.views.push import data_set_files, is_of_a_set
 from tests.support.hub_server import TOKEN, HubServer
 from tests.support.small_data_set import write_data_set
 
 NAME = "someone/numbers"
+ENDS = {".tar": 100 << 20, ".parquet": 1 << 20, "_stats.json": 1000}  # of a shard, with its bytes
 
 
 @pytest.fixture
@@ -138,6 +140,49 @@ def test_a_passing_failure_is_tried_again(
     hub.fails = [(word, 503)]
     assert sent(hub, data_set_files(store, "numbers")).num_sent == 7
     assert not hub.fails
+
+
+@pytest.mark.parametrize(
+    ("says", "pauses"),
+    [
+        ({}, [2.0, 8.0, 32.0, 128.0, 512.0, 600.0, 600.0]),
+        ({"Retry-After": "2580"}, [2580.0] * 7),
+        ({"RateLimit": '"api";r=0;t=55'}, [55.0] * 7),
+        ({"RateLimit": '"api";r=900;t=55'}, [2.0, 8.0, 32.0, 128.0, 512.0, 600.0, 600.0]),  # not the count that is full
+    ],
+)
+def test_a_hub_that_takes_no_more_commits_for_now_is_waited_for(
+    hub: HubServer, store: FolderStore, monkeypatch: pytest.MonkeyPatch, says: dict[str, str], pauses: list[float]
+) -> None:
+    """It takes 128 commits an hour: a large push meets that several times."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    hub.fails, hub.says = [("commit/main", 429)] * 7, says
+    lines: list[str] = []
+    files = data_set_files(store, "numbers")
+    assert push(NAME, "dataset", files, TOKEN, endpoint=hub.url, say=lines.append).num_sent == 7
+    assert slept == pauses
+    told = [line for line in lines if "HTTP 429" in line]
+    assert len(told) == 7
+    assert told[0].endswith(f"; trying again in {time_text(pauses[0])}")
+
+
+def test_a_wait_that_would_end_behind_the_deadline_is_not_begun(hub: HubServer, store: FolderStore) -> None:
+    hub.fails, hub.says = [("commit/main", 429)], {"Retry-After": "2580"}
+    began = time.monotonic()
+    with pytest.raises(
+        TimeoutError, match=r"asked in 43\.0 min again, which is behind the deadline; run the same command"
+    ):
+        sent(hub, data_set_files(store, "numbers"), deadline_s=60.0)
+    assert time.monotonic() - began < 30
+
+
+def test_three_thousand_shards_are_pushed_in_fewer_commits_than_the_hub_takes_in_an_hour() -> None:
+    shards = [HubFile(f"{number:05d}{end}", b"", size, "") for number in range(3000) for end, size in ENDS.items()]
+    commits = list(in_commits(shards))
+    assert [one for commit in commits for one in commit] == shards
+    assert len(commits) < 128
+    assert max(map(len, commits)) <= 100  # as the hub recommends: it checks each file within a request of 60 s
 
 
 def test_a_token_that_may_not_write_is_named_in_one_line_and_not_shown(hub: HubServer, store: FolderStore) -> None:
