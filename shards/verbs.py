@@ -54,8 +54,13 @@ def verify(
         say(visible(str(damage)))
     for note in report.notes:
         say(f"note: {visible(note)}")
-    is_torn = report.damaged_shards() or report.damaged_files()
-    advice = f"`sixfold repair {folder}`" if is_torn else "run the same `sixfold generate` again"
+    kinds = {damage.kind for damage in report.damages}
+    steps = ["run the same `sixfold generate` again"] if kinds - {"stray"} else []
+    if report.damaged_shards() or report.damaged_files():
+        steps = [f"`sixfold repair {folder}`"]
+    if "stray" in kinds:
+        steps.append("move away what does not belong beside the shards")
+    advice = ", then ".join(steps)
     if writer is not None:
         advice += " when the run has ended"
         of = f"{len(report.unmade):,} of {counted(report.shards + len(report.unmade), 'shard')}"

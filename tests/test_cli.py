@@ -558,6 +558,25 @@ def test_one_of_a_thing_is_not_several(tmp_path: Path) -> None:
     assert "1 shard moved" in CliRunner().invoke(APP, ["repair", str(store.root)]).stdout
 
 
+def test_verify_says_what_helps_against_what_it_found(tmp_path: Path) -> None:
+    """Making shards again takes no stray away."""
+    store = write_data_set(tmp_path / "set", num_shards=3, num_slots=1, num_rejected=0)
+    stray, again = "move away what does not belong beside the shards", "run the same `sixfold generate` again"
+
+    def advice() -> str:
+        return CliRunner().invoke(APP, ["verify", str(store.root)]).stdout.splitlines()[-1].partition("; ")[2]
+
+    (store.root / "sizes.json").write_text("{}")
+    assert advice() == stray
+    for name in ("00001.tar", "00001.parquet", "00001_stats.json"):
+        (store.root / name).unlink()
+    assert advice() == f"{again}, then {stray}"
+    (store.root / "sizes.json").unlink()
+    assert advice() == again
+    (store.root / "00002.tar").unlink()
+    assert advice() == f"`sixfold repair {store.root}`"
+
+
 def test_meanings_and_prompts_want_no_counts(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("auk\ncrane\n")
     bare = ["meanings.choose=none", "prompts.kind=name", "prompts.per_class=null"]
