@@ -206,6 +206,16 @@ def test_the_pool_holds_what_such_pools_hold_and_training_uses_none_of_it():
             assert row.punsafe < 0.5
 
 
+def test_a_numeral_shows_a_test_scan_where_it_is_a_copy_or_copies_one():
+    test_scenes = sets.set_scenes("real-test")
+    rows = list(captions.pool_rows(6000, test_scenes=test_scenes))
+    shown = captions.shown_tests([row.near_test for row in rows], [row.duplicate_of for row in rows])
+    scans = {scene.scan for scene in test_scenes}
+    assert [row.scene.scan in scans for row in rows] == (shown >= 0).tolist()
+    assert all(test_scenes[test].scan == row.scene.scan for row, test in zip(rows, shown, strict=True) if test >= 0)
+    assert [row for row, test in zip(rows, shown, strict=True) if test >= 0 > row.near_test]  # copies of copies
+
+
 def test_the_pool_is_the_same_with_and_without_planted_rows_where_it_is_trained_on():
     def fit(rows):
         return [(row.scene, row.caption) for row in rows if row.fit_for_training]
