@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sandbox.bars import wilson
 from sandbox.captions import shown_tests
-from sandbox.score import wilson
 from shards.disk.layout import SUCCESS
 from shards.disk.store import open_for_reading
 from shards.set.manifest import read_table, scan_records
