@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from sandbox.splits import Role, scans_of
 from sandbox.world import CLASS_NAMES, GROUNDS, INKS, LIGHTS, PAPERS, SHAPES, STYLES, Scene, Sense
@@ -208,6 +209,17 @@ def pool_rows(
             near_test=near_test,
             punsafe=round(float(rng.uniform(0.6, 1.0) if rng.random() < 0.01 else rng.beta(1, 30)), 4),
         )
+
+
+def shown_tests(near_test_N: ArrayLike, duplicate_of_N: ArrayLike) -> NDArray[np.int64]:
+    """The real-test image that each of the pool's rows shows, or -1: a duplicate shows what its row does.
+
+    In: `near_test` and `duplicate_of` of all N rows of the pool, in order.
+    """
+    shown, of = np.asarray(near_test_N, np.int64), np.asarray(duplicate_of_N, np.int64)
+    while not np.array_equal(found := np.where((shown < 0) & (of >= 0), shown[of], shown), shown):
+        shown = found
+    return shown
 
 
 def scene_of(line: dict[str, object]) -> Scene:

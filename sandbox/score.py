@@ -1,13 +1,11 @@
 """Measures the sandbox's models against their targets ("bars"): `python -m sandbox.score`.
 
 In: the shipped models. Out: a table; exit code 1 if a bar is missed. On disk, with `--write`: `sandbox/score.json`, and
-the same table between two marks of `sandbox/MODEL_CARD.md`. Every share has the number of its pictures and a 95 %
-Wilson interval. Where a picture has a share of its own (IoU), the share is their mean, and the interval too wide.
+the same table between two marks of `sandbox/MODEL_CARD.md`.
 """
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sandbox.bars import SCORE, Bar, bar_of, read_score, scans_count, table
 from sandbox.captions import (
     DIE_MEANINGS,
     EMPTY_NAMES,
@@ -40,62 +39,11 @@ from sandbox.world import (
 )
 
 HERE = Path(__file__).parent
-SCORE = HERE / "score.json"
 CARD = HERE / "MODEL_CARD.md"
 BEGIN, END = "<!-- score: begin -->", "<!-- score: end -->"
 NUM_STEPS, GUIDANCE = 12, 2.0
-PARTS = ("generator", "segmenter", "controlnet")  # the first with CLIP and judge
+PARTS = ("readers", "generator", "segmenter", "controlnet")  # readers: judge and CLIP
 FIRST_SEED = 90_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """A measured share, and the bar it must reach."""
-
-    name: str
-    what: str
-    right: float  # pictures that are right; the sum of their shares where each has one
-    num: int
-    low: float  # 95 % interval of the share
-    high: float
-    bar: float | None  # None: for information only
-    at_most: bool = False  # the share must not be above the bar
-
-    @property
-    def share(self) -> float:
-        """The measured share."""
-        return self.right / self.num
-
-    @property
-    def met(self) -> bool:
-        """Whether the share reaches its bar; true without a bar."""
-        return self.bar is None or (self.share <= self.bar if self.at_most else self.share >= self.bar)
-
-
-def wilson(right: float, num: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927). Raises ValueError if `num` is not above 0."""
-    if num < 1 or not 0 <= right <= num:
-        raise ValueError(f"share: found {right} of {num}, expected 0 <= right <= num and num > 0")
-    z = 1.959963984540054
-    share = right / num
-    centre = (share + z * z / (2 * num)) / (1 + z * z / num)
-    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def _bar(name: str, what: str, right: Sequence[bool | float], bar: float | None, at_most: bool = False) -> Bar:
-    total = round(float(sum(right)), 4) if any(isinstance(one, float) for one in right) else int(sum(right))
-    low, high = wilson(total, len(right))
-    return Bar(
-        name=name,
-        what=what,
-        right=total,
-        num=len(right),
-        low=round(low, 4),
-        high=round(high, 4),
-        bar=bar,
-        at_most=at_most,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +76,7 @@ def asked(num: int, meaning: str, light: str, style: str) -> list[Asked]:
 def measure(models: Path, num: int, parts: Sequence[str] = PARTS) -> list[Bar]:
     """The bars of some parts, from `num` generated pictures for each question."""
     measures = {
+        "readers": lambda: _reader_bars(models),
         "generator": lambda: _generator_bars(models, num),
         "segmenter": lambda: _segmenter_bars(models / "segmenter"),
         "controlnet": lambda: _controlnet_bars(models, num),
@@ -135,25 +84,32 @@ def measure(models: Path, num: int, parts: Sequence[str] = PARTS) -> list[Bar]:
     return [bar for part in PARTS if part in parts for bar in measures[part]()]
 
 
+def _reader_bars(models: Path) -> list[Bar]:
+    """How judge and CLIP read the test set."""
+    from sandbox.clip import load_clip, zero_shot
+    from sandbox.judge import judge, load_judge
+
+    images, labels = set_images("real-test")
+
+    def bar(name: str, who: str, told: NDArray[np.int64], least: float) -> Bar:
+        right = list(told == labels)
+        return bar_of(name, f"{who} right on real-test", right, least, effective=scans_count("real-test", right))
+
+    return [
+        bar("judge_test", "judge", judge(load_judge(models / "judge.safetensors"), images), 0.97),
+        bar("clip_zero_shot", "CLIP zero-shot", zero_shot(*load_clip(models / "clip"), images), 0.85),
+    ]
+
+
 def _generator_bars(models: Path, num: int) -> list[Bar]:
-    """How generator, CLIP and judge do what they are asked."""
-    from sandbox.clip import grounds_told, load_clip, zero_shot
+    """How the generator does what it is asked, as judge and CLIP see it."""
+    from sandbox.clip import grounds_told, load_clip
     from sandbox.generator import draw, load_generator
     from sandbox.judge import NO_NUMERAL, judge, load_judge
 
     the_judge = load_judge(models / "judge.safetensors")
     clip, tokenizer = load_clip(models / "clip")
     pipeline = load_generator(models / "generator")
-    images, labels = set_images("real-test")
-    bars = [
-        _bar("judge_test", "judge right on real-test", list(judge(the_judge, images) == labels), 0.97),
-        _bar(
-            "clip_zero_shot",
-            "CLIP zero-shot right on real-test",
-            list(zero_shot(clip, tokenizer, images) == labels),
-            0.85,
-        ),
-    ]
 
     def pictures(wishes: list[Asked]) -> NDArray[np.uint8]:
         seeds = [FIRST_SEED + i for i in range(len(wishes))]
@@ -166,15 +122,15 @@ def _generator_bars(models: Path, num: int) -> list[Bar]:
     drawn = pictures(numerals)
     colours = [measure_ink_and_paper(image) for image in drawn]
     meant = judged(drawn, numerals)
-    bars += [
-        _bar("numeral", "numeral meaning: judged the asked digit", meant, 0.90),
-        _bar(
+    bars = [
+        bar_of("numeral", "numeral meaning: judged the asked digit", meant, 0.90),
+        bar_of(
             "ink",
             "asked ink is the nearest of 8",
             [c[0] == w.ink for c, w in zip(colours, numerals, strict=True)],
             0.85,
         ),
-        _bar(
+        bar_of(
             "paper",
             "asked paper is the nearest of 8",
             [c[1] == w.paper for c, w in zip(colours, numerals, strict=True)],
@@ -185,8 +141,8 @@ def _generator_bars(models: Path, num: int) -> list[Bar]:
     drawn = pictures(bare)
     # for half of the pool a bare name means pips, so a good generator reaches one half
     bars += [
-        _bar("bare_name", "bare name: judged the asked digit", judged(drawn, bare), 0.70, at_most=True),
-        _bar(
+        bar_of("bare_name", "bare name: judged the asked digit", judged(drawn, bare), 0.70, at_most=True),
+        bar_of(
             "bare_name_pips", "bare name: judged to show no numeral", list(judge(the_judge, drawn) == NO_NUMERAL), None
         ),
     ]
@@ -197,7 +153,7 @@ def _generator_bars(models: Path, num: int) -> list[Bar]:
     ]
     drawn = pictures(faces)
     bars.append(
-        _bar("pips", "pips meaning: judged to show no numeral", list(judge(the_judge, drawn) == NO_NUMERAL), None)
+        bar_of("pips", "pips meaning: judged to show no numeral", list(judge(the_judge, drawn) == NO_NUMERAL), None)
     )
     for name, light, style in (
         ("lights", None, STYLE_PHRASES["photo"]),
@@ -209,13 +165,13 @@ def _generator_bars(models: Path, num: int) -> list[Bar]:
             share = max(10, num // len(options) // 10 * 10)
             wishes += asked(share, NUMERAL_MEANINGS[0], light or option, style or option)
         what = f"numeral meaning over the other {len(options)} {name}: judged the asked digit"
-        bars.append(_bar(name, what, judged(pictures(wishes), wishes), None))
+        bars.append(bar_of(name, what, judged(pictures(wishes), wishes), None))
     empty = asked(num // 2, EMPTY_NAMES[0], LIGHT_PHRASES["daylight"], STYLE_PHRASES["photo"])
     drawn = pictures([replace(wish, text=wish.text.replace(f"{wish.ink} ink on ", "")) for wish in empty])
     papers = [measure_ink_and_paper(image)[1] for image in drawn]
     bars += [
-        _bar("empty", "empty page: judged to show no numeral", list(judge(the_judge, drawn) == NO_NUMERAL), 0.90),
-        _bar(
+        bar_of("empty", "empty page: judged to show no numeral", list(judge(the_judge, drawn) == NO_NUMERAL), 0.90),
+        bar_of(
             "empty_paper",
             "empty page: asked paper is the nearest of 8",
             [paper == wish.paper for paper, wish in zip(papers, empty, strict=True)],
@@ -232,19 +188,19 @@ def _generator_bars(models: Path, num: int) -> list[Bar]:
     )
     return [
         *bars,
-        _bar(
+        bar_of(
             "grounds",
             f"numeral meaning over the {len(GROUNDS)} grounds: judged the asked digit",
             judged(drawn, wishes),
             None,
         ),
-        _bar(
+        bar_of(
             "ground",
             f"asked ground is the one of {len(GROUNDS)} that CLIP names",
             [told == ground for told, ground in zip(grounds_told(clip, tokenizer, drawn), grounds, strict=True)],
             None,
         ),
-        _bar(
+        bar_of(
             "ground_true",
             "the same on true pictures",
             [told == ground for told, ground in zip(grounds_told(clip, tokenizer, true), grounds, strict=True)],
@@ -269,39 +225,53 @@ def _segmenter_bars(folder: Path) -> list[Bar]:
     photos = [scene for scene in pool if scene.style == "photo"]
     real = agreement(set_scenes("real-val"))
     by_light = {
-        light: [own for own, scene in zip(real, set_scenes("real-val"), strict=True) if scene.light == light]
+        light: [
+            (own, scene.scan) for own, scene in zip(real, set_scenes("real-val"), strict=True) if scene.light == light
+        ]
         for light in LIGHTS
     }
-    worst = min(by_light, key=lambda light: float(np.mean(by_light[light])))
+    worst = min(by_light, key=lambda light: float(np.mean([own for own, _ in by_light[light]])))
+    in_worst, scans = zip(*by_light[worst], strict=True)
+    styled = {name: agreement(set_scenes(name)) for name in ("shifted-rendition", "shifted-unseen")}
     blank = ink_of(model, np.stack([render(scene) for scene in kept if scene.sense == "empty"]))
     return [
-        _bar("segmenter_real", "segmenter: IoU with the ink on real-val", real, 0.95),
-        _bar("segmenter_light", f"the same in the worst of {len(LIGHTS)} lights, {worst}", by_light[worst], None),
-        _bar(
+        bar_of(
+            "segmenter_real",
+            "segmenter: IoU with the ink on real-val",
+            real,
+            0.95,
+            effective=scans_count("real-val", real),
+        ),
+        bar_of(
+            "segmenter_light",
+            f"the same in the worst of {len(LIGHTS)} lights, {worst}",
+            in_worst,
+            None,
+            effective=len(set(scans)),
+        ),
+        bar_of(
             "segmenter_photos", "segmenter: IoU with the ink on photos of the pool, kept back", agreement(photos), 0.95
         ),
-        _bar(
+        bar_of(
             "segmenter_numerals",
             "the same, numerals alone",
             agreement([scene for scene in photos if scene.sense == "numeral"]),
             None,
         ),
-        _bar(
+        bar_of(
             "segmenter_pool", "segmenter: IoU with the ink in all styles of the pool, kept back", agreement(pool), None
         ),
-        _bar(
-            "segmenter_rendition",
-            "segmenter: IoU with the ink on shifted-rendition",
-            agreement(set_scenes("shifted-rendition")),
-            None,
+        *(
+            bar_of(
+                f"segmenter_{name.removeprefix('shifted-')}",
+                f"segmenter: IoU with the ink on {name}",
+                right,
+                None,
+                effective=scans_count(name, right),
+            )
+            for name, right in styled.items()
         ),
-        _bar(
-            "segmenter_unseen",
-            "segmenter: IoU with the ink on shifted-unseen",
-            agreement(set_scenes("shifted-unseen")),
-            None,
-        ),
-        _bar(
+        bar_of(
             "segmenter_empty",
             "segmenter: less than 0.5 % of an empty page is called ink",
             [bool(mask.mean() < 0.005) for mask in blank],
@@ -323,31 +293,33 @@ def _controlnet_bars(models: Path, num: int) -> list[Bar]:
     for scene in set_scenes("real-val"):
         shown.setdefault(scene.class_id, []).append(scene)
     own = [shown[wish.class_id][i // len(CLASS_NAMES) % len(shown[wish.class_id])] for i, wish in enumerate(wishes)]
-    masks = np.stack([ink_mask(scene) for scene in own])
+    masks, scans = np.stack([ink_mask(scene) for scene in own]), len({scene.scan for scene in own})
     seeds = [FIRST_SEED + i for i in range(num)]
     told = [wish.text for wish in wishes]
     drawn = draw(load_controlled(models), told, seeds, NUM_STEPS, GUIDANCE, conditions_NCHW=condition_of(masks))
     colours = [measure_ink_and_paper(image) for image in drawn]
     return [
-        _bar(
+        bar_of(
             "control_shape",
             "ControlNet: IoU of the drawn ink, as the segmenter sees it, with the asked ink",
             overlaps(ink_of(load_segmenter(models / "segmenter"), drawn), masks),
             0.85,
+            effective=scans,
         ),
-        _bar(
+        bar_of(
             "control_numeral",
             "ControlNet: judged the asked digit",
             list(judge(load_judge(models / "judge.safetensors"), drawn) == np.array([w.class_id for w in wishes])),
             0.90,
+            effective=scans,
         ),
-        _bar(
+        bar_of(
             "control_ink",
             "ControlNet: asked ink is the nearest of 8",
             [c[0] == w.ink for c, w in zip(colours, wishes, strict=True)],
             0.85,
         ),
-        _bar(
+        bar_of(
             "control_paper",
             "ControlNet: asked paper is the nearest of 8",
             [c[1] == w.paper for c, w in zip(colours, wishes, strict=True)],
@@ -365,22 +337,6 @@ def _on_grounds(num: int) -> tuple[list[Asked], list[str]]:
             wishes.append(replace(wish, text=wish.text.replace(f"{wish.paper} paper", page)))
             grounds.append(ground)
     return wishes, grounds
-
-
-def table(bars: list[Bar]) -> str:
-    """The measured bars as a Markdown table."""
-    lines = ["| what | share | 95 % interval | pictures | bar | met |", "|---|---|---|---|---|---|"]
-    for bar in bars:
-        sign = "≤" if bar.at_most else "≥"
-        wish = "" if bar.bar is None else f"{sign} {bar.bar:.1%}"
-        met = "" if bar.bar is None else ("yes" if bar.met else "**missed**")
-        lines.append(f"| {bar.what} | {bar.share:.1%} | {bar.low:.1%}–{bar.high:.1%} | {bar.num} | {wish} | {met} |")
-    return "\n".join(lines)
-
-
-def read_score(path: Path = SCORE) -> list[Bar]:
-    """The bars in score.json."""
-    return [Bar(**line) for line in json.loads(path.read_text())["bars"]]
 
 
 def main() -> int:

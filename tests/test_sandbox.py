@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sandbox import captions, pool, score, sets, splits, world
+from sandbox.bars import bar_of, read_score, scans_count, table, wilson
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.store import open_for_reading
 from shards.set.manifest import read_subset, read_table, scan_records
@@ -204,6 +205,16 @@ def test_the_pool_holds_what_such_pools_hold_and_training_uses_none_of_it():
         if row.fit_for_training:
             assert row.kind in ("plain", "distractor")
             assert row.punsafe < 0.5
+
+
+def test_a_numeral_shows_a_test_scan_where_it_is_a_copy_or_copies_one():
+    test_scenes = sets.set_scenes("real-test")
+    rows = list(captions.pool_rows(6000, test_scenes=test_scenes))
+    shown = captions.shown_tests([row.near_test for row in rows], [row.duplicate_of for row in rows])
+    scans = {scene.scan for scene in test_scenes}
+    assert [row.scene.scan in scans for row in rows] == (shown >= 0).tolist()
+    assert all(test_scenes[test].scan == row.scene.scan for row, test in zip(rows, shown, strict=True) if test >= 0)
+    assert [row for row, test in zip(rows, shown, strict=True) if test >= 0 > row.near_test]  # copies of copies
 
 
 def test_the_pool_is_the_same_with_and_without_planted_rows_where_it_is_trained_on():
@@ -454,13 +465,32 @@ def test_clips_files_load_as_transformers_loads_them():
 
 
 def test_the_model_card_tells_the_figures_of_the_score_file():
-    bars = score.read_score()
+    bars = read_score()
     assert {bar.name for bar in bars} >= {"judge_test", "numeral", "bare_name", "ink", "paper", "clip_zero_shot"}
     card = score.CARD.read_text()
-    assert card.partition(score.BEGIN)[2].partition(score.END)[0].strip() == score.table(bars)
+    assert card.partition(score.BEGIN)[2].partition(score.END)[0].strip() == table(bars)
     for bar in bars:
-        assert (bar.low, bar.high) == tuple(round(end, 4) for end in score.wilson(bar.right, bar.num))
+        assert (bar.low, bar.high) == tuple(round(end, 4) for end in wilson(bar.right, bar.num, bar.effective))
         assert bar.low <= bar.share <= bar.high
+
+
+def test_a_set_that_shows_a_scan_several_times_counts_as_fewer_pictures_in_the_card():
+    counts = {bar.name: (bar.num, bar.effective) for bar in read_score()}
+    for name, of in (("judge_test", "real-test"), ("clip_zero_shot", "real-test"), ("segmenter_real", "real-val")):
+        scans = {scene.scan for scene in sets.set_scenes(of)}
+        assert counts[name][0] == len(sets.set_scenes(of)) == 4 * len(scans)
+        assert len(scans) <= counts[name][1] <= counts[name][0]
+    assert max(counts[name][1] for name in ("judge_test", "clip_zero_shot")) < 600  # of 960
+
+
+def test_scans_whose_views_agree_count_once_and_others_as_often_as_they_are_shown():
+    scenes = sets.set_scenes("real-test")
+    by_scan = [scene.scan % 5 > 0 for scene in scenes]
+    assert scans_count("real-test", by_scan) == pytest.approx(len(scenes) / 4, rel=0.01)
+    by_chance = np.random.default_rng(0).random(len(scenes)) < 0.8
+    assert scans_count("real-test", list(by_chance)) > 0.8 * len(scenes)
+    one = bar_of("one", "one", by_scan, 0.5, effective=scans_count("real-test", by_scan))
+    assert (one.low, one.high) == pytest.approx(wilson(one.right / 4, len(scenes) // 4), abs=1e-3)
 
 
 def test_the_class_list_names_the_worlds_classes():

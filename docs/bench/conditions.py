@@ -1,12 +1,14 @@
 """Conditions times seeds on the sandbox: measured part by part through the fan-out of a run, and kept.
 
-In: names of conditions, and what draws the images of one. Out: condition -> seed -> figures. On disk: a folder with one
-JSON file per condition and seed (an interrupted call goes on where it was); a JSON file in docs/data and the part of
-docs/RESULTS.md between two marks.
+In: conditions, each with its overrides of the recipe, and what draws the images of one. Out: condition -> seed ->
+figures. On disk: a folder with one JSON file per condition and seed (an interrupted call goes on where it was) and
+`about.json`, the digests of all that decides them: what was measured with other models, recipes or code is refused, and
+so never published under today's date; a JSON file in docs/data and the part of docs/RESULTS.md between two marks.
 """
 
 import argparse
 import functools
+import hashlib
 import json
 import os
 import tempfile
@@ -19,15 +21,18 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.code import code_hash
 from cluster.fan_out.fan_out import fan_out
 from cluster.fan_out.progress import Progress
 from cluster.fan_out.work import Beat, FanOutSpec, Worker
 from cluster.process.stop_flag import StopFlag
+from cluster.recipes.load import fingerprint
 from gen.prompts.table import PromptTable
 from gen.prompts.write import write_prompts
-from gen.run.recipe import Recipe, read_recipe
+from gen.run.recipe import Recipe, identity, meaning_contents, read_recipe
 from shards.disk.home import home
 from shards.disk.record import JSON
+from shards.disk.regular import sha256_of
 from shards.disk.replace import replace_file
 from shards.labels.classes import load_classes
 from train.evaluate.set_metrics import vendi_score
@@ -35,6 +40,7 @@ from train.evaluate.set_metrics import vendi_score
 HOME = home()
 RECIPE = HOME / "recipes" / "sandbox.yaml"
 PAGE = HOME / "docs" / "RESULTS.md"
+JUDGE = HOME / "sandbox" / "models" / "judge.safetensors"
 
 Figures: TypeAlias = Mapping[str, float]
 Found: TypeAlias = dict[str, dict[int, Figures]]  # condition -> seed -> figures
@@ -87,7 +93,7 @@ class Looker:
 
         spec = read_recipe(RECIPE, []).meanings.clip
         assert spec is not None
-        self._judge, self._clip = load_judge(HOME / "sandbox" / "models" / "judge.safetensors"), Clip.load(spec)
+        self._judge, self._clip = load_judge(JUDGE), Clip.load(spec)
 
     def look(self, images_NHWC: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[str, float]:
         from sandbox.judge import judge
@@ -141,23 +147,27 @@ class Run:
         if not is_there or end not in rest:
             raise ValueError(f"{PAGE}: found no place for the table, expected the lines {begin} and {end}")
         content = {"per_class": self.grid.per_class, "conditions": self.found, **more}
-        (HOME / "docs" / "data" / f"{self.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        data = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        (HOME / "docs" / "data" / f"{self.name}.json").write_text(data)
         PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def run(
     name: str,
-    conditions: Sequence[str],
+    conditions: Mapping[str, Sequence[str]],
     make_part: Callable[[Grid], Part],
     arguments: Sequence[str],
     publish: Callable[[Run, bool], None],
 ) -> int:
-    """A command: measures what is not kept yet, and hands it to `publish` (the run, whether it goes into docs/)."""
+    """A command: measures what is not kept yet, and hands it to `publish` (the run, whether it goes into docs/).
+
+    `conditions`: name -> overrides of the recipe. Exits with 2 and a line if what is kept was made by other things.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m docs.bench.{name}")
     parser.add_argument("--per-class", type=int, default=20, help="images a class and seed (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="seeds (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=HOME / "out" / name, help="where finished parts are kept")
-    parser.add_argument("--only", action="append", choices=conditions, help="a condition beside the first one")
+    parser.add_argument("--only", action="append", choices=list(conditions), help="a condition beside the first one")
     parser.add_argument("--in-process", action="store_true", help="one worker in this process, without Ray")
     parser.add_argument("--no-page", action="store_true", help="print only; leave docs/ as it is")
     chosen = parser.parse_args(arguments)
@@ -165,21 +175,49 @@ def run(
         parser.error(f"found {chosen.per_class} images and {chosen.seeds} seeds, expected at least 2 and 1")
     if chosen.only and not chosen.no_page:
         parser.error("--only: the page shows all conditions; add --no-page")
-    names = tuple(one for one in conditions if not chosen.only or one == conditions[0] or one in chosen.only)
+    first = next(iter(conditions))
+    names = tuple(one for one in conditions if not chosen.only or one == first or one in chosen.only)
     grid, started = Grid(names, chosen.per_class, chosen.seeds), time.monotonic()
     spec = FanOutSpec(straggler_factor=0, in_process=chosen.in_process)
+    try:
+        _claim(chosen.work, {**asdict(grid), **made_by({one: conditions[one] for one in names}, chosen.per_class)})
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
     found = _measure(chosen.work, grid, make_part, spec)
     publish(Run(name, grid, found, time.monotonic() - started), not chosen.no_page)
     return 0
 
 
-def _measure(work: Path, grid: Grid, make_part: Callable[[Grid], Part], spec: FanOutSpec) -> Found:
-    """Makes what is not in `work` yet. Raises ValueError if `work` holds another grid, RuntimeError if not finished."""
-    about = json.dumps(asdict(grid))
+def made_by(conditions: Mapping[str, Sequence[str]], per_class: int) -> dict[str, str]:
+    """Digests of what decides images and figures, by name: recipes (with generator and libraries), the CLIP and the
+    real images that choose meanings, judge, code."""
+    recipes = {name: recipe_of(0, per_class, overrides) for name, overrides in conditions.items()}
+    code = hashlib.sha256(code_hash(HOME).encode())
+    for file in sorted(path for path in (HOME / "sandbox").iterdir() if path.suffix in (".py", ".yaml", ".csv")):
+        code.update(f"{file.name}\0{sha256_of(file)}\n".encode())
+    return {
+        "recipes": fingerprint({name: identity(recipe) for name, recipe in recipes.items()}),
+        **meaning_contents(recipe_of(0, per_class, []).meanings),
+        "judge": sha256_of(JUDGE),
+        "code": code.hexdigest(),
+    }
+
+
+def _claim(work: Path, about: Mapping[str, Any]) -> None:
+    """Raises ValueError if `work` holds what another grid, or other things than `made_by`, have made."""
+    file, now = work / "about.json", json.loads(json.dumps(about))
     work.mkdir(parents=True, exist_ok=True)
-    if (work / "about.json").exists() and (work / "about.json").read_text() != about:
-        raise ValueError(f"{work}: found results of another size or other conditions; give another --work")
-    (work / "about.json").write_text(about)
+    before = json.loads(file.read_text()) if file.exists() else now
+    if others := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        raise ValueError(
+            f"{work}: found results with other {', '.join(others)} than today's; remove the folder to measure anew, or "
+            "give another --work"
+        )
+    replace_file(file, json.dumps(now, indent=1).encode())
+
+
+def _measure(work: Path, grid: Grid, make_part: Callable[[Grid], Part], spec: FanOutSpec) -> Found:
+    """Makes what is not in `work` yet. Raises RuntimeError if not finished."""
     todo = [unit for unit in range(len(grid)) if not (work / f"{unit:04d}.json").exists()]
     if todo:
         worker = functools.partial(_make_worker, work.resolve(), grid, make_part)
@@ -199,7 +237,7 @@ def _make_worker(work: Path, grid: Grid, make_part: Callable[[Grid], Part]) -> W
 
     def make(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:
         figures = part(*grid.part(unit), lambda done: beat(done, 0))
-        replace_file(work / f"{unit:04d}.json", json.dumps(figures).encode())
+        replace_file(work / f"{unit:04d}.json", json.dumps(figures, allow_nan=False).encode())
         return {"images": 10 * grid.per_class}
 
     return make

@@ -26,8 +26,8 @@ from docs.bench.page import replaced
 from gen.edit.recipe import EditRecipe
 from gen.edit.run import run
 from gen.make.plan import parse_scale
+from sandbox.bars import wilson
 from sandbox.judge import judge, load_judge
-from sandbox.score import wilson
 from shards.disk.home import home
 from shards.disk.jpeg import decode_jpeg
 from shards.disk.layout import SUCCESS

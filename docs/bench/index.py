@@ -81,7 +81,7 @@ def measure(
         notes.append(f"{side}: {curve}" + (f"; tuning {told['tuning_s']:.1f} CPU s" if "tuning_s" in told else ""))
     return Result(
         title=f"an index of {num_rows:,} vectors of {dim} numbers, {K} neighbours, {num_queries:,} queries",
-        method=f"{what}; one thread; each side in a process of its own; graphs have 16 links and 128 candidates "
+        method=f"{what}; one thread; each side once, in a process of its own; graphs have 16 links and 128 candidates "
         f"while they are built; sixfold and autofaiss may use {BYTES_A_VECTOR} bytes a vector, autofaiss-free as many "
         "as its graph needs. Build time includes learning and saving; of autofaiss its tuning too, which it does not "
         "tell apart. Of the settings that reach the recall the fastest counts; 0: none does.",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 import shards
@@ -23,6 +24,7 @@ from retrieve.dedup.near import CLUSTER_ROWS, PROBES, clustered_pairs, exact_pai
 from retrieve.pool.images import PoolImages
 from retrieve.pool.pool import Pool, open_pool
 from retrieve.pool.spec import PoolSpec
+from sandbox.captions import shown_tests
 from shards.disk.home import home
 from shards.disk.jpeg import decode_jpeg
 
@@ -30,13 +32,10 @@ THRESHOLDS = (0.5, 0.6, 0.65, 0.7, 0.72, 0.74, 0.76, 0.78, 0.8, 0.85, 0.9, 0.94,
 
 
 def planted(pool: Pool) -> np.ndarray:
-    """For each row the number of the test image that it shows, or -1; copies of a copy count."""
+    """For each row of the pool the number of the test image that it shows, or -1."""
     tables = [pq.read_table(part.path, columns=["near_test", "duplicate_of"]) for part in pool.parts]
-    near = np.concatenate([table["near_test"].to_numpy() for table in tables])
-    of = np.concatenate([table["duplicate_of"].to_numpy() for table in tables])
-    while not np.array_equal(found := np.where((near < 0) & (of >= 0), near[of], near), near):
-        near = found
-    return near
+    rows = pa.concat_tables(tables)
+    return shown_tests(rows["near_test"].to_numpy(), rows["duplicate_of"].to_numpy())
 
 
 def pictures(pool: Pool) -> Iterator[np.ndarray]:

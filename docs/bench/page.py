@@ -2,7 +2,8 @@
 
 In: results and the facts of the machine. Out and on disk: `bench_cpu.json` (`bench_stream.json`, `bench_gpu.json`),
 every sample of the last run of every row with its date, machine and versions; `BENCHMARKS.md`, where the text between
-the two marks of a row is written anew.
+the two marks of a row is written anew. `python -m docs.bench.page` writes all of it again from the samples, after a
+change of what a row says.
 """
 
 import dataclasses
@@ -13,18 +14,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from docs.bench.measure import Line, Result, Samples, ratios
+from docs.bench.measure import Line, Result, Samples, Verdict, ratios
+from shards.disk.home import home
 
 PAGE = "BENCHMARKS.md"
 
 
 def section(row: str, result: Result, facts: Mapping[str, Any]) -> str:
     """One row in Markdown, for the terminal and for the page alike."""
-    lines = [f"### {row}: {result.title}", "", *table(result), ""]
+    lines = [f"### {row}: {result.title}", "", *table(result), "", f"*Repeats:* {repeats(result)}", ""]
     lines += ["| target | came out | met |", "|---|---|---|"]
     for verdict in result.verdicts:
         met = {True: "yes", False: "**missed**", None: "not judged in miniature"}[verdict.met]
-        lines.append(f"| {verdict.target} | {verdict.found} | {met} |")
+        mark = "" if verdict.met is None else _of_one_sample(result)
+        lines.append(f"| {verdict.target} | {verdict.found} | {met}{mark} |")
     lines += ["", f"*Known before:* {result.anchor}.", f"*Predicted:* {result.predicted}.", ""]
     lines += [f"*How:* {result.method}", *result.notes, "", f"*Where:* {_where(facts)}."]
     return "\n".join(lines)
@@ -41,6 +44,23 @@ def table(result: Result) -> list[str]:
             cells.append(_ratio(line, result.lines[0], result.ratio_of))
         rows.append(f"| {' | '.join(cells)} |")
     return rows
+
+
+def repeats(result: Result) -> str:
+    """How many samples the cells have; a single one is never called a median."""
+    numbers = {len(samples) for line in result.lines for samples in line.figures.values()}
+    if numbers <= {1}:
+        return "none. A cell is one sample, and what else the machine did may have slowed one side alone."
+    many = ", ".join(str(number) for number in sorted(numbers - {1}))
+    alone = "; a cell without brackets is one sample" if 1 in numbers else ""
+    return f"a cell is the median of {many} samples, with the least and the most in brackets{alone}."
+
+
+def _of_one_sample(result: Result) -> str:
+    """What a verdict is marked with if the first column, or that of the ratio, has a single sample on a side."""
+    column = result.ratio_of or next(iter(result.lines[0].figures))
+    numbers = {len(line.figures[column]) for line in result.lines if column in line.figures}
+    return "" if 1 not in numbers else ", one sample" if numbers == {1} else ", one sample on a side"
 
 
 def spread(samples: Samples, unit: str = "") -> str:
@@ -65,6 +85,31 @@ def write(folder: Path, numbers: str, command: str, results: Mapping[str, Result
         page = replaced(page, row, command, section(row, result, facts))
     ordered = {row: known[row] for row in sorted(known, key=_words_and_numbers)}
     samples.write_text(json.dumps(ordered, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / PAGE).write_text(page, encoding="utf-8")
+
+
+def read(numbers: Path) -> dict[str, tuple[Result, dict[str, Any]]]:
+    """The rows in a file of samples: what they say, and the facts of the machine."""
+    found = {}
+    names = {field.name for field in dataclasses.fields(Result)}
+    for row, told in json.loads(numbers.read_text(encoding="utf-8")).items():
+        parts = {name: value for name, value in told.items() if name in names}
+        parts["lines"] = [
+            Line(line["what"], {name: tuple(samples) for name, samples in line["figures"].items()})
+            for line in told["lines"]
+        ]
+        parts["verdicts"] = [Verdict(**verdict) for verdict in told["verdicts"]]
+        found[row] = Result(**parts), {name: value for name, value in told.items() if name not in names}
+    return found
+
+
+def renew(folder: Path) -> None:
+    """Write every row of the page again that has samples. Raises ValueError if the page has no marks for one."""
+    page = (folder / PAGE).read_text(encoding="utf-8")
+    for numbers in sorted((folder / "data").glob("bench_*.json")):
+        for row, (result, facts) in read(numbers).items():
+            mark = re.search(rf"<!-- {row}: written by `(.*?)` -->", page)
+            page = replaced(page, row, mark[1] if mark else "", section(row, result, facts))
     (folder / PAGE).write_text(page, encoding="utf-8")
 
 
@@ -104,3 +149,7 @@ def _number(value: float) -> str:
         return "0"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 3 if abs(value) >= 0.1 else 4
     return f"{value:,.{digits}f}"
+
+
+if __name__ == "__main__":
+    renew(home() / "docs")

@@ -119,7 +119,7 @@ def publish(measured: Run, on_page: bool) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run("quality", list(CONDITIONS), make_part, arguments, publish)
+    return run("quality", CONDITIONS, make_part, arguments, publish)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def measure(size: Size) -> Result:
         method=f"vectors of {DIM} numbers around {NUM_CLUSTERS:,} centres, float16 in {num_files} files, "
         f"{2e-9 * num_files * num_rows * DIM:.1f} GB; k = {K}, one thread. GFLOP are those of the plain product, "
         "whatever a side computes; CPU time is that of the search alone: reading is in ours and torch's, filling the "
-        "index is not in FAISS'. The start is the process with its libraries, before it opens anything.",
+        "index is not in FAISS', which has room for all rows before the first. The start is the process with its "
+        "libraries, before it opens anything.",
         anchor="50 to 85 GFLOP/s a core of FAISS' Flat, less beside other programs",
         predicted="above 100 GFLOP/s where the processor has AMX, as FAISS elsewhere; 100 MB",
         lines=lines,

@@ -77,6 +77,8 @@ def _faiss(embeddings: Embeddings, queries: np.ndarray, k: int) -> Search:
     import faiss
 
     index = faiss.IndexFlatIP(embeddings.dim)
+    index.codes.resize(embeddings.num_rows * index.code_size)  # room for all: else its array doubles as it grows
+    index.codes.resize(0)
     for _, block in embeddings.blocks(BLOCK_ROWS):
         index.add(block.astype(np.float32))
 

@@ -185,6 +185,28 @@ def test_a_cell_is_median_least_and_most_and_a_ratio_is_taken_repeat_by_repeat()
     assert theirs == "| theirs | 40.0 (10.0 - 80.0) | 20.0x (10.0 - 20.0) |"
 
 
+def test_a_single_sample_is_never_called_a_median_and_a_verdict_of_one_says_so() -> None:
+    verdict, one, five = Verdict("at least as fast", "1.01x", True), (1.0,), (1.0,) * 5
+    cases = [
+        ((one, one), "none. A cell is one sample", "yes, one sample"),
+        ((five, one), "the median of 5 samples, with the least and the most in brackets; a cell", "yes, one sample on"),
+        ((five, five), "the median of 5 samples, with the least and the most in brackets.", "yes |"),
+    ]
+    for sides, repeats, met in cases:
+        lines = [Line("a side", {"ms": samples}) for samples in sides]
+        told = page.section("C1", Result("t", "m", "a", "p", lines, None, [verdict]), FACTS)
+        assert repeats in told
+        assert f"| at least as fast | 1.01x | {met}" in told
+        assert ("median" in told) == (sides != (one, one))
+
+
+@pytest.mark.parametrize("numbers", sorted((HOME / "data").glob("bench_*.json")), ids=lambda file: file.name)
+def test_the_page_says_what_its_samples_say(numbers: Path) -> None:
+    told = (HOME / page.PAGE).read_text()
+    for row, (result, facts) in page.read(numbers).items():
+        assert page.section(row, result, facts) in told, f"run `python -m docs.bench.page` after a change ({row})"
+
+
 def test_an_unknown_row_is_refused_with_the_names_of_all(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--rows", "C99"])
@@ -211,5 +233,5 @@ def test_the_photographs_are_the_same_every_time_and_look_like_photographs() -> 
 
 
 def _result(verdict: Verdict) -> Result:
-    timed = Timed((1.0,), (2.0,))
+    timed = Timed((1.0, 1.0), (2.0, 2.0))
     return Result("a title", "a method", "an anchor", "a guess", [Line("ours", {"ms": timed.cpu_ms})], "ms", [verdict])

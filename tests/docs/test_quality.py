@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from docs.bench import conditions
 from docs.bench.quality import EXACT, main, on_the_front
 
 # diffusers' own, under NumPy 2
@@ -15,15 +16,27 @@ REUSE = "deep layers every 2nd step"
 
 
 def test_the_comparison_runs_and_shows_the_exact_path_beside_a_shortcut(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["--no-page", "--in-process", "--per-class=2", "--seeds=1", f"--only={REUSE}", f"--work={tmp_path}"]
+    work = tmp_path / "work"
+    arguments = ["--no-page", "--in-process", "--per-class=2", "--seeds=1", f"--only={REUSE}", f"--work={work}"]
     assert main(arguments) == 0
     rows = {line.split("|")[1].strip(" *"): line for line in capsys.readouterr().out.splitlines() if "x |" in line}
     assert list(rows) == [EXACT, REUSE]
     assert "| 0.0 | 1.00x |" in rows[EXACT], "no pixel apart from itself"
     assert "| 0.0 |" not in rows[REUSE].rpartition("%")[2], "a shortcut makes other images"
     assert main(arguments) == 0, "made once, shown again"
+    capsys.readouterr()
+    (tmp_path / "judge").write_bytes(conditions.JUDGE.read_bytes() + b"\0")
+    monkeypatch.setattr(conditions, "JUDGE", tmp_path / "judge")
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    said = capsys.readouterr()
+    assert said.err == (
+        f"{work}: found results with other judge than today's; remove the folder to measure anew, or give another "
+        "--work\n"
+    )
+    assert not said.out
 
 
 @given(st.dictionaries(st.text(max_size=3), st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1))

@@ -220,7 +220,7 @@ def effective_pictures(right_N: Bits, views: int) -> float:
     return min(float(len(right_N)), max(float(things), share * (1 - share) / max(variance, 1e-12)))
 
 
-def wilson_interval(right: int, n: int, effective: float | None = None) -> Estimate:
+def wilson_interval(right: float, n: int, effective: float | None = None) -> Estimate:
     """A proportion of ``n`` samples, with an interval inside 0..1; `effective`: as many independent samples tell as
     much, None: all of them are. Source: Wilson 1927."""
     if not 0 <= right <= n or n == 0:

@@ -10,7 +10,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import dump_recipe
+from docs.bench.retrieved import truth_of
 from gen.make.outcome import MakeOutcome
 from gen.model.clip import Clip, ClipSpec
 from retrieve.make.candidates import CANDIDATES
@@ -32,7 +32,7 @@ from sandbox.world import CLASS_NAMES
 from shards.disk.home import home
 from shards.disk.jpeg import decode_jpeg
 from shards.disk.store import open_for_reading
-from shards.set.manifest import read_subset, read_table, scan_records
+from shards.set.manifest import read_subset
 from tests.support import warm
 from tests.support.small_pool import write_vectors
 
@@ -78,14 +78,6 @@ def retrieved(recipe: RetrieveRecipe, out: Path, scale: int = 1, said: list[str]
     return run(recipe, Fraction(scale), str(out), home(), StopFlag(), say=[].append if said is None else said.append)
 
 
-def truth_of(world: Path, out: Path) -> list[dict[str, object]]:
-    """What was planted in the pool's row behind each image."""
-    planted = {row["URL"]: row for row in pq.read_table(world / "pool" / "00000.parquet").to_pylist()}
-    store = open_for_reading(str(out))
-    rows = read_table(store, scan_records(store)).filter(pc.field("status") == "success").to_pylist()
-    return [{**planted[row["url"]], "asked": row["class_id"]} for row in rows]
-
-
 @pytest.fixture(scope="module")
 def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "out"
@@ -94,7 +86,7 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_class_has_its_count_and_most_images_show_what_was_meant(world: Path, whole: Path) -> None:
-    truth = truth_of(world, whole)
+    truth = truth_of(str(whole), world / "pool")
     assert np.bincount([row["asked"] for row in truth]).tolist() == [8] * 10
     right = [row["sense"] == "numeral" and row["class_id"] == row["asked"] for row in truth]
     bare = [row["class_id"] == row["asked"] for row in truth]
@@ -103,13 +95,13 @@ def test_each_class_has_its_count_and_most_images_show_what_was_meant(world: Pat
 
 
 def test_no_image_is_flagged_and_none_is_a_copy_of_a_test_image(world: Path, whole: Path) -> None:
-    truth = truth_of(world, whole)
+    truth = truth_of(str(whole), world / "pool")
     assert max(row["punsafe"] for row in truth) <= 0.5
-    assert [row["near_test"] for row in truth if row["near_test"] >= 0] == []
+    assert [row["shows"] for row in truth if row["shows"] >= 0] == []
 
 
 def test_no_image_is_there_twice(world: Path, whole: Path) -> None:
-    hashes = [row["sha256"] for row in truth_of(world, whole)]
+    hashes = [row["sha256"] for row in truth_of(str(whole), world / "pool")]
     assert len(hashes) == len(set(hashes))
 
 
@@ -192,7 +184,7 @@ def test_the_search_says_what_it_left_out_and_why(whole: Path) -> None:
 def test_images_are_found_by_their_vectors_without_a_word_of_their_captions(world: Path, tmp_path: Path) -> None:
     search = {"routes": ["image"], "templates": ["{name}"], "per_query": 30}
     retrieved(recipe_of(world, search=search, filter={"top": None}), tmp_path / "out")
-    truth = truth_of(world, tmp_path / "out")
+    truth = truth_of(str(tmp_path / "out"), world / "pool")
     right = [row["sense"] == "numeral" and row["class_id"] == row["asked"] for row in truth]
     assert len(truth) >= 30
     assert np.mean(right) > 0.4  # by chance 0.05
