@@ -2,7 +2,7 @@
 
 In: folders that `sixfold sweep` wrote; none: only what was kept before. On disk: `docs/data/sweeps/NAME.jsonl.xz`, the
 lines of results that a report reads, of these folders and of earlier calls; from all of them the part of
-docs/RESULTS.md between its markers, sentences and tables, `docs/data/report.html`, the report page, and
+docs/RESULTS.md between its markers (what sweeps share, sentences, tables), the report page `docs/data/report.html`, and
 `docs/data/NAME.png` of each sweep with an axis, accuracy against it with every point of every seed.
 """
 
@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from sandbox.sets import SETS
+from docs.bench.same_runs import shared
 from train.evaluate.results import RESULTS, Found, Result, find_results, result_line
 from train.report.charts import drawn_lines
 from train.report.comparison import Sweep, compare
@@ -36,7 +36,8 @@ def draw(sweep: Sweep, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(sweep.sets), figsize=(3.2 * len(sweep.sets), 3.8), layout="constrained")
+    size = (3.2 * len(sweep.sets), 3.8)
+    figure, (panels,) = pyplot.subplots(1, len(sweep.sets), figsize=size, layout="constrained", squeeze=False)
     spans = []
     for panel, name in zip(panels, sweep.sets, strict=True):
         lines = drawn_lines(sweep, name)
@@ -57,7 +58,7 @@ def draw(sweep: Sweep, path: Path) -> None:
             panel.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
             for x, cell in zip(at, cells, strict=True):
                 panel.plot([x] * len(cell.by_seed), [100 * one for one in cell.by_seed.values()], ".", color="0.65")
-            style = "o:" if len(rows) == 2 and len(lines) > 1 else "o-"  # nothing is known between two points
+            style = "o:" if len(rows) == 2 else "o-"  # nothing is known between two points
             label = f"{line} {means[-1]:.1f} ({means[-1] - level:+.1f})".strip()
             panel.plot(at, means, style, color=color, label=label)
             ends += [*low, *high]
@@ -102,15 +103,8 @@ def unpack(folder: Path) -> Found:
     for packed in sorted(KEPT.glob("*.jsonl.xz")):
         target = folder / packed.name.partition(".")[0]
         target.mkdir(parents=True)
-        lines = lzma.decompress(packed.read_bytes()).splitlines()
-        told = [Result.model_validate_json(line) for line in lines]
-        (target / RESULTS).write_bytes(b"".join(result_line(_with_views(one)) for one in told))
+        (target / RESULTS).write_bytes(lzma.decompress(packed.read_bytes()))
     return find_results([folder])
-
-
-def _with_views(one: Result) -> Result:
-    """The sandbox's test sets show each scan several times, of which older lines say nothing."""
-    return one.model_copy(update={"views": SETS[one.set].per_scan}) if one.set in SETS else one
 
 
 def write(folders: Sequence[Path]) -> str:
@@ -119,11 +113,16 @@ def write(folders: Sequence[Path]) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "sweeps of the sandbox"  # the title of the page
         found = unpack(folder)
-        write_report([folder], DATA / "report.html")
+        write_report([folder], DATA / "report.html", speed=False)
     names = sorted({one.sweep.name for one in found.results if one.sweep is not None})
     if not names:
         raise ValueError(f"{KEPT}: found no sweep, expected folders that `sixfold sweep` wrote")
-    lines = [f"{time.strftime('%Y-%m-%d', time.gmtime())}, two cores, no GPU.", *found.problems]
+    lines = [
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}, two cores, no GPU.",
+        *found.problems,
+        "",
+        *shared(found.results),
+    ]
     for name in names:  # each sweep asks one question, so its comparisons are corrected together
         compared = compare([one for one in found.results if one.sweep is not None and one.sweep.name == name])
         lines += [
@@ -136,7 +135,7 @@ def write(folders: Sequence[Path]) -> str:
         if compared.sweeps[0].is_curve:
             draw(compared.sweeps[0], DATA / f"{name}.png")
             lines += ["", f"![{compared.sweeps[0].title}: one panel a test set](data/{name}.png)"]
-        lines += ["", results_table(compared), *compared.problems]
+        lines += ["", results_table(compared, speed=False), *compared.problems]
     text = "\n".join(lines)
     before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     if not begin or END not in rest:

@@ -45,6 +45,9 @@ class PointPlace(BaseModel):
     x: float | None = Field(None, description="place on the axis of a curve, if the sweep is one")
     line: str | None = Field(None, min_length=1, max_length=80, description="of the curve's lines; null = of all")
     baseline: str = Field(description="label of the point that the others are compared with")
+    verdict: bool | None = Field(
+        None, description="whether the sweep says that a report's verdict is about this point; null = it says nothing"
+    )
     changes: Mapping[str, Any] = Field(default={}, description="recipe fields of this point, dotted")
 
 

@@ -68,6 +68,7 @@ class Row:
     x: float | None
     line: str | None  # which of the curve's lines it is on; None: on each
     baseline: str  # the label of the point it is compared with; its own for a baseline
+    verdict: bool | None  # whether its sweep says that the verdict is about it; None: it says nothing
     cells: Mapping[str, Cell]  # set -> cell
     images_per_s: float
     wait_share: float
@@ -228,6 +229,7 @@ def _sweep(name: str, points: Mapping[tuple[int, str], Mapping[str, Mapping[int,
                 x=place.point.x,
                 line=place.point.line,
                 baseline=baseline,
+                verdict=place.point.verdict,
                 cells={name: _cell(seeds, control.get(name, {}), label == baseline) for name, seeds in sets.items()},
                 images_per_s=mean([run.images_per_s for run in runs]),
                 wait_share=mean([run.wait_share for run in runs]),
@@ -254,9 +256,9 @@ def _difference(seeds: Mapping[int, Result], control: Mapping[int, Result]) -> E
     base = {seed: one.right_bits for seed, one in control.items() if one.data.get(one.set)}
     shared = seeds.keys() & control.keys()
     bits = [{seed: kept for seed in shared if (kept := one.get(seed)) is not None} for one in (treated, base)]
-    views = {one.views for one in (*seeds.values(), *control.values())}
-    if all(len(one) == len(shared) for one in bits) and len(views) == 1:
-        return difference_by_picture(bits[0], bits[1], views.pop())
+    if all(len(one) == len(shared) for one in bits):
+        views = max(one.views for one in (*seeds.values(), *control.values()))  # an older line says 1 of the same set
+        return difference_by_picture(bits[0], bits[1], views)
     return paired_difference(*({seed: one.top1 for seed, one in side.items()} for side in (seeds, control)))
 
 

@@ -1,7 +1,7 @@
 """The report: one page with the results of runs, which anyone can open.
 
 In: folders that `sixfold train` and `sixfold sweep` wrote. Out and on disk: `report.html`, replaced as a whole.
-(`train.report.comparison.results_table` gives the same tables as Markdown.) Beside `results.jsonl`, the page reads
+(`train.report.words.results_table` gives the same tables as Markdown.) Beside `results.jsonl`, the page reads
 `recipe.yaml` (the data whose samples it shows), `model.json` (names of classes) and `bn_distances.json` (its `layers`:
 a list of layer, domain, symmetric_kl). It names files that are missing or damaged, and does without them.
 
@@ -42,13 +42,13 @@ from train.report.words import (
     Verdict,
     accuracy_text,
     interval,
-    last_points,
     method,
     over_what,
     p_text,
     percent,
     points,
     results_table,
+    verdict_points,
     verdicts,
     verdicts_of,
 )
@@ -109,9 +109,9 @@ class Figures:
     fixed: str  # what all points have in common, in sentences
 
 
-def write_report(folders: Sequence[Path], out: Path) -> Path:
-    """Write the page to the file `out` and return it. Raises ValueError if a folder is missing or `out` cannot be
-    written."""
+def write_report(folders: Sequence[Path], out: Path, speed: bool = True) -> Path:
+    """Write the page to the file `out`, with images/s if `speed`, and return it. Raises ValueError if a folder is
+    missing or `out` cannot be written."""
     found = find_results(folders)
     compared = compare(found.results)
     runs = _run_folders(folders)
@@ -132,6 +132,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         "singles": _single_rows(compared),
         "num_singles_cut": max(0, len(compared.singles) - MAX_RUNS),
         "num_results": len(found.results),
+        "speed": speed,
         "num_runs": len({result.key[:3] for result in found.results}),
         "problems": [clip(redact(problem), 300) for problem in problems[:MAX_PROBLEMS]],
         "num_problems": len(problems),
@@ -174,7 +175,7 @@ def _verdict_rows(figures: Sequence[Figures]) -> list[dict[str, Any]]:
     """A row for each line of a sweep that can tell: what is compared, and the verdict on each set."""
     rows = []
     for number, one in enumerate(figures, 1):
-        for row in last_points(one.sweep):
+        for row in verdict_points(one.sweep):
             found = verdicts_of(one.sweep, row)
             if not found:
                 continue
@@ -215,11 +216,11 @@ def _compared(sweep: Sweep, row: Row) -> str:
 
 
 def _changes(sweep: Sweep, names: Mapping[int, str]) -> Changes | None:
-    """Differences of each class on the first set, paired by seed: the point of the verdict against its baseline."""
-    row = last_points(sweep)[0]
-    control = sweep.row(row.baseline)
+    """Differences of each class on the first set, paired by seed: the verdict's first point against its baseline."""
+    row = next(iter(verdict_points(sweep)), None)
+    control = None if row is None else sweep.row(row.baseline)
     name = sweep.sets[0]
-    if control is None or row.is_baseline or name not in row.cells or name not in control.cells:
+    if row is None or control is None or name not in row.cells or name not in control.cells:
         return None
     if row.cells[name].difference is None:
         return None  # measured on other pictures

@@ -20,7 +20,7 @@ import numpy.typing as npt
 CONFIDENCE = 0.95
 FEWEST = 3  # observations whose interval helps anybody
 NORMAL_QUANTILE = 1.959963984540054  # of (1 + CONFIDENCE) / 2
-LEVEL = 0.05  # how often all differences of a report are 0 and one of them is called shown, at most
+LEVEL = 0.05  # how often all differences of a sweep are 0 and one of them is called shown, at most
 LEAST_P = 1e-12
 
 Bits = npt.NDArray[np.bool_]
@@ -36,12 +36,12 @@ class Estimate:
     n: int  # observations
     values: tuple[float, ...] = ()  # the observations themselves, of a mean
     p: float | None = None  # of a difference with an interval: how rare one as large is where there is none
-    adjusted_p: float | None = None  # after Holm's correction for all comparisons of a report
+    adjusted_p: float | None = None  # after Holm's correction for all comparisons of its sweep
     is_over_pictures: bool = False  # whether the interval holds for other test pictures too, not for other seeds alone
 
     @property
     def shown(self) -> bool:
-        """Whether Holm's procedure rejects "no difference"; outside of a report, whether the interval excludes 0. False
+        """Whether Holm's procedure rejects "no difference"; without a sweep, whether the interval excludes 0. False
         for an interval of width 0, as of equal observations on few images."""
         if self.adjusted_p is not None:
             return self.adjusted_p <= LEVEL

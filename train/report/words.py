@@ -37,8 +37,8 @@ class Verdict:
 
 
 def verdicts(sweep: Sweep) -> list[Verdict]:
-    """One for each set: the last points of the sweep (`last_points`) against their baselines."""
-    return [verdict for row in last_points(sweep) for verdict in verdicts_of(sweep, row)]
+    """One for each set and each of `verdict_points`, against its baseline."""
+    return [verdict for row in verdict_points(sweep) for verdict in verdicts_of(sweep, row)]
 
 
 def verdicts_of(sweep: Sweep, row: Row) -> list[Verdict]:
@@ -54,11 +54,16 @@ def verdicts_of(sweep: Sweep, row: Row) -> list[Verdict]:
     return found
 
 
-def last_points(sweep: Sweep) -> list[Row]:
-    """The points that verdicts are about: of each line of a curve the one with the largest x, otherwise the last."""
+def verdict_points(sweep: Sweep) -> list[Row]:
+    """The points that verdicts are about, never a baseline: those that the sweep names (`SweepSpec.verdict`); of a
+    sweep that names none, of each line of a curve the one with the largest x, otherwise the last."""
+    compared = [row for row in sweep.rows if not row.is_baseline]
+    if any(row.verdict is not None for row in sweep.rows):
+        return [row for row in compared if row.verdict]
     if not sweep.is_curve:
-        return [sweep.rows[-1]]
-    return [max(rows, key=lambda row: row.x or 0.0) for rows in sweep.lines.values()]
+        return compared[-1:]
+    lines = [[row for row in rows if not row.is_baseline] for rows in sweep.lines.values()]
+    return [max(rows, key=lambda row: row.x or 0.0) for rows in lines if rows]
 
 
 def _verdict(label: str, name: str, control: Row, difference: Estimate) -> Verdict:
@@ -155,9 +160,9 @@ def accuracy_text(cell: Cell) -> str:
 # Markdown
 
 
-def results_table(compared: Compared) -> str:
-    """The tables of all sweeps, and of the runs outside of them, in Markdown. Names are escaped; p values are adjusted
-    for all comparisons of their sweep."""
+def results_table(compared: Compared, speed: bool = True) -> str:
+    """The tables of all sweeps, with images/s if `speed`, and of the runs outside of them, in Markdown. Names are
+    escaped; p values are adjusted for all comparisons of their sweep."""
     blocks = []
     for sweep in compared.sweeps:
         rows = []
@@ -170,8 +175,8 @@ def results_table(compared: Compared) -> str:
                     told = p_text(cell.difference).removeprefix("adjusted ")
                     text += f"; {points(cell.difference.value)} {interval(cell.difference)}" + (told and f" {told}")
                 texts.append(text)
-            rows.append([*texts, f"{row.images_per_s:,.0f}"])
-        heads = [sweep.title, "seeds", *sweep.sets, "images/s"]
+            rows.append([*texts, *([f"{row.images_per_s:,.0f}"] if speed else [])])
+        heads = [sweep.title, "seeds", *sweep.sets, *(["images/s"] if speed else [])]
         blocks.append(markdown_table(heads, rows))
     if compared.singles:
         rows = []

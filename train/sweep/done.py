@@ -63,9 +63,10 @@ class DataOf:
 
 
 def finished(run: Run, folder: Path, data_of: Callable[[BaseModel], Digests]) -> list[Result]:
-    """All result lines of a run with its place filled in, if it is done; else nothing.
+    """All result lines of a run, if it is done; else nothing. What its recipe says beside the digest is filled in as it
+    says now: the place in the sweep, and the views of each set.
 
-    Raises ValueError for lines over other data than there are now.
+    Raises ValueError for lines over other data than there are now, and for views that do not divide a set.
     """
     lines = [line for line in read_results(folder / run.name / RESULTS).results if line.recipe == run.digest]
     there = {line.set for line in selected(lines)}
@@ -81,7 +82,18 @@ def finished(run: Run, folder: Path, data_of: Callable[[BaseModel], Digests]) ->
         for line in own:
             if line.selected:
                 _refuse_other_data(run, line, {**now.domains, **{line.set: now.sets.get(line.set, "")}}, folder)
-    return [line.model_copy(update={"sweep": run.place}) for line in lines]
+    return [line.model_copy(update={"sweep": run.place, "views": _views(run, line, folder)}) for line in lines]
+
+
+def _views(run: Run, line: Result, folder: Path) -> int:
+    """Pictures of each thing in the set of a line, as the recipe says: older lines say 1."""
+    views = run.recipe.evaluate.views_of(line.role, line.set) if isinstance(run.recipe, TrainRecipe) else line.views
+    if line.n % views:
+        raise ValueError(
+            f"{folder / run.name}: found {views} views of {line.set} in the recipe beside {line.n:,} pictures in its "
+            "results, expected a divisor; correct evaluate.*.views"
+        )
+    return views
 
 
 def _refuse_other_data(run: Run, line: Result, now: Mapping[str, str], folder: Path) -> None:

@@ -120,6 +120,12 @@ class SweepSpec(BaseModel):
     base: Annotated[LocalPath, BESIDE] = Field(description="the training recipe that every point starts from")
     seeds: int = Field(5, ge=1, le=1000, description="runs of a point: seeds 0, 1, ... replace the recipe's")
     baseline: str = Field(description="label of the point that the others are compared with")
+    verdict: tuple[str, ...] = Field(
+        (),
+        description="labels of the points that a report's verdict is about, each against its baseline; none = of each "
+        "line of a curve the point with the largest x, otherwise the last point; comparisons stay the same",
+        examples=[["3x", "6x"]],
+    )
     changes: Mapping[str, Any] = Field(default={}, description="recipe fields that all points replace")
     by_seed: Mapping[str, tuple[Any, ...]] = Field(
         default={},
@@ -153,6 +159,17 @@ class SweepSpec(BaseModel):
         for label, point in self.points.items():
             if point.baseline is not None and point.baseline not in self.points:
                 raise ValueError(f"points.{label}.baseline: found {point.baseline!r}, expected the label of a point")
+        return self
+
+    @model_validator(mode="after")
+    def _verdict_is_about_points_with_a_baseline(self) -> "SweepSpec":
+        for label in self.verdict:
+            if label not in self.points:
+                raise ValueError(f"verdict: found {label!r}, expected some of {', '.join(self.points)[:200]}")
+            if self.baseline_of(label) == label:
+                raise ValueError(
+                    f"verdict: found {label!r}, which others are compared with, expected points with another baseline"
+                )
         return self
 
     @model_validator(mode="after")
@@ -211,6 +228,10 @@ class SweepSpec(BaseModel):
                 raise ValueError(f"tune.{field}: found a field that runs are compared by, expected one of the training")
         _refuse_overlap(self.tune, set_by, "tune")
         return self
+
+    def baseline_of(self, label: str) -> str:
+        """The label of the point that the point `label` is compared with."""
+        return self.points[label].baseline or self.baseline
 
     @property
     def num_tune_seeds(self) -> int:
@@ -286,7 +307,8 @@ def plan_runs(spec: SweepSpec, base: BaseModel) -> list[Run]:
             number=number,
             x=point.x,
             line=point.line,
-            baseline=point.baseline or spec.baseline,
+            baseline=spec.baseline_of(label),
+            verdict=label in spec.verdict if spec.verdict else None,
             changes={**spec.changes, **point.changes},
         )
         set_here = (*point.changes, *point.by_seed)

@@ -105,6 +105,8 @@ def test_views_of_a_thing_are_one_observation_in_the_interval():
     assert blind[0] > told(four)[0], "as if other pictures were known that nobody took"  # type: ignore[operator]
     assert "they hold for other things" in method(compare(four))
     assert "other things" not in method(compare(once))
+    mixed = [one.model_copy(update={"views": 1}) if one.seed == 1 else one for one in four]
+    assert told(mixed) == pytest.approx(told(once)), "an older line about the same pictures says 1, and knows no better"
 
 
 def test_seeds_of_a_point_on_different_data_are_named():
