@@ -55,7 +55,7 @@ def verify(
     for note in report.notes:
         say(f"note: {visible(note)}")
     kinds = {damage.kind for damage in report.damages}
-    steps = ["run the same `sixfold generate` again"] if kinds - {"stray"} else []
+    steps = ["run the command that makes the set again"] if kinds - {"stray"} else []
     if report.damaged_shards() or report.damaged_files():
         steps = [f"`sixfold repair {folder}`"]
     if "stray" in kinds:

@@ -561,7 +561,7 @@ def test_one_of_a_thing_is_not_several(tmp_path: Path) -> None:
 def test_verify_says_what_helps_against_what_it_found(tmp_path: Path) -> None:
     """Making shards again takes no stray away."""
     store = write_data_set(tmp_path / "set", num_shards=3, num_slots=1, num_rejected=0)
-    stray, again = "move away what does not belong beside the shards", "run the same `sixfold generate` again"
+    stray, again = "move away what does not belong beside the shards", "run the command that makes the set again"
 
     def advice() -> str:
         return CliRunner().invoke(APP, ["verify", str(store.root)]).stdout.splitlines()[-1].partition("; ")[2]
