@@ -64,13 +64,17 @@ edit: $(READY) $(call before,$(REAL),$(EDIT),out/real) ## edit the sandbox's rea
 	@$(call run,edit,$(RECIPE),--scale $(SCALE) $(to))
 
 POOL := out/pool/embeddings.json
+# what is there was perhaps made by an older sandbox: a build keeps what it would make, and refuses the rest
+SANDBOX := $(wildcard $(addprefix sandbox/,world.py splits.py captions.py sets.py pool.py))
 
-$(REAL): | $(READY)
+$(REAL): $(SANDBOX) | $(READY)
 	@$(RUN)python -m sandbox.build --data out/real
+	@touch $@
 
-$(POOL): | $(READY)
+$(POOL): $(SANDBOX) $(wildcard sandbox/models/clip/*.safetensors) | $(READY)
 	@$(RUN)python -m sandbox.build --pool out/pool
 	@$(RUN)sixfold embed out/pool --clip sandbox/models/clip --images
+	@touch $@
 
 # the pool and the test sets are those of the sandbox; another recipe names its own
 RETRIEVE := $(or $(GIVEN),recipes/sandbox-retrieve.yaml)

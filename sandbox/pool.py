@@ -4,7 +4,8 @@ In: rows of the pool (`sandbox.captions`). Out: how many there are. On disk, of 
 
     00000.tar      000000000.jpg, .txt (the caption) and .json (URL, caption) of each row
     00000.parquet  LAION's columns, `key` and `sha256` of the picture, then the scene and what was planted; it is
-                   written last, and a shard that has it is not made again
+                   written last, and a shard that has it is not made again. Its schema carries a digest of the rows
+                   and of the code that draws them, so that a pool of an earlier sandbox is told
 
 The same rows give the same bytes. Shards are drawn by as many processes as there are cores.
 """
@@ -22,14 +23,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sandbox import world
 from sandbox.captions import PoolRow
-from sandbox.world import render
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import sample_key, shard_name
+from shards.disk.regular import sha256_of
 from shards.disk.replace import replace_file
 from shards.disk.tar import header, padding, trailer
 
 ROWS_PER_SHARD = 1_000
+MADE_OF = b"sandbox.made_of"  # key of the schema's metadata
+DRAWN_BY = (Path(__file__), Path(world.__file__))
 DEADLINE_S = 3_600.0  # for all shards; two cores take two minutes
 # LAION's column names first, then those of img2dataset, then the scene and what was planted (the truth for tests).
 POOL_SCHEMA = pa.schema(
@@ -64,10 +68,21 @@ POOL_SCHEMA = pa.schema(
 
 
 def write_pool(folder: Path, rows: Sequence[PoolRow], say: Callable[[str], None]) -> int:
-    """Write the shards that are not there yet; `say` gets progress lines. Returns the number of rows."""
+    """Write the shards that are not there yet; `say` gets progress lines. Returns the number of rows.
+
+    Raises ValueError if a shard that is there was made of other rows, or by other code.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(rows), ROWS_PER_SHARD)
-    todo = [start for start in starts if not (folder / f"{_name(start)}.parquet").exists()]
+    todo = []
+    for start in range(0, len(rows), ROWS_PER_SHARD):
+        table = folder / f"{_name(start)}.parquet"
+        if not table.exists():
+            todo.append(start)
+        elif _told_by(table) != made_of(start, rows[start : start + ROWS_PER_SHARD]):
+            raise ValueError(
+                f"{table}: found a shard of another sandbox, expected one of today's rows and pictures; remove "
+                f"{folder} with the vectors in it, and run the same command again"
+            )
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(len(todo), os.cpu_count() or 1) or 1, context) as processes:
         shards = [processes.submit(write_shard, folder, start, rows[start : start + ROWS_PER_SHARD]) for start in todo]
@@ -78,6 +93,19 @@ def write_pool(folder: Path, rows: Sequence[PoolRow], say: Callable[[str], None]
     return len(rows)
 
 
+def made_of(start: int, rows: Sequence[PoolRow]) -> str:
+    """Hex sha256 of what a shard depends on: its first row's number, its rows, the code that draws and writes them."""
+    return hashlib.sha256(repr((start, list(rows), [sha256_of(file) for file in DRAWN_BY])).encode()).hexdigest()
+
+
+def _told_by(table: Path) -> str:
+    """`made_of` of a shard that is there; "" if it does not say."""
+    try:
+        return (pq.read_schema(table).metadata or {}).get(MADE_OF, b"").decode()
+    except pa.ArrowInvalid:
+        return ""
+
+
 def write_shard(folder: Path, start: int, rows: Sequence[PoolRow]) -> None:
     """One tar and its table; `start` is the first row's number, a multiple of `ROWS_PER_SHARD`."""
     tar, lines = io.BytesIO(), []
@@ -85,7 +113,7 @@ def write_shard(folder: Path, start: int, rows: Sequence[PoolRow]) -> None:
         number, key = start + place, sample_key(start // ROWS_PER_SHARD, place)
         url = f"sandbox://pool/{number:06d}.jpg"
         # a photograph of the world, not a generated image: no source-type note
-        jpeg = encode_jpeg(render(row.scene), source_type=None)
+        jpeg = encode_jpeg(world.render(row.scene), source_type=None)
         about = json.dumps({"url": url, "caption": row.caption, "key": key}, sort_keys=True).encode()
         for suffix, data in ((".jpg", jpeg), (".json", about), (".txt", row.caption.encode())):
             tar.write(header(key + suffix, len(data)) + data + padding(len(data)))
@@ -112,7 +140,8 @@ def write_shard(folder: Path, start: int, rows: Sequence[PoolRow]) -> None:
         )
     tar.write(trailer(tar.tell()))
     table = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(lines, schema=POOL_SCHEMA), table, compression="zstd")
+    schema = POOL_SCHEMA.with_metadata({MADE_OF: made_of(start, rows)})
+    pq.write_table(pa.Table.from_pylist(lines, schema=schema), table, compression="zstd")
     replace_file(folder / f"{_name(start)}.tar", tar.getvalue())
     replace_file(folder / f"{_name(start)}.parquet", table.getvalue())
 

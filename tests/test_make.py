@@ -173,3 +173,15 @@ def test_a_folder_of_a_recipe_that_is_not_there_is_never_guessed(written: Path) 
 )
 def test_what_the_sandboxs_recipes_read_is_made_before(written: Path, words: str, before: list[str]) -> None:
     assert would_run(written, *words.split())[:-1] == before
+
+
+def test_real_sets_and_pool_are_looked_at_again_once_the_sandbox_is_newer(written: Path) -> None:
+    (written / "sandbox").mkdir()
+    (written / "sandbox" / "sets.py").touch()
+    made = [written / "out" / name for name in ("real/real-train/00000_stats.json", "pool/embeddings.json")]
+    for file in made:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert len(would_run(written, "retrieve")) == 1
+    os.utime(written / "sandbox" / "sets.py", (2e9, 2e9))
+    assert [line.split()[-1] for line in would_run(written, "retrieve")[:2]] == ["out/real", "out/pool"]

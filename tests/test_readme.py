@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from shards.disk.home import home
+from shards.labels.classes import KINDS
 
 # What cannot run here, each with its reason; everything else runs.
 LEFT_OUT = {
@@ -84,3 +85,8 @@ def test_the_commands_of_the_readme_run_one_after_the_other(checkout: Path) -> N
         assert done.returncode in ((0, 3) if line == "sixfold doctor" else (0,)), (
             f"{line}\n{done.stdout}\n{done.stderr}"
         )
+
+
+def test_the_readme_counts_the_kinds_of_classes_that_there_are() -> None:
+    text = (home() / "README.md").read_text(encoding="utf-8")
+    assert f"`landscape`, {len(KINDS)} in all" in text

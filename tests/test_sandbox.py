@@ -245,12 +245,32 @@ def test_the_pool_on_disk_gives_back_every_scene_and_its_picture(tmp_path):
 
 def test_shards_of_the_pool_that_are_there_are_not_made_again(tmp_path):
     rows = list(captions.pool_rows(1003))
-    (tmp_path / "00000.parquet").write_text("ours")
+    pool.write_shard(tmp_path, 0, rows[:1000])
+    made = (tmp_path / "00000.parquet").stat().st_mtime_ns
     said = []
     assert pool.write_pool(tmp_path, rows, said.append) == 1003
-    assert (tmp_path / "00000.parquet").read_text() == "ours"
+    assert (tmp_path / "00000.parquet").stat().st_mtime_ns == made
     assert pq.read_metadata(tmp_path / "00001.parquet").num_rows == 3
     assert said == ["pool: 1 of 1 shards"]
+
+
+def test_a_pool_of_other_rows_of_other_code_or_of_no_known_make_is_refused_in_one_line(tmp_path, monkeypatch):
+    rows = list(captions.pool_rows(3))
+    refused = "found a shard of another sandbox, expected one of today's rows and pictures; remove "
+    pool.write_shard(tmp_path, 0, rows)
+    assert pool.write_pool(tmp_path, rows, print) == 3
+    with pytest.raises(ValueError, match=refused):
+        pool.write_pool(tmp_path, [*rows[:2], replace(rows[2], caption="another one")], print)
+    (tmp_path / "world.py").write_text("another renderer")
+    monkeypatch.setattr(pool, "DRAWN_BY", (*pool.DRAWN_BY[:1], tmp_path / "world.py"))
+    with pytest.raises(ValueError, match=refused):
+        pool.write_pool(tmp_path, rows, print)
+    monkeypatch.undo()
+    table = pq.read_table(tmp_path / "00000.parquet")
+    pq.write_table(table.replace_schema_metadata(None), tmp_path / "00000.parquet")
+    with pytest.raises(ValueError, match=refused):
+        pool.write_pool(tmp_path, rows, print)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.parquet", "00000.tar", "world.py"]
 
 
 def test_real_train_is_a_data_set_with_nested_shots(tmp_path):

@@ -6,7 +6,7 @@ On disk: docs/data/bench_cpu.json and the tables of docs/BENCHMARKS.md; `--quick
 writes nothing.
 
 Run it on a machine that does nothing else, without other CPU load; about 30 minutes on two cores, of which C14 takes
-seven and C16 ten, and 25 for retrieval.
+seven and C16 ten, and 40 for retrieval.
 """
 
 import argparse
