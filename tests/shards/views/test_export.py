@@ -517,7 +517,7 @@ def test_an_import_that_was_stopped_goes_on_and_another_folder_is_refused(store:
     done = import_image_folder(tmp_path / "folder", back, samples_per_shard=7)
     assert (done.num_already_there, done.num_shards, done.num_samples) == (1, 3, 20)
     next((tmp_path / "folder").glob("*/*.jpg")).unlink()
-    with pytest.raises(ValueError, match="another recipe"):
+    with pytest.raises(ValueError, match="was begun with other pictures or settings"):
         import_image_folder(tmp_path / "folder", back, samples_per_shard=7)
 
 
