@@ -244,9 +244,7 @@ def test_a_killed_call_is_known_by_what_it_was_asked_for_and_nobody_trains_on_th
     assert "of them missing" in state.text
     assert "it never came to its end" in state.text
     assert "writer    nobody now" in state.text
-    with pytest.raises(
-        ValueError, match=r"data\.domains\.x .*found \d of the 4 shards that the last call"
-    ):
+    with pytest.raises(ValueError, match=r"data\.domains\.x .*found \d of the 4 shards that the last call"):
         refuse_unfinished(str(out), "data.domains.x")
     assert generate(out, scale="0.2").exit_code == 0
     refuse_unfinished(str(out), "data.domains.x")

@@ -212,5 +212,7 @@ def test_splits_of_one_saved_dataset_share_no_sample_and_a_split_shares_all_with
     )
     assert [one.n for one in open_sets(spec, 2, domains=domains)] == [4, 5]
     again = EvaluateSpec(tests={"t": SetSpec(source=root, subset="train")})
-    with pytest.raises(ValueError, match=r"evaluate\.tests\.t .*: found 8 samples that are also in data\.domains\.real"):
+    with pytest.raises(
+        ValueError, match=r"evaluate\.tests\.t .*: found 8 samples that are also in data\.domains\.real"
+    ):
         open_sets(again, 2, domains=domains)
