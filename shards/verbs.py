@@ -251,8 +251,8 @@ def export(
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
         from shards.labels.classes import ClassSpec, load_classes
+        from shards.set.subset import named_subset
         from shards.views import export as exports
-        from shards.views.census import named_subset
         from shards.views.image_folder import export_image_folder, import_image_folder
 
     if to == "shards":

@@ -90,11 +90,14 @@ def asked_units(store: Store) -> range:
 
 
 def refuse_unfinished(url: str, field: str) -> None:
-    """Raises ValueError if the data set at `url` misses shards that its last call was asked for; `field`: who names it.
-    Tars that others wrote are never unfinished."""
+    """As `refuse_missing`, for the data set at `url`. Tars that others wrote are never unfinished."""
     store = open_for_reading(url)
-    if not is_data_set(store):
-        return
+    if is_data_set(store):
+        refuse_missing(store, field)
+
+
+def refuse_missing(store: Store, field: str) -> None:
+    """Raises ValueError if the data set misses shards that its last call was asked for; `field`: who reads it."""
     records = scan_records(store)
     missing = [unit for unit in asked_units(store) if unit not in records]
     if missing:
