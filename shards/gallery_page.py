@@ -12,7 +12,7 @@ from gen.run.real import real_pictures
 from shards.disk.data_set import open_data_set
 from shards.disk.layout import META
 from shards.disk.store import FolderStore
-from shards.views.census import named_subset
+from shards.set.subset import named_subset
 from shards.views.class_pages import REAL_PER_CLASS, RealPictures
 from shards.views.gallery import write_gallery
 

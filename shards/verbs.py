@@ -54,6 +54,7 @@ def verify(
         say(visible(str(damage)))
     for note in report.notes:
         say(f"note: {visible(note)}")
+<<<<<<< HEAD
     kinds = {damage.kind for damage in report.damages}
     steps = ["run the command that makes the set again"] if kinds - {"stray"} else []
     if report.damaged_shards() or report.damaged_files():
@@ -61,6 +62,10 @@ def verify(
     if "stray" in kinds:
         steps.append("move away what does not belong beside the shards")
     advice = ", then ".join(steps)
+=======
+    is_torn = report.damaged_shards() or report.damaged_files()
+    advice = f"`sixfold repair {folder}`" if is_torn else "run the command that makes the set again"
+>>>>>>> shardfix
     if writer is not None:
         advice += " when the run has ended"
         of = f"{len(report.unmade):,} of {counted(report.shards + len(report.unmade), 'shard')}"
@@ -131,7 +136,7 @@ def repair(
         if num
     )
     say(
-        f"{what} {'would be moved' if dry_run else 'moved; run the same generate again'}"
+        f"{what} {'would be moved' if dry_run else 'moved; run the command that makes the set again'}"
         if what
         else "nothing else to repair"
         if rebuilt
@@ -251,13 +256,13 @@ def export(
     Example: `sixfold export out/sandbox --to timm --out out/sandbox-timm --subset 6x`
     """
     with waiting("loading the program"):
-        from cluster.process.exit import EXIT_INCOMPLETE
+        from cluster.process.writers import written_alone
         from shards.disk.address import file_path
         from shards.disk.amounts import counted
         from shards.disk.data_set import open_data_set
         from shards.labels.classes import ClassSpec, load_classes
+        from shards.set.subset import named_subset
         from shards.views import export as exports
-        from shards.views.census import named_subset
         from shards.views.image_folder import export_image_folder, import_image_folder
 
     if to == "shards":
@@ -265,14 +270,21 @@ def export(
             raise ValueError("--subset and --unlicensed choose among the samples of a data set; not with --to shards")
         with bar("import") as advance:
             known = None if classes is None else load_classes(ClassSpec(source=classes, per_class=1))
-            done = import_image_folder(file_path(folder), out, licence=licence, classes=known, progress=advance)
+            done = import_image_folder(
+                file_path(folder),
+                out,
+                licence=licence,
+                classes=known,
+                alone=lambda store: written_alone(store, "import", warn),
+                progress=advance,
+            )
         say(
             f"{counted(done.num_samples, 'image')} in {counted(done.num_shards, 'shard')} in {out}; "
             f"{done.num_failed:,} not readable"
         )
         if done.ignored:
             say(f"left out: {done.left_out()}")
-        raise typer.Exit(EXIT_INCOMPLETE if done.num_failed else 0)
+        raise typer.Exit(done.exit_code)
     if licence is not None:
         raise ValueError("--licence is written when pictures become shards; give it with --to shards only")
     if classes is not None:

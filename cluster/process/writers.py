@@ -105,8 +105,13 @@ def written_by_one(url: str, life: str, on_lost: Callable[[str], None]) -> Itera
     """A data set, opened to write, that nobody else writes meanwhile. Raises LeaseHeld, and ValueError as
     `open_store` does."""
     store = open_store(url)
-    with take_alone(store, life, on_lost, lock_folder=store.root if isinstance(store, FolderStore) else None):
+    with written_alone(store, life, on_lost):
         yield store
+
+
+def written_alone(store: FolderStore | ObjectStore, life: str, on_lost: Callable[[str], None]) -> Lease:
+    """The lease of an open data set that nobody else writes meanwhile. Raises LeaseHeld."""
+    return take_alone(store, life, on_lost, lock_folder=store.root if isinstance(store, FolderStore) else None)
 
 
 def _may_work(holder: Holder) -> bool:

@@ -36,7 +36,7 @@ from gen.llm.ask import open_llm
 from gen.make.outcome import MakeOutcome, asked_of
 from gen.make.output import BegunBy, open_output
 from gen.make.plan import Plan
-from gen.make.scale import scale_name, write_summary
+from gen.make.scale import scale_name
 from gen.make.work import held, set_torn_aside, settle, work_off
 from gen.prompts.table import PromptTable
 from gen.prompts.write import PROMPTS, Say
@@ -50,6 +50,7 @@ from shards.disk.amounts import counted
 from shards.disk.data_set import open_to_write
 from shards.labels.classes import Class
 from shards.set.manifest import scan_records
+from shards.set.status import write_summary
 from shards.stream.index_arrays import Index
 from shards.views.dataset_card import write_folder_card
 

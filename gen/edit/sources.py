@@ -230,11 +230,11 @@ class SourceReader:
         self._fetcher.close()
 
     def bytes_of(self, row: int) -> bytes:
-        """Raises ValueError for what is gone or damaged, FetchError (an OSError) if the store does not answer."""
+        """Raises ValueError for what is gone or damaged, OSError if it cannot be read now."""
         try:
             return self._fetcher.read(row)
         except FetchError as error:
-            if error.reason in ("failed", "timeout"):
+            if error.reason == "failed":
                 raise
             raise ValueError(f"{self.index.url}: {visible(self.index.place_of(row))}: {error}") from None
 

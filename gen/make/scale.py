@@ -1,26 +1,23 @@
-"""A scale of a data set that is made: its name, its samples as a subset, and what the last call was asked for.
+"""A scale of a data set that is made: its name, and its samples as a subset.
 
 In: a plan, a scale, the records of its shards. Out: nothing. On disk, under `_meta/`: `subsets/6x.parquet` and the
-like, exactly the samples of a scale; `summary.json`.
+like, exactly the samples of a scale.
 """
 
 import contextlib
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.recipes.load import fingerprint
 from gen.make.plan import Plan
-from shards.disk.checked_json import to_checked
 from shards.disk.layout import SUCCESS
 from shards.disk.object_store import ObjectStore
 from shards.disk.record import JSON, Record
 from shards.disk.store import FolderStore
 from shards.set.manifest import iter_tables, read_subset, write_subset
-from shards.set.status import SUMMARY
 
 Store = FolderStore | ObjectStore
 MAX_DIGITS = 18  # behind the point of a scale
@@ -56,8 +53,3 @@ def write_scale(store: Store, plan: Plan, scale: Fraction, records: Mapping[int,
         slot = pc.cast(pc.utf8_slice_codeunits(table["key"], 5), pa.int32())  # a key is the shard, then the slot
         parts.append(table.filter(pc.and_(pc.less(slot, num_slots), pc.equal(table["status"], SUCCESS))))
     write_subset(store, name, pa.concat_tables(parts), rule)
-
-
-def write_summary(store: Store, summary: Mapping[str, Any]) -> None:
-    """What a call was asked for and, at its end, how it ended; `shards.set.status` reads it."""
-    store.replace(SUMMARY, to_checked(summary))

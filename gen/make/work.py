@@ -30,7 +30,7 @@ from cluster.process.writers import sharers, take_alone
 from cluster.waiting import waited_for, waiting
 from gen.make.outcome import MakeOutcome, outcome_of
 from gen.make.plan import Plan
-from gen.make.scale import Store, write_scale, write_summary
+from gen.make.scale import Store, write_scale
 from gen.make.shared import make_beside_others
 from shards.disk.amounts import counted
 from shards.disk.layout import META, record_name, shard_name
@@ -40,6 +40,7 @@ from shards.set.commit import recover
 from shards.set.manifest import scan, scan_records
 from shards.set.quarantine import QUARANTINE
 from shards.set.rebuild import rebuild_tables
+from shards.set.status import write_summary
 
 FROZEN_S = 900.0  # without a beat, a run that opens the output is waited for no longer
 LOOK_S = 1.0

@@ -32,15 +32,15 @@ from PIL import Image as Picture
 from shards.disk.address import is_remote, places_of
 from shards.disk.data_set import is_data_set
 from shards.disk.jpeg import MAX_PIXELS
-from shards.disk.layout import SUCCESS
 from shards.disk.pictures import DECODERS, MAX_PICTURE_BYTES, is_picture, picture_format, rgb_pixels
 from shards.disk.regular import read_regular
 from shards.disk.safe_text import quoted, redact, visible
 from shards.disk.store import Store, open_for_reading
 from shards.labels.classes import Class
 from shards.labels.folders import class_folder, class_folders_in, files_below, fold_name, match_folders, own_classes
-from shards.set.manifest import iter_tables, read_member, read_subset, scan_records
+from shards.set.manifest import read_member, read_subset, scan_records
 from shards.set.row_jpegs import JPEG_COLUMNS
+from shards.set.subset import iter_samples
 
 MAX_SIDE_RATIO = 32  # a strip of 1 x 60,000 px is no picture of anything, and preprocessing would blow it up
 SPARE = 2  # of a data set's samples, so many times the asked number are remembered in case some cannot be read
@@ -178,13 +178,6 @@ def _samples(
     store: Store, where: str, classes: Sequence[Class], max_per_class: int, seed: int, subset: str | None
 ) -> Iterator[tuple[int, list[_Item]]]:
     """The real samples of a data set. Remembers at most 2 * SPARE * max_per_class rows a class."""
-    records = scan_records(store)
-    uids = None
-    if subset is not None:
-        listed, _ = read_subset(store, subset)
-        uids = listed["uid"].combine_chunks()
-        wanted = set(listed["shard"].to_pylist())
-        records = {shard: record for shard, record in records.items() if shard in wanted}
     by_id = {one.id: one for one in classes}
     times = Counter(fold_name(one.name) for one in classes)
     by_name = {fold_name(one.name): one for one in classes if times[fold_name(one.name)] == 1}
@@ -192,10 +185,7 @@ def _samples(
     kept: dict[int, list[tuple[bytes, dict[str, object]]]] = {}
     domains: Counter[str] = Counter()
     limit = SPARE * max_per_class
-    for table in iter_tables(store, records, columns):
-        table = table.filter(pc.equal(table["status"], SUCCESS))
-        if uids is not None:
-            table = table.filter(pc.is_in(table["uid"], value_set=uids.cast(table["uid"].type)))
+    for table in iter_samples(store, subset, columns, "real images"):
         domains.update(table["domain"].to_pylist())
         for row in _rows(table.filter(pc.equal(table["domain"], "real"))):
             same_id = by_id.get(int(str(row["class_id"])))

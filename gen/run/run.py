@@ -18,7 +18,6 @@ from cluster.code import code_hash
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waiting
 from gen.make.outcome import MakeOutcome, asked_of
-from gen.make.scale import write_summary
 from gen.make.work import held, set_torn_aside, settle, work_off
 from gen.prompts.write import Say
 from gen.run.auto import fill_auto
@@ -30,6 +29,7 @@ from gen.sampler.text_to_image import make_text_to_image_worker
 from shards.disk.address import one_spelling
 from shards.disk.data_set import open_to_write
 from shards.set.manifest import scan_records
+from shards.set.status import write_summary
 from shards.views.dataset_card import write_folder_card
 
 WHEN_SLOW = "lower sampler.batch or raise cluster.stall_deadline_s"

@@ -30,7 +30,7 @@ from gen.make.outcome import MakeOutcome, asked_of
 from gen.make.output import BegunBy, open_output
 from gen.make.plan import Plan
 from gen.make.refill import UnitJob
-from gen.make.scale import scale_name, write_summary
+from gen.make.scale import scale_name
 from gen.make.work import held, set_torn_aside, settle, work_off
 from retrieve.download.program import VERSION, find_program, with_program
 from retrieve.download.spec import DownloadSpec
@@ -50,6 +50,7 @@ from shards.disk.layout import META
 from shards.disk.store import FolderStore
 from shards.labels.classes import Class, load_classes
 from shards.set.manifest import scan_records
+from shards.set.status import write_summary
 from shards.views.dataset_card import write_folder_card
 
 WHEN_SLOW = "raise cluster.stall_deadline_s"

@@ -12,26 +12,19 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from shards.disk.layout import SUCCESS
 from shards.disk.record import JSON
 from shards.disk.store import Store
-from shards.set.manifest import iter_tables, read_subset, scan_records, write_subset_once
+from shards.set.manifest import write_subset_once
+from shards.set.subset import iter_samples
 
 
 def successes(store: Store, of: str | None = None) -> pa.Table:
     """Uid, key, shard and class_id of the samples that are no rejected draws, out of the subset `of` (None: of all).
 
-    Raises ValueError if there are none, and as `scan_records` and `read_subset` do.
+    Raises ValueError if there are none, and as `iter_samples` does.
     """
-    among = None if of is None else read_subset(store, of)[0]["uid"]
-    parts = []
-    for table in iter_tables(store, scan_records(store), ["uid", "key", "shard", "status", "class_id"]):
-        stays = pc.equal(table["status"], SUCCESS)
-        if among is not None:
-            stays = pc.and_(stays, pc.is_in(table["uid"], value_set=among.combine_chunks()))
-        parts.append(table.filter(stays))
+    parts = list(iter_samples(store, of, ["uid", "key", "shard", "status", "class_id"], "subset"))
     if not sum(map(len, parts)):
         where = "that is done" if of is None else f"of the subset {of!r}"
         raise ValueError(f"{store.url}: found no sample {where}, expected some; generate it first")

@@ -14,11 +14,12 @@ from typing import Any
 import pyarrow as pa
 
 from shards.disk.checked_json import plain_json
-from shards.disk.layout import EDIT_FIELD, SUCCESS
+from shards.disk.layout import EDIT_FIELD
 from shards.disk.record import JSON
 from shards.disk.safe_text import quoted
 from shards.disk.store import Store
-from shards.set.manifest import iter_tables, read_subset, scan_records, write_subset_once
+from shards.set.manifest import write_subset_once
+from shards.set.subset import iter_samples
 
 KEYS = ("side", "kind", "attribute")  # of the column's JSON
 MAX_TOLD = 12  # values in a message
@@ -39,17 +40,15 @@ def write_edited(store: Store, name: str, where: Mapping[str, Sequence[str]], of
     """Write the subset `name`: the samples whose edit has one of the values of each key, out of the subset `of` (None:
     of all); how many they are. Nothing changes where it is there already.
 
-    Raises ValueError if there are none, naming the values that are there, as `scan_records` does, and for a subset of
+    Raises ValueError if there are none, naming the values that are there, as `iter_samples` does, and for a subset of
     this name with other samples.
     """
-    among = None if of is None else set(read_subset(store, of)[0]["uid"].to_pylist())
     columns = ["uid", "key", "shard", "status", EDIT_FIELD.name]
     seen: dict[str, Counter[str]] = {key: Counter() for key in where}
     parts = []
-    for table in iter_tables(store, scan_records(store), columns):
+    for table in iter_samples(store, of, columns, "subset"):
         stays = []
-        for uid, status, text in zip(*(table[one].to_pylist() for one in ("uid", "status", "edit")), strict=True):
-            told = _told(text) if status == SUCCESS and (among is None or uid in among) else None
+        for told in map(_told, table[EDIT_FIELD.name].to_pylist()):
             for key, values in seen.items():
                 if told is not None:
                     values[str(told.get(key))] += 1

@@ -1,7 +1,8 @@
 """The status of a data set, from its records: sizes are compared, no image is read.
 
-In: a store, and who writes there now. Out: a few lines for people, and whether the set is complete. On disk, read only:
-the records, and `_meta/summary.json`, which says what the last call was asked for and how it ended.
+In: a store, and who writes there now. Out: a few lines for people, and whether the set is complete. On disk: reads the
+records, and `_meta/summary.json`, which says what the last call was asked for and how it ended; whatever makes shards
+writes that file before its first shard and at its end.
 
 How fast a set grows is told by its records, which say when their shards were begun and done. Their times are those of
 the machines that made them; a wrong clock among several makes the rate wrong, and nothing else.
@@ -9,11 +10,12 @@ the machines that made them; a wrong clock among several makes the rate wrong, a
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from shards.disk.amounts import counted, size_text, time_text
-from shards.disk.checked_json import parse_checked
+from shards.disk.checked_json import parse_checked, to_checked
 from shards.disk.data_set import is_data_set, no_data_set
 from shards.disk.layout import MAX_SHARDS, META, SUCCESS, shard_name
 from shards.disk.record import Record
@@ -49,12 +51,17 @@ class Pace:
 
 @dataclass(frozen=True)
 class LastCall:
-    """What the last `generate` was asked for; `has_ended`: whether it came to its end and said how."""
+    """What the last call was asked for; `has_ended`: whether it came to its end and said how."""
 
     scale: str
     units: range
     has_ended: bool
     start_s: float | None = None  # until its first unit was begun
+
+
+def write_summary(store: Store, summary: Mapping[str, Any]) -> None:
+    """What a call was asked for (`asked.units` shards) and, at its end, how it ended (`exit_code`, None until then)."""
+    store.replace(SUMMARY, to_checked(summary))
 
 
 def read_summary(store: Store) -> LastCall | None:
@@ -83,18 +90,21 @@ def asked_units(store: Store) -> range:
 
 
 def refuse_unfinished(url: str, field: str) -> None:
-    """Raises ValueError if the data set at `url` misses shards that its last call was asked for; `field`: who names it.
-    Tars that others wrote are never unfinished."""
+    """As `refuse_missing`, for the data set at `url`. Tars that others wrote are never unfinished."""
     store = open_for_reading(url)
-    if not is_data_set(store):
-        return
+    if is_data_set(store):
+        refuse_missing(store, field)
+
+
+def refuse_missing(store: Store, field: str) -> None:
+    """Raises ValueError if the data set misses shards that its last call was asked for; `field`: who reads it."""
     records = scan_records(store)
     missing = [unit for unit in asked_units(store) if unit not in records]
     if missing:
         raise ValueError(
             f"{field} ({store.url}): found {len(records)} of the {len(records) + len(missing)} shards that the last "
-            f"`sixfold generate` was asked for, first missing {shard_name(missing[0])}, expected all; run the same "
-            "generate to its end, or name a subset (a training's domain may also set grow to true)"
+            f"call was asked for, first missing {shard_name(missing[0])}, expected all; run the command that makes "
+            "the set to its end, or name a subset (a training's domain may also set grow to true)"
         )
 
 
@@ -195,9 +205,9 @@ def status_of(store: Store, writer: str | None, doing: str = "", lives: Sequence
     rows += [("life", told) for told in lives]
     rows += [("damage", what) for what in list(wrong.values())[:MAX_LISTED]]
     if found.strangers:
-        rows.append(("to do", "run `sixfold repair`, then the same `sixfold generate`"))
+        rows.append(("to do", "run `sixfold repair`, then the command that makes the set"))
     elif writer is None and (wrong or missing):
-        rows.append(("to do", "run the same `sixfold generate` again: it makes exactly these"))
+        rows.append(("to do", "run the command that makes the set again: it makes exactly these"))
     lines = [f"{name:<10}{visible(text)}" for name, text in rows]
     is_told = last is not None or told == "none yet"
     is_whole = is_there and is_told and not wrong and not missing and not short

@@ -5,7 +5,8 @@ bytes of a picture. On disk: nothing for local tars; with a cache folder, whole 
 
 Remote tars without a cache folder: every picture is one ranged read, and hinted pictures are read ahead into bounded
 memory. With a cache folder: hinted tars are fetched whole, and a row of a tar that is not there is read by its range.
-All remote work runs in a few threads. A picture that does not come within `deadline_s` is an error.
+All remote work runs in a few threads. A store that fails is asked again, with growing pauses: an outage shorter than
+`deadline_s` changes nothing that is read, a longer one is a TimeoutError.
 
 Local tars are read and not mapped. A page fault holds the interpreter's lock while the disk works, `pread` does not (8
 threads on a cold disk: 7,600 pictures/s instead of 2,300; on a warm disk both cost the same). And the end of a file
@@ -17,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import threading
+import time
 from collections import Counter, OrderedDict
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
@@ -36,20 +38,22 @@ from shards.stream.tar_cache import CacheFull, OtherBytes, TarCache
 
 Int64: TypeAlias = npt.NDArray[np.int64]
 T = TypeVar("T")
-Reason: TypeAlias = Literal["missing", "changed", "damaged", "failed", "timeout"]
+Reason: TypeAlias = Literal["missing", "changed", "damaged", "failed"]
 Verify: TypeAlias = Literal["never", "first", "always"]
 
 MAX_OPEN = 128  # open tars; a process may usually have 1,024 files open
 MAX_COMING = 64  # tars that are being fetched
 IDLE_CALLS = 16  # a tar is closed after so many hints in a row that do not name it
-TRIES = 3
-FIRST_PAUSE_S = 0.1
+TRIES = 3  # of a tar that comes with other bytes, or goes before it is opened
+FIRST_PAUSE_S = 0.1  # each is twice as long as the one before
+LONGEST_PAUSE_S = 5.0
+MORE_TIME = "check the store, or allow more time (deadline_s)"
 _NO_TARS = np.empty(0, np.int64)
 
 
 class FetchError(OSError):
     """One line; `reason` is "missing" (no such tar), "changed" (not the tar of the index: another size or too short),
-    "damaged" (not the bytes whose hash the index has), "failed" (the store's error, after retries) or "timeout"."""
+    "damaged" (not the bytes whose hash the index has) or "failed" (this machine cannot read it, or it was closed)."""
 
     def __init__(self, message: str, reason: Reason) -> None:
         super().__init__(message)
@@ -127,7 +131,7 @@ class Fetcher:
         self._whole = RequestThreads(threads)  # for tars
 
     def read(self, row: int) -> bytes:
-        """The bytes of the picture in `row` of the index. Raises FetchError."""
+        """The bytes of the picture in `row` of the index. Raises FetchError, TimeoutError."""
         if not 0 <= row < len(self.index):
             raise IndexError(f"row {row}: expected 0..{len(self.index) - 1}")
         tar = int(np.searchsorted(self.index.first, row, side="right")) - 1
@@ -172,7 +176,7 @@ class Fetcher:
                 raise FetchError(self._changed[tar], "changed")
         if opened is None:
             name = self.index.tars[tar]
-            return self._wait(self._now.submit(lambda: self._picture(name, offset, size)), name)
+            return self._wait(self._now.submit(lambda: self._range(tar, offset, size)), name)
         try:
             data = opened.read(offset, size)
         except OSError as error:
@@ -250,7 +254,7 @@ class Fetcher:
         try:
             return self._opened(tar, folder.path(self.index.tars[tar]))
         except FileNotFoundError:
-            raise FetchError(f"{self._place(tar)}: the tar is missing; run `sixfold repair`", "missing") from None
+            raise self._missing(tar) from None
         except OSError as error:
             if isinstance(error, FetchError):
                 raise
@@ -279,11 +283,7 @@ class Fetcher:
                 raise FileNotFoundError(f"{path}: removed between the look and the lock")
         size = os.fstat(fd).st_size
         if size != self.index.tar_bytes[tar]:
-            raise FetchError(
-                f"{self._place(tar)}: found {size} bytes, the index says {self.index.tar_bytes[tar]}; "
-                "load the index again",
-                "changed",
-            )
+            raise self._other_size(tar, size)
         with self._lock:
             if self._is_closed.is_set():  # nobody would let go of it
                 return opened
@@ -295,7 +295,7 @@ class Fetcher:
     # remote, by ranges
 
     def _read_ahead(self, row: int, tar: int) -> None:
-        name, offset, size = self.index.tars[tar], int(self.index.offset[row]), int(self.index.size[row])
+        offset, size = int(self.index.offset[row]), int(self.index.size[row])
         with self._lock:
             if row in self._ahead:
                 return
@@ -303,31 +303,41 @@ class Fetcher:
                 self._counts["hints_left"] += 1
                 return
             self._ahead_bytes += size
-            self._ahead[row] = self._soon.submit(lambda: self._picture(name, offset, size))
+            self._ahead[row] = self._soon.submit(lambda: self._range(tar, offset, size))
 
-    def _picture(self, name: str, offset: int, size: int) -> bytes:
-        data = self._range(name, offset, size)
-        self._count("bytes_ranged", size)
-        return data
-
-    def _range(self, name: str, offset: int, size: int) -> bytes:
-        """One ranged read, tried a few times. Raises FetchError."""
-        where = f"{self._store.url}/{name}"
-        for attempt in range(TRIES):
-            if attempt:
-                self._count("retries")
-                self._is_closed.wait(FIRST_PAUSE_S * 4 ** (attempt - 1))
+    def _range(self, tar: int, offset: int, size: int, counter: str = "bytes_ranged") -> bytes:
+        """One ranged read, tried until the deadline. Raises FetchError, TimeoutError."""
+        end, pause_s = time.monotonic() + self._deadline_s, FIRST_PAUSE_S
+        while True:
+            if self._is_closed.is_set():
+                raise FetchError(f"{self._place(tar)}: the fetcher was closed", "failed")
             try:
-                data = self._store.read_range(name, offset, size)
+                data = self._store.read_range(self.index.tars[tar], offset, size)
+                if len(data) == size:
+                    self._count(counter, size)
+                    return data
+                failure = f"found {len(data)} bytes at {offset}, expected {size}"
             except FileNotFoundError:
-                raise FetchError(f"{where}: the tar is missing; run `sixfold repair`", "missing") from None
+                raise self._missing(tar) from None
             except Exception as error:  # client libraries raise classes of their own; all mean "not now"
                 failure = one_line(str(error), 200) or type(error).__name__
-                continue
-            if len(data) == size:
-                return data
-            failure = f"found {len(data)} bytes at {offset}, expected {size}"
-        raise FetchError(f"{where}: could not be read in {TRIES} tries ({failure})", "failed")
+            self._refuse_another(tar)
+            if time.monotonic() + pause_s >= end:
+                raise TimeoutError(f"{self._place(tar)}: failed for {self._deadline_s:g} s ({failure}); {MORE_TIME}")
+            self._is_closed.wait(pause_s)
+            self._count("retries")
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _refuse_another(self, tar: int) -> None:
+        """Raises FetchError if the tar is gone, or has another size by now; says nothing where the store does not."""
+        try:
+            found = self._store.size(self.index.tars[tar])
+        except FileNotFoundError:
+            raise self._missing(tar) from None
+        except Exception:
+            return
+        if found != int(self.index.tar_bytes[tar]):
+            raise self._other_size(tar, found)
 
     # remote, as whole tars
 
@@ -374,14 +384,10 @@ class Fetcher:
             self._coming[tar] = self._whole.submit(lambda: self._download(cache, tar))
 
     def _download(self, cache: TarCache, tar: int) -> None:
-        name, sha256, size = self.index.tars[tar], self.index.tar_sha256[tar], int(self.index.tar_bytes[tar])
+        sha256, size = self.index.tar_sha256[tar], int(self.index.tar_bytes[tar])
 
         def read(start: int, num: int) -> bytes:
-            if self._is_closed.is_set():
-                raise FetchError(f"{self._place(tar)}: the fetcher was closed", "failed")
-            data = self._range(name, start, num)
-            self._count("bytes_downloaded", num)
-            return data
+            return self._range(tar, start, num, "bytes_downloaded")
 
         keep = frozenset(self.index.tar_sha256[other] for other in list(self._named))
         is_there = False
@@ -412,17 +418,24 @@ class Fetcher:
                     self._given_up[tar] = self._hints
 
     def _wait(self, future: "Future[T]", name: str) -> T:
-        """The result within the deadline. Raises FetchError."""
+        """The result within the deadline. Raises FetchError, TimeoutError."""
         try:
             return future.result(timeout=self._deadline_s)
-        except TimeoutError:
+        except TimeoutError as error:
             self._count("timeouts")
-            raise FetchError(
-                f"{self._store.url}/{name}: no answer in {self._deadline_s:g} s; check the store, or allow more time",
-                "timeout",
-            ) from None
+            if error.args:  # of the request itself, with its cause
+                raise
+            where = f"{self._store.url}/{name}"
+            raise TimeoutError(f"{where}: no answer in {self._deadline_s:g} s; {MORE_TIME}") from None
         except CancelledError:
             raise FetchError(f"{self._store.url}/{name}: the fetcher was closed", "failed") from None
+
+    def _missing(self, tar: int) -> FetchError:
+        return FetchError(f"{self._place(tar)}: the tar is missing; run `sixfold repair`", "missing")
+
+    def _other_size(self, tar: int, found: int) -> FetchError:
+        said = f"found {found} bytes, the index says {self.index.tar_bytes[tar]}; load the index again"
+        return FetchError(f"{self._place(tar)}: {said}", "changed")
 
     def _place(self, tar: int) -> str:
         return f"{self._store.url}/{self.index.tars[tar]}"

@@ -28,6 +28,7 @@ from shards.disk.record import Record
 from shards.disk.store import FolderStore, Store, open_for_reading
 from shards.labels.folders import Named
 from shards.set.manifest import iter_tables, read_subset, read_table, scan_records
+from shards.set.subset import refuse_lost
 from shards.stream.foreign_tars import Foreign, ForeignTar, keys_of, scan_foreign, short_id
 from shards.stream.hugging_face import Files, hugging_face_classes, hugging_face_files, index_hugging_face
 from shards.stream.index_arrays import ARRAYS, ROWS, Index, Int64, UInt64, hash_of_arrays, make_index
@@ -239,11 +240,7 @@ def _chosen_keys(store: Store, subset: str, records: dict[int, Record]) -> dict[
     shards = samples["shard"].to_numpy()
     keys = _keys_of(samples, where, shards)
     ids = _short_ids(samples["uid"], where)
-    missing = sorted(set(np.unique(shards).tolist()) - records.keys())
-    if missing:
-        raise ValueError(
-            f"{where}: names shard {missing[0]}, which has no record; run the data set's recipe to its end"
-        )
+    refuse_lost(where, np.unique(shards).tolist(), records)
     order = np.argsort(keys, kind="stable")
     keys, ids, shards = keys[order], ids[order], shards[order]
     twins = np.flatnonzero(keys[1:] == keys[:-1])

@@ -38,7 +38,8 @@ def read_all(spec: EvalSpec, index: Index, batch: int, rank: int = 0, world: int
     ...; all get equally many.
 
     Pixels are those of timm's evaluation transform. Raises ValueError for a sample that cannot be read, also because
-    the set is another one by now: a figure over less than the whole set would not be comparable.
+    the set is another one by now: a figure over less than the whole set would not be comparable. Raises TimeoutError if
+    the storage does not answer for `deadline_s`.
     """
     if batch < 1 or world < 1 or not 0 <= rank < world:
         raise ValueError(f"read_all: found batch {batch}, rank {rank} of {world}, expected a batch and a rank of them")

@@ -102,7 +102,9 @@ class StreamSpec(BaseModel):
     threads: int = Field(default=2, ge=0, le=256, description="of this rank that decode; 0: in the training thread")
     prefetch_steps: int = Field(default=4, ge=1, le=64, description="batches that are decoded ahead")
     bad_rate: float = Field(default=0.001, ge=0, le=1, description="part of unreadable samples above which it stops")
-    deadline_s: float = Field(default=300.0, gt=0, description="longest wait for a batch")
+    deadline_s: float = Field(
+        default=300.0, gt=0, description="longest wait for a batch; a store that fails is asked again until then"
+    )
     cache: CacheSpec = Field(default=CacheSpec(), description="for remote data sets")
     verify: Verify = Field(default="first", description=VERIFY)
     classes: Annotated[str | None, Beside(frozenset(SHIPPED))] = Field(
@@ -152,6 +154,8 @@ class EvalSpec(BaseModel):
     size_px: int = Field(ge=8, le=2048, description="side of the pictures in a batch")
     crop_pct: float = Field(default=0.875, gt=0, le=1, description="side of the centre that is shown / short side")
     threads: int = Field(default=2, ge=0, le=256, description="of this rank that decode; 0: in the calling thread")
-    deadline_s: float = Field(default=300.0, gt=0, description="longest wait for a batch")
+    deadline_s: float = Field(
+        default=300.0, gt=0, description="longest wait for a batch; a store that fails is asked again until then"
+    )
     cache: CacheSpec = Field(default=CacheSpec(), description="for remote data sets")
     verify: Verify = Field(default="first", description=VERIFY)

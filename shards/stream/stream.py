@@ -8,7 +8,7 @@ On disk: what `index.py` and `fetch.py` keep in their caches.
 The N pictures of a rank are its groups one after the other, each group domain by domain, exactly `quota` of each. Order
 and pixels are functions of (seed, step) and (seed, pass, sample id): threads, ranks and resuming change neither. A
 sample that cannot be read keeps its slot: another one of its domain takes it, counted and named in `Batch.replaced`;
-above a rate the stream stops.
+above a rate the stream stops. A store that does not answer replaces nothing: it is asked until `deadline_s`.
 """
 
 import contextlib
@@ -40,6 +40,7 @@ Agree: TypeAlias = Callable[[Sequence[int]], Sequence[int]]
 _PIXELS = 0x706978  # part of the key: other random numbers than those of mixing
 _AGREED_DIGITS = 15  # hex digits of a digest that the ranks compare
 _MAX_SPARES = 16
+_REASONS = {"missing": "missing shard", "changed": "changed shard", "damaged": "other bytes", "failed": "failed shard"}
 _FREE_BAD = 8  # replaced samples of a rank that are fine in a short run, whatever the rate
 
 
@@ -313,7 +314,8 @@ class Stream:
                 if source.spec.planted_shift:
                     flight.images[slot] = planted_shift(flight.images[slot], source.spec.planted_shift)
             except (UnreadablePicture, FetchError) as error:
-                reason = _reason_of(error)
+                # a TimeoutError ends the stream: it is no fault of the sample, and all others would fail too
+                reason = "no picture" if isinstance(error, UnreadablePicture) else _REASONS[error.reason]
                 flight.replaced.append(
                     Replaced(
                         step=flight.step,
@@ -425,15 +427,6 @@ class Stream:
                 fetcher = self._sources[number].fetcher
                 fetcher.grow(index)
                 self._sources[number] = _Source(spec, index, fetcher)
-
-
-def _reason_of(error: UnreadablePicture | FetchError) -> str:
-    """Why a sample is replaced. Raises the error again where the storage is to blame and all others would fail too."""
-    if isinstance(error, UnreadablePicture):
-        return "no picture"
-    if error.reason == "timeout":
-        raise error
-    return "other bytes" if error.reason == "damaged" else f"{error.reason} shard"
 
 
 def _in_batch(parts: Sequence[Int64]) -> Int64:

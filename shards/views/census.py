@@ -18,7 +18,8 @@ from shards.disk.layout import EDIT_FIELD, SUCCESS
 from shards.disk.record import Record
 from shards.disk.safe_text import clip
 from shards.disk.store import Store
-from shards.set.manifest import read_subset, read_table
+from shards.set.manifest import read_table
+from shards.set.subset import Subset, chosen_rows, lost_shards
 from shards.views.licence import may_be_passed_on
 
 SCORES = {
@@ -45,8 +46,6 @@ COLUMNS = [
 MAX_MEANINGS = 8  # of a class; the others are in the tables only
 LONGEST_VALUE = 200  # characters of a counted value
 MAX_VALUES = 10_000  # distinct values counted per column, so that free text cannot fill the memory
-
-Subset = Mapping[int, frozenset[str]]  # shard -> uids
 
 
 @dataclass
@@ -140,27 +139,9 @@ def context_words(context: str | None) -> dict[str, str]:
     return {"context": context}
 
 
-def subset_of(samples: pa.Table) -> Subset:
-    """The samples of a stored subset (columns uid and shard), by shard."""
-    uids: dict[int, set[str]] = {}
-    for shard, uid in zip(samples["shard"].to_pylist(), samples["uid"].to_pylist(), strict=True):
-        uids.setdefault(shard, set()).add(uid)
-    return {shard: frozenset(found) for shard, found in uids.items()}
-
-
-def named_subset(store: Store, name: str | None) -> Subset | None:
-    """The samples of a stored subset; None, which stands for all of them, without a name."""
-    return None if name is None else subset_of(read_subset(store, name)[0])
-
-
-def chosen_rows(table: pa.Table, shard: int, subset: Subset | None, licensed_only: bool = False) -> pa.Table:
-    """The rows of one shard that are in the subset; without a subset all rows, rejected draws included."""
-    if licensed_only:
-        table = table.filter(pa.array([may_be_passed_on(one) for one in table["licence"].to_pylist()], pa.bool_()))
-    if subset is None:
-        return table
-    wanted = pa.array(sorted(subset.get(shard, frozenset())), pa.string())
-    return table.filter(pc.and_(pc.is_in(table["uid"], wanted), pc.equal(table["status"], SUCCESS)))
+def licensed_rows(table: pa.Table) -> pa.Table:
+    """The rows whose licence lets them be passed on."""
+    return table.filter(pa.array([may_be_passed_on(one) for one in table["licence"].to_pylist()], pa.bool_()))
 
 
 def take_census(
@@ -168,25 +149,30 @@ def take_census(
     records: Mapping[int, Record],
     subset: Subset | None = None,
     on_shard: Callable[[int, pa.Table], None] = lambda shard, table: None,
-    on_damage: Callable[[int, str], None] | None = None,
+    on_damage: Callable[[int, str], object] | None = None,
     licensed_only: bool = False,
 ) -> Census:
     """Count every shard with a record, in order; ``on_shard`` is called with each table (`COLUMNS`).
 
-    A damaged table is left out, and ``on_damage`` is called; without ``on_damage`` it raises ValueError.
+    A damaged table, or one that lacks samples of the subset, is left out, and ``on_damage`` is called, also for a shard
+    of the subset that is not there; without ``on_damage`` it raises ValueError.
     """
     census = Census()
+    for shard, line in lost_shards(subset or (), records).items():
+        if on_damage is None:
+            raise ValueError(f"{store.url}: the subset {line}")
+        on_damage(shard, f"the subset {line}")
     for shard in sorted(records):
         if subset is not None and shard not in subset:
             continue
         try:
-            table = read_table(store, {shard: records[shard]}, COLUMNS)
+            table = chosen_rows(read_table(store, {shard: records[shard]}, COLUMNS), shard, subset)
         except (OSError, ValueError) as error:
             if on_damage is None:
                 raise
             on_damage(shard, str(error))
             continue
-        table = chosen_rows(table, shard, subset, licensed_only)
+        table = licensed_rows(table) if licensed_only else table
         census.num_shards += 1
         census.short += records[shard].short if subset is None else 0
         _count(census, table, records[shard])

@@ -31,7 +31,9 @@ from shards.disk.replace import whole_folder
 from shards.disk.store import FolderStore, Store
 from shards.disk.tar import BLOCK, padding, trailer
 from shards.set.manifest import read_table, scan_records
-from shards.views.census import Census, Subset, chosen_rows, take_census
+from shards.set.status import refuse_missing
+from shards.set.subset import Subset, chosen_rows
+from shards.views.census import Census, licensed_rows, take_census
 from shards.views.dataset_card import dataset_card
 from shards.views.licence import HOW_TO_NAME
 
@@ -71,8 +73,8 @@ class Selection:
     def rows(self, shard: int, columns: list[str]) -> pa.Table:
         """The chosen samples of one shard, in key order."""
         names = sorted({"uid", "status", "licence", *columns})
-        table = read_table(self.store, {shard: self.records[shard]}, names)
-        table = chosen_rows(table, shard, self.choice.subset, self.choice.unknown_licence == "leave_out")
+        table = chosen_rows(read_table(self.store, {shard: self.records[shard]}, names), shard, self.choice.subset)
+        table = licensed_rows(table) if self.choice.unknown_licence == "leave_out" else table
         return table.filter(pc.equal(table["status"], SUCCESS))
 
     def shards(self) -> list[int]:
@@ -84,8 +86,9 @@ class Selection:
 def select(store: Store, to: Path, choice: Choice) -> Selection:
     """Count the samples that are chosen to go into the folder ``to``; nothing is written.
 
-    Raises ValueError if there are none, if some may not be passed on and the choice is to refuse, or if ``to`` lies
-    among the data set's own files; below its ``_meta`` is fine.
+    Raises ValueError if there are none, if some of a subset are not there, or without a subset the set is not finished,
+    if some may not be passed on and the choice is to refuse, or if ``to`` lies among the data set's own files; below
+    its ``_meta`` is fine.
     """
     if isinstance(store, FolderStore):
         root, target = store.root.resolve(), to.resolve()
@@ -97,6 +100,8 @@ def select(store: Store, to: Path, choice: Choice) -> Selection:
     records = scan_records(store)
     if not records:
         raise no_data_set(store)
+    if choice.subset is None:
+        refuse_missing(store, "export")
     census = take_census(store, records, choice.subset)
     if census.unlicensed and choice.unknown_licence == "refuse":
         raise ValueError(

@@ -32,7 +32,8 @@ from shards.disk.replace import whole_folder
 from shards.disk.safe_text import clip
 from shards.disk.store import Store
 from shards.set.manifest import read_rejected, read_table, scan
-from shards.views.census import ClassCount, Subset, chosen_rows, take_census
+from shards.set.subset import Subset, chosen_rows
+from shards.views.census import ClassCount, take_census
 from shards.views.class_pages import MOSAIC_IMAGES, ClassPages, RealPictures, page_of
 from shards.views.edit_view import Edits
 from shards.views.overview import overview
@@ -95,7 +96,7 @@ def write_gallery(
                 second_look.add(shard)
 
     with whole_folder(out_dir, MARK) as folder:
-        census = take_census(store, found.records, subset, look, damage.__setitem__)
+        census = take_census(store, found.records, subset, look, damage.setdefault)
         notice = " ".join(NOTICES[domain] for domain in NOTICES if census.values["domain"][domain])
         title = title_of(store, found.records)
         if thumb_px is None:

@@ -23,6 +23,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,7 +49,7 @@ from shards.disk.regular import read_regular
 from shards.disk.replace import whole_folder
 from shards.disk.safe_text import clip, visible
 from shards.disk.stand_in import stand_in
-from shards.disk.store import Store, open_for_reading
+from shards.disk.store import FolderStore, ObjectStore, Store, open_for_reading
 from shards.labels.classes import Class
 from shards.labels.folders import (
     class_folder,
@@ -57,10 +58,17 @@ from shards.labels.folders import (
     files_below,
     trouble_with,
 )
+<<<<<<< HEAD
 from shards.labels.metadata import FILE_NAME, METADATA, facts_beside, refuse_twins
 from shards.set.manifest import scan_records
 from shards.set.origin import origin_bytes, read_origin
+=======
+from shards.set.commit import recover
+from shards.set.manifest import scan, scan_records
+from shards.set.origin import origin_bytes, read_origin, run_of
+>>>>>>> shardfix
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
+from shards.set.status import write_summary
 from shards.set.writer import ShardWriter
 from shards.views.dataset_card import write_folder_card
 from shards.views.export import Choice, Exported, select
@@ -78,6 +86,11 @@ class Imported:
     num_failed: int
     num_already_there: int  # shards that an earlier import of the same folder had finished
     ignored: tuple[str, ...]  # files that are no pictures of a kind we read, and folders of an operating system
+
+    @property
+    def exit_code(self) -> int:
+        """That of the command: 0, or 3 if some pictures could not be read."""
+        return 3 if self.num_failed else 0
 
     def left_out(self) -> str:
         """``"2 .tif, 1 .txt, 1 __MACOSX/"``: what was not read, by suffix, most first; "" for nothing."""
@@ -132,6 +145,7 @@ def import_image_folder(
     licence: str | None = None,
     quality: int = 95,
     classes: Sequence[Class] | None = None,
+    alone: Callable[[FolderStore | ObjectStore], AbstractContextManager[object]] = nullcontext,
     clock: Callable[[], float] = time.time,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Imported:
@@ -139,8 +153,9 @@ def import_image_folder(
 
     ``licence`` is written for pictures whose metadata names none. ``classes`` is the list that gives ids and names;
     without it the sub-folders do, and a part of ImageNet-1k is refused (shards.labels.folders). ``quality`` is for
-    pictures that have to be encoded anew. Raises ValueError if there is no picture, a sub-folder is not in ``classes``,
-    or ``out`` lies in ``folder`` or holds something else; nothing is written then.
+    pictures that have to be encoded anew. ``alone`` keeps other writers away while shards are made. Raises ValueError
+    if there is no picture, a sub-folder is not in ``classes``, or ``out`` lies in ``folder`` or holds something else;
+    nothing is written then.
     """
     if not 1 <= samples_per_shard <= MAX_ROWS_PER_SHARD:
         raise ValueError(f"samples_per_shard: found {samples_per_shard}, expected 1..{MAX_ROWS_PER_SHARD}")
@@ -159,29 +174,37 @@ def import_image_folder(
         "quality": quality,
     }
     fingerprint = hashlib.sha256(json.dumps(plan, sort_keys=True).encode("ascii")).hexdigest()
-    records = scan_records(store, fingerprint)
     begun = read_origin(store)
-    if begun is None:
-        store.write_exclusive(RUN, origin_bytes(fingerprint, {}, {"made_by": "sixfold export --to shards"}))
-    elif begun.fingerprint != fingerprint:
+    if run_of(begun, [record.fingerprint for record in scan(store).records.values()]) not in (None, fingerprint):
         raise ValueError(f"{out}: was begun with other pictures or settings; use another output folder")
-    write_folder_card(store, folder.name)
     starts = range(0, len(sources), samples_per_shard)
-    already = len(records)
-    for shard, start in enumerate(starts):
-        progress(shard, len(starts))
-        if shard in records:
-            continue
-        chunk = sources[start : start + samples_per_shard]
-        started = clock()
-        with ShardWriter(store, shard, f"import-{max(0, int(started * 1e6)):x}", fingerprint) as writer:
-            for index, source in enumerate(chunk):
-                writer.add(*_row(source, sample_key(shard, index), licence, quality))
-            records[shard] = writer.commit(started, clock(), {"source": "image folder"}, len(chunk), allow_empty=True)
-    progress(len(starts), len(starts))
-    done = [records[shard] for shard in range(len(starts))]
-    num_samples = sum(record.successes for record in done)
-    return Imported(len(done), num_samples, len(sources) - num_samples, already, tuple(ignored))
+    with alone(store):
+        if begun is None:
+            store.write_exclusive(RUN, origin_bytes(fingerprint, {}, {"made_by": "sixfold export --to shards"}))
+        write_folder_card(store, folder.name)
+        recover(store)
+        records = scan_records(store, fingerprint)
+        already = len(records)
+        summary = {"asked": {"images": len(sources), "units": len(starts)}, "exit_code": None}
+        if already < len(starts):
+            write_summary(store, summary)  # first, so that an import that is killed is known by what is missing
+        for shard, start in enumerate(starts):
+            progress(shard, len(starts))
+            if shard in records:
+                continue
+            chunk = sources[start : start + samples_per_shard]
+            started = clock()
+            with ShardWriter(store, shard, f"import-{max(0, int(started * 1e6)):x}", fingerprint) as writer:
+                for index, source in enumerate(chunk):
+                    writer.add(*_row(source, sample_key(shard, index), licence, quality))
+                about = {"source": "image folder"}
+                records[shard] = writer.commit(started, clock(), about, len(chunk), allow_empty=True)
+        progress(len(starts), len(starts))
+        done = [records[shard] for shard in range(len(starts))]
+        num_samples = sum(record.successes for record in done)
+        imported = Imported(len(done), num_samples, len(sources) - num_samples, already, tuple(ignored))
+        write_summary(store, {**summary, "exit_code": imported.exit_code})
+    return imported
 
 
 def find_pictures(folder: Path, classes: Sequence[Class] | None = None) -> tuple[list[Source], list[str]]:

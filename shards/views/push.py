@@ -13,7 +13,7 @@ from shards.disk.layout import CARD, META, RUN, record_name, shard_of, table_nam
 from shards.disk.store import FolderStore, Store
 from shards.set.manifest import SUBSETS, scan_records, subset_names
 from shards.set.origin import read_origin
-from shards.set.status import refuse_unfinished
+from shards.set.status import refuse_missing
 from shards.views.census import take_census
 from shards.views.dataset_card import dataset_card
 from shards.views.export import UnknownLicence
@@ -34,7 +34,7 @@ def data_set_files(store: Store, title: str, unlicensed: UnknownLicence = "refus
     """
     if not isinstance(store, FolderStore):
         raise ValueError(f"{store.url}: found a data set in an object store, expected one in a folder; copy it first")
-    refuse_unfinished(str(store.root), "push")
+    refuse_missing(store, "push")
     records = scan_records(store)
     census = take_census(store, records)
     if census.unlicensed and unlicensed != "keep":

@@ -139,12 +139,13 @@ def refuse_shared(one: Opened, other: Opened, why: str) -> None:
 def num_shared(one: Index, other: Index) -> int:
     """How many samples are in both: in tars with equal bytes, or in the same tars if no hash is known.
 
-    Equal ids alone do not count across data sets, because an import makes them of file names.
+    Equal ids alone do not count across data sets, because an import makes them of file names. Tars of one name are the
+    same in one folder only: splits of one address have folders of their own.
     """
     if one.digest == other.digest:
         return len(one)
     hashes = set(one.tar_sha256) & set(other.tar_sha256) - {""}
-    names = set(one.tars) & set(other.tars) if one.url == other.url else set()
+    names = set(one.tars) & set(other.tars) if (one.root or one.url) == (other.root or other.url) else set()
     if not hashes and not names:
         return 0
     return len(np.intersect1d(_uids(one, hashes, names), _uids(other, hashes, names)))

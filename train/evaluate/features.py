@@ -263,7 +263,7 @@ class Read(Protocol):
 
     def __call__(self, row: int, decode: Callable[[bytes], T]) -> T:
         """What `decode` makes of the bytes of a row's file; from any thread. Raises ValueError, with the file's name,
-        for a picture that cannot be read."""
+        for a picture that cannot be read, TimeoutError if the storage does not answer."""
 
 
 @contextlib.contextmanager

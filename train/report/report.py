@@ -30,7 +30,7 @@ from shards.disk.safe_text import clip, redact
 from shards.disk.store import open_for_reading
 from shards.set.manifest import read_subset, read_table, scan
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
-from shards.views.census import chosen_rows, subset_of
+from shards.set.subset import chosen_rows, named_subset
 from shards.views.page import NOTICES, one_file_page, page_environment
 from shards.views.thumbnail import small_copy
 from train.evaluate.results import RESULTS, Result, find_results
@@ -427,7 +427,7 @@ def _pictures(url: str, subset: str | None) -> tuple[tuple[Picture, ...], str]:
     records = scan(store).records
     if not records:
         return (), "has no shard of ours to show"
-    chosen = subset_of(read_subset(store, subset)[0]) if subset else None
+    chosen = named_subset(store, subset)
     shard = min(chosen) if chosen else min(records)
     if shard not in records:
         return (), f"lacks shard {shard}, which its subset names"

@@ -46,7 +46,7 @@ def first_pictures(
     shown: EvalSpec, index: Index, class_ids: Sequence[int], most: int
 ) -> list[tuple[int, NDArray[np.uint8]]]:
     """(class id, pixels HWC) of the first so many pictures in turns. One that cannot be read is passed over, as a
-    training passes it over."""
+    training passes it over. Raises TimeoutError if the storage does not answer."""
     found: list[tuple[int, NDArray[np.uint8]]] = []
     fetcher = shown.cache.fetcher(shown.source, index, shown.deadline_s, 1, shown.verify)
     try:

@@ -468,7 +468,7 @@ def test_the_state_of_an_output_names_what_is_damaged_and_what_is_missing(whole:
     assert "2 done, 1 damaged: 00001" in state.text
     assert "asked for 4 shards, 1 of them missing: 00003" in state.text
     assert "00001.tar: found 4 bytes" in state.text
-    assert "run the same `sixfold generate` again" in state.text
+    assert "run the command that makes the set again" in state.text
     busy = status_of(store, "host a, pid 1").text
     assert "writer    host a, pid 1" in busy
     assert "sixfold generate" not in busy, "who writes now is making them"

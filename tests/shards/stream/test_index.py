@@ -419,7 +419,7 @@ def test_a_subset_that_no_longer_fits_is_refused(store: FolderStore) -> None:
         write("twice", [*rows, rows[1]]): "names key 000000001 twice",
         write("blank", [{**rows[0], "key": "000000011"}]): "no sample with key 000000011",
         write("other", [rows[0], {**rows[1], "uid": "0" * 32}]): "key 000000001 is another sample",
-        write("gone", [{**rows[0], "key": "000070000", "shard": 7}]): "names shard 7, which has no record",
+        write("gone", [{**rows[0], "key": "000070000", "shard": 7}]): "names shard 00007, which has no record",
         write("mixed", [{**rows[0], "shard": 1}]): "found key 000000000 of another shard",
     }
     for name, message in cases.items():

@@ -983,6 +983,39 @@ def test_d16_a_remote_store_that_stalls_stops_the_stream_and_replaces_nothing(
         release.set()
 
 
+def test_an_outage_of_a_remote_store_changes_no_sample_and_no_evaluation(
+    remote: dict[str, str], reference: list[Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.stream.fetch.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("shards.stream.fetch.LONGEST_PAUSE_S", 0.01)
+    answer, ends = MemoryFileSystem.cat_file, [0.0]
+
+    def away(store: MemoryFileSystem, path: str, *place: Any, **options: Any) -> bytes:
+        if path.endswith(".tar") and time.monotonic() < ends[0]:
+            raise ConnectionResetError("reset by peer")
+        return bytes(answer(store, path, *place, **options))
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", away)
+    found = []
+    with open_stream(make_spec(remote, augment=RANDOM, mix=MIXED)) as stream:
+        for step in range(len(reference)):
+            if step % EPOCH == 1:
+                ends[0] = time.monotonic() + 0.3
+            batch = next(stream)
+            assert not batch.replaced
+            found.append(kept(batch))
+        assert sum(counts.get("retries", 0) for counts in stream.fetched().values()) > 100
+    assert found == reference
+
+    spec, index = EvalSpec(source=remote["real"], size_px=16), load_index(remote["real"])
+    ends[0] = time.monotonic() + 0.3
+    uids = [uid for batch in read_all(spec, index, 4) for uid in batch.uids[batch.valid].tolist()]
+    assert uids == index.uid.tolist()
+    ends[0] = time.monotonic() + 60
+    with pytest.raises(TimeoutError, match=r"\.tar: failed for 0\.2 s \(reset by peer\); check the store, or"):
+        list(read_all(spec.model_copy(update={"deadline_s": 0.2, "threads": 0}), index, 4))
+
+
 def test_pinned_buffers_are_plain_ones_where_there_is_no_cuda(folders: dict[str, Path], reference: list[Kept]) -> None:
     spec = make_spec(folders, augment=RANDOM, mix=MIXED)
     assert run(spec, len(reference), pin=True) == reference

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import datasets
 import pytest
 
 from shards.disk.jpeg import encode_jpeg
@@ -14,6 +15,7 @@ from shards.stream.spec import DomainSpec
 from tests.support.small_data_set import FINGERPRINT, picture, sample, write_data_set, write_foreign
 from tests.support.small_training import small_recipe, train_alone, write_sets
 from train.evaluate.data_check import Opened, check_names, open_domains, read_names
+from train.evaluate.evaluate import EvaluateSpec, SetSpec, open_sets
 from train.recipe import deciding
 
 
@@ -188,3 +190,29 @@ def test_a_training_that_would_be_measured_on_its_own_pictures_does_not_start(tm
     ):
         train_alone(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize("ending", ["", "/train"])
+def test_splits_of_one_saved_dataset_share_no_sample_and_a_split_shares_all_with_itself(
+    tmp_path: Path, ending: str
+) -> None:
+    features = datasets.Features({"label": datasets.ClassLabel(names=["zero", "one"]), "image": datasets.Image()})
+
+    def split(num: int, start: int) -> datasets.Dataset:
+        cells = [{"bytes": encode_jpeg(picture(row % 2, start + row)), "path": None} for row in range(num)]
+        return datasets.Dataset.from_dict({"label": [row % 2 for row in range(num)], "image": cells}, features=features)
+
+    both = datasets.DatasetDict({"train": split(8, 0), "validation": split(4, 8), "test": split(5, 12)})
+    both.save_to_disk(tmp_path / "saved")
+    root = str(tmp_path / "saved")
+    subset = None if ending else "train"
+    domains = open_domains([DomainSpec(name="real", source=f"{root}{ending}", subset=subset, quota=1)], None)
+    spec = EvaluateSpec(
+        validation=SetSpec(source=root, subset="validation"), tests={"t": SetSpec(source=root, subset="test")}
+    )
+    assert [one.n for one in open_sets(spec, 2, domains=domains)] == [4, 5]
+    again = EvaluateSpec(tests={"t": SetSpec(source=root, subset="train")})
+    with pytest.raises(
+        ValueError, match=r"evaluate\.tests\.t .*: found 8 samples that are also in data\.domains\.real"
+    ):
+        open_sets(again, 2, domains=domains)
