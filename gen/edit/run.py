@@ -34,7 +34,7 @@ from gen.edit.too_long import check_judged_texts, cut_line
 from gen.edit.worker import make_edit_worker
 from gen.llm.ask import open_llm
 from gen.make.outcome import MakeOutcome, asked_of
-from gen.make.output import BegunBy, open_output
+from gen.make.output import BegunBy, is_under_way, open_output
 from gen.make.plan import Plan
 from gen.make.scale import scale_name, write_summary
 from gen.make.work import held, set_torn_aside, settle, work_off
@@ -149,7 +149,7 @@ def run(
                 return {SOURCES_NAME: write_sources(recipe.source, work.index, work.rows, stop), **texts}
 
         known = BEGUN_BY.known(store)
-        begun = None if known is None else known.body["identity"]["sampler"]
+        begun = known.body["identity"]["sampler"] if known is not None and is_under_way(store) else None
         recipe = recipe.model_copy(
             update={"sampler": fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)}
         )  # fmt: skip

@@ -25,7 +25,7 @@ from typing import Any
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.folder import listing
 from cluster.recipes.load import canonical_json, dump_recipe, fingerprint
-from gen.make.output import refuse_beside_sharers
+from gen.make.output import has_shards, refuse_beside_sharers
 from gen.make.scale import Store
 from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
@@ -123,8 +123,7 @@ def open_output(
 
     if known is not None:
         changed = changes_of(known.body["identity"], identified, known.body.get("contents", {}))
-        found = scan(store)
-        if changed and not found.records and not found.problems:
+        if changed and not has_shards(store):
             refuse_beside_sharers(store, changed)
             say(f"{store.url}: nothing was made there yet, so it begins anew with this recipe ({listing(changed)})")
             for name in (RUN, *store.list(f"{SUBSETS}/")):
