@@ -160,7 +160,7 @@ def _choose(
         return f"choosing meanings: looked at {looked[0]:,} of at most {looked[1]:,} real images"
 
     with waiting(line):
-        among = whole_list(recipe.classes, classes) if recipe.meanings.choose == "clip" else classes
+        among = classes if recipe.meanings.choose == "none" else whole_list(recipe.classes, classes)
         meanings = choose_meanings(classes, recipe.meanings, lexicon, llm, recipe.seed, on_progress, among)
     unknown = sum(meaning.source == "no_candidates" for meaning in meanings)
     if unknown:

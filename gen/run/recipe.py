@@ -35,7 +35,7 @@ from shards.disk.address import file_path, is_remote, places_of
 from shards.disk.home import home
 from shards.disk.regular import file_content
 from shards.disk.safe_text import quoted
-from shards.labels.classes import Class, ClassSpec, load_classes
+from shards.labels.classes import Class, ClassSpec, load_classes, whole_list
 from shards.labels.task import TASKS, read_task
 
 # Libraries whose version decides the bytes of an image.
@@ -225,11 +225,10 @@ def missing_of(part: Recipe, has_prompts: bool = False) -> list[str]:
 
 def check_given(recipe: Recipe, classes: Sequence[Class]) -> None:
     """Raises ValueError for senses by hand that cannot be used; `classes`: the recipe's, cut at its limit."""
-    spec = recipe.classes
-    is_cut = spec.limit is not None and bool(recipe.meanings.given)
-    whole = load_classes(spec.uncounted().model_copy(update={"limit": None})) if is_cut else classes
-    refuse_strangers(whole, recipe.meanings)
-    given_meanings(classes, recipe.meanings)
+    spec = recipe.meanings
+    whole = whole_list(recipe.classes, classes) if spec.given or spec.overrides else classes
+    refuse_strangers(whole, spec)
+    given_meanings(whole, spec)
 
 
 def _check_file(file: str | None) -> None:

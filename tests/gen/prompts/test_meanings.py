@@ -30,6 +30,7 @@ from gen.prompts.meanings import (
     dump_meanings,
     given_meanings,
     meaning_table,
+    refuse_strangers,
     resolve_given,
     write_meanings,
 )
@@ -466,10 +467,18 @@ def test_keys_are_names_or_ids_and_twins_need_ids() -> None:
     assert resolve_given(numbered, {"1": "the name", 1: "the id"}, "x") == {0: "the name", 1: "the id"}
 
 
-def test_a_misspelt_name_is_refused_and_another_runs_class_is_not(ten: list[Class]) -> None:
+def test_a_misspelt_name_in_a_file_is_refused_and_another_lists_class_is_not(ten: list[Class], tmp_path: Path) -> None:
+    file = tmp_path / "by-hand.yaml"
+    spec = MeaningSpec(choose="given", overrides=str(file))
+    file.write_text("sevn: a digit\n")
     with pytest.raises(ValueError, match="did you mean 'seven'"):
-        resolve_given(ten, {"sevn": "a digit"}, "x")
-    assert resolve_given(ten, {"giraffe": "the animal", 4711: "x", "\u0663": "y"}, "x") == {}
+        refuse_strangers(ten, spec)
+    file.write_text("sevn: a digit\nseven: another\n")
+    refuse_strangers(ten, spec)
+    others: dict[str | int, str] = {"giraffe": "the animal", 4711: "x", "\u0663": "y"}
+    file.write_text("".join(f"{key}: {text}\n" for key, text in others.items()))
+    refuse_strangers(ten, spec)
+    assert resolve_given(ten, others, "x") == {}
 
 
 @pytest.mark.parametrize("text", ["", "  ", "a\0b", "\ud800", "x" * 8193])
