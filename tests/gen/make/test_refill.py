@@ -234,6 +234,24 @@ def test_a_unit_of_samples_that_no_draw_can_make_is_published_and_is_not_made_ag
         assert len(one.maker.calls) == calls  # type: ignore[attr-defined]
 
 
+def test_a_small_last_unit_whose_draws_are_all_rejected_is_short_where_others_have_images(tmp_path: Path) -> None:
+    """Its seeds are fixed, so it would have none at any try; alone, it may be the model that is broken."""
+    small = ShardSpec(samples_per_shard=20, max_draws=5)
+    for name, units in (("alone", [1]), ("beside", [0, 1])):
+        one = worker(tmp_path / name, num_per_class={0: 21}, shards=small)
+        assert isinstance(one.maker, Painter)
+        [last] = one.maker.samples(1)
+        one.maker.fault = doom(last, "flagged", range(5))
+        for unit in units[:-1]:
+            assert one(unit, "t-1", no_beat)["images"] == 20
+        if name == "alone":
+            with pytest.raises(ValueError, match=r"found no image among 5 draws \(flagged 5; .*nothing was published"):
+                one(1, "t-1", no_beat)
+        else:
+            assert one(1, "t-1", no_beat)["short"] == 1
+            assert verify(one.store).damages == ()
+
+
 def test_samples_that_no_draw_can_make_are_no_sign_of_a_broken_model(tmp_path: Path) -> None:
     """150 of them come first; but 100 others that were rejected are one."""
     shards, counts = ShardSpec(samples_per_shard=300, max_draws=4), {0: 100, 1: 100, 7: 100}
