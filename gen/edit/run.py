@@ -42,7 +42,7 @@ from gen.prompts.table import PromptTable
 from gen.prompts.write import PROMPTS, Say
 from gen.run.auto import fill_auto
 from gen.run.output import drawn_texts, has_prompts, rows_of
-from gen.run.recipe import job_of, look_up, meaning_contents
+from gen.run.recipe import drawn_from, job_of, look_up
 from gen.run.room import check_room
 from gen.sampler.start import executed_steps
 from shards.disk.address import one_spelling
@@ -154,7 +154,7 @@ def run(
             update={"sampler": fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)}
         )  # fmt: skip
         own = edit_identity(recipe, work.index)
-        contents = {"contents": meaning_contents(recipe.meanings)}
+        contents = {"contents": drawn_from(recipe.meanings, recipe.llm)}
         mark = open_output(store, recipe, own, rows_of(work.classes), code, BEGUN_BY, draw, differences, say, contents)
         with waiting("reading what is there"):
             write_folder_card(store, recipe.name)
