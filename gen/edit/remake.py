@@ -64,8 +64,8 @@ def regenerate_edits(store: Store, num: int, seed: int) -> list[Comparison]:
             f"({listing(changed)}){version_note(known, code_hash(home()))}; make them as they were"
         )
     job = edit_job_of(_unjudged(recipe), work, store.url, False, known.fingerprint, known.body["code"], own)
-    shards = sorted(scan_records(store, known.fingerprint))
-    return regenerate_some(make_edit_worker(job.model_dump(mode="json")), shards, num, seed)
+    records = scan_records(store, known.fingerprint)
+    return regenerate_some(make_edit_worker(job.model_dump(mode="json")), records, num, seed)
 
 
 def _unjudged(recipe: EditRecipe) -> EditRecipe:

@@ -34,7 +34,7 @@ from gen.edit.too_long import check_judged_texts, cut_line
 from gen.edit.worker import make_edit_worker
 from gen.llm.ask import open_llm
 from gen.make.outcome import MakeOutcome, asked_of
-from gen.make.output import BegunBy, open_output
+from gen.make.output import BegunBy, is_under_way, open_output
 from gen.make.plan import Plan
 from gen.make.scale import scale_name
 from gen.make.work import held, set_torn_aside, settle, work_off
@@ -42,7 +42,7 @@ from gen.prompts.table import PromptTable
 from gen.prompts.write import PROMPTS, Say
 from gen.run.auto import fill_auto
 from gen.run.output import drawn_texts, has_prompts, rows_of
-from gen.run.recipe import job_of, look_up, meaning_contents
+from gen.run.recipe import drawn_from, job_of, look_up
 from gen.run.room import check_room
 from gen.sampler.start import executed_steps
 from shards.disk.address import one_spelling
@@ -150,12 +150,12 @@ def run(
                 return {SOURCES_NAME: write_sources(recipe.source, work.index, work.rows, stop), **texts}
 
         known = BEGUN_BY.known(store)
-        begun = None if known is None else known.body["identity"]["sampler"]
+        begun = known.body["identity"]["sampler"] if known is not None and is_under_way(store) else None
         recipe = recipe.model_copy(
             update={"sampler": fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)}
         )  # fmt: skip
         own = edit_identity(recipe, work.index)
-        contents = {"contents": meaning_contents(recipe.meanings)}
+        contents = {"contents": drawn_from(recipe.meanings, recipe.llm)}
         mark = open_output(store, recipe, own, rows_of(work.classes), code, BEGUN_BY, draw, differences, say, contents)
         with waiting("reading what is there"):
             write_folder_card(store, recipe.name)

@@ -97,6 +97,24 @@ class Llm(Protocol):
         """How many questions, calls and tokens so far."""
 
 
+def ask_for_keeps(llm: Llm, asks: Sequence[Ask]) -> list[Answer]:
+    """As `Llm.ask`, for answers from which something is drawn that a run keeps.
+
+    Raises LlmError too if an answer was lost on its way: the draw would go on with other questions and differ for ever
+    from one of another day.
+    """
+    answers = llm.ask(asks) if asks else []
+    lost = [answer for answer in answers if answer.lost]
+    if lost:
+        raise LlmError(
+            f"llm, {asks[0].purpose}: found no answer to {len(lost):,} of {len(asks):,} questions, as calls failed on "
+            f"their way ({lost[0].reason}{', ' if lost[0].told else ''}{lost[0].told}), expected one to each; check "
+            "the server, or raise llm.tries or llm.timeout_s, and run the same command again: answers so far are in "
+            "the cache"
+        )
+    return answers
+
+
 @contextmanager
 def open_llm(
     spec: LlmSpec, stop: StopFlag | None = None, clock: Callable[[], float] = time.time, sees: bool = False

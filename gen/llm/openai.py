@@ -33,6 +33,7 @@ MAX_ENVELOPE_BYTES = 65_536  # of a completion, without the model's text
 MAX_ESCAPED = 6  # bytes of \u0000, the longest way to write one byte in JSON
 AGAIN = frozenset({200, 408, 409, 425, 429})  # HTTP codes after which a call is repeated, and all from 500 on
 REFUSALS = frozenset({400, 422})  # what was sent does not please
+LENGTHS = ("minLength", "maxLength")  # of a schema; OpenAI's strict mode refuses a schema that has them
 MAX_QUOTED = 300  # characters of a server's words in a message
 _ROLE = re.compile(
     r"\b(system|developer)\b.{0,40}\b(role|message|prompt|instruction)"
@@ -127,7 +128,7 @@ class OpenAiModel:
         """The server's answer. Raises BadAnswer, CallFailed or LlmError."""
         if self._is_plain:
             return await self._send(call, {})
-        form = {"name": "answer", "strict": True, "schema": dict(call.schema)}
+        form = {"name": "answer", "strict": True, "schema": strict_schema(call.schema)}
         try:
             return await self._send(call, {"response_format": {"type": "json_schema", "json_schema": form}})
         except CallFailed as error:
@@ -255,6 +256,24 @@ class OpenAiModel:
     def _hide_key(self, text: str) -> str:
         """The text without the key, which a server may repeat. A short key such as EMPTY stays: it may be a word."""
         return text.replace(self._key, "[key]") if len(self._key) >= MIN_KEY_CHARS else text
+
+
+def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema as hosted servers take it in strict mode: every property is required (one that may be left out may be
+    null too), and no text has a length. Answers are compared with the schema itself."""
+
+    def strict(part: Any) -> Any:
+        if isinstance(part, list):
+            return [strict(one) for one in part]
+        if not isinstance(part, Mapping):
+            return part
+        found = {name: strict(value) for name, value in part.items() if name not in LENGTHS}
+        if isinstance(part.get("properties"), Mapping):
+            properties = {name: strict(value) for name, value in part["properties"].items()}
+            found |= {"properties": properties, "required": list(properties)}
+        return found
+
+    return {**strict(schema)}
 
 
 def _key(name: str, environment: Mapping[str, str], may_be_missing: bool, place: str) -> str:

@@ -83,7 +83,7 @@ def open_output(
     identified = {**identified, "class_list": fingerprint(classes)}
     known = begun_by.known(store)
     if known is not None and (changed := differ(known.body, identified)):
-        if scan(store).records:
+        if has_shards(store):
             raise ValueError(
                 f"{store.url}: was made by another recipe or from other data ({listing(changed)}); use another output "
                 f"folder, or the recipe in its {META}/{RECIPE_NAME}"
@@ -119,6 +119,17 @@ def open_output(
     elif not store.write_exclusive(RUN, about):
         raise ValueError(f"{store.url}: another run began here at this moment; run the same command again")
     return mark
+
+
+def has_shards(store: Store) -> bool:
+    """Whether any shard was made there, whole or damaged; until then another recipe may take the output."""
+    found = scan(store)
+    return bool(found.records or found.problems)
+
+
+def is_under_way(store: Store) -> bool:
+    """Whether a run has made something there, or shares the output now: what `auto` meant to it holds for the next."""
+    return has_shards(store) or bool(sharers(store))
 
 
 def refuse_beside_sharers(store: Store, changed: Sequence[str]) -> None:

@@ -38,6 +38,7 @@ from shards.disk.object_store import ObjectStore
 from shards.disk.record import JSON, Record
 from shards.disk.store import FolderStore
 from shards.set.commit import settle
+from shards.set.manifest import scan
 from shards.set.rejected import rejected_picture
 from shards.set.writer import ShardWriter
 
@@ -51,7 +52,8 @@ DEADLINE_S = 1800.0
 LOOK_S = 1.0  # between two looks at the other thread
 
 # A Maker whose first draws are all rejected is broken, not unlucky: stop before the whole unit is drawn for nothing. A
-# unit with fewer draws is refused at its end, unless some of its samples are such that no draw can make them.
+# unit with fewer draws is refused at its end, unless some of its samples are such that no draw can make them, or this
+# run has made images elsewhere: then it was unlucky, would be at every try, and is published short.
 HOPELESS_DRAWS = 100
 
 
@@ -216,7 +218,7 @@ class _UnitWork(Generic[Sample]):
                     developing.shutdown(wait=True, cancel_futures=True)
                 raise
             assert self._next_slot == len(self.samples), "every slot ends as a success or short"
-            if not self.slots.num_final:
+            if not self.slots.num_filled and not self.slots.num_final and not self._has_made_images():
                 self._refuse_hopeless(0)
             extra: dict[str, JSON] = {**worker.job.extra, "batches": self.num_calls}
             record = writer.commit(started, worker.clock(), extra, slots=len(self.samples), allow_empty=True)
@@ -273,6 +275,9 @@ class _UnitWork(Generic[Sample]):
                 f"unit {self.unit}: found no image among {self.slots.num_rejected} draws ({seen}; the last one: "
                 f"{self._last_error}), so nothing was published; {self.maker.advice_on_failure}"
             )
+
+    def _has_made_images(self) -> bool:
+        return any(record.successes for record in scan(self.worker.store).records.values())
 
     def _draw(self, draws: list[Draw], alive: Callable[[float], None]) -> "list[_Call]":
         """One call of the Maker; if one of its images makes it raise, each image gets a call of its own."""

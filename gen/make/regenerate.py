@@ -1,6 +1,6 @@
 """Makes published images again and compares them: this proves that a shard is what its rows say.
 
-In: a worker (Maker, store), shards and keys. Out: one `Comparison` per image. On disk: nothing is written.
+In: a worker (Maker, store), shards and keys, or records. Out: one `Comparison` per image. On disk: nothing is written.
 
 Whole batches are made again, by the rows' ``batch`` column, because another batch shape rounds differently. On a CPU
 with the same library versions and number of threads the JPEG bytes are equal. On a GPU other kernels may be chosen, so
@@ -8,16 +8,20 @@ there the mean absolute difference of the pixels decides.
 """
 
 import random
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
+import pyarrow.compute as pc
 
 from gen.make.maker import Sample
 from gen.make.refill import DEADLINE_S, UnitWorker
 from gen.make.slots import Draw
 from shards.disk.jpeg import decode_jpeg
 from shards.disk.layout import SUCCESS
+from shards.disk.record import Record
 from shards.set.manifest import read_member, read_table
 
 
@@ -73,15 +77,19 @@ def compare(worker: UnitWorker[Sample], unit: int, made: Mapping[str, bytes]) ->
     return comparisons
 
 
-def regenerate_some(worker: UnitWorker[Sample], shards: Sequence[int], num: int, seed: int) -> list[Comparison]:
-    """``num`` successes drawn from ``shards`` by ``seed`` (all, if there are fewer), made again and compared."""
-    rows = read_table(worker.store, shards, ["key", "status", "shard"]).to_pylist()
-    keys = sorted((row["shard"], row["key"]) for row in rows if row["status"] == SUCCESS)
-    chosen: dict[int, list[str]] = {}
-    for shard, key in sorted(random.Random(seed).sample(keys, min(num, len(keys)))):
-        chosen.setdefault(shard, []).append(key)
-    return [
-        comparison
-        for shard, wanted in chosen.items()
-        for comparison in compare(worker, shard, regenerate(worker, shard, wanted))
-    ]
+def regenerate_some(worker: UnitWorker[Sample], records: Mapping[int, Record], num: int, seed: int) -> list[Comparison]:
+    """``num`` successes drawn by ``seed`` from shards with these records (all, if there are fewer), made again and
+    compared. Reads the tables of their shards alone."""
+    shards = sorted(records)
+    ends = list(accumulate(records[shard].successes for shard in shards))
+    total = ends[-1] if ends else 0
+    chosen: dict[int, list[int]] = {}  # shard -> which of its successes, in the order of their keys
+    for drawn in sorted(random.Random(seed).sample(range(total), min(num, total))):
+        place = bisect_right(ends, drawn)
+        chosen.setdefault(shards[place], []).append(drawn - (ends[place - 1] if place else 0))
+    comparisons = []
+    for shard, numbers in chosen.items():
+        table = read_table(worker.store, [shard], ["key", "status"])
+        keys = sorted(table.filter(pc.equal(table["status"], SUCCESS))["key"].to_pylist())
+        comparisons += compare(worker, shard, regenerate(worker, shard, [keys[number] for number in numbers]))
+    return comparisons

@@ -43,6 +43,14 @@ def says_words(text: str, words: str, name: str) -> bool:
     return any(form in padded for form in forms)
 
 
+def is_named(text: str, words: str, name: str, meaning: str | None) -> bool:
+    """Whether a text says the name of a class, or the meaning that stands for it ("hot-air balloon"). `words`: its
+    `plain_words`."""
+    if says_words(text, words, name):
+        return True
+    return meaning is not None and (meaning in text or f" {plain_words(meaning)} " in f" {words} ")
+
+
 @lru_cache(maxsize=4096)
 def _forms(name: str) -> tuple[str, ...]:
     """The ways to say a name: its words, each side of an "or", with and without what is in brackets."""

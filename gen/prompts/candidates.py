@@ -66,11 +66,18 @@ class Offer:
 
 
 def offers_of(
-    classes: Sequence[Class], limit: int, wordnet_folder: str | None, lexicon: Lexicon, llm: Llm | None, seed: int
+    classes: Sequence[Class],
+    limit: int,
+    wordnet_folder: str | None,
+    lexicon: Lexicon,
+    llm: Llm | None,
+    seed: int,
+    among: Sequence[Class] | None = None,
 ) -> dict[int, Offer]:
-    """Class id -> its candidates, at most ``limit``. ``wordnet_folder`` is used if it is there. Raises LlmError."""
+    """Class id -> its candidates, at most ``limit``. ``wordnet_folder`` is used if it is there. ``among``: all classes
+    of the list, if ``classes`` are a part of it; a name that two of them share says too little. Raises LlmError."""
     wordnet = open_wordnet(file_path(wordnet_folder)) if classes and wordnet_folder is not None else None
-    times = Counter(one.name.casefold() for one in classes)
+    times = Counter(one.name.casefold() for one in (classes if among is None else among))
     shared = {name for name, count in times.items() if count > 1}
     known = {one.id: _known(one, limit, lexicon, wordnet, shared) for one in classes}
     return known if llm is None else _asked(classes, known, limit, llm, seed)

@@ -21,7 +21,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from gen.names.display_name import plain_words, says, says_words
+from gen.names.display_name import is_named, plain_words
 from gen.prompts.table import PromptTable
 from gen.wording.flagged_words import flagged_words
 from shards.disk.safe_text import clip, visible
@@ -174,7 +174,7 @@ def measure_diversity(
                 num_distinct=len(set(texts)),
                 distinct_pairs=len(set(pairs)) / len(pairs) if pairs else None,
                 distance=_compare(one, found, picks, words, embed),
-                num_nameless=sum(not _is_named(one, *both) for both in zip(texts, plain, strict=True)),
+                num_nameless=sum(not one.is_named(*both) for both in zip(texts, plain, strict=True)),
                 num_cut=num_cut,
                 num_flagged=_count_flags(one, found),
             )
@@ -194,13 +194,12 @@ class _Class:
     styles: Sequence[str | None]
     plain: Sequence[str]  # the `plain_words` of each text
 
+    def is_named(self, text: str, words: str) -> bool:
+        """Whether a text, of these `plain_words`, says the class."""
+        return is_named(text, words, self.name, self.meaning)
+
     def extreme(self, value: float, prompt_ids: tuple[int, ...], texts: tuple[str, ...]) -> Extreme:
         return Extreme(value, self.id, self.name, prompt_ids, texts)
-
-
-def _is_named(one: _Class, text: str, words: str) -> bool:
-    """Whether a text says the name of its class, or the meaning that stands for it ("hot-air balloon")."""
-    return says_words(text, words, one.name) or (one.meaning is not None and one.meaning in text)
 
 
 def _examples(table: PromptTable, seed: int) -> list[Extreme]:
@@ -281,7 +280,7 @@ def _count_cut(one: _Class, found: Diversity, count_tokens: CountTokens, limit: 
     for index, end in zip(seen, ends, strict=True):
         text, style = one.texts[index], one.styles[index]
         kept = text[:end]
-        found.lost["names"] += says(text, one.name) and not says(kept, one.name)
+        found.lost["names"] += one.is_named(text, plain_words(text)) and not one.is_named(kept, plain_words(kept))
         found.lost["styles"] += style is not None and style in text and style not in kept
         if len(found.longest) < MAX_LISTED or lengths[index] > found.longest[-1].value:
             long = one.extreme(lengths[index], (index,), (kept, text[end:]))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cluster.fan_out.work import JSON
-from gen.llm.ask import Ask, Llm
+from gen.llm.ask import Ask, Llm, ask_for_keeps
 from gen.names.kind import kind_meanings, known_kind
 from gen.wording.lexicon import Lexicon
 from shards.labels.classes import KINDS, Class, Kind
@@ -28,7 +28,7 @@ def with_asked_kinds(
     if not lexicon.tells_kinds:
         return list(classes)
     unknown = [one for one in classes if known_kind(one, phrases.get(one.id)) is None]
-    answers = llm.ask([kind_ask(phrases.get(one.id, one.name), seed) for one in unknown]) if unknown else []
+    answers = ask_for_keeps(llm, [kind_ask(phrases.get(one.id, one.name), seed) for one in unknown])
     named = {one.id: _kind(answer.value) for one, answer in zip(unknown, answers, strict=True)}
     return [replace(one, kind=named[one.id]) if named.get(one.id) else one for one in classes]
 

@@ -125,17 +125,22 @@ def choose_meanings(
     llm: Llm | None,
     seed: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    among: Sequence[Class] | None = None,
 ) -> list[Meaning]:
     """One meaning a class, ids ascending. `on_progress` hears how many of at most how many images were looked at.
+
+    `among`: all classes of the list, if `classes` are a part of it. Whose pictures are whose, and which names are
+    shared, is a matter of the whole list.
 
     Raises ValueError (one line): a hand-written phrase that fits no class, real images or a CLIP that cannot be read.
     """
     ordered = sorted(classes, key=lambda one: one.id)
-    by_hand = given_meanings(ordered, spec) if spec.choose != "none" else _listed(ordered)
+    whole = ordered if among is None else among
+    by_hand = given_meanings(whole, spec) if spec.choose != "none" else _listed(ordered)
     open_ones = [one for one in ordered if one.id not in by_hand] if spec.choose == "clip" else []
-    offers = offers_of(open_ones, spec.candidates, spec.wordnet, lexicon, llm, seed)
-    contested = [one for one in open_ones if len(offers[one.id].compared) > 1]
-    cosines, images = _compare(contested, offers, spec, seed, on_progress)
+    offers = offers_of(open_ones, spec.candidates, spec.wordnet, lexicon, llm, seed, whole)
+    contested = [one.id for one in open_ones if len(offers[one.id].compared) > 1]
+    cosines, images = _compare(contested, whole, offers, spec, seed, on_progress)
     meanings = []
     for one in ordered:
         if one.id in by_hand:
@@ -225,14 +230,19 @@ def given_meanings(classes: Sequence[Class], spec: MeaningSpec) -> dict[int, str
     chosen = _listed(classes) | resolve_given(classes, spec.given, "meanings.given")
     if spec.overrides is not None:
         path = file_path(spec.overrides)
-        if not path.is_file():
-            raise ValueError(f"meanings.overrides: found no file {path}, expected lines `name or id: phrase`; write it")
-        chosen |= resolve_given(classes, load_recipe(path, _Overrides).root, str(path))
+        chosen |= resolve_given(classes, _read_overrides(path), str(path))
     return chosen
 
 
+def _read_overrides(path: Path) -> Mapping[str | int, str]:
+    if not path.is_file():
+        raise ValueError(f"meanings.overrides: found no file {path}, expected lines `name or id: phrase`; write it")
+    return load_recipe(path, _Overrides).root
+
+
 def refuse_strangers(classes: Sequence[Class], spec: MeaningSpec) -> None:
-    """Raises ValueError for keys of `meanings.given` that name no class of the list, all of them and the nearest names.
+    """Raises ValueError for keys of `meanings.given` that name no class of the list, all of them and the nearest names,
+    and for one of a file of overrides that looks like a misspelt name of a class that has no phrase there.
 
     `classes`: all of the list. A file of overrides may serve many lists, so its other keys are left out.
     """
@@ -252,6 +262,19 @@ def refuse_strangers(classes: Sequence[Class], spec: MeaningSpec) -> None:
             f"meanings.given: found {', '.join(shown)}{more}, expected names or ids of classes in the list; correct or "
             "remove them (phrases for several lists go into a file, meanings.overrides)"
         )
+    if spec.overrides is not None:
+        _refuse_misspelt(classes, file_path(spec.overrides))
+
+
+def _refuse_misspelt(classes: Sequence[Class], path: Path) -> None:
+    given = _read_overrides(path)
+    chosen = resolve_given(classes, given, str(path))
+    names, without = {one.name for one in classes}, [one.name for one in classes if one.id not in chosen]
+    for key in given:
+        if isinstance(key, str) and key not in names and not re.fullmatch("[0-9]{1,10}", key):
+            near = get_close_matches(key, without, n=1, cutoff=0.75)
+            if near:
+                raise ValueError(f"{path}: found {quoted(key, 60)}, expected a class name; did you mean {near[0]!r}?")
 
 
 def _listed(classes: Sequence[Class]) -> dict[int, str]:
@@ -262,32 +285,24 @@ def _listed(classes: Sequence[Class]) -> dict[int, str]:
 def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], where: str) -> dict[int, str]:
     """Class id -> phrase. Integers are ids; texts are names, or ids if no class has that name.
 
-    Phrases of classes that are not in the list are left out (one table may serve many runs), unless the key looks like
-    a misspelt name of a class that has none. Raises ValueError for that, and for a name that two classes share.
+    Phrases of others are left out: `classes` may be a part of the list, and one table may serve many
+    (`refuse_strangers`). Raises ValueError for a name that two classes share, and for a class with two phrases.
     """
     by_name: dict[str, list[int]] = {}
     for one in classes:
         by_name.setdefault(one.name, []).append(one.id)
     ids = {one.id for one in classes}
     chosen: dict[int, str] = {}
-    unknown: list[str] = []
     for key, text in given.items():
         check_text(text, f"{where}.{quoted(key, 60)}")
         named = by_name.get(key, []) if isinstance(key, str) else []
         if len(named) > 1:
             raise ValueError(f"{where}: found {key!r}, which names the classes {named}, expected an id; use one")
         class_id = named[0] if named else int(key) if re.fullmatch("[0-9]{1,10}", str(key)) else None
-        if class_id in ids:
+        if class_id is not None and class_id in ids:
             if class_id in chosen:
                 raise ValueError(f"{where}: found two meanings for class {class_id}, expected one; remove {key!r}")
             chosen[class_id] = text
-        elif class_id is None:
-            unknown.append(str(key))
-    without = [one.name for one in classes if one.id not in chosen]
-    for name in unknown:
-        near = get_close_matches(name, without, n=1, cutoff=0.75)
-        if near:
-            raise ValueError(f"{where}: found {quoted(name, 60)}, expected a class name; did you mean {near[0]!r}?")
     return chosen
 
 
@@ -295,14 +310,18 @@ def resolve_given(classes: Sequence[Class], given: Mapping[str | int, str], wher
 
 
 def _compare(
+    contested: Sequence[int],
     classes: Sequence[Class],
     offers: Mapping[int, Offer],
     spec: MeaningSpec,
     seed: int,
     on_progress: Callable[[int, int], None],
 ) -> tuple[dict[int, NDArray[np.float64]], dict[int, Counter[str]]]:
-    """Class id -> cosines of its candidates, for classes with images; class id -> number of images by status."""
-    if not classes or spec.real is None or spec.clip is None:
+    """Class id -> cosines of its candidates, for contested classes with images; class id -> number of images by status.
+
+    `contested`: ids among all `classes` of the list, ascending.
+    """
+    if not contested or spec.real is None or spec.clip is None:
         return {}, {}
     clip = Clip.load(spec.clip)
     sums: dict[int, NDArray[np.float64]] = {}
@@ -314,9 +333,9 @@ def _compare(
         for (class_id, _), vector in zip(waiting, vectors, strict=True):
             sums[class_id] = sums.get(class_id, 0.0) + vector.astype(np.float64)
         waiting.clear()
-        on_progress(sum(counter["success"] for counter in statuses.values()), len(classes) * spec.max_images)
+        on_progress(sum(counter["success"] for counter in statuses.values()), len(contested) * spec.max_images)
 
-    for image in read_real(spec.real, classes, spec.max_images, seed, spec.subset):
+    for image in read_real(spec.real, classes, spec.max_images, seed, spec.subset, contested):
         statuses.setdefault(image.class_id, Counter())[image.reason or "success"] += 1
         if image.pixels is not None:
             waiting.append((image.class_id, image.pixels))
@@ -324,7 +343,9 @@ def _compare(
             look()
     if waiting:
         look()
-    seen = [one.id for one in classes if one.id in sums]
+    seen = [class_id for class_id in contested if class_id in sums]
+    if not seen:
+        return {}, statuses
     # The phrase alone: in the sandbox it finds 10 of 10 senses from 20 images (9 after "a photo of"), 94 % from 5 (93),
     # 82 % from 1 (88); for the other sense, with dice, 10, 97 and 88 % (10, 96, 84).
     texts = clip.embed_texts([text for class_id in seen for text in offers[class_id].compared])

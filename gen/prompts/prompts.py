@@ -109,10 +109,10 @@ class PromptSpec(BaseModel):
                 f"prompts.style_form: found {quoted(self.style_form, 80)}, expected the slots {{prompt}} and "
                 "{token}, each once"
             )
-        if self.style_rows != "learned" and self.style_token is None:
-            raise ValueError(
-                f"prompts.style_rows: found {self.style_rows} without a style_token; set that, or remove it"
-            )
+        for name in ("style_rows", "style_form"):
+            found = getattr(self, name)
+            if found != PromptSpec.model_fields[name].default and self.style_token is None:
+                raise ValueError(f"prompts.{name}: found {found} without a style_token; set that, or remove it")
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ import hashlib
 import io
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -67,19 +67,28 @@ class _Item:
 
 
 def read_real(
-    source: str, classes: Sequence[Class], max_per_class: int, seed: int, subset: str | None = None
+    source: str,
+    classes: Sequence[Class],
+    max_per_class: int,
+    seed: int,
+    subset: str | None = None,
+    wanted: Collection[int] | None = None,
 ) -> Iterator[RealImage]:
     """Up to `max_per_class` pictures of each class; a class without any is left out.
 
-    Raises ValueError (one line) if the source is neither kind, no class of the list is in it, or not one picture of
-    all classes could be decoded.
+    `classes` are all of the list, because a picture's class may be told by what the other classes are; `wanted`: the
+    ids whose pictures are read, None for all. Raises ValueError (one line) if the source is neither kind, no class of
+    the list is in it, or not one picture of all that it has could be decoded.
     """
     where = visible(redact(source))[:200]
-    items = _items(source, where, classes, max_per_class, seed, subset)
+    wanted = {one.id for one in classes} if wanted is None else set(wanted)
+    items = _items(source, where, classes, wanted, max_per_class, seed, subset)
     reasons: Counter[str] = Counter()
     num_decoded = 0
+    has_others = False
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for class_id, queue in items:
+            has_others |= class_id not in wanted
             num_wanted, at = max_per_class, 0
             while num_wanted and at < len(queue):
                 chunk = queue[at : at + min(READ_AHEAD, num_wanted)]
@@ -92,7 +101,7 @@ def read_real(
                         num_wanted -= 1
                         num_decoded += 1
                         yield RealImage(class_id, item.name, found, None)
-    if not num_decoded:
+    if not num_decoded and not has_others:
         counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "no picture at all"
         raise ValueError(f"{where}: found {counted}, expected at least one picture that can be decoded")
 
@@ -149,12 +158,19 @@ def folders_of(folders: Sequence[str], classes: Sequence[Class], where: str) -> 
 
 
 def _items(
-    source: str, where: str, classes: Sequence[Class], max_per_class: int, seed: int, subset: str | None
+    source: str,
+    where: str,
+    classes: Sequence[Class],
+    wanted: Set[int],
+    max_per_class: int,
+    seed: int,
+    subset: str | None,
 ) -> Iterator[tuple[int, list[_Item]]]:
-    """Class by class, ids ascending, the pictures that may be read, in the order in which to try them."""
+    """Class by class, ids ascending, the pictures that may be read, in the order in which to try them; none of a class
+    that is there and not wanted."""
     ordered = sorted(classes, key=lambda one: one.id)
     if is_remote(source):
-        yield from _samples(open_for_reading(source), where, ordered, max_per_class, seed, subset)
+        yield from _samples(open_for_reading(source), where, ordered, wanted, max_per_class, seed, subset)
         return
     found = [path for path in places_of(source) if path.is_dir()]
     if not found:
@@ -164,20 +180,39 @@ def _items(
     folder = found[0]
     store = open_for_reading(str(folder))
     if is_data_set(store):
-        yield from _samples(store, where, ordered, max_per_class, seed, subset)
+        yield from _samples(store, where, ordered, wanted, max_per_class, seed, subset)
         return
     if subset is not None:
         raise ValueError(f"{where}: found an ImageFolder, which has no subsets; remove subset: {quoted(subset, 60)}")
     for class_id, name in folders_of(class_folders_in(folder), ordered, where).items():
+        if class_id not in wanted:
+            yield class_id, []
+            continue
         files = [file.relative_to(folder).as_posix() for file in files_below(folder / name) if is_picture(file)]
         files.sort(key=lambda file: _rank(seed, file))
         yield class_id, [_Item(visible(file), partial(_read_file, folder / file)) for file in files]
 
 
 def _samples(
-    store: Store, where: str, classes: Sequence[Class], max_per_class: int, seed: int, subset: str | None
+    store: Store,
+    where: str,
+    classes: Sequence[Class],
+    wanted: Set[int],
+    max_per_class: int,
+    seed: int,
+    subset: str | None,
 ) -> Iterator[tuple[int, list[_Item]]]:
     """The real samples of a data set. Remembers at most 2 * SPARE * max_per_class rows a class."""
+<<<<<<< HEAD
+=======
+    records = scan_records(store)
+    uids = None
+    if subset is not None:
+        listed, _ = read_subset(store, subset)
+        uids = listed["uid"].combine_chunks()
+        shards = set(listed["shard"].to_pylist())
+        records = {shard: record for shard, record in records.items() if shard in shards}
+>>>>>>> genfix
     by_id = {one.id: one for one in classes}
     times = Counter(fold_name(one.name) for one in classes)
     by_name = {fold_name(one.name): one for one in classes if times[fold_name(one.name)] == 1}
@@ -194,6 +229,8 @@ def _samples(
             if one is None:
                 continue
             rows = kept.setdefault(one.id, [])
+            if one.id not in wanted:
+                continue
             rows.append((_rank(seed, str(row["uid"])), row))
             if len(rows) > 2 * limit:
                 rows.sort(key=lambda ranked: ranked[0])

@@ -40,7 +40,7 @@ from shards.disk.address import file_path
 from shards.disk.amounts import time_text
 from shards.disk.home import home
 from shards.disk.safe_text import quoted
-from shards.labels.classes import Class, Kind
+from shards.labels.classes import Class, ClassSpec, Kind, whole_list
 from shards.labels.imagenet import is_wordnet_id
 
 MEANINGS = "meanings.jsonl"
@@ -55,6 +55,8 @@ class TextSettings(Protocol):
 
     @property
     def seed(self) -> int: ...
+    @property
+    def classes(self) -> ClassSpec: ...
     @property
     def meanings(self) -> MeaningSpec: ...
     @property
@@ -158,7 +160,8 @@ def _choose(
         return f"choosing meanings: looked at {looked[0]:,} of at most {looked[1]:,} real images"
 
     with waiting(line):
-        meanings = choose_meanings(classes, recipe.meanings, lexicon, llm, recipe.seed, on_progress)
+        among = classes if recipe.meanings.choose == "none" else whole_list(recipe.classes, classes)
+        meanings = choose_meanings(classes, recipe.meanings, lexicon, llm, recipe.seed, on_progress, among)
     unknown = sum(meaning.source == "no_candidates" for meaning in meanings)
     if unknown:
         say(

@@ -1,10 +1,10 @@
 """`auto` in a recipe's sampler: `dtype`, `compile`, `batch` and the size get values before a run has an identity.
 
-In: the sampler's settings, how the work is spread, and the settings that the run began with, if it has begun. Out: the
-same settings without any `auto`; they go into the output's `_meta/recipe.yaml` and fingerprint. On disk: only what
-`gen.sampler.batch_curve` stores for the next run.
+In: the sampler's settings, how the work is spread, and the settings that the run began with, if it has made something.
+Out: the same settings without any `auto`; they go into the output's `_meta/recipe.yaml` and fingerprint. On disk: only
+what `gen.sampler.batch_curve` stores for the next run.
 
-    1. A run that has begun keeps the values that it began with.
+    1. A run that has made a shard, or works beside others, keeps the values that it began with.
     2. The size is the model's own.
     3. If no worker can have a GPU, dtype and compile are those of a CPU.
     4. One worker of the run's own kind decides the rest. A driver without a GPU may start a run on a cluster that has
@@ -47,7 +47,7 @@ def fill_auto(
 ) -> SamplerSpec:
     """`spec` with a value for every `auto` and for its size.
 
-    `begun`: the settings that the run began with, None if it is new.
+    `begun`: the settings that the run began with, None if it is new or has made nothing yet.
     Raises ValueError in one line if a worker cannot answer or cannot do what is asked, Draining on a stop.
     """
     if begun is not None:

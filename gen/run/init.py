@@ -42,6 +42,7 @@ QUOTA = 16  # images of a domain in a step of a first training
 PASSES = 30  # over the real images
 TRAINED_PX = 224
 SHARDS_IN_A_FOLD = 8  # so that several workers have work
+MIN_SHARD, MAX_SHARD = 10, 1000  # images
 # family -> steps and guidance that are usual for training data
 USUAL_STEPS = {"sd": (30, 2.0), "sdxl": (30, 5.0), "sd3": (28, 4.5), "flux": (28, 3.5)}
 KINDS_OF_PROMPTS: tuple[Literal["cd+sd", "template", "name"], ...] = ("cd+sd", "template", "name")  # the longest first
@@ -182,7 +183,8 @@ def first_recipe(
     each class in one fold, where the source does not say how many there are."""
     total = sum(one.count for one in classes)
     prompts = min(MAX_PROMPTS, FOLDS * max(one.count for one in classes))
-    shard = max(10, min(1000, total // SHARDS_IN_A_FOLD))
+    num_shards = max(1, min(SHARDS_IN_A_FOLD, total // MIN_SHARD), -(-total // MAX_SHARD))
+    shard = max(MIN_SHARD, -(-total // num_shards))  # rounded up: no crumbs in one shard more
     real = "" if per_class else f" with {_range(classes)} real images each"
     is_known = model.licence != "unknown"
     lines = [

@@ -25,11 +25,11 @@ from typing import Any
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.folder import listing
 from cluster.recipes.load import canonical_json, dump_recipe, fingerprint
-from gen.make.output import refuse_beside_sharers
+from gen.make.output import has_shards, refuse_beside_sharers
 from gen.make.scale import Store
 from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.prompts.write import MEANINGS, PROMPTS, Say, write_prompts
-from gen.run.recipe import Recipe, changes_of, meaning_contents
+from gen.run.recipe import Recipe, changes_of, drawn_from
 from shards.disk.address import local_root
 from shards.disk.amounts import counted
 from shards.disk.checked_json import CHECKSUM, plain_json, to_checked
@@ -123,8 +123,7 @@ def open_output(
 
     if known is not None:
         changed = changes_of(known.body["identity"], identified, known.body.get("contents", {}))
-        found = scan(store)
-        if changed and not found.records and not found.problems:
+        if changed and not has_shards(store):
             refuse_beside_sharers(store, changed)
             say(f"{store.url}: nothing was made there yet, so it begins anew with this recipe ({listing(changed)})")
             for name in (RUN, *store.list(f"{SUBSETS}/")):
@@ -142,7 +141,7 @@ def open_output(
         for name, data in files.items():
             store.replace(f"{META}/{name}", data)
         about = {"prompts_sha256": _sha256(texts[PROMPTS]), "code": code, "identity": identified}
-        about["contents"] = meaning_contents(recipe.meanings)
+        about["contents"] = drawn_from(recipe.meanings, recipe.llm)
         if not store.write_exclusive(RUN, origin_bytes(mark, files, about)):
             raise ValueError(f"{store.url}: another run began here at this moment; run the same command again")
         return mark, identified

@@ -7,6 +7,7 @@ identity: any number of workers may make one data set.
 
 import contextlib
 import importlib.metadata
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cluster.fan_out.work import FanOutSpec
 from cluster.recipes.folder import changes
 from cluster.recipes.load import load_recipe
 from cluster.recipes.mistake import RecipeError
+from gen.llm.local import language_folder, pinned
 from gen.llm.spec import LlmSpec
 from gen.make.plan import Plan
 from gen.make.refill import ShardSpec, UnitJob
@@ -35,15 +37,15 @@ from shards.disk.address import file_path, is_remote, places_of
 from shards.disk.home import home
 from shards.disk.regular import file_content
 from shards.disk.safe_text import quoted
-from shards.labels.classes import Class, ClassSpec, load_classes
+from shards.labels.classes import Class, ClassSpec, load_classes, whole_list
 from shards.labels.task import TASKS, read_task
 
 # Libraries whose version decides the bytes of an image.
 DECIDING_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "simplejpeg", "pyarrow")
 # Fields of a language model that decide what it says; the others say how it is reached and how patiently.
 DECIDING_LLM_FIELDS = {"provider", "model", "revision", "temperature", "top_p", "max_tokens"}
-
-
+# Fields of the sampler that change no image: where it runs, and what lies in memory meanwhile.
+RUNNING_FIELDS = {"device", "offload_text"}
 # Of prompts and sampler: older runs know no such fields, so an identity without a token has none.
 STYLE_FIELDS = ("style_token", "style_rows", "style_form")
 
@@ -90,9 +92,20 @@ class Recipe(BaseModel):
         if not isinstance(prompts, Mapping) or not isinstance(sampler, Mapping):
             return given
         token = prompts.get("style_token")
-        rows = None if token is None else prompts.get("style_rows", "learned")
-        own = {name: value for name, value in sampler.items() if name not in STYLE_FIELDS}
-        return {**given, "sampler": own if token is None else {**own, "style_token": token, "style_rows": rows}}
+        said = {} if token is None else {"style_token": token, "style_rows": prompts.get("style_rows", "learned")}
+        left_open = {name: value for name, value in said.items() if sampler.get(name) is None}
+        return {**given, "sampler": {**sampler, **left_open}}
+
+    @model_validator(mode="after")
+    def _style_token_is_that_of_the_prompts(self) -> "Recipe":
+        rows = None if self.prompts.style_token is None else self.prompts.style_rows
+        for name, said in (("style_token", self.prompts.style_token), ("style_rows", rows)):
+            if (found := getattr(self.sampler, name)) != said:
+                raise ValueError(
+                    f"sampler.{name}: found {quoted(str(found), 80)}, expected what prompts say, which fill it in; "
+                    f"remove it, and set prompts.{name}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _negative_is_looked_at(self) -> "Recipe":
@@ -151,31 +164,55 @@ def changes_of(
     model: type[BaseModel] = Recipe,
 ) -> list[str]:
     """A line for each difference between two identities. What moved is the same: a path counts only where its content
-    changed. `contents`: what `meaning_contents` said when the run of `before` began; `model`: of both."""
-    kept = {part: dict(before[part]) for part in ("sampler", "classes", "meanings") if part in before}
-    if before["model_digest"] == now["model_digest"]:
-        kept["sampler"] |= {name: now["sampler"][name] for name in PLACES if name in now["sampler"]}
-    if before["class_list"] == now["class_list"]:
-        kept["classes"]["source"] = now["classes"]["source"]
-    if contents and kept["meanings"] != now["meanings"]:
-        found = meaning_contents(MeaningSpec.model_validate(now["meanings"]))
+    changed. So is what the prompts were drawn from and is no longer there: the run keeps its prompts.
+
+    `contents`: what `drawn_from` said when the run of `before` began; `model`: of both.
+    """
+    kept = {part: dict(before[part]) for part in ("sampler", "meanings", "prompts", "llm") if part in before}
+    unseen = RUNNING_FIELDS | ({*PLACES} if before["model_digest"] == now["model_digest"] else set())
+    kept["sampler"] |= {name: now["sampler"][name] for name in unseen if name in now["sampler"]}
+    if before["class_list"] == now["class_list"]:  # the classes and their counts, however the recipe came by them
+        kept["classes"] = now["classes"]
+    for part, name in (("prompts", "file"), ("prompts", "lexicon"), ("meanings", "overrides")):
+        if _is_gone(kept.get(part, {}).get(name), now[part][name]):
+            kept[part][name] = now[part][name]
+    if kept.get("meanings") and kept["meanings"].get("clip") and now["meanings"]["clip"]:
+        running = {name: now["meanings"]["clip"][name] for name in ("device", "batch")}
+        kept["meanings"]["clip"] = {**kept["meanings"]["clip"], **running}
+    if contents and (kept["meanings"] != now["meanings"] or kept.get("llm", now["llm"]) != now["llm"]):
+        found = drawn_from(MeaningSpec.model_validate(now["meanings"]), LlmSpec.model_validate(now["llm"]))
         if found.get("real") == contents.get("real"):
             kept["meanings"]["real"] = now["meanings"]["real"]
         clip, clip_now = kept["meanings"]["clip"], now["meanings"]["clip"]
         if clip and clip_now and found.get("clip") == contents.get("clip"):
             kept["meanings"]["clip"] = {**clip, **{name: clip_now[name] for name in ("model", "revision")}}
+        if "llm" in kept and "llm" in found and found["llm"] == contents.get("llm"):
+            kept["llm"]["model"] = now["llm"]["model"]
     return changes({**before, **kept}, now, model)
 
 
-def meaning_contents(spec: MeaningSpec) -> dict[str, str]:
-    """Hashes of the real images and of the CLIP that chose the meanings; one that cannot be read has none."""
+def _is_gone(before: str | None, now: str | None) -> bool:
+    """Whether a recipe names a file that is not here, where a run began with one (`file_content`)."""
+    return _is_hash(before) and now is not None and now not in SHIPPED and not _is_hash(now)
+
+
+def _is_hash(text: str | None) -> bool:
+    return text is not None and re.fullmatch("[0-9a-f]{64}", text) is not None
+
+
+def drawn_from(meanings: MeaningSpec, llm: LlmSpec) -> dict[str, str]:
+    """Hashes of the real images and of the CLIP that chose the meanings, and of the folder of a language model; one
+    that cannot be read has none."""
     found = {}
     with contextlib.suppress(ValueError, OSError):
-        if spec.real is not None:
-            found["real"] = content_of(spec.real, spec.subset)
+        if meanings.real is not None:
+            found["real"] = content_of(meanings.real, meanings.subset)
     with contextlib.suppress(ValueError, OSError):
-        if spec.clip is not None:
-            found["clip"] = clip_digest(spec.clip)
+        if meanings.clip is not None:
+            found["clip"] = clip_digest(meanings.clip)
+    with contextlib.suppress(ValueError, OSError):
+        if llm.provider == "transformers" and llm.revision is None:
+            found["llm"] = pinned(llm, language_folder(llm))
     return found
 
 
@@ -225,11 +262,10 @@ def missing_of(part: Recipe, has_prompts: bool = False) -> list[str]:
 
 def check_given(recipe: Recipe, classes: Sequence[Class]) -> None:
     """Raises ValueError for senses by hand that cannot be used; `classes`: the recipe's, cut at its limit."""
-    spec = recipe.classes
-    is_cut = spec.limit is not None and bool(recipe.meanings.given)
-    whole = load_classes(spec.uncounted().model_copy(update={"limit": None})) if is_cut else classes
-    refuse_strangers(whole, recipe.meanings)
-    given_meanings(classes, recipe.meanings)
+    spec = recipe.meanings
+    whole = whole_list(recipe.classes, classes) if spec.given or spec.overrides else classes
+    refuse_strangers(whole, spec)
+    given_meanings(whole, spec)
 
 
 def _check_file(file: str | None) -> None:
@@ -271,6 +307,8 @@ def check_negatives(recipe: Recipe, model: ModelFolder) -> None:
     if is_guided(recipe.sampler, model):
         return
     file, spec = recipe.prompts.file, recipe.sampler
+    if file is not None and not file_path(file).is_file():
+        return  # the prompts of a run that has them are as it began
     if ({recipe.prompts.negative} if file is None else PromptTable.load(file_path(file)).negatives()) - {""}:
         raise ValueError(
             f"{'prompts.negative' if file is None else file}: a negative text has no effect with model {spec.model} at "

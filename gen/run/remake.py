@@ -47,4 +47,4 @@ def regenerate_images(store: Store, num: int, seed: int) -> list[Comparison]:
     mark, classes = known.fingerprint, classes_of(store, recipe, identified["class_list"])
     job = job_of(recipe, classes, store.url, False, mark, known.body["code"], identified)
     maker = TextToImage(job, Sampler.load(recipe.sampler), prompts)
-    return regenerate_some(UnitWorker(job.unit, maker, store), sorted(scan_records(store, mark)), num, seed)
+    return regenerate_some(UnitWorker(job.unit, maker, store), scan_records(store, mark), num, seed)

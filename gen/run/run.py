@@ -18,6 +18,11 @@ from cluster.code import code_hash
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waiting
 from gen.make.outcome import MakeOutcome, asked_of
+<<<<<<< HEAD
+=======
+from gen.make.output import is_under_way
+from gen.make.scale import write_summary
+>>>>>>> genfix
 from gen.make.work import held, set_torn_aside, settle, work_off
 from gen.prompts.write import Say
 from gen.run.auto import fill_auto
@@ -62,7 +67,7 @@ def run(
         sampler_digest(recipe.sampler)  # reads all its bytes, once: while nobody waits for this run
     with held(store, stop, "generate", recipe.cluster.shared) as hold:
         known = begun_by(store)
-        begun = None if known is None else known.body["identity"]["sampler"]
+        begun = known.body["identity"]["sampler"] if known is not None and is_under_way(store) else None
         sampler = fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)
         recipe = recipe.model_copy(update={"sampler": sampler})
         mark, identified = open_output(store, known, recipe, identity(recipe), classes, code, say, stop)

@@ -23,8 +23,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gen.llm.answer_text import clean_line
-from gen.llm.ask import Ask, Llm
-from gen.names.display_name import display_name, plain_words, says
+from gen.llm.ask import Ask, Llm, ask_for_keeps
+from gen.names.display_name import display_name, is_named, plain_words
 from gen.names.kind import kind_of
 from gen.names.noun_phrase import noun_phrase
 from gen.wording.caption_examples import Example, Mode, caption_pools
@@ -199,7 +199,7 @@ def _ask_for(
     dropped: Counter[str],
 ) -> list[Wording]:
     backgrounds: Sequence[str] = ()
-    if spec.background and not texture(one, spec):
+    if (spec.background or spec.place) and not texture(one, spec):
         backgrounds = _ask_backgrounds(one, meaning, seed, llm, spec, dropped)
         backgrounds = backgrounds or lexicon.words("background", kind_of(one, meaning))
     queries = plan_captions(one, meaning, seed, backgrounds, lexicon.relations, spec)
@@ -209,7 +209,7 @@ def _ask_for(
         if len(found) == count:
             break
         batch = list(islice(queries, count - len(found)))
-        for query, caption in zip(batch, _captions(one, batch, llm, spec, dropped), strict=True):
+        for query, caption in zip(batch, _captions(one, meaning, batch, llm, spec, dropped), strict=True):
             if caption is None:
                 continue
             parts = {"background": query.background, "relation": query.relation}
@@ -229,20 +229,25 @@ def _ask_for(
 
 
 def _captions(
-    one: Class, queries: Sequence[Query], llm: Llm, spec: CaptionSpec, dropped: Counter[str]
+    one: Class, meaning: str | None, queries: Sequence[Query], llm: Llm, spec: CaptionSpec, dropped: Counter[str]
 ) -> list[str | None]:
     """A caption for each query, or None if no answer was usable.
 
-    A caption without the class name is asked for again with another seed; the last one is used, with or without it.
+    One that says neither the name of the class nor its meaning is asked for again, with another seed; the last is used.
     """
     captions: list[str | None] = [None] * len(queries)
+
+    def lacks_name(at: int) -> bool:
+        said = captions[at] if queries[at].mode != "place" else None
+        return said is not None and not is_named(said, plain_words(said), one.name, meaning)
+
     open_ones = list(range(len(queries)))
     for attempt in range(spec.name_tries + 1):
         if not open_ones:
             break
         asks = [caption_ask(replace(queries[at], seed=(queries[at].seed + attempt) % 2**31), spec) for at in open_ones]
         nameless = []
-        for at, answer in zip(open_ones, llm.ask(asks), strict=True):
+        for at, answer in zip(open_ones, ask_for_keeps(llm, asks), strict=True):
             if answer.reason is not None:
                 dropped[answer.reason] += 1
                 continue
@@ -251,16 +256,12 @@ def _captions(
                 dropped[reason] += 1
                 continue
             captions[at] = caption
-            if queries[at].mode != "place" and not says(caption, one.name):
+            if lacks_name(at):
                 nameless.append(at)
         if attempt < spec.name_tries:
             dropped["class name missing, asked again"] += len(nameless)
         open_ones = nameless
-    kept = sum(
-        query.mode != "place" and caption is not None and not says(caption, one.name)
-        for query, caption in zip(queries, captions, strict=True)
-    )
-    dropped["class name missing, kept"] += kept
+    dropped["class name missing, kept"] += sum(map(lacks_name, range(len(queries))))
     return captions
 
 
@@ -327,7 +328,7 @@ def _ask_backgrounds(
             )
             for _ in range(-(-missing // BACKGROUNDS_PER_ASK))
         ]
-        for answer in llm.ask(asks):
+        for answer in ask_for_keeps(llm, asks):
             if answer.reason is not None:
                 dropped[f"backgrounds: {answer.reason}"] += 1
                 continue

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from gen.llm.answer_text import clean_line
-from gen.llm.ask import Ask, Llm
+from gen.llm.ask import Ask, Llm, ask_for_keeps
 from gen.names.kind import kind_of
 from gen.wording.lexicon import MAX_WORD_CHARS, PLACES, Form, Lexicon
 from gen.wording.parts import Wording
@@ -192,7 +192,7 @@ def _ask_for(
         if len(found) == count:
             break
         new: dict[str, Wording] = {}
-        for answer in llm.ask(_asks(one, meaning, count - len(found), seed, turn, lexicon, spec)):
+        for answer in ask_for_keeps(llm, _asks(one, meaning, count - len(found), seed, turn, lexicon, spec)):
             if answer.reason is not None:
                 reasons[answer.reason] += 1
                 continue

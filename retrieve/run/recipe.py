@@ -157,11 +157,11 @@ class RetrieveRecipe(BaseModel):
 
 
 def changes_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each difference between two identities. A class list that moved is the same, and an output that began
-    before tars were noted (`knows_tars`) is taken for one of these tars."""
+    """A line for each difference between two identities. A class list that moved, or whose counts are said in another
+    way, is the same. An output that began before tars were noted (`knows_tars`) is taken for one of these tars."""
     kept = dict(before)
     if before["class_list"] == now["class_list"]:
-        kept["classes"] = {**before["classes"], "source": now["classes"]["source"]}
+        kept["classes"] = now["classes"]
     if not knows_tars(before):
         kept["tars_digest"] = now["tars_digest"]
     return changes(kept, now, RetrieveRecipe)

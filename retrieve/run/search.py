@@ -35,7 +35,7 @@ from gen.make.scale import Store
 from gen.make.work import Held
 from gen.model.clip import Clip
 from gen.model.nearest import nearest
-from gen.prompts.meanings import choose_meanings
+from gen.prompts.meanings import choose_meanings, refuse_strangers
 from gen.prompts.real_images import decode_picture
 from gen.wording.lexicon import load_lexicon
 from retrieve.captions.queries import clauses_of
@@ -54,7 +54,7 @@ from retrieve.run.parts import Asked, pairs_of, search_parts
 from retrieve.run.recipe import RetrieveRecipe
 from retrieve.run.route import index_folder, index_rows, scan_told
 from shards.disk.amounts import counted
-from shards.labels.classes import Class
+from shards.labels.classes import Class, whole_list
 from shards.labels.task import usual_queries
 
 ROLES = ("caption", "url", "shard", "key", "licence", "punsafe", "sha256")
@@ -137,7 +137,10 @@ def _go_on(stop: StopFlag) -> None:
 def _meanings(recipe: RetrieveRecipe, classes: Sequence[Class]) -> dict[int, str]:
     """Class id -> its meaning; without those for which none was chosen."""
     with waiting(f"choosing meanings of {counted(len(classes), 'name')} ({recipe.meanings.choose})"):
-        chosen = choose_meanings(classes, recipe.meanings, load_lexicon(recipe.lexicon), None, recipe.seed)
+        whole = whole_list(recipe.classes, classes)
+        refuse_strangers(whole, recipe.meanings)
+        lexicon = load_lexicon(recipe.lexicon)
+        chosen = choose_meanings(classes, recipe.meanings, lexicon, None, recipe.seed, among=whole)
     return {one.class_id: one.phrase for one in chosen if one.phrase}
 
 

@@ -98,7 +98,7 @@ SAMPLE_SCHEMA = pa.schema(
         # which image of that prompt
         pa.field("replicate", pa.int32()),
         pa.field("draw", pa.int16()),  # 0 = first try; a rejected draw is followed by draw + 1
-        pa.field("seed", pa.int64()),  # 63 bits, of (run seed, sample id, draw)
+        pa.field("seed", pa.int64()),  # 63 bits, of (run seed, sample id, draw); torch reads the low 32
         pa.field("batch", pa.int32()),  # number of the model call inside the unit
         # what made it
         pa.field("model", pa.string()),

@@ -122,6 +122,11 @@ def load_classes(spec: ClassSpec) -> list[Class]:
     ]
 
 
+def whole_list(spec: ClassSpec, classes: Sequence[Class]) -> Sequence[Class]:
+    """All classes of the list that `classes` are read from, also those behind its limit; their counts say nothing."""
+    return classes if spec.limit is None else load_classes(spec.uncounted().model_copy(update={"limit": None}))
+
+
 def _told(entry: Entry, where: str) -> tuple[str | None, Kind | None]:
     """The meaning and the kind that the list gives. Raises ValueError for a kind that is none."""
     kind = next((one for one in KINDS if one == entry.kind), None)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from gen.edit.attributes.attribute import AttributeKind, check_description, check_name, name_key
 from gen.edit.attributes.lexicon import SIDES, AttributeLexicon, Entry
 from gen.edit.attributes.spec import AttributeSpec
-from gen.llm.ask import Ask, Llm
+from gen.llm.ask import Ask, Llm, ask_for_keeps
 from gen.wording.contexts import clean_phrase
 from gen.wording.templates import class_rng, shuffled
 from shards.disk.record import JSON
@@ -98,7 +98,7 @@ def ask_attributes(
                 (one, kind) for one, kind in open_ones if len(found[one.class_id, kind, feasible]) < spec.per_class
             ]
             asks = [_ask(one, kind, feasible, found, spec, lexicon, seed, turn) for one, kind in missing]
-            for (one, kind), answer in zip(missing, llm.ask(asks), strict=True):
+            for (one, kind), answer in zip(missing, ask_for_keeps(llm, asks), strict=True):
                 if answer.reason is not None:
                     reasons[answer.reason] += 1
                     continue

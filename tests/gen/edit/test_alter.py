@@ -43,6 +43,7 @@ from gen.sampler.start import Start
 from shards.disk.jpeg import decode_jpeg, encode_jpeg
 from shards.disk.store import open_for_reading, open_store
 from shards.labels.classes import Class
+from shards.set.manifest import scan_records
 from shards.set.verify import verify
 from shards.set.writer import MAX_TEXT_BYTES
 from tests.support import warm
@@ -502,7 +503,7 @@ def test_a_mask_of_more_text_than_a_row_holds_leaves_its_edit_as_it_is(
             }
         else:
             assert mask_of(row).shape == (side, side)
-    assert all(one.same_bytes for one in regenerate_some(worker, [0], EACH * len(NAMES), 0))
+    assert all(one.same_bytes for one in regenerate_some(worker, scan_records(worker.store), EACH * len(NAMES), 0))
 
 
 # a recipe with the sandbox's own models

@@ -172,7 +172,8 @@ def test_the_server_is_told_everything_that_the_key_of_the_cache_holds(tmp_path:
     assert request["messages"][1]["content"] == "Name thing 0."
     assert "You name things." in request["messages"][0]["content"]
     assert '"maxLength":10000' in request["messages"][0]["content"]
-    assert request["response_format"]["json_schema"]["schema"] == WORD
+    bound = {**WORD, "properties": {"word": {"type": "string"}}}  # a strict server knows no lengths of texts
+    assert request["response_format"]["json_schema"]["schema"] == bound
     assert (use.tokens_in, use.tokens_out) == (7, 5)
 
 

@@ -44,7 +44,8 @@ def test_a_question_without_images_has_the_bytes_and_the_key_that_it_always_had(
     form = '{"additionalProperties":false,"properties":{"word":{"maxLength":10000,"type":"string"}},'
     form += '"required":["word"],"type":"object"}'
     system = "You name things.\n\nAnswer with one JSON value and nothing else. It must fit this JSON Schema:\n" + form
-    schema = {"name": "answer", "strict": True, "schema": WORD}
+    bound = {**WORD, "properties": {"word": {"type": "string"}}}
+    schema = {"name": "answer", "strict": True, "schema": bound}
     expected = {
         "model": "m",
         "messages": [{"role": "system", "content": system}, {"role": "user", "content": "Name thing 0."}],

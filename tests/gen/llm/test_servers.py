@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gen.llm.ask import Answer
+from gen.llm.ask import Answer, open_llm
 from gen.llm.call import LlmError
 from gen.llm.spec import LlmSpec
+from gen.prompts.candidates import offers_of
 from tests.gen.llm.test_ask import KEY, asked, asks, echo, in_turn, spec_of
+from tests.gen.prompts.test_lost_answers import DRAWS, GENERAL, STRANGE
 from tests.support.scripted_server import Reply, ScriptedServer
 
 GOOD = Reply('{"word": "x"}')
@@ -225,3 +227,49 @@ def test_an_answer_in_parts_with_thoughts_or_with_a_comma_too_many_is_an_answer(
     with ScriptedServer(lambda request: completion(message)) as server:
         (answer,), _ = asked(spec_of(server, tmp_path / "c.sqlite"), asks(1))
     assert answer == Answer({"word": "x"}, None, 1, False)
+
+
+# a server that binds its model to a schema
+
+
+def unfit_of(schema: Any) -> str | None:
+    """What OpenAI's strict mode refuses in a schema, by its documentation; None if nothing."""
+    for part in schema if isinstance(schema, list) else schema.values() if isinstance(schema, dict) else []:
+        if (found := unfit_of(part)) is not None:
+            return found
+    if isinstance(schema, dict) and schema.get("type") == "object":
+        if sorted(schema["required"]) != sorted(schema["properties"]):
+            return "'required' is required to be supplied and to be an array including every key in properties"
+        if schema["additionalProperties"] is not False:
+            return "'additionalProperties' is required to be supplied and to be false"
+    if isinstance(schema, dict) and {"minLength", "maxLength"} & schema.keys():
+        return "'maxLength' is not permitted"
+    return None
+
+
+def test_every_question_of_a_draw_is_bound_to_its_schema_by_a_strict_server(tmp_path: Path) -> None:
+    """What a plan may leave out may be null, so that it can be required."""
+    plan = {"foreground": "wading", "light": "in soft light", "viewpoint": "seen from above", "distance": None}
+
+    def script(request: dict[str, Any]) -> Reply:
+        schema = request["response_format"]["json_schema"]["schema"]
+        if (unfit := unfit_of(schema)) is not None:
+            return Reply(status=400, body=body({"error": {"message": f"Invalid schema for response_format: {unfit}"}}))
+        places = [f"by pond {request['seed']} {number}" for number in range(4)]
+        answers = {
+            "caption": f"a crane {places[0]}",
+            "kind": "flying",
+            "meanings": ["Zyxomma, the dragonfly"],
+            "backgrounds": places,
+            "contexts": [{**plan, "background": place, "weather": None, "time": None} for place in places],
+            "attributes": [{"name": place, "text": "still water"} for place in places],
+        }
+        return Reply(json.dumps({name: answers[name] for name in schema["properties"]}))
+
+    with ScriptedServer(script) as server, open_llm(spec_of(server, tmp_path / "llm.sqlite")) as llm:
+        assert llm is not None
+        offers_of([STRANGE], 8, None, GENERAL, llm, 0)
+        for draw in DRAWS.values():
+            draw(llm)
+        assert llm.use.lost_calls == {}
+    assert all("response_format" in request for request in server.requests)

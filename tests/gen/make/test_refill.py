@@ -35,7 +35,7 @@ from shards.disk.home import home
 from shards.disk.jpeg import decode_jpeg, read_source_type
 from shards.disk.layout import SUCCESS, sample_key
 from shards.disk.record import read_record
-from shards.set.manifest import read_member, read_rejected, read_table
+from shards.set.manifest import read_member, read_rejected, read_table, scan_records
 from shards.set.verify import verify
 from tests.support.painter import SIDE, Painter, no_beat, paint, seed_of, sometimes, worker
 
@@ -232,6 +232,24 @@ def test_a_unit_of_samples_that_no_draw_can_make_is_published_and_is_not_made_ag
         calls = len(one.maker.calls)  # type: ignore[attr-defined]
         assert one(0, "t-2", no_beat)["short"] == 20
         assert len(one.maker.calls) == calls  # type: ignore[attr-defined]
+
+
+def test_a_small_last_unit_whose_draws_are_all_rejected_is_short_where_others_have_images(tmp_path: Path) -> None:
+    """Its seeds are fixed, so it would have none at any try; alone, it may be the model that is broken."""
+    small = ShardSpec(samples_per_shard=20, max_draws=5)
+    for name, units in (("alone", [1]), ("beside", [0, 1])):
+        one = worker(tmp_path / name, num_per_class={0: 21}, shards=small)
+        assert isinstance(one.maker, Painter)
+        [last] = one.maker.samples(1)
+        one.maker.fault = doom(last, "flagged", range(5))
+        for unit in units[:-1]:
+            assert one(unit, "t-1", no_beat)["images"] == 20
+        if name == "alone":
+            with pytest.raises(ValueError, match=r"found no image among 5 draws \(flagged 5; .*nothing was published"):
+                one(1, "t-1", no_beat)
+        else:
+            assert one(1, "t-1", no_beat)["short"] == 1
+            assert verify(one.store).damages == ()
 
 
 def test_samples_that_no_draw_can_make_are_no_sign_of_a_broken_model(tmp_path: Path) -> None:
@@ -595,10 +613,25 @@ def test_images_made_again_are_equal_byte_for_byte_after_redraws_too(tmp_path: P
     assert all(comparison.same_bytes for comparison in compare(other, 0, made))
     batches = {row["batch"] for row in rows_of(one, 0) if row["key"] in redrawn}
     assert len(painter.calls) == len(batches)  # only the batches that hold them
-    comparisons = regenerate_some(other, [0, 1], 12, seed=5)
+    comparisons = regenerate_some(other, scan_records(other.store), 12, seed=5)
     assert len(comparisons) == 12
     assert {comparison.key[:5] for comparison in comparisons} == {"00000", "00001"}
     assert all(comparison.same_bytes and comparison.mean_difference == 0 for comparison in comparisons)
+
+
+def test_images_are_drawn_evenly_and_only_the_tables_of_their_shards_are_read(tmp_path: Path) -> None:
+    one = worker(tmp_path, Painter(sometimes(0.2)), num_per_class={0: 21}, shards=ShardSpec(samples_per_shard=10))
+    for unit in range(3):
+        one(unit, "t-1", no_beat)
+    records = scan_records(one.store)
+    keys = [row["key"] for unit in range(3) for row in rows_of(one, unit) if row["status"] == SUCCESS]
+    drawn = [regenerate_some(one, records, 1, seed)[0].key for seed in range(40)]
+    assert drawn == [random.Random(seed).sample(sorted(keys), 1)[0] for seed in range(40)]
+    assert [comparison.key for comparison in regenerate_some(one, records, 99, seed=0)] == sorted(keys)
+    for unit in range(3):
+        if unit != int(drawn[0][:5]):
+            (tmp_path / f"{unit:05d}.parquet").unlink()
+    assert regenerate_some(one, records, 1, seed=0)[0].same_bytes
 
 
 def test_a_maker_that_draws_otherwise_is_found_out(tmp_path: Path) -> None:
@@ -609,7 +642,7 @@ def test_a_maker_that_draws_otherwise_is_found_out(tmp_path: Path) -> None:
         def make(self, pairs: Pairs, alive: Callable[[float], None]) -> Made:
             return super().make([(replace(sample, replicate=9), draw) for sample, draw in pairs], alive)
 
-    comparisons = regenerate_some(worker(tmp_path, Other()), [0], 5, seed=1)
+    comparisons = regenerate_some(worker(tmp_path, Other()), scan_records(one.store), 5, seed=1)
     assert not any(comparison.same_bytes for comparison in comparisons)
     assert min(comparison.mean_difference for comparison in comparisons) > 5
 

@@ -30,6 +30,7 @@ from gen.prompts.meanings import (
     dump_meanings,
     given_meanings,
     meaning_table,
+    refuse_strangers,
     resolve_given,
     write_meanings,
 )
@@ -43,6 +44,7 @@ from tests.support.dice import write_dice
 from tests.support.hostile_text import PAYLOADS
 from tests.support.meanings_file import meanings_in
 from tests.support.scripted_server import Reply, ScriptedServer, answering
+from tests.support.small_data_set import write_data_set
 
 CLIP = ClipSpec(model="sandbox/models/clip")
 NUMERALS = {name: NUMERAL_MEANINGS[0].format(name=name, digit=digit) for digit, name in enumerate(CLASS_NAMES)}
@@ -201,6 +203,53 @@ def test_a_class_without_images_beside_others_that_have_some_says_so(
     found = {one.class_id: one for one in choose_meanings(ten[:3], by_clip(str(tmp_path)), lexicon, None, 0)}
     assert [found[class_id].source for class_id in range(3)] == ["no_real_images", "clip", "no_real_images"]
     assert found[2].dropped == (("image_failed_to_decode", 1),)
+
+
+SENSES = {name: (f"{name}, the bird", f"{name}, the machine") for name in ("crane", "one", "two")}
+
+
+def test_a_class_gets_no_pictures_of_another_of_its_name_whose_sense_was_given(
+    lexicon: Lexicon, tmp_path: Path
+) -> None:
+    """The set has real pictures of class 3 alone; by hand, by the limit of the list, or open, class 9 has none."""
+    store = write_data_set(tmp_path / "set", change=lambda shard, index, row: {**row, "domain": "real", "seed": None})
+    twins, two_senses = [Class(3, "crane", None, 1), Class(9, "crane", None, 1)], with_senses(lexicon, SENSES)
+    by_hand = by_clip(str(store.root), given={3: "crane, by hand"})
+    given_one, other = choose_meanings(twins, by_hand, two_senses, None, 0)
+    assert (given_one.source, other.source, other.phrase) == ("given", "no_real_images", None)
+    [alone] = choose_meanings(twins[1:], by_clip(str(store.root)), two_senses, None, 0, among=twins)
+    assert (alone.source, alone.num_images) == ("no_real_images", 0)
+    first, second = choose_meanings(twins, by_clip(str(store.root)), two_senses, None, 0)
+    assert (first.source, second.source) == ("clip", "no_real_images")
+
+
+def test_folders_that_are_matched_in_order_still_are_with_one_sense_given(lexicon: Lexicon, tmp_path: Path) -> None:
+    for name, digit in (("a", "0001_one"), ("b", "0002_two")):
+        (tmp_path / name).symlink_to(Path("sandbox/real-train", digit).resolve())
+    classes, two_senses = [Class(0, "one", None, 1), Class(1, "two", None, 1)], with_senses(lexicon, SENSES)
+    both = choose_meanings(classes, by_clip(str(tmp_path)), two_senses, None, 0)
+    assert [one.source for one in both] == ["clip", "clip"]
+    spec = by_clip(str(tmp_path), given={"one": "one, by hand"})
+    assert choose_meanings(classes, spec, two_senses, None, 0)[1] == both[1]
+
+
+def test_contested_classes_without_a_folder_have_no_real_images_beside_a_given_one_that_has(
+    lexicon: Lexicon, tmp_path: Path
+) -> None:
+    (tmp_path / "one").symlink_to(Path("sandbox/real-train/0001_one").resolve())
+    classes, two_senses = [Class(0, "one", None, 1), Class(1, "two", None, 1)], with_senses(lexicon, SENSES)
+    spec = by_clip(str(tmp_path), given={"one": "one, by hand"})
+    assert [one.source for one in choose_meanings(classes, spec, two_senses, None, 0)] == ["given", "no_real_images"]
+
+
+def test_a_name_that_a_given_class_shares_is_shared(lexicon: Lexicon) -> None:
+    missiles = [one for one in IMAGENET if one.name == "missile"]
+    spec = MeaningSpec(choose="clip", wordnet=None)
+    both = choose_meanings(missiles, spec, load_lexicon("general"), None, 0)
+    for place, one in enumerate(missiles):
+        other = spec.model_copy(update={"given": {missiles[1 - place].id: "missile, by hand"}})
+        assert choose_meanings(missiles, other, load_lexicon("general"), None, 0)[place] == both[place]
+        assert choose_meanings([one], spec, load_lexicon("general"), None, 0, among=missiles) == [both[place]]
 
 
 # where candidates come from
@@ -418,10 +467,18 @@ def test_keys_are_names_or_ids_and_twins_need_ids() -> None:
     assert resolve_given(numbered, {"1": "the name", 1: "the id"}, "x") == {0: "the name", 1: "the id"}
 
 
-def test_a_misspelt_name_is_refused_and_another_runs_class_is_not(ten: list[Class]) -> None:
+def test_a_misspelt_name_in_a_file_is_refused_and_another_lists_class_is_not(ten: list[Class], tmp_path: Path) -> None:
+    file = tmp_path / "by-hand.yaml"
+    spec = MeaningSpec(choose="given", overrides=str(file))
+    file.write_text("sevn: a digit\n")
     with pytest.raises(ValueError, match="did you mean 'seven'"):
-        resolve_given(ten, {"sevn": "a digit"}, "x")
-    assert resolve_given(ten, {"giraffe": "the animal", 4711: "x", "\u0663": "y"}, "x") == {}
+        refuse_strangers(ten, spec)
+    file.write_text("sevn: a digit\nseven: another\n")
+    refuse_strangers(ten, spec)
+    others: dict[str | int, str] = {"giraffe": "the animal", 4711: "x", "\u0663": "y"}
+    file.write_text("".join(f"{key}: {text}\n" for key, text in others.items()))
+    refuse_strangers(ten, spec)
+    assert resolve_given(ten, others, "x") == {}
 
 
 @pytest.mark.parametrize("text", ["", "  ", "a\0b", "\ud800", "x" * 8193])

@@ -4,6 +4,7 @@ Tiny pipelines on the CPU answer. A GPU's memory and its number types are simula
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -120,6 +121,28 @@ def test_a_run_that_goes_on_asks_nobody_what_was_decided_before(
         assert (made.made_units, made.done_units, made.exit_code) == (num_made, 1, 0), made.sentence()
     known = json.loads((tmp_path / "out" / RUN).read_text())
     assert known["identity"]["sampler"]["batch"] == 4
+
+
+def test_an_output_in_which_nothing_was_made_keeps_no_size_and_no_batch_of_the_model_that_began_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is killed before its first shard; then its model is corrected, whose own size is another."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = ["sampler.size_px=null", "shards.samples_per_shard=10", "prompts.per_class=2", "meanings.choose=none"]
+    larger = shutil.copytree(model, tmp_path / "larger")
+    config = json.loads((larger / "unet" / "config.json").read_text())
+    (larger / "unet" / "config.json").write_text(json.dumps(config | {"sample_size": config["sample_size"] + 1}))
+    decided = []
+    for used, batch in ((model, 4), (larger, 2)):
+        monkeypatch.setattr(batch_curve, "_measure", lambda *arguments, batch=batch: Curve({batch: 1.0}, CROWDED))
+        with StopFlag() as stop:
+            made = run(recipe(used, *small), Fraction("0.05"), str(tmp_path / "out"), ROOT, stop)
+        assert made.exit_code == 0, made.sentence()
+        sampler = json.loads((tmp_path / "out" / RUN).read_text())["identity"]["sampler"]
+        decided.append((sampler["size_px"], sampler["batch"]))
+        for file in (tmp_path / "out").glob("0*"):
+            file.unlink()
+    assert decided == [(64, 4), (72, 2)]
 
 
 def test_a_batch_that_cannot_be_measured_ends_the_run_in_one_line(model: Path) -> None:

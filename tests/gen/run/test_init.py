@@ -181,6 +181,18 @@ def test_a_model_of_large_pictures_decodes_few_at_once(size_px: int, vae_batch: 
     assert parse_recipe(text.encode(), Recipe, "a.yaml").sampler.vae_batch == vae_batch
 
 
+@pytest.mark.parametrize(
+    ("num_images", "num_shards"), [(4, 1), (41, 4), (800, 8), (1_300, 8), (1_307, 8), (8_001, 9), (1_281_167, 1_282)]
+)
+def test_a_fold_has_no_shard_of_crumbs(num_images: int, num_shards: int) -> None:
+    chosen, kind = Chosen("models/my", None, "mit", 512, 30, 5.0, "as told"), ChosenKind("template")
+    text = first_recipe("a", "a.csv", [Class(0, "crane", None, num_images)], None, chosen, "m", "schema.json", kind)
+    size = parse_recipe(text.encode(), Recipe, "a.yaml").shards.samples_per_shard
+    assert 10 <= size <= 1000
+    assert -(-num_images // size) == num_shards
+    assert num_images - (num_shards - 1) * size >= min(4, num_images) * (1 if num_images < 100 else 20)
+
+
 def test_a_distilled_model_takes_few_steps_and_the_card_names_the_licence(tmp_path: Path) -> None:
     folder = shutil.copytree(SANDBOX, tmp_path / "model")
     config = folder / "unet" / "config.json"

@@ -9,7 +9,10 @@ from typer.testing import CliRunner
 import sixfold
 from cluster.recipes.load import load_recipe
 from gen.prompts.prompts import Sources, draw_prompts
+from gen.prompts.too_long import length_of
+from gen.prompts.write import meanings_only
 from gen.run.recipe import Recipe, missing_of, usable_classes
+from gen.sampler.spec import check_sampler
 from gen.wording.lexicon import load_lexicon
 from shards.disk.home import home
 from shards.labels.classes import load_classes
@@ -89,6 +92,40 @@ def test_all_senses_by_hand_that_name_no_class_are_refused_with_the_nearest_name
     assert " and 22 more, expected" in many
     cut = load_recipe(RECIPE, Recipe, ["classes.limit=2", 'meanings.given={nine: "nine, by hand"}'])
     assert len(usable_classes(cut, has_prompts=False)) == 2, "a list that is cut still has the class"
+
+
+def test_a_sense_of_a_class_behind_the_limit_is_no_misspelling_of_one_before_it(tmp_path: Path) -> None:
+    """Of ImageNet's first 186 classes the last is the Norfolk Terrier, and the next is the Norwich Terrier."""
+    file = tmp_path / "by-hand.yaml"
+    for where, what in (("given", '{"Norwich Terrier": a dog}'), ("overrides", str(file))):
+        file.write_text("Norwich Terrier: a dog\n")
+        how = [
+            "classes={source: imagenet-1k, per_class: 1, limit: 186}",
+            f"meanings={{choose: given, {where}: {what}}}",
+        ]
+        cut = load_recipe(RECIPE, Recipe, [*TEMPLATE[:2], *how])
+        assert len(usable_classes(cut, has_prompts=False)) == 186
+        found = meanings_only(cut, load_classes(cut.classes), print)
+        assert {one.phrase for one in found} == {None}
+        file.write_text("Norwch Terrier: a dog\n")
+    with pytest.raises(ValueError, match="did you mean 'Norwich Terrier'"):
+        usable_classes(cut, has_prompts=False)
+
+
+def test_a_name_of_two_classes_needs_an_id_also_where_the_limit_leaves_one_of_them() -> None:
+    how = ["classes={source: imagenet-1k, per_class: 1, limit: 700}", "meanings={choose: given, given: {missile: x}}"]
+    cut = load_recipe(RECIPE, Recipe, [*TEMPLATE[:2], *how])
+    with pytest.raises(ValueError, match=r"names the classes \[657, 744\], expected an id"):
+        usable_classes(cut, has_prompts=False)
+
+
+def test_a_sense_of_a_class_that_is_not_looked_at_is_no_misspelling_of_one_that_is() -> None:
+    """A dry run looks at the prompts of twenty of a hundred aircraft; 777-300 is among them, 737-300 is not."""
+    how = ["classes={source: fgvc-aircraft, per_class: 1}", 'meanings={choose: given, given: {"737-300": a Boeing}}']
+    recipe = load_recipe(RECIPE, Recipe, [*TEMPLATE[:2], *how])
+    found = length_of(recipe, load_classes(recipe.classes), check_sampler(recipe.sampler).path)
+    assert found is not None
+    assert found.num_seen > 0
 
 
 def say(*arguments: str) -> tuple[int, str, list[str]]:

@@ -30,7 +30,7 @@ from cluster.process.writers import writers_of
 from gen.make.outcome import MakeOutcome
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.run.describe import describe
-from gen.run.recipe import changes_of, identity, job_of, meaning_contents, read_recipe
+from gen.run.recipe import changes_of, drawn_from, identity, job_of, read_recipe
 from gen.run.remake import regenerate_images
 from gen.run.run import run
 from gen.sampler.text_to_image import make_text_to_image_worker
@@ -231,7 +231,8 @@ def test_real_images_and_the_clip_that_chose_meanings_count_by_their_content_too
     clip = shutil.copytree(HOME / "sandbox" / "models" / "clip", tmp_path / "clip")
     moved = [f"meanings.real={real}", f"meanings.clip.model={clip}"]
     before, now = (identity(read_recipe(sandbox, changes)) | {"class_list": ""} for changes in ([], moved))
-    contents = meaning_contents(read_recipe(sandbox, []).meanings)
+    recipe = read_recipe(sandbox, [])
+    contents = drawn_from(recipe.meanings, recipe.llm)
     assert changes_of(before, now, contents) == []
     assert [line.partition(":")[0] for line in changes_of(before, now)] == ["meanings.real", "meanings.clip.model"]
     next(real.glob("**/*.jpg")).unlink()

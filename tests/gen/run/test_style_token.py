@@ -179,8 +179,22 @@ def test_a_damaged_token_is_one_line(token: Path, tmp_path: Path, damage: Any, l
     [
         ('prompts.style_form="{prompt}"', r"style_form: found .*, expected the slots \{prompt\} and \{token\}"),
         ("prompts.style_rows=untrained", "style_rows: found untrained without a style_token"),
+        ('prompts.style_form="{prompt}, {token}"', "style_form: found {prompt}, {token} without a style_token"),
+        ("sampler.style_token=out/style", "sampler.style_token: found 'out/style', expected what prompts say"),
     ],
 )
 def test_a_style_that_cannot_be_said_is_refused(override: str, line: str) -> None:
     with pytest.raises(ValueError, match=line):
         recipe(override)
+
+
+def test_the_sampler_says_of_the_token_what_the_prompts_say_as_a_stored_recipe_does(token: Path) -> None:
+    said = f"prompts.style_token={token}"
+    stored = recipe(said)
+    assert (stored.sampler.style_token, stored.sampler.style_rows) == (str(token), "learned")
+    assert Recipe.model_validate(stored.model_dump(mode="json")) == stored
+    assert Recipe.model_validate(recipe().model_dump(mode="json")) == recipe()
+    with pytest.raises(ValueError, match=r"sampler.style_rows: found 'untrained', .*set prompts\.style_rows"):
+        recipe(said, "sampler.style_rows=untrained")
+    with pytest.raises(ValueError, match=r"sampler.style_token: found .*elsewhere.*set prompts\.style_token"):
+        recipe(said, "sampler.style_token=elsewhere")

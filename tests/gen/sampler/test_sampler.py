@@ -312,6 +312,13 @@ def test_the_digest_covers_every_file_that_loading_reads_and_no_other(folder: Pa
 # pixels
 
 
+def test_the_noise_depends_on_the_low_32_bits_of_a_seed(pristine: Path) -> None:
+    """No wish but a fact, which docs/FORMATS.md tells: torch keeps no more of it."""
+    requests = [Request("the number 1", "", seed) for seed in (5, 5 + (7 << 32), 6)]
+    image_NHWC = Sampler.load(spec(pristine, batch=3)).sample(requests).image_NHWC
+    assert [np.array_equal(image_NHWC[0], other) for other in image_NHWC[1:]] == [True, False]
+
+
 def test_saved_images_are_box_means_of_the_generated_ones(pristine: Path) -> None:
     large = Sampler.load(spec(pristine)).sample(REQUESTS).image_NHWC
     small = Sampler.load(spec(pristine, saved_px=32)).sample(REQUESTS).image_NHWC

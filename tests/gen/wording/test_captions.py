@@ -340,6 +340,18 @@ def test_a_caption_without_the_name_is_asked_for_again_and_kept_after_the_last_t
     assert dropped == {"class name missing, asked again": 16, "class name missing, kept": 8}
 
 
+def test_a_caption_that_says_the_meaning_it_was_asked_for_is_named(tmp_path: Path) -> None:
+    """A car is called by its name in the list, and asked for, and described, as people say it."""
+    car, said = Class(0, "Audi TT RS Coupe 2012", None, 20), "2012 Audi TT RS Coupe"
+    dropped: Counter[str] = Counter()
+    found, requests = ask(numbered(f"A {said.upper()} at house"), tmp_path, car, said, 8, FEW, dropped)
+    assert len(requests) == len(found) == 8
+    assert dropped.total() == 0
+    (tmp_path / "other").mkdir()
+    ask(numbered("A red car at house"), tmp_path / "other", car, said, 8, FEW, dropped)
+    assert dropped["class name missing, kept"] == 8
+
+
 def test_repeated_captions_are_made_up_for_and_counted(tmp_path: Path) -> None:
     dropped: Counter[str] = Counter()
 
@@ -447,6 +459,14 @@ def test_a_share_of_captions_may_be_of_a_place_alone() -> None:
     asked = caption_ask(next(query for query in queries if query.mode == "place"), spec)
     assert "crane" not in asked.user
     assert asked.user.count("place: ") == 4  # three examples and the question
+
+
+def test_places_alone_are_asked_of_the_model_where_no_other_caption_needs_one(tmp_path: Path) -> None:
+    spec = CaptionSpec(concept=0.5, relation=0, background=0, place=0.5, backgrounds=0)
+    found, requests = ask(numbered("A crane stands, number"), tmp_path, CRANE, BIRD, 40, spec)
+    asked = [user_text(request).rpartition("\n")[2] for request in requests]
+    assert 10 < sum(line.startswith("place: ") for line in asked) < 30
+    assert 10 < sum("background" in wording.words for wording in found) < 30
 
 
 def test_a_place_alone_says_no_name_and_is_off_unless_asked_for() -> None:
