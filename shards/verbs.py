@@ -54,7 +54,6 @@ def verify(
         say(visible(str(damage)))
     for note in report.notes:
         say(f"note: {visible(note)}")
-<<<<<<< HEAD
     kinds = {damage.kind for damage in report.damages}
     steps = ["run the command that makes the set again"] if kinds - {"stray"} else []
     if report.damaged_shards() or report.damaged_files():
@@ -62,10 +61,6 @@ def verify(
     if "stray" in kinds:
         steps.append("move away what does not belong beside the shards")
     advice = ", then ".join(steps)
-=======
-    is_torn = report.damaged_shards() or report.damaged_files()
-    advice = f"`sixfold repair {folder}`" if is_torn else "run the command that makes the set again"
->>>>>>> shardfix
     if writer is not None:
         advice += " when the run has ended"
         of = f"{len(report.unmade):,} of {counted(report.shards + len(report.unmade), 'shard')}"

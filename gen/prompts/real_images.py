@@ -203,16 +203,6 @@ def _samples(
     subset: str | None,
 ) -> Iterator[tuple[int, list[_Item]]]:
     """The real samples of a data set. Remembers at most 2 * SPARE * max_per_class rows a class."""
-<<<<<<< HEAD
-=======
-    records = scan_records(store)
-    uids = None
-    if subset is not None:
-        listed, _ = read_subset(store, subset)
-        uids = listed["uid"].combine_chunks()
-        shards = set(listed["shard"].to_pylist())
-        records = {shard: record for shard, record in records.items() if shard in shards}
->>>>>>> genfix
     by_id = {one.id: one for one in classes}
     times = Counter(fold_name(one.name) for one in classes)
     by_name = {fold_name(one.name): one for one in classes if times[fold_name(one.name)] == 1}

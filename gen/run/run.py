@@ -18,11 +18,7 @@ from cluster.code import code_hash
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waiting
 from gen.make.outcome import MakeOutcome, asked_of
-<<<<<<< HEAD
-=======
 from gen.make.output import is_under_way
-from gen.make.scale import write_summary
->>>>>>> genfix
 from gen.make.work import held, set_torn_aside, settle, work_off
 from gen.prompts.write import Say
 from gen.run.auto import fill_auto

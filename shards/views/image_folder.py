@@ -58,15 +58,10 @@ from shards.labels.folders import (
     files_below,
     trouble_with,
 )
-<<<<<<< HEAD
 from shards.labels.metadata import FILE_NAME, METADATA, facts_beside, refuse_twins
-from shards.set.manifest import scan_records
-from shards.set.origin import origin_bytes, read_origin
-=======
 from shards.set.commit import recover
 from shards.set.manifest import scan, scan_records
 from shards.set.origin import origin_bytes, read_origin, run_of
->>>>>>> shardfix
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
 from shards.set.status import write_summary
 from shards.set.writer import ShardWriter
