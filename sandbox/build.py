@@ -30,6 +30,7 @@ MODELS = Path(__file__).parent / "models"
 # each part of a line needs those before it or nothing; the two lines take about as long, one core each
 LINES = (("vae", "unet", "controlnet"), ("data", "pool", "clip", "judge", "pretrained", "segmenter"))
 PARTS = LINES[1] + LINES[0]
+LONGEST_S = 24 * 3600.0  # of a line of parts: eight times what it takes on a core
 NUM_MORE_SCENES = 12_000  # drawn of each of train and val for the judge; the numerals among them are kept
 NUM_CHECKED = 1_000  # last pictures of the classifier and of the segmenter: measured on, not trained on
 NUM_CONTROLLED = 4_000  # first rows of the pool: the ControlNet is trained on the photos among them
@@ -196,7 +197,11 @@ def build_controlnet(models: Path, num_steps: int | None, say: Callable[[str], N
 def _in_lines(words: list[str]) -> int:
     """Build all parts, each of `LINES` by a process of its own; the status of the first that failed, or 0."""
     lines = [subprocess.Popen([sys.executable, "-m", "sandbox.build", "--only", *parts, *words]) for parts in LINES]
-    ended = [line.wait() for line in lines]
+    try:
+        ended = [line.wait(LONGEST_S) for line in lines]
+    finally:
+        for line in lines:
+            line.kill()  # of one that has ended nothing comes
     return next(filter(None, ended), 0)
 
 
