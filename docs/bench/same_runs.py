@@ -1,13 +1,14 @@
 """What several sweeps share: points that are the same trainings, and sets of one name whose bytes differ; pure.
 
 In: results with their places in sweeps. Out: Markdown, sentences with a table each. On disk: nothing. It is told by the
-lines alone: by which pictures were right, and by the digests of recipes and data.
+lines alone: by which pictures were right, by the digests of data, and by the folder and subset that a point changes in
+the recipe of its sweep.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-from train.evaluate.results import Result
+from train.evaluate.results import Result, SweepPlace
 from train.report.comparison import TITLES
 from train.report.words import markdown_table
 
@@ -50,30 +51,41 @@ def same_trainings(results: Sequence[Result]) -> list[list[Point]]:
 
 
 def other_bytes(results: Sequence[Result]) -> list[tuple[str, dict[str, str]]]:
-    """Sets that runs of one recipe have with several digests: what to call the set -> name of a sweep -> its digests,
-    with the seeds that have them if not all do."""
-    by_recipe: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)  # -> digest -> label of a point
+    """Sets of one name, folder and subset that have several digests: what to call the set -> name of a sweep -> its
+    digests, with the seeds that have them if not all do."""
+    by_name: defaultdict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
     seeds: defaultdict[str, set[int]] = defaultdict(set)
     having: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # sweep and digest -> seeds
     for one in results:
         if one.sweep is not None:
             seeds[one.sweep.name].add(one.seed)
+            chosen = _chosen(one.sweep)
             for name, digest in one.data.items():
-                by_recipe[one.recipe, name].setdefault(digest, one.sweep.point.label)
                 having[one.sweep.name, digest].add(one.seed)
+                if chosen:
+                    by_name[name, chosen].add(digest)
     found: dict[frozenset[str], str] = {}
-    for (_, name), labels in by_recipe.items():
-        if len(labels) > 1:
-            found.setdefault(frozenset(labels), f"{name} at {next(iter(labels.values()))}")
+    for (name, chosen), digests in by_name.items():
+        if len(digests) > 1:
+            values = (value.partition("=")[2] for value in chosen)
+            found.setdefault(frozenset(digests), f"{name} {', '.join(values)}")
     columns = []
-    for digests, head in found.items():
+    for known, head in found.items():
         cells: defaultdict[str, list[str]] = defaultdict(list)
         for (sweep, digest), own in having.items():
-            if digest in digests:
+            if digest in known:
                 some = "" if own == seeds[sweep] else f" (seed {', '.join(map(str, sorted(own)))})"
                 cells[sweep].append(digest[:12] + some)
         columns.append((head, {sweep: ", ".join(told) for sweep, told in cells.items()}))
     return columns
+
+
+def _chosen(place: SweepPlace) -> tuple[str, ...]:
+    """The folders and subsets that a point and its seed have of their own: ``("data.domains.1.subset=6x",)``."""
+    fields = {**place.point.changes, **place.by_seed}
+    return tuple(
+        f"{field}={value}" for field, value in sorted(fields.items()) if field.endswith((".source", ".subset"))
+    )
 
 
 def _labels(group: Sequence[Point]) -> dict[str, str]:

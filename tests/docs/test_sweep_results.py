@@ -16,8 +16,10 @@ N = 40
 SEEDS = range(3)
 
 
-def trained(sweep: str, label: str, digest: str, draw: int = 0, recipe: str = "", **changes: Any) -> list[Result]:
-    """The lines of one point; another `draw`: other pictures are right."""
+def trained(
+    sweep: str, label: str, digest: str, draw: int = 0, recipe: str = "e", subset: str = "", **changes: Any
+) -> list[Result]:
+    """The lines of one point; another `draw`: other pictures are right; `subset`: that it trains on, of set 1."""
     found = []
     for seed in SEEDS:
         bits = np.random.default_rng([draw, seed]).random(N) < 0.7
@@ -26,8 +28,12 @@ def trained(sweep: str, label: str, digest: str, draw: int = 0, recipe: str = ""
         fields = {
             "right_pictures": packed(bits),
             "data": {"real": "cd" * 32, "synthetic": digest * 32, "real-test": "ab" * 32},
-            "recipe": f"{recipe or 'e'}{seed:063x}",
+            "recipe": f"{recipe}{seed:063x}",
         }
+        if subset:
+            assert one.sweep is not None
+            point = one.sweep.point.model_copy(update={"changes": {"optim.lr": draw, "data.domains.1.subset": subset}})
+            fields["sweep"] = one.sweep.model_copy(update={"point": point}).model_dump()
         found.append(Result.model_validate({**one.model_dump(), **fields}))
     return found
 
@@ -52,18 +58,19 @@ def test_points_of_one_sweep_alone_and_points_with_other_seeds_are_not_called_th
     assert same_trainings([*trained("steps", "a", "aa"), *trained("shots", "b", "aa")[:2]]) == []
 
 
-def test_a_set_that_one_recipe_has_with_other_bytes_is_named_with_the_sweeps_that_have_them() -> None:
+def test_a_set_of_one_folder_and_subset_with_other_bytes_is_named_with_the_sweeps_that_have_them() -> None:
+    control = trained("control", "6x synthetic", "aa", subset="6x")
     results = [
-        *trained("control", "6x synthetic", "aa"),
-        *trained("steps", "6x, 900 steps", "bb", draw=1),
-        *trained("headline", "6x", "bb", recipe="f")[:1],
-        *trained("headline", "6x", "cc", recipe="f")[1:],
+        *control,
+        *trained("steps", "6x, 900 steps", "bb", draw=1, subset="6x"),
+        *trained("headline", "6x", "bb")[:1],  # from a folder of its own, with the bytes of another one
+        *trained("headline", "6x", "cc")[1:],
     ]
     [(name, cells)] = other_bytes(results)
-    assert name == "synthetic at 6x synthetic"
+    assert name == "synthetic 6x"
     assert cells == {"control": "aa" * 6, "steps": "bb" * 6, "headline": "bb" * 6 + " (seed 0)"}
-    assert other_bytes([*trained("control", "6x", "aa"), *trained("steps", "3x", "bb", recipe="f")]) == []
-    assert shared(trained("control", "6x synthetic", "aa")) == []
+    assert other_bytes([*control, *trained("steps", "3x", "bb", subset="3x")]) == []
+    assert shared(control) == []
 
 
 @pytest.fixture
