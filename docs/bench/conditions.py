@@ -180,7 +180,7 @@ def run(
     grid, started = Grid(names, chosen.per_class, chosen.seeds), time.monotonic()
     spec = FanOutSpec(straggler_factor=0, in_process=chosen.in_process)
     try:
-        _claim(chosen.work, {**asdict(grid), **made_by({one: conditions[one] for one in names}, chosen.per_class)})
+        claim(chosen.work, {**asdict(grid), **made_by({one: conditions[one] for one in names}, chosen.per_class)})
     except ValueError as error:
         parser.exit(2, f"{error}\n")
     found = _measure(chosen.work, grid, make_part, spec)
@@ -189,21 +189,25 @@ def run(
 
 
 def made_by(conditions: Mapping[str, Sequence[str]], per_class: int) -> dict[str, str]:
-    """Digests of what decides images and figures, by name: recipes (with generator and libraries), the CLIP and the
-    real images that choose meanings, judge, code."""
-    recipes = {name: recipe_of(0, per_class, overrides) for name, overrides in conditions.items()}
+    """Digests of what decides images and figures, by name: recipes, generator, libraries, the CLIP and the real images
+    that choose meanings, judge, code."""
+    recipes = {name: identity(recipe_of(0, per_class, overrides)) for name, overrides in conditions.items()}
+    generators = {name: recipe.pop("model_digest") for name, recipe in recipes.items()}
+    libraries = {name: recipe.pop("versions") for name, recipe in recipes.items()}
     code = hashlib.sha256(code_hash(HOME).encode())
     for file in sorted(path for path in (HOME / "sandbox").iterdir() if path.suffix in (".py", ".yaml", ".csv")):
         code.update(f"{file.name}\0{sha256_of(file)}\n".encode())
     return {
-        "recipes": fingerprint({name: identity(recipe) for name, recipe in recipes.items()}),
+        "recipes": fingerprint(recipes),
+        "generator": fingerprint(generators),
+        "libraries": fingerprint(libraries),
         **meaning_contents(recipe_of(0, per_class, []).meanings),
         "judge": sha256_of(JUDGE),
         "code": code.hexdigest(),
     }
 
 
-def _claim(work: Path, about: Mapping[str, Any]) -> None:
+def claim(work: Path, about: Mapping[str, Any]) -> None:
     """Raises ValueError if `work` holds what another grid, or other things than `made_by`, have made."""
     file, now = work / "about.json", json.loads(json.dumps(about))
     work.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,8 @@
 
 In: the sandbox's generator, CLIP, judge and shifted sets (`python -m sandbox.build --data out/real`), the meanings of
 a generated set (`make generate`). Out: a table on standard output. On disk: `--work` with a token for each set and seed
-and one JSON file of figures each (an interrupted call goes on where it was); docs/data/inversion.json.
+and one JSON file of figures each (an interrupted call goes on where it was; what other models, recipes or code have
+made is refused); docs/data/inversion.json.
 
 A token is learned on 200 pictures of a shifted set (recipes/invert/sandbox.yaml) and compared with the other pictures
 of the set. The same noise is drawn with three prompts: the plain one, that with the untrained token, and that with the
@@ -21,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from docs.bench.conditions import HOME, Figures, Found, Looker
+from docs.bench.conditions import HOME, Figures, Found, Looker, claim, made_by
+from shards.disk.regular import sha256_of
 from shards.disk.replace import replace_file
 from train.report.statistics import mean_interval
 
@@ -127,7 +129,7 @@ def measure(work: Path, sets: Sequence[str], seeds: int, per_class: int, more: S
                 figures = {one: against.look(*draw(folder, one, per_class, seed)) for one in PROMPTS}
                 real = {key: value for key, value in floor.items() if key != "judged"}
                 told = {**figures, "real pictures it was learned on": real, "seconds": {"learning": seconds}}
-                replace_file(file, json.dumps(told).encode())
+                replace_file(file, json.dumps(told, allow_nan=False).encode())
             for one, values in json.loads(file.read_text()).items():
                 found.setdefault(name, {}).setdefault(one, {})[seed] = values
     return found
@@ -163,10 +165,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-data", action="store_true", help="print only; leave docs/data as it is")
     parser.add_argument("--set", action="append", default=[], help="an override of the recipe, such as optim.lr=0.01")
     chosen = parser.parse_args(arguments)
+    decides = {"per_class": chosen.per_class, "overrides": chosen.set, "inversion's recipe": sha256_of(RECIPE)}
+    try:
+        claim(chosen.work, {**decides, **made_by({"sandbox": []}, chosen.per_class)})
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
     found = measure(chosen.work, chosen.sets, chosen.seeds, chosen.per_class, chosen.set)
     if not chosen.no_data:
         path = HOME / "docs" / "data" / "inversion.json"
-        path.write_text(json.dumps({"per_class": chosen.per_class, "sets": found}, indent=1) + "\n")
+        path.write_text(json.dumps({"per_class": chosen.per_class, "sets": found}, indent=1, allow_nan=False) + "\n")
     print(table(found))
     return 0
 
