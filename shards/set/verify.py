@@ -156,6 +156,7 @@ def verify(
     damages += _duplicates(uids, owners)
     for shard, what in strangers_among(store, {shard: one.fingerprint for shard, one in records.items()}).items():
         damages.append(_damage(shard, record_name(shard), "stranger", what))
+    samples.whole = sorted(records.keys() - {one.shard for one in damages})
     meta = verify_meta(store, records, samples)
     damages += [_damage(None, name, "meta", what) for name, what in meta.wrong.items()]
     damages.sort(key=lambda d: -1 if d.shard is None else d.shard)

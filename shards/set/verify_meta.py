@@ -1,7 +1,7 @@
 """Checks what a data set keeps below `_meta` against its hashes and against the shards.
 
-In: a store, and what `verify` found in the shards. Out: file -> what is wrong, and notes on what nobody can check. On
-disk: only reads.
+In: a store, and what `verify` found in the shards. Out: file -> what is wrong, and notes on what nobody can check, such
+as samples of a subset whose shard is gone or damaged: they are back when it is made again. On disk: only reads.
 
 Looked at: `run.json` and the files that its run wrote, `summary.json`, `subsets/`, the ledger. Logs, pages and the
 quarantine decide nothing; they are not looked at.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shards.disk.layout import META, RUN
+from shards.disk.layout import MAX_ROWS_PER_SHARD, META, RUN
 from shards.disk.record import Record
 from shards.disk.store import Store
 from shards.set.ledger import LEDGER, read_ledger
@@ -27,16 +27,21 @@ class Samples:
 
     keys: list[np.ndarray] = field(default_factory=list)  # whole numbers
     uids: list[np.ndarray] = field(default_factory=list)  # 16 raw bytes each
+    whole: list[int] = field(default_factory=list)  # shards that are there without damage
+
+    def are_told(self, keys: np.ndarray) -> np.ndarray:
+        """Whether each key belongs to a whole shard."""
+        return np.isin(keys // MAX_ROWS_PER_SHARD, self.whole)
 
     def strange(self, keys: np.ndarray, uids: np.ndarray) -> np.ndarray:
-        """The places of those pairs that are no sample here."""
+        """The places of those pairs that are no sample here, though their shard is whole."""
         known = np.concatenate([np.empty(0, np.int64), *self.keys])
         ids = np.concatenate([np.empty(0, "V16"), *self.uids])
         at = np.searchsorted(known, keys)
         there = at < len(known)
         there[there] = known[at[there]] == keys[there]
         there[there] = ids[at[there]] == uids[there]
-        return np.flatnonzero(~there)
+        return np.flatnonzero(~there & self.are_told(keys))
 
 
 @dataclass(frozen=True)
@@ -70,24 +75,26 @@ def verify_meta(store: Store, records: Mapping[int, Record], samples: Samples) -
     except (OSError, ValueError) as error:
         wrong[SUMMARY] = str(error)
     for name in subset_names(store):
-        what = _subset_fault(store, name, samples)
-        if what is not None:
-            wrong[f"{SUBSETS}/{name}.json"] = what
+        file = f"{SUBSETS}/{name}.json"
+        try:
+            notes += [f"{file}: {note}" for note in _subset_notes(store, name, samples)]
+        except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+            wrong[file] = str(error)
     wrong |= _ledger_faults(store, records)
     return MetaReport(wrong, tuple(notes))
 
 
-def _subset_fault(store: Store, name: str, samples: Samples) -> str | None:
-    try:
-        table, _ = read_subset(store, name)
-        keys = table["key"].cast("int64").to_numpy()
-        uids = np.frombuffer(bytes.fromhex("".join(table["uid"].to_pylist())), "V16")
-        strange = samples.strange(keys, uids) if len(keys) == len(uids) else np.arange(len(keys))
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        return str(error)
+def _subset_notes(store: Store, name: str, samples: Samples) -> list[str]:
+    """What nobody can tell of a subset. Raises ValueError or OSError if it is damaged."""
+    table, _ = read_subset(store, name)
+    keys = table["key"].cast("int64").to_numpy()
+    uids = np.frombuffer(bytes.fromhex("".join(table["uid"].to_pylist())), "V16")
+    is_sound = len(keys) == len(uids) and np.array_equal(keys // MAX_ROWS_PER_SHARD, table["shard"].to_numpy())
+    strange = samples.strange(keys, uids) if is_sound else np.arange(len(keys))
     if len(strange):
-        return f"names {len(strange)} samples that are not in the shards, first key {keys[strange[0]]:09d}"
-    return None
+        raise ValueError(f"names {len(strange)} samples that are not in the shards, first key {keys[strange[0]]:09d}")
+    untold = len(keys) - int(samples.are_told(keys).sum())
+    return [f"{untold:,} of its {len(keys):,} samples are of shards that are missing or damaged"] if untold else []
 
 
 def _ledger_faults(store: Store, records: Mapping[int, Record]) -> dict[str, str]:

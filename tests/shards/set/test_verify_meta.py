@@ -82,6 +82,34 @@ def test_k11_a_subset_of_samples_that_are_not_in_the_shards_is_named(store: Fold
     assert len(read_subset(store, "good")[0]) == 8
 
 
+@pytest.mark.parametrize("file", ["00001_stats.json", "00001.parquet", "00001.tar"])
+def test_a_subset_stays_while_its_shard_is_made_again(store: FolderStore, file: str) -> None:
+    table = read_table(store, [0, 1])
+    write_subset(store, "some", table.filter([status == "success" for status in table["status"].to_pylist()]), {})
+    before = {name: store.read_bytes(name) for name in store.list("_meta/subsets/")}
+    data = bytearray(store.read_bytes(file))
+    data[len(data) // 2] ^= 1
+    (store.root / file).write_bytes(data)
+    note = "_meta/subsets/some.json: 4 of its 8 samples are of shards that are missing or damaged"
+    for kinds in ({"record", "hash"}, {"gap"}):
+        report = verify(store)
+        assert report.notes == (note,)
+        assert {one.kind for one in report.damages} & kinds
+        assert not report.damaged_files()
+        repair(store, report)
+        assert repair_meta(store, report) == {}
+    write_shard(store, 1)
+    assert verify(store).notes == ()
+    assert not named(store)
+    assert {name: store.read_bytes(name) for name in store.list("_meta/subsets/")} == before
+
+
+def test_a_subset_that_names_the_wrong_shard_of_a_key_is_damaged(store: FolderStore) -> None:
+    rows = read_table(store, [0], ["uid", "key", "shard"]).slice(0, 1).to_pylist()
+    write_subset(store, "moved", pa.Table.from_pylist([{**rows[0], "shard": 1}]), {})
+    assert named(store) == {(None, "meta", "_meta/subsets/moved.json")}
+
+
 def test_k11_a_ledger_that_says_something_else_than_a_record_is_named_and_set_aside(store: FolderStore) -> None:
     """Each line whole by its own crc, and with the stamp of the record's file."""
     scan_records(store)

@@ -363,7 +363,15 @@ def test_k8_a_card_of_unlicensed_images_says_that_they_must_not_be_passed_on(tmp
 
 @pytest.mark.parametrize(
     ("licence", "expected"),
-    [("MIT", True), ("CC-BY-4.0", True), (None, False), ("", False), (" Unknown ", False), ("Proprietary", False)],
+    [
+        *((name, True) for name in ("MIT", "CC-BY-4.0", "cc by nc 4.0", "openrail++", "Copyrighted free use")),
+        *((name, False) for name in (None, "", "?", " Unknown ", "N/A", "null", "not specified", "Not_Specified")),
+        *(
+            (name, False)
+            for name in ("Proprietary", "All rights reserved.", "all_rights_reserved", "ALL-RIGHTS-RESERVED")
+        ),
+        *((name, False) for name in ("copyrighted", "no redistribution", "No-Redistribution", "\u00a9")),
+    ],
 )
 def test_k8_a_licence_must_be_named_and_open(licence: str | None, expected: bool) -> None:
     assert may_be_passed_on(licence) is expected
