@@ -38,9 +38,9 @@ from shards.set.manifest import (
     SUBSET_SCHEMA,
     iter_tables,
     read_subset,
+    refuse_name,
     scan_records,
     subset_names,
-    subset_path,
     write_subset,
 )
 
@@ -103,7 +103,7 @@ def filter_data_set(
     Raises ValueError for a damaged data set, a test set that is none, another rule under this name, a model that cannot
     be loaded.
     """
-    subset_path(name)  # refuses a bad name before the work
+    refuse_name(name)  # before the work
     records = scan_records(store)
     samples = _samples(store, records)
     tests = {url: open_data_set(url) for url in spec.against}

@@ -44,6 +44,7 @@ SUBSET_SCHEMA = pa.schema(
     [pa.field(name, TABLE_SCHEMA.field(name).type, nullable=False) for name in ("uid", "key", "shard")]
 )
 _SUBSET_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,60}")
+_SCALE_NAME = re.compile(r"[0-9.]+x")  # of the subsets that `generate` writes
 MAX_SUBSET_BYTES = 2 << 30  # a sample takes 60
 _READ_THREADS = 4
 
@@ -227,7 +228,9 @@ def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, 
 
 
 def write_subset_once(store: Store, name: str, samples: pa.Table, rule: Mapping[str, JSON]) -> None:
-    """As `write_subset`, for a name that a person chose: raises ValueError if it has other samples or another rule."""
+    """As `write_subset`, for a name that a person chose: raises ValueError as `refuse_name` does, or if it has other
+    samples or another rule."""
+    refuse_name(name)
     if name in subset_names(store):
         there, its_rule = read_subset(store, name)
         if its_rule != rule or there["uid"].to_pylist() != samples["uid"].to_pylist():
@@ -275,6 +278,16 @@ def subset_names(store: Store) -> list[str]:
     """The names of the stored subsets."""
     files = {file.rpartition("/")[2] for file in store.list(f"{SUBSETS}/")}
     return sorted({file.rpartition(".")[0] for file in files if file.endswith((".json", ".parquet"))})
+
+
+def refuse_name(name: str) -> None:
+    """Raises ValueError for a name that a person may not give to a subset: no name at all, or that of a scale."""
+    subset_path(name)
+    if _SCALE_NAME.fullmatch(name):
+        raise ValueError(
+            f"subset: found the name {name!r}, which is that of a scale, expected another; `sixfold generate` writes "
+            "those"
+        )
 
 
 def subset_path(name: str) -> str:

@@ -13,8 +13,11 @@ from PIL import Image as Picture
 from gen.prompts.real_images import RealImage, decode_picture, folders_of, read_real
 from sandbox.real_folder import FOLDER, write_real_folder
 from sandbox.sets import set_images, write_set
+from shards.disk.checked_json import to_checked
 from shards.disk.store import open_store
 from shards.labels.classes import Class, ClassSpec, load_classes
+from shards.set.drawn import write_per_class
+from shards.set.status import SUMMARY
 from shards.views.export import Choice
 from shards.views.image_folder import export_image_folder
 from tests.support.hostile_text import PAYLOADS
@@ -264,6 +267,16 @@ def test_a_subset_of_a_data_set_is_all_that_is_read(tmp_path: Path) -> None:
     assert Counter(image.class_id for image in images) == dict.fromkeys(range(10), 4)
     assert "expected one of" in refused(str(tmp_path / "set"), classes, "shots-3")
     assert "has no subsets" in refused("sandbox/real-train", classes, "shots-4")
+
+
+def test_real_pictures_of_a_subset_or_a_set_that_is_not_all_there_are_refused(tmp_path: Path) -> None:
+    store = write_data_set(tmp_path / "set", change=lambda shard, index, row: {**row, "domain": "real", "seed": None})
+    write_per_class(store, "some", 3, 0)
+    store.replace(SUMMARY, to_checked({"asked": {"images": 30, "units": 3}, "exit_code": None}))
+    assert "found 2 of the 3 shards that the last call was asked for" in refused(store.url, SMALL)
+    assert len(list(read_real(store.url, SMALL, 5, 0, "some"))) == 15
+    store.path("00001_stats.json").unlink()
+    assert "names shard 00001, which has no record" in refused(store.url, SMALL, "some")
 
 
 def real(shard: int, index: int, row: dict[str, object]) -> dict[str, object]:

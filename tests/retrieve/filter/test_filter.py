@@ -124,6 +124,12 @@ def test_the_same_command_again_does_nothing_and_another_rule_under_the_name_is_
         run(folder, near=0.8)
 
 
+def test_a_filter_is_not_called_like_a_scale(folder):
+    with pytest.raises(ValueError, match="found the name '2x', which is that of a scale"):
+        run(folder, name="2x")
+    assert not files_of(folder / "_meta" / "subsets", "2x*")
+
+
 def test_a_table_that_is_lost_is_written_again_with_the_same_bytes(folder):
     run(folder, near=0.76)
     path = folder / FILTERS / "filtered.parquet"

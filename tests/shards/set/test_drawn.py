@@ -15,6 +15,8 @@ from shards.set.verify import verify
 from shards.stream.index import load_index
 from tests.support.small_data_set import write_data_set
 
+EDITED = {"domain": "edited", "edit": '{"side": "feasible"}'}
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
@@ -65,6 +67,17 @@ def test_a_subset_without_a_sample_and_a_count_below_one_are_refused(store: Fold
     with pytest.raises(ValueError, match="--per-class: found 0, expected 1 or more"):
         write_per_class(store, "few", 0, 0)
     assert subset_names(store) == ["filtered", "none"]
+
+
+@pytest.mark.parametrize("name", ["2x", "0.5x", "10x"])
+@pytest.mark.parametrize("words", [["--per-class", "1"], ["--long-tail", "2"], ["--where", "side=feasible"]])
+def test_a_subset_is_not_called_like_a_scale(tmp_path: Path, name: str, words: list[str]) -> None:
+    store = write_data_set(tmp_path / "set", change=lambda shard, index, row: {**row, **EDITED})
+    said = CliRunner().invoke(sixfold.command_line(), ["subset", str(store.root), name, *words])
+    assert said.exit_code != 0
+    assert f"found the name '{name}', which is that of a scale" in f"{said.output}{said.exception}"
+    assert subset_names(store) == []
+    assert write_per_class(store, f"max-{name}", 1, 0)
 
 
 @pytest.mark.parametrize(
