@@ -357,11 +357,11 @@ def main() -> int:
     print(table(bars))
     if wish.write:
         renewed = {bar.name: bar for bar in (read_score() if wish.only else [])} | {bar.name: bar for bar in bars}
-        bars = list(renewed.values())
-        content = {"num_steps": NUM_STEPS, "guidance": GUIDANCE, "bars": [asdict(bar) for bar in bars]}
+        written = list(renewed.values())
+        content = {"num_steps": NUM_STEPS, "guidance": GUIDANCE, "bars": [asdict(bar) for bar in written]}
         SCORE.write_text(json.dumps(content, indent=2) + "\n")
         before, _, rest = CARD.read_text().partition(BEGIN)
-        CARD.write_text(f"{before}{BEGIN}\n{table(bars)}\n{END}{rest.partition(END)[2]}")
+        CARD.write_text(f"{before}{BEGIN}\n{table(written)}\n{END}{rest.partition(END)[2]}")
     missed = [bar.what for bar in bars if not bar.met]
     if missed:
         print(f"missed: {'; '.join(missed)}", file=sys.stderr)

@@ -96,3 +96,19 @@ def test_a_controlnet_without_a_generator_is_refused(tmp_path):
         ValueError, match=r"found no generator, expected one; run `python -m sandbox\.build --only unet`"
     ):
         build.build_controlnet(tmp_path, 1, lambda line: None)
+
+
+def test_the_shipped_controlnet_draws_the_ink_where_it_is_told():
+    from sandbox.controlnet import condition_of, load_controlled
+    from sandbox.generator import draw
+    from sandbox.segmenter import ink_of, load_segmenter, overlaps
+    from sandbox.sets import set_scenes
+
+    shipped = [MODELS / "segmenter", MODELS / "controlnet"]
+    assert sum(path.stat().st_size for folder in shipped for path in folder.iterdir()) <= 8 * 2**20
+    scenes = set_scenes("real-val")[:8]
+    masks = np.stack([world.ink_mask(scene) for scene in scenes])
+    told = [f"{world.CLASS_NAMES[s.class_id]}, the handwritten numeral, blue ink on white paper" for s in scenes]
+    drawn = draw(load_controlled(MODELS), told, list(range(8)), conditions_NCHW=condition_of(masks))
+    assert np.mean(overlaps(ink_of(load_segmenter(MODELS / "segmenter"), drawn), masks)) > 0.8
+    assert {world.measure_ink_and_paper(image) for image in drawn} == {("blue", "white")}
