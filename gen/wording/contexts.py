@@ -37,6 +37,7 @@ from shards.labels.classes import Class, Kind
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # N texts -> (N, D), unit rows
 
 MAX_WORDS = 16  # of one phrase of an answer
+COMPARED = 256  # contexts that are compared with all others at once
 HINTS = 4  # backgrounds of the lexicon that a question names as examples
 
 # Salts of the random generators of a class; templates.py uses small numbers.
@@ -327,16 +328,24 @@ def _unlike(
     alike: float,
     reasons: Counter[str],
 ) -> dict[str, Wording]:
-    """The contexts of `new` that are no near-duplicate of an earlier one; their embeddings are added to `rows`."""
+    """The contexts of `new` that are no near-duplicate of an earlier one; their embeddings are added to `rows`.
+
+    In blocks: all pairs of a class at once are 240 MB, in each of the threads that draw.
+    """
     embedded = embed([", ".join(wording.words.values()) for wording in new.values()])
-    too_alike: NDArray[np.bool_] = embedded @ embedded.T >= alike
-    is_old: NDArray[np.bool_] = np.zeros(len(embedded), dtype=np.bool_)
-    for before in rows:
-        is_old |= (embedded @ before.T >= alike).any(axis=1)
-    kept: list[int] = []
-    for place in range(len(embedded)):
-        if not is_old[place] and not too_alike[place][kept].any():
-            kept.append(place)
+    mine, kept = np.empty_like(embedded), list[int]()
+    for start in range(0, len(embedded), COMPARED):
+        block = embedded[start : start + COMPARED]
+        is_old: NDArray[np.bool_] = np.zeros(len(block), dtype=np.bool_)
+        for before in (*rows, mine[: len(kept)]):
+            is_old |= (block @ before.T >= alike).any(axis=1)
+        too_alike: NDArray[np.bool_] = block @ block.T >= alike
+        fresh: list[int] = []
+        for place in range(len(block)):
+            if not is_old[place] and not too_alike[place][fresh].any():
+                fresh.append(place)
+        mine[len(kept) : len(kept) + len(fresh)] = block[fresh]
+        kept += [start + place for place in fresh]
     reasons["alike"] += len(new) - len(kept)
     rows.append(embedded[kept])
     items = list(new.items())
