@@ -68,7 +68,13 @@ class ContextSpec(BaseModel):
 
     batch: int = Field(20, ge=1, le=200, description="contexts asked for at once")
     rounds: int = Field(10, ge=1, le=100, description="how often what is missing is asked for")
-    alike: float = Field(0.95, gt=0, le=1, description="cosine of embeddings from which two contexts count as one")
+    alike: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="cosine of their vectors by meanings.clip from which two contexts count as one; without that model "
+        "only those of the same words do",
+    )
 
 
 def draw_contexts(
@@ -119,7 +125,7 @@ class _Family:
 def _combine(one: Class, meaning: str | None, count: int, seed: int, lexicon: Lexicon) -> list[Wording]:
     kind = kind_of(one, meaning)
     families = _families(lexicon, kind)
-    available = sum(math.prod(family.sizes) for place in families for family in place)
+    available = _num_combinations(families)
     tried = count
     while True:
         by_text: dict[str, Wording] = {}
@@ -134,6 +140,16 @@ def _combine(one: Class, meaning: str | None, count: int, seed: int, lexicon: Le
                 f"kind {kind}, expected {count}; add words to the lexicon, or lower prompts.per_class"
             )
         tried = min(2 * tried, available)  # in a lexicon of one's own, different words may make the same text
+
+
+def fewest_contexts(classes: Sequence[Class], lexicon: Lexicon) -> int:
+    """How many contexts the words of a lexicon make for the class with the fewest of them."""
+    kinds = {kind_of(one, one.meaning) for one in classes}
+    return min(_num_combinations(_families(lexicon, kind)) for kind in kinds)
+
+
+def _num_combinations(families: Sequence[Sequence[_Family]]) -> int:
+    return sum(math.prod(family.sizes) for place in families for family in place)
 
 
 def _families(lexicon: Lexicon, kind: Kind) -> list[list[_Family]]:
