@@ -2,7 +2,8 @@
 
 In: classes, a lexicon, a language model or None, the run seed. Out: one `Offer` a class. Nothing is written.
 
-Senses that a lexicon lists are all there are. Otherwise candidates are the bare name (see `Offer.compared`) and
+Without a language model, senses that a lexicon lists are all there are; with one they are left out. Otherwise
+candidates are the bare name (see `Offer.compared`) and
 
     the sense of the class's WordNet id, as glosses.yaml or its definition tells it
     the other senses of the same name, from ImageNet-21k's table in timm, and from WordNet where it is installed

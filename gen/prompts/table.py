@@ -9,7 +9,7 @@ bytes.
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gen.wording.parts import MAX_TEXT_BYTES, check_text
 from shards.disk.layout import META
+from shards.disk.parquet import iter_rows, types_of_others
 from shards.disk.replace import whole_file
 from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
@@ -41,6 +43,8 @@ BASE_SCHEMA = pa.schema(
     ]
 )
 _ONCE_ONLY = {"class_id", "prompt_id", "text", "caption"}  # all other columns repeat themselves
+_TEXTS = (pa.string(), pa.large_string(), pa.string_view())  # as other programs write them
+_SAY_SOMETHING = {"class_name", "meaning", "kind", "form", "text"}
 
 
 @dataclass(frozen=True)
@@ -108,18 +112,20 @@ class PromptTable:
         """Read and check a table. Raises ValueError if it is not a whole, sorted prompt table."""
         where = str(source) if isinstance(source, Path) else "prompts.parquet"
         try:
-            schema = pq.read_schema(_open(source))
-            names, base = schema.names, len(BASE_SCHEMA)
-            if names[:base] != BASE_SCHEMA.names or len(set(names)) < len(names) or not _all_text(schema, base):
-                raise ValueError(
-                    f"{where}: found the columns {', '.join(names)[:120]}, expected {', '.join(BASE_SCHEMA.names)} and "
-                    "one of text per slot; write it again with `sixfold prompts`"
-                )
-            repetitive = [name for name in names if name not in _ONCE_ONLY]
-            table = pq.ParquetFile(_open(source), read_dictionary=repetitive).read()
+            with types_of_others():
+                names = pq.read_schema(_open(source)).names
+                if names[: len(BASE_SCHEMA)] != BASE_SCHEMA.names or len(set(names)) < len(names):
+                    raise ValueError(
+                        f"{where}: found the columns {', '.join(names)[:120]}, expected "
+                        f"{', '.join(BASE_SCHEMA.names)} and one per slot; write it again with `sixfold prompts`"
+                    )
+                schema = pa.schema([*BASE_SCHEMA, *(pa.field(slot, pa.string()) for slot in names[len(BASE_SCHEMA) :])])
+                parts = [_as_ours(part, schema, where) for part in _parts(source, names, where)]
+                packed = pa.schema([_in_memory(field) for field in schema])
+                table = pa.concat_tables([packed.empty_table(), *parts]).unify_dictionaries()
         except FileNotFoundError:
             raise ValueError(f"{where}: found no prompt table, expected one; write it with `sixfold prompts`") from None
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())[:120]
             raise ValueError(
                 f"{where}: found a damaged table ({reason}); write it again with `sixfold prompts`"
@@ -183,8 +189,51 @@ class PromptTable:
                 )
 
 
-def _all_text(schema: pa.Schema, base: int) -> bool:
-    return all(schema.field(place).type == pa.string() for place in range(base, len(schema.names)))
+def _in_memory(field: pa.Field) -> pa.Field:
+    """What repeats itself is a dictionary."""
+    repeats = field.name not in _ONCE_ONLY
+    return pa.field(field.name, pa.dictionary(pa.int32(), pa.string()) if repeats else field.type, field.nullable)
+
+
+def _parts(source: Path | bytes, names: Sequence[str], where: str) -> Iterator[pa.Table]:
+    try:
+        yield from iter_rows(source, names, ROWS_PER_GROUP)
+    except (pa.ArrowException, OSError):
+        raise
+    except ValueError as error:  # a few bytes that stand for more than the memory holds
+        raise ValueError(f"{where}: {error}; write it again with `sixfold prompts`") from None
+
+
+def _as_ours(part: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """Rows of a table, which another program may have written, with our types. Raises ValueError for what no prompt
+    could say."""
+    columns = []
+    for name, field in zip(schema.names, schema, strict=True):
+        column = part.column(name)
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        is_fit = pa.types.is_integer(kind) if field.type == pa.int32() else kind in _TEXTS
+        if not is_fit and not (field.nullable and pa.types.is_null(kind)):
+            raise ValueError(
+                f"{where}: found {kind} in the column {name}, expected {field.type}; write it as such, or write the "
+                "table again with `sixfold prompts`"
+            )
+        if not field.nullable and column.null_count:
+            raise ValueError(f"{where}: found a null in the column {name}, expected a value in every row; fill it in")
+        column = column.cast(field.type)
+        if field.type == pa.string():
+            _check_texts(column, f"{where}, column {name}", name not in _SAY_SOMETHING)
+        columns.append(column.cast(_in_memory(field).type) if field.type == pa.string() else column)
+    return pa.table(columns, pa.schema([_in_memory(field) for field in schema]))
+
+
+def _check_texts(column: pa.ChunkedArray, where: str, may_be_empty: bool) -> None:
+    """As `check_text`, of a column: only a text that looks odd is looked at by itself."""
+    column.validate(full=True)
+    is_odd = pc.or_(pc.greater(pc.binary_length(column), MAX_TEXT_BYTES), pc.match_substring(column, "\0"))
+    if not may_be_empty:
+        is_odd = pc.or_(is_odd, pc.equal(pc.utf8_trim_whitespace(column), ""))
+    for text in column.filter(is_odd).to_pylist():
+        check_text(text, where, may_be_empty)
 
 
 def _open(source: Path | bytes) -> Path | pa.BufferReader:

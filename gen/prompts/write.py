@@ -84,7 +84,7 @@ class Written:
             f"language model: {use.asked:,} asked, {use.cached:,} known from before, {use.answered:,} answered in "
             f"{use.calls:,} calls, {use.tokens_in:,} tokens in, {use.tokens_out:,} out"
         )
-        lost = [f"{times:,} {reason}" for reason, times in sorted({**use.failed, **self.dropped}.items())]
+        lost = [f"{times:,} {reason}" for reason, times in sorted({**use.failed, **self.dropped}.items()) if times]
         return [line] + ([f"not used: {', '.join(lost)}"] if lost else [])
 
 

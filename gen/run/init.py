@@ -22,6 +22,8 @@ from gen.prompts.diversity import MOST_CUT
 from gen.prompts.prompts import PromptSpec
 from gen.prompts.too_long import NUM_PROMPTS, length_of_kind
 from gen.sampler.spec import SamplerSpec, is_distilled, with_size
+from gen.wording.contexts import fewest_contexts
+from gen.wording.lexicon import load_lexicon
 from shards.disk.address import file_path, is_remote, places_of
 from shards.disk.home import home
 from shards.disk.safe_text import one_line, quoted
@@ -182,7 +184,8 @@ def first_recipe(
     """The text of the recipe. `source` and `model_place` are named as from the recipe's folder; `per_class`: images of
     each class in one fold, where the source does not say how many there are."""
     total = sum(one.count for one in classes)
-    prompts = min(MAX_PROMPTS, FOLDS * max(one.count for one in classes))
+    lexicon = load_lexicon(PromptSpec.model_fields["lexicon"].default)
+    prompts = min(MAX_PROMPTS, FOLDS * max(one.count for one in classes), fewest_contexts(classes, lexicon))
     num_shards = max(1, min(SHARDS_IN_A_FOLD, total // MIN_SHARD), -(-total // MAX_SHARD))
     shard = max(MIN_SHARD, -(-total // num_shards))  # rounded up: no crumbs in one shard more
     real = "" if per_class else f" with {_range(classes)} real images each"

@@ -37,6 +37,7 @@ from shards.labels.classes import Class, Kind
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # N texts -> (N, D), unit rows
 
 MAX_WORDS = 16  # of one phrase of an answer
+COMPARED = 256  # contexts that are compared with all others at once
 HINTS = 4  # backgrounds of the lexicon that a question names as examples
 
 # Salts of the random generators of a class; templates.py uses small numbers.
@@ -67,7 +68,13 @@ class ContextSpec(BaseModel):
 
     batch: int = Field(20, ge=1, le=200, description="contexts asked for at once")
     rounds: int = Field(10, ge=1, le=100, description="how often what is missing is asked for")
-    alike: float = Field(0.95, gt=0, le=1, description="cosine of embeddings from which two contexts count as one")
+    alike: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="cosine of their vectors by meanings.clip from which two contexts count as one; without that model "
+        "only those of the same words do",
+    )
 
 
 def draw_contexts(
@@ -118,7 +125,7 @@ class _Family:
 def _combine(one: Class, meaning: str | None, count: int, seed: int, lexicon: Lexicon) -> list[Wording]:
     kind = kind_of(one, meaning)
     families = _families(lexicon, kind)
-    available = sum(math.prod(family.sizes) for place in families for family in place)
+    available = _num_combinations(families)
     tried = count
     while True:
         by_text: dict[str, Wording] = {}
@@ -133,6 +140,16 @@ def _combine(one: Class, meaning: str | None, count: int, seed: int, lexicon: Le
                 f"kind {kind}, expected {count}; add words to the lexicon, or lower prompts.per_class"
             )
         tried = min(2 * tried, available)  # in a lexicon of one's own, different words may make the same text
+
+
+def fewest_contexts(classes: Sequence[Class], lexicon: Lexicon) -> int:
+    """How many contexts the words of a lexicon make for the class with the fewest of them."""
+    kinds = {kind_of(one, one.meaning) for one in classes}
+    return min(_num_combinations(_families(lexicon, kind)) for kind in kinds)
+
+
+def _num_combinations(families: Sequence[Sequence[_Family]]) -> int:
+    return sum(math.prod(family.sizes) for place in families for family in place)
 
 
 def _families(lexicon: Lexicon, kind: Kind) -> list[list[_Family]]:
@@ -327,16 +344,24 @@ def _unlike(
     alike: float,
     reasons: Counter[str],
 ) -> dict[str, Wording]:
-    """The contexts of `new` that are no near-duplicate of an earlier one; their embeddings are added to `rows`."""
+    """The contexts of `new` that are no near-duplicate of an earlier one; their embeddings are added to `rows`.
+
+    In blocks: all pairs of a class at once are 240 MB, in each of the threads that draw.
+    """
     embedded = embed([", ".join(wording.words.values()) for wording in new.values()])
-    too_alike: NDArray[np.bool_] = embedded @ embedded.T >= alike
-    is_old: NDArray[np.bool_] = np.zeros(len(embedded), dtype=np.bool_)
-    for before in rows:
-        is_old |= (embedded @ before.T >= alike).any(axis=1)
-    kept: list[int] = []
-    for place in range(len(embedded)):
-        if not is_old[place] and not too_alike[place][kept].any():
-            kept.append(place)
+    mine, kept = np.empty_like(embedded), list[int]()
+    for start in range(0, len(embedded), COMPARED):
+        block = embedded[start : start + COMPARED]
+        is_old: NDArray[np.bool_] = np.zeros(len(block), dtype=np.bool_)
+        for before in (*rows, mine[: len(kept)]):
+            is_old |= (block @ before.T >= alike).any(axis=1)
+        too_alike: NDArray[np.bool_] = block @ block.T >= alike
+        fresh: list[int] = []
+        for place in range(len(block)):
+            if not is_old[place] and not too_alike[place][fresh].any():
+                fresh.append(place)
+        mine[len(kept) : len(kept) + len(fresh)] = block[fresh]
+        kept += [start + place for place in fresh]
     reasons["alike"] += len(new) - len(kept)
     rows.append(embedded[kept])
     items = list(new.items())

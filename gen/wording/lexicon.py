@@ -104,7 +104,7 @@ class Lexicon(BaseModel):
     styles: Words = Field(min_length=1, description="what else than a photo a picture may be")
     senses: Mapping[str, Words] = Field(
         default={},
-        description="class name -> phrases, each one thing it may mean",
+        description="class name -> phrases, each one thing it may mean; a language model's stand in their place",
         examples=[{"crane": ["crane, the bird", "crane, the machine"]}],
     )
 

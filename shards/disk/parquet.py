@@ -46,34 +46,39 @@ def read_rows(data: bytes, columns: Sequence[str] | None = None, most: int = MAX
         raise ValueError(f"found rows of {unpacked:,} bytes, expected at most {most:,}")
     if unpacked * file.metadata.num_rows <= most:  # no text is longer than all of them together
         return file.read(columns=names, use_threads=False)
-    texts = [field.name for field in asked if pa.types.is_string(field.type) or pa.types.is_binary(field.type)]
+    texts = [field.name for field in asked if _is_text(field.type)]
     packed = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts).read(columns=names, use_threads=False)
     size = sum(_size_of(packed.column(name)) for name in names)
     if size > most:
         raise ValueError(f"found rows of {size:,} bytes, expected at most {most:,}")
-    return packed.cast(asked)
+    return _written_out(packed, asked)
 
 
-def iter_rows(path: Path, columns: Sequence[str], num_rows: int) -> Iterator[pa.Table]:
-    """The rows of a local file, at most `num_rows` at a time and in order; a file of any size takes little memory.
+def iter_rows(source: Path | bytes, columns: Sequence[str], num_rows: int) -> Iterator[pa.Table]:
+    """The rows of a local file, or of its bytes, at most `num_rows` at a time and in order; a file of any size takes
+    little memory.
 
     Raises what `read_rows` raises; the limit holds for each table.
     """
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(_opened(source)) as file:
         asked = pa.schema([file.schema_arrow.field(name) for name in columns])
         packed = _in_dictionaries(file.metadata, asked)
-    with pq.ParquetFile(path, read_dictionary=packed) as file:
+    with pq.ParquetFile(_opened(source), read_dictionary=packed) as file:
         for batch in file.iter_batches(num_rows, columns=list(columns), use_threads=False):
             table = pa.Table.from_batches([batch]).select(list(columns))
             size = sum(_size_of(column) for column in table.columns)
             if size > MAX_TABLE_BYTES:
                 raise ValueError(f"found {len(batch):,} rows of {size:,} bytes, expected at most {MAX_TABLE_BYTES:,}")
-            yield table.cast(asked) if packed else table
+            yield _written_out(table, asked) if packed else table
+
+
+def _opened(source: Path | bytes) -> Path | pa.BufferReader:
+    return source if isinstance(source, Path) else pa.BufferReader(source)
 
 
 def _in_dictionaries(about: pq.FileMetaData, asked: pa.Schema) -> list[str]:
     """The texts of which a few may stand for many rows: only they can unpack to more than the file says."""
-    texts = {field.name for field in asked if pa.types.is_string(field.type) or pa.types.is_binary(field.type)}
+    texts = {field.name for field in asked if _is_text(field.type)}
     found = set()
     for group in range(about.num_row_groups):
         for number in range(about.num_columns):
@@ -81,6 +86,16 @@ def _in_dictionaries(about: pq.FileMetaData, asked: pa.Schema) -> list[str]:
             if any("DICTIONARY" in encoding for encoding in column.encodings):
                 found.add(column.path_in_schema)
     return sorted(texts & found)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.binary(), pa.large_string(), pa.large_binary(), pa.string_view(), pa.binary_view())
+
+
+def _written_out(table: pa.Table, asked: pa.Schema) -> pa.Table:
+    """Without dictionaries. From one to a view Arrow knows no direct way."""
+    through = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    return table.cast(pa.schema([field.with_type(through.get(field.type, field.type)) for field in asked])).cast(asked)
 
 
 def _unpacked(about: pq.FileMetaData, names: set[str]) -> int:

@@ -347,6 +347,64 @@ def test_a_damaged_or_foreign_table_is_refused_with_what_to_do(tmp_path):
     refuse("out of order or missing")
     pq.write_table(table.slice(0, 0), path)
     refuse("out of order or missing")
+    pq.write_table(with_column(table, "text", [b"\xff"] * len(table), pa.binary()), path)
+    refuse("found binary in the column text, expected string")
+
+
+def with_column(table: pa.Table, name: str, values: Sequence[object], kind: pa.DataType) -> pa.Table:
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, pa.field(name, kind), pa.array(values, kind))
+
+
+def test_a_table_of_another_program_says_the_same(tmp_path):
+    """pandas 3 writes large_string, polars string_view, others 64-bit ids; a column without a value has no type."""
+    path = tmp_path / "prompts.parquet"
+    write(path, [TWO], SLOTS)
+    ours, table = PromptTable.load(path), pq.read_table(path)
+    for text in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+        kinds = {pa.string(): text, pa.int32(): pa.int64()}
+        fields = [field.with_type(kinds.get(field.type, field.type)) for field in table.schema]
+        pq.write_table(with_column(table.cast(pa.schema(fields)), "meaning", [None] * 120, pa.null()), path)
+        theirs = PromptTable.load(path)
+        assert [theirs.prompt(2, number) for number in range(120)] == [ours.prompt(2, number) for number in range(120)]
+        assert theirs.negatives() == {""}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "kind", "words"),
+    [
+        ("text", [None, "a", "b"], pa.string(), "found a null in the column text"),
+        ("text", [1, 2, 3], pa.int64(), "found int64 in the column text, expected string"),
+        ("text", ["a", " ", "b"], pa.string(), "column text: found an empty text"),
+        ("text", ["a", "b\0", "b"], pa.string(), "column text: found a NUL"),
+        ("text", ["a", "b", "c" * (MAX_TEXT_BYTES + 1)], pa.string(), "column text: found a text of 8193 bytes"),
+        ("class_name", ["", "", ""], pa.string(), "column class_name: found an empty text"),
+        ("negative", [None] * 3, pa.string(), "found a null in the column negative"),
+        ("class_id", ["2", "2", "2"], pa.string(), "found string in the column class_id, expected int32"),
+        ("class_id", [2, 2, None], pa.int32(), "found a null in the column class_id"),
+        ("class_id", [2**40] * 3, pa.int64(), "damaged table"),
+    ],
+)
+def test_what_no_prompt_can_say_is_refused_by_its_column(name, values, kind, words, tmp_path):
+    path = tmp_path / "prompts.parquet"
+    write(path, [TWO], PromptSpec(per_class=3))
+    pq.write_table(with_column(pq.read_table(path), name, values, kind), path)
+    with pytest.raises(ValueError, match=words) as caught:
+        PromptTable.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_few_bytes_that_stand_for_more_than_the_memory_holds_are_refused(tmp_path, monkeypatch):
+    """One text of a megabyte, 64 times; the limit is lowered, because 512 MB take long."""
+    monkeypatch.setattr("shards.disk.parquet.MAX_TABLE_BYTES", 32 << 20)
+    path = tmp_path / "prompts.parquet"
+    write(path, [TWO], PromptSpec(templates=("{name} {a} {b}",), parts=dict.fromkeys("ab", INKS), per_class=64))
+    table = pq.read_table(path)
+    for kind in (pa.string(), pa.large_string()):
+        pq.write_table(with_column(table, "text", ["x" * (1 << 20)] * 64, kind), path)
+        assert path.stat().st_size < 2 << 20
+        with pytest.raises(ValueError, match=r"found 64 rows of 6[0-9,]+ bytes, expected at most"):
+            PromptTable.load(path)
 
 
 def test_a_failed_write_leaves_the_table_that_was_there(tmp_path):

@@ -22,7 +22,9 @@ import torch
 import yaml
 
 import sixfold
+from gen.llm.ask import LlmUse
 from gen.prompts.table import Prompt, PromptTable
+from gen.prompts.write import Written
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from sandbox.captions import NUMERAL_MEANINGS
@@ -366,6 +368,13 @@ def test_for_a_few_names_too_a_server_without_an_answer_is_an_error_and_no_other
     assert said.err.count("\n") == 1
     assert said.out == (f"output: {tmp_path / 'out'}\n" if verb == "generate" else "")
     assert not (tmp_path / "out" / "_meta" / "run.json").exists()
+
+
+def test_only_what_was_not_used_is_listed() -> None:
+    use = LlmUse(3, 0, 3, {"empty": 0, "not_json": 1}, 4, {}, 10, 10)
+    made = Written([], use, Counter({"class name missing, kept": 0, "repeat": 2}))
+    assert made.sentences()[1:] == ["not used: 1 not_json, 2 repeat"]
+    assert len(Written([], replace(use, failed={}), Counter({"class name missing, kept": 0})).sentences()) == 1
 
 
 # names without a sense

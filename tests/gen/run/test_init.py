@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import sixfold
 from cluster.recipes.load import load_recipe, parse_recipe
-from gen.prompts.prompts import PromptSpec, Sources, draw_table
+from gen.prompts.prompts import PromptSpec, Sources, draw_prompts, draw_table
 from gen.prompts.too_long import length_of
 from gen.run.init import Chosen, ChosenKind, choose_model, first_recipe, name_of
 from gen.run.recipe import Recipe, usable_classes
@@ -191,6 +191,16 @@ def test_a_fold_has_no_shard_of_crumbs(num_images: int, num_shards: int) -> None
     assert 10 <= size <= 1000
     assert -(-num_images // size) == num_shards
     assert num_images - (num_shards - 1) * size >= min(4, num_images) * (1 if num_images < 100 else 20)
+
+
+def test_a_recipe_asks_for_no_more_prompts_than_the_kind_of_its_classes_has() -> None:
+    chosen, kind = Chosen("models/my", None, "mit", 512, 30, 5.0, "as told"), ChosenKind("cd+sd")
+    classes = [Class(0, "crane", None, 2_000), Class(1, "banded", None, 2_000, kind="texture")]
+    text = first_recipe("a", "a.csv", classes, None, chosen, "m", "schema.json", kind)
+    spec = parse_recipe(text.encode(), Recipe, "a.yaml").prompts
+    assert 9_000 < (spec.per_class or 0) < 10_000
+    sources = Sources(load_lexicon(spec.lexicon))
+    assert [len(draw_prompts(one, None, spec, 0, sources).prompts) for one in classes] == [spec.per_class] * 2
 
 
 def test_a_distilled_model_takes_few_steps_and_the_card_names_the_licence(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gen.llm.ask import open_llm
+from gen.llm.ask import Answer, Ask, LlmUse, open_llm
 from gen.llm.spec import LlmSpec
 from gen.wording.contexts import ContextSpec, clean_phrase, draw_contexts
 from gen.wording.lexicon import Lexicon, load_lexicon
@@ -24,6 +25,7 @@ from shards.labels.classes import Class, ClassSpec, load_classes
 from tests.gen.names.test_kind import IMAGENET_KINDS
 from tests.support.hostile_text import PAYLOADS
 from tests.support.scripted_server import Reply, ScriptedServer
+from tests.support.traced import peak_bytes
 
 GENERAL = load_lexicon("general")
 SANDBOX = load_lexicon("sandbox")
@@ -356,6 +358,55 @@ def test_a_model_that_repeats_itself_is_asked_a_bounded_number_of_times_and_then
 def test_answers_that_never_come_are_counted_by_their_reason(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found 0 distinct ones after 2 rounds \(\d+ \w+\), expected 3"):
         ask(tmp_path, lambda request: Reply("I would rather not."), 3, spec=ContextSpec(rounds=2))
+
+
+class Counting:
+    """A language model without a server, whose plans differ by a number."""
+
+    use = LlmUse(0, 0, 0, {}, 0, {}, 0, 0)
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def ask(self, asks: Sequence[Ask]) -> list[Answer]:
+        others = {"foreground": "resting", "light": "in soft light", "viewpoint": "seen from above"}
+        answers = []
+        for one in asks:
+            numbers = range(self.number, self.number + json.loads(one.user)["number of plans"])
+            self.number = numbers.stop
+            plans: Any = [{**others, "background": f"by pond {number}"} for number in numbers]
+            answers.append(Answer({"contexts": plans}, None, 1, False))
+        return answers
+
+
+def test_of_many_contexts_each_is_compared_with_all_before_it_in_little_memory() -> None:
+    """As one by one; a matrix of all 4,000 with all others would be 80 MB."""
+    directions = np.random.default_rng(3).normal(size=(9_000, 6)).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    seen: list[int] = []
+
+    def embed(said: Sequence[str]) -> NDArray[np.float32]:
+        numbers = [int(re.findall(r"pond ([0-9]+)", one)[0]) for one in said]
+        seen.extend(numbers)
+        return directions[numbers]
+
+    found: list[Wording] = []
+    pet = replace(DOG, kind="pet")  # no table of kinds is read where memory is traced
+
+    def draw(turn: int) -> None:
+        seen.clear()
+        spec = ContextSpec(batch=200, rounds=100, alike=0.98)
+        found[:] = draw_contexts(pet, None, 4_000, 0, GENERAL, Counting(), spec, embed)
+
+    assert peak_bytes(draw, tries=1) < 40 << 20
+    kept: list[int] = []
+    rows = np.empty_like(directions)
+    for number in seen:
+        if not (np.einsum("kd,d->k", rows[: len(kept)], directions[number]) >= 0.98).any():
+            rows[len(kept)] = directions[number]
+            kept.append(number)
+    assert len(seen) > 4_200
+    assert [wording.words["background"] for wording in found] == [f"by pond {number}" for number in kept[:4_000]]
 
 
 def test_contexts_that_an_embedding_finds_alike_are_removed_and_refilled(tmp_path: Path) -> None:
