@@ -29,7 +29,7 @@ from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import fingerprint
 from gen.prompts.table import PromptTable
 from gen.prompts.write import write_prompts
-from gen.run.recipe import Recipe, identity, meaning_contents, read_recipe
+from gen.run.recipe import Recipe, drawn_from, identity, read_recipe
 from shards.disk.home import home
 from shards.disk.record import JSON
 from shards.disk.regular import sha256_of
@@ -197,11 +197,12 @@ def made_by(conditions: Mapping[str, Sequence[str]], per_class: int) -> dict[str
     code = hashlib.sha256(code_hash(HOME).encode())
     for file in sorted(path for path in (HOME / "sandbox").iterdir() if path.suffix in (".py", ".yaml", ".csv")):
         code.update(f"{file.name}\0{sha256_of(file)}\n".encode())
+    plain = recipe_of(0, per_class, [])
     return {
         "recipes": fingerprint(recipes),
         "generator": fingerprint(generators),
         "libraries": fingerprint(libraries),
-        **meaning_contents(recipe_of(0, per_class, []).meanings),
+        **drawn_from(plain.meanings, plain.llm),
         "judge": sha256_of(JUDGE),
         "code": code.hexdigest(),
     }
