@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -185,7 +186,7 @@ def test_a_tar_with_some_samples_chosen_holds_exactly_these_byte_for_byte(store:
 
 def test_tars_of_an_export_are_numbered_without_gaps(store: FolderStore, tmp_path: Path) -> None:
     rows = read_table(store, [1], COLUMNS)
-    export_timm(store, tmp_path / "out", Choice(subset_of(rows)))
+    export_timm(store, tmp_path / "out", Choice(subset_of(rows.filter(pc.equal(rows["status"], "success")))))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.tar", "_info.json"]
     assert (tmp_path / "out" / "00000.tar").read_bytes() == (store.root / "00001.tar").read_bytes()
 
