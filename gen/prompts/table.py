@@ -44,7 +44,7 @@ BASE_SCHEMA = pa.schema(
 )
 _ONCE_ONLY = {"class_id", "prompt_id", "text", "caption"}  # all other columns repeat themselves
 _TEXTS = (pa.string(), pa.large_string(), pa.string_view())  # as other programs write them
-_SAY_SOMETHING = {"class_name", "meaning", "kind", "form", "text"}
+_SAY_SOMETHING = {"class_name", "meaning", "kind", "text"}
 
 
 @dataclass(frozen=True)
