@@ -34,8 +34,13 @@ from shards.labels.classes import load_classes
 from tests.support.hostile_text import BENIGN, PAYLOADS
 
 CHROMIUM = shutil.which("chromium")
-# hostile texts that a table may hold, each with a harmless one; one with a NUL is refused before anything is shown
-LOADED = [(hostile, plain) for hostile, plain in zip(PAYLOADS, BENIGN, strict=True) if "\0" not in hostile]
+# hostile texts that a table may hold, each with a harmless one; one with a NUL, or so long that twice of it is too much
+# for a column, is refused before anything is shown
+LOADED = [
+    (hostile, plain)
+    for hostile, plain in zip(PAYLOADS, BENIGN, strict=True)
+    if "\0" not in hostile and len(hostile.encode(errors="replace")) < 4_000
+]
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not in PATH")
 SCHEMA = pa.schema([*BASE_SCHEMA, pa.field("style", pa.string())])
 
@@ -124,7 +129,7 @@ def test_what_the_encoder_cuts_is_counted_and_shown_with_the_lost_end(tmp_path: 
     assert "over 14 tokens: 1 of 2 prompts (50.0 %), 6 tokens lost" in report_lines(found)
 
 
-@given(st.lists(st.text("ab \n", min_size=1, max_size=60), min_size=1, max_size=6), st.integers(2, 9))
+@given(st.lists(st.text("ab \n", max_size=60).filter(str.strip), min_size=1, max_size=6), st.integers(2, 9))
 @settings(max_examples=60, deadline=None)
 def test_the_kept_part_is_the_longest_run_of_whole_words_that_fits(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], limit: int
