@@ -107,7 +107,7 @@ tools: $(TOOL_READY) ## set up img2dataset, which fetches the pictures of pools 
 
 TEST := $(RUN)python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
-test: $(READY) $(TOOL_READY) ## pass the tests but the slow ones (about 8 minutes on 2 cores)
+test: $(READY) $(TOOL_READY) ## pass the tests but the slow ones (about 9 minutes on 2 cores)
 	@$(TEST) -m "not torture and not slow"
 
 test-slow: $(READY) $(TOOL_READY) ## pass the tests that take some seconds each (about 25 minutes on 2 cores)
