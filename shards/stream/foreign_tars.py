@@ -29,6 +29,7 @@ from shards.disk.safe_text import quoted, visible
 from shards.disk.stand_in import stand_in
 from shards.disk.store import FolderStore, Store
 from shards.disk.tar import BLOCK
+from shards.stream.parts import refuse_missing_parts
 
 Int64: TypeAlias = npt.NDArray[np.int64]
 Int32: TypeAlias = npt.NDArray[np.int32]
@@ -95,7 +96,8 @@ class Foreign:
     def find(store: Store, begin: str | None) -> "Foreign":
         """The tars directly in the store whose names begin with `begin`.
 
-        Raises ValueError if there is none or, without `begin`, if they are of several kinds (train and validation).
+        Raises ValueError if there is none, if one is missing of those that count themselves or, without `begin`, if
+        they are of several kinds (train and validation).
         """
         stamps = {name: stamp for name, stamp in sorted(store.stamps().items()) if name.endswith(".tar")}
         kinds = sorted({_NUMBER.sub("", name) for name in stamps})
@@ -113,6 +115,7 @@ class Foreign:
                 f"{store.url}: found no tar whose name begins with {quoted(begin, 60)}, expected one of "
                 f"{', '.join(visible(kind) for kind in kinds[:3])}; name how the right ones begin as the subset"
             )
+        refuse_missing_parts(stamps, store.url, begin or "")
         return Foreign(stamps)
 
 

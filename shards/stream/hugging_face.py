@@ -47,6 +47,7 @@ from shards.labels.imagenet import is_wordnet_id, wordnet_name
 from shards.labels.spoken import spoken_names, wordnet_pairs
 from shards.stream.foreign_tars import short_id
 from shards.stream.index_arrays import Index, make_index
+from shards.stream.parts import refuse_missing_parts
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 ARROW, PARQUET = ".arrow", ".parquet"
@@ -76,7 +77,8 @@ class _Columns:
 
 
 def hugging_face_files(store: FolderStore, split: str | None) -> Files | None:
-    """The files of the set; None if there is no such set. Raises ValueError if the split is not told or not there."""
+    """The files of the set; None if there is no such set. Raises ValueError if the split is not told, not there or
+    not whole."""
     root = store.root
     if (root / SPLITS).is_file():
         told = _json(root / SPLITS).get("splits")
@@ -93,7 +95,9 @@ def hugging_face_files(store: FolderStore, split: str | None) -> Files | None:
         if names:
             splits = list(dict.fromkeys(match[1] for name in names if (match := _OF_SPLIT.fullmatch(name))))
             chosen = _one_of(splits, split, store.url)
-            return Files(folder, tuple(n for n in names if (m := _OF_SPLIT.fullmatch(n)) and m[1] == chosen))
+            names = [name for name in names if (match := _OF_SPLIT.fullmatch(name)) and match[1] == chosen]
+            refuse_missing_parts(names, visible(str(folder)))
+            return Files(folder, tuple(names))
     return None
 
 

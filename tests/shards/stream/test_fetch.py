@@ -383,6 +383,24 @@ def test_a_read_that_always_fails_is_an_error_without_credentials(store: FolderS
     assert files.requests["00000.tar"] == 3, "after pauses of 0.1 and 0.2 s one of 0.4 s has no room"
 
 
+@pytest.mark.parametrize("hinted", [False, True], ids=["read", "read ahead"])
+def test_a_read_that_is_not_allowed_is_asked_for_once(store: FolderStore, index: Index, hinted: bool) -> None:
+    def refuse(name: str, turn: int) -> None:
+        raise PermissionError("Access Denied for https://me:secret@host/x")
+
+    files = RemoteFiles(store.root, refuse)
+    with Fetcher(index, remote(files), deadline_s=300.0) as fetcher:
+        if hinted:
+            fetcher.prefetch(ROWS[:1])
+        with pytest.raises(PermissionError) as error:
+            fetcher.read(0)
+    assert str(error.value) == (
+        "fake://bucket/00000.tar: the store refuses to let it be read (Access Denied for https://host/x); check the "
+        "credentials in the environment, and who may read the data set"
+    )
+    assert files.requests == {"00000.tar": 1}
+
+
 def test_a_remote_tar_that_is_missing_or_cut_short_is_named(store: FolderStore, index: Index) -> None:
     store.path("00001.tar").unlink()
     store.path("00002.tar").write_bytes(b"short")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -777,6 +778,20 @@ def test_tars_that_differ_in_their_numbers_alone_are_of_one_kind(tmp_path: Path,
     write_tar(tmp_path / "validation-00000-of-00001.tar", imagenet(3))
     with pytest.raises(ValueError, match="tars of 2 kinds"):
         load_index(str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "first"), [("train-{:05d}-of-00003.tar", 0), ("train_{}_of_3.tar", 1)])
+def test_of_tars_that_say_how_many_they_are_none_may_be_missing(tmp_path: Path, name: str, first: int) -> None:
+    for shard in range(3):
+        write_tar(tmp_path / name.format(first + shard), imagenet(shard))
+    lost = name.format(first + 1)
+    (tmp_path / lost).rename(tmp_path / f"{lost}.part")
+    with pytest.raises(ValueError, match=f"found 2 of 3 files that .* {re.escape(lost)} is missing; bring what is"):
+        load_index(str(tmp_path), "train")
+    alone = name.format(first).partition("of")[0]
+    assert len(load_index(str(tmp_path), alone)) == 3, "a beginning that reaches into the numbers means a part"
+    (tmp_path / f"{lost}.part").rename(tmp_path / lost)
+    assert len(load_index(str(tmp_path), "train")) == 9
 
 
 def test_a_folder_without_tars_is_refused(tmp_path: Path) -> None:

@@ -290,6 +290,16 @@ def test_parquet_is_unpacked_once_into_the_cache_and_read_there(
     assert [path.stat().st_mtime_ns for path in copies] == before
 
 
+def test_of_parquet_files_that_say_how_many_they_are_none_may_be_missing(tmp_path: Path) -> None:
+    write_dataset([1, 0]).to_parquet(tmp_path / "train-00000-of-00002-0a1b.parquet")
+    write_dataset([1, 2]).to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    assert [label for label, _ in shown(tmp_path, "test")] == [1, 2]
+    with pytest.raises(ValueError, match=r"found 1 of 2 files that train-00000-of-00002-0a1b.parquet is one of"):
+        load_index(str(tmp_path), "train")
+    write_dataset([2], start=7).to_parquet(tmp_path / "train-00001-of-00002-c2d3.parquet")
+    assert [label for label, _ in shown(tmp_path, "train")] == [1, 0, 2]
+
+
 def test_an_unpacking_that_was_killed_leaves_nothing_that_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
