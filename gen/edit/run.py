@@ -50,7 +50,7 @@ from shards.disk.amounts import counted
 from shards.disk.data_set import open_to_write
 from shards.labels.classes import Class
 from shards.set.manifest import scan_records
-from shards.set.status import write_summary
+from shards.set.status import refuse_unfinished, write_summary
 from shards.stream.index_arrays import Index
 from shards.views.dataset_card import write_folder_card
 
@@ -112,7 +112,10 @@ def _missing_of(edit: AttributeEditSpec, size_px: int | None) -> list[str]:
 
 
 def work_of(recipe: EditRecipe, classes: Sequence[Class]) -> Work:
-    """The source pictures of the classes. Raises ValueError or OSError for a set that cannot be read or lacks some."""
+    """The source pictures of the classes. Raises ValueError or OSError for a set that cannot be read, is not whole or
+    lacks some."""
+    if recipe.source.subset is None:
+        refuse_unfinished(recipe.source.set, "edit")
     index = index_of(recipe.source, classes)
     rows = chosen_rows(recipe.source, index, classes, recipe.seed)
     return Work(with_counts(classes, rows), index, rows)

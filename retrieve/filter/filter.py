@@ -43,6 +43,7 @@ from shards.set.manifest import (
     subset_names,
     write_subset,
 )
+from shards.set.status import refuse_missing
 
 FILTERS = f"{META}/filters"
 SCHEMA = pa.schema(
@@ -100,13 +101,16 @@ def filter_data_set(
 ) -> Filtered:
     """Decide, and write subset and table unless they are there, or `write` is False.
 
-    Raises ValueError for a damaged data set, a test set that is none, another rule under this name, a model that cannot
-    be loaded.
+    Raises ValueError for a damaged data set or test set, one that is not finished or none, another rule under this
+    name, a model that cannot be loaded.
     """
     refuse_name(name)  # before the work
+    refuse_missing(store, "filter")
     records = scan_records(store)
     samples = _samples(store, records)
     tests = {url: open_data_set(url) for url in spec.against}
+    for one in tests.values():
+        refuse_missing(one, "--against")
     test_records = {url: scan_records(one) for url, one in tests.items()}
     names = names_of_classes(samples)
     asked = _with_defaults(spec)
@@ -151,8 +155,10 @@ def filter_data_set(
 
 
 def rows_of_set(source: str, descriptor: Descriptor, say: Say) -> NDArray[np.float16]:
-    """A row for each picture of a data set, such as a test set. Raises ValueError for what is none."""
+    """A row for each picture of a data set, such as a test set. Raises ValueError for what is none, and for one that is
+    not finished."""
     store = open_data_set(source)
+    refuse_missing(store, "dedup.against")
     return _rows_of(store, scan_records(store), descriptor, say, lambda what, done, total: None, "pictures")[0]
 
 

@@ -22,8 +22,9 @@ import sixfold
 from gen.edit.remake import regenerate_edits
 from gen.edit.sources import SOURCES, Sources, fitted
 from shards.disk.jpeg import decode_jpeg, encode_jpeg, read_source_type
-from shards.disk.store import open_for_reading
+from shards.disk.store import open_for_reading, open_store
 from shards.set.manifest import read_member
+from shards.set.status import write_summary
 from shards.set.verify import verify
 from tests.support.small_edits import (
     EACH,
@@ -260,6 +261,14 @@ def test_recipes_that_cannot_be_meant_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         edit(body, tmp_path / "out", 1, **{part: fields})
+
+
+def test_sources_of_a_set_that_is_not_finished_are_refused(body: dict[str, Any], real: Path, tmp_path: Path) -> None:
+    store = open_store(str(shutil.copytree(real, tmp_path / "set")))
+    write_summary(store, {"asked": {"units": 3}, "exit_code": None})
+    with pytest.raises(ValueError, match=r"^source\.set: edit \(.*\): found 1 of the 3 shards that the last"):
+        edit(body, tmp_path / "out", 1, source={"set": store.url})
+    assert not (tmp_path / "out").exists()
 
 
 def test_sources_of_a_class_that_the_list_does_not_have_and_classes_without_sources_are_named(

@@ -14,6 +14,7 @@ from shards.disk.home import home
 from shards.disk.parquet import read_rows
 from shards.disk.store import open_store
 from shards.set.manifest import read_subset, read_table, scan_records, subset_names
+from shards.set.status import write_summary
 from shards.set.verify import verify
 from shards.stream.index import load_index
 from tests.support.picture_set import in_other_light, scenes, write_pictures
@@ -178,6 +179,13 @@ def test_a_class_is_called_by_its_meaning_and_by_its_name_without_one(tmp_path):
 def test_what_cannot_be_done_is_refused_before_the_work(folder, spec, words):
     with pytest.raises(ValueError, match=words):
         run(folder, **spec)
+
+
+@pytest.mark.parametrize(("unfinished", "who"), [("set", "filter"), ("tests", "--against")])
+def test_a_set_that_is_not_finished_is_neither_filtered_nor_compared_with(folder, tmp_path, unfinished, who):
+    write_summary(open_store(str(tmp_path / unfinished)), {"asked": {"units": 9}, "exit_code": None})
+    with pytest.raises(ValueError, match=rf"^{who} \(.*{unfinished}\): found \d of the 9 shards that the last call"):
+        run(folder, against=(str(tmp_path / "tests"),))
 
 
 def said_by(*arguments, code=0):
