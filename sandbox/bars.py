@@ -1,8 +1,9 @@
 """Measured shares and the targets ("bars") that they must reach.
 
-In: for each picture whether it is right, or a share of its own (IoU). Out: `Bar`, with a 95 % Wilson interval; a table.
-On disk: `score.json` is read. A set that shows a scan several times counts as fewer pictures, so that its interval is
-for other scans. Where each picture has a share of its own, the share is their mean, and the interval too wide.
+In: for each picture whether it is right, or a share of its own (IoU). Out: `Bar`, with a 95 % Wilson interval; tables.
+On disk: `score.json` and `rebuilt.json` are read. A set that shows a scan several times counts as fewer pictures, so
+that its interval is for other scans. Where each picture has a share of its own, the share is their mean, and the
+interval too wide.
 """
 
 import json
@@ -16,6 +17,7 @@ from sandbox.sets import SETS
 from train.report.statistics import effective_pictures, wilson_interval
 
 SCORE = Path(__file__).parent / "score.json"
+REBUILT = Path(__file__).parent / "rebuilt.json"  # of weights that `make sandbox` made again, as they were measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,24 @@ def table(bars: list[Bar]) -> str:
         interval = f"{bar.low:.1%}–{bar.high:.1%}"
         lines.append(
             f"| {bar.what} | {bar.share:.1%} | {interval} | {bar.num} | {bar.effective:.0f} | {wish} | {met} |"
+        )
+    return "\n".join(lines)
+
+
+def compared(rebuilt: Sequence[Bar], shipped: Sequence[Bar]) -> str:
+    """Weights made again beside the shipped ones, as a Markdown table: does each share lie in the shipped interval?"""
+    lines = [
+        "| what | shipped | 95 % interval | made again | 95 % interval | in the shipped interval | intervals overlap |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    before = {bar.name: bar for bar in shipped}
+    for now in rebuilt:
+        was = before[now.name]
+        inside = "yes" if was.low <= now.share <= was.high else "**no**"
+        overlap = "yes" if was.low <= now.high and now.low <= was.high else "**no**"
+        lines.append(
+            f"| {was.what} | {was.share:.1%} | {was.low:.1%}–{was.high:.1%} | {now.share:.1%} | "
+            f"{now.low:.1%}–{now.high:.1%} | {inside} | {overlap} |"
         )
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
 """Measures the sandbox's models against their targets ("bars"): `python -m sandbox.score`.
 
-In: the shipped models. Out: a table; exit code 1 if a bar is missed. On disk, with `--write`: `sandbox/score.json`, and
-the same table between two marks of `sandbox/MODEL_CARD.md`.
+In: the shipped models, or others (`--models`), which are then compared with the shipped ones. Out: a table; exit code 1
+if a bar is missed. On disk, with `--write`: `sandbox/score.json`, of other models `sandbox/rebuilt.json`, and the same
+table between two marks of `sandbox/MODEL_CARD.md`.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sandbox.bars import SCORE, Bar, bar_of, read_score, scans_count, table
+from sandbox.bars import REBUILT, SCORE, Bar, bar_of, compared, read_score, scans_count, table
 from sandbox.captions import (
     DIE_MEANINGS,
     EMPTY_NAMES,
@@ -40,7 +41,9 @@ from sandbox.world import (
 
 HERE = Path(__file__).parent
 CARD = HERE / "MODEL_CARD.md"
+MODELS = HERE / "models"
 BEGIN, END = "<!-- score: begin -->", "<!-- score: end -->"
+BEGIN_REBUILT, END_REBUILT = "<!-- rebuilt: begin -->", "<!-- rebuilt: end -->"
 NUM_STEPS, GUIDANCE = 12, 2.0
 PARTS = ("readers", "generator", "segmenter", "controlnet")  # readers: judge and CLIP
 FIRST_SEED = 90_000
@@ -339,6 +342,22 @@ def _on_grounds(num: int) -> tuple[list[Asked], list[str]]:
     return wishes, grounds
 
 
+def _write(bars: Sequence[Bar], file: Path, is_part: bool) -> None:
+    """Renew a file of scores, or a part of it, and the table that the model card has of it."""
+    before = read_score(file) if is_part and file.exists() else []
+    written = list(({bar.name: bar for bar in before} | {bar.name: bar for bar in bars}).values())
+    content = {"num_steps": NUM_STEPS, "guidance": GUIDANCE, "bars": [asdict(bar) for bar in written]}
+    file.write_text(json.dumps(content, indent=2) + "\n")
+    if REBUILT.exists():
+        _write_card(BEGIN_REBUILT, END_REBUILT, compared(read_score(REBUILT), read_score()))
+    _write_card(BEGIN, END, table(read_score()))
+
+
+def _write_card(begin: str, end: str, text: str) -> None:
+    before, _, rest = CARD.read_text().partition(begin)
+    CARD.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+
+
 def main() -> int:
     """Read the arguments, measure, print the table; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -347,21 +366,19 @@ def main() -> int:
         "Example: python -m sandbox.score --num 100",
     )
     parser.add_argument("--num", type=int, default=500, help="generated pictures per question (default: %(default)s)")
-    parser.add_argument("--models", type=Path, default=HERE / "models", help="what to measure (default: %(default)s)")
+    parser.add_argument("--models", type=Path, default=MODELS, help="what to measure (default: %(default)s)")
     parser.add_argument("--only", choices=PARTS, help="measure one part; what was written of the others stays")
-    parser.add_argument("--write", action="store_true", help="also write score.json and the table of the model card")
+    parser.add_argument("--write", action="store_true", help="also write the figures, and the table of the model card")
     wish = parser.parse_args()
     if wish.num < 20:
         parser.error(f"--num {wish.num}: expected at least 20")
     bars = measure(wish.models, wish.num, (wish.only,) if wish.only else PARTS)
+    is_shipped = wish.models.resolve() == MODELS.resolve()
     print(table(bars))
+    if not is_shipped:
+        print(f"\n{compared(bars, read_score())}")
     if wish.write:
-        renewed = {bar.name: bar for bar in (read_score() if wish.only else [])} | {bar.name: bar for bar in bars}
-        written = list(renewed.values())
-        content = {"num_steps": NUM_STEPS, "guidance": GUIDANCE, "bars": [asdict(bar) for bar in written]}
-        SCORE.write_text(json.dumps(content, indent=2) + "\n")
-        before, _, rest = CARD.read_text().partition(BEGIN)
-        CARD.write_text(f"{before}{BEGIN}\n{table(written)}\n{END}{rest.partition(END)[2]}")
+        _write(bars, SCORE if is_shipped else REBUILT, wish.only is not None)
     missed = [bar.what for bar in bars if not bar.met]
     if missed:
         print(f"missed: {'; '.join(missed)}", file=sys.stderr)

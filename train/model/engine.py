@@ -156,7 +156,7 @@ def _deepspeed(spec: EngineSpec, optim: OptimSpec, model: nn.Module, device: tor
     if spec.dtype == "bf16":
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     optimizer = make_optimizer(optim, model)
-    with _local_rank(device):
+    with _local_rank(device), _numbers_sent(model):
         wrapped, _, _, _ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, dist_init_required=False
         )
@@ -228,6 +228,23 @@ def _local_rank(device: torch.device) -> Iterator[None]:
     finally:
         if kept is None:
             del os.environ["LOCAL_RANK"]
+
+
+@contextmanager
+def _numbers_sent(model: nn.Module) -> Iterator[None]:
+    """DeepSpeed sends the first rank's parameters as bytes, and one without dimensions, such as the logit_scale of a
+    CLIP, has no such view: it is sent here, and marked as one that DeepSpeed does not send."""
+    import torch.distributed as dist
+
+    numbers: list[Any] = [parameter for parameter in model.parameters() if not parameter.dim()]
+    for number in numbers:
+        dist.broadcast(number.data, 0)
+        number.ds_optim_param = True
+    try:
+        yield
+    finally:
+        for number in numbers:
+            del number.ds_optim_param
 
 
 def _clip(model: nn.Module, largest: float | None) -> bool:

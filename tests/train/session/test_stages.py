@@ -298,12 +298,15 @@ def test_killed_at_ten_random_moments_of_both_stages_and_the_hand_over_it_goes_o
     killed(data, tmp_path, 200, moments, rng)
 
 
+@pytest.mark.parametrize(
+    "engine", [{"engine__kind": "ddp"}, {"engine__kind": "deepspeed", "engine__zero": 2}], ids=["ddp", "zero2"]
+)
 @pytest.mark.timeout(600)
-def test_two_ranks_train_both_stages_as_one_process_does(data: Path, tmp_path: Path) -> None:
+def test_two_ranks_train_both_stages_as_one_process_does(data: Path, tmp_path: Path, engine: dict[str, Any]) -> None:
     few = {**SMOOTH, "optim__optimizer": "sgd", "schedule__steps": 2, "before__0__schedule__steps": 2}
     recipe = staged(data, **few)
     assert train_alone(recipe, tmp_path / "one").exit_code == 0
-    (tmp_path / "recipe.yaml").write_text(dump_recipe(staged(data, engine__kind="ddp", **few)))
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(staged(data, **engine, **few)))
     port, words = free_port(), ["-m", "train.program", str(tmp_path / "recipe.yaml"), str(tmp_path / "two")]
     ranks = [warm.start(words, environment=rank_environment(rank, 2, port)) for rank in range(2)]
     assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]

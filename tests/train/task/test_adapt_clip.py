@@ -163,8 +163,9 @@ def test_stopped_it_goes_on_to_the_same_bits(data: Path, tmp_path: Path, tune: s
     assert f"clip.model={tmp_path / 'run' / 'model'} starts there from these weights" in sentence
 
 
+@pytest.mark.parametrize("engine", [{"kind": "ddp"}, {"kind": "deepspeed", "zero": 2}], ids=["ddp", "zero2"])
 @pytest.mark.timeout(600)
-def test_two_ranks_train_what_one_process_trains(data: Path, tmp_path: Path) -> None:
+def test_two_ranks_train_what_one_process_trains(data: Path, tmp_path: Path, engine: dict[str, Any]) -> None:
     pair = Pair(tmp_path)
     calm = {"optim": {"optimizer": "sgd", "lr": 0.01, "clip_grad": 1.0}, "schedule__steps": 4}
     recipes = {
@@ -172,7 +173,7 @@ def test_two_ranks_train_what_one_process_trains(data: Path, tmp_path: Path) -> 
         for tune in ("full", "flyp", "probe", "lora")
     }
     for tune, recipe in recipes.items():
-        spread = recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"kind": "ddp"})})
+        spread = recipe.model_copy(update={"engine": recipe.engine.model_copy(update=engine)})
         pair.add(tune, [spread] * 2, f"two-{tune}")
         assert train_alone(recipe, tmp_path / f"one-{tune}").exit_code == 0
     pair.run()
@@ -182,6 +183,20 @@ def test_two_ranks_train_what_one_process_trains(data: Path, tmp_path: Path) -> 
         start = started(recipes[tune]).build(CPU).state_dict()
         assert max(float((wanted[name] - start[name]).abs().max()) for name in wanted) > 100 * TOLERANCE
         assert max(float((found[name] - wanted[name]).abs().max()) for name in wanted) < TOLERANCE
+
+
+@pytest.mark.parametrize("tune", ["full", "flyp", "probe", "lora"])
+def test_half_precision_trains_near_the_full_one_and_keeps_fp32_weights(data: Path, tmp_path: Path, tune: str) -> None:
+    calm = {"optim": {"optimizer": "sgd", "lr": 0.01, "clip_grad": 1.0}, "schedule__steps": 4}
+    recipe = asked(data, "transformers", tune, clip={"lora": {"rank": 4, "dropout": 0}}, **calm)
+    half = recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"dtype": "bf16"})})
+    assert train_alone(recipe, tmp_path / "whole").exit_code == 0
+    assert train_alone(half, tmp_path / "half").exit_code == 0
+    start = started(recipe).build(CPU).state_dict()
+    found, wanted = last_state(tmp_path / "half"), last_state(tmp_path / "whole")
+    assert {found[name].dtype for name in found} == {start[name].dtype for name in found}
+    way = max(float((wanted[name] - start[name]).abs().max()) for name in wanted)
+    assert 0 < max(float((found[name] - wanted[name]).abs().max()) for name in wanted) < way / 2
 
 
 # the contrastive loss and the probe

@@ -264,9 +264,14 @@ def saved_step(out: Path) -> int:
     return max((row["step"] for row in rows if row["kind"] == "saved"), default=0)
 
 
+@pytest.mark.parametrize(
+    "engine", [{"engine__kind": "ddp"}, {"engine__kind": "deepspeed", "engine__zero": 2}], ids=["ddp", "zero2"]
+)
 @pytest.mark.timeout(600)
-def test_two_ranks_learn_what_one_learns(data: Path, models: dict[str, Path], whole: Path, tmp_path: Path) -> None:
-    recipe = inversion(data, models["sd"], invert__vectors=2, engine__kind="ddp")
+def test_two_ranks_learn_what_one_learns(
+    data: Path, models: dict[str, Path], whole: Path, tmp_path: Path, engine: dict[str, Any]
+) -> None:
+    recipe = inversion(data, models["sd"], invert__vectors=2, **engine)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     port = free_port()
     program = ["-m", "train.program", str(tmp_path / "recipe.yaml"), str(tmp_path / "run")]
