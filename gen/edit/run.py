@@ -24,7 +24,7 @@ from cluster.waiting import waiting
 from gen.edit.attributes.gather import gather_attributes
 from gen.edit.attributes.lexicon import attributes_content
 from gen.edit.attributes.stored import FILE, dump_attributes
-from gen.edit.editors.spec import check_editor, editor_digest
+from gen.edit.editors.spec import beside_of, check_editor, editor_digest
 from gen.edit.judge.judge import judge_digest
 from gen.edit.masks.spec import mask_digest
 from gen.edit.recipe import AttributeEditSpec, EditRecipe, PerturbSpec, differences, edit_identity
@@ -38,16 +38,19 @@ from gen.make.output import BegunBy, is_under_way, open_output
 from gen.make.plan import Plan
 from gen.make.scale import scale_name
 from gen.make.work import held, set_torn_aside, settle, work_off
+from gen.model.folder import ModelError, open_model
 from gen.prompts.table import PromptTable
 from gen.prompts.write import PROMPTS, Say
 from gen.run.auto import fill_auto
 from gen.run.output import drawn_texts, has_prompts, rows_of
 from gen.run.recipe import drawn_from, job_of, look_up
-from gen.run.room import check_room
+from gen.run.room import check_room, describe_room
+from gen.sampler.memory import NOTHING, Beside
 from gen.sampler.start import executed_steps
 from shards.disk.address import one_spelling
 from shards.disk.amounts import counted
 from shards.disk.data_set import open_to_write
+from shards.disk.home import home
 from shards.labels.classes import Class
 from shards.set.manifest import scan_records
 from shards.set.status import refuse_unfinished, write_summary
@@ -168,7 +171,7 @@ def run(
         todo = [unit for unit in units if unit not in before]
         summary = None
         if todo:
-            check_room(recipe, say)
+            check_room(recipe, say, _beside(recipe))
             write_summary(store, asked_of(plan, scale))
             job = edit_job_of(recipe, work, url, single_writer, mark, code, own)
             make_worker = partial(make_edit_worker, job.model_dump(mode="json"))
@@ -198,10 +201,20 @@ def describe(recipe: EditRecipe, work: Work, scale: Fraction) -> str:
         f"{scale_name(scale):<9}{counted(plan.num_samples(scale), 'image')} in "
         f"{counted(plan.num_units(scale), 'shard')}",
     ]
+    try:
+        folder = open_model(sampler.model, sampler.revision, sampler.variant, home())
+        memory = describe_room(recipe, folder, _beside(recipe))
+    except ModelError as error:
+        memory = f"unknown: {error}"
+    lines.append(f"{'memory':<9}{memory}")
     if recipe.expect is not None:
         seconds = plan.num_samples(scale) / recipe.expect.images_per_s
         lines.append(f"{'time':<9}{seconds / 60:.1f} minutes of one worker, at {recipe.expect.images_per_s:g} images/s")
     return "\n".join(lines)
+
+
+def _beside(recipe: EditRecipe) -> Beside:
+    return NOTHING if isinstance(recipe.edit, PerturbSpec) else beside_of(recipe.edit.editor)
 
 
 def plan_of(recipe: EditRecipe, work: Work) -> Plan:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,20 +43,33 @@ class Need:
     call: int  # what a call of the denoiser or the decoder holds at most, by the rule of thumb
     dtype: str  # fp32, fp16 or bf16
     batch: int
+    beside: int = 0  # weights of other models that lie there too: those of an editor
 
     @property
     def all(self) -> int:
         """Of weights, a call and the libraries."""
-        return self.weights + self.call + LIBRARIES_BYTES
+        return self.weights + self.beside + self.call + LIBRARIES_BYTES
 
     def sentence(self) -> str:
         """``"about 9.5 GB a worker: 2.1 GB of weights as bf16, 6.4 GB for a call of 32 images and 1.0 GB for libraries
         (an estimate)"``."""
+        beside = f"{size_text(self.beside)} of those of the editor, " if self.beside else ""
         return (
-            f"about {size_text(self.all)} a worker: {size_text(self.weights)} of weights as {self.dtype}, "
+            f"about {size_text(self.all)} a worker: {size_text(self.weights)} of weights as {self.dtype}, {beside}"
             f"{size_text(self.call)} for a call of {counted(self.batch, 'image')} and {size_text(LIBRARIES_BYTES)} for "
             "libraries (an estimate)"
         )
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Other models that a worker holds, in the sampler's type: those of an editor."""
+
+    numbers: int = 0  # parameters
+    most_bytes: int | None = None  # of all weights on a GPU, the sampler's included; None: they all stay there
+
+
+NOTHING = Beside()
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ def need_of(spec: SamplerSpec, folder: ModelFolder, on_gpu: bool) -> Need:
     spec = with_size(spec.decided(on_gpu), folder)
     batch = 1 if spec.batch == "auto" else spec.batch
     value = BYTES[spec.dtype]
-    numbers = {name: _num_numbers(folder.path / name, spec.variant) for name in folder.components}
+    numbers = {name: num_numbers(weight_files(folder.path / name, spec.variant)) for name in folder.components}
     text = sum(number for name, number in numbers.items() if name.startswith("text_encoder"))
     decoder = spec.vae_dtype or spec.dtype
     passes = 2 if is_guided(spec, folder) else 1
@@ -116,13 +130,18 @@ def _whole(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _num_numbers(component: Path, variant: str | None) -> int:
-    """Parameters in the weights of a component that would be loaded."""
+def weight_files(component: Path, variant: str | None) -> list[Path]:
+    """The files of a component's weights that would be loaded."""
     files = sorted(component.glob("*.safetensors"))
     tagged = [path for path in files if f".{variant}" in path.name] if variant else []
     plain = [path for path in files if not any(f".{tag}" in path.name for tag in ("fp16", "bf16"))]
+    return tagged or plain or files
+
+
+def num_numbers(files: Iterable[Path]) -> int:
+    """Parameters in files of weights."""
     total = 0
-    for path in tagged or plain or files:
+    for path in files:
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118  no mapping
                 total += math.prod(file.get_slice(name).get_shape())
@@ -162,6 +181,8 @@ def advice_on(need: Need, room: Room) -> str:
         ways.append("lower sampler.batch or sampler.vae_batch")
     if room.is_gpu and need.text_weights > need.weights // 10:
         ways.append("set sampler.offload_text=true")
+    if room.is_gpu and need.beside:
+        ways.append("set or lower edit.editor.device_gib")
     if room.workers > 1:
         ways.append("lower cluster.workers")
     return ", ".join(ways) or "use a smaller model, or a machine with more memory"
@@ -169,9 +190,10 @@ def advice_on(need: Need, room: Room) -> str:
 
 def refuse_too_large(need: Need, room: Room, model: str) -> None:
     """Raises ModelError if the weights alone, which are counted and not guessed, have no room."""
-    kept = need.weights - (need.text_weights if room.is_gpu else 0)  # text encoders can be moved off a GPU
+    kept = need.weights + need.beside - (need.text_weights if room.is_gpu else 0)  # text encoders can leave a GPU
     if kept > room.bytes:
+        all_weights, beside = size_text(need.weights + need.beside), " and its editor" if need.beside else ""
         raise ModelError(
-            f"model {model}: found {size_text(need.weights)} of weights as {need.dtype}, expected at most "
+            f"model {model}{beside}: found {all_weights} of weights as {need.dtype}, expected at most "
             f"{size_text(room.bytes)}, the memory of {room.where}; {advice_on(need, room)}"
         )

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     import torch
 
 Trained = InpaintSpec | CascadeSpec | InstructSpec | ControlSpec
-GIB = 1 << 30
 PRIORS = "sampler.model"
 CONTROLLED = {"sd": "StableDiffusionControlNetPipeline", "sdxl": "StableDiffusionXLControlNetPipeline"}
 LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
@@ -92,8 +91,7 @@ def open_editor(spec: EditorSpec, model: Sampler, digest: str) -> Editor:
     """
     if isinstance(spec, OwnSpec):
         return Own(model)
-    budget = None if spec.device_gib is None else int(spec.device_gib * GIB)
-    shelf = Shelf(str(model.device), budget)
+    shelf = Shelf(str(model.device), spec.device_bytes)
     networks = model.networks
     shelf.put(PRIORS, networks, bytes_of(networks), is_there=True)
     return Apart(model, _changer(spec, model.spec, model.device, shelf), shelf, model_columns(spec, digest))

@@ -27,6 +27,7 @@ from gen.model.folder import (
     open_model,
     read_config,
 )
+from gen.sampler.memory import NOTHING, Beside, num_numbers, weight_files
 from gen.wording.templates import slots_of
 from shards.disk.address import BESIDE, places_of
 from shards.disk.home import home
@@ -82,6 +83,11 @@ class TrainedSpec(BaseModel):
         "not at work waits in the machine's memory. null = all stay on the GPU",
         examples=[24],
     )
+
+    @property
+    def device_bytes(self) -> int | None:
+        """`device_gib` in bytes."""
+        return None if self.device_gib is None else int(self.device_gib * (1 << 30))
 
     @model_validator(mode="after")
     def _revisions_are_commits(self) -> "TrainedSpec":
@@ -258,6 +264,27 @@ def check_editor(spec: EditorSpec, size_px: int | None) -> None:
             f"size_px: found {size_px}, the family {folder.family} of {WHAT}.model expects a multiple of "
             f"{MULTIPLES[folder.family]}"
         )
+
+
+def beside_of(spec: EditorSpec) -> Beside:
+    """What its models add to the sampler's. Raises ModelError."""
+    if isinstance(spec, OwnSpec):
+        return NOTHING
+    pipelines = [(pipeline_folder(spec), spec.variant)]
+    files: list[Path] = []
+    if isinstance(spec, CascadeSpec):
+        pipelines.append((base_folder(spec), spec.base_variant))
+        if (adapter := adapter_folders(spec)) is not None:
+            files += [adapter[0] / spec.ip_weights.rpartition("/")[2], *weight_files(adapter[1], None)]
+    if isinstance(spec, CascadeSpec | ControlSpec):
+        files += weight_files(controlnet_folder(spec), None)
+    files += [
+        file
+        for folder, variant in pipelines
+        for name in folder.components
+        for file in weight_files(folder.path / name, variant)
+    ]
+    return Beside(num_numbers(files), spec.device_bytes)
 
 
 def _check_control(spec: CascadeSpec | ControlSpec) -> None:

@@ -78,6 +78,7 @@ GB = 10**9
         (Need(2 * GB, 0, 8 * GB, "bf16", 32), Room(8 * GB, "a GPU here", True), "lower sampler.batch or sampler.vae_b"),
         (Need(9 * GB, 0, 0, "fp32", 1), Room(8 * GB, "a GPU here", True), "set sampler.dtype=bf16"),
         (Need(12 * GB, 9 * GB, 0, "bf16", 1), Room(8 * GB, "a GPU here", True), "set sampler.offload_text=true"),
+        (Need(6 * GB, 0, 0, "bf16", 1, 9 * GB), Room(8 * GB, "a GPU here", True), "set or lower edit.editor."),
         (Need(9 * GB, 0, 0, "fp32", 1), Room(8 * GB, "each of 2", False, workers=2), "lower cluster.workers"),
         (Need(9 * GB, 0, 0, "fp32", 1), Room(8 * GB, "this machine", False), "use a smaller model"),
     ],
@@ -97,6 +98,8 @@ def test_only_weights_that_are_counted_are_refused_and_texts_may_be_moved_off_a_
         "model flux: found 24.0 GB of weights as fp32, expected at most 8.0 GB, the memory of a GPU here; set "
         "sampler.dtype=bf16, set sampler.offload_text=true"
     )
+    with pytest.raises(ModelError, match=r"^model sd and its editor: found 10\.0 GB of weights as bf16, expected at"):
+        refuse_too_large(Need(6 * GB, 0, 0, "bf16", 1, beside=4 * GB), gpu, "sd")
 
 
 def test_a_model_larger_than_the_machine_is_refused_before_it_is_loaded(

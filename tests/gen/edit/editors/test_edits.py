@@ -7,6 +7,7 @@ priors.
 import json
 import re
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,18 @@ from cluster.recipes.load import load_recipe
 from gen.edit.attributes.attribute import Attribute
 from gen.edit.editors.editor import Change, Editor
 from gen.edit.editors.open import open_editor
-from gen.edit.editors.spec import EditorSpec, editor_digest
+from gen.edit.editors.spec import EditorSpec, beside_of, editor_digest
 from gen.edit.recipe import AttributeEditSpec, EditRecipe, edit_identity
 from gen.edit.remake import regenerate_edits
-from gen.edit.run import edit_job_of, find_work
+from gen.edit.run import describe, edit_job_of, find_work
 from gen.edit.worker import make_edit_worker
+from gen.model.folder import ModelError, open_model
 from gen.prompts.table import PromptTable
+from gen.sampler import memory
+from gen.sampler.memory import need_of
 from gen.sampler.sampler import Sampled, Sampler
 from gen.sampler.spec import SamplerSpec
+from shards.disk.home import home
 from shards.disk.store import open_for_reading
 from shards.set.verify import verify
 from tests.support.alter_makers import alter_of, attribute, made_by, mask_of, table_of
@@ -259,6 +264,19 @@ def test_models_that_have_moved_change_nothing_and_other_weights_are_another_run
     config.write_text(config.read_text() + " ")
     with pytest.raises(ValueError, match="made by another recipe"):
         edit(body, tmp_path / "out", 1, edit=there)
+
+
+def test_an_editor_without_room_beside_the_model_is_refused_before_anything_is_loaded(
+    body: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = EditRecipe.model_validate(body)
+    told = describe(recipe, find_work(recipe, has_texts=True), Fraction(1))
+    assert re.search(r"\nmemory   about .* of weights as fp32, .* of those of the editor, ", told)
+    numbers = beside_of(recipe.edit.editor).numbers if isinstance(recipe.edit, AttributeEditSpec) else 0
+    model = need_of(recipe.sampler, open_model(recipe.sampler.model, None, None, home()), on_gpu=False).weights
+    monkeypatch.setattr(memory, "memory_bytes", lambda: model + 4 * numbers - 1)
+    with pytest.raises(ModelError, match=r"generator and its editor: found .* of weights as fp32, expected at most"):
+        edit(body, tmp_path / "out", 1)
 
 
 def test_a_worker_with_other_weights_of_the_editor_refuses_to_start(

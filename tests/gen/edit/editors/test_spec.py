@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
+from safetensors.torch import load_file
 
 from gen.edit.editors.open import open_editor
-from gen.edit.editors.spec import EditorSpec, at_home, check_editor, content_of, editor_digest
+from gen.edit.editors.spec import EditorSpec, at_home, beside_of, check_editor, content_of, editor_digest
 from gen.model.folder import ModelError
+from gen.sampler.memory import Beside
 from gen.sampler.sampler import Sampler
 from gen.sampler.spec import SamplerSpec, check_sampler
 from tests.support.tiny_editors import (
@@ -205,3 +207,22 @@ def test_workers_are_given_whole_paths(whole: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir("/")
     assert content_of(away) == content_of(cascade(whole))
     assert parsed({"kind": "own"}) == at_home(parsed({"kind": "own"}))
+
+
+@pytest.mark.parametrize(
+    ("make", "folders"),
+    [
+        (cascade, ["inpaint", "inpaint-base", "control", "ip"]),
+        (control, ["inpaint-base", "control"]),
+        (lambda root: parsed({"kind": "inpaint", "model": str(root / "inpaint"), "device_gib": 2}), ["inpaint"]),
+        (lambda root: parsed({"kind": "own"}), []),
+    ],
+    ids=["cascade", "control", "inpaint", "own"],
+)
+def test_what_an_editor_adds_to_memory_is_every_weight_that_it_loads(root: Path, make: Any, folders: list[str]) -> None:
+    files = [file for folder in folders for file in (root / folder).rglob("*.safetensors")]
+    expected = sum(value.numel() for file in files for value in load_file(file).values())
+    other = root / f"ip/{IP_WEIGHTS}"
+    shutil.copy(other, other.with_name("another.safetensors"))
+    spec = make(root)
+    assert beside_of(spec) == Beside(expected, 2 << 30 if spec.kind == "inpaint" else None)
