@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from docs.bench.conditions import HOME, Figures, Found, Grid, Looker, Part, Run, asked, first_seed, recipe_of, run
+from docs.bench.conditions import GENERATOR, Figures, Found, Grid, Looker, Part, Run, asked, first_seed, recipe_of, run
 from train.report.statistics import mean_interval, paired_difference
 
 # What people write around a name today; all are words of the sandbox's pool.
@@ -64,7 +64,7 @@ def make_part(grid: Grid) -> Part:
     from sandbox.generator import draw, load_generator
 
     torch.set_num_threads(1)
-    pipeline, looker = load_generator(HOME / "sandbox" / "models" / "generator"), Looker()
+    pipeline, looker = load_generator(GENERATOR), Looker()
 
     def part(name: str, seed: int, done: Callable[[int], None]) -> Mapping[str, float]:
         recipe = recipe_of(seed, grid.per_class, CONDITIONS[name].overrides)

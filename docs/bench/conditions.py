@@ -7,6 +7,7 @@ so never published under today's date; a JSON file in docs/data and the part of 
 """
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import json
@@ -38,9 +39,11 @@ from shards.labels.classes import load_classes
 from train.evaluate.set_metrics import vendi_score
 
 HOME = home()
-RECIPE = HOME / "recipes" / "sandbox.yaml"
 PAGE = HOME / "docs" / "RESULTS.md"
-JUDGE = HOME / "sandbox" / "models" / "judge.safetensors"
+# below HOME, which is the working folder of the command and of its workers: these import a copy of the code alone
+RECIPE = Path("recipes/sandbox.yaml")
+JUDGE = Path("sandbox/models/judge.safetensors")
+GENERATOR = Path("sandbox/models/generator")
 
 Figures: TypeAlias = Mapping[str, float]
 Found: TypeAlias = dict[str, dict[int, Figures]]  # condition -> seed -> figures
@@ -178,13 +181,14 @@ def run(
     first = next(iter(conditions))
     names = tuple(one for one in conditions if not chosen.only or one == first or one in chosen.only)
     grid, started = Grid(names, chosen.per_class, chosen.seeds), time.monotonic()
-    spec = FanOutSpec(straggler_factor=0, in_process=chosen.in_process)
-    try:
-        claim(chosen.work, {**asdict(grid), **made_by({one: conditions[one] for one in names}, chosen.per_class)})
-    except ValueError as error:
-        parser.exit(2, f"{error}\n")
-    found = _measure(chosen.work, grid, make_part, spec)
-    publish(Run(name, grid, found, time.monotonic() - started), not chosen.no_page)
+    spec, work = FanOutSpec(straggler_factor=0, in_process=chosen.in_process), chosen.work.resolve()
+    with contextlib.chdir(HOME):
+        try:
+            claim(work, {**asdict(grid), **made_by({one: conditions[one] for one in names}, chosen.per_class)})
+        except ValueError as error:
+            parser.exit(2, f"{error}\n")
+        found = _measure(work, grid, make_part, spec)
+        publish(Run(name, grid, found, time.monotonic() - started), not chosen.no_page)
     return 0
 
 
@@ -225,7 +229,7 @@ def _measure(work: Path, grid: Grid, make_part: Callable[[Grid], Part], spec: Fa
     """Makes what is not in `work` yet. Raises RuntimeError if not finished."""
     todo = [unit for unit in range(len(grid)) if not (work / f"{unit:04d}.json").exists()]
     if todo:
-        worker = functools.partial(_make_worker, work.resolve(), grid, make_part)
+        worker = functools.partial(_make_worker, HOME, work, grid, make_part)
         with Progress(len(todo), len(todo) * grid.per_class * 10) as progress, StopFlag() as stop:
             summary = fan_out(todo, worker, spec, progress, stop)
         if summary.exit_code:
@@ -237,7 +241,8 @@ def _measure(work: Path, grid: Grid, make_part: Callable[[Grid], Part], spec: Fa
     return found
 
 
-def _make_worker(work: Path, grid: Grid, make_part: Callable[[Grid], Part]) -> Worker:
+def _make_worker(root: Path, work: Path, grid: Grid, make_part: Callable[[Grid], Part]) -> Worker:
+    os.chdir(root)
     part = make_part(grid)
 
     def make(unit: int, attempt: str, beat: Beat) -> Mapping[str, JSON]:

@@ -13,6 +13,7 @@ vectors lie apart (0: one place), the total variation between colour histograms 
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -166,11 +167,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--set", action="append", default=[], help="an override of the recipe, such as optim.lr=0.01")
     chosen = parser.parse_args(arguments)
     decides = {"per_class": chosen.per_class, "overrides": chosen.set, "inversion's recipe": sha256_of(RECIPE)}
-    try:
-        claim(chosen.work, {**decides, **made_by({"sandbox": []}, chosen.per_class)})
-    except ValueError as error:
-        parser.exit(2, f"{error}\n")
-    found = measure(chosen.work, chosen.sets, chosen.seeds, chosen.per_class, chosen.set)
+    work = chosen.work.resolve()
+    with contextlib.chdir(HOME):  # as `docs.bench.conditions`
+        try:
+            claim(work, {**decides, **made_by({"sandbox": []}, chosen.per_class)})
+        except ValueError as error:
+            parser.exit(2, f"{error}\n")
+        found = measure(work, chosen.sets, chosen.seeds, chosen.per_class, chosen.set)
     if not chosen.no_data:
         path = HOME / "docs" / "data" / "inversion.json"
         path.write_text(json.dumps({"per_class": chosen.per_class, "sets": found}, indent=1, allow_nan=False) + "\n")

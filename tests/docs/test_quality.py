@@ -39,6 +39,16 @@ def test_the_comparison_runs_and_shows_the_exact_path_beside_a_shortcut(
     assert not said.out
 
 
+def test_workers_of_their_own_find_recipe_and_models_from_any_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They import a copy of the code, which has neither beside it."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["--no-page", "--per-class=2", "--seeds=1", f"--only={REUSE}", "--work=work"]) == 0
+    assert len(list((tmp_path / "work").glob("0*.json"))) == 2
+    assert Path.cwd() == tmp_path
+
+
 @given(st.dictionaries(st.text(max_size=3), st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1))
 def test_nothing_on_the_front_is_beaten_and_all_else_is(points: dict[str, tuple[float, ...]]) -> None:
     front = on_the_front(points)
