@@ -153,7 +153,8 @@ class _Driver:
     def _slots(self) -> dict[str, int]:
         """How many workers each live node can hold."""
         alive = [node for node in ray.nodes() if node["Alive"]]
-        if self._gpus is None and alive:
+        # not while there is only a head without cores: it tells nothing of the machines that come
+        if self._gpus is None and any(node["Resources"].get("CPU", 0) >= self._spec.cpus_per_worker for node in alive):
             self._gpus = 1.0 if any(node["Resources"].get("GPU", 0) >= 1 for node in alive) else 0.0
         slots: dict[str, int] = {}
         for node in alive:
