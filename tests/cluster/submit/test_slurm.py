@@ -234,6 +234,18 @@ def test_all_questions_about_a_job_share_one_deadline(
     assert (tmp_path / "calls").read_text().count("squeue") <= 3
 
 
+def test_a_job_is_marked_as_cancelled_before_slurm_is_told_so_that_it_does_not_queue_itself_again(
+    fake: Fake, tmp_path: Path
+) -> None:
+    fake("sbatch", "echo 7")
+    fake("squeue", shows())
+    call = call_of(tmp_path)
+    submit_slurm(call, SiteSpec(), print)
+    fake("scancel", f"ls {call.out}/_meta/jobs/*/cancelled/7 > {tmp_path}/seen")
+    assert cancel_jobs(call.out, print) == 1
+    assert (tmp_path / "seen").read_text().strip().endswith("00001/cancelled/7")
+
+
 # ---------------------------------------------------------------- outputs that are no folder, and may only be read
 
 
