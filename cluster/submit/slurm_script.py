@@ -165,7 +165,8 @@ def _program(site: SiteSpec, program: tuple[str, ...]) -> list[str]:
 
 
 def _again(site: SiteSpec, folder: Path) -> list[str]:
-    """Queue the job again if it was warned, its work can go on and nobody has cancelled it. Otherwise the exit code says what is to be done."""
+    """Queue the job again if it was warned, its work can go on and nobody has cancelled it. Otherwise the exit code
+    says what is to be done."""
     if site.chain == "never":
         return []
     if site.chain == "requeue":
