@@ -64,7 +64,7 @@ def run_on_ray(
     session: Session,
 ) -> None:
     """Carry out the schedule until it is over, then end every worker. A failure of Ray ends the schedule, named."""
-    driver = _Driver(schedule, make_worker, spec, session.versions)
+    driver = _Driver(schedule, make_worker, spec, session)
     start = contextlib.ExitStack()  # closed by the first worker that is ready
     try:
         start.enter_context(waiting(lambda: _starting(*schedule.starting())))
@@ -90,12 +90,12 @@ def _starting(placing: int, loading: int) -> str:
 
 
 class _Driver:
-    def __init__(self, schedule: Schedule, make_worker: MakeWorker, spec: FanOutSpec, versions: dict[str, str]) -> None:
+    def __init__(self, schedule: Schedule, make_worker: MakeWorker, spec: FanOutSpec, session: Session) -> None:
         self._schedule = schedule
         self._make_worker = make_worker
         self._spec = spec
         self._gpus: float | None = None if spec.gpus_per_worker == "auto" else spec.gpus_per_worker
-        self._versions = versions
+        self._versions, self._ours = session.versions, session.ours
         self._place = this_place()
         self._health = RayHealth()
         self._handles: dict[int, _Handle] = {}
@@ -127,7 +127,15 @@ class _Driver:
         if broken := self._health.broken():
             self._do(self._schedule.fail(broken, time.monotonic()))
             return
-        self._do(self._schedule.nodes(self._slots(), time.monotonic(), self._leaving()))
+        slots = self._slots()
+        if self._ours and slots and not any(slots.values()):  # nobody adds a machine to it
+            asked = f"{counted(self._spec.cpus_per_worker, 'core')} and {self._gpus or 0:g} GPUs"
+            advice = "lower cluster.cpus_per_worker or cluster.gpus_per_worker, or set RAY_ADDRESS to a cluster"
+            self._do(
+                self._schedule.fail(f"this machine has no room for a worker of {asked}; {advice}", time.monotonic())
+            )
+            return
+        self._do(self._schedule.nodes(slots, time.monotonic(), self._leaving()))
         # Ray does not say whose process it was; whoever has waited longest gets another one
         waiting = [number for number, handle in self._handles.items() if handle.process is None]
         for number, cause in zip(waiting, self._health.died_at_start(), strict=False):
@@ -153,7 +161,8 @@ class _Driver:
     def _slots(self) -> dict[str, int]:
         """How many workers each live node can hold."""
         alive = [node for node in ray.nodes() if node["Alive"]]
-        if self._gpus is None and alive:
+        # not while there is only a head without cores: it tells nothing of the machines that come
+        if self._gpus is None and any(node["Resources"].get("CPU", 0) >= self._spec.cpus_per_worker for node in alive):
             self._gpus = 1.0 if any(node["Resources"].get("GPU", 0) >= 1 for node in alive) else 0.0
         slots: dict[str, int] = {}
         for node in alive:

@@ -266,9 +266,11 @@ def _refuse_if_alive(
         sleep(step)
         waited += step
         now = _read(store, folder)
-        if now is not None and now.released:
+        if now is None or now.generation < found.generation:
+            continue  # who was found died before it wrote lease.json, or will write it in a moment
+        if now.released:
             return
-        if now is not None and (now.generation, now.heartbeat) != (found.generation, found.heartbeat):
+        if (now.generation, now.heartbeat) != (found.generation, found.heartbeat):
             raise _held(now)
 
 

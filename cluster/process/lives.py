@@ -199,7 +199,7 @@ def lives_of(store: LifeStore, newest: int = KEPT) -> list[Life]:
     return found
 
 
-def stuck(lives: Sequence[Life], jobs: Collection[str], k: int = 3) -> bool:
+def stuck(lives: Sequence[Life], jobs: Collection[str], k: int = 3, at_work: Collection[str] = ()) -> bool:
     """Whether the last `k` starts of a SLURM job got no further: the time limit is shorter than one unit.
 
     `lives`: of one folder, in order, those of other jobs included. `jobs`: the job's id, or those of the jobs that were
@@ -209,7 +209,8 @@ def stuck(lives: Sequence[Life], jobs: Collection[str], k: int = 3) -> bool:
 
     A start counts if one of its lives tells how much was there at its start and had time to work: it began a unit or
     step; or it began none and lived longer than the longest start of this folder that is known. So a job that is
-    preempted while it loads its model is never called stuck for that, and neither is a life that is still at work.
+    preempted while it loads its model is never called stuck for that, and neither is a life that is still at work:
+    the last one, and those whose ids are in `at_work`, such as the other tasks of an array.
     """
     longest = max((life.start_s for life in lives if life.start_s is not None), default=None)
     turns: list[bool] = []  # of the starts that count: whether it got further
@@ -218,7 +219,7 @@ def stuck(lives: Sequence[Life], jobs: Collection[str], k: int = 3) -> bool:
         judged = [
             _got_further(life, lives[place + 1 :])
             for place, life in turn
-            if _had_time(life, lives[place + 1 :], longest)
+            if not (life.end is None and life.life in at_work) and _had_time(life, lives[place + 1 :], longest)
         ]
         known = [further for further in judged if further is not None]
         if known:

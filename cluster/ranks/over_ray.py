@@ -164,22 +164,11 @@ def _room(
     spec: RanksSpec, ours: bool, stop: StopFlag, health: RayHealth, say: Callable[[str], None]
 ) -> Iterator[list[Any]]:
     """One actor for each rank, holding its cores and GPU: all of them, or none if a stop is requested meanwhile."""
-    gpus = int(any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes()))
-    found = int(ray.cluster_resources().get("GPU", 0))
-    if ours and gpus * spec.ranks > found:
-        raise ClusterError(
-            f"found {_counted(found, 'GPU')} on this machine for {spec.ranks} ranks, expected one each; ask for fewer "
-            "ranks, or set RAY_ADDRESS to a cluster"
-        )
-    cores = _counted(spec.cpus_per_rank, "core")
-    asked = f"{_counted(spec.ranks, 'rank')} of {cores} and {_counted(gpus, 'GPU')}"
-    bundle = {"CPU": float(spec.cpus_per_rank), **({"GPU": float(gpus)} if gpus else {})}
-    group = placement_group([bundle] * spec.ranks, strategy="PACK")
-    hosts: list[Any] = []
-    try:
-        begun = time.monotonic()
+    begun = time.monotonic()
+
+    def wait_for(is_there: Callable[[], bool], asked: str) -> None:
         silent = True
-        while not group.wait(LOOK_S) and not stop.requested:
+        while not is_there() and not stop.requested:
             if wrong := health.broken():
                 raise ClusterError(wrong)
             waited = time.monotonic() - begun
@@ -190,6 +179,21 @@ def _room(
             if waited > SAY_S and silent:
                 silent = False
                 say(f"found no room yet for {asked}, {_size()}; waiting for it, at most {START_S:g} s")
+
+    asked = f"{_counted(spec.ranks, 'rank')} of {_counted(spec.cpus_per_rank, 'core')}"
+    wait_for(lambda: _has_room(spec.cpus_per_rank), asked)  # a head without cores does not tell whether GPUs come
+    gpus = int(any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes()))
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if ours and gpus * spec.ranks > found:
+        raise ClusterError(
+            f"found {_counted(found, 'GPU')} on this machine for {spec.ranks} ranks, expected one each; ask for fewer "
+            "ranks, or set RAY_ADDRESS to a cluster"
+        )
+    bundle = {"CPU": float(spec.cpus_per_rank), **({"GPU": float(gpus)} if gpus else {})}
+    group = placement_group([bundle] * spec.ranks, strategy="PACK")
+    hosts: list[Any] = []
+    try:
+        wait_for(lambda: bool(group.wait(LOOK_S)), f"{asked} and {_counted(gpus, 'GPU')}")
         for number in range(0 if stop.requested else spec.ranks):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
             options = {"num_cpus": spec.cpus_per_rank, "num_gpus": gpus, "scheduling_strategy": place}
@@ -199,6 +203,14 @@ def _room(
         for host in hosts:
             ray.kill(host)
         remove_placement_group(group)
+
+
+def _has_room(cores: int) -> bool:
+    """Whether a machine has so many cores; waits a moment if none has."""
+    if any(node["Alive"] and node["Resources"].get("CPU", 0) >= cores for node in ray.nodes()):
+        return True
+    time.sleep(LOOK_S)
+    return False
 
 
 def _size() -> str:

@@ -65,6 +65,8 @@ class Book:
             folder = Path(f"out/jobs/{call.name}-{number:05d}").absolute()
             if isinstance(self.store, FolderStore):
                 folder = self.store.root.absolute() / JOBS / f"{number:05d}"
+            if folder.exists():  # of a job that was taken back: SLURM may still know that one by its script
+                continue
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             receipt = Receipt(number, kind, call.line, str(folder), now, where=where, more={"by": secrets.token_hex(8)})
             if self._writer.write_exclusive(self._name(number), _bytes(receipt)):

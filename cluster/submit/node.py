@@ -33,6 +33,7 @@ from cluster.process.identity import ProcessId, session_members, start_ticks, th
 from cluster.process.lives import lives_of, stuck
 from cluster.process.private_folder import make_private_folder
 from cluster.process.supervisor import end_with_parent
+from cluster.process.writers import writers_of
 from cluster.submit.slurm_script import CAUSE, OVER, STOP, Mode
 from cluster.waiting import waiting
 from shards.disk.replace import replace_file
@@ -109,7 +110,8 @@ def _why_not_again(out: str, job: Path) -> str:
     """Why the job is not to be queued again; "" if it may be. `job`: its folder, where each start has one of its own,
     also those of the jobs that it goes on from."""
     chain = {folder.name.partition("-")[0] for folder in job.iterdir()}
-    if not stuck(lives_of(open_for_reading(out)), chain, STUCK_AFTER):
+    store = open_for_reading(out)
+    if not stuck(lives_of(store), chain, STUCK_AFTER, {one.life for one in writers_of(store)}):
         return ""
     return (
         f"{out}: the last {STUCK_AFTER} starts of this job got no further, so the time limit is shorter than one shard "

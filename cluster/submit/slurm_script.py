@@ -25,6 +25,8 @@ Mode = Literal["ray", "array", "ranks"]
 REQUEUE_S = 60  # for SLURM to take a job back
 IDS = "ids"  # folder in the job's own: an empty file for each id that SLURM gave; of an array's tasks, the array's
 # in the folder of a life
+ID = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"
+CANCELLED = "cancelled"  # folder in the job's own: an empty file for each id that is to end for good
 STOP = "stop"  # its work is to end, and to be queued again
 OVER, CAUSE = "over", "cause"  # exit codes: of its first process; of another one that failed by itself
 
@@ -85,7 +87,7 @@ def slurm_script(call: Call, site: SiteSpec, folder: Path, workdir: Path, progra
         "",
         f"job={shlex.quote(str(folder))}",
         'life="$job/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"  # the machines of this life meet there',
-        f'mkdir -p "$life" "$job/{IDS}" && : > "$job/{IDS}/${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}" || exit 1',
+        f'mkdir -p "$life" "$job/{IDS}" && : > "$job/{IDS}/{ID}" || exit 1',
         *(["", "# of the site", *site.setup] if site.setup else []),
         *_token(mode),
         "",
@@ -163,7 +165,8 @@ def _program(site: SiteSpec, program: tuple[str, ...]) -> list[str]:
 
 
 def _again(site: SiteSpec, folder: Path) -> list[str]:
-    """Queue the job again if it was warned and its work can go on. Otherwise the exit code says what is to be done."""
+    """Queue the job again if it was warned, its work can go on and nobody has cancelled it. Otherwise the exit code
+    says what is to be done."""
     if site.chain == "never":
         return []
     if site.chain == "requeue":
@@ -175,7 +178,7 @@ def _again(site: SiteSpec, folder: Path) -> list[str]:
         send = f"next=$(timeout {REQUEUE_S} sbatch --parsable {task} {script})"
         after = [f': > "$job/{IDS}/${{next%%;*}}"  # known from now on, and not only when it starts', "exit 0"]
     return [
-        f'if [ "$code" = {EXIT_AGAIN} ] && [ -n "$warned" ]; then',
+        f'if [ "$code" = {EXIT_AGAIN} ] && [ -n "$warned" ] && [ ! -e "$job/{CANCELLED}/{ID}" ]; then',
         f"  if {send}; then",
         *(f"    {line}" for line in after),
         "  fi",

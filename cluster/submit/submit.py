@@ -23,7 +23,7 @@ from cluster.recipes.site import SiteSpec
 from cluster.submit import autoscaler, kubernetes, ray_job, slurm
 from cluster.submit.book import JOBS, OVER, UNSURE, Book, Receipt
 from cluster.submit.call import RANKS, Call, Target, whole
-from cluster.submit.slurm_script import IDS, mode_of, slurm_script
+from cluster.submit.slurm_script import CANCELLED, IDS, mode_of, slurm_script
 from cluster.submit.state import JobError, JobState
 from shards.disk.address import local_root
 from shards.disk.amounts import counted, size_text
@@ -377,7 +377,12 @@ def _slurm_states(receipt: Receipt) -> tuple[JobState, ...]:
 
 
 def _cancel_slurm(receipt: Receipt) -> None:
-    slurm.cancel(_slurm_ids(receipt))
+    ids, folder = _slurm_ids(receipt), Path(receipt.folder) / CANCELLED
+    with contextlib.suppress(OSError):  # a job that was warned a moment ago sees it and does not queue itself again
+        folder.mkdir(parents=True, exist_ok=True)
+        for one in ids:
+            (folder / one).touch()
+    slurm.cancel(ids)
 
 
 STATES: dict[str, Callable[[Receipt], tuple[JobState, ...]]] = {

@@ -19,9 +19,10 @@ START_S = 120.0
 
 
 class Nodes:
-    """A context manager. The head has no cores for workers; every other node has one."""
+    """A context manager. The head has no cores for workers; every other node has one, and there are `num` at first."""
 
-    def __init__(self) -> None:
+    def __init__(self, num: int = 2) -> None:
+        self._num = num
         self.folder = Path(tempfile.mkdtemp(prefix="rn-", dir="/tmp"))  # short: Ray puts sockets below it
         self._port = free_port()
         self._token = secrets.token_hex(32)
@@ -42,7 +43,7 @@ class Nodes:
 
     def __enter__(self) -> Self:
         self.start_head()
-        for _ in range(2):
+        for _ in range(self._num):
             self.add()
         return self
 
@@ -54,12 +55,13 @@ class Nodes:
 
     def start_head(self) -> None:
         self._head = self._start(
-            "--head", f"--port={self._port}", "--num-cpus=0", "--include-dashboard=false",
+            "--head", f"--port={self._port}", "--num-cpus=0", "--num-gpus=0", "--include-dashboard=false",
             f"--ray-client-server-port={free_port()}",
         )  # fmt: skip
 
-    def add(self) -> None:
-        self.others.append(self._start(f"--address=127.0.0.1:{self._port}", "--num-cpus=1"))
+    def add(self, num_cpus: int = 1, num_gpus: int = 0) -> None:
+        words = [f"--address=127.0.0.1:{self._port}", f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}"]
+        self.others.append(self._start(*words))
 
     def kill_head(self) -> None:
         """With SIGKILL, and everything that it has started."""
@@ -73,7 +75,7 @@ class Nodes:
     def _start(self, *words: str) -> ProcessId:
         self._started += 1
         folder = self.folder / str(self._started)
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-gpus=0", *words]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *words]
         command += [f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0"]
         command += ["--object-store-memory=80000000", "--disable-usage-stats"]
         log = self.folder / f"{self._started}.log"

@@ -157,6 +157,44 @@ def test_b6_a_frozen_node_costs_no_unit_and_what_wakes_up_there_changes_none(tmp
     assert before == {f"{unit}.txt": workers.contents(unit) for unit in range(100)}
 
 
+EARLY = """
+import functools, sys, threading
+from pathlib import Path
+from cluster.fan_out.fan_out import FanOutSpec, fan_out
+from cluster.process.stop_flag import StopFlag
+from tests.support import workers
+
+def tell(event):
+    print(event.kind, flush=True)
+
+with StopFlag() as stop:
+    print("begun", flush=True)
+    make = functools.partial(workers.writer, Path(sys.argv[1]), 0.5)
+    sys.exit(fan_out(range(6), make, FanOutSpec(straggler_factor=0), tell, stop).exit_code)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_begins_before_the_machines_with_gpus_are_there_gives_each_worker_one(tmp_path: Path) -> None:
+    with Nodes(num=0) as nodes:
+        run = subprocess.Popen(
+            [sys.executable, "-c", EARLY, str(tmp_path)],
+            cwd=home(), env={**os.environ, **nodes.environment}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert run.stdout is not None
+            assert run.stdout.readline() == "begun\n"
+            time.sleep(10)  # until it has joined the head, which has no cores
+            nodes.add(num_cpus=2, num_gpus=1)
+            said = run.communicate(timeout=200)[0].split()
+        finally:
+            run.kill()
+            run.wait()
+    assert run.returncode == 0
+    assert said.count("unit_done") == 6
+    assert said.count("worker_ready") == 1, "two have room on the cores"
+
+
 LATE = """
 import os
 os.environ["RAY_testing_asio_delay_us"] = ",".join(

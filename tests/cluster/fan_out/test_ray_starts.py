@@ -50,6 +50,16 @@ def start(folder: Path, unit_s: float, environment: Mapping[str, str] | None = N
     return warm.start(["-c", DRIVER, str(folder), str(unit_s)], environment={**WITHOUT_RAY, **(environment or {})})
 
 
+def test_on_a_ray_of_our_own_missing_room_is_no_wait_for_machines(tmp_path: Path) -> None:
+    program = DRIVER.replace("workers=1, gpus_per_worker=0", "gpus_per_worker=0, cpus_per_worker=1000")
+    run = warm.start(["-c", program, str(tmp_path), "0"], environment=WITHOUT_RAY)
+    assert run.wait(timeout=120) == 1
+    assert (
+        "this machine has no room for a worker of 1,000 cores and 0 GPUs; lower cluster.cpus_per_worker or "
+        "cluster.gpus_per_worker, or set RAY_ADDRESS to a cluster"
+    ) in run.said()
+
+
 def told(out: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(out.splitlines()[-1])
     return found

@@ -175,6 +175,31 @@ def test_a18_a_holder_elsewhere_without_heartbeat_is_taken_over_after_our_patien
         assert 29 < sum(slept) < 32
 
 
+@pytest.mark.parametrize("released", [False, True])
+def test_an_output_whose_last_taker_died_before_it_wrote_its_lease_is_taken_after_our_patience(tmp_path, released):
+    before = from_elsewhere(tmp_path, released=released)
+    died = dataclasses.replace(before, generation=4, life="s813-0-def", heartbeat=0, released=False)
+    (tmp_path / "_meta" / "leases").mkdir()
+    (tmp_path / "_meta" / "leases" / "000004.json").write_bytes(died.to_json())
+    waits: list[float] = []
+    with take(tmp_path, sleep=waits.append) as lease:
+        assert lease.generation == 5
+    assert sum(waits) == pytest.approx(30 if released else 60), "for who is named last, too"
+
+
+def test_a_taker_elsewhere_that_was_between_its_two_files_is_refused_when_it_has_written_both(tmp_path):
+    before = from_elsewhere(tmp_path, released=True)
+    other = dataclasses.replace(before, generation=4, life="s813-0-def", heartbeat=0, released=False)
+    (tmp_path / "_meta" / "leases").mkdir()
+    (tmp_path / "_meta" / "leases" / "000004.json").write_bytes(other.to_json())
+
+    def sleep(seconds: float) -> None:
+        (tmp_path / LEASE).write_bytes(dataclasses.replace(other, heartbeat=1).to_json())
+
+    with pytest.raises(LeaseHeld, match="life s813-0-def"):
+        take(tmp_path, sleep=sleep)
+
+
 def test_a_holder_that_comes_back_sees_the_newer_generation_and_stops(tmp_path):
     lost.clear()
     first = take(tmp_path, "first", lock=False)

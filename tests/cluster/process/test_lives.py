@@ -253,6 +253,18 @@ def test_c7_a_job_is_stuck_when_its_last_three_starts_got_no_further(store: Life
     assert not is_stuck(store, k=4)
 
 
+def test_tasks_of_an_array_that_are_at_work_do_not_count_as_stuck(store: LifeStore) -> None:
+    tasks = [str(job) for job in range(81, 89)]
+    for job in tasks:
+        live(store, 4, 40 if job == "81" else None, job=job, code=EXIT_AGAIN if job == "81" else None)
+    lives = lives_of(store)
+    assert stuck(lives, tasks), "as they look to one who does not know that they are at work"
+    assert not stuck(lives, tasks, at_work={life.life for life in lives})
+    for restarts in range(1, 4):
+        live(store, 40, 40, job="81", restarts=restarts)
+    assert stuck(lives_of(store), tasks, at_work={life.life for life in lives})
+
+
 def test_one_start_that_got_further_among_the_last_three_is_enough(store: LifeStore) -> None:
     for restarts, after in enumerate([4, 4, 5, 5, 5]):
         live(store, 4 if restarts < 3 else 5, after, restarts=restarts)

@@ -143,6 +143,16 @@ def test_the_next_job_of_a_chain_is_known_while_it_waits(tmp_path: Path) -> None
     assert sorted(path.name for path in (job.folder / "ids").iterdir()) == ["7", "9"]
 
 
+@pytest.mark.parametrize("chain", ["requeue", "resubmit"])
+def test_a_job_that_is_cancelled_after_it_was_warned_does_not_queue_itself_again(tmp_path: Path, chain: str) -> None:
+    job = Job(tmp_path, ["75"], chain=chain)
+    (job.folder / "cancelled").mkdir()
+    (job.folder / "cancelled" / "7").touch()
+    assert job.run() == (75, "")
+    code, calls = job.run("8")
+    assert calls != "", f"another job of the same script is none that was cancelled: {code}"
+
+
 def test_tasks_of_an_array_are_known_as_one_job(tmp_path: Path) -> None:
     job = Job(tmp_path, ["75"], "generate", how="array", chain="resubmit")
     for task in (1, 2):

@@ -234,6 +234,30 @@ def test_all_questions_about_a_job_share_one_deadline(
     assert (tmp_path / "calls").read_text().count("squeue") <= 3
 
 
+def test_a_job_after_one_that_was_taken_back_has_a_script_of_its_own(fake: Fake, tmp_path: Path) -> None:
+    """SLURM may still know the first by its script, and a lost answer is looked for by that."""
+    call = call_of(tmp_path)
+    fake("sbatch", "echo 7")
+    fake("squeue", shows(state="PENDING", reason="PartitionTimeLimit"))
+    fake("scancel", "true")
+    with pytest.raises(JobError, match="it is taken back"):
+        submit_slurm(call, SiteSpec(), print)
+    fake("squeue", shows())
+    assert submit_slurm(call, SiteSpec(), print).number == 2
+
+
+def test_a_job_is_marked_as_cancelled_before_slurm_is_told_so_that_it_does_not_queue_itself_again(
+    fake: Fake, tmp_path: Path
+) -> None:
+    fake("sbatch", "echo 7")
+    fake("squeue", shows())
+    call = call_of(tmp_path)
+    submit_slurm(call, SiteSpec(), print)
+    fake("scancel", f"ls {call.out}/_meta/jobs/*/cancelled/7 > {tmp_path}/seen")
+    assert cancel_jobs(call.out, print) == 1
+    assert (tmp_path / "seen").read_text().strip().endswith("00001/cancelled/7")
+
+
 # ---------------------------------------------------------------- outputs that are no folder, and may only be read
 
 
