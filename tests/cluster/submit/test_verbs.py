@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sixfold
+from shards.disk.address import one_spelling
 from shards.disk.home import home
 from tests.support.waits import without_waits
 
@@ -90,6 +91,17 @@ def test_what_a_verb_refuses_is_refused_before_anything_is_submitted(tmp_path: P
     assert "found no description of this site, and SLURM gives none" in text
     assert "run `sixfold submit --init` on a login node, or write" in text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["file:///data/x", "~/x", "s3://b//x/", "out/x"])
+def test_an_output_means_what_it_means_to_the_verb_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    monkeypatch.setattr("cluster.verbs._check", lambda *_, **__: None)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    words = ["submit", "generate", str(home() / "recipes/sandbox.yaml"), "--to", "local", "--dry-run", "--out", out]
+    sixfold.command_line()([*words, "--images-per-s", "1"], standalone_mode=False)
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["--out", one_spelling(out)]
 
 
 def test_a_dry_run_for_elsewhere_needs_no_keys_of_its_store_here(tmp_path: Path) -> None:
