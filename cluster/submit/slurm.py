@@ -28,16 +28,15 @@ UNCLEAR = re.compile(r"[Tt]imed out|temporarily una|Unable to contact|[Cc]onnect
 IDS_AT_ONCE = 5000  # of one question: a word of a command has at most 128 kB
 STATE = "JobArrayID:40,State:30,RestartCnt:12,Reason:100"  # columns of squeue; the last one may hold blanks
 SETTLED_S, LOOK_S = 6.0, 0.5  # for the controller to look at a new job; between two questions
-# reasons for which a job waits for ever, and what to change
+# reasons for which a job waits for ever, and what to change; not those that pass: limits of all an account's jobs
+# together (AssocGrp...), and PartitionNodeLimit, which also means that machines are down
 NEVER = {
     "PartitionTimeLimit": "lower cluster.site.time to what the partition allows",
-    "PartitionNodeLimit": "lower cluster.site.nodes to what the partition has",
     "PartitionConfig": "the partition has no machine with what is asked for; look at cores and GPUs of `sinfo --long`",
     "BadConstraints": "no machine has what is asked for; lower cluster.site.cpus_per_node or gpus_per_node",
     "InvalidAccount": "correct cluster.site.account",
     "InvalidQOS": "correct cluster.site.qos",
-    "AssocGrpNodeLimit": "your account has fewer machines; lower cluster.site.nodes",
-    "AssocMaxNodesPerJobLimit": "your account has fewer machines a job; lower cluster.site.nodes",
+    "AssocMaxNodePerJobLimit": "your account has fewer machines a job; lower cluster.site.nodes",
     "AssocMaxWallDurationPerJobLimit": "your account has shorter jobs; lower cluster.site.time",
     "QOSMaxNodePerJobLimit": "the quality of service has fewer machines a job; lower cluster.site.nodes",
     "QOSMaxWallDurationPerJobLimit": "the quality of service has shorter jobs; lower cluster.site.time",

@@ -182,7 +182,7 @@ def test_of_several_arrays_those_that_were_taken_are_known(fake: Fake, tmp_path:
     assert len(receipt.ids) == 2
 
 
-@pytest.mark.parametrize("reason", ["PartitionTimeLimit", "PartitionNodeLimit", "InvalidQOS", "BadConstraints"])
+@pytest.mark.parametrize("reason", ["PartitionTimeLimit", "AssocMaxNodePerJobLimit", "InvalidQOS", "BadConstraints"])
 def test_a_job_that_would_wait_for_ever_is_taken_back(fake: Fake, tmp_path: Path, reason: str) -> None:
     fake("sbatch", "echo 7")
     fake("scancel", "true")
@@ -191,6 +191,16 @@ def test_a_job_that_would_wait_for_ever_is_taken_back(fake: Fake, tmp_path: Path
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
     assert "scancel 7" in (tmp_path / "calls").read_text()
     assert Book.of(str(tmp_path / "out")).receipts() == []
+
+
+@pytest.mark.parametrize("reason", ["AssocGrpNodeLimit", "PartitionNodeLimit"])
+def test_a_job_whose_reason_to_wait_may_pass_stays(fake: Fake, tmp_path: Path, reason: str) -> None:
+    """Other jobs of the account end, and machines that are down come back."""
+    fake("sbatch", "echo 7")
+    fake("squeue", shows(state="PENDING", reason=reason))
+    submit_slurm(call_of(tmp_path), SiteSpec(), print)
+    assert "scancel" not in (tmp_path / "calls").read_text()
+    assert [receipt.ids for receipt in Book.of(str(tmp_path / "out")).receipts()] == [("7",)]
 
 
 def test_jobs_that_a_job_has_submitted_for_itself_are_asked_for_too(fake: Fake, tmp_path: Path) -> None:
