@@ -146,7 +146,7 @@ def submit_job(call: Call, site: SiteSpec, address: str, say: Say) -> Receipt:
 def preview_k8s(call: Call, site: SiteSpec) -> str:
     """What a submission to Kubernetes would write and run; touches nothing."""
     text = kubernetes.manifest(_over_ray(call, site), site, f"sixfold-{_short(call)}-NNNNNNNN")
-    return f"{text}\nwould run: kubectl apply -f {MANIFEST}"
+    return f"{text}\nwould run: kubectl create -f {MANIFEST}"
 
 
 def submit_k8s(call: Call, site: SiteSpec, say: Say) -> Receipt:
