@@ -101,6 +101,11 @@ def submit(
     target = parse_target(to)
     call, given = _call_of(verb, recipe, tuple(overrides or ()), scale, out)
     site = load_site(given, told=_described(dry_run) if target.kind == "slurm" else "")
+    if target.kind == "ray":
+        from cluster.submit.submit import over_ray
+
+        _check_ranks(call, site, overrides or [])
+        call = over_ray(call, site)
     if target.kind in ("local", "ray") and not dry_run:
         from cluster.submit.submit import run_here
 

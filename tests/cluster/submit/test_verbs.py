@@ -71,6 +71,10 @@ def test_a_dry_run_tells_plan_cost_script_and_commands_and_touches_nothing(tmp_p
             "groups for 3 ranks, expected a multiple of the ranks; change one of the two; the job has 3",
         ),
         (
+            "submit train recipes/sandbox-train.yaml cluster.site.gpus_per_node=8 --to ray://h:1",
+            "found single with 8 processes, expected one; set engine.kind: ddp or deepspeed; the job has 8",
+        ),
+        (
             "submit --init",
             "site.yaml by hand: a line each for partition, account, nodes, gpus_per_node, cpus_per_node and time",
         ),
@@ -110,6 +114,14 @@ def test_a_dry_run_for_elsewhere_needs_no_keys_of_its_store_here(tmp_path: Path)
     assert "kind: RayJob" in text
     assert "the job asks for no GPU: cluster.site.gpus_per_node is 0" in text
     assert "on this machine: s3://bucket/x: cannot be read" in text
+
+
+def test_a_training_on_a_ray_cluster_has_a_rank_for_each_of_its_gpus(tmp_path: Path) -> None:
+    site = ("cluster.site.nodes=2", "cluster.site.gpus_per_node=4", "engine.kind=ddp", "schedule.groups=8")
+    text = says(tmp_path, "submit", "train", "recipes/sandbox-train.yaml", *site, "--to", "ray://h:1", "--dry-run")
+    [line] = [line for line in text.splitlines() if line.startswith("would run: sixfold train")]
+    words = shlex.split(line)
+    assert words[words.index("--ranks") + 1] == "8"
 
 
 def test_an_output_that_nothing_was_submitted_for_has_nothing_to_cancel(tmp_path: Path) -> None:
