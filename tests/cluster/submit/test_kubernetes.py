@@ -149,7 +149,7 @@ def test_the_recipe_and_its_small_files_travel_and_the_call_finds_them_there(tmp
     assert job["spec"]["entrypoint"] == "bash /etc/sixfold/run.sh"
     assert shlex.split(files["data"]["run.sh"]) == [
         *("exec", "sixfold", "generate", "/etc/sixfold/0-sandbox.yaml", "--scale", "6x"),
-        *('classes.source="/etc/sixfold/1-classes___co.csv"', 'meanings.overrides="/etc/sixfold/2-odd.bin"'),
+        *("classes.source=/etc/sixfold/1-classes___co.csv", "meanings.overrides=/etc/sixfold/2-odd.bin"),
         *("--out", "s3://bucket/set"),
     ]
 
