@@ -79,7 +79,8 @@ def run_here(call: Call, target: Target) -> None:
 
 def preview_slurm(call: Call, site: SiteSpec) -> str:
     """What a submission to SLURM would write and run; touches nothing."""
-    folder = Path(call.out).absolute() / "_meta/jobs/NNNNN"
+    root = local_root(call.out)
+    folder = Path(f"out/jobs/{call.name}-NNNNN").absolute() if root is None else root / JOBS / "NNNNN"
     script = slurm_script(call, site, folder, Path.cwd(), own_program())
     lines = [whole(["sbatch", "--parsable", *options, str(folder / SCRIPT)]) for options in script.submissions]
     return "\n".join([f"would write {folder / SCRIPT}:", "", script.text, "would run:", *(f"  {one}" for one in lines)])

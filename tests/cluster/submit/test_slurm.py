@@ -16,7 +16,7 @@ from cluster.submit.call import Call, Target
 from cluster.submit.cost import Rate, cost_lines
 from cluster.submit.slurm import describe_site, states
 from cluster.submit.state import JobError, JobState
-from cluster.submit.submit import cancel_jobs, jobs_of, run_here, submit_slurm, told_jobs
+from cluster.submit.submit import cancel_jobs, jobs_of, preview_slurm, run_here, submit_slurm, told_jobs
 
 Fake = Callable[..., None]
 ROW = "{job:<40}{state:<30}{restarts:<12}{reason:<100}"
@@ -73,6 +73,16 @@ def test_a_job_is_known_by_its_output(fake: Fake, tmp_path: Path) -> None:
     fake("scancel", "true")
     assert cancel_jobs(str(tmp_path / "out"), said.append) == 1
     assert "scancel 7" in (tmp_path / "calls").read_text()
+
+
+@pytest.mark.parametrize("out", ["out", "memory://bucket/of-a-preview"])
+def test_a_preview_names_the_folder_that_a_job_gets(fake: Fake, tmp_path: Path, out: str) -> None:
+    fake("sbatch", "echo 7")
+    fake("squeue", UNKNOWN)
+    call = dataclasses.replace(call_of(tmp_path), out=out)
+    line = preview_slurm(call, SiteSpec()).splitlines()[0]
+    folder = submit_slurm(call, SiteSpec(), print).folder
+    assert line == f"would write {folder}/job.sh:".replace("00001", "NNNNN")
 
 
 def test_a_job_that_lives_is_not_submitted_again_and_one_that_is_over_is(fake: Fake, tmp_path: Path) -> None:
