@@ -113,8 +113,13 @@ def submit_slurm(call: Call, site: SiteSpec, say: Say) -> Receipt:
         slurm.cancel(ids)
         book.forget(receipt)
         raise JobError(f"SLURM would never start this job: {why}; it is taken back")
-    spread = {"ray": "Ray over its machines", "array": "tasks that claim units", "ranks": "ranks of one training"}
-    say(f"job {', '.join(ids)}: {counted(site.nodes, 'machine')}, {spread[mode_of(call, site)]}; logs in {folder}")
+    machines = counted(site.nodes, "machine")
+    spread = {
+        "ray": f"{machines}, Ray over its machines",
+        "array": f"{counted(site.tasks, 'task')} claiming units",
+        "ranks": f"{machines}, ranks of one training",
+    }
+    say(f"job {', '.join(ids)}: {spread[mode_of(call, site)]}; logs in {folder}")
     return receipt
 
 

@@ -75,6 +75,14 @@ def test_a_job_is_known_by_its_output(fake: Fake, tmp_path: Path) -> None:
     assert "scancel 7" in (tmp_path / "calls").read_text()
 
 
+def test_a_submitted_array_is_told_by_its_tasks(fake: Fake, tmp_path: Path) -> None:
+    fake("sbatch", "wc -l < $PWD/calls")
+    fake("squeue", UNKNOWN)
+    said: list[str] = []
+    submit_slurm(call_of(tmp_path), SiteSpec(how="array", tasks=15, max_array=10), said.append)
+    assert said == [f"job 1, 2: 15 tasks claiming units; logs in {tmp_path}/out/_meta/jobs/00001"]
+
+
 @pytest.mark.parametrize("out", ["out", "memory://bucket/of-a-preview"])
 def test_a_preview_names_the_folder_that_a_job_gets(fake: Fake, tmp_path: Path, out: str) -> None:
     fake("sbatch", "echo 7")
