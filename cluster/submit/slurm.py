@@ -138,10 +138,11 @@ def describe_site() -> str:
     config = _run(["scontrol", "show", "config"], "asking SLURM for its settings")
     rows = _run(["sinfo", "--noheader", "--format=%P|%l|%D|%c|%G|%a"], "asking SLURM for its partitions")
     partitions = [line.split("|") for line in rows.splitlines() if line.count("|") == 5]
-    if not partitions:
-        raise JobError("sinfo: found no partition, expected at least one that you may use; ask the site's support")
-    default = next((one for one in partitions if one[0].endswith("*")), partitions[0])
-    with_gpus = [one for one in partitions if "gpu" in one[4]]
+    usable = [one for one in partitions if one[5] == "up"]
+    if not usable:
+        raise JobError("sinfo: found no partition that is up, expected one that you may use; ask the site's support")
+    default = next((one for one in usable if one[0].endswith("*")), usable[0])
+    with_gpus = [one for one in usable if "gpu" in one[4]]
     chosen = default if not with_gpus or "gpu" in default[4] else with_gpus[0]
     gpus = re.search(r"gpu(?::([A-Za-z0-9_.-]+))?:(\d+)", chosen[4])
     settings = dict(re.findall(r"^(\w+)\s*=\s*(\S*)", config, re.MULTILINE))
@@ -151,8 +152,8 @@ def describe_site() -> str:
         "#",
         "# partition        time limit  machines  cores  GPUs",
         *(
-            f"# {name:<16} {limit:>11} {number:>9} {cores:>6}  {what}"
-            for name, limit, number, cores, what, _ in partitions
+            f"# {name:<16} {limit:>11} {number:>9} {cores:>6}  {what}{'' if state == 'up' else f'  ({state})'}"
+            for name, limit, number, cores, what, state in partitions
         ),
         "",
         f"partition: {scalar(chosen[0].rstrip('*'))}",

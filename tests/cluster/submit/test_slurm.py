@@ -364,6 +364,18 @@ def test_a_site_is_described_from_what_slurm_says(fake: Fake, tmp_path: Path, mo
     assert "# cpu*                 4:00:00        12     64  (null)" in text
 
 
+@pytest.mark.parametrize("state", ["down", "drain", "inact"])
+def test_a_partition_that_takes_no_jobs_is_shown_and_not_chosen(fake: Fake, tmp_path: Path, state: str) -> None:
+    fake("scontrol", f"printf '{CONFIG}'")
+    fake("sinfo", f"printf '{ROWS.replace('(S:0-1)|up', f'(S:0-1)|{state}')}'")
+    text = describe_site()
+    assert "\npartition: cpu\n" in text
+    assert f"gpu:h100:8(S:0-1)  ({state})\n" in text
+    fake("sinfo", f"printf '{ROWS.replace('|up', f'|{state}')}'")
+    with pytest.raises(JobError, match="found no partition that is up, expected one that you may use"):
+        describe_site()
+
+
 @pytest.mark.parametrize("partition", ["3090", "on", "no", "null", "1e3", "a100_80gb", "0x10"])
 def test_a_partition_of_any_name_is_a_name(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: str
