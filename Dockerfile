@@ -4,10 +4,11 @@
 FROM python:3.11-slim-bookworm
 
 ARG LOCK=requirements-gpu.lock
-# DeepSpeed looks for a C++ compiler, libgomp is torch's, and KubeRay before 1.6 asks with wget whether Ray is up
+# DeepSpeed looks for a C++ compiler, libgomp is torch's, and KubeRay before 1.6 asks with wget whether Ray is up;
+# Ray's launcher copies files into the container with rsync, and the head reaches its workers with ssh
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ libgomp1 wget \
+    && apt-get install --yes --no-install-recommends g++ libgomp1 openssh-client rsync wget \
     && rm -rf /var/lib/apt/lists/* \
     && pip install --no-cache-dir "uv==0.13.*" \
     && useradd --create-home --uid 1000 sixfold

@@ -101,6 +101,11 @@ def submit(
     target = parse_target(to)
     call, given = _call_of(verb, recipe, tuple(overrides or ()), scale, out)
     site = load_site(given, told=_described(dry_run) if target.kind == "slurm" else "")
+    if target.kind == "ray":
+        from cluster.submit.submit import over_ray
+
+        _check_ranks(call, site, overrides or [])
+        call = over_ray(call, site)
     if target.kind in ("local", "ray") and not dry_run:
         from cluster.submit.submit import run_here
 
@@ -229,21 +234,20 @@ def _call_of(
     verb: "Verb", recipe: Path, overrides: tuple[str, ...], scale: str, out: str | None
 ) -> "tuple[Call, SiteSpec | None]":
     """The call with whole paths, and what its recipe says of the site. Raises RecipeError for a recipe that does not
-    fit the verb."""
+    fit the verb, ValueError for an output that is no address."""
     with waiting("reading the recipe"):
         from cluster.recipes.beside import default_place, named_here
         from cluster.recipes.load import load_recipe
         from cluster.submit.call import PLACES, Call
-        from shards.disk.address import is_remote
+        from shards.disk.address import one_spelling
 
         chosen = load_recipe(recipe, _model_of(verb), overrides, say=warn)
     name, spec = str(chosen.name), chosen.cluster  # type: ignore[attr-defined]
     place = out if out is not None else default_place(recipe, f"{PLACES[verb]}{name}")[0]
     found = recipe if recipe.exists() else home() / recipe
     scaled = ("--scale", scale) if verb in ("generate", "edit", "retrieve") else ()
-    whole = place if is_remote(place) else str(Path(place).absolute())
     named = tuple(named_here(chosen))
-    return Call(verb, found.absolute(), name, whole, (*overrides, *scaled), named), spec.site
+    return Call(verb, found.absolute(), name, one_spelling(place), (*overrides, *scaled), named), spec.site
 
 
 def _model_of(verb: str) -> "type[BaseModel]":

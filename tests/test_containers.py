@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import ray.autoscaler
 
 from shards.disk.home import home
 
@@ -46,6 +47,15 @@ def test_both_run_the_same_commands() -> None:
     ours = [line for line in section("post") if line not in ("set -e", "cd /opt/sixfold")]
     assert ours == [command for command in commands() if not command.startswith("useradd")]
     assert "uv pip sync --system --no-cache --compile-bytecode requirements.lock" in ours
+
+
+def test_the_image_has_what_rays_launcher_calls_in_it() -> None:
+    """It copies into the container with rsync; the head's part of it, inside, calls ssh, and rsync over ssh."""
+    source = (Path(ray.autoscaler.__file__).parent / "_private" / "command_runner.py").read_text()
+    for call in ("rsync -e '{} exec -i' -avz", '["rsync"]', '"--rsh",', '["ssh"]'):
+        assert call in source
+    [install] = [command for command in commands() if command.startswith("apt-get install")]
+    assert {"openssh-client", "rsync"} <= set(install.split())
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-gpu.lock"])

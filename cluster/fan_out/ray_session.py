@@ -129,8 +129,9 @@ def tame_ray() -> None:
 @contextlib.contextmanager
 def _joined(address: str, threads: int, stop: StopFlag) -> Iterator[Session]:
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if token.is_file() and token.stat().st_mode & 0o077:
-        token.chmod(0o600)  # Ray writes it readable for everyone
+    with contextlib.suppress(OSError):  # of another owner, or mounted read-only: it serves all the same
+        if token.is_file() and token.stat().st_mode & 0o077:
+            token.chmod(0o600)  # Ray writes it readable for everyone
     try:
         head = ray._private.services.canonicalize_bootstrap_address_or_die(address)  # "auto": the cluster of this node
         with waiting(f"joining the Ray cluster at {address}"):

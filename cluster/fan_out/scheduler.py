@@ -331,8 +331,8 @@ class Schedule:
         return events
 
     def starting(self) -> tuple[int, int]:
-        """How many workers wait for their process, and how many load their model."""
-        states = [worker.state for worker in self._workers.values()]
+        """How many workers wait for their process, and how many load their model; another thread may ask."""
+        states = [worker.state for worker in list(self._workers.values())]
         return states.count("placing"), states.count("loading")
 
     @property

@@ -1,7 +1,8 @@
 """Stop requests: a signal sets a flag, the loop acts.
 
 In: SIGINT, SIGTERM, SIGHUP, SIGUSR1 (SLURM's warning before the time limit). Out: a ``StopFlag`` that a run asks.
-On disk: nothing. A second SIGINT or SIGTERM ends the process at once with 128 + its number.
+On disk: nothing. A second SIGINT or SIGTERM ends the process at once with 128 + its number. A SIGHUP that is ignored,
+as `nohup` has it, stays ignored.
 """
 
 import os
@@ -44,7 +45,9 @@ class StopFlag:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
+            for number in STOP_SIGNALS:  # a job's SIGUSR1 is ignored until the program listens, and then it counts
+                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._replaced[number] = signal.signal(number, self._handle)
         return self
 

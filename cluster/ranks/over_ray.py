@@ -38,6 +38,7 @@ from cluster.process.stop_flag import StopFlag
 from cluster.ranks.host import Look, NodePlace, RankHost
 from cluster.ranks.place import LOOPBACK
 from cluster.waiting import waiting
+from shards.disk.amounts import counted
 from shards.disk.safe_text import one_line
 
 # Deadlines, in seconds
@@ -143,7 +144,7 @@ def run_ranks(
         health = RayHealth()
         with _room(spec, session.ours, stop, health, say) as hosts:
             try:
-                with waiting(f"starting the processes of {_counted(spec.ranks, 'rank')}"):
+                with waiting(f"starting the processes of {counted(spec.ranks, 'rank')}"):
                     places = _places(hosts, stop, health)
                 if stop.requested:
                     return RanksEnd(())
@@ -151,12 +152,8 @@ def run_ranks(
             except ray.exceptions.RayError as error:
                 raise ClusterError(f"cannot start the ranks ({one_line(str(error), 300)})") from None
             nodes = len({handle.node for handle in handles})
-            say(f"{_counted(spec.ranks, 'rank')} on {_counted(nodes, 'machine')}; each writes to {logs}")
+            say(f"{counted(spec.ranks, 'rank')} on {counted(nodes, 'machine')}; each writes to {logs}")
             return _watch(handles, stop, say)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @contextlib.contextmanager
@@ -180,20 +177,20 @@ def _room(
                 silent = False
                 say(f"found no room yet for {asked}, {_size()}; waiting for it, at most {START_S:g} s")
 
-    asked = f"{_counted(spec.ranks, 'rank')} of {_counted(spec.cpus_per_rank, 'core')}"
+    asked = f"{counted(spec.ranks, 'rank')} of {counted(spec.cpus_per_rank, 'core')}"
     wait_for(lambda: _has_room(spec.cpus_per_rank), asked)  # a head without cores does not tell whether GPUs come
     gpus = int(any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes()))
     found = int(ray.cluster_resources().get("GPU", 0))
     if ours and gpus * spec.ranks > found:
         raise ClusterError(
-            f"found {_counted(found, 'GPU')} on this machine for {spec.ranks} ranks, expected one each; ask for fewer "
+            f"found {counted(found, 'GPU')} on this machine for {spec.ranks} ranks, expected one each; ask for fewer "
             "ranks, or set RAY_ADDRESS to a cluster"
         )
     bundle = {"CPU": float(spec.cpus_per_rank), **({"GPU": float(gpus)} if gpus else {})}
     group = placement_group([bundle] * spec.ranks, strategy="PACK")
     hosts: list[Any] = []
     try:
-        wait_for(lambda: bool(group.wait(LOOK_S)), f"{asked} and {_counted(gpus, 'GPU')}")
+        wait_for(lambda: bool(group.wait(LOOK_S)), f"{asked} and {counted(gpus, 'GPU')}")
         for number in range(0 if stop.requested else spec.ranks):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
             options = {"num_cpus": spec.cpus_per_rank, "num_gpus": gpus, "scheduling_strategy": place}
@@ -216,8 +213,8 @@ def _has_room(cores: int) -> bool:
 def _size() -> str:
     """What the cluster has."""
     has, free = ray.cluster_resources(), ray.available_resources()
-    machines = _counted(sum(node["Alive"] for node in ray.nodes()), "machine")
-    cores, gpus = (f"{_counted(int(has.get(key, 0)), noun)}" for key, noun in (("CPU", "core"), ("GPU", "GPU")))
+    machines = counted(sum(node["Alive"] for node in ray.nodes()), "machine")
+    cores, gpus = (f"{counted(int(has.get(key, 0)), noun)}" for key, noun in (("CPU", "core"), ("GPU", "GPU")))
     return f"the cluster has {cores} and {gpus} on {machines}, {free.get('CPU', 0):g} and {free.get('GPU', 0):g} free"
 
 
@@ -246,7 +243,7 @@ def _places(hosts: Sequence[Any], stop: StopFlag, health: RayHealth) -> list[Nod
                 raise ClusterError(f"cannot start the ranks: {wrong}")
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"found {len(ready)} of {_counted(len(asked), 'actor')} after {START_S:g} s, expected all; "
+                f"found {len(ready)} of {counted(len(asked), 'actor')} after {START_S:g} s, expected all; "
                 "`ray status` and raylet.err of their nodes say more"
             )
 

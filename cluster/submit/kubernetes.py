@@ -83,9 +83,10 @@ def is_here() -> bool:
 def submit(file: Path) -> None:
     """Hand a manifest to Kubernetes. Raises JobError."""
     if not is_here():
-        line = whole(["kubectl", "apply", "-f", str(file)])
+        line = whole(["kubectl", "create", "-f", str(file)])
         raise JobError(f"kubectl: found no such command; the manifest is written: run `{line}` where there is one")
-    _kubectl(["apply", f"--filename={file}"], "handing the job to Kubernetes")
+    # `apply` would copy each object into an annotation of it, which holds 262,144 bytes; the names are always new
+    _kubectl(["create", f"--filename={file}"], "handing the job to Kubernetes")
 
 
 def states(receipt: Receipt) -> tuple[JobState, ...]:

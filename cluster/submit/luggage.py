@@ -8,12 +8,12 @@ then. A folder and a larger file do not: their fields are set to whole paths, wh
 sweep names recipes that name more, so for it nothing but its own recipe travels.
 """
 
-import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.recipes.scalar import scalar
 from cluster.submit.call import Call
 from shards.disk.address import local_root
 from shards.disk.home import home
@@ -47,7 +47,7 @@ def pack(call: Call, shipped: Collection[str], folder: str, largest: int = LARGE
             there = str(path)
             must_see.append(there)
         if there != value:
-            changes.append(f"{field}={json.dumps(there)}")
+            changes.append(f"{field}={scalar(there)}")
     if (root := local_root(call.out)) is not None:
         must_see.append(str(root))
     words = (call.verb, f"{folder}/{_name(0, call.recipe)}", *call.arguments, *changes, "--out", call.out)

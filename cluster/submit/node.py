@@ -53,8 +53,6 @@ OBJECT_STORE_BYTES = 100_000_000  # pixels never travel through Ray
 class Place:
     """Which machine of which life of a job this is."""
 
-    job: str
-    restart: str
     node: int
     first: bool  # of all processes of the step
     cores: int
@@ -69,19 +67,23 @@ class Place:
                 "scripts that `sixfold submit` writes"
             )
         cores = environ.get("SLURM_CPUS_ON_NODE", "")
-        restart = environ.get("SLURM_RESTART_COUNT", "0")
         number = int(cores) if cores.isdecimal() else len(os.sched_getaffinity(0))
         first = environ.get("SLURM_PROCID", "0") == "0"
-        return cls(environ["SLURM_JOB_ID"], restart, int(environ["SLURM_NODEID"]), first, max(1, number))
+        return cls(int(environ["SLURM_NODEID"]), first, max(1, number))
 
 
 def run_node(
     mode: Mode, meeting: Path, scratch: Path, out: str, program: Sequence[str], environ: Mapping[str, str]
 ) -> int:
     """Run this machine's part until the work is over; the exit code. `out`: what the program writes, whose history
-    tells whether another start would get further. Raises ValueError outside of a step of SLURM, TimeoutError if the
-    machines do not meet."""
+    tells whether another start would get further. Raises ValueError outside of a step of SLURM, or where the folder is
+    not seen, TimeoutError if the machines do not meet."""
     place = Place.of(environ)
+    if not meeting.is_dir():  # made anew in a container, it would go with it, and so would all that the program writes
+        raise ValueError(
+            f"{meeting}: found no such folder, expected the job's, which its script has made; all machines, and the "
+            "container, must see it and the output (cluster.site.container.mounts)"
+        )
     stop = _Stop(meeting / STOP)
     code = EXIT_FAILED
     with _hears_nothing():

@@ -28,16 +28,15 @@ UNCLEAR = re.compile(r"[Tt]imed out|temporarily una|Unable to contact|[Cc]onnect
 IDS_AT_ONCE = 5000  # of one question: a word of a command has at most 128 kB
 STATE = "JobArrayID:40,State:30,RestartCnt:12,Reason:100"  # columns of squeue; the last one may hold blanks
 SETTLED_S, LOOK_S = 6.0, 0.5  # for the controller to look at a new job; between two questions
-# reasons for which a job waits for ever, and what to change
+# reasons for which a job waits for ever, and what to change; not those that pass: limits of all an account's jobs
+# together (AssocGrp...), and PartitionNodeLimit, which also means that machines are down
 NEVER = {
     "PartitionTimeLimit": "lower cluster.site.time to what the partition allows",
-    "PartitionNodeLimit": "lower cluster.site.nodes to what the partition has",
     "PartitionConfig": "the partition has no machine with what is asked for; look at cores and GPUs of `sinfo --long`",
     "BadConstraints": "no machine has what is asked for; lower cluster.site.cpus_per_node or gpus_per_node",
     "InvalidAccount": "correct cluster.site.account",
     "InvalidQOS": "correct cluster.site.qos",
-    "AssocGrpNodeLimit": "your account has fewer machines; lower cluster.site.nodes",
-    "AssocMaxNodesPerJobLimit": "your account has fewer machines a job; lower cluster.site.nodes",
+    "AssocMaxNodePerJobLimit": "your account has fewer machines a job; lower cluster.site.nodes",
     "AssocMaxWallDurationPerJobLimit": "your account has shorter jobs; lower cluster.site.time",
     "QOSMaxNodePerJobLimit": "the quality of service has fewer machines a job; lower cluster.site.nodes",
     "QOSMaxWallDurationPerJobLimit": "the quality of service has shorter jobs; lower cluster.site.time",
@@ -139,10 +138,11 @@ def describe_site() -> str:
     config = _run(["scontrol", "show", "config"], "asking SLURM for its settings")
     rows = _run(["sinfo", "--noheader", "--format=%P|%l|%D|%c|%G|%a"], "asking SLURM for its partitions")
     partitions = [line.split("|") for line in rows.splitlines() if line.count("|") == 5]
-    if not partitions:
-        raise JobError("sinfo: found no partition, expected at least one that you may use; ask the site's support")
-    default = next((one for one in partitions if one[0].endswith("*")), partitions[0])
-    with_gpus = [one for one in partitions if "gpu" in one[4]]
+    usable = [one for one in partitions if one[5] == "up"]
+    if not usable:
+        raise JobError("sinfo: found no partition that is up, expected one that you may use; ask the site's support")
+    default = next((one for one in usable if one[0].endswith("*")), usable[0])
+    with_gpus = [one for one in usable if "gpu" in one[4]]
     chosen = default if not with_gpus or "gpu" in default[4] else with_gpus[0]
     gpus = re.search(r"gpu(?::([A-Za-z0-9_.-]+))?:(\d+)", chosen[4])
     settings = dict(re.findall(r"^(\w+)\s*=\s*(\S*)", config, re.MULTILINE))
@@ -152,8 +152,8 @@ def describe_site() -> str:
         "#",
         "# partition        time limit  machines  cores  GPUs",
         *(
-            f"# {name:<16} {limit:>11} {number:>9} {cores:>6}  {what}"
-            for name, limit, number, cores, what, _ in partitions
+            f"# {name:<16} {limit:>11} {number:>9} {cores:>6}  {what}{'' if state == 'up' else f'  ({state})'}"
+            for name, limit, number, cores, what, state in partitions
         ),
         "",
         f"partition: {scalar(chosen[0].rstrip('*'))}",

@@ -79,7 +79,8 @@ def run_here(call: Call, target: Target) -> None:
 
 def preview_slurm(call: Call, site: SiteSpec) -> str:
     """What a submission to SLURM would write and run; touches nothing."""
-    folder = Path(call.out).absolute() / "_meta/jobs/NNNNN"
+    root = local_root(call.out)
+    folder = Path(f"out/jobs/{call.name}-NNNNN").absolute() if root is None else root / JOBS / "NNNNN"
     script = slurm_script(call, site, folder, Path.cwd(), own_program())
     lines = [whole(["sbatch", "--parsable", *options, str(folder / SCRIPT)]) for options in script.submissions]
     return "\n".join([f"would write {folder / SCRIPT}:", "", script.text, "would run:", *(f"  {one}" for one in lines)])
@@ -112,8 +113,13 @@ def submit_slurm(call: Call, site: SiteSpec, say: Say) -> Receipt:
         slurm.cancel(ids)
         book.forget(receipt)
         raise JobError(f"SLURM would never start this job: {why}; it is taken back")
-    spread = {"ray": "Ray over its machines", "array": "tasks that claim units", "ranks": "ranks of one training"}
-    say(f"job {', '.join(ids)}: {counted(site.nodes, 'machine')}, {spread[mode_of(call, site)]}; logs in {folder}")
+    machines = counted(site.nodes, "machine")
+    spread = {
+        "ray": f"{machines}, Ray over its machines",
+        "array": f"{counted(site.tasks, 'task')} claiming units",
+        "ranks": f"{machines}, ranks of one training",
+    }
+    say(f"job {', '.join(ids)}: {spread[mode_of(call, site)]}; logs in {folder}")
     return receipt
 
 
@@ -121,7 +127,7 @@ def preview_job(call: Call, site: SiteSpec, address: str) -> str:
     """What a submission to a job server would send; touches nothing."""
     root = local_root(call.out)
     proof = None if root is None else root / JOBS / "NNNNN.json"
-    package = ray_job.package_of(_over_ray(call, site), site, proof)
+    package = ray_job.package_of(over_ray(call, site), site, proof)
     lines = [f"would send {counted(len(package.files), 'file')}, {size_text(package.num_bytes)}, to {address}, to run:"]
     return "\n".join([*lines, f"  {package.entrypoint}", *_to_see(package.must_see)])
 
@@ -134,7 +140,7 @@ def submit_job(call: Call, site: SiteSpec, address: str, say: Say) -> Receipt:
     with _handing_over(book, call, "job", address) as receipt:
         root = local_root(call.out)
         proof = None if root is None else root / JOBS / f"{receipt.number:05d}.json"
-        package = ray_job.package_of(_over_ray(call, site), site, proof)
+        package = ray_job.package_of(over_ray(call, site), site, proof)
         for line in _to_see(package.must_see):
             say(line)
         book.keep(receipt)  # with the job's id, before there is one: nothing that was sent is without a receipt
@@ -145,8 +151,8 @@ def submit_job(call: Call, site: SiteSpec, address: str, say: Say) -> Receipt:
 
 def preview_k8s(call: Call, site: SiteSpec) -> str:
     """What a submission to Kubernetes would write and run; touches nothing."""
-    text = kubernetes.manifest(_over_ray(call, site), site, f"sixfold-{_short(call)}-NNNNNNNN")
-    return f"{text}\nwould run: kubectl apply -f {MANIFEST}"
+    text = kubernetes.manifest(over_ray(call, site), site, f"sixfold-{_short(call)}-NNNNNNNN")
+    return f"{text}\nwould run: kubectl create -f {MANIFEST}"
 
 
 def submit_k8s(call: Call, site: SiteSpec, say: Say) -> Receipt:
@@ -157,7 +163,7 @@ def submit_k8s(call: Call, site: SiteSpec, say: Say) -> Receipt:
     _refuse_second(book, call)
     with _handing_over(book, call, "k8s", namespace) as receipt:
         file = Path(receipt.folder) / MANIFEST
-        replace_file(file, kubernetes.manifest(_over_ray(call, site), site, receipt.ids[0]).encode())
+        replace_file(file, kubernetes.manifest(over_ray(call, site), site, receipt.ids[0]).encode())
         if kubernetes.is_here():
             book.keep(receipt)
         kubernetes.submit(file)
@@ -168,6 +174,14 @@ def submit_k8s(call: Call, site: SiteSpec, say: Say) -> Receipt:
 def ranks_of(call: Call, site: SiteSpec) -> int:
     """How many processes of a job train one model together."""
     return site.nodes * max(1, site.gpus_per_node) if call.verb == "train" else 1
+
+
+def over_ray(call: Call, site: SiteSpec) -> Call:
+    """The call, which starts the ranks over Ray if it is a training on more than one GPU."""
+    ranks = ranks_of(call, site)
+    if ranks == 1:
+        return call
+    return dataclasses.replace(call, arguments=(*call.arguments, RANKS, str(ranks)))
 
 
 def write_cloud(call: Call, site: SiteSpec, say: Say, dry_run: bool) -> None:
@@ -207,14 +221,6 @@ def _handing_over(book: Book, call: Call, kind: str, where: str = "") -> Iterato
 
 def _without(receipt: Receipt, name: str) -> dict[str, str]:
     return {key: value for key, value in receipt.more.items() if key != name}
-
-
-def _over_ray(call: Call, site: SiteSpec) -> Call:
-    """A training on more than one GPU starts its ranks over Ray."""
-    ranks = ranks_of(call, site)
-    if ranks == 1:
-        return call
-    return dataclasses.replace(call, arguments=(*call.arguments, RANKS, str(ranks)))
 
 
 def _is_there(receipt: Receipt) -> bool:

@@ -60,7 +60,7 @@ def test_c1_c2_c3_an_array_that_is_warned_of_its_time_limit_and_preempted_makes_
     site: Site, work: Path, expected: dict[str, str]
 ) -> None:
     told = submit(site, work, *ARRAY)
-    assert "tasks that claim units" in told
+    assert "tasks claiming units" in told
     site.wait(lambda: num_done(work) >= 2, 240, "two shards")
     (first, *_) = (job for job, state in site.jobs().items() if state == "RUNNING")
     site.run("scancel", "--signal=USR1", "--batch", first)  # as SLURM does before the limit

@@ -1,6 +1,9 @@
 """What the schedule promises, without any cluster: time and faults are arguments."""
 
+import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import example, given, settings
@@ -230,6 +233,27 @@ def test_what_it_takes_to_start_is_told_apart_from_the_work():
     assert schedule.starting() == (0, 0)
     schedule.finished(0, submit.attempt, {}, 10, 0, 60.0)
     assert (schedule.summary().start_s, schedule.summary().seconds) == (40.0, 60.0)
+
+
+def test_another_thread_may_ask_what_starts_while_workers_come_and_go():
+    schedule = Schedule(range(10_000), FanOutSpec(), "life", 0.0)
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            schedule.starting()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    with ThreadPoolExecutor(1) as others:
+        asking = others.submit(ask)
+        try:
+            for turn in range(20):
+                schedule.nodes({f"n{turn}": 300}, float(turn))
+        finally:
+            stop.set()
+            sys.setswitchinterval(before)
+        asking.result()
 
 
 def test_a_unit_that_would_fail_again_is_left_out_at_once():

@@ -11,6 +11,7 @@ import pytest
 from cluster.process.lives import begin
 from cluster.recipes.site import SiteSpec
 from cluster.submit.call import Call, Verb
+from cluster.submit.node import run_node
 from cluster.submit.slurm_script import slurm_script
 from shards.disk.home import home
 from shards.disk.store import FolderStore
@@ -161,3 +162,11 @@ def test_tasks_of_an_array_are_known_as_one_job(tmp_path: Path) -> None:
         job.calls.read_text() == f"sbatch --parsable --array=1 {job.script}\nsbatch --parsable --array=2 {job.script}\n"
     )
     assert sorted(path.name for path in (job.folder / "ids").iterdir()) == ["8", "9"]
+
+
+def test_a_machine_that_does_not_see_the_jobs_folder_begins_nothing(tmp_path: Path) -> None:
+    meeting, out = tmp_path / "out/_meta/jobs/00001/7-0", tmp_path / "out"
+    environ = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_NODEID": "0"}
+    with pytest.raises(ValueError, match=r"found no such folder, .* must see it .*cluster\.site\.container\.mounts"):
+        run_node("array", meeting, tmp_path, str(out), ["mkdir", "--parents", str(out)], environ)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 answers for Kubernetes."""
 
 import base64
+import dataclasses
 import json
 import shlex
 import stat
@@ -148,7 +149,7 @@ def test_the_recipe_and_its_small_files_travel_and_the_call_finds_them_there(tmp
     assert job["spec"]["entrypoint"] == "bash /etc/sixfold/run.sh"
     assert shlex.split(files["data"]["run.sh"]) == [
         *("exec", "sixfold", "generate", "/etc/sixfold/0-sandbox.yaml", "--scale", "6x"),
-        *('classes.source="/etc/sixfold/1-classes___co.csv"', 'meanings.overrides="/etc/sixfold/2-odd.bin"'),
+        *("classes.source=/etc/sixfold/1-classes___co.csv", "meanings.overrides=/etc/sixfold/2-odd.bin"),
         *("--out", "s3://bucket/set"),
     ]
 
@@ -217,7 +218,11 @@ with (state / "calls").open("a") as calls:
 if (state / "fails").exists():
     print((state / "fails").read_text(), file=sys.stderr)
     sys.exit(1)
-if words[0] == "apply":
+files = [Path(word.partition("=")[2]) for word in words if word.startswith("--filename=")]
+if words[0] == "apply" and any(file.stat().st_size > 262_144 for file in files):
+    print("metadata.annotations: Too long: must have at most 262144 bytes", file=sys.stderr)
+    sys.exit(1)
+if words[0] in ("apply", "create"):
     (state / "job").write_text(json.dumps({{"status": {{}}}}))
 elif words[0] == "delete":
     (state / "job").unlink(missing_ok=True)
@@ -256,7 +261,7 @@ def test_a_job_is_handed_over_found_read_and_cancelled_by_its_output(kubectl: Pa
     file = Path(receipt.folder) / "rayjob.yaml"
     assert [item["metadata"]["name"] for item in yaml.safe_load_all(file.read_text())] == [name, name]
     assert len(name) <= 47
-    assert json.loads((kubectl / "calls").read_text()) == ["apply", f"--filename={file}"]
+    assert json.loads((kubectl / "calls").read_text()) == ["create", f"--filename={file}"]
     book = Book.of(call.out)
     assert [job.told for job in jobs_of(book)] == [f"job {name} of Kubernetes, namespace vision, is pending"]
     with pytest.raises(ValueError, match=rf"job {name} of Kubernetes, namespace vision, is pending; wait for it"):
@@ -268,6 +273,13 @@ def test_a_job_is_handed_over_found_read_and_cancelled_by_its_output(kubectl: Pa
     assert cancel_jobs(call.out, print) == 0
     submit_k8s(call, site, print)
     assert [one.number for one in book.receipts()] == [1, 2]
+
+
+def test_a_file_that_passed_our_check_is_taken_by_kubectl(kubectl: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.csv").write_text("name\n" * 58_000)
+    call, site = on_a_volume(tmp_path)
+    submit_k8s(dataclasses.replace(call, named=(("classes.source", "x", tmp_path / "classes.csv"),)), site, print)
+    assert (kubectl / "job").exists()
 
 
 @pytest.mark.parametrize(
@@ -361,7 +373,7 @@ def test_where_there_is_no_kubectl_the_manifest_is_written_and_what_to_run_is_sa
     monkeypatch.setenv("PATH", str(tmp_path))
     call, site = on_a_volume(tmp_path)
     file = tmp_path / "out" / "_meta" / "jobs" / "00001" / "rayjob.yaml"
-    with pytest.raises(JobError, match=rf"the manifest is written: run `kubectl apply -f {file}` where"):
+    with pytest.raises(JobError, match=rf"the manifest is written: run `kubectl create -f {file}` where"):
         submit_k8s(call, site, print)
     for item, schema in zip(yaml.safe_load_all(file.read_text()), (CONFIG_MAP, RAY_JOB), strict=True):
         jsonschema.validate(item, schema)

@@ -18,6 +18,7 @@ import pytest
 
 from cluster.code import zip_files
 from cluster.recipes.load import dump_recipe
+from cluster.recipes.overrides import read_override
 from cluster.recipes.site import RayJobSpec, SiteSpec
 from cluster.submit import ray_job
 from cluster.submit.book import Book
@@ -26,6 +27,7 @@ from cluster.submit.luggage import pack
 from cluster.submit.ray_job import check_server, package_of, token
 from cluster.submit.state import JobError
 from cluster.submit.submit import cancel_jobs, jobs_of, preview_job, submit_job, tails, told_jobs
+from gen.run.recipe import Recipe
 from shards.disk.home import home
 from tests.support.job_server import JobServer, job_server
 from tests.support.small_training import small_recipe, write_sets
@@ -73,9 +75,16 @@ def test_small_files_that_the_recipe_names_travel_and_folders_must_be_seen(tmp_p
     }
     assert luggage.must_see == (str(tmp_path / "real"), str(tmp_path / "large.bin"))
     assert luggage.words == (
-        *("generate", "job/0-sandbox.yaml", "--scale", "1x", 'classes.source="job/1-classes.csv"'),
-        *(f'meanings.real="{tmp_path}/real"', f'prompts.file="{tmp_path}/large.bin"', "--out", "s3://bucket/out"),
+        *("generate", "job/0-sandbox.yaml", "--scale", "1x", "classes.source=job/1-classes.csv"),
+        *(f"meanings.real={tmp_path}/real", f"prompts.file={tmp_path}/large.bin", "--out", "s3://bucket/out"),
     )
+
+
+@pytest.mark.parametrize("name", ["a😀b", "a\u2028b", "a\x85b", "a\x7fb", "null", "a: b", "é # c", "'\""])
+def test_a_path_of_any_characters_is_the_same_path_there(tmp_path: Path, name: str) -> None:
+    named = (("meanings.real", name, tmp_path / name),)
+    [change] = [word for word in pack(call_of("s3://b/o", "1x", named=named), [], "job").words if "=" in word]
+    assert read_override(change, Recipe) == (("meanings", "real"), str(tmp_path / name))
 
 
 def test_of_a_sweep_only_its_own_recipe_travels(tmp_path: Path) -> None:
@@ -96,7 +105,7 @@ def test_ranks_of_a_training_start_in_a_folder_that_every_machine_has(tmp_path: 
     (tmp_path / "r.yaml").write_text("name: r\n")
     said = preview_job(call, SiteSpec(nodes=2, gpus_per_node=4), NOBODY)
     assert 'code=$PWD; cd / && exec python "$code"/sixfold.py train "$code"/job/0-r.yaml --ranks 8' in said
-    assert f'evaluate.labels="{tmp_path}/labels.csv"' in said
+    assert f"evaluate.labels={tmp_path}/labels.csv" in said
     assert "--ranks" not in preview_job(call, SITE, NOBODY)
 
 

@@ -16,7 +16,7 @@ from cluster.submit.call import Call, Target
 from cluster.submit.cost import Rate, cost_lines
 from cluster.submit.slurm import describe_site, states
 from cluster.submit.state import JobError, JobState
-from cluster.submit.submit import cancel_jobs, jobs_of, run_here, submit_slurm, told_jobs
+from cluster.submit.submit import cancel_jobs, jobs_of, preview_slurm, run_here, submit_slurm, told_jobs
 
 Fake = Callable[..., None]
 ROW = "{job:<40}{state:<30}{restarts:<12}{reason:<100}"
@@ -73,6 +73,24 @@ def test_a_job_is_known_by_its_output(fake: Fake, tmp_path: Path) -> None:
     fake("scancel", "true")
     assert cancel_jobs(str(tmp_path / "out"), said.append) == 1
     assert "scancel 7" in (tmp_path / "calls").read_text()
+
+
+def test_a_submitted_array_is_told_by_its_tasks(fake: Fake, tmp_path: Path) -> None:
+    fake("sbatch", "wc -l < $PWD/calls")
+    fake("squeue", UNKNOWN)
+    said: list[str] = []
+    submit_slurm(call_of(tmp_path), SiteSpec(how="array", tasks=15, max_array=10), said.append)
+    assert said == [f"job 1, 2: 15 tasks claiming units; logs in {tmp_path}/out/_meta/jobs/00001"]
+
+
+@pytest.mark.parametrize("out", ["out", "memory://bucket/of-a-preview"])
+def test_a_preview_names_the_folder_that_a_job_gets(fake: Fake, tmp_path: Path, out: str) -> None:
+    fake("sbatch", "echo 7")
+    fake("squeue", UNKNOWN)
+    call = dataclasses.replace(call_of(tmp_path), out=out)
+    line = preview_slurm(call, SiteSpec()).splitlines()[0]
+    folder = submit_slurm(call, SiteSpec(), print).folder
+    assert line == f"would write {folder}/job.sh:".replace("00001", "NNNNN")
 
 
 def test_a_job_that_lives_is_not_submitted_again_and_one_that_is_over_is(fake: Fake, tmp_path: Path) -> None:
@@ -182,7 +200,7 @@ def test_of_several_arrays_those_that_were_taken_are_known(fake: Fake, tmp_path:
     assert len(receipt.ids) == 2
 
 
-@pytest.mark.parametrize("reason", ["PartitionTimeLimit", "PartitionNodeLimit", "InvalidQOS", "BadConstraints"])
+@pytest.mark.parametrize("reason", ["PartitionTimeLimit", "AssocMaxNodePerJobLimit", "InvalidQOS", "BadConstraints"])
 def test_a_job_that_would_wait_for_ever_is_taken_back(fake: Fake, tmp_path: Path, reason: str) -> None:
     fake("sbatch", "echo 7")
     fake("scancel", "true")
@@ -191,6 +209,16 @@ def test_a_job_that_would_wait_for_ever_is_taken_back(fake: Fake, tmp_path: Path
         submit_slurm(call_of(tmp_path), SiteSpec(), print)
     assert "scancel 7" in (tmp_path / "calls").read_text()
     assert Book.of(str(tmp_path / "out")).receipts() == []
+
+
+@pytest.mark.parametrize("reason", ["AssocGrpNodeLimit", "PartitionNodeLimit"])
+def test_a_job_whose_reason_to_wait_may_pass_stays(fake: Fake, tmp_path: Path, reason: str) -> None:
+    """Other jobs of the account end, and machines that are down come back."""
+    fake("sbatch", "echo 7")
+    fake("squeue", shows(state="PENDING", reason=reason))
+    submit_slurm(call_of(tmp_path), SiteSpec(), print)
+    assert "scancel" not in (tmp_path / "calls").read_text()
+    assert [receipt.ids for receipt in Book.of(str(tmp_path / "out")).receipts()] == [("7",)]
 
 
 def test_jobs_that_a_job_has_submitted_for_itself_are_asked_for_too(fake: Fake, tmp_path: Path) -> None:
@@ -358,6 +386,18 @@ def test_a_site_is_described_from_what_slurm_says(fake: Fake, tmp_path: Path, mo
     assert (site.partition, site.time, site.gpus_per_node, site.cpus_per_node) == ("gpu", "24:00:00", 8, 32)
     assert (site.gpu_option, site.max_array, site.chain) == ("--gres=gpu:h100:{gpus}", 1000, "resubmit")
     assert "# cpu*                 4:00:00        12     64  (null)" in text
+
+
+@pytest.mark.parametrize("state", ["down", "drain", "inact"])
+def test_a_partition_that_takes_no_jobs_is_shown_and_not_chosen(fake: Fake, tmp_path: Path, state: str) -> None:
+    fake("scontrol", f"printf '{CONFIG}'")
+    fake("sinfo", f"printf '{ROWS.replace('(S:0-1)|up', f'(S:0-1)|{state}')}'")
+    text = describe_site()
+    assert "\npartition: cpu\n" in text
+    assert f"gpu:h100:8(S:0-1)  ({state})\n" in text
+    fake("sinfo", f"printf '{ROWS.replace('|up', f'|{state}')}'")
+    with pytest.raises(JobError, match="found no partition that is up, expected one that you may use"):
+        describe_site()
 
 
 @pytest.mark.parametrize("partition", ["3090", "on", "no", "null", "1e3", "a100_80gb", "0x10"])

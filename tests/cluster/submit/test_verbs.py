@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import sixfold
+from cluster.submit.call import VERBS
+from shards.disk.address import one_spelling
 from shards.disk.home import home
 from tests.support.waits import without_waits
 
@@ -70,6 +72,10 @@ def test_a_dry_run_tells_plan_cost_script_and_commands_and_touches_nothing(tmp_p
             "groups for 3 ranks, expected a multiple of the ranks; change one of the two; the job has 3",
         ),
         (
+            "submit train recipes/sandbox-train.yaml cluster.site.gpus_per_node=8 --to ray://h:1",
+            "found single with 8 processes, expected one; set engine.kind: ddp or deepspeed; the job has 8",
+        ),
+        (
             "submit --init",
             "site.yaml by hand: a line each for partition, account, nodes, gpus_per_node, cpus_per_node and time",
         ),
@@ -84,6 +90,11 @@ def test_a_mistake_is_one_line(tmp_path: Path, words: str, line: str) -> None:
     assert line in text
 
 
+def test_the_page_names_every_verb_that_may_be_submitted() -> None:
+    *others, last = (f"`{verb}`" for verb in VERBS)
+    assert f"for {', '.join(others)} and {last}:" in (home() / "docs/cluster.md").read_text()
+
+
 def test_what_a_verb_refuses_is_refused_before_anything_is_submitted(tmp_path: Path) -> None:
     text = says(tmp_path, "submit", "generate", "recipes/sandbox.yaml", "sampler.model=no/model", code=2)
     assert "no/model" in text
@@ -92,12 +103,31 @@ def test_what_a_verb_refuses_is_refused_before_anything_is_submitted(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("out", ["file:///data/x", "~/x", "s3://b//x/", "out/x"])
+def test_an_output_means_what_it_means_to_the_verb_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    monkeypatch.setattr("cluster.verbs._check", lambda *_, **__: None)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    words = ["submit", "generate", str(home() / "recipes/sandbox.yaml"), "--to", "local", "--dry-run", "--out", out]
+    sixfold.command_line()([*words, "--images-per-s", "1"], standalone_mode=False)
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["--out", one_spelling(out)]
+
+
 def test_a_dry_run_for_elsewhere_needs_no_keys_of_its_store_here(tmp_path: Path) -> None:
     place = ("--to", "k8s", "--out", "s3://bucket/x", "cluster.site.kubernetes.image=registry.example/sixfold:1")
     text = says(tmp_path, "submit", "generate", "recipes/sandbox.yaml", *place, "--dry-run")
     assert "kind: RayJob" in text
     assert "the job asks for no GPU: cluster.site.gpus_per_node is 0" in text
     assert "on this machine: s3://bucket/x: cannot be read" in text
+
+
+def test_a_training_on_a_ray_cluster_has_a_rank_for_each_of_its_gpus(tmp_path: Path) -> None:
+    site = ("cluster.site.nodes=2", "cluster.site.gpus_per_node=4", "engine.kind=ddp", "schedule.groups=8")
+    text = says(tmp_path, "submit", "train", "recipes/sandbox-train.yaml", *site, "--to", "ray://h:1", "--dry-run")
+    [line] = [line for line in text.splitlines() if line.startswith("would run: sixfold train")]
+    words = shlex.split(line)
+    assert words[words.index("--ranks") + 1] == "8"
 
 
 def test_an_output_that_nothing_was_submitted_for_has_nothing_to_cancel(tmp_path: Path) -> None:
