@@ -40,6 +40,11 @@ def test_a_command_of_the_page_has_options_that_exist(line: str) -> None:
         assert parse_target(to)
 
 
+def test_the_page_names_every_verb_that_may_be_submitted() -> None:
+    *others, last = (f"`{verb}`" for verb in VERBS)
+    assert f"for {', '.join(others)} and {last}:" in PAGE
+
+
 def test_there_are_commands_for_every_place() -> None:
     said = " ".join(commands())
     for place in ("--init", "--to slurm", "--to job:", "--to k8s", "--to cloud", "status", "logs", "cancel", "doctor"):

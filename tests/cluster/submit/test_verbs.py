@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import sixfold
-from cluster.submit.call import VERBS
 from shards.disk.address import one_spelling
 from shards.disk.home import home
 from tests.support.waits import without_waits
@@ -88,11 +87,6 @@ def test_a_mistake_is_one_line(tmp_path: Path, words: str, line: str) -> None:
     text = says(tmp_path, *shlex.split(words), code=2)
     assert len(text.splitlines()) == 1, text
     assert line in text
-
-
-def test_the_page_names_every_verb_that_may_be_submitted() -> None:
-    *others, last = (f"`{verb}`" for verb in VERBS)
-    assert f"for {', '.join(others)} and {last}:" in (home() / "docs/cluster.md").read_text()
 
 
 def test_what_a_verb_refuses_is_refused_before_anything_is_submitted(tmp_path: Path) -> None:
