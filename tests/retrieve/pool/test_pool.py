@@ -191,6 +191,14 @@ def test_a_line_of_a_block_list_that_is_neither_address_nor_hash_is_named(tmp_pa
         pool_of(tmp_path, block=[str(tmp_path / "block.txt")])
 
 
+@pytest.mark.parametrize("first", ["http://a/1", HEX])
+def test_the_first_line_of_a_block_list_with_a_byte_order_mark_counts(tmp_path, first):
+    write_table(tmp_path / "0.parquet", caption=["a", "b"], url=["http://a/1", "http://a/2"], sha256=[HEX, None])
+    (tmp_path / "block.txt").write_text(f"\ufeff{first}\n", encoding="utf-8")
+    pool = pool_of(tmp_path, block=[str(tmp_path / "block.txt")])
+    assert pool.take([0, 1], [])[KEPT].to_pylist() == [False, True]
+
+
 def test_vectors_are_read_by_row_and_in_blocks_whatever_their_files_are(tmp_path):
     seed = random.randrange(2**32)
     print(f"seed {seed}")
