@@ -115,7 +115,7 @@ def search_pool(
     scores = None
     if texts is not None and pool.image is not None:
         with waiting(f"comparing {counted(len(hits), 'image')} with the texts of their classes"):
-            scores = scores_of(pool.image.take(hits.rows), hits.class_ids, texts)
+            scores = scores_of(_unit(pool.image.take(hits.rows)), hits.class_ids, texts)
     best = best_of_each_row(hits.rows, hits.class_ids, scores, names, recipe.seed)
     hits, scores = hits.where(best), None if scores is None else scores[best]
     counts["of one class each"] = len(hits)
@@ -170,6 +170,12 @@ def _asked(
 
 def _index_of(recipe: RetrieveRecipe, modality: Modality) -> Path | None:
     return index_folder(recipe, modality) if modality in recipe.search.routes else None
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same vectors, made of length 1 in place; zeros stay zeros. A pool of others may have any lengths."""
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors
 
 
 def _joined(parts: Iterable[pa.Table]) -> _Hits:
@@ -251,9 +257,7 @@ def _decided(
     before = decide(replace(told, same=None), replace(rule, cap=None)).kept
     alike: list[Ints] = []  # group numbers among those, by each kind of likeness
     if dedup.near_vectors is not None and pool.image is not None:
-        vectors = pool.image.take(hits.rows[before])
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        alike.append(near_groups(vectors, dedup.near_vectors))
+        alike.append(near_groups(_unit(pool.image.take(hits.rows[before])), dedup.near_vectors))
     descriptor = picture_descriptor()
     looks = bool(dedup.against) or dedup.near is not None
     pictures = _described(pool, hits.rows[before], descriptor, stop) if looks else np.empty((0, 0), np.float16)
