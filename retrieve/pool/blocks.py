@@ -73,7 +73,7 @@ class Blocks:
             elif role == "url":
                 kept &= ~_among(values, sorted(self.urls))
             else:
-                kept &= ~_among(pc.utf8_lower(values), sorted(self.hashes))
+                kept &= ~_among(values, sorted(self.hashes))
         return kept
 
     def holds(self, picture: bytes) -> bool:

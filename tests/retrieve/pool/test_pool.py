@@ -101,7 +101,8 @@ def test_a_row_goes_whatever_type_the_column_has_that_says_so(tmp_path, name, ki
     pool = pool_of(tmp_path, block=[str(tmp_path / "block.txt")])
     assert pool.take([0, 1], [])[KEPT].to_pylist() == [False, True]
     told = pool.take([0, 1], [name.lower()])[name.lower()]
-    assert (told.type, told.to_pylist()) == (pa.string(), list(BLOCKED[name]))
+    expected = [text.lower() if name == "sha256" else text for text in BLOCKED[name]]
+    assert (told.type, told.to_pylist()) == (pa.string(), expected)
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.binary(32), pa.large_binary(), pa.binary_view()])
@@ -112,6 +113,16 @@ def test_hashes_that_stand_as_their_bytes_are_told_in_hexadecimal_digits(tmp_pat
     taken = pool_of(tmp_path, block=[str(tmp_path / "block.txt")]).take([0, 1, 2], ["sha256"])
     assert taken[KEPT].to_pylist() == [False, True, True]
     assert taken["sha256"].to_pylist() == [HEX, None, "0" * 64]
+
+
+@pytest.mark.parametrize(
+    "hashes",
+    [["", "  ", None, f" {HEX.upper()}\n"], [b"", b"", None, HEX.upper().encode()], [b"", b"", None, DIGEST.digest()]],
+    ids=["texts", "bytes of texts", "bytes"],
+)
+def test_an_empty_hash_is_none_and_hashes_have_one_spelling(tmp_path, hashes):
+    write_table(tmp_path / "0.parquet", caption=list("abcd"), sha256=hashes)
+    assert pool_of(tmp_path).take(range(4), ["sha256"])["sha256"].to_pylist() == [None, None, None, HEX]
 
 
 @pytest.mark.parametrize(

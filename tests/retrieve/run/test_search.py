@@ -81,3 +81,11 @@ def test_vectors_of_any_length_have_the_scores_of_their_directions(
 ) -> None:
     lengths = (2.0 ** (np.arange(ROWS) % 5)).astype(np.float16)  # halves lose nothing by them
     assert searched(write_pool(tmp_path, vectors * lengths[:, None]))[0].equals(candidates)
+
+
+def test_rows_without_a_hash_are_no_duplicates_and_one_hash_in_two_spellings_is_one(tmp_path: Path) -> None:
+    hashes = ["", "", "", "AB" * 32, "ab" * 32, "cd" * 32]
+    found, reasons = searched(write_pool(tmp_path, sha256=hashes * 10))
+    assert reasons == {"kept": 32, "duplicate": 28}  # three hashes less one, and each row without one
+    assert sorted(set(found["sha256"].drop_null().to_pylist())) == ["ab" * 32, "cd" * 32]
+    assert found["sha256"].null_count == 30
