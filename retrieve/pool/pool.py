@@ -165,9 +165,12 @@ class Pool:
 
 
 def open_pool(spec: PoolSpec, with_vectors: bool = True) -> Pool:
-    """Raises ValueError with one line for a folder that is no pool, tables without captions, half a pool. Without
-    vectors it is opened as if it had none: so their files may be in the making."""
+    """Raises ValueError with one line for a folder that is no pool or not there, tables without captions, half a pool.
+    Without vectors it is opened as if it had none: so their files may be in the making."""
     source = file_path(spec.source)
+    for name, place in (("images", spec.images), ("embeddings", spec.embeddings if with_vectors else None)):
+        if place is not None and not file_path(place).is_dir():
+            raise ValueError(f"pool.{name}: {place}: found no folder, expected the pool's {name}; correct the path")
     folder = file_path(spec.metadata) if spec.metadata is not None else source
     inner = folder / METADATA
     tables = sorted((inner if inner.is_dir() else folder).glob("*.parquet"))

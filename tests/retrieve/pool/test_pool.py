@@ -277,6 +277,14 @@ def test_what_is_no_pool_is_named_with_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["images", "embeddings"])
+def test_a_folder_that_is_named_and_not_there_is_not_taken_for_none(tmp_path, name):
+    write_table(tmp_path / "0.parquet", caption=["a"])
+    with pytest.raises(ValueError, match=rf"pool\.{name}: .*nowhere: found no folder, expected the pool's {name}"):
+        pool_of(tmp_path, **{name: str(tmp_path / "nowhere")})
+    assert open_pool(PoolSpec(source=tmp_path, embeddings=tmp_path / "nowhere"), with_vectors=False).num_rows == 1
+
+
 def test_the_same_pool_elsewhere_has_the_same_digest_and_another_one_has_not(tmp_path):
     digests = []
     for number, last in enumerate(("c", "c", "d")):
