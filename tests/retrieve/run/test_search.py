@@ -10,9 +10,10 @@ import pytest
 
 from cluster.process.stop_flag import StopFlag
 from gen.model.clip import Clip, ClipSpec
+from retrieve.pool.embeddings import Embeddings
 from retrieve.pool.pool import open_pool
+from retrieve.run import search
 from retrieve.run.recipe import RetrieveRecipe
-from retrieve.run.search import search_pool
 from sandbox.world import CLASS_NAMES
 from shards.disk.home import home
 from shards.disk.store import FolderStore
@@ -63,7 +64,7 @@ def searched(folder: Path) -> tuple[pa.Table, dict[str, int]]:
         }
     )
     pool, store = open_pool(recipe.pool), FolderStore(folder)
-    data, counts = search_pool(recipe, load_classes(recipe.classes), pool, store, None, StopFlag(), print)
+    data, counts = search.search_pool(recipe, load_classes(recipe.classes), pool, store, None, StopFlag(), print)
     return pq.read_table(pa.BufferReader(data)), counts["reasons"]
 
 
@@ -81,6 +82,23 @@ def test_vectors_of_any_length_have_the_scores_of_their_directions(
 ) -> None:
     lengths = (2.0 ** (np.arange(ROWS) % 5)).astype(np.float16)  # halves lose nothing by them
     assert searched(write_pool(tmp_path, vectors * lengths[:, None]))[0].equals(candidates)
+
+
+def test_vectors_are_in_memory_a_step_at_a_time_and_decide_the_same(
+    vectors: np.ndarray, candidates: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, take = [], Embeddings.take
+
+    def noted(image: Embeddings, rows: np.ndarray) -> np.ndarray:
+        asked.append(len(rows))
+        return take(image, rows)
+
+    monkeypatch.setattr(Embeddings, "take", noted)
+    monkeypatch.setattr(search, "STEP", 8)
+    found, _ = searched(write_pool(tmp_path, vectors))
+    assert found.drop_columns("score").equals(candidates.drop_columns("score"))
+    np.testing.assert_allclose(found["score"], candidates["score"], rtol=0, atol=1e-6)  # sums have another order
+    assert asked == [8] * 7 + [4]
 
 
 def test_rows_without_a_hash_are_no_duplicates_and_one_hash_in_two_spellings_is_one(tmp_path: Path) -> None:
