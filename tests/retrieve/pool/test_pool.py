@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -319,6 +320,25 @@ def test_few_bytes_cannot_unpack_to_more_than_the_memory_holds(tmp_path):
     pool = pool_of(tmp_path)
     with pytest.raises(ValueError, match="found 4,000 rows of"):
         list(pool.scan(pool.parts[0], ["caption"]))
+
+
+def test_a_few_rows_of_a_table_that_unpacks_to_too_much_are_taken_and_too_many_are_refused(tmp_path):
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 14_000, pa.int32()), pa.array(["a" * 50_000]))
+    pq.write_table(pa.table({"caption": texts}), tmp_path / "0.parquet", compression="zstd", store_schema=False)
+    assert (tmp_path / "0.parquet").stat().st_size < 1 << 10
+    pool, before = pool_of(tmp_path), peak_bytes()
+    assert captions(pool, [5]) == ["a" * 50_000]
+    for ask in (
+        lambda: list(pool.scan(pool.parts[0], ["caption"])),
+        lambda: pool.take(range(14_000), ["caption"]),
+    ):
+        with pytest.raises(ValueError, match=r"^found 14,000 rows of 700,056,000 bytes, expected at most 536,870,912$"):
+            ask()
+    assert peak_bytes() - before < 200 << 20
+
+
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def write_with_code(folder, name, canary):
