@@ -21,6 +21,7 @@ from shards.disk.safe_text import quoted
 ROLES = ("url", "sha256", "nsfw", "punsafe", "status")  # the columns that decide
 UNSAFE = ("NSFW", "TRUE")  # LAION's word, and that of a yes or no; UNSURE stays, as in Unmet Promise
 HASH_DIGITS = 64
+ENCODING = "utf-8-sig"  # of a list: editors of Windows write a byte order mark, which is no part of the first line
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Blocks:
             elif role == "url":
                 kept &= ~_among(values, sorted(self.urls))
             else:
-                kept &= ~_among(pc.utf8_lower(values), sorted(self.hashes))
+                kept &= ~_among(values, sorted(self.hashes))
         return kept
 
     def holds(self, picture: bytes) -> bool:
@@ -91,7 +92,7 @@ class Blocks:
 
 def _lines(path: Path) -> Iterable[str]:
     try:
-        return read_regular(path).decode("utf-8").splitlines()
+        return read_regular(path).decode(ENCODING).splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{path}: found bytes that are no text, expected a list in UTF-8") from None
     except OSError as error:

@@ -89,7 +89,8 @@ def find_columns(names: Iterable[str], told: Mapping[str, str], where: str) -> C
 
 
 def in_one_type(values: pa.ChunkedArray, role: str, where: str) -> pa.ChunkedArray:
-    """The values of a role as texts, or as float64 (`NUMBERS`). `where` names file and column.
+    """The values of a role as texts, or as float64 (`NUMBERS`); hashes in lower case, null where one is empty. `where`
+    names file and column.
 
     Raises ValueError for a type that the role cannot have.
     """
@@ -101,7 +102,10 @@ def in_one_type(values: pa.ChunkedArray, role: str, where: str) -> pa.ChunkedArr
             values = values.cast(values.type.value_type)
         if role in AS_FOUND:
             return values
-        return _numbers(values) if role in NUMBERS else _texts(values, role)
+        if role in NUMBERS:
+            return _numbers(values)
+        texts = _texts(values, role)
+        return pc.utf8_lower(_said(texts)) if role == "sha256" else texts
     except (pa.ArrowException, ValueError) as error:
         raise ValueError(
             f"{where}: found {kind} for {role}, expected {expected} ({one_line(str(error), 120)}); write it as such, "
@@ -111,9 +115,14 @@ def in_one_type(values: pa.ChunkedArray, role: str, where: str) -> pa.ChunkedArr
 
 def _numbers(values: pa.ChunkedArray) -> pa.ChunkedArray:
     if _is_text(values.type):
-        values = pc.utf8_trim_whitespace(values.cast(pa.string()))
-        values = pc.if_else(pc.equal(values, ""), None, values)
+        values = _said(values.cast(pa.string()))
     return values.cast(pa.float64())
+
+
+def _said(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without spaces around them; null where nothing is left."""
+    texts = pc.utf8_trim_whitespace(texts)
+    return pc.if_else(pc.equal(texts, ""), None, texts)
 
 
 def _texts(values: pa.ChunkedArray, role: str) -> pa.ChunkedArray:
@@ -131,9 +140,9 @@ def _hashes(values: pa.ChunkedArray) -> pa.Array:
     """Of bytes of a hash, or of its digits."""
     found: list[str | None] = []
     for one in values.to_pylist():
-        if one is not None and len(one) not in (HASH_BYTES, 2 * HASH_BYTES):
+        if one and len(one) not in (HASH_BYTES, 2 * HASH_BYTES):
             raise ValueError(f"a hash of {len(one)} bytes")
-        found.append(None if one is None else one.hex() if len(one) == HASH_BYTES else one.decode("ascii"))
+        found.append(None if not one else one.hex() if len(one) == HASH_BYTES else one.decode("ascii"))
     return pa.array(found, pa.string())
 
 

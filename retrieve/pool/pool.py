@@ -25,12 +25,11 @@ from retrieve.pool.embeddings import MODALITIES, Embeddings, Modality, open_embe
 from retrieve.pool.spec import PoolSpec
 from shards.disk.address import file_path
 from shards.disk.amounts import counted
-from shards.disk.parquet import iter_rows, types_of_others
+from shards.disk.parquet import iter_rows, take_rows, types_of_others
 from shards.disk.regular import size_and_ends
 from shards.disk.safe_text import one_line, quoted
 
 METADATA = "metadata"
-VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}  # pyarrow takes no rows of these
 BATCH_ROWS = 65_536
 KEPT = "kept"  # the column that `scan` and `take` add: whether the row may leave
 ROW = "row"  # and the row's number in the pool
@@ -107,18 +106,14 @@ class Pool:
         wanted = np.asarray(rows, np.int64)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.num_rows:
             raise IndexError(f"pool: found rows {wanted.min()}..{wanted.max()}, expected 0..{self.num_rows - 1}")
-        places = np.searchsorted([part.first_row for part in self.parts], wanted, side="right") - 1
-        found, order = [], []
-        for number in np.unique(places):
-            mine = np.flatnonzero(places == number)
-            found.append(self._of_part(self.parts[number], wanted[mine], roles))
-            order.append(mine)
+        order = np.argsort(wanted, kind="stable")
+        ascending = wanted[order]
+        places = np.searchsorted([part.first_row for part in self.parts], ascending, side="right") - 1
+        found = [self._of_part(self.parts[number], ascending[places == number], roles) for number in np.unique(places)]
         if not found:
             empty = pq.read_schema(self.parts[0].path).empty_table().select(self._names(roles))
             return self._told(self.parts[0], empty, roles, wanted)
-        return pa.concat_tables(found, promote_options="permissive").take(
-            np.argsort(np.concatenate(order), kind="stable")
-        )
+        return pa.concat_tables(found, promote_options="permissive").take(np.argsort(order, kind="stable"))
 
     def may_leave(self, first: int, num: int) -> np.ndarray:
         """bool, a value a row of `num` from row `first` on: whether it may leave. Of the tables that hold them it reads
@@ -133,19 +128,9 @@ class Pool:
         return kept
 
     def _of_part(self, part: Part, rows: np.ndarray, roles: Sequence[str]) -> pa.Table:
-        """Reads only the row groups that hold one of the rows."""
-        local = rows - part.first_row
-        names = self._names(roles)
-        with pq.ParquetFile(part.path) as file:
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-            ends = np.cumsum(sizes)
-            groups = np.unique(np.searchsorted(ends, local, side="right"))
-            starts = ends - sizes
-            table = file.read_row_groups(groups.tolist(), columns=names, use_threads=False)
-        table = table.cast(pa.schema([(one.name, VIEWS.get(one.type, one.type)) for one in table.schema]))
-        before = np.concatenate([[0], np.cumsum([sizes[group] for group in groups])])
-        at = np.searchsorted(groups, np.searchsorted(ends, local, side="right"))
-        return self._told(part, table.take(local - starts[groups[at]] + before[at]), roles, rows)
+        """Of ascending rows of a part."""
+        table = take_rows(part.path, self._names(roles), rows - part.first_row, BATCH_ROWS)
+        return self._told(part, table, roles, rows)
 
     def _names(self, roles: Sequence[str]) -> list[str]:
         """The columns of the roles and those that decide whether a row may leave, each once."""
@@ -165,9 +150,12 @@ class Pool:
 
 
 def open_pool(spec: PoolSpec, with_vectors: bool = True) -> Pool:
-    """Raises ValueError with one line for a folder that is no pool, tables without captions, half a pool. Without
-    vectors it is opened as if it had none: so their files may be in the making."""
+    """Raises ValueError with one line for a folder that is no pool or not there, tables without captions, half a pool.
+    Without vectors it is opened as if it had none: so their files may be in the making."""
     source = file_path(spec.source)
+    for name, place in (("images", spec.images), ("embeddings", spec.embeddings if with_vectors else None)):
+        if place is not None and not file_path(place).is_dir():
+            raise ValueError(f"pool.{name}: {place}: found no folder, expected the pool's {name}; correct the path")
     folder = file_path(spec.metadata) if spec.metadata is not None else source
     inner = folder / METADATA
     tables = sorted((inner if inner.is_dir() else folder).glob("*.parquet"))

@@ -5,6 +5,7 @@ of a table are, see `retrieve.pool.columns`). Out: how many tables and rows. On 
 as img2dataset writes it, each whole or not at all; one that is there is left as it is.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieve.pool.columns import KNOWN
-from shards.disk.checked_json import plain_json
 from shards.disk.replace import whole_file
 from shards.disk.safe_text import quoted
 from shards.disk.store import FolderStore
-from shards.stream.foreign_tars import texts_of
+from shards.stream.foreign_tars import MAX_LABEL_BYTES, texts_of
+
+MOST_COUNT = 1 << 53  # up to here a float holds each integer
 
 # of every table, whether or not the tar says them: tables of one pool have the same columns
 _SCHEMA = pa.schema(
@@ -37,7 +39,7 @@ class Written:
 
 def write_tables(folder: Path) -> Written:
     """Write the tables that are missing. Raises ValueError for a folder without tars, or with tables of something else
-    than its tars, for a tar of which no picture has a caption, and for one that cannot be read."""
+    than its tars, for a tar of which no picture has a caption, and for a tar or a .json that cannot be read."""
     tars = {path.stem: path for path in sorted(folder.glob("*.tar"))}
     if not tars:
         raise ValueError(f"{folder}: found no *.tar, expected some; their .txt or .json become tables")
@@ -65,7 +67,7 @@ def write_tables(folder: Path) -> Written:
 
 def _row(key: str, texts: dict[str, bytes], tar: str) -> dict[str, object]:
     where = f"{tar}: {quoted(key, 80)}"
-    told = _told(texts.get("json", b"{}"))
+    told = _told(texts.get("json", b"{}"), where)
     row: dict[str, object] = {"key": key}
     for field in _SCHEMA:
         value = next((told[name] for name in KNOWN[field.name] if told.get(name) is not None), None)
@@ -76,22 +78,35 @@ def _row(key: str, texts: dict[str, bytes], tar: str) -> dict[str, object]:
     return row
 
 
-def _told(data: bytes) -> dict[str, object]:
-    """Of a .json: key in lower case -> value; nothing of one that holds something else."""
+def _told(data: bytes, where: str) -> dict[str, object]:
+    """Of a .json: key in lower case -> value, None for NaN; nothing of a list or a single value. Raises ValueError for
+    one that cannot be read."""
     try:
-        body = plain_json(data)
-    except ValueError:
-        return {}
+        body = json.loads(data.decode("utf-8-sig"), parse_constant=_constant)
+    except (ValueError, RecursionError):
+        raise ValueError(
+            f"{where}: found a .json that cannot be read, expected JSON of at most {MAX_LABEL_BYTES:,} bytes in UTF-8: "
+            "it may say that the picture is unsafe; mend or remove it"
+        ) from None
     return {str(key).lower(): value for key, value in body.items()} if isinstance(body, dict) else {}
 
 
+def _constant(word: str) -> float | None:
+    """Of the words that Python writes for numbers that JSON does not have: NaN says nothing, Infinity is above all."""
+    return None if word == "NaN" else float(word)
+
+
 def _of_type(value: object, kind: pa.DataType, where: str) -> object:
-    """Raises ValueError for a value that is no number where one decides or counts."""
+    """Raises ValueError for a value that is no number where one decides or counts; None for a count that is NaN or
+    endless."""
     if value is None or isinstance(value, (list, dict)):
         return None
     if pa.types.is_string(kind):
         return str(value)
     try:
-        return int(str(value)) if pa.types.is_integer(kind) else float(str(value))
+        number = float(str(value))
     except ValueError:
         raise ValueError(f"{where}: found {quoted(str(value), 40)}, expected a number") from None
+    if pa.types.is_floating(kind):
+        return number
+    return int(number) if abs(number) < MOST_COUNT else None

@@ -46,7 +46,7 @@ from retrieve.filter.filter import rows_of_set
 from retrieve.filter.rule import KEPT, Candidates, decide
 from retrieve.filter.score import SLOT, class_rows, scores_of
 from retrieve.make.candidates import SCHEMA, table_bytes
-from retrieve.pool.embeddings import MODALITIES, Modality
+from retrieve.pool.embeddings import MODALITIES, Embeddings, Modality
 from retrieve.pool.images import PoolImages
 from retrieve.pool.pool import KEPT as MAY_LEAVE
 from retrieve.pool.pool import ROW, Pool
@@ -59,6 +59,7 @@ from shards.labels.task import usual_queries
 
 ROLES = ("caption", "url", "shard", "key", "licence", "punsafe", "sha256")
 BATCH = 256  # pictures decoded and described at once
+STEP = 65_536  # hits whose vectors are in memory at once
 
 Say = Callable[[str], None]
 Ints = NDArray[np.int64]
@@ -115,7 +116,7 @@ def search_pool(
     scores = None
     if texts is not None and pool.image is not None:
         with waiting(f"comparing {counted(len(hits), 'image')} with the texts of their classes"):
-            scores = scores_of(pool.image.take(hits.rows), hits.class_ids, texts)
+            scores = _scores(pool.image, hits, texts)
     best = best_of_each_row(hits.rows, hits.class_ids, scores, names, recipe.seed)
     hits, scores = hits.where(best), None if scores is None else scores[best]
     counts["of one class each"] = len(hits)
@@ -170,6 +171,21 @@ def _asked(
 
 def _index_of(recipe: RetrieveRecipe, modality: Modality) -> Path | None:
     return index_folder(recipe, modality) if modality in recipe.search.routes else None
+
+
+def _scores(image: Embeddings, hits: _Hits, texts: Mapping[int, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Of each hit the cosine of its picture with the text of its class; NaN without a vector."""
+    scores = np.empty(len(hits), np.float32)
+    for start in range(0, len(hits), STEP):
+        mine = slice(start, start + STEP)
+        scores[mine] = scores_of(_unit(image.take(hits.rows[mine])), hits.class_ids[mine], texts)
+    return scores
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same vectors, made of length 1 in place; zeros stay zeros. A pool of others may have any lengths."""
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors
 
 
 def _joined(parts: Iterable[pa.Table]) -> _Hits:
@@ -251,9 +267,7 @@ def _decided(
     before = decide(replace(told, same=None), replace(rule, cap=None)).kept
     alike: list[Ints] = []  # group numbers among those, by each kind of likeness
     if dedup.near_vectors is not None and pool.image is not None:
-        vectors = pool.image.take(hits.rows[before])
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        alike.append(near_groups(vectors, dedup.near_vectors))
+        alike.append(near_groups(_unit(pool.image.take(hits.rows[before])), dedup.near_vectors))
     descriptor = picture_descriptor()
     looks = bool(dedup.against) or dedup.near is not None
     pictures = _described(pool, hits.rows[before], descriptor, stop) if looks else np.empty((0, 0), np.float16)
@@ -276,7 +290,7 @@ def _described(pool: Pool, rows: Ints, descriptor: Descriptor, stop: StopFlag) -
     """A row for each picture; zeros for one that cannot be read or is on a block list, which the Maker will name."""
     images = PoolImages(pool)
     places = images.places(rows.tolist())
-    found: list[NDArray[np.float32]] = []
+    found: list[NDArray[np.float16]] = []
     done = 0
     with (
         ThreadPoolExecutor(usable_cores()) as threads,
@@ -286,9 +300,9 @@ def _described(pool: Pool, rows: Ints, descriptor: Descriptor, stop: StopFlag) -
             _go_on(stop)
             read = [_read(images, place) for place in places[start : start + BATCH]]
             pictures = list(threads.map(_decoded, read))
-            found.append(descriptor.rows_of(pictures))
+            found.append(descriptor.rows_of(pictures).astype(np.float16))
             done += len(read)
-    return np.concatenate(found).astype(np.float16)
+    return np.concatenate(found)
 
 
 def _read(images: PoolImages, place: Any) -> bytes:

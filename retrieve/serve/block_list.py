@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from retrieve.pool.blocks import Blocks
+from retrieve.pool.blocks import ENCODING, Blocks
 from shards.disk.lock import locked
 from shards.disk.regular import read_regular
 from shards.disk.replace import replace_file
@@ -57,7 +57,7 @@ class BlockList:
         with self._lock, _ADDING:
             self.own.parent.mkdir(parents=True, exist_ok=True)
             with locked(self.own, LOCK_S):
-                text = read_regular(self.own).decode("utf-8")
+                text = read_regular(self.own).decode(ENCODING)
                 there = {line.strip() for line in text.splitlines()}
                 new = [line for line in dict.fromkeys(lines) if line not in there]
                 if new:

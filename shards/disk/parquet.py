@@ -8,7 +8,7 @@ written out.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 MAX_TABLE_BYTES = 512 << 20  # of the rows of a shard; 10,000 of ours take about 10 MB
+VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}  # pyarrow takes no rows of these
 
 
 @contextlib.contextmanager
@@ -62,25 +63,59 @@ def iter_rows(source: Path | bytes, columns: Sequence[str], num_rows: int) -> It
     """
     with pq.ParquetFile(_opened(source)) as file:
         asked = pa.schema([file.schema_arrow.field(name) for name in columns])
-        packed = _in_dictionaries(file.metadata, asked)
+        packed = _in_dictionaries(file.metadata, asked, range(file.metadata.num_row_groups))
     with pq.ParquetFile(_opened(source), read_dictionary=packed) as file:
         for batch in file.iter_batches(num_rows, columns=list(columns), use_threads=False):
             table = pa.Table.from_batches([batch]).select(list(columns))
-            size = sum(_size_of(column) for column in table.columns)
-            if size > MAX_TABLE_BYTES:
-                raise ValueError(f"found {len(batch):,} rows of {size:,} bytes, expected at most {MAX_TABLE_BYTES:,}")
+            _refuse_large(table)
             yield _written_out(table, asked) if packed else table
+
+
+def take_rows(path: Path, columns: Sequence[str], rows: np.ndarray, num_rows: int) -> pa.Table:
+    """These rows of a local file, ascending. Of the row groups that hold one, one at a time is in memory. Views become
+    large texts.
+
+    Raises what `iter_rows` raises; the limit holds for `num_rows` of the rows at a time.
+    """
+    with pq.ParquetFile(path) as file:
+        about, asked = file.metadata, pa.schema([file.schema_arrow.field(name) for name in columns])
+    asked = _without_views(asked)
+    ends = np.cumsum([about.row_group(group).num_rows for group in range(about.num_row_groups)])
+    groups = np.searchsorted(ends, rows, side="right")
+    packed = _in_dictionaries(about, asked, np.unique(groups).tolist())
+    found = [asked.empty_table()]
+    with pq.ParquetFile(path, metadata=about, read_dictionary=packed) as file:
+        for group in np.unique(groups).tolist():
+            table = file.read_row_group(group, columns=list(columns), use_threads=False).select(list(columns))
+            table = table.cast(_without_views(table.schema))
+            places = rows[groups == group] - (ends[group] - len(table))
+            for start in range(0, len(places), num_rows):
+                taken = table.take(places[start : start + num_rows])
+                _refuse_large(taken)
+                found.append(_written_out(taken, asked))
+    return pa.concat_tables(found)
+
+
+def _refuse_large(table: pa.Table) -> None:
+    size = sum(_size_of(column) for column in table.columns)
+    if size > MAX_TABLE_BYTES:
+        raise ValueError(f"found {len(table):,} rows of {size:,} bytes, expected at most {MAX_TABLE_BYTES:,}")
+
+
+def _without_views(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_type(VIEWS.get(field.type, field.type)) for field in schema])
 
 
 def _opened(source: Path | bytes) -> Path | pa.BufferReader:
     return source if isinstance(source, Path) else pa.BufferReader(source)
 
 
-def _in_dictionaries(about: pq.FileMetaData, asked: pa.Schema) -> list[str]:
-    """The texts of which a few may stand for many rows: only they can unpack to more than the file says."""
+def _in_dictionaries(about: pq.FileMetaData, asked: pa.Schema, groups: Iterable[int]) -> list[str]:
+    """The texts of these row groups of which a few may stand for many rows: only they can unpack to more than the file
+    says."""
     texts = {field.name for field in asked if _is_text(field.type)}
     found = set()
-    for group in range(about.num_row_groups):
+    for group in groups:
         for number in range(about.num_columns):
             column = about.row_group(group).column(number)
             if any("DICTIONARY" in encoding for encoding in column.encodings):

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -101,7 +102,8 @@ def test_a_row_goes_whatever_type_the_column_has_that_says_so(tmp_path, name, ki
     pool = pool_of(tmp_path, block=[str(tmp_path / "block.txt")])
     assert pool.take([0, 1], [])[KEPT].to_pylist() == [False, True]
     told = pool.take([0, 1], [name.lower()])[name.lower()]
-    assert (told.type, told.to_pylist()) == (pa.string(), list(BLOCKED[name]))
+    expected = [text.lower() if name == "sha256" else text for text in BLOCKED[name]]
+    assert (told.type, told.to_pylist()) == (pa.string(), expected)
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.binary(32), pa.large_binary(), pa.binary_view()])
@@ -112,6 +114,16 @@ def test_hashes_that_stand_as_their_bytes_are_told_in_hexadecimal_digits(tmp_pat
     taken = pool_of(tmp_path, block=[str(tmp_path / "block.txt")]).take([0, 1, 2], ["sha256"])
     assert taken[KEPT].to_pylist() == [False, True, True]
     assert taken["sha256"].to_pylist() == [HEX, None, "0" * 64]
+
+
+@pytest.mark.parametrize(
+    "hashes",
+    [["", "  ", None, f" {HEX.upper()}\n"], [b"", b"", None, HEX.upper().encode()], [b"", b"", None, DIGEST.digest()]],
+    ids=["texts", "bytes of texts", "bytes"],
+)
+def test_an_empty_hash_is_none_and_hashes_have_one_spelling(tmp_path, hashes):
+    write_table(tmp_path / "0.parquet", caption=list("abcd"), sha256=hashes)
+    assert pool_of(tmp_path).take(range(4), ["sha256"])["sha256"].to_pylist() == [None, None, None, HEX]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +203,14 @@ def test_a_line_of_a_block_list_that_is_neither_address_nor_hash_is_named(tmp_pa
         pool_of(tmp_path, block=[str(tmp_path / "block.txt")])
 
 
+@pytest.mark.parametrize("first", ["http://a/1", HEX])
+def test_the_first_line_of_a_block_list_with_a_byte_order_mark_counts(tmp_path, first):
+    write_table(tmp_path / "0.parquet", caption=["a", "b"], url=["http://a/1", "http://a/2"], sha256=[HEX, None])
+    (tmp_path / "block.txt").write_text(f"\ufeff{first}\n", encoding="utf-8")
+    pool = pool_of(tmp_path, block=[str(tmp_path / "block.txt")])
+    assert pool.take([0, 1], [])[KEPT].to_pylist() == [False, True]
+
+
 def test_vectors_are_read_by_row_and_in_blocks_whatever_their_files_are(tmp_path):
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -258,6 +278,14 @@ def test_what_is_no_pool_is_named_with_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["images", "embeddings"])
+def test_a_folder_that_is_named_and_not_there_is_not_taken_for_none(tmp_path, name):
+    write_table(tmp_path / "0.parquet", caption=["a"])
+    with pytest.raises(ValueError, match=rf"pool\.{name}: .*nowhere: found no folder, expected the pool's {name}"):
+        pool_of(tmp_path, **{name: str(tmp_path / "nowhere")})
+    assert open_pool(PoolSpec(source=tmp_path, embeddings=tmp_path / "nowhere"), with_vectors=False).num_rows == 1
+
+
 def test_the_same_pool_elsewhere_has_the_same_digest_and_another_one_has_not(tmp_path):
     digests = []
     for number, last in enumerate(("c", "c", "d")):
@@ -292,6 +320,25 @@ def test_few_bytes_cannot_unpack_to_more_than_the_memory_holds(tmp_path):
     pool = pool_of(tmp_path)
     with pytest.raises(ValueError, match="found 4,000 rows of"):
         list(pool.scan(pool.parts[0], ["caption"]))
+
+
+def test_a_few_rows_of_a_table_that_unpacks_to_too_much_are_taken_and_too_many_are_refused(tmp_path):
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 14_000, pa.int32()), pa.array(["a" * 50_000]))
+    pq.write_table(pa.table({"caption": texts}), tmp_path / "0.parquet", compression="zstd", store_schema=False)
+    assert (tmp_path / "0.parquet").stat().st_size < 1 << 10
+    pool, before = pool_of(tmp_path), peak_bytes()
+    assert captions(pool, [5]) == ["a" * 50_000]
+    for ask in (
+        lambda: list(pool.scan(pool.parts[0], ["caption"])),
+        lambda: pool.take(range(14_000), ["caption"]),
+    ):
+        with pytest.raises(ValueError, match=r"^found 14,000 rows of 700,056,000 bytes, expected at most 536,870,912$"):
+            ask()
+    assert peak_bytes() - before < 200 << 20
+
+
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def write_with_code(folder, name, canary):

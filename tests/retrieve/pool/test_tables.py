@@ -61,6 +61,39 @@ def test_every_picture_has_a_row_and_is_found_by_it(folder: Path) -> None:
     assert [(place.shard, place.key) for place in places[3:]] == [("birds-1", "7"), ("birds-1", "8")]
 
 
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a byte order mark"])
+def test_a_json_with_nan_or_a_byte_order_mark_still_says_that_its_picture_is_unsafe(
+    tmp_path: Path, before: bytes
+) -> None:
+    unsafe = told(nsfw="NSFW", punsafe=0.99, similarity=float("nan"), width=16.0, height=float("nan"))
+    add(
+        tmp_path / "0.tar",
+        *(("1.jpg", b"one"), ("1.txt", b"a crane"), ("1.json", before + unsafe)),
+        *(("2.jpg", b"two"), ("2.txt", b"a die"), ("2.json", before + told(punsafe=float("inf")))),
+        *(("3.jpg", b"three"), ("3.txt", b"a die"), ("3.json", before + told(punsafe=float("nan")))),
+    )
+    write_tables(tmp_path)
+    taken = pool_of(tmp_path).take(range(3), ["nsfw", "punsafe", "width", "height"])
+    assert taken[KEPT].to_pylist() == [False, False, True]
+    first = taken.to_pylist()[0]
+    assert (first["nsfw"], first["punsafe"], first["width"], first["height"]) == ("NSFW", 0.99, 16, None)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff", b'{"nsfw": "NSFW"', b"[" * 100_000, '{"nsfw": "NSFW", "by": "Zoë"}'.encode("latin-1")]
+)
+def test_a_json_that_cannot_be_read_is_named_and_not_taken_for_one_that_says_nothing(
+    tmp_path: Path, data: bytes
+) -> None:
+    add(tmp_path / "0.tar", ("1.jpg", b"one"), ("1.txt", b"a crane"), ("1.json", data))
+    with pytest.raises(
+        ValueError, match=r"0\.tar: '1': found a \.json that cannot be read, .*; mend or remove it"
+    ) as error:
+        write_tables(tmp_path)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*.parquet"))
+
+
 def test_a_table_that_is_there_is_left_and_the_rest_is_written(folder: Path) -> None:
     write_table(folder / "birds-0.parquet", key=["2"], caption=["mine"])
     assert write_tables(folder) == Written(tables=1, rows=2, without_caption=0)

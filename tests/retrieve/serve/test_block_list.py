@@ -31,6 +31,14 @@ def test_what_people_wrote_into_the_list_stays(tmp_path: Path) -> None:
     assert blocks.current().urls == {"https://a/1", "https://a/2"}
 
 
+def test_the_byte_order_mark_of_a_list_is_no_part_of_its_first_line(tmp_path: Path) -> None:
+    own = tmp_path / "blocked.txt"
+    own.write_bytes(b"\xef\xbb\xbfhttps://a/1\n")
+    blocks = BlockList([], own, 0.5)
+    assert blocks.add(["https://a/1", "https://a/2"]) == 1
+    assert blocks.current().urls == {"https://a/1", "https://a/2"}
+
+
 def test_what_others_add_to_a_list_counts_and_what_they_take_out_counts_until_the_end(tmp_path: Path) -> None:
     given, own = tmp_path / "given.txt", tmp_path / "own.txt"
     given.write_text("https://a/1\n")

@@ -1,12 +1,14 @@
 """Tables of others: few bytes never unpack to more than a bound."""
 
 import resource
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.disk.parquet import MAX_TABLE_BYTES, read_rows
+from shards.disk.parquet import MAX_TABLE_BYTES, read_rows, take_rows
 
 
 def packed(table: pa.Table, **how: object) -> bytes:
@@ -63,3 +65,17 @@ def test_the_rows_do_not_depend_on_how_they_are_read(most: int) -> None:
     assert read_rows(packed(table.slice(0, 0)), None, most).equals(table.slice(0, 0))
     with pytest.raises(ValueError, match="expected at most 1,000"):
         read_rows(data, None, 1_000)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.binary_view()])
+def test_rows_that_are_taken_are_those_of_the_whole_table_whatever_its_type_and_groups(
+    tmp_path: Path, kind: pa.DataType
+) -> None:
+    few = pa.array([None if row % 3 else f"text {row % 7}" for row in range(1_000)]).cast(pa.binary()).cast(kind)
+    pq.write_table(pa.table({"n": range(1_000), "few": few}), tmp_path / "0.parquet", row_group_size=300)
+    rows = np.array([0, 5, 5, 299, 300, 301, 302, 303, 999])  # nothing of the third group
+    found = take_rows(tmp_path / "0.parquet", ["few", "n"], rows, num_rows=2)
+    assert found.column_names == ["few", "n"]
+    assert found["n"].to_pylist() == rows.tolist()
+    assert found["few"].to_pylist() == [few[row].as_py() for row in rows]
+    assert take_rows(tmp_path / "0.parquet", ["n"], rows[:0], num_rows=2).num_rows == 0
