@@ -283,6 +283,7 @@ def _build(planned: Planned, store: FolderStore, stop: StopFlag, hold: Held, say
         there = _record(planned)
         output.publish(there)
     elif there.measured.wanted != planned.spec.recall:
+        output.clear(there)  # the unfinished build of another index, whose file publishing would take for this one
         say(f"recall {planned.spec.recall:g} is wished for, not {there.measured.wanted:g}: measured again")
         there = _measured(planned, there, [output.root / one.name for one in there.files])
         output.publish(there)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import retrieve.index.build as build_module
 import retrieve.index.unit as unit_module
 import sixfold
 from cluster.process.stop_flag import StopFlag
@@ -263,6 +264,23 @@ def test_the_same_call_again_does_nothing_and_another_recall_is_only_measured(po
     assert (other.made_units, other.record.measured.wanted) == (0, 0.6)
     assert other.record.files == first.record.files
     assert path.stat().st_mtime_ns == before
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
+def test_a_killed_build_of_another_index_does_not_take_the_place_of_one_that_is_measured_again(pool):
+    flat = files_of(built(pool, factory="Flat"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_module, "measure", killed)
+        with pytest.raises(Killed):
+            built(pool, again=True, factory="IVF16,SQ8")
+    assert (pool / "index" / "_meta" / "index_image" / "whole.index").exists()
+    other = built(pool, factory="Flat", recall=0.6)
+    assert (other.exit_code, other.record.measured.wanted) == (0, 0.6)
+    assert files_of(other) == flat
+    assert opened(pool, pool / "index").record.decides.factory == "IDMap2,Flat"
 
 
 def test_another_index_is_only_replaced_if_one_says_so(pool, vectors):
