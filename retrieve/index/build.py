@@ -263,6 +263,9 @@ def _build(planned: Planned, store: FolderStore, stop: StopFlag, hold: Held, say
     made = 0
     output.settle()
     there = planned.there()
+    if there is not None and (path := _damaged(output, there)) is not None:
+        say(f"{path}: found other bytes than its record says: a damaged index; it is built again")
+        there = None
     if there is None:
         output.begin(mark)
         if output.done(WHOLE, mark) is None:
@@ -290,6 +293,13 @@ def _build(planned: Planned, store: FolderStore, stop: StopFlag, hold: Held, say
     else:
         output.clear(there)  # what a build left that was killed after it had published
     return IndexOutcome(output, there, made, 0, time.monotonic() - started, work)
+
+
+def _damaged(output: Output, record: Record) -> Path | None:
+    """The first file that has other bytes than the record says."""
+    with waiting("checking the bytes of the index that is there"):
+        paths = [(output.root / one.name, one.sha256) for one in record.files]
+        return next((path for path, expected in paths if sha256_of(path) != expected), None)
 
 
 def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag, hold: Held) -> Summary:

@@ -238,22 +238,23 @@ def mark_of(decides: Decides) -> str:
 
 def read_record(path: Path) -> Record | None:
     """None if there is none. Raises ValueError in one line for what is no record of an index."""
+    again = "delete it and run `sixfold index --replace`"
     try:
         body = parse_checked(read_regular(path, MAX_RECORD_BYTES), str(path))
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; build the index again with `sixfold index`") from None
+        raise ValueError(f"{path}: {error.strerror}; {again}") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; {again}") from None
     try:
         record = Record.model_validate(body)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ValueError(
-            f"{path}: found no record of an index (at {where}); build it again with `sixfold index`"
-        ) from None
+        raise ValueError(f"{path}: found no record of an index (at {where}); {again}") from None
     for one in record.files:
         if Path(one.name).is_absolute() or ".." in Path(one.name).parts:
-            raise ValueError(f"{path}: found a file outside of its folder; build the index again with `sixfold index`")
+            raise ValueError(f"{path}: found a file outside of its folder; {again}")
     return record
 
 
