@@ -10,7 +10,7 @@ index without a record is read only if the caller says its hash, or that it is t
 with little memory, looks at it first (`retrieve.index.probe`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +55,17 @@ class Index:
     threads: int = 1
 
     def search(
-        self, queries_QD: np.ndarray, k: int, kept: Kept | None = None, setting: Setting | None = None
+        self,
+        queries_QD: np.ndarray,
+        k: int,
+        kept: Kept | None = None,
+        setting: Setting | None = None,
+        go_on: Callable[[], None] = lambda: None,
     ) -> Nearest:
         """The k nearest of each query (rows of length 1) that the index finds. `kept` says which rows may be found, as
         for the exact scan. Where lists have too few, more of them are looked at: fewer than `k` come only if the pool
-        has fewer, if `kept` leaves few, or if a graph leads to no more.
+        has fewer, if `kept` leaves few, or if a graph leads to no more. `go_on` is called before every few queries, and
+        ends the search by what it raises.
 
         Raises ValueError for queries of another width or length, and k < 1.
         """
@@ -69,6 +75,7 @@ class Index:
         rows = np.full((len(queries_QD), width), NO_ROW, np.int64)
         with _threads(self.threads):
             for start in range(0, len(queries_QD), QUERIES_AT_ONCE):
+                go_on()
                 some = slice(start, start + QUERIES_AT_ONCE)
                 found = self._enough(queries_QD[some], width, kept, setting or self.setting)
                 scores[some], rows[some] = self._ranked(queries_QD[some], found, width)

@@ -13,8 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 import retrieve.index.build as build_module
+import retrieve.index.measure as measure_module
 import retrieve.index.unit as unit_module
 import sixfold
+from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
 from retrieve.index.build import IndexOutcome, plan, run
 from retrieve.index.index import open_index
@@ -281,6 +283,43 @@ def test_a_killed_build_of_another_index_does_not_take_the_place_of_one_that_is_
     assert (other.exit_code, other.record.measured.wanted) == (0, 0.6)
     assert files_of(other) == flat
     assert opened(pool, pool / "index").record.decides.factory == "IDMap2,Flat"
+
+
+def stopped(pool: Path, owner: object, name: str) -> int:
+    """A build that is asked to stop when `name` begins, or at the first progress that it tells; how often that was."""
+    stop, real, times = StopFlag(), getattr(owner, name), []
+
+    def step(*arguments, progress=None, **named):
+        if progress is None:
+            times.append(1)
+            stop.request("SIGTERM")
+            return real(*arguments, **named)
+
+        def told(done, of):
+            times.append(1)
+            stop.request("SIGTERM")
+            progress(done, of)
+
+        return real(*arguments, progress=told, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, step)
+        with pytest.raises(Draining, match=r"stopped on request \(SIGTERM\)"):
+            run(plan(index_spec(pool, factory="Flat", part_rows=800), None), stop, [].append)
+    return len(times)
+
+
+def test_a_stop_is_heard_while_parts_are_joined_and_while_the_index_is_measured(pool):
+    work = pool / "index" / "_meta" / "index_image"
+    assert stopped(pool, build_module, "merge_into") == 1  # of four parts
+    assert not (work / "whole.json").exists()
+    assert stopped(pool, measure_module, "exact_scan") == 1  # of three files
+    before = (work / "whole.index").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_module, "merge_into", killed)
+        last = built(pool, factory="Flat", part_rows=800)
+    assert (last.exit_code, last.made_units) == (0, 0)
+    assert (pool / "index" / "image.index").read_bytes() == before
 
 
 def test_another_index_is_only_replaced_if_one_says_so(pool, vectors):
