@@ -66,6 +66,7 @@ class SearchJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pool: PoolSpec
+    pool_digest: str = Field(description="of the pool that the driver has opened")
     routes: tuple[Route, ...]
     clauses: tuple[tuple[int, tuple[str, ...]], ...]
     match: Semantics
@@ -116,6 +117,7 @@ def search_parts(
     units = units_of(pool, routes)
     job = SearchJob(
         pool=pool_spec,
+        pool_digest=pool.digest,
         routes=tuple(routes),
         clauses=tuple((one.class_id, one.needles) for one in asked.clauses),
         match=asked.match,
@@ -171,6 +173,11 @@ class SearchWorker:
         self.job = job
         self.store = open_store(job.out, job.single_writer)
         self.pool = open_pool(job.pool)
+        if self.pool.digest != job.pool_digest:
+            raise ValueError(
+                f"{job.pool.source}: found another pool here than the run was planned with; give every node the same "
+                "files"
+            )
         self.units = units_of(self.pool, job.routes)
         self.captions = CaptionSearch([Clause(one, needles) for one, needles in job.clauses], job.match)
         self.queries_QD, self.device = np.empty((0, 0), np.float32), "cpu"

@@ -87,7 +87,8 @@ def run(
     code = code_hash(home)
     store = open_to_write(url, single_writer)
     with waiting("hashing what the images depend on"):  # whole models: while nobody waits for this run
-        own = identity(recipe, pool.digest, indexes_of(recipe), None if fetched else pool.tars_digest)
+        tars_digest = None if fetched else pool.tars_digest
+        own = identity(recipe, pool.digest, indexes_of(recipe), tars_digest)
     with held(store, stop, "retrieve", recipe.cluster.shared) as hold:
 
         def differ(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -113,7 +114,7 @@ def run(
         work = None
         if todo:
             write_summary(store, asked_of(plan, scale))
-            job = job_of(recipe, classes, url, single_writer, mark, code, download)
+            job = job_of(recipe, classes, url, single_writer, mark, code, download, tars_digest)
             make_worker = partial(
                 make_from_urls_worker if fetched else make_from_tars_worker, job.model_dump(mode="json")
             )
@@ -228,6 +229,7 @@ def job_of(
     mark: str,
     code: str,
     download: DownloadSpec,
+    tars_digest: str | None,
 ) -> RetrieveJob:
     """What workers are given."""
     return RetrieveJob(
@@ -244,6 +246,7 @@ def job_of(
         most_folds=recipe.most,
         seed=recipe.seed,
         pool=recipe.pool.at_home(),
+        tars_digest=tars_digest,
         size_px=recipe.size_px,
         licence=recipe.licence,
         download=download,

@@ -1,6 +1,6 @@
 """A search in units: what was found is kept until all is, and is what one scan of all would find."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +146,23 @@ def test_a_search_that_is_stopped_keeps_what_it_has_and_says_so(
     assert 1 <= len(stamps(tmp_path)) <= 2
     monkeypatch.undo()
     assert found(pool, tmp_path) == found(pool, tmp_path / "other")
+
+
+def test_a_worker_with_another_pool_than_the_driver_s_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2):
+        write_table(tmp_path / "pool" / f"{number}.parquet", caption=["a crane", "a kite"])
+    jobs, really = [], parts.make_search_worker
+
+    def noted(job: Mapping[str, object]) -> parts.SearchWorker:
+        jobs.append(job)
+        return really(job)
+
+    monkeypatch.setattr(parts, "make_search_worker", noted)
+    assert len(found(pool_of(tmp_path / "pool"), tmp_path / "out", routes=("captions",))["captions"]) == 4
+    assert really(jobs[0]).units
+    write_table(tmp_path / "pool" / "1.parquet", caption=["a crane", "a kite", "a crane"])
+    with pytest.raises(ValueError, match=r"pool: found another pool here than the run was planned with; give every"):
+        really(jobs[0])
 
 
 def test_workers_on_ray_find_the_same(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
