@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.fan_out.work import Beat, FanOutSpec, Summary
-from cluster.process.exit import Draining
+from cluster.process.exit import EXIT_INCOMPLETE, Draining, RunFailed
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import fingerprint
 from gen.make.scale import Store
@@ -111,7 +111,7 @@ def search_parts(
 ) -> dict[Route, pa.Table]:
     """Route -> `class_id`, `row` of what was found, in the order of the units; a pair may be there several times.
 
-    Raises Draining on a stop, ValueError in one line for units that failed.
+    Raises Draining on a stop, RunFailed in one line for units that failed.
     """
     pool_spec = pool.spec.at_home()
     units = units_of(pool, routes)
@@ -144,7 +144,10 @@ def search_parts(
         _refuse_failed(work, units)
         there |= {place: part for place in todo if (part := _kept(store, units[place], job.mark)) is not None}
     if missing := [unit for place, unit in enumerate(units) if place not in there]:
-        raise ValueError(f"{store.url}/{missing[0].name}: found no whole file after the search; run the command again")
+        raise RunFailed(
+            f"{store.url}/{missing[0].name}: found no whole file after the search; run the same command again",
+            EXIT_INCOMPLETE,
+        )
     found: dict[Route, pa.Table] = {}
     for route in dict.fromkeys(routes):
         whole = pa.concat_tables([there[place] for place, unit in enumerate(units) if unit.route == route])
@@ -253,12 +256,13 @@ def _refuse_failed(work: Summary, units: Sequence[Unit]) -> None:
     if work.drained:
         raise Draining("stopped on request during the search")
     if work.error is not None:
-        raise ValueError(f"the search could not go on: {work.error}")
+        raise RunFailed(f"the search could not go on: {work.error}", work.exit_code)
     if work.quarantined:
         first = work.quarantined[0]
-        raise ValueError(
+        raise RunFailed(
             f"the search of {units[first.unit].route} {first.unit} failed: {first.cause}; run the same command again "
-            "to try once more"
+            "to try once more",
+            work.exit_code,
         )
 
 

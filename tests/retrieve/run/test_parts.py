@@ -1,5 +1,8 @@
 """A search in units: what was found is kept until all is, and is what one scan of all would find."""
 
+import errno
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sixfold
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
@@ -163,6 +167,46 @@ def test_a_worker_with_another_pool_than_the_driver_s_refuses(tmp_path: Path, mo
     write_table(tmp_path / "pool" / "1.parquet", caption=["a crane", "a kite", "a crane"])
     with pytest.raises(ValueError, match=r"pool: found another pool here than the run was planned with; give every"):
         really(jobs[0])
+
+
+def test_a_search_that_fails_is_no_mistake_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        write_table(tmp_path / "pool" / f"{number}.parquet", caption=["one", "two"], url=["https://a.b/1"] * 2)
+    classes = tmp_path / "classes.csv"
+    classes.write_text("id,name\n0,one\n1,two\n")
+    recipe = tmp_path / "recipe.yaml"
+    plain = {
+        "name": "small",
+        "classes": {"source": str(classes), "per_class": 1},
+        "meanings": {"choose": "none"},
+        "pool": {"source": str(tmp_path / "pool")},
+        "filter": {"top": None},
+        "dedup": {"near": None},
+    }
+    recipe.write_text(json.dumps(plain))
+
+    def ended(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["sixfold", "retrieve", str(recipe), "--dry-run", *words])
+        with pytest.raises(SystemExit) as end:
+            sixfold.main()
+        assert isinstance(end.value.code, int)
+        return end.value.code, capsys.readouterr().err
+
+    def full(*_: object) -> pa.Table:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert ended()[0] == 0
+    monkeypatch.setattr(parts, "find_in_part", full)
+    code, line = ended("cluster.attempts=1", "cluster.give_up_after=9")
+    assert code == 3
+    assert "the search of captions 0 failed: OSError: [Errno 28]" in line
+    assert "run the same command again to try once more" in line
+    code, line = ended("cluster.attempts=1", "cluster.give_up_after=2")
+    assert code == 1
+    assert "the search could not go on: " in line
+    assert ended("search.routes=[words]")[0] == 2
 
 
 def test_workers_on_ray_find_the_same(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
