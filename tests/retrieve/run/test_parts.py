@@ -3,11 +3,13 @@
 import errno
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import tracemalloc
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,6 +154,39 @@ def test_a_search_that_is_stopped_keeps_what_it_has_and_says_so(
     assert found(pool, tmp_path) == found(pool, tmp_path / "other")
 
 
+def test_joining_what_many_files_gave_needs_memory_for_a_few_of_them() -> None:
+    num_queries, k, num_files = 50, 100, 60
+    rng = np.random.default_rng(8)
+    before, held = pa.total_allocated_bytes(), []
+
+    def table(number: int) -> pa.Table:
+        rows = number * k + np.tile(np.arange(k), num_queries)
+        scores = rng.integers(0, 500, len(rows)).astype(np.float32)  # many are equal
+        query = np.repeat(np.arange(num_queries, dtype=np.int32), k)
+        return pa.table([pa.array(query), pa.array(rows), pa.array(scores)], schema=parts.PART_SCHEMA)
+
+    whole = pa.concat_tables([table(number) for number in range(num_files)])
+    size = whole.nbytes // num_files
+
+    def files() -> Iterator[pa.Table]:
+        for number in range(num_files):
+            sink = pa.BufferOutputStream()
+            pq.write_table(whole[number * num_queries * k :][: num_queries * k], sink)
+            yield pq.read_table(pa.BufferReader(sink.getvalue()))
+            held.append(pa.total_allocated_bytes() - before)
+
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    found = best_of(files(), range(num_queries), k)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(held) < 12 * size
+    assert peak < 24 * size
+    wanted = best_of([whole], range(num_queries), k)
+    assert found == wanted
+    assert len(wanted) == num_queries * k
+
+
 def test_a_worker_with_another_pool_than_the_driver_s_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(2):
         write_table(tmp_path / "pool" / f"{number}.parquet", caption=["a crane", "a kite"])
@@ -230,7 +265,7 @@ def test_the_best_rows_of_a_query_are_those_with_the_highest_scores_and_of_equal
     table = pa.table(
         {"query": pa.array(query, pa.int32()), "row": pa.array(row, pa.int64()), "score": pa.array(score, pa.float32())}
     )
-    best = best_of(table, (7, 7, 8, 9), k)
+    best = best_of([table[:7], table[7:8], table[8:]], (7, 7, 8, 9), k)
     wanted = []
     for one in range(4):
         mine = sorted((-value, place) for which, place, value in hits if which == one)[:k]
