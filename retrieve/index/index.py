@@ -103,12 +103,17 @@ class Index:
             )
 
     def candidates(self, queries_QD: np.ndarray, fetch: int, setting: Setting) -> np.ndarray:
-        """int64 (Q, parts x fetch), rows of the pool, -1 for none: what FAISS finds."""
-        found = []
+        """int64 (Q, fetch), rows of the pool, -1 for none: what FAISS finds. Of several parts the best by its scores,
+        which parts of one index have in common."""
+        scores, rows = (np.empty((len(queries_QD), 0), kind) for kind in (np.float32, np.int64))
         for part in self.parts:
-            _, ids = part.faiss.search(queries_QD, fetch, params=_params(part.faiss, fetch, setting))
-            found.append(np.where(ids < 0, NO_ROW, ids + part.first_row))
-        return np.concatenate(found, axis=1)
+            found, ids = part.faiss.search(queries_QD, fetch, params=_params(part.faiss, fetch, setting))
+            scores = np.concatenate([scores, np.where(ids < 0, NO_SCORE, found)], axis=1)
+            rows = np.concatenate([rows, np.where(ids < 0, NO_ROW, ids + part.first_row)], axis=1)
+            if rows.shape[1] > fetch:
+                best = np.argsort(-scores, axis=1, kind="stable")[:, :fetch]
+                scores, rows = np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+        return rows
 
     @property
     def num_lists(self) -> int:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import retrieve.index.build as build_module
+import retrieve.index.index as index_module
 import retrieve.index.measure as measure_module
 import retrieve.index.unit as unit_module
 import sixfold
@@ -84,6 +85,25 @@ def test_any_kind_in_parts_finds_what_the_scan_finds_with_the_scan_s_bits(pool, 
     if factory == "Flat":
         assert np.array_equal(found.rows, truth.rows)
         assert np.array_equal(found.scores, truth.scores)
+
+
+@pytest.mark.parametrize("factory", ["IVF16,RaBitQfs", "IVF16,SQ8"])
+def test_an_index_in_ten_parts_ranks_no_more_candidates_than_one_of_one_file(pool, tmp_path, vectors, factory):
+    whole = built(pool, tmp_path / "one", factory=factory)
+    built(pool, tmp_path / "ten", factory=factory, part_rows=300, parts="keep")
+    queries, setting = asked(vectors), whole.record.measured.setting
+    truth, ranked, real = exact_scan(open_embeddings(pool, "image"), queries, K), [], index_module.true_scores
+
+    def counted(embeddings, queries_QD, queries, rows):
+        ranked.append(len(rows))
+        return real(embeddings, queries_QD, queries, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_module, "true_scores", counted)
+        one, ten = (opened(pool, tmp_path / name).search(queries, K, setting=setting) for name in ("one", "ten"))
+    assert len(opened(pool, tmp_path / "ten").parts) == 10
+    assert max(ranked) <= len(queries) * K * setting.over
+    assert abs(recall_of(one, truth) - recall_of(ten, truth)) <= 0.01
 
 
 def test_rotated_and_product_quantised_parts_are_merged_too(tmp_path, vectors):
