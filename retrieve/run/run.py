@@ -88,13 +88,16 @@ def run(
     store = open_to_write(url, single_writer)
     with waiting("hashing what the images depend on"):  # whole models: while nobody waits for this run
         tars_digest = None if fetched else pool.tars_digest
-        own = identity(recipe, pool.digest, indexes_of(recipe), tars_digest)
+        own = identity(recipe, pool.digest_without_lists, indexes_of(recipe), tars_digest)
     with held(store, stop, "retrieve", recipe.cluster.shared) as hold:
 
         def differ(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             if not fetched and not knows_tars(begun["identity"]):
                 say(f"{url}: began before the pool's tars were noted; take care that they are the same as then")
-            return changes_of(begun["identity"], now)
+            before = dict(begun["identity"])
+            if before.get("pool_digest") == pool.digest:  # of a version that counted the lines of block lists
+                before["pool_digest"] = now["pool_digest"]
+            return changes_of(before, now)
 
         def search() -> dict[str, bytes]:
             found, counts = search_pool(recipe, classes, pool, store, hold, stop, say)
