@@ -263,7 +263,7 @@ def _build(planned: Planned, store: FolderStore, stop: StopFlag, hold: Held, say
     made = 0
     output.settle()
     there = planned.there()
-    if there is not None and (path := _damaged(output, there)) is not None:
+    if there is not None and (path := _damaged(output, there, stop)) is not None:
         say(f"{path}: found other bytes than its record says: a damaged index; it is built again")
         there = None
     if there is None:
@@ -295,11 +295,11 @@ def _build(planned: Planned, store: FolderStore, stop: StopFlag, hold: Held, say
     return IndexOutcome(output, there, made, 0, time.monotonic() - started, work)
 
 
-def _damaged(output: Output, record: Record) -> Path | None:
-    """The first file that has other bytes than the record says."""
+def _damaged(output: Output, record: Record, stop: StopFlag) -> Path | None:
+    """The first file that has other bytes than the record says. Raises Draining on a stop."""
     with waiting("checking the bytes of the index that is there"):
         paths = [(output.root / one.name, one.sha256) for one in record.files]
-        return next((path for path, expected in paths if sha256_of(path) != expected), None)
+        return next((path for path, expected in paths if sha256_of(path, stop.go_on) != expected), None)
 
 
 def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag, hold: Held) -> Summary:
@@ -336,7 +336,7 @@ def _merge(planned: Planned, stop: StopFlag) -> None:
             whole = faiss.read_index(str(output.unit_path(name_of(TRAIN))))
             for one in parts:
                 stop.go_on()
-                if sha256_of(one.path) != one.body["sha256"]:
+                if sha256_of(one.path, stop.go_on) != one.body["sha256"]:
                     raise ValueError(f"{one.path}: found other bytes than recorded; delete it, and run again")
                 merge_into(whole, faiss.read_index(str(one.path)), int(one.body["first_row"]))
             write(whole, Path(file.name))

@@ -149,16 +149,17 @@ def open_index(
     sha256: str | None = None,
     trusted: bool = False,
     threads: int = 1,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Index:
     """The index of a modality in a folder. `model_digest`: of the model that queries come from; `sha256`: of a file
-    without a record of ours.
+    without a record of ours. `go_on` is called while bytes are checked, and ends it by what it raises.
 
     Raises ValueError in one line: no index, a damaged or cut one, one of other vectors, of another width, model or
     metric, of half a pool; one without a record that nobody vouches for.
     """
     records = Output(folder, modality).records()
     if records:
-        return _open_ours(folder, records, embeddings, model_digest, threads)
+        return _open_ours(folder, records, embeddings, model_digest, threads, go_on)
     return _open_others(folder, modality, embeddings, sha256, trusted, threads)
 
 
@@ -198,12 +199,17 @@ def replace_setting(setting: Setting, **changed: float) -> Setting:
 
 
 def _open_ours(
-    folder: Path, records: Sequence[Record], embeddings: Embeddings, model_digest: str | None, threads: int
+    folder: Path,
+    records: Sequence[Record],
+    embeddings: Embeddings,
+    model_digest: str | None,
+    threads: int,
+    go_on: Callable[[], None],
 ) -> Index:
     wrong: list[ValueError] = []
     for record in records:
         try:
-            paths = _checked(folder, record, embeddings, model_digest)
+            paths = _checked(folder, record, embeddings, model_digest, go_on)
         except ValueError as error:
             wrong.append(error)
             continue
@@ -213,7 +219,9 @@ def _open_ours(
     raise wrong[0]
 
 
-def _checked(folder: Path, record: Record, embeddings: Embeddings, model_digest: str | None) -> list[Path]:
+def _checked(
+    folder: Path, record: Record, embeddings: Embeddings, model_digest: str | None, go_on: Callable[[], None]
+) -> list[Path]:
     """The files of an index that was made of these vectors, whole."""
     decides, where = record.decides, folder / f"{record.decides.modality}.index"
     again = "build it again with `sixfold index --replace`"
@@ -241,7 +249,7 @@ def _checked(folder: Path, record: Record, embeddings: Embeddings, model_digest:
             f"{str(record.model_digest)[:12]}), expected the model of the queries (digest {model_digest[:12]}); name "
             "that model in pool.clip"
         )
-    return [check_file(folder, one) for one in record.files]
+    return [check_file(folder, one, go_on) for one in record.files]
 
 
 def _check_counts(paths: Sequence[Path], parts: Sequence[Part], files: Sequence[IndexFile]) -> None:

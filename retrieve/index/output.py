@@ -17,7 +17,7 @@ interrupted, one of the two records belongs to what is there.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -258,7 +258,7 @@ def read_record(path: Path) -> Record | None:
     return record
 
 
-def check_file(folder: Path, stamp: IndexFile) -> Path:
+def check_file(folder: Path, stamp: IndexFile, go_on: Callable[[], None]) -> Path:
     """The file, which has the recorded size and hash. Raises ValueError in one line for one that has not."""
     path = folder / stamp.name
     again = "build it again with `sixfold index`"
@@ -272,6 +272,6 @@ def check_file(folder: Path, stamp: IndexFile) -> Path:
         raise ValueError(f"{path}: found {what}, expected an index; {again}") from None
     if size != stamp.bytes:
         raise ValueError(f"{path}: found {size:,} bytes, expected {stamp.bytes:,}: a cut index; {again}")
-    if sha256_of(path) != stamp.sha256:
+    if sha256_of(path, go_on) != stamp.sha256:
         raise ValueError(f"{path}: found other bytes than its record says: a damaged index; {again}")
     return path

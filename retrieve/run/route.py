@@ -107,13 +107,17 @@ def index_rows(
     assert embeddings is not None, "`check_routes` has looked"
     digest = None if recipe.pool.clip is None else clip_digest(recipe.pool.clip)
     with waiting(f"opening the {modality} index, whose bytes are checked"):
-        index = open_index(folder, modality, embeddings, model_digest=digest)
+        index = open_index(folder, modality, embeddings, model_digest=digest, go_on=go_on)
     assert index.record is not None
     wanted = index.record.measured.wanted
     with waiting("measuring what the index finds of this run's queries"):
         setting, recall, num = _tuned(index, queries_QD, k, wanted, go_on)
     with waiting(f"searching {embeddings.num_rows:,} {modality} vectors by their index"):
-        may_leave = pool.may_leave(0, pool.num_rows)
+        kept = []
+        for part in pool.parts:
+            go_on()
+            kept.append(pool.may_leave(part.first_row, part.num_rows))
+        may_leave = np.concatenate(kept)
         rows = index.search(queries_QD, k, lambda first, num: may_leave[first : first + num], setting, go_on).rows
     told = {
         "by": "index",

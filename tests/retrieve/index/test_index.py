@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
 from retrieve.index.build import plan, run
 from retrieve.index.index import Index, has_index, open_index
@@ -169,6 +170,16 @@ def test_f2_a_damaged_index_is_built_again_to_the_same_bytes_as_its_line_says(po
         assert "image.index: found other bytes than its record says: a damaged index; it is built again" in said[0]
         assert path.read_bytes() == whole
         assert opened(pool).record is not None
+
+
+def test_a_stop_is_heard_while_the_bytes_of_an_index_are_checked(pool):
+    stop, whole = StopFlag(), (pool / "index" / "image.index").read_bytes()
+    stop.request("SIGTERM")
+    with pytest.raises(Draining, match=r"stopped on request \(SIGTERM\)"):
+        opened(pool, go_on=stop.go_on)
+    with pytest.raises(Draining, match=r"stopped on request \(SIGTERM\)"):
+        run(plan(index_spec(pool, factory=LISTS), None), stop, [].append)
+    assert (pool / "index" / "image.index").read_bytes() == whole
 
 
 def test_f2_a_changed_record_is_made_again_as_its_line_says(pool):
