@@ -192,7 +192,7 @@ def _recipe_of_another_verb(error: "RecipeError") -> str:
 def _explain(error: Exception) -> int:
     """One line on stderr; the exit code."""
     from cluster.console import say
-    from cluster.process.exit import EXIT_AGAIN, EXIT_FAILED, EXIT_MISTAKE, Draining
+    from cluster.process.exit import EXIT_AGAIN, EXIT_FAILED, EXIT_MISTAKE, Draining, RunFailed
 
     if isinstance(error, typer.Exit):
         return error.exit_code
@@ -216,7 +216,7 @@ def _explain(error: Exception) -> int:
     if ours or isinstance(error, (ValueError, OSError, ImportError, typer.TyperException)):
         for line in lines:
             say(f"sixfold: {line}", err=True)
-        return EXIT_MISTAKE
+        return error.code if isinstance(error, RunFailed) else EXIT_MISTAKE
     say(f"sixfold: {type(error).__name__}: {lines[0]}; this is a fault of ours, see `sixfold --debug …`", err=True)
     return EXIT_FAILED
 

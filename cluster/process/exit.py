@@ -1,4 +1,4 @@
-"""How a process ends: the exit codes of every command, the three exceptions that end work early, and a sure end.
+"""How a process ends: the exit codes of every command, the exceptions that end work early, and a sure end.
 
 In: nothing. Out: numbers and exception types. On disk: nothing.
 """
@@ -26,6 +26,14 @@ class WorkerBroken(Exception):
 
 class NotAgain(Exception):
     """Raised by a worker for a unit that would fail again, however often and wherever it is tried."""
+
+
+class RunFailed(Exception):
+    """Raised where a run cannot go on though nothing that was asked for is wrong. `code`: how the process ends."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def leave(code: int) -> NoReturn:

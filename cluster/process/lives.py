@@ -22,7 +22,7 @@ from typing import Protocol, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_MISTAKE, Draining
+from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_MISTAKE, Draining, RunFailed
 from cluster.process.failure import error_line
 from cluster.process.identity import ProcessId, alive, this_process
 from shards.disk.amounts import counted, time_text
@@ -271,6 +271,8 @@ def _end_by(error: BaseException) -> tuple[int, str]:
     """Exit code and reason of a life that an exception ends, as the command line ends with them."""
     if isinstance(error, Draining):
         return EXIT_AGAIN, str(error)
+    if isinstance(error, RunFailed):
+        return error.code, str(error)
     ours = type(error).__module__.startswith("cluster.")
     if ours or isinstance(error, (ValueError, OSError, ImportError)):
         return EXIT_MISTAKE, str(error) or type(error).__name__

@@ -12,6 +12,8 @@ import time
 from types import FrameType
 from typing import Self
 
+from cluster.process.exit import Draining
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 FORCING = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,6 +38,11 @@ class StopFlag:
         if not self.requested:
             self.reason, self.since = reason, time.monotonic()
             self.requested = True
+
+    def go_on(self) -> None:
+        """Raises Draining once a stop was requested."""
+        if self.requested:
+            raise Draining(f"stopped on request ({self.reason})")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number in FORCING and self._signals:

@@ -245,7 +245,7 @@ def run(planned: Planned, stop: StopFlag, say: Say) -> IndexOutcome:
     """Make what is missing, measure it and publish it.
 
     Raises ValueError, OSError or RuntimeError with one line: a second build in the same folder, a place that cannot be
-    written. What goes wrong later is in the outcome.
+    written; Draining on a stop while parts are joined or the index is measured. What else goes wrong is in the outcome.
     """
     store = open_store(str(planned.output.root))
     assert isinstance(store, FolderStore)
@@ -263,6 +263,9 @@ def _build(planned: Planned, store: FolderStore, stop: StopFlag, hold: Held, say
     made = 0
     output.settle()
     there = planned.there()
+    if there is not None and (path := _damaged(output, there, stop)) is not None:
+        say(f"{path}: found other bytes than its record says: a damaged index; it is built again")
+        there = None
     if there is None:
         output.begin(mark)
         if output.done(WHOLE, mark) is None:
@@ -279,16 +282,24 @@ def _build(planned: Planned, store: FolderStore, stop: StopFlag, hold: Held, say
                     return IndexOutcome(output, None, made, len(missing), seconds, work)
         if planned.is_merged:
             with waiting("making one file of the parts"):
-                _merge(planned)
-        there = _record(planned)
+                _merge(planned, stop)
+        there = _record(planned, stop)
         output.publish(there)
     elif there.measured.wanted != planned.spec.recall:
+        output.clear(there)  # the unfinished build of another index, whose file publishing would take for this one
         say(f"recall {planned.spec.recall:g} is wished for, not {there.measured.wanted:g}: measured again")
-        there = _measured(planned, there, [output.root / one.name for one in there.files])
+        there = _measured(planned, stop, there, [output.root / one.name for one in there.files])
         output.publish(there)
     else:
         output.clear(there)  # what a build left that was killed after it had published
     return IndexOutcome(output, there, made, 0, time.monotonic() - started, work)
+
+
+def _damaged(output: Output, record: Record, stop: StopFlag) -> Path | None:
+    """The first file that has other bytes than the record says. Raises Draining on a stop."""
+    with waiting("checking the bytes of the index that is there"):
+        paths = [(output.root / one.name, one.sha256) for one in record.files]
+        return next((path for path, expected in paths if sha256_of(path, stop.go_on) != expected), None)
 
 
 def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag, hold: Held) -> Summary:
@@ -308,8 +319,8 @@ def _make(planned: Planned, todo: list[int], store: FolderStore, stop: StopFlag,
     return work_off(todo, num_rows, make_worker, spec, store, stop, hold, planned.spec.threads, WHEN_SLOW, "rows")
 
 
-def _merge(planned: Planned) -> None:
-    """One file of all parts, as a unit of its own."""
+def _merge(planned: Planned, stop: StopFlag) -> None:
+    """One file of all parts, as a unit of its own. Raises Draining on a stop."""
     import faiss
 
     output, mark, decides = planned.output, planned.mark, planned.decides
@@ -324,15 +335,16 @@ def _merge(planned: Planned) -> None:
         else:
             whole = faiss.read_index(str(output.unit_path(name_of(TRAIN))))
             for one in parts:
-                if sha256_of(one.path) != one.body["sha256"]:
+                stop.go_on()
+                if sha256_of(one.path, stop.go_on) != one.body["sha256"]:
                     raise ValueError(f"{one.path}: found other bytes than recorded; delete it, and run again")
                 merge_into(whole, faiss.read_index(str(one.path)), int(one.body["first_row"]))
             write(whole, Path(file.name))
     output.write_done(WHOLE, mark, {"rows": decides.rows, "count": count, "unusable": decides.rows - count})
 
 
-def _record(planned: Planned) -> Record:
-    """Of the units that are there, with what they find."""
+def _record(planned: Planned, stop: StopFlag) -> Record:
+    """Of the units that are there, with what they find. Raises Draining on a stop."""
     output, mark, decides = planned.output, planned.mark, planned.decides
     names = [WHOLE] if planned.is_merged else [name_of(unit) for unit in range(1, decides.num_parts + 1)]
     files, paths, count = [], [], 0
@@ -364,14 +376,14 @@ def _record(planned: Planned) -> Record:
         model_digest=planned.model_digest,
         measured=nothing,
     )
-    return _measured(planned, record, paths)
+    return _measured(planned, stop, record, paths)
 
 
-def _measured(planned: Planned, record: Record, paths: Sequence[Path]) -> Record:
+def _measured(planned: Planned, stop: StopFlag, record: Record, paths: Sequence[Path]) -> Record:
     with waiting("measuring what the index finds, against the exact scan"):
         files = [(path, one.first_row) for path, one in zip(paths, record.files, strict=True)]
         parts = opened(files, planned.decides.dim)
         index = Index(parts, planned.embeddings, record.count, record.unusable, Setting(), record)
         queries, what = queries_for(planned.embeddings, planned.captions, planned.spec.queries)
-        found = measure(index, planned.decides.kind, queries, what, planned.spec.recall)
+        found = measure(index, planned.decides.kind, queries, what, planned.spec.recall, stop.go_on)
     return record.model_copy(update={"measured": found})

@@ -10,7 +10,7 @@ index without a record is read only if the caller says its hash, or that it is t
 with little memory, looks at it first (`retrieve.index.probe`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +55,17 @@ class Index:
     threads: int = 1
 
     def search(
-        self, queries_QD: np.ndarray, k: int, kept: Kept | None = None, setting: Setting | None = None
+        self,
+        queries_QD: np.ndarray,
+        k: int,
+        kept: Kept | None = None,
+        setting: Setting | None = None,
+        go_on: Callable[[], None] = lambda: None,
     ) -> Nearest:
         """The k nearest of each query (rows of length 1) that the index finds. `kept` says which rows may be found, as
         for the exact scan. Where lists have too few, more of them are looked at: fewer than `k` come only if the pool
-        has fewer, if `kept` leaves few, or if a graph leads to no more.
+        has fewer, if `kept` leaves few, or if a graph leads to no more. `go_on` is called before every few queries, and
+        ends the search by what it raises.
 
         Raises ValueError for queries of another width or length, and k < 1.
         """
@@ -69,6 +75,7 @@ class Index:
         rows = np.full((len(queries_QD), width), NO_ROW, np.int64)
         with _threads(self.threads):
             for start in range(0, len(queries_QD), QUERIES_AT_ONCE):
+                go_on()
                 some = slice(start, start + QUERIES_AT_ONCE)
                 found = self._enough(queries_QD[some], width, kept, setting or self.setting)
                 scores[some], rows[some] = self._ranked(queries_QD[some], found, width)
@@ -96,12 +103,17 @@ class Index:
             )
 
     def candidates(self, queries_QD: np.ndarray, fetch: int, setting: Setting) -> np.ndarray:
-        """int64 (Q, parts x fetch), rows of the pool, -1 for none: what FAISS finds."""
-        found = []
+        """int64 (Q, fetch), rows of the pool, -1 for none: what FAISS finds. Of several parts the best by its scores,
+        which parts of one index have in common."""
+        scores, rows = (np.empty((len(queries_QD), 0), kind) for kind in (np.float32, np.int64))
         for part in self.parts:
-            _, ids = part.faiss.search(queries_QD, fetch, params=_params(part.faiss, fetch, setting))
-            found.append(np.where(ids < 0, NO_ROW, ids + part.first_row))
-        return np.concatenate(found, axis=1)
+            found, ids = part.faiss.search(queries_QD, fetch, params=_params(part.faiss, fetch, setting))
+            scores = np.concatenate([scores, np.where(ids < 0, NO_SCORE, found)], axis=1)
+            rows = np.concatenate([rows, np.where(ids < 0, NO_ROW, ids + part.first_row)], axis=1)
+            if rows.shape[1] > fetch:
+                best = np.argsort(-scores, axis=1, kind="stable")[:, :fetch]
+                scores, rows = np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+        return rows
 
     @property
     def num_lists(self) -> int:
@@ -137,16 +149,17 @@ def open_index(
     sha256: str | None = None,
     trusted: bool = False,
     threads: int = 1,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Index:
     """The index of a modality in a folder. `model_digest`: of the model that queries come from; `sha256`: of a file
-    without a record of ours.
+    without a record of ours. `go_on` is called while bytes are checked, and ends it by what it raises.
 
     Raises ValueError in one line: no index, a damaged or cut one, one of other vectors, of another width, model or
     metric, of half a pool; one without a record that nobody vouches for.
     """
     records = Output(folder, modality).records()
     if records:
-        return _open_ours(folder, records, embeddings, model_digest, threads)
+        return _open_ours(folder, records, embeddings, model_digest, threads, go_on)
     return _open_others(folder, modality, embeddings, sha256, trusted, threads)
 
 
@@ -186,12 +199,17 @@ def replace_setting(setting: Setting, **changed: float) -> Setting:
 
 
 def _open_ours(
-    folder: Path, records: Sequence[Record], embeddings: Embeddings, model_digest: str | None, threads: int
+    folder: Path,
+    records: Sequence[Record],
+    embeddings: Embeddings,
+    model_digest: str | None,
+    threads: int,
+    go_on: Callable[[], None],
 ) -> Index:
     wrong: list[ValueError] = []
     for record in records:
         try:
-            paths = _checked(folder, record, embeddings, model_digest)
+            paths = _checked(folder, record, embeddings, model_digest, go_on)
         except ValueError as error:
             wrong.append(error)
             continue
@@ -201,7 +219,9 @@ def _open_ours(
     raise wrong[0]
 
 
-def _checked(folder: Path, record: Record, embeddings: Embeddings, model_digest: str | None) -> list[Path]:
+def _checked(
+    folder: Path, record: Record, embeddings: Embeddings, model_digest: str | None, go_on: Callable[[], None]
+) -> list[Path]:
     """The files of an index that was made of these vectors, whole."""
     decides, where = record.decides, folder / f"{record.decides.modality}.index"
     again = "build it again with `sixfold index --replace`"
@@ -229,7 +249,7 @@ def _checked(folder: Path, record: Record, embeddings: Embeddings, model_digest:
             f"{str(record.model_digest)[:12]}), expected the model of the queries (digest {model_digest[:12]}); name "
             "that model in pool.clip"
         )
-    return [check_file(folder, one) for one in record.files]
+    return [check_file(folder, one, go_on) for one in record.files]
 
 
 def _check_counts(paths: Sequence[Path], parts: Sequence[Part], files: Sequence[IndexFile]) -> None:

@@ -50,21 +50,23 @@ def queries_for(embeddings: Embeddings, captions: Embeddings | None, num: int) -
     return _unit(found + MOVED * _unit(noise)), f"vectors of the pool, moved by {MOVED}"
 
 
-def measure(index: Index, kind: Kind, queries_QD: np.ndarray, what: str, wanted: float) -> Measured:
+def measure(
+    index: Index, kind: Kind, queries_QD: np.ndarray, what: str, wanted: float, go_on: Callable[[], None]
+) -> Measured:
     """Tune the index and say what it finds. Without queries (a pool without vectors that have a direction) it finds
-    all there is."""
+    all there is. `go_on` is called again and again, and ends the measuring by what it raises."""
     if not len(queries_QD):
         return Measured(
             k=K, wanted=wanted, recall=1.0, num_queries=0, queries=what, setting=Setting(), queries_per_s=0.0
         )
-    truth = exact_scan(index.embeddings, queries_QD, K)
+    truth = exact_scan(index.embeddings, queries_QD, K, progress=lambda done, of: go_on())
 
     def recall(setting: Setting) -> float:
-        return recall_of(index.search(queries_QD, K, setting=setting), truth)
+        return recall_of(index.search(queries_QD, K, setting=setting, go_on=go_on), truth)
 
     setting, reached = tuned(kind, index.count / max(1, kind.lists), wanted, recall)
     begun = time.perf_counter()
-    index.search(queries_QD, K, setting=setting)
+    index.search(queries_QD, K, setting=setting, go_on=go_on)
     rate = len(queries_QD) / max(1e-9, time.perf_counter() - begun)
     return Measured(
         k=K,

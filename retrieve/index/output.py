@@ -17,7 +17,7 @@ interrupted, one of the two records belongs to what is there.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,26 +238,27 @@ def mark_of(decides: Decides) -> str:
 
 def read_record(path: Path) -> Record | None:
     """None if there is none. Raises ValueError in one line for what is no record of an index."""
+    again = "delete it and run `sixfold index --replace`"
     try:
         body = parse_checked(read_regular(path, MAX_RECORD_BYTES), str(path))
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; build the index again with `sixfold index`") from None
+        raise ValueError(f"{path}: {error.strerror}; {again}") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; {again}") from None
     try:
         record = Record.model_validate(body)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ValueError(
-            f"{path}: found no record of an index (at {where}); build it again with `sixfold index`"
-        ) from None
+        raise ValueError(f"{path}: found no record of an index (at {where}); {again}") from None
     for one in record.files:
         if Path(one.name).is_absolute() or ".." in Path(one.name).parts:
-            raise ValueError(f"{path}: found a file outside of its folder; build the index again with `sixfold index`")
+            raise ValueError(f"{path}: found a file outside of its folder; {again}")
     return record
 
 
-def check_file(folder: Path, stamp: IndexFile) -> Path:
+def check_file(folder: Path, stamp: IndexFile, go_on: Callable[[], None]) -> Path:
     """The file, which has the recorded size and hash. Raises ValueError in one line for one that has not."""
     path = folder / stamp.name
     again = "build it again with `sixfold index`"
@@ -271,6 +272,6 @@ def check_file(folder: Path, stamp: IndexFile) -> Path:
         raise ValueError(f"{path}: found {what}, expected an index; {again}") from None
     if size != stamp.bytes:
         raise ValueError(f"{path}: found {size:,} bytes, expected {stamp.bytes:,}: a cut index; {again}")
-    if sha256_of(path) != stamp.sha256:
+    if sha256_of(path, go_on) != stamp.sha256:
         raise ValueError(f"{path}: found other bytes than its record says: a damaged index; {again}")
     return path

@@ -25,7 +25,13 @@ def make_from_tars_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     checked = RetrieveJob.model_validate(job)
     store = open_store(checked.unit.out, checked.unit.single_writer)
     rows = CandidateRows(checked, CandidateTable.load(store.read_bytes(CANDIDATES)))
-    return UnitWorker(checked.unit, FromTars(rows, open_pool(checked.pool)), store)
+    pool = open_pool(checked.pool)
+    if checked.tars_digest not in (None, pool.tars_digest):
+        raise ValueError(
+            f"{checked.pool.images or checked.pool.source}: found other tars here than the run was planned with; give "
+            "every node the same files"
+        )
+    return UnitWorker(checked.unit, FromTars(rows, pool), store)
 
 
 class FromTars:

@@ -40,6 +40,7 @@ class RetrieveJob(BaseModel):
     most_folds: int = Field(description="folds that the data set may have: what N of the candidates counts")
     seed: int
     pool: PoolSpec
+    tars_digest: str | None = Field(None, description="of the tars that the driver has seen; None: images are fetched")
     size_px: int | None
     licence: str | None
     download: DownloadSpec = Field(default_factory=DownloadSpec, description="of a pool without images")

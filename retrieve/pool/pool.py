@@ -84,11 +84,22 @@ class Pool:
 
         Of each file its name, its size and its two ends: a table has the statistics of its columns at its end.
         """
+        return self._digest_with(sorted(self.blocks.urls), sorted(self.blocks.hashes))
+
+    @cached_property
+    def digest_without_lists(self) -> str:
+        """The same, whatever the block lists say: they may grow while a data set is made of the pool."""
+        return self._digest_with([], [])
+
+    def _digest_with(self, urls: list[str], hashes: list[str]) -> str:
+        rules = [urls, hashes, self.blocks.unsafe_above, self.columns.names]
+        return hashlib.sha256(json.dumps([self._files, rules], sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _files(self) -> list[list[object]]:
         files = [part.path for part in self.parts]
         files += [file.path for one in (self.image, self.text) if one is not None for file in one.files]
-        about = [[path.name, *size_and_ends(path)] for path in files]
-        rules = [sorted(self.blocks.urls), sorted(self.blocks.hashes), self.blocks.unsafe_above, self.columns.names]
-        return hashlib.sha256(json.dumps([about, rules], sort_keys=True).encode()).hexdigest()
+        return [[path.name, *size_and_ends(path)] for path in files]
 
     def embeddings(self, modality: Modality) -> Embeddings | None:
         """Of pictures or of captions; None if the pool has none."""

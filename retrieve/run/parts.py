@@ -13,7 +13,7 @@ works units off; those of a small pool in this process, where the start of worke
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.fan_out.work import Beat, FanOutSpec, Summary
-from cluster.process.exit import Draining
+from cluster.process.exit import EXIT_INCOMPLETE, Draining, RunFailed
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import fingerprint
 from gen.make.scale import Store
@@ -42,6 +42,9 @@ from shards.disk.store import open_store
 
 FOLDER = f"{META}/search"
 QUERIES = f"{FOLDER}/queries.npy"
+QUERY, SCORE = "query", "score"
+PART_SCHEMA = pa.schema([(QUERY, pa.int32()), (ROW, pa.int64()), (SCORE, pa.float32())])  # of a file of vectors
+FOLDED_AT = 4  # times as many rows as all queries may find are held at most, and one part
 PART = "search part"  # in the history of the output
 SMALL_ROWS = 2_000_000  # a pool of fewer is searched in this process
 MAX_PART_BYTES = 1 << 32
@@ -66,6 +69,7 @@ class SearchJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pool: PoolSpec
+    pool_digest: str = Field(description="of the pool that the driver has opened")
     routes: tuple[Route, ...]
     clauses: tuple[tuple[int, tuple[str, ...]], ...]
     match: Semantics
@@ -110,12 +114,13 @@ def search_parts(
 ) -> dict[Route, pa.Table]:
     """Route -> `class_id`, `row` of what was found, in the order of the units; a pair may be there several times.
 
-    Raises Draining on a stop, ValueError in one line for units that failed.
+    Raises Draining on a stop, RunFailed in one line for units that failed.
     """
     pool_spec = pool.spec.at_home()
     units = units_of(pool, routes)
     job = SearchJob(
         pool=pool_spec,
+        pool_digest=pool.digest,
         routes=tuple(routes),
         clauses=tuple((one.class_id, one.needles) for one in asked.clauses),
         match=asked.match,
@@ -127,7 +132,7 @@ def search_parts(
     )
     if len(asked.queries_QD):
         store.replace(QUERIES, _npy(asked.queries_QD))
-    there = {place: part for place, unit in enumerate(units) if (part := _kept(store, unit, job.mark)) is not None}
+    there = {place for place, unit in enumerate(units) if _kept(store, unit, job.mark) is not None}
     if hold is not None:
         hold.life.there(len(there), PART)
     todo = [place for place in range(len(units)) if place not in there]
@@ -140,14 +145,21 @@ def search_parts(
         if hold is not None:
             hold.life.there(len(there) + work.done, PART)
         _refuse_failed(work, units)
-        there |= {place: part for place in todo if (part := _kept(store, units[place], job.mark)) is not None}
-    if missing := [unit for place, unit in enumerate(units) if place not in there]:
-        raise ValueError(f"{store.url}/{missing[0].name}: found no whole file after the search; run the command again")
     found: dict[Route, pa.Table] = {}
     for route in dict.fromkeys(routes):
-        whole = pa.concat_tables([there[place] for place, unit in enumerate(units) if unit.route == route])
-        found[route] = whole if route == "captions" else best_of(whole, asked.class_ids, asked.k)
+        tables = (_whole(store, unit, job.mark) for unit in units if unit.route == route)
+        found[route] = pa.concat_tables(tables) if route == "captions" else best_of(tables, asked.class_ids, asked.k)
     return found
+
+
+def _whole(store: Store, unit: Unit, mark: str) -> pa.Table:
+    part = _kept(store, unit, mark)
+    if part is None:
+        raise RunFailed(
+            f"{store.url}/{unit.name}: found no whole file after the search; run the same command again",
+            EXIT_INCOMPLETE,
+        )
+    return part
 
 
 def clear_parts(store: Store) -> None:
@@ -171,6 +183,11 @@ class SearchWorker:
         self.job = job
         self.store = open_store(job.out, job.single_writer)
         self.pool = open_pool(job.pool)
+        if self.pool.digest != job.pool_digest:
+            raise ValueError(
+                f"{job.pool.source}: found another pool here than the run was planned with; give every node the same "
+                "files"
+            )
         self.units = units_of(self.pool, job.routes)
         self.captions = CaptionSearch([Clause(one, needles) for one, needles in job.clauses], job.match)
         self.queries_QD, self.device = np.empty((0, 0), np.float32), "cpu"
@@ -204,27 +221,33 @@ class SearchWorker:
         found = scan_part(file, self.queries_QD, self.job.k, kept=kept, device=self.device, tell=tell)
         places = found.rows >= 0
         queries = np.repeat(np.arange(len(found.rows)), places.sum(axis=1))
-        return pa.table(
-            {
-                QUERY: pa.array(queries, pa.int32()),
-                ROW: pa.array(found.rows[places], pa.int64()),
-                SCORE: pa.array(found.scores[places], pa.float32()),
-            }
-        )
+        columns = [pa.array(queries, pa.int32()), pa.array(found.rows[places]), pa.array(found.scores[places])]
+        return pa.table(columns, schema=PART_SCHEMA)
 
 
-QUERY, SCORE = "query", "score"
+def best_of(tables: Iterable[pa.Table], class_ids: Sequence[int], k: int) -> pa.Table:
+    """`class_id`, `row`: of each query its k best rows over all files; of equal scores the lower row comes first.
+
+    Memory for a few tables: what is not among the k best so far is dropped now and then. `class_ids`: of each query.
+    """
+    whole = PART_SCHEMA.empty_table()
+    for table in tables:
+        whole = pa.concat_tables([whole, table])
+        if len(whole) > FOLDED_AT * len(class_ids) * k:
+            whole = _best_rows(whole, k)
+    whole = _best_rows(whole, k)
+    ids = np.asarray(class_ids, np.int32)[whole[QUERY].to_numpy()]
+    return pa.table([pa.array(ids, pa.int32()), whole[ROW]], schema=SCHEMA)
 
 
-def best_of(table: pa.Table, class_ids: Sequence[int], k: int) -> pa.Table:
-    """`class_id`, `row`: of each query its k best rows over all files; of equal scores the lower row comes first."""
+def _best_rows(table: pa.Table, k: int) -> pa.Table:
+    """The k best of each query, ordered by query, the best first."""
     queries, rows, scores = (table[name].to_numpy() for name in (QUERY, ROW, SCORE))
     order = np.lexsort((rows, -scores, queries))
-    queries, rows = queries[order], rows[order]
-    first = np.searchsorted(queries, queries, side="left")
-    best = np.arange(len(queries)) - first < k
-    ids = np.asarray(class_ids, np.int32)[queries[best]]
-    return pa.table([pa.array(ids, pa.int32()), pa.array(rows[best])], schema=SCHEMA)
+    queries = queries[order]
+    best = np.arange(len(queries)) - np.searchsorted(queries, queries, side="left") < k
+    kept = order[best]
+    return pa.table([pa.array(queries[best]), pa.array(rows[kept]), pa.array(scores[kept])], schema=PART_SCHEMA)
 
 
 def pairs_of(rows_QK: np.ndarray, class_ids: Sequence[int]) -> pa.Table:
@@ -246,12 +269,13 @@ def _refuse_failed(work: Summary, units: Sequence[Unit]) -> None:
     if work.drained:
         raise Draining("stopped on request during the search")
     if work.error is not None:
-        raise ValueError(f"the search could not go on: {work.error}")
+        raise RunFailed(f"the search could not go on: {work.error}", work.exit_code)
     if work.quarantined:
         first = work.quarantined[0]
-        raise ValueError(
+        raise RunFailed(
             f"the search of {units[first.unit].route} {first.unit} failed: {first.cause}; run the same command again "
-            "to try once more"
+            "to try once more",
+            work.exit_code,
         )
 
 

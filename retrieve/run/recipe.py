@@ -184,8 +184,9 @@ def identity(
     tars_digest: str | None = None,
 ) -> dict[str, Any]:
     """What the images depend on, as plain JSON. What the recipe names stands here by its content, not by its path.
-    `indexes`: those that are searched, by modality (`retrieve.run.route.indexes_of`); `tars_digest`: of the tars that
-    images are read from, None if they are fetched.
+    `pool_digest`: without the lines of block lists, which the Makers ask again; `indexes`: those that are searched, by
+    modality (`retrieve.run.route.indexes_of`); `tars_digest`: of the tars that images are read from, None if they are
+    fetched.
 
     Raises ValueError for real images, test sets and models that cannot be read.
     """

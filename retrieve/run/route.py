@@ -8,6 +8,7 @@ the run's own queries on a part of the pool, and more of the index is looked at 
 built for.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +93,32 @@ def scan_told(recipe: RetrieveRecipe, modality: Modality) -> dict[str, Any]:
 
 
 def index_rows(
-    recipe: RetrieveRecipe, folder: Path, pool: Pool, modality: Modality, queries_QD: np.ndarray
+    recipe: RetrieveRecipe,
+    folder: Path,
+    pool: Pool,
+    modality: Modality,
+    queries_QD: np.ndarray,
+    go_on: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """(int64 (Q, K) of rows that may leave, -1 for none; what was done and why). Raises ValueError for an index that
-    does not belong to the pool's vectors, or is damaged."""
+    does not belong to the pool's vectors, or is damaged. `go_on` is called again and again, and ends the search by what
+    it raises."""
     k, embeddings = recipe.search.per_query, pool.embeddings(modality)
     assert embeddings is not None, "`check_routes` has looked"
     digest = None if recipe.pool.clip is None else clip_digest(recipe.pool.clip)
     with waiting(f"opening the {modality} index, whose bytes are checked"):
-        index = open_index(folder, modality, embeddings, model_digest=digest)
+        index = open_index(folder, modality, embeddings, model_digest=digest, go_on=go_on)
     assert index.record is not None
     wanted = index.record.measured.wanted
     with waiting("measuring what the index finds of this run's queries"):
-        setting, recall, num = _tuned(index, queries_QD, k, wanted)
+        setting, recall, num = _tuned(index, queries_QD, k, wanted, go_on)
     with waiting(f"searching {embeddings.num_rows:,} {modality} vectors by their index"):
-        may_leave = pool.may_leave(0, pool.num_rows)
-        rows = index.search(queries_QD, k, lambda first, num: may_leave[first : first + num], setting).rows
+        kept = []
+        for part in pool.parts:
+            go_on()
+            kept.append(pool.may_leave(part.first_row, part.num_rows))
+        may_leave = np.concatenate(kept)
+        rows = index.search(queries_QD, k, lambda first, num: may_leave[first : first + num], setting, go_on).rows
     told = {
         "by": "index",
         "why": f"search.index is {recipe.search.index}",
@@ -128,15 +139,17 @@ def route_text(told: dict[str, Any]) -> str:
     return f"by the exact scan ({told['why']})"
 
 
-def _tuned(index: Index, queries_QD: np.ndarray, k: int, wanted: float) -> tuple[Setting, float, int]:
+def _tuned(
+    index: Index, queries_QD: np.ndarray, k: int, wanted: float, go_on: Callable[[], None]
+) -> tuple[Setting, float, int]:
     """(setting, recall with it, queries that it was measured with)."""
     num = min(SAMPLE, len(queries_QD))
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(queries_QD))[:num])
     part = _part(index.embeddings)
-    truth = exact_scan(part, queries_QD[chosen], k)
+    truth = exact_scan(part, queries_QD[chosen], k, progress=lambda done, of: go_on())
     setting = index.setting
     while True:
-        recall = _recall(index.search(queries_QD[chosen], k, setting=setting), truth, part)
+        recall = _recall(index.search(queries_QD[chosen], k, setting=setting, go_on=go_on), truth, part)
         is_all = setting.nprobe >= index.num_lists and setting.ef >= index.count * bool(setting.ef)
         if recall >= wanted or is_all:
             return setting, recall, num

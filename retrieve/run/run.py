@@ -87,13 +87,17 @@ def run(
     code = code_hash(home)
     store = open_to_write(url, single_writer)
     with waiting("hashing what the images depend on"):  # whole models: while nobody waits for this run
-        own = identity(recipe, pool.digest, indexes_of(recipe), None if fetched else pool.tars_digest)
+        tars_digest = None if fetched else pool.tars_digest
+        own = identity(recipe, pool.digest_without_lists, indexes_of(recipe), tars_digest)
     with held(store, stop, "retrieve", recipe.cluster.shared) as hold:
 
         def differ(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             if not fetched and not knows_tars(begun["identity"]):
                 say(f"{url}: began before the pool's tars were noted; take care that they are the same as then")
-            return changes_of(begun["identity"], now)
+            before = dict(begun["identity"])
+            if before.get("pool_digest") == pool.digest:  # of a version that counted the lines of block lists
+                before["pool_digest"] = now["pool_digest"]
+            return changes_of(before, now)
 
         def search() -> dict[str, bytes]:
             found, counts = search_pool(recipe, classes, pool, store, hold, stop, say)
@@ -113,7 +117,7 @@ def run(
         work = None
         if todo:
             write_summary(store, asked_of(plan, scale))
-            job = job_of(recipe, classes, url, single_writer, mark, code, download)
+            job = job_of(recipe, classes, url, single_writer, mark, code, download, tars_digest)
             make_worker = partial(
                 make_from_urls_worker if fetched else make_from_tars_worker, job.model_dump(mode="json")
             )
@@ -228,6 +232,7 @@ def job_of(
     mark: str,
     code: str,
     download: DownloadSpec,
+    tars_digest: str | None,
 ) -> RetrieveJob:
     """What workers are given."""
     return RetrieveJob(
@@ -244,6 +249,7 @@ def job_of(
         most_folds=recipe.most,
         seed=recipe.seed,
         pool=recipe.pool.at_home(),
+        tars_digest=tars_digest,
         size_px=recipe.size_px,
         licence=recipe.licence,
         download=download,

@@ -27,7 +27,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cluster.process.exit import Draining
 from cluster.process.machine import usable_cores
 from cluster.process.stop_flag import StopFlag
 from cluster.waiting import waiting
@@ -105,7 +104,7 @@ def search_pool(
     parts = list(search_parts(pool, scanned, asked, recipe.cluster, store, stop, hold).values()) if scanned else []
     counts["routes"] = {route: scan_told(recipe, route) for route in MODALITIES if route in scanned}
     for route, folder in by_index.items():
-        rows, counts["routes"][route] = index_rows(recipe, folder, pool, route, asked.queries_QD)
+        rows, counts["routes"][route] = index_rows(recipe, folder, pool, route, asked.queries_QD, stop.go_on)
         parts.append(pairs_of(rows, asked.class_ids))
     hits = _joined(parts)
     counts["found"] = len(hits)
@@ -128,11 +127,6 @@ def search_pool(
     table = _table(recipe, pool, kept, None if scores is None else scores[reasons == KEPT], about)
     counts["kept of each class"] = _by_class(classes, table)
     return table_bytes(table), counts
-
-
-def _go_on(stop: StopFlag) -> None:
-    if stop.requested:
-        raise Draining(f"stopped on request ({stop.reason})")
 
 
 def _meanings(recipe: RetrieveRecipe, classes: Sequence[Class]) -> dict[int, str]:
@@ -297,7 +291,7 @@ def _described(pool: Pool, rows: Ints, descriptor: Descriptor, stop: StopFlag) -
         waiting(lambda: f"looking at pictures of the pool: {done:,} of {len(rows):,}"),
     ):
         for start in range(0, len(places), BATCH):
-            _go_on(stop)
+            stop.go_on()
             read = [_read(images, place) for place in places[start : start + BATCH]]
             pictures = list(threads.map(_decoded, read))
             found.append(descriptor.rows_of(pictures).astype(np.float16))

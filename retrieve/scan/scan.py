@@ -49,7 +49,8 @@ def exact_scan(
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Nearest:
     """The k nearest of each query, rows of length 1. `kept` says which rows may be found; `rough` None is what this
-    machine is fastest at; `progress` is told the rows done and of how many.
+    machine is fastest at; `progress` is told after each block the rows done and of how many, and ends the scan by what
+    it raises.
 
     The same as `merge` of `scan_part` of all files. It uses as many threads as torch was told to. Memory grows with
     Q x (2 k + D) numbers of 8 bytes and `block_rows`, not with the pool. Raises ValueError for queries of another
@@ -59,13 +60,24 @@ def exact_scan(
     for file in embeddings.files:
         floor = found.scores[:, -1] if found is not None and found.scores.shape[1] == k else None
         part = scan_part(
-            file, queries_QD, k, block_rows=block_rows, kept=kept, device=device, rough=rough, at_least_Q=floor
+            file,
+            queries_QD,
+            k,
+            block_rows=block_rows,
+            kept=kept,
+            device=device,
+            rough=rough,
+            at_least_Q=floor,
+            tell=partial(_tell_of_all, progress, file.first_row, embeddings.num_rows),
         )
         found = part if found is None else merge([found, part])
-        progress(file.first_row + file.num_rows, embeddings.num_rows)
     if found is None:
         raise ValueError("found no embeddings, expected at least one file")
     return found
+
+
+def _tell_of_all(progress: Callable[[int, int], None], first_row: int, num_rows: int, done: int) -> None:
+    progress(first_row + done, num_rows)
 
 
 def scan_part(
@@ -110,6 +122,7 @@ def scan_part(
             usable_B &= kept(file.first_row + start, end - start)
         rows_B = start + np.flatnonzero(usable_B)
         if not len(rows_B):
+            tell(end)
             continue
         if len(rows_B) < end - start:
             block_BD = block_BD[torch.from_numpy(usable_B)]

@@ -56,10 +56,9 @@ def nearest_rows(
     tick: Callable[[], None],
 ) -> Nearest:
     """The k nearest of each query among the rows that may leave. `tick` is called before a search by index, and
-    after each file of a scan; it ends the search by what it raises."""
+    after each block of a scan; it ends the search by what it raises."""
     if index is not None:
-        tick()
-        return index.search(queries_QD, k, kept)
+        return index.search(queries_QD, k, kept, go_on=tick)
     embeddings = pool.embeddings(modality)
     assert embeddings is not None
     return exact_scan(embeddings, queries_QD, k, kept=kept, progress=lambda done, of: tick())

@@ -224,7 +224,7 @@ class Search:
             return small_jpeg(pixels, THUMB_PX, 88, "420", source)
 
     def close(self) -> None:
-        """Searches that are going on end at the next file."""
+        """Searches that are going on end at the next block."""
         for one in self._together.values():
             one.is_closed = True
 

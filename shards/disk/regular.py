@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from shards.disk.address import file_path
@@ -17,6 +18,7 @@ from shards.disk.address import file_path
 # the errors of `read_regular` that mean: something is there, and it is no file of a size that may be read
 NO_FILE = frozenset({errno.EINVAL, errno.EFBIG, errno.EISDIR, errno.ENXIO, errno.ELOOP})
 END_BYTES = 1 << 16
+PIECE_BYTES = 1 << 20
 MAX_BYTES = 1 << 30  # of a file whose size nothing else says
 
 
@@ -71,7 +73,12 @@ def file_content(name: str | None) -> str | None:
     return sha256_of(file_path(name))
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of the file's bytes, in little memory. Raises OSError."""
+def sha256_of(path: Path, go_on: Callable[[], None] = lambda: None) -> str:
+    """Hex sha256 of the file's bytes, in little memory. `go_on` is called for each piece; it ends it by what it raises.
+    Raises OSError."""
+    digest = hashlib.sha256()
     with os.fdopen(open_regular(path), "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(PIECE_BYTES):
+            go_on()
+            digest.update(piece)
+    return digest.hexdigest()

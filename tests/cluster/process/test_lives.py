@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_MISTAKE, Draining
+from cluster.process.exit import EXIT_AGAIN, EXIT_COMPLETE, EXIT_FAILED, EXIT_MISTAKE, Draining, RunFailed
 from cluster.process.lives import KEPT, LIVES, MAX_BYTES, Life, LifeFile, LifeStore, begin, lives_of, stuck, told
 from shards.disk.home import home
 from shards.disk.store import FolderStore, open_store
@@ -105,6 +105,7 @@ def test_a_life_that_says_nothing_at_its_end_is_complete(store: LifeStore) -> No
         (ValueError("found 3, expected 4"), EXIT_MISTAKE, "found 3, expected 4"),
         (OSError(28, "No space left on device"), EXIT_MISTAKE, "No space left on device"),
         (Draining("stopped on request (SIGTERM)"), EXIT_AGAIN, "stopped on request (SIGTERM)"),
+        (RunFailed("the search failed", 3), 3, "the search failed"),
         (ZeroDivisionError("division"), EXIT_FAILED, "ZeroDivisionError: division"),
         (KeyboardInterrupt(), EXIT_FAILED, "KeyboardInterrupt"),
         (ValueError("see s3://me:secretpassword@host/x\n\x1b[31mred"), EXIT_MISTAKE, "see s3://host/x red"),

@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import retrieve.index.build as build_module
+import retrieve.index.index as index_module
+import retrieve.index.measure as measure_module
 import retrieve.index.unit as unit_module
 import sixfold
+from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
 from retrieve.index.build import IndexOutcome, plan, run
 from retrieve.index.index import open_index
@@ -81,6 +85,25 @@ def test_any_kind_in_parts_finds_what_the_scan_finds_with_the_scan_s_bits(pool, 
     if factory == "Flat":
         assert np.array_equal(found.rows, truth.rows)
         assert np.array_equal(found.scores, truth.scores)
+
+
+@pytest.mark.parametrize("factory", ["IVF16,RaBitQfs", "IVF16,SQ8"])
+def test_an_index_in_ten_parts_ranks_no_more_candidates_than_one_of_one_file(pool, tmp_path, vectors, factory):
+    whole = built(pool, tmp_path / "one", factory=factory)
+    built(pool, tmp_path / "ten", factory=factory, part_rows=300, parts="keep")
+    queries, setting = asked(vectors), whole.record.measured.setting
+    truth, ranked, real = exact_scan(open_embeddings(pool, "image"), queries, K), [], index_module.true_scores
+
+    def counted(embeddings, queries_QD, queries, rows):
+        ranked.append(len(rows))
+        return real(embeddings, queries_QD, queries, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_module, "true_scores", counted)
+        one, ten = (opened(pool, tmp_path / name).search(queries, K, setting=setting) for name in ("one", "ten"))
+    assert len(opened(pool, tmp_path / "ten").parts) == 10
+    assert max(ranked) <= len(queries) * K * setting.over
+    assert abs(recall_of(one, truth) - recall_of(ten, truth)) <= 0.01
 
 
 def test_rotated_and_product_quantised_parts_are_merged_too(tmp_path, vectors):
@@ -263,6 +286,60 @@ def test_the_same_call_again_does_nothing_and_another_recall_is_only_measured(po
     assert (other.made_units, other.record.measured.wanted) == (0, 0.6)
     assert other.record.files == first.record.files
     assert path.stat().st_mtime_ns == before
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
+def test_a_killed_build_of_another_index_does_not_take_the_place_of_one_that_is_measured_again(pool):
+    flat = files_of(built(pool, factory="Flat"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_module, "measure", killed)
+        with pytest.raises(Killed):
+            built(pool, again=True, factory="IVF16,SQ8")
+    assert (pool / "index" / "_meta" / "index_image" / "whole.index").exists()
+    other = built(pool, factory="Flat", recall=0.6)
+    assert (other.exit_code, other.record.measured.wanted) == (0, 0.6)
+    assert files_of(other) == flat
+    assert opened(pool, pool / "index").record.decides.factory == "IDMap2,Flat"
+
+
+def stopped(pool: Path, owner: object, name: str) -> int:
+    """A build that is asked to stop when `name` begins, or at the first progress that it tells; how often that was."""
+    stop, real, times = StopFlag(), getattr(owner, name), []
+
+    def step(*arguments, progress=None, **named):
+        if progress is None:
+            times.append(1)
+            stop.request("SIGTERM")
+            return real(*arguments, **named)
+
+        def told(done, of):
+            times.append(1)
+            stop.request("SIGTERM")
+            progress(done, of)
+
+        return real(*arguments, progress=told, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, step)
+        with pytest.raises(Draining, match=r"stopped on request \(SIGTERM\)"):
+            run(plan(index_spec(pool, factory="Flat", part_rows=800), None), stop, [].append)
+    return len(times)
+
+
+def test_a_stop_is_heard_while_parts_are_joined_and_while_the_index_is_measured(pool):
+    work = pool / "index" / "_meta" / "index_image"
+    assert stopped(pool, build_module, "merge_into") == 1  # of four parts
+    assert not (work / "whole.json").exists()
+    assert stopped(pool, measure_module, "exact_scan") == 1  # of three files
+    before = (work / "whole.index").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_module, "merge_into", killed)
+        last = built(pool, factory="Flat", part_rows=800)
+    assert (last.exit_code, last.made_units) == (0, 0)
+    assert (pool / "index" / "image.index").read_bytes() == before
 
 
 def test_another_index_is_only_replaced_if_one_says_so(pool, vectors):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
 from retrieve.index.build import plan, run
 from retrieve.index.index import Index, has_index, open_index
@@ -153,6 +154,46 @@ def test_f2_a_damaged_or_a_cut_index_is_refused_before_it_is_read(pool, monkeypa
     refused(pool, "image.index: found no file, expected the index that its record names; build it again")
     os.mkfifo(path)
     refused(pool, "image.index: found no regular file, expected an index")
+
+
+def test_f2_a_damaged_index_is_built_again_to_the_same_bytes_as_its_line_says(pool):
+    path = pool / "index" / "image.index"
+    whole = path.read_bytes()
+    for again, recall in ((False, 0.95), (True, 0.95), (False, 0.6)):
+        changed = bytearray(whole)
+        changed[len(whole) // 2] ^= 1
+        path.write_bytes(changed)
+        refused(pool, "a damaged index; build it again with `sixfold index`")
+        said: list[str] = []
+        spec = index_spec(pool, factory=LISTS, recall=recall)
+        assert run(plan(spec, None, again), StopFlag(), said.append).exit_code == 0
+        assert "image.index: found other bytes than its record says: a damaged index; it is built again" in said[0]
+        assert path.read_bytes() == whole
+        assert opened(pool).record is not None
+
+
+def test_a_stop_is_heard_while_the_bytes_of_an_index_are_checked(pool):
+    stop, whole = StopFlag(), (pool / "index" / "image.index").read_bytes()
+    stop.request("SIGTERM")
+    with pytest.raises(Draining, match=r"stopped on request \(SIGTERM\)"):
+        opened(pool, go_on=stop.go_on)
+    with pytest.raises(Draining, match=r"stopped on request \(SIGTERM\)"):
+        run(plan(index_spec(pool, factory=LISTS), None), stop, [].append)
+    assert (pool / "index" / "image.index").read_bytes() == whole
+
+
+def test_f2_a_changed_record_is_made_again_as_its_line_says(pool):
+    path = pool / "index" / "_meta" / "index_image.json"
+    whole = (pool / "index" / "image.index").read_bytes()
+    path.write_bytes(path.read_bytes().replace(b'"metric": "inner', b'"metric": "outer'))
+    line = r"than its checksum says.*; delete it and run `sixfold index --replace`"
+    refused(pool, line)
+    with pytest.raises(ValueError, match=line):
+        plan(index_spec(pool, factory=LISTS), None, again=True)
+    path.unlink()
+    assert run(plan(index_spec(pool, factory=LISTS), None, again=True), StopFlag(), [].append).exit_code == 0
+    assert (pool / "index" / "image.index").read_bytes() == whole
+    assert opened(pool).record is not None
 
 
 @pytest.mark.torture

@@ -1,5 +1,6 @@
 """Retrieved images from a pool's tars: in the shards of the house, upright, without borders, with their reasons."""
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
@@ -122,6 +123,16 @@ def worker_of(
 
 def rows_of(folder: Path) -> list[dict[str, object]]:
     return read_table(open_for_reading(str(folder / "out")), [0]).to_pylist()
+
+
+def test_a_worker_with_other_tars_than_the_driver_s_refuses(tmp_path):
+    ranks = {0: ["000000000"]}
+    for name, side, digest in (("driver", 64, None), ("same", 64, "driver"), ("other", 65, "driver")):
+        (tmp_path / name).mkdir()
+        told = None if digest is None else pool_of(tmp_path / digest / "pool").tars_digest
+        expects = pytest.raises(ValueError, match="found other tars here than the run was planned with; give every")
+        with expects if name == "other" else contextlib.nullcontext():
+            worker_of(tmp_path / name, {"000000000": jpeg_of(noise(side, 64))}, ranks, tars_digest=told)
 
 
 def test_a_shard_holds_the_pictures_in_the_order_of_the_plan_and_says_where_they_are_from(tmp_path):

@@ -1,14 +1,20 @@
 """A search in units: what was found is kept until all is, and is what one scan of all would find."""
 
-from collections.abc import Sequence
+import errno
+import json
+import sys
+import tracemalloc
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sixfold
 from cluster.fan_out.work import FanOutSpec
 from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
@@ -148,6 +154,96 @@ def test_a_search_that_is_stopped_keeps_what_it_has_and_says_so(
     assert found(pool, tmp_path) == found(pool, tmp_path / "other")
 
 
+def test_joining_what_many_files_gave_needs_memory_for_a_few_of_them() -> None:
+    num_queries, k, num_files = 50, 100, 60
+    rng = np.random.default_rng(8)
+    before, held = pa.total_allocated_bytes(), []
+
+    def table(number: int) -> pa.Table:
+        rows = number * k + np.tile(np.arange(k), num_queries)
+        scores = rng.integers(0, 500, len(rows)).astype(np.float32)  # many are equal
+        query = np.repeat(np.arange(num_queries, dtype=np.int32), k)
+        return pa.table([pa.array(query), pa.array(rows), pa.array(scores)], schema=parts.PART_SCHEMA)
+
+    whole = pa.concat_tables([table(number) for number in range(num_files)])
+    size = whole.nbytes // num_files
+
+    def files() -> Iterator[pa.Table]:
+        for number in range(num_files):
+            sink = pa.BufferOutputStream()
+            pq.write_table(whole[number * num_queries * k :][: num_queries * k], sink)
+            yield pq.read_table(pa.BufferReader(sink.getvalue()))
+            held.append(pa.total_allocated_bytes() - before)
+
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    found = best_of(files(), range(num_queries), k)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(held) < 12 * size
+    assert peak < 24 * size
+    wanted = best_of([whole], range(num_queries), k)
+    assert found == wanted
+    assert len(wanted) == num_queries * k
+
+
+def test_a_worker_with_another_pool_than_the_driver_s_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2):
+        write_table(tmp_path / "pool" / f"{number}.parquet", caption=["a crane", "a kite"])
+    jobs, really = [], parts.make_search_worker
+
+    def noted(job: Mapping[str, object]) -> parts.SearchWorker:
+        jobs.append(job)
+        return really(job)
+
+    monkeypatch.setattr(parts, "make_search_worker", noted)
+    assert len(found(pool_of(tmp_path / "pool"), tmp_path / "out", routes=("captions",))["captions"]) == 4
+    assert really(jobs[0]).units
+    write_table(tmp_path / "pool" / "1.parquet", caption=["a crane", "a kite", "a crane"])
+    with pytest.raises(ValueError, match=r"pool: found another pool here than the run was planned with; give every"):
+        really(jobs[0])
+
+
+def test_a_search_that_fails_is_no_mistake_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        write_table(tmp_path / "pool" / f"{number}.parquet", caption=["one", "two"], url=["https://a.b/1"] * 2)
+    classes = tmp_path / "classes.csv"
+    classes.write_text("id,name\n0,one\n1,two\n")
+    recipe = tmp_path / "recipe.yaml"
+    plain = {
+        "name": "small",
+        "classes": {"source": str(classes), "per_class": 1},
+        "meanings": {"choose": "none"},
+        "pool": {"source": str(tmp_path / "pool")},
+        "filter": {"top": None},
+        "dedup": {"near": None},
+    }
+    recipe.write_text(json.dumps(plain))
+
+    def ended(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["sixfold", "retrieve", str(recipe), "--dry-run", *words])
+        with pytest.raises(SystemExit) as end:
+            sixfold.main()
+        assert isinstance(end.value.code, int)
+        return end.value.code, capsys.readouterr().err
+
+    def full(*_: object) -> pa.Table:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert ended()[0] == 0
+    monkeypatch.setattr(parts, "find_in_part", full)
+    code, line = ended("cluster.attempts=1", "cluster.give_up_after=9")
+    assert code == 3
+    assert "the search of captions 0 failed: OSError: [Errno 28]" in line
+    assert "run the same command again to try once more" in line
+    code, line = ended("cluster.attempts=1", "cluster.give_up_after=2")
+    assert code == 1
+    assert "the search could not go on: " in line
+    assert ended("search.routes=[words]")[0] == 2
+
+
 def test_workers_on_ray_find_the_same(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "SMALL_ROWS", 0)
     spec = FanOutSpec(workers=1, gpus_per_worker=0)
@@ -169,7 +265,7 @@ def test_the_best_rows_of_a_query_are_those_with_the_highest_scores_and_of_equal
     table = pa.table(
         {"query": pa.array(query, pa.int32()), "row": pa.array(row, pa.int64()), "score": pa.array(score, pa.float32())}
     )
-    best = best_of(table, (7, 7, 8, 9), k)
+    best = best_of([table[:7], table[7:8], table[8:]], (7, 7, 8, 9), k)
     wanted = []
     for one in range(4):
         mine = sorted((-value, place) for which, place, value in hits if which == one)[:k]

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.process.exit import Draining
 from cluster.process.stop_flag import StopFlag
 from gen.model.clip import Clip, ClipSpec, clip_digest
 from retrieve.index.build import plan
@@ -133,6 +134,16 @@ def test_an_index_finds_as_many_rows_that_may_leave_as_are_asked_for(world: Path
     rows, _ = index_rows(recipe, tmp_path / "index", searched, "image", queries)
     assert rows.shape == (3, 40)
     assert searched.may_leave(0, ROWS)[rows].all()
+
+
+def test_a_search_by_an_index_hears_a_stop(world: Path, tmp_path: Path) -> None:
+    build(plan(index_spec(world, factory="Flat", queries=5), tmp_path / "index"), StopFlag(), [].append)
+    recipe = recipe_of(world, str(tmp_path / "index"), per_query=40)
+    searched, stop = open_pool(recipe.pool), StopFlag()
+    assert searched.image is not None
+    stop.request("SIGTERM")
+    with pytest.raises(Draining, match=r"stopped on request \(SIGTERM\)"):
+        index_rows(recipe, tmp_path / "index", searched, "image", searched.image.take(np.arange(3)), stop.go_on)
 
 
 def changed(recipe: RetrieveRecipe, **changes: object) -> RetrieveRecipe:

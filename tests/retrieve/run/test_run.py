@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from gen.make.outcome import MakeOutcome
 from gen.model.clip import Clip, ClipSpec
 from retrieve.make.candidates import CANDIDATES
 from retrieve.pool.images import PoolImages
-from retrieve.pool.pool import open_pool
+from retrieve.pool.pool import Pool, open_pool
 from retrieve.pool.spec import PoolSpec
 from retrieve.run.recipe import RetrieveRecipe, changes_of, identity, knows_tars
 from retrieve.run.run import look, run
@@ -32,7 +33,7 @@ from sandbox.world import CLASS_NAMES
 from shards.disk.home import home
 from shards.disk.jpeg import decode_jpeg
 from shards.disk.store import open_for_reading
-from shards.set.manifest import read_subset
+from shards.set.manifest import read_subset, read_table, scan_records
 from tests.support import warm
 from tests.support.small_pool import write_vectors
 
@@ -76,6 +77,13 @@ def recipe_of(world: Path, **changes: object) -> RetrieveRecipe:
 
 def retrieved(recipe: RetrieveRecipe, out: Path, scale: int = 1, said: list[str] | None = None) -> MakeOutcome:
     return run(recipe, Fraction(scale), str(out), home(), StopFlag(), say=[].append if said is None else said.append)
+
+
+def rows_of(out: Path) -> list[dict[str, object]]:
+    """Of all shards, the rejected draws included."""
+    store = open_for_reading(str(out))
+    found: list[dict[str, object]] = read_table(store, scan_records(store)).to_pylist()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +158,42 @@ def test_a_pool_that_moved_is_the_same(world: Path, whole: Path, tmp_path: Path)
     moved.symlink_to(world / "pool")
     changes = {"pool": {"source": str(moved), "clip": CLIP.model_dump()}}
     assert retrieved(recipe_of(world, **changes), whole, 2).made_units == 0
+
+
+def test_a_block_list_may_grow_before_a_data_set_does_but_no_table_may_change(
+    world: Path, whole: Path, tmp_path: Path
+) -> None:
+    """`whole` has the same recipe, without lists: what it has more at 2x is to come here."""
+    (tmp_path / "block.txt").write_text("https://example.org/other.jpg\n")
+    pool = {"source": str(world / "pool"), "clip": CLIP.model_dump(), "block": [str(tmp_path / "block.txt")]}
+    recipe, out = recipe_of(world, pool=pool), tmp_path / "out"
+    assert retrieved(recipe, out).exit_code == 0
+    first, second = rows_of(out), rows_of(whole)
+    gone = next(row["url"] for row in second if row["uid"] not in {one["uid"] for one in first})
+    (tmp_path / "block.txt").write_text(f"https://example.org/other.jpg\n{gone}\n")
+    assert retrieved(recipe, out, 2).exit_code == 0
+    grown = rows_of(out)
+    assert gone not in [row["url"] for row in grown]
+    assert [row["status"] for row in grown if row["status"] != "success"] == ["blocked"]
+    assert [row for row in grown if row["uid"] in {one["uid"] for one in first}] == first
+    shutil.copytree(world / "pool", tmp_path / "pool")
+    path = tmp_path / "pool" / "00000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(1, "TEXT", pa.array([f"{text}!" for text in table["TEXT"].to_pylist()])), path)
+    with pytest.raises(ValueError, match=r"made by another recipe or from other data \(pool_digest: "):
+        retrieved(recipe_of(world, pool={**pool, "source": str(tmp_path / "pool")}), out, 2)
+
+
+def test_an_output_whose_version_counted_the_lines_of_block_lists_goes_on(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "block.txt").write_text("https://example.org/other.jpg\n")
+    block = {"block": [str(tmp_path / "block.txt")]}
+    recipe = recipe_of(world, pool={"source": str(world / "pool"), "clip": CLIP.model_dump(), **block})
+    with monkeypatch.context() as patch:
+        patch.setattr(Pool, "digest_without_lists", Pool.digest)
+        assert retrieved(recipe, tmp_path / "out").exit_code == 0
+    assert retrieved(recipe, tmp_path / "out").made_units == 0
 
 
 def test_lost_candidates_are_searched_for_again(world: Path, whole: Path) -> None:

@@ -192,6 +192,20 @@ def test_progress_tells_the_rows_that_are_done(tmp_path):
     assert told == [(4, 6), (6, 6)]
 
 
+def test_progress_is_told_after_each_block_also_where_no_row_may_be_found(tmp_path):
+    told = []
+    embeddings = write(tmp_path, np.eye(4, dtype=np.float16), np.eye(4, dtype=np.float16)[:2])
+    exact_scan(
+        embeddings,
+        np.eye(4, dtype=np.float32),
+        1,
+        block_rows=2,
+        kept=lambda first, num: np.full(num, first >= 2),
+        progress=lambda done, of: told.append(done),
+    )
+    assert told == [2, 4, 6]
+
+
 def nearest_of(k, scores, rows, width):
     """Sorted as a part is; what is missing is filled up."""
     order = sorted(zip(scores, rows, strict=True), key=lambda pair: (-pair[0], pair[1]))[:width]
