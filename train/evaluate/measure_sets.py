@@ -125,8 +125,8 @@ def compare_sets(network: Network, one: Set, other: Set, how: How) -> Comparison
         figures += _figures(metric, better, made, real, rest, how, random)
     pairs, count = _alike(one, other, how.alike)
     twins = f"share with a twin, a cosine of {how.alike:g} or more"
-    floor = float((nearest(_unit(rest), _unit(real))[1] >= how.alike).mean())
-    figures.append(Figure(twins, "lower", count / len(one.rows), floor=floor))
+    share, floor = (float((nearest(_unit(rows), _unit(real))[1] >= how.alike).mean()) for rows in (made, rest))
+    figures.append(Figure(twins, "lower", share, floor=floor))
     return Comparison(
         one.source,
         other.source,

@@ -206,6 +206,21 @@ def test_copies_of_test_pictures_are_named(tmp_path: Path) -> None:
     assert named == {(f"{int(one.index.uid[a]):016x}", f"{int(other.index.uid[b]):016x}") for a, b in ((4, 17), (9, 3))}
 
 
+def test_the_share_of_twins_is_that_of_equally_many_pictures_as_its_floor_is(tmp_path: Path) -> None:
+    """Two sets of one population of 500 motifs, one of them 20 times larger: it has nearly all motifs of the other."""
+    random = np.random.default_rng(17)
+    motifs = random.normal(size=(500, 32))
+    shown, others = random.integers(500, size=100), random.integers(500, size=2000)
+    made, real = (motifs[which] + random.normal(size=(len(which), 32)) / 50 for which in (shown, others))
+    network = Network("planted", "0" * 64, lambda data: np.zeros(0), lambda pictures: np.zeros(0))
+    found = compare_sets(network, set_of(made, tmp_path), set_of(real, tmp_path), How())
+    assert found.num_alike == np.isin(shown, others).sum() > 90, "of all pictures"
+    [twins] = [one for one in found.figures if one.name.startswith("share with a twin")]
+    expected = 1 - (1 - 1 / 500) ** 100  # of 100 drawn motifs to have a given one: 0.18
+    for share in (twins.value, twins.floor):
+        assert share == pytest.approx(expected, abs=3 * (expected * (1 - expected) / 100) ** 0.5)
+
+
 def test_sets_that_are_too_small_to_draw_from_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found 20 pictures against 14, expected at least 8 and twice as many"):
         figures_of(np.zeros((20, 4)), np.zeros((14, 4)), tmp_path)
