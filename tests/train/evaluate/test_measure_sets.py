@@ -16,7 +16,7 @@ from shards.stream.index import load_index
 from tests.support.hub_cache import timm_model
 from tests.support.small_data_set import picture, write_data_set
 from train.evaluate.features import SANDBOX_CLIP, Network, Set, features_of, open_network
-from train.evaluate.measure_sets import Figure, How, compare_sets, describe_set
+from train.evaluate.measure_sets import Figure, How, around, compare_sets, describe_set, errors_of
 
 torch.set_num_threads(1)
 
@@ -183,6 +183,19 @@ def test_intervals_hold_the_distance_of_the_populations_about_as_often_as_they_s
         assert found.high is not None
         hits += found.low <= 8 <= found.high  # 2 features, each moved by 2
     assert hits >= 33, f"{hits} of 40 with the seed 11"  # 38 expected; fewer than 33 at 95 %: p < 0.01
+
+
+@pytest.mark.parametrize("draws", [3, 10])
+def test_95_of_100_intervals_hold_the_mean_of_the_population_from_however_few_draws(draws: int) -> None:
+    random, how, hits = np.random.default_rng(13), How(draws=draws), 0
+    for _ in range(1000):
+        made = random.normal(size=(40, 1)).astype(np.float32)
+        errors = errors_of(lambda made, real: {"mean": float(made.mean())}, made, made[:4], how, random)
+        low, high = around(float(made.mean()), errors["mean"])
+        assert low is not None
+        assert high is not None
+        hits += low <= 0 <= high
+    assert 930 <= hits <= 970, f"{hits} of 1,000"
 
 
 def test_a_metric_that_needs_more_pictures_says_so_and_the_others_stand(tmp_path: Path) -> None:
