@@ -218,6 +218,39 @@ def test_classes_that_gained_and_lost_most_are_named(tmp_path):
     assert "Classes that lost most 6x against 0x on real-test crane (1) −10.0" in text
 
 
+def three_classes(run: str, place: int, seed: int, crane: int, heron: int, sweep: str) -> Result:
+    per_class = {0: (heron, 100), 1: (crane, 100), 2: (70, 100)}
+    fields = {"run": f"{run}-s{seed}", "n": 300, "per_class": per_class, "sweep": sweep}
+    return line(run.rpartition("-")[2], place, seed, crane + heron + 70, **fields)
+
+
+def write_sweep(folder: Path, name: str, class_names: list[str], evaluate: dict[str, object] | None = None) -> None:
+    """Two points of three seeds, each run with its export."""
+    for seed in range(3):
+        for place, (label, heron, crane) in enumerate((("0x", 50 + seed, 60), ("6x", 62 + 2 * seed, 51 - seed))):
+            one = three_classes(f"{name}-{label}", place, seed, crane, heron, name)
+            append_results(folder / name / one.run / RESULTS, [one])
+            (folder / name / one.run / "model.json").write_text(json.dumps({"class_names": class_names}))
+            if evaluate is not None:
+                (folder / name / one.run / "recipe.yaml").write_text(json.dumps({"evaluate": evaluate}))
+
+
+def test_each_sweep_names_its_classes_as_its_own_runs_do(tmp_path):
+    write_sweep(tmp_path, "birds", ["heron", "crane", "stork"])
+    write_sweep(tmp_path, "boats", ["canoe", "punt", "raft"])
+    text = text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
+    for names in ("heron (0) +13.0", "crane (1) −10.0", "canoe (0) +13.0", "punt (1) −10.0"):
+        assert text.count(names) == 1, names
+
+
+def test_the_ids_of_a_set_with_a_label_map_have_no_names_of_outputs(tmp_path):
+    tests = {"real-test": {"source": "x", "labels": "map.json"}}
+    write_sweep(tmp_path, "birds", ["heron", "crane", "stork"], {"tests": tests})
+    text = text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
+    assert "class 0 +13.0" in text
+    assert "heron" not in text
+
+
 @pytest.mark.parametrize("address", ["{}", "file://{}"])
 def test_pictures_of_the_training_data_are_embedded_and_bounded(tmp_path, address):
     write_data_set(tmp_path / "set", num_slots=40)
