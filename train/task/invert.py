@@ -28,7 +28,7 @@ from cluster.ranks.group import Ranks
 from gen.invert.files import write_style_token
 from gen.invert.inversion import Generator, Inversion
 from gen.invert.page import PAGE, Row, write_page
-from gen.invert.spec import InvertSpec, open_generator, pinned_generator
+from gen.invert.spec import InvertSpec, open_generator, pinned_generator, refuse_other_weights
 from gen.invert.words import Words, words_for
 from shards.disk.amounts import counted
 from shards.disk.safe_text import quoted
@@ -124,6 +124,7 @@ class Invert:
 
     def build(self, device: torch.device) -> nn.Module:
         if self.found.generator is None:
+            refuse_other_weights(self.spec)
             words = [one.word for one in self.words.words]
             made = Generator(open_generator(self.spec), self.spec, words, self.recipe.data.size_px, device)
             made.check_texts([text for texts in self.words.texts.values() for text in texts])

@@ -20,6 +20,7 @@ from cluster.ranks.host import free_port
 from cluster.ranks.place import find_place
 from cluster.recipes.load import RecipeError, dump_recipe, load_recipe
 from gen.invert.inversion import Inversion
+from gen.model.folder import ModelError, model_digest
 from gen.model.style_token import open_style_token
 from gen.sampler.sampler import Sampler
 from gen.sampler.spec import SamplerSpec
@@ -412,6 +413,23 @@ def test_what_cannot_be_learned_is_refused_in_one_line_and_leaves_nothing(
     if not isinstance(error.value, RecipeError) and "validation error" not in str(error.value):
         assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_generator_that_is_written_down_may_move_and_is_refused_with_another_weight(
+    data: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    moved = pipeline_of("sd", tmp_path / "moved")
+    digest = model_digest(str(models["sd"]), None, home())
+    recipe = inversion(data, moved, invert__model_sha256=digest, schedule__steps=1)
+    assert train_alone(recipe, tmp_path / "run").exit_code == 0
+    file = next((moved / "unet").glob("*.safetensors"))
+    held = bytearray(file.read_bytes())
+    held[-1] ^= 1
+    file.write_bytes(held)
+    with pytest.raises(ModelError, match=rf"expected {digest} \(invert\.model_sha256\); bring") as error:
+        train_alone(recipe, tmp_path / "other")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "other").exists()
 
 
 def test_data_without_names_of_classes_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
