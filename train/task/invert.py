@@ -79,7 +79,7 @@ class Invert:
 
     def check_data(self, domains: Sequence[Opened], ranks: Ranks) -> list[str]:
         """Raises ValueError for data without names of classes, for a class without a word, and for a set to measure
-        none of whose classes has one."""
+        none of whose classes has one, or that shows things several times."""
         names: dict[int, str] = {}
         for one in domains:
             told = read_names(one)
@@ -96,6 +96,11 @@ class Invert:
         self.found.digests.update({one.field: one.index.digest for one in domains})
         sets = self._open_sets(domains)
         for measured in sets:
+            if measured.spec.views != 1:
+                raise ValueError(
+                    f"{measured.opened.field}.views: found {measured.spec.views} with task invert, which measures a "
+                    "part of a set, expected 1; leave it out"
+                )
             if not self._measured(measured):
                 raise ValueError(
                     f"{measured.opened.place}: found no picture of a class that has a word, expected classes of "

@@ -402,6 +402,10 @@ def test_a_recipe_that_cannot_be_is_refused(
         ({"invert__templates": [f"a {{name}} {'very ' * 20}small picture, {{token}}"]}, r"found \d+ tokens in"),
         ({"invert__meanings": "nowhere.jsonl"}, r"invert\.meanings: found no file"),
         ({"invert__tokens": "group", "invert__groups": {"a": ["zero"]}}, "found no group with the class"),
+        (
+            {"evaluate__validation__views": 4},
+            r"evaluate\.validation\.views: found 4 with task invert, which measures a part of a set, expected 1",
+        ),
         ({"data__size_px": 36}, r"data\.size_px: found 36, family sd expects a multiple of 8"),
     ],
 )
