@@ -100,7 +100,7 @@ def test_every_family_learns_rows_that_diffusers_loads_to_the_same_texts(
         assert learned.keys() == before.keys() == {"<style>"}
         assert learned["<style>"].shape == (vectors, 32)
         moved = (learned["<style>"] - before["<style>"]).abs()
-        assert float(moved.amin(1).max()) > 0, "every row moved"
+        assert float(moved.amax(1).min()) > 0, "every row moved"
         assert torch.equal(before["<style>"], before["<style>"][:1].expand(vectors, -1)), "all start alike"
     if family == "sd3":
         return  # its pipeline takes no learned words; ours gives them to its encoders
@@ -161,18 +161,18 @@ def test_nothing_of_the_generator_moves_and_checkpoints_hold_rows_alone(
 def test_rows_without_a_gradient_stay_as_they_are_whatever_the_decay(
     data: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A group whose class is not in the data that are seen: no weight decay moves its row."""
+    """One step on one picture, hence of one group: no weight decay moves the row of the other."""
     groups = {"seen": ["zero", "one", "two"], "cranes": ["crane"]}
     changes: dict[str, Any] = {"invert__tokens": "group", "invert__groups": groups, "optim__weight_decay": 0.5}
-    recipe = inversion(data, models["sd"], schedule__groups=1, data__domains__0__quota=1, **changes)
-    assert train_alone(recipe, tmp_path / "run").exit_code == 0
+    changes |= {"schedule__groups": 1, "schedule__steps": 1, "schedule__epoch_steps": 1, "data__domains__0__quota": 1}
+    assert train_alone(inversion(data, models["sd"], **changes), tmp_path / "run").exit_code == 0
     learned = rows_of(tmp_path / "run")
     moved = [
         not torch.equal(learned[f"style-{one}/learned_embeds.safetensors: <style-{one}>"],
                         learned[f"style-{one}/untrained/learned_embeds.safetensors: <style-{one}>"])
         for one in groups
     ]  # fmt: skip
-    assert any(moved)
+    assert moved.count(True) == 1, "that of the one picture"
     token = open_style_token(tmp_path / "run")
     assert [token.word_of(name, 0) for name in ("two", "crane")] == ["<style-seen>", "<style-cranes>"]
 
