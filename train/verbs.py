@@ -293,6 +293,8 @@ def report(
         )
     if markdown:
         compared = compare(found.results)
+        for problem in (*found.problems, *compared.problems):
+            warn(problem)
         say(f"{results_table(compared)}\n{method(compared)}")
         return
     with waiting("writing the report"):

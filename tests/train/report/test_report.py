@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import sixfold
 from shards.views.page import STYLE
 from tests.shards.views.test_gallery import Page, chromium, contrast, needs_chromium, pixel
 from tests.support.hostile_text import BENIGN, PAYLOADS
@@ -550,6 +552,18 @@ def test_the_markdown_table_has_means_spreads_and_paired_differences():
         "| 0x \\(baseline\\) | 3 | 70.5 ± 0.5 | 410 |",
         "| 6x | 3 | 72.4 ± 0.7; +1.9 \\[1.6, 2.3\\] p 0.002 | 410 |",
     ]
+
+
+def test_the_markdown_table_stands_alone_and_what_to_know_first_is_said_beside_it(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / RESULTS).write_bytes(b'{"run":\n')
+    append_results(tmp_path / "run" / RESULTS, curve({0: [700, 710, 705], 6: [718, 731]}))
+    said = CliRunner().invoke(sixfold.command_line(), ["report", str(tmp_path), "--markdown"])
+    assert said.exit_code == 0, said.output
+    assert "results.jsonl:1: found a line that is not JSON" in said.stderr
+    assert "scale, 6x: found no result for the seeds [2]; run the sweep again" in said.stderr
+    assert said.stdout.startswith("| Accuracy against scale |")
+    assert "found" not in said.stdout
 
 
 def test_a_difference_has_its_sign_and_no_negative_zero():
