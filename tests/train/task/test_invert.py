@@ -14,7 +14,9 @@ import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+import sixfold
 from cluster.ranks.group import Ranks
 from cluster.ranks.host import free_port
 from cluster.ranks.place import find_place
@@ -375,6 +377,20 @@ def test_a_finished_inversion_is_known_without_torch_and_refuses_another_recipe(
     assert "\n" not in str(error.value)
     moved = pipeline_of("sd", tmp_path / "moved")
     assert recipe_digest(inversion(data, moved, invert__vectors=2)) == recipe_digest(recipe)
+
+
+def test_the_verb_names_the_token_of_this_recipe_and_none_where_it_refuses_another(
+    data: Path, models: dict[str, Path], whole: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(inversion(data, models["sd"], invert__vectors=2)))
+    asked = ["invert", str(tmp_path / "recipe.yaml"), "--out", str(whole)]
+    said = CliRunner().invoke(sixfold.command_line(), asked)
+    assert said.exit_code == 0, said.output
+    assert f"token: {whole}" in said.output
+    refused = CliRunner().invoke(sixfold.command_line(), [*asked, "invert.initial=pen"])
+    assert "found a training with another recipe" in str(refused.exception)
+    assert "token:" not in refused.output
+    assert f"token: {whole}" not in CliRunner().invoke(sixfold.command_line(), [*asked, "--dry-run"]).output
 
 
 @pytest.mark.parametrize(
