@@ -415,6 +415,18 @@ def test_a_curve_of_two_lines_begins_both_at_the_point_that_is_on_all_and_names_
     assert "retrieved 60.3 (+6.1 against 6x synthetic)" in text
 
 
+def test_a_baseline_at_0_that_is_not_called_0x_keeps_its_name():
+    """Where a curve is over lambda, 0 leaves the synthetic images in."""
+    results = [
+        line(label, place, seed, right + seed, x, baseline="0")
+        for place, (label, x, right) in enumerate((("0", 0.0, 700), ("1", 1.0, 720)))
+        for seed in range(3)
+    ]
+    [verdict] = verdicts(compare(results).sweeps[0])
+    assert "against 0:" in verdict.text
+    assert "real images only" not in verdict.text
+
+
 def test_each_line_of_a_curve_has_the_verdict_of_its_last_point(tmp_path):
     [sweep] = compare(two_lines()).sweeps
     said = [one.text for one in verdicts(sweep)]
