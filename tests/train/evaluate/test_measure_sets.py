@@ -11,9 +11,10 @@ from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 from typer.testing import CliRunner
 
 import sixfold
+from gen.model.folder import ModelError
 from shards.disk.jpeg import encode_jpeg
 from shards.stream.index import load_index
-from tests.support.hub_cache import timm_model
+from tests.support.hub_cache import COMMIT, timm_model
 from tests.support.small_data_set import picture, write_data_set
 from train.evaluate.features import SANDBOX_CLIP, Network, Set, features_of, open_network
 from train.evaluate.measure_sets import Figure, How, around, compare_sets, describe_set, errors_of
@@ -142,6 +143,20 @@ def test_a_network_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / "pytorch_model.bin").write_bytes(b"pickled")
     with pytest.raises(ValueError, match=r"only pytorch_model\.bin, expected model\.safetensors; pickled weights"):
         open_network(str(tmp_path / "other"), None, "cpu")
+
+
+def test_a_hub_id_of_transformers_is_asked_for_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--someone--dino"
+    (home / "snapshots" / COMMIT).mkdir(parents=True)
+    (home / "snapshots" / COMMIT / "config.json").write_text('{"model_type": "dinov2"}')
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(COMMIT)
+    with pytest.raises(ModelError, match=rf"without its commit, expected --revision COMMIT; .* {COMMIT}") as refused:
+        open_network("someone/dino", None, "cpu")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="found neither a file or folder of that name nor the model in the hub cache"):
+        open_network("someone/else", None, "cpu")
 
 
 def set_of(rows: np.ndarray, tmp_path: Path) -> Set:
