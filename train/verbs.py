@@ -166,12 +166,15 @@ def invert(
         if held_out is not None and held_out.source == chosen.data.domains[0].source:  # another part of the same set
             changed.append(f"evaluate.validation.source={json.dumps(real)}")
     folder = _place_of(out, recipe, f"out/train/{chosen.name}", _nobody)
+    exit_code = 0
     try:
         train(recipe, changed, out, ranks, dry_run)
-    finally:
-        if not dry_run and (folder / TOKEN).is_file():
-            page = folder / PAGE
-            say(f"token: {folder}" + (f"; before and after: {page}" if page.is_file() else ""))
+    except typer.Exit as ended:
+        exit_code = ended.exit_code
+    if exit_code == 0 and not dry_run and (folder / TOKEN).is_file():
+        page = folder / PAGE
+        say(f"token: {folder}" + (f"; before and after: {page}" if page.is_file() else ""))
+    raise typer.Exit(exit_code)
 
 
 def _nobody(line: str) -> None:
@@ -293,6 +296,8 @@ def report(
         )
     if markdown:
         compared = compare(found.results)
+        for problem in (*found.problems, *compared.problems):
+            warn(problem)
         say(f"{results_table(compared)}\n{method(compared)}")
         return
     with waiting("writing the report"):

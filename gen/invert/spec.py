@@ -155,14 +155,24 @@ def meanings_file(name: str) -> Path:
 
 def pinned_generator(spec: InvertSpec) -> InvertSpec:
     """The same with the generator's digest written down, so that its folder may move and cannot change unseen, and with
-    the guidance that it is told, if it is told any. Raises ModelError if it is not there, or is another one than is
-    written down."""
+    the guidance that it is told, if it is told any. Raises ModelError if it is not there. What is written down already
+    is compared with the weights by `refuse_other_weights`."""
     if spec.model_sha256 is not None:
         return spec
     told = spec.guidance if spec.loss_guidance is None else spec.loss_guidance
     found = {"model_sha256": model_digest(spec.model, spec.revision, home())}
     is_told = is_told_guidance(open_model(spec.model, spec.revision, spec.variant, home()))
     return spec.model_copy(update={**found, "loss_guidance": told if is_told else None})
+
+
+def refuse_other_weights(spec: InvertSpec) -> None:
+    """Raises ModelError if the generator has another digest than is written down."""
+    found = model_digest(spec.model, spec.revision, home())
+    if found != spec.model_sha256:
+        raise ModelError(
+            f"invert.model {spec.model}: found a generator with the digest {found[:16]}, expected {spec.model_sha256} "
+            "(invert.model_sha256); bring that generator back, or train in another folder without invert.model_sha256"
+        )
 
 
 def is_told_guidance(folder: ModelFolder) -> bool:

@@ -390,10 +390,12 @@ class _Asking:
                 f"table `failures` of {self._spec.cache}, and use another llm.model, or none with llm.provider=offline"
             )
         if self._lost_in_a_row >= self._spec.give_up_after:
+            slow = "raise llm.timeout_s or lower llm.max_tokens"
             raise LlmError(
                 f"llm: found {self._lost_in_a_row} questions in a row without an answer of the model at "
-                f"{self._model.place} (the last: {last}), expected one; check the server and run the same command "
-                f"again: answers so far are in {self._spec.cache}"
+                f"{self._model.place} (the last: {last}), expected one; "
+                f"{slow if reason == 'timeout' else 'check the server'} and run the same command again: answers so far "
+                f"are in {self._spec.cache}"
             )
         return Answer(None, reason, number, False, told, is_lost)
 

@@ -117,7 +117,25 @@ def _folder_with(name: str, revision: str | None) -> Path | None:
     for folder in folders:
         if (folder / "config.json").is_file() and "model_type" in read_config(folder / "config.json"):
             return folder
+    if revision is None and not any(folder.exists() for folder in folders):
+        _refuse_without_commit(name)
     return None
+
+
+def _refuse_without_commit(name: str) -> None:
+    """Raises ModelError for the hub id of a model of transformers: a commit names its weights."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        return
+    if isinstance(found, str) and "model_type" in read_config(Path(found)):
+        raise ModelError(
+            f"{NETWORK} {quoted(name, 120)}: found a hub id without its commit, expected --revision COMMIT; in the "
+            f"cache of this machine is {Path(found).parent.name}"
+        )
 
 
 def _clip(name: str, revision: str | None, device: str) -> Network:

@@ -5,8 +5,9 @@ In: the features of one set, and of another to compare it with. Out: `Figure`s. 
 Distances between sets shrink with the number of pictures. So both sets are drawn to the same number n, and beside each
 distance stands its floor: the same distance between two disjoint draws of n pictures of the other set. A distance near
 its floor is no difference. An interval is that of the delete-d jackknife: the metric of random draws of three quarters
-of the n pictures, whose spread is scaled to n (Shao and Wu 1989). The plain bootstrap would put pictures in twice, and
-raise every distance that looks at neighbours or at the rank of a covariance.
+of the n pictures, whose spread is scaled to n (Shao and Wu 1989), with Student's quantile, for the draws are few. The
+plain bootstrap would put pictures in twice, and raise every distance that looks at neighbours or at the rank of a
+covariance.
 """
 
 import dataclasses
@@ -32,12 +33,12 @@ from train.evaluate.set_metrics import (
     neighbourhoods,
     vendi_score,
 )
+from train.evaluate.student import NORMAL_QUANTILE, t_quantile
 
 FIGURES = "figures.json"
 KEPT_SHARE = 0.75  # of the pictures, in a draw of the jackknife
 KID_SUBSETS, KID_SIZE = 50, 1000
 MAX_PAIRS = 20
-NORMAL = 1.959964  # 95 %
 
 Metric = Callable[[Rows, Rows], Mapping[str, float]]  # of (made, real)
 
@@ -125,8 +126,8 @@ def compare_sets(network: Network, one: Set, other: Set, how: How) -> Comparison
         figures += _figures(metric, better, made, real, rest, how, random)
     pairs, count = _alike(one, other, how.alike)
     twins = f"share with a twin, a cosine of {how.alike:g} or more"
-    floor = float((nearest(_unit(rest), _unit(real))[1] >= how.alike).mean())
-    figures.append(Figure(twins, "lower", count / len(one.rows), floor=floor))
+    share, floor = (float((nearest(_unit(rows), _unit(real))[1] >= how.alike).mean()) for rows in (made, rest))
+    figures.append(Figure(twins, "lower", share, floor=floor))
     return Comparison(
         one.source,
         other.source,
@@ -201,15 +202,16 @@ def _figures(
         what, _, why = str(error).partition(": ")
         return [Figure(what, better, None, why=why)]
     floor = metric(rest, real)
-    spread = _spread(metric, made, real, how, random)
+    errors = errors_of(metric, made, real, how, random)
     return [
-        Figure(name, better, value, *around(value, spread.get(name)), floor=floor[name])
+        Figure(name, better, value, *around(value, errors.get(name)), floor=floor[name])
         for name, value in values.items()
     ]
 
 
-def _spread(metric: Metric, made: Rows, real: Rows, how: How, random: np.random.Generator) -> Mapping[str, float]:
-    """The standard error of each number; {} if the draws are too small for the metric."""
+def errors_of(metric: Metric, made: Rows, real: Rows, how: How, random: np.random.Generator) -> Mapping[str, float]:
+    """The standard error of each number, larger for fewer draws, so that `around` gives 95 %; {} if the draws are too
+    small for the metric. Raises ValueError for a single draw."""
     kept = math.ceil(KEPT_SHARE * len(made))
     found: dict[str, list[float]] = {}
     for _ in range(how.draws):
@@ -220,12 +222,13 @@ def _spread(metric: Metric, made: Rows, real: Rows, how: How, random: np.random.
         except ValueError:
             return {}
     scale = math.sqrt(kept / (len(made) - kept)) if len(made) > kept else 0.0
-    return {name: scale * float(np.std(values)) for name, values in found.items()}
+    scale *= t_quantile(how.draws - 1) / NORMAL_QUANTILE
+    return {name: scale * float(np.std(values, ddof=1)) for name, values in found.items()}
 
 
 def around(value: float, error: float | None) -> tuple[float | None, float | None]:
     """The 95 % interval of a value with this standard error; none without one."""
-    return (None, None) if error is None else (value - NORMAL * error, value + NORMAL * error)
+    return (None, None) if error is None else (value - NORMAL_QUANTILE * error, value + NORMAL_QUANTILE * error)
 
 
 def _of_one(network: Network, one: Set, how: How) -> list[Figure]:

@@ -35,6 +35,7 @@ from shards.views.page import NOTICES, one_file_page, page_environment
 from shards.views.thumbnail import small_copy
 from train.evaluate.results import RESULTS, Result, find_results
 from train.report.charts import Bar, Panel, bars, panels
+from train.report.class_names import ClassNames, names_in, names_of
 from train.report.comparison import Compared, Row, Sweep, compare, interval_of
 from train.report.fixed import held_fixed
 from train.report.statistics import Estimate, if_enough, mean_interval
@@ -118,7 +119,8 @@ def write_report(folders: Sequence[Path], out: Path, speed: bool = True) -> Path
     names, about, layers, recipes, problems = _facts_of_runs(runs)
     count = functools.cache(_num_pictures)
     figures = [
-        _figures(sweep, names, held_fixed(sweep, found.results, recipes, count).text) for sweep in compared.sweeps
+        _figures(sweep, names_of(sweep, names, recipes), held_fixed(sweep, found.results, recipes, count).text)
+        for sweep in compared.sweeps
     ]
     samples = [_samples(source) for source in list(about)[:MAX_SOURCES]]
     problems = [*found.problems, *compared.problems, *problems]
@@ -328,20 +330,18 @@ Source = tuple[str, str, str | None]  # domain, place, subset
 
 def _facts_of_runs(
     runs: Sequence[Path],
-) -> tuple[dict[int, str], dict[Source, None], list[Bar], dict[str, list[dict[str, Any]]], list[str]]:
-    """Class names, data sources, distances of BN layers, recipes by run, and the files that could not be read."""
+) -> tuple[dict[str, ClassNames], dict[Source, None], list[Bar], dict[str, list[dict[str, Any]]], list[str]]:
+    """Class names by run, data sources, distances of BN layers, recipes by run, and the files that could not be
+    read."""
     recipes: dict[str, list[dict[str, Any]]] = {}
-    names: dict[int, str] = {}
+    names: dict[str, ClassNames] = {}
     sources: dict[Source, None] = {}
     distances: dict[str, list[float]] = {}
     problems: list[str] = []
     for run in runs:
         model = _read(run / "model.json", problems)
-        found = model.get("class_names") if isinstance(model, dict) else None
-        listed = enumerate(found) if isinstance(found, list) else found.items() if isinstance(found, dict) else ()
-        for key, name in listed:
-            if str(key).isdecimal() and isinstance(name, str):
-                names.setdefault(int(key), name)
+        if isinstance(model, dict):
+            names[str(model.get("recipe", run.name))] = names_in(model)
         recipe = _read(run / "recipe.yaml", problems)
         if isinstance(recipe, dict):
             recipes.setdefault(run.name, []).append(recipe)

@@ -86,8 +86,8 @@ def _verdict(label: str, name: str, control: Row, difference: Estimate) -> Verdi
 
 
 def over_what(control: Row) -> str:
-    """A baseline in words: "real images only", or its label."""
-    return "real images only" if control.x == 0 else control.label
+    """A baseline in words: "real images only" for 0x, or its label: a curve over something else begins at 0, too."""
+    return "real images only" if control.x == 0 and control.label == "0x" else control.label
 
 
 def percent(share: float) -> str:

@@ -22,7 +22,8 @@ import torch
 from cluster.process.stop_flag import StopFlag
 from cluster.ranks.group import RankFailed, Ranks
 from shards.disk.file_calls import OS_DISK, Disk
-from train.evaluate.data_check import Opened, open_domains
+from train.evaluate.data_check import Opened, open_domains, refuse_shared
+from train.evaluate.evaluate import OpenSet, open_sets
 from train.evaluate.results import STAGES
 from train.model.optim import make_optimizer
 from train.recipe import TrainRecipe, check_ranks
@@ -88,19 +89,26 @@ def train_in_stages(
 def _check_later(
     recipe: TrainRecipe, make_task: Callable[[TrainRecipe], Task], hand_over: HandOver, out: Path, ranks: Ranks
 ) -> None:
-    """Raises ValueError for data, a model, an optimiser or a hand-over of a stage that is refused later; the first
-    stage that is not done checks its own. Every rank opens the data, with no collective call pending, as at the
-    beginning of a training."""
+    """Raises ValueError for data, a model, an optimiser or a hand-over of a stage that is refused later, and for a
+    stage that reads pictures of the sets of the last one; the first stage that is not done checks its own. Every rank
+    opens the data, with no collective call pending, as at the beginning of a training."""
     stages = {**recipe.earlier, LAST: recipe}
     is_exported = make_task(recipe).is_exported
     left = [name for name in stages if name == LAST or not is_exported(out / STAGES / name)]
+    if len(left) == 1:
+        return
+    with _named(LAST):
+        sets = _sets_of(recipe)
     before: tuple[TrainRecipe, list[Opened]] | None = None
-    for name in left if len(left) > 1 else ():
+    for name in left:
         stage = hand_over.without_weights(stages[name])
         data = stage.data
         sources = ", ".join(dict.fromkeys(domain.source for domain in data.domains))
         with _named(name), told(ranks, f"looking through {sources}"):
             domains = open_domains(data.domains, data.cache.folder, data.class_list)
+            for one in sets:
+                for domain in domains:
+                    refuse_shared(one.opened, domain, "a model must not be tested on pictures it was trained on")
             if before is not None:
                 task = make_task(stage)
                 task.check_data(domains, ranks)
@@ -108,6 +116,12 @@ def _check_later(
                 if ranks.rank == 0:
                     make_optimizer(stage.optim, task.build(torch.device("cpu")))
         before = (stages[name], domains)
+
+
+def _sets_of(recipe: TrainRecipe) -> list[OpenSet]:
+    """The sets that measure the result; a stage may have others."""
+    data = recipe.data
+    return open_sets(recipe.evaluate, recipe.classifier.num_classes, data.cache.folder, (), data.class_list)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from cluster.ranks.group import Ranks
 from gen.invert.files import write_style_token
 from gen.invert.inversion import Generator, Inversion
 from gen.invert.page import PAGE, Row, write_page
-from gen.invert.spec import InvertSpec, open_generator, pinned_generator
+from gen.invert.spec import InvertSpec, open_generator, pinned_generator, refuse_other_weights
 from gen.invert.words import Words, words_for
 from shards.disk.amounts import counted
 from shards.disk.safe_text import quoted
@@ -79,7 +79,7 @@ class Invert:
 
     def check_data(self, domains: Sequence[Opened], ranks: Ranks) -> list[str]:
         """Raises ValueError for data without names of classes, for a class without a word, and for a set to measure
-        none of whose classes has one."""
+        none of whose classes has one, or that shows things several times."""
         names: dict[int, str] = {}
         for one in domains:
             told = read_names(one)
@@ -96,6 +96,11 @@ class Invert:
         self.found.digests.update({one.field: one.index.digest for one in domains})
         sets = self._open_sets(domains)
         for measured in sets:
+            if measured.spec.views != 1:
+                raise ValueError(
+                    f"{measured.opened.field}.views: found {measured.spec.views} with task invert, which measures a "
+                    "part of a set, expected 1; leave it out"
+                )
             if not self._measured(measured):
                 raise ValueError(
                     f"{measured.opened.place}: found no picture of a class that has a word, expected classes of "
@@ -124,6 +129,7 @@ class Invert:
 
     def build(self, device: torch.device) -> nn.Module:
         if self.found.generator is None:
+            refuse_other_weights(self.spec)
             words = [one.word for one in self.words.words]
             made = Generator(open_generator(self.spec), self.spec, words, self.recipe.data.size_px, device)
             made.check_texts([text for texts in self.words.texts.values() for text in texts])

@@ -13,9 +13,9 @@ from pathlib import Path
 import yaml
 
 from shards.disk.layout import CARD
-from shards.disk.safe_text import markdown
+from shards.disk.safe_text import clip, markdown
 from shards.views.hub import HubFile, listed_file, text_file
-from train.evaluate.results import RESULTS, Result, read_results, selected
+from train.evaluate.results import RESULTS, STAGES, Result, read_results, selected
 from train.model.classifiers import SANDBOX
 from train.model.clip import CLIP_ABOUT
 from train.model.pretrained import ABOUT, CONFIG, WEIGHTS, About, read_about
@@ -39,11 +39,15 @@ def model_files(folder: Path, repo_id: str, licence: str | None) -> list[HubFile
     if CONFIG not in names and about.architecture not in SANDBOX:  # an export of an earlier version
         files.append(text_file(CONFIG, timms_description(about)))
     results = selected(read_results(folder / RESULTS).results)
-    return [*files, text_file(CARD, model_card(about, repo_id, licence, results))]
+    stages = [one for file in sorted((folder / STAGES).glob(f"*/{RESULTS}")) for one in read_results(file).results]
+    return [*files, text_file(CARD, model_card(about, repo_id, licence, results, stages))]
 
 
-def model_card(about: About, repo_id: str, licence: str | None, results: Sequence[Result]) -> str:
-    """The card: what the model is, how to load it, how good it is on which sets, what its outputs are called."""
+def model_card(
+    about: About, repo_id: str, licence: str | None, results: Sequence[Result], stages: Sequence[Result] = ()
+) -> str:
+    """The card: what the model is, how to load it, how good it is on which sets, what its outputs are called.
+    `stages`: results of the stages that came before."""
     header: dict[str, object] = {
         "library_name": "timm",
         "pipeline_tag": "image-classification",
@@ -54,7 +58,7 @@ def model_card(about: About, repo_id: str, licence: str | None, results: Sequenc
         f"# {markdown(repo_id.partition('/')[2])}",
         "",
         f"A {markdown(about.architecture)} with {about.num_classes:,} outputs for pictures of {about.size_px} px, "
-        "trained with sixfold on real and synthetic images.",
+        f"trained with sixfold{_trained_on([*stages, *results])}.",
         "Its weights are plain: nothing of the training is needed to use them.",
         "",
     ]
@@ -73,3 +77,10 @@ def model_card(about: About, repo_id: str, licence: str | None, results: Sequenc
     ]
     lines += [*accuracy(results), *outputs(about.names, ABOUT)]
     return f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n" + "\n".join(lines)
+
+
+def _trained_on(results: Sequence[Result]) -> str:
+    """The domains by name; nothing where no result says them. Results name the sets that were measured, too."""
+    sets = {one.set for one in results}
+    domains = dict.fromkeys(name for one in results for name in one.data if name not in sets)
+    return f" on {', '.join(markdown(clip(name, 40)) for name in domains)} images" if domains else ""

@@ -301,6 +301,15 @@ def test_the_deadline_of_a_call_holds_whatever_the_server_does(reply: Reply, tmp
     assert answer == Answer(None, "timeout", 2, False)
 
 
+def test_a_model_that_is_too_slow_is_given_up_with_the_fields_that_give_it_time(tmp_path: Path) -> None:
+    with ScriptedServer(lambda request: Reply(hangs=True)) as server:
+        spec = spec_of(server, tmp_path / "c.sqlite", timeout_s=0.1, tries=1, give_up_after=2, max_in_flight=1)
+        with pytest.raises(LlmError, match=r"; raise llm\.timeout_s or lower llm\.max_tokens and run") as given_up:
+            asked(spec, asks(5))
+    assert "server" not in str(given_up.value)
+    assert "\n" not in str(given_up.value)
+
+
 def test_a_connection_that_ends_in_the_middle_is_a_failure_of_its_own(tmp_path: Path) -> None:
     with ScriptedServer(in_turn(Reply('{"word": "x"}', hangs_up=True), Reply('{"word": "x"}'))) as server:
         (answer,), use = asked(spec_of(server, tmp_path / "c.sqlite"), asks(1))

@@ -11,12 +11,13 @@ from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 from typer.testing import CliRunner
 
 import sixfold
+from gen.model.folder import ModelError
 from shards.disk.jpeg import encode_jpeg
 from shards.stream.index import load_index
-from tests.support.hub_cache import timm_model
+from tests.support.hub_cache import COMMIT, timm_model
 from tests.support.small_data_set import picture, write_data_set
 from train.evaluate.features import SANDBOX_CLIP, Network, Set, features_of, open_network
-from train.evaluate.measure_sets import Figure, How, compare_sets, describe_set
+from train.evaluate.measure_sets import Figure, How, around, compare_sets, describe_set, errors_of
 
 torch.set_num_threads(1)
 
@@ -144,6 +145,20 @@ def test_a_network_of_another_kind_is_refused(tmp_path: Path) -> None:
         open_network(str(tmp_path / "other"), None, "cpu")
 
 
+def test_a_hub_id_of_transformers_is_asked_for_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--someone--dino"
+    (home / "snapshots" / COMMIT).mkdir(parents=True)
+    (home / "snapshots" / COMMIT / "config.json").write_text('{"model_type": "dinov2"}')
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(COMMIT)
+    with pytest.raises(ModelError, match=rf"without its commit, expected --revision COMMIT; .* {COMMIT}") as refused:
+        open_network("someone/dino", None, "cpu")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="found neither a file or folder of that name nor the model in the hub cache"):
+        open_network("someone/else", None, "cpu")
+
+
 def set_of(rows: np.ndarray, tmp_path: Path) -> Set:
     """A set of these features; its pictures are of no matter."""
     folder = tmp_path / f"set-{len(rows)}"
@@ -185,6 +200,19 @@ def test_intervals_hold_the_distance_of_the_populations_about_as_often_as_they_s
     assert hits >= 33, f"{hits} of 40 with the seed 11"  # 38 expected; fewer than 33 at 95 %: p < 0.01
 
 
+@pytest.mark.parametrize("draws", [3, 10])
+def test_95_of_100_intervals_hold_the_mean_of_the_population_from_however_few_draws(draws: int) -> None:
+    random, how, hits = np.random.default_rng(13), How(draws=draws), 0
+    for _ in range(1000):
+        made = random.normal(size=(40, 1)).astype(np.float32)
+        errors = errors_of(lambda made, real: {"mean": float(made.mean())}, made, made[:4], how, random)
+        low, high = around(float(made.mean()), errors["mean"])
+        assert low is not None
+        assert high is not None
+        hits += low <= 0 <= high
+    assert 930 <= hits <= 970, f"{hits} of 1,000"
+
+
 def test_a_metric_that_needs_more_pictures_says_so_and_the_others_stand(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     found = figures_of(random.normal(size=(20, 32)), random.normal(size=(60, 32)), tmp_path)
@@ -204,6 +232,21 @@ def test_copies_of_test_pictures_are_named(tmp_path: Path) -> None:
     assert found.num_alike == 2
     named = {(pair.uid, pair.other_uid) for pair in found.alike}
     assert named == {(f"{int(one.index.uid[a]):016x}", f"{int(other.index.uid[b]):016x}") for a, b in ((4, 17), (9, 3))}
+
+
+def test_the_share_of_twins_is_that_of_equally_many_pictures_as_its_floor_is(tmp_path: Path) -> None:
+    """Two sets of one population of 500 motifs, one of them 20 times larger: it has nearly all motifs of the other."""
+    random = np.random.default_rng(17)
+    motifs = random.normal(size=(500, 32))
+    shown, others = random.integers(500, size=100), random.integers(500, size=2000)
+    made, real = (motifs[which] + random.normal(size=(len(which), 32)) / 50 for which in (shown, others))
+    network = Network("planted", "0" * 64, lambda data: np.zeros(0), lambda pictures: np.zeros(0))
+    found = compare_sets(network, set_of(made, tmp_path), set_of(real, tmp_path), How())
+    assert found.num_alike == np.isin(shown, others).sum() > 90, "of all pictures"
+    [twins] = [one for one in found.figures if one.name.startswith("share with a twin")]
+    expected = 1 - (1 - 1 / 500) ** 100  # of 100 drawn motifs to have a given one: 0.18
+    for share in (twins.value, twins.floor):
+        assert share == pytest.approx(expected, abs=3 * (expected * (1 - expected) / 100) ** 0.5)
 
 
 def test_sets_that_are_too_small_to_draw_from_are_refused(tmp_path: Path) -> None:

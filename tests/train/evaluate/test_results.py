@@ -24,13 +24,12 @@ from train.evaluate.results import (
     selected,
     write_results,
 )
+from train.evaluate.student import t_probability, t_quantile
 from train.report.statistics import (
     mean,
     mean_interval,
     paired_difference,
     sample_std,
-    t_probability,
-    t_quantile,
     wilson_interval,
 )
 

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import sixfold
 from shards.views.page import STYLE
 from tests.shards.views.test_gallery import Page, chromium, contrast, needs_chromium, pixel
 from tests.support.hostile_text import BENIGN, PAYLOADS
@@ -218,6 +220,39 @@ def test_classes_that_gained_and_lost_most_are_named(tmp_path):
     assert "Classes that lost most 6x against 0x on real-test crane (1) −10.0" in text
 
 
+def three_classes(run: str, place: int, seed: int, crane: int, heron: int, sweep: str) -> Result:
+    per_class = {0: (heron, 100), 1: (crane, 100), 2: (70, 100)}
+    fields = {"run": f"{run}-s{seed}", "n": 300, "per_class": per_class, "sweep": sweep}
+    return line(run.rpartition("-")[2], place, seed, crane + heron + 70, **fields)
+
+
+def write_sweep(folder: Path, name: str, class_names: list[str], evaluate: dict[str, object] | None = None) -> None:
+    """Two points of three seeds, each run with its export."""
+    for seed in range(3):
+        for place, (label, heron, crane) in enumerate((("0x", 50 + seed, 60), ("6x", 62 + 2 * seed, 51 - seed))):
+            one = three_classes(f"{name}-{label}", place, seed, crane, heron, name)
+            append_results(folder / name / one.run / RESULTS, [one])
+            (folder / name / one.run / "model.json").write_text(json.dumps({"class_names": class_names}))
+            if evaluate is not None:
+                (folder / name / one.run / "recipe.yaml").write_text(json.dumps({"evaluate": evaluate}))
+
+
+def test_each_sweep_names_its_classes_as_its_own_runs_do(tmp_path):
+    write_sweep(tmp_path, "birds", ["heron", "crane", "stork"])
+    write_sweep(tmp_path, "boats", ["canoe", "punt", "raft"])
+    text = text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
+    for names in ("heron (0) +13.0", "crane (1) −10.0", "canoe (0) +13.0", "punt (1) −10.0"):
+        assert text.count(names) == 1, names
+
+
+def test_the_ids_of_a_set_with_a_label_map_have_no_names_of_outputs(tmp_path):
+    tests = {"real-test": {"source": "x", "labels": "map.json"}}
+    write_sweep(tmp_path, "birds", ["heron", "crane", "stork"], {"tests": tests})
+    text = text_of(Page(write_report([tmp_path], tmp_path / "report.html")))
+    assert "class 0 +13.0" in text
+    assert "heron" not in text
+
+
 @pytest.mark.parametrize("address", ["{}", "file://{}"])
 def test_pictures_of_the_training_data_are_embedded_and_bounded(tmp_path, address):
     write_data_set(tmp_path / "set", num_slots=40)
@@ -380,6 +415,18 @@ def test_a_curve_of_two_lines_begins_both_at_the_point_that_is_on_all_and_names_
     assert "retrieved 60.3 (+6.1 against 6x synthetic)" in text
 
 
+def test_a_baseline_at_0_that_is_not_called_0x_keeps_its_name():
+    """Where a curve is over lambda, 0 leaves the synthetic images in."""
+    results = [
+        line(label, place, seed, right + seed, x, baseline="0")
+        for place, (label, x, right) in enumerate((("0", 0.0, 700), ("1", 1.0, 720)))
+        for seed in range(3)
+    ]
+    [verdict] = verdicts(compare(results).sweeps[0])
+    assert "against 0:" in verdict.text
+    assert "real images only" not in verdict.text
+
+
 def test_each_line_of_a_curve_has_the_verdict_of_its_last_point(tmp_path):
     [sweep] = compare(two_lines()).sweeps
     said = [one.text for one in verdicts(sweep)]
@@ -517,6 +564,18 @@ def test_the_markdown_table_has_means_spreads_and_paired_differences():
         "| 0x \\(baseline\\) | 3 | 70.5 ± 0.5 | 410 |",
         "| 6x | 3 | 72.4 ± 0.7; +1.9 \\[1.6, 2.3\\] p 0.002 | 410 |",
     ]
+
+
+def test_the_markdown_table_stands_alone_and_what_to_know_first_is_said_beside_it(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / RESULTS).write_bytes(b'{"run":\n')
+    append_results(tmp_path / "run" / RESULTS, curve({0: [700, 710, 705], 6: [718, 731]}))
+    said = CliRunner().invoke(sixfold.command_line(), ["report", str(tmp_path), "--markdown"])
+    assert said.exit_code == 0, said.output
+    assert "results.jsonl:1: found a line that is not JSON" in said.stderr
+    assert "scale, 6x: found no result for the seeds [2]; run the sweep again" in said.stderr
+    assert said.stdout.startswith("| Accuracy against scale |")
+    assert "found" not in said.stdout
 
 
 def test_a_difference_has_its_sign_and_no_negative_zero():

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from train.evaluate.student import t_quantile
 from train.report.statistics import (
     Estimate,
     difference_by_picture,
     effective_pictures,
     holm,
     paired_difference,
-    t_quantile,
     wilson_interval,
 )
 

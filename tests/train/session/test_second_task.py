@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ from shards.disk.home import home
 from shards.stream.index import load_index
 from tests.support import warm
 from tests.support.brightness import Brightness
+from tests.support.faulty_disk import Killed
 from tests.support.rank_environment import rank_environment
 from tests.support.small_data_set import write_data_set
 from tests.support.small_training import NEVER, StopAfter, last_state, small_recipe, write_sets
-from train.evaluate.results import read_results
+from train.evaluate.results import Result, append_results, read_results
 from train.recipe import TrainRecipe
 from train.report.report import write_report
 from train.session.in_folder import train_in_folder
@@ -77,6 +79,45 @@ def same_weights(one: Path, other: Path) -> None:
 
 def test_the_task_is_under_a_hundred_lines() -> None:
     assert len((home() / "tests" / "support" / "brightness.py").read_text().splitlines()) < 100
+
+
+def told_of(out: Path) -> list[tuple[object, ...]]:
+    """What the results say, but for times."""
+    return [(one.set, one.step, one.top1, one.selected) for one in read_results(out / "results.jsonl").results]
+
+
+def test_an_export_that_failed_leaves_no_test_result_and_the_next_call_makes_both(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Brightness, "export", full)
+        with pytest.raises(OSError, match="no space left"):
+            brightness(asked(data), tmp_path / "run")
+    assert "one" not in {name for name, *_ in told_of(tmp_path / "run")}
+    assert brightness(asked(data), tmp_path / "run").exit_code == 0
+    assert told_of(tmp_path / "run") == told_of(whole)
+    assert (tmp_path / "run" / "line.safetensors").read_bytes() == (whole / "line.safetensors").read_bytes()
+
+
+def test_killed_between_the_export_and_the_test_results_it_ends_with_the_same_files(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies_at_a_test(path: Path, results: Sequence[Result]) -> None:
+        if results[0].role == "test":
+            raise Killed
+        append_results(path, results)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("train.session.session.append_results", dies_at_a_test)
+        with pytest.raises(Killed):
+            brightness(asked(data), tmp_path / "run")
+    assert (tmp_path / "run" / "line.safetensors").is_file()
+    assert brightness(asked(data), tmp_path / "run").exit_code == 0
+    assert told_of(tmp_path / "run") == told_of(whole)
+    assert (tmp_path / "run" / "line.safetensors").read_bytes() == (whole / "line.safetensors").read_bytes()
 
 
 def test_results_log_and_report_come_with_the_session(whole: Path, tmp_path: Path) -> None:

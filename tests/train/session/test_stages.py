@@ -376,6 +376,20 @@ def test_what_a_later_stage_would_be_refused_for_is_found_before_the_first(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("kind", "folder"), [("tests.one", "held-out"), ("validation", "test")])
+def test_no_stage_trains_on_pictures_that_measure_the_result_whatever_it_measures_itself(
+    data: Path, tmp_path: Path, kind: str, folder: str
+) -> None:
+    changes: dict[str, Any] = {"evaluate": {"tests": {}, "validation": None}}
+    changes["data__domains__0__source"] = str(data / folder)
+    recipe = staged(data, **{f"before__0__{field}": value for field, value in changes.items()})
+    assert recipe.earlier["synthetic"].evaluate.tests == {}
+    with pytest.raises(ValueError, match=rf"^stage synthetic: evaluate\.{kind} .*found \d+ samples that") as refused:
+        train_alone(recipe, tmp_path / "run")
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -67,6 +67,34 @@ def test_the_card_says_licence_accuracy_and_outputs_and_takes_names_as_text(fold
     assert "* 1: a\\_b \\<i\\>" in text
 
 
+@pytest.mark.parametrize(
+    ("domains", "words"),
+    [
+        (("real",), "trained with sixfold on real images."),
+        (("real", "retrieved"), "trained with sixfold on real, retrieved images."),
+        ((), "trained with sixfold."),
+    ],
+)
+def test_the_card_names_the_domains_that_the_model_was_trained_on(
+    folder: Path, domains: tuple[str, ...], words: str
+) -> None:
+    (folder / "results.jsonl").unlink()
+    data = dict.fromkeys((*domains, "real-test"), "cd" * 32)
+    append_results(folder / "results.jsonl", [result(data=data)])
+    card = model_files(folder, NAME, None)[-1].source
+    assert isinstance(card, bytes)
+    assert words in card.decode()
+
+
+def test_the_card_names_the_domains_of_earlier_stages_first(folder: Path) -> None:
+    (folder / "stages" / "first").mkdir(parents=True)
+    earlier = result(set="validation", role="validation", data={"synthetic": "ab" * 32, "validation": "ef" * 32})
+    append_results(folder / "stages" / "first" / "results.jsonl", [earlier])
+    card = model_files(folder, NAME, None)[-1].source
+    assert isinstance(card, bytes)
+    assert "trained with sixfold on synthetic, real images." in card.decode()
+
+
 def test_an_export_of_an_earlier_version_gets_the_description_that_timm_needs(folder: Path) -> None:
     whole = (folder / "config.json").read_text()
     (folder / "config.json").unlink()
