@@ -143,7 +143,7 @@ quality: $(READY) ## measure what each shortcut of the sampler costs and gains o
 ablate: $(READY) ## measure what meaning, context and style do on the sandbox; writes docs/RESULTS.md
 	@$(RUN)python -m docs.bench.ablate
 
-sandbox: $(READY) ## rebuild the sandbox's data, generator and CLIP from code and seed (about 3 hours on 2 cores)
+sandbox: $(READY) ## rebuild the sandbox's data, generator and CLIP from code and seed (2 hours on two cores with AVX-512, about 3 with AVX2)
 	@$(RUN)python -m sandbox.build
 
 sandbox-score: $(READY) ## measure the sandbox's generator and CLIP against their bars

@@ -209,7 +209,7 @@ def main() -> None:
     """Read the arguments and build the parts that they name."""
     parser = argparse.ArgumentParser(
         prog="python -m sandbox.build",
-        description="Rebuild the sandbox: about 3 hours for all on two cores. "
+        description="Rebuild the sandbox: 2 hours for all on two cores with AVX-512. "
         "Example: python -m sandbox.build --data out/real",
     )
     parser.add_argument("--data", type=Path, help="write the real sets here, and nothing else")
