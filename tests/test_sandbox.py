@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sandbox import captions, pool, score, sets, splits, world
-from sandbox.bars import bar_of, read_score, scans_count, table, wilson
+from sandbox.bars import REBUILT, bar_of, compared, read_score, scans_count, table, wilson
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.store import open_for_reading
 from shards.set.manifest import read_subset, read_table, scan_records
@@ -492,6 +492,14 @@ def test_the_model_card_tells_the_figures_of_the_score_file():
     for bar in bars:
         assert (bar.low, bar.high) == tuple(round(end, 4) for end in wilson(bar.right, bar.num, bar.effective))
         assert bar.low <= bar.share <= bar.high
+
+
+def test_the_model_card_compares_the_weights_that_were_made_again_with_those_that_ship():
+    card = score.CARD.read_text()
+    told = card.partition(score.BEGIN_REBUILT)[2].partition(score.END_REBUILT)[0].strip()
+    assert told == compared(read_score(REBUILT), read_score())
+    inside = told.count("| yes | yes |") + told.count("| yes | **no** |")
+    assert f"{inside} of {len(read_score(REBUILT))} shares lie in the shipped interval" in card
 
 
 def test_a_set_that_shows_a_scan_several_times_counts_as_fewer_pictures_in_the_card():
