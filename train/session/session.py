@@ -329,8 +329,12 @@ class Session:
             numbers.append((found.set, found.numbers))
         if self.log is not None:
             self._select_validation(step)
-            of_export = {"step": step, "weights": self.weights.which}
-            facts = {**of_export, "recipe": self.facts.recipe, "seed": self.recipe.seed}
+            facts = {
+                "step": step,
+                "weights": self.weights.which,
+                "recipe": self.facts.recipe,
+                "seed": self.recipe.seed,
+            }
             self.task.export(self.out, kept, facts, self.weights.model)
             if results:  # last: a sweep takes a run with results of its tests for done
                 append_results(self.out / RESULTS, results)
