@@ -372,6 +372,8 @@ def main() -> int:
     wish = parser.parse_args()
     if wish.num < 20:
         parser.error(f"--num {wish.num}: expected at least 20")
+    if not (wish.models / "judge.safetensors").is_file():
+        parser.exit(2, f"{wish.models}: found no judge.safetensors, expected a folder that `make sandbox` wrote\n")
     bars = measure(wish.models, wish.num, (wish.only,) if wish.only else PARTS)
     is_shipped = wish.models.resolve() == MODELS.resolve()
     print(table(bars))

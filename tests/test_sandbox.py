@@ -502,6 +502,15 @@ def test_the_model_card_compares_the_weights_that_were_made_again_with_those_tha
     assert f"{inside} of {len(read_score(REBUILT))} shares lie in the shipped interval" in card
 
 
+def test_a_folder_without_models_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["score", "--models", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        score.main()
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: found no judge.safetensors, expected a folder that `make sandbox` wrote\n"
+    )
+
+
 def test_a_set_that_shows_a_scan_several_times_counts_as_fewer_pictures_in_the_card():
     counts = {bar.name: (bar.num, bar.effective) for bar in read_score()}
     for name, of in (("judge_test", "real-test"), ("clip_zero_shot", "real-test"), ("segmenter_real", "real-val")):
