@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ MODELS = HERE / "models"
 BEGIN, END = "<!-- score: begin -->", "<!-- score: end -->"
 BEGIN_REBUILT, END_REBUILT = "<!-- rebuilt: begin -->", "<!-- rebuilt: end -->"
 NUM_STEPS, GUIDANCE = 12, 2.0
-PARTS = ("readers", "generator", "segmenter", "controlnet")  # readers: judge and CLIP
+PARTS = ("readers", "autoencoder", "generator", "segmenter", "controlnet")  # readers: judge and CLIP
 FIRST_SEED = 90_000
 
 
@@ -80,6 +81,7 @@ def measure(models: Path, num: int, parts: Sequence[str] = PARTS) -> list[Bar]:
     """The bars of some parts, from `num` generated pictures for each question."""
     measures = {
         "readers": lambda: _reader_bars(models),
+        "autoencoder": lambda: _autoencoder_bars(models, num),
         "generator": lambda: _generator_bars(models, num),
         "segmenter": lambda: _segmenter_bars(models / "segmenter"),
         "controlnet": lambda: _controlnet_bars(models, num),
@@ -101,6 +103,31 @@ def _reader_bars(models: Path) -> list[Bar]:
     return [
         bar("judge_test", "judge", judge(load_judge(models / "judge.safetensors"), images), 0.97),
         bar("clip_zero_shot", "CLIP zero-shot", zero_shot(*load_clip(models / "clip"), images), 0.85),
+    ]
+
+
+def _autoencoder_bars(models: Path, num: int) -> list[Bar]:
+    """How pictures of numerals come back from the latents: what is lost here, no generator can draw."""
+    from sandbox.autoencoder import decode, encode
+    from sandbox.generator import load_generator
+    from sandbox.judge import judge, load_judge
+
+    rng = np.random.default_rng(num)
+    numerals = (scene for scene in iter(lambda: draw_scene(rng), None) if scene.sense == "numeral")
+    plain = [replace(one, ground="plain", style="photo", light="daylight") for one in islice(numerals, num)]
+    true = np.stack([render(scene) for scene in plain])
+    vae, the_judge = load_generator(models / "generator").vae, load_judge(models / "judge.safetensors")
+    back = decode(vae, encode(vae, true))
+    were, are = (np.array([measure_ink_and_paper(image) for image in images]) for images in (true, back))
+    return [
+        bar_of("vae_ink", "autoencoder: a true picture keeps its nearest ink", list(were[:, 0] == are[:, 0]), 0.97),
+        bar_of("vae_paper", "autoencoder: it keeps its nearest paper", list(were[:, 1] == are[:, 1]), 0.97),
+        bar_of(
+            "vae_numeral",
+            "autoencoder: the judge reads it as before",
+            list(judge(the_judge, true) == judge(the_judge, back)),
+            0.97,
+        ),
     ]
 
 
