@@ -44,7 +44,7 @@ Out = Annotated[
     ),
 ]
 InProcess = Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")]
-Gallery = Annotated[bool, typer.Option(help="Write the gallery page when images were made.")]
+Gallery = Annotated[bool, typer.Option(help="Write the gallery page when images were made in a folder.")]
 SingleWriter = Annotated[
     bool,
     typer.Option("--single-writer", help="For stores without exclusive create: you promise that one run writes to it."),
@@ -96,9 +96,9 @@ def generate(
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
     if gallery and outcome.made_units:
-        from shards.gallery_page import gallery_page
+        from shards.gallery_page import gallery_of_run
 
-        say(f"gallery: {gallery_page(place)}")
+        gallery_of_run(place)
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 
@@ -146,9 +146,9 @@ def edit(
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
     if gallery and outcome.made_units:
-        from shards.gallery_page import gallery_page
+        from shards.gallery_page import gallery_of_run
 
-        say(f"gallery: {gallery_page(place)}")
+        gallery_of_run(place)
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 

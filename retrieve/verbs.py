@@ -98,9 +98,9 @@ def retrieve(
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
     if gallery and outcome.made_units:
-        from shards.gallery_page import gallery_page
+        from shards.gallery_page import gallery_of_run
 
-        say(f"gallery: {gallery_page(place)}")
+        gallery_of_run(place)
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 

@@ -4,11 +4,13 @@ In: the folder or URL of a data set. Out: the path of its first page. On disk: t
 """
 
 import contextlib
+import shlex
 from pathlib import Path
 
-from cluster.console import bar, warn
+from cluster.console import bar, only_warned, say, warn
 from gen.edit.before import edits_of
 from gen.run.real import real_pictures
+from shards.disk.address import local_root, one_spelling
 from shards.disk.data_set import open_data_set
 from shards.disk.layout import META
 from shards.disk.store import FolderStore
@@ -37,3 +39,16 @@ def gallery_page(folder: str, out: Path | None = None, subset: str | None = None
         return write_gallery(
             store, out, subset=chosen, subset_name=subset or "", real=real, edits=edits, progress=advance
         )
+
+
+def gallery_of_run(folder: str) -> None:
+    """The gallery of what a run has made, and a line that says where it is; of a store, how to write one.
+
+    Whatever goes wrong is one line of warning: the images are made, and how the run ended stands.
+    """
+    verb = f"sixfold show {shlex.quote(one_spelling(folder))}"
+    if local_root(folder) is None:
+        say(f"gallery: a store has none; `{verb} --out FOLDER` writes one to a folder")
+        return
+    with only_warned("no gallery", f"`{verb}` writes it"):
+        say(f"gallery: {gallery_page(folder)}")

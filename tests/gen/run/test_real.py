@@ -1,6 +1,8 @@
 """The real pictures that the page shows beside the made ones are those that the recipe knows, and only local ones."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from shards.disk.home import home
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import META, RUN
 from shards.disk.store import FolderStore
-from shards.gallery_page import gallery_page
+from shards.gallery_page import gallery_of_run, gallery_page
 from shards.set.origin import origin_bytes
 from tests.shards.views.test_gallery import Page
 from tests.support.small_data_set import FINGERPRINT, picture, write_data_set
@@ -84,3 +86,23 @@ def test_the_verb_puts_them_on_the_page_and_goes_without_them_where_the_recipe_i
     folder = gallery_page(str(store.root)).parent
     assert not (folder / "__thumbs" / "real").exists()
     assert "the page shows no real pictures: " in capsys.readouterr().err
+
+
+def test_a_gallery_that_fails_after_a_run_is_one_line_that_says_how_to_make_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_data_set(tmp_path / "a set").root
+    gallery_of_run(f"file://{root}")
+    assert capsys.readouterr().out == f"gallery: {root}/_meta/gallery/index.html\n"
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for fault in (full, lambda *args, **options: {}["a fault of ours"]):
+        monkeypatch.setattr("shards.gallery_page.write_gallery", fault)
+        gallery_of_run(str(root))
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("sixfold: no gallery (")
+        assert said.err.endswith(f"; `sixfold show '{root}'` writes it\n")
+        assert said.err.count("\n") == 1
