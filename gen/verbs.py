@@ -95,10 +95,10 @@ def generate(
     say(f"output: {one_spelling(place)}")
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
-    if gallery and outcome.made_units:
-        from shards.gallery_page import gallery_of_run
+        if gallery and outcome.made_units:
+            from shards.gallery_page import gallery_of_run
 
-        gallery_of_run(place)
+            gallery_of_run(place, stop)
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 
@@ -145,10 +145,10 @@ def edit(
     say(f"output: {one_spelling(place)}")
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
-    if gallery and outcome.made_units:
-        from shards.gallery_page import gallery_of_run
+        if gallery and outcome.made_units:
+            from shards.gallery_page import gallery_of_run
 
-        gallery_of_run(place)
+            gallery_of_run(place, stop)
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 

@@ -536,11 +536,13 @@ def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path
 
 def test_a28_c1_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start_warm(out)
+    process = warm.start([word for word in command(out, "0.2", HERE) if word != "--no-gallery"])
     wait_for_shards(out, 1, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=200) == 75, process.said()
     assert "run the same command again" in process.said()
+    assert f"no gallery (stopped on request (SIGTERM)); `sixfold show {out}` writes it" in process.said()
+    assert not (out / "_meta" / "gallery").exists()
     [stopped] = lives_of(open_for_reading(str(out)))
     assert stopped.end is not None
     assert (stopped.end.exit_code, stopped.end.reason) == (75, "stopped on request: SIGTERM")
