@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.waiting import instead_of_waiting, waiting
-from shards.disk.safe_text import for_screen
+from shards.disk.safe_text import for_screen, one_line
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -94,6 +94,16 @@ def say(text: object, err: bool = False) -> None:
 def warn(message: str) -> None:
     """One line on standard error that begins with our name."""
     say(f"sixfold: {message}", err=True)
+
+
+@contextlib.contextmanager
+def only_warned(what: str, remedy: str) -> Iterator[None]:
+    """What a verb shows of work that is done: an error in the block is one line of warning, and the verb goes on to say
+    how the work ended. `what`: of which the error is the cause; `remedy`: what helps."""
+    try:
+        yield
+    except Exception as error:  # whatever it is, the work itself is done
+        warn(f"{what} ({one_line(str(error), 300) or type(error).__name__}); {remedy}")
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ Out = Annotated[
     ),
 ]
 InProcess = Annotated[bool, typer.Option("--in-process", help="One worker in this process, without Ray.")]
-Gallery = Annotated[bool, typer.Option(help="Write the gallery page when images were made.")]
+Gallery = Annotated[bool, typer.Option(help="Write the gallery page when images were made in a folder.")]
 SingleWriter = Annotated[
     bool,
     typer.Option("--single-writer", help="For stores without exclusive create: you promise that one run writes to it."),
@@ -95,10 +95,10 @@ def generate(
     say(f"output: {one_spelling(place)}")
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
-    if gallery and outcome.made_units:
-        from shards.gallery_page import gallery_page
+        if gallery and outcome.made_units:
+            from shards.gallery_page import gallery_of_run
 
-        say(f"gallery: {gallery_page(place)}")
+            gallery_of_run(place, stop)
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 
@@ -145,10 +145,10 @@ def edit(
     say(f"output: {one_spelling(place)}")
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
-    if gallery and outcome.made_units:
-        from shards.gallery_page import gallery_page
+        if gallery and outcome.made_units:
+            from shards.gallery_page import gallery_of_run
 
-        say(f"gallery: {gallery_page(place)}")
+            gallery_of_run(place, stop)
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 

@@ -97,10 +97,10 @@ def retrieve(
     say(f"output: {one_spelling(place)}")
     with StopFlag() as stop:
         outcome = run(chosen, asked, place, home(), stop, single_writer, warn)
-    if gallery and outcome.made_units:
-        from shards.gallery_page import gallery_page
+        if gallery and outcome.made_units:
+            from shards.gallery_page import gallery_of_run
 
-        say(f"gallery: {gallery_page(place)}")
+            gallery_of_run(place, stop)
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cluster.console import RecipeFile, check_file, local_path, overrides_of, path_option, recipe_argument, say, warn
+from cluster.console import (
+    RecipeFile,
+    check_file,
+    local_path,
+    only_warned,
+    overrides_of,
+    path_option,
+    recipe_argument,
+    say,
+    warn,
+)
 from cluster.recipes.beside import default_place
 from cluster.recipes.load import load_recipe
 from cluster.recipes.mistake import RecipeError
@@ -264,9 +275,10 @@ def sweep(
         make = partial(_make_data, stop)
         outcome = run_sweep(spec, base, folder, home(), stop, make, progress, labels=labels, on_begin=progress.begin)
     if outcome.done:
-        with waiting("writing the report"):
+        remedy = f"`sixfold report {shlex.quote(str(folder))}` writes one"
+        with only_warned("no report", remedy), waiting("writing the report"):
             page = write_report([folder], folder / "report.html")
-        say(f"report: {page}")
+            say(f"report: {page}")
     say(outcome.sentence())
     raise typer.Exit(outcome.exit_code)
 

@@ -178,7 +178,7 @@ def run(
             images, spec = sum(plan.unit_size(unit) for unit in todo), recipe.cluster
             threads = recipe.sampler.threads
             summary = work_off(
-                todo, images, make_worker, spec, store, stop, hold, threads, WHEN_SLOW, shared=spec.shared
+                todo, images, make_worker, spec, store, stop, hold, threads, WHEN_SLOW, shared=spec.shared, say=say
             )  # fmt: skip
         return settle(store, hold, plan, scale, mark, before, summary, started, WHEN_SHORT)
 

@@ -1,8 +1,9 @@
 """The life of a run around its matter: hold the output, work off the units that are missing, say how it ended.
 
 In: a store, units, what makes a worker. Out: the output, held; the summary of the fan-out, a `MakeOutcome`. On disk:
-`_meta/logs/<start>-<pid>.jsonl`, `_meta/lives/<number>-<life>.json`; at the end `_meta/summary.json`, and the subset of
-a scale that is whole. `cluster.process.writers` says what shows others that the run works.
+`_meta/logs/<start>-<pid>.jsonl`, of an object store in the cache folder of this machine instead, because a log is
+appended to; `_meta/lives/<number>-<life>.json`; at the end `_meta/summary.json`, and the subset of a scale that is
+whole. `cluster.process.writers` says what shows others that the run works.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ from gen.make.scale import Store, write_scale
 from gen.make.shared import make_beside_others
 from shards.disk.amounts import counted
 from shards.disk.layout import META, record_name, shard_name
+from shards.disk.machine_cache import cache_folder
 from shards.disk.record import Record
 from shards.disk.store import FolderStore
 from shards.set.commit import recover
@@ -142,15 +144,12 @@ def work_off(
     when_slow: str,
     noun: str = "images",
     shared: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Summary:
     """Fan the missing units out, with a log, figures for Prometheus, and a progress display, whose line the lease shows
     to others. `num_items` of `noun` are in them. `shared`: other runs may open the output from now on, and make some of
-    the units."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
-    log_file = Path("out/logs") / name
-    if isinstance(store, FolderStore):
-        log_file = store.path_to_write(f"{META}/logs/{name}")
-    with EventLog(log_file) as log, Progress(len(todo), num_items, noun=noun) as progress:
+    the units. `say` hears where the log is, if it is not in the output."""
+    with EventLog(_log_file(store, say)) as log, Progress(len(todo), num_items, noun=noun) as progress:
         figures = RunMetrics(store.url, len(todo), spec, noun)
         if hold is not None:
             hold.lease.doing = progress.line
@@ -178,6 +177,15 @@ def work_off(
         hold.lease.release()
         rounds = itertools.count(1)
         return make_beside_others(todo, lambda units: work(units, f"{life}-{base36(next(rounds))}"), claims, stop)
+
+
+def _log_file(store: Store, say: Callable[[str], None]) -> Path:
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
+    if isinstance(store, FolderStore):
+        return store.path_to_write(f"{META}/logs/{name}")
+    file = cache_folder(os.environ, "logs", say) / name
+    say(f"the log of this run is {file}")
+    return file
 
 
 def settle(

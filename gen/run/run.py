@@ -6,7 +6,7 @@ The whole path in one place:
 
 The same call continues an interrupted run; a recipe that would make other images is refused with the list of
 differences (`gen.run.output`); a scale that is already there makes nothing. On disk, under the output's `_meta/`: what
-`gen.run.output` keeps, and `logs/<start>-<pid>.jsonl`.
+`gen.run.output` and `gen.make.work` keep.
 """
 
 import time
@@ -83,5 +83,7 @@ def run(
             images = sum(plan.unit_size(unit) for unit in todo)
             threads = recipe.sampler.threads
             spec = recipe.cluster
-            work = work_off(todo, images, make_worker, spec, store, stop, hold, threads, WHEN_SLOW, shared=spec.shared)
+            work = work_off(
+                todo, images, make_worker, spec, store, stop, hold, threads, WHEN_SLOW, shared=spec.shared, say=say
+            )
         return settle(store, hold, plan, scale, mark, before, work, started)

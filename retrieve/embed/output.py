@@ -160,7 +160,7 @@ class Output:
         (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
         replace_file(self.root / BEGUN, dump_recipe(Begun(model=model, modalities=begun, decides=decides)).encode())
         for path in self._files(modalities):
-            if re.fullmatch(r"\.(img_emb|text_emb|metadata)_\d+\.(npy|parquet)\.\d+\.tmp", path.name):
+            if re.fullmatch(r"\.(img_emb|text_emb|metadata)_\d+\.(npy|parquet)\.[^.]+\.tmp", path.name):
                 path.unlink(missing_ok=True)
 
     def _files(self, modalities: Sequence[Modality]) -> list[Path]:

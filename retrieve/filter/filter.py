@@ -36,11 +36,11 @@ from shards.disk.safe_text import quoted
 from shards.disk.store import Store
 from shards.set.manifest import (
     SUBSET_SCHEMA,
+    has_subset,
     iter_tables,
     read_subset,
     refuse_name,
     scan_records,
-    subset_names,
     write_subset,
 )
 from shards.set.status import refuse_missing
@@ -295,8 +295,9 @@ def _name_of(url: str) -> str:
 
 
 def _stored(store: Store, name: str, rule: Mapping[str, JSON], num: int) -> pa.Table | None:
-    """The table of the same rule under this name; None if there is no such subset, or if its table is missing."""
-    if name not in subset_names(store):
+    """The table of the same rule under this name; None if there is no such subset, only one of its two files, or no
+    table of it."""
+    if not has_subset(store, name):
         return None
     _, its_rule = read_subset(store, name)
     if its_rule != rule:

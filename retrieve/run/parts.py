@@ -111,6 +111,7 @@ def search_parts(
     store: Store,
     stop: StopFlag,
     hold: Held | None,
+    say: Callable[[str], None] = print,
 ) -> dict[Route, pa.Table]:
     """Route -> `class_id`, `row` of what was found, in the order of the units; a pair may be there several times.
 
@@ -141,7 +142,8 @@ def search_parts(
         spec = spec.model_copy(update={"straggler_factor": 0.0, "in_process": spec.in_process or is_small})
         rows = sum(_rows_of(pool, units[place]) for place in todo)
         make_worker = partial(make_search_worker, job.model_dump(mode="json"))
-        work = work_off(todo, rows, make_worker, spec, store, stop, hold, spec.cpus_per_worker, WHEN_SLOW, "rows")
+        threads = spec.cpus_per_worker
+        work = work_off(todo, rows, make_worker, spec, store, stop, hold, threads, WHEN_SLOW, "rows", say=say)
         if hold is not None:
             hold.life.there(len(there) + work.done, PART)
         _refuse_failed(work, units)

@@ -123,7 +123,9 @@ def run(
             )
             images = sum(plan.unit_size(unit) for unit in todo)
             spec = recipe.cluster
-            work = work_off(todo, images, make_worker, spec, store, stop, hold, 1, WHEN_SLOW, shared=spec.shared)
+            work = work_off(
+                todo, images, make_worker, spec, store, stop, hold, 1, WHEN_SLOW, shared=spec.shared, say=say
+            )
         return settle(store, hold, plan, scale, mark, before, work, started, WHEN_SHORT[fetched])
 
 

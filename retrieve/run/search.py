@@ -101,7 +101,7 @@ def search_pool(
         asked = _asked(recipe, classes, names, meanings, pool, clip)
     by_index = {route: folder for route in MODALITIES if (folder := _index_of(recipe, route)) is not None}
     scanned = [route for route in recipe.search.routes if route not in by_index]
-    parts = list(search_parts(pool, scanned, asked, recipe.cluster, store, stop, hold).values()) if scanned else []
+    parts = list(search_parts(pool, scanned, asked, recipe.cluster, store, stop, hold, say).values()) if scanned else []
     counts["routes"] = {route: scan_told(recipe, route) for route in MODALITIES if route in scanned}
     for route, folder in by_index.items():
         rows, counts["routes"][route] = index_rows(recipe, folder, pool, route, asked.queries_QD, stop.go_on)

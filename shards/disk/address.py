@@ -107,7 +107,7 @@ def protocol_of(url: str) -> str:
         return "file"
     if protocol not in known:
         raise ValueError(f"{shown(url)}: found the unknown system {protocol!r}, expected a folder, s3:// or memory://")
-    _check_rest(url, rest)
+    _check_rest(url, protocol, rest)
     return protocol
 
 
@@ -133,14 +133,16 @@ def _local(text: str) -> Path:
         raise ValueError(f"{shown(text)}: found no home folder of that user; give the whole path") from None
 
 
-def _check_rest(url: str, rest: str) -> None:
+def _check_rest(url: str, protocol: str, rest: str) -> None:
     """Raises ValueError for parts that no object store has, and for what must not be stored or shown."""
-    if re.search(r"[^/@]*:[^/]*@|%3A.*%40", rest, re.I) or ("@" in rest.partition("/")[0] and url.startswith("s3")):
+    if re.search(r"[^/@]*:[^/]*@|%3A.*%40", rest, re.I) or (
+        "@" in rest.partition("/")[0] and protocol.startswith("s3")
+    ):
         raise ValueError(f"{shown(url)}: found a user or a key in the address, expected none; {KEYS_FROM}")
     if "?" in rest or "#" in rest:
         raise ValueError(f"{shown(url)}: found a query in the address, expected none; {KEYS_FROM}")
     parts = [part for part in rest.split("/") if part]
-    if not parts or (rest.startswith("/") and not url.lower().startswith("memory")):
+    if not parts or (rest.startswith("/") and protocol != "memory"):
         raise ValueError(f"{shown(url)}: found no bucket or machine, expected an address such as s3://bucket/name")
     if {".", ".."} & set(parts):
         raise ValueError(f"{shown(url)}: found '.' or '..' in the address; give the whole one, as in s3://bucket/name")

@@ -33,12 +33,20 @@ _FIELDS = (
     r"(?:aws_?)?session_?token|(?:client_)?secret(?:_?key)?|api_?key|account_?key|(?:access_|auth_|id_|hf_)?token|sig|"
     r"signature|passw(?:or)?d)"
 )
+# of these no other meaning is likely, so they may have a prefix, blanks around their `=`, or a colon
+_PLAIN_FIELDS = (
+    r"(?:(?:[a-z0-9]{1,40}[_-]){0,6}(?:(?:secret[_-]?)?access[_-]?key(?:[_-]?id)?|(?:secret|api|account|private)[_-]?key|"
+    r"client[_-]?secret|(?:session|access|auth|id)[_-]?token|passw(?:or)?d)|(?-i:(?:[A-Z0-9]{1,40}_){1,6}(?:TOKEN|SECRET)))"
+)
+_NO_VALUE = r"(?!\[secret\]|(?:an?|the|is|was|found|expected|none|null|true|false)\b)"
 _PASSWORD = re.compile(
     r"(://|%3A%2F%2F)(?:(?!%3A|%40)[^\s/:@'\"]){0,200}(?::|%3A)(?:(?!%40)[^\s@'\"]){1,400}(?:@|%40)", re.I
 )
 _SECRETS = (
     re.compile(rf"(?:(?<![A-Za-z0-9_])|(?<=%3F)|(?<=%26))({_FIELDS}(?:=|%3D))(?!\[secret\])[^\s&'\"<>,;)\]}}%]+", re.I),
-    re.compile(rf"([\"']{_FIELDS}[\"']\s*:\s*[\"'])(?!\[secret\])[^\"']+", re.I),
+    re.compile(rf"((?<![A-Za-z0-9_-]){_PLAIN_FIELDS}[ \t]*(?:=|%3D)[ \t]*[\"']?){_NO_VALUE}[^\s&'\"<>,;)\]}}%]+", re.I),
+    re.compile(rf"((?<![A-Za-z0-9_./-]){_PLAIN_FIELDS}[ \t]*:[ \t]*[\"']?){_NO_VALUE}[^\s&'\"<>,;)\]}}%]+", re.I),
+    re.compile(rf"([\"'](?:{_FIELDS}|{_PLAIN_FIELDS})[\"']\s*:\s*[\"'])(?!\[secret\])[^\"']+", re.I),
     re.compile(
         r"(\b(?:Authorization|X-Api-Key)[\"']?\s*[:=]\s*[\"']?(?:(?:Bearer|Basic|Token)\s+)?)(?!\[secret\]|Bearer|Basic|Token)[^\s\"',]+",
         re.I,
@@ -93,8 +101,8 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """The text with no secret in it, and without user info, query and fragment in the addresses in it.
 
     Known by their form, also where `:`, `/`, `@`, `=` are percent-encoded: values of fields such as `token=`,
-    `X-Amz-Signature=` and `"secret_key":`, what follows `Bearer` or `Authorization:`, keys of AWS, Hugging Face and
-    OpenAI, and `user:password@`.
+    `X-Amz-Signature=`, `WANDB_API_KEY=`, `password: ` and `"secret_key":`, what follows `Bearer` or `Authorization:`,
+    keys of AWS, Hugging Face and OpenAI, and `user:password@`.
     """
     for secret in secrets:
         text = text.replace(secret, HIDDEN)

@@ -229,9 +229,9 @@ def write_subset(store: Store, name: str, samples: pa.Table, rule: Mapping[str, 
 
 def write_subset_once(store: Store, name: str, samples: pa.Table, rule: Mapping[str, JSON]) -> None:
     """As `write_subset`, for a name that a person chose: raises ValueError as `refuse_name` does, or if it has other
-    samples or another rule."""
+    samples or another rule. One of which a killed call left one of its two files is written anew."""
     refuse_name(name)
-    if name in subset_names(store):
+    if has_subset(store, name):
         there, its_rule = read_subset(store, name)
         if its_rule != rule or there["uid"].to_pylist() != samples["uid"].to_pylist():
             raise ValueError(
@@ -247,16 +247,18 @@ def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
     its two files do not belong together, or if they are those of another subset."""
     path = subset_path(name)
     where = f"{store.url}/{path}"
+    again = "; run `sixfold repair`, then the `sixfold generate` or `sixfold subset` that wrote it"
     try:
         about = parse_checked(store.read_bytes(f"{path}.json"), f"{where}.json")
         table = store.read_bytes(f"{path}.parquet")
     except FileNotFoundError:
-        known = subset_names(store)
+        known = [one for one in subset_names(store) if has_subset(store, one)]
+        if name in subset_names(store):
+            raise ValueError(f"{where}: found one of its two files, expected .json and .parquet{again}") from None
         raise ValueError(
             f"{where}: found no such subset, expected one of: {', '.join(known) or 'none yet'}; that of a scale is "
             "written when the scale is made (`--scale`)"
         ) from None
-    again = "; run `sixfold repair`, then the `sixfold generate` or `sixfold subset` that wrote it"
     rule = about.get("rule")
     if not isinstance(rule, dict):
         raise ValueError(f"{where}.json: found no rule, expected the one that chose the samples{again}")
@@ -274,8 +276,14 @@ def read_subset(store: Store, name: str) -> tuple[pa.Table, dict[str, JSON]]:
     return samples, rule
 
 
+def has_subset(store: Store, name: str) -> bool:
+    """Whether both files of the subset are there."""
+    path = subset_path(name)
+    return store.exists(f"{path}.json") and store.exists(f"{path}.parquet")
+
+
 def subset_names(store: Store) -> list[str]:
-    """The names of the stored subsets."""
+    """The names of the stored subsets, and of those of which a killed call left one file."""
     files = {file.rpartition("/")[2] for file in store.list(f"{SUBSETS}/")}
     return sorted({file.rpartition(".")[0] for file in files if file.endswith((".json", ".parquet"))})
 

@@ -6,6 +6,7 @@ Real recipes, shards and the sandbox's own generator, on a few pictures; no Ray.
 import io
 import json
 import shutil
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,24 @@ def test_the_command_says_what_it_would_do_and_does_it(body: dict[str, Any], tmp
     done = CliRunner().invoke(sixfold.command_line(), [*call, "edit.gamma=0"])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "_meta" / "gallery" / "index.html").is_file()
+
+
+def test_the_command_makes_no_gallery_of_a_store_and_one_that_fails_leaves_the_outcome_as_it_is(
+    body: dict[str, Any], tmp_path: Path
+) -> None:
+    file, url = tmp_path / "edits.yaml", f"memory://{uuid.uuid4().hex}"
+    file.write_text(json.dumps(body))
+    call = ["edit", str(file), "edit.gamma=0", "--out"]
+    made = CliRunner().invoke(sixfold.command_line(), [*call, url])
+    assert made.exit_code == 0, made.output
+    assert f"`sixfold show {url} --out FOLDER`" in made.output
+    (tmp_path / "out" / "_meta" / "gallery").mkdir(parents=True)
+    (tmp_path / "out" / "_meta" / "gallery" / "mine.txt").write_text("mine")
+    made = CliRunner().invoke(sixfold.command_line(), [*call, str(tmp_path / "out")])
+    assert made.exit_code == 0, made.output
+    assert "no gallery (" in made.output
+    assert "found a folder with other files in it" in made.output
+    assert "images in 2 of 2 shards" in made.output.splitlines()[-1]
 
 
 # pure parts

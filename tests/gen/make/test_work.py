@@ -1,9 +1,12 @@
 """The life of a run around its matter: its history, and what that says of a SLURM job whose time limit is too short."""
 
 import contextlib
+import functools
+import json
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +26,7 @@ from gen.make.work import held, set_torn_aside, work_off
 from shards.disk.layout import record_name
 from shards.disk.record import JSON
 from shards.disk.store import FolderStore, open_store
-from tests.support import warm
+from tests.support import warm, workers
 
 # units are what the files say that the fan-out's workers write; a life finds those that are there
 DRIVER = """
@@ -196,3 +199,21 @@ def test_runs_share_no_output_whose_store_keeps_writers_not_apart(tmp_path: Path
     with refused, held(store, StopFlag(), "generate", shared=True):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_log_of_a_run_on_an_object_store_is_in_the_cache_folder_and_the_run_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store, said = open_store(f"memory://{uuid.uuid4().hex}"), list[str]()
+    make = functools.partial(workers.writer, tmp_path, 0.0, 1)
+    spec = FanOutSpec(in_process=True)
+    with StopFlag() as stop, held(store, stop, "generate") as hold:
+        work_off([0], 1, make, spec, store, stop, hold, 1, "wait", say=said.append)
+    [log] = (tmp_path / "cache" / "sixfold" / "logs").glob("*.jsonl")
+    assert said == [f"the log of this run is {log}"]
+    assert [json.loads(line)["kind"] for line in log.read_text().splitlines()][-1] == "run_ended"
+    assert list(here.iterdir()) == []

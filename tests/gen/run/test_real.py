@@ -1,12 +1,17 @@
 """The real pictures that the page shows beside the made ones are those that the recipe knows, and only local ones."""
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
+from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import fingerprint
 from gen.run.output import CLASSES, RECIPE
 from gen.run.real import real_pictures
@@ -14,8 +19,9 @@ from shards.disk.home import home
 from shards.disk.jpeg import encode_jpeg
 from shards.disk.layout import META, RUN
 from shards.disk.store import FolderStore
-from shards.gallery_page import gallery_page
+from shards.gallery_page import gallery_of_run, gallery_page
 from shards.set.origin import origin_bytes
+from shards.views import gallery
 from tests.shards.views.test_gallery import Page
 from tests.support.small_data_set import FINGERPRINT, picture, write_data_set
 
@@ -84,3 +90,49 @@ def test_the_verb_puts_them_on_the_page_and_goes_without_them_where_the_recipe_i
     folder = gallery_page(str(store.root)).parent
     assert not (folder / "__thumbs" / "real").exists()
     assert "the page shows no real pictures: " in capsys.readouterr().err
+
+
+def test_a_gallery_that_fails_after_a_run_is_one_line_that_says_how_to_make_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_data_set(tmp_path / "a set").root
+    gallery_of_run(f"file://{root}", StopFlag())
+    assert capsys.readouterr().out == f"gallery: {root}/_meta/gallery/index.html\n"
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for fault in (full, lambda *args, **options: {}["a fault of ours"]):
+        monkeypatch.setattr("shards.gallery_page.write_gallery", fault)
+        gallery_of_run(str(root), StopFlag())
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("sixfold: no gallery (")
+        assert said.err.endswith(f"; `sixfold show '{root}'` writes it\n")
+        assert said.err.count("\n") == 1
+
+
+def test_a_stop_request_before_the_gallery_or_in_its_midst_ends_it_and_leaves_the_one_that_was_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_data_set(tmp_path / "set", num_shards=3).root
+    ended = f"sixfold: no gallery (stopped on request (SIGUSR1)); `sixfold show {root}` writes it\n"
+    stopped = StopFlag()
+    stopped.request("SIGUSR1")
+    gallery_of_run(str(root), stopped)
+    assert capsys.readouterr().err == ended
+    assert not (root / META / "gallery").exists()
+    page = gallery_page(str(root))
+    before = page.stat().st_mtime_ns
+    read, stop, shards = gallery.read_table, StopFlag(), []
+
+    def read_once(*args: Any) -> pa.Table:
+        shards.append(args[1])
+        stop.request("SIGUSR1")
+        return read(*args)
+
+    monkeypatch.setattr("shards.views.gallery.read_table", read_once)
+    gallery_of_run(str(root), stop)
+    assert capsys.readouterr().err.endswith(ended)
+    assert (len(shards), page.stat().st_mtime_ns) == (1, before)
+    assert [path.name for path in page.parent.parent.iterdir() if path.name.startswith(".gallery")] == []

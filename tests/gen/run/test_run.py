@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -21,6 +22,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from cluster.fan_out.claims import Claims
 from cluster.process.lease import LeaseHeld
@@ -43,6 +45,7 @@ from shards.labels.classes import ClassSpec, load_classes
 from shards.set.manifest import read_subset, read_table, scan_records
 from shards.set.status import status_of
 from shards.set.verify import verify
+from sixfold import command_line
 from tests.support import warm
 from tests.support.tiny_pipelines import tiny_pipeline
 from tests.support.waits import without_waits
@@ -533,16 +536,27 @@ def test_b3_c2_a_killed_driver_continues_to_the_same_bytes(whole: Path, tmp_path
 
 def test_a28_c1_sigterm_stops_with_exit_75_and_the_run_can_go_on(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start_warm(out)
+    process = warm.start([word for word in command(out, "0.2", HERE) if word != "--no-gallery"])
     wait_for_shards(out, 1, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=200) == 75, process.said()
     assert "run the same command again" in process.said()
+    assert f"no gallery (stopped on request (SIGTERM)); `sixfold show {out}` writes it" in process.said()
+    assert not (out / "_meta" / "gallery").exists()
     [stopped] = lives_of(open_for_reading(str(out)))
     assert stopped.end is not None
     assert (stopped.end.exit_code, stopped.end.reason) == (75, "stopped on request: SIGTERM")
     assert generate(out, "0.2", HERE).exit_code == 0
     assert files_of(out) == files_of(whole)
+
+
+def test_a_run_on_a_store_ends_with_its_own_code_and_says_how_a_gallery_is_made() -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    options = ["--scale", "0.05x", "--out", url, "--in-process"]
+    made = CliRunner().invoke(command_line(), ["generate", str(HOME / "recipes" / "sandbox.yaml"), *options, *SMALL])
+    assert made.exit_code == 0, made.output
+    assert f"gallery: a store has none; `sixfold show {url} --out FOLDER` writes one to a folder" in made.output
+    assert "0.05x: 10 images in 1 of 1 shard" in made.output.splitlines()[-1]
 
 
 def test_a17_a_second_run_on_the_same_output_is_refused_by_name(whole: Path, tmp_path: Path) -> None:

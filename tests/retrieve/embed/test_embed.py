@@ -353,7 +353,7 @@ def test_a_unit_with_a_record_is_not_made_again_and_one_without_is(tmp_path, loa
     assert embed(pool, out).made_units == 0
     (out / "_meta" / "embed" / "img_emb_1.json").unlink()
     (out / "img_emb" / "img_emb_1.npy").unlink()
-    (out / "img_emb" / ".img_emb_2.npy.1234.tmp").write_bytes(b"torn")
+    (out / "img_emb" / ".img_emb_2.npy.sixfold-0123456789abcdef.tmp").write_bytes(b"torn")
     (out / "text_emb" / "text_emb_2.npy").write_bytes(b"cut")  # its record says another size
     assert embed(pool, out).made_units == 2
     assert products(out) == before

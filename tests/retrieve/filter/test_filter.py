@@ -140,6 +140,15 @@ def test_a_table_that_is_lost_is_written_again_with_the_same_bytes(folder):
     assert path.read_bytes() == before
 
 
+def test_a_subset_of_which_a_killed_call_left_one_file_is_written_again(folder):
+    run(folder, near=0.76)
+    before = files_of(folder / "_meta" / "subsets", "*")
+    for lost in (".json", ".parquet"):
+        (folder / "_meta" / "subsets" / f"filtered{lost}").unlink()
+        run(folder, near=0.76)
+        assert files_of(folder / "_meta" / "subsets", "*") == before
+
+
 def test_a_dry_run_decides_the_same_and_writes_nothing_there(folder):
     dry, _ = run(folder, write=False, near=0.76)
     assert subset_names(open_store(str(folder))) == []

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import time
+import uuid
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.load import dump_recipe
@@ -34,6 +36,7 @@ from shards.disk.home import home
 from shards.disk.jpeg import decode_jpeg
 from shards.disk.store import open_for_reading
 from shards.set.manifest import read_subset, read_table, scan_records
+from sixfold import command_line
 from tests.support import warm
 from tests.support.small_pool import write_vectors
 
@@ -371,6 +374,15 @@ def test_vectors_that_are_not_there_are_missed_before_anything_is_loaded(world: 
     for changes in ({"search": {"routes": ["text"]}}, {"search": {"routes": ["image"], "index": str(world)}}):
         with pytest.raises(ValueError, match=r"found no (text vectors|image index)"):
             look(recipe_of(world, meanings={"choose": "clip"}, **changes), Fraction(1), StopFlag(), print)
+
+
+def test_the_command_makes_no_gallery_of_a_store_and_ends_with_the_outcome(world: Path, tmp_path: Path) -> None:
+    file, url = tmp_path / "recipe.yaml", f"memory://{uuid.uuid4().hex}"
+    file.write_text(dump_recipe(recipe_of(world)))
+    made = CliRunner().invoke(command_line(), ["retrieve", str(file), "--scale", "1x", "--out", url])
+    assert made.exit_code == 0, made.output
+    assert f"`sixfold show {url} --out FOLDER`" in made.output
+    assert "1x: 40 images in 2 of 2 shards" in made.output.splitlines()[-1]
 
 
 @pytest.mark.torture

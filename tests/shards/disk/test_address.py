@@ -84,6 +84,8 @@ def test_shards_written_under_one_spelling_are_read_under_another() -> None:
         ("~nobody-of-this-name/x", "found no home folder of that user"),
         (f"s3://KEY:{CANARY}@bucket/x", "found a user or a key in the address"),
         (f"s3://{CANARY}@bucket/x", "found a user or a key in the address"),
+        (f"S3://{CANARY}@bucket/x", "found a user or a key in the address"),
+        (f"S3a://{CANARY}@bucket/x", "found a user or a key in the address"),
         (f"s3://KEY%3A{CANARY}%40bucket/x", "found a user or a key in the address"),
         (f"s3://bucket/x?X-Amz-Signature={CANARY}", "found a query in the address"),
         (f"https://h.example/x?token={CANARY}", "found a query in the address"),

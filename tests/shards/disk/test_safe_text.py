@@ -101,6 +101,17 @@ def test_k1_no_message_holds_user_info_or_query(text: str, clean: str | None) ->
         "aws_session_token=CANARY",
         "token=CANARY, expired",
         "password=CANARY",
+        "WANDB_API_KEY=CANARY",
+        "export MY_OWN_WANDB_API_KEY='CANARY'; next",
+        "GITHUB_TOKEN=CANARY",
+        "aws_secret_access_key = CANARY",
+        "aws_access_key_id\t=\tCANARY",
+        "password: CANARY",
+        "db_password : 'CANARY'",
+        "api-key: CANARY",
+        "Client-Secret: CANARY",
+        "{'wandb_api_key': 'CANARY and CANARY'}",
+        "https%3A%2F%2Fh and wandb_api_key%3DCANARY",
     ],
 )
 def test_k1_a_secret_in_a_librarys_words_is_known_by_its_form(text: str) -> None:
@@ -119,6 +130,14 @@ def test_k1_a_secret_in_a_librarys_words_is_known_by_its_form(text: str) -> None
         "unit.py:88 < plan.py:12",
         "crane, the bird (Grus grus): 'signature'",
         "seed=3 key=000120034",
+        "prompts.style_token=out/token",
+        "/etc/passwd: permission denied",
+        "llm.api_key: found none, expected the name of a variable",
+        "password: expected a text",
+        "refused for a key or a password: a recipe is stored",
+        "a monkey = an animal, keyboard: black",
+        "the secret: a garden; token = crane",
+        "private key",
     ],
 )
 def test_words_that_only_sound_like_a_secret_stay(text: str) -> None:

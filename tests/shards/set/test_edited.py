@@ -75,6 +75,21 @@ def test_a_name_is_used_once(store: FolderStore) -> None:
         write_edited(store, "some", {"side": ("infeasible",)})
 
 
+@pytest.mark.parametrize("lost", [".json", ".parquet"])
+def test_a_subset_of_which_a_killed_call_left_one_file_is_written_anew(store: FolderStore, lost: str) -> None:
+    write_edited(store, "whole", {"side": ("infeasible",)})
+    write_edited(store, "some", {"side": ("feasible",)})
+    folder = store.root / "_meta/subsets"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / f"some{lost}").unlink()
+    with pytest.raises(ValueError, match=r"subsets/some: found one of its two files, .*then the `sixfold generate` or"):
+        read_subset(store, "some")
+    with pytest.raises(ValueError, match="found no such subset, expected one of: whole; that"):
+        read_subset(store, "other")
+    assert write_edited(store, "some", {"side": ("feasible",)}) == 20
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_values_that_no_edit_has_are_refused_with_those_that_are_there(store: FolderStore, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"found no sample with side 'feasble', expected some; there is side: 'infeasible', 'feasible'"

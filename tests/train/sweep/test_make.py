@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sixfold
+from cluster.fan_out.work import Summary
 from cluster.recipes.load import dump_recipe
 from gen.model.style_token import open_style_token
 from shards.disk.home import home
@@ -15,6 +16,7 @@ from shards.stream.index import load_index
 from tests.support.inversions import inversion, pipeline_of
 from tests.support.small_edits import rows, write_classes, write_real
 from tests.support.small_training import write_sets
+from train.sweep.run import SweepOutcome
 
 # diffusers' own, under NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -98,3 +100,20 @@ def test_edits_are_made_by_their_recipe_with_the_changes_of_the_point(tmp_path: 
     assert sorted(one["side"] for one in told) == ["feasible"] * 3 + ["infeasible"] * 3
     assert {(one["kind"], one["mask"]["spoil"]["kind"]) for one in told} == {("colour", "random")}
     assert [len(load_index(str(tmp_path / "edits"), name)) for name in ("1x", "2x")] == [3, 6]
+
+
+def test_a_report_that_cannot_be_written_leaves_the_end_of_the_sweep_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incomplete = Summary(
+        done=1, quarantined=(), retried=0, rerun=0, workers_started=1, workers_lost=0, images=1, rejected=0,
+        seconds=1.0, error="no room",
+    )  # fmt: skip
+    ended = SweepOutcome(name="scale", titles=[], asked=2, done=1, made=1, work=incomplete, seconds=1.0)
+    monkeypatch.setattr("train.sweep.run.run_sweep", lambda *args, **options: ended)
+    (tmp_path / "sweep" / "report.html").mkdir(parents=True)
+    said = swept(tmp_path, [])
+    assert said.exit_code == incomplete.exit_code != 0, said.output
+    assert "sixfold: no report (" in said.stderr
+    assert said.stderr.endswith(f"; `sixfold report {tmp_path / 'sweep'}` writes one\n")
+    assert said.stdout.endswith("not complete: no room\n")
