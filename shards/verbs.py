@@ -386,7 +386,8 @@ def status(
     """How far a run is and how fast: shards, images, rejected draws, time left, who writes, how the last starts ended.
 
     Of a training, a sweep, embeddings or an index: how its last starts ended. Exit 3 if shards are known to be damaged,
-    or if some that the last call was asked for are missing or short; without shards, if the last start is not complete.
+    or if some that the last call was asked for, or below the last one, are missing or short;
+    without shards, if the last start is not complete.
 
     Example: `sixfold status out/sandbox --watch`
     """
