@@ -53,7 +53,7 @@ from shards.disk.record import (
     read_record,
 )
 from shards.disk.regular import read_regular, sha256_of
-from shards.disk.store import CLAIMS, TMP, FolderStore
+from shards.disk.store import CLAIMS, TMP, FolderStore, Store
 from shards.set import object_commit
 from shards.set.manifest import scan
 from shards.set.quarantine import set_aside
@@ -141,6 +141,19 @@ def recover(store: FolderStore | ObjectStore, now_s: float | None = None, lives:
         alive=tuple(alive),
         set_aside=_set_torn_aside(store),
     )
+
+
+def claimed(store: Store) -> dict[int, str]:
+    """Shard -> fingerprint of its run, of the claims that are there. `recover`, or the next attempt at the shard,
+    publishes what they name, so whoever asks whether anything was made asks for them too."""
+    marks = {}
+    for name in store.list(f"{CLAIMS}/"):
+        stem = name.rpartition("/")[2].partition(".")[0]
+        if len(stem) == 5 and stem.isdigit() and name.endswith(".json"):
+            with contextlib.suppress(FileNotFoundError, RecordError):  # carried out just now; void
+                claim = parse_record(store.read_range(name, 0, MAX_RECORD_BYTES), int(stem), f"{store.url}/{name}")
+                marks[claim.shard] = claim.fingerprint
+    return marks
 
 
 class FolderAttempt:

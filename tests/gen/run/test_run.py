@@ -44,6 +44,7 @@ from shards.set.manifest import read_subset, read_table, scan_records
 from shards.set.status import status_of
 from shards.set.verify import verify
 from tests.support import warm
+from tests.support.killed import leave_claims_alone
 from tests.support.tiny_pipelines import tiny_pipeline
 from tests.support.waits import without_waits
 
@@ -251,6 +252,20 @@ def test_an_output_in_which_nothing_was_made_takes_a_corrected_recipe(whole: Pat
     with pytest.raises(ValueError, match=r"was made by another recipe \(seed: 1 before, 0 now\)"):
         generate(out, "0.05", HERE)
     assert not verify(open_for_reading(str(out))).damages
+
+
+def test_a_shard_that_a_killed_run_has_claimed_is_one_that_another_recipe_does_not_begin_anew_beside(
+    whole: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+    leave_claims_alone(out)
+    with pytest.raises(ValueError, match=r"was made by another recipe \(seed: 0 before, 1 now\)"):
+        generate(out, "0.05", HERE, "seed=1")
+    (out / "_meta/run.json").rename(tmp_path / "run.json")
+    with pytest.raises(ValueError, match=r"found \d shards of run .* and no _meta/run.json, expected shards of this"):
+        generate(out, "0.05", HERE, "seed=1")
+    assert generate(out, "0.2", HERE).made_units == 0, "the claims are carried out"
+    assert files_of(out) == files_of(whole)
 
 
 def test_a_run_that_shares_its_output_makes_the_same_bytes_and_leaves_no_claim(whole: Path, tmp_path: Path) -> None:
