@@ -116,13 +116,13 @@ def repair(
             if rebuilt and not dry_run:
                 report = verify_all(store, advance)  # what only that table could tell is known now
         damaged, files = [one for one in report.damaged_shards() if one not in rebuilt], report.damaged_files()
+        for shard in rebuilt:
+            say(f"shard {shard:05d}: its table {'could be' if dry_run else 'is'} written again from its tar")
         moved = {} if dry_run else repair_all(store, report)
+        for shard in damaged:
+            left = "damaged" if dry_run else "its files have changed since they were read, so they stay"
+            say(f"shard {shard:05d}: {'moved to ' + moved[shard][0].rpartition('/')[0] if shard in moved else left}")
         moved_files = {} if dry_run else repair_meta(store, report)
-    for shard in rebuilt:
-        say(f"shard {shard:05d}: its table {'could be' if dry_run else 'is'} written again from its tar")
-    for shard in damaged:
-        left = "damaged" if dry_run else "its files have changed since they were read, so they stay"
-        say(f"shard {shard:05d}: {'moved to ' + moved[shard][0].rpartition('/')[0] if shard in moved else left}")
     for name in files:
         say(f"{name}: {'moved to ' + moved_files[name][0] if name in moved_files else 'damaged or missing'}")
     what = " and ".join(

@@ -38,7 +38,7 @@ from shards.disk.safe_text import quoted, redact, visible
 from shards.disk.store import open_for_reading
 from shards.labels.classes import Class, load_classes
 from shards.set.commit import claimed
-from shards.set.manifest import SUBSETS, scan
+from shards.set.manifest import scan, subset_files
 from shards.set.origin import Origin, changed_files, origin_bytes, read_origin
 
 RECIPE_NAME = "recipe.yaml"
@@ -127,7 +127,7 @@ def open_output(
         if changed and not has_shards(store):
             refuse_beside_sharers(store, changed)
             say(f"{store.url}: nothing was made there yet, so it begins anew with this recipe ({listing(changed)})")
-            for name in (RUN, *store.list(f"{SUBSETS}/")):
+            for name in (RUN, *subset_files(store)[0]):
                 store.delete(name)
             known = None
         elif changed:

@@ -61,6 +61,7 @@ from shards.set.quarantine import set_aside
 OLD_S = 24 * 3600.0
 _CLAIM_ROUNDS = 8
 _FLUSH_BYTES = 1 << 20
+_CLAIM = re.compile(r"(?P<shard>[0-9]{5})(\.g[0-9]{1,3})?\.json")  # of a folder; of an object store
 _TEMP = re.compile(r"(?P<shard>[0-9]{5})\.(?P<attempt>[0-9a-z-]{1,40})\.(tar|parquet|json)(\.[0-9a-f]{16}\.spare)?")
 
 
@@ -148,10 +149,10 @@ def claimed(store: Store) -> dict[int, str]:
     publishes what they name, so whoever asks whether anything was made asks for them too."""
     marks = {}
     for name in store.list(f"{CLAIMS}/"):
-        stem = name.rpartition("/")[2].partition(".")[0]
-        if len(stem) == 5 and stem.isdigit() and name.endswith(".json"):
+        if match := _CLAIM.fullmatch(name.rpartition("/")[2]):
             with contextlib.suppress(FileNotFoundError, RecordError):  # carried out just now; void
-                claim = parse_record(store.read_range(name, 0, MAX_RECORD_BYTES), int(stem), f"{store.url}/{name}")
+                data = store.read_range(name, 0, MAX_RECORD_BYTES)
+                claim = parse_record(data, int(match["shard"]), f"{store.url}/{name}")
                 marks[claim.shard] = claim.fingerprint
     return marks
 

@@ -246,6 +246,7 @@ def test_an_output_in_which_nothing_was_made_takes_a_corrected_recipe(whole: Pat
     out = shutil.copytree(whole, tmp_path / "out")
     for path in out.glob("0*"):
         path.unlink()
+    (out / "_meta/subsets/0.2x (copy).json").write_text("{}")
     told: list[str] = []
     assert generate(out, "0.05", HERE, "seed=1", say=told.append).exit_code == 0
     assert [line for line in told if "begins anew with this recipe (seed: 0 before, 1 now)" in line]
