@@ -25,6 +25,7 @@ from shards.set.manifest import scan, scan_records
 
 SUMMARY = f"{META}/summary.json"
 MAX_SUMMARY_BYTES = 1 << 24
+OF_A_TRAINING = "name a subset (a training's domain may also set grow to true)"
 MAX_LISTED = 20  # shards in one line
 PACE_S = 600.0  # of the records' time that a rate is taken over
 MIN_SHARDS = 3  # or as long as these took
@@ -89,16 +90,16 @@ def asked_units(store: Store) -> range:
     return range(0)
 
 
-def refuse_unfinished(url: str, field: str) -> None:
+def refuse_unfinished(url: str, field: str, otherwise: str = OF_A_TRAINING) -> None:
     """As `refuse_missing`, for the data set at `url`. Tars that others wrote are never unfinished."""
     store = open_for_reading(url)
     if is_data_set(store):
-        refuse_missing(store, field)
+        refuse_missing(store, field, otherwise)
 
 
-def refuse_missing(store: Store, field: str) -> None:
+def refuse_missing(store: Store, field: str, otherwise: str = OF_A_TRAINING) -> None:
     """Raises ValueError if the data set misses shards that its last call was asked for, or shards below its last one,
-    which a call for more has left unmade; `field`: who reads it."""
+    which a call for more has left unmade; `field`: who reads it, `otherwise`: what to do if it stays as it is."""
     records = scan_records(store)
     asked = asked_units(store)
     missing = missing_units(asked, records)
@@ -108,8 +109,8 @@ def refuse_missing(store: Store, field: str) -> None:
             of, again = "up to its last one", "made the last one, with the same scale,"
         raise ValueError(
             f"{field} ({store.url}): found {len(records)} of the {len(records) + len(missing)} shards {of}, first "
-            f"missing {shard_name(missing[0])}, expected all; run the command that {again} to its end, or name a "
-            "subset (a training's domain may also set grow to true)"
+            f"missing {shard_name(missing[0])}, expected all; run the command that {again} to its end, or "
+            f"{otherwise}"
         )
 
 
