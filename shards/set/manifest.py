@@ -281,7 +281,8 @@ def subset_names(store: Store) -> list[str]:
 
 def subset_files(store: Store) -> tuple[list[str], list[str]]:
     """The files of the stored subsets, and those that others put among them, under names that no subset may have."""
-    own, others = [], []
+    own: list[str] = []
+    others: list[str] = []
     for file in store.list(f"{SUBSETS}/"):
         name, _, ending = file.rpartition("/")[2].rpartition(".")
         is_own = ending in ("json", "parquet") and _SUBSET_NAME.fullmatch(name) is not None
