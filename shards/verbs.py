@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from shards.disk.store import Store
 
 MAX_LISTED = 40  # files that a dry run names
-REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; kernels of a GPU round differently between runs
+REGENERATE_TOLERANCE = (
+    2.0  # mean difference of pixel values, of 255; kernels of a GPU, and other CPUs, round differently
+)
 
 
 def verify(
@@ -28,7 +30,8 @@ def verify(
 ) -> None:
     """Read every byte, compare with hashes and tables, name every damage.
 
-    Exit 3 if there is any, or if a run at work has not made all shards yet.
+    Exit 3 if there is any, or if a run at work has not made all shards yet. Images made again must have the same bytes
+    on the kind of CPU that made them; elsewhere they may differ a little.
 
     Example: `sixfold verify out/sandbox --regenerate 20`
     """
@@ -84,7 +87,15 @@ def verify(
             say(f"{one.key}: made again it differs by {one.mean_difference:.3f} of 255 in the mean")
         same = len(compared) - len(others)
         say(f"{counted(len(compared), 'image')} made again: {same:,} with the same bytes")
-        if any(one.mean_difference > REGENERATE_TOLERANCE for one in compared):
+        wrong = [one for one in others if one.is_exact or one.mean_difference > REGENERATE_TOLERANCE]
+        if any(one.is_exact for one in wrong):
+            say("expected the same bytes, for this kind of CPU made them; other code or libraries are at work here")
+        elif others:
+            say(
+                "no CPU of this kind made those, as far as their records say, so up to "
+                f"{REGENERATE_TOLERANCE:g} of 255 is no fault: {counted(len(wrong), 'image')} beyond that"
+            )
+        if wrong:
             raise typer.Exit(EXIT_INCOMPLETE)
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,16 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+import sixfold
 from cluster.fan_out.claims import Claims
 from cluster.process.lease import LeaseHeld
 from cluster.process.lives import lives_of
 from cluster.process.stop_flag import StopFlag
 from cluster.process.writers import writers_of
 from gen.make.outcome import MakeOutcome
+from gen.make.refill import UnitWorker
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.run.describe import describe
 from gen.run.recipe import changes_of, drawn_from, identity, job_of, read_recipe
@@ -37,7 +41,7 @@ from gen.sampler.text_to_image import make_text_to_image_worker
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from shards.disk.home import home
-from shards.disk.layout import SUCCESS
+from shards.disk.layout import SUCCESS, record_name
 from shards.disk.store import open_for_reading, open_store
 from shards.labels.classes import ClassSpec, load_classes
 from shards.set.manifest import read_subset, read_table, scan_records
@@ -143,6 +147,32 @@ def test_images_made_again_have_the_same_bytes(whole: Path) -> None:
     compared = regenerate_images(open_for_reading(str(whole)), 8, seed=1)
     assert len(compared) == 8
     assert all(one.same_bytes for one in compared)
+
+
+def test_other_bytes_on_the_kind_of_cpu_that_made_them_are_a_fault_and_elsewhere_none(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+
+    def verified() -> tuple[int, str]:
+        said = CliRunner().invoke(sixfold.command_line(), ["verify", str(out), "--regenerate", "2"])
+        return said.exit_code, said.output
+
+    code, output = verified()
+    assert (code, "2 images made again: 2 with the same bytes" in output) == (0, True)
+    encode = UnitWorker.encode
+    monkeypatch.setattr(
+        UnitWorker, "encode", lambda self, image: encode(self, image ^ 1)
+    )  # as a CPU that rounds otherwise
+    code, output = verified()
+    assert (code, "expected the same bytes, for this kind of CPU made them" in output) == (3, True)
+    for device in ({"device": "cpu, another, AVX2"}, {}):
+        store = open_store(str(out))
+        for shard, record in scan_records(store).items():
+            rest = {name: value for name, value in record.extra.items() if name != "device"}
+            store.replace(record_name(shard), replace(record, extra={**rest, **device}).to_bytes())
+        code, output = verified()
+        assert (code, "no CPU of this kind made those, as far as their records say" in output) == (0, True)
 
 
 @pytest.mark.parametrize(
