@@ -24,6 +24,7 @@ from gen.make.maker import Maker
 from gen.make.plan import Sample
 from gen.make.refill import UnitWorker
 from gen.prompts.table import PROMPT_TABLE, PromptTable
+from gen.sampler.device import device_name
 from gen.sampler.text_to_image import load_planned
 from shards.disk.layout import META
 from shards.disk.store import open_store
@@ -50,9 +51,11 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     edit = checked.edit
     maker: Maker[Sample]
     judge = HeldJudge(JudgeSpec())
+    model = None if isinstance(edit, PerturbSpec) and not edit.gamma else load_planned(checked.made)
     if isinstance(edit, PerturbSpec):
-        maker = Perturb(rows, edit, load_planned(checked.made) if edit.gamma else None)
+        maker = Perturb(rows, edit, model)
     else:
+        assert model is not None
         digest = editor_digest(edit.editor)
         for part, things, here, planned in (
             ("editor", "weights", digest, checked.editor_digest),
@@ -64,9 +67,9 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
                     f"edit.{part}: found other {things} here (digest {here[:12]}) than the run was planned with "
                     f"({planned[:12]}); copy the same folders to every node"
                 )
-        model = load_planned(checked.made)
         editor = open_editor(edit.editor, model, digest)
         masker, judge = Masker.load(edit.masks, str(model.device)), HeldJudge(edit.judge)
         maker = Alter(rows, edit, read_attributes(store.read_bytes(ATTRIBUTES)), masker, editor, judge)
     weakref.finalize(maker, judge.close)
+    unit = unit.on(device_name("cpu" if model is None else model.device.type))
     return UnitWorker(unit, maker, store, is_waiting=lambda: judge.is_waiting, stopping=judge.stopped)

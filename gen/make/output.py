@@ -25,6 +25,7 @@ from cluster.recipes.folder import listing
 from cluster.recipes.load import canonical_json, dump_recipe, fingerprint
 from gen.make.scale import Store
 from shards.disk.layout import META, RUN
+from shards.set.commit import claimed
 from shards.set.manifest import scan
 from shards.set.origin import Origin, changed_files, origin_bytes, read_origin
 
@@ -98,7 +99,7 @@ def open_output(
     tables = draw()
     hashes = begun_by.hashes(tables)
     mark = fingerprint({"identity": identified, **hashes})
-    before = {record.fingerprint for record in scan(store).records.values()}
+    before = {record.fingerprint for record in scan(store).records.values()} | set(claimed(store).values())
     if before - {mark}:
         raise ValueError(
             f"{store.url}: found shards of run {min(before)[:12]}, and now other tables are drawn (run {mark[:12]}); "
@@ -122,9 +123,10 @@ def open_output(
 
 
 def has_shards(store: Store) -> bool:
-    """Whether any shard was made there, whole or damaged; until then another recipe may take the output."""
+    """Whether any shard was made there, whole or damaged, or claimed by an attempt that a kill left unfinished; until
+    then another recipe may take the output."""
     found = scan(store)
-    return bool(found.records or found.problems)
+    return bool(found.records or found.problems or claimed(store))
 
 
 def is_under_way(store: Store) -> bool:

@@ -81,7 +81,11 @@ class UnitJob(BaseModel):
     fingerprint: str = Field(description="of the run; 64 hex digits")
     screen: ScreenSpec = Field(default_factory=ScreenSpec)
     shards: ShardSpec = Field(default_factory=ShardSpec)
-    extra: dict[str, str] = Field(default={}, description="facts for the records: versions, code hash")
+    extra: dict[str, str] = Field(default={}, description="facts for the records: versions, code hash, device")
+
+    def on(self, device: str) -> "UnitJob":
+        """The job as a worker does it whose images are computed on `device`, which its records name."""
+        return self.model_copy(update={"extra": {**self.extra, "device": device}})
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 In: a worker (Maker, store), shards and keys, or records. Out: one `Comparison` per image. On disk: nothing is written.
 
-Whole batches are made again, by the rows' ``batch`` column, because another batch shape rounds differently. On a CPU
-with the same library versions and number of threads the JPEG bytes are equal. On a GPU other kernels may be chosen, so
-there the mean absolute difference of the pixels decides.
+Whole batches are made again, by the rows' ``batch`` column, because another batch shape rounds differently. On a CPU of
+the same kind, with the same library versions and number of threads, the JPEG bytes are equal; the record says on which
+device a shard was made. On a GPU other kernels may be chosen, and another CPU has other instructions, so there, and
+where an earlier version wrote no device, the mean absolute difference of the pixels decides.
 """
 
 import random
@@ -21,7 +22,7 @@ from gen.make.refill import DEADLINE_S, UnitWorker
 from gen.make.slots import Draw
 from shards.disk.jpeg import decode_jpeg
 from shards.disk.layout import SUCCESS
-from shards.disk.record import Record
+from shards.disk.record import Record, read_record
 from shards.set.manifest import read_member, read_table
 
 
@@ -32,6 +33,7 @@ class Comparison:
     key: str
     same_bytes: bool
     mean_difference: float  # of pixel values, 0..255; 0 for the same bytes
+    is_exact: bool  # made, and made again, on a CPU of the same kind: then the bytes must be the same
 
 
 def regenerate(worker: UnitWorker[Sample], unit: int, keys: Sequence[str]) -> dict[str, bytes]:
@@ -69,11 +71,13 @@ def regenerate(worker: UnitWorker[Sample], unit: int, keys: Sequence[str]) -> di
 def compare(worker: UnitWorker[Sample], unit: int, made: Mapping[str, bytes]) -> list[Comparison]:
     """The stored images of shard ``unit`` against ``made``. Raises ValueError if a stored one is damaged."""
     rows = {row["key"]: row for row in read_table(worker.store, [unit]).to_pylist()}
+    record, here = read_record(worker.store, unit), worker.job.extra.get("device", "")
+    is_exact = here.startswith("cpu, ") and record is not None and record.extra.get("device") == here
     comparisons = []
     for key, jpeg in sorted(made.items()):
         stored = read_member(worker.store, rows[key])
         apart = np.abs(decode_jpeg(stored).astype(np.int16) - decode_jpeg(jpeg).astype(np.int16))
-        comparisons.append(Comparison(key, stored == jpeg, float(apart.mean())))
+        comparisons.append(Comparison(key, stored == jpeg, float(apart.mean()), is_exact))
     return comparisons
 
 

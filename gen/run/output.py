@@ -37,7 +37,8 @@ from shards.disk.layout import META, RUN
 from shards.disk.safe_text import quoted, redact, visible
 from shards.disk.store import open_for_reading
 from shards.labels.classes import Class, load_classes
-from shards.set.manifest import SUBSETS, scan
+from shards.set.commit import claimed
+from shards.set.manifest import scan, subset_files
 from shards.set.origin import Origin, changed_files, origin_bytes, read_origin
 
 RECIPE_NAME = "recipe.yaml"
@@ -126,7 +127,7 @@ def open_output(
         if changed and not has_shards(store):
             refuse_beside_sharers(store, changed)
             say(f"{store.url}: nothing was made there yet, so it begins anew with this recipe ({listing(changed)})")
-            for name in (RUN, *store.list(f"{SUBSETS}/")):
+            for name in (RUN, *subset_files(store)[0]):
                 store.delete(name)
             known = None
         elif changed:
@@ -186,8 +187,8 @@ def _texts_to_begin(
     If there are shards, it was lost; then the texts that lie there are taken, or drawn again, if with them the
     fingerprint is that of the shards. Raises ValueError if it is not.
     """
-    found = scan(store)
-    before = {record.fingerprint for record in found.records.values()}
+    shards = claimed(store) | {shard: record.fingerprint for shard, record in scan(store).records.items()}
+    before = set(shards.values())
     if before:
         texts = {}
         for name in (PROMPTS, MEANINGS):
@@ -199,7 +200,7 @@ def _texts_to_begin(
     mark = _mark_of(identified, texts)
     if before - {mark}:
         raise ValueError(
-            f"{store.url}: found {counted(len(found.records), 'shard')} of run {min(before)[:12]} and no {RUN}, "
+            f"{store.url}: found {counted(len(shards), 'shard')} of run {min(before)[:12]} and no {RUN}, "
             f"expected shards of this recipe (run {mark[:12]}); bring that file back, or use another output folder"
         )
     return texts, mark

@@ -22,6 +22,7 @@ from shards.disk.store import FolderStore, open_for_reading
 from shards.labels.classes import Class, ClassSpec, load_classes
 from shards.labels.folders import Entry, Named
 from shards.labels.sources import COLUMNS, SHIPPED
+from shards.set.status import refuse_unfinished
 from shards.stream.hugging_face import hugging_face_classes, hugging_face_files
 from shards.stream.index import load_index
 
@@ -56,7 +57,8 @@ def labelled(source: str) -> list[Entry] | None:
 
 def real_counts(real: str, classes: Sequence[Named]) -> dict[int, int]:
     """Class id -> pictures in `real`, whose class folders and labels have the ids of `classes`. Raises ValueError as
-    `load_index` does, and for an id that no class has."""
+    `load_index` does, for a data set that is not finished, and for an id that no class has."""
+    refuse_unfinished(real, "--real", "give --per-class")
     labels, counts = np.unique(load_index(real, class_list=lambda _: classes).label, return_counts=True)
     found = dict(zip(labels.tolist(), counts.tolist(), strict=True))
     known = {one.id for one in classes}

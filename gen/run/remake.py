@@ -12,6 +12,7 @@ from gen.make.scale import Store
 from gen.prompts.table import PROMPT_TABLE, PromptTable
 from gen.run.output import RECIPE, begun_by, classes_of, version_note
 from gen.run.recipe import Recipe, changes_of, identity, job_of
+from gen.sampler.device import device_name
 from gen.sampler.sampler import Sampler
 from gen.sampler.text_to_image import TextToImage
 from shards.disk.home import home
@@ -46,5 +47,6 @@ def regenerate_images(store: Store, num: int, seed: int) -> list[Comparison]:
         )
     mark, classes = known.fingerprint, classes_of(store, recipe, identified["class_list"])
     job = job_of(recipe, classes, store.url, False, mark, known.body["code"], identified)
-    maker = TextToImage(job, Sampler.load(recipe.sampler), prompts)
-    return regenerate_some(UnitWorker(job.unit, maker, store), scan_records(store, mark), num, seed)
+    model = Sampler.load(recipe.sampler)
+    worker = UnitWorker(job.unit.on(device_name(model.device.type)), TextToImage(job, model, prompts), store)
+    return regenerate_some(worker, scan_records(store, mark), num, seed)

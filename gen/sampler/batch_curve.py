@@ -23,6 +23,7 @@ from pathlib import Path
 
 from cluster.process.memory import free_memory, is_memory_error
 from cluster.recipes.load import fingerprint
+from gen.sampler.device import cpu_name
 from gen.sampler.sampler import CACHED_TEXT_BYTES, Request, Sampler
 from gen.sampler.spec import SamplerSpec, sampler_digest, sampler_json
 from shards.disk.checked_json import plain_json
@@ -201,9 +202,7 @@ def _device_name(spec: SamplerSpec) -> str:
 
     if spec.device != "cpu" and torch.cuda.is_available():
         return f"{torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}"
-    told = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2] for line in told.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0].strip()}, {torch.backends.cpu.get_cpu_capability()}" if names else "cpu"
+    return cpu_name() or "cpu"
 
 
 def _measure(spec: SamplerSpec, gpu_share: float, beat: Callable[[], None], clock: Callable[[], float]) -> Curve:

@@ -45,6 +45,24 @@ def for_device(spec: SamplerSpec) -> tuple[SamplerSpec, bool]:
     return decided, on_gpu
 
 
+def cpu_name() -> str:
+    """``"AMD EPYC 7B13, AVX2"``: what decides how this machine's CPU rounds; "" if the system does not say it."""
+    import torch
+
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
+    return f"{names[0].strip()}, {torch.backends.cpu.get_cpu_capability()}" if names else ""
+
+
+def device_name(kind: str) -> str:
+    """For records: ``"cpu, AMD EPYC 7B13, AVX2"``, ``"cuda, NVIDIA H200"``; "cpu" alone if nobody knows which. `kind`:
+    as torch says it."""
+    import torch
+
+    return ", ".join(filter(None, [kind, cpu_name() if kind == "cpu" else torch.cuda.get_device_name()]))
+
+
 def is_memory_short(device: torch.device) -> bool:
     """Whether less than half of a GPU's memory is free, its model loaded; a CPU has nowhere to move things to."""
     if device.type == "cpu":

@@ -16,6 +16,7 @@ from gen.make.plan import Plan, Sample, sample_seed, sample_uid
 from gen.make.refill import UnitJob, UnitWorker
 from gen.make.screen import REASONS, check_generated
 from gen.prompts.table import PROMPT_TABLE, Prompt, PromptTable
+from gen.sampler.device import device_name
 from gen.sampler.sampler import Request, Sampled, Sampler
 from gen.sampler.spec import SamplerSpec, sampler_digest, sampler_json
 from shards.disk.jpeg import SourceType
@@ -52,7 +53,8 @@ def make_text_to_image_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
     checked = TextToImageJob.model_validate(job)
     store = open_store(checked.unit.out, checked.unit.single_writer)
     prompts = PromptTable.load(store.read_bytes(PROMPT_TABLE))
-    return UnitWorker(checked.unit, TextToImage(checked, load_planned(checked), prompts), store)
+    model = load_planned(checked)
+    return UnitWorker(checked.unit.on(device_name(model.device.type)), TextToImage(checked, model, prompts), store)
 
 
 def load_planned(job: TextToImageJob) -> Sampler:

@@ -20,7 +20,7 @@ from shards.disk.layout import SUCCESS, TABLE, shard_of, tar_name
 from shards.disk.object_store import ObjectStore
 from shards.disk.parquet import read_rows
 from shards.disk.store import FolderStore
-from shards.set.quarantine import QUARANTINE
+from shards.set.quarantine import incidents
 from shards.set.row_jpegs import JPEG_COLUMNS
 
 OF_IMAGE = ("original_width", "original_height")  # what the picture told when it was fetched
@@ -52,7 +52,7 @@ class KeptPictures:
         return found
 
     def _read_tables(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for incident in self.store.folders(f"{QUARANTINE}/"):
+        for incident in incidents(self.store):
             for name in self.store.list(f"{incident}/"):
                 folder, _, base = name.rpartition("/")
                 shard = shard_of(base, TABLE)

@@ -13,6 +13,7 @@ works units off; those of a small pool in this process, where the start of worke
 
 import hashlib
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +43,7 @@ from shards.disk.store import open_store
 
 FOLDER = f"{META}/search"
 QUERIES = f"{FOLDER}/queries.npy"
+_PART = re.compile(r"[a-z]+-[0-9]{5,}\.parquet")
 QUERY, SCORE = "query", "score"
 PART_SCHEMA = pa.schema([(QUERY, pa.int32()), (ROW, pa.int64()), (SCORE, pa.float32())])  # of a file of vectors
 FOLDED_AT = 4  # times as many rows as all queries may find are held at most, and one part
@@ -165,9 +167,10 @@ def _whole(store: Store, unit: Unit, mark: str) -> pa.Table:
 
 
 def clear_parts(store: Store) -> None:
-    """Remove what a search has kept; it has ended."""
+    """Remove what a search has kept; it has ended. Files of other names are not ours."""
     for name in store.list(f"{FOLDER}/"):
-        store.delete(name)
+        if name == QUERIES or _PART.fullmatch(name.removeprefix(f"{FOLDER}/")):
+            store.delete(name)
 
 
 # the worker

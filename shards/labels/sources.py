@@ -35,6 +35,7 @@ from shards.labels.spoken import wordnet_pairs
 from shards.labels.task import IMAGENET, TASKS, read_task
 from shards.labels.text_file import read_lines, read_text
 from shards.set.manifest import iter_tables, scan_records
+from shards.set.status import refuse_missing
 
 COLUMNS = ("id", "name", "wordnet_id", "count", "meaning", "kind")
 OTHER_COLUMNS = tuple(name for name in COLUMNS if name != "name")
@@ -193,8 +194,10 @@ def _read_image_folder(folder: Path) -> list[Entry]:
 
 
 def _read_data_set(url: str) -> list[Entry]:
-    """Classes and counts of the samples (not of the rejected draws) of a data set."""
+    """Classes and counts of the samples (not of the rejected draws) of a data set. Raises ValueError if it is not
+    finished: a part has other counts, and perhaps not all classes."""
     store = open_for_reading(url)
+    refuse_missing(store, "class list", "give a list of the classes")
     columns = ["class_id", "class_name"]
     counts: Counter[tuple[int, str]] = Counter()
     for table in iter_tables(store, scan_records(store), [*columns, "status"]):

@@ -53,7 +53,7 @@ from shards.disk.record import (
     read_record,
 )
 from shards.disk.regular import read_regular, sha256_of
-from shards.disk.store import CLAIMS, TMP, FolderStore
+from shards.disk.store import CLAIMS, TMP, FolderStore, Store
 from shards.set import object_commit
 from shards.set.manifest import scan
 from shards.set.quarantine import set_aside
@@ -61,6 +61,7 @@ from shards.set.quarantine import set_aside
 OLD_S = 24 * 3600.0
 _CLAIM_ROUNDS = 8
 _FLUSH_BYTES = 1 << 20
+_CLAIM = re.compile(r"(?P<shard>[0-9]{5})(\.g[0-9]{1,3})?\.json")  # of a folder; of an object store
 _TEMP = re.compile(r"(?P<shard>[0-9]{5})\.(?P<attempt>[0-9a-z-]{1,40})\.(tar|parquet|json)(\.[0-9a-f]{16}\.spare)?")
 
 
@@ -141,6 +142,19 @@ def recover(store: FolderStore | ObjectStore, now_s: float | None = None, lives:
         alive=tuple(alive),
         set_aside=_set_torn_aside(store),
     )
+
+
+def claimed(store: Store) -> dict[int, str]:
+    """Shard -> fingerprint of its run, of the claims that are there. `recover`, or the next attempt at the shard,
+    publishes what they name, so whoever asks whether anything was made asks for them too."""
+    marks = {}
+    for name in store.list(f"{CLAIMS}/"):
+        if match := _CLAIM.fullmatch(name.rpartition("/")[2]):
+            with contextlib.suppress(FileNotFoundError, RecordError):  # carried out just now; void
+                data = store.read_range(name, 0, MAX_RECORD_BYTES)
+                claim = parse_record(data, int(match["shard"]), f"{store.url}/{name}")
+                marks[claim.shard] = claim.fingerprint
+    return marks
 
 
 class FolderAttempt:

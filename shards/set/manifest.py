@@ -284,8 +284,18 @@ def has_subset(store: Store, name: str) -> bool:
 
 def subset_names(store: Store) -> list[str]:
     """The names of the stored subsets, and of those of which a killed call left one file."""
-    files = {file.rpartition("/")[2] for file in store.list(f"{SUBSETS}/")}
-    return sorted({file.rpartition(".")[0] for file in files if file.endswith((".json", ".parquet"))})
+    return sorted({file.rpartition("/")[2].rpartition(".")[0] for file in subset_files(store)[0]})
+
+
+def subset_files(store: Store) -> tuple[list[str], list[str]]:
+    """The files of the stored subsets, and those that others put among them, under names that no subset may have."""
+    own: list[str] = []
+    others: list[str] = []
+    for file in store.list(f"{SUBSETS}/"):
+        name, _, ending = file.rpartition("/")[2].rpartition(".")
+        is_own = ending in ("json", "parquet") and _SUBSET_NAME.fullmatch(name) is not None
+        (own if is_own else others).append(file)
+    return own, others
 
 
 def refuse_name(name: str) -> None:

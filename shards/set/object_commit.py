@@ -7,10 +7,10 @@ In: tar bytes, table, record. Out: the record that is published. On the store:
     NNNNN_stats.json              put last
 
 An attempt stays in memory until it publishes (about 100 MB for 1,000 images of 512 px). The attempt that claims first
-goes on. An attempt with the same bytes helps it. An attempt with other bytes waits `PATIENCE_S` for the record, then
-takes over with claim K+1 and overwrites what the dead holder left. It overwrites and never deletes, so the names stay
-taken, and a holder that goes on late cannot put its bytes there. If a put times out, reading the object tells whether
-it was accepted (`ObjectStore.write_exclusive`). A listing decides nothing here.
+goes on. An attempt with the same bytes helps it. An attempt with other bytes waits `PATIENCE_S` for the record of the
+newest claim, then takes over with claim K+1 and overwrites what the dead holder left. It overwrites and never deletes,
+so the names stay taken, and a holder that goes on late cannot put its bytes there. If a put times out, reading the
+object tells whether it was accepted (`ObjectStore.write_exclusive`). A listing decides nothing here.
 
 This is weaker than a folder in one case: an overwrite of the old holder that is already on its way can arrive after
 that of the new holder. `verify` then names the shard, and after `repair` it is made again.
@@ -74,16 +74,24 @@ class ObjectAttempt:
         self._tar = bytearray()
 
     def _check_newest(self, generation: int) -> None:
-        if self.store.exists(_claim_name(self.shard, generation + 1)):
+        if self._is_taken_over(generation):
             raise OSError(f"{self.store.url}: shard {self.shard}: attempt {self.attempt} was taken over by a newer one")
 
+    def _is_taken_over(self, generation: int) -> bool:
+        return self.store.exists(_claim_name(self.shard, generation + 1))
+
     def _claim(self, ours: Record) -> tuple[int, Record | None]:
-        """The claim to act under, that of this attempt or an equal one; (…, None) once the record is published."""
+        """The claim to act under, that of this attempt or an equal one; (…, None) once the record is published.
+
+        Only the holder of the newest claim may act, so it alone is waited for: a worker does not beat meanwhile.
+        """
         data = ours.to_bytes()
         for generation in range(_MAX_GENERATIONS):
             name = _claim_name(self.shard, generation)
             if self.store.write_exclusive(name, data):
                 return generation, ours
+            if self._is_taken_over(generation):
+                continue
             try:
                 holder = parse_record(self.store.read_bytes(name), self.shard, f"{self.store.url}/{name}")
                 if holder.files() == ours.files() and holder.fingerprint == ours.fingerprint:
@@ -94,7 +102,7 @@ class ObjectAttempt:
             while True:
                 if read_record(self.store, self.shard) is not None:
                     return generation, None
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or self._is_taken_over(generation):
                     break
                 time.sleep(min(_POLL_S, self.patience_s))
         raise OSError(

@@ -17,14 +17,18 @@ MAX_INCIDENTS = 1_000_000
 _NUMBER = re.compile(r"[0-9]{6}")
 
 
+def incidents(store: Store) -> list[str]:
+    """The folders of all incidents; others that lie among them are not ours."""
+    return [name for name in store.folders(f"{QUARANTINE}/") if _NUMBER.fullmatch(name.rpartition("/")[2])]
+
+
 def set_aside(store: Store, names: Sequence[str], reason: str) -> list[str]:
     """Move the files that exist to a new quarantine folder, in this order; returns their new names.
 
     Give the record first: after a crash in between, the unit has no record and is made again.
     """
     text = json.dumps({"reason": reason, "files": list(names)}, indent=4).encode() + b"\n"
-    there = (name.rpartition("/")[2] for name in store.folders(f"{QUARANTINE}/"))
-    last = max((int(name) for name in there if _NUMBER.fullmatch(name)), default=0)
+    last = max((int(name.rpartition("/")[2]) for name in incidents(store)), default=0)
     for number in range(last + 1, MAX_INCIDENTS):
         folder = f"{QUARANTINE}/{number:06d}"
         if not store.exists(f"{folder}/reason.json") and store.write_exclusive(f"{folder}/reason.json", text):

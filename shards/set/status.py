@@ -10,7 +10,7 @@ the machines that made them; a wrong clock among several makes the rate wrong, a
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from shards.set.manifest import scan, scan_records
 
 SUMMARY = f"{META}/summary.json"
 MAX_SUMMARY_BYTES = 1 << 24
+OF_A_TRAINING = "name a subset (a training's domain may also set grow to true)"
 MAX_LISTED = 20  # shards in one line
 PACE_S = 600.0  # of the records' time that a rate is taken over
 MIN_SHARDS = 3  # or as long as these took
@@ -37,7 +38,7 @@ class Status:
 
     text: str  # a few lines
     line: str  # the same in one short line
-    is_whole: bool  # no shard is known to be damaged or short, and none of the last call is missing
+    is_whole: bool  # no shard is known to be damaged or short; none of the last call or below the last one is missing
 
 
 @dataclass(frozen=True)
@@ -89,23 +90,37 @@ def asked_units(store: Store) -> range:
     return range(0)
 
 
-def refuse_unfinished(url: str, field: str) -> None:
+def refuse_unfinished(url: str, field: str, otherwise: str = OF_A_TRAINING) -> None:
     """As `refuse_missing`, for the data set at `url`. Tars that others wrote are never unfinished."""
     store = open_for_reading(url)
     if is_data_set(store):
-        refuse_missing(store, field)
+        refuse_missing(store, field, otherwise)
 
 
-def refuse_missing(store: Store, field: str) -> None:
-    """Raises ValueError if the data set misses shards that its last call was asked for; `field`: who reads it."""
+def refuse_missing(store: Store, field: str, otherwise: str = OF_A_TRAINING) -> None:
+    """Raises ValueError if the data set misses shards that its last call was asked for, or shards below its last one,
+    which a call for more has left unmade; `field`: who reads it, `otherwise`: what to do if it stays as it is."""
     records = scan_records(store)
-    missing = [unit for unit in asked_units(store) if unit not in records]
+    asked = asked_units(store)
+    missing = missing_units(asked, records)
     if missing:
+        of, again = "that the last call was asked for", "makes the set"
+        if missing[-1] not in asked:
+            of, again = "up to its last one", "made the last one, with the same scale,"
         raise ValueError(
-            f"{field} ({store.url}): found {len(records)} of the {len(records) + len(missing)} shards that the last "
-            f"call was asked for, first missing {shard_name(missing[0])}, expected all; run the command that makes "
-            "the set to its end, or name a subset (a training's domain may also set grow to true)"
+            f"{field} ({store.url}): found {len(records)} of the {len(records) + len(missing)} shards {of}, first "
+            f"missing {shard_name(missing[0])}, expected all; run the command that {again} to its end, or "
+            f"{otherwise}"
         )
+
+
+def missing_units(asked: range, there: Collection[int]) -> list[int]:
+    """The shards that are not there, of those asked for and of those below the last one that is there.
+
+    Shards are made side by side, so what a killed call left is any part of its shards. Only a set without gaps is one
+    that a smaller scale would make.
+    """
+    return [unit for unit in range(max(asked.stop, max(there, default=-1) + 1)) if unit not in there]
 
 
 def pace_of(records: Iterable[Record]) -> Pace | None:
@@ -160,7 +175,9 @@ def status_of(store: Store, writer: str | None, doing: str = "", lives: Sequence
     for record in records:
         statuses.update(record.status_dict)
     short = sum(record.short for record in records)
-    missing = [unit for unit in last.units if unit not in found.records and unit not in wrong] if last else []
+    asked = last.units if last else range(0)
+    unmade = missing_units(asked, {**found.records, **wrong})
+    missing, gaps = [[unit for unit in unmade if (unit in asked) == is_asked] for is_asked in (True, False)]
     rejected = [f"{num:,} {status}" for status, num in sorted(statuses.items()) if status != SUCCESS]
     space = sum(record.tar.bytes + record.parquet.bytes for record in records)
     rows = [
@@ -175,6 +192,10 @@ def status_of(store: Store, writer: str | None, doing: str = "", lives: Sequence
         if not last.has_ended:
             told += "; it has not ended" if writer is not None else "; it never came to its end"
     rows.append(("last call", told))
+    if gaps:
+        rows.append(
+            ("gaps", f"{counted(len(gaps), 'shard')} below the last one, of an earlier call{shard_names(gaps)}")
+        )
     line = [f"{counted(len(records), 'shard')} done with {counted(statuses[SUCCESS], 'image')}"]
     if last is not None:
         line[0] = f"{len(records):,} of {counted(len(last.units), 'shard')} done with " + counted(
@@ -206,11 +227,12 @@ def status_of(store: Store, writer: str | None, doing: str = "", lives: Sequence
     rows += [("damage", what) for what in list(wrong.values())[:MAX_LISTED]]
     if found.strangers:
         rows.append(("to do", "run `sixfold repair`, then the command that makes the set"))
-    elif writer is None and (wrong or missing):
-        rows.append(("to do", "run the command that makes the set again: it makes exactly these"))
+    elif writer is None and (wrong or unmade):
+        scale = ", with the scale of the earlier call" if gaps else ""
+        rows.append(("to do", f"run the command that makes the set again{scale}: it makes exactly these"))
     lines = [f"{name:<10}{visible(text)}" for name, text in rows]
     is_told = last is not None or told == "none yet"
-    is_whole = is_there and is_told and not wrong and not missing and not short
+    is_whole = is_there and is_told and not wrong and not unmade and not short
     return Status("\n".join(lines), visible("; ".join(line)), is_whole)
 
 

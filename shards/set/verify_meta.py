@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from shards.disk.amounts import counted
 from shards.disk.layout import MAX_ROWS_PER_SHARD, META, RUN
 from shards.disk.record import Record
+from shards.disk.safe_text import visible
 from shards.disk.store import Store
 from shards.set.ledger import LEDGER, read_ledger
-from shards.set.manifest import SUBSETS, read_subset, subset_names
+from shards.set.manifest import SUBSETS, read_subset, subset_files, subset_names
 from shards.set.origin import changed_files, read_origin, run_of
 from shards.set.status import SUMMARY, read_summary
 
@@ -80,6 +82,9 @@ def verify_meta(store: Store, records: Mapping[int, Record], samples: Samples) -
             notes += [f"{file}: {note}" for note in _subset_notes(store, name, samples)]
         except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
             wrong[file] = str(error)
+    if others := subset_files(store)[1]:
+        shown = ", ".join(visible(name)[:80] for name in others[:5])
+        notes.append(f"{counted(len(others), 'other file')} among the subsets: {shown}")
     wrong |= _ledger_faults(store, records)
     return MetaReport(wrong, tuple(notes))
 

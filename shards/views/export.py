@@ -3,8 +3,9 @@
 In: a store with records and a `Choice` of samples. Out and on disk: a folder outside the data set's top level, because
 any other JSON file there breaks img2dataset's resume:
 
-    00000.tar …       links to the data set's own tars (copies of those in an object store), numbered without gaps;
-                      if only some samples of a tar are chosen, a new tar with these, byte for byte
+    00000.tar …       links to the data set's own tars (copies of those in an object store, compared with the hashes
+                      of their records), numbered without gaps; if only some samples of a tar are chosen, a new tar with
+                      these, byte for byte
     _info.json        timm:       --dataset wds/NAME --data-dir FOLDER
     sizes.json        open_clip:  --train-data 'FOLDER/{00000..00011}.tar'
     00000.idx …       DALI:       fn.readers.webdataset(paths=…, index_paths=…)
@@ -14,8 +15,10 @@ A sample without a licence that lets it be passed on stops the export, unless th
 data set itself is only read.
 """
 
+import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +32,7 @@ from shards.disk.layout import MEMBER_EXTENSIONS, META, SUCCESS, tar_name
 from shards.disk.record import Record
 from shards.disk.replace import whole_folder
 from shards.disk.store import FolderStore, Store
-from shards.disk.tar import BLOCK, padding, trailer
+from shards.disk.tar import BLOCK, header, padding, trailer
 from shards.set.manifest import read_table, scan_records
 from shards.set.status import refuse_missing
 from shards.set.subset import Subset, chosen_rows
@@ -38,7 +41,11 @@ from shards.views.dataset_card import dataset_card
 from shards.views.licence import HOW_TO_NAME
 
 MEMBER_COLUMNS = [f"{extension}_{what}" for extension in MEMBER_EXTENSIONS for what in ("offset", "size")]
+MEMBER_HASHES = {
+    extension: "sha256" if extension == "jpg" else f"{extension}_sha256" for extension in MEMBER_EXTENSIONS
+}
 COPY_BYTES = 16 << 20
+PAUSES_S = (0.0, 0.2, 0.6, 1.8)  # before each try to read from an object store
 
 UnknownLicence = Literal["refuse", "leave_out", "keep"]
 
@@ -182,12 +189,13 @@ def _place_tars(
     """
     placed: list[tuple[str, int]] = []
     for shard in selection.shards():
-        rows = selection.rows(shard, ["key", *MEMBER_COLUMNS]).select(["key", *MEMBER_COLUMNS]).to_pylist()
+        columns = ["key", *MEMBER_COLUMNS, *MEMBER_HASHES.values()]
+        rows = selection.rows(shard, columns).select(columns).to_pylist()
         if not rows:
             continue
         name = tar_name(len(placed))
         if len(rows) == selection.records[shard].successes:
-            _link_or_copy(selection.store, shard, folder / name, final)
+            _link_or_copy(selection.store, selection.records[shard], folder / name, final)
         else:
             rows = _cut(selection.store, shard, rows, folder / name)
         on_tar(folder / name, rows)
@@ -195,15 +203,23 @@ def _place_tars(
     return placed
 
 
-def _link_or_copy(store: Store, shard: int, target: Path, final: Path) -> None:
+def _link_or_copy(store: Store, record: Record, target: Path, final: Path) -> None:
+    name = tar_name(record.shard)
     if isinstance(store, FolderStore):
         # relative, so that an export inside the data set's folder moves with it
-        target.symlink_to(os.path.relpath(store.path(tar_name(shard)).resolve(), final.resolve()))
+        target.symlink_to(os.path.relpath(store.path(name).resolve(), final.resolve()))
         return
-    size = store.size(tar_name(shard))
-    with target.open("wb") as file:
-        for start in range(0, size, COPY_BYTES):
-            file.write(store.read_range(tar_name(shard), start, min(COPY_BYTES, size - start)))
+
+    def copy() -> bool:
+        digest = hashlib.sha256()
+        with target.open("wb") as file:
+            for start in range(0, record.tar.bytes, COPY_BYTES):
+                piece = store.read_range(name, start, min(COPY_BYTES, record.tar.bytes - start))
+                digest.update(piece)
+                file.write(piece)
+        return digest.hexdigest() == record.tar.sha256
+
+    _try_to_read(store, copy, f"{name}: found other bytes than its record says")
 
 
 def _cut(store: Store, shard: int, rows: list[dict[str, int | str]], target: Path) -> list[dict[str, int | str]]:
@@ -212,22 +228,47 @@ def _cut(store: Store, shard: int, rows: list[dict[str, int | str]], target: Pat
     A sample's members lie together, so it is one stretch of the old tar.
     """
     first, last = MEMBER_EXTENSIONS[0], MEMBER_EXTENSIONS[-1]
+    name = tar_name(shard)
     moved = []
     with target.open("wb") as file:
         for row in rows:
             start = int(row[f"{first}_offset"]) - BLOCK
             end = int(row[f"{last}_offset"]) + int(row[f"{last}_size"]) + len(padding(int(row[f"{last}_size"])))
+
+            def copy(row: dict[str, int | str] = row, start: int = start, end: int = end) -> bool:
+                stretch = store.read_range(name, start, end - start)
+                is_right = _is_sample(stretch, start, row)
+                if is_right:
+                    file.write(stretch)
+                return is_right
+
             shift = file.tell() - start
-            stretch = store.read_range(tar_name(shard), start, end - start)
-            if len(stretch) != end - start or not stretch.startswith(f"{row['key']}.{first}".encode("ascii")):
-                raise ValueError(
-                    f"{tar_name(shard)}: found other bytes at {row['key']} than the table says; run sixfold verify"
-                )
-            file.write(stretch)
+            _try_to_read(store, copy, f"{name}: found other bytes at {row['key']} than the table says")
             offsets = {f"{e}_offset": int(row[f"{e}_offset"]) + shift for e in MEMBER_EXTENSIONS}
             moved.append({**row, **offsets})
         file.write(trailer(file.tell()))
     return moved
+
+
+def _is_sample(stretch: bytes, start: int, row: Mapping[str, int | str]) -> bool:
+    """Whether the bytes from `start` on are those of the row's members: their headers, their hashes, nothing else."""
+    parts = []
+    for extension in MEMBER_EXTENSIONS:
+        at, size = int(row[f"{extension}_offset"]) - start, int(row[f"{extension}_size"])
+        data = stretch[at : at + size]
+        if hashlib.sha256(data).hexdigest() != row[MEMBER_HASHES[extension]]:
+            return False
+        parts += [header(f"{row['key']}.{extension}", size), data, padding(size)]
+    return b"".join(parts) == stretch
+
+
+def _try_to_read(store: Store, copy: Callable[[], bool], wrong: str) -> None:
+    """Copy until the bytes are right: an object store may answer with a part once. Raises ValueError with `wrong`."""
+    for pause_s in PAUSES_S[:1] if isinstance(store, FolderStore) else PAUSES_S:
+        time.sleep(pause_s)
+        if copy():
+            return
+    raise ValueError(f"{store.url}/{wrong}; run sixfold verify")
 
 
 def _write_dali_index(tar: Path, rows: list[dict[str, int | str]]) -> None:

@@ -59,7 +59,7 @@ from shards.labels.folders import (
     trouble_with,
 )
 from shards.labels.metadata import FILE_NAME, METADATA, facts_beside, refuse_twins
-from shards.set.commit import recover
+from shards.set.commit import claimed, recover
 from shards.set.manifest import scan, scan_records
 from shards.set.origin import origin_bytes, read_origin, run_of
 from shards.set.row_jpegs import JPEG_COLUMNS, read_jpegs
@@ -170,7 +170,8 @@ def import_image_folder(
     }
     fingerprint = hashlib.sha256(json.dumps(plan, sort_keys=True).encode("ascii")).hexdigest()
     begun = read_origin(store)
-    if run_of(begun, [record.fingerprint for record in scan(store).records.values()]) not in (None, fingerprint):
+    marks = claimed(store) | {shard: record.fingerprint for shard, record in scan(store).records.items()}
+    if run_of(begun, marks.values()) not in (None, fingerprint):
         raise ValueError(f"{out}: was begun with other pictures or settings; use another output folder")
     starts = range(0, len(sources), samples_per_shard)
     with alone(store):

@@ -7,11 +7,9 @@ subsets; a README.md with the card, which names classes, licences and models. So
 checks. Not pushed: everything else, such as logs, leases, pages, the quarantine, and what is no file of the set.
 """
 
-from pathlib import Path
-
 from shards.disk.layout import CARD, META, RUN, record_name, shard_of, table_name, tar_name
 from shards.disk.store import FolderStore, Store
-from shards.set.manifest import SUBSETS, scan_records, subset_names
+from shards.set.manifest import scan_records, subset_files
 from shards.set.origin import read_origin
 from shards.set.status import refuse_missing
 from shards.views.census import take_census
@@ -54,7 +52,6 @@ def data_set_files(store: Store, title: str, unlicensed: UnknownLicence = "refus
     origin = read_origin(store)
     if origin is not None:
         files += [listed_file(root, name) for name in (RUN, *(f"{META}/{name}" for name in sorted(origin.files)))]
-    for subset in subset_names(store):
-        files += [listed_file(root, name) for name in store.list(f"{SUBSETS}/") if Path(name).stem == subset]
+    files += [listed_file(root, name) for name in subset_files(store)[0]]
     marks = sorted({record.fingerprint for record in records.values()})
     return [*files, text_file(CARD, dataset_card(census, title, marks, 0, census.unlicensed))]

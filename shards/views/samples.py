@@ -29,6 +29,7 @@ from shards.disk.jpeg import decode_jpeg
 from shards.disk.layout import EDITED_SCHEMA, SUCCESS, TABLE_SCHEMA
 from shards.disk.safe_text import quoted
 from shards.set.manifest import read_member, read_table, scan_records
+from shards.set.status import refuse_missing
 from shards.set.subset import chosen_rows, named_subset, refuse_lost
 
 MAX_GRID = 64  # pictures on a side
@@ -51,8 +52,8 @@ class DataSet(Sequence[Sample]):
     compared with their hashes."""
 
     def __init__(self, url: str | os.PathLike[str], subset: str | None = None) -> None:
-        """Raises ValueError for a place that is no data set of ours, a damaged one, or a subset that is not all
-        there."""
+        """Raises ValueError for a place that is no data set of ours, a damaged one, one that is not
+        finished if no subset is named, or a subset that is not all there."""
         if not isinstance(url, str | os.PathLike):
             raise ValueError(f"url: found {quoted(url, 60)}, expected the folder or URL of a data set, as a text")
         if subset is not None and not isinstance(subset, str):
@@ -60,6 +61,8 @@ class DataSet(Sequence[Sample]):
         self._store = open_data_set(os.fspath(url))
         self._records = scan_records(self._store)
         self._subset = chosen = named_subset(self._store, subset)
+        if chosen is None:
+            refuse_missing(self._store, "shards.open", "name a subset (`sixfold show` pages what is there)")
         refuse_lost(f"{self._store.url}: subset {subset}", chosen or (), self._records)
         counts = {
             shard: record.successes if chosen is None else len(chosen.get(shard, ()))

@@ -647,6 +647,27 @@ def test_a_maker_that_draws_otherwise_is_found_out(tmp_path: Path) -> None:
     assert min(comparison.mean_difference for comparison in comparisons) > 5
 
 
+@pytest.mark.parametrize(
+    ("made_on", "here", "is_exact"),
+    [
+        ("cpu, A, AVX2", "cpu, A, AVX2", True),
+        ("cpu, A, AVX2", "cpu, A, AVX512", False),
+        ("cuda, G", "cuda, G", False),
+        ("cpu", "cpu", False),  # nobody knows which
+    ],
+)
+def test_the_same_bytes_are_a_must_on_the_kind_of_cpu_that_made_them(
+    tmp_path: Path, made_on: str, here: str, is_exact: bool
+) -> None:
+    one = worker(tmp_path)
+    one.job = one.job.on(made_on)
+    one(0, "t-1", no_beat)
+    again = worker(tmp_path)
+    again.job = again.job.on(here)
+    assert {found.is_exact for found in regenerate_some(again, scan_records(one.store), 5, seed=1)} == {is_exact}
+    assert not regenerate_some(worker(tmp_path), scan_records(one.store), 1, seed=1)[0].is_exact, "no device is known"
+
+
 def test_only_successes_of_the_shard_can_be_made_again(tmp_path: Path) -> None:
     one = worker(tmp_path)
     one(0, "t-1", no_beat)

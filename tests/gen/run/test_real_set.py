@@ -12,8 +12,9 @@ from cluster.recipes.load import load_recipe
 from gen.run.recipe import Recipe
 from shards.disk.jpeg import encode_jpeg
 from shards.labels.classes import load_classes
+from shards.set.status import write_summary
 from shards.stream.index import load_index
-from tests.support.small_data_set import picture, write_foreign
+from tests.support.small_data_set import picture, write_data_set, write_foreign
 from train.recipe import TrainRecipe
 
 NAMES = ("crane", "jay", "kite")
@@ -100,6 +101,15 @@ def test_class_folders_get_the_ids_of_the_list_beside_them() -> None:
     init("birds.csv", "--real", "photos", "--per-class", "4", "--out", "four.yaml")
     assert not Path("four-classes.csv").exists(), "the list itself is enough"
     assert load_recipe(Path("four-train.yaml"), TrainRecipe).data.classes == "birds.csv"
+
+
+def test_a_data_set_that_is_not_finished_gives_no_counts() -> None:
+    write_summary(write_data_set(Path("real"), num_shards=1), {"asked": {"units": 10}, "exit_code": None})
+    Path("birds.csv").write_text("name\nzero\none\ntwo\ncrane\nkite\n")
+    line = refused("birds.csv", "--real", "real")
+    assert "found 1 of the 10 shards that the last call was asked for" in line
+    assert line.endswith("or give --per-class")
+    init("birds.csv", "--real", "real", "--per-class", "4")
 
 
 def test_a_list_that_does_not_fit_the_pictures_is_refused_and_nothing_is_written(here: Path) -> None:

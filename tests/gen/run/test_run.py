@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+import sixfold
 from cluster.fan_out.claims import Claims
 from cluster.process.lease import LeaseHeld
 from cluster.process.lives import lives_of
 from cluster.process.stop_flag import StopFlag
 from cluster.process.writers import writers_of
 from gen.make.outcome import MakeOutcome
+from gen.make.refill import UnitWorker
 from gen.prompts.prompts import PromptSpec, Sources, draw_table
 from gen.run.describe import describe
 from gen.run.recipe import changes_of, drawn_from, identity, job_of, read_recipe
@@ -39,7 +42,7 @@ from gen.sampler.text_to_image import make_text_to_image_worker
 from gen.wording.lexicon import load_lexicon
 from gen.wording.parts import Wording
 from shards.disk.home import home
-from shards.disk.layout import SUCCESS
+from shards.disk.layout import SUCCESS, record_name
 from shards.disk.store import open_for_reading, open_store
 from shards.labels.classes import ClassSpec, load_classes
 from shards.set.manifest import read_subset, read_table, scan_records
@@ -47,6 +50,7 @@ from shards.set.status import status_of
 from shards.set.verify import verify
 from sixfold import command_line
 from tests.support import warm
+from tests.support.killed import leave_claims_alone
 from tests.support.tiny_pipelines import tiny_pipeline
 from tests.support.waits import without_waits
 
@@ -145,6 +149,32 @@ def test_images_made_again_have_the_same_bytes(whole: Path) -> None:
     compared = regenerate_images(open_for_reading(str(whole)), 8, seed=1)
     assert len(compared) == 8
     assert all(one.same_bytes for one in compared)
+
+
+def test_other_bytes_on_the_kind_of_cpu_that_made_them_are_a_fault_and_elsewhere_none(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+
+    def verified() -> tuple[int, str]:
+        said = CliRunner().invoke(sixfold.command_line(), ["verify", str(out), "--regenerate", "2"])
+        return said.exit_code, said.output
+
+    code, output = verified()
+    assert (code, "2 images made again: 2 with the same bytes" in output) == (0, True)
+    encode = UnitWorker.encode
+    monkeypatch.setattr(
+        UnitWorker, "encode", lambda self, image: encode(self, image ^ 1)
+    )  # as a CPU that rounds otherwise
+    code, output = verified()
+    assert (code, "expected the same bytes, for this kind of CPU made them" in output) == (3, True)
+    for device in ({"device": "cpu, another, AVX2"}, {}):
+        store = open_store(str(out))
+        for shard, record in scan_records(store).items():
+            rest = {name: value for name, value in record.extra.items() if name != "device"}
+            store.replace(record_name(shard), replace(record, extra={**rest, **device}).to_bytes())
+        code, output = verified()
+        assert (code, "no CPU of this kind made those, as far as their records say" in output) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -248,12 +278,27 @@ def test_an_output_in_which_nothing_was_made_takes_a_corrected_recipe(whole: Pat
     out = shutil.copytree(whole, tmp_path / "out")
     for path in out.glob("0*"):
         path.unlink()
+    (out / "_meta/subsets/0.2x (copy).json").write_text("{}")
     told: list[str] = []
     assert generate(out, "0.05", HERE, "seed=1", say=told.append).exit_code == 0
     assert [line for line in told if "begins anew with this recipe (seed: 0 before, 1 now)" in line]
     with pytest.raises(ValueError, match=r"was made by another recipe \(seed: 1 before, 0 now\)"):
         generate(out, "0.05", HERE)
     assert not verify(open_for_reading(str(out))).damages
+
+
+def test_a_shard_that_a_killed_run_has_claimed_is_one_that_another_recipe_does_not_begin_anew_beside(
+    whole: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+    leave_claims_alone(out)
+    with pytest.raises(ValueError, match=r"was made by another recipe \(seed: 0 before, 1 now\)"):
+        generate(out, "0.05", HERE, "seed=1")
+    (out / "_meta/run.json").rename(tmp_path / "run.json")
+    with pytest.raises(ValueError, match=r"found \d shards of run .* and no _meta/run.json, expected shards of this"):
+        generate(out, "0.05", HERE, "seed=1")
+    assert generate(out, "0.2", HERE).made_units == 0, "the claims are carried out"
+    assert files_of(out) == files_of(whole)
 
 
 def test_a_run_that_shares_its_output_makes_the_same_bytes_and_leaves_no_claim(whole: Path, tmp_path: Path) -> None:

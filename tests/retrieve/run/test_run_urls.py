@@ -276,6 +276,7 @@ def test_of_a_shard_that_has_lost_its_tar_or_table_all_is_fetched_again(world, f
     assert fetched(world, out).exit_code == 0
     set_aside_damaged(out, 1000)
     (folder,) = (out / "_meta" / "quarantine").iterdir()
+    (out / "_meta" / "quarantine" / "a copy (1)").mkdir()  # of a person: no incident of ours
     (folder / lost).write_bytes((folder / lost).read_bytes()[:1000])
     scripted.asked.clear()
     assert fetched(world, out).exit_code == 0

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -293,6 +294,23 @@ def test_a21_a_late_attempt_cannot_overwrite_the_one_that_took_over() -> None:
     assert record.attempt == "next"
     assert verify(store).damages == ()
     recover(store)
+    assert store.list("_meta/claims/") == []
+
+
+@pytest.mark.parametrize("ours", ["third", "new"])
+def test_a21_of_several_dead_claims_the_newest_alone_is_waited_for(ours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that waited for each would be taken for one that hangs. `ours`: with the bytes of an old claim, too."""
+    store = objects(FakeObjects())
+    for generation, salt in enumerate(("third", "second", "first")):
+        dead = write_shard(objects(FakeObjects()), 0, f"dead-{generation}", salt=salt)
+        store.write_exclusive(f"_meta/claims/00000.g{generation}.json", dead.to_bytes())
+    waited: list[float] = []
+    monkeypatch.setattr(
+        "shards.set.object_commit.time", SimpleNamespace(sleep=waited.append, monotonic=lambda: sum(waited))
+    )
+    assert write_shard(store, 0, "next", salt=ours).attempt == "next"
+    assert object_commit.PATIENCE_S <= sum(waited) < object_commit.PATIENCE_S + 2
+    assert verify(store).damages == ()
     assert store.list("_meta/claims/") == []
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from shards.disk.home import home
 from shards.labels.classes import Class, ClassSpec, clean_name, load_classes
+from shards.set.status import write_summary
 from tests.support.small_data_set import write_data_set
 
 REPO = home()
@@ -284,6 +285,15 @@ def test_a_data_set_of_ours_gives_ids_names_and_the_counts_of_its_samples(tmp_pa
     assert [(one.id, one.name) for one in classes] == list(enumerate(("zero", "one", "two", "crane", "crane")))
     assert [one.count for one in classes] == [5, 5, 5, 5, 4]
     assert sorted(os.listdir(tmp_path / "real")) == before
+
+
+def test_a_data_set_that_is_not_finished_is_no_class_list(tmp_path):
+    store = write_data_set(tmp_path / "real", num_shards=1)
+    write_summary(store, {"asked": {"units": 10}, "exit_code": None})
+    line = refused(ClassSpec(source=str(tmp_path / "real")))
+    assert line.startswith("class list (")
+    assert "found 1 of the 10 shards that the last call was asked for" in line
+    assert line.endswith("or give a list of the classes")
 
 
 def test_k1_a_secret_in_an_address_is_not_repeated():

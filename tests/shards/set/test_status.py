@@ -8,8 +8,10 @@ import pytest
 from shards.disk.checked_json import to_checked
 from shards.disk.record import FileStamp, Record
 from shards.disk.store import FolderStore
-from shards.set.manifest import scan_records
-from shards.set.status import PACE_S, SUMMARY, Pace, pace_of, status_of
+from shards.set.manifest import read_table, scan_records, write_subset
+from shards.set.quarantine import set_aside
+from shards.set.status import PACE_S, SUMMARY, Pace, pace_of, refuse_unfinished, status_of
+from shards.set.subset import iter_samples
 from tests.support.small_data_set import write_data_set
 
 
@@ -91,3 +93,30 @@ def test_what_a_writer_says_is_shown_and_never_obeyed(tmp_path: Path) -> None:
     state = status_of(write_data_set(tmp_path), "host a", "\x1b[2J\nwriter    nobody now")
     assert "this call ⟨U+001B⟩[2J⟨U+000A⟩writer    nobody now" in state.text
     assert "\x1b" not in state.line
+
+
+def test_a_smaller_scale_asked_later_makes_no_whole_set_of_what_a_larger_one_left(tmp_path: Path) -> None:
+    store = write_data_set(tmp_path, num_shards=6, num_slots=5, num_rejected=0)
+    rows = read_table(store, [0], ["uid", "key", "shard"])
+    write_subset(store, "1x", rows, {"scale": "1x"})
+    for shard in (2, 4):
+        set_aside(store, [f"{shard:05d}{end}" for end in ("_stats.json", ".tar", ".parquet")], "never made")
+    store.replace(SUMMARY, to_checked({"scale": "1x", "asked": {"images": 5, "units": 1}, "exit_code": 0}))
+    words = "found 4 of the 6 shards up to its last one, first missing 00002, expected all; run the command that made"
+    with pytest.raises(ValueError, match=words):
+        refuse_unfinished(store.url, "data.domains.real")
+    with pytest.raises(ValueError, match=words):
+        list(iter_samples(store, None, ["uid", "status"], "measure"))
+    assert sum(map(len, iter_samples(store, "1x", ["uid", "status"], "measure"))) == 5
+    state = status_of(store, None)
+    assert not state.is_whole
+    assert "\nlast call asked for 1 shard, 0 of them missing\n" in state.text
+    assert "\ngaps      2 shards below the last one, of an earlier call: 00002, 00004\n" in state.text
+    assert "\nto do     run the command that makes the set again, with the scale of the earlier call" in state.text
+
+
+def test_a_larger_scale_that_was_finished_is_whole_whatever_is_asked_later(tmp_path: Path) -> None:
+    store = write_data_set(tmp_path, num_shards=3, num_slots=5, num_rejected=0)
+    store.replace(SUMMARY, to_checked({"scale": "1x", "asked": {"images": 5, "units": 1}, "exit_code": 0}))
+    refuse_unfinished(store.url, "data.domains.real")
+    assert status_of(store, None).is_whole

@@ -10,12 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+import sixfold
 from shards.disk.layout import TABLE_SCHEMA, record_name
 from shards.disk.record import parse_record
 from shards.disk.store import FolderStore, open_store
 from shards.set.ledger import LEDGER
-from shards.set.manifest import read_subset, read_table, scan, scan_records, write_subset
+from shards.set.manifest import read_subset, read_table, scan, scan_records, subset_names, write_subset
 from shards.set.origin import origin_bytes
 from shards.set.repair import repair, repair_meta
 from shards.set.status import SUMMARY, asked_units, status_of
@@ -181,6 +183,23 @@ def test_files_that_nobody_takes_for_data_are_told_and_are_no_damage(store: Fold
     report = verify(store)
     assert report.damages == ()
     assert report.notes == ("2 other files beside the shards: a.jpg, notes⟨U+202E⟩.txt",)
+
+
+@pytest.mark.parametrize("name", ["mine (copy).json", "Mine.json", "mine.txt"])
+def test_a_file_that_a_person_put_among_the_subsets_is_told_and_stays(store: FolderStore, name: str) -> None:
+    (store.root / "_meta/subsets").mkdir(exist_ok=True)
+    write_subset(store, "mine", read_table(store, [0, 1]).slice(0, 0), {})
+    (store.root / "_meta/subsets" / name).write_text("{}")
+    (store.root / "00001.tar").write_bytes(b"damaged")
+    (store.root / "_meta/summary.json").write_text("no summary")
+    report = verify(store)
+    assert f"1 other file among the subsets: _meta/subsets/{name}" in report.notes
+    said = CliRunner().invoke(sixfold.command_line(), ["repair", str(store.root)])
+    assert said.exit_code == 0, said.output
+    assert "shard 00001: moved to _meta/quarantine/000001" in said.output
+    assert "_meta/summary.json: moved to _meta/quarantine/000002" in said.output
+    assert (store.root / "_meta/subsets" / name).exists()
+    assert subset_names(store) == ["mine"]
 
 
 LINKED = ("_meta", "_meta/tmp", "_meta/claims", "_meta/quarantine", "_meta/leases", "_meta/logs", "_meta/subsets")

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import sixfold
 from shards.disk.jpeg import decode_jpeg, encode_jpeg, read_source_type
 from shards.disk.layout import SAMPLE_SCHEMA
+from shards.disk.object_store import ObjectStore
 from shards.disk.store import FolderStore, Store, open_for_reading, open_store
 from shards.labels.classes import Class, ClassSpec, load_classes
 from shards.labels.folders import class_folder, class_folders_in, own_classes
@@ -59,7 +60,7 @@ def kept(store: Store) -> dict[str, dict[str, object]]:
     return {row["key"]: row for row in rows if row["status"] == "success"}
 
 
-def half_of(store: FolderStore) -> Choice:
+def half_of(store: Store) -> Choice:
     """All of shard 1, three samples of shard 0."""
     rows = read_table(store, [0, 1], COLUMNS).to_pylist()
     return Choice(subset_of(read_table(store, [0, 1], COLUMNS).take([i for i, r in enumerate(rows) if wanted(r)])))
@@ -209,6 +210,38 @@ def test_a_data_set_in_an_object_store_is_exported_as_copies(tmp_path: Path) -> 
     export_timm(remote, tmp_path / "out", Choice())
     assert (tmp_path / "out" / "00001.tar").read_bytes() == (local.root / "00001.tar").read_bytes()
     assert not (tmp_path / "out" / "00001.tar").is_symlink()
+
+
+@pytest.mark.parametrize("of", [Choice, lambda: half_of(open_for_reading("memory://export-short"))])
+@pytest.mark.parametrize("spoil", [lambda data: data[: len(data) // 2], lambda data: bytes(len(data))])
+def test_what_an_object_store_gives_is_compared_with_its_hash_and_asked_for_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[bytes], bytes],
+    of: Callable[[], Choice],
+) -> None:
+    local = write_data_set(tmp_path / "set")
+    remote = open_store("memory://export-short")
+    for name in local.list():
+        remote.write_exclusive(name, local.read_bytes(name))
+    choice = of()
+    export_timm(remote, tmp_path / "right", choice)
+    whole, to_spoil = ObjectStore.read_range, ["first", "second"]
+
+    def read_range(self: ObjectStore, name: str, start: int, size: int) -> bytes:
+        data = whole(self, name, start, size)
+        return spoil(data) if name.endswith(".tar") and to_spoil and to_spoil.pop() else data
+
+    monkeypatch.setattr(ObjectStore, "read_range", read_range)
+    monkeypatch.setattr("shards.views.export.PAUSES_S", (0.0,) * 4)
+    export_timm(remote, tmp_path / "out", choice)
+    for tar in (tmp_path / "right").glob("*.tar"):
+        assert (tmp_path / "out" / tar.name).read_bytes() == tar.read_bytes()
+    assert not to_spoil
+    to_spoil += ["again"] * 9
+    with pytest.raises(ValueError, match=r"tar: found other bytes .*than .* says; run sixfold verify"):
+        export_timm(remote, tmp_path / "never", choice)
+    assert not (tmp_path / "never").exists()
 
 
 def test_memory_of_an_export_does_not_grow_with_the_data_set(tmp_path: Path) -> None:

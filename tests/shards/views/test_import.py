@@ -10,11 +10,13 @@ import sixfold
 from cluster.console import warn
 from cluster.process.lease import Lease
 from shards.disk.jpeg import encode_jpeg
+from shards.disk.layout import RUN
 from shards.disk.store import FolderStore, open_for_reading, open_store
 from shards.set.status import SUMMARY, asked_units, read_summary, refuse_unfinished, status_of
 from shards.set.verify import verify
 from shards.views.image_folder import import_image_folder
 from shards.views.push import data_set_files
+from tests.support.killed import leave_claims_alone
 from tests.support.small_data_set import picture
 
 APP = sixfold.command_line()
@@ -88,6 +90,16 @@ def test_an_import_with_other_settings_changes_nothing_of_a_torn_one(killed: Fol
     with pytest.raises(ValueError, match="was begun with other pictures or settings; use another output folder"):
         import_image_folder(photos, killed.url, samples_per_shard=5, licence="MIT")
     assert (killed.root / "00001.tar").exists()
+
+
+def test_an_import_with_other_settings_does_not_begin_beside_shards_that_a_killed_one_has_claimed(
+    killed: FolderStore, photos: Path
+) -> None:
+    leave_claims_alone(killed.root)
+    (killed.root / RUN).unlink()
+    with pytest.raises(ValueError, match="was begun with other pictures or settings; use another output folder"):
+        import_image_folder(photos, killed.url, samples_per_shard=5, licence="MIT")
+    assert import_image_folder(photos, killed.url, samples_per_shard=4, licence="MIT").num_already_there == 2
 
 
 @pytest.mark.parametrize(("broken", "code"), [(False, 0), (True, 3)])

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import sixfold
 from shards.disk.amounts import time_text
 from shards.disk.store import FolderStore, open_for_reading
+from shards.set.manifest import read_table, write_subset
 from shards.set.verify import verify
 from shards.views.hub import HubFile, Pushed, in_commits, push, text_file, token_of
 from shards.views.push import data_set_files, is_of_a_set
@@ -82,6 +83,14 @@ def test_samples_that_may_not_be_passed_on_are_pushed_only_on_request(tmp_path: 
     with pytest.raises(ValueError, match=r"found 20 of 20 samples without a licence .* `--unlicensed keep`"):
         data_set_files(store, "numbers")
     assert len(data_set_files(store, "numbers", "keep")) == 7
+
+
+def test_what_a_person_put_among_the_subsets_is_not_pushed(store: FolderStore) -> None:
+    write_subset(store, "some", read_table(store, [0], ["uid", "key", "shard"]), {})
+    for name in ("some.txt", "some (copy).json", "Some.json"):
+        (store.root / "_meta/subsets" / name).write_text("{}")
+    subsets = [file.name for file in data_set_files(store, "numbers") if "subsets" in file.name]
+    assert subsets == ["_meta/subsets/some.json", "_meta/subsets/some.parquet"]
 
 
 def test_a_second_push_sends_nothing_and_one_after_a_change_only_what_changed(
