@@ -295,12 +295,13 @@ def find_results(folders: Iterable[Path]) -> Found:
 
     A sweep gathers the lines of its runs in a file of its own, with the place in the sweep filled in: such a line
     replaces the plain one of the run. A run that two sweeps have counts in both. The earlier stages of a sweep's runs
-    are no results of theirs, and left out. Two runs of one name and recipe over other data are both kept, and named.
+    are no results of theirs, and left out. Two runs of one name and recipe over other data are both kept, and named,
+    unless they are of two sweeps, which no comparison mixes.
     """
     results: dict[tuple[Key, str | None], Result] = {}
     in_sweeps: set[Key] = set()
     problems: list[str] = []
-    places: dict[tuple[object, ...], tuple[Path, Key]] = {}
+    places: dict[tuple[object, ...], tuple[Path, Key, str | None]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder}: found no such folder, expected one that `sixfold train` or `sweep` wrote")
@@ -316,9 +317,12 @@ def find_results(folders: Iterable[Path]) -> Found:
                     results.setdefault((result.key, result.sweep.name), result)
                 elif result.key not in in_sweeps:
                     results[result.key, None] = result
-                other, key = places.setdefault(result.key[:-1], (path, result.key))
+                name = result.sweep and result.sweep.name
+                other, key, its_name = places.setdefault(result.key[:-1], (path, result.key, name))
                 if key == result.key or not result.selected or result.role != "test" or result.branch:
                     continue
+                if name and its_name and name != its_name:
+                    continue  # two sweeps are compared within themselves
                 if other == path:
                     problems.append(
                         f"{path}: found run {clip(result.run, 60)} on two sets, or on two states of one, that are both "

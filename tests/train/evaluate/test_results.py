@@ -266,6 +266,18 @@ def test_two_runs_of_one_name_over_other_data_are_both_kept_and_named(tmp_path):
     assert str(tmp_path / "a" / "run" / RESULTS) in problem
 
 
+@pytest.mark.parametrize("is_in_sweep", [True, False])
+def test_runs_of_two_sweeps_may_have_other_data_and_those_beside_a_sweep_are_named(tmp_path, is_in_sweep):
+    """No comparison mixes two sweeps; a run of none stands beside all others."""
+    for name, digest in (("first", "aa" * 32), ("second", "bb" * 32)):
+        place = {"name": name, "point": {"label": "6x", "number": 0, "baseline": "6x"}}
+        sweep = {"sweep": place} if name == "first" or is_in_sweep else {}
+        write_results(tmp_path / name / RESULTS, [result(run="run", data={"real": digest}, **sweep)])
+    found = find_results([tmp_path])
+    assert [one.data["real"][:2] for one in found.results] == ["aa", "bb"]
+    assert len(found.problems) == (0 if is_in_sweep else 1)
+
+
 def test_two_sets_of_one_name_in_one_folder_are_named_with_what_helps(tmp_path):
     """As versions wrote them that took the last part of an address for the name of a set."""
     append_results(tmp_path / RESULTS, [result(data={"real-test": digest * 32}) for digest in ("aa", "bb")])
