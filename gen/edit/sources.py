@@ -167,6 +167,12 @@ def chosen_rows(spec: SourceSpec, index: Index, classes: Sequence[Class], seed: 
     return rows
 
 
+def rows_by_key(spec: SourceSpec, index: Index) -> dict[str, int]:
+    """Key of each picture that is there now -> row of the index: where sources of another index lie in this one."""
+    rows = range(len(index))
+    return dict(zip(_keys(spec, index, rows), rows, strict=True))
+
+
 def with_counts(classes: Sequence[Class], rows: Mapping[int, Sequence[int]]) -> list[Class]:
     """The classes with as many images in 1x as they have sources."""
     return [replace(one, count=len(rows[one.id])) for one in classes]
