@@ -105,5 +105,5 @@ class Perturb:
         kept = False
         if not may_be_turned(data):
             with contextlib.suppress(ValueError):  # what is no whole JPEG of three colours is encoded
-                kept = bool((decode_jpeg(data) == found).all())
+                kept = np.array_equal(decode_jpeg(data), found)  # a strip is not its square
         return Picture(found, jpeg=with_source_type(data, SOURCE_TYPE) if kept else None)
