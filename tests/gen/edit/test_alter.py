@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from typer.testing import CliRunner
 
 import gen.edit.alter
@@ -195,6 +196,25 @@ def test_a_new_colour_or_texture_leaves_everything_around_the_object_as_it_was(
         assert picture.image_HWC is not None
         assert (picture.image_HWC[~mask_HW] == source_HWC[~mask_HW]).all()
         assert (picture.image_HWC[mask_HW] == PAINT).all()
+
+
+@pytest.mark.parametrize("attributes", [INKS, WEAVES])
+def test_a_picture_whose_lowest_rows_are_even_can_have_another_colour_or_texture(
+    prompts: PromptTable, tmp_path: Path, attributes: Sequence[Attribute]
+) -> None:
+    """These rows are the source's own again after pasting, and no decode that stopped half-way."""
+    for number, (class_id, jpeg) in enumerate(jpegs()):
+        image_HWC = np.array(decode_jpeg(jpeg))
+        image_HWC[52:] = (200, 205, 210)
+        for folder in ("real", "masks"):
+            (tmp_path / folder / NAMES[class_id]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image_HWC).save(tmp_path / "real" / NAMES[class_id] / f"{number}.png")
+        disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 15
+        (tmp_path / "masks" / NAMES[class_id] / f"{number}.png.png").write_bytes(encode_mask(disc))
+    masks = {"order": ["file"], "masks": str(tmp_path / "masks")}
+    maker, _ = maker_of(tmp_path / "real", prompts, tmp_path / "out", attributes, masks=masks)
+    told = UnitWorker(maker.rows.job.made.unit, maker, open_store(str(tmp_path / "out")))(0, "try-1", no_beat)
+    assert (told["images"], told["rejected"]) == (EACH * len(NAMES), {})
 
 
 def test_the_model_begins_with_a_place_in_the_attributes_colour_under_the_object(

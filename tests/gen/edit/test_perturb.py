@@ -159,6 +159,19 @@ def test_gamma_0_encodes_the_square_that_a_strip_is_squashed_to(body: dict[str, 
     assert verify(open_for_reading(str(tmp_path / "out"))).damages == ()
 
 
+def test_gamma_0_keeps_a_picture_whose_lowest_rows_are_even(body: dict[str, Any], tmp_path: Path) -> None:
+    """A frame, a caption's ground: nothing decoded it, so no decode has stopped half-way."""
+    for class_id, name in NAMES.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        image_HWC = np.random.default_rng(class_id).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        image_HWC[52:] = (200, 205, 210)
+        Image.fromarray(image_HWC).save(tmp_path / "photos" / name / "a.png")
+    for side in (64, 32):
+        how = {"source": {"set": str(tmp_path / "photos")}, "edit": {"gamma": 0}, "sampler": {"saved_px": side}}
+        made = edit(body, tmp_path / str(side), **how)
+        assert (made.images, made.exit_code) == (3, 0), made.sentence()
+
+
 def test_the_same_call_goes_on_and_a_larger_scale_begins_with_the_smaller(
     body: dict[str, Any], edited: Path, tmp_path: Path
 ) -> None:
