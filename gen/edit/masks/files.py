@@ -16,9 +16,9 @@ from cluster.process.exit import NotAgain
 from gen.edit.masks.pixels import MaskHW
 from gen.edit.masks.stored import decode_mask
 from gen.model.folder import ModelError
-from shards.disk.pictures import MAX_PICTURE_BYTES
+from shards.disk.pictures import MAX_PICTURE_BYTES, is_picture, is_system_folder
 from shards.disk.regular import NO_FILE, read_regular, sha256_of
-from shards.disk.safe_text import quoted
+from shards.disk.safe_text import quoted, visible
 
 WHAT = "edit.masks.masks"  # the recipe's field, for messages
 SUFFIX = ".png"
@@ -33,7 +33,7 @@ def hashes_of(folder: Path) -> dict[str, str]:
     """Of every mask that a key can name, sorted: links are followed, as reading them does, to files and to folders.
 
     A process reads a file's bytes once, and again only where its size or times changed. Raises ModelError for what
-    cannot be read, and for a link to a folder above it, which would have no end.
+    cannot be read, for names that are one to see, and for a link to a folder above it, which would have no end.
     """
     try:
         names = sorted(_names_in(folder))
@@ -45,7 +45,23 @@ def hashes_of(folder: Path) -> dict[str, str]:
             f"{WHAT}: {quoted(str(error.filename), 200)}: {error.strerror}; make it a file or a folder that can be "
             "read, or remove it"
         ) from None
-    return dict(zip(names, hashes, strict=True))
+    found = dict(zip(names, hashes, strict=True))
+    names_by_key(found)
+    return found
+
+
+def names_by_key(hashes: Hashes) -> dict[str, str]:
+    """Key of a source, whose hidden characters are shown, -> name of its mask. Raises ModelError for two of one key."""
+    names: dict[str, str] = {}
+    for name in hashes:
+        key = visible(name.removesuffix(SUFFIX))
+        if key in names:
+            raise ModelError(
+                f"{WHAT}: found two masks whose names are one to see, {quoted(name, 80)}, expected one; rename the "
+                "other"
+            )
+        names[key] = name
+    return names
 
 
 def read_mask(folder: Path, name: str, sha256: str) -> MaskHW:
@@ -61,17 +77,17 @@ def read_mask(folder: Path, name: str, sha256: str) -> MaskHW:
             raise
         found = "other bytes" if error.errno in NO_FILE else "no such file"
     raise NotAgain(
-        f"{WHAT}: {quoted(name, 80)}: found {found} in {folder}, expected the mask that was there when the run began; "
-        "bring it back, and run the same command again, or edit with the new ones in another output"
+        f"{WHAT}: {quoted(name, 80)}: found {found} below {quoted(str(folder), 200)}, expected the mask of when the "
+        "run began; bring it back, and run the same command again, or edit with the new ones in another output"
     )
 
 
 def _names_in(folder: Path) -> list[str]:
     names: list[str] = []
     for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_system_folder(name)]
         here = Path(place).relative_to(folder)
-        names += [(here / name).as_posix() for name in files if name.endswith(SUFFIX) and not name.startswith(".")]
+        names += [(here / name).as_posix() for name in files if name.endswith(SUFFIX) and is_picture(name)]
         if len(names) > MAX_FILES or len(here.parts) > MAX_DEPTH:
             raise ModelError(
                 f"{WHAT}: {quoted(place, 200)}: found more than {MAX_FILES:,} masks or {MAX_DEPTH} folders in each "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gen.edit.masks.files import SUFFIX, Hashes, read_mask
+from gen.edit.masks.files import SUFFIX, Hashes, names_by_key, read_mask
 from gen.edit.masks.networks import (
     Boxes,
     Found,
@@ -43,7 +43,7 @@ class Source:
 
     name: str  # of its class
     kind: str  # of its class; "" if it has none
-    key: str  # of the source image
+    key: str  # of the source image, as `gen.edit.sources` has it
 
 
 FindObject = Callable[[Image, Source], MaskHW]  # raises NoMask
@@ -167,11 +167,12 @@ def by_text(spec: MaskSpec, masks_of: Callable[[Image, str], Masks]) -> FindObje
 def from_files(folder: Path, hashes: Hashes) -> FindObject:
     """The mask in `<folder>/<key>.png`, if that was there when the run began: a file of `hashes`. Raises NotAgain if it
     is gone or another one now, OSError if it cannot be read now."""
+    names = names_by_key(hashes)
 
     def find(image: Image, source: Source) -> MaskHW:
-        name = f"{source.key}{SUFFIX}"
-        if name not in hashes:
-            raise NoMask(f"found no file {quoted(name, 80)}")
+        name = names.get(source.key)
+        if name is None:
+            raise NoMask(f"found no file {quoted(source.key + SUFFIX, 80)}")
         try:
             mask_HW = read_mask(folder, name, hashes[name])
         except ValueError as error:

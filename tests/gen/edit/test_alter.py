@@ -50,6 +50,7 @@ from shards.labels.classes import Class
 from shards.set.manifest import scan_records
 from shards.set.verify import verify
 from shards.set.writer import MAX_TEXT_BYTES
+from tests.gen.edit.test_sources import write_tars
 from tests.support import warm
 from tests.support.alter_makers import alter_of, attribute, made_by, mask_of, table_of
 from tests.support.painter import FINGERPRINT, no_beat
@@ -230,6 +231,19 @@ def test_the_model_begins_with_a_place_in_the_attributes_colour_under_the_object
         assert (start.region_NHW[number] == ~mask_HW).all()
         assert (start.image_NHWC[number][~mask_HW] == GREEN).all()
         assert (start.image_NHWC[number][mask_HW] == source_HWC[mask_HW]).all()
+
+
+def test_pictures_in_tars_of_others_have_the_masks_that_are_named_by_their_keys(
+    prompts: PromptTable, tmp_path: Path
+) -> None:
+    disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 15
+    for key in write_tars(tmp_path / "real"):
+        file = tmp_path / "masks" / f"{key.replace('⟨U+200B⟩', chr(0x200B))}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode_mask(disc))
+    masks = {"order": ["file"], "masks": str(tmp_path / "masks")}
+    maker, _ = maker_of(tmp_path / "real", prompts, tmp_path, INKS, masks=masks)
+    assert {picture.status for picture, _, _ in made_by(maker)} == {"success"}
 
 
 def test_of_an_attribute_without_a_colour_the_model_draws_the_place_first(
@@ -682,7 +696,7 @@ def test_a_run_reads_each_mask_once_for_its_hash_and_stops_at_one_that_changes_l
     maker = make_edit_worker(job.model_dump(mode="json")).maker
     sample = maker.samples(0)[0]
     maker.prepare([sample])
-    with pytest.raises(NotAgain, match=r"found other bytes in .*, expected the mask that was there when the run began"):
+    with pytest.raises(NotAgain, match=r"found other bytes below .*, expected the mask of when the run began"):
         maker.make([(sample, 0)], lambda share: None)
 
 

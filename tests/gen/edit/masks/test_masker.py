@@ -20,6 +20,7 @@ from gen.edit.masks.spec import MaskSpec, asked_text, mask_digest, mask_folders
 from gen.edit.masks.stored import encode_mask
 from shards.disk.layout import SUCCESS
 from shards.disk.pictures import MAX_PICTURE_BYTES
+from shards.disk.safe_text import visible
 from tests.gen.edit.masks.test_pixels import disc, square
 
 SIDE = 80
@@ -216,15 +217,31 @@ def test_a_file_that_is_missing_damaged_or_of_another_size_is_a_failure(tmp_path
         assert mask.reason.startswith(told)
 
 
-@pytest.mark.parametrize("key", ["../up", "a/../../up", "/up", "", ".", "a//b", "./a", ".hidden", "a/"])
+@pytest.mark.parametrize("key", ["../up", "a/../../up", "/up", "", ".", "a//b", "./a", "a/"])
 def test_a_key_never_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
     data = encode_mask(np.ones((SIDE, SIDE), bool))
-    for place in (tmp_path / "up.png", tmp_path / "masks" / "a.png", tmp_path / "masks" / ".hidden.png"):
+    for place in (tmp_path / "up.png", tmp_path / "masks" / "a.png"):
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(data)
     mask = one(of_files(tmp_path / "masks"), picture(disc(SIDE, 40, 40, 20)), key=key)
     assert mask.status == NO_MASK
     assert mask.reason.startswith("file: found no file ")
+
+
+@pytest.mark.parametrize("name", [".hidden", "...dot", ".folder/a", "a b", "x\u200by", "w#sha256=dead", "n\udcff"])
+def test_a_mask_is_found_whatever_its_sources_name(tmp_path: Path, name: str) -> None:
+    file, true = tmp_path / f"{name}.png", disc(SIDE, 40, 40, 20)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(encode_mask(true))
+    mask = one(of_files(tmp_path), picture(true), key=visible(name))
+    assert (mask.how, mask.reason) == ("file", "")
+
+
+def test_two_masks_whose_names_are_one_to_see_are_refused(tmp_path: Path) -> None:
+    for name in ("x\u200by", "x⟨U+200B⟩y"):
+        (tmp_path / f"{name}.png").write_bytes(encode_mask(disc(SIDE, 40, 40, 20)))
+    with pytest.raises(ValueError, match=r"found two masks whose names are one to see, 'x.*y\.png', expected one"):
+        mask_digest(MaskSpec(order=("file",), masks=str(tmp_path)))
 
 
 @pytest.mark.parametrize("key", ["a\0b", "\ud800", "x" * 5000, "a\nb", "no/such/folder"])
@@ -261,7 +278,7 @@ def test_a_mask_that_is_gone_or_another_one_than_when_the_run_began_stops_it(tmp
     file.write_bytes(before)
     masker = Masker.load(MaskSpec(order=("file", "otsu"), masks=str(tmp_path)), "cpu")
     file.unlink()
-    told = r"^edit\.masks\.masks: 'a\.png': found {} in .*, expected the mask that was there when the run began; bring"
+    told = r"^edit\.masks\.masks: 'a\.png': found {} below .*, expected the mask of when the run began; bring"
     with pytest.raises(NotAgain, match=told.format("no such file")):
         one(masker, picture(true))
     file.write_bytes(encode_mask(square(SIDE, 20, 20, 31)))
