@@ -259,7 +259,8 @@ class Alter:
                 pasted[ask.place] = self._failed(ask, verdict)
                 continue
             columns["edit"] = self._text_of(ask.attribute, ask.mask, halo, verdict)
-            pasted[ask.place] = Picture(image_HWC, verdict.status, verdict.error, columns)
+            before_HWC = ask.source_HWC
+            pasted[ask.place] = Picture(image_HWC, verdict.status, verdict.error, columns, before_HWC=before_HWC)
         return pasted
 
     def _verdicts(self, judged: Sequence[Judged]) -> list[Verdict | str]:

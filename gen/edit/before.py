@@ -16,7 +16,7 @@ from gen.edit.masks.pixels import MaskHW
 from gen.edit.masks.stored import mask_of_rle
 from gen.edit.recipe import EditRecipe
 from gen.edit.run import BEGUN_BY
-from gen.edit.sources import SOURCES, SourceReader, Sources, check_local, fitted, index_of
+from gen.edit.sources import SOURCES, SourceReader, Sources, check_local, fitted, index_of, rows_by_key
 from gen.make.scale import Store
 from gen.run.output import RECIPE, classes_of
 from shards.disk.address import places_of
@@ -59,15 +59,20 @@ def _sources(store: Store, known: Origin, held: contextlib.ExitStack) -> tuple[s
     sources = Sources.load(store.read_bytes(SOURCES))
     reader = held.enter_context(SourceReader(spec, index))
     side_px, fit = recipe.sampler.stored_px, recipe.edit.fit
+    # a set that has changed has other rows; keys stay
+    moved = None if index.digest == known.body["identity"]["source"]["digest"] else rows_by_key(spec, index)
 
     def read(row: Mapping[str, Any]) -> Pixels | str:
         key, _, sha256 = str(row["url"]).rpartition("#sha256=")
         source = sources.named(row["class_id"], key)
         if source is None:
             return "no such source in _meta/sources.parquet"
+        at = source.row if moved is None else moved.get(key)
+        if at is None:
+            return f"cannot be read: it is no longer in {one_line(spec.set, 160)}"
         try:
-            data = reader.bytes_of(source.row)
-        except (ValueError, OSError, IndexError) as error:  # gone, or its set is smaller now
+            data = reader.bytes_of(at)
+        except (ValueError, OSError, IndexError) as error:  # gone, or the table names a row that nothing has
             return f"cannot be read: {one_line(str(error), 160)}"
         if hashlib.sha256(data).hexdigest() != sha256:
             return "has other bytes now than when it was edited"

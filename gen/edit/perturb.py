@@ -6,6 +6,7 @@ In: the rows of an edited set (`gen.edit.rows`), a model. Out: an image for each
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -90,7 +91,7 @@ class Perturb:
         def picture(place: int) -> Picture:
             if place not in at:
                 return unreadable(read[place][1])
-            return picture_of(sampled, self._sampler, at[place])
+            return replace(picture_of(sampled, self._sampler, at[place]), before_HWC=start.image_NHWC[at[place]])
 
         return Made(sampled.wait, picture)
 
@@ -105,5 +106,5 @@ class Perturb:
         kept = False
         if not may_be_turned(data):
             with contextlib.suppress(ValueError):  # what is no whole JPEG of three colours is encoded
-                kept = bool((decode_jpeg(data) == found).all())
-        return Picture(found, jpeg=with_source_type(data, SOURCE_TYPE) if kept else None)
+                kept = np.array_equal(decode_jpeg(data), found)  # a strip is not its square
+        return Picture(found, before_HWC=found, jpeg=with_source_type(data, SOURCE_TYPE) if kept else None)

@@ -38,6 +38,7 @@ class EditJob(BaseModel):
     edit: EditSpec
     editor_digest: str = Field("", description="of the models of `edit.editor` where the run was planned")
     masks_digest: str = Field("", description="likewise of `edit.masks`, its models and the files that are there")
+    mask_hashes: str = Field("{}", description="JSON: these files then, name in `edit.masks.masks` -> hex sha256")
     judge_digest: str = Field("", description="likewise of `edit.judge`")
 
 

@@ -8,6 +8,7 @@ The same call continues an interrupted run; a recipe or a source set that would 
 list of differences (`gen.make.output`); a scale that is already there makes nothing.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from gen.edit.attributes.lexicon import attributes_content
 from gen.edit.attributes.stored import FILE, dump_attributes
 from gen.edit.editors.spec import beside_of, check_editor, editor_digest
 from gen.edit.judge.judge import judge_digest
-from gen.edit.masks.spec import mask_digest
+from gen.edit.masks.spec import mask_digest, mask_hashes
 from gen.edit.recipe import AttributeEditSpec, EditRecipe, PerturbSpec, differences, edit_identity
 from gen.edit.rows import EditJob, edit_plan
 from gen.edit.sources import SOURCES_NAME, chosen_rows, index_of, with_counts, write_sources
@@ -240,6 +241,7 @@ def edit_job_of(
         edit=recipe.edit.at_home(),
         editor_digest="" if isinstance(recipe.edit, PerturbSpec) else editor_digest(recipe.edit.editor),
         masks_digest="" if isinstance(recipe.edit, PerturbSpec) else identified["edit"]["masks"],
+        mask_hashes="{}" if isinstance(recipe.edit, PerturbSpec) else json.dumps(mask_hashes(recipe.edit.masks)),
         judge_digest="" if isinstance(recipe.edit, PerturbSpec) else judge_digest(recipe.edit.judge),
     )
 

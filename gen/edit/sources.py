@@ -34,7 +34,7 @@ from shards.labels.classes import Class
 from shards.set.manifest import iter_tables
 from shards.stream.fetch import FetchError
 from shards.stream.foreign_tars import short_id
-from shards.stream.index import load_index
+from shards.stream.index import foreign_keys, load_index
 from shards.stream.index_arrays import Index
 from shards.stream.pixels import Pixels, UnreadablePicture, whole_pixels
 from shards.stream.request_threads import RequestThreads
@@ -50,7 +50,7 @@ SCHEMA = pa.schema(
         pa.field("class_id", pa.int32(), nullable=False),
         pa.field("number", pa.int32(), nullable=False),  # 0.. within the class
         pa.field("row", pa.int64(), nullable=False),  # of the index
-        pa.field("key", pa.string(), nullable=False),  # of the sample in its set, or its file below the folder
+        pa.field("key", pa.string(), nullable=False),  # of the sample in its set, or its path; visible characters
         pa.field("sha256", pa.string(), nullable=False),  # of the picture's bytes when the run began
     ]
 )
@@ -167,6 +167,12 @@ def chosen_rows(spec: SourceSpec, index: Index, classes: Sequence[Class], seed: 
     return rows
 
 
+def rows_by_key(spec: SourceSpec, index: Index) -> dict[str, int]:
+    """Key of each picture that is there now -> row of the index: where sources of another index lie in this one."""
+    rows = range(len(index))
+    return dict(zip(_keys(spec, index, rows), rows, strict=True))
+
+
 def with_counts(classes: Sequence[Class], rows: Mapping[int, Sequence[int]]) -> list[Class]:
     """The classes with as many images in 1x as they have sources."""
     return [replace(one, count=len(rows[one.id])) for one in classes]
@@ -178,7 +184,7 @@ def write_sources(
     """The table as bytes. Reads every picture once, for its hash. Raises ValueError for one that cannot be read,
     Draining on a stop, also while a store does not answer."""
     listed = [(class_id, number, row) for class_id, found in rows.items() for number, row in enumerate(found)]
-    keys = _keys(spec, index, [row for _, _, row in listed])
+    keys = _keys(spec, index, [row for _, _, row in listed], stop)
     with SourceReader(spec, index) as reader:
         hashes = _hashes(reader, [row for _, _, row in listed], stop)
     columns = [*zip(*listed, strict=True), keys, hashes]
@@ -285,16 +291,24 @@ def _rank(seed: int, uid: int) -> bytes:
     return hashlib.blake2b(f"{seed}/{uid:016x}".encode(), digest_size=16, person=b"sixfold source").digest()
 
 
-def _keys(spec: SourceSpec, index: Index, rows: Sequence[int]) -> list[str]:
-    """What people call the samples in these rows of the index."""
+def _keys(spec: SourceSpec, index: Index, rows: Sequence[int], stop: StopFlag | None = None) -> list[str]:
+    """What people call the samples in these rows of the index, hidden characters shown: of tars the key, of a set of
+    Hugging Face file and row, of a folder the path. Raises Draining on a stop."""
     if index.files:
         return [visible(index.files[row]) for row in rows]
     store = open_for_reading(spec.set)
     tars = index.tar_of(np.array(rows, np.int64)).tolist()
+    known: dict[int, str] = {}
     if is_data_set(store):
         shards = sorted({shard for tar in tars if (shard := shard_of(index.tars[tar])) is not None})
-        known: dict[int, str] = {}
         for table in iter_tables(store, shards, ["uid", "key"]):
             known.update(zip(map(short_id, table["uid"].to_pylist()), table["key"].to_pylist(), strict=True))
         return [known[int(index.uid[row])] for row in rows]
-    return [f"{visible(index.tars[tar])} {int(index.uid[row]):016x}" for row, tar in zip(rows, tars, strict=True)]
+    used = sorted(set(tars))
+    for found in foreign_keys(spec.set, spec.subset, index, used):
+        _heed(stop)
+        known.update((short_id(key), visible(key)) for key in found)
+    try:
+        return [known[int(index.uid[row])] for row in rows]
+    except KeyError:
+        raise ValueError(f"{index.url}: found other pictures than a moment ago; run the same command again") from None

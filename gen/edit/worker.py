@@ -4,6 +4,7 @@ In: an `EditJob` as plain data. Out: a `UnitWorker`. On disk: reads the tables o
 and the models; the loop writes (`gen.make.refill`).
 """
 
+import json
 import weakref
 from collections.abc import Mapping
 
@@ -33,8 +34,8 @@ ATTRIBUTES = f"{META}/{FILE}"
 
 
 def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
-    """Loads the models: seconds to minutes. Raises ValueError in one line for other weights, masks or sources than the
-    run was planned with."""
+    """Loads the models: seconds to minutes. Raises ValueError in one line for other weights, settings or sources than
+    the run was planned with; masks that are there are checked one by one, as they are read."""
     checked = EditJob.model_validate(job)
     unit = checked.made.unit
     store = open_store(unit.out, unit.single_writer)
@@ -56,10 +57,10 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
         maker = Perturb(rows, edit, model)
     else:
         assert model is not None
-        digest = editor_digest(edit.editor)
+        digest, hashes = editor_digest(edit.editor), json.loads(checked.mask_hashes)
         for part, things, here, planned in (
             ("editor", "weights", digest, checked.editor_digest),
-            ("masks", "weights or files", mask_digest(edit.masks), checked.masks_digest),
+            ("masks", "weights, files or settings", mask_digest(edit.masks, hashes), checked.masks_digest),
             ("judge", "weights or settings", judge_digest(edit.judge), checked.judge_digest),
         ):
             if here != planned:
@@ -68,7 +69,7 @@ def make_edit_worker(job: Mapping[str, object]) -> UnitWorker[Sample]:
                     f"({planned[:12]}); copy the same folders to every node"
                 )
         editor = open_editor(edit.editor, model, digest)
-        masker, judge = Masker.load(edit.masks, str(model.device)), HeldJudge(edit.judge)
+        masker, judge = Masker.load(edit.masks, str(model.device), hashes), HeldJudge(edit.judge)
         maker = Alter(rows, edit, read_attributes(store.read_bytes(ATTRIBUTES)), masker, editor, judge)
     weakref.finalize(maker, judge.close)
     unit = unit.on(device_name("cpu" if model is None else model.device.type))

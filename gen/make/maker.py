@@ -29,6 +29,7 @@ class Picture:
     columns: Mapping[str, object] = field(default_factory=dict)  # of the row: what only the image tells
     jpeg: bytes | None = None  # the JPEG of this very image, stored as it is; None: it is encoded
     is_final: bool = False  # of one that is no success: any other draw of its sample would end so, and none is made
+    before_HWC: np.ndarray | None = None  # uint8 RGB: of an edit, the picture that it began with
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ class UnitWorker(Generic[Sample]):
                 small = rejected_picture(picture.status, image_HWC, source_type)
                 return Developed(picture.status, None, picture.error, picture.columns, small, picture.is_final)
             assert image_HWC is not None, "a success has an image"
-            status = screen(image_HWC, self.job.screen)
+            status = screen(image_HWC, self.job.screen, picture.before_HWC)
             if status != SUCCESS:
                 return Developed(status, None, REASONS[status], {}, rejected_picture(status, image_HWC, source_type))
             height, width = image_HWC.shape[:2]

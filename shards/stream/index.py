@@ -12,7 +12,7 @@ that are as they were are taken from it.
 import binascii
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -75,6 +75,19 @@ def load_index(
         _refuse_twins(index, wanted.ids_of)
         save_index(places, wanted.entries, index)
     return index
+
+
+def foreign_keys(url: str, subset: str | None, index: Index, numbers: Sequence[int]) -> Iterator[list[str]]:
+    """For each of these tars of an index of tars that others wrote the keys of its pictures; for a file of a set of
+    Hugging Face `<its name>/<row>` of all its rows. Raises ValueError for what cannot be read any more."""
+    store = open_for_reading(url)
+    apart = _apart(store, subset)
+    for number in numbers:
+        if isinstance(apart, Files):
+            rows = int(index.first[number + 1] - index.first[number] + index.left_out[number])
+            yield [f"{apart.names[number]}/{row}" for row in range(rows)]
+        else:
+            yield keys_of(store, index.tars[number], int(index.tar_bytes[number]))
 
 
 def own_classes_of(url: str, subset: str | None = None) -> Sequence[Named] | None:

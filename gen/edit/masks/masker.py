@@ -9,10 +9,11 @@ since it takes the seed of an edit.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
+from gen.edit.masks.files import SUFFIX, Hashes, names_by_key, read_mask
 from gen.edit.masks.networks import (
     Boxes,
     Found,
@@ -24,12 +25,9 @@ from gen.edit.masks.networks import (
     load_text_segmenter,
 )
 from gen.edit.masks.pixels import MaskHW, area_share, dilate, largest_part, unlike_paper
-from gen.edit.masks.spec import SUFFIX, MaskSpec, Way, asked_text, mask_folders
+from gen.edit.masks.spec import MaskSpec, Way, asked_text, mask_folders, mask_hashes
 from gen.edit.masks.spoil import spoil
-from gen.edit.masks.stored import decode_mask
 from shards.disk.layout import SUCCESS
-from shards.disk.pictures import MAX_PICTURE_BYTES
-from shards.disk.regular import read_regular
 from shards.disk.safe_text import one_line, quoted
 
 NO_MASK = "no_mask"  # the status where no way gave one
@@ -45,7 +43,7 @@ class Source:
 
     name: str  # of its class
     kind: str  # of its class; "" if it has none
-    key: str  # of the source image
+    key: str  # of the source image, as `gen.edit.sources` has it
 
 
 FindObject = Callable[[Image, Source], MaskHW]  # raises NoMask
@@ -73,8 +71,9 @@ class Masker:
         self._ways = {way: ways[way] for way in spec.order}
 
     @staticmethod
-    def load(spec: MaskSpec, device: str) -> "Masker":
-        """The ways on a device of torch, such as "cpu" or "cuda:1". Raises ModelError (a ValueError) with one line."""
+    def load(spec: MaskSpec, device: str, hashes: Hashes | None = None) -> "Masker":
+        """The ways on a device of torch, such as "cpu" or "cuda:1". `hashes`: of the masks that were there when the run
+        began; None: begin now. Raises ModelError (a ValueError) with one line."""
         folders = mask_folders(spec)
         ways: dict[Way, FindObject] = {"otsu": by_otsu, "whole": whole}
         if "grounded" in spec.order:
@@ -86,7 +85,7 @@ class Masker:
             mask_of = load_segmenter(folders["segmenter"], device, spec.object_ids)
             ways["segmenter"] = lambda image, source: mask_of(image)
         if "file" in spec.order:
-            ways["file"] = from_files(folders["masks"])
+            ways["file"] = from_files(folders["masks"], mask_hashes(spec) if hashes is None else hashes)
         return Masker(spec, ways)
 
     def masks(
@@ -165,21 +164,19 @@ def by_text(spec: MaskSpec, masks_of: Callable[[Image, str], Masks]) -> FindObje
     return find
 
 
-def from_files(folder: Path) -> FindObject:
-    """The mask in `<folder>/<key>.png`. A key with folders in it is looked for in them, and never above `folder`."""
+def from_files(folder: Path, hashes: Hashes) -> FindObject:
+    """The mask in `<folder>/<key>.png`, if that was there when the run began: a file of `hashes`. Raises NotAgain if it
+    is gone or another one now, OSError if it cannot be read now."""
+    names = names_by_key(hashes)
 
     def find(image: Image, source: Source) -> MaskHW:
-        parts = PurePosixPath(source.key).parts
-        name = f"{source.key}{SUFFIX}"
-        if not parts or source.key != "/".join(parts) or any(part.startswith((".", "/")) for part in parts):
-            raise NoMask(f"found the key {quoted(source.key, 80)}, expected one that names a file of the folder")
+        name = names.get(source.key)
+        if name is None:
+            raise NoMask(f"found no file {quoted(source.key + SUFFIX, 80)}")
         try:
-            mask_HW = decode_mask(read_regular(folder / name, MAX_PICTURE_BYTES))
-        except FileNotFoundError:
-            raise NoMask(f"found no file {quoted(name, 80)}") from None
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise NoMask(f"{quoted(name, 80)}: {reason}") from None
+            mask_HW = read_mask(folder, name, hashes[name])
+        except ValueError as error:
+            raise NoMask(f"{quoted(name, 80)}: {error}") from None
         if mask_HW.shape != image.shape[:2]:
             (height, width), (high, wide) = mask_HW.shape, image.shape[:2]
             raise NoMask(f"{quoted(name, 80)}: found {width} x {height} pixels, expected the image's {wide} x {high}")

@@ -12,25 +12,23 @@ of masks. Does not import torch.
     whole       all pixels                                                  no weights
 """
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.recipes.load import Json, fingerprint
+from gen.edit.masks.files import SUFFIX, Hashes, hashes_of
 from gen.edit.masks.spoil import SpoilSpec
 from gen.model.folder import ModelError, flat_digest, flat_model, hub_digest, read_config
 from shards.disk.address import BESIDE, places_of
 from shards.disk.home import home
-from shards.disk.regular import sha256_of
 from shards.disk.safe_text import quoted
 
 Way = Literal["grounded", "text", "segmenter", "file", "otsu", "whole"]
 VERSION = 1  # of what is done to pixels
 WHAT = "edit.masks"  # the recipe's section, for messages
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-SUFFIX = ".png"
 HUB_COMMIT = r"^[0-9a-f]{40}$"
 EXAMPLE_COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -49,7 +47,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {  # way -> the other fields that decide 
     "text": ("phrase", "score_threshold", "instances"),
     "segmenter": ("object_ids",),
 }
-MAX_DEPTH, MAX_FILES = 16, 10_000_000  # of a folder of masks, links followed
 LIMITS = ("order", "least_area", "greatest_area", "contour", "polygon_px", "dilate_px")
 
 
@@ -184,9 +181,15 @@ def mask_folders(spec: MaskSpec) -> dict[str, Path]:
     return folders
 
 
-def mask_digest(spec: MaskSpec) -> str:
+def mask_hashes(spec: MaskSpec) -> dict[str, str]:
+    """The masks that are there, name below their folder -> hex sha256; none without the way `file`. Raises
+    ModelError."""
+    return hashes_of(_masks_folder(spec)) if "file" in spec.order else {}
+
+
+def mask_digest(spec: MaskSpec, hashes: Hashes | None = None) -> str:
     """Hex sha256 of what decides the masks: ways, limits, weights and preprocessing, the files that are there, and how
-    they are made worse.
+    they are made worse. `hashes`: of these files; None reads them.
 
     Where a folder lies, and the fields of ways that are not in `order`, change nothing. Raises ModelError.
     """
@@ -201,7 +204,8 @@ def mask_digest(spec: MaskSpec) -> str:
         for field in SETTINGS.get(way, ()):
             decides[field] = chosen[field]
         if way == "file":
-            decides["masks"] = _files_digest(folders["masks"])
+            files = mask_hashes(spec) if hashes is None else hashes
+            decides["masks"] = fingerprint([[name, sha256] for name, sha256 in files.items()])
     if spec.spoil is not None:
         decides["spoil"] = spec.spoil.model_dump(mode="json")
     return fingerprint(decides)
@@ -233,31 +237,3 @@ def _masks_folder(spec: MaskSpec) -> Path:
     raise ModelError(
         f"{WHAT}.masks {quoted(spec.masks, 120)}: found no such folder, expected one with <key>{SUFFIX} for each image"
     )
-
-
-def _files_digest(folder: Path) -> str:
-    """Of every mask that a key can name: links are followed, as reading them does, to files and to folders.
-
-    Raises ModelError for what cannot be read, and for a link to a folder above it, which would have no end.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    names: list[str] = []
-    try:
-        for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            here = Path(place).relative_to(folder)
-            names += [(here / name).as_posix() for name in files if name.endswith(SUFFIX) and not name.startswith(".")]
-            if len(names) > MAX_FILES or len(here.parts) > MAX_DEPTH:
-                raise ModelError(
-                    f"{WHAT}.masks: {quoted(place, 200)}: found more than {MAX_FILES:,} masks or {MAX_DEPTH} folders "
-                    "in each other, expected fewer; look for a link to a folder above it"
-                )
-        return fingerprint([[name, sha256_of(folder / name)] for name in sorted(names)])
-    except OSError as error:
-        raise ModelError(
-            f"{WHAT}.masks: {quoted(str(error.filename), 200)}: {error.strerror}; make it a file or a folder that can "
-            "be read, or remove it"
-        ) from None

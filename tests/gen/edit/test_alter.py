@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from typer.testing import CliRunner
 
 import gen.edit.alter
+import gen.edit.masks.files
 import shards
 import sixfold
+from cluster.process.exit import NotAgain
 from cluster.recipes.load import load_recipe
 from gen.edit.alter import Alter
 from gen.edit.attributes.attribute import Attribute
@@ -46,6 +50,7 @@ from shards.labels.classes import Class
 from shards.set.manifest import scan_records
 from shards.set.verify import verify
 from shards.set.writer import MAX_TEXT_BYTES
+from tests.gen.edit.test_sources import write_tars
 from tests.support import warm
 from tests.support.alter_makers import alter_of, attribute, made_by, mask_of, table_of
 from tests.support.painter import FINGERPRINT, no_beat
@@ -194,6 +199,25 @@ def test_a_new_colour_or_texture_leaves_everything_around_the_object_as_it_was(
         assert (picture.image_HWC[mask_HW] == PAINT).all()
 
 
+@pytest.mark.parametrize("attributes", [INKS, WEAVES])
+def test_a_picture_whose_lowest_rows_are_even_can_have_another_colour_or_texture(
+    prompts: PromptTable, tmp_path: Path, attributes: Sequence[Attribute]
+) -> None:
+    """These rows are the source's own again after pasting, and no decode that stopped half-way."""
+    for number, (class_id, jpeg) in enumerate(jpegs()):
+        image_HWC = np.array(decode_jpeg(jpeg))
+        image_HWC[52:] = (200, 205, 210)
+        for folder in ("real", "masks"):
+            (tmp_path / folder / NAMES[class_id]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image_HWC).save(tmp_path / "real" / NAMES[class_id] / f"{number}.png")
+        disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 15
+        (tmp_path / "masks" / NAMES[class_id] / f"{number}.png.png").write_bytes(encode_mask(disc))
+    masks = {"order": ["file"], "masks": str(tmp_path / "masks")}
+    maker, _ = maker_of(tmp_path / "real", prompts, tmp_path / "out", attributes, masks=masks)
+    told = UnitWorker(maker.rows.job.made.unit, maker, open_store(str(tmp_path / "out")))(0, "try-1", no_beat)
+    assert (told["images"], told["rejected"]) == (EACH * len(NAMES), {})
+
+
 def test_the_model_begins_with_a_place_in_the_attributes_colour_under_the_object(
     real: Path, prompts: PromptTable, tmp_path: Path
 ) -> None:
@@ -207,6 +231,19 @@ def test_the_model_begins_with_a_place_in_the_attributes_colour_under_the_object
         assert (start.region_NHW[number] == ~mask_HW).all()
         assert (start.image_NHWC[number][~mask_HW] == GREEN).all()
         assert (start.image_NHWC[number][mask_HW] == source_HWC[mask_HW]).all()
+
+
+def test_pictures_in_tars_of_others_have_the_masks_that_are_named_by_their_keys(
+    prompts: PromptTable, tmp_path: Path
+) -> None:
+    disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 15
+    for key in write_tars(tmp_path / "real"):
+        file = tmp_path / "masks" / f"{key.replace('⟨U+200B⟩', chr(0x200B))}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode_mask(disc))
+    masks = {"order": ["file"], "masks": str(tmp_path / "masks")}
+    maker, _ = maker_of(tmp_path / "real", prompts, tmp_path, INKS, masks=masks)
+    assert {picture.status for picture, _, _ in made_by(maker)} == {"success"}
 
 
 def test_of_an_attribute_without_a_colour_the_model_draws_the_place_first(
@@ -342,11 +379,11 @@ def test_a_picture_without_a_mask_is_a_row_with_its_reason_and_the_others_are_ma
 ) -> None:
     folder = tmp_path / "masks"
     folder.mkdir()
-    maker, _ = maker_of(real, prompts, tmp_path, PLACES, masks={"order": ["file"], "masks": str(folder)})
-    samples = maker.samples(0)
-    key = maker.rows.source(samples[2]).key
+    before, _ = maker_of(real, prompts, tmp_path, PLACES)
+    key = before.rows.source(before.samples(0)[2]).key
     disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
     (folder / f"{key}.png").write_bytes(encode_mask(disc))
+    maker, _ = maker_of(real, prompts, tmp_path, PLACES, masks={"order": ["file"], "masks": str(folder)})
     made = made_by(maker)
     assert made[2][0].status == "success"
     assert (mask_of(made[2][1]) == disc).all()
@@ -486,11 +523,12 @@ def test_a_mask_of_more_text_than_a_row_holds_leaves_its_edit_as_it_is(
     out, folder, side = tmp_path / "out", tmp_path / "masks", 384
     folder.mkdir()
     masks = {"order": ["file", "otsu"], "masks": str(folder), "contour": "all"}
-    maker, _ = maker_of(real, prompts, out, PLACES, size_px=side, masks=masks)
-    key = maker.rows.source(maker.samples(0)[2]).key
+    before, _ = maker_of(real, prompts, out, PLACES, size_px=side)
+    key = before.rows.source(before.samples(0)[2]).key
     noise_HW = np.random.default_rng(0).random((side, side)) < 0.5
     assert len(rle_of(noise_HW)) > MAX_TEXT_BYTES
     (folder / f"{key}.png").write_bytes(encode_mask(noise_HW))
+    maker, _ = maker_of(real, prompts, out, PLACES, size_px=side, masks=masks)
     worker = UnitWorker(maker.rows.job.made.unit, maker, open_store(str(out)))
     assert worker(0, "try-1", no_beat)["images"] == EACH * len(NAMES)
     for row in rows(out):
@@ -600,7 +638,8 @@ def test_workers_are_given_whole_paths_of_what_the_recipe_names(
 def test_a_worker_with_other_masks_or_another_judge_than_the_run_was_planned_with_refuses_to_start(
     body: dict[str, Any], edited: Path, tmp_path: Path
 ) -> None:
-    """Files, the weights of a finder, the weights of the judge: each is changed between the plan and the worker."""
+    """The weights of a finder, the weights of the judge: each is changed between the plan and the worker. Masks that
+    are there are checked where they are read."""
     files = tmp_path / "files"
     files.mkdir()
     disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
@@ -624,9 +663,41 @@ def test_a_worker_with_other_masks_or_another_judge_than_the_run_was_planned_wit
             make_edit_worker(job.model_dump(mode="json"))
         changed.write_bytes(before)
 
-    refused("masks", files / "0.png", encode_mask(~disc))
     for part, folder in (("masks", finder), ("judge", judge)):
         refused(part, folder / "config.json", (folder / "config.json").read_bytes() + b" ")
+
+
+def test_a_run_reads_each_mask_once_for_its_hash_and_stops_at_one_that_changes_later(
+    body: dict[str, Any], real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, hashed = tmp_path / "files", Counter[str]()
+    files.mkdir()
+    disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
+    for row in rows(real):
+        (files / f"{row['key']}.png").write_bytes(encode_mask(disc))
+    sha256_of = gen.edit.masks.files.sha256_of
+
+    def counted(path: Path) -> str:
+        hashed[path.name] += 1
+        return sha256_of(path)
+
+    monkeypatch.setattr(gen.edit.masks.files, "sha256_of", counted)
+    masks = {"order": ["file", "otsu"], "masks": str(files)}
+    how = {**body["edit"], "masks": masks, "judge": {"kind": "none"}}
+    assert edit({**body, "edit": how}, tmp_path / "out").exit_code == 0
+    assert hashed == {path.name: 1 for path in files.iterdir()}
+    assert {json.loads(row["edit"])["mask"]["how"] for row in rows(tmp_path / "out")} == {"file"}
+
+    recipe = EditRecipe.model_validate({**body, "edit": how})
+    work, out = find_work(recipe, has_texts=True), str(tmp_path / "out")
+    job = edit_job_of(recipe, work, out, False, FINGERPRINT, "c" * 64, edit_identity(recipe, work.index))
+    for file in files.iterdir():
+        file.write_bytes(encode_mask(~disc))
+    maker = make_edit_worker(job.model_dump(mode="json")).maker
+    sample = maker.samples(0)[0]
+    maker.prepare([sample])
+    with pytest.raises(NotAgain, match=r"found other bytes below .*, expected the mask of when the run began"):
+        maker.make([(sample, 0)], lambda share: None)
 
 
 @pytest.mark.parametrize(

@@ -144,13 +144,37 @@ def test_without_its_sources_a_page_says_so_and_shows_mask_and_edit(
     assert "Real pictures are not shown: " in text_of(Page(pages / "index.html"))
 
 
-def test_a_source_with_other_bytes_is_not_shown_and_the_others_are(tmp_path: Path) -> None:
-    folder = tmp_path / "real"
+def of_folder(folder: Path) -> None:
+    """Edits in `folder / "out"` of an image folder, `folder / "real"`."""
     for number, (class_id, jpeg) in enumerate(jpegs()):
-        (folder / NAMES[class_id]).mkdir(parents=True, exist_ok=True)
-        (folder / NAMES[class_id] / f"{number}.jpg").write_bytes(jpeg)
-    body = recipe_of(folder, write_classes(tmp_path / "classes.csv"), {"kind": "perturb", "gamma": 0})
-    assert edit(body, tmp_path / "out").exit_code == 0
+        file = folder / "real" / NAMES[class_id] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(jpeg)
+    body = recipe_of(folder / "real", write_classes(folder / "classes.csv"), {"kind": "perturb", "gamma": 0})
+    assert edit(body, folder / "out").exit_code == 0
+
+
+def test_sources_are_shown_after_their_set_has_more_or_fewer_pictures(tmp_path: Path) -> None:
+    of_folder(tmp_path)
+    folder, made = tmp_path / "real", rows(tmp_path / "out")
+
+    def found() -> list[str]:
+        with edits_of(open_for_reading(str(tmp_path / "out"))) as edits:
+            assert edits is not None
+            sources = [edits.of({**row, "edit": None}).source() for row in made]
+        return ["" if isinstance(source, np.ndarray) else str(source) for source in sources]
+
+    for class_id, jpeg in jpegs():
+        (folder / NAMES[class_id] / "00-added.jpg").write_bytes(jpeg)
+    assert found() == [""] * len(made)
+    gone = made[0]["url"].partition("#")[0]
+    (folder / gone).unlink()
+    assert found() == [f"cannot be read: it is no longer in {folder}" if row is made[0] else "" for row in made]
+
+
+def test_a_source_with_other_bytes_is_not_shown_and_the_others_are(tmp_path: Path) -> None:
+    of_folder(tmp_path)
+    folder = tmp_path / "real"
     row = kept(tmp_path / "out", 1)[0]
     changed = folder / row["url"].partition("#")[0]
     changed.write_bytes(encode_jpeg(np.zeros((64, 64, 3), np.uint8), source_type=None))

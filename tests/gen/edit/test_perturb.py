@@ -148,6 +148,31 @@ def test_gamma_0_encodes_what_is_no_plain_jpeg_of_the_stored_size(body: dict[str
         assert {(row["width"], row["height"]) for row in rows(out)} == {(side, side)}
 
 
+def test_gamma_0_encodes_the_square_that_a_strip_is_squashed_to(body: dict[str, Any], tmp_path: Path) -> None:
+    """Its rows or columns are all the same, as the strip's own one is."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    for class_id, strip_HWC in enumerate((noise[:1], noise[:, :1], noise)):
+        (tmp_path / "photos" / NAMES[class_id]).mkdir(parents=True)
+        (tmp_path / "photos" / NAMES[class_id] / "a.jpg").write_bytes(encode_jpeg(strip_HWC, source_type=None))
+    made = edit(body, tmp_path / "out", source={"set": str(tmp_path / "photos")}, edit={"gamma": 0, "fit": "squash"})
+    assert (made.images, made.exit_code) == (3, 0), made.sentence()
+    assert {pixels(tmp_path / "out", row).shape for row in rows(tmp_path / "out")} == {(64, 64, 3)}
+    assert verify(open_for_reading(str(tmp_path / "out"))).damages == ()
+
+
+def test_gamma_0_keeps_a_picture_whose_lowest_rows_are_even(body: dict[str, Any], tmp_path: Path) -> None:
+    """A frame, a caption's ground: nothing decoded it, so no decode has stopped half-way."""
+    for class_id, name in NAMES.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        image_HWC = np.random.default_rng(class_id).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        image_HWC[52:] = (200, 205, 210)
+        Image.fromarray(image_HWC).save(tmp_path / "photos" / name / "a.png")
+    for side in (64, 32):
+        how = {"source": {"set": str(tmp_path / "photos")}, "edit": {"gamma": 0}, "sampler": {"saved_px": side}}
+        made = edit(body, tmp_path / str(side), **how)
+        assert (made.images, made.exit_code) == (3, 0), made.sentence()
+
+
 def test_the_same_call_goes_on_and_a_larger_scale_begins_with_the_smaller(
     body: dict[str, Any], edited: Path, tmp_path: Path
 ) -> None:

@@ -162,6 +162,19 @@ def test_a_plain_bright_background_is_no_tail_even_where_it_is_clipped() -> None
     assert status_of(image) == "flat"
 
 
+@pytest.mark.parametrize("side", [64, 32])
+def test_even_rows_that_an_edit_keeps_of_its_picture_are_no_accident_and_more_of_them_are(side: int) -> None:
+    rng = np.random.default_rng(side)
+    before = picture(64, rng)
+    before[52:] = (200, 205, 210)
+    edited = picture(side, rng)
+    edited[side - 12 * side // 64 :] = (90, 95, 100)
+    assert (screen(edited, SPEC), screen(edited, SPEC, before)) == ("flat", "success")
+    edited[side // 2 :] = (90, 95, 100)
+    assert screen(edited, SPEC, before) == "flat"
+    assert screen(edited, SPEC, picture(64, rng)) == "flat"
+
+
 def test_e1_an_image_with_nan_is_named_so_although_its_cast_is_black() -> None:
     assert status_of(np.zeros((64, 64, 3), np.uint8), finite=False) == "nan"
 

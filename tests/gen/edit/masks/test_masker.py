@@ -11,12 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import gen.edit.masks.files
+from cluster.process.exit import NotAgain
 from gen.edit.masks.masker import NO_MASK, Mask, Masker, NoMask, Source, by_otsu, by_text, grounded
 from gen.edit.masks.networks import Found
 from gen.edit.masks.pixels import dilate
 from gen.edit.masks.spec import MaskSpec, asked_text, mask_digest, mask_folders
 from gen.edit.masks.stored import encode_mask
 from shards.disk.layout import SUCCESS
+from shards.disk.pictures import MAX_PICTURE_BYTES
+from shards.disk.safe_text import visible
 from tests.gen.edit.masks.test_pixels import disc, square
 
 SIDE = 80
@@ -206,22 +210,38 @@ def test_a_file_that_is_missing_damaged_or_of_another_size_is_a_failure(tmp_path
         ("none", "file: found no file 'none.png'"),
         ("cut", "file: 'cut.png': mask: found no PNG that can be read"),
         ("wide", "file: 'wide.png': found 81 x 80 pixels, expected the image's 80 x 80"),
-        ("folder", "file: 'folder.png': Is a directory"),
+        ("folder", "file: found no file 'folder.png'"),
     ):
         mask = one(masker, picture(disc(SIDE, 40, 40, 20)), key=key)
         assert mask.status == NO_MASK
         assert mask.reason.startswith(told)
 
 
-@pytest.mark.parametrize("key", ["../up", "a/../../up", "/up", "", ".", "a//b", "./a", ".hidden", "a/"])
+@pytest.mark.parametrize("key", ["../up", "a/../../up", "/up", "", ".", "a//b", "./a", "a/"])
 def test_a_key_never_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
     data = encode_mask(np.ones((SIDE, SIDE), bool))
-    for place in (tmp_path / "up.png", tmp_path / "masks" / "a.png", tmp_path / "masks" / ".hidden.png"):
+    for place in (tmp_path / "up.png", tmp_path / "masks" / "a.png"):
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(data)
     mask = one(of_files(tmp_path / "masks"), picture(disc(SIDE, 40, 40, 20)), key=key)
     assert mask.status == NO_MASK
-    assert mask.reason.startswith("file: found the key ")
+    assert mask.reason.startswith("file: found no file ")
+
+
+@pytest.mark.parametrize("name", [".hidden", "...dot", ".folder/a", "a b", "x\u200by", "w#sha256=dead", "n\udcff"])
+def test_a_mask_is_found_whatever_its_sources_name(tmp_path: Path, name: str) -> None:
+    file, true = tmp_path / f"{name}.png", disc(SIDE, 40, 40, 20)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(encode_mask(true))
+    mask = one(of_files(tmp_path), picture(true), key=visible(name))
+    assert (mask.how, mask.reason) == ("file", "")
+
+
+def test_two_masks_whose_names_are_one_to_see_are_refused(tmp_path: Path) -> None:
+    for name in ("x\u200by", "x⟨U+200B⟩y"):
+        (tmp_path / f"{name}.png").write_bytes(encode_mask(disc(SIDE, 40, 40, 20)))
+    with pytest.raises(ValueError, match=r"found two masks whose names are one to see, 'x.*y\.png', expected one"):
+        mask_digest(MaskSpec(order=("file",), masks=str(tmp_path)))
 
 
 @pytest.mark.parametrize("key", ["a\0b", "\ud800", "x" * 5000, "a\nb", "no/such/folder"])
@@ -231,6 +251,51 @@ def test_a_key_that_no_file_has_is_a_failure_in_one_line(tmp_path: Path, key: st
     assert mask.reason.startswith("file: ")
     assert len(mask.reason) < 300
     assert "\n" not in mask.reason
+
+
+def test_a_disk_that_fails_for_a_moment_ends_the_attempt_and_changes_no_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is there no mask, nor has the next way its turn: tried again, the row is what it would have been."""
+    true = square(SIDE, 20, 20, 30)
+    (tmp_path / "a.png").write_bytes(encode_mask(true))
+    for order in (("file",), ("file", "otsu")):
+        masker = Masker.load(MaskSpec(order=order, masks=str(tmp_path)), "cpu")
+        with monkeypatch.context() as failing:
+
+            def stale(path: Path, *told: object) -> bytes:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+            failing.setattr(gen.edit.masks.files, "read_regular", stale)
+            with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+                one(masker, picture(true))
+        assert one(masker, picture(true)).how == "file"
+
+
+def test_a_mask_that_is_gone_or_another_one_than_when_the_run_began_stops_it(tmp_path: Path) -> None:
+    file, true = tmp_path / "a.png", square(SIDE, 20, 20, 30)
+    before = encode_mask(true)
+    file.write_bytes(before)
+    masker = Masker.load(MaskSpec(order=("file", "otsu"), masks=str(tmp_path)), "cpu")
+    file.unlink()
+    told = r"^edit\.masks\.masks: 'a\.png': found {} below .*, expected the mask of when the run began; bring"
+    with pytest.raises(NotAgain, match=told.format("no such file")):
+        one(masker, picture(true))
+    file.write_bytes(encode_mask(square(SIDE, 20, 20, 31)))
+    with pytest.raises(NotAgain, match=told.format("other bytes")):
+        one(masker, picture(true))
+    file.write_bytes(before)
+    assert one(masker, picture(true)).how == "file"
+    (tmp_path / "b.png").write_bytes(before)
+    late = one(masker, picture(true), key="b")
+    assert (late.how, late.reason) == ("otsu", "file: found no file 'b.png'"), "it was not there when the run began"
+
+
+def test_a_file_that_is_too_large_for_a_mask_is_refused_before_a_run_begins(tmp_path: Path) -> None:
+    with open(tmp_path / "a.png", "wb") as file:
+        file.truncate(MAX_PICTURE_BYTES + 1)
+    with pytest.raises(ValueError, match=r"a\.png': found 268,435,457 bytes, expected at most 268,435,456; make it"):
+        mask_digest(MaskSpec(order=("file",), masks=str(tmp_path)))
 
 
 # the spec
