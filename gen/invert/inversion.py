@@ -29,7 +29,9 @@ from gen.invert.noise import Noise, noise_of
 from gen.invert.spec import InvertSpec
 from gen.model.folder import ModelError, ModelFolder
 from gen.model.style_token import ENCODERS, TOKENIZERS, spelled
+from gen.sampler.latents import for_decoder, for_denoiser
 from gen.sampler.pipeline import draw_noise, load_pipeline
+from gen.sampler.safety import flag_images
 from gen.sampler.spec import SamplerSpec
 from gen.sampler.style import add_words
 from gen.sampler.texts import encode_texts
@@ -150,7 +152,7 @@ class Generator:
         both = [said[place] if place in said else self._latents[uid] for place, uid in enumerate(uids)]
         mean = torch.stack([one.to(self.device) for one, _ in both])
         deviation = torch.stack([one.to(self.device) for _, one in both])
-        return _scaled(mean + deviation * self.gaussian(seeds, mean.shape[1:]), vae.config, self.family)
+        return for_denoiser(mean + deviation * self.gaussian(seeds, mean.shape[1:]), vae.config, self.family)
 
     def gaussian(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
         """Noise of each picture from a generator of its own, so that it does not depend on the batch."""
@@ -216,10 +218,23 @@ class Generator:
             num_inference_steps=spec.steps,
             guidance_scale=spec.guidance,
             generator=generators,
-            output_type="np",
+            output_type="latent",
         ).images
-        pixels: NDArray[np.uint8] = (np.nan_to_num(np.asarray(drawn)).clip(0, 1) * 255).round().astype(np.uint8)
+        if self.family == "flux":  # packed 2x2 patches
+            drawn = pipeline._unpack_latents(drawn, self.size_px, self.size_px, pipeline.vae_scale_factor)
+        unit_NCHW = self._decode(drawn).float().div(2).add(0.5).nan_to_num(nan=0.0).clamp(0, 1)
+        pixels: NDArray[np.uint8] = unit_NCHW.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         return pixels
+
+    def _decode(self, latents_NCHW: Tensor) -> Tensor:
+        """Images around [-1, 1], NCHW, not yet clipped; black where a safety checker objects. In the VAE's own type,
+        which may be another than the latents': the stock pipeline casts them to no VAE that is fp32 already."""
+        vae, checker = self.pipeline.vae, getattr(self.pipeline, "safety_checker", None)
+        scaled = for_decoder(latents_NCHW, vae.config, self.family).to(next(vae.parameters()).dtype)
+        image_NCHW = torch.cat([vae.decode(part, return_dict=False)[0] for part in scaled.split(VAE_PICTURES)])
+        if checker is not None:
+            image_NCHW[flag_images(checker, self.pipeline.feature_extractor, image_NCHW)] = -1
+        return image_NCHW
 
 
 class Inversion(nn.Module):
@@ -252,14 +267,3 @@ class Inversion(nn.Module):
         with generator.using(dict(self.rows.items())):
             told = generator.encode(texts)
         return generator.predict(noisy_NCHW, index_N, told)
-
-
-def _scaled(latents: Tensor, config: Any, family: str) -> Tensor:
-    """From the encoder's scale to the denoiser's, as each family's own pipeline does it."""
-    if family in ("sd3", "flux"):
-        return (latents - config.shift_factor) * config.scaling_factor
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if family == "sdxl" and mean is not None and std is not None:
-        mean_1C11, std_1C11 = (torch.tensor(one, device=latents.device).view(1, -1, 1, 1) for one in (mean, std))
-        return (latents - mean_1C11) * config.scaling_factor / std_1C11
-    return latents * config.scaling_factor

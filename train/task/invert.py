@@ -264,8 +264,6 @@ class Invert:
         learned = {name.removeprefix("rows."): tensor for name, tensor in kept.items()}
         untrained = {name: tensor.detach().cpu() for name, tensor in last.initial().items()}
         told = {"data": self.found.digests, "domain": self.recipe.data.domains[0].name, **facts}
-        if self.spec.pictures:
-            self._write_page(folder, {name: rows.to(last.generator.device) for name, rows in learned.items()}, last)
         write_style_token(
             folder,
             self.spec,
@@ -275,6 +273,8 @@ class Invert:
             {name: tensor.float().numpy() for name, tensor in untrained.items()},
             told,
         )
+        if self.spec.pictures:  # after the token: a page that cannot be drawn costs no training
+            self._write_page(folder, {name: rows.to(last.generator.device) for name, rows in learned.items()}, last)
 
     def is_exported(self, folder: Path) -> bool:
         return (folder / FACTS["invert"].last_file).is_file()
