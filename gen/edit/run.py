@@ -21,6 +21,7 @@ from cluster.code import code_hash
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.mistake import RecipeError
 from cluster.waiting import waiting
+from gen.edit.attributes.draw import ClassAttributes
 from gen.edit.attributes.gather import gather_attributes
 from gen.edit.attributes.lexicon import attributes_content
 from gen.edit.attributes.stored import FILE, dump_attributes
@@ -39,6 +40,8 @@ from gen.make.plan import Plan
 from gen.make.scale import scale_name
 from gen.make.work import held, set_torn_aside, settle, work_off
 from gen.model.folder import ModelError, open_model
+from gen.names.kind import kind_of_list
+from gen.prompts.meanings import given_meanings
 from gen.prompts.table import PromptTable
 from gen.prompts.write import PROMPTS, Say
 from gen.run.auto import fill_auto
@@ -93,6 +96,11 @@ def find_work(recipe: EditRecipe, has_texts: bool) -> Work:
             lines = [*lines, " ".join(f"source.set: {error}".split())]
     if isinstance(recipe.edit, AttributeEditSpec):
         lines = [*lines, *_missing_of(recipe.edit, recipe.sampler.size_px)]
+    if not lines and work is not None and not has_texts:
+        try:
+            _check_attributes(recipe, work.classes)
+        except (ValueError, OSError) as error:
+            lines = [" ".join(str(error).split())]
     if lines or work is None:
         raise RecipeError.of(lines)
     return work
@@ -112,6 +120,32 @@ def _missing_of(edit: AttributeEditSpec, size_px: int | None) -> list[str]:
         except (ValueError, OSError) as error:
             lines.append(" ".join(str(error).split()))
     return lines
+
+
+def _check_attributes(recipe: EditRecipe, classes: Sequence[Class]) -> None:
+    """Raises ValueError for attributes of which it is known before any prompt is drawn that a run would refuse them."""
+    edit, meanings = recipe.edit, recipe.meanings
+    if not isinstance(edit, AttributeEditSpec):
+        return
+    if edit.attributes.source == "llm" and recipe.llm.provider != "offline":
+        return
+    given = given_meanings(classes, meanings) if meanings.choose == "given" else {}
+    if meanings.choose == "clip" or recipe.prompts.file is not None:  # then meanings tell the kind of all other classes
+        classes = [one for one in classes if kind_of_list(one) is not None]
+    _check_told_apart(edit, gather_attributes(classes, edit.attributes, None, recipe.seed, given))
+
+
+def _check_told_apart(edit: AttributeEditSpec, found: Sequence[ClassAttributes]) -> None:
+    """Raises ValueError for a class with a single attribute of a kind, which a CLIP judge can compare with no other."""
+    if edit.judge.kind != "clip":
+        return
+    for one in found:
+        for kind in edit.attributes.kinds:
+            if sum(word.kind == kind for cell in one.cells for word in cell) < 2:
+                raise ValueError(
+                    f"edit.attributes: found one {kind} for class {one.class_id}, expected two or more: a CLIP judges "
+                    "by comparing; add some to the lexicon, or set edit.judge.kind=none"
+                )
 
 
 def work_of(recipe: EditRecipe, classes: Sequence[Class]) -> Work:
@@ -258,11 +292,5 @@ def _attributes(recipe: EditRecipe, classes: Sequence[Class], prompts: PromptTab
         if (line := cut_line(recipe, prompts, found)) is not None:
             say(line)
         check_judged_texts(recipe.edit, prompts, found)
-    if recipe.edit.judge.kind == "clip":
-        for one in found:
-            if any(len([word for cell in one.cells for word in cell if word.kind == kind]) < 2 for kind in spec.kinds):
-                raise ValueError(
-                    f"edit.attributes: found one attribute of a kind for class {one.class_id}, expected two or more: a "
-                    "CLIP judges by comparing; add some to the lexicon, or set edit.judge.kind=none"
-                )
+    _check_told_apart(recipe.edit, found)
     return dump_attributes(found)

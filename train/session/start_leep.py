@@ -2,8 +2,8 @@
 
 In: a recipe, the run's folder; with stages, all of them finished. Out: name -> LEEP in nats (`train.evaluate.leep`), of
 the weights of `model.pretrained` as `start`. The pictures are those of the first domain that the last stage trains on,
-shown as a test set's are. On disk, with the digest of these pictures, each measured once: `stages/leep.json`; of a training
-without stages, which is measured if `evaluate.leep` asks for it, `leep.json`.
+shown as a test set's are. On disk, with the digest of these pictures, each measured once: `stages/leep.json`; of a
+training without stages, which is measured if `evaluate.leep` asks for it, `leep.json`.
 
 A figure is not worth a training: for a net without a classifier, and where a picture cannot be read, a text stands in
 the place of the number and says so. Only what stays true is written down: a picture may be read another time.

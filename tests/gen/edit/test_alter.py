@@ -676,6 +676,49 @@ def test_the_command_says_what_it_would_do(body: dict[str, Any], tmp_path: Path)
     assert "background, colour, mixed; masks by segmenter, otsu; judge: clip" in told.output
 
 
+@pytest.mark.parametrize(
+    ("attributes", "words", "line"),
+    [
+        ({"feasibility": "mixed"}, ["a page", "a wall"], "found no infeasible background for class 0 ('zero')"),
+        ({}, ["a page"], "found one background for class 0, expected two or more: a CLIP judges by comparing"),
+        ({"source": "llm"}, ["a page", "a wall"], "attributes.source: found llm, but no language model"),
+    ],
+    ids=["side", "number", "model"],
+)
+def test_the_command_refuses_attributes_before_any_prompt_is_drawn(
+    body: dict[str, Any], tmp_path: Path, attributes: dict[str, Any], words: list[str], line: str
+) -> None:
+    lexicon = {"background": {"feasible": [{"words": dict.fromkeys(words, "what is seen")}]}}
+    (tmp_path / "words.yaml").write_text(json.dumps(lexicon))
+    own = {"kinds": ["background"], "lexicon": str(tmp_path / "words.yaml"), **attributes}
+    (tmp_path / "edits.yaml").write_text(json.dumps({**body, "edit": {**body["edit"], "attributes": own}}))
+    called = ["edit", str(tmp_path / "edits.yaml"), "--out", str(tmp_path / "out")]
+    for more in (["--dry-run"], []):
+        told = CliRunner().invoke(sixfold.command_line(), [*called, *more])
+        assert told.exit_code != 0
+        assert line in str(told.exception)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_lexicon_for_some_kinds_of_classes_is_not_refused_before_meanings_are_chosen(
+    body: dict[str, Any], tmp_path: Path
+) -> None:
+    """A meaning tells the kind; a kind in the class list needs none."""
+    ships = {"background": {"feasible": [{"kinds": ["watercraft"], "words": {"a sea": "waves", "a dock": "planks"}}]}}
+    (tmp_path / "words.yaml").write_text(json.dumps(ships))
+    how = {**body["edit"], "attributes": {"kinds": ["background"], "lexicon": str(tmp_path / "words.yaml")}}
+    (tmp_path / "classes.csv").write_text("id,name,kind\n0,zero,\n1,one,watercraft\n2,two,\n")
+    fields = {**body, "edit": how, "meanings": {"choose": "clip"}}
+    listed = {**fields, "classes": {"source": str(tmp_path / "classes.csv")}}
+    for chosen in (fields, listed):
+        assert len(find_work(EditRecipe.model_validate(chosen), has_texts=False).classes) == len(NAMES)
+    (tmp_path / "classes.csv").write_text("id,name,kind\n0,zero,\n1,one,watercraft\n2,two,street\n")
+    for refused in ({**fields, "meanings": {"choose": "none"}}, listed):
+        with pytest.raises(ValueError, match=r"found no feasible background for class [02] \("):
+            find_work(EditRecipe.model_validate(refused), has_texts=False)
+    assert len(find_work(EditRecipe.model_validate(listed), has_texts=True).classes) == len(NAMES)
+
+
 @pytest.mark.torture
 @pytest.mark.timeout(3000)
 def test_killed_at_ten_random_moments_the_edits_end_with_the_same_bytes(
