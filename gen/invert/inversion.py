@@ -16,6 +16,7 @@ vectors of a word.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -77,7 +78,7 @@ class Generator:
             first = add_words(getattr(pipeline, TOKENIZERS[encoder]), network, words, spec.vectors)
             network.requires_grad_(False)
             network.get_input_embeddings().register_forward_hook(partial(self._with_rows, encoder, first))
-        self._latents: dict[int, tuple[Tensor, Tensor]] = {}  # uid -> mean, deviation
+        self._latents: dict[bytes, tuple[Tensor, Tensor]] = {}  # hash of the pixels -> mean, deviation
         self._room = spec.cache_mb * MIB
 
     def _initial(self, encoder: str) -> Tensor:
@@ -129,14 +130,14 @@ class Generator:
         return {name: tensor[place] for name, tensor in told.items()}
 
     @torch.no_grad()
-    def latents(
-        self, images_NHWC: NDArray[np.uint8], uids: Sequence[int], seeds: Sequence[int], is_still: bool
-    ) -> Tensor:
+    def latents(self, images_NHWC: NDArray[np.uint8], seeds: Sequence[int], is_still: bool) -> Tensor:
         """Latents as the denoiser takes them, NCHW in fp32; each drawn with its own seed from what the encoder says.
 
-        `is_still`: a picture of this uid always looks the same, so what the encoder says may be kept.
+        `is_still`: these pictures come again as they are, so what the encoder says is kept. It is found by their pixels:
+        of a picture that is not quite square another row may be cut off the next time.
         """
-        todo = [place for place, uid in enumerate(uids) if not (is_still and uid in self._latents)]
+        hashes = [hashlib.blake2b(np.ascontiguousarray(one), digest_size=16).digest() for one in images_NHWC]
+        todo = [place for place, one in enumerate(hashes) if not (is_still and one in self._latents)]
         said: dict[int, tuple[Tensor, Tensor]] = {}
         vae = self.pipeline.vae
         for begin in range(0, len(todo), VAE_PICTURES):
@@ -148,8 +149,8 @@ class Generator:
                 size = 2 * mean.nbytes
                 if is_still and self._room >= size:
                     self._room -= size
-                    self._latents[uids[place]] = mean.cpu(), deviation.cpu()
-        both = [said[place] if place in said else self._latents[uid] for place, uid in enumerate(uids)]
+                    self._latents[hashes[place]] = mean.cpu(), deviation.cpu()
+        both = [said[place] if place in said else self._latents[one] for place, one in enumerate(hashes)]
         mean = torch.stack([one.to(self.device) for one, _ in both])
         deviation = torch.stack([one.to(self.device) for _, one in both])
         return for_denoiser(mean + deviation * self.gaussian(seeds, mean.shape[1:]), vae.config, self.family)

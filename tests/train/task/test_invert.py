@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -295,6 +296,19 @@ def test_micro_batches_and_kept_latents_change_nothing_but_rounding(
         assert train_alone(recipe, tmp_path / name).exit_code == 0
         one, other = rows_of(tmp_path / name), rows_of(whole)
         assert max(float((one[key] - other[key]).abs().max()) for key in other) < RANKS_TOLERANCE
+
+
+def test_kept_latents_are_those_of_the_pixels_and_not_of_the_picture_that_was_met_first(
+    models: dict[str, Path],
+) -> None:
+    """Of 499 x 500 px a square is 499 x 499: the first or the last row is cut off, which changes by the step."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    spec = pinned_generator(InvertSpec(model=str(models["sd"]), initial="ink", steps=2))
+    generator = Generator(open_generator(spec), spec, ["<style>"], 32, torch.device("cpu"))
+    alone = [generator.latents(images[[place]], [5], False) for place in (0, 1)]
+    kept = [generator.latents(images[[place]], [5], True) for place in (0, 1, 0, 1)]
+    assert not torch.equal(*alone)
+    assert all(torch.equal(one, alone[place % 2]) for place, one in enumerate(kept))
 
 
 def test_pictures_and_a_page_of_before_and_after_are_written(
