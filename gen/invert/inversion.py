@@ -133,8 +133,8 @@ class Generator:
     def latents(self, images_NHWC: NDArray[np.uint8], seeds: Sequence[int], is_still: bool) -> Tensor:
         """Latents as the denoiser takes them, NCHW in fp32; each drawn with its own seed from what the encoder says.
 
-        `is_still`: these pictures come again as they are, so what the encoder says is kept. It is found by their pixels:
-        of a picture that is not quite square another row may be cut off the next time.
+        `is_still`: these pictures come again as they are, so what the encoder says is kept. It is found by their
+        pixels: of a picture that is not quite square another row may be cut off the next time.
         """
         hashes = [hashlib.blake2b(np.ascontiguousarray(one), digest_size=16).digest() for one in images_NHWC]
         todo = [place for place, one in enumerate(hashes) if not (is_still and one in self._latents)]

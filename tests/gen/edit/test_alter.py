@@ -647,6 +647,25 @@ def test_recipes_that_cannot_be_meant_are_refused(
         EditRecipe.model_validate({**body, part: {**body[part], **fields}})
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"strength": {"background": 1}},
+        {"cells": [{"kind": "background", "strength": 1}]},
+        {
+            "attributes": {"kinds": ["colour"]},
+            "editor": {"kind": "cascade", "model": "a", "base": "b", "controlnet": "c", "steps": 1},
+        },
+    ],
+    ids=["strengths", "cells", "cascade"],
+)
+def test_a_strength_of_which_no_edit_is_made_is_no_reason_to_refuse(body: dict[str, Any], how: dict[str, Any]) -> None:
+    """Of colours it is half of the way, of which a single step takes none."""
+    plain = {"kind": "attribute", "attributes": {"kinds": ["background"]}, "masks": {"order": ["otsu"]}}
+    fields = {**body, "sampler": {**body["sampler"], "steps": 1}, "edit": {**plain, **how}}
+    assert EditRecipe.model_validate(fields).sampler.steps == 1
+
+
 def test_a_mistake_in_a_recipe_is_one_line_about_its_own_kind_of_edit(body: dict[str, Any], tmp_path: Path) -> None:
     for wrong, line in (
         ({"alfa": 0.5}, "unknown key `edit.alfa`; did you mean `alpha`?"),
