@@ -38,6 +38,7 @@ from gen.make.outcome import MakeOutcome, asked_of
 from gen.make.output import BegunBy, is_under_way, open_output
 from gen.make.plan import Plan
 from gen.make.scale import scale_name
+from gen.make.screen import REASONS
 from gen.make.work import held, set_torn_aside, settle, work_off
 from gen.model.folder import ModelError, open_model
 from gen.names.kind import kind_of_list
@@ -66,6 +67,11 @@ WHEN_TORN = (
     "a language model judged these edits, so made again they may be others: bring the file back from a copy, or give "
     "them up with `sixfold repair` and run the same command again"
 )
+LASTING = {
+    "no_mask": "no object was found in these sources: set edit.masks otherwise in a new output, or leave them out",
+    "failed_to_decode": "these sources cannot be read: mend them or leave them out, in a new output",
+}
+AS_IT_IS = "at gamma 0 every draw is the source itself: leave these sources out, or set edit.gamma, in a new output"
 WHEN_SHORT = "look at why their draws were rejected with `sixfold show`, or raise shards.max_draws in a new output"
 
 
@@ -214,7 +220,14 @@ def run(
             summary = work_off(
                 todo, images, make_worker, spec, store, stop, hold, threads, WHEN_SLOW, shared=spec.shared
             )  # fmt: skip
-        return settle(store, hold, plan, scale, mark, before, summary, started, WHEN_SHORT)
+        return settle(store, hold, plan, scale, mark, before, summary, started, WHEN_SHORT, lasting_of(recipe))
+
+
+def lasting_of(recipe: EditRecipe) -> Mapping[str, str]:
+    """What to do about samples whose draws all end alike, by their status."""
+    if isinstance(recipe.edit, PerturbSpec) and recipe.edit.gamma == 0:
+        return {**dict.fromkeys(REASONS, AS_IT_IS), **LASTING}
+    return LASTING
 
 
 def describe(recipe: EditRecipe, work: Work, scale: Fraction) -> str:

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -693,6 +694,20 @@ def test_the_command_says_what_it_would_do(body: dict[str, Any], tmp_path: Path)
     told = CliRunner().invoke(sixfold.command_line(), ["edit", str(tmp_path / "edits.yaml"), "--dry-run"])
     assert told.exit_code == 0, told.output
     assert "background, colour, mixed; masks by segmenter, otsu; judge: clip" in told.output
+
+
+def test_pictures_without_a_mask_are_told_apart_from_those_that_more_draws_may_mend(
+    body: dict[str, Any], tmp_path: Path
+) -> None:
+    how = {"masks": {"order": ["otsu"], "least_area": 0.9}, "judge": {"kind": "none"}}
+    made = edit(body, tmp_path / "out", 1, edit=how, source={"per_class": 1})
+    assert made.rejected == {"no_mask": len(NAMES)}
+    assert f"rejected: {len(NAMES)} no_mask (none of them drawn again)" in made.sentence()
+    assert "no object was found in these sources: set edit.masks otherwise" in made.problem()
+    assert "max_draws" not in made.problem()
+    mixed = replace(made, rejected={"no_mask": 1, "rejected": 4})
+    assert "rejected: 1 no_mask, 4 rejected (2 of them drawn again)" in mixed.sentence()
+    assert "in a new output, or leave them out (no_mask); look at why their draws" in mixed.problem()
 
 
 @pytest.mark.parametrize(
