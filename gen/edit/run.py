@@ -30,14 +30,14 @@ from gen.edit.judge.judge import judge_digest
 from gen.edit.masks.spec import mask_digest
 from gen.edit.recipe import AttributeEditSpec, EditRecipe, PerturbSpec, differences, edit_identity
 from gen.edit.rows import EditJob, edit_plan
-from gen.edit.sources import SOURCES_NAME, chosen_rows, index_of, with_counts, write_sources
+from gen.edit.sources import SOURCES_NAME, Sources, chosen_rows, index_of, with_counts, write_sources
 from gen.edit.too_long import check_judged_texts, cut_line
 from gen.edit.worker import make_edit_worker
 from gen.llm.ask import open_llm
 from gen.make.outcome import MakeOutcome, asked_of
-from gen.make.output import BegunBy, is_under_way, open_output
+from gen.make.output import BegunBy, has_shards, is_under_way, open_output
 from gen.make.plan import Plan
-from gen.make.scale import scale_name
+from gen.make.scale import Store, scale_name
 from gen.make.screen import REASONS
 from gen.make.work import held, set_torn_aside, settle, work_off
 from gen.model.folder import ModelError, open_model
@@ -55,6 +55,8 @@ from shards.disk.address import one_spelling
 from shards.disk.amounts import counted
 from shards.disk.data_set import open_to_write
 from shards.disk.home import home
+from shards.disk.layout import META
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 from shards.set.manifest import scan_records
 from shards.set.status import refuse_unfinished, write_summary
@@ -201,6 +203,8 @@ def run(
             update={"sampler": fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)}
         )  # fmt: skip
         own = edit_identity(recipe, work.index)
+        if known is not None and known.body["identity"]["source"]["digest"] != work.index.digest and has_shards(store):
+            _refuse_changed_picture(recipe, work, store, stop)
         contents = {"contents": drawn_from(recipe.meanings, recipe.llm)}
         mark = open_output(store, recipe, own, rows_of(work.classes), code, BEGUN_BY, draw, differences, say, contents)
         with waiting("reading what is there"):
@@ -221,6 +225,30 @@ def run(
                 todo, images, make_worker, spec, store, stop, hold, threads, WHEN_SLOW, shared=spec.shared
             )  # fmt: skip
         return settle(store, hold, plan, scale, mark, before, summary, started, WHEN_SHORT, lasting_of(recipe))
+
+
+def _refuse_changed_picture(recipe: EditRecipe, work: Work, store: Store, stop: StopFlag) -> None:
+    """Raises ValueError that names the first source that has other bytes than when the run began. Says nothing where
+    that is not what changed: pictures came or went, it is another set, or the table of the sources is lost."""
+    if not store.exists(f"{META}/{SOURCES_NAME}"):
+        return
+    begun, now = {}, {}
+    try:
+        with waiting("looking for the source pictures that have changed"):
+            before = store.read_bytes(f"{META}/{SOURCES_NAME}")
+            tables = before, write_sources(recipe.source, work.index, work.rows, stop)
+            begun, now = (
+                {(row["class_id"], row["key"]): row["sha256"] for row in Sources.load(table).table.to_pylist()}
+                for table in tables
+            )
+    except (ValueError, OSError):
+        return
+    for source, sha256 in begun.items():
+        if now.get(source, sha256) != sha256:
+            raise ValueError(
+                f"{work.index.url}: source {quoted(source[1], 80)}: found other bytes than when the run began; bring "
+                "the picture back, and run the same command again, or edit the new ones in another output"
+            )
 
 
 def lasting_of(recipe: EditRecipe) -> Mapping[str, str]:

@@ -186,6 +186,9 @@ def test_a_source_whose_bytes_have_changed_is_named_and_not_edited(
     assert outcome.exit_code != 0
     assert f"two/{victim.name}" in outcome.sentence()
     assert "found other bytes than when the run began" in outcome.sentence()
+    victim.write_bytes(whole + b"zz")
+    with pytest.raises(ValueError, match=rf"two/{victim.name}': found other bytes than when the run began"):
+        edit(body, tmp_path / "out", 2, **fields)
     victim.write_bytes(whole)
     assert edit(body, tmp_path / "out", 2, **fields).exit_code == 0
 
