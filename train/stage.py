@@ -21,11 +21,11 @@ from shards.stream.augment import AugmentSpec
 from shards.stream.mix import MixSpec
 from shards.stream.spec import DomainSpec
 from train.evaluate.evaluate import EvaluateSpec
+from train.evaluate.results import START
 from train.model.classifiers import Aux, Bn
 from train.model.head import HEAD, Head
 from train.model.optim import OptimSpec
 
-START = "start"  # what a training began with, among the names of its stages
 Part = TypeVar("Part", bound=BaseModel)
 if TYPE_CHECKING:
     Partly = Annotated[Part, "any field may be left out"]

@@ -22,12 +22,11 @@ from shards.disk.replace import replace_file
 from shards.disk.safe_text import one_line
 from train.evaluate.data_check import Opened, open_domains
 from train.evaluate.leep_on import leep_of
-from train.evaluate.results import STAGES
+from train.evaluate.results import STAGES, START
 from train.evaluate.subject import Subject
 from train.model.classifiers import normalisation_of, outputs_of_weights, weights_of
 from train.model.pretrained import About, Pretrained, find_pretrained
 from train.recipe import TrainRecipe
-from train.stage import START
 
 FILE = "leep.json"
 NO_CLASSIFIER = "its weights have no classifier"
