@@ -136,7 +136,7 @@ class Generator:
         `is_still`: these pictures come again as they are, so what the encoder says is kept. It is found by their
         pixels: of a picture that is not quite square another row may be cut off the next time.
         """
-        hashes = [hashlib.blake2b(np.ascontiguousarray(one), digest_size=16).digest() for one in images_NHWC]
+        hashes = [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in images_NHWC]
         todo = [place for place, one in enumerate(hashes) if not (is_still and one in self._latents)]
         said: dict[int, tuple[Tensor, Tensor]] = {}
         vae = self.pipeline.vae
