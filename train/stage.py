@@ -15,12 +15,13 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_serializer
 
 from shards.stream.augment import AugmentSpec
 from shards.stream.mix import MixSpec
 from shards.stream.spec import DomainSpec
 from train.evaluate.evaluate import EvaluateSpec
+from train.evaluate.results import START
 from train.model.classifiers import Aux, Bn
 from train.model.head import HEAD, Head
 from train.model.optim import OptimSpec
@@ -121,6 +122,13 @@ class StageSpec(BaseModel):
         None, description="likewise", examples=[{"steps": 450, "epoch_steps": 150, "groups": 1}]
     )
     evaluate: Partly[EvaluateSpec] | None = Field(None, description="likewise", examples=[{"every_epochs": 3}])
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_name_of_the_beginning(cls, name: str) -> str:
+        if name == START:
+            raise ValueError(f"found {START}, the name of the weights that a training begins with, expected another")
+        return name
 
     @model_serializer
     def _as_given(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from gen.edit.attributes.attribute import Attribute, AttributeKind, phrase
 from gen.edit.attributes.lexicon import SIDES, attributes_content
 from gen.edit.attributes.spec import AttributeSpec, Weights
 from gen.edit.cells import SETTINGS, Cell, Settings, settings_of
-from gen.edit.editors.spec import SETTABLE, ControlSpec, EditorSpec, InstructSpec, OwnSpec, content_of, told_of
+from gen.edit.editors.spec import SETTABLE, CascadeSpec, EditorSpec, OwnSpec, content_of, told_of
 from gen.edit.editors.spec import at_home as editor_at_home
 from gen.edit.judge.judge import judge_digest
 from gen.edit.judge.spec import JudgeSpec
@@ -160,7 +160,22 @@ class AttributeEditSpec(BaseModel):
                     yield f"{name}: found one with the editor {self.editor.kind}, which has no use for it; remove it"
         if self.attributes.weights != Weights():
             yield "attributes.weights: found other ones than the defaults, but no text here has weights; remove them"
-        yield from self._cells_without_use(SETTABLE[self.editor.kind])
+        if self.attributes.source == "lexicon":
+            yield from _set_without_use(
+                self.attributes, ("per_class", "enough", "rounds"), "attributes", "source lexicon"
+            )
+        if self.judge.kind == "none":
+            yield from _set_without_use(self.judge, ("threshold", "budget"), "judge", "kind none")
+        if isinstance(self.editor, CascadeSpec) and self.editor.ip_adapter is None:
+            yield from _set_without_use(self.editor, ("ip_scale",), "editor", "no ip_adapter")
+        yield from self._cells_without_use()
+
+    def usable(self, kind: AttributeKind) -> tuple[str, ...]:
+        """The settings of a cell that count for edits of a kind."""
+        editor = self.editor
+        if isinstance(editor, CascadeSpec) and editor.ip_adapter is None and kind != "background":
+            return ()  # text and edges alone make them: its own control_steps, control_guidance and control_scale
+        return SETTABLE[editor.kind]
 
     def _beside_table(self, table: Task) -> Iterator[str]:
         editor = self.editor
@@ -183,14 +198,16 @@ class AttributeEditSpec(BaseModel):
                 "backgrounds, expected 0; set what differs in edit.cells"
             )
 
-    def _cells_without_use(self, usable: Sequence[str]) -> Iterator[str]:
+    def _cells_without_use(self) -> Iterator[str]:
         kinds, sides = self.attributes.kinds, tuple(SIDES[one] for one in self.attributes.sides)
         for number, cell in enumerate(self.cells):
+            usable = self.usable(cell.kind)
+            has = f"it has {', '.join(usable)}" if usable else f"without an ip_adapter it has none for a {cell.kind}"
             for name in SETTINGS:
                 if getattr(cell, name) is not None and name not in usable:
                     yield (
                         f"cells.{number}.{name}: found {getattr(cell, name):g} with the editor {self.editor.kind}, "
-                        f"expected null; it has {', '.join(usable)}"
+                        f"expected null; {has}"
                     )
             if cell.kind not in kinds:
                 yield f"cells.{number}: found {cell.kind}, which is not edited, expected one of {', '.join(kinds)}"
@@ -219,6 +236,13 @@ class AttributeEditSpec(BaseModel):
             "paste": self.paste,
             "fit": self.fit,
         }
+
+
+def _set_without_use(part: BaseModel, names: Sequence[str], where: str, beside: str) -> Iterator[str]:
+    """A line for each of these fields that is not at its default."""
+    for name in names:
+        if (found := getattr(part, name)) != _default(part, name):
+            yield f"{where}.{name}: found {found:g} with {beside}, which has no use for it; remove it"
 
 
 def _default(spec: BaseModel, name: str) -> object:
@@ -262,9 +286,9 @@ class EditRecipe(Recipe):
         if isinstance(edit, PerturbSpec):
             yield "gamma", edit.gamma, steps, ", or 0 for the source's own pixels"
         elif isinstance(edit.editor, OwnSpec) and not edit.cells:
-            yield from ((f"strength.{name}", value, steps, "") for name, value in edit.strength)
-        elif not isinstance(edit.editor, InstructSpec | ControlSpec):
-            for kind in edit.attributes.kinds:
+            yield from ((f"strength.{kind}", edit.strength.of(kind), steps, "") for kind in edit.attributes.kinds)
+        else:
+            for kind in (one for one in edit.attributes.kinds if "strength" in edit.usable(one)):
                 for feasible in edit.attributes.sides:
                     found = edit.settings(kind, feasible, 0)
                     whole = found.steps or (steps if isinstance(edit.editor, OwnSpec) else edit.editor.steps)

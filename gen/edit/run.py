@@ -22,6 +22,7 @@ from cluster.code import code_hash
 from cluster.process.stop_flag import StopFlag
 from cluster.recipes.mistake import RecipeError
 from cluster.waiting import waiting
+from gen.edit.attributes.draw import ClassAttributes
 from gen.edit.attributes.gather import gather_attributes
 from gen.edit.attributes.lexicon import attributes_content
 from gen.edit.attributes.stored import FILE, dump_attributes
@@ -30,16 +31,19 @@ from gen.edit.judge.judge import judge_digest
 from gen.edit.masks.spec import mask_digest, mask_hashes
 from gen.edit.recipe import AttributeEditSpec, EditRecipe, PerturbSpec, differences, edit_identity
 from gen.edit.rows import EditJob, edit_plan
-from gen.edit.sources import SOURCES_NAME, chosen_rows, index_of, with_counts, write_sources
+from gen.edit.sources import SOURCES_NAME, Sources, chosen_rows, index_of, with_counts, write_sources
 from gen.edit.too_long import check_judged_texts, cut_line
 from gen.edit.worker import make_edit_worker
 from gen.llm.ask import open_llm
 from gen.make.outcome import MakeOutcome, asked_of
-from gen.make.output import BegunBy, is_under_way, open_output
+from gen.make.output import BegunBy, has_shards, is_under_way, open_output
 from gen.make.plan import Plan
-from gen.make.scale import scale_name
+from gen.make.scale import Store, scale_name
+from gen.make.screen import REASONS
 from gen.make.work import held, set_torn_aside, settle, work_off
 from gen.model.folder import ModelError, open_model
+from gen.names.kind import kind_of_list
+from gen.prompts.meanings import given_meanings
 from gen.prompts.table import PromptTable
 from gen.prompts.write import PROMPTS, Say
 from gen.run.auto import fill_auto
@@ -52,6 +56,8 @@ from shards.disk.address import one_spelling
 from shards.disk.amounts import counted
 from shards.disk.data_set import open_to_write
 from shards.disk.home import home
+from shards.disk.layout import META
+from shards.disk.safe_text import quoted
 from shards.labels.classes import Class
 from shards.set.manifest import scan_records
 from shards.set.status import refuse_unfinished, write_summary
@@ -64,6 +70,11 @@ WHEN_TORN = (
     "a language model judged these edits, so made again they may be others: bring the file back from a copy, or give "
     "them up with `sixfold repair` and run the same command again"
 )
+LASTING = {
+    "no_mask": "no object was found in these sources: set edit.masks otherwise in a new output, or leave them out",
+    "failed_to_decode": "these sources cannot be read: mend them or leave them out, in a new output",
+}
+AS_IT_IS = "at gamma 0 every draw is the source itself: leave these sources out, or set edit.gamma, in a new output"
 WHEN_SHORT = "look at why their draws were rejected with `sixfold show`, or raise shards.max_draws in a new output"
 
 
@@ -94,6 +105,11 @@ def find_work(recipe: EditRecipe, has_texts: bool) -> Work:
             lines = [*lines, " ".join(f"source.set: {error}".split())]
     if isinstance(recipe.edit, AttributeEditSpec):
         lines = [*lines, *_missing_of(recipe.edit, recipe.sampler.size_px)]
+    if not lines and work is not None and not has_texts:
+        try:
+            _check_attributes(recipe, work.classes)
+        except (ValueError, OSError) as error:
+            lines = [" ".join(str(error).split())]
     if lines or work is None:
         raise RecipeError.of(lines)
     return work
@@ -113,6 +129,32 @@ def _missing_of(edit: AttributeEditSpec, size_px: int | None) -> list[str]:
         except (ValueError, OSError) as error:
             lines.append(" ".join(str(error).split()))
     return lines
+
+
+def _check_attributes(recipe: EditRecipe, classes: Sequence[Class]) -> None:
+    """Raises ValueError for attributes of which it is known before any prompt is drawn that a run would refuse them."""
+    edit, meanings = recipe.edit, recipe.meanings
+    if not isinstance(edit, AttributeEditSpec):
+        return
+    if edit.attributes.source == "llm" and recipe.llm.provider != "offline":
+        return
+    given = given_meanings(classes, meanings) if meanings.choose == "given" else {}
+    if meanings.choose == "clip" or recipe.prompts.file is not None:  # then meanings tell the kind of all other classes
+        classes = [one for one in classes if kind_of_list(one) is not None]
+    _check_told_apart(edit, gather_attributes(classes, edit.attributes, None, recipe.seed, given))
+
+
+def _check_told_apart(edit: AttributeEditSpec, found: Sequence[ClassAttributes]) -> None:
+    """Raises ValueError for a class with a single attribute of a kind, which a CLIP judge can compare with no other."""
+    if edit.judge.kind != "clip":
+        return
+    for one in found:
+        for kind in edit.attributes.kinds:
+            if sum(word.kind == kind for cell in one.cells for word in cell) < 2:
+                raise ValueError(
+                    f"edit.attributes: found one {kind} for class {one.class_id}, expected two or more: a CLIP judges "
+                    "by comparing; add some to the lexicon, or set edit.judge.kind=none"
+                )
 
 
 def work_of(recipe: EditRecipe, classes: Sequence[Class]) -> Work:
@@ -162,6 +204,8 @@ def run(
             update={"sampler": fill_auto(recipe.sampler, recipe.cluster, begun, say, stop)}
         )  # fmt: skip
         own = edit_identity(recipe, work.index)
+        if known is not None and known.body["identity"]["source"]["digest"] != work.index.digest and has_shards(store):
+            _refuse_changed_picture(recipe, work, store, stop)
         contents = {"contents": drawn_from(recipe.meanings, recipe.llm)}
         mark = open_output(store, recipe, own, rows_of(work.classes), code, BEGUN_BY, draw, differences, say, contents)
         with waiting("reading what is there"):
@@ -181,7 +225,38 @@ def run(
             summary = work_off(
                 todo, images, make_worker, spec, store, stop, hold, threads, WHEN_SLOW, shared=spec.shared, say=say
             )  # fmt: skip
-        return settle(store, hold, plan, scale, mark, before, summary, started, WHEN_SHORT)
+        return settle(store, hold, plan, scale, mark, before, summary, started, WHEN_SHORT, lasting_of(recipe))
+
+
+def _refuse_changed_picture(recipe: EditRecipe, work: Work, store: Store, stop: StopFlag) -> None:
+    """Raises ValueError that names the first source that has other bytes than when the run began. Says nothing where
+    that is not what changed: pictures came or went, it is another set, or the table of the sources is lost."""
+    if not store.exists(f"{META}/{SOURCES_NAME}"):
+        return
+    begun, now = {}, {}
+    try:
+        with waiting("looking for the source pictures that have changed"):
+            before = store.read_bytes(f"{META}/{SOURCES_NAME}")
+            tables = before, write_sources(recipe.source, work.index, work.rows, stop)
+            begun, now = (
+                {(row["class_id"], row["key"]): row["sha256"] for row in Sources.load(table).table.to_pylist()}
+                for table in tables
+            )
+    except (ValueError, OSError):
+        return
+    for source, sha256 in begun.items():
+        if now.get(source, sha256) != sha256:
+            raise ValueError(
+                f"{work.index.url}: source {quoted(source[1], 80)}: found other bytes than when the run began; bring "
+                "the picture back, and run the same command again, or edit the new ones in another output"
+            )
+
+
+def lasting_of(recipe: EditRecipe) -> Mapping[str, str]:
+    """What to do about samples whose draws all end alike, by their status."""
+    if isinstance(recipe.edit, PerturbSpec) and recipe.edit.gamma == 0:
+        return {**dict.fromkeys(REASONS, AS_IT_IS), **LASTING}
+    return LASTING
 
 
 def describe(recipe: EditRecipe, work: Work, scale: Fraction) -> str:
@@ -260,11 +335,5 @@ def _attributes(recipe: EditRecipe, classes: Sequence[Class], prompts: PromptTab
         if (line := cut_line(recipe, prompts, found)) is not None:
             say(line)
         check_judged_texts(recipe.edit, prompts, found)
-    if recipe.edit.judge.kind == "clip":
-        for one in found:
-            if any(len([word for cell in one.cells for word in cell if word.kind == kind]) < 2 for kind in spec.kinds):
-                raise ValueError(
-                    f"edit.attributes: found one attribute of a kind for class {one.class_id}, expected two or more: a "
-                    "CLIP judges by comparing; add some to the lexicon, or set edit.judge.kind=none"
-                )
+    _check_told_apart(recipe.edit, found)
     return dump_attributes(found)

@@ -16,6 +16,7 @@ vectors of a word.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -29,7 +30,9 @@ from gen.invert.noise import Noise, noise_of
 from gen.invert.spec import InvertSpec
 from gen.model.folder import ModelError, ModelFolder
 from gen.model.style_token import ENCODERS, TOKENIZERS, spelled
+from gen.sampler.latents import for_decoder, for_denoiser
 from gen.sampler.pipeline import draw_noise, load_pipeline
+from gen.sampler.safety import flag_images
 from gen.sampler.spec import SamplerSpec
 from gen.sampler.style import add_words
 from gen.sampler.texts import encode_texts
@@ -75,7 +78,7 @@ class Generator:
             first = add_words(getattr(pipeline, TOKENIZERS[encoder]), network, words, spec.vectors)
             network.requires_grad_(False)
             network.get_input_embeddings().register_forward_hook(partial(self._with_rows, encoder, first))
-        self._latents: dict[int, tuple[Tensor, Tensor]] = {}  # uid -> mean, deviation
+        self._latents: dict[bytes, tuple[Tensor, Tensor]] = {}  # hash of the pixels -> mean, deviation
         self._room = spec.cache_mb * MIB
 
     def _initial(self, encoder: str) -> Tensor:
@@ -127,14 +130,14 @@ class Generator:
         return {name: tensor[place] for name, tensor in told.items()}
 
     @torch.no_grad()
-    def latents(
-        self, images_NHWC: NDArray[np.uint8], uids: Sequence[int], seeds: Sequence[int], is_still: bool
-    ) -> Tensor:
+    def latents(self, images_NHWC: NDArray[np.uint8], seeds: Sequence[int], is_still: bool) -> Tensor:
         """Latents as the denoiser takes them, NCHW in fp32; each drawn with its own seed from what the encoder says.
 
-        `is_still`: a picture of this uid always looks the same, so what the encoder says may be kept.
+        `is_still`: these pictures come again as they are, so what the encoder says is kept. It is found by their
+        pixels: of a picture that is not quite square another row may be cut off the next time.
         """
-        todo = [place for place, uid in enumerate(uids) if not (is_still and uid in self._latents)]
+        hashes = [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in images_NHWC]
+        todo = [place for place, one in enumerate(hashes) if not (is_still and one in self._latents)]
         said: dict[int, tuple[Tensor, Tensor]] = {}
         vae = self.pipeline.vae
         for begin in range(0, len(todo), VAE_PICTURES):
@@ -146,11 +149,11 @@ class Generator:
                 size = 2 * mean.nbytes
                 if is_still and self._room >= size:
                     self._room -= size
-                    self._latents[uids[place]] = mean.cpu(), deviation.cpu()
-        both = [said[place] if place in said else self._latents[uid] for place, uid in enumerate(uids)]
+                    self._latents[hashes[place]] = mean.cpu(), deviation.cpu()
+        both = [said[place] if place in said else self._latents[one] for place, one in enumerate(hashes)]
         mean = torch.stack([one.to(self.device) for one, _ in both])
         deviation = torch.stack([one.to(self.device) for _, one in both])
-        return _scaled(mean + deviation * self.gaussian(seeds, mean.shape[1:]), vae.config, self.family)
+        return for_denoiser(mean + deviation * self.gaussian(seeds, mean.shape[1:]), vae.config, self.family)
 
     def gaussian(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
         """Noise of each picture from a generator of its own, so that it does not depend on the batch."""
@@ -216,10 +219,23 @@ class Generator:
             num_inference_steps=spec.steps,
             guidance_scale=spec.guidance,
             generator=generators,
-            output_type="np",
+            output_type="latent",
         ).images
-        pixels: NDArray[np.uint8] = (np.nan_to_num(np.asarray(drawn)).clip(0, 1) * 255).round().astype(np.uint8)
+        if self.family == "flux":  # packed 2x2 patches
+            drawn = pipeline._unpack_latents(drawn, self.size_px, self.size_px, pipeline.vae_scale_factor)
+        unit_NCHW = self._decode(drawn).float().div(2).add(0.5).nan_to_num(nan=0.0).clamp(0, 1)
+        pixels: NDArray[np.uint8] = unit_NCHW.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         return pixels
+
+    def _decode(self, latents_NCHW: Tensor) -> Tensor:
+        """Images around [-1, 1], NCHW, not yet clipped; black where a safety checker objects. In the VAE's own type,
+        which may be another than the latents': the stock pipeline casts them to no VAE that is fp32 already."""
+        vae, checker = self.pipeline.vae, getattr(self.pipeline, "safety_checker", None)
+        scaled = for_decoder(latents_NCHW, vae.config, self.family).to(next(vae.parameters()).dtype)
+        image_NCHW = torch.cat([vae.decode(part, return_dict=False)[0] for part in scaled.split(VAE_PICTURES)])
+        if checker is not None:
+            image_NCHW[flag_images(checker, self.pipeline.feature_extractor, image_NCHW)] = -1
+        return image_NCHW
 
 
 class Inversion(nn.Module):
@@ -252,14 +268,3 @@ class Inversion(nn.Module):
         with generator.using(dict(self.rows.items())):
             told = generator.encode(texts)
         return generator.predict(noisy_NCHW, index_N, told)
-
-
-def _scaled(latents: Tensor, config: Any, family: str) -> Tensor:
-    """From the encoder's scale to the denoiser's, as each family's own pipeline does it."""
-    if family in ("sd3", "flux"):
-        return (latents - config.shift_factor) * config.scaling_factor
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if family == "sdxl" and mean is not None and std is not None:
-        mean_1C11, std_1C11 = (torch.tensor(one, device=latents.device).view(1, -1, 1, 1) for one in (mean, std))
-        return (latents - mean_1C11) * config.scaling_factor / std_1C11
-    return latents * config.scaling_factor

@@ -4,11 +4,12 @@ In: an `InvertSpec`, the classes of a data set. Out: `Words`. On disk: reads the
 torch.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gen.invert.spec import InvertSpec, meanings_file
-from gen.model.style_token import Word
+from gen.model.style_token import MAX_WORD, WORD_PATTERN, Word
 from gen.wording.parts import Wording
 from shards.disk.checked_json import plain_json
 from shards.disk.regular import read_regular
@@ -48,6 +49,12 @@ def words_for(spec: InvertSpec, names: Mapping[int, str]) -> Words:
             f"invert.groups: found the class {quoted(missing[0], 60)}, which the data do not have, expected names of "
             "theirs; check the name"
         )
+    for word in dict.fromkeys(word_of.values()):
+        if not re.fullmatch(WORD_PATTERN, word):
+            raise ValueError(
+                f"invert.token: found {quoted(spec.token, 60)}, of which a class makes the word {quoted(word, 60)}, "
+                f"expected words of at most {MAX_WORD} characters between the brackets; shorten it"
+            )
     words = []
     for word in dict.fromkeys(word_of.values()):
         ids = tuple(class_id for class_id in sorted(names) if word_of[class_id] == word)

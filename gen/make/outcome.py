@@ -5,7 +5,7 @@ In: the plan, the records before and after the call, the summary of the fan-out.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -18,6 +18,7 @@ from shards.disk.layout import SUCCESS
 from shards.disk.record import Record
 
 MAX_LISTED = 20  # units and shards in one message
+NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class MakeOutcome:
     work: Summary | None  # of the fan-out; None if there was nothing to do
     seconds: float
     when_short: str = "raise shards.max_draws in a new output"
+    lasting: Mapping[str, str] = field(default_factory=dict)  # status that every draw of a sample has -> what to do
 
     @property
     def exit_code(self) -> int:
@@ -48,7 +50,10 @@ class MakeOutcome:
         there = f"{self.scale}: {counted(self.images, 'image')} in {self.done_units:,} of "
         there += counted(self.asked_units, "shard")
         if self.rejected:
-            there += ", rejected and drawn again: " + ", ".join(f"{num} {name}" for name, num in self.rejected.items())
+            last = sum(self.short.values())  # draws after which there was no other one
+            there += ", rejected: " if last else ", rejected and drawn again: "
+            there += ", ".join(f"{num} {name}" for name, num in self.rejected.items())
+            there += f" ({sum(self.rejected.values()) - last or 'none'} of them drawn again)" if last else ""
         if self.work is None:
             there += "; nothing was left to make"
         else:
@@ -71,11 +76,19 @@ class MakeOutcome:
             return f"gave up {gave_up} ({units}); run the same command again to try once more"
         if self.short:
             shards = ", ".join(str(shard) for shard in list(self.short)[:MAX_LISTED])
+            num = sum(self.short.values())
             return (
-                f"no image after all draws for {counted(sum(self.short.values()), 'sample')} in shards {shards}; their "
-                f"rows say why; {self.when_short}"
+                f"no image after all draws for {counted(num, 'sample')} in shards {shards}; their rows say why; "
+                f"{self._advice(num)}"
             )
         return ""
+
+    def _advice(self, num_short: int) -> str:
+        """What to do about samples without an image."""
+        statuses = [status for status in self.rejected if status in self.lasting]
+        num = min(num_short, sum(self.rejected[status] for status in statuses))
+        told = [f"{self.lasting[status]} ({status})" for status in statuses] if num else []
+        return "; ".join([*told, *([self.when_short] if num < num_short else [])])
 
     def as_json(self) -> dict[str, Any]:
         """The contents of summary.json."""
@@ -106,9 +119,11 @@ def outcome_of(
     work: Summary | None,
     seconds: float,
     when_short: str = MakeOutcome.when_short,
+    lasting: Mapping[str, str] = NONE,
 ) -> MakeOutcome:
     """What there is of a scale after a call. `before` and `records`: shard -> record, before the call and after it.
-    `when_short`: what to do about samples without an image."""
+    `when_short`: what to do about samples without an image; `lasting`: likewise where more draws would change nothing,
+    by the status of their draws."""
     there = {unit: records[unit] for unit in plan.units(scale) if unit in records}
     statuses: Counter[str] = Counter()
     for record in there.values():
@@ -126,4 +141,5 @@ def outcome_of(
         work=work,
         seconds=seconds,
         when_short=when_short,
+        lasting=lasting,
     )

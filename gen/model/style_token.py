@@ -33,6 +33,7 @@ TOKEN = "token.json"
 UNTRAINED = "untrained"
 MAX_VECTORS = 16
 MAX_WORDS = 10_000
+MAX_WORD = 40  # characters between the brackets
 WORD_PATTERN = r"<[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?>"  # no word of a language, and no part of another such word
 # The text encoders that get rows, by family. T5 has none: diffusers gives learned words to CLIP alone, and T5 reads the
 # letters of the word.

@@ -54,12 +54,17 @@ def kind_of(one: Class, meaning: str | None = None) -> Kind:
 def known_kind(one: Class, meaning: str | None = None) -> Kind | None:
     """The kind of a class: as its list says, else by its WordNet id, else by its meaning, else by its name; None if no
     table knows any of them."""
-    if one.kind is not None:
-        return one.kind
-    if one.wordnet_id is not None and (kind := kind_of_id(one.wordnet_id)) is not None:
+    if (kind := kind_of_list(one)) is not None:
         return kind
     found = (_kind_of_name(phrase) for phrase in _phrases(one.name, meaning))
     return next((kind for kind in found if kind is not None), None)
+
+
+def kind_of_list(one: Class) -> Kind | None:
+    """The kind of a class that no meaning changes: as its list says, else by its WordNet id; None without either."""
+    if one.kind is not None or one.wordnet_id is None:
+        return one.kind
+    return kind_of_id(one.wordnet_id)
 
 
 @cache

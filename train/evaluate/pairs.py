@@ -59,7 +59,8 @@ class Pairs:
 def pairs_of(edited: str, index: Index, sources: str, chosen: Sequence[int]) -> Pairs:
     """The pairs of the chosen rows of `index`, the index of `edited`, in the order of their sources.
 
-    Raises ValueError for a set that `sixfold edit` did not make, and for an edit whose source `sources` has not.
+    Raises ValueError for a set that `sixfold edit` did not make, for no edit at all, and for an edit whose source
+    `sources` has not.
     """
     told = _told(edited)
     found = load_index(sources)
@@ -77,6 +78,8 @@ def pairs_of(edited: str, index: Index, sources: str, chosen: Sequence[int]) -> 
             f"--sources {sources}: found no source of {len(lost):,} of {len(chosen):,} edits, such as "
             f"{quoted(lost[0], 80)}, expected the pictures that {edited} was made from, with the bytes that they had"
         )
+    if not pairs:
+        raise ValueError(f"DATASET ({edited}): found no edit to compare with its source, expected one or more")
     pairs.sort()
     source_N, edit_N, fits = zip(*pairs, strict=True)
     return Pairs(index, found, np.array(edit_N, np.int64), np.array(source_N, np.int64), fits)

@@ -26,6 +26,7 @@ from shards.disk.safe_text import clip
 
 RESULTS = "results.jsonl"
 STAGES = "stages"  # in the folder of a training: a folder for each of its earlier stages
+START = "start"  # what a training began with, among the names of its stages
 SWEEP = "sweep.yaml"  # in the folder of a sweep, which holds those of its trainings
 PROBE = "linear probe"  # the branch of results by a probe on the features of an adapted CLIP
 MAX_LINE_BYTES = 4_000_000  # 100,000 classes and 1,000,000 pictures take 2.2 MB

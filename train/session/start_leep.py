@@ -2,11 +2,11 @@
 
 In: a recipe, the run's folder; with stages, all of them finished. Out: name -> LEEP in nats (`train.evaluate.leep`), of
 the weights of `model.pretrained` as `start`. The pictures are those of the first domain that the last stage trains on,
-shown as a test set's are. On disk, written once, with the digest of these pictures: `stages/leep.json`; of a training
-without stages, which is measured if `evaluate.leep` asks for it, `leep.json`.
+shown as a test set's are. On disk, with the digest of these pictures, each measured once: `stages/leep.json`; of a
+training without stages, which is measured if `evaluate.leep` asks for it, `leep.json`.
 
 A figure is not worth a training: for a net without a classifier, and where a picture cannot be read, a text stands in
-the place of the number and says so.
+the place of the number and says so. Only what stays true is written down: a picture may be read another time.
 """
 
 import json
@@ -22,14 +22,14 @@ from shards.disk.replace import replace_file
 from shards.disk.safe_text import one_line
 from train.evaluate.data_check import Opened, open_domains
 from train.evaluate.leep_on import leep_of
-from train.evaluate.results import STAGES
+from train.evaluate.results import STAGES, START
 from train.evaluate.subject import Subject
 from train.model.classifiers import normalisation_of, outputs_of_weights, weights_of
 from train.model.pretrained import About, Pretrained, find_pretrained
 from train.recipe import TrainRecipe
 
 FILE = "leep.json"
-START = "start"
+NO_CLASSIFIER = "its weights have no classifier"
 
 
 def leep_of_stages(recipe: TrainRecipe, out: Path, ranks: Ranks, device: torch.device) -> dict[str, float | str]:
@@ -58,31 +58,37 @@ def _measured(
     ranks: Ranks,
     device: torch.device,
 ) -> dict[str, float | str]:
-    told = _read(file, opened) if ranks.rank == 0 else None
-    said: dict[str, float | str] | None = json.loads(ranks.texts(json.dumps(told))[0])
-    if said is not None:
-        return said
-    found = {name: _leep(recipe, net, opened, ranks, device) for name, net in nets.items()}
-    if ranks.rank == 0:
-        replace_file(file, (json.dumps({"digest": opened.index.digest, "leep": found}) + "\n").encode())
+    told = _read(file, opened) if ranks.rank == 0 else {}
+    known: dict[str, float | str] = json.loads(ranks.texts(json.dumps(told))[0])
+    found = {
+        name: known[name] if name in known else _leep(recipe, net, opened, ranks, device) for name, net in nets.items()
+    }
+    kept = {name: one for name, one in found.items() if _lasts(one)}
+    if ranks.rank == 0 and kept.keys() - known.keys():
+        replace_file(file, (json.dumps({"digest": opened.index.digest, "leep": kept}) + "\n").encode())
     return found
 
 
-def _read(file: Path, opened: Opened) -> dict[str, float | str] | None:
-    """What was measured before on the same pictures; None for nothing, and for a file that is not whole."""
+def _lasts(found: object) -> bool:
+    """Whether it would be the same another time."""
+    return isinstance(found, float) or found == NO_CLASSIFIER
+
+
+def _read(file: Path, opened: Opened) -> dict[str, float | str]:
+    """What was measured before on the same pictures; nothing of a file that is not whole."""
     try:
         told = plain_json(read_regular(file, 1 << 16))
         if told["digest"] != opened.index.digest:
-            return None
-        return {str(name): one if isinstance(one, str) else float(one) for name, one in told["leep"].items()}
+            return {}
+        return {str(name): one for name, one in told["leep"].items() if _lasts(one)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        return {}
 
 
 def _leep(recipe: TrainRecipe, net: Pretrained, opened: Opened, ranks: Ranks, device: torch.device) -> float | str:
     outputs = outputs_of_weights(net, recipe.classifier.name)
     if outputs is None:
-        return "its weights have no classifier"
+        return NO_CLASSIFIER
     normal = normalisation_of(recipe.classifier)
     undescribed = About(
         architecture=recipe.classifier.name,

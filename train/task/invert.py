@@ -144,7 +144,7 @@ class Invert:
 
     @property
     def is_still(self) -> bool:
-        """Whether a picture always looks the same, so that its latents can be kept."""
+        """Whether a picture looks the same whenever it comes, but for a row or column, so that keeping latents pays."""
         look = self.recipe.data.augment
         return look.scale == (1.0, 1.0) and look.ratio[0] == look.ratio[1] and look.only_crops
 
@@ -159,7 +159,7 @@ class Invert:
         choices = [self.words.texts[label] for label in labels]
         texts = [some[key % len(some)] for key, some in zip(places, choices, strict=True)]
         generator = self.generator
-        clean = generator.latents(batch.images, uids, [key >> 1 for key in latents], self.is_still)
+        clean = generator.latents(batch.images, [key >> 1 for key in latents], self.is_still)
         noise = generator.gaussian([key >> 1 for key in noises], clean.shape[1:])
         place = torch.tensor([(hashed(key) >> 11) * 2.0**-53 for key in places], device=device)
         each_N = _error(generator, forward, clean, noise, place, texts)
@@ -227,7 +227,7 @@ class Invert:
         uids, labels = [int(batch.uids[at]) for at in kept], [int(batch.labels[at]) for at in kept]
         texts, found = [self.words.texts[label][0] for label in labels], [torch.tensor(labels, dtype=torch.float64)]
         keys = [hashed(_MEASURE, uid) >> 1 for uid in uids]
-        clean = generator.latents(batch.images[list(kept)], uids, keys, False)
+        clean = generator.latents(batch.images[list(kept)], keys, False)
         for band in range(BANDS):
             noise = generator.gaussian([hashed(key, band) >> 1 for key in keys], clean.shape[1:])
             inside = [(hashed(key, band, _PLACE) >> 11) * 2.0**-53 for key in keys]
@@ -264,8 +264,6 @@ class Invert:
         learned = {name.removeprefix("rows."): tensor for name, tensor in kept.items()}
         untrained = {name: tensor.detach().cpu() for name, tensor in last.initial().items()}
         told = {"data": self.found.digests, "domain": self.recipe.data.domains[0].name, **facts}
-        if self.spec.pictures:
-            self._write_page(folder, {name: rows.to(last.generator.device) for name, rows in learned.items()}, last)
         write_style_token(
             folder,
             self.spec,
@@ -275,6 +273,8 @@ class Invert:
             {name: tensor.float().numpy() for name, tensor in untrained.items()},
             told,
         )
+        if self.spec.pictures:  # after the token: a page that cannot be drawn costs no training
+            self._write_page(folder, {name: rows.to(last.generator.device) for name, rows in learned.items()}, last)
 
     def is_exported(self, folder: Path) -> bool:
         return (folder / FACTS["invert"].last_file).is_file()

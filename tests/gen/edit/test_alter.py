@@ -9,6 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -718,6 +719,25 @@ def test_recipes_that_cannot_be_meant_are_refused(
         EditRecipe.model_validate({**body, part: {**body[part], **fields}})
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"strength": {"background": 1}},
+        {"cells": [{"kind": "background", "strength": 1}]},
+        {
+            "attributes": {"kinds": ["colour"]},
+            "editor": {"kind": "cascade", "model": "a", "base": "b", "controlnet": "c", "steps": 1},
+        },
+    ],
+    ids=["strengths", "cells", "cascade"],
+)
+def test_a_strength_of_which_no_edit_is_made_is_no_reason_to_refuse(body: dict[str, Any], how: dict[str, Any]) -> None:
+    """Of colours it is half of the way, of which a single step takes none."""
+    plain = {"kind": "attribute", "attributes": {"kinds": ["background"]}, "masks": {"order": ["otsu"]}}
+    fields = {**body, "sampler": {**body["sampler"], "steps": 1}, "edit": {**plain, **how}}
+    assert EditRecipe.model_validate(fields).sampler.steps == 1
+
+
 def test_a_mistake_in_a_recipe_is_one_line_about_its_own_kind_of_edit(body: dict[str, Any], tmp_path: Path) -> None:
     for wrong, line in (
         ({"alfa": 0.5}, "unknown key `edit.alfa`; did you mean `alpha`?"),
@@ -745,6 +765,63 @@ def test_the_command_says_what_it_would_do(body: dict[str, Any], tmp_path: Path)
     told = CliRunner().invoke(sixfold.command_line(), ["edit", str(tmp_path / "edits.yaml"), "--dry-run"])
     assert told.exit_code == 0, told.output
     assert "background, colour, mixed; masks by segmenter, otsu; judge: clip" in told.output
+
+
+def test_pictures_without_a_mask_are_told_apart_from_those_that_more_draws_may_mend(
+    body: dict[str, Any], tmp_path: Path
+) -> None:
+    how = {"masks": {"order": ["otsu"], "least_area": 0.9}, "judge": {"kind": "none"}}
+    made = edit(body, tmp_path / "out", 1, edit=how, source={"per_class": 1})
+    assert made.rejected == {"no_mask": len(NAMES)}
+    assert f"rejected: {len(NAMES)} no_mask (none of them drawn again)" in made.sentence()
+    assert "no object was found in these sources: set edit.masks otherwise" in made.problem()
+    assert "max_draws" not in made.problem()
+    mixed = replace(made, rejected={"no_mask": 1, "rejected": 4})
+    assert "rejected: 1 no_mask, 4 rejected (2 of them drawn again)" in mixed.sentence()
+    assert "in a new output, or leave them out (no_mask); look at why their draws" in mixed.problem()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words", "line"),
+    [
+        ({"feasibility": "mixed"}, ["a page", "a wall"], "found no infeasible background for class 0 ('zero')"),
+        ({}, ["a page"], "found one background for class 0, expected two or more: a CLIP judges by comparing"),
+        ({"source": "llm"}, ["a page", "a wall"], "attributes.source: found llm, but no language model"),
+    ],
+    ids=["side", "number", "model"],
+)
+def test_the_command_refuses_attributes_before_any_prompt_is_drawn(
+    body: dict[str, Any], tmp_path: Path, attributes: dict[str, Any], words: list[str], line: str
+) -> None:
+    lexicon = {"background": {"feasible": [{"words": dict.fromkeys(words, "what is seen")}]}}
+    (tmp_path / "words.yaml").write_text(json.dumps(lexicon))
+    own = {"kinds": ["background"], "lexicon": str(tmp_path / "words.yaml"), **attributes}
+    (tmp_path / "edits.yaml").write_text(json.dumps({**body, "edit": {**body["edit"], "attributes": own}}))
+    called = ["edit", str(tmp_path / "edits.yaml"), "--out", str(tmp_path / "out")]
+    for more in (["--dry-run"], []):
+        told = CliRunner().invoke(sixfold.command_line(), [*called, *more])
+        assert told.exit_code != 0
+        assert line in str(told.exception)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_lexicon_for_some_kinds_of_classes_is_not_refused_before_meanings_are_chosen(
+    body: dict[str, Any], tmp_path: Path
+) -> None:
+    """A meaning tells the kind; a kind in the class list needs none."""
+    ships = {"background": {"feasible": [{"kinds": ["watercraft"], "words": {"a sea": "waves", "a dock": "planks"}}]}}
+    (tmp_path / "words.yaml").write_text(json.dumps(ships))
+    how = {**body["edit"], "attributes": {"kinds": ["background"], "lexicon": str(tmp_path / "words.yaml")}}
+    (tmp_path / "classes.csv").write_text("id,name,kind\n0,zero,\n1,one,watercraft\n2,two,\n")
+    fields = {**body, "edit": how, "meanings": {"choose": "clip"}}
+    listed = {**fields, "classes": {"source": str(tmp_path / "classes.csv")}}
+    for chosen in (fields, listed):
+        assert len(find_work(EditRecipe.model_validate(chosen), has_texts=False).classes) == len(NAMES)
+    (tmp_path / "classes.csv").write_text("id,name,kind\n0,zero,\n1,one,watercraft\n2,two,street\n")
+    for refused in ({**fields, "meanings": {"choose": "none"}}, listed):
+        with pytest.raises(ValueError, match=r"found no feasible background for class [02] \("):
+            find_work(EditRecipe.model_validate(refused), has_texts=False)
+    assert len(find_work(EditRecipe.model_validate(listed), has_texts=True).classes) == len(NAMES)
 
 
 @pytest.mark.torture

@@ -110,6 +110,18 @@ def test_each_setting_of_a_cell_reaches_its_kind_alone(name: str) -> None:
             {"cells": [{"kind": "background", "side": "infeasible", "strength": 0.3}]},
             "cells.0: found infeasible, which is not edited, expected feasible",
         ),
+        (
+            {
+                "editor": {**CASCADE, "ip_adapter": None},
+                "attributes": {"kinds": ["colour"]},
+                "cells": [{"kind": "colour", "strength": 0.3}],
+            },
+            "cells.0.strength: found 0.3 with the editor cascade, expected null; without an ip_adapter it has none for",
+        ),
+        ({"editor": {**CASCADE, "ip_adapter": None, "ip_scale": 1.3}}, "editor.ip_scale: found 1.3 with no ip_adapter"),
+        ({"attributes": {"per_class": 7}}, "attributes.per_class: found 7 with source lexicon, which has no use for"),
+        ({"judge": {"kind": "none", "threshold": 0.9}}, "judge.threshold: found 0.9 with kind none, which has no use"),
+        ({"judge": {"kind": "none", "budget": 9}}, "judge.budget: found 9 with kind none, which has no use for it"),
     ],
 )
 def test_settings_without_a_use_are_refused(fields: dict[str, Any], message: str) -> None:

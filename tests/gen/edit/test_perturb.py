@@ -212,8 +212,25 @@ def test_a_source_whose_bytes_have_changed_is_named_and_not_edited(
     assert outcome.exit_code != 0
     assert f"two/{victim.name}" in outcome.sentence()
     assert "found other bytes than when the run began" in outcome.sentence()
+    victim.write_bytes(whole + b"zz")
+    with pytest.raises(ValueError, match=rf"two/{victim.name}': found other bytes than when the run began"):
+        edit(body, tmp_path / "out", 2, **fields)
     victim.write_bytes(whole)
     assert edit(body, tmp_path / "out", 2, **fields).exit_code == 0
+
+
+def test_of_a_blank_picture_that_is_not_changed_nobody_is_told_to_draw_more(
+    body: dict[str, Any], tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    for number, (class_id, jpeg) in enumerate(jpegs()):
+        (photos / NAMES[class_id]).mkdir(parents=True, exist_ok=True)
+        blank = encode_jpeg(np.full((64, 64, 3), 200, np.uint8), source_type=None)
+        (photos / NAMES[class_id] / f"{number:02d}.jpg").write_bytes(jpeg if number else blank)
+    made = edit(body, tmp_path / "out", 1, edit={"gamma": 0}, source={"set": str(photos)})
+    assert (made.exit_code, sum(made.short.values()), made.rejected.keys()) == (3, 1, {"blank"})
+    assert "at gamma 0 every draw is the source itself: leave these sources out" in made.problem()
+    assert "max_draws" not in made.problem()
 
 
 @pytest.mark.parametrize("gamma", [0, 0.5])
@@ -234,6 +251,9 @@ def test_a_picture_that_cannot_be_decoded_is_one_row_with_its_reason_and_the_run
         [bad] = [row for row in rows(out) if row["status"] != "success"]
         assert bad["status"] == "failed_to_decode"
         assert bad["error_message"]
+        assert "rejected: 1 failed_to_decode (none of them drawn again)" in made.sentence()
+        assert "these sources cannot be read: mend them or leave them out" in made.problem()
+        assert "max_draws" not in made.problem()
         again = edit(body, out, 1, edit={"gamma": gamma}, **fields)
         assert (again.made_units, again.exit_code) == (0, 3)
 

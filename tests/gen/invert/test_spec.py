@@ -1,9 +1,12 @@
 """What decides of an inversion: the guidance of its pictures only where the model is told it while it learns."""
 
+from typing import Any
+
 import pytest
 
 from cluster.recipes.folder import changes
 from gen.invert.spec import InvertSpec, by_content, pinned_generator
+from gen.invert.words import words_for
 from tests.support.tiny_pipelines import tiny_pipeline
 
 
@@ -11,6 +14,16 @@ from tests.support.tiny_pipelines import tiny_pipeline
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("models")
     return {family: str(tiny_pipeline(family, folder / family)) for family in ("sd", "flux")}
+
+
+@pytest.mark.parametrize("fields", [{"tokens": "class"}, {"tokens": "group", "groups": {"odd": ["one", "two"]}}])
+def test_a_token_that_leaves_no_room_for_a_class_is_refused_in_one_line(fields: dict[str, Any]) -> None:
+    names = {7: "one", 12: "two"}
+    fitting, long = (InvertSpec(model="m", token=f"<{'a' * num}>", **fields) for num in (36, 38))
+    assert words_for(fitting, names).word_of
+    with pytest.raises(ValueError, match=r"^invert\.token: found .* expected words of at most 40 char") as told:
+        words_for(long, names)
+    assert "\n" not in str(told.value)
 
 
 def test_the_guidance_decides_only_for_a_model_that_is_told_it(models: dict[str, str]) -> None:

@@ -106,6 +106,11 @@ def test_a_set_without_the_sources_and_a_set_without_edits_are_refused(
             figures_of(no_edits, real)
 
 
+def test_of_no_edit_at_all_nothing_is_compared(edited: Path, real: Path) -> None:
+    with pytest.raises(ValueError, match="found no edit to compare with its source"):
+        pairs_of(str(edited), load_index(str(edited)), str(real), [])
+
+
 @pytest.mark.parametrize("fit", ["crop", "squash"])
 @pytest.mark.parametrize("size", [(48, 96), (150, 100)])
 def test_a_source_of_another_shape_is_brought_to_the_edits_size_as_it_was_for_the_edit(

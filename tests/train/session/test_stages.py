@@ -155,6 +155,23 @@ def test_weights_that_were_trained_before_are_measured_as_the_start(data: Path, 
     assert [row["of"] for row in lines(tmp_path / "run", "leep")] == ["start", "synthetic"]
 
 
+def test_a_start_that_could_not_be_measured_once_is_measured_when_the_training_goes_on(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> float:
+        raise ValueError("picture 3 could not be read")
+
+    start = str(whole / "stages" / "synthetic")
+    recipe = staged(data, before=[], model__pretrained=start, schedule__steps=2, evaluate__leep=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("train.session.start_leep.leep_of", unreadable)
+        assert train_alone(recipe, tmp_path / "run", 1).exit_code == 75
+    assert lines(tmp_path / "run", "leep")[0]["reason"] == "picture 3 could not be read"
+    assert train_alone(recipe, tmp_path / "run").exit_code == 0
+    (test,) = [one for one in read_results(tmp_path / "run" / "results.jsonl").results if one.role == "test"]
+    assert test.leep == {"start": pytest.approx(lines(whole, "leep")[0]["leep"])}
+
+
 def test_a_training_without_stages_says_how_good_its_start_was_if_asked(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -400,6 +417,7 @@ def test_no_stage_trains_on_pictures_that_measure_the_result_whatever_it_measure
         ),
         ({"before": [{"name": "a"}, {"name": "a"}]}, "before: found two stages of one name"),
         ({"before": [{"name": "a/b"}]}, r"before\.0\.name"),
+        ({"before": [{"name": "start"}]}, r"before\.0\.name\s.*found start, the name of the weights"),
         ({"before__0__seed": 4}, r"before\.0\.seed"),
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,7 +22,8 @@ from cluster.ranks.group import Ranks
 from cluster.ranks.host import free_port
 from cluster.ranks.place import find_place
 from cluster.recipes.load import RecipeError, dump_recipe, load_recipe
-from gen.invert.inversion import Inversion
+from gen.invert.inversion import Generator, Inversion
+from gen.invert.spec import InvertSpec, open_generator, pinned_generator
 from gen.model.folder import ModelError, model_digest
 from gen.model.style_token import open_style_token
 from gen.sampler.sampler import Sampler
@@ -296,6 +298,19 @@ def test_micro_batches_and_kept_latents_change_nothing_but_rounding(
         assert max(float((one[key] - other[key]).abs().max()) for key in other) < RANKS_TOLERANCE
 
 
+def test_kept_latents_are_those_of_the_pixels_and_not_of_the_picture_that_was_met_first(
+    models: dict[str, Path],
+) -> None:
+    """Of 499 x 500 px a square is 499 x 499: the first or the last row is cut off, which changes by the step."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    spec = pinned_generator(InvertSpec(model=str(models["sd"]), initial="ink", steps=2))
+    generator = Generator(open_generator(spec), spec, ["<style>"], 32, torch.device("cpu"))
+    alone = [generator.latents(images[[place]], [5], False) for place in (0, 1)]
+    kept = [generator.latents(images[[place]], [5], True) for place in (0, 1, 0, 1)]
+    assert not torch.equal(*alone)
+    assert all(torch.equal(one, alone[place % 2]) for place, one in enumerate(kept))
+
+
 def test_pictures_and_a_page_of_before_and_after_are_written(
     data: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -309,6 +324,49 @@ def test_pictures_and_a_page_of_before_and_after_are_written(
     for words in ("Plain prompt", "Untrained word", "Learned word", "Real pictures", "&lt;style&gt;"):
         assert words in page
     assert page.count("data:image/jpeg;base64,") == 8
+
+
+def test_sdxl_in_fp16_whose_vae_is_raised_to_fp32_draws_as_in_fp32(models: dict[str, Path]) -> None:
+    drawn = {}
+    for dtype in ("fp32", "fp16"):
+        spec = pinned_generator(InvertSpec(model=str(models["sdxl"]), dtype=dtype, initial="ink", steps=2))
+        generator = Generator(open_generator(spec), spec, ["<style>"], 32, torch.device("cpu"))
+        if dtype == "fp16":
+            assert generator.pipeline.vae.dtype == torch.float32
+        with generator.using(Inversion(generator).initial()):
+            drawn[dtype] = generator.draw(["a <style>", "one in the style of <style>"], [1, 2]).astype(int)
+    assert drawn["fp16"].shape == (2, 32, 32, 3)
+    assert abs(drawn["fp16"] - drawn["fp32"]).mean() < 2  # of 255
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_are_those_of_the_familys_own_pipeline(family: str, models: dict[str, Path]) -> None:
+    spec = pinned_generator(InvertSpec(model=str(models[family]), initial="ink", guidance=1, steps=2))
+    generator = Generator(open_generator(spec), spec, ["<style>"], 32, torch.device("cpu"))
+    pipeline, texts, seeds = generator.pipeline, ["a crane", "a kite"], [1, 2]
+    told = {name: rows.clone() for name, rows in generator.encode(texts).items()}
+    own = pipeline(
+        **told,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        height=32,
+        width=32,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        output_type="np",
+    ).images
+    assert abs(generator.draw(texts, seeds) - (own * 255).round()).max() <= 1
+
+
+def test_a_page_that_cannot_be_written_costs_no_token(
+    data: Path, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("train.task.invert.write_page", no_room)
+    with pytest.raises(OSError, match="no space left"):
+        train_alone(inversion(data, models["sd"], invert__pictures=1, schedule__steps=1), tmp_path / "run")
+    assert open_style_token(str(tmp_path / "run")).told.vectors == 1
 
 
 def test_the_page_does_not_depend_on_where_a_training_was_stopped(
