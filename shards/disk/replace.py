@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +71,7 @@ def whole_folder(target: Path, mark: str | None = None) -> Iterator[Path]:
     them (with None: holds any), OSError if the folder cannot get its name.
     """
     target = target.absolute()
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
+    if not _is_folder_or_nothing(target):
         raise ValueError(f"{target}: found a file or a link, expected a new folder; choose another name")
     _refuse_others(target, mark, target)
     building = _beside(target, "new")
@@ -96,6 +97,14 @@ def whole_folder(target: Path, mark: str | None = None) -> Iterator[Path]:
 
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}.sixfold-{secrets.token_hex(8)}.{ending}")
+
+
+def _is_folder_or_nothing(path: Path) -> bool:
+    """One look: between two, another writer may have taken the name or given it back."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
 
 
 def _refuse_others(folder: Path, mark: str | None, target: Path) -> None:

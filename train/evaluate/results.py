@@ -318,7 +318,7 @@ def find_results(folders: Iterable[Path]) -> Found:
                     results.setdefault((result.key, result.sweep.name), result)
                 elif result.key not in in_sweeps:
                     results[result.key, None] = result
-                name = result.sweep and result.sweep.name
+                name = None if result.sweep is None else result.sweep.name
                 other, key, its_name = places.setdefault(result.key[:-1], (path, result.key, name))
                 if key == result.key or not result.selected or result.role != "test" or result.branch:
                     continue
