@@ -8,6 +8,7 @@ Shapes: B batch, C channels, H W pixels (64), h w latent cells (8).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class AutoencoderSpec:
     )
     peak_lr: float = 1.5e-3
     noise: float = 0.1  # standard deviation, of latents with variance 1: as much as the errors of a small U-Net
-    spread_weight: float = 0.1  # of `unspread`
+    covariance_weight: float = 0.1  # of `covariance_penalty`
     edge_weight: float = 0.5  # of L1 on differences of neighbouring pixels: keeps strokes and textures sharp
     rare_share: float = 0.5  # of a pixel's weight that grows with its colour's distance from the picture's mean
     seed: int = 1
@@ -61,6 +62,12 @@ def new_autoencoder() -> AutoencoderKL:
     return model
 
 
+def load_autoencoder(folder: Path) -> AutoencoderKL:
+    """A trained one, in float32, from its own folder."""
+    model: AutoencoderKL = AutoencoderKL.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+    return model.eval()
+
+
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:
     """uint8 B H W C -> float B C H W in -1..1."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
@@ -83,21 +90,21 @@ def train_autoencoder(
         latents = model.encode(target).latent_dist.mean
         error = model.decode(latents + spec.noise * torch.randn_like(latents)).sample - target
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        pixels = (weights(target, spec.rare_share) * (error.abs() + error.square())).mean()
-        descent.step(pixels + spec.edge_weight * edges + spec.spread_weight * unspread(latents))
+        pixels = (pixel_weights(target, spec.rare_share) * (error.abs() + error.square())).mean()
+        descent.step(pixels + spec.edge_weight * edges + spec.covariance_weight * covariance_penalty(latents))
     model.eval()
     whiten(model, images[:2000])
     return model
 
 
-def weights(images_BCHW: Tensor, rare_share: float) -> Tensor:
+def pixel_weights(images_BCHW: Tensor, rare_share: float) -> Tensor:
     """What the error of each pixel counts, B 1 H W with mean 1 in each picture: more where the colour is far from the
     picture's mean. Without it the colour of a thin stroke, a tenth of the pixels, is learned late or never."""
     far = (images_BCHW - images_BCHW.mean((2, 3), keepdim=True)).norm(dim=1, keepdim=True)
     return 1 - rare_share + rare_share * far / far.mean((2, 3), keepdim=True).clamp_min(0.02)
 
 
-def unspread(latents_BChw: Tensor) -> Tensor:
+def covariance_penalty(latents_BChw: Tensor) -> Tensor:
     """How far the channels are from mean 0 and unit covariance over a batch: mean squares, a number; 0: not at all.
 
     With it each channel tells something of its own from the first steps on. Without it one direction, brightness, has

@@ -86,10 +86,7 @@ def build_vae(models: Path, num_steps: int | None, say: Callable[[str], None]) -
 
 def build_unet(models: Path, num_steps: int | None, say: Callable[[str], None]) -> None:
     """Train U-Net and text encoder, and save the pipeline in `models`. Raises ValueError without an autoencoder."""
-    import torch
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    from sandbox.autoencoder import encode
+    from sandbox.autoencoder import encode, load_autoencoder
     from sandbox.generator import GeneratorSpec, save_generator, train_generator
 
     folder = models / "generator" / "vae"
@@ -97,7 +94,7 @@ def build_unet(models: Path, num_steps: int | None, say: Callable[[str], None]) 
         raise ValueError(
             f"{folder}: found no autoencoder, expected one; run `python -m sandbox.build --only vae` first"
         )
-    vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
+    vae = load_autoencoder(folder)
     say("unet: encoding the pool")
     latents = encode(vae, training_images())
     spec = GeneratorSpec() if num_steps is None else GeneratorSpec(num_steps=num_steps)

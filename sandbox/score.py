@@ -8,7 +8,7 @@ table between two marks of `sandbox/MODEL_CARD.md`.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -46,7 +46,15 @@ MODELS = HERE / "models"
 BEGIN, END = "<!-- score: begin -->", "<!-- score: end -->"
 BEGIN_REBUILT, END_REBUILT = "<!-- rebuilt: begin -->", "<!-- rebuilt: end -->"
 NUM_STEPS, GUIDANCE = 12, 2.0
-PARTS = ("readers", "autoencoder", "generator", "segmenter", "controlnet")  # readers: judge and CLIP
+JUDGE, CLIP, SEGMENTER = "judge.safetensors", "clip/config.json", "segmenter/config.json"
+AUTOENCODER, GENERATOR, CONTROLNET = "generator/vae/config.json", "generator/model_index.json", "controlnet/config.json"
+PARTS = {  # what is measured -> the files that it needs
+    "readers": (JUDGE, CLIP),  # the judge and CLIP
+    "autoencoder": (JUDGE, AUTOENCODER),
+    "generator": (JUDGE, CLIP, GENERATOR),
+    "segmenter": (SEGMENTER,),
+    "controlnet": (JUDGE, SEGMENTER, GENERATOR, CONTROLNET),
+}
 FIRST_SEED = 90_000
 
 
@@ -77,7 +85,7 @@ def asked(num: int, meaning: str, light: str, style: str) -> list[Asked]:
     return result
 
 
-def measure(models: Path, num: int, parts: Sequence[str] = PARTS) -> list[Bar]:
+def measure(models: Path, num: int, parts: Collection[str] = PARTS) -> list[Bar]:
     """The bars of some parts, from `num` generated pictures for each question."""
     measures = {
         "readers": lambda: _reader_bars(models),
@@ -101,22 +109,21 @@ def _reader_bars(models: Path) -> list[Bar]:
         return bar_of(name, f"{who} right on real-test", right, least, effective=scans_count("real-test", right))
 
     return [
-        bar("judge_test", "judge", judge(load_judge(models / "judge.safetensors"), images), 0.97),
+        bar("judge_test", "judge", judge(load_judge(models / JUDGE), images), 0.97),
         bar("clip_zero_shot", "CLIP zero-shot", zero_shot(*load_clip(models / "clip"), images), 0.85),
     ]
 
 
 def _autoencoder_bars(models: Path, num: int) -> list[Bar]:
     """How pictures of numerals come back from the latents: what is lost here, no generator can draw."""
-    from sandbox.autoencoder import decode, encode
-    from sandbox.generator import load_generator
+    from sandbox.autoencoder import decode, encode, load_autoencoder
     from sandbox.judge import judge, load_judge
 
     rng = np.random.default_rng(num)
     numerals = (scene for scene in iter(lambda: draw_scene(rng), None) if scene.sense == "numeral")
     plain = [replace(one, ground="plain", style="photo", light="daylight") for one in islice(numerals, num)]
     true = np.stack([render(scene) for scene in plain])
-    vae, the_judge = load_generator(models / "generator").vae, load_judge(models / "judge.safetensors")
+    vae, the_judge = load_autoencoder(models / "generator" / "vae"), load_judge(models / JUDGE)
     back = decode(vae, encode(vae, true))
     were, are = (np.array([measure_ink_and_paper(image) for image in images]) for images in (true, back))
     return [
@@ -137,7 +144,7 @@ def _generator_bars(models: Path, num: int) -> list[Bar]:
     from sandbox.generator import draw, load_generator
     from sandbox.judge import NO_NUMERAL, judge, load_judge
 
-    the_judge = load_judge(models / "judge.safetensors")
+    the_judge = load_judge(models / JUDGE)
     clip, tokenizer = load_clip(models / "clip")
     pipeline = load_generator(models / "generator")
 
@@ -339,7 +346,7 @@ def _controlnet_bars(models: Path, num: int) -> list[Bar]:
         bar_of(
             "control_numeral",
             "ControlNet: judged the asked digit",
-            list(judge(load_judge(models / "judge.safetensors"), drawn) == np.array([w.class_id for w in wishes])),
+            list(judge(load_judge(models / JUDGE), drawn) == np.array([w.class_id for w in wishes])),
             0.90,
             effective=scans,
         ),
@@ -399,9 +406,13 @@ def main() -> int:
     wish = parser.parse_args()
     if wish.num < 20:
         parser.error(f"--num {wish.num}: expected at least 20")
-    if not (wish.models / "judge.safetensors").is_file():
-        parser.exit(2, f"{wish.models}: found no judge.safetensors, expected a folder that `make sandbox` wrote\n")
-    bars = measure(wish.models, wish.num, (wish.only,) if wish.only else PARTS)
+    parts = (wish.only,) if wish.only else tuple(PARTS)
+    for name in (name for part in parts for name in PARTS[part]):
+        if not (wish.models / name).is_file():
+            parser.exit(
+                2, f"{wish.models}: found no {name}, expected what `python -m sandbox.build` writes; build it\n"
+            )
+    bars = measure(wish.models, wish.num, parts)
     is_shipped = wish.models.resolve() == MODELS.resolve()
     print(table(bars))
     if not is_shipped:

@@ -57,7 +57,7 @@ def gallery_of_run(folder: str, stop: StopFlag) -> None:
     """
     verb = f"sixfold show {shlex.quote(one_spelling(folder))}"
     if local_root(folder) is None:
-        say(f"gallery: a store has none; `{verb} --out FOLDER` writes one to a folder")
+        say(f"gallery: none on an object store; `{verb} --out FOLDER` writes one to a folder")
         return
     with only_warned("no gallery", f"`{verb}` writes it"):
         stop.go_on()

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from shards.disk.store import Store
 
 MAX_LISTED = 40  # files that a dry run names
-REGENERATE_TOLERANCE = (
-    2.0  # mean difference of pixel values, of 255; kernels of a GPU, and other CPUs, round differently
-)
+REGENERATE_TOLERANCE = 2.0  # mean difference of pixel values, of 255; GPUs and other CPUs round differently
 
 
 def verify(
@@ -397,8 +395,8 @@ def status(
     """How far a run is and how fast: shards, images, rejected draws, time left, who writes, how the last starts ended.
 
     Of a training, a sweep, embeddings or an index: how its last starts ended. Exit 3 if shards are known to be damaged,
-    or if some that the last call was asked for, or below the last one, are missing or short;
-    without shards, if the last start is not complete.
+    or if some that the last call was asked for, or below the last one, are missing or short; without shards, if the
+    last start is not complete.
 
     Example: `sixfold status out/sandbox --watch`
     """

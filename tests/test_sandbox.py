@@ -502,12 +502,23 @@ def test_the_model_card_compares_the_weights_that_were_made_again_with_those_tha
     assert f"{inside} of {len(read_score(REBUILT))} shares lie in the shipped interval" in card
 
 
-def test_a_folder_without_models_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["score", "--models", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("there", "only", "missing"),
+    [
+        ([], [], "judge.safetensors"),
+        (["judge.safetensors"], ["--only", "autoencoder"], "generator/vae/config.json"),
+        (["judge.safetensors", "clip/config.json", "generator/vae/config.json"], [], "generator/model_index.json"),
+    ],
+)
+def test_a_folder_without_the_models_to_measure_is_one_line(tmp_path, monkeypatch, capsys, there, only, missing):
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr("sys.argv", ["score", "--models", str(tmp_path), *only])
     with pytest.raises(SystemExit, match="2"):
         score.main()
     assert capsys.readouterr().err == (
-        f"{tmp_path}: found no judge.safetensors, expected a folder that `make sandbox` wrote\n"
+        f"{tmp_path}: found no {missing}, expected what `python -m sandbox.build` writes; build it\n"
     )
 
 

@@ -51,7 +51,8 @@ class RecipeError(ValueError):
 
     @classmethod
     def of(cls, lines: Sequence[str]) -> "RecipeError":
-        """All mistakes in one answer; of very many the first ones, and how many more there are."""
+        """All mistakes in one answer, each once; of very many the first ones, and how many more there are."""
+        lines = list(dict.fromkeys(lines))  # two rules of a recipe may say the same of a field
         more = [f"and {len(lines) - MAX_LISTED} more mistakes"] if len(lines) > MAX_LISTED else []
         return cls("\n".join([*lines[:MAX_LISTED], *more]))
 

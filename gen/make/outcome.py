@@ -18,7 +18,7 @@ from shards.disk.layout import SUCCESS
 from shards.disk.record import Record
 
 MAX_LISTED = 20  # units and shards in one message
-NONE: Mapping[str, str] = {}
+NO_ADVICE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def outcome_of(
     work: Summary | None,
     seconds: float,
     when_short: str = MakeOutcome.when_short,
-    lasting: Mapping[str, str] = NONE,
+    lasting: Mapping[str, str] = NO_ADVICE,
 ) -> MakeOutcome:
     """What there is of a scale after a call. `before` and `records`: shard -> record, before the call and after it.
     `when_short`: what to do about samples without an image; `lasting`: likewise where more draws would change nothing,

@@ -29,7 +29,7 @@ from cluster.process.lives import LifeFile, begin
 from cluster.process.stop_flag import StopFlag
 from cluster.process.writers import sharers, take_alone
 from cluster.waiting import waited_for, waiting
-from gen.make.outcome import NONE, MakeOutcome, outcome_of
+from gen.make.outcome import NO_ADVICE, MakeOutcome, outcome_of
 from gen.make.plan import Plan
 from gen.make.scale import Store, write_scale
 from gen.make.shared import make_beside_others
@@ -198,7 +198,7 @@ def settle(
     work: Summary | None,
     started: float,
     when_short: str = MakeOutcome.when_short,
-    lasting: Mapping[str, str] = NONE,
+    lasting: Mapping[str, str] = NO_ADVICE,
 ) -> MakeOutcome:
     """How a run ended, from the records that are there now. `before`: those at its start, `started` on
     `time.monotonic`, `when_short`, `lasting`: what to do about shards with too few images, as `outcome_of` has it."""

@@ -52,8 +52,8 @@ class DataSet(Sequence[Sample]):
     compared with their hashes."""
 
     def __init__(self, url: str | os.PathLike[str], subset: str | None = None) -> None:
-        """Raises ValueError for a place that is no data set of ours, a damaged one, one that is not
-        finished if no subset is named, or a subset that is not all there."""
+        """Raises ValueError for a place that is no data set of ours, a damaged one, one that is not finished if no
+        subset is named, or a subset that is not all there."""
         if not isinstance(url, str | os.PathLike):
             raise ValueError(f"url: found {quoted(url, 60)}, expected the folder or URL of a data set, as a text")
         if subset is not None and not isinstance(subset, str):

@@ -172,6 +172,12 @@ def test_i4_of_very_many_mistakes_the_first_are_told_and_how_many_more(tmp_path:
     assert lines[-1] == "and 980 more mistakes"
 
 
+def test_a_mistake_that_two_rules_find_is_told_once():
+    assert str(RecipeError.of(["edit.judge: found one", "edit.judge: found one", "seed: found -1"])) == (
+        "edit.judge: found one\nseed: found -1"
+    )
+
+
 class Checked(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     low: int = 1

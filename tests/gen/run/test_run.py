@@ -600,7 +600,7 @@ def test_a_run_on_a_store_ends_with_its_own_code_and_says_how_a_gallery_is_made(
     options = ["--scale", "0.05x", "--out", url, "--in-process"]
     made = CliRunner().invoke(command_line(), ["generate", str(HOME / "recipes" / "sandbox.yaml"), *options, *SMALL])
     assert made.exit_code == 0, made.output
-    assert f"gallery: a store has none; `sixfold show {url} --out FOLDER` writes one to a folder" in made.output
+    assert f"gallery: none on an object store; `sixfold show {url} --out FOLDER` writes one to a folder" in made.output
     assert "0.05x: 10 images in 1 of 1 shard" in made.output.splitlines()[-1]
 
 
