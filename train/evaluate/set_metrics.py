@@ -218,11 +218,18 @@ def _kth_distance(of: _Rows, k: int) -> Doubles:
     """Squared distance of each row to the k-th nearest other one, in float64."""
     reach = np.zeros(len(of.rows))
     spare = min(k + 8, len(of.rows))  # a few more than needed: float32 may swap the order of the last ones
+    longest = of.squares.max()
     for start, squares in _squares(of, of):
         near = np.argpartition(squares, spare - 1, axis=1)[:, :spare]
         block = of.rows[start : start + len(squares)].astype(np.float64)
         exact = np.square(block[:, None] - of.rows[near]).sum(2)
-        reach[start : start + len(squares)] = np.sort(exact, axis=1)[:, k]  # the first is the row itself
+        found = np.sort(exact, axis=1)[:, k]  # the first is the row itself
+        lengths = of.squares[start : start + len(squares)]
+        edge = np.take_along_axis(squares, near, 1).max(1)
+        for row in np.flatnonzero(edge - CLOSE * (lengths + longest) <= found):  # another one may be nearer
+            maybe = np.flatnonzero(squares[row] - CLOSE * (lengths[row] + of.squares) <= found[row])
+            found[row] = np.partition(np.square(block[row] - of.rows[maybe]).sum(1), k)[k]
+        reach[start : start + len(squares)] = found
     return reach
 
 

@@ -87,8 +87,9 @@ def test_precision_recall_density_and_coverage_are_those_of_prdc(
     assert ours == pytest.approx(theirs, abs=1e-6)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seed=SEEDS)
+@example(seed=11546)  # a third neighbour that float32 takes for a twelfth
 def test_features_that_float32_cannot_tell_apart_are_compared_in_float64(seed: int) -> None:
     random = np.random.default_rng(seed)
     # far from the centre in one feature, so that a distance in float32 is lost in the lengths
